@@ -1,0 +1,42 @@
+# `make` alone lists the targets. Another Python: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' Makefile
+
+# pip takes its settings from the environment, for instance PIP_EXTRA_INDEX_URL for torch's CPU build.
+$(VENV)/installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: $(PYTHON) is Python " + \
+		sys.version.split()[0] + ", expected 3.11 or newer. Type: make $(MAKECMDGOALS) PYTHON=python3.11")'
+	@echo "setting up $(VENV), this takes some minutes ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	@touch $@
+
+venv: $(VENV)/installed ## set up .venv from requirements.lock
+
+demo: venv ## draw a small volume, learn it, score it, report (CPU, some minutes)
+	@$(BIN)/snakemake --cores all
+	@echo "The demo is done: open results/report.html in a browser; scores are in results/scores.csv,"
+	@echo "the segmentation in results/segmentation/test_labels.tif, the trained model in results/model/model.pt."
+
+test: venv ## run all tests
+	@$(BIN)/python -m pytest
+
+lint: venv ## check the style of Python and Snakemake code
+	@$(BIN)/ruff check .
+	@$(BIN)/snakefmt --check Snakefile workflow
+	@$(BIN)/snakemake --lint
+
+bench: venv ## measure speed; results are kept as JSON in benchmarks/
+	@for script in benchmarks/*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
+
+clean: ## remove the demo's results and caches (not .venv)
+	@rm -rf results .pytest_cache .ruff_cache .hypothesis
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,50 @@
+# From raw images to a scored report: raw -> dataset -> training -> prediction -> scores -> report.
+import re
+
+from snakemake.utils import min_version
+
+min_version("9.15")  # path variables such as <results>
+
+if not workflow.overwrite_configfiles:  # --configfile replaces the demo, it does not add to it
+
+    configfile: workflow.source_path("config/config.yaml")
+
+
+include: "workflow/rules/common.smk"
+
+
+pathvars:
+    results=config["results"],
+    logs=f"{config['results']}/logs",
+    benchmarks=f"{config['results']}/benchmarks",
+
+
+report: "workflow/report/workflow.rst"
+
+
+wildcard_constraints:
+    volume="|".join(map(re.escape, VOLUMES)),
+    network="|".join([NETWORK, *BASELINES]),
+
+
+rule all:
+    input:
+        "<results>/report.html",
+        "<results>/scores.csv",
+        "<results>/model/model.pt",
+        expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
+
+
+include: "workflow/rules/dataset.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/predict.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+onsuccess:
+    print(results_message())
+
+
+onerror:
+    print(error_message(), file=sys.stderr)

@@ -1,0 +1,1 @@
+"""From raw microscope images and annotations to scored segmentations."""

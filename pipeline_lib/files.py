@@ -1,0 +1,71 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline_lib.errors import InputError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, moved over `path` on success and deleted on error.
+
+    The temporary name keeps the suffix, for writers that choose the format by it. Raises `InputError` where the disk is
+    full or the folder cannot be written; `path` keeps its former content then.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _explained(error: OSError, path: Path) -> OSError | InputError:
+    # h5py raises a plain OSError whose errno is only in its text
+    if error.errno == errno.ENOSPC or "No space left" in str(error):
+        return InputError(f"{path}: the disk is full; nothing was written. Free space there and run the same command again.")
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return InputError(f"{path}: cannot be written ({error.strerror}). Choose another folder with `results:` in the "
+                          "config, or make this one writable.")
+    return error
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes as 64 hex digits; of a folder, of its files' names and bytes in sorted order."""
+    path = Path(path)
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for entry in sorted(p for p in path.iterdir() if p.is_file()):
+            digest.update(f"{entry.name}\0{sha256(entry)}\n".encode())
+        return digest.hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write `content` as indented JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; `InputError` where it is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON ({error}). Delete it and run the workflow again.") from error

@@ -1,0 +1,84 @@
+"""Instance labels from membranes, and the border that keeps touching cells apart."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+FOUR_CONNECTED = ndimage.generate_binary_structure(2, 1)
+
+
+def connected_components(cells: np.ndarray) -> np.ndarray:
+    """4-connected components of each section of `cells` (z, y, x), non-zero = cell, as uint32 labels unique in the volume.
+
+    >>> connected_components(np.array([[[1, 0, 1], [0, 1, 1]]]))
+    array([[[1, 0, 2],
+            [0, 2, 2]]], dtype=uint32)
+    """
+    labels = np.zeros(cells.shape, np.uint32)
+    count = 0
+    for section, target in zip(cells, labels, strict=True):
+        found, number = ndimage.label(section, FOUR_CONNECTED)
+        np.add(found, count, out=target, where=found > 0, casting="unsafe")
+        count += number
+    return labels
+
+
+def separation_border(labels: np.ndarray, width: int) -> np.ndarray:
+    """Cell pixels of one section to give to the background so that different cells are `width` px apart where they touch.
+
+    `labels` (y, x), 0 = background; returns bool (y, x). Cells that touch, also diagonally, lose half the width each (the
+    one with the smaller label the odd pixel); a pixel goes only if its own cell touches another within that reach.
+    Afterwards no two different cells are 8-neighbours (Ronneberger et al. 2015, section 3: "computed using morphological
+    operations").
+
+    >>> separation_border(np.array([[1, 1, 1, 2, 2, 2]]), width=2).astype(int)
+    array([[0, 0, 1, 1, 0, 0]])
+    >>> separation_border(np.array([[1, 1, 1, 0, 2, 2]]), width=2).any()
+    np.False_
+    """
+    smaller, larger = np.zeros(labels.shape, bool), np.zeros(labels.shape, bool)
+    for here, there in _neighbour_views(labels.shape):
+        touching = (labels[here] != labels[there]) & (labels[here] > 0) & (labels[there] > 0)
+        smaller[here] |= touching & (labels[here] < labels[there])
+        larger[here] |= touching & (labels[here] > labels[there])
+    return _grow(smaller, labels, (width + 1) // 2) | _grow(larger, labels, width // 2)
+
+
+def target_class(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarray:
+    """What the network learns: 1 inside a cell, 0 on background and separation border; uint8, any shape."""
+    return ((labels > 0) & (separation_border == 0)).astype(np.uint8)
+
+
+def _grow(contact: np.ndarray, labels: np.ndarray, layers: int) -> np.ndarray:
+    """`layers` pixels deep into the cell: `contact` is the first, each further one a dilation that stays in its own cell."""
+    if layers == 0:
+        return np.zeros_like(contact)
+    for _ in range(layers - 1):
+        grown = contact.copy()
+        for here, there in _neighbour_views(labels.shape):
+            grown[here] |= contact[there] & (labels[here] == labels[there])
+        contact = grown
+    return contact
+
+
+def _neighbour_views(shape: tuple[int, int]) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    """Pairs of views that put each pixel beside its neighbour, for the eight directions."""
+    def part(shift: int, size: int) -> slice:
+        return slice(max(shift, 0), size + min(shift, 0))
+
+    return [((part(-dy, shape[0]), part(-dx, shape[1])), (part(dy, shape[0]), part(dx, shape[1])))
+            for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+
+
+def cells_apart(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarray:
+    """The truth of one section for scores that see cells only as 4-connected regions: bool (y, x), True = cell.
+
+    The annotation itself where its instances are such regions, as all membrane annotations are; where two instances share a
+    side they would be one region, and the separation border keeps them apart.
+    """
+    cells = labels > 0
+    for before, after in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
+        if ((before != after) & (before > 0) & (after > 0)).any():
+            return cells & (separation_border == 0)
+    return cells

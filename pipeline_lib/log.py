@@ -1,0 +1,45 @@
+"""Logging: one logger, to the terminal and to the log file of the rule."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline_lib.errors import InputError
+
+logger = logging.getLogger("bordure")
+
+# Thread pools are sized when numpy, numba and torch are first imported, hence by environment and before the import.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@contextmanager
+def stage(log: str | Path, threads: int = 1) -> Iterator[None]:
+    """Run one stage: log to `log` and the terminal, use `threads` threads, end on an error the user can read.
+
+    An `InputError` is printed as its message alone, any other exception with its traceback; both exit with status 1.
+    """
+    for name in _THREAD_VARIABLES:
+        os.environ[name] = str(threads)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr), logging.FileHandler(log, mode="w")]
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    except InputError as error:
+        logger.error("error: %s", error)
+        sys.exit(1)
+    except Exception:
+        logger.error("%s", traceback.format_exc())
+        sys.exit(1)
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.flush()

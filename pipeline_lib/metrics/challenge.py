@@ -1,0 +1,165 @@
+"""The scores of the ISBI 2012 challenge over its thresholds, for a whole stack at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pandas as pd
+
+from pipeline_lib.errors import InputError
+from pipeline_lib.log import logger
+from pipeline_lib.metrics.components import label_components, padded_components
+from pipeline_lib.metrics.contingency import ContingencyTable, count_pairs
+from pipeline_lib.metrics.counts import Counts
+from pipeline_lib.metrics.information import Information, information
+from pipeline_lib.metrics.pixel import pixel_counts
+from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, unrestricted_pairs
+from pipeline_lib.metrics.sections import OUTSIDE, check_shapes, padded
+from pipeline_lib.metrics.thinning import flood
+from pipeline_lib.metrics.warping import CHALLENGE_RADIUS, Mismatch, classify, warp_section
+
+# The reference adds 0.1 again and again, so the last threshold is just below 1 and a probability of exactly 1 exceeds it.
+CHALLENGE_THRESHOLDS = tuple(float(t) for t in np.cumsum([0.0] + [0.1] * 10))
+SPLITS_MERGERS_LIMIT = 0.9  # the challenge took the minimum of splits and mergers over thresholds up to here
+
+
+@dataclass(frozen=True)
+class _Section:
+    """What one section adds to the scores of one threshold."""
+
+    pixels: Counts
+    pairs: Counts
+    squares: Counts
+    all_pairs: Counts
+    entropies: Information
+    v_rand_thin: float
+    v_info_thin: float
+    residual: int
+    splits_mergers: int
+
+
+def isbi_scores(cells: np.ndarray, cell_probability: np.ndarray, thresholds: Sequence[float] = CHALLENGE_THRESHOLDS, *,
+                mask: np.ndarray | None = None, workers: int | None = None,
+                progress: Callable[[Iterable], Iterable] = iter) -> pd.DataFrame:
+    """Score a cell probability map as the ISBI 2012 challenge did.
+
+    cells: truth, (z, y, x) or (y, x), non-zero = cell, zero = membrane; cells that touch count as one. cell_probability:
+    same shape, 0..1, 1 = cell. mask: same shape, non-zero where the warping may change the truth; the challenge used
+    none. Numpy arrays, memory maps and HDF5 datasets are read one section at a time, `workers` sections in parallel
+    (default: every core this process may use). `progress` wraps the iterable of sections, e.g. `tqdm`.
+
+    Returns columns metric, threshold, value; a prediction is `cell_probability > threshold`, compared in float64. All
+    values are errors (0 = perfect) but v_rand_thin and v_info_thin (1 = perfect):
+
+    pixel_error                  1 - F of the cell pixels, counts pooled over sections
+    pixel_mismatch               fraction of pixels on the wrong side
+    rand_error                   1 - F of foreground-restricted pairs, N (N - 1) / 2, pooled: the 2012 board
+    rand_error_n2                the same with N^2 (challenge code since 2015)
+    rand_error_unrestricted      1 - F of all pairs, background being a cluster as any other
+    v_rand_thin, v_info_thin     F after border thinning, mean over sections; 0 for a section without cells
+    warping_error                residual mismatches / pixels
+    splits_mergers_error         residual mismatches that are splits or mergers (radius 20) / pixels; can be 0 for a
+                                 useless map, read it beside the others (`summary_table`)
+    vi_split, vi_merge           H(prediction | truth), H(truth | prediction) in nats, mean over sections with cells
+    uniform_sections             fraction of sections whose prediction is all one class
+
+    A stack without any cell has rand_error 0, rand_error_n2 1, v_* 0 and vi_* NaN, and is logged. Raises `InputError` for
+    different shapes, NaN, values outside 0..1 and thresholds outside 0..1. A uint8 map is divided by 255. A map that is
+    anticorrelated with the truth is logged and scored as it is.
+    """
+    thresholds = _checked_thresholds(thresholds)
+    arrays = {"cells": cells, "cell_probability": cell_probability} | ({} if mask is None else {"mask": mask})
+    check_shapes(**arrays)
+
+    def score(z: int) -> list[_Section]:
+        section = {name: np.asarray(array if array.ndim == 2 else array[z]) for name, array in arrays.items()}
+        return _score_section(thresholds=thresholds, **section)
+
+    sections = range(1 if cells.ndim == 2 else cells.shape[0])
+    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        per_section = list(progress(pool.map(score, sections)))
+    rows = [(metric, threshold, value)
+            for threshold, scored in zip(thresholds, zip(*per_section, strict=True), strict=True)
+            for metric, value in _pooled(scored).items()]
+    return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
+
+
+def _checked_thresholds(thresholds: Sequence[float]) -> list[float]:
+    checked = [float(t) for t in thresholds]
+    if not checked or not all(0 <= t <= 1 for t in checked):
+        raise InputError(f"thresholds are {checked}, expected at least one value within 0..1.")
+    return checked
+
+
+def _score_section(cells, cell_probability, thresholds, mask=None) -> list[_Section]:
+    truth = padded(cells != 0, np.uint8)
+    probability = padded(cell_probability, np.float32)
+    mask = np.ones_like(truth) if mask is None else padded(mask != 0, np.uint8)
+    labels = padded_components(truth)
+    return [_score_threshold(truth, labels, probability, threshold, mask) for threshold in thresholds]
+
+
+def _score_threshold(truth, labels, probability, threshold, mask) -> _Section:
+    predicted_cells = np.greater(probability, np.float64(threshold)).view(np.uint8)
+    predicted_cells[[0, -1]] = predicted_cells[:, [0, -1]] = 0
+    predicted = padded_components(predicted_cells)
+    table = ContingencyTable(*count_pairs(labels, predicted))
+    flood(predicted)
+    thinned = ContingencyTable(*count_pairs(labels, predicted))
+    warped = truth.copy()
+    remaining = warp_section(warped, probability, threshold, mask)
+    codes = classify(warped, remaining, CHALLENGE_RADIUS).ravel()[remaining]
+    return _Section(pixels=pixel_counts(table), pairs=foreground_pairs(table), squares=foreground_squares(table),
+                    all_pairs=unrestricted_pairs(table), entropies=information(table),
+                    v_rand_thin=foreground_squares(thinned).f_score, v_info_thin=information(thinned).f_score,
+                    residual=remaining.size,
+                    splits_mergers=int(np.isin(codes, (Mismatch.SPLIT, Mismatch.MERGER)).sum()))
+
+
+def _pooled(sections: Sequence[_Section]) -> dict[str, float]:
+    pixels = reduce(add, (s.pixels for s in sections))
+    size = pixels.tp + pixels.tn + pixels.fp + pixels.fn
+    with_cells = [s for s in sections if s.pixels.tp + s.pixels.fn] or sections[:1]
+    uniform = [s.pixels.tp + s.pixels.fp == 0 or s.pixels.tn + s.pixels.fn == 0 for s in sections]
+    return {
+        "pixel_error": 1 - pixels.f_score,
+        "pixel_mismatch": pixels.mismatch,
+        "rand_error": 1 - reduce(add, (s.pairs for s in sections)).f_score,
+        "rand_error_n2": 1 - reduce(add, (s.squares for s in with_cells)).f_score,
+        "rand_error_unrestricted": 1 - reduce(add, (s.all_pairs for s in sections)).f_score,
+        "v_rand_thin": float(np.mean([s.v_rand_thin for s in sections])),
+        "v_info_thin": float(np.mean([s.v_info_thin for s in sections])),
+        "warping_error": sum(s.residual for s in sections) / size,
+        "splits_mergers_error": sum(s.splits_mergers for s in sections) / size,
+        "vi_split": float(np.mean([s.entropies.vi_split for s in with_cells])),
+        "vi_merge": float(np.mean([s.entropies.vi_merge for s in with_cells])),
+        "uniform_sections": float(np.mean(uniform)),
+    }
+
+
+def challenge_summary(scores: pd.DataFrame) -> dict[str, float]:
+    """The best value of each score over the thresholds of `isbi_scores`, under the reference's names.
+
+    F-scores (1 - error) and V scores are maxima over all thresholds; warping errors minima, that of splits and mergers
+    over thresholds up to 0.9 as in the challenge. Read `warping_splits_mergers_min_0_0.9` in `summary_table`.
+    """
+    def values(metric: str) -> pd.Series:
+        return scores.loc[scores.metric == metric].set_index("threshold").value
+
+    splits_mergers = values("splits_mergers_error")
+    return {
+        "pixel_max_fscore": 1 - values("pixel_error").min(),
+        "rand_standard_max_fscore": 1 - values("rand_error_unrestricted").min(),
+        "rand_2012_max_fscore": 1 - values("rand_error").min(),
+        "rand_fr_max_fscore": 1 - values("rand_error_n2").min(),
+        "vrand_thinned_max": values("v_rand_thin").max(),
+        "vinfo_thinned_max": values("v_info_thin").max(),
+        "warping_min": values("warping_error").min(),
+        "warping_splits_mergers_min_0_0.9": splits_mergers[splits_mergers.index <= SPLITS_MERGERS_LIMIT].min(),
+    }

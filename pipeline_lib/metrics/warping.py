@@ -1,0 +1,350 @@
+"""Warping error: the truth is bent towards the prediction without changing its topology; what still differs is an error.
+
+Jain et al. 2010, "Boundary learning by optimization with topological constraints", as the ISBI 2012 challenge computed it:
+foreground 4-connected, background 8-connected, outside of the image is membrane.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numba
+import numpy as np
+import pandas as pd
+
+from pipeline_lib.metrics.components import label_components
+from pipeline_lib.metrics.sections import OUTSIDE, check_shapes, padded, sections_of, unpadded
+
+CHALLENGE_RADIUS = 20  # px; window in which the challenge asked whether a white pixel joins two parts or closes a loop
+
+
+class Mismatch(IntEnum):
+    """Kinds of residual mismatch; a pixel of the error map is 0 or one of these."""
+
+    MERGER = 1
+    SPLIT = 2
+    HOLE_ADDITION = 4
+    OBJECT_DELETION = 8
+    OBJECT_ADDITION = 16
+    HOLE_DELETION = 32
+
+
+def _simple_points() -> np.ndarray:
+    """Which of the 256 neighbourhoods make their centre simple: flipping it changes no component and no hole.
+
+    Bit k is the k-th pixel around the centre, starting beside it, even bits being 4-neighbours. The centre is simple where
+    the number of 4-components of the ring that touch it is one (Yokoi et al. 1975).
+    """
+    ring = np.arange(256)[:, None] >> np.arange(8) & 1
+    beside = ring[:, ::2]
+    corner_closed = ring[:, 1::2] & np.roll(beside, -1, axis=1)
+    return (beside - beside * corner_closed).sum(axis=1) == 1
+
+
+SIMPLE = _simple_points()
+LEFT, READY = 256, 512  # bits of a pixel's state while warping: still a mismatch; to be visited
+
+
+def warp(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5, mask: np.ndarray | None = None) -> np.ndarray:
+    """The true cells, bent towards `cell_probability > threshold` one simple point at a time.
+
+    cells: (z, y, x) or (y, x), non-zero = cell. cell_probability: same shape, 0..1. mask: same shape, non-zero where pixels
+    may change; the challenge used none. Returns uint8 0/1 of the same shape with the components and holes of `cells`.
+    Pixels change in the order of |probability - threshold|, the surest first, ties by columns.
+    """
+    return _per_section(lambda warped, codes: warped, cells, cell_probability, threshold, mask, CHALLENGE_RADIUS)
+
+
+def error_map(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5, mask: np.ndarray | None = None,
+              radius: int = CHALLENGE_RADIUS) -> np.ndarray:
+    """Where the warped truth still differs from the prediction, and in what way: uint8 of the same shape, see `Mismatch`.
+
+    Arguments as in `warp`. radius (px): a predicted membrane pixel inside a warped cell is a split where it separates
+    parts of the cell within the window of 2 radius + 1 px, else it opens a loop (hole deletion); < 1 or larger than the
+    section: the whole section. Components are those of the warped truth; the reference gets them wrong where a section is
+    all cell.
+    """
+    return _per_section(lambda warped, codes: codes, cells, cell_probability, threshold, mask, radius)
+
+
+def _per_section(choose, cells, cell_probability, threshold, mask, radius):
+    mask = np.ones_like(cells, np.uint8) if mask is None else mask
+    check_shapes(cells=cells, cell_probability=cell_probability, mask=mask)
+    result = np.empty(cells.shape, np.uint8)
+    for (truth, probability, allowed), target in zip(sections_of(cells, cell_probability, mask), sections_of(result),
+                                                     strict=True):
+        probability = padded(probability, np.float32)
+        warped = padded(truth != 0, np.uint8)
+        remaining = warp_section(warped, probability, threshold, padded(allowed != 0, np.uint8))
+        target[0][...] = unpadded(choose(warped, classify(warped, remaining, radius)))
+    return result
+
+
+def warp_section(warped: np.ndarray, probability: np.ndarray, threshold: float, mask: np.ndarray | None) -> np.ndarray:
+    """Warp the padded truth in place; returns the flat indices (int32) of the residual mismatches."""
+    order = _order(warped, probability, threshold, mask)
+    return order[_warp(warped, order)]
+
+
+def _order(warped, probability, threshold, mask):
+    pixels, keys = _mismatches(warped, probability, threshold, mask)
+    return _sorted_by(keys, pixels)
+
+
+@numba.njit(nogil=True, cache=True)
+def _mismatches(warped, probability, threshold, mask):
+    """Flat indices of the mismatches in scan order, and keys that ascend as |probability - threshold| descends."""
+    rows, columns = warped.shape
+    count = 0
+    for x in range(1, rows - 1):
+        for y in range(1, columns - 1):
+            if (warped[x, y] != 0) != (np.float64(probability[x, y]) > threshold) and mask[x, y] != 0:
+                count += 1
+    pixels = np.empty(count, np.int32)
+    distance = np.empty(count, np.float32)
+    found = 0
+    for x in range(1, rows - 1):
+        for y in range(1, columns - 1):
+            if (warped[x, y] != 0) != (np.float64(probability[x, y]) > threshold) and mask[x, y] != 0:
+                pixels[found] = x * columns + y
+                distance[found] = np.float32(abs(np.float64(probability[x, y]) - threshold))
+                found += 1
+    # the bits of floats in 0..1 ascend as the floats do and stay below 2^30
+    keys = distance.view(np.uint32)
+    for index in range(count):
+        keys[index] = np.uint32(0x3F800000) - keys[index]
+    return pixels, keys
+
+
+@numba.njit(nogil=True, cache=True)
+def _sorted_by(keys, pixels):
+    """`pixels` in the order of `keys` (uint32 < 2^30), stable: radix sort by three digits of ten bits."""
+    counts = np.zeros((3, 1025), np.int64)
+    for key in keys:
+        for digit in range(3):
+            counts[digit, (key >> np.uint32(10 * digit) & np.uint32(1023)) + 1] += 1
+    other_keys = np.empty_like(keys)
+    other_pixels = np.empty_like(pixels)
+    for digit in range(3):
+        if counts[digit].max() == keys.size:
+            continue
+        place = np.cumsum(counts[digit])
+        for index in range(keys.size):
+            bucket = keys[index] >> np.uint32(10 * digit) & np.uint32(1023)
+            other_keys[place[bucket]] = keys[index]
+            other_pixels[place[bucket]] = pixels[index]
+            place[bucket] += 1
+        keys, other_keys = other_keys, keys
+        pixels, other_pixels = other_pixels, pixels
+    return pixels
+
+
+@numba.njit(nogil=True, cache=True)
+def _warp(warped, order):
+    """Flip the pixels listed in `order` where they are simple, pass after pass; returns which are left (bool per rank).
+
+    A pixel that was not simple when a pass met it can only become so when a neighbour flips. So each pixel keeps the code
+    of its neighbourhood, a flip updates its eight neighbours, and a pass visits only those that are `ready`.
+    """
+    columns = warped.shape[1]
+    flat = warped.ravel()
+    ring = (1, columns + 1, columns, columns - 1, -1, -columns - 1, -columns, -columns + 1)
+    state = np.zeros(flat.size, np.uint16)  # neighbourhood code | LEFT | READY, one load for all three
+    rank_of = np.empty(flat.size, np.int32)
+    left = np.ones(order.size, np.bool_)
+    ready_by_eight = np.zeros(order.size // 8 + 1, np.uint64)
+    ready = ready_by_eight.view(np.bool_)
+    ahead = 0
+    for rank in range(order.size):
+        pixel = order[rank]
+        rank_of[pixel] = rank
+        neighbourhood = 0
+        for k in range(8):
+            neighbourhood |= flat[pixel + ring[k]] << k
+        state[pixel] = neighbourhood | LEFT
+        if SIMPLE[neighbourhood]:
+            state[pixel] |= READY
+            ready[rank] = True
+            ahead += 1
+    rank = 0
+    behind = 0
+    lowest_behind = order.size
+    while ahead + behind > 0:
+        if ahead == 0:  # the next pass starts where it first finds something
+            rank = lowest_behind
+            ahead = behind
+            behind = 0
+            lowest_behind = order.size
+        while not ready[rank]:
+            rank += 1
+            while rank & 7 == 0 and ready_by_eight[rank >> 3] == 0:
+                rank += 8
+        ready[rank] = False
+        ahead -= 1
+        pixel = order[rank]
+        state[pixel] &= ~READY
+        if not SIMPLE[state[pixel] & 255]:
+            continue
+        flat[pixel] ^= 1
+        left[rank] = False
+        state[pixel] = 0
+        for k in range(8):
+            neighbour = pixel + ring[k]
+            changed = state[neighbour] ^ (1 << ((k + 4) & 7))
+            state[neighbour] = changed
+            if changed & (LEFT | READY) == LEFT and SIMPLE[changed & 255]:
+                state[neighbour] = changed | READY
+                other = rank_of[neighbour]
+                ready[other] = True
+                if other > rank:
+                    ahead += 1
+                else:
+                    behind += 1
+                    lowest_behind = min(lowest_behind, other)
+    return left
+
+
+def classify(warped: np.ndarray, remaining: np.ndarray, radius: int) -> np.ndarray:
+    """Codes (uint8, see `Mismatch`) of the residual mismatches of a padded section, 0 elsewhere."""
+    rows, columns = warped.shape
+    if not 1 <= radius <= min(rows, columns) - 2:
+        radius = max(rows, columns)
+    codes = np.zeros(warped.shape, np.uint8)
+    _classify(warped, padded_components(warped), *_background_components(warped), remaining, radius, codes)
+    return codes
+
+
+@numba.njit(nogil=True, cache=True)
+def _classify(warped, labels, background, parent, remaining, radius, codes):
+    columns = warped.shape[1]
+    flat = warped.ravel()
+    label = labels.ravel()
+    code = codes.ravel()
+    ring = (1, columns + 1, columns, columns - 1, -1, -columns - 1, -columns, -columns + 1)
+    visited = np.zeros(flat.size, np.uint8)
+    queue = np.empty(min(flat.size, (2 * radius + 1) ** 2), np.int32)
+    for pixel in remaining:
+        first = second = OUTSIDE
+        distinct = 0
+        for step in ring:
+            other = label[pixel + step]
+            if other == OUTSIDE or (distinct > 0 and other == first) or (distinct > 1 and other == second):
+                continue
+            if distinct == 0:
+                first = other
+            elif distinct == 1:
+                second = other
+            distinct += 1
+        white = flat[pixel] != 0
+        if distinct == 1 and first == 0:
+            code[pixel] = Mismatch.OBJECT_DELETION if white else Mismatch.OBJECT_ADDITION
+        elif distinct == 1:
+            code[pixel] = Mismatch.HOLE_ADDITION if white else Mismatch.HOLE_DELETION
+        elif not white:
+            code[pixel] = Mismatch.HOLE_ADDITION if distinct == 2 else Mismatch.MERGER
+        elif (distinct > 2 or _cuts(flat, pixel, ring, background.ravel(), parent)
+              or _separates(flat, columns, pixel, radius, ring, visited, queue)):
+            code[pixel] = Mismatch.SPLIT
+        else:
+            code[pixel] = Mismatch.HOLE_DELETION
+
+
+@numba.njit(nogil=True, cache=True)
+def _background_components(cells):
+    """Provisional labels (int32) of the 8-components of the background, outside included, and the union-find forest."""
+    rows, columns = cells.shape
+    labels = np.ones(cells.shape, np.int32)
+    parent = np.arange(2 + cells.size // 4, dtype=np.int32)  # no more components than every second pixel of every second row
+    used = 1
+    for x in range(1, rows):
+        for y in range(1, columns - 1):
+            if cells[x, y]:
+                continue
+            if not cells[x - 1, y]:  # touches all the others
+                labels[x, y] = labels[x - 1, y]
+                continue
+            earlier = labels[x, y - 1] if not cells[x, y - 1] else labels[x - 1, y - 1] if not cells[x - 1, y - 1] else 0
+            later = labels[x - 1, y + 1] if not cells[x - 1, y + 1] else 0
+            if earlier and later:
+                parent[root(parent, later)] = root(parent, earlier)
+            elif not earlier and not later:
+                used += 1
+                earlier = used
+            labels[x, y] = earlier or later
+    return labels, parent
+
+
+@numba.njit(nogil=True, cache=True)
+def _cuts(flat, pixel, ring, background, parent):
+    """Whether the component of the white `pixel` falls apart in the whole section once it is black.
+
+    It does where the same background reaches the pixel between two pairs of its white 4-neighbours: a quick answer that
+    spares most floods, for what is apart in the section is apart in every window.
+    """
+    seen = np.zeros(4, np.int32)
+    gaps = 0
+    last = -1
+    for k in range(16):  # twice around: from the first white 4-neighbour back to it
+        if k & 1 == 0 and flat[pixel + ring[k & 7]]:
+            if last >= 0:
+                for between in range(last + 1, k):
+                    step = ring[between & 7]
+                    if not flat[pixel + step]:
+                        gap = root(parent, background[pixel + step])
+                        if (seen[:gaps] == gap).any():
+                            return True
+                        seen[gaps] = gap
+                        gaps += 1
+                        break
+            elif k > 6:
+                return False
+            if last >= 8 or (last >= 0 and k - 8 >= 0 and k >= 8):
+                break
+            last = k
+    return False
+
+
+@numba.njit(nogil=True, cache=True)
+def _separates(flat, columns, pixel, radius, ring, visited, queue):
+    """Whether the white neighbours of `pixel` fall apart within the window once `pixel` is black.
+
+    Floods from all of them at once, joining floods that meet, until one is left or one has nowhere to go. Marks in
+    `visited` (all 0 before and after) name the neighbour a flood started from.
+    """
+    parent = np.arange(9)
+    waiting = np.zeros(9, np.int64)
+    x, y = pixel // columns, pixel % columns
+    tail = 0
+    for step in ring:
+        if flat[pixel + step]:
+            queue[tail] = pixel + step
+            tail += 1
+            visited[pixel + step] = tail
+            waiting[tail] = 1
+    floods = tail
+    head = 0
+    apart = False
+    while floods > 1 and not apart:
+        current = queue[head]
+        head += 1
+        own = root(parent, visited[current])
+        for step in (1, columns, -1, -columns):
+            other = current + step
+            if flat[other] == 0 or other == pixel or abs(other // columns - x) > radius or abs(other % columns - y) > radius:
+                continue
+            if visited[other] == 0:
+                visited[other] = own
+                waiting[own] += 1
+                queue[tail] = other
+                tail += 1
+                continue
+            met = root(parent, visited[other])
+            if met != own:
+                parent[met] = own
+                waiting[own] += waiting[met]
+                floods -= 1
+        waiting[own] -= 1
+        apart = waiting[own] == 0
+    for index in range(tail):
+        visited[queue[index]] = 0
+    return apart and floods > 1

@@ -1,0 +1,132 @@
+"""Overlap-tile geometry: which sizes a network takes, and which regions to read, crop and write.
+
+Pure integer geometry, without torch and h5py, so that the workflow checks a tile size before anything runs. All sizes are
+in pixels (px); a region outside the image is read from its mirror image (Ronneberger et al. 2015, figure 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline_lib.errors import InputError
+
+# px lost per up-sampling step so that nothing depends on what lies beyond the edge (see networks/unet.py)
+UPSAMPLING_LOSS = {"up_convolution": 0, "nearest": 2, "bilinear": 4}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Input sizes a network takes, `smallest + k * stride`, and the `context` each loses on either side (px)."""
+
+    stride: int
+    smallest: int
+    context: int
+
+    def output_size(self, input_size: int) -> int:
+        """Output size (px) for a valid `input_size`; `InputError` names the nearest valid sizes otherwise."""
+        steps, rest = divmod(input_size - self.smallest, self.stride)
+        if rest or steps < 0:
+            below = self.smallest + max(steps, 0) * self.stride
+            raise InputError(
+                f"a tile of {input_size} px does not fit this network: every 2x2 pooling must see an even size. "
+                f"Expected {self.smallest}, {self.smallest + self.stride}, {self.smallest + 2 * self.stride}, ...; "
+                f"use {below} or {below + self.stride}.")
+        return input_size - 2 * self.context
+
+    def input_size(self, output_size: int) -> int:
+        """Smallest valid input size (px) whose output covers `output_size`."""
+        steps = -(-(output_size + 2 * self.context - self.smallest) // self.stride)
+        return self.smallest + max(steps, 0) * self.stride
+
+
+def unet_geometry(depth: int, upsampling: str = "up_convolution") -> Geometry:
+    """Geometry of the unpadded U-Net: depth 4 takes 572 and gives 388 (Ronneberger et al. 2015, figure 1)."""
+    def sizes(bottom: int) -> tuple[int, int]:
+        before, after = bottom, bottom - 4  # two unpadded 3x3 convolutions at the bottom
+        for _ in range(depth):
+            before = 2 * before + 4
+            after = 2 * after - UPSAMPLING_LOSS[upsampling] - 4
+        return before, after
+
+    bottom = 5
+    while sizes(bottom)[1] < 1:
+        bottom += 1
+    before, after = sizes(bottom)
+    return Geometry(stride=2**depth, smallest=before, context=(before - after) // 2)
+
+
+def check_tile(tile: int, depth: int, upsampling: str = "up_convolution", key: str = "training.tile") -> None:
+    """Raise `InputError` unless a U-Net of this depth takes a square tile of `tile` px; `key` is named in the message."""
+    try:
+        unet_geometry(depth, upsampling).output_size(tile)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One inference unit of a section: what to `read` (may reach outside), to `crop` from the output, and to `write`.
+
+    `read` holds (start, stop) per axis in image coordinates; `crop` and `write` are slices per axis.
+    """
+
+    read: tuple[tuple[int, int], tuple[int, int]]
+    crop: tuple[slice, slice]
+    write: tuple[slice, slice]
+
+
+def tiles(shape: tuple[int, int], tile: int, geometry: Geometry) -> Iterator[Tile]:
+    """Cover a section of `shape` (y, x) by tiles of at most `tile` px input, row by row.
+
+    Tiles start at multiples of the network's stride, hence pooling sees the same 2x2 squares as in one pass over the
+    whole image and the results agree; they are as even in size as that allows, so that little is computed twice.
+    """
+    rows, columns = (_spans(size, tile, geometry) for size in shape)
+    for y_read, y_write in rows:
+        for x_read, x_write in columns:
+            crop = tuple(slice(0, part.stop - part.start) for part in (y_write, x_write))
+            yield Tile((y_read, x_read), crop, (y_write, x_write))
+
+
+def _spans(size: int, tile: int, geometry: Geometry) -> list[tuple[tuple[int, int], slice]]:
+    largest = geometry.output_size(tile)
+    if size <= largest:
+        step = size
+    else:
+        usable = largest // geometry.stride * geometry.stride
+        if not usable:
+            raise InputError(f"a tile of {tile} px gives only {largest} px of output, less than the network's stride of "
+                             f"{geometry.stride}; use at least {geometry.input_size(geometry.stride)}.")
+        count = -(-size // usable)
+        step = -(-size // (count * geometry.stride)) * geometry.stride
+    spans = []
+    for start in range(0, size, step):
+        stop = min(start + step, size)
+        first = start - geometry.context
+        spans.append(((first, first + geometry.input_size(stop - start)), slice(start, stop)))
+    return spans
+
+
+def mirror(start: int, stop: int, size: int) -> np.ndarray:
+    """Indices into an axis of `size` for positions start..stop-1, mirrored at both edges as often as needed.
+
+    >>> mirror(-2, 6, 4)
+    array([2, 1, 0, 1, 2, 3, 2, 1])
+    """
+    period = max(2 * (size - 1), 1)
+    position = np.arange(start, stop) % period
+    return np.minimum(position, period - position) if size > 1 else np.zeros(stop - start, int)
+
+
+def read_mirrored(array: Any, section: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Read `array[..., section, rows, columns]` (numpy or h5py, axes ...zyx) by way of one contiguous block.
+
+    `rows` and `columns` are index arrays as `mirror` gives them; h5py itself takes only sorted ones without repeats.
+    """
+    top, left = rows.min(), columns.min()
+    block = array[..., section, top:rows.max() + 1, left:columns.max() + 1]
+    return block[..., (rows - top)[:, None], columns - left]

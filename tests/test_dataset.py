@@ -1,0 +1,105 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+import tifffile
+
+from pipeline_lib import layout
+from pipeline_lib.dataset import build_dataset, build_weight_map, measure_statistics
+from pipeline_lib.errors import InputError
+from pipeline_lib.files import sha256
+from pipeline_lib.weights import weight_map
+
+
+def write(path, stack):
+    tifffile.imwrite(path, stack, photometric="minisblack")  # three sections are no RGB
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    cells = np.zeros((3, 20, 24), np.uint8)
+    cells[:, 2:10, 2:9], cells[:, 2:10, 10:20], cells[1:, 12:18, 3:20] = 255, 255, 255
+    write(tmp_path / "images.tif", rng.integers(0, 99, cells.shape, np.uint8) + cells // 3)
+    write(tmp_path / "cells.tif", cells)
+    instances = np.zeros((3, 20, 24), np.uint16)
+    instances[:, 2:10, 2:9], instances[:, 2:10, 9:20] = 7, 3
+    write(tmp_path / "instances.tif", instances)
+    return tmp_path
+
+
+def test_membranes_become_instances_numbered_through_the_volume(files):
+    build_dataset(files / "images.tif", files / "cells.tif", files / "a.h5", sections="0-1")
+    with layout.require(files / "a.h5", layout.RAW, layout.LABELS, layout.SEPARATION_BORDER) as file:
+        np.testing.assert_array_equal(file["raw"][0], tifffile.imread(files / "images.tif")[:2])
+        assert [list(np.unique(section)) for section in file["labels"]] == [[0, 1, 2], [0, 3, 4, 5]]
+        assert file["labels"].attrs["axes"] == "zyx" and file["labels"].attrs["unit"] == "instance"
+        assert file["raw"].attrs["axes"] == "czyx" and file["raw"].compression == "gzip"
+        record = json.loads(file.attrs["provenance"])
+    assert record["inputs"][str(files / "images.tif")] == sha256(files / "images.tif")
+    assert record["settings"]["sections"] == "0-1"
+
+
+def test_instances_keep_their_numbers_and_are_kept_apart(files):
+    build_dataset(files / "images.tif", files / "instances.tif", files / "a.h5", annotation_kind="instances",
+                  separation_border_width=4)
+    with layout.require(files / "a.h5") as file:
+        assert list(np.unique(file["labels"])) == [0, 3, 7]
+        assert (file["separation_border"][0, 5] == ([0] * 7 + [1] * 4 + [0] * 13)).all()
+
+
+def test_a_volume_to_predict_has_raw_alone(files):
+    build_dataset(files / "images.tif", None, files / "a.h5")
+    with layout.require(files / "a.h5", layout.RAW) as file:
+        assert list(file) == ["raw"]
+    with pytest.raises(InputError, match=r"a\.h5: has no `labels` \(found: raw\)"), layout.require(files / "a.h5", layout.LABELS):
+        pass
+
+
+def test_an_annotation_of_another_size_is_named(files):
+    write(files / "other.tif", tifffile.imread(files / "cells.tif")[:, :, :20])
+    with pytest.raises(InputError, match=r"other\.tif: annotation of 3 sections of 20 x 20 px, but .*images\.tif has 3 sections of 20 x 24"):
+        build_dataset(files / "images.tif", files / "other.tif", files / "a.h5")
+    assert not (files / "a.h5").exists() and not list(files.glob(".a*"))
+
+
+def test_cells_lost_to_the_border_are_reported(files, caplog):
+    narrow = np.zeros((1, 20, 24), np.uint16)
+    narrow[:, 2:10, 2:9], narrow[:, 2:10, 9:10] = 1, 2
+    write(files / "narrow.tif", narrow)
+    with caplog.at_level(logging.WARNING, "bordure"):
+        build_dataset(files / "images.tif", files / "narrow.tif", files / "a.h5", sections="0", annotation_kind="instances")
+    assert "1 cells lie wholly within the separation border" in caplog.text
+
+
+def test_statistics_are_those_of_the_training_pixels(files):
+    build_dataset(files / "images.tif", files / "cells.tif", files / "a.h5", sections="0-1")
+    build_dataset(files / "images.tif", files / "cells.tif", files / "b.h5", sections="2")
+    measure_statistics([files / "a.h5", files / "b.h5"], files / "statistics.json", normalisation_kind="mean_std")
+    found = json.loads((files / "statistics.json").read_text())
+    raw, cells = tifffile.imread(files / "images.tif"), tifffile.imread(files / "cells.tif") > 0
+    assert found["class_frequencies"] == pytest.approx([1 - cells.mean(), cells.mean()])
+    assert found["normalisation"]["offset"][0][0][0] == pytest.approx(raw.mean(), rel=1e-6)
+    assert found["normalisation"]["scale"][0][0][0] == pytest.approx(raw.std(), rel=1e-6)
+    assert found["smoothed_raw"]["low"] < found["smoothed_raw"]["high"]
+
+
+def test_the_stored_weight_map_is_the_papers(files):
+    build_dataset(files / "images.tif", files / "instances.tif", files / "a.h5", annotation_kind="instances")
+    measure_statistics([files / "a.h5"], files / "statistics.json")
+    build_weight_map(files / "a.h5", files / "statistics.json", files / "w.h5", w0=7, sigma=3)
+    frequencies = np.array(json.loads((files / "statistics.json").read_text())["class_frequencies"])
+    with layout.require(files / "a.h5") as data, layout.require(files / "w.h5", layout.WEIGHT_MAP) as file:
+        cells = np.where(data["separation_border"][2], 0, data["labels"][2])
+        np.testing.assert_array_equal(file["weight_map"][2], weight_map(cells, 0.5 / frequencies, 7, 3))
+        assert file["weight_map"].attrs["sigma"] == 3
+    build_weight_map(files / "a.h5", files / "statistics.json", files / "w.h5", w0=0, class_balance=False)
+    with layout.require(files / "w.h5") as file:
+        assert (file["weight_map"][:] == 1).all()
+
+
+def test_same_inputs_give_the_same_bytes(files):
+    for name in ("a.h5", "b.h5"):
+        build_dataset(files / "images.tif", files / "cells.tif", files / name)
+    assert sha256(files / "a.h5") == sha256(files / "b.h5")

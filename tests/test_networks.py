@@ -1,0 +1,153 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline_lib import networks
+from pipeline_lib.errors import InputError
+from pipeline_lib.networks import Model
+from pipeline_lib.networks.unet import UNet
+from pipeline_lib.normalisation import measure
+from pipeline_lib.tiling import UPSAMPLING_LOSS
+
+
+def convolutions(network):
+    return [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+
+
+def test_the_papers_network_has_23_convolutions_and_its_31_million_parameters():
+    network = UNet()
+    assert len(convolutions(network)) == 23
+    assert max(m.out_channels for m in convolutions(network)) == 1024
+    # by hand: sum over the figure's layers of (fan-in + 1) * channels
+    widths = [64, 128, 256, 512, 1024]
+    down = sum((9 * a + 1) * b + (9 * b + 1) * b for a, b in zip([1, *widths], widths, strict=False))
+    up = sum((4 * 2 * c + 1) * c + (9 * 2 * c + 1) * c + (9 * c + 1) * c for c in widths[:-1])
+    assert sum(p.numel() for p in network.parameters()) == down + up + 64 * 2 + 2
+
+
+@pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_output_has_the_size_the_geometry_promises(upsampling, depth):
+    network = UNet(depth=depth, base_channels=2, upsampling=upsampling).eval()
+    size = network.geometry.input_size(20)
+    assert network(torch.zeros(1, 1, size, size + network.geometry.stride)).shape[2:] == (
+        network.geometry.output_size(size), network.geometry.output_size(size) + network.geometry.stride)
+
+
+@pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
+def test_an_output_pixel_sees_its_context_and_no_farther(upsampling):
+    """By the gradient of one output pixel: the context on either side, give or take its place in a pooling square."""
+    network = UNet(depth=2, base_channels=8, upsampling=upsampling, dropout=0).double().eval()
+    size, context, stride = network.geometry.input_size(24), network.geometry.context, network.geometry.stride
+    image = torch.randn(1, 1, size, size, dtype=torch.double, requires_grad=True)
+    pixel = (9, 12)
+    network(image)[0, 0][pixel].backward()
+    for seen, place in zip(np.nonzero(image.grad[0, 0].numpy()), pixel, strict=True):
+        assert abs(seen.min() - place) < stride
+        assert abs(seen.max() - (place + 2 * context)) < stride
+
+
+@pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
+def test_a_network_that_copies_its_input_copies_it_to_the_same_place(upsampling):
+    """The way up alone: with the skip connections cut, a bright half plane stays on its side of the same edge."""
+    network = UNet(depth=1, base_channels=2, upsampling=upsampling, dropout=0).eval()
+    for layer in convolutions(network):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        middle = tuple((k - 1) // 2 for k in layer.kernel_size)
+        if isinstance(layer, nn.ConvTranspose2d):
+            layer.weight.data[0, 0] = 1
+        else:
+            layer.weight.data[0, 0][middle] = 1
+    network.merge[0][0].weight.data.zero_()
+    network.merge[0][0].weight.data[0, 2, 1, 1] = 1  # the first channel from below, not that of the skip
+    size = network.geometry.input_size(24)
+    image = torch.zeros(1, 1, size, size)
+    edge = network.geometry.context + 12
+    image[..., edge:] = 1
+    row = network(image)[0, 0, 10].detach().numpy()
+    assert (row[:10] == 0).all() and (row[14:] == 1).all()
+
+
+def test_initialisation_is_gaussian_with_variance_2_over_fan_in():
+    torch.manual_seed(0)
+    network = UNet(base_channels=16)
+    for layer in convolutions(network):
+        fan_in = layer.in_channels * (9 if layer.kernel_size == (3, 3) else 1)
+        count = layer.weight.numel()
+        std = math.sqrt(2 / fan_in)
+        assert abs(layer.weight.std().item() / std - 1) < 5 / math.sqrt(2 * count)
+        if count > 10_000:  # not truncated: a Gaussian reaches beyond 3 std
+            assert layer.weight.abs().max() > 3 * std
+        assert (layer.bias == 0).all()
+
+
+def test_dropout_is_at_the_end_of_the_contracting_path_alone():
+    network = UNet(depth=3, base_channels=4, dropout=1.0)
+    seen = []
+    for block in network.down:
+        block.register_forward_hook(lambda _, inputs, __: seen.append(bool((inputs[0] == 0).all())))
+    network(torch.rand(1, 1, 100, 100))
+    assert seen == [False, False, False, True]  # what leaves the third level is dropped, and the bottom's too
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(1)
+    arguments = {"input_channels": 1, "depth": 1, "base_channels": 3, "batch_normalisation": True}
+    normalisation = measure("mean_std", [np.arange(60, dtype=np.uint8).reshape(1, 1, 6, 10)])
+    return Model("unet", arguments, networks.build("unet", **arguments), normalisation, {"version": "9.9"})
+
+
+def test_a_model_file_describes_itself(model, tmp_path):
+    model.save(tmp_path / "model.pt")
+    loaded = Model.load(tmp_path / "model.pt")
+    image = torch.rand(1, 1, 36, 36)
+    torch.testing.assert_close(loaded.network.eval()(image), model.network.eval()(image), rtol=0, atol=0)
+    assert loaded.arguments == model.arguments
+    assert loaded.normalisation.to_dict() == model.normalisation.to_dict()
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["context"] == model.network.geometry.context
+
+
+class Harmful:
+    def __reduce__(self):
+        return (print, ("code from the file ran",))
+
+
+def test_a_model_file_cannot_run_code(tmp_path, capsys):
+    torch.save({"format": "bordure-model", "x": Harmful()}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="not a readable model file"):
+        Model.load(tmp_path / "model.pt")
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_files_that_are_no_model_of_this_version_are_named(model, tmp_path):
+    path = tmp_path / "model.pt"
+    with pytest.raises(InputError, match="no such model"):
+        Model.load(path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="not a readable model file"):
+        Model.load(path)
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(InputError, match="not a bordure model"):
+        Model.load(path)
+    model.save(path)
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "format_version": 99}, path)
+    with pytest.raises(InputError, match=r"version 99, expected 1.*9\.9"):
+        Model.load(path)
+    torch.save({**content, "arguments": {**content["arguments"], "base_channels": 4}}, path)
+    with pytest.raises(InputError, match="do not fit the network"):
+        Model.load(path)
+
+
+def test_unknown_networks_and_arguments_are_named():
+    with pytest.raises(InputError, match=r"network\.name: found `fcn99`, expected one of unet"):
+        networks.build("fcn99")
+    with pytest.raises(InputError, match="unexpected keyword argument 'bass_channels'"):
+        networks.build("unet", bass_channels=3)
+    with pytest.raises(InputError, match=r"network\.upsampling: found `cubic`"):
+        networks.build("unet", upsampling="cubic")

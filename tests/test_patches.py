@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from pipeline_lib.augment import Augmentation
+from pipeline_lib.normalisation import measure
+from pipeline_lib.patches import Patches
+from pipeline_lib.tiling import mirror, unet_geometry
+
+CPU = torch.device("cpu")
+GEOMETRY = unet_geometry(1)
+TILE = GEOMETRY.input_size(20)
+STILL = Augmentation(rotate=False, mirror=False, elastic_std=0, gain=0, offset=0, gamma=0, noise=0)
+
+
+@pytest.fixture
+def volumes():
+    """Two volumes of different size whose weights tell where a pixel comes from."""
+    rng = np.random.default_rng(0)
+    made = []
+    for k, shape in enumerate([(2, 30, 41), (1, 50, 33)]):
+        labels = rng.integers(0, 3, shape).astype(np.uint32)
+        place = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + 10_000 * k
+        made.append((rng.integers(0, 255, (1, *shape), np.uint8), labels, (rng.random(shape) < 0.1).astype(np.uint8), place))
+    return made
+
+
+def patches(volumes, augmentation=STILL, seed=0):
+    return Patches(volumes, measure("none", [v[0] for v in volumes]), GEOMETRY, TILE, augmentation, seed)
+
+
+def test_image_target_and_weights_are_of_the_same_place_mirrored_at_the_rim(volumes):
+    source = patches(volumes)
+    for iteration in range(30):
+        image, target, weights = source.move(source.read(iteration), CPU)
+        k = int(weights.min() >= 10_000)
+        raw, labels, border, place = volumes[k]
+        inside = weights[0].numpy() - 10_000 * k
+        z, y, x = np.unravel_index(inside.astype(int), labels.shape)
+        assert (z == z[0, 0]).all()
+        np.testing.assert_array_equal(target[0], (labels[z, y, x] > 0) & (border[z, y, x] == 0))
+        c = GEOMETRY.context
+        np.testing.assert_allclose(image[0, 0, c:-c, c:-c], raw[0, z, y, x] / 255.0, atol=1e-5)
+        # the output is one mirrored window
+        section, cy, cx = int(z[0, 0]), y[TILE // 2 - c, TILE // 2 - c], x[TILE // 2 - c, TILE // 2 - c]
+        rows, columns = (mirror(m - TILE // 2 + c, m + TILE // 2 - c, n) for m, n in ((cy, labels.shape[1]), (cx, labels.shape[2])))
+        np.testing.assert_array_equal(place[section][rows[:, None], columns], weights[0])
+
+
+def test_patches_are_a_function_of_seed_and_iteration(volumes):
+    def run(seed, first):
+        return list(patches(volumes, Augmentation(elastic_std=2), seed).batches(first, 7, CPU))
+
+    whole, resumed, other = run(0, 0), run(0, 4), run(1, 0)
+    assert len(whole) == 7
+    for a, b in zip(whole[4:], resumed, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not torch.equal(whole[0][0], other[0][0])
+    assert not torch.equal(whole[0][0], whole[1][0])
+
+
+def test_every_pixel_is_equally_likely_the_centre(volumes):
+    source = patches(volumes)
+    middle = TILE // 2 - GEOMETRY.context
+    centres = np.array([source.move(source.read(i), CPU)[2][0, middle, middle].item() for i in range(600)])
+    sizes = [v[1].size for v in volumes]
+    share = (centres < 10_000).mean()
+    assert share == pytest.approx(sizes[0] / sum(sizes), abs=0.08)
+    _, y, x = np.unravel_index(centres[centres < 10_000].astype(int), volumes[0][1].shape)
+    assert y.min() < 2 and y.max() > 27 and x.min() < 2 and x.max() > 38
+    assert np.histogram(x, 4)[0].min() > 60
+

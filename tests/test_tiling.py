@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline_lib.errors import InputError
+from pipeline_lib.tiling import check_tile, mirror, read_mirrored, tiles, unet_geometry
+
+
+def test_the_papers_network_takes_572_and_gives_388():
+    geometry = unet_geometry(4)
+    assert geometry.output_size(572) == 388
+    assert geometry.input_size(388) == 572
+    assert geometry.stride == 16
+
+
+@pytest.mark.parametrize("tile", [571, 573, 580, 12, 0])
+def test_an_impossible_tile_names_the_nearest_possible_ones(tile):
+    with pytest.raises(InputError, match=r"training\.tile: .* use \d+ or \d+") as error:
+        check_tile(tile, 4)
+    below, above = (int(word) for word in str(error.value).rstrip(".").split("use ")[1].split(" or "))
+    check_tile(below, 4)
+    check_tile(above, 4)
+    assert above - below == 16
+
+
+def level_sizes(size, depth, loss):
+    """Walk through the network by hand; None where a pooling would see an odd size or nothing is left."""
+    for _ in range(depth):
+        size -= 4
+        if size <= 0 or size % 2:
+            return None
+        size //= 2
+    size -= 4
+    for _ in range(depth):
+        size = 2 * size - loss - 4
+    return size if size > 0 else None
+
+
+@pytest.mark.parametrize(("upsampling", "loss"), [("up_convolution", 0), ("nearest", 2), ("bilinear", 4)])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_valid_sizes_are_those_found_by_walking_through_the_network(depth, upsampling, loss):
+    geometry = unet_geometry(depth, upsampling)
+    for size in range(1, 420):
+        expected = level_sizes(size, depth, loss)
+        if expected is None:
+            with pytest.raises(InputError):
+                geometry.output_size(size)
+        else:
+            assert geometry.output_size(size) == expected
+
+
+@given(st.integers(1, 30), st.integers(-70, 70), st.integers(1, 90))
+def test_mirror_is_numpys_reflection(size, start, length):
+    before, after = max(-start, 0), max(start + length - size, 0)
+    padded = np.pad(np.arange(size), (before, after), mode="reflect")
+    np.testing.assert_array_equal(mirror(start, start + length, size), padded[start + before:start + before + length])
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 8), st.sampled_from([1, 2, 3]))
+def test_every_pixel_is_written_once_from_its_own_position(height, width, larger, depth):
+    geometry = unet_geometry(depth)
+    tile = geometry.input_size(geometry.stride) + larger * geometry.stride
+    position = np.arange(height * width).reshape(1, height, width)
+    written = np.full((height, width), -1)
+    for part in tiles((height, width), tile, geometry):
+        for start, stop in part.read:
+            assert stop - start <= tile
+            geometry.output_size(stop - start)  # valid for the network
+            assert (start + geometry.context) % geometry.stride == 0  # pooling sees the same squares everywhere
+        image = read_mirrored(position, 0, *(mirror(*span, size) for span, size in zip(part.read, position.shape[1:], strict=True)))
+        output = image[geometry.context:-geometry.context, geometry.context:-geometry.context]
+        assert (written[part.write] == -1).all()
+        written[part.write] = output[part.crop]
+    np.testing.assert_array_equal(written, position[0])
+
+
+def test_a_tile_too_small_to_move_on_by_a_stride_is_refused():
+    geometry = unet_geometry(4)
+    with pytest.raises(InputError, match="use at least 204"):
+        list(tiles((300, 300), 188, geometry))
+
+
+def test_tiles_are_even_in_size_so_that_the_last_one_is_not_a_sliver():
+    widths = [part.write[1].stop - part.write[1].start for part in tiles((10, 400), 572, unet_geometry(4))]
+    assert widths == [208, 192]

@@ -1,0 +1,95 @@
+# What the rules share: settings and volumes, checked before anything runs. No rules here.
+import os
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(workflow.basedir)
+# The library of this checkout serves the checks below and, through the environment, the jobs; nothing is to be installed.
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "workflow")]
+os.environ.update(PYTHONPATH=os.pathsep.join([str(REPOSITORY), os.getenv("PYTHONPATH", "")]))
+
+from pipeline_lib import baselines, imageio, tiling, volumes
+from pipeline_lib.errors import InputError
+from settings import complete, read_schema
+
+START = time.time()
+
+
+def read_volumes():
+    """The rows of the table of volumes by name; their files are looked into unless they are still to be drawn."""
+    table = Path(config["volumes"])
+    if not table.exists() and not table.is_absolute():
+        table = REPOSITORY / table
+    if "drawing" in config and "data_dir" in config:
+        raise InputError("config keys `drawing` and `data_dir`: take one; a drawn volume has its own folder.")
+    drawn = f"{config['results']}/drawn" if "drawing" in config else None
+    rows = volumes.read_table(table, drawn or config.get("data_dir", "."))
+    if not drawn:
+        volumes.check_files(rows, config["dataset"]["channels"])
+    return {row.volume: row for row in rows}
+
+
+def check_tiles():
+    """Tile sizes are met here, not hours later in the queue."""
+    geometry = {key: config["network"][key] for key in ("depth", "upsampling")}
+    tiling.check_tile(config["training"]["tile"], **geometry)
+    if config["prediction"]["tile"] != "auto":
+        tiling.check_tile(config["prediction"]["tile"], **geometry, key="prediction.tile")
+
+
+try:
+    config.update(complete(config, read_schema("config")))
+    config["results"] = os.path.normpath(config["results"])
+    VOLUMES = read_volumes()
+    check_tiles()
+except InputError as error:
+    sys.exit(f"error: {error}")  # the message alone; an exception would be printed with its traceback
+
+
+NETWORK = config["network"]["name"]
+BASELINES = baselines.BASELINES
+TRAIN, VALIDATION, TEST, PREDICT = (
+    [name for name, volume in VOLUMES.items() if volume.split == split] for split in volumes.SPLITS
+)
+SEGMENTED = VALIDATION + TEST + PREDICT
+EVALUATED = VALIDATION + TEST
+
+
+def source_files(wildcards):
+    """Input files of one volume, as named inputs: images and, where there is one, annotation."""
+    volume = VOLUMES[wildcards.volume]
+    paths = {"images": volume.images, "annotation": volume.annotation}
+    return {kind: files_of(imageio.source_file(path)) for kind, path in paths.items() if path}
+
+
+def files_of(path):
+    """A file, or the slices in a folder: edited slices do not touch the folder's own time stamp."""
+    return list(map(str, imageio.slice_files(path))) if path.is_dir() else str(path)
+
+
+def gpu_slots(section):
+    """Whether a job asks for a GPU; one that may find none on a machine without asks all the same."""
+    return 0 if config[section]["device"] == "cpu" else 1
+
+
+def results_message():
+    """Where the results are, for the end of a run that may have been asked for some of them only."""
+    paths = {
+        "report": "report.html",
+        "scores": "scores.csv",
+        "segmentation": "segmentation",
+        "model": "model/model.pt",
+    }
+    results = {name: Path(config["results"], path) for name, path in paths.items()}
+    return "\n".join(f"{name:<13} {path}" for name, path in results.items() if path.exists())
+
+
+def error_message():
+    """The last error of each log written by this run, so that the reason is the last thing to be read."""
+    logs = [path for path in Path(config["results"], "logs").rglob("*.log") if path.stat().st_mtime >= START]
+    errors = [(path, path.read_text().partition("error: ")[2].strip()) for path in logs]
+    return (
+        "\n".join(f"error: {text}\n({path})" for path, text in errors if text)
+        or "error: see the messages above"
+    )

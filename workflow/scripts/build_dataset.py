@@ -1,0 +1,12 @@
+from pipeline_lib.log import stage
+
+with stage(snakemake.log[0], snakemake.threads):
+    from pipeline_lib.dataset import build_dataset
+
+    build_dataset(
+        snakemake.params.images,
+        snakemake.params.annotation,
+        snakemake.output.dataset,
+        sections=snakemake.params.sections,
+        **snakemake.params.dataset,
+    )

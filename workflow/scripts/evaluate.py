@@ -1,0 +1,16 @@
+from pipeline_lib.log import stage
+
+with stage(snakemake.log[0], snakemake.threads):
+    from pipeline_lib.evaluation import evaluate
+
+    evaluate(
+        snakemake.input.dataset,
+        snakemake.input.prediction,
+        snakemake.input.threshold,
+        snakemake.output.scores,
+        volume=snakemake.wildcards.volume,
+        split=snakemake.params.split,
+        network=snakemake.wildcards.network,
+        minimum_size=snakemake.params.minimum_size,
+        threads=snakemake.threads,
+    )

@@ -1,0 +1,168 @@
+"""Settings against their schema: typing errors refused, defaults filled, and the same schema told as tables.
+
+`python workflow/settings.py` writes the tables of `config/README.md` anew from the schemas.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator as Validator
+
+from pipeline_lib.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = REPOSITORY / "config/README.md"
+TYPES = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
+LIMITS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "at most",
+          "exclusiveMaximum": "below"}
+
+
+def read_schema(name: str) -> dict[str, Any]:
+    """The JSON Schema `workflow/schemas/<name>.schema.yaml`; `unit` is ours, the rest is standard."""
+    return yaml.safe_load((REPOSITORY / f"workflow/schemas/{name}.schema.yaml").read_text())
+
+
+def complete(settings: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """`settings` with the defaults of `schema` filled in, section by section, checked key by key.
+
+    Raises `InputError` for an unknown key (naming the nearest known one), a missing key, and a value of the
+    wrong type or out of range.
+    """
+    known = [*_names(schema)]
+    for name in _given(settings, schema):
+        if name not in known:
+            raise InputError(f"config key `{name}`: unknown. {_hint(name, known)} "
+                             "config/README.md explains every key.")
+    return _complete(settings, schema, "")
+
+
+def _complete(settings: dict[str, Any], schema: dict[str, Any], section: str) -> dict[str, Any]:
+    completed = {}
+    for key, part in schema["properties"].items():
+        name = section + key
+        if key not in settings and key in schema.get("required", []):
+            raise InputError(f"config key `{name}`: missing. {_told(part)}")
+        if key not in settings and "default" not in part:
+            continue
+        value = _convert(settings.get(key, part.get("default")), part)
+        # the keys of a section are looked at one by one, for messages that name them
+        if not Validator({"type": "object"} if "properties" in part else part).is_valid(value):
+            raise InputError(f"config key `{name}`: found {json.dumps(value, default=str)}. {_told(part)}")
+        completed[key] = _complete(value, part, f"{name}.") if "properties" in part else value
+    return completed
+
+
+def _convert(value: Any, part: dict[str, Any]) -> Any:
+    """YAML reads `1e-3` as text and a section whose lines are all commented out as null."""
+    if value is None and "properties" in part:
+        return {}
+    if part.get("type") in ("number", "integer"):
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = float(value)
+        if part["type"] == "integer" and isinstance(value, float) and value.is_integer():
+            value = int(value)
+    return value
+
+
+def _names(schema: dict[str, Any], section: str = "") -> Iterator[str]:
+    for key, part in schema["properties"].items():
+        yield section + key
+        if "properties" in part:
+            yield from _names(part, f"{section}{key}.")
+
+
+def _given(settings: dict[str, Any], schema: dict[str, Any], section: str = "") -> Iterator[str]:
+    for key, value in settings.items():
+        yield f"{section}{key}"
+        part = schema["properties"].get(key, {})
+        if "properties" in part and isinstance(value, dict):
+            yield from _given(value, part, f"{section}{key}.")
+
+
+def _hint(name: str, known: list[str]) -> str:
+    def likeness(other: str) -> float:  # alike as a whole, or the right key in the wrong section
+        pairs = ((name, other), (name.rpartition(".")[2], other.rpartition(".")[2]))
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    nearest = max(known, key=likeness)
+    if likeness(nearest) > 0.6:
+        return f"Did you mean `{nearest}`?"
+    return f"Known are {', '.join(other for other in known if '.' not in other)}."
+
+
+def _told(part: dict[str, Any]) -> str:
+    return f"Expected {expected(part)}: {_one_line(part['description'])}"
+
+
+def expected(part: dict[str, Any]) -> str:
+    """The values a key takes, in words: 'an integer of at least 1'."""
+    if "enum" in part:
+        return " or ".join(map(_plain, part["enum"]))
+    if "anyOf" in part:
+        return " or ".join(map(expected, part["anyOf"]))
+    if "properties" in part:
+        return "a section with " + ", ".join(part["properties"])
+    if part["type"] == "array":
+        return f"a list of {part['minItems']}, each {expected(part['items'])}"
+    limits = " and ".join(f"{words} {part[limit]}" for limit, words in LIMITS.items() if limit in part)
+    return f"{TYPES[part['type']]} {limits}".strip()
+
+
+def settings_tables() -> str:
+    """Markdown of the config schema: a table of the plain keys, then one for each section."""
+    keys = read_schema("config")["properties"]
+    plain = {key: part for key, part in keys.items() if "properties" not in part}
+    sections = {key: part for key, part in keys.items() if "properties" in part}
+    return "\n".join([_table(plain)] + [
+        f"### `{key}`\n\n{_one_line(part['description'])}\n\n{_table(part['properties'], f'{key}.')}"
+        for key, part in sections.items()
+    ])
+
+
+def column_table() -> str:
+    """Markdown of the columns in the table of volumes."""
+    columns = read_schema("volumes")["properties"].items()
+    rows = [(f"`{name}`", _one_line(part["description"])) for name, part in columns]
+    return _markdown(("column", "meaning"), rows)
+
+
+def _table(keys: dict[str, Any], section: str = "") -> str:
+    return _markdown(("key", "default", "unit", "values", "meaning"), [
+        (f"`{section}{key}`", f"`{_plain(part['default'])}`" if "default" in part else "none",
+         part.get("unit", ""), expected(part), _one_line(part["description"]))
+        for key, part in keys.items()
+    ])
+
+
+def _markdown(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def with_tables(readme: str) -> str:
+    """`readme` with what stands between its marks replaced by the tables of today's schemas."""
+    for name, table in (("columns", column_table()), ("settings", settings_tables())):
+        start, end = f"<!-- {name}: made by workflow/settings.py -->\n", f"<!-- end of {name} -->\n"
+        before, _, rest = readme.partition(start)
+        readme = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
+    return readme
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text()))
