@@ -11,7 +11,7 @@ import numpy as np
 from pipeline_lib import baselines, imageio, layout, normalisation, provenance, weights
 from pipeline_lib.errors import InputError
 from pipeline_lib.files import read_json, write_json
-from pipeline_lib.labels import connected_components, separation_border, target_class
+from pipeline_lib.labels import label_cells, separation_border, target_class
 from pipeline_lib.log import logger
 
 
@@ -33,7 +33,7 @@ def build_dataset(images: str, annotation: str | None, output: Path, *, sections
         if truth.array.shape != raw.shape[1:]:
             raise InputError(f"{annotation}: annotation of {_size(truth.array.shape)}, but {images} has {_size(raw.shape[1:])}. "
                              "Both must show the same sections; correct `images`, `annotation` or `sections` in the table.")
-        labels = truth.array if truth.kind == "instances" else connected_components(truth.array)
+        labels = truth.array if truth.kind == "instances" else label_cells(truth.array)
 
     with layout.create(output, record) as file:
         layout.add(file, layout.RAW, raw.shape, raw.dtype)[:] = raw

@@ -11,7 +11,7 @@ from pipeline_lib import imageio, layout, metrics, provenance
 from pipeline_lib.errors import InputError
 from pipeline_lib.files import read_json, write_json
 from pipeline_lib.instances import instances
-from pipeline_lib.labels import cells_apart
+from pipeline_lib.labels import cells_apart, number_through
 from pipeline_lib.log import logger
 
 # Up to 0.95: the membranes of a model trained briefly have gaps that only a high threshold closes.
@@ -57,11 +57,7 @@ def segment(prediction: Path, threshold: Path, labels: Path, cell_probability: P
     t = read_json(threshold)["threshold"]
     with layout.require(prediction, layout.CELL_PROBABILITY) as file:
         probability = file[layout.CELL_PROBABILITY.name]
-        found, count = np.zeros(probability.shape, np.uint32), 0
-        for z, section in enumerate(probability):
-            own = instances(section, t, minimum_size)
-            np.add(own, count, out=found[z], where=own > 0, casting="unsafe")
-            count += int(own.max(initial=0))
+        found = number_through(np.stack([instances(section, t, minimum_size) for section in probability]))
         imageio.write_labels(labels, found)
         imageio.write_probability(cell_probability, probability)
-    logger.info("%s: %d cells in %d sections at threshold %.2f", labels, count, len(found), t)
+    logger.info("%s: %d cells in %d sections at threshold %.2f", labels, found.max(), len(found), t)

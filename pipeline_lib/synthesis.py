@@ -1,8 +1,8 @@
-"""Drawn EM-like sections with exact instance labels: data to try and test the workflow on, not to learn biology from.
+"""Drawn EM-like sections with exact instance labels: data to try the workflow on, not to learn biology from.
 
-The drawing imitates serial-section TEM of neural tissue: gray cytoplasm tiled by touching cells of very different
-size, dark membranes of varying width and contrast, granular texture, vesicles and mitochondria whose outlines are as
-dark as membranes but are none, uneven illumination, blur and noise.
+The drawing imitates serial-section TEM of neural tissue: gray cytoplasm tiled by touching cells of very
+different size, dark membranes of varying width and contrast, granular texture, vesicles and mitochondria
+whose outlines are as dark as membranes but are none, uneven illumination, blur and noise.
 """
 
 from __future__ import annotations
@@ -21,42 +21,45 @@ CYTOPLASM = 0.62
 MITOCHONDRION = 0.42
 MEMBRANE = 0.2
 
-TOUCHING = 0.15  # share of neighbours without membrane in the labels; the image shows a thin line
+TOUCHING = 0.1  # share of neighbours without membrane in the labels; the image shows a thin line
 
 
 def draw_volume(images: str | Path, annotation: str | Path, *, sections: int = 12, size: int = 256,
-                cell_diameter: float = 40.0, membrane_width: tuple[float, float] = (2.0, 5.0), noise: float = 0.08,
-                seed: int = 0) -> None:
-    """Write drawn sections to `images` (uint8 zyx) and their exact instance labels to `annotation` (uint16 zyx).
+                cell_diameter: float = 40.0, membrane_width: tuple[float, float] = (2.5, 6.0),
+                noise: float = 0.06, seed: int = 0) -> None:
+    """Write drawn sections, uint8 zyx, to `images` and their instance labels, uint16 zyx, to `annotation`.
 
-    Sections are drawn independently: each depends on the seed and its own number only. The other parameters are those
-    of `draw_section`. Raises `InputError` for membranes that leave no room for cells, and sections for too few cells.
+    Sections are drawn independently: each depends on the seed and its own number only. The other parameters
+    are those of `draw_section`. Raises `InputError` for membranes that leave no room for cells, and sections
+    for too few cells.
     """
     narrow, wide = membrane_width
     if not 0 < narrow <= wide < cell_diameter / 2:
-        raise InputError(f"config key `drawing.membrane_width`: found [{narrow:g}, {wide:g}] px, expected the thinnest, "
-                         "then the thickest membrane, thinner than half of `drawing.cell_diameter` "
-                         f"({cell_diameter:g} px).")
+        raise InputError(f"config key `drawing.membrane_width`: found [{narrow:g}, {wide:g}] px, expected "
+                         "the thinnest, then the thickest membrane, thinner than half of "
+                         f"`drawing.cell_diameter` ({cell_diameter:g} px).")
     if size < 2 * cell_diameter:
-        raise InputError(f"config key `drawing.size`: found {size} px, expected at least twice `drawing.cell_diameter` "
-                         f"({cell_diameter:g} px), so that a section holds several cells.")
+        raise InputError(f"config key `drawing.size`: found {size} px, expected at least twice "
+                         f"`drawing.cell_diameter` ({cell_diameter:g} px), so that a section holds several "
+                         "cells.")
     stack, labels = np.empty((sections, size, size), np.uint8), np.empty((sections, size, size), np.uint16)
     for z in range(sections):
-        stack[z], labels[z] = draw_section(size, cell_diameter=cell_diameter, membrane_width=membrane_width, noise=noise,
-                                           rng=np.random.default_rng([seed, z]))
+        stack[z], labels[z] = draw_section(size, cell_diameter=cell_diameter, membrane_width=membrane_width,
+                                           noise=noise, rng=np.random.default_rng([seed, z]))
     imageio.write_images(images, stack)
     imageio.write_labels(annotation, labels)
-    logger.info("%s: drew %d sections of %d x %d px, %d cells, %.1f %% of the pixels in cells", images, *stack.shape,
-                sum(int(section.max()) for section in labels), 100 * np.count_nonzero(labels) / labels.size)
+    cells = sum(int(section.max()) for section in labels)
+    logger.info("%s: drew %d sections of %d x %d px, %d cells, %.1f %% of the pixels in cells", images,
+                *stack.shape, cells, 100 * np.count_nonzero(labels) / labels.size)
 
 
 def draw_section(size: int, *, cell_diameter: float, membrane_width: tuple[float, float], noise: float,
                  rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One section: image, uint8 (size, size), and labels, uint16 (size, size), 0 = membrane, 1..n = whole cells.
+    """One section: image, uint8 (size, size), and labels, uint16 (size, size), 0 = membrane, 1..n = cells.
 
-    `cell_diameter` (px) is the mean; single cells have 0.4 to 2.5 times that. `membrane_width` (px) is the range over
-    pairs of neighbours. `noise` is a standard deviation in units of the gray range. Labels are 4-connected; some
-    neighbours touch, with no membrane pixel between them.
+    `cell_diameter` (px) is the mean; single cells have 0.4 to 2.5 times that. `membrane_width` (px) is the
+    range over pairs of neighbours. `noise` is a standard deviation in units of the gray range. Labels are
+    4-connected; some neighbours touch, with no membrane pixel between them.
     """
     shape = (size, size)
     cells = _tessellate(size, cell_diameter, rng)
@@ -64,12 +67,12 @@ def draw_section(size: int, *, cell_diameter: float, membrane_width: tuple[float
     kind, contrast = (values[pair] for values in rng.random((2, cells.max() + 1, cells.max() + 1)))
     touching = kind < TOUCHING
     narrow, wide = membrane_width
-    width = np.where(touching, 0, narrow + (wide - narrow) * kind**2)
+    width = np.where(touching, 0, narrow + (wide - narrow) * kind)
     width *= 1 + 0.2 * _smooth_noise(shape, cell_diameter / 4, rng)
     is_membrane = distance < width / 2
     labels = _whole_cells(np.where(is_membrane, 0, cells), minimum=(cell_diameter / 8) ** 2)
 
-    darkness = np.where(touching, 0.9 * (distance < 1), is_membrane | (labels == 0)) * (0.7 + 0.3 * contrast)
+    darkness = np.where(touching, 0.9 * (distance < 1), is_membrane | (labels == 0)) * (0.8 + 0.2 * contrast)
     image = _cytoplasm(labels, rng)
     _add_vesicles(image, labels, rng)
     _add_mitochondria(image, labels, cell_diameter, rng)
@@ -83,9 +86,9 @@ def draw_section(size: int, *, cell_diameter: float, membrane_width: tuple[float
 def _tessellate(size: int, diameter: float, rng: np.random.Generator) -> np.ndarray:
     """The cell that holds each pixel, numbered from 1; int32 (size, size).
 
-    Discs of different radius are thrown with little overlap, the largest first; a pixel belongs to the disc whose rim
-    is nearest. This additively weighted Voronoi tessellation has curved borders, and small cells in the gaps between
-    large ones. Warped coordinates make the shapes irregular and some of them long.
+    Discs of different radius are thrown with little overlap, the largest first; a pixel belongs to the disc
+    whose rim is nearest. This additively weighted Voronoi tessellation has curved borders, and small cells in
+    the gaps between large ones. Warped coordinates make the shapes irregular and some of them long.
     """
     centres, radii = _throw_discs(size, diameter, rng)
     y, x = np.mgrid[:size, :size].astype(np.float32)
@@ -118,8 +121,8 @@ def _throw_discs(size: int, diameter: float, rng: np.random.Generator) -> tuple[
 
 
 def _nearest_border(cells: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Distance (px) of each pixel to the nearest border between two cells, which runs between pixels; and those cells,
-    the smaller number first."""
+    """Distance (px) of each pixel to the nearest border between two cells, which runs between pixels; and
+    those cells, the smaller number first."""
     across = np.zeros_like(cells)  # the cell across the border, on the pixels along it
     for here, there in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
         differ = cells[here] != cells[there]
@@ -131,7 +134,7 @@ def _nearest_border(cells: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np
 
 
 def _whole_cells(cells: np.ndarray, minimum: float) -> np.ndarray:
-    """4-connected pieces of equal non-zero value as labels 1..n (uint16); those below `minimum` px become 0."""
+    """4-connected pieces of equal non-zero value as labels 1..n (uint16); 0 where below `minimum` px."""
     labels, count = np.zeros(cells.shape, np.uint16), 0
     for value, window in enumerate(ndimage.find_objects(cells), 1):
         if window is None:
@@ -146,23 +149,26 @@ def _whole_cells(cells: np.ndarray, minimum: float) -> np.ndarray:
 def _cytoplasm(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Gray of the cytoplasm: a level per cell and a texture of fine and coarse grains."""
     level = CYTOPLASM + 0.04 * rng.standard_normal(int(labels.max()) + 1)
-    return level[labels] + 0.05 * _smooth_noise(labels.shape, 1.0, rng) + 0.03 * _smooth_noise(labels.shape, 4.0, rng)
+    fine, coarse = (_smooth_noise(labels.shape, sigma, rng) for sigma in (1.0, 4.0))
+    return level[labels] + 0.05 * fine + 0.03 * coarse
 
 
 def _add_vesicles(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
     """Draw dark rings of 3 to 7 px, one try per 400 px, wherever there is room within a cell."""
     room = _depth_in_cell(labels)
+    rows, columns = np.ogrid[:labels.shape[0], :labels.shape[1]]
     for _ in range(labels.size // 400):
         radius = rng.uniform(1.5, 3.5)
         y, x = centre = tuple(rng.integers(0, labels.shape))
         if room[centre] > radius + 2:
-            window = tuple(slice(max(0, c - 6), min(c + 7, n)) for c, n in zip(centre, labels.shape, strict=True))
-            rows, columns = np.ogrid[window]
-            image[window] -= 0.25 * np.exp(-((np.hypot(rows - y, columns - x) - radius) ** 2))
+            near_y, near_x = slice(max(0, y - 6), y + 7), slice(max(0, x - 6), x + 7)
+            from_rim = np.hypot(rows[near_y] - y, columns[:, near_x] - x) - radius
+            image[near_y, near_x] -= 0.2 * np.exp(-(from_rim**2))
 
 
-def _add_mitochondria(image: np.ndarray, labels: np.ndarray, diameter: float, rng: np.random.Generator) -> None:
-    """Draw a dark ellipse with darker rim and stripes (cristae) into every second cell that has room for it."""
+def _add_mitochondria(image: np.ndarray, labels: np.ndarray, diameter: float,
+                      rng: np.random.Generator) -> None:
+    """Draw a dark ellipse with darker rim and stripes (cristae) into half of the cells with room for it."""
     room = _depth_in_cell(labels)
     for number, window in enumerate(ndimage.find_objects(labels), 1):
         depth = np.where(labels[window] == number, room[window], 0)

@@ -201,8 +201,8 @@ def _optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
 
 
 def _key(record: dict[str, Any]) -> str:
-    """What a checkpoint belongs to: everything that decides the result, and nothing else (not where files lie)."""
-    decisive = {**record, "inputs": list(record["inputs"].values())}
+    """What a checkpoint belongs to: settings, data and machine, but neither where files lie nor the library's commit."""
+    decisive = {"settings": record["settings"], "inputs": list(record["inputs"].values()), "environment": record["environment"]}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,10 +1,11 @@
-"""The table of volumes: which images, annotation and sections make up which volume, and what it is used for."""
+"""The table of volumes: which images, annotation and sections make up a volume, and what it is used for."""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Iterable
@@ -37,14 +38,15 @@ class Volume:
 def read_table(path: str | Path, data_dir: str | Path) -> list[Volume]:
     """Volumes of a tab-separated table in the order of its rows; the images themselves are not opened.
 
-    Relative paths are relative to `data_dir`. Lines that start with # and empty lines are skipped; Windows line ends,
-    a byte order mark and the quotes of spreadsheets are understood.
+    Relative paths are relative to `data_dir`. Lines that start with # and empty lines are skipped; Windows
+    line ends, a byte order mark and the quotes of spreadsheets are understood.
 
-    Raises `InputError`, naming file, line and column, for whatever would fail or mislead later: see the checks below.
+    Raises `InputError`, naming file, line and column, for whatever would fail or mislead later: see the
+    checks below.
     """
-    header, rows = _rows(path)
+    (_, header), *lines = _lines(path)
     columns = _columns(path, header)
-    volumes = [_volume(row, dict(zip(columns, cells, strict=True)), Path(data_dir)) for row, cells in rows]
+    volumes = [_volume(f"{path}, line {number}", columns, cells, Path(data_dir)) for number, cells in lines]
     if not volumes:
         raise InputError(f"{path}: the table holds no volumes. Add a line for each, for example "
                          "`vnc<TAB>train-volume.tif<TAB>train-labels.tif<TAB>0-19<TAB>train`.")
@@ -52,16 +54,16 @@ def read_table(path: str | Path, data_dir: str | Path) -> list[Volume]:
     for split, reason in (("train", "the network learns from them"),
                           ("validation", "the model and the threshold are chosen on them")):
         if all(volume.split != split for volume in volumes):
-            raise InputError(f"{path}: no volume has `split` {split}, expected at least one: {reason}. Give a volume, "
-                             "or other sections of the same images, this split.")
+            raise InputError(f"{path}: no volume has `split` {split}, expected at least one: {reason}. "
+                             "Give a volume, or other sections of the same images, this split.")
     _check_splits_disjoint(volumes)
     return volumes
 
 
 def check_files(volumes: Iterable[Volume], channels: int = 1) -> None:
-    """Check, from headers only, that the files of `volumes` exist, fit each other and hold the sections named.
+    """Check from headers that the files of `volumes` exist, fit each other and hold the sections named.
 
-    Meant for the dry run, for those volumes whose files exist before the run. Raises `InputError` that names the row.
+    Meant for the dry run, for volumes whose files exist before the run. Raises `InputError` naming the row.
     """
     for volume in volumes:
         try:
@@ -72,55 +74,45 @@ def check_files(volumes: Iterable[Volume], channels: int = 1) -> None:
                 annotation = imageio.inspect(volume.annotation)
                 imageio.require_channels(volume.annotation, annotation, 1, annotation=True)
                 if annotation.shape[1:] != images.shape[1:]:
-                    raise InputError(f"{volume.annotation}: the annotation has {annotation}, its images {volume.images} "
-                                     f"have {images}; sections, height and width must be equal. Check that both belong "
-                                     "together and that neither was cropped or scaled.")
+                    raise InputError(f"{volume.annotation}: the annotation has {annotation}, its images "
+                                     f"{volume.images} have {images}; sections, height and width must be "
+                                     "equal. Check that both belong together and that neither was cropped or "
+                                     "scaled.")
         except InputError as error:
             raise InputError(f"{volume.row}, volume {volume.volume}: {error}") from error
 
 
-def files(path: str) -> list[str]:
-    """The files behind a path of the table, for the workflow to watch: of a folder its slices."""
-    source = imageio.source_file(path)
-    return [str(file) for file in imageio.slice_files(source)] if source.is_dir() else [str(source)]
-
-
-def _rows(path: str | Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Header and rows as stripped cells, each row with the name of its line."""
+def _lines(path: str | Path) -> list[tuple[int, list[str]]]:
+    """Number and stripped cells of each line that holds any, the header first."""
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: the table of volumes cannot be read ({error.strerror}). Check `volumes:` in the "
-                         "config.") from error
+        raise InputError(f"{path}: the table of volumes cannot be read ({error.strerror}). Check "
+                         "`volumes:` in the config.") from error
     utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # a spreadsheet's "Unicode text"
     try:
         text = raw.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start}). Save the table as "
-                         "tab-separated text, not as a workbook.") from error
-    # an emptied comment line keeps the line numbers right
-    lines = ["" if line.lstrip().startswith("#") else line for line in text.splitlines()]
-    reader = csv.reader(lines, delimiter="\t")
-    found = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    found = [(line, cells) for line, cells in found if any(cells)]
+        raise InputError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start}). Save "
+                         "the table as tab-separated text, not as a workbook.") from error
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("#"):
+            continue
+        cells = [cell.strip() for cell in next(csv.reader([line], delimiter="\t", skipinitialspace=True), [])]
+        if any("\t" in cell for cell in cells):
+            raise InputError(f"{path}, line {number}: a quote (\") without its partner. Remove it.")
+        if any(cells):
+            found.append((number, cells))
     if not found:
-        raise InputError(f"{path}: the table is empty. Its first line names the columns: {'<TAB>'.join(COLUMNS)}; each "
-                         "following line is a volume.")
-    header = found[0][1]
-    while header[-1] == "":  # spreadsheets pad rows with empty cells
-        header.pop()
-    rows = []
-    for line, cells in found[1:]:
-        row = f"{path}, line {line}"
-        cells = cells + [""] * (len(header) - len(cells))
-        if any(cells[len(header):]):
-            raise InputError(f"{row}: {len(cells)} cells, expected {len(header)} ({', '.join(header)}). Separate cells "
-                             "by exactly one tab.")
-        rows.append((row, cells[:len(header)]))
-    return header, rows
+        raise InputError(f"{path}: the table is empty. Its first line names the columns, separated by tabs: "
+                         f"{', '.join(COLUMNS)}; each following line is a volume.")
+    return found
 
 
 def _columns(path: str | Path, header: list[str]) -> list[str]:
+    while header[-1] == "":  # spreadsheets pad rows with empty cells
+        header = header[:-1]
     for name in header:
         if name not in COLUMNS:
             near = difflib.get_close_matches(name.lower(), COLUMNS, 1)
@@ -137,28 +129,34 @@ def _columns(path: str | Path, header: list[str]) -> list[str]:
     return header
 
 
-def _volume(row: str, cells: dict[str, str], data_dir: Path) -> Volume:
+def _volume(row: str, columns: list[str], line: list[str], data_dir: Path) -> Volume:
+    if any(line[len(columns):]):
+        raise InputError(f"{row}: {len(line)} cells, expected {len(columns)} ({', '.join(columns)}). "
+                         "Separate cells by exactly one tab.")
+    cells = dict(itertools.zip_longest(columns, line[:len(columns)], fillvalue=""))
     name, split, annotation = cells["volume"], cells["split"], cells.get("annotation", "")
     if not _NAME.fullmatch(name):
-        raise InputError(f"{row}: the `volume` name `{name}` cannot be a file name everywhere. Use letters, digits, "
-                         "and _ . - after the first character, for example vnc_1.")
+        raise InputError(f"{row}: the `volume` name `{name}` cannot be a file name everywhere. Use letters, "
+                         "digits, and _ . - after the first character, for example vnc_1.")
     if not cells["images"]:
-        raise InputError(f"{row}, volume {name}: the column `images` is empty. Name a TIFF, a folder of slices or "
-                         "file.h5:/dataset.")
+        raise InputError(f"{row}, volume {name}: the column `images` is empty. Name a TIFF, a folder of "
+                         "slices or file.h5:/dataset.")
     if split not in SPLITS:
         near = difflib.get_close_matches(split.lower(), SPLITS, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise InputError(f"{row}, volume {name}: unknown `split` `{split}`.{hint} Choose one of {', '.join(SPLITS)}.")
+        raise InputError(f"{row}, volume {name}: unknown `split` `{split}`.{hint} Choose one of "
+                         f"{', '.join(SPLITS)}.")
     if not annotation and split != "predict":
-        raise InputError(f"{row}, volume {name}: the column `annotation` is empty, but `split` {split} needs one. Name "
-                         "the annotation, or give the volume the split predict.")
+        raise InputError(f"{row}, volume {name}: the column `annotation` is empty, but `split` {split} needs "
+                         "one. Name the annotation, or give the volume the split predict.")
     sections = cells.get("sections", "")
     try:
         imageio.section_ranges(sections)
     except InputError as error:
         raise InputError(f"{row}, volume {name}: {error}") from error
-    return Volume(name, str(data_dir / cells["images"]), str(data_dir / annotation) if annotation else None, sections,
-                  split, row)
+    return Volume(name, images=str(data_dir / cells["images"]),
+                  annotation=str(data_dir / annotation) if annotation else None, sections=sections,
+                  split=split, row=row)
 
 
 def _check_names_differ(volumes: list[Volume]) -> None:
@@ -166,25 +164,27 @@ def _check_names_differ(volumes: list[Volume]) -> None:
     for volume in volumes:
         other = seen.setdefault(volume.volume.casefold(), volume)  # some file systems fold case
         if other is not volume:
-            raise InputError(f"{volume.row}: the volume {volume.volume} is named like {other.volume} in {other.row}. "
-                             "Results are filed by name: give each row its own.")
+            raise InputError(f"{volume.row}: the volume {volume.volume} is named like {other.volume} in "
+                             f"{other.row}. Results are filed by name: give each row its own.")
 
 
 def _check_splits_disjoint(volumes: list[Volume]) -> None:
     """No section may be trained on and scored: the score would tell what was memorised."""
-    scored = [volume for volume in volumes if volume.split != "predict"]
-    for i, first in enumerate(scored):
-        for second in scored[:i]:
-            if first.split != second.split and _same_image(first, second) and _share_sections(first, second):
-                raise InputError(f"{first.row}: volume {first.volume} ({first.split}) shares sections of {first.images} "
-                                 f"with volume {second.volume} ({second.split}, {second.row}). Give each split its own "
-                                 f"`sections`: here `{first.sections or 'all'}` and `{second.sections or 'all'}`.")
-
-
-def _same_image(first: Volume, second: Volume) -> bool:
-    return os.path.realpath(first.images) == os.path.realpath(second.images)
+    by_file: dict[str, list[Volume]] = {}
+    for volume in volumes:
+        if volume.split != "predict":
+            by_file.setdefault(os.path.realpath(volume.images), []).append(volume)
+    for same_file in by_file.values():
+        for first, second in itertools.combinations(same_file, 2):
+            if first.split != second.split and _share_sections(first, second):
+                raise InputError(f"{second.row}: volume {second.volume} ({second.split}) shares sections of "
+                                 f"{second.images} with volume {first.volume} ({first.split}, {first.row}): "
+                                 f"`{second.sections or 'all'}` and `{first.sections or 'all'}`. Give each "
+                                 "split its own `sections`.")
 
 
 def _share_sections(first: Volume, second: Volume) -> bool:
-    a, b = imageio.section_ranges(first.sections), imageio.section_ranges(second.sections)
-    return a is None or b is None or any(r.start < s.stop and s.start < r.stop for r in a for s in b)
+    ranges, others = imageio.section_ranges(first.sections), imageio.section_ranges(second.sections)
+    if ranges is None or others is None:
+        return True
+    return any(a.start < b.stop and b.start < a.stop for a, b in itertools.product(ranges, others))

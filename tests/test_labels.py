@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline_lib.labels import cells_apart, connected_components, separation_border, target_class
+from pipeline_lib.labels import cells_apart, label_cells, separation_border, target_class
 
 SMALL_LABELS = hnp.arrays(np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 4))
 
@@ -59,7 +59,7 @@ def test_a_cell_that_is_merely_close_keeps_its_pixels():
 
 def test_membranes_become_one_label_per_cell_and_section():
     cells = np.array([[[1, 1, 0, 1], [0, 0, 1, 0]], [[1, 0, 0, 1], [1, 0, 0, 1]]])
-    np.testing.assert_array_equal(connected_components(cells), [[[1, 1, 0, 2], [0, 0, 3, 0]], [[4, 0, 0, 5], [4, 0, 0, 5]]])
+    np.testing.assert_array_equal(label_cells(cells), [[[1, 1, 0, 3], [0, 0, 2, 0]], [[4, 0, 0, 5], [4, 0, 0, 5]]])
 
 
 def test_target_is_cell_less_border():

@@ -6,7 +6,7 @@ import torch
 from pipeline_lib import layout, training
 from pipeline_lib.dataset import build_weight_map, measure_statistics
 from pipeline_lib.errors import InputError
-from pipeline_lib.labels import connected_components, separation_border
+from pipeline_lib.labels import label_cells, separation_border
 from pipeline_lib.networks import Model
 from pipeline_lib.training import Settings, learning_rate
 
@@ -24,7 +24,7 @@ def write_dataset(path, seed, sections=2):
         for y in range(2, 50, 13):
             for x in range(2, 50, 13):
                 section[y:y + rng.integers(7, 13), x:x + rng.integers(7, 13)] = True
-    labels = connected_components(cells)
+    labels = label_cells(cells)
     raw = np.clip(cells * 90 + rng.normal(80, 15, cells.shape), 0, 255).astype(np.uint8)
     with layout.create(path, {"seed": seed}) as file:
         layout.add(file, layout.RAW, (1, *raw.shape), raw.dtype)[0] = raw

@@ -14,19 +14,24 @@ import pandas as pd
 
 from pipeline_lib.errors import InputError
 from pipeline_lib.log import logger
-from pipeline_lib.metrics.components import label_components, padded_components
-from pipeline_lib.metrics.contingency import ContingencyTable, count_pairs
+from pipeline_lib.metrics.components import padded_components
+from pipeline_lib.metrics.contingency import count_pairs
 from pipeline_lib.metrics.counts import Counts
 from pipeline_lib.metrics.information import Information, information
+from pipeline_lib.metrics.inputs import as_probability, check_maps
 from pipeline_lib.metrics.pixel import pixel_counts
 from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, unrestricted_pairs
-from pipeline_lib.metrics.sections import OUTSIDE, check_shapes, padded
+from pipeline_lib.metrics.sections import count_sections, padded, section
 from pipeline_lib.metrics.thinning import flood
-from pipeline_lib.metrics.warping import CHALLENGE_RADIUS, Mismatch, classify, warp_section
+from pipeline_lib.metrics.warping import CHALLENGE_RADIUS, Mismatch, allowed, classify, warp_section
 
-# The reference adds 0.1 again and again, so the last threshold is just below 1 and a probability of exactly 1 exceeds it.
+# The reference adds 0.1 again and again: the last threshold is just below 1, so that 1 exceeds it.
 CHALLENGE_THRESHOLDS = tuple(float(t) for t in np.cumsum([0.0] + [0.1] * 10))
 SPLITS_MERGERS_LIMIT = 0.9  # the challenge took the minimum of splits and mergers over thresholds up to here
+
+_HIGHER_IS_BETTER = ("v_rand_thin", "v_info_thin")
+_SUMMARISED = ["pixel_error", "rand_error", "rand_error_n2", "v_rand_thin", "v_info_thin", "warping_error",
+               "splits_mergers_error"]
 
 
 @dataclass(frozen=True)
@@ -44,88 +49,95 @@ class _Section:
     splits_mergers: int
 
 
-def isbi_scores(cells: np.ndarray, cell_probability: np.ndarray, thresholds: Sequence[float] = CHALLENGE_THRESHOLDS, *,
-                mask: np.ndarray | None = None, workers: int | None = None,
-                progress: Callable[[Iterable], Iterable] = iter) -> pd.DataFrame:
+def isbi_scores(cells: np.ndarray, cell_probability: np.ndarray,
+                thresholds: Sequence[float] = CHALLENGE_THRESHOLDS, *, mask: np.ndarray | None = None,
+                workers: int | None = None, progress: Callable[[Iterable], Iterable] = iter) -> pd.DataFrame:
     """Score a cell probability map as the ISBI 2012 challenge did.
 
-    cells: truth, (z, y, x) or (y, x), non-zero = cell, zero = membrane; cells that touch count as one. cell_probability:
-    same shape, 0..1, 1 = cell. mask: same shape, non-zero where the warping may change the truth; the challenge used
-    none. Numpy arrays, memory maps and HDF5 datasets are read one section at a time, `workers` sections in parallel
-    (default: every core this process may use). `progress` wraps the iterable of sections, e.g. `tqdm`.
+    cells: truth, (z, y, x) or (y, x), non-zero = cell, zero = membrane; cells that touch count as one.
+    cell_probability: same shape, 0..1, 1 = cell. mask: same shape, non-zero where the warping may change the
+    truth; the challenge used none. Numpy arrays, memory maps and HDF5 datasets are read section by section,
+    `workers` sections in parallel (default: every core this process may use). `progress` wraps the iterable
+    of finished sections, e.g. `tqdm`.
 
-    Returns columns metric, threshold, value; a prediction is `cell_probability > threshold`, compared in float64. All
-    values are errors (0 = perfect) but v_rand_thin and v_info_thin (1 = perfect):
+    Returns columns metric, threshold, value. A prediction is `cell_probability > threshold`, compared in
+    float64. All values are errors (0 = perfect) but v_rand_thin and v_info_thin (1 = perfect):
 
-    pixel_error                  1 - F of the cell pixels, counts pooled over sections
-    pixel_mismatch               fraction of pixels on the wrong side
-    rand_error                   1 - F of foreground-restricted pairs, N (N - 1) / 2, pooled: the 2012 board
-    rand_error_n2                the same with N^2 (challenge code since 2015)
-    rand_error_unrestricted      1 - F of all pairs, background being a cluster as any other
-    v_rand_thin, v_info_thin     F after border thinning, mean over sections; 0 for a section without cells
-    warping_error                residual mismatches / pixels
-    splits_mergers_error         residual mismatches that are splits or mergers (radius 20) / pixels; can be 0 for a
-                                 useless map, read it beside the others (`summary_table`)
-    vi_split, vi_merge           H(prediction | truth), H(truth | prediction) in nats, mean over sections with cells
-    uniform_sections             fraction of sections whose prediction is all one class
+    pixel_error               1 - F of the cell pixels, counts pooled over sections
+    pixel_mismatch            fraction of pixels on the wrong side
+    rand_error                1 - F of foreground-restricted pairs, N (N - 1) / 2, pooled: the 2012 board
+    rand_error_n2             the same with N^2: the challenge's code since 2015
+    rand_error_unrestricted   1 - F of all pairs, background being a cluster as any other
+    v_rand_thin, v_info_thin  F after border thinning, mean over sections; 0 for a section without cells
+    warping_error             residual mismatches / pixels
+    splits_mergers_error      residual splits and mergers (radius 20) / pixels; 0 for some useless maps, so
+    read
+                              it beside the others (`summary_table`)
+    vi_split, vi_merge        H(prediction | truth), H(truth | prediction) in nats, mean over sections with
+    cells uniform_sections          fraction of sections whose prediction is all one class
 
-    A stack without any cell has rand_error 0, rand_error_n2 1, v_* 0 and vi_* NaN, and is logged. Raises `InputError` for
-    different shapes, NaN, values outside 0..1 and thresholds outside 0..1. A uint8 map is divided by 255. A map that is
-    anticorrelated with the truth is logged and scored as it is.
+    A stack without any cell is logged and has rand_error 0, rand_error_n2 1, v_* 0 and vi_* NaN. The truth is
+    binarised by `cells > 0` at every threshold, where the reference asks for more than the threshold. Raises
+    `InputError` for what `inputs.check_maps` refuses and for thresholds outside 0..1. A uint8 map is divided
+    by 255. A map that is anticorrelated with the truth is logged and scored as it is.
     """
-    thresholds = _checked_thresholds(thresholds)
-    arrays = {"cells": cells, "cell_probability": cell_probability} | ({} if mask is None else {"mask": mask})
-    check_shapes(**arrays)
+    thresholds = _checked(thresholds)
+    check_maps(cells, cell_probability, mask)
 
     def score(z: int) -> list[_Section]:
-        section = {name: np.asarray(array if array.ndim == 2 else array[z]) for name, array in arrays.items()}
-        return _score_section(thresholds=thresholds, **section)
+        truth = padded(section(cells, z) != 0, np.uint8)
+        labels = padded_components(truth)
+        probability = padded(as_probability(section(cell_probability, z)), np.float32)
+        may_change = allowed(truth, mask, z)
+        return [_score(truth, labels, probability, threshold, may_change) for threshold in thresholds]
 
-    sections = range(1 if cells.ndim == 2 else cells.shape[0])
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
-        per_section = list(progress(pool.map(score, sections)))
+    with ThreadPoolExecutor(workers or _cores()) as pool:
+        per_section = list(progress(pool.map(score, range(count_sections(cells)))))
     rows = [(metric, threshold, value)
-            for threshold, scored in zip(thresholds, zip(*per_section, strict=True), strict=True)
-            for metric, value in _pooled(scored).items()]
+            for threshold, sections in zip(thresholds, zip(*per_section, strict=True), strict=True)
+            for metric, value in _pooled(sections).items()]
     return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
 
 
-def _checked_thresholds(thresholds: Sequence[float]) -> list[float]:
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _checked(thresholds: Sequence[float]) -> list[float]:
     checked = [float(t) for t in thresholds]
     if not checked or not all(0 <= t <= 1 for t in checked):
         raise InputError(f"thresholds are {checked}, expected at least one value within 0..1.")
     return checked
 
 
-def _score_section(cells, cell_probability, thresholds, mask=None) -> list[_Section]:
-    truth = padded(cells != 0, np.uint8)
-    probability = padded(cell_probability, np.float32)
-    mask = np.ones_like(truth) if mask is None else padded(mask != 0, np.uint8)
-    labels = padded_components(truth)
-    return [_score_threshold(truth, labels, probability, threshold, mask) for threshold in thresholds]
-
-
-def _score_threshold(truth, labels, probability, threshold, mask) -> _Section:
-    predicted_cells = np.greater(probability, np.float64(threshold)).view(np.uint8)
-    predicted_cells[[0, -1]] = predicted_cells[:, [0, -1]] = 0
-    predicted = padded_components(predicted_cells)
-    table = ContingencyTable(*count_pairs(labels, predicted))
+def _score(truth, labels, probability, threshold, may_change) -> _Section:
+    """Score one padded section at one threshold; two tables are counted, before and after thinning."""
+    predicted = padded_components(np.greater(probability, np.float64(threshold)).view(np.uint8))
+    table = count_pairs(labels, predicted)
     flood(predicted)
-    thinned = ContingencyTable(*count_pairs(labels, predicted))
+    thinned = count_pairs(labels, predicted)
     warped = truth.copy()
-    remaining = warp_section(warped, probability, threshold, mask)
+    remaining = warp_section(warped, probability, threshold, may_change)
     codes = classify(warped, remaining, CHALLENGE_RADIUS).ravel()[remaining]
-    return _Section(pixels=pixel_counts(table), pairs=foreground_pairs(table), squares=foreground_squares(table),
-                    all_pairs=unrestricted_pairs(table), entropies=information(table),
-                    v_rand_thin=foreground_squares(thinned).f_score, v_info_thin=information(thinned).f_score,
-                    residual=remaining.size,
-                    splits_mergers=int(np.isin(codes, (Mismatch.SPLIT, Mismatch.MERGER)).sum()))
+    return _Section(
+        pixels=pixel_counts(table),
+        pairs=foreground_pairs(table),
+        squares=foreground_squares(table),
+        all_pairs=unrestricted_pairs(table),
+        entropies=information(table),
+        v_rand_thin=foreground_squares(thinned).f_score,
+        v_info_thin=information(thinned).f_score,
+        residual=remaining.size,
+        splits_mergers=np.count_nonzero((codes == Mismatch.SPLIT) | (codes == Mismatch.MERGER)),
+    )
 
 
 def _pooled(sections: Sequence[_Section]) -> dict[str, float]:
+    """The scores of one threshold over all sections."""
     pixels = reduce(add, (s.pixels for s in sections))
     size = pixels.tp + pixels.tn + pixels.fp + pixels.fn
-    with_cells = [s for s in sections if s.pixels.tp + s.pixels.fn] or sections[:1]
+    with_cells = [s for s in sections if s.pixels.tp + s.pixels.fn] or sections
     uniform = [s.pixels.tp + s.pixels.fp == 0 or s.pixels.tn + s.pixels.fn == 0 for s in sections]
     return {
         "pixel_error": 1 - pixels.f_score,
@@ -144,10 +156,11 @@ def _pooled(sections: Sequence[_Section]) -> dict[str, float]:
 
 
 def challenge_summary(scores: pd.DataFrame) -> dict[str, float]:
-    """The best value of each score over the thresholds of `isbi_scores`, under the reference's names.
+    """The best value of each score over the thresholds in `scores`, under the reference's names.
 
-    F-scores (1 - error) and V scores are maxima over all thresholds; warping errors minima, that of splits and mergers
-    over thresholds up to 0.9 as in the challenge. Read `warping_splits_mergers_min_0_0.9` in `summary_table`.
+    scores: the table `isbi_scores` made of one stack. F-scores (1 - error) and V scores are maxima over all
+    thresholds; warping errors are minima, that of splits and mergers over thresholds up to 0.9 as in the
+    challenge: read it in `summary_table`, never alone.
     """
     def values(metric: str) -> pd.Series:
         return scores.loc[scores.metric == metric].set_index("threshold").value
@@ -161,5 +174,33 @@ def challenge_summary(scores: pd.DataFrame) -> dict[str, float]:
         "vrand_thinned_max": values("v_rand_thin").max(),
         "vinfo_thinned_max": values("v_info_thin").max(),
         "warping_min": values("warping_error").min(),
-        "warping_splits_mergers_min_0_0.9": splits_mergers[splits_mergers.index <= SPLITS_MERGERS_LIMIT].min(),
+        "warping_splits_mergers_min_0_0.9":
+            splits_mergers[splits_mergers.index <= SPLITS_MERGERS_LIMIT].min(),
     }
+
+
+def summary_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """The best value of each score in `scores` and what the others say at the same threshold.
+
+    scores: the table `isbi_scores` made of one stack. One row per score: metric, best, threshold (the first
+    one with the best value), then every score at that threshold. So the minimum of splits_mergers_error,
+    which a prediction of membrane alone brings to 0, never stands alone; scores found best where the
+    prediction of a section is all one class are logged.
+    """
+    at = scores.pivot(index="threshold", columns="metric", values="value")
+    rows = []
+    for metric in _SUMMARISED:
+        limit = SPLITS_MERGERS_LIMIT if metric == "splits_mergers_error" else 1
+        values = at.loc[at.index <= limit, metric]
+        if values.empty:
+            continue
+        threshold = values.idxmax() if metric in _HIGHER_IS_BETTER else values.idxmin()
+        rows.append({"metric": metric, "best": values[threshold], "threshold": threshold,
+                     **at.loc[threshold, [*_SUMMARISED, "uniform_sections"]]})
+    table = pd.DataFrame(rows)
+    uniform = table[table.uniform_sections > 0]
+    if len(uniform):
+        logger.warning("the best %s were found where the prediction of a section is all one class (threshold "
+                       "%s): they do not tell a useful map from a useless one.", ", ".join(uniform.metric),
+                       ", ".join(f"{t:.2f}" for t in sorted(set(uniform.threshold))))
+    return table

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 class Counts:
     """True/false positives/negatives of pixels or of pixel pairs; add them to pool sections.
 
-    Follows the reference where a ratio has no denominator: without false positives the precision is 1, without false
-    negatives the recall is 1, and an F-score that cannot be formed is 0.
+    As in the reference, precision is 1 without false positives, recall is 1 without false negatives, and an
+    F-score that cannot be formed is 0.
     """
 
     tp: float

@@ -1,21 +1,23 @@
-"""Warping error: the truth is bent towards the prediction without changing its topology; what still differs is an error.
+"""Warping error: the truth is bent towards the prediction, its topology kept; what still differs is wrong.
 
-Jain et al. 2010, "Boundary learning by optimization with topological constraints", as the ISBI 2012 challenge computed it:
-foreground 4-connected, background 8-connected, outside of the image is membrane.
+Jain et al. 2010, "Boundary learning by optimization with topological constraints", as the ISBI 2012 challenge
+computed it: foreground 4-connected, background 8-connected, outside of the image is membrane.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
 
-import numba
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
-from pipeline_lib.metrics.components import label_components
-from pipeline_lib.metrics.sections import OUTSIDE, check_shapes, padded, sections_of, unpadded
+from pipeline_lib.metrics.compiled import compiled
+from pipeline_lib.metrics.components import padded_components, root
+from pipeline_lib.metrics.inputs import as_probability, check_maps, check_shapes
+from pipeline_lib.metrics.sections import OUTSIDE, padded, section, sections_of, unpadded
 
-CHALLENGE_RADIUS = 20  # px; window in which the challenge asked whether a white pixel joins two parts or closes a loop
+CHALLENGE_RADIUS = 20  # px; half window in which the challenge told a split from the opening of a loop
 
 
 class Mismatch(IntEnum):
@@ -30,70 +32,118 @@ class Mismatch(IntEnum):
 
 
 def _simple_points() -> np.ndarray:
-    """Which of the 256 neighbourhoods make their centre simple: flipping it changes no component and no hole.
+    """Which of the 256 neighbourhoods make their centre simple: flipping it changes no component or hole.
 
-    Bit k is the k-th pixel around the centre, starting beside it, even bits being 4-neighbours. The centre is simple where
-    the number of 4-components of the ring that touch it is one (Yokoi et al. 1975).
+    Bit k is the k-th pixel of the ring around the centre, even bits being its 4-neighbours. The centre is
+    simple where one 4-component of the ring's foreground touches it (Yokoi et al. 1975).
     """
     ring = np.arange(256)[:, None] >> np.arange(8) & 1
     beside = ring[:, ::2]
-    corner_closed = ring[:, 1::2] & np.roll(beside, -1, axis=1)
-    return (beside - beside * corner_closed).sum(axis=1) == 1
+    joined_to_next = beside & ring[:, 1::2] & np.roll(beside, -1, axis=1)
+    return (beside - joined_to_next).sum(axis=1) == 1
 
 
 SIMPLE = _simple_points()
-LEFT, READY = 256, 512  # bits of a pixel's state while warping: still a mismatch; to be visited
+LEFT, READY = 256, 512  # further bits of a pixel's state while warping: still a mismatch; to be visited
 
 
-def warp(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5, mask: np.ndarray | None = None) -> np.ndarray:
+def warp(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5,
+         mask: np.ndarray | None = None) -> np.ndarray:
     """The true cells, bent towards `cell_probability > threshold` one simple point at a time.
 
-    cells: (z, y, x) or (y, x), non-zero = cell. cell_probability: same shape, 0..1. mask: same shape, non-zero where pixels
-    may change; the challenge used none. Returns uint8 0/1 of the same shape with the components and holes of `cells`.
-    Pixels change in the order of |probability - threshold|, the surest first, ties by columns.
+    cells: (z, y, x) or (y, x), non-zero = cell. cell_probability: same shape, 0..1. mask: same shape,
+    non-zero where pixels may change; the challenge used none. Returns uint8 0/1 of the same shape with as
+    many components and holes as `cells`. Pixels change in the order of |probability - threshold|, the surest
+    first, ties by columns.
     """
-    return _per_section(lambda warped, codes: warped, cells, cell_probability, threshold, mask, CHALLENGE_RADIUS)
+    warped_cells = np.empty(cells.shape, np.uint8)
+    for z, warped, _ in _warped_sections(cells, cell_probability, threshold, mask):
+        section(warped_cells, z)[...] = unpadded(warped)
+    return warped_cells
 
 
-def error_map(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5, mask: np.ndarray | None = None,
-              radius: int = CHALLENGE_RADIUS) -> np.ndarray:
-    """Where the warped truth still differs from the prediction, and in what way: uint8 of the same shape, see `Mismatch`.
+def error_map(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5,
+              mask: np.ndarray | None = None, radius: int = CHALLENGE_RADIUS) -> np.ndarray:
+    """Where the warped truth still differs from the prediction, and how.
 
-    Arguments as in `warp`. radius (px): a predicted membrane pixel inside a warped cell is a split where it separates
-    parts of the cell within the window of 2 radius + 1 px, else it opens a loop (hole deletion); < 1 or larger than the
-    section: the whole section. Components are those of the warped truth; the reference gets them wrong where a section is
-    all cell.
+    Returns uint8 of the same shape, 0 or a `Mismatch`. Arguments as in `warp`. radius (px): predicted
+    membrane inside a warped cell is a split where it separates parts of the cell within a window of 2 radius
+    + 1 px, else the opening of a loop (hole deletion); below 1 or beyond the section: the whole section.
+    Cells are the components of the warped truth, also where all of a section is cell, for which the reference
+    forgets them.
     """
-    return _per_section(lambda warped, codes: codes, cells, cell_probability, threshold, mask, radius)
+    errors = np.empty(cells.shape, np.uint8)
+    for z, warped, remaining in _warped_sections(cells, cell_probability, threshold, mask):
+        section(errors, z)[...] = unpadded(classify(warped, remaining, radius))
+    return errors
 
 
-def _per_section(choose, cells, cell_probability, threshold, mask, radius):
-    mask = np.ones_like(cells, np.uint8) if mask is None else mask
-    check_shapes(cells=cells, cell_probability=cell_probability, mask=mask)
-    result = np.empty(cells.shape, np.uint8)
-    for (truth, probability, allowed), target in zip(sections_of(cells, cell_probability, mask), sections_of(result),
-                                                     strict=True):
-        probability = padded(probability, np.float32)
+def warping_error(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5,
+                  mask: np.ndarray | None = None) -> float:
+    """Residual mismatches of the warped truth / pixels; arguments as in `warp`."""
+    return np.count_nonzero(error_map(cells, cell_probability, threshold, mask)) / cells.size
+
+
+def splits_mergers_error(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5,
+                         mask: np.ndarray | None = None) -> float:
+    """Residual mismatches that are splits or mergers / pixels; arguments as in `warp`.
+
+    0 for a map that is all membrane, to which every cell is warped as a single pixel: read it beside other
+    scores.
+    """
+    errors = error_map(cells, cell_probability, threshold, mask)
+    return np.count_nonzero((errors == Mismatch.SPLIT) | (errors == Mismatch.MERGER)) / cells.size
+
+
+def error_regions(errors: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5) -> pd.DataFrame:
+    """The errors in an `error_map`, touching pixels of one kind being one error, largest first.
+
+    errors, cell_probability, threshold: the map and what it was made of. Returns columns section, kind (name
+    of the `Mismatch` in lower case), pixels, y, x (px, centre). As in the reference mergers, and holes added
+    by predicted membrane, hang together across corners, the other kinds along edges.
+    """
+    check_shapes(errors=errors, cell_probability=cell_probability)
+    regions = []
+    for z, codes in enumerate(sections_of(errors)):
+        membrane = as_probability(section(cell_probability, z)).astype(np.float64) <= threshold
+        for kind in Mismatch:
+            for side in (membrane, ~membrane):
+                corners = kind is Mismatch.MERGER or (kind is Mismatch.HOLE_ADDITION and side is membrane)
+                labels, _ = ndimage.label((codes == kind) & side, np.ones((3, 3)) if corners else None)
+                y, x = np.nonzero(labels)
+                pixels = pd.DataFrame({"region": labels[y, x], "pixels": 1, "y": y, "x": x})
+                found = pixels.groupby("region").agg({"pixels": "sum", "y": "mean", "x": "mean"})
+                regions.append(found.assign(section=z, kind=kind.name.lower()))
+    columns = ["section", "kind", "pixels", "y", "x"]
+    table = pd.concat(regions)[columns]
+    return table.sort_values("pixels", ascending=False, kind="stable", ignore_index=True)
+
+
+def _warped_sections(cells, cell_probability, threshold, mask):
+    """Index, padded warped truth and residual mismatches of each section."""
+    check_maps(cells, cell_probability, mask)
+    for z, truth in enumerate(sections_of(cells)):
         warped = padded(truth != 0, np.uint8)
-        remaining = warp_section(warped, probability, threshold, padded(allowed != 0, np.uint8))
-        target[0][...] = unpadded(choose(warped, classify(warped, remaining, radius)))
-    return result
+        probability = padded(as_probability(section(cell_probability, z)), np.float32)
+        yield z, warped, warp_section(warped, probability, threshold, allowed(warped, mask, z))
 
 
-def warp_section(warped: np.ndarray, probability: np.ndarray, threshold: float, mask: np.ndarray | None) -> np.ndarray:
+def allowed(cells: np.ndarray, mask: np.ndarray | None, z: int) -> np.ndarray:
+    """Padded 0/1 map of the pixels that may change in section `z`: those of `mask`, or all."""
+    return np.ones_like(cells) if mask is None else padded(section(mask, z) != 0, np.uint8)
+
+
+def warp_section(warped: np.ndarray, probability: np.ndarray, threshold: float,
+                 mask: np.ndarray) -> np.ndarray:
     """Warp the padded truth in place; returns the flat indices (int32) of the residual mismatches."""
-    order = _order(warped, probability, threshold, mask)
+    pixels, keys = _mismatches(warped, probability, float(threshold), mask)
+    order = _sorted_by(keys, pixels)
     return order[_warp(warped, order)]
 
 
-def _order(warped, probability, threshold, mask):
-    pixels, keys = _mismatches(warped, probability, threshold, mask)
-    return _sorted_by(keys, pixels)
-
-
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _mismatches(warped, probability, threshold, mask):
-    """Flat indices of the mismatches in scan order, and keys that ascend as |probability - threshold| descends."""
+    """Flat indices of the mismatches in scan order, and keys for |probability - threshold| descending."""
     rows, columns = warped.shape
     count = 0
     for x in range(1, rows - 1):
@@ -116,7 +166,7 @@ def _mismatches(warped, probability, threshold, mask):
     return pixels, keys
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _sorted_by(keys, pixels):
     """`pixels` in the order of `keys` (uint32 < 2^30), stable: radix sort by three digits of ten bits."""
     counts = np.zeros((3, 1025), np.int64)
@@ -126,8 +176,8 @@ def _sorted_by(keys, pixels):
     other_keys = np.empty_like(keys)
     other_pixels = np.empty_like(pixels)
     for digit in range(3):
-        if counts[digit].max() == keys.size:
-            continue
+        if keys.size and counts[digit, (keys[0] >> np.uint32(10 * digit) & np.uint32(1023)) + 1] == keys.size:
+            continue  # all the same
         place = np.cumsum(counts[digit])
         for index in range(keys.size):
             bucket = keys[index] >> np.uint32(10 * digit) & np.uint32(1023)
@@ -139,12 +189,13 @@ def _sorted_by(keys, pixels):
     return pixels
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _warp(warped, order):
-    """Flip the pixels listed in `order` where they are simple, pass after pass; returns which are left (bool per rank).
+    """Flip the pixels of `order` where simple, pass after pass, until none is; returns which are left.
 
-    A pixel that was not simple when a pass met it can only become so when a neighbour flips. So each pixel keeps the code
-    of its neighbourhood, a flip updates its eight neighbours, and a pass visits only those that are `ready`.
+    A pixel that was not simple when a pass met it can only become so when a neighbour flips. So each pixel
+    keeps the code of its neighbourhood, a flip updates its eight neighbours, and a pass visits only those
+    that are `ready`.
     """
     columns = warped.shape[1]
     flat = warped.ravel()
@@ -175,7 +226,7 @@ def _warp(warped, order):
             ahead = behind
             behind = 0
             lowest_behind = order.size
-        while not ready[rank]:
+        while not ready[rank]:  # terminates: one ahead is ready
             rank += 1
             while rank & 7 == 0 and ready_by_eight[rank >> 3] == 0:
                 rank += 8
@@ -214,11 +265,12 @@ def classify(warped: np.ndarray, remaining: np.ndarray, radius: int) -> np.ndarr
     return codes
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _classify(warped, labels, background, parent, remaining, radius, codes):
     columns = warped.shape[1]
     flat = warped.ravel()
     label = labels.ravel()
+    background = background.ravel()
     code = codes.ravel()
     ring = (1, columns + 1, columns, columns - 1, -1, -columns - 1, -columns, -columns + 1)
     visited = np.zeros(flat.size, np.uint8)
@@ -236,25 +288,25 @@ def _classify(warped, labels, background, parent, remaining, radius, codes):
                 second = other
             distinct += 1
         white = flat[pixel] != 0
-        if distinct == 1 and first == 0:
+        if distinct < 2 and first <= 0:
             code[pixel] = Mismatch.OBJECT_DELETION if white else Mismatch.OBJECT_ADDITION
-        elif distinct == 1:
+        elif distinct < 2:
             code[pixel] = Mismatch.HOLE_ADDITION if white else Mismatch.HOLE_DELETION
         elif not white:
             code[pixel] = Mismatch.HOLE_ADDITION if distinct == 2 else Mismatch.MERGER
-        elif (distinct > 2 or _cuts(flat, pixel, ring, background.ravel(), parent)
+        elif (distinct > 2 or _cuts(flat, pixel, ring, background, parent)
               or _separates(flat, columns, pixel, radius, ring, visited, queue)):
             code[pixel] = Mismatch.SPLIT
         else:
             code[pixel] = Mismatch.HOLE_DELETION
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _background_components(cells):
-    """Provisional labels (int32) of the 8-components of the background, outside included, and the union-find forest."""
+    """Labels (int32) of the 8-components of the background and outside, and the forest that joins them."""
     rows, columns = cells.shape
     labels = np.ones(cells.shape, np.int32)
-    parent = np.arange(2 + cells.size // 4, dtype=np.int32)  # no more components than every second pixel of every second row
+    parent = np.arange(2 + cells.size // 4, dtype=np.int32)  # new at every second pixel of a row at most
     used = 1
     for x in range(1, rows):
         for y in range(1, columns - 1):
@@ -263,53 +315,57 @@ def _background_components(cells):
             if not cells[x - 1, y]:  # touches all the others
                 labels[x, y] = labels[x - 1, y]
                 continue
-            earlier = labels[x, y - 1] if not cells[x, y - 1] else labels[x - 1, y - 1] if not cells[x - 1, y - 1] else 0
-            later = labels[x - 1, y + 1] if not cells[x - 1, y + 1] else 0
-            if earlier and later:
-                parent[root(parent, later)] = root(parent, earlier)
-            elif not earlier and not later:
+            before = after = 0
+            if not cells[x, y - 1]:
+                before = labels[x, y - 1]
+            elif not cells[x - 1, y - 1]:
+                before = labels[x - 1, y - 1]
+            if not cells[x - 1, y + 1]:
+                after = labels[x - 1, y + 1]
+            if before and after:
+                parent[root(parent, after)] = root(parent, before)
+            elif not before and not after:
                 used += 1
-                earlier = used
-            labels[x, y] = earlier or later
+                before = used
+            labels[x, y] = before if before else after
     return labels, parent
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _cuts(flat, pixel, ring, background, parent):
     """Whether the component of the white `pixel` falls apart in the whole section once it is black.
 
-    It does where the same background reaches the pixel between two pairs of its white 4-neighbours: a quick answer that
-    spares most floods, for what is apart in the section is apart in every window.
+    It does where the same background reaches the pixel between two pairs of its white 4-neighbours: a quick
+    answer that spares most floods, for what is apart in the section is apart in every window.
     """
-    seen = np.zeros(4, np.int32)
-    gaps = 0
-    last = -1
-    for k in range(16):  # twice around: from the first white 4-neighbour back to it
-        if k & 1 == 0 and flat[pixel + ring[k & 7]]:
-            if last >= 0:
-                for between in range(last + 1, k):
-                    step = ring[between & 7]
-                    if not flat[pixel + step]:
-                        gap = root(parent, background[pixel + step])
-                        if (seen[:gaps] == gap).any():
-                            return True
-                        seen[gaps] = gap
-                        gaps += 1
-                        break
-            elif k > 6:
-                return False
-            if last >= 8 or (last >= 0 and k - 8 >= 0 and k >= 8):
-                break
-            last = k
+    start = -1
+    for k in range(0, 8, 2):
+        if flat[pixel + ring[k]]:
+            start = k
+    if start < 0:
+        return False
+    gaps = np.zeros(4, np.int32)
+    found = 0
+    gap = 0
+    for k in range(start + 1, start + 9):
+        neighbour = pixel + ring[k & 7]
+        if not flat[neighbour]:
+            gap = root(parent, background[neighbour])
+        elif k & 1 == 0 and gap:
+            if (gaps == gap).any():
+                return True
+            gaps[found] = gap
+            found += 1
+            gap = 0
     return False
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _separates(flat, columns, pixel, radius, ring, visited, queue):
     """Whether the white neighbours of `pixel` fall apart within the window once `pixel` is black.
 
-    Floods from all of them at once, joining floods that meet, until one is left or one has nowhere to go. Marks in
-    `visited` (all 0 before and after) name the neighbour a flood started from.
+    Floods from all of them at once, joining floods that meet, until one is left or one has nowhere to go.
+    Marks in `visited` (all 0 before and after) name the neighbour a flood started from.
     """
     parent = np.arange(9)
     waiting = np.zeros(9, np.int64)
@@ -330,7 +386,9 @@ def _separates(flat, columns, pixel, radius, ring, visited, queue):
         own = root(parent, visited[current])
         for step in (1, columns, -1, -columns):
             other = current + step
-            if flat[other] == 0 or other == pixel or abs(other // columns - x) > radius or abs(other % columns - y) > radius:
+            if flat[other] == 0 or other == pixel:
+                continue
+            if abs(other // columns - x) > radius or abs(other % columns - y) > radius:
                 continue
             if visited[other] == 0:
                 visited[other] = own

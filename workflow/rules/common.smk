@@ -2,6 +2,7 @@
 import os
 import sys
 import time
+from itertools import zip_longest
 from pathlib import Path
 
 REPOSITORY = Path(workflow.basedir)
@@ -54,6 +55,10 @@ TRAIN, VALIDATION, TEST, PREDICT = (
 )
 SEGMENTED = VALIDATION + TEST + PREDICT
 EVALUATED = VALIDATION + TEST
+# Some of each split, in turn: a table of hundreds of images has a report that can be read all the same.
+TURNS = [name for turn in zip_longest(TEST, VALIDATION, PREDICT, TRAIN) for name in turn if name]
+SHOWN = TURNS[: config["report"]["volumes"]]
+SHOWN_ERRORS = [name for name in SHOWN if name in EVALUATED]
 
 
 def source_files(wildcards):
@@ -66,6 +71,12 @@ def source_files(wildcards):
 def files_of(path):
     """A file, or the slices in a folder: edited slices do not touch the folder's own time stamp."""
     return list(map(str, imageio.slice_files(path))) if path.is_dir() else str(path)
+
+
+def weight_map_of(wildcards):
+    """The weight map of a volume that is learned or validated on; no input of the others."""
+    volume = wildcards.volume
+    return f"<results>/weight_map/{volume}.h5" if volume in TRAIN + VALIDATION else []
 
 
 def gpu_slots(section):

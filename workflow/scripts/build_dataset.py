@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from pipeline_lib.log import stage
 
 with stage(snakemake.log[0], snakemake.threads):
@@ -6,7 +8,7 @@ with stage(snakemake.log[0], snakemake.threads):
     build_dataset(
         snakemake.params.images,
         snakemake.params.annotation,
-        snakemake.output.dataset,
+        Path(snakemake.output.dataset),
         sections=snakemake.params.sections,
         **snakemake.params.dataset,
     )

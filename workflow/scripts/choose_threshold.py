@@ -1,11 +1,13 @@
+from pathlib import Path
+
 from pipeline_lib.log import stage
 
 with stage(snakemake.log[0], snakemake.threads):
     from pipeline_lib.segmentation import choose_threshold
 
     choose_threshold(
-        snakemake.input.datasets,
-        snakemake.input.predictions,
-        snakemake.output.threshold,
+        [*map(Path, snakemake.input.datasets)],
+        [*map(Path, snakemake.input.predictions)],
+        Path(snakemake.output.threshold),
         **snakemake.params.segmentation,
     )

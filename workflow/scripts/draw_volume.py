@@ -1,11 +1,13 @@
+from pathlib import Path
+
 from pipeline_lib.log import stage
 
 with stage(snakemake.log[0], snakemake.threads):
     from pipeline_lib.synthesis import draw_volume
 
     draw_volume(
-        snakemake.output.images,
-        snakemake.output.annotation,
+        Path(snakemake.output.images),
+        Path(snakemake.output.annotation),
         seed=snakemake.params.seed,
         **snakemake.params.drawing,
     )

@@ -1,13 +1,15 @@
+from pathlib import Path
+
 from pipeline_lib.log import stage
 
 with stage(snakemake.log[0], snakemake.threads):
     from pipeline_lib.evaluation import evaluate
 
     evaluate(
-        snakemake.input.dataset,
-        snakemake.input.prediction,
-        snakemake.input.threshold,
-        snakemake.output.scores,
+        Path(snakemake.input.dataset),
+        Path(snakemake.input.prediction),
+        Path(snakemake.input.threshold),
+        Path(snakemake.output.scores),
         volume=snakemake.wildcards.volume,
         split=snakemake.params.split,
         network=snakemake.wildcards.network,

@@ -1,10 +1,12 @@
+from pathlib import Path
+
 from pipeline_lib.log import stage
 
 with stage(snakemake.log[0], snakemake.threads):
     from pipeline_lib.dataset import measure_statistics
 
     measure_statistics(
-        snakemake.input.datasets,
-        snakemake.output.statistics,
+        [*map(Path, snakemake.input.datasets)],
+        Path(snakemake.output.statistics),
         normalisation_kind=snakemake.params.normalisation,
     )

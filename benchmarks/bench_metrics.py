@@ -1,0 +1,140 @@
+"""The scores against one distance transform: `python benchmarks/bench_metrics.py`.
+
+One drawn section of 512 x 512 px, all thresholds of the challenge, one thread, code compiled before. Each round times all
+of them in turn, so that a machine whose speed drifts does not decide; the table has the medians of the ratios. Then: cost
+per pixel as the section and the number of its cells grow, peak memory of 10 sections of 2048 x 2048 px, all cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from pipeline_lib import metrics
+from pipeline_lib.metrics.information import information
+from pipeline_lib.metrics.rand import foreground_squares
+from pipeline_lib.synthesis import draw_section
+
+RESULTS = Path(__file__).parent / "results"
+ROUNDS = 9
+LIMITS = {"warping": 12, "v_rand_v_info": 6, "everything": 25}  # times one distance transform
+
+
+def draw(size: int, cell_diameter: float = 44, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Cells (y, x) and probability maps of them: a good one, the smoothed raw image, and noise."""
+    rng = np.random.default_rng(seed)
+    image, labels = draw_section(size, cell_diameter=cell_diameter, membrane_width=(2.5, 6), noise=0.06, rng=rng)
+    cells = labels > 0
+    noise = ndimage.gaussian_filter(rng.normal(0, 1, cells.shape), 2)
+    good = ndimage.gaussian_filter(cells.astype(float), 1.5) + 0.15 * noise / noise.std()
+    raw = ndimage.gaussian_filter(image.astype(float), 2)
+    raw = (raw - raw.min()) / np.ptp(raw)
+    maps = {"good": good.clip(0, 1), "smoothed raw": raw, "white noise": rng.random(cells.shape)}
+    return cells, {name: probability.astype(np.float32) for name, probability in maps.items()}
+
+
+def warping(cells: np.ndarray, probability: np.ndarray) -> None:
+    for threshold in metrics.CHALLENGE_THRESHOLDS:
+        metrics.error_map(cells, probability, threshold)
+
+
+def v_rand_v_info(cells: np.ndarray, probability: np.ndarray) -> None:
+    labels = metrics.connected_components(cells)
+    for threshold in metrics.CHALLENGE_THRESHOLDS:
+        (table,) = metrics.contingency_tables(labels, metrics.thin_borders(probability > np.float64(threshold)))
+        assert foreground_squares(table).f_score >= 0 and information(table).f_score >= 0
+
+
+def everything(cells: np.ndarray, probability: np.ndarray) -> None:
+    metrics.isbi_scores(cells, probability, workers=1)
+
+
+def seconds(call: Callable, *arguments) -> float:
+    start = time.perf_counter()
+    call(*arguments)
+    return time.perf_counter() - start
+
+
+def ratios(cells: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    """Median over the rounds of each part's time over that of a distance transform in the same round."""
+    parts = (warping, v_rand_v_info, everything)
+    rounds = []
+    for _ in range(ROUNDS):
+        transform = seconds(ndimage.distance_transform_edt, cells)
+        rounds.append([transform, *(seconds(part, cells, probability) / transform for part in parts)])
+    transform, *of_parts = map(statistics.median, zip(*rounds, strict=True))
+    return {"distance_transform_ms": 1000 * transform} | {
+        part.__name__: ratio for part, ratio in zip(parts, of_parts, strict=True)}
+
+
+def growth() -> list[dict[str, float]]:
+    """Nanoseconds per pixel and threshold of all scores, as sections and their number of cells grow."""
+    rows = []
+    for size, diameter in ((512, 44), (1024, 44), (2048, 44), (1024, 100), (1024, 22), (1024, 10)):
+        cells, maps = draw(size, diameter)
+        best = min(seconds(everything, cells, maps["good"]) for _ in range(3))
+        rows.append({"size": size, "cells": int(metrics.connected_components(cells).max()),
+                     "ns_per_pixel": best / cells.size / len(metrics.CHALLENGE_THRESHOLDS) * 1e9})
+    return rows
+
+
+def large_stack() -> list[dict[str, float]]:
+    """Peak memory above the inputs per pixel of one section and worker, and time, for 10 sections of 2048 x 2048."""
+    cells, maps = draw(2048)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/cells.npy", np.stack([cells] * 10))
+        np.save(f"{folder}/probability.npy", np.stack([maps["white noise"], *[maps["good"]] * 9]))
+        return [json.loads(subprocess.run([sys.executable, __file__, folder, str(workers)], capture_output=True,
+                                          text=True, check=True).stdout)
+                for workers in sorted({1, len(os.sched_getaffinity(0))})]
+
+
+def score_large_stack(folder: str, workers: int) -> dict[str, float]:
+    """What the fresh process of `large_stack` does; its memory never was larger than the inputs and the libraries."""
+    cells, probability = np.load(f"{folder}/cells.npy"), np.load(f"{folder}/probability.npy")
+    metrics.isbi_scores(cells[0, :64, :64], probability[0, :64, :64])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    taken = seconds(lambda: metrics.isbi_scores(cells, probability, workers=workers))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"workers": workers, "seconds": taken, "bytes_per_pixel": 1024 * (peak - before) / workers / cells[0].size}
+
+
+def print_rows(rows: list[dict]) -> None:
+    print("  ".join(f"{name:>22}" for name in rows[0]))
+    for row in rows:
+        print("  ".join(f"{value:>22.4g}" if isinstance(value, float) else f"{value:>22}" for value in row.values()))
+    print()
+
+
+def main() -> None:
+    everything(*(array[:64, :64] for array in (draw(64)[0], draw(64)[1]["good"])))  # compiles
+    v_rand_v_info(draw(64)[0], draw(64)[1]["good"])
+    cells, maps = draw(512)
+    result = {"machine": platform.processor() or platform.machine(), "rounds": ROUNDS, "limits": LIMITS,
+              "ratios": [{"map": name, **ratios(cells, probability)} for name, probability in maps.items()]}
+    print_rows([*result["ratios"], {"map": "at most", "distance_transform_ms": "", **LIMITS}])
+    result["growth"] = growth()
+    print_rows(result["growth"])
+    result["large_stack"] = large_stack()
+    print_rows(result["large_stack"])
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        print(json.dumps(score_large_stack(sys.argv[1], int(sys.argv[2]))))
+    else:
+        main()

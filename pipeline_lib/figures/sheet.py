@@ -1,0 +1,177 @@
+"""Sheets of titled panels: PNG files that stand alone, and tell where their panels lie."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import IdentityTransform
+from PIL import Image
+
+from pipeline_lib.figures.colouring import VERMILLION, Scale, coloured
+from pipeline_lib.files import replacing
+
+# Sizes in px of the PNG. Pages show it at about two thirds of that.
+DPI = 100
+FONT = 20
+LINE = 30
+MARGIN = 24
+GAP = 8
+SCALE_BAR = 18
+SCALE_LABELS = 62
+LEGEND_COLUMN = 400
+INK, FAINT_INK, PAPER = "#1b1f24", "#57606a", "#ffffff"
+
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
+    "font.size": FONT * 72 / DPI,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT_INK,
+    "xtick.color": FAINT_INK,
+    "ytick.color": FAINT_INK,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e7eb",
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": "medium",
+    "lines.linewidth": 2.5,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture, RGB uint8 (y, x, 3) drawn pixel by pixel, under a title.
+
+    On it frames (x, y, width, height, text), below it a colour scale and a legend of (colour or None, text).
+    """
+
+    title: str
+    image: np.ndarray
+    frames: Sequence[tuple[int, int, int, int, str]] = ()
+    legend: Sequence[tuple[str | None, str]] = ()
+    scale: Scale | None = None
+
+    @property
+    def width(self) -> int:
+        return max(self.image.shape[1], LEGEND_COLUMN)
+
+    @property
+    def legend_columns(self) -> int:
+        return self.width // LEGEND_COLUMN
+
+    @property
+    def height(self) -> int:
+        scale = SCALE_BAR + SCALE_LABELS if self.scale else 0
+        legend = LINE * math.ceil(len(self.legend) / self.legend_columns)
+        return LINE + GAP + self.image.shape[0] + GAP + scale + legend
+
+
+def save_sheet(rows: Sequence[Sequence[Panel]], output: Path, *, title: str, **facts: Any) -> None:
+    """Write `rows` of panels under `title` (PNG); `describe` gives back `facts` and the panels' places."""
+    width = max(sum(panel.width + MARGIN for panel in row) for row in rows) + MARGIN
+    height = 2 * MARGIN + LINE + sum(max(panel.height for panel in row) + MARGIN for row in rows)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(width, height)
+        _text(figure, MARGIN, MARGIN, title, weight="bold")
+        places, top = [], 2 * MARGIN + LINE
+        for row in rows:
+            left = MARGIN
+            for panel in row:
+                places.append(_draw_panel(figure, panel, left, top))
+                left += panel.width + MARGIN
+            top += max(panel.height for panel in row) + MARGIN
+        save_png(figure, output, {"title": title, "size": [width, height], "panels": places, **facts})
+
+
+def new_figure(width: int, height: int) -> Figure:
+    """An empty figure of `width` x `height` px, without pyplot's global state."""
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_png(figure: Figure, output: Path, description: dict[str, Any]) -> None:
+    """Write `figure` as PNG with `description` inside, and nothing that differs from run to run."""
+    with replacing(output) as temporary:
+        metadata = {"Software": None, "Description": json.dumps(description)}
+        figure.savefig(temporary, dpi=DPI, metadata=metadata)
+
+
+def describe(picture: Path) -> dict[str, Any]:
+    """What a picture of this package tells about itself, first of all its `title`.
+
+    A sheet has a `size` [width, height], `panels`, each with title, box [x, y, width, height] in px from the
+    top left, legend, and scale with its colours or None; and the facts that `save_sheet` was given.
+    """
+    with Image.open(picture) as image:
+        return json.loads(image.text["Description"])
+
+
+def _draw_panel(figure: Figure, panel: Panel, left: int, top: int) -> dict[str, Any]:
+    _text(figure, left, top, panel.title)
+    top += LINE + GAP
+    height, width = panel.image.shape[:2]
+    bottom = figure.bbox.height - top - height
+    figure.figimage(panel.image, left, bottom, origin="upper")
+    for x, y, w, h, text in panel.frames:
+        corner = left + x, bottom + height - y - h
+        frame = Rectangle(corner, w, h, fill=False, color=PAPER, linewidth=2, transform=IdentityTransform())
+        figure.add_artist(frame)
+        _text(figure, left + x + GAP, top + y + GAP, text, weight="bold", size="x-large", color=PAPER, rim=5)
+    box = [left, top, width, height]
+    top += height + GAP
+    if panel.scale:
+        _draw_scale(figure, panel.scale, left, top, width)
+        top += SCALE_BAR + SCALE_LABELS
+    for index, (colour, text) in enumerate(panel.legend):
+        x = left + panel.width // panel.legend_columns * (index % panel.legend_columns)
+        y = top + LINE * (index // panel.legend_columns)
+        if colour:
+            _text(figure, x, y, "\N{BLACK SQUARE}", color=colour, rim=1.5)
+        _text(figure, x + (26 if colour else 0), y, text, color=FAINT_INK)
+    scale = asdict(panel.scale) | {"colours": _colours(panel.scale)} if panel.scale else None
+    return {"title": panel.title, "box": box, "scale": scale, "legend": list(map(list, panel.legend))}
+
+
+def _draw_scale(figure: Figure, scale: Scale, left: int, top: int, width: int) -> None:
+    across, up = figure.bbox.size
+    axes = figure.add_axes((left / across, 1 - (top + SCALE_BAR) / up, width / across, SCALE_BAR / up))
+    bar = coloured(np.linspace(scale.low, scale.high, width)[None], scale)
+    axes.imshow(bar, aspect="auto", extent=(scale.low, scale.high, 0, 1))
+    axes.set(xticks=[], yticks=[])
+    if scale.mark is not None:
+        axes.axvline(scale.mark, color=VERMILLION, linewidth=5)
+    # Both ends and the label between them: three texts that never collide, unlike ticks.
+    top += SCALE_BAR + GAP
+    _text(figure, left, top, f"{scale.low:.3g}", color=FAINT_INK)
+    _text(figure, left + width / 2, top, scale.label, color=FAINT_INK, ha="center")
+    _text(figure, left + width, top, f"{scale.high:.3g}", color=FAINT_INK, ha="right")
+
+
+def _colours(scale: Scale) -> list[str]:
+    """Enough colours of `scale` to draw it as a gradient."""
+    return [to_hex(colour / 255) for colour in coloured(np.linspace(scale.low, scale.high, 11), scale)]
+
+
+def _text(figure: Figure, x: float, y: float, text: str, rim: float = 0, **style: Any) -> None:
+    across, up = figure.bbox.size
+    if rim:
+        style["path_effects"] = [withStroke(linewidth=rim, foreground=INK)]
+    figure.text(x / across, 1 - y / up, text, va="top", parse_math=False, **style)

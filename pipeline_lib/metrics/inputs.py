@@ -1,0 +1,86 @@
+"""What can be scored, and what to do about the rest."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline_lib.errors import InputError
+from pipeline_lib.log import logger
+from pipeline_lib.metrics.sections import section, sections_of
+
+INVERTED = -0.05  # correlation with the truth below which a map is probably inverted; noise stays above
+
+
+def check_shapes(**arrays: np.ndarray) -> None:
+    """Raise `InputError` unless all `arrays` share one shape (z, y, x) or (y, x) without an empty axis."""
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    if len(set(shapes.values())) > 1:
+        raise InputError(f"shapes differ: {found}. Give arrays of one shape (z, y, x) or (y, x), axes in the "
+                         "same order.")
+    shape = next(iter(shapes.values()))
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise InputError(f"cannot score {found}. Expected (z, y, x) or (y, x) with at least one pixel.")
+
+
+def check_maps(cells: np.ndarray, cell_probability: np.ndarray, mask: np.ndarray | None = None) -> None:
+    """Raise `InputError` for maps that cannot be scored; log what is probably a mistake.
+
+    Refused: different shapes, NaN, probabilities outside 0..1, integer probabilities other than uint8.
+    Logged: a uint8 map (divided by 255), a truth without any cell, a map that is anticorrelated with the
+    truth.
+    """
+    check_shapes(cells=cells, cell_probability=cell_probability, **({} if mask is None else {"mask": mask}))
+    dtype = np.dtype(cell_probability.dtype)
+    if dtype.kind not in "fb" and dtype != np.uint8:
+        raise InputError(f"cell_probability holds {dtype} values, expected floats in 0..1. Divide it by the "
+                         "value that means certain, e.g. cell_probability / 65535 for a 16-bit map.")
+    sums, highest = np.zeros(5), 0.0
+    for z, probability in enumerate(sections_of(cell_probability)):
+        truth = section(cells, z)
+        if truth.dtype.kind == "f" and np.isnan(truth).any():
+            raise InputError(f"cells holds NaN in section {z}. Give 0 for membrane, non-zero for cells.")
+        if dtype.kind == "f":
+            _check_values(probability, z)
+        highest = max(highest, float(probability.max()))
+        sums += _moments(truth != 0, as_probability(probability))
+    if dtype == np.uint8 and highest == 1:
+        raise InputError("cell_probability is uint8 with no value above 1: a binary map, not probabilities "
+                         "of 0..255. Give cell_probability > 0, or floats in 0..1.")
+    if dtype == np.uint8:
+        logger.warning("cell_probability is uint8: divided by 255.")
+    if sums[1] == 0:
+        logger.warning("the truth has no cell: rand_error is 0 by definition then and says nothing.")
+    correlation = _correlation(*sums)
+    if correlation < INVERTED:
+        logger.warning("cell_probability is anticorrelated with the truth (r = %.2f): is it the probability "
+                       "of membrane? Scored as it is; give 1 - cell_probability if so.", correlation)
+
+
+def as_probability(probability: np.ndarray) -> np.ndarray:
+    """A section as the kernels take it: float32, uint8 divided by 255."""
+    if probability.dtype == np.uint8:
+        return probability.astype(np.float32) / np.float32(255)
+    return probability.astype(np.float32, copy=False)
+
+
+def _check_values(probability: np.ndarray, z: int) -> None:
+    lowest, highest = float(probability.min()), float(probability.max())
+    if not np.isfinite([lowest, highest]).all():
+        count = np.count_nonzero(~np.isfinite(probability))
+        raise InputError(f"cell_probability holds {count} NaN or infinite values in section {z}. Look at "
+                         "what wrote the map; np.nan_to_num(cell_probability) scores NaN as membrane.")
+    if lowest < 0 or highest > 1:
+        raise InputError(f"cell_probability spans {lowest:.6g} to {highest:.6g} in section {z}, not 0..1. "
+                         "Divide by the value that means certain, apply the sigmoid to logits, or clip.")
+
+
+def _moments(truth: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Pixels, sum of truth, of probability, of probability squared and of their product."""
+    return np.array([truth.size, np.count_nonzero(truth), probability.sum(dtype=np.float64),
+                     np.vdot(probability, probability), probability.sum(dtype=np.float64, where=truth)])
+
+
+def _correlation(n: float, truth: float, probability: float, squares: float, product: float) -> float:
+    variance = (n * truth - truth ** 2) * (n * squares - probability ** 2)
+    return (n * product - truth * probability) / variance ** 0.5 if variance > 0 else 0.0

@@ -1,0 +1,178 @@
+"""Report stage: scores, curves and pictures in, one self-contained HTML page out."""
+
+from __future__ import annotations
+
+import base64
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from pipeline_lib import figures, networks, provenance
+from pipeline_lib.files import read_json, replacing
+from pipeline_lib.log import logger
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric in words: `name`, whether more of it is better, and its `meaning`."""
+
+    metric: str
+    name: str
+    more_is_better: bool
+    meaning: str
+
+    @property
+    def direction(self) -> str:
+        return "higher is better" if self.more_is_better else "lower is better"
+
+
+# Splits and mergers stand between scores that a useless prediction cannot fool.
+SCORES = (
+    Score("rand_error", "Rand error", False, "pairs of pixels wrongly parted or joined"),
+    Score("v_rand_thin", "V-Rand after thinning", True, "pairs rightly parted or joined, after thinning"),
+    Score("v_info_thin", "V-Info after thinning", True, "information that segments and cells share"),
+    Score("vi_split", "VI split", False, "cells in pieces (nats)"),
+    Score("vi_merge", "VI merge", False, "cells grown together (nats)"),
+    Score("pixel_error", "Pixel error", False, "1 - F-score of the pixels inside cells"),
+    Score("warping_error", "Warping error", False, "share of pixels that differ in topology, not in place"),
+    Score("splits_mergers_error", "Splits and mergers", False, "share of pixels that part or join cells"),
+    Score("seg", "SEG", True, "overlap (IoU) of each cell with the segment that covers it"),
+    Score("average_precision", "Average precision", True, "cells found, mean over overlaps of 0.5 to 0.95"),
+    Score("average_precision_50", "Average precision at 0.5", True, "cells found, overlap of 0.5 or more"),
+    Score("panoptic_quality", "Panoptic quality", True, "cells found, weighted by their overlap"),
+    Score("iou", "IoU", True, "overlap of all segments with all cells"),
+    Score("dice", "Dice", True, "F-score of the pixels inside segments"),
+)
+HEADLINE = ("rand_error", "v_rand_thin", "pixel_error", "seg")
+CLASSIFIERS = {"constant": "constant classifier", "smoothed_raw": "threshold of the smoothed raw image"}
+SOFTWARE = ("torch", "numpy", "scipy", "numba", "h5py")
+
+
+def write_report(scores: Path, history: Path, thresholds: Sequence[Path], statistics: Path, model: Path,
+                 strips: Sequence[Path], errors: Sequence[Path], training_figure: Path, thresholds_figure:
+                 Path, output: Path, *, title: str, settings: dict[str, Any], volumes: Sequence[dict[str,
+                 Any]], network: str) -> None:
+    """Write the report (HTML, needs nothing from outside).
+
+    `thresholds` are files <network>.json, for `network` and for the baselines in `scores`. `strips` and
+    `errors` are pictures by `figures`. `volumes` are rows of the table of volumes (volume, images,
+    annotation, sections, split), `settings` is the whole configuration.
+    """
+    chosen = {path.stem: read_json(path) for path in thresholds}
+    table = at_chosen_threshold(pd.read_csv(scores, dtype={"volume": str}),
+                                {name: found["threshold"] for name, found in chosen.items()})
+    trained = networks.Model.load(model)
+    splits = [split for split in ("test", "validation") if (table.split == split).any()]
+    page = _template().render(
+        title=title,
+        network=network,
+        names={name: CLASSIFIERS.get(name, name) for name in dict.fromkeys([network, *chosen])},
+        chosen=chosen,
+        criterion=next(score for score in SCORES if score.metric == chosen[network]["criterion"]),
+        scores={split: mean_scores(table[table.split == split], network) for split in splits},
+        headline=[score for score in SCORES if score.metric in HEADLINE],
+        of_volume=_by_volume(table[table.network == network], splits),
+        strips=[_picture(path) for path in strips],
+        errors=[_picture(path) for path in errors],
+        training_figure=_picture(training_figure),
+        thresholds_figure=_picture(thresholds_figure),
+        training=_training(history),
+        provenance=trained.provenance,
+        environment=trained.provenance["environment"],
+        parameters=sum(parameter.numel() for parameter in trained.network.parameters()),
+        context=trained.network.geometry.context,
+        statistics=read_json(statistics),
+        volumes=volumes,
+        settings=settings,
+        sections={name: part for name, part in settings.items() if isinstance(part, dict)},
+        plain={name: value for name, value in settings.items() if not isinstance(value, dict)},
+        software={"bordure": provenance.version(), "Python": platform.python_version()}
+        | {name: metadata.version(name) for name in SOFTWARE},
+    )
+    with replacing(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    logger.info("%s: %.1f MB", output, len(page) / 1e6)
+
+
+def _template() -> jinja2.Template:
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                                     undefined=jinja2.StrictUndefined)
+    environment.filters |= {"digits": digits, "duration": duration, "setting": setting}
+    return environment.get_template("report.html.jinja")
+
+
+def at_chosen_threshold(scores: pd.DataFrame, thresholds: dict[str, float]) -> pd.DataFrame:
+    """Rows of `scores` at the threshold chosen for their network: one per volume, network and metric."""
+    distance = (scores.threshold - scores.network.map(thresholds)).abs()
+    # the nearest, for a threshold may have lost its last digit on its way through CSV
+    return scores[distance == distance.groupby(scores.network).transform("min")]
+
+
+def mean_scores(table: pd.DataFrame, network: str) -> dict[str, Any]:
+    """Means over the volumes of one split, for `rows` of the table of scores by metric.
+
+    Each row has a `score`, `values` by network, the set of networks that are `best`, and the value of the
+    `best_baseline`. `uniform` are the networks with a section that is all one class: these can have 0 splits
+    and mergers, and are never best. `volumes` is the number of volumes.
+    """
+    means = table.groupby(["metric", "network"]).value.mean().unstack()
+    uniform = set(means.columns[means.loc["uniform_sections"] > 0])
+    rows = {}
+    for score in SCORES:
+        values = means.loc[score.metric]
+        best_of = pd.Series.max if score.more_is_better else pd.Series.min
+        fair = values.drop(labels=uniform)
+        best = set(fair.index[fair == best_of(fair)])
+        rows[score.metric] = {"score": score, "values": values.to_dict(), "best": best,
+                              "best_baseline": best_of(values.drop(network))}
+    return {"volumes": table.volume.nunique(), "rows": rows, "uniform": uniform}
+
+
+def digits(value: float) -> str:
+    """A score with three decimals, small ones with two significant digits; `n/a` where it is not defined."""
+    if not np.isfinite(value):
+        return "n/a"
+    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42 s, 3 min 20 s or 2 h 05 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def setting(value: Any) -> str:
+    """A value as it would be typed in the configuration."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _by_volume(table: pd.DataFrame, splits: Sequence[str]) -> list[dict[str, Any]]:
+    """Split, volume and value by metric, one entry per volume."""
+    values = table.groupby(["split", "volume", "metric"]).value.mean().unstack()
+    return [{"split": split, "volume": volume, "values": row.to_dict()}
+            for split in splits for volume, row in values.loc[split].iterrows()]
+
+
+def _training(history: Path) -> dict[str, Any]:
+    table = pd.read_csv(history)
+    last = table.iloc[-1]
+    return {"iterations": int(last.iteration), "per_second": last.iterations_per_second,
+            "seconds": last.iteration / last.iterations_per_second}
+
+
+def _picture(path: Path) -> dict[str, Any]:
+    """What a picture of `figures` tells about itself, and its bytes as `uri`."""
+    uri = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return figures.describe(path) | {"uri": uri}

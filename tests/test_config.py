@@ -1,0 +1,180 @@
+"""Settings: what is refused and how, and that schema, code, README and shipped configs say the same."""
+
+import inspect
+from pathlib import Path
+
+import jsonschema
+import pytest
+import settings
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline_lib import dataset, imageio, normalisation, prediction, segmentation, synthesis, tiling, volumes
+from pipeline_lib.augment import Augmentation
+from pipeline_lib.errors import InputError
+from pipeline_lib.networks import NETWORKS, UNet
+from pipeline_lib.training import Settings
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = settings.read_schema("config")
+SECTIONS = {key: part["properties"] for key, part in SCHEMA["properties"].items() if "properties" in part}
+CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+
+# What each section is handed to, and which arguments come from elsewhere
+TAKERS = {
+    "drawing": (synthesis.draw_volume, {"images", "annotation", "seed"}),
+    "dataset": (dataset.build_dataset, {"images", "annotation", "output", "sections"}),
+    "weight_map": (dataset.build_weight_map, {"dataset", "statistics", "output"}),
+    "network": (UNet, {"input_channels", "classes"}),
+    "training": (Settings, set()),
+    "augmentation": (Augmentation, set()),
+    "prediction": (prediction.predict, {"dataset", "model", "output", "threads"}),
+    "segmentation": (segmentation.choose_threshold, {"datasets", "predictions", "output"}),
+}
+
+
+def complete(**given_settings):
+    return settings.complete({"volumes": "my.tsv", **given_settings}, SCHEMA)
+
+
+@pytest.mark.parametrize(("given_settings", "message"), [
+    ({"weight_map": {"sigm": 3}}, "`weight_map.sigm`: unknown. Did you mean `weight_map.sigma`?"),
+    ({"trainning": {"tile": 572}}, "`trainning`: unknown. Did you mean `training`?"),
+    ({"sigma": 3}, "`sigma`: unknown. Did you mean `weight_map.sigma`?"),
+    ({"weight_map": {"tile": 572}}, "`weight_map.tile`: unknown. Did you mean `training.tile`?"),
+    ({"xyzzy": 1}, "`xyzzy`: unknown. Known are volumes, data_dir, "),
+    ({"training": {"iterations": "many"}}, '`training.iterations`: found "many". Expected an integer of at'),
+    ({"training": {"iterations": 0}}, "`training.iterations`: found 0. Expected an integer of at least 1"),
+    ({"training": {"iterations": True}}, "`training.iterations`: found true. Expected an integer"),
+    ({"training": {"iterations": 1.5}}, "`training.iterations`: found 1.5. Expected an integer"),
+    ({"network": {"dropout": 1}}, "`network.dropout`: found 1. Expected a number of at least 0 and below 1"),
+    ({"network": {"name": "vnet"}}, '`network.name`: found "vnet". Expected unet'),
+    ({"training": 5}, "`training`: found 5. Expected a section with tile, "),
+    ({"drawing": {"membrane_width": [2]}}, "`drawing.membrane_width`: found [2]. Expected a list of 2, each"),
+    ({"prediction": {"tile": "big"}}, '`prediction.tile`: found "big". Expected auto or an integer'),
+    ({"report": {"title": None}}, "`report.title`: found null. Expected text"),
+])
+def test_refused_with_key_finding_and_expectation(given_settings, message):
+    with pytest.raises(InputError) as caught:
+        complete(**given_settings)
+    assert str(caught.value).startswith(f"config key {message}")
+
+
+def test_missing_table_of_volumes_is_asked_for():
+    with pytest.raises(InputError, match="config key `volumes`: missing"):
+        settings.complete({}, SCHEMA)
+
+
+def test_defaults_fill_what_is_left_out_and_nothing_else():
+    completed = complete(weight_map={"sigma": 3})
+    assert completed["weight_map"] == {"w0": 10.0, "sigma": 3, "class_balance": True}
+    assert completed["network"]["base_channels"] == 64
+    assert "drawing" not in completed  # a config without it does not draw
+
+
+def test_section_with_all_lines_commented_out_has_its_defaults():
+    assert complete(**yaml.safe_load("drawing:\nweight_map:"))["weight_map"] == complete()["weight_map"]
+
+
+def test_number_that_yaml_reads_as_text_is_a_number():
+    assert complete(**yaml.safe_load("training: {learning_rate: 1e-3}"))["training"]["learning_rate"] == 0.001
+    assert complete(**yaml.safe_load("training: {iterations: 2e3}"))["training"]["iterations"] == 2000
+
+
+TEXT = st.sampled_from(["auto", "1e3", "", "cpu", "nan"])
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
+SECTION = st.dictionaries(st.sampled_from(["tile", "sigma", "device", "iterations", "x"]), PLAIN)
+
+
+@given(st.dictionaries(st.sampled_from([*SCHEMA["properties"], "x"]), PLAIN | SECTION | st.lists(PLAIN)))
+def test_any_config_is_completed_or_refused_in_words(content):
+    try:
+        completed = settings.complete(content, SCHEMA)
+    except InputError as error:
+        assert str(error).startswith("config key `")
+    else:
+        jsonschema.validate(completed, SCHEMA)
+        assert settings.complete(completed, SCHEMA) == completed
+
+
+def test_schema_is_one_and_explains_every_key():
+    for name in ("config", "volumes"):
+        schema = settings.read_schema(name)
+        jsonschema.Draft202012Validator.check_schema(schema)
+        parts = [schema, *(part for part in schema["properties"].values() if "properties" in part)]
+        assert all(part["additionalProperties"] is False for part in parts)
+        assert all(key["description"] for part in parts for key in part["properties"].values())
+
+
+@pytest.mark.parametrize("section", TAKERS)
+def test_section_is_what_the_code_takes_with_its_defaults(section):
+    function, from_elsewhere = TAKERS[section]
+    parameters = inspect.signature(function).parameters.values()
+    taken = {p.name: p.default for p in parameters if p.name not in from_elsewhere}
+    defaults = {key: part["default"] for key, part in SECTIONS[section].items()}
+    if section == "network":
+        taken["name"] = "unet"
+    assert {key: [*value] if isinstance(value, tuple) else value for key, value in taken.items()} == defaults
+
+
+def test_choices_are_those_of_the_code():
+    assert SECTIONS["dataset"]["annotation_kind"]["enum"] == list(imageio.ANNOTATION_KINDS)
+    assert SECTIONS["network"]["name"]["enum"] == list(NETWORKS)
+    assert SECTIONS["network"]["upsampling"]["enum"] == list(tiling.UPSAMPLING_LOSS)
+    assert SECTIONS["segmentation"]["criterion"]["enum"] == list(segmentation.CRITERIA)
+    assert SCHEMA["properties"]["normalisation"]["enum"] == list(normalisation.KINDS)
+
+
+def test_columns_of_the_table_are_those_of_the_code():
+    schema = settings.read_schema("volumes")
+    assert list(schema["properties"]) == list(volumes.COLUMNS)
+    assert set(volumes.COLUMNS) - set(schema["required"]) == set(volumes.OPTIONAL_COLUMNS)
+    assert schema["properties"]["split"]["enum"] == list(volumes.SPLITS)
+
+
+def test_readme_has_the_tables_of_the_schema():
+    readme = settings.README.read_text()
+    assert settings.with_tables(readme) == readme, "run `PYTHONPATH=. python workflow/settings.py`"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_config_is_valid_with_a_tile_its_network_takes(path):
+    completed = settings.complete(yaml.safe_load(path.read_text()), SCHEMA)
+    network = completed["network"]
+    tiling.check_tile(completed["training"]["tile"], network["depth"], network["upsampling"])
+    assert volumes.read_table(ROOT / completed["volumes"], "data")
+    assert ("drawing" in completed) != ("data_dir" in completed)
+
+
+def test_shipped_configs_write_to_folders_of_their_own():
+    results = [yaml.safe_load(path.read_text())["results"] for path in CONFIGS]
+    assert len(set(results)) == len(results)
+
+
+def test_paper_config_is_the_paper():
+    completed = settings.complete(yaml.safe_load((ROOT / "config/isbi2012-paper.yaml").read_text()), SCHEMA)
+    paper = {
+        "network": {"name": "unet", "depth": 4, "base_channels": 64, "batch_normalisation": False,
+                    "upsampling": "up_convolution"},
+        "weight_map": {"w0": 10.0, "sigma": 5.0, "class_balance": True},
+        "training": {"tile": 572, "optimizer": "sgd", "momentum": 0.99},
+        "augmentation": {"rotate": True, "elastic_std": 10.0, "elastic_grid": 3},
+    }
+    assert {section: completed[section] | keys for section, keys in paper.items()} == {
+        section: completed[section] for section in paper}
+
+
+def test_isbi_sections_are_split_in_blocks():
+    table = volumes.read_table(ROOT / "config/isbi2012.tsv", "data")
+    assert {(row.split, row.sections) for row in table if row.annotation} == {
+        ("train", "0-19"), ("validation", "20-23"), ("test", "24-29")}
+
+
+def test_every_fifth_nucleus_image_is_held_out():
+    numbers = {split: [] for split in volumes.SPLITS}
+    for row in volumes.read_table(ROOT / "config/nuclei.tsv", "data"):
+        numbers[row.split].append(int(row.volume.removeprefix("nuclei_")))
+    assert numbers["test"] == [*range(0, 60, 5)]
+    assert numbers["validation"] == [*range(3, 60, 10)]
+    assert len(numbers["train"]) == 42

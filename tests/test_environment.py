@@ -1,0 +1,70 @@
+"""pyproject.toml, requirements.lock and environment.yml name the same tools, and all the code imports."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK_TEXT = (ROOT / "requirements.lock").read_text()
+LOCK_LINES = [line for line in LOCK_TEXT.splitlines() if not line.startswith("#")]
+LOCK = {canonicalize_name(line.split("==")[0]): line.split("==")[-1] for line in LOCK_LINES}
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+PYPI_NAME = {"pytorch": "torch"}  # where conda-forge calls it differently
+LIBRARY = [*(ROOT / "pipeline_lib").rglob("*.py"), *(ROOT / "workflow").rglob("*.py")]
+
+
+def declared(*extras: str) -> dict[str, Requirement]:
+    texts = sum((PROJECT["optional-dependencies"][extra] for extra in extras), PROJECT["dependencies"])
+    return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, texts)}
+
+
+ALL = declared(*PROJECT["optional-dependencies"])
+
+
+def imported(*files: Path) -> set[str]:
+    """Distributions behind the top-level imports of `files`, the standard library and our own left out."""
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    top = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"pipeline_lib", "settings"}
+    return {canonicalize_name(packages_distributions()[name][0]) for name in top}
+
+
+@pytest.mark.parametrize("line", LOCK_LINES)
+def test_lock_has_exact_versions_from_any_index(line):
+    # no host, no path, no local build such as +cpu
+    assert re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_lock_satisfies_pyproject(name):
+    assert LOCK[name] in ALL[name].specifier
+
+
+def test_conda_pins_are_those_of_the_lock():
+    python, *pins = CONDA
+    assert python == f"python {PROJECT['requires-python']}"
+    pinned = dict(pin.split(" =") for pin in pins)
+    assert {PYPI_NAME.get(name, name): pinned[name] for name in pinned} == {name: LOCK[name] for name in ALL}
+
+
+def test_library_declares_what_it_imports():
+    assert imported(*LIBRARY) <= declared().keys()
+
+
+def test_every_declared_tool_is_used():
+    tools = {"ruff", "snakefmt", "snakemake", "imagecodecs"}  # commands, and tifffile's decoders
+    assert ALL.keys() <= imported(*LIBRARY, *(ROOT / "tests").glob("*.py")) | tools
+
+
+def test_changelog_tells_of_this_version():
+    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()

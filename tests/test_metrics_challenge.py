@@ -1,0 +1,280 @@
+"""isbi_scores on input as the world has it, and that no score of a useless map stands alone."""
+
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from pipeline_lib import metrics
+from pipeline_lib.errors import InputError
+
+METRICS = {"pixel_error", "pixel_mismatch", "rand_error", "rand_error_n2", "rand_error_unrestricted",
+           "v_rand_thin", "v_info_thin", "warping_error", "splits_mergers_error", "vi_split", "vi_merge",
+           "uniform_sections"}
+
+
+def drawn_stack(sections=3, side=48, seed=0):
+    """Cells between membranes, and a blurred and noisy map of them."""
+    rng = np.random.default_rng(seed)
+    cells = np.ones((sections, side, side), np.uint8)
+    for section in cells:
+        for _ in range(4):
+            section[:, rng.integers(side)] = section[rng.integers(side)] = 0
+    blurred = ndimage.gaussian_filter(cells.astype(float), (0, 1, 1))
+    return cells, np.clip(blurred + rng.normal(0, 0.1, cells.shape), 0, 1).astype(np.float32)
+
+
+def values(scores, threshold=0.5):
+    return scores[np.isclose(scores.threshold, threshold)].set_index("metric").value
+
+
+def test_thresholds_are_tenths_added_up():
+    expected, threshold = [], 0.0
+    for _ in range(11):
+        expected.append(threshold)
+        threshold += 0.1
+    assert list(metrics.CHALLENGE_THRESHOLDS) == expected
+    assert metrics.CHALLENGE_THRESHOLDS[-1] < 1
+
+
+def test_table_has_each_metric_at_each_threshold_once():
+    scores = metrics.isbi_scores(*drawn_stack())
+    assert list(scores.columns) == ["metric", "threshold", "value"]
+    assert set(scores.metric) == METRICS
+    assert not scores.duplicated(["metric", "threshold"]).any()
+    assert len(scores) == len(METRICS) * len(metrics.CHALLENGE_THRESHOLDS)
+
+
+def test_scores_are_the_single_functions():
+    cells, probability = drawn_stack()
+    predicted = probability.astype(np.float64) > 0.7
+    labels, found = metrics.connected_components(cells), metrics.connected_components(predicted)
+    thinned = metrics.thin_borders(predicted)
+    expected = {
+        "pixel_error": metrics.pixel_error(cells, predicted),
+        "pixel_mismatch": np.mean((cells > 0) != predicted),
+        "rand_error": metrics.rand_error(labels, found),
+        "rand_error_n2": metrics.adapted_rand_error(labels, found),
+        "rand_error_unrestricted": metrics.rand_error(labels + 1, found + 1),
+        "v_rand_thin": metrics.v_rand(labels, thinned),
+        "v_info_thin": metrics.v_info(labels, thinned),
+        "warping_error": metrics.warping_error(cells, probability, 0.7),
+        "splits_mergers_error": metrics.splits_mergers_error(cells, probability, 0.7),
+        "vi_split": metrics.vi_split(labels, found),
+        "vi_merge": metrics.vi_merge(labels, found),
+        "uniform_sections": 0,
+    }
+    assert dict(values(metrics.isbi_scores(cells, probability, [0.7]), 0.7)) == pytest.approx(expected)
+
+
+@given(st.integers(0, 1000))
+def test_truth_against_itself_is_perfect(seed):
+    cells, _ = drawn_stack(2, 20, seed)
+    at_half = values(metrics.isbi_scores(cells, cells.astype(np.float32)))
+    errors = at_half.drop(["v_rand_thin", "v_info_thin", "uniform_sections"])
+    assert errors.to_numpy() == pytest.approx(0, abs=1e-12)
+    thinned = metrics.thin_borders(cells)
+    labels = metrics.connected_components(cells)
+    assert at_half.v_rand_thin == pytest.approx(metrics.v_rand(labels, thinned))
+
+
+def test_order_of_sections_and_number_of_workers_do_not_matter():
+    cells, probability = drawn_stack()
+    expected = metrics.isbi_scores(cells, probability, workers=1)
+    for workers in (2, 5):
+        assert metrics.isbi_scores(cells, probability, workers=workers).equals(expected)
+    turned = metrics.isbi_scores(cells[::-1], probability[::-1])
+    assert np.allclose(turned.value, expected.value, rtol=1e-12)
+
+
+def test_one_section_is_a_stack_of_one():
+    cells, probability = drawn_stack(1)
+    assert metrics.isbi_scores(cells[0], probability[0]).equals(metrics.isbi_scores(cells, probability))
+
+
+def test_hdf5_is_read_section_by_section(tmp_path):
+    cells, probability = drawn_stack()
+    with h5py.File(tmp_path / "maps.h5", "w") as file:
+        truth, map_ = file.create_dataset("cells", data=cells), file.create_dataset("map", data=probability)
+        assert metrics.isbi_scores(truth, map_).equals(metrics.isbi_scores(cells, probability))
+
+
+def test_memory_layout_and_byte_order_do_not_matter():
+    cells, probability = drawn_stack()
+    expected = metrics.isbi_scores(cells, probability)
+    assert metrics.isbi_scores(np.asfortranarray(cells), np.asfortranarray(probability)).equals(expected)
+    assert metrics.isbi_scores(cells.astype(">u4"), probability.astype(">f8")).equals(expected)
+    assert metrics.isbi_scores(cells > 0, probability).equals(expected)
+
+
+def test_progress_sees_each_section():
+    seen = []
+
+    def progress(sections):
+        for section in sections:
+            seen.append(section)
+            yield section
+
+    metrics.isbi_scores(*drawn_stack(), [0.5], progress=progress)
+    assert len(seen) == 3
+
+
+def test_truth_is_anything_but_zero():
+    """The reference compares the truth with the threshold too, so that a truth of 0 and 1 vanishes at 1."""
+    cells, probability = drawn_stack()
+    assert metrics.isbi_scores(cells * 255, probability).equals(metrics.isbi_scores(cells, probability))
+
+
+def spoiled(probability, value):
+    probability = probability.copy()
+    probability[1, 2, 3] = value
+    return probability
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda p: p[:2], r"shapes differ: cells \(3, 48, 48\), cell_probability \(2, 48, 48\)"),
+    (lambda p: p.T[:-1], "same order"),
+    (lambda p: spoiled(p, np.nan), "1 NaN or infinite values in section 1"),
+    (lambda p: spoiled(p, np.inf), "1 NaN or infinite values in section 1"),
+    (lambda p: spoiled(p, 1.5), "to 1.5 in section 1, not 0..1"),
+    (lambda p: spoiled(p, -0.25), "spans -0.25 to"),
+    (lambda p: (p * 65535).astype(np.uint16), "cell_probability / 65535"),
+    (lambda p: (p > 0.5).astype(np.uint8), "binary map"),
+    (lambda p: p.astype(complex), "complex128"),
+])
+def test_maps_that_cannot_be_scored_say_what_to_do(spoil, message):
+    cells, probability = drawn_stack()
+    for score in (metrics.isbi_scores, metrics.error_map):
+        with pytest.raises(InputError, match=message):
+            score(cells, spoil(probability))
+
+
+def test_other_settings_are_refused():
+    cells, probability = drawn_stack()
+    for thresholds in ([], [0.5, 1.5], [np.nan]):
+        with pytest.raises(InputError, match="thresholds"):
+            metrics.isbi_scores(cells, probability, thresholds)
+    with pytest.raises(InputError, match="mask"):
+        metrics.isbi_scores(cells, probability, mask=cells[0])
+    with pytest.raises(InputError, match="NaN in section 0"):
+        metrics.isbi_scores(np.full(cells.shape, np.nan), probability)
+    with pytest.raises(InputError, match="at least one pixel"):
+        metrics.isbi_scores(cells[:0], probability[:0])
+
+
+def test_eight_bit_map_is_divided_by_255_and_logged(caplog):
+    cells, probability = drawn_stack()
+    bytes_ = np.round(probability * 255).astype(np.uint8)
+    expected = metrics.isbi_scores(cells, bytes_.astype(np.float32) / np.float32(255))
+    assert not caplog.records
+    assert metrics.isbi_scores(cells, bytes_).equals(expected)
+    assert "divided by 255" in caplog.text
+
+
+def test_inverted_map_is_logged_and_scored_as_it_is(caplog):
+    cells, probability = drawn_stack()
+    errors = values(metrics.isbi_scores(cells, 1 - probability))
+    assert "anticorrelated" in caplog.text
+    assert errors.rand_error > values(metrics.isbi_scores(cells, probability)).rand_error
+
+
+@given(st.integers(0, 1000))
+def test_noise_is_not_taken_for_an_inverted_map(seed):
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logging.getLogger("bordure").addHandler(handler)
+    try:
+        cells, _ = drawn_stack(2, 64, seed)
+        metrics.error_map(cells, np.random.default_rng(seed).random(cells.shape))
+    finally:
+        logging.getLogger("bordure").removeHandler(handler)
+    assert not records
+
+
+def test_truth_without_cells_is_logged_and_has_documented_values(caplog):
+    cells, probability = drawn_stack()
+    at_half = values(metrics.isbi_scores(np.zeros_like(cells), probability))
+    assert "no cell" in caplog.text
+    assert at_half.rand_error == 0
+    assert at_half.rand_error_n2 == at_half.pixel_error == 1
+    assert at_half.v_rand_thin == at_half.v_info_thin == at_half.splits_mergers_error == 0
+    assert np.isnan(at_half.vi_split) and np.isnan(at_half.vi_merge)
+    assert at_half.warping_error == at_half.pixel_mismatch > 0
+
+
+def test_section_without_cells_spoils_no_pooled_score():
+    cells, probability = drawn_stack()
+    alone = values(metrics.isbi_scores(cells, probability))
+    cells, probability = (np.concatenate([array, np.zeros_like(array[:1])]) for array in (cells, probability))
+    with_empty = values(metrics.isbi_scores(cells, probability))
+    for metric in ("pixel_error", "rand_error", "rand_error_n2", "vi_split", "vi_merge"):
+        assert with_empty[metric] == pytest.approx(alone[metric])
+    assert with_empty.v_rand_thin == pytest.approx(alone.v_rand_thin * 3 / 4)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_constant_map_is_named_as_such_where_it_scores_well(value, caplog):
+    cells, probability = drawn_stack()
+    table = metrics.summary_table(metrics.isbi_scores(cells, np.full_like(probability, value)))
+    assert (table.uniform_sections == 1).all()
+    assert "splits_mergers_error" in caplog.text and "all one class" in caplog.text
+    if value < 0.9:  # all membrane at some threshold: the gameable minimum
+        row = table.set_index("metric").loc["splits_mergers_error"]
+        assert row.best == row.splits_mergers_error == 0
+        assert row.pixel_error == row.rand_error == 1
+
+
+def test_summary_table_shows_the_other_scores_at_the_same_threshold(caplog):
+    scores = metrics.isbi_scores(*drawn_stack(), [0.2, 0.5, 0.8])
+    table = metrics.summary_table(scores).set_index("metric")
+    at = scores.pivot(index="threshold", columns="metric", values="value")
+    for metric, row in table.iterrows():
+        best = at[metric].max() if metric.startswith("v_") else at[metric].min()
+        assert row.best == row[metric] == best
+        others = row.drop(["best", "threshold"])
+        assert others.to_dict() == at.loc[row.threshold, others.index].to_dict()
+    assert not caplog.records
+
+
+def test_summary_takes_splits_and_mergers_up_to_a_threshold_of_nine_tenths():
+    cells, probability = drawn_stack()
+    scores = metrics.isbi_scores(cells, probability, [0.9, 0.99])
+    summary = metrics.challenge_summary(scores)
+    assert summary["warping_splits_mergers_min_0_0.9"] == values(scores, 0.9).splits_mergers_error
+    lowest = scores[scores.metric == "pixel_error"].value.min()
+    assert summary["pixel_max_fscore"] == 1 - lowest
+    above = metrics.isbi_scores(cells, probability, [0.99])
+    assert np.isnan(metrics.challenge_summary(above)["warping_splits_mergers_min_0_0.9"])
+    assert "splits_mergers_error" not in set(metrics.summary_table(above).metric)
+
+
+def test_import_takes_no_heavy_package():
+    code = "import sys, pipeline_lib.metrics; print({'torch', 'matplotlib', 'skimage'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("cache_is_writable", [True, False])
+def test_works_where_the_package_cannot_be_written(tmp_path, cache_is_writable):
+    """Compiled code is kept in the user's cache folder, or nowhere. A file in a folder's place stops root."""
+    package = Path(metrics.__file__).parents[1]
+    shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / package.name / "metrics" / "__pycache__").touch()
+    cache = tmp_path / "cache"
+    if not cache_is_writable:
+        cache.touch()
+    code = "import numpy, pipeline_lib.metrics as m; print(m.connected_components(numpy.eye(2)).max())"
+    environment = {"XDG_CACHE_HOME": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True,
+                         text=True)
+    assert (run.stdout, run.returncode) == ("2\n", 0), run.stderr
+    assert cache_is_writable == any(cache.rglob("*.nbi"))

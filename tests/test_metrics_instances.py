@@ -1,0 +1,154 @@
+"""Instance scores, held against matching object by object and against the field's own packages."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import linear_sum_assignment
+
+from pipeline_lib import metrics
+from pipeline_lib.errors import InputError
+
+shapes = st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 5))
+pairs_of_labels = shapes.flatmap(
+    lambda shape: st.tuples(*[arrays(np.uint8, shape, elements=st.integers(0, 3))] * 2))
+
+
+def objects(labels):
+    return [(z, labels[z] == label) for z in range(len(labels)) for label in np.unique(labels[z]) if label]
+
+
+def iou_matrix(labels, predicted):
+    """IoU of each true with each predicted object, 0 for those in different sections."""
+    return np.array([[(a & b).sum() / (a | b).sum() if y == z else 0 for z, b in objects(predicted)]
+                     for y, a in objects(labels)]).reshape(len(objects(labels)), len(objects(predicted)))
+
+
+def drawn_volume(seed):
+    """Two sections of overlapping squares, and the same moved about, dropped and added to."""
+    rng = np.random.default_rng(seed)
+    labels, predicted = np.zeros((2, 60, 60), np.uint16), np.zeros((2, 60, 60), np.uint16)
+    for label in range(1, 30):
+        z, y, x, size = rng.integers(2), *rng.integers(0, 50, 2), rng.integers(5, 15)
+        labels[z, y:y + size, x:x + size] = label
+        y, x, size = np.maximum(0, np.add((y, x, size), rng.integers(-2, 3, 3)))
+        if rng.random() < 0.9:
+            predicted[z, y:y + size, x:x + size] = label + 40
+    return labels, predicted
+
+
+@given(pairs_of_labels)
+def test_seg_is_the_mean_iou_with_the_majority_object(labels):
+    truth, predicted = labels
+    assume(truth.any())
+    found = [next(((a & b).sum() / (a | b).sum() for z, b in objects(predicted)
+                   if y == z and 2 * (a & b).sum() > a.sum()), 0) for y, a in objects(truth)]
+    assert metrics.seg(truth, predicted) == pytest.approx(np.mean(found))
+
+
+@given(pairs_of_labels, st.sampled_from(metrics.IOU_THRESHOLDS))
+def test_average_precision_matches_as_many_objects_as_possible(labels, threshold):
+    truth, predicted = labels
+    assume(truth.any() or predicted.any())
+    matches = iou_matrix(truth, predicted) >= threshold
+    tp = matches[linear_sum_assignment(matches, maximize=True)].sum()
+    expected = tp / (len(objects(truth)) + len(objects(predicted)) - tp)
+    assert metrics.average_precision(truth, predicted, [threshold]) == pytest.approx(expected)
+
+
+@given(pairs_of_labels)
+def test_panoptic_quality_is_quality_of_matches_times_their_f_score(labels):
+    truth, predicted = labels
+    assume(truth.any() or predicted.any())
+    iou = iou_matrix(truth, predicted)
+    matched = iou[iou > 0.5]
+    f_score = 2 * matched.size / (len(objects(truth)) + len(objects(predicted)))
+    expected = matched.mean() * f_score if matched.size else 0
+    assert metrics.panoptic_quality(truth, predicted) == pytest.approx(expected)
+
+
+@given(pairs_of_labels)
+def test_iou_and_dice_are_of_the_foreground(labels):
+    truth, predicted = (array > 0 for array in labels)
+    assume((truth | predicted).any())
+    shared = (truth & predicted).sum()
+    assert metrics.iou(*labels) == pytest.approx(shared / (truth | predicted).sum())
+    assert metrics.dice(*labels) == pytest.approx(2 * shared / (truth.sum() + predicted.sum()))
+
+
+@given(pairs_of_labels)
+def test_all_at_once_are_the_single_scores(labels):
+    names = ("seg", "average_precision", "panoptic_quality", "iou", "dice", "rand_error",
+             "adapted_rand_error", "vi_split", "vi_merge")
+    expected = {name: getattr(metrics, name)(*labels) for name in names}
+    expected["average_precision_50"] = metrics.average_precision(*labels, [0.5])
+    assert metrics.instance_scores(*labels) == pytest.approx(expected, nan_ok=True)
+
+
+def test_object_split_in_halves_is_matched_once():
+    truth, halves = np.array([[1, 1, 0, 2, 2]]), np.array([[1, 2, 0, 3, 4]])
+    assert metrics.average_precision(truth, halves, [0.5]) == 0.5
+    assert metrics.average_precision(halves, truth, [0.5]) == 0.5
+    assert metrics.seg(truth, halves) == 0  # a half is no majority
+
+
+def test_missed_object_costs_seg_and_false_one_does_not():
+    labels, _ = drawn_volume(0)
+    fewer, more = labels.copy(), labels.copy()
+    fewer[labels == 1], more[:, 50:, 50:] = 0, 99
+    labels[:, 50:, 50:] = 0
+    assert metrics.seg(labels, fewer) < 1
+    assert metrics.seg(labels, more) == 1
+    assert metrics.average_precision(labels, more) < 1
+    assert metrics.panoptic_quality(labels, more) < 1
+
+
+def test_same_label_in_two_sections_is_two_objects():
+    truth = np.ones((2, 3, 3), int)
+    predicted = truth.copy()
+    predicted[1] = 0
+    assert metrics.seg(truth, predicted) == 0.5
+
+
+def test_nothing_to_count_is_nan():
+    empty, full = np.zeros((3, 3), int), np.ones((3, 3), int)
+    assert all(np.isnan(value) for value in metrics.instance_scores(empty, empty).values())
+    scores = metrics.instance_scores(empty, full)
+    assert np.isnan(scores["seg"])
+    assert scores["average_precision"] == scores["panoptic_quality"] == scores["iou"] == scores["dice"] == 0
+    assert metrics.seg(full, empty) == 0
+
+
+def test_iou_below_one_half_is_refused():
+    with pytest.raises(InputError, match=r"expected 0\.5\.\.1"):
+        metrics.average_precision(np.ones((2, 2), int), np.ones((2, 2), int), [0.4])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agrees_with_stardist(seed):
+    matching = pytest.importorskip("stardist.matching").matching
+    (truth, _), (predicted, _) = drawn_volume(seed)
+    expected = matching(truth, predicted, thresh=metrics.IOU_THRESHOLDS)
+    accuracy = np.mean([at_threshold.accuracy for at_threshold in expected])
+    assert metrics.average_precision(truth, predicted) == pytest.approx(accuracy)
+    above_half = matching(truth, predicted, thresh=0.5 + 1e-6)  # in float32; takes 0.5 itself too
+    assert metrics.panoptic_quality(truth, predicted) == pytest.approx(above_half.panoptic_quality)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_seg_agrees_with_the_cell_tracking_challenges_package(seed, tmp_path):
+    pytest.importorskip("ctc_metrics")
+    import tifffile
+    from ctc_metrics.metrics.technical.seg import seg
+    from ctc_metrics.utils.representations import match
+
+    truth, predicted = drawn_volume(seed)
+    labels, ious = [], []
+    for z in range(len(truth)):
+        tifffile.imwrite(tmp_path / f"truth{z}.tif", truth[z])
+        tifffile.imwrite(tmp_path / f"result{z}.tif", predicted[z])
+        found = match(str(tmp_path / f"truth{z}.tif"), str(tmp_path / f"result{z}.tif"))
+        labels.append(found[0])
+        ious.append(found[4])
+    assert metrics.seg(truth, predicted) == pytest.approx(seg(labels, ious))

@@ -1,0 +1,107 @@
+"""Components and border thinning, held against scipy and a slow twin of the flooding."""
+
+from collections import deque
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import ndimage
+
+from pipeline_lib import metrics
+from pipeline_lib.errors import InputError
+
+binaries = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=14))
+
+
+def slow_flood(cells):
+    """Two-level watershed on a dictionary (x, y) -> label, columns first. (y, x) array."""
+    components = metrics.connected_components(cells)
+    if not cells.any():
+        return np.ones(cells.shape, int)
+    columns_first = [(x, y) for x in range(cells.shape[1]) for y in range(cells.shape[0])]
+    label = {(x, y): int(components[y, x]) if cells[y, x] else "membrane" for x, y in columns_first}
+
+    def around(x, y):
+        return [p for p in ((x - 1, y), (x, y - 1), (x + 1, y), (x, y + 1)) if p in label]
+
+    queue = deque()
+    for pixel in columns_first:
+        if label[pixel] == "membrane" and any(isinstance(label[p], int) for p in around(*pixel)):
+            label[pixel] = "queued"
+            queue.append(pixel)
+    flag = False
+    while queue:
+        pixel = queue.popleft()
+        for other in around(*pixel):
+            if isinstance(label[other], int) and label[other] > 0:
+                if label[pixel] == "queued" or (label[pixel] == 0 and flag):
+                    label[pixel] = label[other]
+                elif label[pixel] > 0 and label[pixel] != label[other]:
+                    label[pixel], flag = 0, False
+            elif label[other] == 0 and label[pixel] == "queued":
+                label[pixel], flag = 0, True
+            elif label[other] == "membrane":
+                label[other] = "queued"
+                queue.append(other)
+    return np.array([[label[x, y] for x in range(cells.shape[1])] for y in range(cells.shape[0])])
+
+
+@given(binaries)
+def test_components_are_scipys_in_the_order_of_columns(binary):
+    labels = metrics.connected_components(binary)
+    expected, count = ndimage.label(binary.T)
+    np.testing.assert_array_equal(labels, expected.T)
+    assert labels.max(initial=0) == count
+
+
+def test_components_do_not_cross_sections():
+    labels = metrics.connected_components(np.ones((3, 2, 2)))
+    assert labels.dtype == np.int32
+    assert (labels == 1).all()
+
+
+def test_components_touching_at_a_corner_are_two():
+    assert metrics.connected_components(np.eye(3)).max() == 3
+
+
+def test_many_provisional_labels_are_joined():
+    comb = np.zeros((4001, 40), bool)
+    comb[:, ::2] = True  # 20 teeth, each column a component until the last row joins them
+    comb[-1] = True
+    assert metrics.connected_components(comb).max() == 1
+    checkerboard = np.indices((80, 80)).sum(axis=0) % 2 == 0
+    assert metrics.connected_components(checkerboard).max() == 3200
+
+
+@given(binaries)
+def test_thinning_is_that_of_the_slow_twin(binary):
+    np.testing.assert_array_equal(metrics.thin_borders(binary), slow_flood(binary))
+
+
+@given(binaries.filter(lambda binary: binary.any()), st.booleans())
+def test_thinning_keeps_cells_apart_and_names_them_alike(binary, transposed):
+    binary = binary.T if transposed else binary
+    thinned, components = metrics.thin_borders(binary), metrics.connected_components(binary)
+    np.testing.assert_array_equal(thinned[binary], components[binary])
+    for axis in (0, 1):
+        pairs = thinned.shape[axis] - 1
+        one, other = (np.take(thinned, np.arange(pairs) + start, axis) for start in (0, 1))
+        assert ((one == other) | (one == 0) | (other == 0)).all()
+
+
+def test_membrane_of_three_pixels_becomes_a_dam_of_one():
+    binary = np.ones((5, 9), bool)
+    binary[:, 3:6] = False
+    np.testing.assert_array_equal(metrics.thin_borders(binary), [[1, 1, 1, 1, 0, 2, 2, 2, 2]] * 5)
+
+
+def test_prediction_without_cells_is_one_cell():
+    assert (metrics.thin_borders(np.zeros((2, 4, 5))) == 1).all()
+
+
+@pytest.mark.parametrize("function", [metrics.connected_components, metrics.thin_borders])
+def test_other_than_sections_are_refused(function):
+    with pytest.raises(InputError, match="Expected"):
+        function(np.ones(3))

@@ -1,0 +1,228 @@
+"""The table of volumes: what people and spreadsheets write, and a clear word on each mistake."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from pipeline_lib import volumes
+from pipeline_lib.errors import InputError
+
+DATA = Path(os.environ.get("BORDURE_DATA", Path(__file__).parents[2] / "shared/data"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real images in {DATA}; set BORDURE_DATA to "
+                                                          "test on them")
+
+HEADER = "volume images annotation sections split"
+ROWS = ("a raw.tif truth.tif 0-3 train", "b raw.tif truth.tif 4 validation", "c raw.tif truth.tif 5-6,8 test",
+        "d raw.tif - - predict")
+
+
+def table(folder, *rows, header=HEADER):
+    """Write a table with cells separated by spaces here and tabs there, - for an empty cell."""
+    path = folder / "volumes.tsv"
+    lines = ["\t".join("" if cell == "-" else cell for cell in row.split(" ")) for row in (header, *rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def fails(path, match, data_dir="data"):
+    with pytest.raises(InputError, match=match) as caught:
+        volumes.read_table(path, data_dir)
+    assert str(path) in str(caught.value)
+
+
+def test_rows_become_volumes_with_paths_in_data_dir(tmp_path):
+    found = volumes.read_table(table(tmp_path, *ROWS), "data")
+    assert found == [
+        volumes.Volume("a", "data/raw.tif", "data/truth.tif", "0-3", "train"),
+        volumes.Volume("b", "data/raw.tif", "data/truth.tif", "4", "validation"),
+        volumes.Volume("c", "data/raw.tif", "data/truth.tif", "5-6,8", "test"),
+        volumes.Volume("d", "data/raw.tif", None, "", "predict")]
+    assert found[2].row == f"{tmp_path / 'volumes.tsv'}, line 4"
+
+
+def test_absolute_paths_and_hdf5_datasets_are_kept(tmp_path):
+    rows = ("a /else/where.h5:/raw /else/where.h5:/truth - train", "b x/b.tif y/b.tif - validation")
+    first, second = volumes.read_table(table(tmp_path, *rows), "data")
+    assert (first.images, first.annotation) == ("/else/where.h5:/raw", "/else/where.h5:/truth")
+    assert (second.images, second.annotation) == ("data/x/b.tif", "data/y/b.tif")
+
+
+def test_columns_may_come_in_any_order_and_optional_ones_be_missing(tmp_path):
+    rows = ("train t.tif a i.tif", "validation t.tif b j.tif")
+    first, second = volumes.read_table(table(tmp_path, *rows, header="split annotation volume images"), "")
+    assert first == volumes.Volume("a", "i.tif", "t.tif", "", "train")
+    assert second == volumes.Volume("b", "j.tif", "t.tif", "", "validation")
+
+
+@pytest.mark.parametrize("encoding", ("utf-8", "utf-8-sig", "utf-16"))
+@pytest.mark.parametrize("end", ("\n", "\r\n", "\r"))
+def test_tables_of_spreadsheets_and_editors(tmp_path, encoding, end):
+    """Quotes, padding cells, spaces, comments, empty lines, byte order marks and any line end."""
+    lines = ["# our volumes", "volume\timages\tannotation\tsections\tsplit\t\t", "",
+             '"a"\t "Größe 1.tif" \tt.tif\t"0-1,3"\ttrain\t\t', "\t\t\t\t\t\t", "  # more",
+             "b \tj.tif\tt.tif\t\t validation"]
+    (tmp_path / "volumes.tsv").write_bytes(end.join(lines).encode(encoding))
+    first, second = volumes.read_table(tmp_path / "volumes.tsv", "")
+    assert (first.volume, first.images, first.sections, first.split) == ("a", "Größe 1.tif", "0-1,3", "train")
+    assert (second.volume, second.split) == ("b", "validation")
+    assert (first.row[-6:], second.row[-6:]) == ("line 4", "line 7")
+
+
+# --------------------------------------------------------------------------------------------------- mistakes
+
+
+def test_missing_table(tmp_path):
+    fails(tmp_path / "volumes.tsv", r"cannot be read \(No such file or directory\)\. Check `volumes:`")
+
+
+@pytest.mark.parametrize("content", (b"", b"\n\r\n", b"# volume\timages\n", b"\xef\xbb\xbf"))
+def test_empty_table(tmp_path, content):
+    (tmp_path / "volumes.tsv").write_bytes(content)
+    fails(tmp_path / "volumes.tsv", "table is empty. Its first line names the columns, separated by tab")
+
+
+def test_table_without_rows(tmp_path):
+    fails(table(tmp_path), "the table holds no volumes. Add a line for each")
+
+
+def test_a_workbook_is_no_table(tmp_path):
+    (tmp_path / "volumes.tsv").write_bytes(b"PK\x03\x04\xff\xfe\xfd")
+    fails(tmp_path / "volumes.tsv", "not a text file in UTF-8 .* not as a workbook")
+
+
+@pytest.mark.parametrize(("header", "match"), (
+    ("volume images anotation split", "unknown column `anotation`. Did you mean `annotation`"),
+    ("Volume images split", "unknown column `Volume`. Did you mean `volume`"),
+    ("volume images split comment", "unknown column `comment`. The columns are volume, images"),
+    ("volume,images,annotation,sections,split", "Separate columns by tabs, not by commas"),
+    ("volume images annotation", "no column `split` .found: volume, images, annotation"),
+    ("volume split", "no column `images`"),
+    ("volume images images split", "column `images` appears 2 times")))
+def test_columns_that_are_unknown_missing_or_double(tmp_path, header, match):
+    fails(table(tmp_path, "a b c", header=header), match)
+
+
+@pytest.mark.parametrize(("row", "match"), (
+    ("a raw.tif truth.tif 0 training", "line 2, volume a: unknown `split` `training`. Did you mean train"),
+    ("a raw.tif truth.tif 0 Test", "unknown `split` `Test`. Did you mean test"),
+    ("a raw.tif truth.tif 0 -", "unknown `split` ``. Choose one of train, validation, test, predict"),
+    ("a raw.tif - 0 test", "line 2, volume a: the column `annotation` is empty, but `split` test needs one"),
+    ("a - truth.tif 0 train", "line 2, volume a: the column `images` is empty"),
+    ("a raw.tif truth.tif 3-1 train", "line 2, volume a: sections `3-1`: 3-1 runs backwards"),
+    ("a raw.tif truth.tif 03.Jan train", "line 2, volume a: .*formatted as text"),
+    ("a raw.tif truth.tif 0 train more", "line 2: 6 cells, expected 5 .*exactly one tab"),
+    ('a "raw.tif truth.tif 0 train', "line 2: a quote .* without its partner"),
+    *((f"{name} raw.tif truth.tif 0 train", "line 2: the `volume` name `.*` cannot be a file name everywhere")
+      for name in ("../a", "a/b", ".a", "-", "a:b", "é", "_a", "a*", "{a}", "a\\b"))))
+def test_mistakes_within_a_row_name_its_line(tmp_path, row, match):
+    fails(table(tmp_path, row), match)
+
+
+@pytest.mark.parametrize("name", ("a", "A"))
+def test_duplicate_names_also_where_file_systems_fold_case(tmp_path, name):
+    fails(table(tmp_path, *ROWS, f"{name} other.tif - - predict"), f"line 6: the volume {name} is named "
+                                                                   "like a in .*line 2")
+
+
+@pytest.mark.parametrize(("missing", "others"), (("train", ROWS[1:]), ("validation", (ROWS[0], *ROWS[2:]))))
+def test_training_and_validation_each_need_a_volume(tmp_path, missing, others):
+    fails(table(tmp_path, *others), f"no volume has `split` {missing}, expected at least one")
+
+
+@pytest.mark.parametrize(("first", "second"), (
+    ("0-3", "3-5"), ("0-9", "4"), ("2", "0,2,4"), ("-", "7"), ("all", "-")))
+def test_a_section_in_two_splits_is_a_leak(tmp_path, first, second):
+    rows = (f"a raw.tif truth.tif {first} train", "b other.tif truth.tif - validation",
+            f"c ./raw.tif truth.tif {second} test")
+    fails(table(tmp_path, *rows), r"line 4: volume c \(test\) shares sections of .* a \(train, .*line 2\)")
+
+
+def test_a_leak_through_a_link_is_one_too(tmp_path):
+    (tmp_path / "raw.tif").write_bytes(b"")
+    (tmp_path / "link.tif").symlink_to("raw.tif")
+    rows = ("a raw.tif truth.tif - train", "b link.tif truth.tif - validation")
+    fails(table(tmp_path, *rows), "shares sections", data_dir=tmp_path)
+
+
+NO_LEAK = {
+    "other sections": ("a raw.tif truth.tif 0-4 train", "b raw.tif truth.tif 5-8 validation"),
+    "other datasets of one file": ("a raw.h5:/x raw.h5:/t - train", "b raw.h5:/y raw.h5:/t - validation"),
+    "within one split": ("a i.tif t.tif 0-4 train", "b i.tif t.tif 2 train", "c j.tif t.tif - validation"),
+    "not scored": ("a raw.tif truth.tif 0-4 train", "c j.tif t.tif - validation", "p raw.tif - - predict"),
+}
+
+
+@pytest.mark.parametrize("rows", NO_LEAK.values(), ids=NO_LEAK)
+def test_what_is_no_leak(tmp_path, rows):
+    assert len(volumes.read_table(table(tmp_path, *rows), "")) == len(rows)
+
+
+# ------------------------------------------------------------------------------------------------------ files
+
+
+def files_for(folder, images=(9, 20, 30), annotation=(9, 20, 30)):
+    tifffile.imwrite(folder / "raw.tif", np.zeros(images, np.uint8), photometric="minisblack")
+    tifffile.imwrite(folder / "truth.tif", np.zeros(annotation, np.uint8), photometric="minisblack")
+    return folder
+
+
+def check(folder, *rows, **settings):
+    volumes.check_files(volumes.read_table(table(folder, *rows), folder), **settings)
+
+
+def test_files_that_fit_pass(tmp_path):
+    check(files_for(tmp_path), *ROWS)
+
+
+def test_missing_files_name_the_row(tmp_path):
+    files_for(tmp_path)
+    (tmp_path / "truth.tif").rename(tmp_path / "truth1.tif")
+    with pytest.raises(InputError, match=r"line 2, volume a: .*truth\.tif: no such.*mean truth1\.tif"):
+        check(tmp_path, *ROWS)
+
+
+@pytest.mark.parametrize("annotation", ((8, 20, 30), (9, 21, 30), (9, 20, 29), (20, 30)))
+def test_images_and_annotation_of_different_shape(tmp_path, annotation):
+    files_for(tmp_path, annotation=annotation)
+    match = r"line 2, volume a: .*truth\.tif: the annotation has .*, its .*raw\.tif have 9 sections of 20 x"
+    with pytest.raises(InputError, match=match):
+        check(tmp_path, *ROWS)
+
+
+def test_sections_out_of_range_name_the_row(tmp_path):
+    files_for(tmp_path, images=(8, 20, 30), annotation=(8, 20, 30))
+    with pytest.raises(InputError, match=r"line 4, volume c: .*`5-6,8`: there is no section 8, only 8"):
+        check(tmp_path, *ROWS)
+
+
+def test_the_number_of_channels_is_a_setting(tmp_path):
+    files_for(tmp_path)
+    tifffile.imwrite(tmp_path / "raw.tif", np.zeros((9, 20, 30, 3), np.uint8), photometric="rgb")
+    check(tmp_path, *ROWS, channels=3)
+    with pytest.raises(InputError, match=r"line 2, volume a: .*RGB, 3 channels"):
+        check(tmp_path, *ROWS)
+
+
+def test_headers_alone_are_read(tmp_path):
+    """The check passes for files whose pixels are damaged: it must not take time in a dry run."""
+    files_for(tmp_path)
+    for name in ("raw.tif", "truth.tif"):
+        tifffile.imwrite(tmp_path / name, np.zeros((9, 20, 30), np.uint8), compression="zlib")
+        with tifffile.TiffFile(tmp_path / name) as tiff:
+            offset = tiff.pages[0].dataoffsets[0]
+        with open(tmp_path / name, "r+b") as file:
+            file.seek(offset)
+            file.write(b"\0" * 10)
+    check(tmp_path, *ROWS)
+
+
+@needs_data
+@pytest.mark.parametrize("name", ("isbi2012", "nuclei"))
+def test_the_tables_of_the_real_data_fit_the_data(name):
+    path = Path(__file__).parents[1] / f"config/{name}.tsv"
+    found = volumes.read_table(path, DATA)
+    volumes.check_files(found)
+    assert {v.split for v in found} >= {"train", "validation", "test"}

@@ -1,0 +1,213 @@
+"""The workflow from the command line: a small run from drawing to report, what re-runs, and bad input."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import yaml
+
+from pipeline_lib.networks import Model
+
+ROOT = Path(__file__).parents[1]
+TABLE = """volume\timages\tannotation\tsections\tsplit
+learn\timages.tif\tlabels.tif\t0-1\ttrain
+choose\timages.tif\tlabels.tif\t2\tvalidation
+score\timages.tif\tlabels.tif\t3\ttest
+new\timages.tif\t\t3\tpredict
+"""
+CONFIG = {
+    "volumes": "volumes.tsv",
+    "drawing": {"sections": 4, "size": 96, "cell_diameter": 24},
+    "network": {"depth": 1, "base_channels": 4},
+    "training": {"tile": 80, "iterations": 4, "validation_interval": 2, "optimizer": "adam", "device": "cpu"},
+    "prediction": {"device": "cpu"},
+    "report": {"title": "Small run", "volumes": 3},
+}
+FILES = {"volumes": "volumes.tsv", "data_dir": "."}  # instead of a drawing
+
+
+def snakemake(directory: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", directory]
+    return subprocess.run([*command, "--cores", "2", *arguments], capture_output=True, text=True, check=False)
+
+
+def write(directory: Path, config: dict, table: str = TABLE) -> tuple[str, str]:
+    """Write config and table; the arguments that run them."""
+    (directory / "volumes.tsv").write_text(table)
+    (directory / "my.yaml").write_text(yaml.safe_dump(config))
+    return "--configfile", str(directory / "my.yaml")
+
+
+def write_stacks(directory: Path) -> None:
+    """Files that the headers tell apart: images, labels, small, rgb and truncated."""
+    stack = np.zeros((4, 96, 96), np.uint8)
+    for name, array in {"images": stack, "labels": stack, "small": stack[:, 1:]}.items():
+        tifffile.imwrite(directory / f"{name}.tif", array, photometric="minisblack")
+    tifffile.imwrite(directory / "rgb.tif", np.stack([stack] * 3, axis=-1), photometric="rgb")
+    (directory / "truncated.tif").write_bytes((directory / "images.tif").read_bytes()[:20_000])
+
+
+def planned(directory: Path, *arguments: str) -> set[str]:
+    """Names of the rules that would run."""
+    answer = snakemake(directory, "-n", *arguments)
+    assert answer.returncode == 0, answer.stderr
+    return set(re.findall(r"^(\w+) +\d+$", answer.stdout + answer.stderr, re.MULTILINE)) - {"total", "all"}
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A finished run: its folder, the arguments that made it, and what it said."""
+    directory = tmp_path_factory.mktemp("run")
+    arguments = write(directory, CONFIG)
+    answer = snakemake(directory, *arguments)
+    assert answer.returncode == 0, answer.stderr
+    return directory, arguments, answer.stdout + answer.stderr
+
+
+@pytest.mark.slow
+class TestFinishedRun:
+    def test_says_where_the_results_are(self, run):
+        directory, _, said = run
+        for name in ("report.html", "scores.csv", "segmentation", "model/model.pt"):
+            assert f"results/{name}" in said
+            assert (directory / "results" / name).exists()
+
+    def test_scores_every_annotated_held_out_volume_and_the_baselines(self, run):
+        scores = pd.read_csv(run[0] / "results/scores.csv")
+        assert set(zip(scores.volume, scores.split, scores.network, strict=True)) == {
+            (volume, split, network)
+            for volume, split in (("choose", "validation"), ("score", "test"))
+            for network in ("unet", "constant", "smoothed_raw")}
+
+    def test_segments_all_but_the_training_volume(self, run):
+        folder = run[0] / "results/segmentation"
+        assert {path.name for path in folder.glob("*_labels.tif")} == {
+            "choose_labels.tif", "score_labels.tif", "new_labels.tif"}
+        assert tifffile.imread(folder / "score_labels.tif").shape[-2:] == (96, 96)
+        # one section with and without its annotation: prediction does not see it
+        names = ("score_cell_probability.tif", "new_cell_probability.tif")
+        assert np.array_equal(*(tifffile.imread(folder / name) for name in names))
+
+    def test_model_was_trained_with_the_threads_of_its_rule(self, run):
+        model = Model.load(run[0] / "results/model/model.pt")
+        assert model.provenance["environment"]["threads"] == 2  # the rule's 16, as far as --cores goes
+
+    def test_report_shows_the_title(self, run):
+        assert "Small run" in (run[0] / "results/report.html").read_text()
+
+    def test_pictures_are_as_many_as_asked_for(self, run):
+        strips = (run[0] / "results/figures/volume").iterdir()
+        assert {path.stem for path in strips} == {"score", "choose", "new"}
+
+    def test_every_job_left_a_log_and_a_benchmark(self, run):
+        directory, _, said = run
+        results = directory / "results"
+        logs, benchmarks = (
+            {path.relative_to(results / folder).with_suffix("") for path in (results / folder).rglob("*.*")}
+            for folder in ("logs", "benchmarks"))
+        assert logs == benchmarks
+        assert f"total {len(logs) + 1:>17}" in said  # the one more is `all`, which does nothing
+
+    def test_second_run_does_nothing_within_15_seconds(self, run):
+        start = time.monotonic()
+        answer = snakemake(run[0], *run[1])
+        assert "Nothing to be done" in answer.stderr
+        assert time.monotonic() - start < 15
+
+    def test_another_sigma_leaves_drawing_and_datasets_alone(self, run):
+        assert planned(run[0], *run[1], "--config", "weight_map={sigma: 3}") == {
+            "build_weight_map", "train", "predict", "choose_threshold", "segment", "evaluate", "draw_errors",
+            "collect_scores", "draw_training", "draw_volume_strip", "draw_thresholds", "report"}
+
+    def test_another_title_makes_the_report_alone(self, run):
+        assert planned(run[0], *run[1], "--config", "report={title: Other}") == {"report"}
+
+    def test_another_learning_rate_leaves_weight_maps_alone(self, run):
+        rules = planned(run[0], *run[1], "--config", "training={learning_rate: 0.01}")
+        assert {"train", "predict"} <= rules
+        assert not rules & {"draw_volume", "build_dataset", "measure_statistics", "build_weight_map"}
+
+    def test_another_seed_draws_and_trains_anew(self, run):
+        rules = planned(run[0], *run[1], "--config", "seed=1")
+        assert {"draw_volume", "build_dataset", "train", "report"} <= rules
+
+    def test_snakemake_report_carries_the_figures(self, run):
+        answer = snakemake(run[0], *run[1], "--report", "workflow.html")
+        assert answer.returncode == 0, answer.stderr
+        page = (run[0] / "workflow.html").read_text()
+        for figure in ("volume/score.png", "errors/score.png", "training.png", "thresholds.png"):
+            assert f"figures/{figure}" in page
+
+
+def test_demo_is_planned_from_any_folder(tmp_path):
+    assert {"draw_volume", "train", "report"} <= planned(tmp_path)
+
+
+def test_configfile_takes_the_place_of_the_demo(tmp_path):
+    write_stacks(tmp_path)
+    assert "draw_volume" not in planned(tmp_path, *write(tmp_path, FILES))
+
+
+def _without(split: str) -> str:
+    return "".join(line for line in TABLE.splitlines(keepends=True) if not line.endswith(f"\t{split}\n"))
+
+
+BAD = {
+    "unknown key": (CONFIG | {"weight_map": {"sigm": 3}}, TABLE, "weight_map.sigm`", "`weight_map.sigma`"),
+    "value out of range": (CONFIG | {"seed": -1}, TABLE, "seed", "found -1"),
+    "impossible training tile": (CONFIG | {"training": {"tile": 81}}, TABLE, "training.tile", "use 80 or 82"),
+    "impossible prediction tile": (CONFIG | {"prediction": {"tile": 81}}, TABLE, "prediction.tile", "use 80"),
+    "drawing and data": (CONFIG | {"data_dir": "."}, TABLE, "drawing", "data_dir"),
+    "missing table": (CONFIG | {"volumes": "none.tsv"}, TABLE, "none.tsv", "`volumes:`"),
+    "empty table": (CONFIG, TABLE.splitlines()[0] + "\n", "volumes.tsv", "no volumes"),
+    "no training volume": (CONFIG, _without("train"), "volumes.tsv", "split` train"),
+    "no validation volume": (CONFIG, _without("validation"), "volumes.tsv", "split` validation"),
+    "duplicate volume": (CONFIG, TABLE.replace("score", "choose"), "volumes.tsv, line 4", "choose"),
+    "missing file": (FILES, TABLE.replace("images.tif", "absent.tif"), "absent.tif", "volume learn"),
+    "truncated TIFF": (FILES, TABLE.replace("images.tif", "truncated.tif"), "truncated.tif", "volume learn"),
+    "RGB": (FILES, TABLE.replace("images.tif", "rgb.tif"), "rgb.tif", "3 channels"),
+    "different shapes": (FILES, TABLE.replace("labels.tif", "small.tif"), "small.tif", "96 x 96"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_the_dry_run_in_one_message(case, tmp_path):
+    config, table, *words = BAD[case]
+    write_stacks(tmp_path)
+    answer = snakemake(tmp_path, "-n", *write(tmp_path, config, table))
+    assert answer.returncode == 1
+    profile, message = answer.stderr.strip().splitlines()
+    assert profile.startswith("Using workflow specific profile")
+    assert message.startswith("error: ")
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "results").exists()
+
+
+def test_bad_input_met_by_a_job_is_told_last_and_leaves_nothing_half_written(tmp_path):
+    write_stacks(tmp_path)  # an annotation of one value
+    target = "results/dataset/learn.h5"
+    answer = snakemake(tmp_path, *write(tmp_path, FILES), "--", target)
+    assert answer.returncode == 1
+    after = answer.stderr.partition("Exiting because a job execution failed")[2]
+    assert "error: labels.tif: " in after
+    assert "results/logs/build_dataset/learn.log" in after
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / target).exists()
+    assert list((tmp_path / "results").rglob("*.h5")) == []
+
+
+def test_lint_finds_nothing(tmp_path):
+    answer = snakemake(tmp_path, "--lint")
+    assert answer.returncode == 0, answer.stdout
+
+
+def test_rules_are_formatted():
+    answer = subprocess.run([sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow"], cwd=ROOT,
+                            capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr

@@ -1,0 +1,8 @@
+from pathlib import Path
+
+from pipeline_lib.log import stage
+
+with stage(snakemake.log[0], snakemake.threads):
+    from pipeline_lib.figures.charts import draw_training
+
+    draw_training(Path(snakemake.input.history), Path(snakemake.output.figure))

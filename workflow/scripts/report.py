@@ -1,0 +1,23 @@
+from pathlib import Path
+
+from pipeline_lib.log import stage
+
+with stage(snakemake.log[0], snakemake.threads):
+    from pipeline_lib.report import write_report
+
+    write_report(
+        Path(snakemake.input.scores),
+        Path(snakemake.input.history),
+        [*map(Path, snakemake.input.thresholds)],
+        Path(snakemake.input.statistics),
+        Path(snakemake.input.model),
+        [*map(Path, snakemake.input.strips)],
+        [*map(Path, snakemake.input.errors)],
+        Path(snakemake.input.training),
+        Path(snakemake.input.error_against_threshold),
+        Path(snakemake.output.report),
+        title=snakemake.params.title,
+        settings=snakemake.params.settings,
+        volumes=snakemake.params.volumes,
+        network=snakemake.params.settings["network"]["name"],
+    )
