@@ -1,8 +1,9 @@
 """The scores against one distance transform: `python benchmarks/bench_metrics.py`.
 
-One drawn section of 512 x 512 px, all thresholds of the challenge, one thread, code compiled before. Each round times all
-of them in turn, so that a machine whose speed drifts does not decide; the table has the medians of the ratios. Then: cost
-per pixel as the section and the number of its cells grow, peak memory of 10 sections of 2048 x 2048 px, all cores.
+One drawn section of 512 x 512 px, all thresholds of the challenge, one thread, code compiled before. Each
+round times all of them in turn, so that a machine whose speed drifts does not decide; the table has the
+medians of the ratios. Then: cost per pixel as the section and the number of its cells grow, peak memory of 10
+sections of 2048 x 2048 px, all cores.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -35,7 +35,8 @@ LIMITS = {"warping": 12, "v_rand_v_info": 6, "everything": 25}  # times one dist
 def draw(size: int, cell_diameter: float = 44, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Cells (y, x) and probability maps of them: a good one, the smoothed raw image, and noise."""
     rng = np.random.default_rng(seed)
-    image, labels = draw_section(size, cell_diameter=cell_diameter, membrane_width=(2.5, 6), noise=0.06, rng=rng)
+    image, labels = draw_section(size, cell_diameter=cell_diameter, membrane_width=(2.5, 6), noise=0.06,
+                                 rng=rng)
     cells = labels > 0
     noise = ndimage.gaussian_filter(rng.normal(0, 1, cells.shape), 2)
     good = ndimage.gaussian_filter(cells.astype(float), 1.5) + 0.15 * noise / noise.std()
@@ -53,7 +54,8 @@ def warping(cells: np.ndarray, probability: np.ndarray) -> None:
 def v_rand_v_info(cells: np.ndarray, probability: np.ndarray) -> None:
     labels = metrics.connected_components(cells)
     for threshold in metrics.CHALLENGE_THRESHOLDS:
-        (table,) = metrics.contingency_tables(labels, metrics.thin_borders(probability > np.float64(threshold)))
+        thinned = metrics.thin_borders(probability > np.float64(threshold))
+        (table,) = metrics.contingency_tables(labels, thinned)
         assert foreground_squares(table).f_score >= 0 and information(table).f_score >= 0
 
 
@@ -93,34 +95,44 @@ def growth() -> list[dict[str, float]]:
 def large_stack() -> list[dict[str, float]]:
     """Peak memory above the inputs per pixel of one section and worker, and time, for 10 sections of 2048 x 2048."""
     cells, maps = draw(2048)
+    stacks = {"cells": [cells] * 10, "probability": [maps["white noise"], *[maps["good"]] * 9]}
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        np.save(f"{folder}/cells.npy", np.stack([cells] * 10))
-        np.save(f"{folder}/probability.npy", np.stack([maps["white noise"], *[maps["good"]] * 9]))
-        return [json.loads(subprocess.run([sys.executable, __file__, folder, str(workers)], capture_output=True,
-                                          text=True, check=True).stdout)
-                for workers in sorted({1, len(os.sched_getaffinity(0))})]
+        for name, sections in stacks.items():
+            np.save(f"{folder}/{name}.npy", np.stack(sections))
+        for workers in sorted({1, len(os.sched_getaffinity(0))}):
+            fresh = [sys.executable, __file__, folder, str(workers)]
+            rows.append(json.loads(subprocess.run(fresh, capture_output=True, text=True, check=True).stdout))
+    return rows
 
 
 def score_large_stack(folder: str, workers: int) -> dict[str, float]:
-    """What the fresh process of `large_stack` does; its memory never was larger than the inputs and the libraries."""
+    """What the fresh process of `large_stack` does."""
     cells, probability = np.load(f"{folder}/cells.npy"), np.load(f"{folder}/probability.npy")
-    metrics.isbi_scores(cells[0, :64, :64], probability[0, :64, :64])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    metrics.isbi_scores(cells[0, :64, :64], probability[0, :64, :64])  # loads the compiled code
+    before = peak_memory()
     taken = seconds(lambda: metrics.isbi_scores(cells, probability, workers=workers))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"workers": workers, "seconds": taken, "bytes_per_pixel": 1024 * (peak - before) / workers / cells[0].size}
+    used = (peak_memory() - before) / workers / cells[0].size
+    return {"workers": workers, "seconds": taken, "bytes_per_pixel": used}
+
+
+def peak_memory() -> int:
+    """Bytes of memory this process had at most; getrusage would tell that of the process that started it."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(status["VmHWM"].split()[0])
 
 
 def print_rows(rows: list[dict]) -> None:
     print("  ".join(f"{name:>22}" for name in rows[0]))
     for row in rows:
-        print("  ".join(f"{value:>22.4g}" if isinstance(value, float) else f"{value:>22}" for value in row.values()))
+        print("  ".join(f"{f'{value:.4g}' if isinstance(value, float) else value:>22}" for value in row.values()))
     print()
 
 
 def main() -> None:
-    everything(*(array[:64, :64] for array in (draw(64)[0], draw(64)[1]["good"])))  # compiles
-    v_rand_v_info(draw(64)[0], draw(64)[1]["good"])
+    cells, maps = draw(64)
+    for part in (warping, v_rand_v_info, everything):  # compiles
+        part(cells, maps["good"])
     cells, maps = draw(512)
     result = {"machine": platform.processor() or platform.machine(), "rounds": ROUNDS, "limits": LIMITS,
               "ratios": [{"map": name, **ratios(cells, probability)} for name, probability in maps.items()]}

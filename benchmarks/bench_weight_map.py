@@ -1,7 +1,7 @@
 """The weight map against distance transforms: `python benchmarks/bench_weight_map.py`.
 
-Each round times all of them in turn on the same drawn section, so that a machine whose speed drifts does not decide; the
-table has the medians of the ratios. Compilation of just-in-time code is left out.
+Each round times all of them in turn on the same drawn section, so that a machine whose speed drifts does not
+decide; the table has the medians of the ratios. Compilation of just-in-time code is left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def one_transform_per_cell(cells: np.ndarray) -> np.ndarray:
         second = np.minimum(second, np.maximum(nearest, d))
         nearest = np.minimum(nearest, d)
     weights = np.where(cells > 0, W_C[1], W_C[0])
-    return (weights + np.where(cells > 0, 0, 10 * np.exp(-(nearest + second) ** 2 / 50))).astype(np.float32)
+    return (weights + np.where(cells > 0, 0, 10 * np.exp(-((nearest + second) ** 2) / 50))).astype(np.float32)
 
 
 def seconds(call, *arguments) -> float:
@@ -42,17 +42,24 @@ def seconds(call, *arguments) -> float:
 
 
 def measure(size: int, rounds: int) -> dict[str, float]:
-    _, labels = draw_section(size, cell_diameter=44, membrane_width=(2.5, 6), noise=0.06, rng=np.random.default_rng(0))
+    _, labels = draw_section(
+        size, cell_diameter=44, membrane_width=(2.5, 6), noise=0.06, rng=np.random.default_rng(0)
+    )
     cells = np.where(separation_border(labels, 2), 0, labels)
     ours = weight_map(cells, W_C, 10, 5)
     count = len(np.unique(cells)) - 1
     row = {"size": size, "cells": count}
-    times = [(seconds(weight_map, cells, W_C, 10, 5), seconds(ndimage.distance_transform_edt, cells == 0)) for _ in range(rounds)]
+    times = [
+        (seconds(weight_map, cells, W_C, 10, 5), seconds(ndimage.distance_transform_edt, cells == 0))
+        for _ in range(rounds)
+    ]
     row["milliseconds"] = 1000 * statistics.median(own for own, _ in times)
     row["of_one_distance_transform"] = statistics.median(own / other for own, other in times)
     if size <= 1024:  # beyond, the obvious way takes hours
         np.testing.assert_allclose(ours, one_transform_per_cell(cells), rtol=1.2e-7)
-        row["times_faster_than_one_per_cell"] = seconds(one_transform_per_cell, cells) / statistics.median(own for own, _ in times)
+        row["times_faster_than_one_per_cell"] = seconds(one_transform_per_cell, cells) / statistics.median(
+            own for own, _ in times
+        )
     return row
 
 
@@ -62,11 +69,15 @@ def main() -> None:
     print(f"{'px':>5} {'cells':>6} {'ms':>8} {'/ one EDT':>10} {'EDT per cell /':>15}")
     for row in rows:
         slow = row.get("times_faster_than_one_per_cell")
-        print(f"{row['size']:>5} {row['cells']:>6} {row['milliseconds']:>8.1f} {row['of_one_distance_transform']:>10.2f} "
-              f"{f'{slow:.0f}' if slow else '-':>15}")
+        print(
+            f"{row['size']:>5} {row['cells']:>6} {row['milliseconds']:>8.1f} "
+            f"{row['of_one_distance_transform']:>10.2f} {f'{slow:.0f}' if slow else '-':>15}"
+        )
     RESULTS.mkdir(exist_ok=True)
     machine = {"python": platform.python_version(), "machine": platform.machine(), "numpy": np.__version__}
-    (RESULTS / "weight_map.json").write_text(json.dumps({"machine": machine, "command": " ".join(sys.argv), "rows": rows}, indent=1) + "\n")
+    (RESULTS / "weight_map.json").write_text(
+        json.dumps({"machine": machine, "command": " ".join(sys.argv), "rows": rows}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -15,15 +15,18 @@ SMOOTHING = 2.0  # px, standard deviation of the Gaussian
 
 
 def smooth(raw: np.ndarray) -> np.ndarray:
-    """Mean over the channels of one section (c, y, x), smoothed by a Gaussian of `SMOOTHING` px; float32 (y, x)."""
+    """Mean over the channels of one section (c, y, x), smoothed by a Gaussian of `SMOOTHING` px; float32 (y,
+    x).
+    """
     return ndimage.gaussian_filter(raw.mean(axis=0, dtype=np.float32), SMOOTHING)
 
 
 def measure(volumes: Iterable[tuple[Any, Any, Any]]) -> dict[str, float]:
     """Gray range of the smoothed training images, and whether cells are brighter than their surroundings.
 
-    `volumes` hold raw (c, z, y, x), labels and separation border (z, y, x). `low` and `high` are means over the sections of
-    their 1st and 99th percentile; `low` > `high` where cells are dark, so that one formula makes cells 1.
+    `volumes` hold raw (c, z, y, x), labels and separation border (z, y, x). `low` and `high` are means over
+    the sections of their 1st and 99th percentile; `low` > `high` where cells are dark, so that one formula
+    makes cells 1.
     """
     ranges, contrast = [], 0.0
     for raw, labels, border in volumes:
@@ -31,16 +34,22 @@ def measure(volumes: Iterable[tuple[Any, Any, Any]]) -> dict[str, float]:
             gray = smooth(raw[:, z])
             cell = target_class(labels[z], border[z]) == 1
             ranges.append(np.percentile(gray, (1, 99)))
-            contrast += float(gray[cell].mean() - gray[~cell].mean()) if cell.any() and not cell.all() else 0.0
+            contrast += (
+                float(gray[cell].mean() - gray[~cell].mean()) if cell.any() and not cell.all() else 0.0
+            )
     low, high = np.mean(ranges, axis=0)
-    return {"low": float(low), "high": float(high)} if contrast >= 0 else {"low": float(high), "high": float(low)}
+    return (
+        {"low": float(low), "high": float(high)}
+        if contrast >= 0
+        else {"low": float(high), "high": float(low)}
+    )
 
 
 def cell_probability(network: str, raw: np.ndarray, statistics: dict[str, Any]) -> np.ndarray:
     """What baseline `network` says of one section (c, y, x): float32 (y, x) in 0..1.
 
-    `constant` gives every pixel the training split's share of cell pixels, `smoothed_raw` the smoothed gray level as a
-    fraction of the training range.
+    `constant` gives every pixel the training split's share of cell pixels, `smoothed_raw` the smoothed gray
+    level as a fraction of the training range.
     """
     if network == "constant":
         return np.full(raw.shape[1:], statistics["class_frequencies"][1], np.float32)

@@ -18,8 +18,8 @@ from pipeline_lib.errors import InputError
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, moved over `path` on success and deleted on error.
 
-    The temporary name keeps the suffix, for writers that choose the format by it. Raises `InputError` where the disk is
-    full or the folder cannot be written; `path` keeps its former content then.
+    The temporary name keeps the suffix, for writers that choose the format by it. Raises `InputError` where
+    the disk is full or the folder cannot be written; `path` keeps its former content then.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
@@ -36,15 +36,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def _explained(error: OSError, path: Path) -> OSError | InputError:
     # h5py raises a plain OSError whose errno is only in its text
     if error.errno == errno.ENOSPC or "No space left" in str(error):
-        return InputError(f"{path}: the disk is full; nothing was written. Free space there and run the same command again.")
+        return InputError(
+            f"{path}: the disk is full; nothing was written. Free space there and run the same command again."
+        )
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return InputError(f"{path}: cannot be written ({error.strerror}). Choose another folder with `results:` in the "
-                          "config, or make this one writable.")
+        return InputError(
+            f"{path}: cannot be written ({error.strerror}). Choose another folder with `results:` in the "
+            "config, or make this one writable."
+        )
     return error
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes as 64 hex digits; of a folder, of its files' names and bytes in sorted order."""
+    """SHA-256 of a file's bytes as 64 hex digits; of a folder, of its files' names and bytes in sorted order.
+    """
     path = Path(path)
     if path.is_dir():
         digest = hashlib.sha256()
@@ -68,4 +73,6 @@ def read_json(path: str | Path) -> Any:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not valid JSON ({error}). Delete it and run the workflow again.") from error
+        raise InputError(
+            f"{path}: not valid JSON ({error}). Delete it and run the workflow again."
+        ) from error

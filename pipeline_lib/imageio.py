@@ -131,7 +131,7 @@ def read_annotation(path: str | Path, *, sections: str | None = None, kind: str 
                          "and was saved after drawing.")
     if kind.endswith("membranes") or (kind == "auto" and len(values) == 2 and values[0] == 0):
         return _membranes(path, info, array, values, share, kind)
-    return _instances(path, info, array, values, share, kind)
+    return _instances(path, array, values, share, kind)
 
 
 def inspect(path: str | Path) -> ImageInfo:
@@ -534,9 +534,10 @@ def _membranes(path: str | Path, info: ImageInfo, array: np.ndarray, values: np.
     return Annotation("membranes", array.astype(np.uint8, copy=False), description)
 
 
-def _instances(path: str | Path, info: ImageInfo, array: np.ndarray, values: np.ndarray, share: np.ndarray,
+def _instances(path: str | Path, array: np.ndarray, values: np.ndarray, share: np.ndarray,
                kind: str) -> Annotation:
-    if len(values) > 2 and _share_in_areas(array, values[np.argsort(share)[-2:]]) < 0.7:
+    few = 2 if kind == "auto" else 4  # where said to be instances, a few labels may be of very narrow cells
+    if len(values) > few and _share_in_areas(array, values[np.argsort(share)[-2:]]) < 0.7:
         raise InputError(f"{path}: gray levels, not an annotation: besides the two most common ones, values "
                          "are scattered and form no areas, as after smoothing, scaling or antialiasing "
                          f"({_histogram(values, share)}). {_MAKE_ANNOTATION}")

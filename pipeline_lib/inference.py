@@ -14,8 +14,8 @@ from pipeline_lib.errors import InputError
 from pipeline_lib.normalisation import Normalisation
 from pipeline_lib.tiling import Geometry, Tile, mirror, read_mirrored, tiles
 
-# Peak bytes per input pixel and base channel of a forward pass: the skip connection, the concatenation and two convolutions'
-# outputs of the top level, in float32
+# Peak bytes per input pixel and base channel of a forward pass: the skip connection, the concatenation and
+# two convolutions' outputs of the top level, in float32
 _BYTES_PER_PIXEL_AND_CHANNEL = 24
 _LARGEST_TILE = 2048  # px; beyond it, the rim that tiles compute twice is under 2 % of the work
 
@@ -28,8 +28,10 @@ def choose_device(device: str) -> torch.device:
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise InputError("device: `cuda` was asked for, but torch sees no CUDA device. Set `device: auto`, run where a GPU is, "
-                         "or install the CUDA build of torch (README, Installation).")
+        raise InputError(
+            "device: `cuda` was asked for, but torch sees no such device. Set `device: auto`, run where a GPU "
+            "is, or install the CUDA build of torch (README, Installation)."
+        )
     free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
     return torch.device("cuda", free.index(max(free)))
 
@@ -37,7 +39,9 @@ def choose_device(device: str) -> torch.device:
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """`float32`, `bfloat16`, or `auto`: bfloat16 where the device multiplies in it, else float32."""
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        fast = (
+            torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        )
         return torch.bfloat16 if fast else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
@@ -48,7 +52,9 @@ def autocast(device: torch.device, precision: torch.dtype) -> contextlib.Abstrac
 
 
 def choose_tile(tile: int | str, geometry: Geometry, base_channels: int, device: torch.device) -> int:
-    """A tile size in px: the setting, checked, or for `auto` the largest that a quarter of the free memory holds."""
+    """A tile size in px: the setting, checked, or for `auto` the largest that a quarter of the free memory
+    holds.
+    """
     if tile != "auto":
         geometry.output_size(tile)
         return tile
@@ -61,16 +67,26 @@ def choose_tile(tile: int | str, geometry: Geometry, base_channels: int, device:
     return max(side - (side - geometry.smallest) % geometry.stride, least)
 
 
-def tile_probabilities(network: nn.Module, raw: Any, section: int, normalisation: Normalisation, tile: int, device: torch.device,
-                precision: torch.dtype, average_orientations: bool = False) -> Iterator[tuple[Tile, Tensor]]:
+def tile_probabilities(
+    network: nn.Module,
+    raw: Any,
+    section: int,
+    normalisation: Normalisation,
+    tile: int,
+    device: torch.device,
+    precision: torch.dtype,
+    average_orientations: bool = False,
+) -> Iterator[tuple[Tile, Tensor]]:
     """Probabilities (classes, y, x) float32 of each tile of `raw` (c, z, y, x; numpy or h5py) in `section`.
 
-    With `average_orientations` the probabilities are averaged over the 8 rotations and mirror images of the tile. The
-    network must be in evaluation mode.
+    With `average_orientations` the probabilities are averaged over the 8 rotations and mirror images of the
+    tile. The network must be in evaluation mode.
     """
     for part in tiles(raw.shape[2:], tile, network.geometry):
         rows, columns = (mirror(*span, size) for span, size in zip(part.read, raw.shape[2:], strict=True))
-        image = torch.from_numpy(normalisation.apply(read_mirrored(raw, section, rows, columns), rows, columns)).to(device)
+        image = torch.from_numpy(
+            normalisation.apply(read_mirrored(raw, section, rows, columns), rows, columns)
+        ).to(device)
         total: Tensor | float = 0.0
         orientations = range(8) if average_orientations else range(1)
         with torch.inference_mode(), autocast(device, precision):

@@ -8,7 +8,8 @@ from pipeline_lib.metrics import connected_components
 
 
 def label_cells(cells: np.ndarray) -> np.ndarray:
-    """4-connected components of each section of `cells` (z, y, x), non-zero = cell, as uint32 labels unique in the volume.
+    """4-connected components of each section of `cells` (z, y, x), non-zero = cell, as uint32 labels unique
+    in the volume.
 
     >>> label_cells(np.array([[[1, 0, 1], [0, 1, 1]], [[0, 1, 0], [0, 0, 0]]]))
     array([[[1, 0, 2],
@@ -28,12 +29,13 @@ def number_through(labels: np.ndarray) -> np.ndarray:
 
 
 def separation_border(labels: np.ndarray, width: int) -> np.ndarray:
-    """Cell pixels of one section to give to the background so that different cells are `width` px apart where they touch.
+    """Cell pixels of one section to give to the background so that different cells are `width` px apart where
+    they touch.
 
-    `labels` (y, x), 0 = background; returns bool (y, x). Cells that touch, also diagonally, lose half the width each (the
-    one with the smaller label the odd pixel); a pixel goes only if its own cell touches another within that reach.
-    Afterwards no two different cells are 8-neighbours (Ronneberger et al. 2015, section 3: "computed using morphological
-    operations").
+    `labels` (y, x), 0 = background; returns bool (y, x). Cells that touch, also diagonally, lose half the
+    width each (the one with the smaller label the odd pixel); a pixel goes only if its own cell touches
+    another within that reach. Afterwards no two different cells are 8-neighbours (Ronneberger et al. 2015,
+    section 3: "computed using morphological operations").
 
     >>> separation_border(np.array([[1, 1, 1, 2, 2, 2]]), width=2).astype(int)
     array([[0, 0, 1, 1, 0, 0]])
@@ -54,7 +56,9 @@ def target_class(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarra
 
 
 def _grow(contact: np.ndarray, labels: np.ndarray, layers: int) -> np.ndarray:
-    """`layers` pixels deep into the cell: `contact` is the first, each further one a dilation that stays in its own cell."""
+    """`layers` pixels deep into the cell: `contact` is the first, each further one a dilation that stays in
+    its own cell.
+    """
     if layers == 0:
         return np.zeros_like(contact)
     for _ in range(layers - 1):
@@ -67,18 +71,24 @@ def _grow(contact: np.ndarray, labels: np.ndarray, layers: int) -> np.ndarray:
 
 def _neighbour_views(shape: tuple[int, int]) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
     """Pairs of views that put each pixel beside its neighbour, for the eight directions."""
+
     def part(shift: int, size: int) -> slice:
         return slice(max(shift, 0), size + min(shift, 0))
 
-    return [((part(-dy, shape[0]), part(-dx, shape[1])), (part(dy, shape[0]), part(dx, shape[1])))
-            for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+    return [
+        ((part(-dy, shape[0]), part(-dx, shape[1])), (part(dy, shape[0]), part(dx, shape[1])))
+        for dy in (-1, 0, 1)
+        for dx in (-1, 0, 1)
+        if dy or dx
+    ]
 
 
 def cells_apart(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarray:
-    """The truth of one section for scores that see cells only as 4-connected regions: bool (y, x), True = cell.
+    """The truth of one section for scores that see cells only as 4-connected regions: bool (y, x), True =
+    cell.
 
-    The annotation itself where its instances are such regions, as all membrane annotations are; where two instances share a
-    side they would be one region, and the separation border keeps them apart.
+    The annotation itself where its instances are such regions, as all membrane annotations are; where two
+    instances share a side they would be one region, and the separation border keeps them apart.
     """
     cells = labels > 0
     for before, after in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):

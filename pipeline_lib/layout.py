@@ -31,15 +31,26 @@ class Array:
 
 RAW = Array("raw", "czyx", None, "gray level", "raw intensities, as read")
 LABELS = Array("labels", "zyx", "uint32", "instance", "instance labels: 0 = background, 1..n = cells")
-SEPARATION_BORDER = Array("separation_border", "zyx", "uint8", "1",
-                          "1 = cell pixel given to the background so that no two cells touch")
-WEIGHT_MAP = Array("weight_map", "zyx", "float32", "1", "loss weight of each pixel, w = w_c + w0 exp(-(d1+d2)^2 / 2 sigma^2)")
-CELL_PROBABILITY = Array("cell_probability", "zyx", "float32", "1", "probability of being inside a cell, 0..1")
+SEPARATION_BORDER = Array(
+    "separation_border",
+    "zyx",
+    "uint8",
+    "1",
+    "1 = cell pixel given to the background so that no two cells touch",
+)
+WEIGHT_MAP = Array(
+    "weight_map", "zyx", "float32", "1", "loss weight of each pixel, w = w_c + w0 exp(-(d1+d2)^2 / 2 sigma^2)"
+)
+CELL_PROBABILITY = Array(
+    "cell_probability", "zyx", "float32", "1", "probability of being inside a cell, 0..1"
+)
 
 
 @contextmanager
 def create(path: str | Path, provenance: dict[str, Any]) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file that appears at `path` only once it is complete; `provenance` is kept as a JSON attribute."""
+    """Yield a new HDF5 file that appears at `path` only once it is complete; `provenance` is kept as a JSON
+    attribute.
+    """
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["format"] = "bordure"
         file.attrs["format_version"] = FORMAT_VERSION
@@ -48,19 +59,29 @@ def create(path: str | Path, provenance: dict[str, Any]) -> Iterator[h5py.File]:
 
 
 def add(file: h5py.File, array: Array, shape: tuple[int, ...], dtype: Any = None) -> h5py.Dataset:
-    """Create the dataset `array` of `shape` in `file`: chunked for patches within a section, compressed, described."""
+    """Create the dataset `array` of `shape` in `file`: chunked for patches within a section, compressed,
+    described.
+    """
     if len(shape) != len(array.axes):
         raise ValueError(f"{array.name} has axes {array.axes}, got shape {shape}")
     chunks = (1,) * (len(shape) - 2) + tuple(min(CHUNK, size) for size in shape[-2:])
-    dataset = file.create_dataset(array.name, shape, dtype or array.dtype, chunks=chunks, compression="gzip",
-                                  compression_opts=1, shuffle=True)
+    dataset = file.create_dataset(
+        array.name,
+        shape,
+        dtype or array.dtype,
+        chunks=chunks,
+        compression="gzip",
+        compression_opts=1,
+        shuffle=True,
+    )
     dataset.attrs.update(axes=array.axes, unit=array.unit, meaning=array.meaning)
     return dataset
 
 
 @contextmanager
 def require(path: str | Path, *arrays: Array) -> Iterator[h5py.File]:
-    """Yield the HDF5 file at `path`, opened for reading, once it is known to hold `arrays` in this format version.
+    """Yield the HDF5 file at `path`, opened for reading, once it is known to hold `arrays` in this format
+    version.
 
     Raises `InputError` for a missing, unreadable, foreign or older file and for a missing array.
     """
@@ -69,16 +90,22 @@ def require(path: str | Path, *arrays: Array) -> Iterator[h5py.File]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file. Run the workflow to make it.") from error
     except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({error}). Delete it and run the workflow again.") from error
+        raise InputError(
+            f"{path}: not a readable HDF5 file ({error}). Delete it and run the workflow again."
+        ) from error
     with file:
         version = file.attrs.get("format_version") if file.attrs.get("format") == "bordure" else None
         if version != FORMAT_VERSION:
-            raise InputError(f"{path}: format version {version}, expected {FORMAT_VERSION}: written by another version "
-                             "of bordure. Delete it and run the workflow again.")
+            raise InputError(
+                f"{path}: format version {version}, expected {FORMAT_VERSION}: written by another version "
+                "of bordure. Delete it and run the workflow again."
+            )
         for array in arrays:
             if array.name not in file:
-                raise InputError(f"{path}: has no `{array.name}` (found: {', '.join(file) or 'nothing'}). "
-                                 f"`{array.name}` is {array.meaning}; it needs a volume with an annotation.")
+                raise InputError(
+                    f"{path}: has no `{array.name}` (found: {', '.join(file) or 'nothing'}). "
+                    f"`{array.name}` is {array.meaning}; it needs a volume with an annotation."
+                )
         yield file
 
 

@@ -14,7 +14,8 @@ from pipeline_lib.errors import InputError
 
 logger = logging.getLogger("bordure")
 
-# Thread pools are sized when numpy, numba and torch are first imported, hence by environment and before the import.
+# Thread pools are sized when numpy, numba and torch are first imported, hence by environment and before the
+# import.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -22,7 +23,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 def stage(log: str | Path, threads: int = 1) -> Iterator[None]:
     """Run one stage: log to `log` and the terminal, use `threads` threads, end on an error the user can read.
 
-    An `InputError` is printed as its message alone, any other exception with its traceback; both exit with status 1.
+    An `InputError` is printed as its message alone, any other exception with its traceback; both exit with
+    status 1.
     """
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(threads)

@@ -15,10 +15,11 @@ KINDS = ("none", "mean", "mean_std", "mean_image")
 
 @dataclass(frozen=True)
 class Normalisation:
-    """(raw - offset) / scale, with `offset` and `scale` float32 of shape (c, 1, 1), or (c, y, x) for a mean image.
+    """(raw - offset) / scale, with `offset` and `scale` float32 of shape (c, 1, 1), or (c, y, x) for a mean
+    image.
 
-    Measured on the training split alone and stored inside the model, so that prediction cannot use another one. `dtype` is
-    that of the training images: gray levels of another type would mean something else.
+    Measured on the training split alone and stored inside the model, so that prediction cannot use another
+    one. `dtype` is that of the training images: gray levels of another type would mean something else.
     """
 
     kind: str
@@ -27,37 +28,58 @@ class Normalisation:
     scale: np.ndarray
 
     def apply(self, raw: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Normalise `raw` (c, y, x), the pixels at index arrays `rows` and `columns` of a section; float32 (c, y, x)."""
+        """Normalise `raw` (c, y, x), the pixels at index arrays `rows` and `columns` of a section; float32
+        (c, y, x).
+        """
         offset = self.offset
         if self.kind == "mean_image":
             offset = offset[:, rows[:, None], columns]
         return (raw.astype(np.float32) - offset) / self.scale
 
     def check(self, raw: Any, path: Any) -> None:
-        """Raise `InputError` unless `raw` (c, z, y, x) of file `path` is like the training images in type and channels."""
+        """Raise `InputError` unless `raw` (c, z, y, x) of file `path` is like the training images in type and
+        channels.
+        """
         if raw.shape[0] != len(self.scale):
-            raise InputError(f"{path}: {raw.shape[0]} channels, but the model was trained on {len(self.scale)}. "
-                             "Set `dataset.channels` and use images with that many channels.")
+            raise InputError(
+                f"{path}: {raw.shape[0]} channels, but the model was trained on {len(self.scale)}. "
+                "Set `dataset.channels` and use images with that many channels."
+            )
         if str(raw.dtype) != self.dtype:
-            raise InputError(f"{path}: {raw.dtype} gray levels, but the model was trained on {self.dtype}. "
-                             f"Convert the images to {self.dtype} with the training images' gray scale.")
+            raise InputError(
+                f"{path}: {raw.dtype} gray levels, but the model was trained on {self.dtype}. "
+                f"Convert the images to {self.dtype} with the training images' gray scale."
+            )
         if self.kind == "mean_image" and raw.shape[2:] != self.offset.shape[1:]:
-            raise InputError(f"{path}: sections of {raw.shape[2]} x {raw.shape[3]} px, but the mean image has "
-                             f"{self.offset.shape[1]} x {self.offset.shape[2]}. Set `normalisation: mean_std`, which takes any size.")
+            raise InputError(
+                f"{path}: sections of {raw.shape[2]} x {raw.shape[3]} px, but the mean image has "
+                f"{self.offset.shape[1]} x {self.offset.shape[2]}. Set `normalisation: mean_std`, "
+                "which takes any size."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, for JSON and for the model file."""
-        return {"kind": self.kind, "dtype": self.dtype, "offset": self.offset.tolist(), "scale": self.scale.tolist()}
+        return {
+            "kind": self.kind,
+            "dtype": self.dtype,
+            "offset": self.offset.tolist(),
+            "scale": self.scale.tolist(),
+        }
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Normalisation:
         """Inverse of `to_dict`."""
-        return cls(content["kind"], content["dtype"], np.array(content["offset"], np.float32),
-                   np.array(content["scale"], np.float32))
+        return cls(
+            content["kind"],
+            content["dtype"],
+            np.array(content["offset"], np.float32),
+            np.array(content["scale"], np.float32),
+        )
 
 
 def measure(kind: str, volumes: Iterable[Any]) -> Normalisation:
-    """Measure a normalisation of `kind` on training `volumes` (c, z, y, x; numpy or h5py), one section in memory at a time.
+    """Measure a normalisation of `kind` on training `volumes` (c, z, y, x; numpy or h5py), one section in
+    memory at a time.
 
     - `none`: gray levels as fractions of an integer type's range, floats as they are
     - `mean`: the same, less the mean of each channel
@@ -69,11 +91,16 @@ def measure(kind: str, volumes: Iterable[Any]) -> Normalisation:
     if kind not in KINDS:
         raise InputError(f"normalisation: found `{kind}`, expected one of {', '.join(KINDS)}.")
     volumes = list(volumes)
-    for what, found in (("types", {str(v.dtype) for v in volumes}), ("numbers of channels", {v.shape[0] for v in volumes}),
-                        ("section sizes", {v.shape[2:] for v in volumes} if kind == "mean_image" else {0})):
+    for what, found in (
+        ("types", {str(v.dtype) for v in volumes}),
+        ("numbers of channels", {v.shape[0] for v in volumes}),
+        ("section sizes", {v.shape[2:] for v in volumes} if kind == "mean_image" else {0}),
+    ):
         if len(found) > 1:
-            raise InputError(f"normalisation `{kind}`: the training images have different {what}: "
-                             f"{', '.join(map(str, sorted(found)))}. Convert them to one.")
+            raise InputError(
+                f"normalisation `{kind}`: the training images have different {what}: "
+                f"{', '.join(map(str, sorted(found)))}. Convert them to one."
+            )
     dtype = volumes[0].dtype
     channels = volumes[0].shape[0]
     full = float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
@@ -90,6 +117,8 @@ def measure(kind: str, volumes: Iterable[Any]) -> Normalisation:
             variance = np.array([volume[:, z].var(axis=(1, 2), dtype=float) for volume, z in sections])
             total = np.average(variance + (mean - offset[:, 0, 0]) ** 2, axis=0, weights=size)
             if (total == 0).any():
-                raise InputError("normalisation `mean_std`: the training images have a channel of one single gray level.")
+                raise InputError(
+                    "normalisation `mean_std`: the training images have a channel of one single gray level."
+                )
             scale = np.sqrt(total)[:, None, None]
     return Normalisation(kind, str(dtype), offset.astype(np.float32), scale.astype(np.float32))

@@ -23,7 +23,9 @@ PREFETCH = 4  # patches read ahead; reading is a small part of a step, a few hid
 
 @dataclass(frozen=True)
 class Region:
-    """What one patch needs, before it is moved: image (c, s, s) float32, target (s, s) uint8, weights (s, s) float32."""
+    """What one patch needs, before it is moved: image (c, s, s) float32, target (s, s) uint8, weights (s, s)
+    float32.
+    """
 
     image: np.ndarray
     target: np.ndarray
@@ -33,13 +35,22 @@ class Region:
 
 
 class Patches:
-    """Random patches of `tile` px for the iterations of a training, each a pure function of (`seed`, iteration).
+    """Random patches of `tile` px for the iterations of a training, each a pure function of (`seed`,
+    iteration).
 
-    A patch is centred anywhere in the volumes with equal probability; what lies outside a section is mirrored.
+    A patch is centred anywhere in the volumes with equal probability; what lies outside a section is
+    mirrored.
     """
 
-    def __init__(self, volumes: Sequence[tuple[Any, Any, Any, Any]], normalisation: Normalisation, geometry: Geometry,
-                 tile: int, augmentation: augment.Augmentation, seed: int) -> None:
+    def __init__(
+        self,
+        volumes: Sequence[tuple[Any, Any, Any, Any]],
+        normalisation: Normalisation,
+        geometry: Geometry,
+        tile: int,
+        augmentation: augment.Augmentation,
+        seed: int,
+    ) -> None:
         self.volumes = volumes  # per volume raw (c, z, y, x), labels, separation border, weight map (z, y, x)
         self.normalisation = normalisation
         self.geometry = geometry
@@ -56,17 +67,25 @@ class Patches:
         raw, labels, border, weights = self.volumes[rng.choice(len(self.volumes), p=self.share)]
         section, *centre = (int(rng.integers(size)) for size in labels.shape)
         reach = augment.reach(transform, self.tile)
-        rows, columns = (mirror(c - reach, c + reach + 1, size) for c, size in zip(centre, labels.shape[1:], strict=True))
+        rows, columns = (
+            mirror(c - reach, c + reach + 1, size) for c, size in zip(centre, labels.shape[1:], strict=True)
+        )
         image = self.normalisation.apply(read_mirrored(raw, section, rows, columns), rows, columns)
         target = target_class(*(read_mirrored(array, section, rows, columns) for array in (labels, border)))
-        return Region(image, target, read_mirrored(weights, section, rows, columns), transform, int(rng.integers(2**62)))
+        return Region(
+            image, target, read_mirrored(weights, section, rows, columns), transform, int(rng.integers(2**62))
+        )
 
     def move(self, region: Region, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Augment on `device`: image (1, c, tile, tile), target (1, out, out) int64 and weights (1, out, out)."""
+        """Augment on `device`: image (1, c, tile, tile), target (1, out, out) int64 and weights (1, out,
+        out).
+        """
         offsets = augment.source_offsets(region.transform, self.tile, device)
         context = self.geometry.context
-        inner = offsets[:, context:self.tile - context, context:self.tile - context]
-        image, target, weights = (torch.from_numpy(array).to(device) for array in (region.image, region.target, region.weights))
+        inner = offsets[:, context : self.tile - context, context : self.tile - context]
+        image, target, weights = (
+            torch.from_numpy(array).to(device) for array in (region.image, region.target, region.weights)
+        )
         generator = torch.Generator(device).manual_seed(region.seed)
         image = augment.vary_gray(augment.interpolate(image, offsets), region.transform, generator)
         return image[None], augment.pick(target, inner)[None].long(), augment.pick(weights, inner)[None]
@@ -82,12 +101,22 @@ class Patches:
                 yield self.move(region, device)
 
 
-def open_volumes(stack: ExitStack, datasets: Sequence[Path], weight_maps: Sequence[Path]) -> list[tuple[Any, Any, Any, Any]]:
-    """Open dataset and weight map files for as long as `stack` lives; raw, labels, border and weight map of each."""
+def open_volumes(
+    stack: ExitStack, datasets: Sequence[Path], weight_maps: Sequence[Path]
+) -> list[tuple[Any, Any, Any, Any]]:
+    """Open dataset and weight map files for as long as `stack` lives; raw, labels, border and weight map of
+    each.
+    """
     volumes = []
     for dataset, weight_map in zip(datasets, weight_maps, strict=True):
-        file = stack.enter_context(layout.require(dataset, layout.RAW, layout.LABELS, layout.SEPARATION_BORDER))
+        file = stack.enter_context(
+            layout.require(dataset, layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)
+        )
         weights = stack.enter_context(layout.require(weight_map, layout.WEIGHT_MAP))
-        volumes.append((*(file[a.name] for a in (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)),
-                        weights[layout.WEIGHT_MAP.name]))
+        volumes.append(
+            (
+                *(file[a.name] for a in (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)),
+                weights[layout.WEIGHT_MAP.name],
+            )
+        )
     return volumes

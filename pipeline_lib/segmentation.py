@@ -25,35 +25,67 @@ CRITERIA = {
 }
 
 
-def choose_threshold(datasets: Sequence[Path], predictions: Sequence[Path], output: Path, *, criterion: str = "rand_error",
-                     minimum_size: int = 0) -> None:
+def choose_threshold(
+    datasets: Sequence[Path],
+    predictions: Sequence[Path],
+    output: Path,
+    *,
+    criterion: str = "rand_error",
+    minimum_size: int = 0,
+) -> None:
     """Write the threshold best by `criterion`, averaged over the sections of the validation volumes (JSON).
 
-    The grid and its values are written too. Ties take the threshold in the middle of the tied ones, farthest from where the
-    score falls off.
+    The grid and its values are written too. Ties take the threshold in the middle of the tied ones, farthest
+    from where the score falls off.
     """
     if criterion not in CRITERIA:
-        raise InputError(f"segmentation.criterion: found `{criterion}`, expected one of {', '.join(CRITERIA)}.")
+        raise InputError(
+            f"segmentation.criterion: found `{criterion}`, expected one of {', '.join(CRITERIA)}."
+        )
     score, more_is_better = CRITERIA[criterion]
     values = []
     for dataset, prediction in zip(datasets, predictions, strict=True):
-        with (layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,
-              layout.require(prediction, layout.CELL_PROBABILITY) as predicted):
+        with (
+            layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,
+            layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
+        ):
             for z, probability in enumerate(predicted[layout.CELL_PROBABILITY.name]):
                 labels = truth[layout.LABELS.name][z]
                 if criterion != "seg":
-                    labels = metrics.connected_components(cells_apart(labels, truth[layout.SEPARATION_BORDER.name][z]))
+                    labels = metrics.connected_components(
+                        cells_apart(labels, truth[layout.SEPARATION_BORDER.name][z])
+                    )
                 values.append([score(labels, instances(probability, t, minimum_size)) for t in THRESHOLDS])
     mean = np.nanmean(values, axis=0)
     best = np.flatnonzero(mean == (mean.max() if more_is_better else mean.min()))
     threshold = THRESHOLDS[best[len(best) // 2]]
-    write_json(output, {"threshold": threshold, "criterion": criterion, "grid": THRESHOLDS, "value": mean.tolist(),
-                        "provenance": provenance.record([*datasets, *predictions], criterion=criterion, minimum_size=minimum_size)})
-    logger.info("threshold %.2f: mean %s %.4f over %d validation sections", threshold, criterion, mean[best[0]], len(values))
+    write_json(
+        output,
+        {
+            "threshold": threshold,
+            "criterion": criterion,
+            "grid": THRESHOLDS,
+            "value": mean.tolist(),
+            "provenance": provenance.record(
+                [*datasets, *predictions], criterion=criterion, minimum_size=minimum_size
+            ),
+        },
+    )
+    logger.info(
+        "threshold %.2f: mean %s %.4f over %d validation sections",
+        threshold,
+        criterion,
+        mean[best[0]],
+        len(values),
+    )
 
 
-def segment(prediction: Path, threshold: Path, labels: Path, cell_probability: Path, *, minimum_size: int = 0) -> None:
-    """Write the instances of `prediction` at the chosen threshold, and its probability map, as TIFF stacks (z, y, x)."""
+def segment(
+    prediction: Path, threshold: Path, labels: Path, cell_probability: Path, *, minimum_size: int = 0
+) -> None:
+    """Write the instances of `prediction` at the chosen threshold, and its probability map, as TIFF stacks
+    (z, y, x).
+    """
     t = read_json(threshold)["threshold"]
     with layout.require(prediction, layout.CELL_PROBABILITY) as file:
         probability = file[layout.CELL_PROBABILITY.name]

@@ -1,7 +1,8 @@
 """Overlap-tile geometry: which sizes a network takes, and which regions to read, crop and write.
 
-Pure integer geometry, without torch and h5py, so that the workflow checks a tile size before anything runs. All sizes are
-in pixels (px); a region outside the image is read from its mirror image (Ronneberger et al. 2015, figure 2).
+Pure integer geometry, without torch and h5py, so that the workflow checks a tile size before anything runs.
+All sizes are in pixels (px); a region outside the image is read from its mirror image (Ronneberger et al.
+2015, figure 2).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ UPSAMPLING_LOSS = {"up_convolution": 0, "nearest": 2, "bilinear": 4}
 
 @dataclass(frozen=True)
 class Geometry:
-    """Input sizes a network takes, `smallest + k * stride`, and the `context` each loses on either side (px)."""
+    """Input sizes a network takes, `smallest + k * stride`, and the `context` each loses on either side (px).
+    """
 
     stride: int
     smallest: int
@@ -32,9 +34,10 @@ class Geometry:
         if rest or steps < 0:
             below = self.smallest + max(steps, 0) * self.stride
             raise InputError(
-                f"a tile of {input_size} px does not fit this network: every 2x2 pooling must see an even size. "
-                f"Expected {self.smallest}, {self.smallest + self.stride}, {self.smallest + 2 * self.stride}, ...; "
-                f"use {below} or {below + self.stride}.")
+                f"a tile of {input_size} px does not fit this network: each 2x2 pooling needs an even size. "
+                f"Expected {self.smallest}, {self.smallest + self.stride}, "
+                f"{self.smallest + 2 * self.stride}, ...; use {below} or {below + self.stride}."
+            )
         return input_size - 2 * self.context
 
     def input_size(self, output_size: int) -> int:
@@ -45,6 +48,7 @@ class Geometry:
 
 def unet_geometry(depth: int, upsampling: str = "up_convolution") -> Geometry:
     """Geometry of the unpadded U-Net: depth 4 takes 572 and gives 388 (Ronneberger et al. 2015, figure 1)."""
+
     def sizes(bottom: int) -> tuple[int, int]:
         before, after = bottom, bottom - 4  # two unpadded 3x3 convolutions at the bottom
         for _ in range(depth):
@@ -60,7 +64,9 @@ def unet_geometry(depth: int, upsampling: str = "up_convolution") -> Geometry:
 
 
 def check_tile(tile: int, depth: int, upsampling: str = "up_convolution", key: str = "training.tile") -> None:
-    """Raise `InputError` unless a U-Net of this depth takes a square tile of `tile` px; `key` is named in the message."""
+    """Raise `InputError` unless a U-Net of this depth takes a square tile of `tile` px; `key` is named in the
+    message.
+    """
     try:
         unet_geometry(depth, upsampling).output_size(tile)
     except InputError as error:
@@ -69,7 +75,8 @@ def check_tile(tile: int, depth: int, upsampling: str = "up_convolution", key: s
 
 @dataclass(frozen=True)
 class Tile:
-    """One inference unit of a section: what to `read` (may reach outside), to `crop` from the output, and to `write`.
+    """One inference unit of a section: what to `read` (may reach outside), to `crop` from the output, and to
+    `write`.
 
     `read` holds (start, stop) per axis in image coordinates; `crop` and `write` are slices per axis.
     """
@@ -82,8 +89,9 @@ class Tile:
 def tiles(shape: tuple[int, int], tile: int, geometry: Geometry) -> Iterator[Tile]:
     """Cover a section of `shape` (y, x) by tiles of at most `tile` px input, row by row.
 
-    Tiles start at multiples of the network's stride, hence pooling sees the same 2x2 squares as in one pass over the
-    whole image and the results agree; they are as even in size as that allows, so that little is computed twice.
+    Tiles start at multiples of the network's stride, hence pooling sees the same 2x2 squares as in one pass
+    over the whole image and the results agree; they are as even in size as that allows, so that little is
+    computed twice.
     """
     rows, columns = (_spans(size, tile, geometry) for size in shape)
     for y_read, y_write in rows:
@@ -99,8 +107,10 @@ def _spans(size: int, tile: int, geometry: Geometry) -> list[tuple[tuple[int, in
     else:
         usable = largest // geometry.stride * geometry.stride
         if not usable:
-            raise InputError(f"a tile of {tile} px gives only {largest} px of output, less than the network's stride of "
-                             f"{geometry.stride}; use at least {geometry.input_size(geometry.stride)}.")
+            raise InputError(
+                f"a tile of {tile} px gives only {largest} px of output, less than the network's stride of "
+                f"{geometry.stride}; use at least {geometry.input_size(geometry.stride)}."
+            )
         count = -(-size // usable)
         step = -(-size // (count * geometry.stride)) * geometry.stride
     spans = []
@@ -125,8 +135,9 @@ def mirror(start: int, stop: int, size: int) -> np.ndarray:
 def read_mirrored(array: Any, section: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Read `array[..., section, rows, columns]` (numpy or h5py, axes ...zyx) by way of one contiguous block.
 
-    `rows` and `columns` are index arrays as `mirror` gives them; h5py itself takes only sorted ones without repeats.
+    `rows` and `columns` are index arrays as `mirror` gives them; h5py itself takes only sorted ones without
+    repeats.
     """
     top, left = rows.min(), columns.min()
-    block = array[..., section, top:rows.max() + 1, left:columns.max() + 1]
+    block = array[..., section, top : rows.max() + 1, left : columns.max() + 1]
     return block[..., (rows - top)[:, None], columns - left]

@@ -37,9 +37,9 @@ VALIDATION_THRESHOLD = 0.5
 class Settings:
     """How to train; sizes in px, lengths of time in iterations.
 
-    `optimizer` sgd (with `momentum`), adam or adamw; `decay` constant, linear or cosine, after `warm_up`; every
-    `validation_interval` the model is scored on the validation volumes and the state saved, and the state best by
-    `best_by` (loss or rand_error) becomes the model.
+    `optimizer` sgd (with `momentum`), adam or adamw; `decay` constant, linear or cosine, after `warm_up`;
+    every `validation_interval` the model is scored on the validation volumes and the state saved, and the
+    state best by `best_by` (loss or rand_error) becomes the model.
     """
 
     tile: int = 572
@@ -57,22 +57,40 @@ class Settings:
 
 
 def learning_rate(iteration: int, settings: Settings) -> float:
-    """The rate of `iteration` (0-based): linear warm-up, then constant, or falling to 0 linearly or as half a cosine."""
+    """The rate of `iteration` (0-based): linear warm-up, then constant, or falling to 0 linearly or as half a
+    cosine.
+    """
     if iteration < settings.warm_up:
         return settings.learning_rate * (iteration + 1) / settings.warm_up
     progress = (iteration - settings.warm_up) / max(settings.iterations - settings.warm_up, 1)
-    factor = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[settings.decay]
+    factor = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[
+        settings.decay
+    ]
     return settings.learning_rate * factor
 
 
-def train(train: Sequence[Path], train_weight_maps: Sequence[Path], validation: Sequence[Path],
-          validation_weight_maps: Sequence[Path], statistics: Path, model: Path, history: Path, *, network: dict[str, Any],
-          training: dict[str, Any], augmentation: dict[str, Any], seed: int, threads: int = 1) -> None:
-    """Train `network` (its name and arguments) on the training volumes and write the best state by validation to `model`.
+def train(
+    train: Sequence[Path],
+    train_weight_maps: Sequence[Path],
+    validation: Sequence[Path],
+    validation_weight_maps: Sequence[Path],
+    statistics: Path,
+    model: Path,
+    history: Path,
+    *,
+    network: dict[str, Any],
+    training: dict[str, Any],
+    augmentation: dict[str, Any],
+    seed: int,
+    threads: int = 1,
+) -> None:
+    """Train `network` (its name and arguments) on the training volumes and write the best state by validation
+    to `model`.
 
-    `history` (CSV) grows by a line per validation. An interrupted training resumes from `<model>.checkpoint.pt`, which lies
-    beside the model until that is written, and ends on the CPU with the same bytes as an uninterrupted one. Raises
-    `InputError` for a tile the network cannot take, a loss that is not finite, and settings that do not fit the data.
+    `history` (CSV) grows by a line per validation. An interrupted training resumes from
+    `<model>.checkpoint.pt`, which lies beside the model until that is written, and ends on the CPU with the
+    same bytes as an uninterrupted one. Raises `InputError` for a tile the network cannot take, a loss that is
+    not finite, and settings that do not fit the data.
     """
     settings = Settings(**training)
     torch.set_num_threads(threads)
@@ -85,32 +103,62 @@ def train(train: Sequence[Path], train_weight_maps: Sequence[Path], validation: 
     net = networks.build(name, **arguments).to(device, memory_format=torch.channels_last)
     net.geometry.output_size(settings.tile)
     inputs = [*train, *train_weight_maps, *validation, *validation_weight_maps, statistics]
-    record = provenance.record(inputs, network=network, training=training, augmentation=augmentation, seed=seed)
-    record["environment"] = {"torch": str(torch.__version__), "device": str(device), "precision": str(precision), "threads": threads}
+    record = provenance.record(
+        inputs, network=network, training=training, augmentation=augmentation, seed=seed
+    )
+    record["environment"] = {
+        "torch": str(torch.__version__),
+        "device": str(device),
+        "precision": str(precision),
+        "threads": threads,
+    }
     run = _Run(settings, net, Path(model).with_suffix(".checkpoint.pt"), _key(record))
     parameters = sum(p.numel() for p in net.parameters())
-    logger.info("training %s of %.1f million parameters on %s in %s: tile %d -> %d px, %d iterations", name, parameters / 1e6,
-                device, str(precision).removeprefix("torch."), settings.tile, net.geometry.output_size(settings.tile),
-                settings.iterations)
+    logger.info(
+        "training %s of %.1f million parameters on %s in %s: tile %d -> %d px, %d iterations",
+        name,
+        parameters / 1e6,
+        device,
+        str(precision).removeprefix("torch."),
+        settings.tile,
+        net.geometry.output_size(settings.tile),
+        settings.iterations,
+    )
 
     with ExitStack() as stack:
-        patches = Patches(open_volumes(stack, train, train_weight_maps), normalisation, net.geometry, settings.tile,
-                          Augmentation(**augmentation), seed)
+        patches = Patches(
+            open_volumes(stack, train, train_weight_maps),
+            normalisation,
+            net.geometry,
+            settings.tile,
+            Augmentation(**augmentation),
+            seed,
+        )
         held_out = open_volumes(stack, validation, validation_weight_maps)
         progress = _Progress(run.iteration, settings.iterations)
         losses = []
         for image, target, weights in patches.batches(run.iteration, settings.iterations, device):
-            torch.manual_seed(seed * 2**31 + run.iteration)  # drop-out is a function of the iteration too, for resuming
+            torch.manual_seed(
+                seed * 2**31 + run.iteration
+            )  # drop-out is a function of the iteration too, for resuming
             loss = run.step(image, target, weights, device, precision)
             losses.append(loss)
             if run.iteration % settings.validation_interval == 0 or run.iteration == settings.iterations:
                 mean_loss = _finite(torch.stack(losses).mean().item(), run.iteration, settings)
                 losses.clear()
-                validation_loss, rand_error = validate(net, held_out, normalisation, settings.tile, device, precision)
+                validation_loss, rand_error = validate(
+                    net, held_out, normalisation, settings.tile, device, precision
+                )
                 run.keep(mean_loss, validation_loss, rand_error, progress.rate(run.iteration))
                 _write_history(history, run.history)
-                logger.info("iteration %d: training loss %.4f, validation loss %.4f, validation Rand error %.4f%s", run.iteration,
-                            mean_loss, validation_loss, rand_error, " (best)" if run.best_iteration == run.iteration else "")
+                logger.info(
+                    "iteration %d: training loss %.4f, validation loss %.4f, validation Rand error %.4f%s",
+                    run.iteration,
+                    mean_loss,
+                    validation_loss,
+                    rand_error,
+                    " (best)" if run.best_iteration == run.iteration else "",
+                )
             progress.line(run.iteration, loss)
 
     net.load_state_dict(run.best)
@@ -119,9 +167,17 @@ def train(train: Sequence[Path], train_weight_maps: Sequence[Path], validation: 
     run.checkpoint.unlink(missing_ok=True)
 
 
-def validate(net: nn.Module, volumes: Sequence[tuple[Any, Any, Any, Any]], normalisation: Normalisation, tile: int,
-             device: torch.device, precision: torch.dtype) -> tuple[float, float]:
-    """Weighted cross entropy and foreground-restricted Rand error at one threshold, over whole validation volumes."""
+def validate(
+    net: nn.Module,
+    volumes: Sequence[tuple[Any, Any, Any, Any]],
+    normalisation: Normalisation,
+    tile: int,
+    device: torch.device,
+    precision: torch.dtype,
+) -> tuple[float, float]:
+    """Weighted cross entropy and foreground-restricted Rand error at one threshold, over whole validation
+    volumes.
+    """
     net.eval()
     energy, pixels, errors = 0.0, 0, []
     for raw, labels, border, weight_map in volumes:
@@ -141,7 +197,9 @@ def validate(net: nn.Module, volumes: Sequence[tuple[Any, Any, Any, Any]], norma
 
 
 class _Run:
-    """The state of a training: network, optimizer, history and best state so far, and the file that survives an interruption."""
+    """The state of a training: network, optimizer, history and best state so far, and the file that survives
+    an interruption.
+    """
 
     def __init__(self, settings: Settings, net: nn.Module, checkpoint: Path, key: str) -> None:
         self.settings, self.net, self.checkpoint, self.key = settings, net.train(), checkpoint, key
@@ -151,8 +209,14 @@ class _Run:
         if checkpoint.exists():
             self._resume()
 
-    def step(self, image: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, device: torch.device,
-             precision: torch.dtype) -> torch.Tensor:
+    def step(
+        self,
+        image: torch.Tensor,
+        target: torch.Tensor,
+        weights: torch.Tensor,
+        device: torch.device,
+        precision: torch.dtype,
+    ) -> torch.Tensor:
         """One update; the loss stays on the device, so that the CPU need not wait for it."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.iteration, self.settings)
@@ -166,17 +230,31 @@ class _Run:
         return loss.detach()
 
     def keep(self, training_loss: float, validation_loss: float, rand_error: float, rate: float) -> None:
-        """Note a validation in the history, the state where it is the best so far, and both in the checkpoint."""
-        self.history.append({"iteration": self.iteration, "training_loss": training_loss, "validation_loss": validation_loss,
-                             "validation_rand_error": rand_error,
-                             "learning_rate": learning_rate(self.iteration - 1, self.settings), "iterations_per_second": rate})
+        """Note a validation in the history, the state where it is the best so far, and both in the
+        checkpoint.
+        """
+        self.history.append(
+            {
+                "iteration": self.iteration,
+                "training_loss": training_loss,
+                "validation_loss": validation_loss,
+                "validation_rand_error": rand_error,
+                "learning_rate": learning_rate(self.iteration - 1, self.settings),
+                "iterations_per_second": rate,
+            }
+        )
         value = {"loss": validation_loss, "rand_error": rand_error}[self.settings.best_by]
         if value < self.best_value:
             self.best, self.best_value = copy.deepcopy(self.net.state_dict()), value
             self.best_iteration = self.iteration
-        state = {name: getattr(self, name) for name in ("key", "iteration", "history", "best", "best_value", "best_iteration")}
+        state = {
+            name: getattr(self, name)
+            for name in ("key", "iteration", "history", "best", "best_value", "best_iteration")
+        }
         with replacing(self.checkpoint) as temporary:
-            torch.save({**state, "net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}, temporary)
+            torch.save(
+                {**state, "net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}, temporary
+            )
 
     def _resume(self) -> None:
         try:
@@ -185,7 +263,9 @@ class _Run:
             logger.warning("%s: not readable (%s); starting from the beginning", self.checkpoint, error)
             return
         if state.pop("key") != self.key:
-            logger.warning("%s: belongs to other settings or data; starting from the beginning", self.checkpoint)
+            logger.warning(
+                "%s: belongs to other settings or data; starting from the beginning", self.checkpoint
+            )
             return
         self.net.load_state_dict(state.pop("net"))
         self.optimizer.load_state_dict(state.pop("optimizer"))
@@ -195,14 +275,22 @@ class _Run:
 
 def _optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(net.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(
+            net.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
+        )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     return kind(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
 
 
 def _key(record: dict[str, Any]) -> str:
-    """What a checkpoint belongs to: settings, data and machine, but neither where files lie nor the library's commit."""
-    decisive = {"settings": record["settings"], "inputs": list(record["inputs"].values()), "environment": record["environment"]}
+    """What a checkpoint belongs to: settings, data and machine, but neither where files lie nor the library's
+    commit.
+    """
+    decisive = {
+        "settings": record["settings"],
+        "inputs": list(record["inputs"].values()),
+        "environment": record["environment"],
+    }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
@@ -213,9 +301,11 @@ def _write_history(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _finite(loss: float, iteration: int, settings: Settings) -> float:
     if not math.isfinite(loss):
-        raise InputError(f"training: the loss became {loss} before iteration {iteration}. Lower `training.learning_rate` (now "
-                         f"{settings.learning_rate:g}), lengthen `training.warm_up` (now {settings.warm_up}), or set "
-                         "`training.precision: float32`.")
+        raise InputError(
+            f"training: the loss became {loss} before iteration {iteration}. Lower `training.learning_rate` "
+            f"(now {settings.learning_rate:g}), lengthen `training.warm_up` (now {settings.warm_up}), or set "
+            "`training.precision: float32`."
+        )
     return loss
 
 
@@ -236,5 +326,11 @@ class _Progress:
         self.shown = now
         rate = self.rate(iteration)
         left = (self.last - iteration) / rate
-        logger.info("iteration %d of %d: loss %.4f, %.2f iterations/s, %d min %02d s left", iteration, self.last, loss.item(), rate,
-                    *divmod(round(left), 60))
+        logger.info(
+            "iteration %d of %d: loss %.4f, %.2f iterations/s, %d min %02d s left",
+            iteration,
+            self.last,
+            loss.item(),
+            rate,
+            *divmod(round(left), 60),
+        )

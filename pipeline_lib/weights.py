@@ -11,17 +11,20 @@ _FAR = np.int32(1 << 14)  # px; squares of it still fit into int32
 
 
 def class_weights(frequencies: np.ndarray) -> np.ndarray:
-    """w_c per class, 1 / (K f_k) for the `frequencies` f_k (K,) of the training pixels: the mean weight of a pixel is 1."""
+    """w_c per class, 1 / (K f_k) for the `frequencies` f_k (K,) of the training pixels: the mean weight of a
+    pixel is 1.
+    """
     return 1.0 / (len(frequencies) * np.asarray(frequencies, float))
 
 
 def weight_map(cells: np.ndarray, w_c: np.ndarray, w0: float, sigma: float) -> np.ndarray:
-    """w = w_c + w0 exp(-(d1 + d2)^2 / 2 sigma^2) of one section (Ronneberger et al. 2015, equation 2), float32 (y, x).
+    """w = w_c + w0 exp(-(d1 + d2)^2 / 2 sigma^2) of one section (Ronneberger et al. 2015, equation 2),
+    float32 (y, x).
 
-    `cells` (y, x) are instance labels without the separation border, 0 = background; `w_c` holds the weights of background
-    and cell; d1, d2 are the distances (px) to the nearest and second-nearest cell, `sigma` in px. The second term is
-    that of background pixels; where there are fewer than two cells it is 0. Exact to float32: a distance is left out
-    only where the term is below the rounding of w_c.
+    `cells` (y, x) are instance labels without the separation border, 0 = background; `w_c` holds the weights
+    of background and cell; d1, d2 are the distances (px) to the nearest and second-nearest cell, `sigma` in
+    px. The second term is that of background pixels; where there are fewer than two cells it is 0. Exact to
+    float32: a distance is left out only where the term is below the rounding of w_c.
     """
     weights = np.where(cells > 0, w_c[1], w_c[0])
     if w0 > 0:
@@ -36,9 +39,10 @@ def weight_map(cells: np.ndarray, w_c: np.ndarray, w0: float, sigma: float) -> n
 def distance_sum(labels: np.ndarray, reach: float = math.inf) -> np.ndarray:
     """d1 + d2 of each background pixel of `labels` (y, x) int32: float64 px, inf on cells and beyond `reach`.
 
-    Two passes (the separable scheme of Felzenszwalb & Huttenlocher 2012, kept for two labels): down and up each column
-    for its two nearest different labels, then along each row over those. The nearest pixel that is not of the nearest
-    cell lies in some column, and there among the two nearest of different labels; hence the result is exact.
+    Two passes (the separable scheme of Felzenszwalb & Huttenlocher 2012, kept for two labels): down and up
+    each column for its two nearest different labels, then along each row over those. The nearest pixel that
+    is not of the nearest cell lies in some column, and there among the two nearest of different labels; hence
+    the result is exact.
     """
     return _along_rows(labels, *_along_columns(labels), reach)
 
@@ -82,7 +86,11 @@ def _along_rows(labels, distance, label, reach):
         for x in range(width):
             if labels[y, x]:
                 continue
-            nearest, first, second = 0, np.inf, np.inf  # squared distances to the nearest cell and to the next other
+            nearest, first, second = (
+                0,
+                np.inf,
+                np.inf,
+            )  # squared distances to the nearest cell and to the next other
             for offset in range(width):
                 squared = offset * offset
                 # Whatever is still to be met is at least `offset` away, and so is d2.

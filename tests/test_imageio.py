@@ -461,6 +461,14 @@ SPOILED = {
 }
 
 
+def test_a_very_narrow_cell_is_believed_where_labels_are_said(tmp_path):
+    narrow = np.zeros((20, 24), np.uint16)
+    narrow[2:10, 2:9], narrow[2:10, 9] = 1, 2
+    assert annotation(tmp_path, narrow, kind="instances").array.max() == 2
+    with pytest.raises(InputError, match="gray levels"):
+        annotation(tmp_path, narrow)
+
+
 def test_a_dim_and_smooth_image_is_no_annotation(tmp_path):
     """With few gray levels many neighbours agree; they still form no areas as labels do."""
     noise = np.random.default_rng(0).normal(0, 0.5, (64, 64))

@@ -13,8 +13,9 @@ CPU = torch.device("cpu")
 
 def probability(network, raw, tile, average_orientations=False):
     result = np.full((2, *raw.shape[2:]), np.nan, np.float32)
-    for part, p in inference.tile_probabilities(network, raw, 0, measure("none", [raw]), tile, CPU, torch.float32,
-                                                average_orientations):
+    for part, p in inference.tile_probabilities(
+        network, raw, 0, measure("none", [raw]), tile, CPU, torch.float32, average_orientations
+    ):
         result[(slice(None), *part.write)] = p.numpy()
     return result
 
@@ -44,7 +45,9 @@ def test_whole_image_is_one_forward_pass_of_the_mirrored_image():
     rows, columns = (mirror(-context, net.geometry.input_size(n) - context, n) for n in (40, 30))
     normalised = measure("none", [raw]).apply(raw[:, 0], np.arange(40), np.arange(30))
     with torch.inference_mode():
-        expected = net(torch.from_numpy(normalised[:, rows[:, None], columns])[None]).softmax(1)[0, :, :40, :30]
+        expected = net(torch.from_numpy(normalised[:, rows[:, None], columns])[None]).softmax(1)[
+            0, :, :40, :30
+        ]
     np.testing.assert_allclose(probability(net, raw, net.geometry.input_size(60)), expected, atol=1e-6)
 
 
@@ -66,7 +69,9 @@ def test_averaging_orientations_is_the_mean_over_turned_and_mirrored_images():
 def test_averaging_orientations_is_tiled_without_seams():
     net, raw = network(), image(83, 61)
     small, large = (net.geometry.input_size(n) for n in (12, 200))
-    np.testing.assert_allclose(probability(net, raw, small, True), probability(net, raw, large, True), atol=1e-5)
+    np.testing.assert_allclose(
+        probability(net, raw, small, True), probability(net, raw, large, True), atol=1e-5
+    )
 
 
 def test_auto_tile_fits_the_network_and_the_memory():

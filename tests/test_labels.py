@@ -5,7 +5,9 @@ from hypothesis.extra import numpy as hnp
 
 from pipeline_lib.labels import cells_apart, label_cells, separation_border, target_class
 
-SMALL_LABELS = hnp.arrays(np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 4))
+SMALL_LABELS = hnp.arrays(
+    np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 4)
+)
 
 
 def neighbours(labels, y, x):
@@ -16,8 +18,15 @@ def neighbours(labels, y, x):
 
 
 def contacts(labels, smaller):
-    return {(y, x) for y, x in np.ndindex(labels.shape) if labels[y, x] and any(
-        labels[p] and (labels[y, x] < labels[p] if smaller else labels[y, x] > labels[p]) for p in neighbours(labels, y, x))}
+    return {
+        (y, x)
+        for y, x in np.ndindex(labels.shape)
+        if labels[y, x]
+        and any(
+            labels[p] and (labels[y, x] < labels[p] if smaller else labels[y, x] > labels[p])
+            for p in neighbours(labels, y, x)
+        )
+    }
 
 
 def slow_border(labels, width):
@@ -59,7 +68,9 @@ def test_a_cell_that_is_merely_close_keeps_its_pixels():
 
 def test_membranes_become_one_label_per_cell_and_section():
     cells = np.array([[[1, 1, 0, 1], [0, 0, 1, 0]], [[1, 0, 0, 1], [1, 0, 0, 1]]])
-    np.testing.assert_array_equal(label_cells(cells), [[[1, 1, 0, 3], [0, 0, 2, 0]], [[4, 0, 0, 5], [4, 0, 0, 5]]])
+    np.testing.assert_array_equal(
+        label_cells(cells), [[[1, 1, 0, 3], [0, 0, 2, 0]], [[4, 0, 0, 5], [4, 0, 0, 5]]]
+    )
 
 
 def test_target_is_cell_less_border():

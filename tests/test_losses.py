@@ -18,7 +18,9 @@ def test_energy_is_the_papers_sum_over_pixels():
             for x in range(4):
                 a = logits[n, :, y, x].exp()
                 energy -= weights[n, y, x] * (a[target[n, y, x]] / a.sum()).log()
-    torch.testing.assert_close(weighted_cross_entropy(logits, target, weights).double(), energy / 40, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        weighted_cross_entropy(logits, target, weights).double(), energy / 40, rtol=1e-6, atol=0
+    )
 
 
 def test_large_logits_stay_finite_and_exact():

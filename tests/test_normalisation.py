@@ -21,7 +21,9 @@ def joined(volumes):
 
 def test_mean_std_makes_the_training_split_standard(volumes):
     normalisation = measure("mean_std", volumes)
-    done = np.stack([normalisation.apply(v[:, z], *EVERY) for v in volumes for z in range(v.shape[1])], axis=1)
+    done = np.stack(
+        [normalisation.apply(v[:, z], *EVERY) for v in volumes for z in range(v.shape[1])], axis=1
+    )
     np.testing.assert_allclose(done.mean(axis=(1, 2, 3)), 0, atol=1e-6)
     np.testing.assert_allclose(done.std(axis=(1, 2, 3)), 1, rtol=1e-6)
 
@@ -48,7 +50,9 @@ def test_it_travels_as_plain_json(volumes):
     for kind in ("none", "mean", "mean_std", "mean_image"):
         before = measure(kind, volumes)
         after = Normalisation.from_dict(json.loads(json.dumps(before.to_dict())))
-        np.testing.assert_array_equal(before.apply(volumes[0][:, 0], *EVERY), after.apply(volumes[0][:, 0], *EVERY))
+        np.testing.assert_array_equal(
+            before.apply(volumes[0][:, 0], *EVERY), after.apply(volumes[0][:, 0], *EVERY)
+        )
 
 
 def test_other_gray_levels_than_the_trainings_are_refused(volumes):

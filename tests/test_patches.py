@@ -21,7 +21,14 @@ def volumes():
     for k, shape in enumerate([(2, 30, 41), (1, 50, 33)]):
         labels = rng.integers(0, 3, shape).astype(np.uint32)
         place = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + 10_000 * k
-        made.append((rng.integers(0, 255, (1, *shape), np.uint8), labels, (rng.random(shape) < 0.1).astype(np.uint8), place))
+        made.append(
+            (
+                rng.integers(0, 255, (1, *shape), np.uint8),
+                labels,
+                (rng.random(shape) < 0.1).astype(np.uint8),
+                place,
+            )
+        )
     return made
 
 
@@ -43,7 +50,10 @@ def test_image_target_and_weights_are_of_the_same_place_mirrored_at_the_rim(volu
         np.testing.assert_allclose(image[0, 0, c:-c, c:-c], raw[0, z, y, x] / 255.0, atol=1e-5)
         # the output is one mirrored window
         section, cy, cx = int(z[0, 0]), y[TILE // 2 - c, TILE // 2 - c], x[TILE // 2 - c, TILE // 2 - c]
-        rows, columns = (mirror(m - TILE // 2 + c, m + TILE // 2 - c, n) for m, n in ((cy, labels.shape[1]), (cx, labels.shape[2])))
+        rows, columns = (
+            mirror(m - TILE // 2 + c, m + TILE // 2 - c, n)
+            for m, n in ((cy, labels.shape[1]), (cx, labels.shape[2]))
+        )
         np.testing.assert_array_equal(place[section][rows[:, None], columns], weights[0])
 
 
@@ -69,4 +79,3 @@ def test_every_pixel_is_equally_likely_the_centre(volumes):
     _, y, x = np.unravel_index(centres[centres < 10_000].astype(int), volumes[0][1].shape)
     assert y.min() < 2 and y.max() > 27 and x.min() < 2 and x.max() > 38
     assert np.histogram(x, 4)[0].min() > 60
-

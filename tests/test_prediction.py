@@ -17,7 +17,9 @@ def folder(tmp_path):
         layout.add(file, layout.RAW, raw.shape, raw.dtype)[:] = raw
     torch.manual_seed(0)
     arguments = {"input_channels": 1, "depth": 2, "base_channels": 4}
-    Model("unet", arguments, networks.build("unet", **arguments), measure("mean_std", [raw])).save(tmp_path / "model.pt")
+    Model("unet", arguments, networks.build("unet", **arguments), measure("mean_std", [raw])).save(
+        tmp_path / "model.pt"
+    )
     return tmp_path
 
 
@@ -28,7 +30,14 @@ def probability(path):
 
 def test_every_section_is_predicted_and_tiles_leave_no_trace(folder):
     for name, tile in (("small", 60), ("auto", "auto")):
-        predict(folder / "dataset.h5", folder / "model.pt", folder / f"{name}.h5", tile=tile, precision="float32", device="cpu")
+        predict(
+            folder / "dataset.h5",
+            folder / "model.pt",
+            folder / f"{name}.h5",
+            tile=tile,
+            precision="float32",
+            device="cpu",
+        )
     small, whole = probability(folder / "small.h5"), probability(folder / "auto.h5")
     np.testing.assert_allclose(small, whole, atol=1e-5)
     assert small.shape == (2, 70, 51) and np.abs(small[0] - small[1]).max() > 0.01
@@ -37,14 +46,18 @@ def test_every_section_is_predicted_and_tiles_leave_no_trace(folder):
 
 def test_prediction_is_the_same_again(folder):
     for name in ("a.h5", "b.h5"):
-        predict(folder / "dataset.h5", folder / "model.pt", folder / name, average_orientations=True, device="cpu")
+        predict(
+            folder / "dataset.h5", folder / "model.pt", folder / name, average_orientations=True, device="cpu"
+        )
     assert sha256(folder / "a.h5") == sha256(folder / "b.h5")
 
 
 def test_images_of_another_kind_than_the_models_are_refused(folder):
     with layout.create(folder / "other.h5", {}) as file:
         layout.add(file, layout.RAW, (1, 1, 30, 30), np.uint16)
-    with pytest.raises(InputError, match=r"other\.h5: uint16 gray levels, but the model was trained on uint8"):
+    with pytest.raises(
+        InputError, match=r"other\.h5: uint16 gray levels, but the model was trained on uint8"
+    ):
         predict(folder / "other.h5", folder / "model.pt", folder / "p.h5")
     assert not (folder / "p.h5").exists() and not list(folder.glob(".p*"))
 
@@ -53,7 +66,9 @@ def test_baselines(folder):
     statistics = {"class_frequencies": [0.25, 0.75], "smoothed_raw": {"low": 140.0, "high": 115.0}}
     write_json(folder / "statistics.json", statistics)
     for network in ("constant", "smoothed_raw"):
-        predict_baseline(folder / "dataset.h5", folder / "statistics.json", folder / f"{network}.h5", network=network)
+        predict_baseline(
+            folder / "dataset.h5", folder / "statistics.json", folder / f"{network}.h5", network=network
+        )
     assert (probability(folder / "constant.h5") == 0.75).all()
     with layout.require(folder / "dataset.h5") as file:
         raw = file["raw"][0]

@@ -13,7 +13,9 @@ from pipeline_lib.segmentation import THRESHOLDS, choose_threshold, segment
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two cells side by side whose membrane has a gap that only thresholds above 0.7 close; cells vanish above 0.9."""
+    """Two cells side by side whose membrane has a gap that only thresholds above 0.7 close; cells vanish
+    above 0.9.
+    """
     labels = np.zeros((2, 20, 30), np.uint32)
     labels[:, 2:18, 2:14], labels[:, 2:18, 16:28] = 1, 2
     probability = np.where(labels > 0, 0.9, 0.05).astype(np.float32)
@@ -21,7 +23,9 @@ def folder(tmp_path):
     probability[:, 0, 0] = 0.99
     with layout.create(tmp_path / "dataset.h5", {}) as file:
         layout.add(file, layout.LABELS, labels.shape)[:] = labels
-        layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = [separation_border(s, 2) for s in labels]
+        layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = [
+            separation_border(s, 2) for s in labels
+        ]
     with layout.create(tmp_path / "prediction.h5", {}) as file:
         layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = probability
     return tmp_path
@@ -29,9 +33,13 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("criterion", ["rand_error", "v_rand_thin", "seg"])
 def test_the_threshold_closes_the_gap_and_lies_in_the_middle_of_the_best(folder, criterion):
-    choose_threshold([folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", criterion=criterion)
+    choose_threshold(
+        [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", criterion=criterion
+    )
     found = json.loads((folder / "t.json").read_text())
-    assert found["threshold"] == 0.8  # of 0.7 (strictly above: the gap, at float32 0.7, is just below it), 0.75, 0.8, 0.85
+    assert (
+        found["threshold"] == 0.8
+    )  # of 0.7 (strictly above: the gap, at float32 0.7, is just below it), 0.75, 0.8, 0.85
     assert found["grid"] == list(THRESHOLDS) and max(THRESHOLDS) == 0.95
     at = dict(zip(found["grid"], found["value"], strict=True))
     assert at[0.8] == pytest.approx(0 if criterion == "rand_error" else 1, abs=0.02)
@@ -40,12 +48,16 @@ def test_the_threshold_closes_the_gap_and_lies_in_the_middle_of_the_best(folder,
 
 def test_an_unknown_criterion_names_the_known(folder):
     with pytest.raises(InputError, match="found `dice`, expected one of rand_error, v_rand_thin, seg"):
-        choose_threshold([folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", criterion="dice")
+        choose_threshold(
+            [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", criterion="dice"
+        )
 
 
 def test_segmentation_opens_as_labels_numbered_through_the_stack(folder):
     (folder / "t.json").write_text('{"threshold": 0.8}')
-    segment(folder / "prediction.h5", folder / "t.json", folder / "labels.tif", folder / "p.tif", minimum_size=2)
+    segment(
+        folder / "prediction.h5", folder / "t.json", folder / "labels.tif", folder / "p.tif", minimum_size=2
+    )
     labels = tifffile.imread(folder / "labels.tif")
     assert labels.dtype == np.uint16
     assert [list(np.unique(s)) for s in labels] == [[0, 1, 2], [0, 3, 4]]

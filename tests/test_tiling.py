@@ -54,7 +54,9 @@ def test_valid_sizes_are_those_found_by_walking_through_the_network(depth, upsam
 def test_mirror_is_numpys_reflection(size, start, length):
     before, after = max(-start, 0), max(start + length - size, 0)
     padded = np.pad(np.arange(size), (before, after), mode="reflect")
-    np.testing.assert_array_equal(mirror(start, start + length, size), padded[start + before:start + before + length])
+    np.testing.assert_array_equal(
+        mirror(start, start + length, size), padded[start + before : start + before + length]
+    )
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 8), st.sampled_from([1, 2, 3]))
@@ -67,9 +69,15 @@ def test_every_pixel_is_written_once_from_its_own_position(height, width, larger
         for start, stop in part.read:
             assert stop - start <= tile
             geometry.output_size(stop - start)  # valid for the network
-            assert (start + geometry.context) % geometry.stride == 0  # pooling sees the same squares everywhere
-        image = read_mirrored(position, 0, *(mirror(*span, size) for span, size in zip(part.read, position.shape[1:], strict=True)))
-        output = image[geometry.context:-geometry.context, geometry.context:-geometry.context]
+            assert (
+                start + geometry.context
+            ) % geometry.stride == 0  # pooling sees the same squares everywhere
+        image = read_mirrored(
+            position,
+            0,
+            *(mirror(*span, size) for span, size in zip(part.read, position.shape[1:], strict=True)),
+        )
+        output = image[geometry.context : -geometry.context, geometry.context : -geometry.context]
         assert (written[part.write] == -1).all()
         written[part.write] = output[part.crop]
     np.testing.assert_array_equal(written, position[0])

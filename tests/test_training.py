@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +13,16 @@ from pipeline_lib.networks import Model
 from pipeline_lib.training import Settings, learning_rate
 
 NETWORK = {"name": "unet", "depth": 1, "base_channels": 4, "dropout": 0.3, "batch_normalisation": True}
-TRAINING = {"tile": 52, "iterations": 12, "optimizer": "adam", "learning_rate": 1e-2, "warm_up": 3, "validation_interval": 4,
-            "precision": "float32", "device": "cpu"}
+TRAINING = {
+    "tile": 52,
+    "iterations": 12,
+    "optimizer": "adam",
+    "learning_rate": 1e-2,
+    "warm_up": 3,
+    "validation_interval": 4,
+    "precision": "float32",
+    "device": "cpu",
+}
 AUGMENTATION = {"elastic_std": 3.0}
 
 
@@ -23,31 +33,47 @@ def write_dataset(path, seed, sections=2):
     for section in cells:
         for y in range(2, 50, 13):
             for x in range(2, 50, 13):
-                section[y:y + rng.integers(7, 13), x:x + rng.integers(7, 13)] = True
+                section[y : y + rng.integers(7, 13), x : x + rng.integers(7, 13)] = True
     labels = label_cells(cells)
     raw = np.clip(cells * 90 + rng.normal(80, 15, cells.shape), 0, 255).astype(np.uint8)
     with layout.create(path, {"seed": seed}) as file:
         layout.add(file, layout.RAW, (1, *raw.shape), raw.dtype)[0] = raw
         layout.add(file, layout.LABELS, raw.shape)[:] = labels
-        layout.add(file, layout.SEPARATION_BORDER, raw.shape)[:] = [separation_border(section, 2) for section in labels]
+        layout.add(file, layout.SEPARATION_BORDER, raw.shape)[:] = [
+            separation_border(section, 2) for section in labels
+        ]
     return path
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
-    datasets = {name: write_dataset(folder / f"{name}.h5", seed) for seed, name in enumerate(["train", "validation"])}
+    datasets = {
+        name: write_dataset(folder / f"{name}.h5", seed) for seed, name in enumerate(["train", "validation"])
+    }
     measure_statistics([datasets["train"]], folder / "statistics.json")
     for name, path in datasets.items():
         build_weight_map(path, folder / "statistics.json", folder / f"{name}_weight_map.h5")
-    return [[folder / "train.h5"], [folder / "train_weight_map.h5"], [folder / "validation.h5"],
-            [folder / "validation_weight_map.h5"], folder / "statistics.json"]
+    return [
+        [folder / "train.h5"],
+        [folder / "train_weight_map.h5"],
+        [folder / "validation.h5"],
+        [folder / "validation_weight_map.h5"],
+        folder / "statistics.json",
+    ]
 
 
 def run(inputs, folder, network=NETWORK, seed=0, **settings):
     folder.mkdir(exist_ok=True)
-    training.train(*inputs, folder / "model.pt", folder / "history.csv", network=network, training=TRAINING | settings,
-                   augmentation=AUGMENTATION, seed=seed)
+    training.train(
+        *inputs,
+        folder / "model.pt",
+        folder / "history.csv",
+        network=network,
+        training=TRAINING | settings,
+        augmentation=AUGMENTATION,
+        seed=seed,
+    )
     return Model.load(folder / "model.pt").network.state_dict()
 
 
@@ -64,7 +90,11 @@ def test_it_learns(inputs, tmp_path):
 
 
 def test_one_seed_gives_one_model_and_another_seed_another(inputs, tmp_path):
-    first, again, other = run(inputs, tmp_path / "a"), run(inputs, tmp_path / "b"), run(inputs, tmp_path / "c", seed=1)
+    first, again, other = (
+        run(inputs, tmp_path / "a"),
+        run(inputs, tmp_path / "b"),
+        run(inputs, tmp_path / "c", seed=1),
+    )
     assert same(first, again)
     assert not same(first, other)
 
@@ -92,12 +122,17 @@ def test_interrupted_training_ends_with_the_same_bytes(inputs, tmp_path, monkeyp
     assert checkpoint.exists() and not (tmp_path / "cut/model.pt").exists()
     steps = []
     step = training._Run.step
-    monkeypatch.setattr(training._Run, "step", lambda self, *args: (steps.append(self.iteration), step(self, *args))[1])
+    monkeypatch.setattr(
+        training._Run, "step", lambda self, *args: (steps.append(self.iteration), step(self, *args))[1]
+    )
     assert same(run(inputs, tmp_path / "cut", optimizer=optimizer), whole)
     assert steps == list(range(4, 12))
     assert not checkpoint.exists()
     columns = ["iteration", "training_loss", "validation_loss", "validation_rand_error", "learning_rate"]
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "cut/history.csv")[columns], pd.read_csv(tmp_path / "whole/history.csv")[columns])
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "cut/history.csv")[columns],
+        pd.read_csv(tmp_path / "whole/history.csv")[columns],
+    )
 
 
 def test_a_checkpoint_of_other_settings_is_not_resumed(inputs, tmp_path, monkeypatch, caplog):
@@ -114,7 +149,15 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(inputs, tmp_path, monkeyp
 
 def test_the_best_state_by_validation_is_the_model(inputs, tmp_path):
     """A rate that destroys what was learnt: the state of the first validation is kept."""
-    run(inputs, tmp_path, learning_rate=3.0, iterations=16, warm_up=16, decay="constant", network=NETWORK | {"batch_normalisation": False})
+    run(
+        inputs,
+        tmp_path,
+        learning_rate=3.0,
+        iterations=16,
+        warm_up=16,
+        decay="constant",
+        network=NETWORK | {"batch_normalisation": False},
+    )
     history = pd.read_csv(tmp_path / "history.csv")
     best = history.iteration[history.validation_loss.idxmin()]
     assert best < 16
@@ -127,13 +170,20 @@ def test_validation_loss_is_the_training_energy(inputs, tmp_path):
     model = Model.load(tmp_path / "model.pt")
     net = model.network.eval()
     with layout.require(inputs[2][0]) as data, layout.require(inputs[3][0]) as weights:
-        raw, labels, border, w = data["raw"][0], data["labels"][:], data["separation_border"][:], weights["weight_map"][:]
+        raw, labels, border, w = (
+            data["raw"][0],
+            data["labels"][:],
+            data["separation_border"][:],
+            weights["weight_map"][:],
+        )
     context = net.geometry.context
     energy = []
     for z in range(2):
         size = [net.geometry.input_size(n) for n in raw.shape[1:]]
         padding = [(context, s - context - n) for s, n in zip(size, raw.shape[1:], strict=True)]
-        image = model.normalisation.apply(np.pad(raw[z], padding, mode="reflect")[None], np.arange(size[0]), np.arange(size[1]))
+        image = model.normalisation.apply(
+            np.pad(raw[z], padding, mode="reflect")[None], np.arange(size[0]), np.arange(size[1])
+        )
         with torch.no_grad():
             log_p = net(torch.from_numpy(image)[None])[0, :, :60, :64].log_softmax(0).numpy()
         target = (labels[z] > 0) & (border[z] == 0)
@@ -144,7 +194,14 @@ def test_validation_loss_is_the_training_energy(inputs, tmp_path):
 
 def test_a_loss_that_is_no_number_says_what_to_change(inputs, tmp_path):
     with pytest.raises(InputError, match=r"loss became nan .*training\.learning_rate. \(now 1e\+30\)"):
-        run(inputs, tmp_path, learning_rate=1e30, warm_up=0, optimizer="sgd", network=NETWORK | {"batch_normalisation": False})
+        run(
+            inputs,
+            tmp_path,
+            learning_rate=1e30,
+            warm_up=0,
+            optimizer="sgd",
+            network=NETWORK | {"batch_normalisation": False},
+        )
     assert not (tmp_path / "model.pt").exists()
 
 
@@ -158,7 +215,7 @@ def test_the_rate_warms_up_and_decays_as_a_function_of_the_iteration():
     rates = [learning_rate(i, settings) for i in range(12)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4] == 2.0 and rates[8] == pytest.approx(1.0)
-    assert all(a > b > 0 for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a > b > 0 for a, b in itertools.pairwise(rates[4:]))
     linear = Settings(learning_rate=2.0, warm_up=4, iterations=12, decay="linear")
     assert [learning_rate(i, linear) for i in (4, 8, 11)] == pytest.approx([2.0, 1.0, 0.25])
     constant = Settings(learning_rate=2.0, warm_up=0, iterations=12, decay="constant")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -30,49 +31,59 @@ LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
 
 def draw_training(history: Path, output: Path) -> None:
     """Draw losses, validation Rand error and learning rate of `history` (CSV) over the iterations (PNG)."""
-    table = pd.read_csv(history).set_index("iteration")
-    marker = "o" if len(table) < 20 else ""
     with matplotlib.rc_context(STYLE):
-        figure, (loss, rand_error, rate) = _charts(3)
-        loss.plot(table.training_loss, color=BLUE, marker=marker, label="training")
-        loss.plot(table.validation_loss, "--", color=VERMILLION, marker=marker, label="validation")
-        loss.set(title="loss", ylim=(0, None))
-        figure.legend(*loss.get_legend_handles_labels(), loc="outside upper left", ncols=2)
-        rand_error.plot(table.validation_rand_error, "--", color=VERMILLION, marker=marker)
-        rand_error.set(title="validation Rand error at threshold 0.5", ylim=(0, None))
-        rate.plot(table.learning_rate, color=INK, marker=marker)
-        rate.set(title="learning rate", ylim=(0, None), xlabel="iteration")
-        save_png(figure, output, {"title": "Training curves"})
+        save_png(training_chart(pd.read_csv(history)), output, {"title": "Training curves"})
 
 
 def draw_thresholds(scores: Path, thresholds: Sequence[Path], output: Path) -> None:
-    """Draw error against threshold for each classifier, the threshold chosen for it marked (PNG).
+    """Draw error against threshold for each classifier of `scores` (CSV), its chosen threshold marked (PNG).
 
-    `thresholds` are files <network>.json, the network's first. The first chart has the criterion by which
-    they were chosen on the validation split, the others have `scores` (CSV), means over the volumes of the
-    test split or, without one, of the validation split.
+    `thresholds` are files <network>.json, the network's first.
     """
-    table = pd.read_csv(scores)
-    split = "test" if (table.split == "test").any() else "validation"
-    means = table[table.split == split].groupby(["metric", "network", "threshold"]).value.mean()
+    chosen = {path.stem: read_json(path) for path in thresholds}
     with matplotlib.rc_context(STYLE):
-        figure, (chosen_by, *charts) = _charts(1 + len(ERRORS))
-        for (colour, line), path in zip(cycle(LINES), thresholds, strict=False):
-            found, name = read_json(path), path.stem
-            t = found["threshold"]
-            curves = [pd.Series(found["value"], found["grid"]), *(means[metric, name] for metric in ERRORS)]
-            for axes, curve in zip((chosen_by, *charts), curves, strict=True):
-                axes.plot(curve, line, color=colour, label=name.replace("_", " "))
-                at = np.interp(t, curve.index, curve)
-                axes.plot(t, at, "o", color=colour, markersize=11, markeredgecolor=PAPER)
-        chosen_by.set(title=f"{NAMES[found['criterion']]}, validation split: chosen here")
-        figure.legend(*chosen_by.get_legend_handles_labels(), loc="outside upper left", ncols=3)
-        for axes, metric in zip(charts, ERRORS, strict=True):
-            axes.set(title=f"{NAMES[metric]}, {split} split")
-        for axes in (chosen_by, *charts):
-            axes.set(xlim=(0, 1), ylim=(0, None))
-        axes.set_xlabel("threshold of the cell probability")
-        save_png(figure, output, {"title": "Error against threshold"})
+        save_png(threshold_chart(pd.read_csv(scores), chosen), output, {"title": "Error against threshold"})
+
+
+def training_chart(history: pd.DataFrame) -> Figure:
+    """Three charts: losses, validation Rand error, learning rate."""
+    table = history.set_index("iteration")
+    marker = "o" if len(table) < 20 else ""
+    figure, (loss, rand_error, rate) = _charts(3)
+    loss.plot(table.training_loss, color=BLUE, marker=marker, label="training")
+    loss.plot(table.validation_loss, "--", color=VERMILLION, marker=marker, label="validation")
+    loss.set(title="loss", ylim=(0, None))
+    rand_error.plot(table.validation_rand_error, "--", color=VERMILLION, marker=marker)
+    rand_error.set(title="validation Rand error at threshold 0.5", ylim=(0, None))
+    rate.plot(table.learning_rate, color=INK, marker=marker)
+    rate.set(title="learning rate", ylim=(0, None), xlabel="iteration")
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    return figure
+
+
+def threshold_chart(scores: pd.DataFrame, chosen: dict[str, dict[str, Any]]) -> Figure:
+    """One chart of the criterion by which thresholds were chosen on the validation split, and one per error.
+
+    `chosen` has, by network, what choosing its threshold wrote. Errors are means over the volumes of `scores` in
+    the test split or, without one, in the validation split.
+    """
+    split = "test" if (scores.split == "test").any() else "validation"
+    means = scores[scores.split == split].groupby(["metric", "network", "threshold"]).value.mean()
+    figure, charts = _charts(1 + len(ERRORS))
+    for (colour, line), (network, found) in zip(cycle(LINES), chosen.items(), strict=False):
+        t = found["threshold"]
+        curves = [pd.Series(found["value"], found["grid"]), *(means[metric, network] for metric in ERRORS)]
+        for axes, curve in zip(charts, curves, strict=True):
+            axes.plot(curve, line, color=colour, label=network.replace("_", " "))
+            at = np.interp(t, curve.index, curve)
+            axes.plot(t, at, "o", color=colour, markersize=11, markeredgecolor=PAPER)
+    titles = [f"{NAMES[found['criterion']]}, validation split: chosen here",
+              *(f"{NAMES[metric]}, {split} split" for metric in ERRORS)]
+    for axes, title in zip(charts, titles, strict=True):
+        axes.set(title=title, xlim=(0, 1), ylim=(0, None))
+    charts[-1].set_xlabel("threshold of the cell probability")
+    figure.legend(*charts[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    return figure
 
 
 def _charts(number: int) -> tuple[Figure, list[Axes]]:

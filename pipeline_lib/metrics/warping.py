@@ -44,7 +44,7 @@ def _simple_points() -> np.ndarray:
 
 
 SIMPLE = _simple_points()
-LEFT, READY = 256, 512  # further bits of a pixel's state while warping: still a mismatch; to be visited
+LEFT, READY, FLIPPED = 256, 512, 1024  # bits of a pixel's state beyond the eight of its neighbourhood
 
 
 def warp(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5,
@@ -136,26 +136,33 @@ def allowed(cells: np.ndarray, mask: np.ndarray | None, z: int) -> np.ndarray:
 def warp_section(warped: np.ndarray, probability: np.ndarray, threshold: float,
                  mask: np.ndarray) -> np.ndarray:
     """Warp the padded truth in place; returns the flat indices (int32) of the residual mismatches."""
-    pixels, keys = _mismatches(warped, probability, float(threshold), mask)
-    order = _sorted_by(keys, pixels)
-    return order[_warp(warped, order)]
+    state, pixels, keys = _mismatches(warped, probability, float(threshold), mask)
+    return _warp(warped, state, _sorted_by(keys, pixels))
 
 
 @compiled
 def _mismatches(warped, probability, threshold, mask):
-    """Flat indices of the mismatches in scan order, and keys for |probability - threshold| descending."""
+    """The mismatches: their state, their flat indices in scan order, keys for |probability - threshold| descending.
+
+    The state of a mismatch is the code of its neighbourhood and the bit LEFT, that of other pixels 0.
+    """
     rows, columns = warped.shape
+    state = np.zeros(warped.shape, np.uint16)
     count = 0
     for x in range(1, rows - 1):
         for y in range(1, columns - 1):
             if (warped[x, y] != 0) != (np.float64(probability[x, y]) > threshold) and mask[x, y] != 0:
+                state[x, y] = LEFT
                 count += 1
     pixels = np.empty(count, np.int32)
     distance = np.empty(count, np.float32)
     found = 0
     for x in range(1, rows - 1):
         for y in range(1, columns - 1):
-            if (warped[x, y] != 0) != (np.float64(probability[x, y]) > threshold) and mask[x, y] != 0:
+            if state[x, y]:
+                state[x, y] |= (warped[x, y + 1] | warped[x + 1, y + 1] << 1 | warped[x + 1, y] << 2
+                                | warped[x + 1, y - 1] << 3 | warped[x, y - 1] << 4 | warped[x - 1, y - 1] << 5
+                                | warped[x - 1, y] << 6 | warped[x - 1, y + 1] << 7)
                 pixels[found] = x * columns + y
                 distance[found] = np.float32(abs(np.float64(probability[x, y]) - threshold))
                 found += 1
@@ -163,7 +170,7 @@ def _mismatches(warped, probability, threshold, mask):
     keys = distance.view(np.uint32)
     for index in range(count):
         keys[index] = np.uint32(0x3F800000) - keys[index]
-    return pixels, keys
+    return state, pixels, keys
 
 
 @compiled
@@ -190,36 +197,30 @@ def _sorted_by(keys, pixels):
 
 
 @compiled
-def _warp(warped, order):
-    """Flip the pixels of `order` where simple, pass after pass, until none is; returns which are left.
+def _warp(warped, state, order):
+    """Flip the pixels of `order` where simple, pass after pass, until none is; returns the others in their order.
 
-    A pixel that was not simple when a pass met it can only become so when a neighbour flips. So each pixel
-    keeps the code of its neighbourhood, a flip updates its eight neighbours, and a pass visits only those
-    that are `ready`.
+    A pixel that was not simple when a pass met it can only become so when a neighbour flips. So a flip updates the
+    state of its eight neighbours, and a pass visits only those that are `ready`.
     """
     columns = warped.shape[1]
-    flat = warped.ravel()
     ring = (1, columns + 1, columns, columns - 1, -1, -columns - 1, -columns, -columns + 1)
-    state = np.zeros(flat.size, np.uint16)  # neighbourhood code | LEFT | READY, one load for all three
-    rank_of = np.empty(flat.size, np.int32)
-    left = np.ones(order.size, np.bool_)
+    state = state.ravel()
+    rank_of = np.empty(state.size, np.int32)
     ready_by_eight = np.zeros(order.size // 8 + 1, np.uint64)
     ready = ready_by_eight.view(np.bool_)
     ahead = 0
     for rank in range(order.size):
         pixel = order[rank]
         rank_of[pixel] = rank
-        neighbourhood = 0
-        for k in range(8):
-            neighbourhood |= flat[pixel + ring[k]] << k
-        state[pixel] = neighbourhood | LEFT
-        if SIMPLE[neighbourhood]:
+        if SIMPLE[state[pixel] & 255]:
             state[pixel] |= READY
             ready[rank] = True
             ahead += 1
     rank = 0
     behind = 0
     lowest_behind = order.size
+    flips = 0
     while ahead + behind > 0:
         if ahead == 0:  # the next pass starts where it first finds something
             rank = lowest_behind
@@ -233,18 +234,16 @@ def _warp(warped, order):
         ready[rank] = False
         ahead -= 1
         pixel = order[rank]
-        state[pixel] &= ~READY
         if not SIMPLE[state[pixel] & 255]:
+            state[pixel] &= ~READY
             continue
-        flat[pixel] ^= 1
-        left[rank] = False
-        state[pixel] = 0
+        state[pixel] = FLIPPED
+        flips += 1
         for k in range(8):
             neighbour = pixel + ring[k]
             changed = state[neighbour] ^ (1 << ((k + 4) & 7))
-            state[neighbour] = changed
             if changed & (LEFT | READY) == LEFT and SIMPLE[changed & 255]:
-                state[neighbour] = changed | READY
+                changed |= READY
                 other = rank_of[neighbour]
                 ready[other] = True
                 if other > rank:
@@ -252,7 +251,17 @@ def _warp(warped, order):
                 else:
                     behind += 1
                     lowest_behind = min(lowest_behind, other)
-    return left
+            state[neighbour] = changed
+    flat = warped.ravel()
+    remaining = np.empty(order.size - flips, np.int32)
+    found = 0
+    for pixel in order:
+        if state[pixel] & FLIPPED:
+            flat[pixel] ^= 1
+        else:
+            remaining[found] = pixel
+            found += 1
+    return remaining
 
 
 def classify(warped: np.ndarray, remaining: np.ndarray, radius: int) -> np.ndarray:

@@ -31,7 +31,9 @@ def build(name: str, **arguments: Any) -> nn.Module:
 
 @dataclass
 class Model:
-    """What prediction needs: a network by name and arguments, its parameters, and how its input was normalised."""
+    """What prediction needs: a network by name and arguments, its parameters, and how its input was
+    normalised.
+    """
 
     name: str
     arguments: dict[str, Any]
@@ -41,9 +43,16 @@ class Model:
 
     def save(self, path: str | Path) -> None:
         """Write tensors and plain types only; whole or not at all."""
-        content = {"format": "bordure-model", "format_version": FORMAT_VERSION, "name": self.name, "arguments": self.arguments,
-                   "context": self.network.geometry.context, "normalisation": self.normalisation.to_dict(),
-                   "provenance": self.provenance, "state_dict": self.network.state_dict()}
+        content = {
+            "format": "bordure-model",
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            "arguments": self.arguments,
+            "context": self.network.geometry.context,
+            "normalisation": self.normalisation.to_dict(),
+            "provenance": self.provenance,
+            "state_dict": self.network.state_dict(),
+        }
         with replacing(path) as temporary:
             torch.save(content, temporary)
 
@@ -51,7 +60,8 @@ class Model:
     def load(cls, path: str | Path) -> Model:
         """Read a model without running code from the file (`weights_only`).
 
-        Raises `InputError` for a missing or foreign file, another format version, and parameters that do not fit the network.
+        Raises `InputError` for a missing or foreign file, another format version, and parameters that do not
+        fit the network.
         """
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -60,15 +70,24 @@ class Model:
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
             raise InputError(f"{path}: not a readable model file ({str(error).splitlines()[0]}).") from error
         if not isinstance(content, dict) or content.get("format") != "bordure-model":
-            raise InputError(f"{path}: not a bordure model; expected a `model.pt` written by the training stage.")
+            raise InputError(
+                f"{path}: not a bordure model; expected a `model.pt` written by the training stage."
+            )
         if content["format_version"] != FORMAT_VERSION:
-            raise InputError(f"{path}: model format version {content['format_version']}, expected {FORMAT_VERSION}. Train it again "
-                             "with this version of bordure, or predict with the version named in its provenance: "
-                             f"{content.get('provenance', {}).get('version', 'unknown')}.")
+            raise InputError(
+                f"{path}: model format version {content['format_version']}, expected {FORMAT_VERSION}. "
+                "Train it again with this version of bordure, or predict with the version named in its provenance: "
+                f"{content.get('provenance', {}).get('version', 'unknown')}."
+            )
         network = build(content["name"], **content["arguments"])
         try:
             network.load_state_dict(content["state_dict"])
         except RuntimeError as error:
             raise InputError(f"{path}: its parameters do not fit the network it names: {error}") from error
-        return cls(content["name"], content["arguments"], network, Normalisation.from_dict(content["normalisation"]),
-                   content["provenance"])
+        return cls(
+            content["name"],
+            content["arguments"],
+            network,
+            Normalisation.from_dict(content["normalisation"]),
+            content["provenance"],
+        )

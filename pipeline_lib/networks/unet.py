@@ -14,31 +14,45 @@ from pipeline_lib.tiling import UPSAMPLING_LOSS, unet_geometry
 class UNet(nn.Module):
     """Unpadded U-Net: (n, `input_channels`, y, x) -> logits (n, `classes`, y - 2 context, x - 2 context).
 
-    `depth` 2x2 max-poolings, `base_channels` doubled at each; 4 and 64 are the paper's network of 23 convolutional layers,
-    572 -> 388. `dropout` is the rate at the end of the contracting path (its two lowest levels), `batch_normalisation`
-    follows each 3x3 convolution. `upsampling` halves the channels on the way up:
+    `depth` 2x2 max-poolings, `base_channels` doubled at each; 4 and 64 are the paper's network of 23
+    convolutional layers, 572 -> 388. `dropout` is the rate at the end of the contracting path (its two lowest
+    levels), `batch_normalisation` follows each 3x3 convolution. `upsampling` halves the channels on the way
+    up:
 
     - `up_convolution`: 2x2 transposed convolution of stride 2, the paper's
     - `nearest`: nearest neighbour, then a 2x2 convolution
     - `bilinear`: bilinear interpolation, then a 3x3 convolution
 
-    The last two give up a rim of 1 and 2 px per step, where the result would depend on what lies beyond the tile's edge.
+    The last two give up a rim of 1 and 2 px per step, where the result would depend on what lies beyond the
+    tile's edge.
     """
 
-    def __init__(self, input_channels: int = 1, classes: int = 2, depth: int = 4, base_channels: int = 64,
-                 batch_normalisation: bool = False, dropout: float = 0.5, upsampling: str = "up_convolution") -> None:
+    def __init__(
+        self,
+        input_channels: int = 1,
+        classes: int = 2,
+        depth: int = 4,
+        base_channels: int = 64,
+        batch_normalisation: bool = False,
+        dropout: float = 0.5,
+        upsampling: str = "up_convolution",
+    ) -> None:
         super().__init__()
         if upsampling not in UPSAMPLING_LOSS:
-            raise InputError(f"network.upsampling: found `{upsampling}`, expected one of {', '.join(UPSAMPLING_LOSS)}.")
+            raise InputError(
+                f"network.upsampling: found `{upsampling}`, expected one of {', '.join(UPSAMPLING_LOSS)}."
+            )
         self.geometry = unet_geometry(depth, upsampling)
         widths = [base_channels * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(
             _double_convolution(before, after, batch_normalisation)
-            for before, after in zip([input_channels, *widths], widths, strict=False))
+            for before, after in zip([input_channels, *widths], widths, strict=False)
+        )
         self.dropout = nn.Dropout(dropout)
         self.up = nn.ModuleList(_upsampling(2 * width, width, upsampling) for width in reversed(widths[:-1]))
         self.merge = nn.ModuleList(
-            _double_convolution(2 * width, width, batch_normalisation) for width in reversed(widths[:-1]))
+            _double_convolution(2 * width, width, batch_normalisation) for width in reversed(widths[:-1])
+        )
         self.score = nn.Conv2d(base_channels, classes, 1)
         self.apply(_initialise)
 
@@ -73,21 +87,32 @@ def _upsampling(before: int, after: int, kind: str) -> nn.Module:
     if kind == "up_convolution":
         return nn.ConvTranspose2d(before, after, 2, stride=2)
     if kind == "nearest":
-        # 2n - 1 px after the convolution; without the first, n - 1 on either side of the centre, aligned with the skip
-        return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(before, after, 2), nn.ZeroPad2d((-1, 0, -1, 0)))
-    return nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.ZeroPad2d(-1), nn.Conv2d(before, after, 3))
+        # 2n - 1 px after the convolution; without the first, n - 1 on either side of the centre, aligned with
+        # the skip
+        return nn.Sequential(
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv2d(before, after, 2),
+            nn.ZeroPad2d((-1, 0, -1, 0)),
+        )
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2, mode="bilinear"), nn.ZeroPad2d(-1), nn.Conv2d(before, after, 3)
+    )
 
 
 def _centre(skip: Tensor, like: Tensor) -> Tensor:
     top, left = ((skip.shape[axis] - like.shape[axis]) // 2 for axis in (2, 3))
-    return skip[..., top:top + like.shape[2], left:left + like.shape[3]]
+    return skip[..., top : top + like.shape[2], left : left + like.shape[3]]
 
 
 def _initialise(module: nn.Module) -> None:
-    """Gaussian of standard deviation sqrt(2 / N), N = incoming nodes of one neuron (He et al. 2015), biases 0."""
+    """Gaussian of standard deviation sqrt(2 / N), N = incoming nodes of one neuron (He et al. 2015), biases
+    0.
+    """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         incoming = module.in_channels
-        if isinstance(module, nn.Conv2d):  # in the 2x2 up-convolution of stride 2 each output sees one kernel pixel
+        if isinstance(
+            module, nn.Conv2d
+        ):  # in the 2x2 up-convolution of stride 2 each output sees one kernel pixel
             incoming *= math.prod(module.kernel_size)
         nn.init.normal_(module.weight, std=math.sqrt(2 / incoming))
         if module.bias is not None:

@@ -1,0 +1,356 @@
+"""What the pictures show, pixel by pixel: panels are read back from the PNG files by the boxes they describe.
+"""
+
+import json
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from matplotlib.colors import to_rgb
+from PIL import Image
+from skimage.color import rgb2lab
+
+from pipeline_lib import layout, metrics
+from pipeline_lib.figures import describe, draw_errors, draw_thresholds, draw_training, draw_volume_strip
+from pipeline_lib.figures.charts import ERRORS, threshold_chart, training_chart
+from pipeline_lib.figures.colouring import (
+    BACKGROUND,
+    COLOURS,
+    error_overlay,
+    gray,
+    instances_coloured,
+    magnified,
+    rgb,
+)
+from pipeline_lib.figures.errors import CLOSE_UP, NAMES, worst_places
+from pipeline_lib.figures.volume import matched_labels
+from pipeline_lib.files import write_json
+from pipeline_lib.labels import separation_border
+from pipeline_lib.metrics import Mismatch
+
+SPLIT, MERGER = (rgb(COLOURS[kind]) for kind in (Mismatch.SPLIT, Mismatch.MERGER))
+
+
+@pytest.fixture
+def case(tmp_path):
+    """Two sections of four cells; the second is predicted with cells 1 and 2 merged and cell 3 split."""
+    labels = np.zeros((2, 60, 50), np.uint32)
+    for label, (y, x) in enumerate([(2, 2), (2, 26), (32, 2), (32, 26)], 1):
+        labels[:, y:y + 26, x:x + 22] = label
+    probability = np.where(labels > 0, 0.9, 0.1)
+    probability[1, 10:16, 24:26] = 0.9
+    probability[1, 45, 2:24] = 0.1
+    return write_case(tmp_path, labels, probability)
+
+
+def write_case(folder, labels, probability, annotated=True):
+    rng = np.random.default_rng(0)
+    with layout.create(folder / "dataset.h5", {}) as file:
+        raw = layout.add(file, layout.RAW, (1, *labels.shape), "uint8")
+        raw[:] = rng.integers(0, 255, raw.shape)
+        if annotated:
+            layout.add(file, layout.LABELS, labels.shape)[:] = labels
+            border = layout.add(file, layout.SEPARATION_BORDER, labels.shape)
+            border[:] = np.stack([separation_border(section, 2) for section in labels])
+    with layout.create(folder / "prediction.h5", {}) as file:
+        layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = probability
+    with layout.create(folder / "weight_map.h5", {}) as file:
+        layout.add(file, layout.WEIGHT_MAP, labels.shape)[:] = rng.uniform(0, 7, labels.shape)
+    write_json(folder / "threshold.json", {"threshold": 0.5})
+    return folder
+
+
+def draw_strip(case, weight_map=True, output="strip.png"):
+    weights = case / "weight_map.h5" if weight_map else None
+    draw_volume_strip(case / "dataset.h5", weights, case / "prediction.h5", case / "threshold.json",
+                      case / output, volume="v", split="test")
+    return case / output
+
+
+def draw_error_map(case, output="errors.png"):
+    paths = [case / name for name in ("dataset.h5", "prediction.h5", "threshold.json", output)]
+    draw_errors(*paths, volume="v")
+    return case / output
+
+
+def read_panels(picture):
+    """Title -> RGB array of the picture in the panel's box."""
+    image = np.asarray(Image.open(picture).convert("RGB"))
+    boxes = {panel["title"]: panel["box"] for panel in describe(picture)["panels"]}
+    return {title: image[y:y + h, x:x + w] for title, (x, y, w, h) in boxes.items()}
+
+
+def has(image, colour):
+    return (image == colour).all(axis=2)
+
+
+# colours
+
+
+@given(arrays(np.uint8, (12, 14), elements=st.sampled_from([0] * 40 + [int(kind) for kind in Mismatch])),
+       st.integers(0, 2))
+def test_errors_are_marked_where_they_are_and_nowhere_else(codes, radius):
+    image = np.full((*codes.shape, 3), 77, np.uint8)
+    shown = error_overlay(image, codes, radius)
+    order = list(COLOURS)
+    for y, x in np.ndindex(codes.shape):
+        squared = {tuple(at): (y - at[0]) ** 2 + (x - at[1]) ** 2 for at in np.argwhere(codes)}
+        near = {codes[at] for at, d in squared.items() if d <= radius * (radius + 0.5)}
+        rim = any(d <= (radius + 1) * (radius + 1.5) for d in squared.values())
+        expected = rgb(COLOURS[min(near, key=order.index)]) if near else np.full(3, 0 if rim else 77)
+        assert shown[y, x].tolist() == expected.tolist() or radius == 0 or is_inside(codes, y, x, radius)
+
+
+def is_inside(codes, y, x, radius):
+    """Deep within one kind of error, where the image shines through."""
+    reach = range(-2 * radius, 2 * radius + 1)
+    disc = [(y + i, x + j) for i in reach for j in reach if i * i + j * j <= 2 * radius * (2 * radius + 0.5)]
+    within = all(0 <= i < codes.shape[0] and 0 <= j < codes.shape[1] for i, j in disc)
+    return within and len({codes[at] for at in disc}) == 1
+
+
+def test_the_image_shines_through_broad_errors():
+    image = np.full((30, 30, 3), 100, np.uint8)
+    codes = np.full((30, 30), Mismatch.HOLE_ADDITION, np.uint8)
+    yellow = rgb(COLOURS[Mismatch.HOLE_ADDITION])
+    assert error_overlay(image, codes)[15, 15].tolist() == (50 + yellow // 2).tolist()
+
+
+# Machado et al. 2009, severity 1, for linear RGB
+COLOUR_BLIND = {
+    "nobody": np.eye(3),
+    "protan": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deutan": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritan": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+@pytest.mark.parametrize("who", COLOUR_BLIND)
+def test_kinds_of_error_are_told_apart_by_the_colour_blind(who):
+    linear = np.array([to_rgb(colour) for colour in COLOURS.values()]) ** 2.2
+    lab = rgb2lab(np.clip(linear @ np.array(COLOUR_BLIND[who]).T, 0, 1) ** (1 / 2.2))
+    distance = np.linalg.norm(lab[:, None] - lab, axis=2)
+    assert distance[~np.eye(len(lab), dtype=bool)].min() > 14  # 2 can just be told apart side by side
+
+
+def test_cells_that_touch_are_parted_by_a_line():
+    labels = np.array([[5, 5, 5, 6, 6, 6], [5, 5, 5, 6, 6, 6], [0, 0, 0, 0, 5, 5]])
+    shown = instances_coloured(labels)
+    assert has(shown, rgb(BACKGROUND)).tolist() == [[False, False, False, True, False, False],
+                                                    [False, False, False, True, False, False],
+                                                    [True, True, True, True, True, True]]
+    assert (shown[0, 0] != shown[0, 5]).any()
+
+
+@given(*(arrays(np.uint8, (4, 5), elements=st.integers(0, 4)) for _ in range(2)))
+def test_segments_are_named_after_the_cell_they_share_most_with(labels, found):
+    matched = matched_labels(labels, found)
+    assert ((matched == 0) == (found == 0)).all()
+    for segment in np.unique(found[found > 0]):
+        shared = np.bincount(labels[found == segment], minlength=5)[1:]
+        (name,) = np.unique(matched[found == segment])
+        assert shared[name - 1] == shared.max() if shared.any() else name not in labels
+
+
+def test_gray_takes_the_mean_of_the_channels_and_bears_a_single_gray_level():
+    channels = np.stack([np.arange(200).reshape(10, 20), np.arange(200)[::-1].reshape(10, 20)])
+    assert len(np.unique(gray(channels))) == 1
+    level = gray(channels[:1])[..., 0].ravel()
+    assert (np.diff(level.astype(int)) >= 0).all()
+    assert (level[0], level[-1]) == (0, 255)
+
+
+# the strip of a volume
+
+
+def test_panels_show_the_arrays_pixel_by_pixel(case):
+    panels = read_panels(draw_strip(case))
+    assert list(panels) == ["raw image", "annotation", "separation border", "weight map", "cell probability",
+                            "segmentation"]
+    with layout.require(case / "dataset.h5", layout.RAW, layout.LABELS) as file:
+        raw, labels = file["raw"][:, 1], file["labels"][1]
+    factor = len(panels["raw image"]) // 60
+    assert (panels["raw image"] == magnified(gray(raw), factor)).all()
+    assert (panels["annotation"] == magnified(instances_coloured(labels), factor)).all()
+    with layout.require(case / "weight_map.h5", layout.WEIGHT_MAP) as file:
+        weights = file["weight_map"][1]
+    highest = panels["weight map"][::factor, ::factor][np.unravel_index(weights.argmax(), weights.shape)]
+    assert highest.tolist() == [253, 231, 36]  # the end of viridis
+    scale = next(p["scale"] for p in describe(case / "strip.png")["panels"] if p["title"] == "weight map")
+    assert scale["high"] == pytest.approx(weights.max())
+    assert scale["colours"][-1] == "#fde724"
+
+
+def test_splits_and_mergers_are_marked_in_the_segmentation(case):
+    segmentation = read_panels(draw_strip(case))["segmentation"]
+    factor = len(segmentation) // 60
+    merged, split = has(segmentation, MERGER), has(segmentation, SPLIT)
+    gap, cut = np.zeros((2, 60, 50), bool)
+    gap[9:17, 23:27], cut[44:47, 1:25] = True, True
+    for marked, place in ((merged, gap), (split, cut)):
+        assert marked.any()
+        assert not (marked & ~magnified(place, factor)).any()
+    # the warped truth crosses the gap all along, the cut (1 px thick) in a single pixel
+    legend = describe(case / "strip.png")["panels"][-1]["legend"]
+    assert [text for _, text in legend] == ["splits: 1 px", "mergers: 6 px"]
+
+
+def test_a_split_cell_keeps_its_colour_and_merged_cells_share_one(case):
+    panels = read_panels(draw_strip(case))
+    annotation, segmentation = (panels[name] for name in ("annotation", "segmentation"))
+    factor = len(segmentation) // 60
+    at = {name: (y * factor, x * factor) for name, (y, x) in
+          {"1": (5, 10), "2": (5, 40), "upper 3": (38, 10), "lower 3": (52, 10), "4": (50, 40)}.items()}
+    assert (segmentation[at["1"]] == segmentation[at["2"]]).all()
+    for name in ("upper 3", "lower 3", "4"):
+        assert (segmentation[at[name]] == annotation[at[name]]).all()
+
+
+def test_a_volume_to_predict_shows_what_there_is(tmp_path):
+    nothing = np.zeros((3, 8, 9), np.uint32)
+    case = write_case(tmp_path, nothing, np.eye(8, 9)[None].repeat(3, 0), annotated=False)
+    panels = read_panels(draw_strip(case, weight_map=False))
+    assert list(panels) == ["raw image", "cell probability", "segmentation"]
+    description = describe(case / "strip.png")
+    assert description["title"] == "v: section 2 of 3, test split"
+    assert description["panels"][-1]["legend"] == [[None, "8 cells"]]
+
+
+def test_of_a_large_section_the_middle_is_shown(tmp_path):
+    nothing = np.zeros((1, 600, 40), np.uint32)
+    case = write_case(tmp_path, nothing, nothing, annotated=False)
+    shown = read_panels(draw_strip(case, weight_map=False))["raw image"]
+    with layout.require(case / "dataset.h5", layout.RAW) as file:
+        assert (shown == gray(file["raw"][:, 0])[44:556]).all()
+
+
+# the error map
+
+
+@given(arrays(np.uint8, (21, 34), elements=st.sampled_from([0] * 60 + [int(kind) for kind in Mismatch])))
+def test_enough_windows_count_every_error_once_and_splits_and_mergers_first(codes):
+    places = worst_places(codes, 8, number=1000)
+    topological = np.isin(codes, (Mismatch.SPLIT, Mismatch.MERGER)).sum()
+    assert sum(severity[0] for severity, _ in places) == topological
+    assert sum(severity[1] for severity, _ in places) == np.count_nonzero(codes)
+    assert all(codes[window].shape == (8, 8) for _, window in places)
+    counted = [severity[0] > 0 for severity, _ in places]
+    assert counted == sorted(counted, reverse=True)
+    assert worst_places(codes, 8, number=2) == places[:2]
+
+
+def test_a_window_is_centred_on_its_errors_and_stays_within_the_section():
+    codes = np.zeros((100, 100), np.uint8)
+    codes[50, 70] = Mismatch.SPLIT
+    codes[2, 3:6] = Mismatch.MERGER
+    assert [window for _, window in worst_places(codes, 20, 10)] == [(slice(0, 20), slice(0, 20)),
+                                                                     (slice(40, 60), slice(60, 80))]
+    assert worst_places(codes[:5, :6], 20, 10)[0][1] == (slice(0, 5), slice(0, 6))
+
+
+def test_errors_are_counted_shown_and_listed(case):
+    picture = draw_error_map(case)
+    counts = {name: (places, pixels) for name, _, _, places, pixels in describe(picture)["counts"]}
+    assert counts == dict.fromkeys(NAMES.values(), (0, 0)) | {"split": (1, 1), "merger": (1, 6)}
+    (title, overview), *close_ups = read_panels(picture).items()
+    assert title.startswith("section 2 of 2")
+    factor = len(overview) // 60
+    assert has(overview, MERGER)[12 * factor, 24 * factor:26 * factor].any()
+    assert has(overview, SPLIT)[45 * factor, 2 * factor:24 * factor].any()
+    assert [title for title, _ in close_ups] == ["1. section 2: split 1 px, merger 6 px"]
+    assert CLOSE_UP > 60  # one window holds both
+
+
+def test_without_errors_there_are_no_close_ups(case):
+    with layout.require(case / "dataset.h5", layout.LABELS) as file:
+        write_case(case, file["labels"][:], np.where(file["labels"][:] > 0, 0.9, 0.1))
+    description = describe(draw_error_map(case))
+    assert len(description["panels"]) == 1
+    assert sum(pixels for *_, pixels in description["counts"]) == 0
+
+
+def test_counts_are_those_of_the_error_map(tmp_path):
+    rng = np.random.default_rng(1)
+    labels = np.kron(np.arange(1, 17).reshape(4, 4), np.ones((20, 20))).astype(np.uint32)[None].repeat(2, 0)
+    labels[:, ::20], labels[:, :, ::20] = 0, 0
+    probability = np.clip(np.where(labels > 0, 0.7, 0.3) + rng.normal(0, 0.25, labels.shape), 0, 1)
+    probability = probability.astype(np.float32)
+    picture = draw_error_map(write_case(tmp_path, labels, probability))
+    codes = metrics.error_map(labels > 0, probability, 0.5)
+    found = {name: pixels for name, *_, pixels in describe(picture)["counts"]}
+    assert found == {NAMES[kind]: np.count_nonzero(codes == kind) for kind in Mismatch}
+    assert len(describe(picture)["panels"]) <= 11
+
+
+# charts
+
+
+HISTORY = pd.DataFrame({
+    "iteration": [10, 20, 30],
+    "training_loss": [1.0, 0.5, 0.4],
+    "validation_loss": [0.9, 0.6, 0.7],
+    "validation_rand_error": [1.0, np.nan, 0.3],
+    "learning_rate": [1e-3, 5e-4, 0.0],
+    "iterations_per_second": [2.0, 2.0, 2.0],
+})
+CHOSEN = {name: {"threshold": t, "criterion": "seg", "grid": [0.2, 0.5, 0.8], "value": [0.1, 0.3, 0.2]}
+          for name, t in (("unet", 0.5), ("constant", 0.2), ("smoothed_raw", 0.8))}
+
+
+def tidy_scores(splits):
+    rng = np.random.default_rng(0)
+    rows = product(splits, ("a", "b"), CHOSEN, ERRORS, (0.0, 0.2, 0.5, 0.8, 1.0))
+    table = pd.DataFrame(rows, columns=["split", "volume", "network", "metric", "threshold"])
+    return table.assign(value=rng.random(len(table)))
+
+
+def test_training_chart_holds_the_history():
+    loss, rand_error, rate = training_chart(HISTORY).axes
+    assert [line.get_ydata().tolist() for line in loss.lines] == [[1.0, 0.5, 0.4], [0.9, 0.6, 0.7]]
+    assert rand_error.lines[0].get_xdata().tolist() == [10, 20, 30]
+    assert rate.lines[0].get_ydata().tolist() == [1e-3, 5e-4, 0]
+
+
+@pytest.mark.parametrize("splits, shown", [(["validation", "test"], "test"), (["validation"], "validation")])
+def test_threshold_chart_holds_the_means_of_the_split_and_marks_the_choice(splits, shown):
+    scores = tidy_scores(splits)
+    chosen_by, *charts = threshold_chart(scores, CHOSEN).axes
+    assert chosen_by.get_title().startswith("SEG, validation split")
+    assert chosen_by.lines[0].get_ydata().tolist() == [0.1, 0.3, 0.2]
+    for axes, metric in zip(charts, ERRORS, strict=True):
+        assert axes.get_title().endswith(f"{shown} split")
+        for curve, mark, network in zip(axes.lines[::2], axes.lines[1::2], CHOSEN, strict=True):
+            own = scores[(scores.split == shown) & (scores.network == network) & (scores.metric == metric)]
+            t = CHOSEN[network]["threshold"]
+            means = {x: own[own.threshold == x].value.mean() for x in curve.get_xdata()}
+            assert curve.get_ydata() == pytest.approx(list(means.values()))
+            assert mark.get_xdata() == [t]
+            assert mark.get_ydata() == pytest.approx([means[t]])
+
+
+# files
+
+
+def test_pictures_are_the_same_bytes_each_time(case):
+    HISTORY.to_csv(case / "history.csv", index=False)
+    tidy_scores(("test",)).to_csv(case / "scores.csv", index=False)
+    for name, chosen in CHOSEN.items():
+        write_json(case / f"{name}.json", chosen)
+
+    def draw(tag):
+        draw_strip(case, output=f"strip{tag}.png")
+        draw_error_map(case, output=f"errors{tag}.png")
+        draw_training(case / "history.csv", case / f"training{tag}.png")
+        thresholds = [case / f"{name}.json" for name in CHOSEN]
+        draw_thresholds(case / "scores.csv", thresholds, case / f"thresholds{tag}.png")
+        return [(case / f"{name}{tag}.png") for name in ("strip", "errors", "training", "thresholds")]
+
+    for first, second in zip(draw("1"), draw("2"), strict=True):
+        assert first.read_bytes() == second.read_bytes()
+        with Image.open(first) as image:
+            assert list(image.text) == ["Description"]  # no version, no time of day
+            assert json.loads(image.text["Description"])["title"]
