@@ -29,8 +29,8 @@ def choose_device(device: str) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise InputError(
-            "device: `cuda` was asked for, but torch sees no such device. Set `device: auto`, run where a GPU "
-            "is, or install the CUDA build of torch (README, Installation)."
+            "device: `cuda` was asked for, but torch sees no such device. Set `device: auto`, run where a "
+            "GPU is, or install the CUDA build of torch (README, Installation)."
         )
     free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
     return torch.device("cuda", free.index(max(free)))

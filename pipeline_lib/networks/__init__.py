@@ -76,8 +76,8 @@ class Model:
         if content["format_version"] != FORMAT_VERSION:
             raise InputError(
                 f"{path}: model format version {content['format_version']}, expected {FORMAT_VERSION}. "
-                "Train it again with this version of bordure, or predict with the version named in its provenance: "
-                f"{content.get('provenance', {}).get('version', 'unknown')}."
+                "Train it again with this version of bordure, or predict with the version named in its "
+                f"provenance: {content.get('provenance', {}).get('version', 'unknown')}."
             )
         network = build(content["name"], **content["arguments"])
         try:
