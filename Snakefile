@@ -3,11 +3,11 @@ import re
 
 from snakemake.utils import min_version
 
-min_version("9.15")  # path variables such as <results>
+min_version("9.19")  # path variables such as <results>, and the name profile.yaml
 
 if not workflow.overwrite_configfiles:  # --configfile replaces the demo, it does not add to it
 
-    configfile: workflow.source_path("config/config.yaml")
+    configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 include: "workflow/rules/common.smk"

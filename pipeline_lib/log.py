@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from pipeline_lib.errors import InputError
 
@@ -37,11 +38,18 @@ def stage(log: str | Path, threads: int = 1) -> Iterator[None]:
         yield
     except InputError as error:
         logger.error("error: %s", error)
-        sys.exit(1)
+        _leave()
     except Exception:
         logger.error("%s", traceback.format_exc())
-        sys.exit(1)
+        _leave()
     finally:
         for handler in handlers:
             logger.removeHandler(handler)
             handler.flush()
+
+
+def _leave() -> NoReturn:
+    """End with status 1 at once: HDF5, which closes files as Python ends, would crash on a full disk."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(1)

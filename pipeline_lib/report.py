@@ -67,8 +67,8 @@ def write_report(scores: Path, history: Path, thresholds: Sequence[Path], statis
     annotation, sections, split), `settings` is the whole configuration.
     """
     chosen = {path.stem: read_json(path) for path in thresholds}
-    table = at_chosen_threshold(pd.read_csv(scores, dtype={"volume": str}),
-                                {name: found["threshold"] for name, found in chosen.items()})
+    table = pd.read_csv(scores, dtype={"volume": str}, float_precision="round_trip")
+    table = at_chosen_threshold(table, {name: found["threshold"] for name, found in chosen.items()})
     trained = networks.Model.load(model)
     splits = [split for split in ("test", "validation") if (table.split == split).any()]
     page = _template().render(
@@ -113,7 +113,7 @@ def _template() -> jinja2.Template:
 def at_chosen_threshold(scores: pd.DataFrame, thresholds: dict[str, float]) -> pd.DataFrame:
     """Rows of `scores` at the threshold chosen for their network: one per volume, network and metric."""
     distance = (scores.threshold - scores.network.map(thresholds)).abs()
-    # the nearest, for a threshold may have lost its last digit on its way through CSV
+    # the nearest: a threshold may have lost its last digit on its way through CSV
     return scores[distance == distance.groupby(scores.network).transform("min")]
 
 

@@ -251,10 +251,8 @@ class _Run:
             name: getattr(self, name)
             for name in ("key", "iteration", "history", "best", "best_value", "best_iteration")
         }
-        with replacing(self.checkpoint) as temporary:
-            torch.save(
-                {**state, "net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}, temporary
-            )
+        state |= {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        networks.write_tensors(self.checkpoint, state)
 
     def _resume(self) -> None:
         try:

@@ -19,7 +19,8 @@ LOCK_LINES = [line for line in LOCK_TEXT.splitlines() if not line.startswith("#"
 LOCK = {canonicalize_name(line.split("==")[0]): line.split("==")[-1] for line in LOCK_LINES}
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 PYPI_NAME = {"pytorch": "torch"}  # where conda-forge calls it differently
-LIBRARY = [*(ROOT / "pipeline_lib").rglob("*.py"), *(ROOT / "workflow").rglob("*.py")]
+LIBRARY = [*(ROOT / "pipeline_lib").rglob("*.py")]
+WORKFLOW = [*(ROOT / "workflow").rglob("*.py")]
 
 
 def declared(*extras: str) -> dict[str, Requirement]:
@@ -36,7 +37,8 @@ def imported(*files: Path) -> set[str]:
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     top = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"pipeline_lib", "settings"}
-    return {canonicalize_name(packages_distributions()[name][0]) for name in top}
+    distributions = packages_distributions()
+    return {canonicalize_name(distributions.get(name, [name])[0]) for name in top}
 
 
 @pytest.mark.parametrize("line", LOCK_LINES)
@@ -61,9 +63,13 @@ def test_library_declares_what_it_imports():
     assert imported(*LIBRARY) <= declared().keys()
 
 
+def test_workflow_declares_what_it_imports():
+    assert imported(*WORKFLOW) <= declared("workflow").keys()
+
+
 def test_every_declared_tool_is_used():
     tools = {"ruff", "snakefmt", "snakemake", "imagecodecs"}  # commands, and tifffile's decoders
-    assert ALL.keys() <= imported(*LIBRARY, *(ROOT / "tests").glob("*.py")) | tools
+    assert ALL.keys() <= imported(*LIBRARY, *WORKFLOW, *(ROOT / "tests").glob("*.py")) | tools
 
 
 def test_changelog_tells_of_this_version():

@@ -42,8 +42,8 @@ def case(tmp_path):
     for label, (y, x) in enumerate([(2, 2), (2, 26), (32, 2), (32, 26)], 1):
         labels[:, y:y + 26, x:x + 22] = label
     probability = np.where(labels > 0, 0.9, 0.1)
-    probability[1, 10:16, 24:26] = 0.9
-    probability[1, 45, 2:24] = 0.1
+    probability[1, 10:16, 24:26] = 0.6
+    probability[1, 45, 2:24] = 0.4
     return write_case(tmp_path, labels, probability)
 
 

@@ -64,8 +64,8 @@ def training_chart(history: pd.DataFrame) -> Figure:
 def threshold_chart(scores: pd.DataFrame, chosen: dict[str, dict[str, Any]]) -> Figure:
     """One chart of the criterion by which thresholds were chosen on the validation split, and one per error.
 
-    `chosen` has, by network, what choosing its threshold wrote. Errors are means over the volumes of the test split
-    in `scores` or, without one, of the validation split.
+    `chosen` has, by network, what choosing its threshold wrote. Errors are means over the volumes of the test
+    split in `scores` or, without one, of the validation split.
     """
     split = "test" if (scores.split == "test").any() else "validation"
     means = scores[scores.split == split].groupby(["metric", "network", "threshold"]).value.mean()

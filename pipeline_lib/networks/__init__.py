@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,14 @@ def build(name: str, **arguments: Any) -> nn.Module:
         raise InputError(f"network: {error}.") from error
 
 
+def write_tensors(path: str | Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain types, whole or not at all."""
+    buffer = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError about positions
+    torch.save(content, buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
 @dataclass
 class Model:
     """What prediction needs: a network by name and arguments, its parameters, and how its input was
@@ -53,8 +62,7 @@ class Model:
             "provenance": self.provenance,
             "state_dict": self.network.state_dict(),
         }
-        with replacing(path) as temporary:
-            torch.save(content, temporary)
+        write_tensors(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> Model:

@@ -1,0 +1,68 @@
+import errno
+import hashlib
+
+import pytest
+
+from pipeline_lib.errors import InputError
+from pipeline_lib.files import read_json, replacing, sha256, write_json
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "folder/a.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("whole")
+        assert temporary.suffix == ".txt" and not path.exists()
+    assert path.read_text() == "whole"
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("ha")
+        raise RuntimeError
+    assert path.read_text() == "whole"
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk is full; nothing was written"),
+        (OSError("Can't write data (errno = 28, No space left on device)"), "disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be written.*`results:`"),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot be written"),
+    ],
+)
+def test_what_the_disk_refuses_is_told_with_the_file(tmp_path, error, message):
+    with pytest.raises(InputError, match=f"a.h5: .*{message}"), replacing(tmp_path / "a.h5") as temporary:
+        temporary.write_text("half")
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_device_is_met_on_writing():
+    full = open("/dev/full", "w")  # noqa: SIM115
+    with pytest.raises(InputError, match="disk is full"), replacing("unused.txt"), full:
+        full.write("x")
+
+
+def test_other_errors_of_the_system_stay_as_they_are(tmp_path):
+    with pytest.raises(IsADirectoryError), replacing(tmp_path / "a"):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory")
+
+
+def test_checksums_are_those_of_the_bytes_and_of_a_folders_slices(tmp_path):
+    for name, content in (("b", b"2"), ("a", b"1")):
+        (tmp_path / name).write_bytes(content)
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"1").hexdigest()
+    before = sha256(tmp_path)
+    (tmp_path / "b").write_bytes(b"3")
+    assert sha256(tmp_path) != before
+    (tmp_path / "b").write_bytes(b"2")
+    assert sha256(tmp_path) == before
+
+
+def test_json_round_trip_and_what_is_no_json(tmp_path):
+    write_json(tmp_path / "a.json", {"x": [1, 2.5]})
+    assert read_json(tmp_path / "a.json") == {"x": [1, 2.5]}
+    (tmp_path / "a.json").write_text('{"x": ')
+    with pytest.raises(InputError, match=r"a\.json: not valid JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(InputError, match=r"b\.json: cannot be read"):
+        read_json(tmp_path / "b.json")

@@ -1,0 +1,58 @@
+import h5py
+import numpy as np
+import pytest
+
+from pipeline_lib import layout
+from pipeline_lib.errors import InputError
+
+
+def test_arrays_describe_themselves_and_are_chunked_for_patches(tmp_path):
+    with layout.create(tmp_path / "a.h5", {"version": "1"}) as file:
+        layout.add(file, layout.RAW, (2, 3, 300, 40), np.uint16)[:] = 7
+        layout.add(file, layout.WEIGHT_MAP, (3, 300, 40))
+    with layout.require(tmp_path / "a.h5", layout.RAW, layout.WEIGHT_MAP) as file:
+        raw, weight_map = file["raw"], file["weight_map"]
+        assert dict(raw.attrs) == {"axes": "czyx", "unit": "gray level", "meaning": layout.RAW.meaning}
+        assert (raw.dtype, weight_map.dtype) == (np.uint16, np.float32)
+        assert raw.chunks == (1, 1, 128, 40) and weight_map.chunks == (1, 128, 40)
+        assert raw.compression == weight_map.compression == "gzip"
+        assert layout.provenance(file) == {"version": "1"}
+
+
+def test_a_stage_that_dies_leaves_nothing_behind(tmp_path):
+    with pytest.raises(RuntimeError), layout.create(tmp_path / "a.h5", {}) as file:
+        layout.add(file, layout.LABELS, (1, 4, 4))
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_another_kind_or_version_are_named(tmp_path):
+    path = tmp_path / "a.h5"
+    with pytest.raises(InputError, match=r"a\.h5: no such file"), layout.require(path):
+        pass
+    path.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match=r"a\.h5: not a readable HDF5 file"), layout.require(path):
+        pass
+    with h5py.File(path, "w") as file:
+        file["raw"] = np.zeros((1, 1, 4, 4))
+    with pytest.raises(InputError, match=r"format version None, expected 1"), layout.require(path):
+        pass
+    with h5py.File(path, "a") as file:
+        file.attrs.update(format="bordure", format_version=99)
+    with pytest.raises(InputError, match=r"format version 99, expected 1"), layout.require(path):
+        pass
+
+
+def test_a_missing_array_is_named_beside_those_found(tmp_path):
+    with layout.create(tmp_path / "a.h5", {}) as file:
+        layout.add(file, layout.RAW, (1, 1, 4, 4), np.uint8)
+    with (
+        pytest.raises(InputError, match=r"has no `labels` \(found: raw\)"),
+        layout.require(tmp_path / "a.h5", layout.RAW, layout.LABELS),
+    ):
+        pass
+
+
+def test_a_shape_that_does_not_fit_the_axes_is_a_mistake_of_ours(tmp_path):
+    with pytest.raises(ValueError, match="axes czyx"), layout.create(tmp_path / "a.h5", {}) as file:
+        layout.add(file, layout.RAW, (3, 4, 4), np.uint8)

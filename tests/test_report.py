@@ -1,0 +1,331 @@
+"""The page tells what the files say, stands alone, and is well-formed."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline_lib import evaluation, figures, layout, metrics, networks, segmentation
+from pipeline_lib.figures import charts
+from pipeline_lib.files import write_json
+from pipeline_lib.normalisation import Normalisation
+from pipeline_lib.report import SCORES, at_chosen_threshold, digits, duration, mean_scores, write_report
+
+THRESHOLDS = {"unet": 0.3, "constant": 0.2, "smoothed_raw": 0.85}
+METRICS = [*(score.metric for score in SCORES), "uniform_sections"]
+SETTINGS = {
+    "volumes": "volumes.tsv",
+    "seed": 7,
+    "training": {"tile": 220, "learning_rate": 0.001},
+    "drawing": {"membrane_width": [2, 5]},
+    "weight_map": {"class_balance": True},
+}
+
+
+def tidy_scores(splits=("validation", "test"), volumes=2):
+    """Random scores at the challenge's thresholds and at two more, 0.3 almost being one of the former."""
+    rng = np.random.default_rng(0)
+    at = [*metrics.CHALLENGE_THRESHOLDS, 0.3, 0.85]
+    keys = product(splits, range(volumes), THRESHOLDS, METRICS, at)
+    table = pd.DataFrame(keys, columns=["split", "volume", "network", "metric", "threshold"])
+    table["volume"] = table.split + "-" + table.volume.astype(str)
+    table["value"] = np.where(table.metric == "uniform_sections", 0.0, rng.random(len(table)))
+    return table
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A model, its history and pictures of an annotated volume and of one to predict."""
+    folder = tmp_path_factory.mktemp("case")
+    labels = np.zeros((1, 40, 40), np.uint32)
+    labels[:, 4:18, 4:36], labels[:, 22:36, 4:36] = 1, 2
+    for name, annotated in (("test-0", True), ("new", False)):
+        with layout.create(folder / f"{name}.h5", {}) as file:
+            layout.add(file, layout.RAW, (1, *labels.shape), "uint8")[:] = 60 * labels[None]
+            layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = (labels == 1)
+            layout.add(file, layout.WEIGHT_MAP, labels.shape)[:] = labels
+            if annotated:
+                layout.add(file, layout.LABELS, labels.shape)[:] = labels
+                layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = 0
+    for name, t in THRESHOLDS.items():
+        write_json(folder / f"{name}.json", {"threshold": t, "criterion": "v_rand_thin",
+                                             "grid": [0.2, 0.3, 0.85], "value": [0.25, 0.75, 0.5]})
+    for name, weights in (("test-0", folder / "test-0.h5"), ("new", None)):
+        figures.draw_volume_strip(folder / f"{name}.h5", weights, folder / f"{name}.h5", folder / "unet.json",
+                                  folder / f"strip/{name}.png", volume=name, split="test")
+    figures.draw_errors(folder / "test-0.h5", folder / "test-0.h5", folder / "unet.json",
+                        folder / "errors/test-0.png", volume="test-0")
+    pd.DataFrame({"iteration": [50, 100], "training_loss": [1.0, 0.5], "validation_loss": [1.1, 0.6],
+                  "validation_rand_error": [0.9, 0.2], "learning_rate": [1e-3, 0.0],
+                  "iterations_per_second": [0.6, 0.5]}).to_csv(folder / "history.csv", index=False)
+    figures.draw_training(folder / "history.csv", folder / "training.png")
+    tidy_scores().to_csv(folder / "scores.csv", index=False)
+    thresholds = [folder / f"{name}.json" for name in THRESHOLDS]
+    figures.draw_thresholds(folder / "scores.csv", thresholds, folder / "thresholds.png")
+    write_json(folder / "statistics.json", {"class_frequencies": [0.25, 0.75]})
+    arguments = {"depth": 1, "base_channels": 2, "input_channels": 1}
+    normalisation = Normalisation("mean_std", "uint8", np.zeros((1, 1, 1)), np.ones((1, 1, 1)))
+    environment = {"torch": "2.0", "device": "cuda", "precision": "torch.float32", "threads": 3}
+    provenance = {"version": "1.2.3", "inputs": {"dataset/a.h5": 64 * "f"}, "best_iteration": 50,
+                  "environment": environment}
+    network = networks.build("unet", **arguments)
+    networks.Model("unet", arguments, network, normalisation, provenance).save(folder / "model.pt")
+    return folder
+
+
+def write(folder, scores, output, title="A title", settings=SETTINGS, volumes=("train-0", "test-0", "new"),
+          with_pictures=True):
+    scores.to_csv(folder / "scores.csv", index=False)
+    rows = [{"volume": name, "split": name.partition("-")[0], "sections": "0-3", "images": f"{name}.tif",
+             "annotation": None if name == "new" else "labels.tif"} for name in volumes]
+    strips = [folder / f"strip/{name}.png" for name in ("test-0", "new")] if with_pictures else []
+    errors = [folder / "errors/test-0.png"] if with_pictures else []
+    thresholds = [folder / f"{name}.json" for name in THRESHOLDS]
+    write_report(folder / "scores.csv", folder / "history.csv", thresholds, folder / "statistics.json",
+                 folder / "model.pt", strips, errors, folder / "training.png", folder / "thresholds.png",
+                 folder / output, title=title, settings=settings, volumes=rows, network="unet")
+    return (folder / output).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(pictures):
+    return write(pictures, tidy_scores(), "report.html")
+
+
+class Page(HTMLParser):
+    """Elements as (tag, attributes), tables as rows of cells; fails where tags do not pair."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "hr", "input"})
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.open, self.elements, self.tables, self.text = [], [], [], ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append({"text": "", "class": dict(attributes).get("class")})
+        elif tag == "data" and "table" in self.open:
+            self.tables[-1][-1][-1]["value"] = dict(attributes)["value"]
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.text += data
+        if self.open and ("td" in self.open or "th" in self.open):
+            self.tables[-1][-1][-1]["text"] += data
+
+
+def texts(html):
+    """First cell -> the others, of every row of every table."""
+    rows = [[cell["text"] for cell in row] for table in Page(html).tables for row in table]
+    return {first: others for first, *others in rows}
+
+
+def score_tables(html):
+    """Test, then validation split: metric -> cells of the classifiers."""
+    metric = {score.name: score.metric for score in SCORES}
+    tables = [table for table in Page(html).tables if table[0][0]["text"] == "score"]
+    return [{metric[re.split(" (lower|higher) is better", row[0]["text"])[0]]: row[1:] for row in table[2:]}
+            for table in tables]
+
+
+# numbers
+
+
+def test_table_holds_the_means_of_the_scores_at_the_chosen_thresholds(page):
+    scores = tidy_scores()
+    for split, table in zip(("test", "validation"), score_tables(page), strict=True):
+        assert list(table) == [score.metric for score in SCORES]
+        for metric, cells in table.items():
+            for cell, (network, t) in zip(cells, THRESHOLDS.items(), strict=True):
+                rows = scores[scores[["split", "metric", "network"]].eq([split, metric, network]).all(axis=1)]
+                expected = rows[rows.threshold == t].value.mean()
+                assert float(cell["value"]) == pytest.approx(expected, rel=1e-12)
+                assert cell["text"] == digits(expected)
+
+
+def test_best_of_each_row_is_marked_by_its_direction(page):
+    for metric, cells in score_tables(page)[0].items():
+        values = [float(cell["value"]) for cell in cells]
+        more_is_better = next(score.more_is_better for score in SCORES if score.metric == metric)
+        best = max(values) if more_is_better else min(values)
+        assert [cell["class"] == "best" for cell in cells] == [value == best for value in values]
+
+
+def test_headline_has_the_criterion_beside_the_baselines(page):
+    scores = tidy_scores()
+    scores = scores[(scores.split == "test") & (scores.metric == "v_rand_thin")]
+    means = at_chosen_threshold(scores, THRESHOLDS).groupby("network").value.mean().map(digits)
+    lead = " ".join(re.search('<p class="lead">(.*?)</p>', page, re.S)[1].split())
+    lead = re.sub("<[^>]*>", "", lead)
+    assert lead == (
+        f"On the test split (2 volumes), unet reaches a V-Rand after thinning of {means.unet} (higher is "
+        f"better). A constant classifier reaches {means.constant}, a threshold of the smoothed raw image "
+        f"{means.smoothed_raw}.")
+    assert ("no better than a baseline" in page) == (means.unet < means.drop("unet").max())
+
+
+def test_a_prediction_of_one_class_is_never_best(pictures):
+    scores = tidy_scores()
+    constant = scores.network == "constant"
+    scores.loc[constant, "value"] = np.where(scores.metric[constant] == "uniform_sections", 1.0, 0.0)
+    html = write(pictures, scores, "uniform.html")
+    for table in score_tables(html):
+        assert [float(cells[1]["value"]) for cells in table.values()] == [0] * len(SCORES)
+        assert not any(cells[1]["class"] == "best" for cells in table.values())
+        assert any(cell["class"] == "best" for cell in table["splits_mergers_error"])
+    assert "constant †" in Page(html).text
+
+
+def test_threshold_is_the_one_chosen_for_the_network_though_another_differs_in_the_last_digit():
+    rows = at_chosen_threshold(tidy_scores(), THRESHOLDS)
+    assert 0.30000000000000004 in tidy_scores().threshold.to_numpy()
+    assert dict(zip(rows.network, rows.threshold, strict=True)) == THRESHOLDS
+    assert not rows.duplicated(["volume", "network", "metric"]).any()
+
+
+def test_undefined_scores_are_said_to_be(pictures):
+    scores = tidy_scores()
+    scores.loc[scores.metric == "seg", "value"] = np.nan
+    cells = score_tables(write(pictures, scores, "nan.html"))[0]["seg"]
+    assert [(cell["text"], cell["class"]) for cell in cells] == [("n/a", None)] * 3
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.9087654, "0.909"), (0.041, "0.041"), (0.00123456, "0.0012"),
+                                             (0, "0.000"), (1, "1.000"), (float("nan"), "n/a")])
+def test_scores_are_rounded_to_what_they_can_tell(value, text):
+    assert digits(value) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"),
+                                               (7500, "2 h 05 min")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_every_score_is_explained_and_every_criterion_known():
+    labels = np.kron(np.arange(4).reshape(1, 2, 2), np.ones((5, 5))).astype(np.uint8)
+    told = {*metrics.isbi_scores(labels, labels / 4).metric, *evaluation.INSTANCE_METRICS}
+    assert {score.metric for score in SCORES} | {"uniform_sections"} <= told
+    assert set(segmentation.CRITERIA) <= {score.metric for score in SCORES} & set(charts.NAMES)
+    for score in SCORES:
+        if score.metric in segmentation.CRITERIA:
+            assert score.more_is_better == segmentation.CRITERIA[score.metric][1]
+
+
+# what was run
+
+
+def test_volumes_settings_versions_and_sources_are_named(page):
+    text = " ".join(Page(page).text.split())
+    rows = texts(page)
+    assert rows["train-0"] == ["train", "0-3", "train-0.tif", "labels.tif"]
+    assert rows["new"] == ["new", "0-3", "new.tif", "none"]
+    settings = {"volumes": "volumes.tsv", "seed": "7", "tile": "220", "learning_rate": "0.001",
+                "membrane_width": "[2, 5]", "class_balance": "true"}
+    assert {key: rows[key] for key in settings} == {key: [value] for key, value in settings.items()}
+    assert rows["dataset/a.h5"] == [64 * "f"]
+    assert "100 iterations in about 3 min 20 s (0.5 per second) on cuda, 3 threads, float32." in text
+    assert "the state after iteration 50," in text
+    assert "trained by bordure 1.2.3 with torch 2.0" in text
+    assert "75.0 % of the training pixels" in text
+    assert f"numpy {np.__version__}" in text
+
+
+def test_titles_and_settings_are_text_and_nothing_else(pictures):
+    evil = '<script>alert("1")</script>'
+    html = write(pictures, tidy_scores(), "evil.html", title=evil, settings=SETTINGS | {"note": evil})
+    assert not any(tag == "script" for tag, _ in Page(html).elements)
+    assert Page(html).text.count(evil) == 3  # title, heading, setting
+
+
+# the page
+
+
+def test_page_stands_alone(page):
+    for tag, attributes in Page(page).elements:
+        assert tag not in ("script", "link", "iframe")
+        for name in ("href", "src"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,"))
+    style = re.search("<style>(.*)</style>", page, re.S)[1]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_pictures_are_whole_and_every_panel_shows_one(page, pictures):
+    elements = Page(page).elements
+    found = [a.get("src") or a["href"] for tag, a in elements if tag in ("img", "image")]
+    files = ["strip/test-0", "strip/new", "errors/test-0", "training", "thresholds"]
+    expected = {(pictures / f"{name}.png").read_bytes() for name in files}
+    assert {base64.b64decode(uri.partition(",")[2]) for uri in found} == expected
+    for picture in expected:
+        Image.open(io.BytesIO(picture)).verify()
+    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [attributes["href"][1:] for tag, attributes in elements if tag in ("use", "a")]
+    assert set(links) <= set(ids)
+    panels = sum(len(figures.describe(pictures / f"{name}.png")["panels"]) for name in files[:3])
+    assert sum(tag == "use" for tag, _ in elements) == panels
+
+
+def test_counts_of_errors_stand_beside_the_error_map(page, pictures):
+    counts = {name: [f"{places:,}", f"{pixels:,}"]
+              for name, _, _, places, pixels in figures.describe(pictures / "errors/test-0.png")["counts"]}
+    (table,) = (table for table in Page(page).tables if table[0][0]["text"] == "error")
+    assert [[cell["text"] for cell in row[1:]] for row in table[1:]] == list(counts.values())
+    assert all(row[0]["text"].startswith(name) for row, name in zip(table[1:], counts, strict=True))
+    assert counts["object deleted"] == ["1", "1"]
+
+
+def test_page_is_the_same_bytes_each_time(pictures, page):
+    assert write(pictures, tidy_scores(), "again.html") == page
+
+
+def test_without_a_test_volume_the_page_says_what_the_scores_are_worth(pictures):
+    html = write(pictures, tidy_scores(splits=["validation"]), "validation.html", with_pictures=False)
+    text = " ".join(Page(html).text.split())
+    assert "There is no test volume." in text
+    assert "On the validation split (2 volumes)" in text
+    assert len(score_tables(html)) == 1
+    assert 'id="pictures"' not in html
+    assert "There is no test volume." not in write(pictures, tidy_scores(), "test.html")
+
+
+def test_many_volumes_are_folded_away(pictures):
+    few = write(pictures, tidy_scores(), "few.html")
+    many = write(pictures, tidy_scores(volumes=30), "many.html", volumes=[f"test-{i}" for i in range(60)])
+    assert few.count("<details open>") == 2
+    assert many.count("<details open>") == 0
+    assert {f"test-{i}" for i in range(60)} <= texts(many).keys()
+
+
+def test_means_are_those_of_the_volumes():
+    scores = at_chosen_threshold(tidy_scores(volumes=5), THRESHOLDS)
+    scores = scores[scores.split == "test"]
+    found = mean_scores(scores, "unet")
+    assert found["volumes"] == 5
+    seg = scores[scores.metric == "seg"].groupby("network").value.mean()
+    assert found["rows"]["seg"]["values"] == pytest.approx(seg.to_dict())
+    assert found["rows"]["seg"]["best_baseline"] == pytest.approx(seg.drop("unet").max())
