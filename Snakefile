@@ -43,7 +43,7 @@ include: "workflow/rules/report.smk"
 
 
 onsuccess:
-    print(results_message())
+    print(results_message(), end="")
 
 
 onerror:

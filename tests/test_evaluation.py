@@ -65,3 +65,5 @@ def test_tables_are_joined_whole(folder):
     collect_scores([folder / "a.csv", folder / "b.csv"], folder / "all.csv")
     joined = pd.read_csv(folder / "all.csv", dtype={"volume": str})
     assert len(joined) == 2 * len(first) and set(joined.volume) == {"007", "b"}
+    written = pd.read_csv(folder / "all.csv", float_precision="round_trip")
+    assert set(metrics.CHALLENGE_THRESHOLDS) < set(written.threshold)  # to the last digit

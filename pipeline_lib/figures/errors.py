@@ -73,7 +73,8 @@ def draw_errors(dataset: Path, prediction: Path, threshold: Path, output: Path, 
         places = sorted(places, key=lambda place: place[0], reverse=True)[:PLACES]
         worst = max(sections, key=lambda z: _severity(codes[z]))
         frames = {str(number): window for number, (_, z, window) in enumerate(places, 1) if z == worst}
-        title = f"section {worst + 1} of {len(sections)}, the one with most splits and mergers"
+        title = f"section {worst + 1} of {len(sections)}"
+        title += ", the one with most splits and mergers" if len(sections) > 1 else ""
         overview = Panel(title, *_overview(gray(raw[:, worst]), codes[worst], frames), _legend(counts))
         close_ups = []
         for number, (_, z, window) in enumerate(places, 1):

@@ -88,8 +88,9 @@ def isbi_scores(cells: np.ndarray, cell_probability: np.ndarray,
         truth = padded(section(cells, z) != 0, np.uint8)
         labels = padded_components(truth)
         probability = padded(as_probability(section(cell_probability, z)), np.float32)
-        may_change = allowed(truth, mask, z)
-        return [_score(truth, labels, probability, threshold, may_change) for threshold in thresholds]
+        may_change = allowed(mask, z)
+        return [_Section(**_partition_scores(labels, probability, threshold),
+                         **_warping_scores(truth, probability, threshold, may_change)) for threshold in thresholds]
 
     with ThreadPoolExecutor(workers or _cores()) as pool:
         per_section = list(progress(pool.map(score, range(count_sections(cells)))))
@@ -111,26 +112,24 @@ def _checked(thresholds: Sequence[float]) -> list[float]:
     return checked
 
 
-def _score(truth, labels, probability, threshold, may_change) -> _Section:
-    """Score one padded section at one threshold; two tables are counted, before and after thinning."""
+def _partition_scores(labels: np.ndarray, probability: np.ndarray, threshold: float) -> dict:
+    """What follows from the two tables of a padded section, counted before and after thinning."""
     predicted = padded_components(np.greater(probability, np.float64(threshold)).view(np.uint8))
     table = count_pairs(labels, predicted)
+    scores = {"pixels": pixel_counts(table), "pairs": foreground_pairs(table), "squares": foreground_squares(table),
+              "all_pairs": unrestricted_pairs(table), "entropies": information(table)}
     flood(predicted)
-    thinned = count_pairs(labels, predicted)
+    table = count_pairs(labels, predicted)
+    return scores | {"v_rand_thin": foreground_squares(table).f_score, "v_info_thin": information(table).f_score}
+
+
+def _warping_scores(truth: np.ndarray, probability: np.ndarray, threshold: float, mask: np.ndarray) -> dict:
+    """What follows from warping a padded section."""
     warped = truth.copy()
-    remaining = warp_section(warped, probability, threshold, may_change)
+    remaining = warp_section(warped, probability, threshold, mask)
     codes = classify(warped, remaining, CHALLENGE_RADIUS).ravel()[remaining]
-    return _Section(
-        pixels=pixel_counts(table),
-        pairs=foreground_pairs(table),
-        squares=foreground_squares(table),
-        all_pairs=unrestricted_pairs(table),
-        entropies=information(table),
-        v_rand_thin=foreground_squares(thinned).f_score,
-        v_info_thin=information(thinned).f_score,
-        residual=remaining.size,
-        splits_mergers=np.count_nonzero((codes == Mismatch.SPLIT) | (codes == Mismatch.MERGER)),
-    )
+    split_or_merger = (codes == Mismatch.SPLIT) | (codes == Mismatch.MERGER)
+    return {"residual": remaining.size, "splits_mergers": np.count_nonzero(split_or_merger)}
 
 
 def _pooled(sections: Sequence[_Section]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from pipeline_lib.metrics.sections import sections_of
 class ContingencyTable:
     """How many pixels of one section have each pair of labels.
 
-    truth, predicted, count: three int64 arrays of one length, ordered by first appearance; `count` pixels
+    truth, predicted, count: three int32 arrays of one length, ordered by first appearance; `count` pixels
     have the truth label `truth` and the predicted label `predicted`, 0 being background in both. Rows of the
     table are truth, columns are prediction; only its non-zero entries exist, never cells x cells.
     """
@@ -32,7 +32,7 @@ class ContingencyTable:
         inside = self.truth > 0
         truth, predicted, count = self.truth[inside], self.predicted[inside], self.count[inside]
         cell = predicted > 0
-        return Foreground(joint=count[cell], truth=sums_by(truth, count),
+        return Foreground(joint=count[cell].astype(np.int64), truth=sums_by(truth, count),
                           predicted=sums_by(predicted[cell], count[cell]), unassigned=int(count[~cell].sum()))
 
 
@@ -91,45 +91,48 @@ def _as_labels(section: np.ndarray, name: str) -> np.ndarray:
 def count_pairs(labels: np.ndarray, predicted_labels: np.ndarray) -> ContingencyTable:
     """The table of two int32 label images of one shape; pixels of negative predicted labels are left out."""
     labels, predicted_labels = labels.ravel(), predicted_labels.ravel()
-    entries = np.empty((512, 3), np.int64)
+    entries = np.empty((3, 512), np.int32)
     pixel, used = _count(labels, predicted_labels, 0, entries, 0)
     while pixel < labels.size:
-        entries = np.concatenate((entries, np.empty_like(entries)))
+        larger = np.empty((3, 2 * used), np.int32)
+        larger[:, :used] = entries
+        entries = larger
         pixel, used = _count(labels, predicted_labels, pixel, entries, used)
-    return ContingencyTable(*entries[:used].T.copy())
+    return ContingencyTable(*entries[:, :used])
 
 
 @compiled
 def _count(labels, predicted_labels, start, entries, used):
     """Count from pixel `start` on, until the end or until `entries` are full: returns where, and how many."""
-    slots = np.full(2 * len(entries), -1, np.int32)
+    truth, predicted, count = entries
+    slots = np.full(2 * count.size, -1, np.int32)
     for entry in range(used):
-        slots[_slot(entries[entry, 0], entries[entry, 1], slots, entries)] = entry
+        slots[_slot(truth[entry], predicted[entry], slots, truth, predicted)] = entry
     entry = -1
     for pixel in range(start, labels.size):
-        i, j = np.int64(labels[pixel]), np.int64(predicted_labels[pixel])
+        i, j = labels[pixel], predicted_labels[pixel]
         if j < 0:
             continue
-        if entry < 0 or entries[entry, 0] != i or entries[entry, 1] != j:  # not the pair of the pixel before
-            slot = _slot(i, j, slots, entries)
+        if entry < 0 or truth[entry] != i or predicted[entry] != j:  # not the pair of the pixel before
+            slot = _slot(i, j, slots, truth, predicted)
             entry = slots[slot]
             if entry < 0:
-                if used == len(entries):
+                if used == count.size:
                     return pixel, used
                 entry = used
                 used += 1
                 slots[slot] = entry
-                entries[entry, 0], entries[entry, 1], entries[entry, 2] = i, j, 0
-        entries[entry, 2] += 1
+                truth[entry], predicted[entry], count[entry] = i, j, 0
+        count[entry] += 1
     return labels.size, used
 
 
 @compiled
-def _slot(truth, predicted, slots, entries):
+def _slot(i, j, slots, truth, predicted):
     """Where `slots`, a hash table whose size is a power of two (-1 = free), has the pair or room for it."""
-    key = np.uint64(truth) * np.uint64(0x9E3779B97F4A7C15)
-    key += np.uint64(predicted) * np.uint64(0xC2B2AE3D27D4EB4F)
+    key = np.uint64(i) * np.uint64(0x9E3779B97F4A7C15)
+    key += np.uint64(j) * np.uint64(0xC2B2AE3D27D4EB4F)
     slot = np.int64(key >> np.uint64(32)) & (slots.size - 1)
-    while slots[slot] >= 0 and (entries[slots[slot], 0] != truth or entries[slots[slot], 1] != predicted):
+    while slots[slot] >= 0 and (truth[slots[slot]] != i or predicted[slots[slot]] != j):
         slot = (slot + 1) & (slots.size - 1)
     return slot

@@ -72,9 +72,9 @@ def foreground_squares(table: ContingencyTable) -> Counts:
 
 def unrestricted_pairs(table: ContingencyTable) -> Counts:
     """Pairs of all pixels, N (N - 1) / 2; true and predicted background are clusters like any other."""
-    return _counts(tp=_pairs(table.count), truth=_pairs(sums_by(table.truth, table.count)),
+    return _counts(tp=_pairs(table.count.astype(np.int64)), truth=_pairs(sums_by(table.truth, table.count)),
                    predicted=_pairs(sums_by(table.predicted, table.count)),
-                   total=_pairs(table.count.sum(keepdims=True)))
+                   total=_pairs(table.count.sum(keepdims=True, dtype=np.int64)))
 
 
 def _counts(tp: int, truth: int, predicted: int, total: int) -> Counts:

@@ -125,12 +125,12 @@ def _warped_sections(cells, cell_probability, threshold, mask):
     for z, truth in enumerate(sections_of(cells)):
         warped = padded(truth != 0, np.uint8)
         probability = padded(as_probability(section(cell_probability, z)), np.float32)
-        yield z, warped, warp_section(warped, probability, threshold, allowed(warped, mask, z))
+        yield z, warped, warp_section(warped, probability, threshold, allowed(mask, z))
 
 
-def allowed(cells: np.ndarray, mask: np.ndarray | None, z: int) -> np.ndarray:
-    """Padded 0/1 map of the pixels that may change in section `z`: those of `mask`, or all."""
-    return np.ones_like(cells) if mask is None else padded(section(mask, z) != 0, np.uint8)
+def allowed(mask: np.ndarray | None, z: int) -> np.ndarray:
+    """Padded 0/1 map of the pixels that may change in section `z`; empty where all may."""
+    return np.empty((0, 0), np.uint8) if mask is None else padded(section(mask, z) != 0, np.uint8)
 
 
 def warp_section(warped: np.ndarray, probability: np.ndarray, threshold: float,
@@ -148,10 +148,11 @@ def _mismatches(warped, probability, threshold, mask):
     """
     rows, columns = warped.shape
     state = np.zeros(warped.shape, np.uint16)
+    everywhere = mask.size == 0
     count = 0
     for x in range(1, rows - 1):
         for y in range(1, columns - 1):
-            if (warped[x, y] != 0) != (np.float64(probability[x, y]) > threshold) and mask[x, y] != 0:
+            if (warped[x, y] != 0) != (np.float64(probability[x, y]) > threshold) and (everywhere or mask[x, y]):
                 state[x, y] = LEFT
                 count += 1
     pixels = np.empty(count, np.int32)

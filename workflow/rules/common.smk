@@ -74,9 +74,9 @@ def files_of(path):
 
 
 def weight_map_of(wildcards):
-    """The weight map of a volume that is learned or validated on; no input of the others."""
+    """The weight map of an annotated volume; no input of the others."""
     volume = wildcards.volume
-    return f"<results>/weight_map/{volume}.h5" if volume in TRAIN + VALIDATION else []
+    return f"<results>/weight_map/{volume}.h5" if volume in EVALUATED else []
 
 
 def gpu_slots(section):
@@ -93,7 +93,7 @@ def results_message():
         "model": "model/model.pt",
     }
     results = {name: Path(config["results"], path) for name, path in paths.items()}
-    return "\n".join(f"{name:<13} {path}" for name, path in results.items() if path.exists())
+    return "".join(f"{name:<13} {path}\n" for name, path in results.items() if path.exists())
 
 
 def error_message():
