@@ -29,6 +29,9 @@ def stage(log: str | Path, threads: int = 1) -> Iterator[None]:
     """
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(threads)
+    # Threads that spin while they wait bring a busy machine to a crawl: at a load of 5, 100 iterations of the
+    # demo took 93 s, with this 21 s.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr), logging.FileHandler(log, mode="w")]
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterable
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline_lib import __version__
 from pipeline_lib.files import sha256
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,23 +16,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @cache
 def version() -> str:
-    """bordure's version, with the git commit where it runs from a checkout (`+` a mark for uncommitted
-    changes).
-    """
-    try:
-        release = metadata.version("bordure")
-    except metadata.PackageNotFoundError:
-        release = "unreleased"
-    git = subprocess.run(
-        ["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return f"{release} ({git.stdout.strip()})" if git.returncode == 0 else release
+    """bordure's version, and in a checkout the git commit, `-dirty` where files were edited since."""
+    if not (ROOT / ".git").exists():
+        return __version__
+    command = ["git", "-C", ROOT, "describe", "--always", "--dirty"]
+    git = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"{__version__} ({git.stdout.strip()})" if git.returncode == 0 else __version__
 
 
 def record(inputs: Iterable[str | Path], **settings: Any) -> dict[str, Any]:
-    """What goes into an output: version, the stage's settings and the SHA-256 of each input file. No time of
-    day: same
-    inputs give the same bytes."""
+    """What goes into an output: version, the stage's settings and the SHA-256 of each input file.
+
+    No time of day: the same inputs give the same bytes.
+    """
     return {
         "version": version(),
         "settings": settings,

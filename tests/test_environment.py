@@ -12,6 +12,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import pipeline_lib
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK_TEXT = (ROOT / "requirements.lock").read_text()
@@ -73,4 +75,4 @@ def test_every_declared_tool_is_used():
 
 
 def test_changelog_tells_of_this_version():
-    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {pipeline_lib.__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -89,8 +89,8 @@ def isbi_scores(cells: np.ndarray, cell_probability: np.ndarray,
         labels = padded_components(truth)
         probability = padded(as_probability(section(cell_probability, z)), np.float32)
         may_change = allowed(mask, z)
-        return [_Section(**_partition_scores(labels, probability, threshold),
-                         **_warping_scores(truth, probability, threshold, may_change)) for threshold in thresholds]
+        return [_Section(**_partition(labels, probability, threshold),
+                         **_warping(truth, probability, threshold, may_change)) for threshold in thresholds]
 
     with ThreadPoolExecutor(workers or _cores()) as pool:
         per_section = list(progress(pool.map(score, range(count_sections(cells)))))
@@ -112,18 +112,18 @@ def _checked(thresholds: Sequence[float]) -> list[float]:
     return checked
 
 
-def _partition_scores(labels: np.ndarray, probability: np.ndarray, threshold: float) -> dict:
+def _partition(labels: np.ndarray, probability: np.ndarray, threshold: float) -> dict:
     """What follows from the two tables of a padded section, counted before and after thinning."""
     predicted = padded_components(np.greater(probability, np.float64(threshold)).view(np.uint8))
     table = count_pairs(labels, predicted)
-    scores = {"pixels": pixel_counts(table), "pairs": foreground_pairs(table), "squares": foreground_squares(table),
-              "all_pairs": unrestricted_pairs(table), "entropies": information(table)}
+    scores = {"pixels": pixel_counts(table), "pairs": foreground_pairs(table), "entropies": information(table),
+              "squares": foreground_squares(table), "all_pairs": unrestricted_pairs(table)}
     flood(predicted)
     table = count_pairs(labels, predicted)
-    return scores | {"v_rand_thin": foreground_squares(table).f_score, "v_info_thin": information(table).f_score}
+    return {**scores, "v_rand_thin": foreground_squares(table).f_score, "v_info_thin": information(table).f_score}
 
 
-def _warping_scores(truth: np.ndarray, probability: np.ndarray, threshold: float, mask: np.ndarray) -> dict:
+def _warping(truth: np.ndarray, probability: np.ndarray, threshold: float, mask: np.ndarray) -> dict:
     """What follows from warping a padded section."""
     warped = truth.copy()
     remaining = warp_section(warped, probability, threshold, mask)

@@ -44,6 +44,7 @@ def _simple_points() -> np.ndarray:
 
 
 SIMPLE = _simple_points()
+ONE, TEN_BITS = np.uint32(0x3F800000), np.uint32(1023)  # the bits of 1.0 in float32; a digit of the sort
 LEFT, READY, FLIPPED = 256, 512, 1024  # bits of a pixel's state beyond the eight of its neighbourhood
 
 
@@ -136,73 +137,70 @@ def allowed(mask: np.ndarray | None, z: int) -> np.ndarray:
 def warp_section(warped: np.ndarray, probability: np.ndarray, threshold: float,
                  mask: np.ndarray) -> np.ndarray:
     """Warp the padded truth in place; returns the flat indices (int32) of the residual mismatches."""
-    state, pixels, keys = _mismatches(warped, probability, float(threshold), mask)
-    return _warp(warped, state, _sorted_by(keys, pixels))
+    return _warp(warped, *_mismatches(warped, probability, float(threshold), mask))
 
 
 @compiled
 def _mismatches(warped, probability, threshold, mask):
-    """The mismatches: their state, their flat indices in scan order, keys for |probability - threshold| descending.
+    """State of every pixel, and flat indices of the mismatches by descending |probability - threshold|.
 
-    The state of a mismatch is the code of its neighbourhood and the bit LEFT, that of other pixels 0.
+    The state of a mismatch is LEFT and the code of its neighbourhood, that of other pixels 0. Ties keep the
+    scan order: a radix sort by the distances' bits, which ascend as floats in 0..1 do and stay below 2^30, in
+    three digits of ten bits, the lowest one while scanning.
     """
     rows, columns = warped.shape
-    state = np.zeros(warped.shape, np.uint16)
     everywhere = mask.size == 0
-    count = 0
+    state = np.zeros(warped.shape, np.uint16)
+    places = np.zeros((3, 1025), np.int32)
+    distance = np.empty(1, np.float32)
+    bits = distance.view(np.uint32)
     for x in range(1, rows - 1):
         for y in range(1, columns - 1):
-            if (warped[x, y] != 0) != (np.float64(probability[x, y]) > threshold) and (everywhere or mask[x, y]):
+            p = np.float64(probability[x, y])
+            if (warped[x, y] != 0) != (p > threshold) and (everywhere or mask[x, y]):
                 state[x, y] = LEFT
-                count += 1
-    pixels = np.empty(count, np.int32)
-    distance = np.empty(count, np.float32)
-    found = 0
+                distance[0] = abs(p - threshold)
+                key = ONE - bits[0]
+                for digit in range(3):
+                    places[digit, (key >> np.uint32(10 * digit) & TEN_BITS) + 1] += 1
+    for digit in range(3):
+        for bucket in range(1024):
+            places[digit, bucket + 1] += places[digit, bucket]
+    count = places[0, 1024]
+    pixels, keys = np.empty(count, np.int32), np.empty(count, np.uint32)
     for x in range(1, rows - 1):
         for y in range(1, columns - 1):
             if state[x, y]:
-                state[x, y] |= (warped[x, y + 1] | warped[x + 1, y + 1] << 1 | warped[x + 1, y] << 2
-                                | warped[x + 1, y - 1] << 3 | warped[x, y - 1] << 4 | warped[x - 1, y - 1] << 5
-                                | warped[x - 1, y] << 6 | warped[x - 1, y + 1] << 7)
-                pixels[found] = x * columns + y
-                distance[found] = np.float32(abs(np.float64(probability[x, y]) - threshold))
-                found += 1
-    # the bits of floats in 0..1 ascend as the floats do and stay below 2^30
-    keys = distance.view(np.uint32)
+                state[x, y] |= (
+                    warped[x, y + 1] | warped[x + 1, y + 1] << 1 | warped[x + 1, y] << 2
+                    | warped[x + 1, y - 1] << 3 | warped[x, y - 1] << 4 | warped[x - 1, y - 1] << 5
+                    | warped[x - 1, y] << 6 | warped[x - 1, y + 1] << 7)
+                distance[0] = abs(np.float64(probability[x, y]) - threshold)
+                key = ONE - bits[0]
+                place = places[0, key & TEN_BITS]
+                places[0, key & TEN_BITS] += 1
+                pixels[place] = x * columns + y
+                keys[place] = key
+    other_pixels, digits = np.empty(count, np.int32), np.empty(count, np.uint16)
     for index in range(count):
-        keys[index] = np.uint32(0x3F800000) - keys[index]
-    return state, pixels, keys
-
-
-@compiled
-def _sorted_by(keys, pixels):
-    """`pixels` in the order of `keys` (uint32 < 2^30), stable: radix sort by three digits of ten bits."""
-    counts = np.zeros((3, 1025), np.int64)
-    for key in keys:
-        for digit in range(3):
-            counts[digit, (key >> np.uint32(10 * digit) & np.uint32(1023)) + 1] += 1
-    other_keys = np.empty_like(keys)
-    other_pixels = np.empty_like(pixels)
-    for digit in range(3):
-        if keys.size and counts[digit, (keys[0] >> np.uint32(10 * digit) & np.uint32(1023)) + 1] == keys.size:
-            continue  # all the same
-        place = np.cumsum(counts[digit])
-        for index in range(keys.size):
-            bucket = keys[index] >> np.uint32(10 * digit) & np.uint32(1023)
-            other_keys[place[bucket]] = keys[index]
-            other_pixels[place[bucket]] = pixels[index]
-            place[bucket] += 1
-        keys, other_keys = other_keys, keys
-        pixels, other_pixels = other_pixels, pixels
-    return pixels
+        bucket = keys[index] >> np.uint32(10) & TEN_BITS
+        place = places[1, bucket]
+        places[1, bucket] += 1
+        other_pixels[place] = pixels[index]
+        digits[place] = keys[index] >> np.uint32(20)
+    for index in range(count):
+        place = places[2, digits[index]]
+        places[2, digits[index]] += 1
+        pixels[place] = other_pixels[index]
+    return state, pixels
 
 
 @compiled
 def _warp(warped, state, order):
     """Flip the pixels of `order` where simple, pass after pass, until none is; returns the others in their order.
 
-    A pixel that was not simple when a pass met it can only become so when a neighbour flips. So a flip updates the
-    state of its eight neighbours, and a pass visits only those that are `ready`.
+    A pixel that was not simple when a pass met it can only become so when a neighbour flips. So a flip
+    updates the state of its eight neighbours, and a pass visits only those that are `ready`.
     """
     columns = warped.shape[1]
     ring = (1, columns + 1, columns, columns - 1, -1, -columns - 1, -columns, -columns + 1)

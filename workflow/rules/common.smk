@@ -8,7 +8,7 @@ from pathlib import Path
 REPOSITORY = Path(workflow.basedir)
 # The library of this checkout serves the checks below and, through the environment, the jobs; nothing is to be installed.
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "workflow")]
-os.environ.update(PYTHONPATH=os.pathsep.join([str(REPOSITORY), os.getenv("PYTHONPATH", "")]))
+os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])))
 
 from pipeline_lib import baselines, imageio, tiling, volumes
 from pipeline_lib.errors import InputError
