@@ -1,5 +1,6 @@
-"""Augmentation of training patches: rigid motion, elastic deformation and gray values (Ronneberger et al.
-2015, section 3.1).
+"""Augmentation of training patches: rigid motion, elastic deformation and gray values.
+
+Ronneberger et al. 2015, section 3.1.
 
 A transform is a handful of numbers, drawn on the CPU; the pixels are moved on the device the training runs
 on. Images are interpolated; labels and weights are picked whole from the nearest pixel, and so never blurred.
@@ -42,8 +43,10 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Transform:
-    """One draw. `matrix` (2, 2) maps patch to image offsets in px (row, column), `nodes` (2, grid, grid) are
-    displacements in px.
+    """One draw.
+
+    `matrix` (2, 2) maps patch to image offsets in px (row, column); `nodes` (2, grid, grid) are displacements
+    in px.
     """
 
     matrix: np.ndarray
@@ -55,8 +58,9 @@ class Transform:
 
 
 def draw(settings: Augmentation, rng: np.random.Generator) -> Transform:
-    """Draw a transform. Every number is drawn whatever the settings, so that one setting does not shift the
-    others' draws.
+    """Draw a transform.
+
+    Every number is drawn whatever the settings, so that one setting does not shift the others' draws.
     """
     angle = rng.uniform(0, 2 * math.pi) if settings.rotate else rng.uniform(0, 0)
     flip = -1.0 if rng.random() < 0.5 and settings.mirror else 1.0
@@ -74,16 +78,18 @@ def draw(settings: Augmentation, rng: np.random.Generator) -> Transform:
 
 
 def reach(transform: Transform, tile: int) -> int:
-    """How far (px, either way and axis) from the centre pixel a patch of `tile` px looks: the region to read
-    is 2 reach + 1.
+    """How far (px, either way) from the centre pixel a patch of `tile` px looks.
+
+    The region to read is 2 reach + 1 px wide.
     """
     half = tile / 2 + _BICUBIC_OVERSHOOT * np.abs(transform.nodes).max(initial=0)
     return math.ceil(np.abs(transform.matrix).sum(axis=1).max() * half) + 1
 
 
 def source_offsets(transform: Transform, tile: int, device: torch.device) -> Tensor:
-    """Where each pixel of the patch comes from: (2, tile, tile) float32 offsets (row, column) in px from the
-    centre pixel.
+    """Where each pixel of the patch comes from: float32 offsets (2, tile, tile) in px.
+
+    Rows, then columns, counted from the centre pixel of the region.
     """
     position = torch.arange(tile, device=device, dtype=torch.float32) - tile // 2
     patch = torch.stack(torch.meshgrid(position, position, indexing="ij"))
@@ -98,9 +104,7 @@ def source_offsets(transform: Transform, tile: int, device: torch.device) -> Ten
 
 
 def interpolate(region: Tensor, offsets: Tensor) -> Tensor:
-    """Bilinear values of `region` (c, 2r + 1, 2r + 1) at `offsets` (2, y, x) from its centre; float32 (c, y,
-    x).
-    """
+    """Bilinear values of `region` (c, 2r + 1, 2r + 1) at `offsets` (2, y, x); float32 (c, y, x)."""
     grid = offsets.flip(0).permute(1, 2, 0) / (region.shape[-1] // 2)  # grid_sample wants (x, y) in -1..1
     return functional.grid_sample(
         region[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True
@@ -108,16 +112,15 @@ def interpolate(region: Tensor, offsets: Tensor) -> Tensor:
 
 
 def pick(region: Tensor, offsets: Tensor) -> Tensor:
-    """Nearest pixels of `region` (..., 2r + 1, 2r + 1) at `offsets` (2, y, x) from its centre, unchanged in
-    value and type.
-    """
+    """Nearest pixels of `region` (..., 2r + 1, 2r + 1) at `offsets` (2, y, x), values unchanged."""
     row, column = (offsets.round().long() + region.shape[-1] // 2).clamp_(0, region.shape[-1] - 1)
     return region[..., row, column]
 
 
 def vary_gray(image: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
-    """Gamma over the patch's own range, then gain, offset and Gaussian noise; `image` (c, y, x) float32,
-    normalised.
+    """Gamma over the patch's own range, then gain, offset and Gaussian noise.
+
+    `image` (c, y, x) float32, normalised.
     """
     low, high = image.amin(), image.amax()
     span = (high - low).clamp(min=1e-6)

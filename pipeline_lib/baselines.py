@@ -15,9 +15,7 @@ SMOOTHING = 2.0  # px, standard deviation of the Gaussian
 
 
 def smooth(raw: np.ndarray) -> np.ndarray:
-    """Mean over the channels of one section (c, y, x), smoothed by a Gaussian of `SMOOTHING` px; float32 (y,
-    x).
-    """
+    """One section (c, y, x) as float32 (y, x): mean over channels, smoothed by a Gaussian."""
     return ndimage.gaussian_filter(raw.mean(axis=0, dtype=np.float32), SMOOTHING)
 
 

@@ -78,8 +78,9 @@ def build_dataset(
 def measure_statistics(
     datasets: Sequence[Path], output: Path, *, normalisation_kind: str = "mean_std"
 ) -> None:
-    """Write what the training split alone may tell (JSON): class frequencies, normalisation, gray range for
-    the baseline.
+    """Write what the training split alone may tell (JSON).
+
+    Class frequencies, normalisation, and the gray range for the baseline.
     """
     with ExitStack() as stack:
         volumes = []
@@ -124,8 +125,9 @@ def build_weight_map(
     sigma: float = 5.0,
     class_balance: bool = True,
 ) -> None:
-    """Write the `weight_map` of one annotated volume (HDF5), `sigma` in px; w_c is 1 for both classes without
-    `class_balance`.
+    """Write the `weight_map` of one annotated volume (HDF5).
+
+    `sigma` in px; without `class_balance`, w_c is 1 for both classes.
     """
     frequencies = np.array(read_json(statistics)["class_frequencies"])
     w_c = weights.class_weights(frequencies) if class_balance else np.ones(2)

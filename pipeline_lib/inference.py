@@ -52,8 +52,9 @@ def autocast(device: torch.device, precision: torch.dtype) -> contextlib.Abstrac
 
 
 def choose_tile(tile: int | str, geometry: Geometry, base_channels: int, device: torch.device) -> int:
-    """A tile size in px: the setting, checked, or for `auto` the largest that a quarter of the free memory
-    holds.
+    """A tile size in px: the setting, checked, or for `auto` the largest that memory holds.
+
+    A quarter of the free memory is used, and no more than `_LARGEST_TILE` px.
     """
     if tile != "auto":
         geometry.output_size(tile)

@@ -8,11 +8,10 @@ from pipeline_lib.metrics import connected_components
 
 
 def instances(cell_probability: np.ndarray, threshold: float, minimum_size: int = 0) -> np.ndarray:
-    """4-connected components above `threshold` of one section (y, x), without those smaller than
-    `minimum_size` px.
+    """4-connected components above `threshold` of one section (y, x); int32 labels 1..n, 0 = background.
 
-    Compared in float64, as the challenge did: a float32 0.7 is not the 0.7 of the setting. int32 labels 1..n,
-    0 = background.
+    Those smaller than `minimum_size` px are left out. Compared in float64, as the challenge did: a float32
+    0.7 is not the 0.7 of the setting.
     """
     labels = connected_components(cell_probability.astype(np.float64) > threshold)
     if minimum_size > 1:

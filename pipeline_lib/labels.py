@@ -8,8 +8,9 @@ from pipeline_lib.metrics import connected_components
 
 
 def label_cells(cells: np.ndarray) -> np.ndarray:
-    """4-connected components of each section of `cells` (z, y, x), non-zero = cell, as uint32 labels unique
-    in the volume.
+    """4-connected components of each section of `cells` (z, y, x), non-zero = cell.
+
+    Returns uint32 labels, unique in the volume.
 
     >>> label_cells(np.array([[[1, 0, 1], [0, 1, 1]], [[0, 1, 0], [0, 0, 0]]]))
     array([[[1, 0, 2],
@@ -29,8 +30,7 @@ def number_through(labels: np.ndarray) -> np.ndarray:
 
 
 def separation_border(labels: np.ndarray, width: int) -> np.ndarray:
-    """Cell pixels of one section to give to the background so that different cells are `width` px apart where
-    they touch.
+    """Cell pixels to give to the background so that touching cells are `width` px apart.
 
     `labels` (y, x), 0 = background; returns bool (y, x). Cells that touch, also diagonally, lose half the
     width each (the one with the smaller label the odd pixel); a pixel goes only if its own cell touches
@@ -56,8 +56,9 @@ def target_class(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarra
 
 
 def _grow(contact: np.ndarray, labels: np.ndarray, layers: int) -> np.ndarray:
-    """`layers` pixels deep into the cell: `contact` is the first, each further one a dilation that stays in
-    its own cell.
+    """`layers` pixels deep into the cell.
+
+    `contact` is the first layer, each further one a dilation that stays in its own cell.
     """
     if layers == 0:
         return np.zeros_like(contact)
@@ -84,8 +85,7 @@ def _neighbour_views(shape: tuple[int, int]) -> list[tuple[tuple[slice, slice], 
 
 
 def cells_apart(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarray:
-    """The truth of one section for scores that see cells only as 4-connected regions: bool (y, x), True =
-    cell.
+    """The truth of one section (y, x) for scores that see cells as 4-connected regions; True = cell.
 
     The annotation itself where its instances are such regions, as all membrane annotations are; where two
     instances share a side they would be one region, and the separation border keeps them apart.

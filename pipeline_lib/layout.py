@@ -48,8 +48,9 @@ CELL_PROBABILITY = Array(
 
 @contextmanager
 def create(path: str | Path, provenance: dict[str, Any]) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file that appears at `path` only once it is complete; `provenance` is kept as a JSON
-    attribute.
+    """Yield a new HDF5 file that appears at `path` only once it is complete.
+
+    `provenance` is kept as a JSON attribute.
     """
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["format"] = "bordure"
@@ -59,9 +60,7 @@ def create(path: str | Path, provenance: dict[str, Any]) -> Iterator[h5py.File]:
 
 
 def add(file: h5py.File, array: Array, shape: tuple[int, ...], dtype: Any = None) -> h5py.Dataset:
-    """Create the dataset `array` of `shape` in `file`: chunked for patches within a section, compressed,
-    described.
-    """
+    """Create the dataset `array` of `shape` in `file`: chunked for patches, compressed, described."""
     if len(shape) != len(array.axes):
         raise ValueError(f"{array.name} has axes {array.axes}, got shape {shape}")
     chunks = (1,) * (len(shape) - 2) + tuple(min(CHUNK, size) for size in shape[-2:])
@@ -80,8 +79,7 @@ def add(file: h5py.File, array: Array, shape: tuple[int, ...], dtype: Any = None
 
 @contextmanager
 def require(path: str | Path, *arrays: Array) -> Iterator[h5py.File]:
-    """Yield the HDF5 file at `path`, opened for reading, once it is known to hold `arrays` in this format
-    version.
+    """Yield the HDF5 file at `path`, known to hold `arrays` in this format version, for reading.
 
     Raises `InputError` for a missing, unreadable, foreign or older file and for a missing array.
     """

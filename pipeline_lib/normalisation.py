@@ -15,11 +15,11 @@ KINDS = ("none", "mean", "mean_std", "mean_image")
 
 @dataclass(frozen=True)
 class Normalisation:
-    """(raw - offset) / scale, with `offset` and `scale` float32 of shape (c, 1, 1), or (c, y, x) for a mean
-    image.
+    """(raw - offset) / scale.
 
-    Measured on the training split alone and stored inside the model, so that prediction cannot use another
-    one. `dtype` is that of the training images: gray levels of another type would mean something else.
+    `offset` and `scale` are float32 of shape (c, 1, 1), or (c, y, x) for a mean image. Measured on the
+    training split alone and stored inside the model, so that prediction cannot use another one. `dtype` is
+    that of the training images: gray levels of another type would mean something else.
     """
 
     kind: str
@@ -28,17 +28,16 @@ class Normalisation:
     scale: np.ndarray
 
     def apply(self, raw: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Normalise `raw` (c, y, x), the pixels at index arrays `rows` and `columns` of a section; float32
-        (c, y, x).
-        """
+        """Normalise `raw` (c, y, x), read at index arrays `rows` and `columns` of a section; float32."""
         offset = self.offset
         if self.kind == "mean_image":
             offset = offset[:, rows[:, None], columns]
         return (raw.astype(np.float32) - offset) / self.scale
 
     def check(self, raw: Any, path: Any) -> None:
-        """Raise `InputError` unless `raw` (c, z, y, x) of file `path` is like the training images in type and
-        channels.
+        """Raise `InputError` unless `raw` (c, z, y, x) is like the training images in type and channels.
+
+        `path` is named in the message.
         """
         if raw.shape[0] != len(self.scale):
             raise InputError(
@@ -78,8 +77,9 @@ class Normalisation:
 
 
 def measure(kind: str, volumes: Iterable[Any]) -> Normalisation:
-    """Measure a normalisation of `kind` on training `volumes` (c, z, y, x; numpy or h5py), one section in
-    memory at a time.
+    """Measure a normalisation of `kind` on training `volumes` (c, z, y, x; numpy or h5py).
+
+    One section is in memory at a time.
 
     - `none`: gray levels as fractions of an integer type's range, floats as they are
     - `mean`: the same, less the mean of each channel

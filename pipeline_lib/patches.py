@@ -23,8 +23,9 @@ PREFETCH = 4  # patches read ahead; reading is a small part of a step, a few hid
 
 @dataclass(frozen=True)
 class Region:
-    """What one patch needs, before it is moved: image (c, s, s) float32, target (s, s) uint8, weights (s, s)
-    float32.
+    """What one patch needs, before it is moved.
+
+    Image (c, s, s) float32, target (s, s) uint8, weights (s, s) float32.
     """
 
     image: np.ndarray
@@ -35,8 +36,7 @@ class Region:
 
 
 class Patches:
-    """Random patches of `tile` px for the iterations of a training, each a pure function of (`seed`,
-    iteration).
+    """Random patches of `tile` px, each a pure function of (`seed`, iteration).
 
     A patch is centred anywhere in the volumes with equal probability; what lies outside a section is
     mirrored.
@@ -77,8 +77,9 @@ class Patches:
         )
 
     def move(self, region: Region, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Augment on `device`: image (1, c, tile, tile), target (1, out, out) int64 and weights (1, out,
-        out).
+        """Augment on `device`.
+
+        Returns image (1, c, tile, tile), target (1, out, out) int64 and weights (1, out, out).
         """
         offsets = augment.source_offsets(region.transform, self.tile, device)
         context = self.geometry.context
@@ -104,8 +105,9 @@ class Patches:
 def open_volumes(
     stack: ExitStack, datasets: Sequence[Path], weight_maps: Sequence[Path]
 ) -> list[tuple[Any, Any, Any, Any]]:
-    """Open dataset and weight map files for as long as `stack` lives; raw, labels, border and weight map of
-    each.
+    """Open dataset and weight map files for as long as `stack` lives.
+
+    Returns raw (c, z, y, x), labels, separation border and weight map (z, y, x) of each volume.
     """
     volumes = []
     for dataset, weight_map in zip(datasets, weight_maps, strict=True):

@@ -23,8 +23,7 @@ def predict(
     device: str = "auto",
     threads: int = 1,
 ) -> None:
-    """Write `cell_probability` of every section of `dataset` (HDF5), tile by tile (overlap-tile, mirrored
-    context).
+    """Write `cell_probability` of every section of `dataset` (HDF5), tile by tile.
 
     `tile` in px of network input, or `auto` for the largest that memory allows; the result is that of one
     pass over the whole image. `average_orientations` averages over the 8 rotations and mirror images. Raises

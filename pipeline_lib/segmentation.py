@@ -83,9 +83,7 @@ def choose_threshold(
 def segment(
     prediction: Path, threshold: Path, labels: Path, cell_probability: Path, *, minimum_size: int = 0
 ) -> None:
-    """Write the instances of `prediction` at the chosen threshold, and its probability map, as TIFF stacks
-    (z, y, x).
-    """
+    """Write the instances of `prediction` at the chosen threshold, and its probability map, as TIFF."""
     t = read_json(threshold)["threshold"]
     with layout.require(prediction, layout.CELL_PROBABILITY) as file:
         probability = file[layout.CELL_PROBABILITY.name]

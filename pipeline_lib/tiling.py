@@ -21,8 +21,7 @@ UPSAMPLING_LOSS = {"up_convolution": 0, "nearest": 2, "bilinear": 4}
 
 @dataclass(frozen=True)
 class Geometry:
-    """Input sizes a network takes, `smallest + k * stride`, and the `context` each loses on either side (px).
-    """
+    """Input sizes a network takes, `smallest + k * stride`, and the `context` lost on either side (px)."""
 
     stride: int
     smallest: int
@@ -64,8 +63,9 @@ def unet_geometry(depth: int, upsampling: str = "up_convolution") -> Geometry:
 
 
 def check_tile(tile: int, depth: int, upsampling: str = "up_convolution", key: str = "training.tile") -> None:
-    """Raise `InputError` unless a U-Net of this depth takes a square tile of `tile` px; `key` is named in the
-    message.
+    """Raise `InputError` unless a U-Net of this depth takes a square tile of `tile` px.
+
+    `key` is named in the message.
     """
     try:
         unet_geometry(depth, upsampling).output_size(tile)
@@ -75,8 +75,7 @@ def check_tile(tile: int, depth: int, upsampling: str = "up_convolution", key: s
 
 @dataclass(frozen=True)
 class Tile:
-    """One inference unit of a section: what to `read` (may reach outside), to `crop` from the output, and to
-    `write`.
+    """One inference unit of a section: what to `read`, to `crop` from the output, and to `write`.
 
     `read` holds (start, stop) per axis in image coordinates; `crop` and `write` are slices per axis.
     """

@@ -57,8 +57,9 @@ class Settings:
 
 
 def learning_rate(iteration: int, settings: Settings) -> float:
-    """The rate of `iteration` (0-based): linear warm-up, then constant, or falling to 0 linearly or as half a
-    cosine.
+    """The rate of `iteration` (0-based).
+
+    Linear warm-up, then constant, or falling to 0 linearly or as half a cosine.
     """
     if iteration < settings.warm_up:
         return settings.learning_rate * (iteration + 1) / settings.warm_up
@@ -84,8 +85,7 @@ def train(
     seed: int,
     threads: int = 1,
 ) -> None:
-    """Train `network` (its name and arguments) on the training volumes and write the best state by validation
-    to `model`.
+    """Train `network` (its name and arguments) and write the best state by validation to `model`.
 
     `history` (CSV) grows by a line per validation. An interrupted training resumes from
     `<model>.checkpoint.pt`, which lies beside the model until that is written, and ends on the CPU with the
@@ -175,9 +175,7 @@ def validate(
     device: torch.device,
     precision: torch.dtype,
 ) -> tuple[float, float]:
-    """Weighted cross entropy and foreground-restricted Rand error at one threshold, over whole validation
-    volumes.
-    """
+    """Weighted cross entropy and Rand error at one threshold, over whole validation volumes."""
     net.eval()
     energy, pixels, errors = 0.0, 0, []
     for raw, labels, border, weight_map in volumes:
@@ -197,9 +195,7 @@ def validate(
 
 
 class _Run:
-    """The state of a training: network, optimizer, history and best state so far, and the file that survives
-    an interruption.
-    """
+    """The state of a training, and the file that survives an interruption."""
 
     def __init__(self, settings: Settings, net: nn.Module, checkpoint: Path, key: str) -> None:
         self.settings, self.net, self.checkpoint, self.key = settings, net.train(), checkpoint, key
@@ -230,9 +226,7 @@ class _Run:
         return loss.detach()
 
     def keep(self, training_loss: float, validation_loss: float, rand_error: float, rate: float) -> None:
-        """Note a validation in the history, the state where it is the best so far, and both in the
-        checkpoint.
-        """
+        """Note a validation in the history, keep the state if it is the best, write the checkpoint."""
         self.history.append(
             {
                 "iteration": self.iteration,
@@ -281,8 +275,9 @@ def _optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
 
 
 def _key(record: dict[str, Any]) -> str:
-    """What a checkpoint belongs to: settings, data and machine, but neither where files lie nor the library's
-    commit.
+    """What a checkpoint belongs to: settings, data and machine.
+
+    Neither where files lie nor the library's commit counts.
     """
     decisive = {
         "settings": record["settings"],

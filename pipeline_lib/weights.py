@@ -7,19 +7,21 @@ import math
 import numba
 import numpy as np
 
-_FAR = np.int32(1 << 14)  # px; squares of it still fit into int32
+_FAR = np.int32(1 << 30)  # px, farther than any image reaches
 
 
 def class_weights(frequencies: np.ndarray) -> np.ndarray:
-    """w_c per class, 1 / (K f_k) for the `frequencies` f_k (K,) of the training pixels: the mean weight of a
-    pixel is 1.
+    """w_c per class, 1 / (K f_k): the mean weight of a training pixel is 1.
+
+    `frequencies` (K,) are the classes' shares f_k of the training pixels.
     """
     return 1.0 / (len(frequencies) * np.asarray(frequencies, float))
 
 
 def weight_map(cells: np.ndarray, w_c: np.ndarray, w0: float, sigma: float) -> np.ndarray:
-    """w = w_c + w0 exp(-(d1 + d2)^2 / 2 sigma^2) of one section (Ronneberger et al. 2015, equation 2),
-    float32 (y, x).
+    """w = w_c + w0 exp(-(d1 + d2)^2 / 2 sigma^2) of one section, float32 (y, x).
+
+    Ronneberger et al. 2015, equation 2.
 
     `cells` (y, x) are instance labels without the separation border, 0 = background; `w_c` holds the weights
     of background and cell; d1, d2 are the distances (px) to the nearest and second-nearest cell, `sigma` in

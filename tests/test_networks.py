@@ -41,9 +41,7 @@ def test_the_output_has_the_size_the_geometry_promises(upsampling, depth):
 
 @pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
 def test_an_output_pixel_sees_its_context_and_no_farther(upsampling):
-    """By the gradient of one output pixel: the context on either side, give or take its place in a pooling
-    square.
-    """
+    """By its gradient: the context on either side, give or take its place in a pooling square."""
     network = UNet(depth=2, base_channels=8, upsampling=upsampling, dropout=0).double().eval()
     size, context, stride = network.geometry.input_size(24), network.geometry.context, network.geometry.stride
     image = torch.randn(1, 1, size, size, dtype=torch.double, requires_grad=True)
@@ -56,9 +54,7 @@ def test_an_output_pixel_sees_its_context_and_no_farther(upsampling):
 
 @pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
 def test_a_network_that_copies_its_input_copies_it_to_the_same_place(upsampling):
-    """The way up alone: with the skip connections cut, a bright half plane stays on its side of the same
-    edge.
-    """
+    """The way up alone, skip connections cut: a bright half plane stays on its side of the same edge."""
     network = UNet(depth=1, base_channels=2, upsampling=upsampling, dropout=0).eval()
     for layer in convolutions(network):
         nn.init.zeros_(layer.weight)

@@ -13,8 +13,9 @@ from pipeline_lib.segmentation import THRESHOLDS, choose_threshold, segment
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two cells side by side whose membrane has a gap that only thresholds above 0.7 close; cells vanish
-    above 0.9.
+    """Two cells whose membrane has a gap that only thresholds above 0.7 close.
+
+    Above 0.9 they vanish.
     """
     labels = np.zeros((2, 20, 30), np.uint32)
     labels[:, 2:18, 2:14], labels[:, 2:18, 16:28] = 1, 2

@@ -40,9 +40,7 @@ def write_tensors(path: str | Path, content: dict[str, Any]) -> None:
 
 @dataclass
 class Model:
-    """What prediction needs: a network by name and arguments, its parameters, and how its input was
-    normalised.
-    """
+    """What prediction needs: a network, how it is built, and how its input was normalised."""
 
     name: str
     arguments: dict[str, Any]

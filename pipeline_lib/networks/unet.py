@@ -105,8 +105,9 @@ def _centre(skip: Tensor, like: Tensor) -> Tensor:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Gaussian of standard deviation sqrt(2 / N), N = incoming nodes of one neuron (He et al. 2015), biases
-    0.
+    """Gaussian of standard deviation sqrt(2 / N) (He et al. 2015), biases 0.
+
+    N is the number of incoming nodes of one neuron.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         incoming = module.in_channels
