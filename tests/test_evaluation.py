@@ -1,10 +1,13 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
-from pipeline_lib import layout, metrics
+from pipeline_lib import imageio, layout, metrics
 from pipeline_lib.errors import InputError
-from pipeline_lib.evaluation import COLUMNS, collect_scores, evaluate
+from pipeline_lib.evaluation import COLUMNS, collect_scores, evaluate, main
 from pipeline_lib.files import write_json
 from pipeline_lib.labels import separation_border
 
@@ -67,3 +70,32 @@ def test_tables_are_joined_whole(folder):
     assert len(joined) == 2 * len(first) and set(joined.volume) == {"007", "b"}
     written = pd.read_csv(folder / "all.csv", float_precision="round_trip")
     assert set(metrics.CHALLENGE_THRESHOLDS) < set(written.threshold)  # to the last digit
+
+
+@pytest.fixture
+def images(folder):
+    """Truth and prediction of `folder` as images, the way another tool would leave them."""
+    with layout.require(folder / "dataset.h5") as truth, layout.require(folder / "prediction.h5") as file:
+        tifffile.imwrite(folder / "truth.tif", truth["labels"][:].astype(np.uint16), photometric="minisblack")
+        imageio.write_probability(folder / "p.tif", file["cell_probability"])
+    return folder / "truth.tif", folder / "p.tif"
+
+
+def test_any_tools_output_is_scored_from_the_command_line_as_in_the_workflow(folder, images, capsys):
+    write_json(folder / "threshold.json", {"threshold": metrics.CHALLENGE_THRESHOLDS[5]})
+    assert main([*map(str, images), "--csv", str(folder / "out.csv")]) == 0
+    found = pd.read_csv(folder / "out.csv").set_index(["metric", "threshold"]).value
+    expected = scores(folder).set_index(["metric", "threshold"]).value
+    pd.testing.assert_series_equal(found.sort_index(), expected.sort_index())
+    printed = capsys.readouterr().out
+    assert "truth.tif: 2 sections of 24 x 30 px" in printed
+    assert "Instances, at the threshold with the best SEG (0.2):" in printed
+
+
+def test_the_command_line_ends_on_one_sentence_and_writes_nothing(folder, images, capsys):
+    truth, _ = images
+    tifffile.imwrite(folder / "small.tif", np.zeros((2, 24, 29), np.float32), photometric="minisblack")
+    assert main([str(truth), str(folder / "small.tif"), "--csv", str(folder / "out.csv")]) == 1
+    message = r"error: .*small\.tif: shape \(z, y, x\) \(2, 24, 29\), but .*truth\.tif"
+    assert re.match(message, capsys.readouterr().err)
+    assert not (folder / "out.csv").exists()
