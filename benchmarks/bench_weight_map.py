@@ -55,7 +55,7 @@ def measure(size: int, rounds: int) -> dict[str, float]:
     ]
     row["milliseconds"] = 1000 * statistics.median(own for own, _ in times)
     row["of_one_distance_transform"] = statistics.median(own / other for own, other in times)
-    if size <= 1024:  # beyond, the obvious way takes hours
+    if size == 512:  # beyond, the obvious way takes minutes to hours
         np.testing.assert_allclose(ours, one_transform_per_cell(cells), rtol=1.2e-7)
         row["times_faster_than_one_per_cell"] = seconds(one_transform_per_cell, cells) / statistics.median(
             own for own, _ in times
@@ -65,7 +65,7 @@ def measure(size: int, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     weight_map(np.zeros((8, 8), int), W_C, 10, 5)
-    rows = [measure(size, rounds) for size, rounds in ((512, 15), (1024, 9), (2048, 5), (4096, 3))]
+    rows = [measure(size, rounds) for size, rounds in ((512, 15), (1024, 9), (2048, 5))]
     print(f"{'px':>5} {'cells':>6} {'ms':>8} {'/ one EDT':>10} {'EDT per cell /':>15}")
     for row in rows:
         slow = row.get("times_faster_than_one_per_cell")
