@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from pipeline_lib import metrics
 from pipeline_lib.metrics.information import information
 from pipeline_lib.metrics.rand import foreground_squares
-from pipeline_lib.synthesis import draw_section
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 9
@@ -33,17 +33,20 @@ LIMITS = {"warping": 12, "v_rand_v_info": 6, "everything": 25}  # times one dist
 
 
 def draw(size: int, cell_diameter: float = 44, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Cells (y, x) and probability maps of them: a good one, the smoothed raw image, and noise."""
+    """Cells (y, x) between membranes of 4 px; probability maps of them: a good one, a poor one, and noise."""
     rng = np.random.default_rng(seed)
-    image, labels = draw_section(size, cell_diameter=cell_diameter, membrane_width=(2.5, 6), noise=0.06,
-                                 rng=rng)
-    cells = labels > 0
-    noise = ndimage.gaussian_filter(rng.normal(0, 1, cells.shape), 2)
-    good = ndimage.gaussian_filter(cells.astype(float), 1.5) + 0.15 * noise / noise.std()
-    raw = ndimage.gaussian_filter(image.astype(float), 2)
-    raw = (raw - raw.min()) / np.ptp(raw)
-    maps = {"good": good.clip(0, 1), "smoothed raw": raw, "white noise": rng.random(cells.shape)}
-    return cells, {name: probability.astype(np.float32) for name, probability in maps.items()}
+    centres = rng.random((round((size / cell_diameter) ** 2), 2)) * size
+    pixels = np.indices((size, size)).reshape(2, -1).T
+    nearest, second = KDTree(centres).query(pixels, k=2)[0].T.reshape(2, size, size)
+    cells = second - nearest > 4
+    blurred = ndimage.gaussian_filter(cells.astype(float), 1.5)
+    fine, coarse = (ndimage.gaussian_filter(rng.normal(0, 1, cells.shape), sigma) for sigma in (2, 4))
+    maps = {
+        "good": blurred + 0.15 * fine / fine.std(),
+        "poor": 0.5 * blurred + 0.25 + 0.2 * coarse / coarse.std(),
+        "white noise": rng.random(cells.shape),
+    }
+    return cells, {name: probability.clip(0, 1).astype(np.float32) for name, probability in maps.items()}
 
 
 def warping(cells: np.ndarray, probability: np.ndarray) -> None:
@@ -78,7 +81,8 @@ def ratios(cells: np.ndarray, probability: np.ndarray) -> dict[str, float]:
         rounds.append([transform, *(seconds(part, cells, probability) / transform for part in parts)])
     transform, *of_parts = map(statistics.median, zip(*rounds, strict=True))
     return {"distance_transform_ms": 1000 * transform} | {
-        part.__name__: ratio for part, ratio in zip(parts, of_parts, strict=True)}
+        part.__name__: ratio for part, ratio in zip(parts, of_parts, strict=True)
+    }
 
 
 def growth() -> list[dict[str, float]]:
@@ -87,8 +91,13 @@ def growth() -> list[dict[str, float]]:
     for size, diameter in ((512, 44), (1024, 44), (2048, 44), (2048, 120), (2048, 19)):
         cells, maps = draw(size, diameter)
         best = min(seconds(everything, cells, maps["good"]) for _ in range(3))
-        rows.append({"size": size, "cells": int(metrics.connected_components(cells).max()),
-                     "ns_per_pixel": best / cells.size / len(metrics.CHALLENGE_THRESHOLDS) * 1e9})
+        rows.append(
+            {
+                "size": size,
+                "cells": int(metrics.connected_components(cells).max()),
+                "ns_per_pixel": best / cells.size / len(metrics.CHALLENGE_THRESHOLDS) * 1e9,
+            }
+        )
     return rows
 
 
@@ -135,8 +144,12 @@ def main() -> None:
     for part in (warping, v_rand_v_info, everything):  # compiles
         part(cells, maps["good"])
     cells, maps = draw(512)
-    result = {"machine": platform.processor() or platform.machine(), "rounds": ROUNDS, "limits": LIMITS,
-              "ratios": [{"map": name, **ratios(cells, probability)} for name, probability in maps.items()]}
+    result = {
+        "machine": platform.processor() or platform.machine(),
+        "rounds": ROUNDS,
+        "limits": LIMITS,
+        "ratios": [{"map": name, **ratios(cells, probability)} for name, probability in maps.items()],
+    }
     print_rows([*result["ratios"], {"map": "at most", "distance_transform_ms": "", **LIMITS}])
     result["growth"] = growth()
     print_rows(result["growth"])

@@ -1,6 +1,7 @@
 """isbi_scores on input as the world has it, and that no score of a useless map stands alone."""
 
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,20 @@ from scipy import ndimage
 from pipeline_lib import metrics
 from pipeline_lib.errors import InputError
 
-METRICS = {"pixel_error", "pixel_mismatch", "rand_error", "rand_error_n2", "rand_error_unrestricted",
-           "v_rand_thin", "v_info_thin", "warping_error", "splits_mergers_error", "vi_split", "vi_merge",
-           "uniform_sections"}
+METRICS = {
+    "pixel_error",
+    "pixel_mismatch",
+    "rand_error",
+    "rand_error_n2",
+    "rand_error_unrestricted",
+    "v_rand_thin",
+    "v_info_thin",
+    "warping_error",
+    "splits_mergers_error",
+    "vi_split",
+    "vi_merge",
+    "uniform_sections",
+}
 
 
 def drawn_stack(sections=3, side=48, seed=0):
@@ -139,17 +151,20 @@ def spoiled(probability, value):
     return probability
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda p: p[:2], r"shapes differ: cells \(3, 48, 48\), cell_probability \(2, 48, 48\)"),
-    (lambda p: p.T[:-1], "same order"),
-    (lambda p: spoiled(p, np.nan), "1 NaN or infinite values in section 1"),
-    (lambda p: spoiled(p, np.inf), "1 NaN or infinite values in section 1"),
-    (lambda p: spoiled(p, 1.5), "to 1.5 in section 1, not 0..1"),
-    (lambda p: spoiled(p, -0.25), "spans -0.25 to"),
-    (lambda p: (p * 65535).astype(np.uint16), "cell_probability / 65535"),
-    (lambda p: (p > 0.5).astype(np.uint8), "binary map"),
-    (lambda p: p.astype(complex), "complex128"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p[:2], r"shapes differ: cells \(3, 48, 48\), cell_probability \(2, 48, 48\)"),
+        (lambda p: p.T[:-1], "same order"),
+        (lambda p: spoiled(p, np.nan), "1 NaN or infinite values in section 1"),
+        (lambda p: spoiled(p, np.inf), "1 NaN or infinite values in section 1"),
+        (lambda p: spoiled(p, 1.5), "to 1.5 in section 1, not 0..1"),
+        (lambda p: spoiled(p, -0.25), "spans -0.25 to"),
+        (lambda p: (p * 65535).astype(np.uint16), "cell_probability / 65535"),
+        (lambda p: (p > 0.5).astype(np.uint8), "binary map"),
+        (lambda p: p.astype(complex), "complex128"),
+    ],
+)
 def test_maps_that_cannot_be_scored_say_what_to_do(spoil, message):
     cells, probability = drawn_stack()
     for score in (metrics.isbi_scores, metrics.error_map):
@@ -162,12 +177,17 @@ def test_other_settings_are_refused():
     for thresholds in ([], [0.5, 1.5], [np.nan]):
         with pytest.raises(InputError, match="thresholds"):
             metrics.isbi_scores(cells, probability, thresholds)
+    for score in (metrics.warp, metrics.error_map, metrics.warping_error, metrics.splits_mergers_error):
+        with pytest.raises(InputError, match=r"thresholds are \[255.0\]"):
+            score(cells, probability, 255)
     with pytest.raises(InputError, match="mask"):
         metrics.isbi_scores(cells, probability, mask=cells[0])
     with pytest.raises(InputError, match="NaN in section 0"):
         metrics.isbi_scores(np.full(cells.shape, np.nan), probability)
     with pytest.raises(InputError, match="at least one pixel"):
         metrics.isbi_scores(cells[:0], probability[:0])
+    with pytest.raises(InputError, match="in parts"):
+        metrics.isbi_scores(*[np.broadcast_to(np.float32(1), (1, 50_000, 50_000))] * 2)
 
 
 def test_eight_bit_map_is_divided_by_255_and_logged(caplog):
@@ -274,7 +294,21 @@ def test_works_where_the_package_cannot_be_written(tmp_path, cache_is_writable):
         cache.touch()
     code = "import numpy, pipeline_lib.metrics as m; print(m.connected_components(numpy.eye(2)).max())"
     environment = {"XDG_CACHE_HOME": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True,
-                         text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert (run.stdout, run.returncode) == ("2\n", 0), run.stderr
     assert cache_is_writable == any(cache.rglob("*.nbi"))
+
+
+def test_every_score_is_explained_in_the_docs():
+    docs = Path(__file__).parents[1] / "docs"
+    text = (docs / "metrics.md").read_text()
+    instances = metrics.instance_scores(np.eye(3, dtype=int), np.eye(3, dtype=int))
+    kinds = {kind.name.lower().replace("_", " ") for kind in metrics.Mismatch}
+    for name in [*METRICS, *instances]:
+        assert f"`{name}`" in text, name
+    for kind in kinds:
+        assert f"| {kind} |" in text, kind
+    for picture in re.findall(r"\((images/.*?)\)", text):
+        assert (docs / picture).exists(), picture

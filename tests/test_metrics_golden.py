@@ -23,8 +23,11 @@ DRAWN = Path(__file__).parent / "golden"
 REAL = Path(os.environ.get("BORDURE_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 TYPES = {f"{kind.name.lower()}s": kind for kind in metrics.Mismatch}
 
-no_real_cases = pytest.param(None, id="real", marks=pytest.mark.skip(
-    reason=f"no real cases in {REAL}; set BORDURE_GOLDEN to the folder that has them"))
+no_real_cases = pytest.param(
+    None,
+    id="real",
+    marks=pytest.mark.skip(reason=f"no real cases in {REAL}; set BORDURE_GOLDEN to the folder that has them"),
+)
 real_cases = [pytest.param(path, id=path.stem) for path in sorted(REAL.glob("c*_*.json"))] or [no_real_cases]
 cases = [pytest.param(path, id=path.stem) for path in sorted(DRAWN.glob("*.json"))] + real_cases
 
@@ -100,9 +103,11 @@ def test_components_and_watershed_are_the_references(case):
     for entry in reference["per_threshold"]:
         predicted = probability.astype(np.float64) > entry["threshold"]
         thinned = metrics.thin_borders(predicted)
-        for labels, count in ((metrics.connected_components(cells), entry["n_components_label"]),
-                              (metrics.connected_components(predicted), entry["n_components_proposal"]),
-                              (thinned, entry["watershed"]["n_labels"])):
+        for labels, count in (
+            (metrics.connected_components(cells), entry["n_components_label"]),
+            (metrics.connected_components(predicted), entry["n_components_proposal"]),
+            (thinned, entry["watershed"]["n_labels"]),
+        ):
             assert [section.max() for section in labels] == count
         assert [np.count_nonzero(section == 0) for section in thinned] == entry["watershed"]["n_dam_pixels"]
         assert [crc(section, "<u2") for section in thinned] == entry["watershed"]["crc32_uint16le"]
@@ -117,7 +122,8 @@ def test_rand_and_information_are_the_references(case):
         thinned = metrics.contingency_tables(labels, metrics.thin_borders(predicted))
         pixels, pairs, all_pairs, squares = (
             [count(table) for table in tables]
-            for count in (pixel_counts, foreground_pairs, unrestricted_pairs, foreground_squares))
+            for count in (pixel_counts, foreground_pairs, unrestricted_pairs, foreground_squares)
+        )
         for counts, key in ((pixels, "pixel"), (pairs, "rand_2012"), (all_pairs, "rand_standard")):
             check_integers(reduce(add, counts), entry[key])
             check_ratios(reduce(add, counts), entry[key])
@@ -165,8 +171,10 @@ def test_warped_truth_and_its_errors_are_the_references(case):
         if all_cell(cells):
             continue
         assert [crc(section, "u1") for section in errors] == expected["mismatch_image_radius20_crc32_u8"]
-        assert close(metrics.splits_mergers_error(cells, probability, threshold, mask),
-                     expected["splits_mergers_error_radius20"])
+        assert close(
+            metrics.splits_mergers_error(cells, probability, threshold, mask),
+            expected["splits_mergers_error_radius20"],
+        )
         for name, kind in TYPES.items():
             assert np.count_nonzero(errors == kind) == expected["by_type_radius20"][name]
         regions = metrics.error_regions(errors, probability, threshold).kind.value_counts()

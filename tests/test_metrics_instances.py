@@ -12,7 +12,8 @@ from pipeline_lib.errors import InputError
 
 shapes = st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 5))
 pairs_of_labels = shapes.flatmap(
-    lambda shape: st.tuples(*[arrays(np.uint8, shape, elements=st.integers(0, 3))] * 2))
+    lambda shape: st.tuples(*[arrays(np.uint8, shape, elements=st.integers(0, 3))] * 2)
+)
 
 
 def objects(labels):
@@ -21,8 +22,12 @@ def objects(labels):
 
 def iou_matrix(labels, predicted):
     """IoU of each true with each predicted object, 0 for those in different sections."""
-    return np.array([[(a & b).sum() / (a | b).sum() if y == z else 0 for z, b in objects(predicted)]
-                     for y, a in objects(labels)]).reshape(len(objects(labels)), len(objects(predicted)))
+    return np.array(
+        [
+            [(a & b).sum() / (a | b).sum() if y == z else 0 for z, b in objects(predicted)]
+            for y, a in objects(labels)
+        ]
+    ).reshape(len(objects(labels)), len(objects(predicted)))
 
 
 def drawn_volume(seed):
@@ -31,10 +36,10 @@ def drawn_volume(seed):
     labels, predicted = np.zeros((2, 60, 60), np.uint16), np.zeros((2, 60, 60), np.uint16)
     for label in range(1, 30):
         z, y, x, size = rng.integers(2), *rng.integers(0, 50, 2), rng.integers(5, 15)
-        labels[z, y:y + size, x:x + size] = label
+        labels[z, y : y + size, x : x + size] = label
         y, x, size = np.maximum(0, np.add((y, x, size), rng.integers(-2, 3, 3)))
         if rng.random() < 0.9:
-            predicted[z, y:y + size, x:x + size] = label + 40
+            predicted[z, y : y + size, x : x + size] = label + 40
     return labels, predicted
 
 
@@ -42,8 +47,17 @@ def drawn_volume(seed):
 def test_seg_is_the_mean_iou_with_the_majority_object(labels):
     truth, predicted = labels
     assume(truth.any())
-    found = [next(((a & b).sum() / (a | b).sum() for z, b in objects(predicted)
-                   if y == z and 2 * (a & b).sum() > a.sum()), 0) for y, a in objects(truth)]
+    found = [
+        next(
+            (
+                (a & b).sum() / (a | b).sum()
+                for z, b in objects(predicted)
+                if y == z and 2 * (a & b).sum() > a.sum()
+            ),
+            0,
+        )
+        for y, a in objects(truth)
+    ]
     assert metrics.seg(truth, predicted) == pytest.approx(np.mean(found))
 
 
@@ -79,8 +93,17 @@ def test_iou_and_dice_are_of_the_foreground(labels):
 
 @given(pairs_of_labels)
 def test_all_at_once_are_the_single_scores(labels):
-    names = ("seg", "average_precision", "panoptic_quality", "iou", "dice", "rand_error",
-             "adapted_rand_error", "vi_split", "vi_merge")
+    names = (
+        "seg",
+        "average_precision",
+        "panoptic_quality",
+        "iou",
+        "dice",
+        "rand_error",
+        "adapted_rand_error",
+        "vi_split",
+        "vi_merge",
+    )
     expected = {name: getattr(metrics, name)(*labels) for name in names}
     expected["average_precision_50"] = metrics.average_precision(*labels, [0.5])
     assert metrics.instance_scores(*labels) == pytest.approx(expected, nan_ok=True)

@@ -17,7 +17,8 @@ from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, unre
 
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 7))
 pairs_of_labels = shapes.flatmap(
-    lambda shape: st.tuples(*[arrays(np.uint16, shape, elements=st.integers(0, 4))] * 2))
+    lambda shape: st.tuples(*[arrays(np.uint16, shape, elements=st.integers(0, 4))] * 2)
+)
 LABELS = np.array([[1, 1, 2, 2], [1, 1, 2, 2], [0, 0, 0, 0], [3, 3, 3, 3]])
 
 
@@ -66,7 +67,7 @@ def test_table_grows_with_pairs_of_labels_not_with_their_product():
 @pytest.mark.parametrize("offset", [0, 1])
 def test_huge_labels_are_only_names(offset):
     small = np.array([[offset, 1 + offset, 1 + offset], [2, 2, 3]])
-    huge = small.astype(np.uint64) * np.uint64(2 ** 60)
+    huge = small.astype(np.uint64) * np.uint64(2**60)
     for other in (small, np.array([[1, 1, 0], [2, 0, 2]])):
         assert metrics.instance_scores(huge, other) == metrics.instance_scores(small, other)
         assert metrics.instance_scores(other, huge) == metrics.instance_scores(other, small)
@@ -195,13 +196,16 @@ def test_single_cell_has_no_information_to_share():
     assert metrics.v_info(one, np.arange(21).reshape(3, 7)) == 0
 
 
-@pytest.mark.parametrize(("labels", "predicted", "message"), [
-    (LABELS, LABELS[:3], "shapes differ"),
-    (LABELS[0], LABELS[0], "Expected \\(z, y, x\\) or \\(y, x\\)"),
-    (LABELS[:0], LABELS[:0], "at least one pixel"),
-    (LABELS, LABELS / 3, "connected_components"),
-    (-LABELS, LABELS, "negative label -3"),
-])
+@pytest.mark.parametrize(
+    ("labels", "predicted", "message"),
+    [
+        (LABELS, LABELS[:3], "shapes differ"),
+        (LABELS[0], LABELS[0], "Expected \\(z, y, x\\) or \\(y, x\\)"),
+        (LABELS[:0], LABELS[:0], "at least one pixel"),
+        (LABELS, LABELS / 3, "connected_components"),
+        (-LABELS, LABELS, "negative label -3"),
+    ],
+)
 def test_labels_that_cannot_be_scored_say_what_to_do(labels, predicted, message):
     with pytest.raises(InputError, match=message):
         metrics.instance_scores(labels, predicted)

@@ -29,14 +29,18 @@ def slow_warp(cells, probability, threshold, mask=None):
     warped = np.pad((cells != 0).astype(int), 1)
     predicted = probability.astype(np.float64) > threshold
     distance = np.abs(probability.astype(np.float64) - threshold).astype(np.float32)
-    mismatches = [(y, x) for x in range(cells.shape[1]) for y in range(cells.shape[0])
-                  if (cells[y, x] != 0) != predicted[y, x] and (mask is None or mask[y, x])]
+    mismatches = [
+        (y, x)
+        for x in range(cells.shape[1])
+        for y in range(cells.shape[0])
+        if (cells[y, x] != 0) != predicted[y, x] and (mask is None or mask[y, x])
+    ]
     mismatches.sort(key=lambda pixel: -distance[pixel])
     flipped = True
     while flipped:
         flipped, left = False, []
         for y, x in mismatches:
-            if is_simple(warped[y:y + 3, x:x + 3]):
+            if is_simple(warped[y : y + 3, x : x + 3]):
                 warped[y + 1, x + 1] ^= 1
                 flipped = True
             else:
@@ -61,7 +65,7 @@ def slow_error_map(cells, probability, threshold, radius, mask=None):
         elif not white:
             kind = Mismatch.HOLE_ADDITION if len(near) == 2 else Mismatch.MERGER
         else:
-            window = np.pad(warped, reach)[y:y + 2 * reach + 1, x:x + 2 * reach + 1].copy()
+            window = np.pad(warped, reach)[y : y + 2 * reach + 1, x : x + 2 * reach + 1].copy()
             window[reach, reach] = 0
             local, _ = ndimage.label(window)
             parts = {local[reach + dy, reach + dx] for dx, dy in RING}
@@ -78,14 +82,16 @@ def topology(cells):
 
 def maps(side=12):
     """Random truths and probability maps with ties, smooth enough to have structure at the larger sides."""
+
     def draw(seed, height, width, smooth):
         rng = np.random.default_rng(seed)
         cells, probability = (ndimage.gaussian_filter(rng.random((height, width)), smooth) for _ in range(2))
         span = max(np.ptp(probability), 1e-9)
         probability = np.round((probability - probability.min()) / span * 20) / 20
         return (cells > np.median(cells)).astype(np.uint8), probability.astype(np.float32)
+
     sides = st.integers(1, side)
-    return st.builds(draw, st.integers(0, 10 ** 6), sides, sides, st.sampled_from([0, 0.8, 1.6]))
+    return st.builds(draw, st.integers(0, 10**6), sides, sides, st.sampled_from([0, 0.8, 1.6]))
 
 
 thresholds = st.sampled_from(metrics.CHALLENGE_THRESHOLDS)
@@ -111,8 +117,10 @@ def test_warp_flips_the_same_pixels_as_the_slow_twin(images, threshold):
 @given(maps(30), thresholds, st.sampled_from([1, 2, 3, 5, 20, -1]))
 def test_errors_have_the_kinds_of_the_slow_twin(images, threshold, radius):
     cells, probability = images
-    np.testing.assert_array_equal(metrics.error_map(cells, probability, threshold, radius=radius),
-                                  slow_error_map(cells, probability, threshold, radius))
+    np.testing.assert_array_equal(
+        metrics.error_map(cells, probability, threshold, radius=radius),
+        slow_error_map(cells, probability, threshold, radius),
+    )
 
 
 @given(maps(), thresholds, st.integers(0, 100))
@@ -120,8 +128,10 @@ def test_pixels_outside_the_mask_neither_change_nor_count(images, threshold, see
     cells, probability = images
     mask = np.random.default_rng(seed).random(cells.shape) < 0.7
     np.testing.assert_array_equal(metrics.warp(cells, probability, threshold, mask)[~mask], cells[~mask])
-    np.testing.assert_array_equal(metrics.error_map(cells, probability, threshold, mask),
-                                  slow_error_map(cells, probability, threshold, 20, mask))
+    np.testing.assert_array_equal(
+        metrics.error_map(cells, probability, threshold, mask),
+        slow_error_map(cells, probability, threshold, 20, mask),
+    )
 
 
 @given(maps(60), thresholds)
@@ -152,16 +162,25 @@ def drawn(picture):
     return np.array([[character == "#" for character in line] for line in picture.split()])
 
 
-@pytest.mark.parametrize(("kind", "truth", "prediction"), [
-    (Mismatch.MERGER, "####.####  ####.####  ####.####", "####.####  #########  ####.####"),
-    (Mismatch.SPLIT, "#########  #########  #########", "####.####  ####.####  ####.####"),
-    (Mismatch.HOLE_ADDITION, "#######  #######  #######  #######  #######",
-                             "#######  #######  ###.###  #######  #######"),
-    (Mismatch.HOLE_DELETION, "#######  #######  ###.###  #######  #######",
-                             "#######  #######  #######  #######  #######"),
-    (Mismatch.OBJECT_ADDITION, ".......  .......  .......", ".......  ...#...  ......."),
-    (Mismatch.OBJECT_DELETION, ".......  ...#...  .......", ".......  .......  ......."),
-])
+@pytest.mark.parametrize(
+    ("kind", "truth", "prediction"),
+    [
+        (Mismatch.MERGER, "####.####  ####.####  ####.####", "####.####  #########  ####.####"),
+        (Mismatch.SPLIT, "#########  #########  #########", "####.####  ####.####  ####.####"),
+        (
+            Mismatch.HOLE_ADDITION,
+            "#######  #######  #######  #######  #######",
+            "#######  #######  ###.###  #######  #######",
+        ),
+        (
+            Mismatch.HOLE_DELETION,
+            "#######  #######  ###.###  #######  #######",
+            "#######  #######  #######  #######  #######",
+        ),
+        (Mismatch.OBJECT_ADDITION, ".......  .......  .......", ".......  ...#...  ......."),
+        (Mismatch.OBJECT_DELETION, ".......  ...#...  .......", ".......  .......  ......."),
+    ],
+)
 def test_each_kind_of_error_in_a_drawing(kind, truth, prediction):
     errors = metrics.error_map(drawn(truth), drawn(prediction).astype(np.float32))
     assert set(np.unique(errors)) == {0, kind}
@@ -185,6 +204,15 @@ def test_loop_that_closes_outside_the_window_is_a_split():
     near, far = (metrics.error_map(truth, cut.astype(np.float32), radius=radius) for radius in (2, 8))
     assert Mismatch.SPLIT in near and Mismatch.HOLE_DELETION not in near
     assert Mismatch.HOLE_DELETION in far and Mismatch.SPLIT not in far
+
+
+def test_cell_reached_over_a_corner_and_around_is_no_split():
+    truth = drawn("....... ....... ....##. .###.#. .#.#.#. .#####. .......")
+    cut = truth.copy()
+    cut[3, 3] = False  # opens the ring; the corner to its upper right hangs on to the cell by the other way
+    errors = metrics.error_map(truth, cut.astype(np.float32))
+    assert errors[3, 3] == Mismatch.HOLE_DELETION
+    np.testing.assert_array_equal(errors, slow_error_map(truth, cut.astype(np.float32), 0.5, 20))
 
 
 def test_sections_are_warped_apart():

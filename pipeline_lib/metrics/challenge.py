@@ -12,13 +12,12 @@ from operator import add
 import numpy as np
 import pandas as pd
 
-from pipeline_lib.errors import InputError
 from pipeline_lib.log import logger
 from pipeline_lib.metrics.components import padded_components
 from pipeline_lib.metrics.contingency import count_pairs
 from pipeline_lib.metrics.counts import Counts
 from pipeline_lib.metrics.information import Information, information
-from pipeline_lib.metrics.inputs import as_probability, check_maps
+from pipeline_lib.metrics.inputs import as_probability, check_maps, checked_thresholds
 from pipeline_lib.metrics.pixel import pixel_counts
 from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, unrestricted_pairs
 from pipeline_lib.metrics.sections import count_sections, padded, section
@@ -30,8 +29,15 @@ CHALLENGE_THRESHOLDS = tuple(float(t) for t in np.cumsum([0.0] + [0.1] * 10))
 SPLITS_MERGERS_LIMIT = 0.9  # the challenge took the minimum of splits and mergers over thresholds up to here
 
 _HIGHER_IS_BETTER = ("v_rand_thin", "v_info_thin")
-_SUMMARISED = ["pixel_error", "rand_error", "rand_error_n2", "v_rand_thin", "v_info_thin", "warping_error",
-               "splits_mergers_error"]
+_SUMMARISED = [
+    "pixel_error",
+    "rand_error",
+    "rand_error_n2",
+    "v_rand_thin",
+    "v_info_thin",
+    "warping_error",
+    "splits_mergers_error",
+]
 
 
 @dataclass(frozen=True)
@@ -49,16 +55,22 @@ class _Section:
     splits_mergers: int
 
 
-def isbi_scores(cells: np.ndarray, cell_probability: np.ndarray,
-                thresholds: Sequence[float] = CHALLENGE_THRESHOLDS, *, mask: np.ndarray | None = None,
-                workers: int | None = None, progress: Callable[[Iterable], Iterable] = iter) -> pd.DataFrame:
+def isbi_scores(
+    cells: np.ndarray,
+    cell_probability: np.ndarray,
+    thresholds: Sequence[float] = CHALLENGE_THRESHOLDS,
+    *,
+    mask: np.ndarray | None = None,
+    workers: int | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> pd.DataFrame:
     """Score a cell probability map as the ISBI 2012 challenge did.
 
     cells: truth, (z, y, x) or (y, x), non-zero = cell, zero = membrane; cells that touch count as one.
     cell_probability: same shape, 0..1, 1 = cell. mask: same shape, non-zero where the warping may change the
-    truth; the challenge used none. Numpy arrays, memory maps and HDF5 datasets are read section by section,
-    `workers` sections in parallel (default: every core this process may use). `progress` wraps the iterable
-    of finished sections, e.g. `tqdm`.
+    truth and its errors count; the challenge used none. Numpy arrays, memory maps and HDF5 datasets are read
+    section by section, `workers` sections in parallel (default: every core this process may use). `progress`
+    wraps the iterable of finished sections, e.g. `tqdm`.
 
     Returns columns metric, threshold, value. A prediction is `cell_probability > threshold`, compared in
     float64. All values are errors (0 = perfect) but v_rand_thin and v_info_thin (1 = perfect):
@@ -70,18 +82,18 @@ def isbi_scores(cells: np.ndarray, cell_probability: np.ndarray,
     rand_error_unrestricted   1 - F of all pairs, background being a cluster as any other
     v_rand_thin, v_info_thin  F after border thinning, mean over sections; 0 for a section without cells
     warping_error             residual mismatches / pixels
-    splits_mergers_error      residual splits and mergers (radius 20) / pixels; 0 for some useless maps, so
-    read
+    splits_mergers_error      residual splits and mergers (radius 20) / pixels; 0 for some useless maps: read
                               it beside the others (`summary_table`)
-    vi_split, vi_merge        H(prediction | truth), H(truth | prediction) in nats, mean over sections with
-    cells uniform_sections          fraction of sections whose prediction is all one class
+    vi_split, vi_merge        H(prediction | truth), H(truth | prediction) in nats, mean over sections that
+                              have cells
+    uniform_sections          fraction of sections whose prediction is all one class
 
     A stack without any cell is logged and has rand_error 0, rand_error_n2 1, v_* 0 and vi_* NaN. The truth is
-    binarised by `cells > 0` at every threshold, where the reference asks for more than the threshold. Raises
-    `InputError` for what `inputs.check_maps` refuses and for thresholds outside 0..1. A uint8 map is divided
-    by 255. A map that is anticorrelated with the truth is logged and scored as it is.
+    `cells != 0` at every threshold; the reference compares it with the threshold too. Raises `InputError` for
+    what `inputs.check_maps` refuses and for thresholds outside 0..1. A uint8 map is divided by 255. A map
+    that is anticorrelated with the truth is logged and scored as it is.
     """
-    thresholds = _checked(thresholds)
+    thresholds = checked_thresholds(thresholds)
     check_maps(cells, cell_probability, mask)
 
     def score(z: int) -> list[_Section]:
@@ -89,14 +101,21 @@ def isbi_scores(cells: np.ndarray, cell_probability: np.ndarray,
         labels = padded_components(truth)
         probability = padded(as_probability(section(cell_probability, z)), np.float32)
         may_change = allowed(mask, z)
-        return [_Section(**_partition(labels, probability, threshold),
-                         **_warping(truth, probability, threshold, may_change)) for threshold in thresholds]
+        return [
+            _Section(
+                **_partition(labels, probability, threshold),
+                **_warping(truth, probability, threshold, may_change),
+            )
+            for threshold in thresholds
+        ]
 
     with ThreadPoolExecutor(workers or _cores()) as pool:
         per_section = list(progress(pool.map(score, range(count_sections(cells)))))
-    rows = [(metric, threshold, value)
-            for threshold, sections in zip(thresholds, zip(*per_section, strict=True), strict=True)
-            for metric, value in _pooled(sections).items()]
+    rows = [
+        (metric, threshold, value)
+        for threshold, sections in zip(thresholds, zip(*per_section, strict=True), strict=True)
+        for metric, value in _pooled(sections).items()
+    ]
     return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
 
 
@@ -105,22 +124,24 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _checked(thresholds: Sequence[float]) -> list[float]:
-    checked = [float(t) for t in thresholds]
-    if not checked or not all(0 <= t <= 1 for t in checked):
-        raise InputError(f"thresholds are {checked}, expected at least one value within 0..1.")
-    return checked
-
-
 def _partition(labels: np.ndarray, probability: np.ndarray, threshold: float) -> dict:
     """What follows from the two tables of a padded section, counted before and after thinning."""
     predicted = padded_components(np.greater(probability, np.float64(threshold)).view(np.uint8))
     table = count_pairs(labels, predicted)
-    scores = {"pixels": pixel_counts(table), "pairs": foreground_pairs(table), "entropies": information(table),
-              "squares": foreground_squares(table), "all_pairs": unrestricted_pairs(table)}
+    scores = {
+        "pixels": pixel_counts(table),
+        "pairs": foreground_pairs(table),
+        "squares": foreground_squares(table),
+        "all_pairs": unrestricted_pairs(table),
+        "entropies": information(table),
+    }
+    del table  # of a noisy map it is large, and the flood needs room
     flood(predicted)
     table = count_pairs(labels, predicted)
-    return {**scores, "v_rand_thin": foreground_squares(table).f_score, "v_info_thin": information(table).f_score}
+    return scores | {
+        "v_rand_thin": foreground_squares(table).f_score,
+        "v_info_thin": information(table).f_score,
+    }
 
 
 def _warping(truth: np.ndarray, probability: np.ndarray, threshold: float, mask: np.ndarray) -> dict:
@@ -161,6 +182,7 @@ def challenge_summary(scores: pd.DataFrame) -> dict[str, float]:
     thresholds; warping errors are minima, that of splits and mergers over thresholds up to 0.9 as in the
     challenge: read it in `summary_table`, never alone.
     """
+
     def values(metric: str) -> pd.Series:
         return scores.loc[scores.metric == metric].set_index("threshold").value
 
@@ -173,8 +195,9 @@ def challenge_summary(scores: pd.DataFrame) -> dict[str, float]:
         "vrand_thinned_max": values("v_rand_thin").max(),
         "vinfo_thinned_max": values("v_info_thin").max(),
         "warping_min": values("warping_error").min(),
-        "warping_splits_mergers_min_0_0.9":
-            splits_mergers[splits_mergers.index <= SPLITS_MERGERS_LIMIT].min(),
+        "warping_splits_mergers_min_0_0.9": splits_mergers[
+            splits_mergers.index <= SPLITS_MERGERS_LIMIT
+        ].min(),
     }
 
 
@@ -194,12 +217,21 @@ def summary_table(scores: pd.DataFrame) -> pd.DataFrame:
         if values.empty:
             continue
         threshold = values.idxmax() if metric in _HIGHER_IS_BETTER else values.idxmin()
-        rows.append({"metric": metric, "best": values[threshold], "threshold": threshold,
-                     **at.loc[threshold, [*_SUMMARISED, "uniform_sections"]]})
+        rows.append(
+            {
+                "metric": metric,
+                "best": values[threshold],
+                "threshold": threshold,
+                **at.loc[threshold, [*_SUMMARISED, "uniform_sections"]],
+            }
+        )
     table = pd.DataFrame(rows)
     uniform = table[table.uniform_sections > 0]
     if len(uniform):
-        logger.warning("the best %s were found where the prediction of a section is all one class (threshold "
-                       "%s): they do not tell a useful map from a useless one.", ", ".join(uniform.metric),
-                       ", ".join(f"{t:.2f}" for t in sorted(set(uniform.threshold))))
+        logger.warning(
+            "the best %s were found where the prediction of a section is all one class (threshold "
+            "%s): they do not tell a useful map from a useless one.",
+            ", ".join(uniform.metric),
+            ", ".join(f"{t:.2f}" for t in sorted(set(uniform.threshold))),
+        )
     return table

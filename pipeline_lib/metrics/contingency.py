@@ -32,8 +32,12 @@ class ContingencyTable:
         inside = self.truth > 0
         truth, predicted, count = self.truth[inside], self.predicted[inside], self.count[inside]
         cell = predicted > 0
-        return Foreground(joint=count[cell].astype(np.int64), truth=sums_by(truth, count),
-                          predicted=sums_by(predicted[cell], count[cell]), unassigned=int(count[~cell].sum()))
+        return Foreground(
+            joint=count[cell].astype(np.int64),
+            truth=sums_by(truth, count),
+            predicted=sums_by(predicted[cell], count[cell]),
+            unassigned=int(count[~cell].sum()),
+        )
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,14 @@ def _table(labels: np.ndarray, predicted_labels: np.ndarray) -> ContingencyTable
 
 def _as_labels(section: np.ndarray, name: str) -> np.ndarray:
     if section.dtype.kind not in "uib":
-        raise InputError(f"{name} holds {section.dtype} values, expected integer labels with 0 = background. "
-                         "Label a probability map first, e.g. connected_components(cell_probability > 0.5).")
+        raise InputError(
+            f"{name} holds {section.dtype} values, expected integer labels with 0 = background. "
+            "Label a probability map first, e.g. connected_components(cell_probability > 0.5)."
+        )
     if section.dtype.kind == "i" and section.min() < 0:
-        raise InputError(f"{name} holds the negative label {section.min()}, expected 0 = background and "
-                         "1..n = cells.")
+        raise InputError(
+            f"{name} holds the negative label {section.min()}, expected 0 = background and 1..n = cells."
+        )
     if section.max() > 4 * section.size + 1000:  # `sums_by` needs memory for every label up to the largest
         values, inverse = np.unique(section, return_inverse=True)
         section = (inverse + (values[0] > 0)).reshape(section.shape)

@@ -83,8 +83,9 @@ def information(table: ContingencyTable) -> Information:
     h_predicted = -(_sum_p_log_p(sums.predicted, sums.pixels) + singletons)
     h_joint = -(_sum_p_log_p(sums.joint, sums.pixels) + singletons)
     # the difference of equal entropies can round to -1e-16
-    return Information(h_truth, h_predicted, vi_split=max(h_joint - h_truth, 0.0),
-                       vi_merge=max(h_joint - h_predicted, 0.0))
+    return Information(
+        h_truth, h_predicted, vi_split=max(h_joint - h_truth, 0.0), vi_merge=max(h_joint - h_predicted, 0.0)
+    )
 
 
 def _sum_p_log_p(sizes: np.ndarray, total: int) -> float:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pipeline_lib.errors import InputError
 from pipeline_lib.log import logger
 from pipeline_lib.metrics.sections import section, sections_of
 
+LARGEST_SECTION = 2**31 - 1  # px; pixels are numbered in int32
 INVERTED = -0.05  # correlation with the truth below which a map is probably inverted; noise stays above
 
 
@@ -16,9 +19,12 @@ def check_shapes(**arrays: np.ndarray) -> None:
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
     found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     if len(set(shapes.values())) > 1:
-        raise InputError(f"shapes differ: {found}. Give arrays of one shape (z, y, x) or (y, x), axes in the "
-                         "same order.")
+        raise InputError(
+            f"shapes differ: {found}. Give arrays of one shape (z, y, x) or (y, x), axes in the same order."
+        )
     shape = next(iter(shapes.values()))
+    if len(shape) in (2, 3) and (shape[-2] + 2) * (shape[-1] + 2) > LARGEST_SECTION:
+        raise InputError(f"cannot score {found}: a section may have {LARGEST_SECTION} px. Score it in parts.")
     if len(shape) not in (2, 3) or 0 in shape:
         raise InputError(f"cannot score {found}. Expected (z, y, x) or (y, x) with at least one pixel.")
 
@@ -33,8 +39,10 @@ def check_maps(cells: np.ndarray, cell_probability: np.ndarray, mask: np.ndarray
     check_shapes(cells=cells, cell_probability=cell_probability, **({} if mask is None else {"mask": mask}))
     dtype = np.dtype(cell_probability.dtype)
     if dtype.kind not in "fb" and dtype != np.uint8:
-        raise InputError(f"cell_probability holds {dtype} values, expected floats in 0..1. Divide it by the "
-                         "value that means certain, e.g. cell_probability / 65535 for a 16-bit map.")
+        raise InputError(
+            f"cell_probability holds {dtype} values, expected floats in 0..1. Divide it by the "
+            "value that means certain, e.g. cell_probability / 65535 for a 16-bit map."
+        )
     sums, highest = np.zeros(5), 0.0
     for z, probability in enumerate(sections_of(cell_probability)):
         truth = section(cells, z)
@@ -45,16 +53,29 @@ def check_maps(cells: np.ndarray, cell_probability: np.ndarray, mask: np.ndarray
         highest = max(highest, float(probability.max()))
         sums += _moments(truth != 0, as_probability(probability))
     if dtype == np.uint8 and highest == 1:
-        raise InputError("cell_probability is uint8 with no value above 1: a binary map, not probabilities "
-                         "of 0..255. Give cell_probability > 0, or floats in 0..1.")
+        raise InputError(
+            "cell_probability is uint8 with no value above 1: a binary map, not probabilities "
+            "of 0..255. Give cell_probability > 0, or floats in 0..1."
+        )
     if dtype == np.uint8:
         logger.warning("cell_probability is uint8: divided by 255.")
     if sums[1] == 0:
         logger.warning("the truth has no cell: rand_error is 0 by definition then and says nothing.")
     correlation = _correlation(*sums)
     if correlation < INVERTED:
-        logger.warning("cell_probability is anticorrelated with the truth (r = %.2f): is it the probability "
-                       "of membrane? Scored as it is; give 1 - cell_probability if so.", correlation)
+        logger.warning(
+            "cell_probability is anticorrelated with the truth (r = %.2f): is it the probability "
+            "of membrane? Scored as it is; give 1 - cell_probability if so.",
+            correlation,
+        )
+
+
+def checked_thresholds(thresholds: Sequence[float]) -> list[float]:
+    """`thresholds` as floats; `InputError` where there is none or one is outside 0..1."""
+    checked = [float(t) for t in thresholds]
+    if not checked or not all(0 <= t <= 1 for t in checked):
+        raise InputError(f"thresholds are {checked}, expected at least one value, all within 0..1.")
+    return checked
 
 
 def as_probability(probability: np.ndarray) -> np.ndarray:
@@ -68,19 +89,30 @@ def _check_values(probability: np.ndarray, z: int) -> None:
     lowest, highest = float(probability.min()), float(probability.max())
     if not np.isfinite([lowest, highest]).all():
         count = np.count_nonzero(~np.isfinite(probability))
-        raise InputError(f"cell_probability holds {count} NaN or infinite values in section {z}. Look at "
-                         "what wrote the map; np.nan_to_num(cell_probability) scores NaN as membrane.")
+        raise InputError(
+            f"cell_probability holds {count} NaN or infinite values in section {z}. Look at "
+            "what wrote the map; np.nan_to_num(cell_probability) scores NaN as membrane."
+        )
     if lowest < 0 or highest > 1:
-        raise InputError(f"cell_probability spans {lowest:.6g} to {highest:.6g} in section {z}, not 0..1. "
-                         "Divide by the value that means certain, apply the sigmoid to logits, or clip.")
+        raise InputError(
+            f"cell_probability spans {lowest:.6g} to {highest:.6g} in section {z}, not 0..1. "
+            "Divide by the value that means certain, apply the sigmoid to logits, or clip."
+        )
 
 
 def _moments(truth: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Pixels, sum of truth, of probability, of probability squared and of their product."""
-    return np.array([truth.size, np.count_nonzero(truth), probability.sum(dtype=np.float64),
-                     np.vdot(probability, probability), probability.sum(dtype=np.float64, where=truth)])
+    return np.array(
+        [
+            truth.size,
+            np.count_nonzero(truth),
+            probability.sum(dtype=np.float64),
+            np.vdot(probability, probability),
+            probability.sum(dtype=np.float64, where=truth),
+        ]
+    )
 
 
 def _correlation(n: float, truth: float, probability: float, squares: float, product: float) -> float:
-    variance = (n * truth - truth ** 2) * (n * squares - probability ** 2)
-    return (n * product - truth * probability) / variance ** 0.5 if variance > 0 else 0.0
+    variance = (n * truth - truth**2) * (n * squares - probability**2)
+    return (n * product - truth * probability) / variance**0.5 if variance > 0 else 0.0

@@ -67,8 +67,14 @@ def overlaps(tables: Sequence[ContingencyTable]) -> Overlaps:
         predicted, predicted_size = _objects(table.predicted, table.count)
         pair = (table.truth > 0) & (table.predicted > 0)
         i, j, shared = truth[pair], predicted[pair], table.count[pair]
-        parts.append((i + n_truth, j + n_predicted, shared / truth_size[i],
-                      shared / (truth_size[i] + predicted_size[j] - shared)))
+        parts.append(
+            (
+                i + n_truth,
+                j + n_predicted,
+                shared / truth_size[i],
+                shared / (truth_size[i] + predicted_size[j] - shared),
+            )
+        )
         n_truth += truth_size.size
         n_predicted += predicted_size.size
     return Overlaps(*map(np.concatenate, zip(*parts, strict=True)), n_truth, n_predicted)
@@ -90,8 +96,9 @@ def seg(labels: np.ndarray, predicted_labels: np.ndarray) -> float:
     return overlaps(contingency_tables(labels, predicted_labels)).seg()
 
 
-def average_precision(labels: np.ndarray, predicted_labels: np.ndarray,
-                      thresholds: Sequence[float] = IOU_THRESHOLDS) -> float:
+def average_precision(
+    labels: np.ndarray, predicted_labels: np.ndarray, thresholds: Sequence[float] = IOU_THRESHOLDS
+) -> float:
     """Mean over IoU `thresholds` (0.5..1) of TP / (TP + FP + FN); objects match where their IoU reaches it.
 
     The score of the 2018 Data Science Bowl (Caicedo et al. 2019), over the objects of all sections together.

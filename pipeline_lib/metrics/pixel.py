@@ -17,8 +17,12 @@ def pixel_counts(table: ContingencyTable) -> Counts:
     `1 - f_score` is the challenge's pixel error, `mismatch` the fraction of pixels on the wrong side.
     """
     truth, predicted, count = table.truth > 0, table.predicted > 0, table.count
-    return Counts(tp=int(count[truth & predicted].sum()), tn=int(count[~truth & ~predicted].sum()),
-                  fp=int(count[~truth & predicted].sum()), fn=int(count[truth & ~predicted].sum()))
+    return Counts(
+        tp=int(count[truth & predicted].sum()),
+        tn=int(count[~truth & ~predicted].sum()),
+        fp=int(count[~truth & predicted].sum()),
+        fn=int(count[truth & ~predicted].sum()),
+    )
 
 
 def pixel_error(cells: np.ndarray, predicted_cells: np.ndarray) -> float:

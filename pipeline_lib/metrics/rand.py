@@ -54,8 +54,12 @@ def foreground_pairs(table: ContingencyTable) -> Counts:
     cell.
     """
     sums = table.foreground
-    return _counts(tp=_pairs(sums.joint), truth=_pairs(sums.truth), predicted=_pairs(sums.predicted),
-                   total=_pairs(np.array([sums.pixels])))
+    return _counts(
+        tp=_pairs(sums.joint),
+        truth=_pairs(sums.truth),
+        predicted=_pairs(sums.predicted),
+        total=_pairs(np.array([sums.pixels])),
+    )
 
 
 def foreground_squares(table: ContingencyTable) -> Counts:
@@ -66,15 +70,22 @@ def foreground_squares(table: ContingencyTable) -> Counts:
     sums = table.foreground
     if sums.pixels == 0:
         return Counts(*[float("nan")] * 4)
-    return _counts(tp=_squares(sums.joint) + sums.unassigned, truth=_squares(sums.truth),
-                   predicted=_squares(sums.predicted) + sums.unassigned, total=sums.pixels ** 2)
+    return _counts(
+        tp=_squares(sums.joint) + sums.unassigned,
+        truth=_squares(sums.truth),
+        predicted=_squares(sums.predicted) + sums.unassigned,
+        total=sums.pixels**2,
+    )
 
 
 def unrestricted_pairs(table: ContingencyTable) -> Counts:
     """Pairs of all pixels, N (N - 1) / 2; true and predicted background are clusters like any other."""
-    return _counts(tp=_pairs(table.count.astype(np.int64)), truth=_pairs(sums_by(table.truth, table.count)),
-                   predicted=_pairs(sums_by(table.predicted, table.count)),
-                   total=_pairs(table.count.sum(keepdims=True, dtype=np.int64)))
+    return _counts(
+        tp=_pairs(table.count.astype(np.int64)),
+        truth=_pairs(sums_by(table.truth, table.count)),
+        predicted=_pairs(sums_by(table.predicted, table.count)),
+        total=_pairs(table.count.sum(keepdims=True, dtype=np.int64)),
+    )
 
 
 def _counts(tp: int, truth: int, predicted: int, total: int) -> Counts:

@@ -50,8 +50,10 @@ def flood(labels):
     tail = 0
     for x in range(1, rows - 1):
         for y in range(1, columns - 1):
-            if labels[x, y] == MEMBRANE and max(labels[x - 1, y], labels[x, y - 1],
-                                                labels[x + 1, y], labels[x, y + 1]) > 0:
+            if (
+                labels[x, y] == MEMBRANE
+                and max(labels[x - 1, y], labels[x, y - 1], labels[x + 1, y], labels[x, y + 1]) > 0
+            ):
                 labels[x, y] = QUEUED
                 queue[tail] = x * columns + y
                 tail += 1

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from pipeline_lib.metrics.compiled import compiled
 from pipeline_lib.metrics.components import padded_components, root
-from pipeline_lib.metrics.inputs import as_probability, check_maps, check_shapes
+from pipeline_lib.metrics.inputs import as_probability, check_maps, check_shapes, checked_thresholds
 from pipeline_lib.metrics.sections import OUTSIDE, padded, section, sections_of, unpadded
 
 CHALLENGE_RADIUS = 20  # px; half window in which the challenge told a split from the opening of a loop
@@ -48,8 +48,9 @@ ONE, TEN_BITS = np.uint32(0x3F800000), np.uint32(1023)  # the bits of 1.0 in flo
 LEFT, READY, FLIPPED = 256, 512, 1024  # bits of a pixel's state beyond the eight of its neighbourhood
 
 
-def warp(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5,
-         mask: np.ndarray | None = None) -> np.ndarray:
+def warp(
+    cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5, mask: np.ndarray | None = None
+) -> np.ndarray:
     """The true cells, bent towards `cell_probability > threshold` one simple point at a time.
 
     cells: (z, y, x) or (y, x), non-zero = cell. cell_probability: same shape, 0..1. mask: same shape,
@@ -63,8 +64,13 @@ def warp(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5
     return warped_cells
 
 
-def error_map(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5,
-              mask: np.ndarray | None = None, radius: int = CHALLENGE_RADIUS) -> np.ndarray:
+def error_map(
+    cells: np.ndarray,
+    cell_probability: np.ndarray,
+    threshold: float = 0.5,
+    mask: np.ndarray | None = None,
+    radius: int = CHALLENGE_RADIUS,
+) -> np.ndarray:
     """Where the warped truth still differs from the prediction, and how.
 
     Returns uint8 of the same shape, 0 or a `Mismatch`. Arguments as in `warp`. radius (px): predicted
@@ -79,14 +85,16 @@ def error_map(cells: np.ndarray, cell_probability: np.ndarray, threshold: float 
     return errors
 
 
-def warping_error(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5,
-                  mask: np.ndarray | None = None) -> float:
+def warping_error(
+    cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5, mask: np.ndarray | None = None
+) -> float:
     """Residual mismatches of the warped truth / pixels; arguments as in `warp`."""
     return np.count_nonzero(error_map(cells, cell_probability, threshold, mask)) / cells.size
 
 
-def splits_mergers_error(cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5,
-                         mask: np.ndarray | None = None) -> float:
+def splits_mergers_error(
+    cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5, mask: np.ndarray | None = None
+) -> float:
     """Residual mismatches that are splits or mergers / pixels; arguments as in `warp`.
 
     0 for a map that is all membrane, to which every cell is warped as a single pixel: read it beside other
@@ -122,6 +130,7 @@ def error_regions(errors: np.ndarray, cell_probability: np.ndarray, threshold: f
 
 def _warped_sections(cells, cell_probability, threshold, mask):
     """Index, padded warped truth and residual mismatches of each section."""
+    (threshold,) = checked_thresholds([threshold])
     check_maps(cells, cell_probability, mask)
     for z, truth in enumerate(sections_of(cells)):
         warped = padded(truth != 0, np.uint8)
@@ -134,10 +143,11 @@ def allowed(mask: np.ndarray | None, z: int) -> np.ndarray:
     return np.empty((0, 0), np.uint8) if mask is None else padded(section(mask, z) != 0, np.uint8)
 
 
-def warp_section(warped: np.ndarray, probability: np.ndarray, threshold: float,
-                 mask: np.ndarray) -> np.ndarray:
+def warp_section(
+    warped: np.ndarray, probability: np.ndarray, threshold: float, mask: np.ndarray
+) -> np.ndarray:
     """Warp the padded truth in place; returns the flat indices (int32) of the residual mismatches."""
-    return _warp(warped, *_mismatches(warped, probability, float(threshold), mask))
+    return _warp(warped, *_mismatches(warped, probability, threshold, mask))
 
 
 @compiled
@@ -172,9 +182,15 @@ def _mismatches(warped, probability, threshold, mask):
         for y in range(1, columns - 1):
             if state[x, y]:
                 state[x, y] |= (
-                    warped[x, y + 1] | warped[x + 1, y + 1] << 1 | warped[x + 1, y] << 2
-                    | warped[x + 1, y - 1] << 3 | warped[x, y - 1] << 4 | warped[x - 1, y - 1] << 5
-                    | warped[x - 1, y] << 6 | warped[x - 1, y + 1] << 7)
+                    warped[x, y + 1]
+                    | warped[x + 1, y + 1] << 1
+                    | warped[x + 1, y] << 2
+                    | warped[x + 1, y - 1] << 3
+                    | warped[x, y - 1] << 4
+                    | warped[x - 1, y - 1] << 5
+                    | warped[x - 1, y] << 6
+                    | warped[x - 1, y + 1] << 7
+                )
                 distance[0] = abs(np.float64(probability[x, y]) - threshold)
                 key = ONE - bits[0]
                 place = places[0, key & TEN_BITS]
@@ -197,7 +213,7 @@ def _mismatches(warped, probability, threshold, mask):
 
 @compiled
 def _warp(warped, state, order):
-    """Flip the pixels of `order` where simple, pass after pass, until none is; returns the others in their order.
+    """Flip the pixels of `order` where simple, pass after pass, until none is; returns the others in order.
 
     A pixel that was not simple when a pass met it can only become so when a neighbour flips. So a flip
     updates the state of its eight neighbours, and a pass visits only those that are `ready`.
@@ -302,8 +318,11 @@ def _classify(warped, labels, background, parent, remaining, radius, codes):
             code[pixel] = Mismatch.HOLE_ADDITION if white else Mismatch.HOLE_DELETION
         elif not white:
             code[pixel] = Mismatch.HOLE_ADDITION if distinct == 2 else Mismatch.MERGER
-        elif (distinct > 2 or _cuts(flat, pixel, ring, background, parent)
-              or _separates(flat, columns, pixel, radius, ring, visited, queue)):
+        elif (
+            distinct > 2
+            or _cuts(flat, pixel, ring, background, parent)
+            or _separates(flat, columns, pixel, radius, ring, visited, queue)
+        ):
             code[pixel] = Mismatch.SPLIT
         else:
             code[pixel] = Mismatch.HOLE_DELETION
