@@ -30,7 +30,9 @@ def declared(*extras: str) -> dict[str, Requirement]:
     return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, texts)}
 
 
-ALL = declared(*PROJECT["optional-dependencies"])
+CROSSCHECK_LINES = (ROOT / "requirements-crosscheck.lock").read_text().splitlines()
+CROSSCHECK = {line.split("==")[0]: line.split("==")[-1] for line in CROSSCHECK_LINES if not line.startswith("#")}
+ALL = declared(*PROJECT["optional-dependencies"].keys() - {"crosscheck"})
 
 
 def imported(*files: Path) -> set[str]:
@@ -52,6 +54,12 @@ def test_lock_has_exact_versions_from_any_index(line):
 @pytest.mark.parametrize("name", ALL)
 def test_lock_satisfies_pyproject(name):
     assert LOCK[name] in ALL[name].specifier
+
+
+def test_lock_of_the_cross_checks_satisfies_pyproject_and_agrees_with_the_lock():
+    for name in PROJECT["optional-dependencies"]["crosscheck"]:
+        assert CROSSCHECK[Requirement(name).name] in Requirement(name).specifier
+    assert all(LOCK.get(canonicalize_name(name), version) == version for name, version in CROSSCHECK.items())
 
 
 def test_conda_pins_are_those_of_the_lock():
