@@ -31,7 +31,7 @@ def declared(*extras: str) -> dict[str, Requirement]:
 
 
 CROSSCHECK_LINES = (ROOT / "requirements-crosscheck.lock").read_text().splitlines()
-CROSSCHECK = {line.split("==")[0]: line.split("==")[-1] for line in CROSSCHECK_LINES if not line.startswith("#")}
+CROSSCHECK = dict(line.split("==") for line in CROSSCHECK_LINES if not line.startswith("#"))
 ALL = declared(*PROJECT["optional-dependencies"].keys() - {"crosscheck"})
 
 
