@@ -65,6 +65,14 @@ def build_dataset(
             lost += len(np.setdiff1d(section[found], section[~found]))
     cells = sum(np.count_nonzero(np.unique(section)) for section in labels)
     logger.info("%s: %d sections of %d x %d px, %d cells", output, *labels.shape, cells)
+    largest = max(np.bincount(section[section > 0]).max(initial=0) / section.size for section in labels)
+    if largest > 0.5:
+        logger.warning(
+            "%s: one cell covers %.0f %% of a section; if that is the background or the membranes, the "
+            "annotation is inverted: set `dataset.annotation_kind` (config/README.md)",
+            output,
+            100 * largest,
+        )
     if lost:
         logger.warning(
             "%s: %d cells lie wholly within the separation border and are background to the network; "

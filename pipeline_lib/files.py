@@ -28,6 +28,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
+        own = {str(p) for p in (temporary, path, *path.parents)}
+        if error.filename is not None and str(error.filename) not in own:
+            raise  # of an input, which the reader tells of
         raise _explained(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -162,6 +162,9 @@ def require_channels(path: str | Path, info: ImageInfo, channels: int,
         raise InputError(f"{path}: {found}, {expected}. Set `dataset.channels: {info.channels}`, or save the "
                          f"image with {channels} channels (axes CZYX).")
     convert = "Convert it to gray (Fiji: Image > Type > 8-bit, then File > Save As > Tiff...)"
+    if info.axes.startswith("S"):  # planes one after the other: what some writers make of a stack of three
+        convert += (", or if these are sections and no colours save them as a stack (tifffile: "
+                    "photometric='minisblack')")
     otherwise = "" if annotation else f" or set `dataset.channels: {info.channels}`"
     raise InputError(f"{path}: {found}, {expected}. {convert}{otherwise}.")
 

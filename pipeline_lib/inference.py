@@ -38,6 +38,7 @@ def choose_device(device: str) -> torch.device:
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """`float32`, `bfloat16`, or `auto`: bfloat16 where the device multiplies in it, else float32."""
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32 on a GPU too
     if precision == "auto":
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -55,16 +56,17 @@ def autocast(device: torch.device, precision: torch.dtype) -> contextlib.Abstrac
 def choose_tile(tile: int | str, geometry: Geometry, base_channels: int, device: torch.device) -> int:
     """A tile size in px: the setting, checked, or for `auto` the largest that memory holds.
 
-    A quarter of the free memory is used, and no more than `_LARGEST_TILE` px.
+    A quarter of a GPU's free memory or of the machine's whole memory is used (what is free changes from run
+    to run, and with the tile the rounding), and no more than `_LARGEST_TILE` px.
     """
     if tile != "auto":
         geometry.output_size(tile)
         return tile
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
+        memory = torch.cuda.mem_get_info(device)[0]
     else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    side = min(int((free / 4 / (_BYTES_PER_PIXEL_AND_CHANNEL * base_channels)) ** 0.5), _LARGEST_TILE)
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    side = min(int((memory / 4 / (_BYTES_PER_PIXEL_AND_CHANNEL * base_channels)) ** 0.5), _LARGEST_TILE)
     least = geometry.input_size(geometry.stride)
     return max(side - (side - geometry.smallest) % geometry.stride, least)
 

@@ -34,7 +34,7 @@ def predict(
     where = inference.choose_device(device)
     kind = inference.choose_precision(precision, where)
     net = found.network.to(where, memory_format=torch.channels_last).eval()
-    size = inference.choose_tile(tile, net.geometry, found.arguments["base_channels"], where)
+    size = inference.choose_tile(tile, net.geometry, net.score.in_channels, where)
     record = provenance.record(
         [dataset, model], tile=tile, average_orientations=average_orientations, precision=precision
     )

@@ -56,7 +56,7 @@ def unet_geometry(depth: int, upsampling: str = "up_convolution") -> Geometry:
         return before, after
 
     bottom = 5
-    while sizes(bottom)[1] < 1:
+    while sizes(bottom)[1] < 2**depth:  # tiles move on by whole strides
         bottom += 1
     before, after = sizes(bottom)
     return Geometry(stride=2**depth, smallest=before, context=(before - after) // 2)
@@ -105,11 +105,6 @@ def _spans(size: int, tile: int, geometry: Geometry) -> list[tuple[tuple[int, in
         step = size
     else:
         usable = largest // geometry.stride * geometry.stride
-        if not usable:
-            raise InputError(
-                f"a tile of {tile} px gives only {largest} px of output, less than the network's stride of "
-                f"{geometry.stride}; use at least {geometry.input_size(geometry.stride)}."
-            )
         count = -(-size // usable)
         step = -(-size // (count * geometry.stride)) * geometry.stride
     spans = []

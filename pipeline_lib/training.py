@@ -108,7 +108,7 @@ def train(
     )
     record["environment"] = {
         "torch": str(torch.__version__),
-        "device": str(device),
+        "device": device.type,
         "precision": str(precision),
         "threads": threads,
     }
@@ -135,12 +135,14 @@ def train(
             seed,
         )
         held_out = open_volumes(stack, validation, validation_weight_maps)
+        for path, (raw, *_) in zip([*train, *validation], [*patches.volumes, *held_out], strict=True):
+            normalisation.check(raw, path)
+        if run.history:
+            _write_history(history, run.history)  # a failed job has lost it
         progress = _Progress(run.iteration, settings.iterations)
         losses = []
         for image, target, weights in patches.batches(run.iteration, settings.iterations, device):
-            torch.manual_seed(
-                seed * 2**31 + run.iteration
-            )  # drop-out is a function of the iteration too, for resuming
+            torch.manual_seed(seed * 2**31 + run.iteration)  # drop-out, too, is a function of the iteration
             loss = run.step(image, target, weights, device, precision)
             losses.append(loss)
             if run.iteration % settings.validation_interval == 0 or run.iteration == settings.iterations:
@@ -149,6 +151,7 @@ def train(
                 validation_loss, rand_error = validate(
                     net, held_out, normalisation, settings.tile, device, precision
                 )
+                _finite(validation_loss, run.iteration, settings)
                 run.keep(mean_loss, validation_loss, rand_error, progress.rate(run.iteration))
                 _write_history(history, run.history)
                 logger.info(
@@ -191,7 +194,7 @@ def validate(
                 probability[part.write] = p[1]
             errors.append(metrics.rand_error(labels[z], instances(probability, VALIDATION_THRESHOLD)))
     net.train()
-    return energy / pixels, float(np.mean(errors))
+    return energy / pixels, float(np.nanmean(errors))  # NaN for a section without cells
 
 
 class _Run:
@@ -250,7 +253,7 @@ class _Run:
 
     def _resume(self) -> None:
         try:
-            state = torch.load(self.checkpoint, weights_only=True)
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever is wrong with it, a checkpoint is only ever a saving of time
             logger.warning("%s: not readable (%s); starting from the beginning", self.checkpoint, error)
             return
@@ -275,15 +278,15 @@ def _optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
 
 
 def _key(record: dict[str, Any]) -> str:
-    """What a checkpoint belongs to: settings, data and machine.
+    """What a checkpoint belongs to: settings, data and the arithmetic.
 
-    Neither where files lie nor the library's commit counts.
+    Neither where files lie nor the library's commit counts; the number of threads only where it changes the
+    result.
     """
-    decisive = {
-        "settings": record["settings"],
-        "inputs": list(record["inputs"].values()),
-        "environment": record["environment"],
-    }
+    environment = dict(record["environment"])
+    if environment["device"] != "cpu":
+        del environment["threads"]
+    decisive = [record["settings"], list(record["inputs"].values()), environment]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

@@ -65,9 +65,15 @@ def check_files(volumes: Iterable[Volume], channels: int = 1) -> None:
 
     Meant for the dry run, for volumes whose files exist before the run. Raises `InputError` naming the row.
     """
+    first = None
     for volume in volumes:
         try:
             images = imageio.inspect(volume.images)
+            first = first or (volume, images)
+            if images.dtype != first[1].dtype:
+                raise InputError(f"{volume.images}: {images.dtype} gray levels, but {first[0].images} has "
+                                 f"{first[1].dtype}; a network learns one gray scale. Convert one of them "
+                                 "(Fiji: Image > Type), with the same scaling for all images.")
             imageio.require_channels(volume.images, images, channels)
             imageio.parse_sections(volume.sections, images.sections)
             if volume.annotation is not None:

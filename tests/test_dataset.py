@@ -122,3 +122,10 @@ def test_same_inputs_give_the_same_bytes(files):
     for name in ("a.h5", "b.h5"):
         build_dataset(files / "images.tif", files / "cells.tif", files / name)
     assert sha256(files / "a.h5") == sha256(files / "b.h5")
+
+
+def test_an_annotation_that_is_likely_inverted_is_reported(files, caplog):
+    write(files / "inverted.tif", 255 - tifffile.imread(files / "cells.tif"))
+    with caplog.at_level(logging.WARNING, "bordure"):
+        build_dataset(files / "images.tif", files / "inverted.tif", files / "a.h5")
+    assert "one cell covers 72 % of a section" in caplog.text and "annotation_kind" in caplog.text

@@ -30,6 +30,14 @@ def test_large_logits_stay_finite_and_exact():
     assert weighted_cross_entropy(logits.half() / 4, target, weights) == 250.0
 
 
+def test_half_precision_logits_are_summed_in_float32():
+    logits, target, weights = example()
+    expected = weighted_cross_entropy(logits.bfloat16().double(), target, weights)
+    torch.testing.assert_close(
+        weighted_cross_entropy(logits.bfloat16(), target, weights), expected, rtol=1e-6, atol=0
+    )
+
+
 def test_gradient_is_weight_times_probability_less_truth():
     logits, target, weights = example()
     logits.requires_grad_()

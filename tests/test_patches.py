@@ -79,3 +79,12 @@ def test_every_pixel_is_equally_likely_the_centre(volumes):
     _, y, x = np.unravel_index(centres[centres < 10_000].astype(int), volumes[0][1].shape)
     assert y.min() < 2 and y.max() > 27 and x.min() < 2 and x.max() > 38
     assert np.histogram(x, 4)[0].min() > 60
+
+
+def test_gray_values_vary_as_the_settings_say(volumes):
+    still, varied = patches(volumes), patches(volumes, Augmentation(**{**vars(STILL), "offset": 0.5}))
+    for iteration in range(5):
+        region = varied.read(iteration)
+        expected = still.move(still.read(iteration), CPU)[0] + region.transform.offset
+        torch.testing.assert_close(varied.move(region, CPU)[0], expected)
+        assert region.transform.offset != 0

@@ -52,6 +52,20 @@ def test_prediction_is_the_same_again(folder):
     assert sha256(folder / "a.h5") == sha256(folder / "b.h5")
 
 
+def test_settings_of_the_prediction_reach_the_network(folder):
+    found = {}
+    for name, settings in {
+        "plain": {},
+        "averaged": {"average_orientations": True},
+        "half": {"precision": "bfloat16"},
+    }.items():
+        settings = {"precision": "float32", "device": "cpu", **settings}
+        predict(folder / "dataset.h5", folder / "model.pt", folder / f"{name}.h5", **settings)
+        found[name] = probability(folder / f"{name}.h5")
+    assert np.abs(found["averaged"] - found["plain"]).max() > 1e-3
+    assert 1e-5 < np.abs(found["half"] - found["plain"]).max() < 0.1
+
+
 def test_images_of_another_kind_than_the_models_are_refused(folder):
     with layout.create(folder / "other.h5", {}) as file:
         layout.add(file, layout.RAW, (1, 1, 30, 30), np.uint16)

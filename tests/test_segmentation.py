@@ -47,6 +47,20 @@ def test_the_threshold_closes_the_gap_and_lies_in_the_middle_of_the_best(folder,
     assert abs(at[0.5] - at[0.8]) > 0.2 and abs(at[0.95] - at[0.8]) > 0.2
 
 
+def test_components_below_the_minimum_size_do_not_count_in_the_choice(folder):
+    best = []
+    for size in (0, 10_000):
+        choose_threshold(
+            [folder / "dataset.h5"],
+            [folder / "prediction.h5"],
+            folder / "t.json",
+            criterion="seg",
+            minimum_size=size,
+        )
+        best.append(max(json.loads((folder / "t.json").read_text())["value"]))
+    assert best[0] > 0.9 and best[1] == 0
+
+
 def test_an_unknown_criterion_names_the_known(folder):
     with pytest.raises(InputError, match="found `dice`, expected one of rand_error, v_rand_thin, seg"):
         choose_threshold(
@@ -80,3 +94,4 @@ def test_thresholds_compare_in_float64():
     """float32(0.7) is below 0.7, float32(0.3) above 0.3."""
     assert not instances(np.full((2, 2), 0.7, np.float32), 0.7).any()
     assert instances(np.full((2, 2), 0.3, np.float32), 0.3).all()
+    assert not instances(np.full((2, 2), 0.5, np.float32), 0.5).any()  # strictly above

@@ -25,7 +25,8 @@ def test_an_impossible_tile_names_the_nearest_possible_ones(tile):
 
 
 def level_sizes(size, depth, loss):
-    """Walk through the network by hand; None where a pooling would see an odd size or nothing is left."""
+    """Walk through the network by hand; None where a pooling sees an odd size or too little is left."""
+    stride = 2**depth
     for _ in range(depth):
         size -= 4
         if size <= 0 or size % 2:
@@ -34,7 +35,7 @@ def level_sizes(size, depth, loss):
     size -= 4
     for _ in range(depth):
         size = 2 * size - loss - 4
-    return size if size > 0 else None
+    return size if size >= stride else None
 
 
 @pytest.mark.parametrize(("upsampling", "loss"), [("up_convolution", 0), ("nearest", 2), ("bilinear", 4)])
@@ -83,10 +84,10 @@ def test_every_pixel_is_written_once_from_its_own_position(height, width, larger
     np.testing.assert_array_equal(written, position[0])
 
 
-def test_a_tile_too_small_to_move_on_by_a_stride_is_refused():
-    geometry = unet_geometry(4)
-    with pytest.raises(InputError, match="use at least 204"):
-        list(tiles((300, 300), 188, geometry))
+def test_a_tile_too_small_to_move_on_by_a_stride_is_refused_from_the_start():
+    with pytest.raises(InputError, match=r"188 px does not fit this network.*use 204 or 220"):
+        check_tile(188, 4)
+    assert len(list(tiles((300, 300), 204, unet_geometry(4)))) == 19**2
 
 
 def test_tiles_are_even_in_size_so_that_the_last_one_is_not_a_sliver():

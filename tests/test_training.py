@@ -147,21 +147,97 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(inputs, tmp_path, monkeyp
     assert same(run(inputs, tmp_path / "a"), resumed)
 
 
-def test_the_best_state_by_validation_is_the_model(inputs, tmp_path):
-    """A rate that destroys what was learnt: the state of the first validation is kept."""
-    run(
-        inputs,
-        tmp_path,
-        learning_rate=3.0,
-        iterations=16,
-        warm_up=16,
-        decay="constant",
-        network=NETWORK | {"batch_normalisation": False},
+@pytest.mark.parametrize("best_by", ["loss", "rand_error"])
+def test_the_best_state_by_validation_is_the_model(inputs, tmp_path, monkeypatch, best_by):
+    """Made-up values, of which loss and Rand error find another state best, and neither the last."""
+    values = {4: (0.5, 0.2), 8: (0.3, 0.4), 12: (0.9, 0.9)}
+    iterations = iter(values)
+    monkeypatch.setattr(training, "validate", lambda *_: values[next(iterations)])
+    kept = run(inputs, tmp_path / "whole", best_by=best_by, decay="constant")
+    best = {"loss": 8, "rand_error": 4}[best_by]
+    assert Model.load(tmp_path / "whole/model.pt").provenance["best_iteration"] == best
+    monkeypatch.undo()
+    assert same(
+        kept, run(inputs, tmp_path / "short", decay="constant", iterations=best, validation_interval=best)
     )
-    history = pd.read_csv(tmp_path / "history.csv")
-    best = history.iteration[history.validation_loss.idxmin()]
-    assert best < 16
-    assert Model.load(tmp_path / "model.pt").provenance["best_iteration"] == best
+
+
+def test_a_resumed_training_remembers_the_best_state(inputs, tmp_path, monkeypatch):
+    values = {4: (0.1, 0.5), 8: (0.3, 0.5), 12: (0.2, 0.5)}
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "validate", lambda net, *_: values[4])
+        interrupted(patch, after=7)
+        with pytest.raises(KeyboardInterrupt):
+            run(inputs, tmp_path)
+    iterations = iter([8, 12])
+    monkeypatch.setattr(training, "validate", lambda *_: values[next(iterations)])
+    run(inputs, tmp_path)
+    assert Model.load(tmp_path / "model.pt").provenance["best_iteration"] == 4
+
+
+def test_a_training_that_was_only_to_be_saved_still_writes_its_history(inputs, tmp_path, monkeypatch):
+    """Killed between the last checkpoint and the model; the workflow has deleted the history."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(inputs, tmp_path)
+    (tmp_path / "history.csv").unlink()
+    run(inputs, tmp_path)
+    assert list(pd.read_csv(tmp_path / "history.csv").iteration) == [4, 8, 12]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_step_is_the_optimisers_with_rate_momentum_and_decay_of_the_settings(tmp_path, optimizer):
+    """Two steps of one weight, against the formulas written out."""
+    settings = Settings(optimizer=optimizer, learning_rate=0.1, momentum=0.9, weight_decay=0.01, warm_up=4)
+    net = torch.nn.Conv2d(1, 2, 1, bias=False)
+    torch.nn.init.constant_(net.weight, 0.5)
+    steps = training._Run(settings, net, tmp_path / "none.pt", "")
+    image, target, weights = (
+        torch.ones(1, 1, 1, 1),
+        torch.ones(1, 1, 1, dtype=torch.long),
+        torch.full((1, 1, 1), 3.0),
+    )
+    w, velocity, m, v = np.array([0.5, 0.5]), 0.0, 0.0, 0.0
+    for iteration in (1, 2):
+        steps.step(image, target, weights, torch.device("cpu"), torch.float32)
+        p = np.exp(w) / np.exp(w).sum()
+        gradient = 3.0 * (p - [0, 1]) + 0.01 * w
+        rate = 0.1 * iteration / 4
+        if optimizer == "sgd":
+            velocity = 0.9 * velocity + gradient
+            w = w - rate * velocity
+        else:
+            m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+            w = w - rate * (m / (1 - 0.9**iteration)) / (np.sqrt(v / (1 - 0.999**iteration)) + 1e-8)
+        np.testing.assert_allclose(net.weight.detach().numpy().ravel(), w, rtol=1e-5)
+
+
+def test_the_key_of_a_checkpoint_is_what_decides_the_result():
+    record = {
+        "settings": {"seed": 1},
+        "inputs": {"a.h5": "12"},
+        "environment": {"device": "cuda", "threads": 1},
+        "version": "1",
+    }
+    key = training._key(record)
+    assert key == training._key(record | {"version": "2", "inputs": {"moved/a.h5": "12"}})
+    assert key == training._key(record | {"environment": {"device": "cuda", "threads": 8}})
+    assert key != training._key(record | {"inputs": {"a.h5": "34"}})
+    assert key != training._key(record | {"settings": {"seed": 2}})
+    on_cpu = [training._key(record | {"environment": {"device": "cpu", "threads": n}}) for n in (1, 2)]
+    assert on_cpu[0] != on_cpu[1]
+
+
+def test_validation_images_of_another_gray_scale_are_refused_before_training(inputs, tmp_path):
+    with layout.require(inputs[2][0]) as source, layout.create(tmp_path / "other.h5", {}) as file:
+        layout.add(file, layout.RAW, source["raw"].shape, np.uint16)[:] = source["raw"][:]
+        for array in (layout.LABELS, layout.SEPARATION_BORDER):
+            layout.add(file, array, source[array.name].shape)[:] = source[array.name][:]
+    with pytest.raises(
+        InputError, match=r"other\.h5: uint16 gray levels, but the model was trained on uint8"
+    ):
+        run([*inputs[:2], [tmp_path / "other.h5"], *inputs[3:]], tmp_path)
 
 
 def test_validation_loss_is_the_training_energy(inputs, tmp_path):

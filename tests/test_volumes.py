@@ -226,3 +226,13 @@ def test_the_tables_of_the_real_data_fit_the_data(name):
     found = volumes.read_table(path, DATA)
     volumes.check_files(found)
     assert {v.split for v in found} >= {"train", "validation", "test"}
+
+
+def test_images_of_different_types_are_refused_together(tmp_path):
+    for name, dtype in (("a", np.uint8), ("b", np.uint16)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((9, 8), dtype))
+    paths = {name: str(tmp_path / f"{name}.tif") for name in "ab"}
+    rows = [volumes.Volume(name, paths[name], None, "", "predict", f"line {name}") for name in "ab"]
+    volumes.check_files(rows[:1])
+    with pytest.raises(InputError, match=r"line b, volume b: .*b\.tif: uint16 gray levels, but .* has uint8"):
+        volumes.check_files(rows)

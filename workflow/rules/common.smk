@@ -31,6 +31,16 @@ def read_volumes():
     return {row.volume: row for row in rows}
 
 
+def check_results():
+    """The results folder, or the folder it will be made in, must take files."""
+    results = Path(config["results"]).absolute()
+    folder = next(path for path in (results, *results.parents) if path.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(
+            f"config key `results`: {folder} is no folder that can be written to. Choose another."
+        )
+
+
 def check_tiles():
     """Tile sizes are met here, not hours later in the queue."""
     geometry = {key: config["network"][key] for key in ("depth", "upsampling")}
@@ -41,7 +51,10 @@ def check_tiles():
 
 try:
     config.update(complete(config, read_schema("config")))
-    config["results"] = os.path.normpath(config["results"])
+    for key in ("results", "data_dir"):
+        if key in config:
+            config[key] = os.path.normpath(os.path.expanduser(config[key]))
+    check_results()
     VOLUMES = read_volumes()
     check_tiles()
 except InputError as error:
