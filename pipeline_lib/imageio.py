@@ -277,7 +277,8 @@ def _open(path: str | Path, *, every_slice: bool = False) -> Iterator[tuple[Imag
         beside = os.listdir(file.parent) if file.parent.is_dir() else []
         near = difflib.get_close_matches(file.name, beside, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise InputError(f"{path}: no such file or folder.{hint} Check the table of volumes and `data_dir`.")
+        raise InputError(f"{path}: no such file or folder.{hint} Check the path; in a table of volumes it "
+                         "starts from `data_dir`.")
     if file.is_file() and file.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
     suffix = file.suffix.lower()

@@ -211,3 +211,18 @@ def test_rules_are_formatted():
     answer = subprocess.run([sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow"], cwd=ROOT,
                             capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_the_table_is_found_beside_the_config_from_any_folder(tmp_path):
+    folder, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    assert "draw_volume" in planned(elsewhere, *write(folder, CONFIG))
+
+
+def test_a_results_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "results").write_text("taken")
+    answer = snakemake(tmp_path, "-n", *write(tmp_path, CONFIG))
+    assert answer.returncode != 0
+    assert re.search(r"error: config key `results`: .*results is no folder that can be", answer.stderr)
+    assert "Traceback" not in answer.stderr

@@ -19,9 +19,9 @@ START = time.time()
 
 def read_volumes():
     """The rows of the table of volumes by name; their files are looked into unless they are still to be drawn."""
-    table = Path(config["volumes"])
-    if not table.exists() and not table.is_absolute():
-        table = REPOSITORY / table
+    beside_configs = [Path(path).parent for path in workflow.overwrite_configfiles]
+    found = (folder / config["volumes"] for folder in (Path(), *beside_configs, REPOSITORY))
+    table = next(filter(Path.exists, found), config["volumes"])
     if "drawing" in config and "data_dir" in config:
         raise InputError("config keys `drawing` and `data_dir`: take one; a drawn volume has its own folder.")
     drawn = f"{config['results']}/drawn" if "drawing" in config else None
