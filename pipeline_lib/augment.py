@@ -62,7 +62,7 @@ def draw(settings: Augmentation, rng: np.random.Generator) -> Transform:
 
     Every number is drawn whatever the settings, so that one setting does not shift the others' draws.
     """
-    angle = rng.uniform(0, 2 * math.pi) if settings.rotate else rng.uniform(0, 0)
+    angle = settings.rotate * rng.uniform(0, 2 * math.pi)
     flip = -1.0 if rng.random() < 0.5 and settings.mirror else 1.0
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     nodes = rng.normal(0, 1, (2, settings.elastic_grid, settings.elastic_grid)) * settings.elastic_std

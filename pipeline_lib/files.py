@@ -51,8 +51,7 @@ def _explained(error: OSError, path: Path) -> OSError | InputError:
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes as 64 hex digits; of a folder, of its files' names and bytes in sorted order.
-    """
+    """SHA-256 of a file's bytes, 64 hex digits; of a folder, of its files' names and bytes, sorted."""
     path = Path(path)
     if path.is_dir():
         digest = hashlib.sha256()

@@ -37,8 +37,11 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """`float32`, `bfloat16`, or `auto`: bfloat16 where the device multiplies in it, else float32."""
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32 on a GPU too
+    """`float32`, `bfloat16`, or `auto`: bfloat16 where the device multiplies in it, else float32.
+
+    Convolutions in float32 are that on a GPU too: TF32, torch's default there, is switched off.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     if precision == "auto":
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)

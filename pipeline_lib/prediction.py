@@ -61,8 +61,7 @@ def predict(
 
 
 def predict_baseline(dataset: Path, statistics: Path, output: Path, *, network: str) -> None:
-    """Write the `cell_probability` of baseline `network` (`constant` or `smoothed_raw`) for `dataset` (HDF5).
-    """
+    """Write `cell_probability` of baseline `network` (`constant` or `smoothed_raw`) for `dataset` (HDF5)."""
     measured = read_json(statistics)
     record = provenance.record([dataset, statistics], network=network)
     with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:

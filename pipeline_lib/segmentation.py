@@ -83,7 +83,11 @@ def choose_threshold(
 def segment(
     prediction: Path, threshold: Path, labels: Path, cell_probability: Path, *, minimum_size: int = 0
 ) -> None:
-    """Write the instances of `prediction` at the chosen threshold, and its probability map, as TIFF."""
+    """Write the instances of `prediction` (HDF5) at the chosen threshold, and its probability map.
+
+    Both TIFF stacks (z, y, x): `labels` uint16 (uint32 from 65,536 cells on), numbered through the volume,
+    0 = background, without components smaller than `minimum_size` px; `cell_probability` float32 in 0..1.
+    """
     t = read_json(threshold)["threshold"]
     with layout.require(prediction, layout.CELL_PROBABILITY) as file:
         probability = file[layout.CELL_PROBABILITY.name]

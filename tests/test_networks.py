@@ -141,6 +141,9 @@ def test_files_that_are_no_model_of_this_version_are_named(model, tmp_path):
     torch.save({**content, "format_version": 99}, path)
     with pytest.raises(InputError, match=r"version 99, expected 1.*9\.9"):
         Model.load(path)
+    torch.save({**content, "arguments": {**content["arguments"], "bass_channels": 4}}, path)
+    with pytest.raises(InputError, match=r"model\.pt: network: .*bass_channels"):
+        Model.load(path)
     torch.save({**content, "arguments": {**content["arguments"], "base_channels": 4}}, path)
     with pytest.raises(InputError, match="do not fit the network"):
         Model.load(path)

@@ -79,15 +79,17 @@ class Model:
             raise InputError(
                 f"{path}: not a bordure model; expected a `model.pt` written by the training stage."
             )
-        if content["format_version"] != FORMAT_VERSION:
+        if content.get("format_version") != FORMAT_VERSION:
             raise InputError(
-                f"{path}: model format version {content['format_version']}, expected {FORMAT_VERSION}. "
+                f"{path}: model format version {content.get('format_version')}, expected {FORMAT_VERSION}. "
                 "Train it again with this version of bordure, or predict with the version named in its "
                 f"provenance: {content.get('provenance', {}).get('version', 'unknown')}."
             )
-        network = build(content["name"], **content["arguments"])
         try:
+            network = build(content["name"], **content["arguments"])
             network.load_state_dict(content["state_dict"])
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         except RuntimeError as error:
             raise InputError(f"{path}: its parameters do not fit the network it names: {error}") from error
         return cls(
