@@ -1,8 +1,8 @@
 """The weight map against distance transforms: `python benchmarks/bench_weight_map.py [ANNOTATION]`.
 
 Drawn sections, and with a file of membranes (TIFF, ...) its first section too. Each round times all of them
-in turn on the same section, so that a machine whose speed drifts does not decide; the table has the medians of
-the ratios. Compilation of just-in-time code is left out.
+in turn on the same section, so that a machine whose speed drifts does not decide; the table has the medians
+of the ratios. Compilation of just-in-time code is left out.
 """
 
 from __future__ import annotations
