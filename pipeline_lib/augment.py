@@ -78,10 +78,7 @@ def draw(settings: Augmentation, rng: np.random.Generator) -> Transform:
 
 
 def reach(transform: Transform, tile: int) -> int:
-    """How far (px, either way) from the centre pixel a patch of `tile` px looks.
-
-    The region to read is 2 reach + 1 px wide.
-    """
+    """How far (px, either way) from the centre pixel a patch of `tile` px looks."""
     half = tile / 2 + _BICUBIC_OVERSHOOT * np.abs(transform.nodes).max(initial=0)
     return math.ceil(np.abs(transform.matrix).sum(axis=1).max() * half) + 1
 
@@ -89,32 +86,51 @@ def reach(transform: Transform, tile: int) -> int:
 def source_offsets(transform: Transform, tile: int, device: torch.device) -> Tensor:
     """Where each pixel of the patch comes from: float32 offsets (2, tile, tile) in px.
 
-    Rows, then columns, counted from the centre pixel of the region.
+    Rows, then columns, counted from the centre pixel. Bicubic interpolation of the nodes and the affine part
+    both are sums of (function of row) x (function of column): one product of small matrices gives all.
     """
-    position = torch.arange(tile, device=device, dtype=torch.float32) - tile // 2
-    patch = torch.stack(torch.meshgrid(position, position, indexing="ij"))
-    if transform.nodes.any():
-        nodes = torch.as_tensor(transform.nodes, dtype=torch.float32, device=device)
-        patch = (
-            patch
-            + functional.interpolate(nodes[None], size=(tile, tile), mode="bicubic", align_corners=True)[0]
-        )
-    matrix = torch.as_tensor(transform.matrix, dtype=torch.float32, device=device)
-    return torch.einsum("ij,jyx->iyx", matrix, patch)
+    grid = transform.nodes.shape[-1]
+    position = torch.arange(tile, dtype=torch.float32) - tile // 2
+    cubic = functional.interpolate(
+        torch.eye(grid)[None, None], size=(tile, grid), mode="bicubic", align_corners=True
+    )[0, 0]
+    basis = torch.cat([cubic, position[:, None], torch.ones(tile, 1)], dim=1).to(device)
+    terms = np.zeros((2, grid + 2, grid + 2))
+    terms[:, :grid, :grid] = transform.nodes
+    terms[0, grid, -1] = terms[1, -1, grid] = 1
+    terms = np.einsum("ij,jyx->iyx", transform.matrix, terms)
+    return basis @ torch.as_tensor(terms, dtype=torch.float32, device=device) @ basis.T
 
 
-def interpolate(region: Tensor, offsets: Tensor) -> Tensor:
-    """Bilinear values of `region` (c, 2r + 1, 2r + 1) at `offsets` (2, y, x); float32 (c, y, x)."""
-    grid = offsets.flip(0).permute(1, 2, 0) / (region.shape[-1] // 2)  # grid_sample wants (x, y) in -1..1
+def interpolate(image: Tensor, position: Tensor) -> Tensor:
+    """Bilinear values of `image` (c, h, w) at `position` (2, y, x) in px, mirrored at its edges.
+
+    Returns float32 (c, y, x).
+    """
+    last = torch.tensor([max(size - 1, 1) for size in image.shape[1:]], device=image.device)
+    grid = (position * (2 / last)[:, None, None]).sub_(1).flip(0).permute(1, 2, 0)  # (x, y) in -1..1
     return functional.grid_sample(
-        region[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True
+        image[None], grid[None], mode="bilinear", padding_mode="reflection", align_corners=True
     )[0]
 
 
-def pick(region: Tensor, offsets: Tensor) -> Tensor:
-    """Nearest pixels of `region` (..., 2r + 1, 2r + 1) at `offsets` (2, y, x), values unchanged."""
-    row, column = (offsets.round().long() + region.shape[-1] // 2).clamp_(0, region.shape[-1] - 1)
-    return region[..., row, column]
+def nearest(position: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Flat index (y, x) int64 of the pixel of an image of `shape` nearest to `position` (2, y, x) in px.
+
+    Mirrored at its edges, as `tiling.mirror` does.
+    """
+    rows, columns = (_mirrored(axis.round(), size - 1) for axis, size in zip(position, shape, strict=True))
+    return rows * shape[1] + columns
+
+
+def pick(image: Tensor, index: Tensor) -> Tensor:
+    """Pixels of `image` (h, w) at flat `index` (y, x), values unchanged."""
+    return image.view(-1).index_select(0, index.view(-1)).view(index.shape)  # several times faster than take
+
+
+def _mirrored(index: Tensor, last: int) -> Tensor:
+    index = index.abs().fmod_(max(2 * last, 1))
+    return index.sub_(last).abs_().neg_().add_(last).long()
 
 
 def vary_gray(image: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
@@ -122,8 +138,9 @@ def vary_gray(image: Tensor, transform: Transform, generator: torch.Generator) -
 
     `image` (c, y, x) float32, normalised.
     """
-    low, high = image.amin(), image.amax()
+    low, high = image.aminmax()
     span = (high - low).clamp(min=1e-6)
-    image = ((image - low) / span).pow(transform.gamma) * span + low
-    noise = torch.randn(image.shape, generator=generator, device=image.device)
-    return image * transform.gain + transform.offset + noise * transform.noise
+    gain, offset = transform.gain, transform.offset
+    noise = torch.randn(image.shape, generator=generator, device=image.device).mul_(transform.noise)
+    varied = image.sub(low).div_(span).pow_(transform.gamma).mul_(span * gain)
+    return varied.add_(low * gain + offset).add_(noise)

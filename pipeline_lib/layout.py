@@ -78,13 +78,16 @@ def add(file: h5py.File, array: Array, shape: tuple[int, ...], dtype: Any = None
 
 
 @contextmanager
-def require(path: str | Path, *arrays: Array) -> Iterator[h5py.File]:
+def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Iterator[h5py.File]:
     """Yield the HDF5 file at `path`, known to hold `arrays` in this format version, for reading.
 
-    Raises `InputError` for a missing, unreadable, foreign or older file and for a missing array.
+    Of each array the chunks read last are kept unpacked, up to `cache_bytes`. Raises `InputError` for a
+    missing, unreadable, foreign or older file and for a missing array.
     """
     try:
-        file = h5py.File(path, "r")
+        # ten slots per chunk in the cache, as HDF5 advises: chunks that share one drive each other out
+        slots = max(10 * cache_bytes // CHUNK**2, 521)
+        file = h5py.File(path, "r", rdcc_nbytes=cache_bytes, rdcc_nslots=slots)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file. Run the workflow to make it.") from error
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,31 @@ from torch import Tensor
 from pipeline_lib import augment, layout
 from pipeline_lib.labels import target_class
 from pipeline_lib.normalisation import Normalisation
-from pipeline_lib.tiling import Geometry, mirror, read_mirrored
+from pipeline_lib.tiling import Geometry
 
 PREFETCH = 4  # patches read ahead; reading is a small part of a step, a few hide its variation
+CACHE_BYTES = 1 << 30  # for chunks of all volumes together, unpacked once and met again by many patches
 
 
 @dataclass(frozen=True)
 class Region:
-    """What one patch needs, before it is moved.
+    """What one patch needs, before it is moved: the part of a section that it looks at.
 
-    Image (c, s, s) float32, target (s, s) uint8, weights (s, s) float32.
+    Image (c, h, w) float32, target (h, w) uint8, weights (h, w) float32; `centre` (row, column) is where in
+    it the patch's centre lies. What lies beyond it is its mirror image: it ends only where the section does.
     """
 
-    image: np.ndarray
-    target: np.ndarray
-    weights: np.ndarray
+    image: Tensor
+    target: Tensor
+    weights: Tensor
+    centre: tuple[int, int]
     transform: augment.Transform
     seed: int
+
+    def pinned(self) -> Region:
+        """The same in page-locked memory, from which a GPU copies by itself."""
+        tensors = ("image", "target", "weights")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in tensors})
 
 
 class Patches:
@@ -67,13 +75,16 @@ class Patches:
         raw, labels, border, weights = self.volumes[rng.choice(len(self.volumes), p=self.share)]
         section, *centre = (int(rng.integers(size)) for size in labels.shape)
         reach = augment.reach(transform, self.tile)
-        rows, columns = (
-            mirror(c - reach, c + reach + 1, size) for c, size in zip(centre, labels.shape[1:], strict=True)
-        )
-        image = self.normalisation.apply(read_mirrored(raw, section, rows, columns), rows, columns)
-        target = target_class(*(read_mirrored(array, section, rows, columns) for array in (labels, border)))
+        window = tuple(slice(max(c - reach, 0), c + reach + 1) for c in centre)
+        rows, columns = (np.arange(size)[part] for size, part in zip(labels.shape[1:], window, strict=True))
+        image = self.normalisation.apply(raw[(slice(None), section, *window)], rows, columns)
+        target = target_class(labels[(section, *window)], border[(section, *window)])
+        parts = (image, target, np.ascontiguousarray(weights[(section, *window)]))
         return Region(
-            image, target, read_mirrored(weights, section, rows, columns), transform, int(rng.integers(2**62))
+            *map(torch.from_numpy, parts),
+            tuple(c - part.start for c, part in zip(centre, window, strict=True)),
+            transform,
+            int(rng.integers(2**62)),
         )
 
     def move(self, region: Region, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,24 +92,31 @@ class Patches:
 
         Returns image (1, c, tile, tile), target (1, out, out) int64 and weights (1, out, out).
         """
-        offsets = augment.source_offsets(region.transform, self.tile, device)
-        context = self.geometry.context
-        inner = offsets[:, context : self.tile - context, context : self.tile - context]
         image, target, weights = (
-            torch.from_numpy(array).to(device) for array in (region.image, region.target, region.weights)
+            tensor.to(device, non_blocking=True) for tensor in (region.image, region.target, region.weights)
         )
+        position = augment.source_offsets(region.transform, self.tile, device)
+        position += torch.tensor(region.centre, device=device)[:, None, None]
         generator = torch.Generator(device).manual_seed(region.seed)
-        image = augment.vary_gray(augment.interpolate(image, offsets), region.transform, generator)
-        return image[None], augment.pick(target, inner)[None].long(), augment.pick(weights, inner)[None]
+        image = augment.vary_gray(augment.interpolate(image, position), region.transform, generator)
+        context = self.geometry.context
+        inner = position[:, context : self.tile - context, context : self.tile - context]
+        index = augment.nearest(inner, target.shape)
+        return image[None], augment.pick(target, index)[None].long(), augment.pick(weights, index)[None]
 
     def batches(self, first: int, last: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The patches of iterations first..last-1, read ahead in a thread of their own."""
+
+        def read(iteration: int) -> Region:
+            region = self.read(iteration)
+            return region.pinned() if device.type == "cuda" else region  # the copy need not be waited for
+
         with ThreadPoolExecutor(1) as reader:
-            ahead = [reader.submit(self.read, i) for i in range(first, min(first + PREFETCH, last))]
+            ahead = [reader.submit(read, i) for i in range(first, min(first + PREFETCH, last))]
             for iteration in range(first, last):
                 region = ahead.pop(0).result()
                 if iteration + PREFETCH < last:
-                    ahead.append(reader.submit(self.read, iteration + PREFETCH))
+                    ahead.append(reader.submit(read, iteration + PREFETCH))
                 yield self.move(region, device)
 
 
@@ -109,16 +127,11 @@ def open_volumes(
 
     Returns raw (c, z, y, x), labels, separation border and weight map (z, y, x) of each volume.
     """
+    cache = CACHE_BYTES // max(4 * len(datasets), 1)
     volumes = []
     for dataset, weight_map in zip(datasets, weight_maps, strict=True):
-        file = stack.enter_context(
-            layout.require(dataset, layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)
-        )
-        weights = stack.enter_context(layout.require(weight_map, layout.WEIGHT_MAP))
-        volumes.append(
-            (
-                *(file[a.name] for a in (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)),
-                weights[layout.WEIGHT_MAP.name],
-            )
-        )
+        arrays = (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)
+        file = stack.enter_context(layout.require(dataset, *arrays, cache_bytes=cache))
+        weights = stack.enter_context(layout.require(weight_map, layout.WEIGHT_MAP, cache_bytes=cache))
+        volumes.append((*(file[array.name] for array in arrays), weights[layout.WEIGHT_MAP.name]))
     return volumes

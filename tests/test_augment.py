@@ -1,3 +1,4 @@
+import functools
 import math
 
 import numpy as np
@@ -15,21 +16,30 @@ STILL = Transform(np.eye(2), np.zeros((2, 3, 3)), 1.0, 0.0, 1.0, 0.0)
 TILE = 24
 
 
-def region(transform, seed=0, channels=1):
-    side = 2 * augment.reach(transform, TILE) + 1
-    return torch.rand(channels, side, side, generator=torch.Generator().manual_seed(seed))
+CENTRE = 30
 
 
-def centre(image):
-    middle = image.shape[-1] // 2 - TILE // 2
-    return image[..., middle : middle + TILE, middle : middle + TILE]
+def image(seed=0, shape=(1, 61, 61)):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def centre(picture):
+    first = CENTRE - TILE // 2
+    return picture[..., first : first + TILE, first : first + TILE]
+
+
+def position(transform, around=(CENTRE, CENTRE)):
+    return augment.source_offsets(transform, TILE, CPU) + torch.tensor(around)[:, None, None]
+
+
+def picked(picture, place):
+    return augment.pick(picture, augment.nearest(place, picture.shape))
 
 
 def test_standing_still_changes_nothing():
-    image = region(STILL)
-    offsets = augment.source_offsets(STILL, TILE, CPU)
-    torch.testing.assert_close(augment.interpolate(image, offsets), centre(image), atol=1e-5, rtol=0)
-    assert torch.equal(augment.pick(image, offsets), centre(image))
+    moved = augment.interpolate(image(), position(STILL))
+    torch.testing.assert_close(moved, centre(image()), atol=1e-5, rtol=0)
+    assert torch.equal(picked(image()[0], position(STILL)), centre(image())[0])
 
 
 @pytest.mark.parametrize("quarter", range(4))
@@ -38,34 +48,43 @@ def test_quarter_turns_and_mirrors_move_whole_pixels(quarter, mirror):
     a = quarter * math.pi / 2
     matrix = np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) @ np.diag([mirror, 1])
     transform = Transform(matrix, STILL.nodes, 1.0, 0.0, 1.0, 0.0)
-    image = region(transform)
     # rotation takes patch to image coordinates, hence turns the picture the other way
-    expected = torch.rot90(image, -quarter, (-2, -1))
+    expected = torch.rot90(image()[0], -quarter, (-2, -1))
     expected = expected.flip(-2) if mirror < 0 else expected
-    assert torch.equal(augment.pick(image, augment.source_offsets(transform, TILE, CPU)), centre(expected))
+    assert torch.equal(picked(image()[0], position(transform)), centre(expected))
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 10**6))
-def test_interpolation_agrees_with_scipy(seed):
-    transform = augment.draw(Augmentation(elastic_std=3), np.random.default_rng(seed))
-    image = region(transform)
-    offsets = augment.source_offsets(transform, TILE, CPU)
-    middle = image.shape[-1] // 2
-    expected = ndimage.map_coordinates(
-        image[0].double().numpy(), (offsets + middle).double().numpy(), order=1
-    )
-    np.testing.assert_allclose(augment.interpolate(image, offsets)[0], expected, atol=2e-4)
-    nearest = ndimage.map_coordinates(image[0].numpy(), (offsets + middle).numpy(), order=0)
-    np.testing.assert_array_equal(augment.pick(image, offsets)[0], nearest)
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.tuples(*[st.integers(1, 80)] * 2))
+def test_pixels_agree_with_scipy_also_beyond_the_edges_where_the_image_is_mirrored(seed, shape):
+    rng = np.random.default_rng(seed)
+    transform = augment.draw(Augmentation(elastic_std=3), rng)
+    picture, place = image(seed, (1, *shape)), position(transform, [int(rng.integers(n)) for n in shape])
+    twin = functools.partial(ndimage.map_coordinates, picture[0].double().numpy(), mode="mirror")
+    expected = twin(place.double().numpy(), order=1)
+    np.testing.assert_allclose(augment.interpolate(picture, place)[0], expected, atol=2e-4)
+    np.testing.assert_array_equal(picked(picture[0], place), twin(place.round().numpy(), order=0))
 
 
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.floats(0, 30))
-def test_the_region_read_holds_everything_the_patch_looks_at(seed, std):
+def test_reach_holds_everything_the_patch_looks_at(seed, std):
     transform = augment.draw(Augmentation(elastic_std=std), np.random.default_rng(seed))
     offsets = augment.source_offsets(transform, TILE, CPU)
     assert offsets.abs().max() <= augment.reach(transform, TILE)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.integers(2, 5))
+def test_offsets_are_the_rotated_sum_of_grid_and_bicubic_displacement(seed, grid):
+    transform = augment.draw(Augmentation(elastic_grid=grid), np.random.default_rng(seed))
+    nodes = torch.as_tensor(transform.nodes, dtype=torch.float64)
+    displacement = torch.nn.functional.interpolate(
+        nodes[None], size=(TILE, TILE), mode="bicubic", align_corners=True
+    )[0].numpy()
+    moved = np.indices((TILE, TILE)) - TILE // 2 + displacement
+    expected = np.tensordot(transform.matrix, moved, 1)
+    np.testing.assert_allclose(augment.source_offsets(transform, TILE, CPU), expected, atol=1e-4)
 
 
 def test_displacements_are_those_of_the_nodes_at_the_nodes():
@@ -88,13 +107,11 @@ def test_displacements_have_the_papers_standard_deviation_and_no_bound():
 
 def test_labels_keep_their_values_and_stay_with_their_weights():
     transform = augment.draw(Augmentation(elastic_std=3), np.random.default_rng(1))
-    side = 2 * augment.reach(transform, TILE) + 1
-    labels = torch.randint(0, 5, (side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    weights = labels.float() * 1.7 + 0.3
-    offsets = augment.source_offsets(transform, TILE, CPU)
-    picked = augment.pick(labels, offsets)
-    assert picked.dtype == torch.uint8
-    assert torch.equal(augment.pick(weights, offsets), picked.float() * 1.7 + 0.3)
+    labels = torch.randint(0, 5, (61, 47), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    place = position(transform, (40, 10))
+    found = picked(labels, place)
+    assert found.dtype == torch.uint8 and len(found.unique()) == 5
+    assert torch.equal(picked(labels.float() * 1.7 + 0.3, place), found.float() * 1.7 + 0.3)
 
 
 def test_each_gray_value_setting_does_what_its_name_says():

@@ -101,7 +101,9 @@ def _upsampling(before: int, after: int, kind: str) -> nn.Module:
 
 def _centre(skip: Tensor, like: Tensor) -> Tensor:
     top, left = ((skip.shape[axis] - like.shape[axis]) // 2 for axis in (2, 3))
-    return skip[..., top : top + like.shape[2], left : left + like.shape[3]]
+    bottom, right = skip.shape[2] - like.shape[2] - top, skip.shape[3] - like.shape[3] - left
+    # Not a slice: its gradient would lose the channels-last layout, and a training step a fifth of its speed.
+    return nn.functional.pad(skip, (-left, -right, -top, -bottom))
 
 
 def _initialise(module: nn.Module) -> None:

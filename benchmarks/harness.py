@@ -1,0 +1,136 @@
+"""What the benchmarks share: timing side by side, peak memory, the machine, rows of the table.
+
+Every figure is a ratio against an anchor timed in the same run: each round times all candidates in turn, so
+that a machine whose speed drifts does not decide, and the figure is the median over the rounds of the ratio
+within a round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "numpy", "scipy", "numba", "h5py", "monai")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: `what` costs `value` times its `anchor`, or is that many times faster (`unit`).
+
+    `aim` is the limit, at most or at least by `higher_is_better`; None where nothing is aimed at.
+    """
+
+    what: str
+    anchor: str
+    value: float
+    unit: str = "x the time"
+    aim: float | None = None
+    higher_is_better: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> bool | None:
+        if self.aim is None:
+            return None
+        return self.value >= self.aim if self.higher_is_better else self.value <= self.aim
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"reached": self.reached}
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Wall time of one call, until the GPU, where one is in use, has finished too."""
+    _wait_for_gpu()
+    start = time.perf_counter()
+    call()
+    _wait_for_gpu()
+    return time.perf_counter() - start
+
+
+def side_by_side(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each candidate in each of `rounds`; one call of each beforehand warms up and is left out."""
+    for call in candidates.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            times[name].append(seconds(call))
+    return times
+
+
+def ratio(times: Mapping[str, list[float]], of: str, to: str) -> float:
+    """Median over the rounds of the time of `of` in units of that of `to` in the same round."""
+    return statistics.median(a / b for a, b in zip(times[of], times[to], strict=True))
+
+
+def peak_memory() -> int:
+    """Bytes of memory this process had at most; getrusage would tell that of the process that started it."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(status["VmHWM"].split()[0])
+
+
+def forget_peak() -> None:
+    """Let `peak_memory` begin anew at what this process holds now (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, GPU and the versions of Python and the packages that matter."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": cpu[1].strip() if cpu else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": _gpu(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _wait_for_gpu() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def main(measure: Callable[[], list[Row]]) -> None:
+    """Print the rows of one module as a table, or with `--json` for the command that runs them all."""
+    rows = measure()
+    if "--json" in sys.argv[1:]:
+        print(json.dumps([row.as_dict() for row in rows]))
+    else:
+        print_table([row.as_dict() for row in rows])
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """One line per figure: what, against what, the figure and whether it reaches its aim."""
+    width = max(len(row["what"]) for row in rows)
+    for row in rows:
+        sign = ">=" if row["higher_is_better"] else "<="
+        aim = "" if row["aim"] is None else f"{sign} {row['aim']:g}"
+        verdict = {True: "reached", False: "MISSED", None: ""}[row["reached"]]
+        figure = f"{row['value']:8.3g} {row['unit']:<14} {aim:>8} {verdict:<8}"
+        print(f"{row['what']:<{width}}  {figure} {row['anchor']}")
