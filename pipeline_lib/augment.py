@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -83,54 +84,43 @@ def reach(transform: Transform, tile: int) -> int:
     return math.ceil(np.abs(transform.matrix).sum(axis=1).max() * half) + 1
 
 
-def source_offsets(transform: Transform, tile: int, device: torch.device) -> Tensor:
-    """Where each pixel of the patch comes from: float32 offsets (2, tile, tile) in px.
+@lru_cache(maxsize=4)
+def basis(tile: int, grid: int, device: torch.device) -> Tensor:
+    """The functions of row, or of column, that positions are sums of: float32 (tile, grid + 2).
 
-    Rows, then columns, counted from the centre pixel. Bicubic interpolation of the nodes and the affine part
-    both are sums of (function of row) x (function of column): one product of small matrices gives all.
+    The bicubic weight of each of `grid` nodes, the distance from the centre pixel, and 1. With `placement`,
+    `basis @ placement @ basis.T` are the positions in the image (2, tile, tile) of all pixels of a patch.
     """
-    grid = transform.nodes.shape[-1]
-    position = torch.arange(tile, dtype=torch.float32) - tile // 2
     cubic = functional.interpolate(
         torch.eye(grid)[None, None], size=(tile, grid), mode="bicubic", align_corners=True
     )[0, 0]
-    basis = torch.cat([cubic, position[:, None], torch.ones(tile, 1)], dim=1).to(device)
+    distance = torch.arange(tile)[:, None] - tile // 2
+    return torch.cat([cubic, distance, torch.ones(tile, 1)], dim=1).to(device)
+
+
+def placement(transform: Transform, centre: tuple[int, int]) -> np.ndarray:
+    """Coefficients (2, grid + 2, grid + 2) float64 of the positions (row, column) of a patch around `centre`."""
+    grid = transform.nodes.shape[-1]
     terms = np.zeros((2, grid + 2, grid + 2))
     terms[:, :grid, :grid] = transform.nodes
     terms[0, grid, -1] = terms[1, -1, grid] = 1
-    terms = np.einsum("ij,jyx->iyx", transform.matrix, terms)
-    return basis @ torch.as_tensor(terms, dtype=torch.float32, device=device) @ basis.T
+    terms = np.tensordot(transform.matrix, terms, 1)
+    terms[:, -1, -1] += centre
+    return terms
 
 
-def interpolate(image: Tensor, position: Tensor) -> Tensor:
-    """Bilinear values of `image` (c, h, w) at `position` (2, y, x) in px, mirrored at its edges.
+def sample(image: Tensor, terms: np.ndarray, basis: Tensor, mode: str) -> Tensor:
+    """Values (c, y, x) of `image` (c, h, w), mirrored at its edges, at the positions of `terms` and `basis`.
 
-    Returns float32 (c, y, x).
+    `mode` is `bilinear`, `bicubic` or, which leaves values as they are, `nearest`.
     """
-    last = torch.tensor([max(size - 1, 1) for size in image.shape[1:]], device=image.device)
-    grid = (position * (2 / last)[:, None, None]).sub_(1).flip(0).permute(1, 2, 0)  # (x, y) in -1..1
+    last = np.maximum(np.array(image.shape[1:]) - 1, 1)[:, None, None]
+    terms = terms * (2 / last)
+    terms[:, -1, -1] -= 1  # from 0..last to -1..1, and columns first, as grid_sample takes them
+    grid = basis @ torch.as_tensor(terms[::-1].copy(), dtype=torch.float32, device=image.device) @ basis.T
     return functional.grid_sample(
-        image[None], grid[None], mode="bilinear", padding_mode="reflection", align_corners=True
+        image[None], grid.permute(1, 2, 0)[None], mode, padding_mode="reflection", align_corners=True
     )[0]
-
-
-def nearest(position: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Flat index (y, x) int64 of the pixel of an image of `shape` nearest to `position` (2, y, x) in px.
-
-    Mirrored at its edges, as `tiling.mirror` does.
-    """
-    rows, columns = (_mirrored(axis.round(), size - 1) for axis, size in zip(position, shape, strict=True))
-    return rows * shape[1] + columns
-
-
-def pick(image: Tensor, index: Tensor) -> Tensor:
-    """Pixels of `image` (h, w) at flat `index` (y, x), values unchanged."""
-    return image.view(-1).index_select(0, index.view(-1)).view(index.shape)  # several times faster than take
-
-
-def _mirrored(index: Tensor, last: int) -> Tensor:
-    index = index.abs().fmod_(max(2 * last, 1))
-    return index.sub_(last).abs_().neg_().add_(last).long()
 
 
 def vary_gray(image: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:

@@ -26,21 +26,20 @@ CACHE_BYTES = 1 << 30  # for chunks of all volumes together, unpacked once and m
 class Region:
     """What one patch needs, before it is moved: the part of a section that it looks at.
 
-    Image (c, h, w) float32, target (h, w) uint8, weights (h, w) float32; `centre` (row, column) is where in
-    it the patch's centre lies. What lies beyond it is its mirror image: it ends only where the section does.
+    `image` (c, h, w) and `truth`, target class and weight (2, h, w), both float32; `centre` (row, column) is
+    where in it the patch's centre lies. What lies beyond it is its mirror image: it ends only where the
+    section does.
     """
 
     image: Tensor
-    target: Tensor
-    weights: Tensor
+    truth: Tensor
     centre: tuple[int, int]
     transform: augment.Transform
     seed: int
 
     def pinned(self) -> Region:
         """The same in page-locked memory, from which a GPU copies by itself."""
-        tensors = ("image", "target", "weights")
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in tensors})
+        return replace(self, image=self.image.pin_memory(), truth=self.truth.pin_memory())
 
 
 class Patches:
@@ -79,9 +78,10 @@ class Patches:
         rows, columns = (np.arange(size)[part] for size, part in zip(labels.shape[1:], window, strict=True))
         image = self.normalisation.apply(raw[(slice(None), section, *window)], rows, columns)
         target = target_class(labels[(section, *window)], border[(section, *window)])
-        parts = (image, target, np.ascontiguousarray(weights[(section, *window)]))
+        truth = np.stack([target, weights[(section, *window)]], dtype=np.float32)
         return Region(
-            *map(torch.from_numpy, parts),
+            torch.from_numpy(image),
+            torch.from_numpy(truth),
             tuple(c - part.start for c, part in zip(centre, window, strict=True)),
             transform,
             int(rng.integers(2**62)),
@@ -92,17 +92,15 @@ class Patches:
 
         Returns image (1, c, tile, tile), target (1, out, out) int64 and weights (1, out, out).
         """
-        image, target, weights = (
-            tensor.to(device, non_blocking=True) for tensor in (region.image, region.target, region.weights)
-        )
-        position = augment.source_offsets(region.transform, self.tile, device)
-        position += torch.tensor(region.centre, device=device)[:, None, None]
+        transform, context = region.transform, self.geometry.context
+        terms = augment.placement(transform, region.centre)
+        basis = augment.basis(self.tile, transform.nodes.shape[-1], device)
+        inner = basis[context : self.tile - context]
+        image = augment.sample(region.image.to(device, non_blocking=True), terms, basis, "bilinear")
+        truth = augment.sample(region.truth.to(device, non_blocking=True), terms, inner, "nearest")
         generator = torch.Generator(device).manual_seed(region.seed)
-        image = augment.vary_gray(augment.interpolate(image, position), region.transform, generator)
-        context = self.geometry.context
-        inner = position[:, context : self.tile - context, context : self.tile - context]
-        index = augment.nearest(inner, target.shape)
-        return image[None], augment.pick(target, index)[None].long(), augment.pick(weights, index)[None]
+        image = augment.vary_gray(image, transform, generator)
+        return image[None], truth[None, 0].long(), truth[None, 1]
 
     def batches(self, first: int, last: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The patches of iterations first..last-1, read ahead in a thread of their own."""

@@ -22,15 +22,14 @@ from pipeline_lib import inference, metrics, networks, provenance
 from pipeline_lib.augment import Augmentation
 from pipeline_lib.errors import InputError
 from pipeline_lib.files import read_json, replacing
-from pipeline_lib.instances import instances
-from pipeline_lib.labels import target_class
+from pipeline_lib.labels import cells_apart, target_class
 from pipeline_lib.log import logger
 from pipeline_lib.losses import weighted_cross_entropy
 from pipeline_lib.normalisation import Normalisation
 from pipeline_lib.patches import Patches, open_volumes
 
 SECONDS_BETWEEN_LINES = 15
-VALIDATION_THRESHOLD = 0.5
+VALIDATION_THRESHOLDS = tuple(np.arange(1, 10) / 10)
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Settings:
 
     `optimizer` sgd (with `momentum`), adam or adamw; `decay` constant, linear or cosine, after `warm_up`;
     every `validation_interval` the model is scored on the validation volumes and the state saved, and the
-    state best by `best_by` (loss or rand_error) becomes the model.
+    state best by `best_by` (loss or v_rand_thin) becomes the model.
     """
 
     tile: int = 572
@@ -112,7 +111,7 @@ def train(
         "precision": str(precision),
         "threads": threads,
     }
-    run = _Run(settings, net, Path(model).with_suffix(".checkpoint.pt"), _key(record))
+    run = _Run(settings, net, seed, Path(model).with_suffix(".checkpoint.pt"), _key(record))
     parameters = sum(p.numel() for p in net.parameters())
     logger.info(
         "training %s of %.1f million parameters on %s in %s: tile %d -> %d px, %d iterations",
@@ -142,24 +141,23 @@ def train(
         progress = _Progress(run.iteration, settings.iterations)
         losses = []
         for image, target, weights in patches.batches(run.iteration, settings.iterations, device):
-            torch.manual_seed(seed * 2**31 + run.iteration)  # drop-out, too, is a function of the iteration
             loss = run.step(image, target, weights, device, precision)
             losses.append(loss)
             if run.iteration % settings.validation_interval == 0 or run.iteration == settings.iterations:
                 mean_loss = _finite(torch.stack(losses).mean().item(), run.iteration, settings)
                 losses.clear()
-                validation_loss, rand_error = validate(
+                validation_loss, v_rand = validate(
                     net, held_out, normalisation, settings.tile, device, precision
                 )
                 _finite(validation_loss, run.iteration, settings)
-                run.keep(mean_loss, validation_loss, rand_error, progress.rate(run.iteration))
+                run.keep(mean_loss, validation_loss, v_rand, progress.rate(run.iteration))
                 _write_history(history, run.history)
                 logger.info(
-                    "iteration %d: training loss %.4f, validation loss %.4f, validation Rand error %.4f%s",
+                    "iteration %d: training loss %.4f, validation loss %.4f, validation V-Rand %.4f%s",
                     run.iteration,
                     mean_loss,
                     validation_loss,
-                    rand_error,
+                    v_rand,
                     " (best)" if run.best_iteration == run.iteration else "",
                 )
             progress.line(run.iteration, loss)
@@ -178,9 +176,12 @@ def validate(
     device: torch.device,
     precision: torch.dtype,
 ) -> tuple[float, float]:
-    """Weighted cross entropy and Rand error at one threshold, over whole validation volumes."""
+    """Weighted cross entropy and V-Rand after thinning at its best threshold, over whole validation volumes.
+
+    V-Rand is averaged over the sections that have cells, and NaN where none has.
+    """
     net.eval()
-    energy, pixels, errors = 0.0, 0, []
+    energy, pixels, scores = 0.0, 0, []
     for raw, labels, border, weight_map in volumes:
         for z in range(labels.shape[0]):
             probability = np.empty(labels.shape[1:], np.float32)
@@ -192,18 +193,23 @@ def validate(
                 energy -= float((weights[part.write] * np.log(np.maximum(own, 1e-12))).sum(dtype=float))
                 pixels += own.size
                 probability[part.write] = p[1]
-            errors.append(metrics.rand_error(labels[z], instances(probability, VALIDATION_THRESHOLD)))
+            if target.any():
+                truth = metrics.connected_components(cells_apart(labels[z], border[z]))
+                thinned = (metrics.thin_borders(probability > t) for t in VALIDATION_THRESHOLDS)
+                scores.append([metrics.v_rand(truth, predicted) for predicted in thinned])
     net.train()
-    return energy / pixels, float(np.nanmean(errors))  # NaN for a section without cells
+    return energy / pixels, float(np.max(np.mean(scores, axis=0))) if scores else math.nan
 
 
 class _Run:
     """The state of a training, and the file that survives an interruption."""
 
-    def __init__(self, settings: Settings, net: nn.Module, checkpoint: Path, key: str) -> None:
-        self.settings, self.net, self.checkpoint, self.key = settings, net.train(), checkpoint, key
+    def __init__(self, settings: Settings, net: nn.Module, seed: int, checkpoint: Path, key: str) -> None:
+        self.settings, self.net, self.seed = settings, net.train(), seed
+        self.checkpoint, self.key = checkpoint, key
         self.optimizer = _optimizer(net, settings)
         self.iteration, self.history = 0, []
+        self.rim = 0  # px taken off each side of a patch that the device's memory does not hold
         self.best, self.best_value, self.best_iteration = None, math.inf, 0
         if checkpoint.exists():
             self._resume()
@@ -216,32 +222,79 @@ class _Run:
         device: torch.device,
         precision: torch.dtype,
     ) -> torch.Tensor:
-        """One update; the loss stays on the device, so that the CPU need not wait for it."""
+        """One update; the loss stays on the device, so that the CPU need not wait for it.
+
+        Where the device's memory does not hold it, again with less: see `_save_memory`.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.iteration, self.settings)
-        with inference.autocast(device, precision):
-            logits = self.net(image.contiguous(memory_format=torch.channels_last))
-        loss = weighted_cross_entropy(logits, target, weights)
+        torch.manual_seed(self.seed * 2**31 + self.iteration)  # drop-out, too, is a function of the iteration
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.iteration += 1
-        return loss.detach()
+        try:
+            with inference.autocast(device, precision):
+                logits = self.net(self._cropped(image).contiguous(memory_format=torch.channels_last))
+            loss = weighted_cross_entropy(logits, self._cropped(target), self._cropped(weights))
+            del logits
+            loss.backward()
+            self.optimizer.step()
+        except torch.OutOfMemoryError as error:
+            out_of_memory = str(error).splitlines()[0]
+        else:
+            self.iteration += 1
+            return loss.detach()
+        self._save_memory(out_of_memory)  # out of the except clause, whose traceback holds on to tensors
+        return self.step(image, target, weights, device, precision)
 
-    def keep(self, training_loss: float, validation_loss: float, rand_error: float, rate: float) -> None:
+    def _cropped(self, part: torch.Tensor) -> torch.Tensor:
+        return part[..., self.rim : part.shape[-2] - self.rim, self.rim : part.shape[-1] - self.rim]
+
+    def _save_memory(self, why: str) -> None:
+        """Compute activations twice instead of keeping them; where that is not enough, take smaller tiles.
+
+        The first changes no number, but for batch normalisation, which would count every tile twice. Raises
+        `InputError` where the smallest tile is too large.
+        """
+        geometry, tile = self.net.geometry, self.settings.tile - 2 * self.rim
+        normalised = any(isinstance(module, nn.BatchNorm2d) for module in self.net.modules())
+        if not (self.net.checkpointing or normalised):
+            self.net.checkpointing = True
+            logger.info(
+                "tiles of %d px do not fit into the device's memory (%s): activations are computed twice "
+                "instead of kept, which takes longer and gives the same model",
+                tile,
+                why,
+            )
+            return
+        smaller = geometry.input_size(max(geometry.output_size(tile) * 3 // 4, 1))
+        if smaller == tile:
+            raise InputError(
+                f"training: even tiles of {tile} px do not fit into the device's memory ({why}). Lower "
+                "`network.base_channels`, free the device, or set `training.device: cpu`."
+            )
+        self.rim += (tile - smaller) // 2
+        logger.warning(
+            "tiles of %d px do not fit into the device's memory (%s): going on with tiles of %d px, which "
+            "gives another model; set `training.tile: %d` to begin with them",
+            tile,
+            why,
+            smaller,
+            smaller,
+        )
+
+    def keep(self, training_loss: float, validation_loss: float, v_rand: float, rate: float) -> None:
         """Note a validation in the history, keep the state if it is the best, write the checkpoint."""
         self.history.append(
             {
                 "iteration": self.iteration,
                 "training_loss": training_loss,
                 "validation_loss": validation_loss,
-                "validation_rand_error": rand_error,
+                "validation_v_rand_thin": v_rand,
                 "learning_rate": learning_rate(self.iteration - 1, self.settings),
                 "iterations_per_second": rate,
             }
         )
-        value = {"loss": validation_loss, "rand_error": rand_error}[self.settings.best_by]
-        if value < self.best_value:
+        value = {"loss": validation_loss, "v_rand_thin": 1 - v_rand}[self.settings.best_by]
+        if self.best is None or value < self.best_value:
             self.best, self.best_value = copy.deepcopy(self.net.state_dict()), value
             self.best_iteration = self.iteration
         state = {
@@ -274,7 +327,7 @@ def _optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
             net.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
         )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    return kind(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
 def _key(record: dict[str, Any]) -> str:

@@ -29,17 +29,18 @@ def centre(picture):
 
 
 def position(transform, around=(CENTRE, CENTRE)):
-    return augment.source_offsets(transform, TILE, CPU) + torch.tensor(around)[:, None, None]
+    functions = augment.basis(TILE, transform.nodes.shape[-1], CPU).double().numpy()
+    return functions @ augment.placement(transform, around) @ functions.T
 
 
-def picked(picture, place):
-    return augment.pick(picture, augment.nearest(place, picture.shape))
+def sampled(picture, transform, mode, around=(CENTRE, CENTRE)):
+    functions = augment.basis(TILE, transform.nodes.shape[-1], CPU)
+    return augment.sample(picture, augment.placement(transform, around), functions, mode)
 
 
-def test_standing_still_changes_nothing():
-    moved = augment.interpolate(image(), position(STILL))
-    torch.testing.assert_close(moved, centre(image()), atol=1e-5, rtol=0)
-    assert torch.equal(picked(image()[0], position(STILL)), centre(image())[0])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
+def test_standing_still_changes_nothing(mode):
+    torch.testing.assert_close(sampled(image(), STILL, mode), centre(image()), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("quarter", range(4))
@@ -49,9 +50,9 @@ def test_quarter_turns_and_mirrors_move_whole_pixels(quarter, mirror):
     matrix = np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) @ np.diag([mirror, 1])
     transform = Transform(matrix, STILL.nodes, 1.0, 0.0, 1.0, 0.0)
     # rotation takes patch to image coordinates, hence turns the picture the other way
-    expected = torch.rot90(image()[0], -quarter, (-2, -1))
+    expected = torch.rot90(image(), -quarter, (-2, -1))
     expected = expected.flip(-2) if mirror < 0 else expected
-    assert torch.equal(picked(image()[0], position(transform)), centre(expected))
+    assert torch.equal(sampled(image(), transform, "nearest"), centre(expected))
 
 
 @settings(deadline=None, max_examples=60)
@@ -59,42 +60,43 @@ def test_quarter_turns_and_mirrors_move_whole_pixels(quarter, mirror):
 def test_pixels_agree_with_scipy_also_beyond_the_edges_where_the_image_is_mirrored(seed, shape):
     rng = np.random.default_rng(seed)
     transform = augment.draw(Augmentation(elastic_std=3), rng)
-    picture, place = image(seed, (1, *shape)), position(transform, [int(rng.integers(n)) for n in shape])
+    picture, around = image(seed, (1, *shape)), tuple(int(rng.integers(n)) for n in shape)
+    place = position(transform, around)
     twin = functools.partial(ndimage.map_coordinates, picture[0].double().numpy(), mode="mirror")
-    expected = twin(place.double().numpy(), order=1)
-    np.testing.assert_allclose(augment.interpolate(picture, place)[0], expected, atol=2e-4)
-    np.testing.assert_array_equal(picked(picture[0], place), twin(place.round().numpy(), order=0))
+    np.testing.assert_allclose(
+        sampled(picture, transform, "bilinear", around)[0], twin(place, order=1), atol=2e-4
+    )
+    clear = (np.abs(place % 1 - 0.5) > 1e-3).all(axis=0)  # not between two pixels
+    nearest = sampled(picture, transform, "nearest", around)[0].numpy()
+    np.testing.assert_array_equal(nearest[clear], twin(place.round(), order=0)[clear].astype(np.float32))
 
 
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.floats(0, 30))
 def test_reach_holds_everything_the_patch_looks_at(seed, std):
     transform = augment.draw(Augmentation(elastic_std=std), np.random.default_rng(seed))
-    offsets = augment.source_offsets(transform, TILE, CPU)
-    assert offsets.abs().max() <= augment.reach(transform, TILE)
+    assert np.abs(position(transform, (0, 0))).max() <= augment.reach(transform, TILE)
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10**6), st.integers(2, 5))
-def test_offsets_are_the_rotated_sum_of_grid_and_bicubic_displacement(seed, grid):
+def test_positions_are_the_rotated_sum_of_grid_and_bicubic_displacement(seed, grid):
     transform = augment.draw(Augmentation(elastic_grid=grid), np.random.default_rng(seed))
     nodes = torch.as_tensor(transform.nodes, dtype=torch.float64)
     displacement = torch.nn.functional.interpolate(
         nodes[None], size=(TILE, TILE), mode="bicubic", align_corners=True
     )[0].numpy()
     moved = np.indices((TILE, TILE)) - TILE // 2 + displacement
-    expected = np.tensordot(transform.matrix, moved, 1)
-    np.testing.assert_allclose(augment.source_offsets(transform, TILE, CPU), expected, atol=1e-4)
+    expected = np.tensordot(transform.matrix, moved, 1) + np.array([7, 9])[:, None, None]
+    np.testing.assert_allclose(position(transform, (7, 9)), expected, atol=1e-4)
 
 
 def test_displacements_are_those_of_the_nodes_at_the_nodes():
     nodes = np.random.default_rng(0).normal(0, 10, (2, 3, 3))
-    transform = Transform(np.eye(2), nodes, 1.0, 0.0, 1.0, 0.0)
-    tile = 25
-    moved = augment.source_offsets(transform, tile, CPU) - augment.source_offsets(STILL, tile, CPU)
-    np.testing.assert_allclose(moved[:, ::12, ::12], nodes, atol=1e-4)
-    between = moved[0, 6, 12].item()  # bicubic: not the mean of its neighbours, but near them
-    assert between != pytest.approx((nodes[0, 0, 1] + nodes[0, 1, 1]) / 2, abs=1e-3)
+    moved = position(Transform(np.eye(2), nodes, 1.0, 0.0, 1.0, 0.0)) - position(STILL)
+    np.testing.assert_allclose(moved[:, ::23, ::23], nodes[:, ::2, ::2], atol=1e-4)
+    between = moved[0, 0, 6]  # bicubic: not on the line between its neighbours
+    assert abs(between - np.interp(6, [0, 11.5, 23], nodes[0, 0])) > 0.1
 
 
 def test_displacements_have_the_papers_standard_deviation_and_no_bound():
@@ -107,11 +109,11 @@ def test_displacements_have_the_papers_standard_deviation_and_no_bound():
 
 def test_labels_keep_their_values_and_stay_with_their_weights():
     transform = augment.draw(Augmentation(elastic_std=3), np.random.default_rng(1))
-    labels = torch.randint(0, 5, (61, 47), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    place = position(transform, (40, 10))
-    found = picked(labels, place)
-    assert found.dtype == torch.uint8 and len(found.unique()) == 5
-    assert torch.equal(picked(labels.float() * 1.7 + 0.3, place), found.float() * 1.7 + 0.3)
+    labels = torch.randint(0, 5, (1, 61, 47), generator=torch.Generator().manual_seed(0)).float()
+    truth = torch.cat([labels, labels * 1.7 + 0.3])
+    found, weights = sampled(truth, transform, "nearest", (40, 10))
+    assert found.unique().tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(weights, found * 1.7 + 0.3)
 
 
 def test_each_gray_value_setting_does_what_its_name_says():

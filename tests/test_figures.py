@@ -15,8 +15,14 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 from pipeline_lib import layout, metrics
-from pipeline_lib.figures import describe, draw_errors, draw_thresholds, draw_training, draw_volume_strip
-from pipeline_lib.figures.charts import ERRORS, threshold_chart, training_chart
+from pipeline_lib.figures import describe
+from pipeline_lib.figures.charts import (
+    ERRORS,
+    draw_thresholds,
+    draw_training,
+    threshold_chart,
+    training_chart,
+)
 from pipeline_lib.figures.colouring import (
     BACKGROUND,
     COLOURS,
@@ -26,8 +32,8 @@ from pipeline_lib.figures.colouring import (
     magnified,
     rgb,
 )
-from pipeline_lib.figures.errors import CLOSE_UP, NAMES, worst_places
-from pipeline_lib.figures.volume import matched_labels
+from pipeline_lib.figures.errors import CLOSE_UP, NAMES, draw_errors, worst_places
+from pipeline_lib.figures.volume import draw_volume_strip, matched_labels
 from pipeline_lib.files import write_json
 from pipeline_lib.labels import separation_border
 from pipeline_lib.metrics import Mismatch
@@ -293,7 +299,7 @@ HISTORY = pd.DataFrame({
     "iteration": [10, 20, 30],
     "training_loss": [1.0, 0.5, 0.4],
     "validation_loss": [0.9, 0.6, 0.7],
-    "validation_rand_error": [1.0, np.nan, 0.3],
+    "validation_v_rand_thin": [0.1, np.nan, 0.8],
     "learning_rate": [1e-3, 5e-4, 0.0],
     "iterations_per_second": [2.0, 2.0, 2.0],
 })
@@ -309,9 +315,9 @@ def tidy_scores(splits):
 
 
 def test_training_chart_holds_the_history():
-    loss, rand_error, rate = training_chart(HISTORY).axes
+    loss, v_rand, rate = training_chart(HISTORY).axes
     assert [line.get_ydata().tolist() for line in loss.lines] == [[1.0, 0.5, 0.4], [0.9, 0.6, 0.7]]
-    assert rand_error.lines[0].get_xdata().tolist() == [10, 20, 30]
+    np.testing.assert_array_equal(v_rand.lines[0].get_ydata(), [0.1, np.nan, 0.8])
     assert rate.lines[0].get_ydata().tolist() == [1e-3, 5e-4, 0]
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 
 from pipeline_lib import evaluation, figures, layout, metrics, networks, segmentation
 from pipeline_lib.figures import charts
+from pipeline_lib.figures.errors import draw_errors
+from pipeline_lib.figures.volume import draw_volume_strip
 from pipeline_lib.files import write_json
 from pipeline_lib.normalisation import Normalisation
 from pipeline_lib.report import SCORES, at_chosen_threshold, digits, duration, mean_scores, write_report
@@ -57,17 +59,17 @@ def pictures(tmp_path_factory):
         write_json(folder / f"{name}.json", {"threshold": t, "criterion": "v_rand_thin",
                                              "grid": [0.2, 0.3, 0.85], "value": [0.25, 0.75, 0.5]})
     for name, weights in (("test-0", folder / "test-0.h5"), ("new", None)):
-        figures.draw_volume_strip(folder / f"{name}.h5", weights, folder / f"{name}.h5", folder / "unet.json",
-                                  folder / f"strip/{name}.png", volume=name, split="test")
-    figures.draw_errors(folder / "test-0.h5", folder / "test-0.h5", folder / "unet.json",
-                        folder / "errors/test-0.png", volume="test-0")
+        draw_volume_strip(folder / f"{name}.h5", weights, folder / f"{name}.h5", folder / "unet.json",
+                          folder / f"strip/{name}.png", volume=name, split="test")
+    draw_errors(folder / "test-0.h5", folder / "test-0.h5", folder / "unet.json",
+                folder / "errors/test-0.png", volume="test-0")
     pd.DataFrame({"iteration": [50, 100], "training_loss": [1.0, 0.5], "validation_loss": [1.1, 0.6],
-                  "validation_rand_error": [0.9, 0.2], "learning_rate": [1e-3, 0.0],
+                  "validation_v_rand_thin": [0.9, 0.2], "learning_rate": [1e-3, 0.0],
                   "iterations_per_second": [0.6, 0.5]}).to_csv(folder / "history.csv", index=False)
-    figures.draw_training(folder / "history.csv", folder / "training.png")
+    charts.draw_training(folder / "history.csv", folder / "training.png")
     tidy_scores().to_csv(folder / "scores.csv", index=False)
     thresholds = [folder / f"{name}.json" for name in THRESHOLDS]
-    figures.draw_thresholds(folder / "scores.csv", thresholds, folder / "thresholds.png")
+    charts.draw_thresholds(folder / "scores.csv", thresholds, folder / "thresholds.png")
     write_json(folder / "statistics.json", {"class_frequencies": [0.25, 0.75]})
     arguments = {"depth": 1, "base_channels": 2, "input_channels": 1}
     normalisation = Normalisation("mean_std", "uint8", np.zeros((1, 1, 1)), np.ones((1, 1, 1)))

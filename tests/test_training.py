@@ -1,15 +1,18 @@
+import functools
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from pipeline_lib import layout, training
+from pipeline_lib import layout, metrics, networks, training
 from pipeline_lib.dataset import build_weight_map, measure_statistics
 from pipeline_lib.errors import InputError
-from pipeline_lib.labels import label_cells, separation_border
+from pipeline_lib.labels import cells_apart, label_cells, separation_border
 from pipeline_lib.networks import Model
+from pipeline_lib.networks.unet import UNet
 from pipeline_lib.training import Settings, learning_rate
 
 NETWORK = {"name": "unet", "depth": 1, "base_channels": 4, "dropout": 0.3, "batch_normalisation": True}
@@ -85,7 +88,7 @@ def test_it_learns(inputs, tmp_path):
     run(inputs, tmp_path, iterations=400, validation_interval=200, network=NETWORK | {"dropout": 0.0})
     history = pd.read_csv(tmp_path / "history.csv")
     assert list(history.iteration) == [200, 400]
-    assert history.validation_rand_error.min() < 0.1
+    assert history.validation_v_rand_thin.max() > 0.95
     assert history.validation_loss.iloc[-1] < 0.5 * history.training_loss.iloc[0]
 
 
@@ -128,7 +131,7 @@ def test_interrupted_training_ends_with_the_same_bytes(inputs, tmp_path, monkeyp
     assert same(run(inputs, tmp_path / "cut", optimizer=optimizer), whole)
     assert steps == list(range(4, 12))
     assert not checkpoint.exists()
-    columns = ["iteration", "training_loss", "validation_loss", "validation_rand_error", "learning_rate"]
+    columns = ["iteration", "training_loss", "validation_loss", "validation_v_rand_thin", "learning_rate"]
     pd.testing.assert_frame_equal(
         pd.read_csv(tmp_path / "cut/history.csv")[columns],
         pd.read_csv(tmp_path / "whole/history.csv")[columns],
@@ -147,14 +150,14 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(inputs, tmp_path, monkeyp
     assert same(run(inputs, tmp_path / "a"), resumed)
 
 
-@pytest.mark.parametrize("best_by", ["loss", "rand_error"])
+@pytest.mark.parametrize("best_by", ["loss", "v_rand_thin"])
 def test_the_best_state_by_validation_is_the_model(inputs, tmp_path, monkeypatch, best_by):
-    """Made-up values, of which loss and Rand error find another state best, and neither the last."""
-    values = {4: (0.5, 0.2), 8: (0.3, 0.4), 12: (0.9, 0.9)}
+    """Made-up values, of which loss and V-Rand find another state best, and neither the last."""
+    values = {4: (0.5, 0.9), 8: (0.3, 0.6), 12: (0.9, 0.1)}
     iterations = iter(values)
     monkeypatch.setattr(training, "validate", lambda *_: values[next(iterations)])
     kept = run(inputs, tmp_path / "whole", best_by=best_by, decay="constant")
-    best = {"loss": 8, "rand_error": 4}[best_by]
+    best = {"loss": 8, "v_rand_thin": 4}[best_by]
     assert Model.load(tmp_path / "whole/model.pt").provenance["best_iteration"] == best
     monkeypatch.undo()
     assert same(
@@ -192,7 +195,7 @@ def test_a_step_is_the_optimisers_with_rate_momentum_and_decay_of_the_settings(t
     settings = Settings(optimizer=optimizer, learning_rate=0.1, momentum=0.9, weight_decay=0.01, warm_up=4)
     net = torch.nn.Conv2d(1, 2, 1, bias=False)
     torch.nn.init.constant_(net.weight, 0.5)
-    steps = training._Run(settings, net, tmp_path / "none.pt", "")
+    steps = training._Run(settings, net, 0, tmp_path / "none.pt", "")
     image, target, weights = (
         torch.ones(1, 1, 1, 1),
         torch.ones(1, 1, 1, dtype=torch.long),
@@ -240,8 +243,8 @@ def test_validation_images_of_another_gray_scale_are_refused_before_training(inp
         run([*inputs[:2], [tmp_path / "other.h5"], *inputs[3:]], tmp_path)
 
 
-def test_validation_loss_is_the_training_energy(inputs, tmp_path):
-    """Computed again from scratch: the weighted cross entropy over whole sections."""
+def test_validation_is_the_training_energy_and_v_rand(inputs, tmp_path):
+    """Computed again from scratch, over whole sections."""
     run(inputs, tmp_path, iterations=4)
     model = Model.load(tmp_path / "model.pt")
     net = model.network.eval()
@@ -253,7 +256,7 @@ def test_validation_loss_is_the_training_energy(inputs, tmp_path):
             weights["weight_map"][:],
         )
     context = net.geometry.context
-    energy = []
+    energy, v_rand = [], []
     for z in range(2):
         size = [net.geometry.input_size(n) for n in raw.shape[1:]]
         padding = [(context, s - context - n) for s, n in zip(size, raw.shape[1:], strict=True)]
@@ -264,8 +267,72 @@ def test_validation_loss_is_the_training_energy(inputs, tmp_path):
             log_p = net(torch.from_numpy(image)[None])[0, :, :60, :64].log_softmax(0).numpy()
         target = (labels[z] > 0) & (border[z] == 0)
         energy.append(-(w[z] * np.where(target, log_p[1], log_p[0])).mean())
+        scores = metrics.isbi_scores(
+            cells_apart(labels[z], border[z]), np.exp(log_p[1]), thresholds=np.arange(1, 10) / 10
+        )
+        v_rand.append(scores[scores.metric == "v_rand_thin"].value.to_numpy())
     history = pd.read_csv(tmp_path / "history.csv")
     assert history.validation_loss.iloc[-1] == pytest.approx(np.mean(energy), rel=1e-5)
+    assert history.validation_v_rand_thin.iloc[-1] == pytest.approx(np.mean(v_rand, axis=0).max(), rel=1e-5)
+
+
+class Cramped(UNet):
+    """A network on a device of so little memory: it counts what is kept for the gradient, in bytes."""
+
+    limit = 0
+
+    def forward(self, x):
+        kept = []
+
+        def keep(tensor):
+            kept.append(tensor.untyped_storage().nbytes())
+            if sum(kept) > self.limit:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much.")
+            return tensor
+
+        if not self.training:
+            return super().forward(x)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            return super().forward(x)
+
+
+@pytest.fixture
+def cramped(monkeypatch, caplog):
+    caplog.set_level("INFO", "bordure")
+    monkeypatch.setitem(networks.NETWORKS, "unet", Cramped)
+    return functools.partial(monkeypatch.setattr, Cramped, "limit")
+
+
+PLAIN = NETWORK | {"batch_normalisation": False}
+
+
+def test_where_memory_is_short_activations_are_computed_twice_and_the_model_is_the_same(
+    inputs, tmp_path, cramped, caplog
+):
+    cramped(10**9)
+    whole = run(inputs, tmp_path / "whole", network=PLAIN)
+    cramped(300_000)
+    assert same(run(inputs, tmp_path / "cramped", network=PLAIN), whole)
+    assert "computed twice instead of kept" in caplog.text and "going on with tiles" not in caplog.text
+
+
+def test_where_memory_is_very_short_tiles_are_smaller_with_a_line_that_says_so(
+    inputs, tmp_path, cramped, caplog
+):
+    cramped(150_000)
+    trained = run(inputs, tmp_path / "cramped", network=PLAIN)
+    (size,) = set(re.findall(r"set `training.tile: (\d+)`", caplog.text))
+    # patches have the same centres, and the loss is that of their inner part
+    assert not same(trained, run(inputs, tmp_path / "small", network=PLAIN, tile=int(size)))
+    cramped(0)
+    with pytest.raises(InputError, match=r"even tiles of \d+ px do not fit .* Lower `network.base_channels`"):
+        run(inputs, tmp_path / "none", network=PLAIN)
+
+
+def test_batch_normalisation_counts_each_tile_once(inputs, tmp_path, cramped, caplog):
+    cramped(500_000)
+    run(inputs, tmp_path)
+    assert "going on with tiles" in caplog.text and "computed twice" not in caplog.text
 
 
 def test_a_loss_that_is_no_number_says_what_to_change(inputs, tmp_path):

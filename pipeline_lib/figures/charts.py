@@ -46,15 +46,15 @@ def draw_thresholds(scores: Path, thresholds: Sequence[Path], output: Path) -> N
 
 
 def training_chart(history: pd.DataFrame) -> Figure:
-    """Three charts: losses, validation Rand error, learning rate."""
+    """Three charts: losses, validation V-Rand, learning rate."""
     table = history.set_index("iteration")
     marker = "o" if len(table) < 20 else ""
-    figure, (loss, rand_error, rate) = _charts(3)
+    figure, (loss, v_rand, rate) = _charts(3)
     loss.plot(table.training_loss, color=BLUE, marker=marker, label="training")
     loss.plot(table.validation_loss, "--", color=VERMILLION, marker=marker, label="validation")
     loss.set(title="loss", ylim=(0, None))
-    rand_error.plot(table.validation_rand_error, "--", color=VERMILLION, marker=marker)
-    rand_error.set(title="validation Rand error at threshold 0.5", ylim=(0, None))
+    v_rand.plot(table.validation_v_rand_thin, "--", color=VERMILLION, marker=marker)
+    v_rand.set(title="validation V-Rand, thinned, at its best threshold", ylim=(None, 1))
     rate.plot(table.learning_rate, color=INK, marker=marker)
     rate.set(title="learning rate", ylim=(0, None), xlabel="iteration")
     figure.legend(*loss.get_legend_handles_labels(), loc="outside upper left", ncols=2)

@@ -1,0 +1,288 @@
+"""Training against plain eager float32, and whether its patches come in time.
+
+    python -m benchmarks.bench_training
+
+The paper's network (64 to 1024 channels, 572 px tiles) for the step, a network of 16 channels, whose short
+steps are hard to feed, for the patches. All on a drawn volume, with the threads the machine has but where one
+is stated.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import harness
+from benchmarks.harness import Row, ratio, side_by_side
+from pipeline_lib import augment, inference, networks
+from pipeline_lib.augment import Augmentation
+from pipeline_lib.dataset import build_dataset, build_weight_map, measure_statistics
+from pipeline_lib.files import read_json
+from pipeline_lib.normalisation import Normalisation
+from pipeline_lib.patches import Patches, open_volumes
+from pipeline_lib.synthesis import draw_volume
+from pipeline_lib.tiling import unet_geometry
+from pipeline_lib.training import Settings, _Run
+
+TILE = 572
+PAPER = {"base_channels": 64}
+SMALL = {"base_channels": 16, "dropout": 0.2}  # that of config/isbi2012.yaml
+CURVE = 200  # iterations
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def measure() -> list[Row]:
+    device = inference.choose_device("auto")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        patches = drawn_patches(Path(folder), stack)
+        batch = patches.move(patches.read(0), device)
+        step, row = steps(batch, device)
+        return [
+            *row,
+            loss_curves(patches, device),
+            waiting(patches, device),
+            augmentation(patches),
+            *reading(patches, step),
+        ]
+
+
+def drawn_patches(folder: Path, stack: ExitStack) -> Patches:
+    """Patches of a volume as the workflow makes it, four sections of 512 px."""
+    images, annotation = folder / "images.tif", folder / "labels.tif"
+    draw_volume(
+        images, annotation, sections=4, size=512, cell_diameter=44, membrane_width=(3, 6), noise=0.06, seed=0
+    )
+    dataset, weights, found = folder / "volume.h5", folder / "weights.h5", folder / "statistics.json"
+    build_dataset(images, annotation, dataset, sections="all")
+    measure_statistics([dataset], found)
+    build_weight_map(dataset, found, weights)
+    normalisation = Normalisation.from_dict(read_json(found)["normalisation"])
+    volumes = open_volumes(stack, [dataset], [weights])
+    return Patches(volumes, normalisation, unet_geometry(4), TILE, Augmentation(), 0)
+
+
+def our_step(network: dict[str, Any], device: torch.device, optimizer: str = "sgd") -> Callable[[Batch], Any]:
+    """The training stage's own step, as it chooses precision, layout and optimiser on this device."""
+    torch.manual_seed(0)
+    net = networks.build("unet", **network).to(device, memory_format=torch.channels_last)
+    precision = inference.choose_precision("auto", device)
+    run = _Run(Settings(optimizer=optimizer, tile=TILE), net, 0, Path("none"), "")
+    return lambda batch: run.step(*batch, device, precision)
+
+
+def eager_step(
+    network: dict[str, Any], device: torch.device, optimizer: str = "sgd", seed: int = 0
+) -> Callable[[Batch], Any]:
+    """The same in float32, contiguous, with torch's own cross entropy: what one writes first."""
+    torch.manual_seed(seed)
+    net = networks.build("unet", **network).to(device).train()
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+    more = {"momentum": 0.99} if optimizer == "sgd" else {}
+    update = kinds[optimizer](net.parameters(), lr=1e-3, foreach=False, **more)
+    torch.backends.cudnn.allow_tf32 = False
+    iteration = 0
+
+    def step(batch: Batch) -> torch.Tensor:
+        nonlocal iteration
+        image, target, weights = batch
+        for group in update.param_groups:
+            group["lr"] = 1e-3 * min(iteration + 1, 100) / 100  # the stage's warm-up
+        iteration += 1
+        loss = (weights * torch.nn.functional.cross_entropy(net(image), target, reduction="none")).mean()
+        update.zero_grad()
+        loss.backward()
+        update.step()
+        return loss.detach()
+
+    return step
+
+
+def steps(batch: Batch, device: torch.device) -> tuple[float, list[Row]]:
+    """The paper's network: a step against plain eager, and against the machine's own matrix product."""
+    ours, eager = our_step(PAPER, device), eager_step(PAPER, device)
+    times = side_by_side({"ours": lambda: ours(batch), "eager": lambda: eager(batch)}, rounds=4)
+    gpu = device.type == "cuda"
+    with FlopCounterMode(display=False) as counter:
+        ours(batch)
+    taken = statistics.median(times["ours"])
+    details = {
+        "seconds": taken,
+        "eager_seconds": statistics.median(times["eager"]),
+        "teraflop_per_step": counter.get_total_flops() / 1e12,
+        "precision": str(inference.choose_precision("auto", device)),
+        "peak_bytes": torch.cuda.max_memory_allocated() if gpu else harness.peak_memory(),
+    }
+    where = "GPU" if gpu else "CPU"
+    rows = [
+        Row(
+            f"training step of the paper's network, {where}",
+            "plain eager float32",
+            ratio(times, "eager", "ours"),
+            "x faster",
+            6.0 if gpu else 2.0,
+            True,
+            details,
+        )
+    ]
+    rate = matrix_rate(device, 8192 if gpu else 2048)
+    rows.append(
+        Row(
+            f"its arithmetic, {where}",
+            "bf16 matrix product",
+            counter.get_total_flops() / taken / rate,
+            "of the rate",
+            0.35 if gpu else None,
+            True,
+            {"matrix_teraflops": rate / 1e12},
+        )
+    )
+    small = our_step(SMALL, device)
+    (fast,) = side_by_side({"small": lambda: small(batch)}, rounds=7).values()
+    return (taken if gpu else min(fast)), rows
+
+
+def matrix_rate(device: torch.device, size: int) -> float:
+    """Floating-point operations per second of a product of two bfloat16 matrices."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    times = side_by_side({"product": lambda: a @ b}, rounds=9)
+    return 2 * size**3 / min(times["product"])
+
+
+def loss_curves(patches: Patches, device: torch.device) -> Row:
+    """Loss on the same patches: ours, eager float32, and that from another initial state."""
+    candidates = {
+        "ours": our_step(SMALL, device, "adam"),
+        "eager": eager_step(SMALL, device, "adam"),
+        "eager, another seed": eager_step(SMALL, device, "adam", seed=1),
+    }
+    losses: dict[str, list[float]] = {name: [] for name in candidates}
+    for batch in patches.batches(0, CURVE, device):
+        for name, step in candidates.items():
+            losses[name].append(float(step(batch)))
+    ours, eager, other = (np.array(values)[CURVE // 2 :] for values in losses.values())
+    return Row(
+        f"loss of iterations {CURVE // 2}-{CURVE}, ours - eager float32",
+        "spread over seeds",
+        abs(ours.mean() - eager.mean()) / abs(other.mean() - eager.mean()),
+        "of the spread",
+        1.0,
+        details={name: [round(v, 4) for v in values] for name, values in losses.items()},
+    )
+
+
+def waiting(patches: Patches, device: torch.device, count: int = 10) -> Row:
+    """What steps on fresh patches take above steps on one patch, of the small network."""
+    step, fresh = our_step(SMALL, device), endless(patches, device)
+    one = patches.move(patches.read(0), device)
+
+    def many(source: Callable[[], Batch]) -> None:
+        for _ in range(count):
+            step(source())
+
+    candidates = {"fresh": lambda: many(lambda: next(fresh)), "one": lambda: many(lambda: one)}
+    times = side_by_side(candidates, rounds=7)
+    return Row(
+        "data and augmentation, 16 channels",
+        "the step itself",
+        1 - ratio(times, "one", "fresh"),
+        "of a step",
+        0.05 if device.type == "cuda" else 0.10,
+        details={"iterations_per_second": count / statistics.median(times["fresh"])},
+    )
+
+
+def endless(patches: Patches, device: torch.device) -> Iterator[Batch]:
+    yield from patches.batches(0, 10**9, device)
+
+
+def augmentation(patches: Patches) -> Row:
+    """One patch of image, target and weights, moved by torch and by `map_coordinates`, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    region, cpu = patches.read(0), torch.device("cpu")
+    image, target, weights = twin(region, patches)
+    ours = patches.move(region, cpu)
+    interpolation = np.abs(ours[0][0].numpy() - image).max()
+    # a pixel whose source lies between two, to rounding, may go either way
+    differing = max(np.mean(ours[1][0].numpy() != target), np.mean(ours[2][0].numpy() != weights))
+    assert interpolation < 1e-2 and differing < 1e-3, (interpolation, differing)
+    candidates = {"ours": lambda: patches.move(region, cpu), "twin": lambda: twin(region, patches)}
+    times = side_by_side(candidates, rounds=15)
+    torch.set_num_threads(threads)
+    return Row(
+        "augmentation of a 572 px patch, one thread",
+        "scipy map_coordinates",
+        ratio(times, "twin", "ours"),
+        "x faster",
+        5.0,
+        True,
+        {
+            "milliseconds": 1000 * statistics.median(times["ours"]),
+            "largest_difference_of_image": float(interpolation),
+            "share_of_labels_that_differ": float(differing),
+        },
+    )
+
+
+def twin(region: Any, patches: Patches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same augmentation with numpy and scipy."""
+    transform, context = region.transform, patches.geometry.context
+    functions = augment.basis(TILE, transform.nodes.shape[-1], torch.device("cpu")).numpy()
+    place = functions @ augment.placement(transform, region.centre) @ functions.T
+    inner = place[:, context : TILE - context, context : TILE - context]
+    image = np.stack(
+        [ndimage.map_coordinates(c, place, order=1, mode="mirror") for c in region.image.numpy()]
+    )
+    target, weights = (
+        ndimage.map_coordinates(array.numpy(), inner, order=0, mode="mirror") for array in region.truth
+    )
+    span = image.max() - image.min()
+    low = image.min()
+    image = ((image - low) / span) ** transform.gamma * span + low
+    generator = torch.Generator().manual_seed(region.seed)
+    noise = torch.randn(image.shape, generator=generator).numpy()
+    return image * transform.gain + transform.offset + noise * transform.noise, target, weights
+
+
+def reading(patches: Patches, step: float) -> list[Row]:
+    """Random patches out of the dataset file, after a first pass, and out of arrays in memory."""
+    in_memory = Patches(
+        [tuple(array[...] for array in volume) for volume in patches.volumes],
+        patches.normalisation,
+        patches.geometry,
+        TILE,
+        patches.augmentation,
+        patches.seed,
+    )
+
+    def many(source: Patches) -> None:
+        for iteration in range(20):
+            source.read(iteration)
+
+    times = side_by_side({"file": lambda: many(patches), "memory": lambda: many(in_memory)}, rounds=9)
+    each = statistics.median(times["file"]) / 20
+    return [
+        Row(
+            "reading random patches from the file, one thread",
+            "what the fastest step consumes",
+            step / each,
+            "x as many",
+            3.0,
+            True,
+            {"milliseconds": 1000 * each, "step_milliseconds": 1000 * step},
+        ),
+        Row("reading random patches from the file", "from memory", ratio(times, "file", "memory")),
+    ]
+
+
+if __name__ == "__main__":
+    harness.main(measure)
