@@ -205,17 +205,24 @@ def endless(patches: Patches, device: torch.device) -> Iterator[Batch]:
 
 
 def augmentation(patches: Patches) -> Row:
-    """One patch of image, target and weights, moved by torch and by `map_coordinates`, on one thread."""
+    """One patch of image, target and weights, moved by torch and by scipy, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     region, cpu = patches.read(0), torch.device("cpu")
-    image, target, weights = twin(region, patches)
+    functions = augment.basis(TILE, region.transform.nodes.shape[-1], cpu).numpy()
+    shared = functions @ augment.placement(region.transform, region.centre) @ functions.T
+    image, target, weights = twin(region, patches, shared)
     ours = patches.move(region, cpu)
-    interpolation = np.abs(ours[0][0].numpy() - image).max()
+    # a cubic spline and cubic convolution are two curves through the same pixels
+    difference = np.abs(ours[0][0].numpy() - image).mean() / image.std()
     # a pixel whose source lies between two, to rounding, may go either way
     differing = max(np.mean(ours[1][0].numpy() != target), np.mean(ours[2][0].numpy() != weights))
-    assert interpolation < 1e-2 and differing < 1e-3, (interpolation, differing)
-    candidates = {"ours": lambda: patches.move(region, cpu), "twin": lambda: twin(region, patches)}
+    assert difference < 0.05 and differing < 1e-3, (difference, differing)
+    candidates = {
+        "ours": lambda: patches.move(region, cpu),
+        "twin": lambda: twin(region, patches, twin_positions(region)),
+        "twin, positions given": lambda: twin(region, patches, shared),
+    }
     times = side_by_side(candidates, rounds=15)
     torch.set_num_threads(threads)
     return Row(
@@ -227,26 +234,37 @@ def augmentation(patches: Patches) -> Row:
         True,
         {
             "milliseconds": 1000 * statistics.median(times["ours"]),
-            "largest_difference_of_image": float(interpolation),
+            "times_faster_with_the_positions_given_to_the_twin": ratio(
+                times, "twin, positions given", "ours"
+            ),
+            "mean_difference_of_image_in_its_standard_deviations": float(difference),
             "share_of_labels_that_differ": float(differing),
         },
     )
 
 
-def twin(region: Any, patches: Patches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def twin_positions(region: Any) -> np.ndarray:
+    """Where each pixel comes from (2, y, x): the nodes' displacements by cubic splines, then the rotation."""
+    nodes, patch = region.transform.nodes, np.indices((TILE, TILE))
+    node = patch * (nodes.shape[-1] - 1) / (TILE - 1)
+    moved = [
+        axis - TILE // 2 + ndimage.map_coordinates(of_nodes, node, order=3, mode="nearest")
+        for axis, of_nodes in zip(patch, nodes, strict=True)
+    ]
+    return np.tensordot(region.transform.matrix, moved, 1) + np.array(region.centre)[:, None, None]
+
+
+def twin(region: Any, patches: Patches, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same augmentation with numpy and scipy."""
     transform, context = region.transform, patches.geometry.context
-    functions = augment.basis(TILE, transform.nodes.shape[-1], torch.device("cpu")).numpy()
-    place = functions @ augment.placement(transform, region.centre) @ functions.T
     inner = place[:, context : TILE - context, context : TILE - context]
     image = np.stack(
-        [ndimage.map_coordinates(c, place, order=1, mode="mirror") for c in region.image.numpy()]
+        [ndimage.map_coordinates(c, place, order=3, mode="mirror") for c in region.image.numpy()]
     )
     target, weights = (
         ndimage.map_coordinates(array.numpy(), inner, order=0, mode="mirror") for array in region.truth
     )
-    span = image.max() - image.min()
-    low = image.min()
+    low, span = image.min(), image.max() - image.min()
     image = ((image - low) / span) ** transform.gamma * span + low
     generator = torch.Generator().manual_seed(region.seed)
     noise = torch.randn(image.shape, generator=generator).numpy()

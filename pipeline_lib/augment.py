@@ -3,7 +3,8 @@
 Ronneberger et al. 2015, section 3.1.
 
 A transform is a handful of numbers, drawn on the CPU; the pixels are moved on the device the training runs
-on. Images are interpolated; labels and weights are picked whole from the nearest pixel, and so never blurred.
+on. Images are interpolated, bicubically, for bilinear interpolation blurs: a network trained on blurred
+patches meets sharper images in prediction. Labels and weights are picked whole from the nearest pixel.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def basis(tile: int, grid: int, device: torch.device) -> Tensor:
 
 
 def placement(transform: Transform, centre: tuple[int, int]) -> np.ndarray:
-    """Coefficients (2, grid + 2, grid + 2) float64 of the positions (row, column) of a patch around `centre`."""
+    """Coefficients (2, grid + 2, grid + 2) of the positions (row, column) of a patch around `centre`."""
     grid = transform.nodes.shape[-1]
     terms = np.zeros((2, grid + 2, grid + 2))
     terms[:, :grid, :grid] = transform.nodes
@@ -112,7 +113,7 @@ def placement(transform: Transform, centre: tuple[int, int]) -> np.ndarray:
 def sample(image: Tensor, terms: np.ndarray, basis: Tensor, mode: str) -> Tensor:
     """Values (c, y, x) of `image` (c, h, w), mirrored at its edges, at the positions of `terms` and `basis`.
 
-    `mode` is `bilinear`, `bicubic` or, which leaves values as they are, `nearest`.
+    `mode` is `bicubic` or, which leaves values as they are, `nearest`.
     """
     last = np.maximum(np.array(image.shape[1:]) - 1, 1)[:, None, None]
     terms = terms * (2 / last)

@@ -96,7 +96,7 @@ class Patches:
         terms = augment.placement(transform, region.centre)
         basis = augment.basis(self.tile, transform.nodes.shape[-1], device)
         inner = basis[context : self.tile - context]
-        image = augment.sample(region.image.to(device, non_blocking=True), terms, basis, "bilinear")
+        image = augment.sample(region.image.to(device, non_blocking=True), terms, basis, "bicubic")
         truth = augment.sample(region.truth.to(device, non_blocking=True), terms, inner, "nearest")
         generator = torch.Generator(device).manual_seed(region.seed)
         image = augment.vary_gray(image, transform, generator)

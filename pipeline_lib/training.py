@@ -101,6 +101,7 @@ def train(
     name = arguments.pop("name")
     net = networks.build(name, **arguments).to(device, memory_format=torch.channels_last)
     net.geometry.output_size(settings.tile)
+    torch.backends.cudnn.benchmark = True  # every tile has one size: worth finding its fastest algorithms
     inputs = [*train, *train_weight_maps, *validation, *validation_weight_maps, statistics]
     record = provenance.record(
         inputs, network=network, training=training, augmentation=augmentation, seed=seed
