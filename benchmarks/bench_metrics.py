@@ -1,52 +1,32 @@
-"""The scores against one distance transform: `python benchmarks/bench_metrics.py`.
+"""The scores against one distance transform, and how they grow: `python -m benchmarks.bench_metrics`.
 
-One drawn section of 512 x 512 px, all thresholds of the challenge, one thread, code compiled before. Each
-round times all of them in turn, so that a machine whose speed drifts does not decide; the table has the
-medians of the ratios. Then: cost per pixel as the section and the number of its cells grow, peak memory of 10
-sections of 2048 x 2048 px, all cores.
+The cost of the parts is that of one drawn section of 512 x 512 px at all thresholds of the challenge on one
+thread, as `scipy.ndimage.distance_transform_edt` runs by nature. A stack takes every core there is.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import KDTree
 
+from benchmarks import harness
+from benchmarks.drawing import draw_labels, draw_maps
 from pipeline_lib import metrics
 from pipeline_lib.metrics.information import information
 from pipeline_lib.metrics.rand import foreground_squares
 
-RESULTS = Path(__file__).parent / "results"
-ROUNDS = 9
-LIMITS = {"warping": 12, "v_rand_v_info": 6, "everything": 25}  # times one distance transform
+CORES = len(os.sched_getaffinity(0))
 
 
-def draw(size: int, cell_diameter: float = 44, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Cells (y, x) between membranes of 4 px; probability maps of them: a good one, a poor one, and noise."""
-    rng = np.random.default_rng(seed)
-    centres = rng.random((round((size / cell_diameter) ** 2), 2)) * size
-    pixels = np.indices((size, size)).reshape(2, -1).T
-    nearest, second = KDTree(centres).query(pixels, k=2)[0].T.reshape(2, size, size)
-    cells = second - nearest > 4
-    blurred = ndimage.gaussian_filter(cells.astype(float), 1.5)
-    fine, coarse = (ndimage.gaussian_filter(rng.normal(0, 1, cells.shape), sigma) for sigma in (2, 4))
-    maps = {
-        "good": blurred + 0.15 * fine / fine.std(),
-        "poor": 0.5 * blurred + 0.25 + 0.2 * coarse / coarse.std(),
-        "white noise": rng.random(cells.shape),
-    }
-    return cells, {name: probability.clip(0, 1).astype(np.float32) for name, probability in maps.items()}
+def measure() -> list[harness.Row]:
+    return [*parts(), scaling(), growth(), memory()]
 
 
 def warping(cells: np.ndarray, probability: np.ndarray) -> None:
@@ -66,101 +46,103 @@ def everything(cells: np.ndarray, probability: np.ndarray) -> None:
     metrics.isbi_scores(cells, probability, workers=1)
 
 
-def seconds(call: Callable, *arguments) -> float:
-    start = time.perf_counter()
-    call(*arguments)
-    return time.perf_counter() - start
-
-
-def ratios(cells: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    """Median over the rounds of each part's time over that of a distance transform in the same round."""
-    parts = (warping, v_rand_v_info, everything)
-    rounds = []
-    for _ in range(ROUNDS):
-        transform = seconds(ndimage.distance_transform_edt, cells)
-        rounds.append([transform, *(seconds(part, cells, probability) / transform for part in parts)])
-    transform, *of_parts = map(statistics.median, zip(*rounds, strict=True))
-    return {"distance_transform_ms": 1000 * transform} | {
-        part.__name__: ratio for part, ratio in zip(parts, of_parts, strict=True)
-    }
-
-
-def growth() -> list[dict[str, float]]:
-    """Nanoseconds per pixel and threshold of all scores, as sections and their number of cells grow."""
-    rows = []
-    for size, diameter in ((512, 44), (1024, 44), (2048, 44), (2048, 120), (2048, 19)):
-        cells, maps = draw(size, diameter)
-        best = min(seconds(everything, cells, maps["good"]) for _ in range(3))
-        rows.append(
-            {
-                "size": size,
-                "cells": int(metrics.connected_components(cells).max()),
-                "ns_per_pixel": best / cells.size / len(metrics.CHALLENGE_THRESHOLDS) * 1e9,
-            }
+def parts() -> list[harness.Row]:
+    """Each part in distance transforms, for the worst of the probability maps."""
+    limits = {warping: 12, v_rand_v_info: 6, everything: 25}
+    cells = draw_labels(512)
+    ratios: dict = {part: {} for part in limits}
+    for name, probability in draw_maps(cells).items():
+        calls = {part: (lambda part=part, p=probability: part(cells, p)) for part in limits}
+        times = harness.side_by_side({"transform": lambda: ndimage.distance_transform_edt(cells), **calls}, 9)
+        for part in limits:
+            ratios[part][name] = harness.ratio(times, part, "transform")
+    return [
+        harness.Row(
+            f"scores of 512 x 512 px, {part.__name__.replace('_', ' ')}, worst map",
+            "one distance_transform_edt",
+            max(ratios[part].values()),
+            aim=limit,
+            details=ratios[part],
         )
-    return rows
+        for part, limit in limits.items()
+    ]
 
 
-def large_stack() -> list[dict[str, float]]:
-    """Time for 10 sections of 2048 x 2048, and peak memory above them per pixel of one section and worker."""
-    cells, maps = draw(2048)
-    stacks = {"cells": [cells] * 10, "probability": [maps["white noise"], *[maps["good"]] * 9]}
+def scaling() -> harness.Row:
+    """A stack of 30 sections on all cores against its sections one by one on one core."""
+    cells = np.stack([draw_labels(512, seed=z) for z in range(30)])
+    probability = np.stack([draw_maps(section, z)["good"] for z, section in enumerate(cells)])
+    times = harness.side_by_side(
+        {
+            "stack": lambda: metrics.isbi_scores(cells, probability, workers=CORES),
+            "sections": lambda: list(map(everything, cells, probability)),
+        },
+        rounds=5,
+    )
+    return harness.Row(
+        f"scores of 30 sections, speed-up on {CORES} cores per core",
+        "the sum of single sections on one core",
+        harness.ratio(times, "sections", "stack") / CORES,
+        unit="x the cores",
+        aim=0.8,
+        higher_is_better=True,
+        details={name: statistics.median(seconds) for name, seconds in times.items()},
+    )
+
+
+def growth() -> harness.Row:
+    """Cost per pixel as the section and the number of its cells grow."""
+    rows, calls = [], {}
+    for size, diameter in ((512, 44), (1024, 44), (2048, 44), (2048, 120), (2048, 19)):
+        cells = draw_labels(size, diameter)
+        probability = draw_maps(cells)["good"]
+        rows.append({"size": size, "cells": int(metrics.connected_components(cells).max())})
+        calls[len(calls)] = lambda cells=cells, probability=probability: everything(cells, probability)
+    times = harness.side_by_side(calls, rounds=3)
+    for k, row in enumerate(rows):
+        tested = row["size"] ** 2 * len(metrics.CHALLENGE_THRESHOLDS)
+        row["ns_per_pixel_and_threshold"] = 1e9 * statistics.median(times[k]) / tested
+    return harness.Row(
+        "scores per pixel, 2048 x 2048 px",
+        "512 x 512 px",
+        harness.ratio(times, 2, 0) * (rows[0]["size"] / rows[2]["size"]) ** 2,
+        details={"sections": rows},
+    )
+
+
+def memory() -> harness.Row:
+    """Peak above the inputs for 10 sections of 2048 x 2048 px, per worker and pixel of one section."""
+    labels = draw_labels(2048)
+    maps = draw_maps(labels)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, sections in stacks.items():
-            np.save(f"{folder}/{name}.npy", np.stack(sections))
-        for workers in sorted({1, len(os.sched_getaffinity(0))}):
-            fresh = [sys.executable, __file__, folder, str(workers)]
+        np.save(f"{folder}/cells.npy", np.stack([labels > 0] * 10))
+        np.save(f"{folder}/probability.npy", np.stack([maps["white noise"], *[maps["good"]] * 9]))
+        for workers in sorted({1, CORES}):
+            fresh = [sys.executable, "-m", "benchmarks.bench_metrics", folder, str(workers)]
             rows.append(json.loads(subprocess.run(fresh, capture_output=True, text=True, check=True).stdout))
-    return rows
+    return harness.Row(
+        "scores of 2048 x 2048 px, peak memory per worker",
+        "one pixel of a section",
+        max(row["bytes_per_pixel"] for row in rows),
+        unit="bytes",
+        aim=30,
+        details={"workers": rows},
+    )
 
 
-def score_large_stack(folder: str, workers: int) -> dict[str, float]:
-    """What the fresh process of `large_stack` does."""
+def score_in_fresh_process(folder: str, workers: int) -> dict[str, float]:
     cells, probability = np.load(f"{folder}/cells.npy"), np.load(f"{folder}/probability.npy")
-    metrics.isbi_scores(cells[0, :64, :64], probability[0, :64, :64])  # loads the compiled code
-    before = peak_memory()
-    taken = seconds(lambda: metrics.isbi_scores(cells, probability, workers=workers))
-    used = (peak_memory() - before) / workers / cells[0].size
+    harness.seconds(lambda: everything(cells[0, :64, :64], probability[0, :64, :64]))  # loads code
+    harness.forget_peak()
+    before = harness.peak_memory()
+    taken = harness.seconds(lambda: metrics.isbi_scores(cells, probability, workers=workers))
+    used = (harness.peak_memory() - before) / workers / cells[0].size
     return {"workers": workers, "seconds": taken, "bytes_per_pixel": used}
 
 
-def peak_memory() -> int:
-    """Bytes of memory this process had at most; getrusage would tell that of the process that started it."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return 1024 * int(status["VmHWM"].split()[0])
-
-
-def print_rows(rows: list[dict]) -> None:
-    print("  ".join(f"{name:>22}" for name in rows[0]))
-    for row in rows:
-        values = (f"{value:.4g}" if isinstance(value, float) else value for value in row.values())
-        print("  ".join(f"{value:>22}" for value in values))
-    print()
-
-
-def main() -> None:
-    cells, maps = draw(64)
-    for part in (warping, v_rand_v_info, everything):  # compiles
-        part(cells, maps["good"])
-    cells, maps = draw(512)
-    result = {
-        "machine": platform.processor() or platform.machine(),
-        "rounds": ROUNDS,
-        "limits": LIMITS,
-        "ratios": [{"map": name, **ratios(cells, probability)} for name, probability in maps.items()],
-    }
-    print_rows([*result["ratios"], {"map": "at most", "distance_transform_ms": "", **LIMITS}])
-    result["growth"] = growth()
-    print_rows(result["growth"])
-    result["large_stack"] = large_stack()
-    print_rows(result["large_stack"])
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        print(json.dumps(score_large_stack(sys.argv[1], int(sys.argv[2]))))
+    if len(sys.argv) == 3:  # what `memory` starts
+        print(json.dumps(score_in_fresh_process(sys.argv[1], int(sys.argv[2]))))
     else:
-        main()
+        harness.main(measure)

@@ -1,90 +1,130 @@
-"""The weight map against distance transforms: `python benchmarks/bench_weight_map.py [ANNOTATION]`.
+"""The weight map against distance transforms: `python -m benchmarks.bench_weight_map`.
 
-Drawn sections, and with a file of membranes (TIFF, ...) its first section too. Each round times all of them
-in turn on the same section, so that a machine whose speed drifts does not decide; the table has the medians
-of the ratios. Compilation of just-in-time code is left out.
+All of it runs on one thread, as `scipy.ndimage.distance_transform_edt` does by nature. BORDURE_ANNOTATION
+names a file of membranes (TIFF, ...) whose first section is measured beside the drawn ones.
 """
 
 from __future__ import annotations
 
-import json
-import platform
+import os
 import statistics
-import sys
-import time
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from benchmarks import harness
+from benchmarks.drawing import draw_labels
 from pipeline_lib import imageio
 from pipeline_lib.labels import label_cells, separation_border
-from pipeline_lib.synthesis import draw_section
 from pipeline_lib.weights import weight_map
 
-RESULTS = Path(__file__).parent / "results"
-W_C = np.array([2.0, 0.7])
+W_C, W0, SIGMA = np.array([2.0, 0.7]), 10, 5
+# of the cells, by width of the section; px
+DIAMETERS = {512: [44, 29], 1024: [44], 2048: [120, 44, 14], 4096: [29]}
+ROUNDS = {512: 15, 1024: 9, 2048: 5, 4096: 3}
+SAMPLED = 10  # cells that stand for all: one distance transform for each of them would take hours
 
 
-def one_transform_per_cell(cells: np.ndarray) -> np.ndarray:
-    """The obvious way; two running minima instead of a stack, so that it fits into memory."""
+def measure() -> list[harness.Row]:
+    drawn = {
+        (size, diameter): draw_labels(size, diameter) for size in DIAMETERS for diameter in DIAMETERS[size]
+    }
+    check(drawn[512, 44])
+    sections = [against_transforms(f"drawn, {size} px", cells) for (size, _), cells in drawn.items()]
+    if annotation := os.environ.get("BORDURE_ANNOTATION"):
+        sections.append(against_transforms(Path(annotation).stem, first_section(annotation)))
+    large, small, many, few = (drawn[key] for key in ((4096, 29), (512, 29), (2048, 14), (2048, 120)))
+    fewer_labels = np.where(many, 1 + many % count(few), 0)
+    return [
+        harness.Row(
+            "weight map, the slowest section",
+            "one distance_transform_edt",
+            max(section["in_transforms"] for section in sections),
+            aim=0.5,
+            details={"sections": sections},
+        ),
+        harness.Row(
+            "weight map, the slowest section",
+            "one distance_transform_edt per cell",
+            min(section["times_faster_than_one_per_cell"] for section in sections),
+            unit="x faster",
+            aim=200,
+            higher_is_better=True,
+        ),
+        harness.Row("weight map per pixel, 4096 px", "512 px", per_pixel(large, small), aim=1.25),
+        harness.Row(
+            f"weight map, {count(many):,} cells",
+            f"{count(few):,} labels for the same pixels",
+            per_pixel(many, fewer_labels),
+            aim=1.1,
+        ),
+        harness.Row(
+            f"weight map, {count(many):,} cells",
+            f"{count(few):,} cells, among which there is less background",
+            per_pixel(many, few),
+            details={"background": [float(np.mean(cells == 0)) for cells in (many, few)]},
+        ),
+    ]
+
+
+def check(cells: np.ndarray) -> None:
+    """The obvious way, with two running minima so that it fits into memory, gives the same to float32."""
     nearest = second = np.full(cells.shape, np.inf)
     for k in np.unique(cells)[1:]:
         d = ndimage.distance_transform_edt(cells != k)
         second = np.minimum(second, np.maximum(nearest, d))
         nearest = np.minimum(nearest, d)
-    weights = np.where(cells > 0, W_C[1], W_C[0])
-    return (weights + np.where(cells > 0, 0, 10 * np.exp(-((nearest + second) ** 2) / 50))).astype(np.float32)
+    term = W0 * np.exp(-((nearest + second) ** 2) / (2 * SIGMA**2))
+    expected = np.where(cells > 0, W_C[1], W_C[0] + term)
+    np.testing.assert_allclose(weight_map(cells, W_C, W0, SIGMA), expected, rtol=1.2e-7)
 
 
-def seconds(call, *arguments) -> float:
-    start = time.perf_counter()
-    call(*arguments)
-    return time.perf_counter() - start
+def against_transforms(name: str, cells: np.ndarray) -> dict[str, Any]:
+    """The weight map of one section in distance transforms, and one transform per cell in weight maps."""
+    labels = np.unique(cells)[1:]
+    sampled = cycle(np.random.default_rng(0).choice(labels, SAMPLED))
+    times = harness.side_by_side(
+        {
+            "ours": lambda: weight_map(cells, W_C, W0, SIGMA),
+            "one": lambda: ndimage.distance_transform_edt(cells == 0),
+            "a cell's": lambda: ndimage.distance_transform_edt(cells != next(sampled)),
+        },
+        ROUNDS.get(len(cells), 9),
+    )
+    own = statistics.median(times["ours"])
+    return {
+        "section": name,
+        "cells": labels.size,
+        "milliseconds": 1e3 * own,
+        "ns_per_pixel": 1e9 * own / cells.size,
+        "in_transforms": harness.ratio(times, "ours", "one"),
+        "times_faster_than_one_per_cell": labels.size * harness.ratio(times, "a cell's", "ours"),
+    }
 
 
-def drawn(size: int) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return draw_section(size, cell_diameter=44, membrane_width=(2.5, 6), noise=0.06, rng=rng)[1]
+def first_section(annotation: str) -> np.ndarray:
+    labels = label_cells(imageio.read_annotation(annotation, sections="0").array)[0]
+    return np.where(separation_border(labels, 2), 0, labels)
 
 
-def measure(name: str, labels: np.ndarray, rounds: int) -> dict[str, float]:
-    cells = np.where(separation_border(labels, 2), 0, labels)
-    ours = weight_map(cells, W_C, 10, 5)
-    count = len(np.unique(cells)) - 1
-    row = {"section": name, "size": len(cells), "cells": count}
-    times = [
-        (seconds(weight_map, cells, W_C, 10, 5), seconds(ndimage.distance_transform_edt, cells == 0))
-        for _ in range(rounds)
-    ]
-    row["milliseconds"] = 1000 * statistics.median(own for own, _ in times)
-    row["of_one_distance_transform"] = statistics.median(own / other for own, other in times)
-    if len(cells) <= 512:  # beyond, the obvious way takes minutes to hours
-        np.testing.assert_allclose(ours, one_transform_per_cell(cells), rtol=1.2e-7)
-        row["times_faster_than_one_per_cell"] = seconds(one_transform_per_cell, cells) / statistics.median(
-            own for own, _ in times
-        )
-    return row
+def per_pixel(cells: np.ndarray, anchor: np.ndarray) -> float:
+    """Time per pixel of the weight map of `cells` in units of that of `anchor`."""
+    times = harness.side_by_side(
+        {
+            "cells": lambda: weight_map(cells, W_C, W0, SIGMA),
+            "anchor": lambda: weight_map(anchor, W_C, W0, SIGMA),
+        },
+        rounds=7,
+    )
+    return harness.ratio(times, "cells", "anchor") * anchor.size / cells.size
 
 
-def main() -> None:
-    weight_map(np.zeros((8, 8), int), W_C, 10, 5)
-    sections = [("drawn", drawn(size), rounds) for size, rounds in ((512, 15), (1024, 9), (2048, 5))]
-    for path in sys.argv[1:]:
-        cells = imageio.read_annotation(path, sections="0").array
-        sections.append((Path(path).stem, label_cells(cells)[0], 15))
-    rows = [measure(*section) for section in sections]
-    print(f"{'section':<14} {'px':>5} {'cells':>6} {'ms':>8} {'/ one EDT':>10} {'EDT per cell /':>15}")
-    for row in rows:
-        slow = row.get("times_faster_than_one_per_cell")
-        print(
-            f"{row['section'][:14]:<14} {row['size']:>5} {row['cells']:>6} {row['milliseconds']:>8.1f} "
-            f"{row['of_one_distance_transform']:>10.2f} {f'{slow:.0f}' if slow else '-':>15}"
-        )
-    RESULTS.mkdir(exist_ok=True)
-    machine = {"python": platform.python_version(), "machine": platform.machine(), "numpy": np.__version__}
-    (RESULTS / "weight_map.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+def count(cells: np.ndarray) -> int:
+    return len(np.unique(cells)) - 1
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(measure)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,7 @@ from scipy import ndimage
 
 from pipeline_lib import metrics
 from pipeline_lib.errors import InputError
+from pipeline_lib.metrics import challenge, sections
 
 METRICS = {
     "pixel_error",
@@ -137,6 +139,35 @@ def test_progress_sees_each_section():
 
     metrics.isbi_scores(*drawn_stack(), [0.5], progress=progress)
     assert len(seen) == 3
+
+
+def test_few_sections_are_held_at_a_time(monkeypatch):
+    held, most = [], []
+
+    def padded(*arguments):
+        array = sections.padded(*arguments)
+        held.append(weakref.ref(array))
+        most.append(sum(ref() is not None for ref in held))
+        return array
+
+    monkeypatch.setattr(challenge, "padded", padded)
+    workers, arrays_per_section = 2, 2
+    metrics.isbi_scores(*drawn_stack(20), [0.3, 0.5, 0.7], workers=workers)
+    assert len(held) == 20 * arrays_per_section
+    assert max(most) <= workers * arrays_per_section
+
+
+def test_interrupted_scoring_leaves_the_rest_undone(monkeypatch):
+    warping, scored = challenge._warping, []
+
+    def interrupt(sections):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(challenge, "_warping", lambda *arguments: scored.append(1) or warping(*arguments))
+    stack = [np.broadcast_to(array, (500, 48, 48)) for array in drawn_stack(1)]
+    with pytest.raises(KeyboardInterrupt):
+        metrics.isbi_scores(*stack, workers=1, progress=interrupt)
+    assert len(scored) < 500
 
 
 def test_truth_is_anything_but_zero():

@@ -5,47 +5,82 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from pipeline_lib.weights import class_weights, distance_sum, weight_map
+from pipeline_lib.weights import class_weights, halo, weight_map
 
 LABELS = hnp.arrays(
     np.int32,
     st.tuples(st.integers(1, 20), st.integers(1, 20)),
     elements=st.sampled_from([0, 0, 0, 0, 0, 0, 1, 2, 3, 9]),
 )
+W_C = np.array([2.0, 0.7])
+SEEDS = st.integers(0, 2**32 - 1)
 
 
-def slow_distance_sum(labels):
+def slow_weight_map(labels, w_c, w0, sigma):
     """One distance transform per cell, then the two smallest."""
     cells = [k for k in np.unique(labels) if k]
+    weights = np.where(labels > 0, w_c[1], w_c[0])
     if len(cells) < 2:
-        return np.full(labels.shape, np.inf)
+        return weights
     distances = np.sort([ndimage.distance_transform_edt(labels != k) for k in cells], axis=0)
-    return np.where(labels > 0, np.inf, distances[0] + distances[1])
+    term = w0 * np.exp(-((distances[0] + distances[1]) ** 2) / (2 * sigma**2))
+    return weights + np.where(labels > 0, 0, term)
+
+
+def scattered(seed):
+    """Rectangles, more of them in some sections than in others, on sections of several strips and blocks."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(rng.integers(100, 200, 2), np.int32)
+    for k in range(rng.integers(2, 40)):
+        y, x = rng.integers(0, labels.shape)
+        labels[y : y + rng.integers(1, 30), x : x + rng.integers(1, 30)] = k + 1
+    return labels
 
 
 @settings(deadline=None, max_examples=300)
-@given(LABELS)
-def test_two_passes_equal_one_distance_transform_per_cell(labels):
-    np.testing.assert_allclose(distance_sum(labels), slow_distance_sum(labels), rtol=1e-15)
-
-
-@settings(deadline=None)
-@given(LABELS, st.floats(0.5, 8), st.floats(0, 20), st.floats(0.05, 0.95))
+@given(LABELS, st.floats(0.2, 30), st.floats(0, 20), st.floats(0.05, 0.95))
 def test_weight_map_is_exact_to_float32(labels, sigma, w0, cell_share):
     w_c = class_weights(np.array([1 - cell_share, cell_share]))
-    with np.errstate(over="ignore"):
-        term = np.where(labels > 0, 0, w0 * np.exp(-(slow_distance_sum(labels) ** 2) / (2 * sigma**2)))
-    expected = np.where(labels > 0, w_c[1], w_c[0]) + term
+    expected = slow_weight_map(labels, w_c, w0, sigma)
     np.testing.assert_allclose(weight_map(labels, w_c, w0, sigma), expected, rtol=1.2e-7)
 
 
-def test_many_cells_over_a_wide_gap():
-    rng = np.random.default_rng(0)
-    labels = np.zeros((150, 130), np.int32)
-    for k, (y, x) in enumerate(rng.integers(0, 120, (60, 2))):
-        labels[y : y + 3, x : x + 4] = k + 1
-    labels[40:100] = 0
-    np.testing.assert_allclose(distance_sum(labels), slow_distance_sum(labels), rtol=1e-15)
+@settings(deadline=None, max_examples=30)
+@given(SEEDS, st.floats(0.5, 40))
+def test_weight_map_of_larger_sections_is_exact_to_float32(seed, sigma):
+    labels = scattered(seed)
+    np.testing.assert_allclose(
+        weight_map(labels, W_C, 10, sigma), slow_weight_map(labels, W_C, 10, sigma), rtol=1.2e-7
+    )
+
+
+@pytest.mark.parametrize("sigma", [1e3, 1e6])
+def test_sigma_may_exceed_the_section(sigma):
+    labels = np.zeros((3, 90), np.int32)
+    labels[0, 0], labels[2, -1] = 1, 2
+    expected = slow_weight_map(labels, W_C, 10, sigma)
+    np.testing.assert_allclose(weight_map(labels, W_C, 10, sigma), expected, rtol=1.2e-7)
+
+
+@settings(deadline=None, max_examples=30)
+@given(SEEDS, st.floats(0.5, 8), st.data())
+def test_block_with_its_halo_has_the_weights_of_the_whole(seed, sigma, data):
+    labels = scattered(seed)
+    margin = halo(W_C, 10, sigma)
+    (top, bottom), (left, right) = (
+        sorted(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2, unique=True)))
+        for n in labels.shape
+    )
+    y, x = max(top - margin, 0), max(left - margin, 0)
+    around = weight_map(labels[y : bottom + margin, x : right + margin], W_C, 10, sigma)
+    block = around[top - y : bottom - y, left - x : right - x]
+    np.testing.assert_array_equal(block, weight_map(labels, W_C, 10, sigma)[top:bottom, left:right])
+
+
+def test_cells_almost_a_halo_away_still_count():
+    labels = np.zeros((1, 60), np.int32)
+    labels[0, 0], labels[0, halo(W_C, 10, 5) - 1 :] = 1, 2
+    assert weight_map(labels, W_C, 10, 5)[0, 1] > W_C[0]
 
 
 def test_the_weight_is_highest_in_the_narrowest_gap():

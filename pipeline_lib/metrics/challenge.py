@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -69,8 +69,8 @@ def isbi_scores(
     cells: truth, (z, y, x) or (y, x), non-zero = cell, zero = membrane; cells that touch count as one.
     cell_probability: same shape, 0..1, 1 = cell. mask: same shape, non-zero where the warping may change the
     truth and its errors count; the challenge used none. Numpy arrays, memory maps and HDF5 datasets are read
-    section by section, `workers` sections in parallel (default: every core this process may use). `progress`
-    wraps the iterable of finished sections, e.g. `tqdm`.
+    section by section; sections and thresholds are scored by `workers` threads (default: one for every core
+    this process may use). `progress` wraps the iterable of finished sections, e.g. `tqdm`.
 
     Returns columns metric, threshold, value. A prediction is `cell_probability > threshold`, compared in
     float64. All values are errors (0 = perfect) but v_rand_thin and v_info_thin (1 = perfect):
@@ -96,21 +96,29 @@ def isbi_scores(
     thresholds = checked_thresholds(thresholds)
     check_maps(cells, cell_probability, mask)
 
-    def score(z: int) -> list[_Section]:
+    def prepare(z: int) -> tuple[np.ndarray, ...]:
         truth = padded(section(cells, z) != 0, np.uint8)
-        labels = padded_components(truth)
         probability = padded(as_probability(section(cell_probability, z)), np.float32)
-        may_change = allowed(mask, z)
-        return [
-            _Section(
-                **_partition(labels, probability, threshold),
-                **_warping(truth, probability, threshold, may_change),
-            )
-            for threshold in thresholds
-        ]
+        return truth, padded_components(truth), probability, allowed(mask, z)
+
+    def score(prepared: Future, threshold: float) -> _Section:
+        truth, labels, probability, may_change = prepared.result()
+        return _Section(
+            **_partition(labels, probability, threshold),
+            **_warping(truth, probability, threshold, may_change),
+        )
+
+    def submit(z: int) -> list[Future]:
+        """One task per threshold keeps all cores busy to the end; in their order few sections are held."""
+        prepared = pool.submit(prepare, z)
+        return [pool.submit(score, prepared, threshold) for threshold in thresholds]
 
     with ThreadPoolExecutor(workers or _cores()) as pool:
-        per_section = list(progress(pool.map(score, range(count_sections(cells)))))
+        try:
+            tasks = [submit(z) for z in range(count_sections(cells))]
+            per_section = list(progress([task.result() for task in row] for row in tasks))
+        finally:
+            pool.shutdown(cancel_futures=True)
     rows = [
         (metric, threshold, value)
         for threshold, sections in zip(thresholds, zip(*per_section, strict=True), strict=True)
