@@ -30,7 +30,7 @@ LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
 
 
 def draw_training(history: Path, output: Path) -> None:
-    """Draw losses, validation Rand error and learning rate of `history` (CSV) over the iterations (PNG)."""
+    """Draw losses, validation V-Rand and learning rate of `history` (CSV) over the iterations (PNG)."""
     with matplotlib.rc_context(STYLE):
         save_png(training_chart(pd.read_csv(history)), output, {"title": "Training curves"})
 
