@@ -34,8 +34,8 @@ lint: venv ## check the style of Python and Snakemake code
 	@$(BIN)/snakefmt --check Snakefile workflow
 	@$(BIN)/snakemake --lint
 
-bench: venv ## measure speed; results are kept as JSON in benchmarks/
-	@for script in benchmarks/*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
+bench: venv ## measure speed; figures are kept in benchmarks/results/
+	@$(BIN)/python -m benchmarks
 
 clean: ## remove the demo's results and caches (not .venv)
 	@rm -rf results .pytest_cache .ruff_cache .hypothesis

@@ -20,6 +20,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline_lib.log import peak_memory
+
+__all__ = [
+    "RESULTS",
+    "Row",
+    "forget_peak",
+    "machine",
+    "main",
+    "peak_memory",
+    "print_table",
+    "ratio",
+    "seconds",
+    "side_by_side",
+]
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "numpy", "scipy", "numba", "h5py", "monai")
 
@@ -72,12 +86,6 @@ def side_by_side(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> di
 def ratio(times: Mapping[str, list[float]], of: str, to: str) -> float:
     """Median over the rounds of the time of `of` in units of that of `to` in the same round."""
     return statistics.median(a / b for a, b in zip(times[of], times[to], strict=True))
-
-
-def peak_memory() -> int:
-    """Bytes of memory this process had at most; getrusage would tell that of the process that started it."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return 1024 * int(status["VmHWM"].split()[0])
 
 
 def forget_peak() -> None:

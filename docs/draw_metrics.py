@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from pipeline_lib import metrics
-from pipeline_lib.figures.colouring import COLOURS
+from pipeline_lib.figures.overlay import COLOURS
 
 matplotlib.use("Agg")
 

@@ -27,7 +27,6 @@ import h5py
 import imagecodecs
 import numpy as np
 import tifffile
-from scipy import ndimage
 
 from pipeline_lib.errors import InputError
 from pipeline_lib.files import replacing
@@ -586,6 +585,8 @@ def _share_in_areas(array: np.ndarray, common: np.ndarray) -> float:
 
 def _areas(section: np.ndarray) -> int:
     """Number of 4-connected areas of equal non-zero value."""
+    from scipy import ndimage  # 0.2 s, which no stage but the one that reads annotations should pay
+
     return sum(ndimage.label(section == value)[1] for value in np.unique(section)[:50] if value)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import re
+import resource
 import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipeline_lib.errors import InputError
 
@@ -21,38 +25,57 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 
 @contextmanager
-def stage(log: str | Path, threads: int = 1) -> Iterator[None]:
-    """Run one stage: log to `log` and the terminal, use `threads` threads, end on an error the user can read.
+def stage(log: str | Path, threads: int = 1) -> Iterator[Callable[..., None]]:
+    """Run one stage and end the process: log to `log` and the terminal, use `threads` threads.
 
-    An `InputError` is printed as its message alone, any other exception with its traceback; both exit with
-    status 1.
+    Yields `run(function, *arguments, **settings)`, which calls the stage's function and logs what it took:
+    `done in 3.2 s, 412 MB at most`, its wall time without interpreter start and imports, and the largest
+    resident memory of the process. The exit status is 0, or 1 after an error: an `InputError` is printed as
+    its message alone, any other exception with its traceback.
     """
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(threads)
     # Threads that spin while they wait bring a busy machine to a crawl: at a load of 5, 100 iterations of the
     # demo took 93 s, with this 21 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr), logging.FileHandler(log, mode="w")]
-    for handler in handlers:
+    for handler in (logging.StreamHandler(sys.stderr), logging.FileHandler(log, mode="w")):
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    gc.disable()  # until `_run`: imports leave a lot behind, none of it garbage, and searching it takes 0.1 s
     try:
-        yield
+        yield _run
     except InputError as error:
         logger.error("error: %s", error)
-        _leave()
+        _leave(1)
     except Exception:
         logger.error("%s", traceback.format_exc())
-        _leave()
-    finally:
-        for handler in handlers:
-            logger.removeHandler(handler)
-            handler.flush()
+        _leave(1)
+    _leave(0)
 
 
-def _leave() -> NoReturn:
-    """End with status 1 at once: HDF5, which closes files as Python ends, would crash on a full disk."""
+def _run(function: Callable[..., Any], *arguments: Any, **settings: Any) -> None:
+    gc.freeze()
+    gc.enable()
+    start = time.perf_counter()
+    function(*arguments, **settings)
+    logger.info("done in %.2f s, %.0f MB at most", time.perf_counter() - start, peak_memory() / 1e6)
+
+
+def peak_memory() -> int:
+    """Bytes of memory this process had resident at most."""
+    if sys.platform == "linux":  # getrusage would tell that of the process that started it, if that had more
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def _leave(status: int) -> NoReturn:
+    """End at once, without taking Python down module by module: 0.1 s, with torch 0.5 s.
+
+    Nothing is lost: files are whole when a stage's function returns. And HDF5, which closes files as Python
+    ends, would crash on a full disk.
+    """
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(1)
+    os._exit(status)

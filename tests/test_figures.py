@@ -23,16 +23,9 @@ from pipeline_lib.figures.charts import (
     threshold_chart,
     training_chart,
 )
-from pipeline_lib.figures.colouring import (
-    BACKGROUND,
-    COLOURS,
-    error_overlay,
-    gray,
-    instances_coloured,
-    magnified,
-    rgb,
-)
+from pipeline_lib.figures.colouring import BACKGROUND, gray, instances_coloured, magnified, rgb
 from pipeline_lib.figures.errors import CLOSE_UP, NAMES, draw_errors, worst_places
+from pipeline_lib.figures.overlay import COLOURS, error_overlay
 from pipeline_lib.figures.volume import draw_volume_strip, matched_labels
 from pipeline_lib.files import write_json
 from pipeline_lib.labels import separation_border

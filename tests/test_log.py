@@ -1,43 +1,62 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from pipeline_lib.log import logger, stage
-
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "7", "PYTHONUNBUFFERED": ""}
 
 
-def test_a_stage_logs_to_its_file_and_the_terminal_and_sizes_thread_pools(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    with stage(tmp_path / "a.log", threads=3):
-        assert os.environ["OMP_NUM_THREADS"] == "3"
-        logger.info("42 cells")
-    assert "42 cells" in (tmp_path / "a.log").read_text()
-    assert "42 cells" in capsys.readouterr().err
-    logger.info("afterwards")
-    assert "afterwards" not in (tmp_path / "a.log").read_text()
-
-
-def run(tmp_path, statement):
+def run(tmp_path, *statements):
     """A stage in a process of its own, as the workflow runs it."""
     script = tmp_path / "script.py"
     script.write_text(
+        "import gc, os, time\n"
         "from pipeline_lib.errors import InputError\n"
-        "from pipeline_lib.log import stage\n"
-        f"with stage({str(tmp_path / 'a.log')!r}):\n    {statement}\n"
+        "from pipeline_lib.log import logger, stage\n"
+        f"with stage({str(tmp_path / 'a.log')!r}, threads=3) as run:\n"
+        + "".join(f"    {statement}\n" for statement in statements)
     )
     command = [sys.executable, script]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT)
     return ended, (tmp_path / "a.log").read_text()
 
 
+def test_a_stage_logs_to_its_file_and_the_terminal_and_sizes_thread_pools(tmp_path):
+    ended, log = run(tmp_path, "run(logger.info, '%s threads', os.environ['OMP_NUM_THREADS'])")
+    assert ended.returncode == 0
+    assert log == ended.stderr and " 3 threads\n" in log
+
+
+def test_the_last_line_tells_time_and_memory_of_the_function_alone(tmp_path):
+    ballast = b"x" * 3 * 10**8  # in the process that starts the stage; getrusage would count it
+    _, log = run(
+        tmp_path,
+        "clock = iter([10, 13.2])",  # looked at before and after the function, and at no other time
+        "time.perf_counter = lambda: next(clock)",
+        "run(bytearray, 10**8)",
+    )
+    found = re.fullmatch(r"\d\d:\d\d:\d\d done in 3\.20 s, (\d+) MB at most\n", log)
+    assert 100 <= int(found[1]) < 150 < len(ballast)
+
+
+def test_garbage_is_collected_by_the_function_and_not_while_importing(tmp_path):
+    told = "logger.info('collects: %s', gc.isenabled())"
+    _, log = run(tmp_path, told, f"run(lambda: {told})")
+    assert re.findall("collects: (.*)", log) == ["False", "True"]
+
+
+def test_what_was_printed_last_is_not_lost(tmp_path):
+    ended, _ = run(tmp_path, "run(print, 'the end')")
+    assert ended.stdout == "the end\n"
+
+
 def test_what_a_user_can_put_right_is_told_without_a_traceback(tmp_path):
     ended, log = run(tmp_path, "raise InputError('a.tif: empty. Copy it again.')")
     assert ended.returncode == 1
     assert log == ended.stderr and log.endswith("error: a.tif: empty. Copy it again.\n")
-    assert "Traceback" not in log
+    assert "Traceback" not in log and "done" not in log
 
 
 def test_what_is_our_mistake_is_told_with_its_place(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import yaml
 
+from benchmarks import bench_workflow
 from pipeline_lib.networks import Model
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +115,10 @@ class TestFinishedRun:
         assert logs == benchmarks
         assert re.search(rf"^total +{len(logs) + 1}$", said, re.MULTILINE)  # with `all`, which does nothing
 
+    def test_every_log_ends_with_time_and_memory(self, run):
+        for log in (run[0] / "results/logs").rglob("*.log"):
+            assert bench_workflow.DONE.search(log.read_text().splitlines()[-1]), log
+
     def test_second_run_does_nothing_within_15_seconds(self, run):
         start = time.monotonic()
         answer = snakemake(run[0], *run[1])
@@ -200,6 +205,30 @@ def test_bad_input_met_by_a_job_is_told_last_and_leaves_nothing_half_written(tmp
     assert "Traceback" not in answer.stderr
     assert not (tmp_path / target).exists()
     assert list((tmp_path / "results").rglob("*.h5")) == []
+
+
+FIGURES = {"draw_volume_strip", "draw_errors", "draw_training", "draw_thresholds"}
+# library -> the stages that may import it; each costs a fifth of a second or more, torch a whole one
+STAGES_OF = {
+    "torch": {"train", "predict", "report"},
+    "matplotlib": FIGURES,
+    "pandas": {"train", "evaluate", "collect_scores", "report"} | FIGURES - {"draw_volume_strip"},
+    "scipy.ndimage": {"draw_volume", "draw_volume_strip", "draw_errors"},
+}
+ADAPTERS = sorted((ROOT / "workflow/scripts").glob("*.py"))
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.stem)
+def test_a_stage_imports_no_library_that_it_can_do_without(adapter):
+    code = (
+        "import sys\nfrom types import SimpleNamespace\n"
+        "snakemake = SimpleNamespace(log=['/dev/null'], threads=1)\n"
+        f"{bench_workflow.imports_of(adapter)}\n"
+        "    print(*sys.modules)"
+    )
+    modules = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split()
+    allowed = {library for library, stages in STAGES_OF.items() if adapter.stem in stages}
+    assert STAGES_OF.keys() & {*modules} <= allowed
 
 
 def test_lint_finds_nothing(tmp_path):

@@ -7,25 +7,11 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from matplotlib.colors import Normalize, to_rgb
-from scipy import ndimage
-
-from pipeline_lib.metrics import Mismatch
 
 # Okabe & Ito 2008, "Color universal design"
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
     "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 BACKGROUND = "#23272e"
-
-TOPOLOGICAL = (Mismatch.SPLIT, Mismatch.MERGER)  # errors that part or join cells
-
-COLOURS = {
-    Mismatch.SPLIT: VERMILLION,
-    Mismatch.MERGER: SKY,
-    Mismatch.HOLE_ADDITION: YELLOW,
-    Mismatch.HOLE_DELETION: GREEN,
-    Mismatch.OBJECT_ADDITION: PURPLE,
-    Mismatch.OBJECT_DELETION: "#FFFFFF",
-}
 
 
 @dataclass(frozen=True)
@@ -70,29 +56,6 @@ def instances_coloured(labels: np.ndarray) -> np.ndarray:
         image[here][labels[here] != labels[there]] = rgb(BACKGROUND)
     image[labels == 0] = rgb(BACKGROUND)
     return image
-
-
-def error_overlay(image: np.ndarray, codes: np.ndarray, radius: int = 2) -> np.ndarray:
-    """`image`, RGB (y, x, 3), with each error of `codes` (y, x; see `metrics.Mismatch`) in its colour.
-
-    Errors are often single pixels: each is grown by `radius` px, with a dark rim of 1 px that stands out from
-    any ground. The inside of broad ones lets the image shine through. Splits and mergers cover other errors.
-    """
-    result = image.copy()
-    result[ndimage.binary_dilation(codes > 0, _disc(radius + 1))] = 0
-    for kind in reversed(COLOURS):
-        here = codes == kind
-        if not here.any():
-            continue
-        result[ndimage.binary_dilation(here, _disc(radius))] = rgb(COLOURS[kind])
-        inside = ndimage.binary_erosion(here, _disc(2 * radius))
-        result[inside] = image[inside] // 2 + rgb(COLOURS[kind]) // 2
-    return result
-
-
-def _disc(radius: int) -> np.ndarray:
-    y, x = np.ogrid[-radius:radius + 1, -radius:radius + 1]
-    return y * y + x * x <= radius * (radius + 0.5)
 
 
 def magnified(array: np.ndarray, factor: int) -> np.ndarray:

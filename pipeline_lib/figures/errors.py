@@ -10,14 +10,8 @@ import pandas as pd
 from scipy import ndimage
 
 from pipeline_lib import layout, metrics
-from pipeline_lib.figures.colouring import (
-    COLOURS,
-    TOPOLOGICAL,
-    error_overlay,
-    gray,
-    instances_coloured,
-    magnified,
-)
+from pipeline_lib.figures.colouring import gray, instances_coloured, magnified
+from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
 from pipeline_lib.figures.volume import matched_labels
 from pipeline_lib.files import read_json

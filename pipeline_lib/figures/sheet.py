@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import IdentityTransform
-from PIL import Image
 
 from pipeline_lib.figures.colouring import VERMILLION, Scale, coloured
 from pipeline_lib.files import replacing
@@ -112,16 +111,6 @@ def save_png(figure: Figure, output: Path, description: dict[str, Any]) -> None:
     with replacing(output) as temporary:
         metadata = {"Software": None, "Description": json.dumps(description)}
         figure.savefig(temporary, dpi=DPI, metadata=metadata)
-
-
-def describe(picture: Path) -> dict[str, Any]:
-    """What a picture of this package tells about itself, first of all its `title`.
-
-    A sheet has a `size` [width, height], `panels`, each with title, box [x, y, width, height] in px from the
-    top left, legend, and scale with its colours or None; and the facts that `save_sheet` was given.
-    """
-    with Image.open(picture) as image:
-        return json.loads(image.text["Description"])
 
 
 def _draw_panel(figure: Figure, panel: Panel, left: int, top: int) -> dict[str, Any]:

@@ -11,17 +11,15 @@ import numpy as np
 from pipeline_lib import layout, metrics
 from pipeline_lib.figures.colouring import (
     BACKGROUND,
-    COLOURS,
     ORANGE,
-    TOPOLOGICAL,
     Scale,
     coloured,
-    error_overlay,
     gray,
     instances_coloured,
     magnified,
     rgb,
 )
+from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
 from pipeline_lib.files import read_json
 from pipeline_lib.instances import instances

@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from pipeline_lib.log import logger
 from pipeline_lib.metrics.components import padded_components
@@ -23,6 +23,9 @@ from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, unre
 from pipeline_lib.metrics.sections import count_sections, padded, section
 from pipeline_lib.metrics.thinning import flood
 from pipeline_lib.metrics.warping import CHALLENGE_RADIUS, Mismatch, allowed, classify, warp_section
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # The reference adds 0.1 again and again: the last threshold is just below 1, so that 1 exceeds it.
 CHALLENGE_THRESHOLDS = tuple(float(t) for t in np.cumsum([0.0] + [0.1] * 10))
@@ -93,6 +96,8 @@ def isbi_scores(
     what `inputs.check_maps` refuses and for thresholds outside 0..1. A uint8 map is divided by 255. A map
     that is anticorrelated with the truth is logged and scored as it is.
     """
+    import pandas as pd  # 0.25 s; most stages need a metric and no table
+
     thresholds = checked_thresholds(thresholds)
     check_maps(cells, cell_probability, mask)
 
@@ -217,6 +222,8 @@ def summary_table(scores: pd.DataFrame) -> pd.DataFrame:
     which a prediction of membrane alone brings to 0, never stands alone; scores found best where the
     prediction of a section is all one class are logged.
     """
+    import pandas as pd
+
     at = scores.pivot(index="threshold", columns="metric", values="value")
     rows = []
     for metric in _SUMMARISED:

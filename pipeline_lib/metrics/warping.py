@@ -7,15 +7,17 @@ computed it: foreground 4-connected, background 8-connected, outside of the imag
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from scipy import ndimage
 
 from pipeline_lib.metrics.compiled import compiled
 from pipeline_lib.metrics.components import padded_components, root
 from pipeline_lib.metrics.inputs import as_probability, check_maps, check_shapes, checked_thresholds
 from pipeline_lib.metrics.sections import OUTSIDE, padded, section, sections_of, unpadded
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHALLENGE_RADIUS = 20  # px; half window in which the challenge told a split from the opening of a loop
 
@@ -111,6 +113,9 @@ def error_regions(errors: np.ndarray, cell_probability: np.ndarray, threshold: f
     of the `Mismatch` in lower case), pixels, y, x (px, centre). As in the reference mergers, and holes added
     by predicted membrane, hang together across corners, the other kinds along edges.
     """
+    import pandas as pd  # 0.25 s and
+    from scipy import ndimage  # 0.15 s; most stages need a metric and neither of them
+
     check_shapes(errors=errors, cell_probability=cell_probability)
     regions = []
     for z, codes in enumerate(sections_of(errors)):

@@ -2,10 +2,11 @@ from pathlib import Path
 
 from pipeline_lib.log import stage
 
-with stage(snakemake.log[0], snakemake.threads):
+with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.dataset import build_dataset
 
-    build_dataset(
+    run(
+        build_dataset,
         snakemake.params.images,
         snakemake.params.annotation,
         Path(snakemake.output.dataset),

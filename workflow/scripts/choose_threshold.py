@@ -2,10 +2,11 @@ from pathlib import Path
 
 from pipeline_lib.log import stage
 
-with stage(snakemake.log[0], snakemake.threads):
+with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.segmentation import choose_threshold
 
-    choose_threshold(
+    run(
+        choose_threshold,
         [*map(Path, snakemake.input.datasets)],
         [*map(Path, snakemake.input.predictions)],
         Path(snakemake.output.threshold),

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from pipeline_lib.log import stage
 
-with stage(snakemake.log[0], snakemake.threads):
+with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.evaluation import collect_scores
 
-    collect_scores([*map(Path, snakemake.input.scores)], Path(snakemake.output.scores))
+    run(collect_scores, [*map(Path, snakemake.input.scores)], Path(snakemake.output.scores))

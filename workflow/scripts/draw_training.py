@@ -2,7 +2,7 @@ from pathlib import Path
 
 from pipeline_lib.log import stage
 
-with stage(snakemake.log[0], snakemake.threads):
+with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.figures.charts import draw_training
 
-    draw_training(Path(snakemake.input.history), Path(snakemake.output.figure))
+    run(draw_training, Path(snakemake.input.history), Path(snakemake.output.figure))

@@ -2,10 +2,11 @@ from pathlib import Path
 
 from pipeline_lib.log import stage
 
-with stage(snakemake.log[0], snakemake.threads):
+with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.synthesis import draw_volume
 
-    draw_volume(
+    run(
+        draw_volume,
         Path(snakemake.output.images),
         Path(snakemake.output.annotation),
         seed=snakemake.params.seed,

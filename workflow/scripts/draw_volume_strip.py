@@ -2,10 +2,11 @@ from pathlib import Path
 
 from pipeline_lib.log import stage
 
-with stage(snakemake.log[0], snakemake.threads):
+with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.figures.volume import draw_volume_strip
 
-    draw_volume_strip(
+    run(
+        draw_volume_strip,
         Path(snakemake.input.dataset),
         Path(snakemake.input.weight_map) if snakemake.input.weight_map else None,
         Path(snakemake.input.prediction),

@@ -2,10 +2,11 @@ from pathlib import Path
 
 from pipeline_lib.log import stage
 
-with stage(snakemake.log[0], snakemake.threads):
+with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.evaluation import evaluate
 
-    evaluate(
+    run(
+        evaluate,
         Path(snakemake.input.dataset),
         Path(snakemake.input.prediction),
         Path(snakemake.input.threshold),

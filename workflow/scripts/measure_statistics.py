@@ -2,10 +2,11 @@ from pathlib import Path
 
 from pipeline_lib.log import stage
 
-with stage(snakemake.log[0], snakemake.threads):
+with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.dataset import measure_statistics
 
-    measure_statistics(
+    run(
+        measure_statistics,
         [*map(Path, snakemake.input.datasets)],
         Path(snakemake.output.statistics),
         normalisation_kind=snakemake.params.normalisation,

@@ -2,10 +2,11 @@ from pathlib import Path
 
 from pipeline_lib.log import stage
 
-with stage(snakemake.log[0], snakemake.threads):
-    from pipeline_lib.prediction import predict_baseline
+with stage(snakemake.log[0], snakemake.threads) as run:
+    from pipeline_lib.baselines import predict
 
-    predict_baseline(
+    run(
+        predict,
         Path(snakemake.input.dataset),
         Path(snakemake.input.statistics),
         Path(snakemake.output.prediction),

@@ -2,10 +2,11 @@ from pathlib import Path
 
 from pipeline_lib.log import stage
 
-with stage(snakemake.log[0], snakemake.threads):
+with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.report import write_report
 
-    write_report(
+    run(
+        write_report,
         Path(snakemake.input.scores),
         Path(snakemake.input.history),
         [*map(Path, snakemake.input.thresholds)],

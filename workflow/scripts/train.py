@@ -2,10 +2,11 @@ from pathlib import Path
 
 from pipeline_lib.log import stage
 
-with stage(snakemake.log[0], snakemake.threads):
+with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.training import train
 
-    train(
+    run(
+        train,
         [*map(Path, snakemake.input.train)],
         [*map(Path, snakemake.input.train_weight_maps)],
         [*map(Path, snakemake.input.validation)],

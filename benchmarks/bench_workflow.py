@@ -1,0 +1,126 @@
+"""What the workflow costs on top of its stages: `python -m benchmarks.bench_workflow`.
+
+Imports: what each adapter of `workflow/scripts` imports in a fresh process, torch aside. Interpreter start is
+left out; imports within functions, at most 0.4 s, count as the own time of their stage.
+
+Demo: the wall time of the whole workflow on one core, where no job hides behind another, against the sum of
+the stages' own times, which is the time inside their functions: without interpreter start, imports and
+Snakemake. Training has one thread then. Compilation is left out. Only where Snakemake is installed.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.harness import Row
+from pipeline_lib import metrics
+from pipeline_lib.weights import weight_map
+
+ROOT = Path(__file__).parents[1]
+ROUNDS = 3
+IMPORT = """
+import json, sys, time
+from types import SimpleNamespace
+start = time.perf_counter()
+import numpy  # before torch, which would count it as its own
+if {with_torch}:
+    pause = time.perf_counter()
+    import torch
+    start += time.perf_counter() - pause
+snakemake = SimpleNamespace(log=["/dev/null"], threads=1)
+{imports}
+    print(json.dumps([time.perf_counter() - start, "torch" in sys.modules]))
+"""  # the print stands within the adapter's `with stage(...)`
+DONE = re.compile(r"done in ([\d.]+) s, (\d+) MB at most")
+
+
+def measure() -> list[Row]:
+    rows = [imports()]
+    if find_spec("snakemake"):
+        rows.append(demo())
+    return rows
+
+
+def imports() -> Row:
+    """Seconds of the slowest stage, each stage's the median over rounds of all stages."""
+    adapters = {path.stem: imports_of(path) for path in sorted((ROOT / "workflow/scripts").glob("*.py"))}
+    with_torch = {name: import_in_new_process(adapter, False)[1] for name, adapter in adapters.items()}
+    times = defaultdict(list)
+    for _ in range(ROUNDS):
+        for name, adapter in adapters.items():
+            times[name].append(import_in_new_process(adapter, with_torch[name])[0])
+    seconds = {name: statistics.median(found) for name, found in times.items()}
+    details = {"seconds": seconds, "with torch": [name for name, needed in with_torch.items() if needed]}
+    if not find_spec("snakemake"):
+        details["demo"] = "not run: Snakemake is not installed"
+    slowest = max(seconds, key=seconds.get)
+    what = "imports of a stage, torch aside"
+    return Row(what, f"slowest: {slowest}", seconds[slowest], "s", aim=1.5, details=details)
+
+
+def imports_of(adapter: Path) -> str:
+    """An adapter up to and including its imports."""
+    tree = ast.parse(adapter.read_text())
+    stage = tree.body[-1]
+    stage.body = [node for node in stage.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return ast.unparse(tree)
+
+
+def import_in_new_process(adapter: str, with_torch: bool) -> tuple[float, bool]:
+    """Seconds, and whether torch was imported."""
+    code = IMPORT.format(imports=adapter, with_torch=with_torch)
+    return tuple(json.loads(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT)))
+
+
+def demo() -> Row:
+    """Wall time of the demo on one core over the sum of the stages' own times."""
+    compile_kernels()
+    with tempfile.TemporaryDirectory() as folder:
+        where = ["--snakefile", ROOT / "Snakefile", "--directory", folder]
+        command = [sys.executable, "-m", "snakemake", *where, "--cores", "1", "--quiet", "all"]
+        wall = harness.seconds(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True))
+        stages = of_stages(Path(folder, "results"))
+    own = sum(stage["seconds"] for stage in stages.values())
+    details = {"seconds": wall, "own seconds": own, "stages": stages}
+    return Row("demo on one core", "sum of the stages' own times", wall / own, aim=1.2, details=details)
+
+
+def compile_kernels() -> None:
+    """So that the stages load machine code and do not make it."""
+    cells = np.kron(np.arange(4).reshape(1, 2, 2), np.ones((1, 16, 16))).astype(np.uint32)
+    metrics.instance_scores(cells, cells)
+    metrics.isbi_scores(cells, (cells > 0).astype(np.float32))
+    weight_map(cells[0], np.ones(2), 10, 5)
+
+
+def of_stages(results: Path) -> dict[str, dict[str, Any]]:
+    """By stage: number of jobs, their own seconds, their seconds from process start to end, peak memory."""
+    stages = defaultdict(lambda: {"jobs": 0, "seconds": 0.0, "start to end": 0.0, "megabytes": 0})
+    logs, benchmarks = results / "logs", results / "benchmarks"
+    for log in sorted(logs.rglob("*.log")):
+        job = log.relative_to(logs)
+        seconds, megabytes = DONE.search(log.read_text()).groups()
+        measured = (benchmarks / job).with_suffix(".tsv").read_text().splitlines()[1].split()
+        stage = stages["/".join(job.parts[:-1]) or job.stem]
+        stage["jobs"] += 1
+        stage["seconds"] += float(seconds)
+        stage["start to end"] += float(measured[0])
+        stage["megabytes"] = max(stage["megabytes"], int(megabytes))
+    return dict(stages)
+
+
+if __name__ == "__main__":
+    harness.main(measure)
