@@ -57,10 +57,10 @@ class Row:
     def reached(self) -> bool | None:
         if self.aim is None:
             return None
-        return self.value >= self.aim if self.higher_is_better else self.value <= self.aim
+        return bool(self.value >= self.aim if self.higher_is_better else self.value <= self.aim)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"reached": self.reached}
+        return asdict(self) | {"value": float(self.value), "reached": self.reached}
 
 
 def seconds(call: Callable[[], Any]) -> float:
