@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline_lib import baselines, inference, layout, networks, provenance
-from pipeline_lib.files import read_json
+from pipeline_lib import inference, layout, networks, provenance
 from pipeline_lib.log import logger
 
 
@@ -25,16 +24,17 @@ def predict(
 ) -> None:
     """Write `cell_probability` of every section of `dataset` (HDF5), tile by tile.
 
-    `tile` in px of network input, or `auto` for the largest that memory allows; the result is that of one
-    pass over the whole image. `average_orientations` averages over the 8 rotations and mirror images. Raises
-    `InputError` where model and images do not fit each other.
+    `tile` is the side in px of the network's input, or of a square of as many, or `auto` for the largest that
+    memory allows; the result is that of one pass over the whole image. `average_orientations` averages over
+    the 8 rotations and mirror images. Raises `InputError` where model and images do not fit each other.
     """
     torch.set_num_threads(threads)
+    inference.keep_memory()
     found = networks.Model.load(model)
     where = inference.choose_device(device)
     kind = inference.choose_precision(precision, where)
-    net = found.network.to(where, memory_format=torch.channels_last).eval()
-    size = inference.choose_tile(tile, net.geometry, net.score.in_channels, where)
+    net = inference.InHalves(found.network.to(where, memory_format=torch.channels_last).eval())
+    size = inference.choose_tile(tile, net.geometry, found.network.score.in_channels, where, kind)
     record = provenance.record(
         [dataset, model], tile=tile, average_orientations=average_orientations, precision=precision
     )
@@ -58,14 +58,3 @@ def predict(
         str(kind).removeprefix("torch."),
         size,
     )
-
-
-def predict_baseline(dataset: Path, statistics: Path, output: Path, *, network: str) -> None:
-    """Write `cell_probability` of baseline `network` (`constant` or `smoothed_raw`) for `dataset` (HDF5)."""
-    measured = read_json(statistics)
-    record = provenance.record([dataset, statistics], network=network)
-    with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:
-        raw = source[layout.RAW.name]
-        target = layout.add(file, layout.CELL_PROBABILITY, raw.shape[1:])
-        for z in range(raw.shape[1]):
-            target[z] = baselines.cell_probability(network, raw[:, z], measured)

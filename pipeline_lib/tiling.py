@@ -86,27 +86,54 @@ class Tile:
 
 
 def tiles(shape: tuple[int, int], tile: int, geometry: Geometry) -> Iterator[Tile]:
-    """Cover a section of `shape` (y, x) by tiles of at most `tile` px input, row by row.
+    """Cover a section of `shape` (y, x) by tiles of at most `tile` x `tile` px of input, row by row.
 
     Tiles start at multiples of the network's stride, hence pooling sees the same 2x2 squares as in one pass
-    over the whole image and the results agree; they are as even in size as that allows, so that little is
-    computed twice.
+    over the whole image and the results agree. They are even in size, and square or long, whichever reads the
+    fewest pixels in all: a forward pass costs so much per pixel of output, of which every division has as
+    many, and so much per pixel of input (docs/PERFORMANCE.md).
     """
-    rows, columns = (_spans(size, tile, geometry) for size in shape)
+    geometry.output_size(tile)
+    rows, columns = _division(shape, tile**2, geometry)
     for y_read, y_write in rows:
         for x_read, x_write in columns:
             crop = tuple(slice(0, part.stop - part.start) for part in (y_write, x_write))
             yield Tile((y_read, x_read), crop, (y_write, x_write))
 
 
-def _spans(size: int, tile: int, geometry: Geometry) -> list[tuple[tuple[int, int], slice]]:
-    largest = geometry.output_size(tile)
-    if size <= largest:
-        step = size
-    else:
-        usable = largest // geometry.stride * geometry.stride
-        count = -(-size // usable)
-        step = -(-size // (count * geometry.stride)) * geometry.stride
+_Span = tuple[tuple[int, int], slice]  # what to read and what to write along one axis
+
+
+def _division(shape: tuple[int, int], area: int, geometry: Geometry) -> list[list[_Span]]:
+    """Spans of rows and of columns, of all those with tiles of at most `area` px the ones that read least."""
+    tallest = min(area // geometry.smallest, geometry.input_size(shape[0]))
+    steps = (
+        (_step(shape[0], height, geometry), _step(shape[1], area // height, geometry))
+        for height in range(geometry.smallest, tallest + 1, geometry.stride)
+    )
+
+    def pixels_read(steps: tuple[int, int]) -> int:
+        total = 1
+        for size, step in zip(shape, steps, strict=True):
+            whole = (size - 1) // step
+            total *= whole * geometry.input_size(step) + geometry.input_size(size - whole * step)
+        return total
+
+    return [
+        _spans(size, step, geometry) for size, step in zip(shape, min(steps, key=pixels_read), strict=True)
+    ]
+
+
+def _step(size: int, largest: int, geometry: Geometry) -> int:
+    """From tile to tile (px), for the fewest even tiles of at most `largest` px that cover `size`."""
+    output = geometry.output_size(largest - (largest - geometry.smallest) % geometry.stride)
+    if size <= output:
+        return size
+    count = -(-size // (output - output % geometry.stride))
+    return -(-size // (count * geometry.stride)) * geometry.stride
+
+
+def _spans(size: int, step: int, geometry: Geometry) -> list[_Span]:
     spans = []
     for start in range(0, size, step):
         stop = min(start + step, size)
@@ -134,4 +161,4 @@ def read_mirrored(array: Any, section: int, rows: np.ndarray, columns: np.ndarra
     """
     top, left = rows.min(), columns.min()
     block = array[..., section, top : rows.max() + 1, left : columns.max() + 1]
-    return block[..., (rows - top)[:, None], columns - left]
+    return block.take(rows - top, -2).take(columns - left, -1)  # one axis at a time: five times as fast

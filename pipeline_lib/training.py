@@ -93,6 +93,7 @@ def train(
     """
     settings = Settings(**training)
     torch.set_num_threads(threads)
+    inference.keep_memory()
     torch.manual_seed(seed)
     device = inference.choose_device(settings.device)
     precision = inference.choose_precision(settings.precision, device)

@@ -1,12 +1,20 @@
+import os
+import platform
+import re
+import resource
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import nn
 
 from pipeline_lib import inference
 from pipeline_lib.errors import InputError
 from pipeline_lib.networks.unet import UNet
 from pipeline_lib.normalisation import measure
-from pipeline_lib.tiling import UPSAMPLING_LOSS, mirror
+from pipeline_lib.tiling import UPSAMPLING_LOSS
 
 CPU = torch.device("cpu")
 
@@ -29,26 +37,29 @@ def image(height, width):
     return np.random.default_rng(0).integers(0, 255, (1, 1, height, width), np.uint8)
 
 
-@pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
-@pytest.mark.parametrize("shape", [(64, 64), (83, 61), (5, 130), (1, 1)])
-def test_tiled_equals_whole_image(shape, upsampling):
-    net, raw = network(upsampling=upsampling), image(*shape)
-    small = net.geometry.input_size(net.geometry.stride + 8)
-    whole = probability(net, raw, net.geometry.input_size(200))
-    np.testing.assert_allclose(probability(net, raw, small), whole, atol=1e-5)
-    np.testing.assert_allclose(whole.sum(0), 1, atol=1e-6)
-
-
-def test_whole_image_is_one_forward_pass_of_the_mirrored_image():
-    net, raw = network(), image(40, 30)
-    context = net.geometry.context
-    rows, columns = (mirror(-context, net.geometry.input_size(n) - context, n) for n in (40, 30))
-    normalised = measure("none", [raw]).apply(raw[:, 0], np.arange(40), np.arange(30))
+def whole_image(net, raw):
+    """One forward pass of the mirrored image."""
+    context, shape = net.geometry.context, raw.shape[2:]
+    pad = [(context, net.geometry.input_size(size) - context - size) for size in shape]
+    padded = np.pad(raw[:, 0] / np.float32(255), [(0, 0), *pad], mode="reflect")
     with torch.inference_mode():
-        expected = net(torch.from_numpy(normalised[:, rows[:, None], columns])[None]).softmax(1)[
-            0, :, :40, :30
-        ]
-    np.testing.assert_allclose(probability(net, raw, net.geometry.input_size(60)), expected, atol=1e-6)
+        return net(torch.from_numpy(padded)[None]).softmax(1)[0, :, : shape[0], : shape[1]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(st.integers(1, 100), st.integers(1, 100)),
+    st.integers(0, 12),
+    st.sampled_from([1, 2]),
+    st.sampled_from(sorted(UPSAMPLING_LOSS)),
+)
+@example((1, 1), 0, 2, "up_convolution")
+@example((5, 130), 0, 2, "bilinear")
+def test_tiled_is_one_forward_pass_of_the_mirrored_image(shape, larger, depth, upsampling):
+    net, raw = network(depth, upsampling=upsampling), image(*shape)
+    found = probability(net, raw, net.geometry.smallest + larger * net.geometry.stride)
+    np.testing.assert_allclose(found, whole_image(net, raw), atol=1e-5)
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-6)
 
 
 def test_averaging_orientations_is_the_mean_over_turned_and_mirrored_images():
@@ -78,11 +89,85 @@ def test_auto_tile_fits_the_network_and_the_memory():
     for depth in (2, 3, 4):
         geometry = network(depth).geometry
         for channels in (1, 64, 10**9):
-            geometry.output_size(inference.choose_tile("auto", geometry, channels, CPU))
-    few, many = (inference.choose_tile("auto", geometry, channels, CPU) for channels in (50, 3000))
+            geometry.output_size(inference.choose_tile("auto", geometry, channels, CPU, torch.float32))
+    few, many = (
+        inference.choose_tile("auto", geometry, channels, CPU, torch.float32) for channels in (50, 3000)
+    )
     assert few > many
+    assert inference.choose_tile("auto", geometry, 50, CPU, torch.bfloat16) > 1.3 * few
     with pytest.raises(InputError, match="572"):
-        inference.choose_tile(571, geometry, 64, CPU)
+        inference.choose_tile(571, geometry, 64, CPU, torch.float32)
+
+
+def test_a_tile_that_the_memory_holds_is_taken_and_another_gives_way_with_a_line(caplog):
+    geometry = network(4).geometry
+    assert inference.choose_tile(572, geometry, 64, CPU, torch.float32) == 572
+    assert not caplog.messages
+    smaller = inference.choose_tile(57200 + 12, geometry, 64, CPU, torch.float32)
+    assert smaller == inference.choose_tile("auto", geometry, 64, CPU, torch.float32)
+    assert re.fullmatch(
+        rf"a tile of 57212 px takes .* GB, and cpu has .*: tiles of {smaller} px, with the same result",
+        *caplog.messages,
+    )
+
+
+def test_the_least_memory_that_container_and_job_allow_counts(tmp_path):
+    whole = inference._machine_memory(tmp_path)  # no such files: another system
+    assert whole == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    job = tmp_path / "sys/fs/cgroup/batch/job_1/step_0"
+    job.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("4:memory:/elsewhere\n0::/batch/job_1/step_0\n")
+    (job / "memory.max").write_text("max\n")
+    assert inference._machine_memory(tmp_path) == whole
+    (job.parent / "memory.max").write_text("3000\n")
+    (job.parents[1] / "memory.max").write_text("5000\n")
+    assert inference._machine_memory(tmp_path) == 3000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_kept_memory_is_not_cleared_again_by_the_kernel():
+    inference.keep_memory()
+    torch.ones(2**24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24 - 2**12)  # 64 MB are 16,384 pages; less, as alignment may take some
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000
+
+
+class SmallCard(nn.Module):
+    """A network on a card whose memory holds `largest` px of input."""
+
+    def __init__(self, network, largest):
+        super().__init__()
+        self.network, self.geometry, self.largest = network, network.geometry, largest
+        self.asked = []
+
+    def forward(self, x):
+        self.asked.append(x.shape[2] * x.shape[3])
+        if self.asked[-1] > self.largest:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return self.network(x)
+
+
+@pytest.mark.parametrize("shape", [(300, 60), (150, 150)])
+@pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
+def test_out_of_memory_a_pass_is_made_in_halves_with_the_same_result(shape, upsampling, caplog):
+    net, raw = network(upsampling=upsampling), image(*shape)
+    smallest = net.geometry.smallest
+    card = SmallCard(net, 2 * smallest**2)
+    found = probability(inference.InHalves(card), raw, net.geometry.input_size(100))
+    np.testing.assert_allclose(found, whole_image(net, raw), atol=1e-5)
+    failed = [pixels for pixels in card.asked if pixels > card.largest]
+    assert failed == sorted(failed, reverse=True) and len(failed) == len(set(failed))  # each size once
+    assert len(caplog.messages) == len(failed) > 0
+    assert caplog.messages[0].startswith("cpu has no memory for")
+    assert caplog.messages[0].endswith("px at a time: in halves, with the same result")
+
+
+def test_a_card_too_small_for_any_pass_says_what_to_do():
+    net = network()
+    with pytest.raises(InputError, match=r"no memory for (\d+) x \1 px, the least .*`device: cpu`"):
+        probability(inference.InHalves(SmallCard(net, 0)), image(90, 90), net.geometry.input_size(100))
 
 
 def test_asking_for_a_gpu_that_is_not_there_says_what_to_do():

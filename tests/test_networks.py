@@ -114,6 +114,19 @@ def test_a_model_file_describes_itself(model, tmp_path):
     assert torch.load(tmp_path / "model.pt", weights_only=True)["context"] == model.network.geometry.context
 
 
+def test_a_loaded_model_is_the_saved_one_and_draws_no_random_numbers(model, tmp_path):
+    model.network.down[0][1].running_mean += torch.rand(3)
+    model.save(tmp_path / "model.pt")
+    before = torch.get_rng_state()
+    loaded = Model.load(tmp_path / "model.pt").network
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    saved, found = model.network.state_dict(), loaded.state_dict()
+    assert list(found) == list(saved)
+    for name in saved:
+        assert found[name].device.type == "cpu" and torch.equal(found[name], saved[name]), name
+
+
 class Harmful:
     def __reduce__(self):
         return (print, ("code from the file ran",))
@@ -147,6 +160,12 @@ def test_files_that_are_no_model_of_this_version_are_named(model, tmp_path):
     torch.save({**content, "arguments": {**content["arguments"], "base_channels": 4}}, path)
     with pytest.raises(InputError, match="do not fit the network"):
         Model.load(path)
+    state = content["state_dict"]
+    without = {name: state[name] for name in list(state)[1:]}
+    for damaged in (without, {**state, "more": torch.zeros(1)}, {**state, "score.bias": "no tensor"}):
+        torch.save({**content, "state_dict": damaged}, path)
+        with pytest.raises(InputError, match=r"model\.pt: its parameters do not fit the network"):
+            Model.load(path)
 
 
 def test_unknown_networks_and_arguments_are_named():

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_lib import layout, networks
+from pipeline_lib import baselines, layout, networks
 from pipeline_lib.errors import InputError
 from pipeline_lib.files import sha256, write_json
 from pipeline_lib.networks import Model
+from pipeline_lib.networks.unet import UNet
 from pipeline_lib.normalisation import measure
-from pipeline_lib.prediction import predict, predict_baseline
+from pipeline_lib.prediction import predict
 
 
 @pytest.fixture
@@ -42,6 +43,32 @@ def test_every_section_is_predicted_and_tiles_leave_no_trace(folder):
     np.testing.assert_allclose(small, whole, atol=1e-5)
     assert small.shape == (2, 70, 51) and np.abs(small[0] - small[1]).max() > 0.01
     assert 0 <= small.min() < small.max() <= 1
+
+
+class SmallCard(UNet):
+    """On a card whose memory holds 3,600 px."""
+
+    def forward(self, x):
+        if x.shape[2] * x.shape[3] > 3600:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(x)
+
+
+def test_out_of_memory_the_sections_go_on_in_halves_with_a_line(folder, monkeypatch, caplog):
+    monkeypatch.setitem(networks.NETWORKS, "small card", SmallCard)
+    whole = Model.load(folder / "model.pt")
+    Model("small card", whole.arguments, whole.network, whole.normalisation).save(folder / "small.pt")
+    for name in ("model", "small"):
+        predict(
+            folder / "dataset.h5",
+            folder / f"{name}.pt",
+            folder / f"{name}.h5",
+            precision="float32",
+            device="cpu",
+        )
+    np.testing.assert_allclose(probability(folder / "small.h5"), probability(folder / "model.h5"), atol=1e-5)
+    lines = [line for line in caplog.messages if "in halves" in line]
+    assert len(lines) == len(set(lines)) > 0  # once for a size, whatever the number of sections
 
 
 def test_prediction_is_the_same_again(folder):
@@ -80,7 +107,7 @@ def test_baselines(folder):
     statistics = {"class_frequencies": [0.25, 0.75], "smoothed_raw": {"low": 140.0, "high": 115.0}}
     write_json(folder / "statistics.json", statistics)
     for network in ("constant", "smoothed_raw"):
-        predict_baseline(
+        baselines.predict(
             folder / "dataset.h5", folder / "statistics.json", folder / f"{network}.h5", network=network
         )
     assert (probability(folder / "constant.h5") == 0.75).all()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_lib.errors import InputError
-from pipeline_lib.tiling import check_tile, mirror, read_mirrored, tiles, unet_geometry
+from pipeline_lib.tiling import UPSAMPLING_LOSS, check_tile, mirror, read_mirrored, tiles, unet_geometry
 
 
 def test_the_papers_network_takes_572_and_gives_388():
@@ -60,15 +60,18 @@ def test_mirror_is_numpys_reflection(size, start, length):
     )
 
 
-@given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 8), st.sampled_from([1, 2, 3]))
-def test_every_pixel_is_written_once_from_its_own_position(height, width, larger, depth):
-    geometry = unet_geometry(depth)
-    tile = geometry.input_size(geometry.stride) + larger * geometry.stride
+sizes = st.integers(1, 200)
+geometries = st.builds(unet_geometry, st.sampled_from([1, 2, 3]), st.sampled_from(sorted(UPSAMPLING_LOSS)))
+
+
+@given(sizes, sizes, st.integers(0, 8), geometries)
+def test_every_pixel_is_written_once_from_its_own_position(height, width, larger, geometry):
+    tile = geometry.smallest + larger * geometry.stride
     position = np.arange(height * width).reshape(1, height, width)
     written = np.full((height, width), -1)
     for part in tiles((height, width), tile, geometry):
+        assert np.prod([stop - start for start, stop in part.read]) <= tile**2
         for start, stop in part.read:
-            assert stop - start <= tile
             geometry.output_size(stop - start)  # valid for the network
             assert (
                 start + geometry.context
@@ -84,6 +87,25 @@ def test_every_pixel_is_written_once_from_its_own_position(height, width, larger
     np.testing.assert_array_equal(written, position[0])
 
 
+def even_inputs(size, count, geometry):
+    """What `count` tiles as even as the stride allows read along an axis."""
+    step = size if count == 1 else -(-size // (count * geometry.stride)) * geometry.stride
+    return [geometry.input_size(min(step, size - start)) for start in range(0, size, step)]
+
+
+@given(sizes, sizes, st.integers(0, 8), geometries)
+def test_no_other_division_into_even_tiles_reads_fewer_pixels(height, width, larger, geometry):
+    tile = geometry.smallest + larger * geometry.stride
+    least = min(
+        sum(rows) * sum(columns)
+        for rows in (even_inputs(height, n, geometry) for n in range(1, height // geometry.stride + 2))
+        for columns in (even_inputs(width, n, geometry) for n in range(1, width // geometry.stride + 2))
+        if max(rows) * max(columns) <= tile**2
+    )
+    read = [[stop - start for start, stop in part.read] for part in tiles((height, width), tile, geometry)]
+    assert np.prod(read, axis=1).sum() == least
+
+
 def test_a_tile_too_small_to_move_on_by_a_stride_is_refused_from_the_start():
     with pytest.raises(InputError, match=r"188 px does not fit this network.*use 204 or 220"):
         check_tile(188, 4)
@@ -91,5 +113,12 @@ def test_a_tile_too_small_to_move_on_by_a_stride_is_refused_from_the_start():
 
 
 def test_tiles_are_even_in_size_so_that_the_last_one_is_not_a_sliver():
-    widths = [part.write[1].stop - part.write[1].start for part in tiles((10, 400), 572, unet_geometry(4))]
-    assert widths == [208, 192]
+    widths = [part.write[1].stop - part.write[1].start for part in tiles((10, 1500), 572, unet_geometry(4))]
+    assert widths == [752, 748]
+
+
+def test_tiles_are_long_where_that_reads_less():
+    geometry = unet_geometry(4)
+    found = [part.read for part in tiles((2048, 2048), 1708, geometry)]  # squares would be four of 1212 px
+    assert found == [((-92, 1120), (-92, 2144)), ((932, 2144), (-92, 2144))]
+    assert len(list(tiles((2048, 2048), 1212, geometry))) == 4
