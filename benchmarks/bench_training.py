@@ -42,11 +42,11 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 def measure() -> list[Row]:
     device = inference.choose_device("auto")
-    inference.keep_memory()  # as the stage does; it makes the anchors faster too
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         patches = drawn_patches(Path(folder), stack)
         batch = patches.move(patches.read(0), device)
         step, row = steps(batch, device)
+        inference.keep_memory()  # as the stage does; not before, for a plain anchor has none of it
         return [
             *row,
             loss_curves(patches, device),
