@@ -18,7 +18,7 @@ from pipeline_lib.labels import target_class
 from pipeline_lib.normalisation import Normalisation
 from pipeline_lib.tiling import Geometry
 
-PREFETCH = 4  # patches read ahead; reading is a small part of a step, a few hide its variation
+PREFETCH = 4  # patches prepared ahead; that is a small part of a step, a few hide its variation
 CACHE_BYTES = 1 << 30  # for chunks of all volumes together, unpacked once and met again by many patches
 
 
