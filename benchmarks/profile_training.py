@@ -11,7 +11,7 @@ import torch
 from torch.profiler import profile
 
 from benchmarks.bench_training import TILE, our_step
-from pipeline_lib.inference import choose_device
+from pipeline_lib.inference import choose_device, keep_memory
 from pipeline_lib.tiling import unet_geometry
 
 SHOWN = 12
@@ -19,6 +19,7 @@ SHOWN = 12
 
 def main() -> None:
     device = choose_device("auto")
+    keep_memory()  # as the stage does
     out = unet_geometry(4).output_size(TILE)
     target = torch.zeros(1, out, out, dtype=torch.long, device=device)
     batch = (

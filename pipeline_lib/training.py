@@ -29,6 +29,7 @@ from pipeline_lib.normalisation import Normalisation
 from pipeline_lib.patches import Patches, open_volumes
 
 SECONDS_BETWEEN_LINES = 15
+# What costs a few hundredths of a second per section of 512 px; float64, in which ties are decided
 VALIDATION_THRESHOLDS = tuple(np.arange(1, 10) / 10)
 
 
@@ -136,6 +137,7 @@ def train(
             seed,
         )
         held_out = open_volumes(stack, validation, validation_weight_maps)
+        in_halves = inference.InHalves(net)  # a device too small for a training tile is so for validation
         for path, (raw, *_) in zip([*train, *validation], [*patches.volumes, *held_out], strict=True):
             normalisation.check(raw, path)
         if run.history:
@@ -149,7 +151,7 @@ def train(
                 mean_loss = _finite(torch.stack(losses).mean().item(), run.iteration, settings)
                 losses.clear()
                 validation_loss, v_rand = validate(
-                    net, held_out, normalisation, settings.tile, device, precision
+                    in_halves, held_out, normalisation, settings.tile, device, precision
                 )
                 _finite(validation_loss, run.iteration, settings)
                 run.keep(mean_loss, validation_loss, v_rand, progress.rate(run.iteration))
@@ -239,7 +241,7 @@ class _Run:
             del logits
             loss.backward()
             self.optimizer.step()
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             out_of_memory = str(error).splitlines()[0]
         else:
             self.iteration += 1

@@ -287,7 +287,7 @@ class Cramped(UNet):
         def keep(tensor):
             kept.append(tensor.untyped_storage().nbytes())
             if sum(kept) > self.limit:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much.")
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate much.")
             return tensor
 
         if not self.training:
@@ -327,6 +327,23 @@ def test_where_memory_is_very_short_tiles_are_smaller_with_a_line_that_says_so(
     cramped(0)
     with pytest.raises(InputError, match=r"even tiles of \d+ px do not fit .* Lower `network.base_channels`"):
         run(inputs, tmp_path / "none", network=PLAIN)
+
+
+def test_a_smaller_tile_is_the_middle_of_the_patch(tmp_path):
+    """Image, target and weights cut by hand give the loss and the step of the patch that is too large."""
+    rng = torch.Generator().manual_seed(0)
+    image, weights = torch.rand(1, 1, 52, 52, generator=rng), torch.rand(1, 36, 36, generator=rng)
+    patch = [image, torch.randint(0, 2, (1, 36, 36), generator=rng), weights]
+    by_hand = [image[..., 4:48, 4:48], patch[1][..., 4:32, 4:32], weights[..., 4:32, 4:32]]
+    losses, states = [], []
+    for rim, batch in ((4, patch), (0, by_hand)):
+        torch.manual_seed(0)
+        net = UNet(depth=1, base_channels=4)
+        steps = training._Run(Settings(tile=52, optimizer="adam"), net, 0, tmp_path / "none.pt", "")
+        steps.rim = rim
+        losses.append(steps.step(*batch, torch.device("cpu"), torch.float32))
+        states.append(net.state_dict())
+    assert torch.equal(*losses) and same(*states)
 
 
 def test_batch_normalisation_counts_each_tile_once(inputs, tmp_path, cramped, caplog):
