@@ -1,0 +1,43 @@
+"""Images and annotations: files <-> arrays. The one place that knows file formats, axes and polarity.
+
+Read, region by region: TIFF (strips or tiles, multi-page, ImageJ, OME, BigTIFF), a single PNG, a folder of
+PNG or TIFF slices in natural order, and HDF5 as `file.h5:/dataset`. Only what a region touches is decoded.
+Written, strip by strip: compressed TIFF for Fiji and napari.
+
+Axes are `c` channel, `z` section, `y` row, `x` column.
+"""
+
+from pipeline_lib.imageio.annotation import (
+    ANNOTATION_KINDS,
+    Annotation,
+    AnnotationRegions,
+    open_annotation,
+    read_annotation,
+)
+from pipeline_lib.imageio.headers import ImageInfo, require_channels, require_memory
+from pipeline_lib.imageio.images import Images, inspect, open_images, read_images
+from pipeline_lib.imageio.naming import natural_key, parse_sections, section_ranges, slice_files, source_file
+from pipeline_lib.imageio.writing import write_images, write_labels, write_probability
+
+__all__ = [
+    "ANNOTATION_KINDS",
+    "Annotation",
+    "AnnotationRegions",
+    "ImageInfo",
+    "Images",
+    "inspect",
+    "natural_key",
+    "open_annotation",
+    "open_images",
+    "parse_sections",
+    "read_annotation",
+    "read_images",
+    "require_channels",
+    "require_memory",
+    "section_ranges",
+    "slice_files",
+    "source_file",
+    "write_images",
+    "write_labels",
+    "write_probability",
+]

@@ -1,0 +1,81 @@
+"""Compressed TIFF for Fiji and napari, written a few rows at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import tifffile
+
+from pipeline_lib.blocks import ALIGNMENT
+from pipeline_lib.files import replacing
+
+
+def write_images(path: str | Path, images: Any) -> None:
+    """Write gray levels `zyx` (uint8, uint16, float32) as compressed TIFF; `images` as in `write_labels`."""
+    _write_tiff(path, images, images.dtype)
+
+
+def write_labels(path: str | Path, labels: Any, *, maximum: int | None = None) -> None:
+    """Write instance labels `zyx` as compressed TIFF: uint16, or uint32 for labels above 65535.
+
+    `labels` is an array, an HDF5 dataset, or anything with `shape` and `[z, rows, columns]`, read 128 rows at
+    a time. Its `maximum` is looked for where it is not given, which reads all of it once more.
+    """
+    if maximum is None:
+        maximum = max(int(band.max()) for band in _bands(labels))
+    _write_tiff(path, labels, np.dtype(np.uint16 if maximum < 2**16 else np.uint32))
+
+
+def write_probability(path: str | Path, probability: Any) -> None:
+    """Write a probability map `zyx` as compressed float32 TIFF; `probability` as in `write_labels`."""
+    _write_tiff(path, probability, np.dtype(np.float32))
+
+
+def _bands(stack: Any, dtype: np.dtype | None = None) -> Iterator[np.ndarray]:
+    """The stack in bands over the whole width, (rows, x), as high as the chunks of HDF5 files."""
+    sections, height, width = stack.shape
+    for z in range(sections):
+        for top in range(0, height, ALIGNMENT):
+            band = stack[z, top : min(top + ALIGNMENT, height), 0:width]
+            yield np.ascontiguousarray(band, dtype)
+
+
+def _write_tiff(path: str | Path, stack: Any, dtype: np.dtype) -> None:
+    # Plain pages, zlib, no predictor: what ImageJ's own reader decodes for all of these types. Not ImageJ's
+    # hyperstack description: from that, older versions take all pages after the first to be uncompressed.
+    # Beyond 4 GiB there is only BigTIFF, which ImageJ opens through Bio-Formats (Fiji has it), not by itself.
+    rows = _strip_rows(stack.shape[2] * dtype.itemsize)
+    # libdeflate's level 1: as small as zlib's level 6 and 3 to 7 times as fast
+    strips = (
+        imagecodecs.deflate_encode(band[top : top + rows], level=1)
+        for band in _bands(stack, dtype)
+        for top in range(0, len(band), rows)
+    )
+    with (
+        replacing(path) as temporary,
+        tifffile.TiffWriter(temporary, bigtiff=needs_bigtiff(stack.shape, dtype)) as tiff,
+    ):
+        tiff.write(
+            strips,
+            shape=stack.shape,
+            dtype=dtype,
+            rowsperstrip=rows,
+            photometric="minisblack",
+            compression="zlib",
+            metadata={"axes": "ZYX"},
+        )
+
+
+def needs_bigtiff(shape: tuple[int, int, int], dtype: np.dtype) -> bool:
+    """Whether a TIFF of this size may pass 4 GiB: pixels that do not compress, and tables."""
+    return math.prod(shape) * np.dtype(dtype).itemsize * 1.01 + 2**25 > 2**32
+
+
+def _strip_rows(row_bytes: int) -> int:
+    """Rows of a strip: about 256 KiB, a power of two, so that strips end where bands do."""
+    return min(2 ** (max(2**18 // row_bytes, 1).bit_length() - 1), ALIGNMENT)

@@ -1,0 +1,123 @@
+"""Written files hold what was given, in types and parts that other programs read."""
+
+import tracemalloc
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_files import gray
+from PIL import Image
+
+from pipeline_lib import imageio
+from pipeline_lib.imageio.writing import needs_bigtiff
+
+
+@pytest.mark.parametrize(
+    ("maximum", "dtype"), ((1, "uint16"), (2**16 - 1, "uint16"), (2**16, "uint32"), (2**32 - 1, "uint32"))
+)
+def test_labels_come_back_with_axes_and_the_smallest_type(tmp_path, maximum, dtype):
+    labels = np.random.default_rng(0).integers(0, maximum, (3, 20, 30), endpoint=True).astype(np.uint32)
+    labels[1, 2, 3] = maximum
+    with h5py.File(tmp_path / "a.h5", "w") as file:  # an HDF5 dataset serves as well as an array
+        imageio.write_labels(tmp_path / "labels.tif", file.create_dataset("labels", data=labels))
+    with tifffile.TiffFile(tmp_path / "labels.tif") as tiff:
+        series, page = tiff.series[0], tiff.pages[0]
+        assert (series.axes, series.dtype, series.shape) == ("ZYX", dtype, (3, 20, 30))
+        # what ImageJ's own reader takes: zlib without predictor, strips, and no description in its own format
+        assert page.compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+        assert (page.predictor, page.is_tiled) == (1, False)
+        assert not tiff.is_imagej and "images=" not in page.description
+        assert len(tiff.pages) == 3
+    np.testing.assert_array_equal(imageio.read_images(tmp_path / "labels.tif")[0], labels)
+
+
+def test_probabilities_and_images_come_back(tmp_path):
+    p = np.random.default_rng(0).random((2, 9, 8), np.float32)
+    imageio.write_probability(tmp_path / "p.tif", p)
+    np.testing.assert_array_equal(imageio.read_images(tmp_path / "p.tif")[0], p)
+    imageio.write_images(tmp_path / "i.tif", gray((1, 9, 8)))
+    np.testing.assert_array_equal(imageio.read_images(tmp_path / "i.tif")[0], gray((1, 9, 8)))
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    class Broken:
+        shape, dtype = (2, 4, 4), np.dtype(np.float32)
+
+        def __getitem__(self, index):
+            if index[0] == 1:
+                raise RuntimeError("the source went away")
+            return np.zeros((4, 4), np.float32)
+
+    (tmp_path / "p.tif").write_bytes(b"former result")
+    with pytest.raises(RuntimeError):
+        imageio.write_probability(tmp_path / "p.tif", Broken())
+    assert [path.name for path in tmp_path.iterdir()] == ["p.tif"]
+    assert (tmp_path / "p.tif").read_bytes() == b"former result"
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 3), st.integers(1, 400), st.integers(2, 300), st.sampled_from(("u1", "u2", "f4")))
+def test_any_shape_is_read_back_exactly(tmp_path_factory, sections, height, width, dtype):
+    """Heights that are no multiple of strips or bands, on pages of one strip and of many."""
+    path = tmp_path_factory.mktemp("shape") / "a.tif"
+    stack = np.random.default_rng(height).integers(0, 200, (sections, height, width)).astype(dtype)
+    imageio.write_images(path, stack)
+    np.testing.assert_array_equal(tifffile.imread(path).reshape(stack.shape), stack)
+
+
+def test_a_wide_section_goes_in_many_strips_and_pillow_reads_them(tmp_path):
+    stack = np.random.default_rng(0).integers(0, 2**16, (1, 300, 9000), np.uint16)
+    imageio.write_images(tmp_path / "a.tif", stack)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tiff.pages[0].rowsperstrip == 8
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.tif")), stack[0])
+
+
+class Computed:
+    """A stack that is nowhere but computed where it is read, and knows how much was asked for at once."""
+
+    def __init__(self, shape):
+        self.shape, self.most, self.read = shape, 0, 0
+
+    def __getitem__(self, index):
+        z, rows, columns = index
+        y, x = np.ogrid[rows, columns]
+        self.most, self.read = max(self.most, y.size * x.size), self.read + y.size * x.size
+        return (z * 7 + y * 5 + x // 100).astype(np.uint32)
+
+
+def test_a_stack_computed_where_it_is_read_is_never_whole_in_memory(tmp_path):
+    stack = Computed((2, 5000, 1000))
+    tracemalloc.start()
+    imageio.write_labels(tmp_path / "a.tif", stack, maximum=30_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert stack.most <= 128 * 1000 and stack.read == 2 * 5000 * 1000  # each pixel once
+    assert peak < 4 * 2**20 < 2 * 2 * 5000 * 1000
+    whole = np.stack([stack[z, 0:5000, 0:1000] for z in range(2)])
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), whole)
+
+
+def test_the_maximum_is_found_where_it_is_not_told(tmp_path):
+    stack = Computed((1, 20_000, 3))
+    imageio.write_labels(tmp_path / "a.tif", stack)
+    read = tifffile.imread(tmp_path / "a.tif")
+    assert read.dtype == np.uint32 and read.max() == 5 * 19_999
+
+
+def test_the_same_stack_gives_the_same_bytes(tmp_path):
+    for name in "ab":
+        imageio.write_probability(tmp_path / name, np.random.default_rng(0).random((2, 300, 40)))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_bigtiff_only_where_four_gigabytes_may_not_do(tmp_path):
+    assert not needs_bigtiff((1, 32768, 32768), np.uint8)
+    assert not needs_bigtiff((1, 32768, 32768), np.uint16)
+    assert needs_bigtiff((1, 32768, 32768), np.float32)
+    assert needs_bigtiff((4, 32768, 32760), np.uint8)  # fits, but for tables
+    imageio.write_images(tmp_path / "a.tif", gray((1, 9, 8)))
+    assert (tmp_path / "a.tif").read_bytes()[2] == 42  # TIFF's number; BigTIFF has 43
