@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from pipeline_lib import baselines, imageio, layout, normalisation, provenance, weights
+from pipeline_lib.blocks import BLOCK, blocks
 from pipeline_lib.errors import InputError
 from pipeline_lib.files import read_json, write_json
-from pipeline_lib.labels import label_cells, separation_border, target_class
+from pipeline_lib.labelling import Read, labelled
+from pipeline_lib.labels import border_halo, count_pixels, separation_border, target_class
 from pipeline_lib.log import logger
 
 
@@ -24,13 +27,13 @@ def build_dataset(
     annotation_kind: str = "auto",
     channels: int = 1,
     separation_border_width: int = 2,
+    block: int = BLOCK,
 ) -> None:
     """Write `raw` and, with an annotation, `labels` and `separation_border` of one volume to `output` (HDF5).
 
     Membranes become 4-connected instances per section, instance labels are kept as they are. Raises
     `InputError` for images and annotations that cannot be used or do not fit each other.
     """
-    raw = imageio.read_images(images, sections=sections, channels=channels)
     sources = [imageio.source_file(path) for path in (images, annotation) if path]
     record = provenance.record(
         sources,
@@ -39,33 +42,62 @@ def build_dataset(
         channels=channels,
         separation_border_width=separation_border_width,
     )
-    labels = None
-    if annotation:
-        truth = imageio.read_annotation(annotation, sections=sections, kind=annotation_kind)
-        logger.info("%s: %s", annotation, truth.description)
-        if truth.array.shape != raw.shape[1:]:
-            raise InputError(
-                f"{annotation}: annotation of {_size(truth.array.shape)}, but {images} has "
-                f"{_size(raw.shape[1:])}. Both must show the same sections; "
-                "correct `images`, `annotation` or `sections` in the table."
+    with ExitStack() as stack:
+        raw = stack.enter_context(imageio.open_images(images, sections=sections, channels=channels))
+        truth = None
+        if annotation:
+            truth = stack.enter_context(
+                imageio.open_annotation(annotation, sections=sections, kind=annotation_kind, block=block)
             )
-        labels = truth.array if truth.kind == "instances" else label_cells(truth.array)
-
-    with layout.create(output, record) as file:
-        layout.add(file, layout.RAW, raw.shape, raw.dtype)[:] = raw
-        if labels is None:
+            logger.info("%s: %s", annotation, truth.description)
+            if truth.shape != raw.shape[1:]:
+                raise InputError(
+                    f"{annotation}: annotation of {_size(truth.shape)}, but {images} has "
+                    f"{_size(raw.shape[1:])}. Both must show the same sections; "
+                    "correct `images`, `annotation` or `sections` in the table."
+                )
+        file = stack.enter_context(layout.create(output, record))
+        stored = layout.add(file, layout.RAW, raw.shape, raw.dtype)
+        for z in range(raw.shape[1]):
+            for part in blocks(raw.shape[2:], block):
+                stored[:, z, *part.write] = raw.read(z, *part.write)
+        if truth is None:
             return
-        stored = layout.add(file, layout.LABELS, labels.shape)
-        border = layout.add(file, layout.SEPARATION_BORDER, labels.shape)
-        lost = 0
-        for z, section in enumerate(labels):
-            stored[z] = section
-            found = separation_border(section, separation_border_width)
-            border[z] = found
-            lost += len(np.setdiff1d(section[found], section[~found]))
-    cells = sum(np.count_nonzero(np.unique(section)) for section in labels)
-    logger.info("%s: %d sections of %d x %d px, %d cells", output, *labels.shape, cells)
-    largest = max(np.bincount(section[section > 0]).max(initial=0) / section.size for section in labels)
+        read = truth.read
+        if truth.kind == "membranes":
+            cells, _ = stack.enter_context(labelled(truth.read, truth.shape, output, block=block))
+            read = cells.read
+        counts = _write_truth(file, read, truth.shape, separation_border_width, block)
+    _report_cells(output, truth.shape, counts, separation_border_width)
+
+
+def _write_truth(
+    file: h5py.File, read: Read, shape: tuple[int, int, int], width: int, block: int
+) -> np.ndarray:
+    """Write `labels`, as `read` gives them, and `separation_border`.
+
+    Returns int64 (z, 3): of each section the cells, px of the largest, and cells that are border all over.
+    """
+    labels, border = (layout.add(file, array, shape) for array in (layout.LABELS, layout.SEPARATION_BORDER))
+    counts = np.zeros((shape[0], 3), np.int64)
+    for z in range(shape[0]):
+        found, spared = [], []
+        for part in blocks(shape[1:], block, border_halo(width)):
+            around = read(z, *part.read)
+            cells, given_away = around[part.crop], separation_border(around, width)[part.crop]
+            labels[z, *part.write], border[z, *part.write] = cells, given_away
+            found.append(count_pixels(cells))
+            spared.append(count_pixels(np.where(given_away, 0, cells))[0])
+        values, inverse = np.unique(np.concatenate([v for v, _ in found]), return_inverse=True)
+        sizes = np.bincount(inverse, np.concatenate([n for _, n in found]))[values > 0]
+        lost = np.setdiff1d(values[values > 0], np.concatenate(spared))
+        counts[z] = len(sizes), sizes.max(initial=0), len(lost)
+    return counts
+
+
+def _report_cells(output: Path, shape: tuple[int, int, int], counts: np.ndarray, width: int) -> None:
+    logger.info("%s: %d sections of %d x %d px, %d cells", output, *shape, counts[:, 0].sum())
+    largest = counts[:, 1].max() / (shape[1] * shape[2])
     if largest > 0.5:
         logger.warning(
             "%s: one cell covers %.0f %% of a section; if that is the background or the membranes, the "
@@ -73,22 +105,23 @@ def build_dataset(
             output,
             100 * largest,
         )
-    if lost:
+    if lost := counts[:, 2].sum():
         logger.warning(
             "%s: %d cells lie wholly within the separation border and are background to the network; "
             "lower `dataset.separation_border_width` (now %d) to keep them",
             output,
             lost,
-            separation_border_width,
+            width,
         )
 
 
 def measure_statistics(
-    datasets: Sequence[Path], output: Path, *, normalisation_kind: str = "mean_std"
+    datasets: Sequence[Path], output: Path, *, normalisation_kind: str = "mean_std", memory_gb: float = 8.0
 ) -> None:
     """Write what the training split alone may tell (JSON).
 
-    Class frequencies, normalisation, and the gray range for the baseline.
+    Class frequencies, normalisation, and the gray range for the baseline. Raises `InputError` for images that
+    do not go together, and where a mean image takes more than `memory_gb`.
     """
     with ExitStack() as stack:
         volumes = []
@@ -98,9 +131,10 @@ def measure_statistics(
             )
             volumes.append(tuple(file[a.name] for a in (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)))
         cell = sum(
-            int(target_class(labels[z], border[z]).sum())
+            np.count_nonzero(target_class(labels[z, *part.read], border[z, *part.read]))
             for _, labels, border in volumes
             for z in range(len(labels))
+            for part in blocks(labels.shape[1:])
         )
         total = sum(labels.size for _, labels, _ in volumes)
         if not 0 < cell < total:
@@ -113,7 +147,7 @@ def measure_statistics(
             {
                 "class_frequencies": [1 - cell / total, cell / total],
                 "normalisation": normalisation.measure(
-                    normalisation_kind, [raw for raw, _, _ in volumes]
+                    normalisation_kind, [raw for raw, _, _ in volumes], memory_gb=memory_gb
                 ).to_dict(),
                 "smoothed_raw": baselines.measure(volumes),
                 "provenance": provenance.record(datasets, normalisation=normalisation_kind),
@@ -132,8 +166,9 @@ def build_weight_map(
     w0: float = 10.0,
     sigma: float = 5.0,
     class_balance: bool = True,
+    block: int = BLOCK,
 ) -> None:
-    """Write the `weight_map` of one annotated volume (HDF5).
+    """Write the `weight_map` of one annotated volume (HDF5), block by block.
 
     `sigma` in px; without `class_balance`, w_c is 1 for both classes.
     """
@@ -148,7 +183,10 @@ def build_weight_map(
         target = layout.add(file, layout.WEIGHT_MAP, labels.shape)
         target.attrs.update(w_c=w_c, w0=w0, sigma=sigma)
         for z in range(labels.shape[0]):
-            target[z] = weights.weight_map(np.where(border[z], 0, labels[z]), w_c, w0, sigma)
+            for part in blocks(labels.shape[1:], block, weights.halo(w_c, w0, sigma)):
+                cells = labels[z, *part.read]
+                cells[border[z, *part.read] > 0] = 0
+                target[z, *part.write] = weights.weight_map(cells, w_c, w0, sigma)[part.crop]
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline_lib.blocks import blocks
 from pipeline_lib.errors import InputError
+from pipeline_lib.memory import MEAN_IMAGE_BYTES_PER_PIXEL
+
+STEP = 1024  # px, side of the blocks statistics are taken of; fixed, for sums of floats depend on their order
 
 KINDS = ("none", "mean", "mean_std", "mean_image")
 
@@ -76,17 +80,16 @@ class Normalisation:
         )
 
 
-def measure(kind: str, volumes: Iterable[Any]) -> Normalisation:
-    """Measure a normalisation of `kind` on training `volumes` (c, z, y, x; numpy or h5py).
-
-    One section is in memory at a time.
+def measure(kind: str, volumes: Iterable[Any], *, memory_gb: float = 8.0) -> Normalisation:
+    """Measure a normalisation of `kind` on training `volumes` (c, z, y, x; numpy or h5py), block by block.
 
     - `none`: gray levels as fractions of an integer type's range, floats as they are
     - `mean`: the same, less the mean of each channel
     - `mean_std`: less the mean and divided by the standard deviation of each channel
     - `mean_image`: as `mean`, with the mean of each pixel over all sections, which must have one size
 
-    Raises `InputError` for volumes that differ in type or channels, or in size for `mean_image`.
+    Raises `InputError` for volumes that differ in type or channels, or, for `mean_image`, in size, and where
+    that image takes more than `memory_gb`.
     """
     if kind not in KINDS:
         raise InputError(f"normalisation: found `{kind}`, expected one of {', '.join(KINDS)}.")
@@ -105,16 +108,19 @@ def measure(kind: str, volumes: Iterable[Any]) -> Normalisation:
     channels = volumes[0].shape[0]
     full = float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
     offset, scale = np.zeros((channels, 1, 1)), np.full((channels, 1, 1), full)
-    sections = [(volume, z) for volume in volumes for z in range(volume.shape[1])]
     if kind == "mean_image":
-        offset = sum(volume[:, z].astype(float) for volume, z in sections) / len(sections)
+        offset = _mean_image(volumes, memory_gb)
     elif kind != "none":
-        # per section first, merged by their sizes: no sum grows beyond float64's exact range
-        size = np.array([volume[0, z].size for volume, z in sections], float)
-        mean = np.array([volume[:, z].mean(axis=(1, 2), dtype=float) for volume, z in sections])
+        # by blocks, merged by their sizes: no sum grows beyond float64's exact range
+        moments = [
+            (block[0].size, block.mean(axis=(1, 2), dtype=float), block.var(axis=(1, 2), dtype=float))
+            for volume in volumes
+            for z in range(volume.shape[1])
+            for block in (volume[:, z, *part.read] for part in blocks(volume.shape[2:], STEP))
+        ]
+        size, mean, variance = (np.array(values) for values in zip(*moments, strict=True))
         offset = np.average(mean, axis=0, weights=size)[:, None, None]
         if kind == "mean_std":
-            variance = np.array([volume[:, z].var(axis=(1, 2), dtype=float) for volume, z in sections])
             total = np.average(variance + (mean - offset[:, 0, 0]) ** 2, axis=0, weights=size)
             if (total == 0).any():
                 raise InputError(
@@ -122,3 +128,20 @@ def measure(kind: str, volumes: Iterable[Any]) -> Normalisation:
                 )
             scale = np.sqrt(total)[:, None, None]
     return Normalisation(kind, str(dtype), offset.astype(np.float32), scale.astype(np.float32))
+
+
+def _mean_image(volumes: list[Any], memory_gb: float) -> np.ndarray:
+    """Mean of each pixel over all sections, float64 (c, y, x)."""
+    channels, _, height, width = volumes[0].shape
+    needed = channels * height * width * MEAN_IMAGE_BYTES_PER_PIXEL / 1e9
+    if needed > memory_gb:
+        raise InputError(
+            f"normalisation `mean_image`: a mean image of {height} x {width} px takes {needed:.1f} GB, and "
+            f"memory_gb is {memory_gb:g}. Set `normalisation: mean_std`, which takes any size, or raise "
+            "`memory_gb`."
+        )
+    offset = np.empty((channels, height, width))
+    for part in blocks((height, width), STEP):
+        sections = (v[:, z, *part.read].astype(float) for v in volumes for z in range(v.shape[1]))
+        offset[:, *part.write] = sum(sections) / sum(v.shape[1] for v in volumes)
+    return offset

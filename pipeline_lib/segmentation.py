@@ -1,87 +1,38 @@
-"""Segmentation stage: a threshold chosen on the validation split, and the instances it gives."""
+"""Segmentation stage: the instances of a prediction at the chosen threshold, in one job or in several.
+
+Several jobs share a volume by parts (`blocks.parts`): each labels the pieces in its own part (`label_part`),
+one joins and numbers them (`number_parts`), and each writes its part's labels (`relabel_part`), which joined
+(joining.py) are those of one job (`segment`).
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 
-from pipeline_lib import imageio, layout, metrics, provenance
+from pipeline_lib import blocks, imageio, layout, provenance
+from pipeline_lib.blocks import BLOCK
 from pipeline_lib.errors import InputError
-from pipeline_lib.files import read_json, write_json
-from pipeline_lib.instances import instances
-from pipeline_lib.labels import cells_apart, number_through
+from pipeline_lib.files import read_json
+from pipeline_lib.instances import above
+from pipeline_lib.labelling import Labels, Pieces, Read, find_pieces, labelled, number_components
 from pipeline_lib.log import logger
 
-# Up to 0.95: the membranes of a model trained briefly have gaps that only a high threshold closes.
-THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
-
-# name -> (score of labels against predicted labels, whether more is better)
-CRITERIA = {
-    "rand_error": (metrics.rand_error, False),
-    "v_rand_thin": (lambda labels, predicted: metrics.v_rand(labels, metrics.thin_borders(predicted)), True),
-    "seg": (metrics.seg, True),
-}
-
-
-def choose_threshold(
-    datasets: Sequence[Path],
-    predictions: Sequence[Path],
-    output: Path,
-    *,
-    criterion: str = "rand_error",
-    minimum_size: int = 0,
-) -> None:
-    """Write the threshold best by `criterion`, averaged over the sections of the validation volumes (JSON).
-
-    The grid and its values are written too. Ties take the threshold in the middle of the tied ones, farthest
-    from where the score falls off.
-    """
-    if criterion not in CRITERIA:
-        raise InputError(
-            f"segmentation.criterion: found `{criterion}`, expected one of {', '.join(CRITERIA)}."
-        )
-    score, more_is_better = CRITERIA[criterion]
-    values = []
-    for dataset, prediction in zip(datasets, predictions, strict=True):
-        with (
-            layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,
-            layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
-        ):
-            for z, probability in enumerate(predicted[layout.CELL_PROBABILITY.name]):
-                labels = truth[layout.LABELS.name][z]
-                if criterion != "seg":
-                    labels = metrics.connected_components(
-                        cells_apart(labels, truth[layout.SEPARATION_BORDER.name][z])
-                    )
-                values.append([score(labels, instances(probability, t, minimum_size)) for t in THRESHOLDS])
-    mean = np.nanmean(values, axis=0)
-    best = np.flatnonzero(mean == (mean.max() if more_is_better else mean.min()))
-    threshold = THRESHOLDS[best[len(best) // 2]]
-    write_json(
-        output,
-        {
-            "threshold": threshold,
-            "criterion": criterion,
-            "grid": THRESHOLDS,
-            "value": mean.tolist(),
-            "provenance": provenance.record(
-                [*datasets, *predictions], criterion=criterion, minimum_size=minimum_size
-            ),
-        },
-    )
-    logger.info(
-        "threshold %.2f: mean %s %.4f over %d validation sections",
-        threshold,
-        criterion,
-        mean[best[0]],
-        len(values),
-    )
+_TABLES = (layout.COMPONENT, layout.FIRST_PIXEL, layout.SIZE)  # the fields of `Pieces`
 
 
 def segment(
-    prediction: Path, threshold: Path, labels: Path, cell_probability: Path, *, minimum_size: int = 0
+    prediction: Path,
+    threshold: Path,
+    labels: Path,
+    cell_probability: Path,
+    *,
+    minimum_size: int = 0,
+    block: int = BLOCK,
 ) -> None:
     """Write the instances of `prediction` (HDF5) at the chosen threshold, and its probability map.
 
@@ -91,7 +42,91 @@ def segment(
     t = read_json(threshold)["threshold"]
     with layout.require(prediction, layout.CELL_PROBABILITY) as file:
         probability = file[layout.CELL_PROBABILITY.name]
-        found = number_through(np.stack([instances(section, t, minimum_size) for section in probability]))
-        imageio.write_labels(labels, found)
+        with labelled(
+            _cells(probability, t), probability.shape, labels, minimum_size=minimum_size, block=block
+        ) as (found, count):
+            imageio.write_labels(labels, found, maximum=count)
         imageio.write_probability(cell_probability, probability)
-    logger.info("%s: %d cells in %d sections at threshold %.2f", labels, found.max(), len(found), t)
+        logger.info("%s: %d cells in %d sections at threshold %.2f", labels, count, len(probability), t)
+
+
+def label_part(prediction: Path, threshold: Path, output: Path, *, block: int = BLOCK) -> None:
+    """Write the `pieces` of cells that are in `prediction`, one part of a volume, and their tables (HDF5)."""
+    t = read_json(threshold)["threshold"]
+    record = provenance.record([prediction, threshold])
+    with (
+        layout.require(prediction, layout.CELL_PROBABILITY) as source,
+        layout.create(output, record) as file,
+    ):
+        probability = source[layout.CELL_PROBABILITY.name]
+        pieces = layout.add(file, layout.PIECES, probability.shape)
+        for z in range(len(pieces)):
+            found = find_pieces(_cells(probability, t), pieces, z, block=block)
+            tables = file.create_group(str(z))
+            for array, values in zip(_TABLES, (found.component, found.first, found.size), strict=True):
+                layout.add(tables, array, values.shape)[:] = values
+
+
+def number_parts(
+    pieces: Sequence[Path], output: Path, *, shape: Sequence[int], jobs: int, minimum_size: int = 0
+) -> None:
+    """Write the label of each piece (HDF5) for the files of `label_part`, which are those of a whole volume.
+
+    The volume of `shape` (z, y, x) was shared by `jobs`; `pieces` are in the order of `blocks.parts`.
+    Components are joined across parts, those below `minimum_size` px left out, the others numbered through.
+    """
+    parts = list(zip(blocks.parts(tuple(shape), jobs), pieces, strict=True))
+    record = provenance.record(pieces, minimum_size=minimum_size)
+    used = 0
+    with layout.create(output, record) as file:
+        for path in pieces:
+            file.create_group(path.name)
+        for z in range(shape[0]):
+            here = [
+                (path, z - part.sections.start, part.rows.stop - part.rows.start)
+                for part, path in parts
+                if part.sections.start <= z < part.sections.stop
+            ]
+            bands = [_read_band(path, own) for path, own, _ in here]
+            tables, used = number_components(
+                [found for found, _, _ in bands],
+                [height for _, _, height in here],
+                [(last, first) for (_, _, last), (_, first, _) in itertools.pairwise(bands)],
+                minimum_size=minimum_size,
+                before=used,
+            )
+            for (path, own, _), table in zip(here, tables, strict=True):
+                section = file[path.name].create_group(str(own))
+                layout.add(section, layout.NUMBER, table.shape)[:] = table
+    logger.info("%s: %d cells in %d sections", output, used, shape[0])
+
+
+def relabel_part(pieces: Path, numbers: Path, output: Path, *, block: int = BLOCK) -> None:
+    """Write the `labels` (HDF5) of one part of a volume from what `label_part` and `number_parts` found."""
+    record = provenance.record([pieces, numbers])
+    with (
+        layout.require(pieces, layout.PIECES) as source,
+        layout.require(numbers) as found,
+        layout.create(output, record) as file,
+    ):
+        if pieces.name not in found:
+            raise InputError(
+                f"{numbers}: made from other parts than {pieces}. Delete it and run the workflow again."
+            )
+        labels = Labels(source[layout.PIECES.name], found[pieces.name])
+        target = layout.add(file, layout.LABELS, labels.shape)
+        for z in range(len(target)):
+            for part in blocks.blocks(target.shape[1:], block):
+                target[z, *part.write] = labels[z, *part.write]
+
+
+def _cells(probability: h5py.Dataset, threshold: float) -> Read:
+    return lambda z, rows, columns: above(probability[z, rows, columns], threshold)
+
+
+def _read_band(path: Path, z: int) -> tuple[Pieces, np.ndarray, np.ndarray]:
+    """What `label_part` found in section `z` of its part, and the first and the last row of pieces."""
+    with layout.require(path, layout.PIECES) as file:
+        stored = file[layout.PIECES.name]
+        tables = (file[str(z)][array.name][:] for array in _TABLES)
+        return Pieces(*tables), stored[z, 0], stored[z, -1]

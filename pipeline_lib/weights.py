@@ -41,8 +41,8 @@ def weight_map(cells: np.ndarray, w_c: np.ndarray, w0: float, sigma: float) -> n
     """
     weights = np.empty(cells.shape, np.float32)
     w_c = np.asarray(w_c, float)
-    reach = min(_reach(w_c, w0, sigma), 2.0 * sum(cells.shape), LARGEST)  # no sum exceeds the second
-    _weigh(weights, np.ascontiguousarray(cells, np.int32), w_c, float(w0), float(sigma), reach)
+    reach = min(_reach(w_c, w0, sigma), 2.0 * sum(cells.shape))  # no sum exceeds the second
+    _weigh(weights, np.ascontiguousarray(cells, np.uint32), w_c, float(w0), float(sigma), reach)
     return weights
 
 
@@ -62,7 +62,7 @@ def halo(w_c: np.ndarray, w0: float, sigma: float) -> int:
 def _reach(w_c: np.ndarray, w0: float, sigma: float) -> float:
     """The largest d1 + d2 (px) whose term counts; 0 where none does."""
     negligible = 2.0**-26 * w_c[0]
-    return sigma * math.sqrt(2 * math.log(w0 / negligible)) if w0 > negligible else 0.0
+    return min(sigma * math.sqrt(2 * math.log(w0 / negligible)), LARGEST) if w0 > negligible else 0.0
 
 
 @compiled

@@ -1,7 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 
-from pipeline_lib import baselines
+from pipeline_lib import baselines, layout
 
 
 @pytest.mark.parametrize("bright", [True, False])
@@ -19,3 +21,42 @@ def test_smoothed_raw_makes_cells_one_whether_bright_or_dark(bright):
     assert p.dtype == np.float32 and 0 <= p.min() < 0.1 and 0.9 < p.max() <= 1
     assert p[cells[0]].mean() > 0.7 > 0.4 > p[~cells[0]].mean()
     assert (baselines.cell_probability("constant", raw[:, 0], statistics) == np.float32(0.6)).all()
+
+
+@pytest.fixture
+def volume():
+    """Raw (c, z, y, x), labels and border (z, y, x) with dark cells."""
+    rng = np.random.default_rng(2)
+    raw = rng.integers(0, 255, (2, 2, 50, 61), np.uint8)
+    labels = (raw.sum(axis=0) < 200).astype(np.uint32)
+    return raw, labels, np.zeros_like(labels)
+
+
+@pytest.mark.parametrize("step", [5, 16, 48])
+def test_what_is_measured_does_not_depend_on_the_blocks(volume, step, monkeypatch):
+    whole = baselines.measure([volume])
+    smoothed = [baselines.smooth(volume[0][:, z]) for z in range(2)]
+    low, high = np.mean([np.percentile(gray, (1, 99)) for gray in smoothed], axis=0)
+    assert whole == {"low": high, "high": low}
+    monkeypatch.setattr(baselines, "STEP", step)
+    assert baselines.measure([volume]) == whole
+    monkeypatch.setattr(baselines, "SAMPLES", 800)  # of 50 x 61: every second pixel
+    low, high = np.mean([np.percentile(gray[::2, ::2], (1, 99)) for gray in smoothed], axis=0)
+    assert baselines.measure([volume]) == {"low": high, "high": low}
+
+
+@pytest.mark.parametrize("network", baselines.BASELINES)
+def test_what_is_predicted_does_not_depend_on_the_blocks(volume, network, tmp_path):
+    raw, _, _ = volume
+    statistics = {"class_frequencies": [0.4, 0.6], "smoothed_raw": baselines.measure([volume])}
+    (tmp_path / "s.json").write_text(json.dumps(statistics))
+    with layout.create(tmp_path / "a.h5", {}) as file:
+        layout.add(file, layout.RAW, raw.shape, raw.dtype)[:] = raw
+    for block in (3, 16, 2048):
+        baselines.predict(
+            tmp_path / "a.h5", tmp_path / "s.json", tmp_path / "p.h5", network=network, block=block
+        )
+        with layout.require(tmp_path / "p.h5", layout.CELL_PROBABILITY) as file:
+            for z in range(2):
+                expected = baselines.cell_probability(network, raw[:, z], statistics)
+                np.testing.assert_array_equal(file["cell_probability"][z], expected)

@@ -9,6 +9,8 @@ from pipeline_lib import layout
 from pipeline_lib.dataset import build_dataset, build_weight_map, measure_statistics
 from pipeline_lib.errors import InputError
 from pipeline_lib.files import sha256
+from pipeline_lib.labels import separation_border
+from pipeline_lib.metrics import connected_components
 from pipeline_lib.weights import weight_map
 
 
@@ -118,10 +120,78 @@ def test_the_stored_weight_map_is_the_papers(files):
         assert (file["weight_map"][:] == 1).all()
 
 
+@pytest.fixture
+def tangled(tmp_path):
+    """Images, membranes between winding cells, and instances that are sparse in number and touch."""
+    rng = np.random.default_rng(5)
+    cells = (rng.random((2, 70, 90)) < 0.62).astype(np.uint8) * 255
+    numbers = np.array([0, 1, 7, 2**31, 2**32 - 1], np.uint32)
+    instances = numbers[np.kron(rng.integers(0, 5, (2, 14, 18)), np.ones((5, 5), int))]
+    for name, stack in (("cells", cells), ("instances", instances), ("images", cells // 3)):
+        write(tmp_path / f"{name}.tif", stack)
+    return tmp_path
+
+
+@pytest.mark.parametrize("annotation", ["cells", "instances"])
+def test_nothing_depends_on_the_blocks(tangled, annotation, caplog):
+    found = []
+    for block in (7, 16, 2048):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "bordure"):
+            build_dataset(
+                tangled / "images.tif",
+                tangled / f"{annotation}.tif",
+                tangled / "a.h5",
+                annotation_kind="instances" if annotation == "instances" else "auto",
+                separation_border_width=5,
+                block=block,
+            )
+            told = caplog.text
+        measure_statistics([tangled / "a.h5"], tangled / "statistics.json")
+        build_weight_map(
+            tangled / "a.h5", tangled / "statistics.json", tangled / "w.h5", sigma=2, block=block
+        )
+        with layout.require(tangled / "a.h5") as data, layout.require(tangled / "w.h5") as file:
+            names = layout.RAW.name, layout.LABELS.name, layout.SEPARATION_BORDER.name
+            found.append([data[name][:] for name in names] + [file[layout.WEIGHT_MAP.name][:]])
+        found[-1] += [told, json.loads((tangled / "statistics.json").read_text())["smoothed_raw"]]
+        assert not list(tangled.glob(".*"))
+    for other in found[1:]:
+        for here, there in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(here, there)
+    labels, border = found[0][1:3]
+    if annotation == "instances":
+        np.testing.assert_array_equal(labels, tifffile.imread(tangled / "instances.tif"))
+    else:
+        whole = connected_components(tifffile.imread(tangled / "cells.tif"))
+        whole[1][whole[1] > 0] += whole[0].max()
+        np.testing.assert_array_equal(labels, whole)
+    np.testing.assert_array_equal(border, [separation_border(section, 5) for section in labels])
+    cells = sum(len(np.unique(section[section > 0])) for section in labels)
+    assert f"{cells} cells" in found[0][4]
+
+
 def test_same_inputs_give_the_same_bytes(files):
     for name in ("a.h5", "b.h5"):
         build_dataset(files / "images.tif", files / "cells.tif", files / name)
     assert sha256(files / "a.h5") == sha256(files / "b.h5")
+
+
+def test_a_cell_that_no_block_holds_whole_is_counted_once(files, caplog):
+    narrow = np.zeros((3, 20, 24), np.uint16)
+    narrow[:, 2, 2:23], narrow[:, 3:19] = 900, 6
+    write(files / "narrow.tif", narrow)
+    with caplog.at_level(logging.INFO, "bordure"):
+        build_dataset(
+            files / "images.tif",
+            files / "narrow.tif",
+            files / "a.h5",
+            annotation_kind="instances",
+            block=4,
+        )
+    assert "20 x 24 px, 6 cells" in caplog.text
+    assert "one cell covers 80 % of a section" in caplog.text
+    assert "3 cells lie wholly within the separation border" in caplog.text
 
 
 def test_an_annotation_that_is_likely_inverted_is_reported(files, caplog):

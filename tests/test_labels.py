@@ -1,9 +1,17 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline_lib.labels import cells_apart, label_cells, separation_border, target_class
+from pipeline_lib.blocks import blocks
+from pipeline_lib.labels import (
+    border_halo,
+    cells_apart,
+    count_pixels,
+    separation_border,
+    target_class,
+)
 
 SMALL_LABELS = hnp.arrays(
     np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 4)
@@ -61,16 +69,45 @@ def test_the_gap_between_two_flat_cells_is_as_wide_as_asked():
         assert (separation_border(labels, width).sum(axis=1) == width).all()
 
 
+def cells_of_few_labels(seed):
+    """Cells that touch along lines, at corners, and with the same label again in another place."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(rng.integers(1, 50, 2), np.uint32)
+    for _ in range(rng.integers(1, 40)):
+        y, x = rng.integers(0, labels.shape)
+        label = rng.choice([0, 1, 2, 3, 2**31, 2**32 - 1])
+        labels[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = label
+    return labels
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 9), st.integers(1, 50))
+def test_blocks_with_their_halo_have_the_border_of_the_whole(seed, width, side):
+    labels = cells_of_few_labels(seed)
+    expected, found = separation_border(labels, width), np.zeros(labels.shape, bool)
+    for block in blocks(labels.shape, side, border_halo(width)):
+        found[block.write] = separation_border(labels[block.read], width)[block.crop]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("width", range(1, 8))
+def test_no_pixel_of_the_halo_is_idle(width):
+    labels = np.array([[1] * 20 + [2] * 20])
+    last = 20 - border_halo(width)  # of the border, in the first cell
+    assert separation_border(labels, width)[0, last]
+    assert separation_border(labels[:, : last + border_halo(width) + 1], width)[0, last]
+    assert not separation_border(labels[:, : last + border_halo(width)], width)[0, last]
+
+
+@given(SMALL_LABELS)
+def test_pixels_are_counted_label_by_label(labels):
+    for found, expected in zip(count_pixels(labels), np.unique(labels, return_counts=True), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_a_cell_that_is_merely_close_keeps_its_pixels():
     labels = np.array([[1, 1, 2, 2, 0, 3, 3]])
     assert not separation_border(labels, 6)[0, 5:].any()
-
-
-def test_membranes_become_one_label_per_cell_and_section():
-    cells = np.array([[[1, 1, 0, 1], [0, 0, 1, 0]], [[1, 0, 0, 1], [1, 0, 0, 1]]])
-    np.testing.assert_array_equal(
-        label_cells(cells), [[[1, 1, 0, 3], [0, 0, 2, 0]], [[4, 0, 0, 5], [4, 0, 0, 5]]]
-    )
 
 
 def test_target_is_cell_less_border():

@@ -73,3 +73,18 @@ def test_training_volumes_must_agree(volumes):
         measure("mean_image", [volumes[0], volumes[1][..., :5]])
     with pytest.raises(InputError, match="one single gray level"):
         measure("mean_std", [np.ones((1, 2, 3, 3), np.uint8)])
+
+
+@pytest.mark.parametrize("kind", ["mean", "mean_std", "mean_image"])
+def test_blocks_are_merged(volumes, kind, monkeypatch):
+    whole = measure(kind, volumes)
+    monkeypatch.setattr("pipeline_lib.normalisation.STEP", 4)
+    for found, expected in zip(*((n.offset, n.scale) for n in (measure(kind, volumes), whole)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_mean_image_beyond_the_memory_is_refused(volumes):
+    with pytest.raises(
+        InputError, match=r"7 x 9 px takes .* memory_gb is 1e-06\. Set `normalisation: mean_std`"
+    ):
+        measure("mean_image", volumes, memory_gb=1e-6)

@@ -1,14 +1,14 @@
-import json
-
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline_lib import layout
+from pipeline_lib.blocks import parts
 from pipeline_lib.errors import InputError
-from pipeline_lib.instances import instances
-from pipeline_lib.labels import separation_border
-from pipeline_lib.segmentation import THRESHOLDS, choose_threshold, segment
+from pipeline_lib.instances import above, instances
+from pipeline_lib.segmentation import label_part, number_parts, relabel_part, segment
 
 
 @pytest.fixture
@@ -22,50 +22,9 @@ def folder(tmp_path):
     probability = np.where(labels > 0, 0.9, 0.05).astype(np.float32)
     probability[:, 9, 14:16] = 0.7
     probability[:, 0, 0] = 0.99
-    with layout.create(tmp_path / "dataset.h5", {}) as file:
-        layout.add(file, layout.LABELS, labels.shape)[:] = labels
-        layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = [
-            separation_border(s, 2) for s in labels
-        ]
     with layout.create(tmp_path / "prediction.h5", {}) as file:
         layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = probability
     return tmp_path
-
-
-@pytest.mark.parametrize("criterion", ["rand_error", "v_rand_thin", "seg"])
-def test_the_threshold_closes_the_gap_and_lies_in_the_middle_of_the_best(folder, criterion):
-    choose_threshold(
-        [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", criterion=criterion
-    )
-    found = json.loads((folder / "t.json").read_text())
-    assert (
-        found["threshold"] == 0.8
-    )  # of 0.7 (strictly above: the gap, at float32 0.7, is just below it), 0.75, 0.8, 0.85
-    assert found["grid"] == list(THRESHOLDS) and max(THRESHOLDS) == 0.95
-    at = dict(zip(found["grid"], found["value"], strict=True))
-    assert at[0.8] == pytest.approx(0 if criterion == "rand_error" else 1, abs=0.02)
-    assert abs(at[0.5] - at[0.8]) > 0.2 and abs(at[0.95] - at[0.8]) > 0.2
-
-
-def test_components_below_the_minimum_size_do_not_count_in_the_choice(folder):
-    best = []
-    for size in (0, 10_000):
-        choose_threshold(
-            [folder / "dataset.h5"],
-            [folder / "prediction.h5"],
-            folder / "t.json",
-            criterion="seg",
-            minimum_size=size,
-        )
-        best.append(max(json.loads((folder / "t.json").read_text())["value"]))
-    assert best[0] > 0.9 and best[1] == 0
-
-
-def test_an_unknown_criterion_names_the_known(folder):
-    with pytest.raises(InputError, match="found `dice`, expected one of rand_error, v_rand_thin, seg"):
-        choose_threshold(
-            [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", criterion="dice"
-        )
 
 
 def test_segmentation_opens_as_labels_numbered_through_the_stack(folder):
@@ -79,6 +38,72 @@ def test_segmentation_opens_as_labels_numbered_through_the_stack(folder):
     assert tifffile.imread(folder / "p.tif").dtype == np.float32
     with tifffile.TiffFile(folder / "labels.tif") as file:
         assert file.series[0].axes == "ZYX" and file.pages[0].compression.name == "ADOBE_DEFLATE"
+
+
+def percolating(shape):
+    """Cells that wind through everything, and many that do not."""
+    probability = np.random.default_rng(1).random(shape, np.float32)
+    probability[:, ::7] += 0.1
+    return probability.clip(0, 1)
+
+
+@pytest.fixture
+def volume(tmp_path):
+    """Two sections of 700 x 60 px of percolating noise, and what one job makes of them."""
+    probability = percolating((2, 700, 60))
+    with layout.create(tmp_path / "prediction.h5", {}) as file:
+        layout.add(file, layout.CELL_PROBABILITY, probability.shape)[:] = probability
+    (tmp_path / "t.json").write_text('{"threshold": 0.41}')
+    found = [instances(section, 0.41, 3) for section in probability]
+    found[1][found[1] > 0] += found[0].max()
+    assert found[0].max() > 100
+    return tmp_path, probability, np.stack(found)
+
+
+@pytest.mark.parametrize("block", [7, 128, 2048])
+def test_labels_do_not_depend_on_the_blocks(volume, block):
+    folder, probability, expected = volume
+    segment(
+        folder / "prediction.h5",
+        folder / "t.json",
+        folder / "labels.tif",
+        folder / "p.tif",
+        minimum_size=3,
+        block=block,
+    )
+    np.testing.assert_array_equal(tifffile.imread(folder / "labels.tif"), expected)
+    np.testing.assert_array_equal(tifffile.imread(folder / "p.tif"), probability)
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("jobs", range(1, 6))
+def test_labels_do_not_depend_on_the_jobs(volume, jobs):
+    folder, probability, expected = volume
+    shared = parts(probability.shape, jobs)
+    assert len(shared) >= jobs
+    pieces, labels = [
+        [folder / f"{i}_{name}.h5" for i in range(len(shared))] for name in ("pieces", "labels")
+    ]
+    for part, path in zip(shared, pieces, strict=True):
+        own = probability[part.sections, part.rows]
+        with layout.create(folder / "part.h5", {}) as file:
+            layout.add(file, layout.CELL_PROBABILITY, own.shape)[:] = own
+        label_part(folder / "part.h5", folder / "t.json", path, block=32)
+    number_parts(pieces, folder / "numbers.h5", shape=probability.shape, jobs=jobs, minimum_size=3)
+    for piece, path in zip(pieces, labels, strict=True):
+        relabel_part(piece, folder / "numbers.h5", path, block=48)
+    layout.join(folder / "joined.h5", layout.LABELS, probability.shape, zip(shared, labels, strict=True), {})
+    with layout.require(folder / "joined.h5", layout.LABELS) as file:
+        np.testing.assert_array_equal(file["labels"], expected)
+
+
+def test_numbers_of_other_parts_are_refused(volume):
+    folder, probability, _ = volume
+    for name in ("a.h5", "b.h5"):
+        label_part(folder / "prediction.h5", folder / "t.json", folder / name)
+    number_parts([folder / "a.h5"], folder / "numbers.h5", shape=probability.shape, jobs=1)
+    with pytest.raises(InputError, match="made from other parts than"):
+        relabel_part(folder / "b.h5", folder / "numbers.h5", folder / "labels.h5")
 
 
 def test_small_components_go_and_the_others_are_renumbered():
@@ -95,3 +120,10 @@ def test_thresholds_compare_in_float64():
     assert not instances(np.full((2, 2), 0.7, np.float32), 0.7).any()
     assert instances(np.full((2, 2), 0.3, np.float32), 0.3).all()
     assert not instances(np.full((2, 2), 0.5, np.float32), 0.5).any()  # strictly above
+
+
+@given(st.floats(0, 1), st.floats(0, 1, width=32))
+def test_above_is_the_comparison_in_float64(threshold, value):
+    around = [np.nextafter(np.float32(threshold), end, dtype=np.float32) for end in (-1, 2)]
+    probability = np.array([value, threshold, *around], np.float32)
+    np.testing.assert_array_equal(above(probability, threshold), probability.astype(float) > threshold)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
+from pipeline_lib.blocks import blocks
 from pipeline_lib.weights import class_weights, halo, weight_map
 
 LABELS = hnp.arrays(
@@ -75,6 +76,24 @@ def test_block_with_its_halo_has_the_weights_of_the_whole(seed, sigma, data):
     around = weight_map(labels[y : bottom + margin, x : right + margin], W_C, 10, sigma)
     block = around[top - y : bottom - y, left - x : right - x]
     np.testing.assert_array_equal(block, weight_map(labels, W_C, 10, sigma)[top:bottom, left:right])
+
+
+@settings(deadline=None, max_examples=30)
+@given(SEEDS, st.floats(0.5, 8), st.integers(3, 120))
+def test_weights_do_not_depend_on_the_blocks(seed, sigma, side):
+    labels = scattered(seed)
+    found = np.empty(labels.shape, np.float32)
+    for block in blocks(labels.shape, side, halo(W_C, 10, sigma)):
+        found[block.write] = weight_map(labels[block.read], W_C, 10, sigma)[block.crop]
+    np.testing.assert_array_equal(found, weight_map(labels, W_C, 10, sigma))
+
+
+def test_labels_may_be_as_large_as_uint32():
+    labels = np.zeros((1, 30), np.uint32)
+    labels[0, 0], labels[0, 9], labels[0, 19] = 1, 2, 3
+    large = np.where(labels > 1, labels + np.uint32(2**32 - 4), labels)
+    assert large.max() == 2**32 - 1
+    np.testing.assert_array_equal(weight_map(large, W_C, 10, 5), weight_map(labels, W_C, 10, 5))
 
 
 def test_cells_almost_a_halo_away_still_count():

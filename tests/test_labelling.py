@@ -1,0 +1,137 @@
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline_lib import layout
+from pipeline_lib.blocks import blocks
+from pipeline_lib.errors import InputError
+from pipeline_lib.instances import instances
+from pipeline_lib.labelling import find_pieces, labelled, number_components
+from pipeline_lib.labels import separation_border
+from pipeline_lib.weights import halo, weight_map
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def number_through(sections):
+    """The slow twin: whole sections, one after the other."""
+    labels, used = np.zeros(sections.shape, np.uint32), 0
+    for section, target in zip(sections, labels, strict=True):
+        target[section > 0] = section[section > 0] + used
+        used = max(used, target.max())
+    return labels
+
+
+def spiral(size):
+    """One cell that winds through every block, its arms 1 px apart."""
+    cells = np.zeros((size, size), bool)
+    y, x, dy, dx = 0, -1, 0, 1
+    for length in (size, *(n for n in range(size - 1, 0, -2) for _ in range(2))):
+        for _ in range(length):
+            y, x = y + dy, x + dx
+            cells[y, x] = True
+        dy, dx = dx, -dy
+    return cells
+
+
+def comb(height, width, rng):
+    """Teeth that only the last row joins: the second of them belongs to the first in the end."""
+    cells = np.zeros((height, width), bool)
+    cells[:, :: rng.integers(2, 4)] = True
+    cells[-1] = True
+    return np.rot90(cells, rng.integers(4))
+
+
+def drawn(seed):
+    """Sections of spirals, combs, and noise at and around the density where cells percolate (0.593)."""
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 60, 2)
+    kind = rng.integers(4)
+    if kind == 0:
+        section = spiral(max(height, 2))
+    elif kind == 1:
+        section = comb(height, width, rng)
+    else:
+        section = rng.random((height, width)) < rng.choice([0.1, 0.45, 0.593, 0.7, 1])
+    noise = rng.random((rng.integers(1, 4), *section.shape)) < rng.choice([0, 0.02])
+    return section ^ noise
+
+
+def reader(array):
+    return lambda z, rows, columns: array[z, rows, columns]
+
+
+def label_in_bands(cells, heights, block, minimum_size, before=0):
+    """One section, band by band as so many jobs would."""
+    stored = np.zeros((1, *cells.shape), np.uint32)
+    bands, edges = [], np.cumsum([0, *heights])
+    for top, bottom in itertools.pairwise(edges):
+        part = cells[None, top:bottom]
+        bands.append(find_pieces(reader(part), stored[:, top:bottom], 0, block=block))
+    seams = [(stored[0, edge - 1], stored[0, edge]) for edge in edges[1:-1]]
+    lookups, used = number_components(bands, heights, seams, minimum_size=minimum_size, before=before)
+    of_band = np.split(stored[0], edges[1:-1])
+    return np.concatenate([lookup[pieces] for lookup, pieces in zip(lookups, of_band, strict=True)]), used
+
+
+@settings(max_examples=50)
+@given(SEEDS, st.integers(1, 70), st.integers(0, 20))
+def test_labels_are_those_of_whole_sections_whatever_the_blocks(tmp_path_factory, seed, block, minimum_size):
+    cells = drawn(seed)
+    expected = number_through(np.stack([instances(s.astype(float), 0.5, minimum_size) for s in cells]))
+    folder = tmp_path_factory.mktemp("labels")
+    with labelled(
+        reader(cells), cells.shape, folder / "labels.tif", minimum_size=minimum_size, block=block
+    ) as (labels, count):
+        found = np.stack([labels[z, :, :] for z in range(len(cells))])
+    assert found.dtype == np.uint32 and count == expected.max()
+    np.testing.assert_array_equal(found, expected)
+    assert not list(folder.iterdir())
+
+
+@given(SEEDS, st.integers(1, 40), st.integers(0, 20), st.data())
+def test_labels_are_those_of_whole_sections_whatever_the_bands(seed, block, minimum_size, data):
+    cells = drawn(seed)[0]
+    height = len(cells)
+    edges = data.draw(st.sets(st.integers(1, max(height - 1, 1)), max_size=4)) - {height}
+    heights = np.diff([0, *sorted(edges), height]).tolist()
+    found, used = label_in_bands(cells, heights, block, minimum_size, before=7)
+    expected = instances(cells.astype(float), 0.5, minimum_size)
+    np.testing.assert_array_equal(found, np.where(expected, expected + 7, 0))
+    assert used == 7 + expected.max()
+
+
+def test_more_labels_than_uint32_holds_are_refused():
+    pieces = find_pieces(reader(np.ones((1, 2, 3), bool)), np.zeros((1, 2, 3), np.uint32), 0)
+    assert number_components([pieces], [2], before=2**32 - 2)[0][0][1] == 2**32 - 1
+    with pytest.raises(InputError, match="4294967296 connected components"):
+        number_components([pieces], [2], before=2**32 - 1)
+
+
+def test_memory_is_that_of_blocks_and_not_of_the_section(tmp_path):
+    """Labels, border and weight map of 2048 x 2048 px; the section's labels alone take 16 MB."""
+    block, side, w_c = 128, 2048, np.array([2.0, 0.7])
+
+    def cells(z, rows, columns):  # winding, 20 px wide
+        y, x = np.ogrid[rows, columns]
+        return np.sin(y / 7 + 2 * np.sin(x / 30)) > -0.7
+
+    with layout.create(tmp_path / "out.h5", {}) as file:
+        arrays = [layout.add(file, a, (1, side, side)) for a in (layout.SEPARATION_BORDER, layout.WEIGHT_MAP)]
+        separation_border(np.zeros((3, 3), np.uint32), 2), weight_map(np.zeros((3, 3)), w_c, 10, 5)
+        tracemalloc.start()
+        with labelled(cells, (1, side, side), tmp_path / "out.h5", block=block) as (labels, count):
+            for part in blocks((side, side), block, halo(w_c, 10, 5)):
+                around = labels[0, *part.read]
+                border = separation_border(around, 2)
+                arrays[0][0, *part.write] = border[part.crop]
+                weights = weight_map(np.where(border, 0, around), w_c, 10, 5)
+                arrays[1][0, *part.write] = weights[part.crop]
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert count > 40
+    assert peak < 2e6
