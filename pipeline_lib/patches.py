@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+import resource
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +17,15 @@ import torch
 from torch import Tensor
 
 from pipeline_lib import augment, layout
+from pipeline_lib.errors import InputError
 from pipeline_lib.labels import target_class
 from pipeline_lib.normalisation import Normalisation
 from pipeline_lib.tiling import Geometry
 
-PREFETCH = 4  # patches prepared ahead; that is a small part of a step, a few hide its variation
+PREFETCH = 4  # batches prepared ahead; that is a small part of a step, a few hide its variation
 CACHE_BYTES = 1 << 30  # for chunks of all volumes together, unpacked once and met again by many patches
+
+OTHER_FILES = 100  # that a training opens besides: the model, its checkpoint, libraries
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Region:
 
 
 class Patches:
-    """Random patches of `tile` px, each a pure function of (`seed`, iteration).
+    """Random patches of `tile` px, each a pure function of (`seed`, its number).
 
     A patch is centred anywhere in the volumes with equal probability; what lies outside a section is
     mirrored.
@@ -67,9 +73,9 @@ class Patches:
         pixels = np.array([np.prod(labels.shape, dtype=float) for _, labels, _, _ in volumes])
         self.share = pixels / pixels.sum()
 
-    def read(self, iteration: int) -> Region:
-        """Draw and read the patch of `iteration`, not yet moved."""
-        rng = np.random.default_rng([self.seed, iteration])
+    def read(self, number: int) -> Region:
+        """Draw and read the patch of this number, not yet moved."""
+        rng = np.random.default_rng([self.seed, number])
         transform = augment.draw(self.augmentation, rng)
         raw, labels, border, weights = self.volumes[rng.choice(len(self.volumes), p=self.share)]
         section, *centre = (int(rng.integers(size)) for size in labels.shape)
@@ -102,24 +108,28 @@ class Patches:
         image = augment.vary_gray(image, transform, generator)
         return image[None], truth[None, 0].long(), truth[None, 1]
 
-    def batches(self, first: int, last: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The patches of iterations first..last-1, prepared ahead in a thread of their own.
+    def batches(
+        self, numbers: Iterable[Sequence[int]], device: torch.device
+    ) -> Iterator[list[tuple[Tensor, Tensor, Tensor]]]:
+        """For each batch of `numbers` its patches, prepared ahead in a thread of their own.
 
         On the CPU that thread takes the core which a step leaves idle here and there.
         """
 
-        def prepare(iteration: int) -> tuple[Tensor, Tensor, Tensor]:
-            region = self.read(iteration)
+        def prepare(batch: Sequence[int]) -> list[tuple[Tensor, Tensor, Tensor]]:
+            regions = map(self.read, batch)
             # from page-locked memory a GPU copies by itself
-            return self.move(region.pinned() if device.type == "cuda" else region, device)
+            pinned = (region.pinned() for region in regions) if device.type == "cuda" else regions
+            return [self.move(region, device) for region in pinned]
 
         with ThreadPoolExecutor(1) as preparer:
-            ahead = [preparer.submit(prepare, i) for i in range(first, min(first + PREFETCH, last))]
-            for iteration in range(first, last):
-                patch = ahead.pop(0).result()
-                if iteration + PREFETCH < last:
-                    ahead.append(preparer.submit(prepare, iteration + PREFETCH))
-                yield patch
+            ahead: deque[Future] = deque()
+            for batch in numbers:
+                ahead.append(preparer.submit(prepare, batch))
+                if len(ahead) > PREFETCH:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
 
 def open_volumes(
@@ -127,8 +137,10 @@ def open_volumes(
 ) -> list[tuple[Any, Any, Any, Any]]:
     """Open dataset and weight map files for as long as `stack` lives.
 
-    Returns raw (c, z, y, x), labels, separation border and weight map (z, y, x) of each volume.
+    Returns raw (c, z, y, x), labels, separation border and weight map (z, y, x) of each volume. Raises
+    `InputError` where the system lets this process open too few files.
     """
+    _allow_open_files(2 * len(datasets))
     cache = CACHE_BYTES // max(4 * len(datasets), 1)
     volumes = []
     for dataset, weight_map in zip(datasets, weight_maps, strict=True):
@@ -137,3 +149,18 @@ def open_volumes(
         weights = stack.enter_context(layout.require(weight_map, layout.WEIGHT_MAP, cache_bytes=cache))
         volumes.append((*(file[array.name] for array in arrays), weights[layout.WEIGHT_MAP.name]))
     return volumes
+
+
+def _allow_open_files(number: int) -> None:
+    """Raise this process's own limit of open files for `number` more, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/dev/fd")) + number + OTHER_FILES
+    unlimited = resource.RLIM_INFINITY
+    if needed > hard != unlimited:
+        raise InputError(
+            f"training: {number} files of volumes have to be open at once, with others {needed}, but this "
+            f"process may open {hard}. Type `ulimit -n {needed}` and run the same command again, where the "
+            "system allows it, or make the images sections of fewer volumes."
+        )
+    if needed > soft != unlimited:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

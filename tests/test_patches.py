@@ -1,3 +1,7 @@
+import re
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -57,9 +61,10 @@ def test_image_target_and_weights_are_of_the_same_place_mirrored_at_the_rim(volu
         np.testing.assert_array_equal(place[section][rows[:, None], columns], weights[0])
 
 
-def test_patches_are_a_function_of_seed_and_iteration(volumes):
+def test_patches_are_a_function_of_seed_and_number(volumes):
     def run(seed, first):
-        return list(patches(volumes, Augmentation(elastic_std=2), seed).batches(first, 7, CPU))
+        source = patches(volumes, Augmentation(elastic_std=2), seed)
+        return [patch for (patch,) in source.batches(([i] for i in range(first, 7)), CPU)]
 
     whole, resumed, other = run(0, 0), run(0, 4), run(1, 0)
     assert len(whole) == 7
@@ -67,6 +72,17 @@ def test_patches_are_a_function_of_seed_and_iteration(volumes):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert not torch.equal(whole[0][0], other[0][0])
     assert not torch.equal(whole[0][0], whole[1][0])
+
+
+def test_batches_come_in_order_with_the_patches_of_their_numbers(volumes):
+    source = patches(volumes)
+    numbers = [[3, 1], [0, 2], [7, 4], [5, 6], [9, 8], [11, 10], [13, 12]]
+    found = list(source.batches(iter(numbers), CPU))
+    assert [len(batch) for batch in found] == [2] * 7
+    for batch, wanted in zip(found, numbers, strict=True):
+        for patch, number in zip(batch, wanted, strict=True):
+            expected = source.move(source.read(number), CPU)
+            assert all(torch.equal(a, b) for a, b in zip(patch, expected, strict=True))
 
 
 def test_every_pixel_is_equally_likely_the_centre(volumes):
@@ -79,6 +95,38 @@ def test_every_pixel_is_equally_likely_the_centre(volumes):
     _, y, x = np.unravel_index(centres[centres < 10_000].astype(int), volumes[0][1].shape)
     assert y.min() < 2 and y.max() > 27 and x.min() < 2 and x.max() > 38
     assert np.histogram(x, 4)[0].min() > 60
+
+
+def test_as_many_files_are_opened_as_the_system_lets_this_process(tmp_path):
+    """120 files, first with a limit of 50 that may be raised, then with one that may not."""
+    code = f"""
+import resource
+from contextlib import ExitStack
+from pathlib import Path
+from pipeline_lib import layout
+from pipeline_lib.errors import InputError
+from pipeline_lib.patches import open_volumes
+datasets, weights = ([Path("{tmp_path}", f"{{kind}}{{k}}.h5") for k in range(60)] for kind in "dw")
+for dataset, weight_map in zip(datasets, weights):
+    with layout.create(dataset, {{}}) as file:
+        layout.add(file, layout.RAW, (1, 1, 8, 8), "uint8")
+        for array in (layout.LABELS, layout.SEPARATION_BORDER):
+            layout.add(file, array, (1, 8, 8))
+    with layout.create(weight_map, {{}}) as file:
+        layout.add(file, layout.WEIGHT_MAP, (1, 8, 8))
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 400))
+with ExitStack() as stack:
+    volumes = open_volumes(stack, datasets, weights)
+    print(len(volumes), volumes[-1][3].shape)
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 90))
+try:
+    open_volumes(ExitStack(), datasets, weights)
+except InputError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    expected = r"60 \(1, 8, 8\)\ntraining: 120 files .* may open 90\. Type `ulimit -n \d+` and run .*\n"
+    assert re.fullmatch(expected, said)
 
 
 def test_gray_values_vary_as_the_settings_say(volumes):

@@ -10,7 +10,8 @@ import torch
 from pipeline_lib import layout, metrics, networks, training
 from pipeline_lib.dataset import build_weight_map, measure_statistics
 from pipeline_lib.errors import InputError
-from pipeline_lib.labels import cells_apart, label_cells, separation_border
+from pipeline_lib.labels import cells_apart, separation_border
+from pipeline_lib.losses import weighted_cross_entropy
 from pipeline_lib.networks import Model
 from pipeline_lib.networks.unet import UNet
 from pipeline_lib.training import Settings, learning_rate
@@ -37,7 +38,7 @@ def write_dataset(path, seed, sections=2):
         for y in range(2, 50, 13):
             for x in range(2, 50, 13):
                 section[y : y + rng.integers(7, 13), x : x + rng.integers(7, 13)] = True
-    labels = label_cells(cells)
+    labels = metrics.connected_components(cells)
     raw = np.clip(cells * 90 + rng.normal(80, 15, cells.shape), 0, 255).astype(np.uint8)
     with layout.create(path, {"seed": seed}) as file:
         layout.add(file, layout.RAW, (1, *raw.shape), raw.dtype)[0] = raw
@@ -196,14 +197,14 @@ def test_a_step_is_the_optimisers_with_rate_momentum_and_decay_of_the_settings(t
     net = torch.nn.Conv2d(1, 2, 1, bias=False)
     torch.nn.init.constant_(net.weight, 0.5)
     steps = training._Run(settings, net, 0, tmp_path / "none.pt", "")
-    image, target, weights = (
+    patch = (
         torch.ones(1, 1, 1, 1),
         torch.ones(1, 1, 1, dtype=torch.long),
         torch.full((1, 1, 1), 3.0),
     )
     w, velocity, m, v = np.array([0.5, 0.5]), 0.0, 0.0, 0.0
     for iteration in (1, 2):
-        steps.step(image, target, weights, torch.device("cpu"), torch.float32)
+        steps.step([patch], torch.device("cpu"), torch.float32)
         p = np.exp(w) / np.exp(w).sum()
         gradient = 3.0 * (p - [0, 1]) + 0.01 * w
         rate = 0.1 * iteration / 4
@@ -226,6 +227,7 @@ def test_the_key_of_a_checkpoint_is_what_decides_the_result():
     key = training._key(record)
     assert key == training._key(record | {"version": "2", "inputs": {"moved/a.h5": "12"}})
     assert key == training._key(record | {"environment": {"device": "cuda", "threads": 8}})
+    assert key == training._key(record | {"environment": record["environment"] | {"processes": 4}})
     assert key != training._key(record | {"inputs": {"a.h5": "34"}})
     assert key != training._key(record | {"settings": {"seed": 2}})
     on_cpu = [training._key(record | {"environment": {"device": "cpu", "threads": n}}) for n in (1, 2)]
@@ -341,15 +343,61 @@ def test_a_smaller_tile_is_the_middle_of_the_patch(tmp_path):
         net = UNet(depth=1, base_channels=4)
         steps = training._Run(Settings(tile=52, optimizer="adam"), net, 0, tmp_path / "none.pt", "")
         steps.rim = rim
-        losses.append(steps.step(*batch, torch.device("cpu"), torch.float32))
+        losses.append(steps.step([batch], torch.device("cpu"), torch.float32))
         states.append(net.state_dict())
     assert torch.equal(*losses) and same(*states)
 
 
+@pytest.mark.parametrize("rim", [0, 4])
+def test_a_batch_is_one_update_with_the_gradient_of_the_joined_patches(tmp_path, rim):
+    """All patches in one pass; plain SGD at rate 1, so that the update is the gradient."""
+    rng = torch.Generator().manual_seed(0)
+    images, weights = torch.rand(3, 1, 52, 52, generator=rng), torch.rand(3, 36, 36, generator=rng)
+    targets = torch.randint(0, 2, (3, 36, 36), generator=rng)
+    settings = Settings(tile=52, batch=3, learning_rate=1.0, momentum=0.0, warm_up=0, decay="constant")
+    steps = training._Run(settings, UNet(depth=1, base_channels=4, dropout=0.0), 0, tmp_path / "none.pt", "")
+    steps.rim = rim
+    before = {name: p.detach().clone() for name, p in steps.net.named_parameters()}
+    loss = steps.step(
+        [*zip(images.split(1), targets.split(1), weights.split(1), strict=True)],
+        torch.device("cpu"),
+        torch.float32,
+    )
+    joined = UNet(depth=1, base_channels=4, dropout=0.0)
+    joined.load_state_dict(before)
+    inner = (..., slice(rim, 36 - rim), slice(rim, 36 - rim))
+    expected = weighted_cross_entropy(
+        joined(images[..., rim : 52 - rim, rim : 52 - rim]), targets[inner], weights[inner]
+    )
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    for name, p in joined.named_parameters():
+        update = before[name] - steps.net.get_parameter(name).detach()
+        torch.testing.assert_close(update, p.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_batch_normalisation_takes_a_batch_for_one_update(inputs, tmp_path):
+    """Its running mean moves by a tenth towards the mean over the patches of a batch."""
+    still = {"iterations": 1, "learning_rate": 1e-30}
+    together = run(inputs, tmp_path / "both", batch=2, **still)
+    alone = []
+    for number in (0, 1):  # the same patches, one at a time, and the same initial parameters
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training._Run, "share", lambda *_, number=number: [number])
+            alone.append(run(inputs, tmp_path / str(number), **still))
+    for name, found in together.items():
+        if "running" in name:
+            torch.testing.assert_close(found, (alone[0][name] + alone[1][name]) / 2)
+            assert not torch.equal(alone[0][name], alone[1][name])
+        if "tracked" in name:
+            assert found == 1
+
+
 def test_batch_normalisation_counts_each_tile_once(inputs, tmp_path, cramped, caplog):
     cramped(500_000)
-    run(inputs, tmp_path)
+    trained = run(inputs, tmp_path)
     assert "going on with tiles" in caplog.text and "computed twice" not in caplog.text
+    assert all(count == TRAINING["iterations"] for name, count in trained.items() if "tracked" in name)
 
 
 def test_a_loss_that_is_no_number_says_what_to_change(inputs, tmp_path):
