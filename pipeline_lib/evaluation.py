@@ -11,21 +11,24 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from pipeline_lib import imageio, layout, metrics
 from pipeline_lib.errors import InputError
 from pipeline_lib.files import read_json, replacing
-from pipeline_lib.instances import instances
 from pipeline_lib.labels import cells_apart, separation_border
 from pipeline_lib.log import logger
+from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for
+from pipeline_lib.metrics.sections import Sections
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ["volume", "split", "network", "fold", "metric", "threshold", "value"]
 SHOWN = ["metric", "best", "threshold", "pixel_error", "rand_error", "v_rand_thin", "warping_error"]
-INSTANCE_METRICS = ("seg", "average_precision", "average_precision_50", "panoptic_quality", "iou", "dice")
 
 
 def evaluate(
@@ -39,14 +42,18 @@ def evaluate(
     network: str,
     fold: int = 0,
     minimum_size: int = 0,
+    memory_gb: float = 8.0,
     threads: int = 1,
 ) -> None:
     """Score one volume over the challenge's thresholds and at the chosen one (CSV: `COLUMNS`).
 
     The challenge's scores see the cells as 4-connected regions and the prediction as it is; the instance
-    scores compare the annotated labels with the predicted instances of at least `minimum_size` px. Raises
-    `InputError` where dataset and prediction differ in shape.
+    scores compare the annotated labels with the predicted instances of at least `minimum_size` px. Sections
+    are read one by one and scored by as many of `threads` as `memory_gb` has room for. Raises `InputError`
+    where it has room for none, and where dataset and prediction differ in shape.
     """
+    import pandas as pd  # 0.25 s that joining tables does without
+
     thresholds = sorted({*metrics.CHALLENGE_THRESHOLDS, read_json(threshold)["threshold"]})
     with (
         layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,
@@ -59,32 +66,37 @@ def evaluate(
                 f"{prediction}: shape {probability.shape}, but {dataset} has {labels.shape}. Delete the "
                 "prediction and run the workflow again."
             )
-        cells = np.stack([cells_apart(labels[z], border[z]) for z in range(len(labels))])
-        scores = metrics.isbi_scores(cells, probability, thresholds, workers=threads)
-        objects = _instance_scores(labels[:], probability[:], thresholds, minimum_size)
-    table = pd.concat([scores, objects]).assign(volume=volume, split=split, network=network, fold=fold)
+        scores = metrics.isbi_scores(
+            Sections(labels.shape, bool, lambda z: cells_apart(labels[z], border[z])),
+            probability,
+            thresholds,
+            labels=labels,
+            minimum_size=minimum_size,
+            workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),
+        )
+    names = {"volume": volume, "split": split, "network": network, "fold": fold}
+    table = pd.DataFrame(names | dict(scores.items()), columns=COLUMNS)  # at once: a fifth of `assign`'s time
     with replacing(output) as temporary:
-        table[COLUMNS].to_csv(temporary, index=False)
+        table.to_csv(temporary, index=False)
     logger.info("%s (%s, %s): %d scores", volume, split, network, len(table))
 
 
-def _instance_scores(
-    labels: np.ndarray, probability: np.ndarray, thresholds: Sequence[float], minimum_size: int
-) -> pd.DataFrame:
-    rows = []
-    for t in thresholds:
-        found = np.stack([instances(section, t, minimum_size) for section in probability])
-        scores = metrics.instance_scores(labels, found)
-        rows += [(metric, t, scores[metric]) for metric in INSTANCE_METRICS]
-    return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
-
-
 def collect_scores(scores: Sequence[Path], output: Path) -> None:
-    """Join the tables of all volumes into one (CSV: `COLUMNS`)."""
-    with replacing(output) as temporary:
-        # round_trip: the challenge's thresholds differ from round numbers in the last digit, and keep it
-        tables = [pd.read_csv(path, dtype={"volume": str}, float_precision="round_trip") for path in scores]
-        pd.concat(tables).to_csv(temporary, index=False)
+    """Join the tables of all volumes into one (CSV: `COLUMNS`), to the last digit.
+
+    Raises `InputError` for a table with other columns.
+    """
+    with replacing(output) as temporary, open(temporary, "wb") as file:
+        header = ",".join(COLUMNS).encode() + b"\n"
+        file.write(header)
+        for path in scores:
+            found, _, rows = path.read_bytes().partition(b"\n")
+            if found + b"\n" != header:
+                raise InputError(
+                    f"{path}: columns {found.decode(errors='replace')}, expected {','.join(COLUMNS)}: "
+                    "written by another version of bordure. Delete it and run the workflow again."
+                )
+            file.write(rows)
 
 
 def score_files(truth: Path, cell_probability: Path, *, annotation_kind: str = "auto") -> pd.DataFrame:
@@ -108,9 +120,7 @@ def score_files(truth: Path, cell_probability: Path, *, annotation_kind: str = "
     else:
         labels = metrics.connected_components(cells)
     progress = partial(tqdm, total=len(cells), unit="section", leave=False)
-    scores = metrics.isbi_scores(cells, probability, progress=progress)
-    as_float = probability / 255 if probability.dtype == np.uint8 else probability
-    return pd.concat([scores, _instance_scores(labels, as_float, metrics.CHALLENGE_THRESHOLDS, 0)])
+    return metrics.isbi_scores(cells, probability, labels=labels, progress=progress)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,10 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print("\nThe best of each score over the thresholds, and what the others say there:\n")
     print(metrics.summary_table(scores)[SHOWN].to_string(index=False, float_format="%.4f"))
-    of_instances = scores[scores.metric.isin(INSTANCE_METRICS)]
+    of_instances = scores[scores.metric.isin(metrics.INSTANCE_METRICS)]
     at = of_instances.pivot(index="threshold", columns="metric", values="value")
     print(f"\nInstances, at the threshold with the best SEG ({at.seg.idxmax():.1f}):\n")
-    print(at.loc[[at.seg.idxmax()], list(INSTANCE_METRICS)].to_string(index=False, float_format="%.4f"))
+    print(
+        at.loc[[at.seg.idxmax()], list(metrics.INSTANCE_METRICS)].to_string(index=False, float_format="%.4f")
+    )
     return 0
 
 

@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from pipeline_lib import figures, networks, provenance
+from pipeline_lib import figures, modelfile, provenance
 from pipeline_lib.files import read_json, replacing
 from pipeline_lib.log import logger
 
@@ -69,7 +69,7 @@ def write_report(scores: Path, history: Path, thresholds: Sequence[Path], statis
     chosen = {path.stem: read_json(path) for path in thresholds}
     table = pd.read_csv(scores, dtype={"volume": str}, float_precision="round_trip")
     table = at_chosen_threshold(table, {name: found["threshold"] for name, found in chosen.items()})
-    trained = networks.Model.load(model)
+    trained = modelfile.describe(model)
     splits = [split for split in ("test", "validation") if (table.split == split).any()]
     page = _template().render(
         title=title,
@@ -85,10 +85,10 @@ def write_report(scores: Path, history: Path, thresholds: Sequence[Path], statis
         training_figure=_picture(training_figure),
         thresholds_figure=_picture(thresholds_figure),
         training=_training(history),
-        provenance=trained.provenance,
-        environment=trained.provenance["environment"],
-        parameters=sum(parameter.numel() for parameter in trained.network.parameters()),
-        context=trained.network.geometry.context,
+        provenance=trained["provenance"],
+        environment=trained["provenance"]["environment"],
+        parameters=trained["parameters"],
+        context=trained["context"],
         statistics=read_json(statistics),
         volumes=volumes,
         settings=settings,

@@ -9,7 +9,9 @@ from pipeline_lib import imageio, layout, metrics
 from pipeline_lib.errors import InputError
 from pipeline_lib.evaluation import COLUMNS, collect_scores, evaluate, main
 from pipeline_lib.files import write_json
-from pipeline_lib.labels import separation_border
+from pipeline_lib.instances import instances
+from pipeline_lib.labels import cells_apart, separation_border
+from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL
 
 
 @pytest.fixture
@@ -20,25 +22,29 @@ def folder(tmp_path):
     border = np.stack([separation_border(s, 2) for s in labels])
     rng = np.random.default_rng(0)
     probability = np.where((labels > 0) & ~border, 0.86, 0.1) + rng.uniform(-0.05, 0.05, labels.shape)
-    with layout.create(tmp_path / "dataset.h5", {}) as file:
-        layout.add(file, layout.LABELS, labels.shape)[:] = labels
-        layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = border
-    with layout.create(tmp_path / "prediction.h5", {}) as file:
-        layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = probability
-    write_json(tmp_path / "threshold.json", {"threshold": 0.55})
+    write_case(tmp_path, labels, border, probability)
     return tmp_path
 
 
-def scores(folder, **names):
-    names = {"volume": "007", "split": "test", "network": "unet"} | names
+def write_case(folder, labels, border, probability):
+    with layout.create(folder / "dataset.h5", {}) as file:
+        layout.add(file, layout.LABELS, labels.shape)[:] = labels
+        layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = border
+    with layout.create(folder / "prediction.h5", {}) as file:
+        layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = probability
+    write_json(folder / "threshold.json", {"threshold": 0.55})
+
+
+def scores(folder, **settings):
+    settings = {"volume": "007", "split": "test", "network": "unet"} | settings
     evaluate(
         folder / "dataset.h5",
         folder / "prediction.h5",
         folder / "threshold.json",
         folder / "scores.csv",
-        **names,
+        **settings,
     )
-    return pd.read_csv(folder / "scores.csv", dtype={"volume": str})
+    return pd.read_csv(folder / "scores.csv", dtype={"volume": str}, float_precision="round_trip")
 
 
 def test_scores_are_tidy_over_the_challenges_thresholds_and_the_chosen_one(folder):
@@ -54,6 +60,46 @@ def test_scores_are_tidy_over_the_challenges_thresholds_and_the_chosen_one(folde
     assert table[table.threshold == 0].set_index("metric").value["rand_error"] > 0.3
 
 
+@pytest.mark.parametrize("minimum_size", [0, 6])
+def test_scores_are_those_of_the_whole_stack_to_the_last_bit(tmp_path, minimum_size):
+    rng = np.random.default_rng(minimum_size)
+    labels = rng.integers(0, 4, (4, 3, 4)).repeat(12, axis=1).repeat(10, axis=2).astype(np.uint32)
+    border = np.stack([separation_border(s, 2) for s in labels])
+    probability = np.where((labels > 0) & ~border, 0.75, 0.3) + rng.normal(0, 0.2, labels.shape)
+    write_case(tmp_path, labels, border, probability.clip(0, 1).astype(np.float32))
+    found = scores(tmp_path, minimum_size=minimum_size, threads=3)
+    found = found.set_index(["metric", "threshold"]).value
+
+    with layout.require(tmp_path / "prediction.h5") as file:
+        probability = file["cell_probability"][:]
+    thresholds = sorted([*metrics.CHALLENGE_THRESHOLDS, 0.55])
+    cells = np.stack([cells_apart(*section) for section in zip(labels, border, strict=True)])
+    whole = metrics.isbi_scores(cells, probability, thresholds)
+    assert len(found) == len(whole) + len(thresholds) * len(metrics.INSTANCE_METRICS)
+    for metric, t, value in whole.itertuples(index=False):
+        assert found[metric].iloc[thresholds.index(t)] == value
+    for k, t in enumerate(thresholds):
+        segments = np.stack([instances(section, t, minimum_size) for section in probability])
+        expected = metrics.instance_scores(labels, segments)
+        for metric in metrics.INSTANCE_METRICS:
+            assert found[metric].iloc[k] == expected[metric], (metric, t)
+
+
+def test_threads_are_as_many_as_memory_gb_has_room_for(folder, monkeypatch):
+    asked = []
+    score = metrics.isbi_scores
+    monkeypatch.setattr(
+        metrics, "isbi_scores", lambda *a, workers, **k: asked.append(workers) or score(*a, **k)
+    )
+    monkeypatch.setattr("pipeline_lib.memory.PROCESS_BYTES", 0)
+    section = 24 * 30 * SCORING_BYTES_PER_PIXEL / 1e9
+    scores(folder, threads=4, memory_gb=2.5 * section)
+    scores(folder, threads=2)
+    assert asked == [2, 2]
+    with pytest.raises(InputError, match="memory_gb"):
+        scores(folder, memory_gb=0.9 * section)
+
+
 def test_shapes_that_differ_are_named(folder):
     with layout.create(folder / "prediction.h5", {}) as file:
         layout.add(file, layout.CELL_PROBABILITY, (2, 24, 31))
@@ -66,10 +112,19 @@ def test_tables_are_joined_whole(folder):
     (folder / "scores.csv").rename(folder / "a.csv")
     scores(folder, volume="b", split="validation").to_csv(folder / "b.csv", index=False)
     collect_scores([folder / "a.csv", folder / "b.csv"], folder / "all.csv")
-    joined = pd.read_csv(folder / "all.csv", dtype={"volume": str})
+    joined = pd.read_csv(folder / "all.csv", dtype={"volume": str}, float_precision="round_trip")
     assert len(joined) == 2 * len(first) and set(joined.volume) == {"007", "b"}
     written = pd.read_csv(folder / "all.csv", float_precision="round_trip")
     assert set(metrics.CHALLENGE_THRESHOLDS) < set(written.threshold)  # to the last digit
+    pd.testing.assert_frame_equal(joined[joined.volume == "007"].reset_index(drop=True), first)
+
+
+def test_a_table_of_another_version_is_not_joined(folder):
+    scores(folder)
+    (folder / "old.csv").write_text("volume,metric,value\na,seg,1\n")
+    with pytest.raises(InputError, match=r"old\.csv: columns volume,metric,value, expected volume,split,"):
+        collect_scores([folder / "scores.csv", folder / "old.csv"], folder / "all.csv")
+    assert not (folder / "all.csv").exists()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 import json
 from itertools import product
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.colors import to_rgb
 from PIL import Image
+from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 from skimage.color import rgb2lab
 
 from pipeline_lib import layout, metrics
@@ -25,7 +27,7 @@ from pipeline_lib.figures.charts import (
 )
 from pipeline_lib.figures.colouring import BACKGROUND, gray, instances_coloured, magnified, rgb
 from pipeline_lib.figures.errors import CLOSE_UP, NAMES, draw_errors, worst_places
-from pipeline_lib.figures.overlay import COLOURS, error_overlay
+from pipeline_lib.figures.overlay import COLOURS, error_overlay, inside, near
 from pipeline_lib.figures.volume import draw_volume_strip, matched_labels
 from pipeline_lib.files import write_json
 from pipeline_lib.labels import separation_border
@@ -104,6 +106,14 @@ def test_errors_are_marked_where_they_are_and_nowhere_else(codes, radius):
         assert shown[y, x].tolist() == expected.tolist() or radius == 0 or is_inside(codes, y, x, radius)
 
 
+@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(0, 12))
+def test_what_is_near_is_a_dilation_by_a_disc(mask, radius):
+    y, x = np.ogrid[-radius:radius + 1, -radius:radius + 1]
+    disc = y * y + x * x <= radius * (radius + 0.5)
+    np.testing.assert_array_equal(near(mask, radius), binary_dilation(mask, disc))
+    np.testing.assert_array_equal(inside(mask, radius), binary_erosion(mask, disc))
+
+
 def is_inside(codes, y, x, radius):
     """Deep within one kind of error, where the image shines through."""
     reach = range(-2 * radius, 2 * radius + 1)
@@ -143,6 +153,13 @@ def test_cells_that_touch_are_parted_by_a_line():
                                                     [False, False, False, True, False, False],
                                                     [True, True, True, True, True, True]]
     assert (shown[0, 0] != shown[0, 5]).any()
+
+
+@given(arrays(np.uint8, (7, 6), elements=st.integers(0, 2)), st.integers(0, 3), st.integers(0, 3))
+def test_a_window_shows_what_the_whole_picture_shows_there(labels, top, left):
+    window = slice(top, top + 3), slice(left, left + 3)
+    assert (instances_coloured(labels, window) == instances_coloured(labels)[window]).all()
+    assert (gray(labels[None], window) == gray(labels[None])[window]).all()
 
 
 @given(*(arrays(np.uint8, (4, 5), elements=st.integers(0, 4)) for _ in range(2)))
@@ -242,6 +259,23 @@ def test_enough_windows_count_every_error_once_and_splits_and_mergers_first(code
     assert worst_places(codes, 8, number=2) == places[:2]
 
 
+@given(st.integers(0, 10**6), st.integers(3, 20))
+def test_worst_places_are_those_of_the_density_of_the_errors_that_are_left(seed, size):
+    rng = np.random.default_rng(seed)
+    codes = rng.choice([0, *Mismatch], p=[0.97] + [0.005] * 6, size=(90, 70)).astype(np.uint8)
+    left, expected = codes.copy(), []
+    for kinds in ((Mismatch.SPLIT, Mismatch.MERGER), tuple(Mismatch)):
+        while len(expected) < 12 and (errors := np.isin(left, kinds)).any():
+            density = gaussian_filter(errors.astype(np.float32), size / 6, mode="constant")
+            centre = np.unravel_index(density.argmax(), density.shape)
+            starts = [max(min(int(c) - size // 2, length - size), 0)
+                      for c, length in zip(centre, left.shape, strict=True)]
+            window = tuple(slice(start, start + size) for start in starts)
+            expected.append(window)
+            left[window] = 0
+    assert [window for _, window in worst_places(codes, size, 12)] == expected
+
+
 def test_a_window_is_centred_on_its_errors_and_stays_within_the_section():
     codes = np.zeros((100, 100), np.uint8)
     codes[50, 70] = Mismatch.SPLIT
@@ -262,6 +296,54 @@ def test_errors_are_counted_shown_and_listed(case):
     assert has(overview, SPLIT)[45 * factor, 2 * factor:24 * factor].any()
     assert [title for title, _ in close_ups] == ["1. section 2: split 1 px, merger 6 px"]
     assert CLOSE_UP > 60  # one window holds both
+
+
+@pytest.fixture
+def large(tmp_path):
+    """Of 40 x 44 px only the middle 30 x 30 will be looked at; there a merger and a split."""
+    labels = np.zeros((2, 40, 44), np.uint32)
+    labels[:, 2:38, 2:21], labels[:, 2:38, 23:42] = 1, 2
+    probability = np.where(labels > 0, 0.9, 0.1)
+    probability[1, 20:23, 21:23] = 0.9
+    probability[1, 28, 2:21] = 0.1
+    probability[0, 3, 21:23] = 0.9  # outside of the middle
+    return write_case(tmp_path, labels, probability)
+
+
+def test_of_sections_too_large_to_hold_the_middle_alone_is_looked_at(large, monkeypatch, tmp_path):
+    monkeypatch.setattr("pipeline_lib.figures.volume.LARGEST", 30)
+    monkeypatch.setattr("pipeline_lib.figures.errors.LARGEST", 30)
+    part = np.s_[:, 5:35, 7:37]
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    with layout.require(large / "dataset.h5") as file, layout.require(large / "prediction.h5") as predicted:
+        write_case(cut, file["labels"][part], predicted["cell_probability"][part])
+        raw, border = file["raw"][(slice(None), *part)], file["separation_border"][part]
+    with layout.require(large / "weight_map.h5") as file:
+        weights = file["weight_map"][part]
+    with h5py.File(cut / "dataset.h5", "a") as file, h5py.File(cut / "weight_map.h5", "a") as weighted:
+        file["raw"][:], file["separation_border"][:], weighted["weight_map"][:] = raw, border, weights
+    for draw in (draw_strip, draw_error_map):
+        whole, expected = read_panels(draw(large)), read_panels(draw(cut))
+        for shown, panel in zip(whole.values(), expected.values(), strict=True):
+            np.testing.assert_array_equal(shown, panel)
+    strip, errors = (describe(large / name) for name in ("strip.png", "errors.png"))
+    assert strip["panels"][0]["legend"] == [[None, "40 x 44 px"]]
+    assert strip["panels"][-1]["legend"][-1] == [None, "seen in the middle 30 x 30 px alone"]
+    assert errors["panels"][0]["title"].endswith("with most splits and mergers, the middle 30 x 30 px alone")
+    assert errors["counts"] == describe(cut / "errors.png")["counts"]
+    assert describe(cut / "errors.png")["part"] == ""
+    assert len(describe(cut / "strip.png")["panels"][-1]["legend"]) == 2
+
+
+def test_only_what_is_drawn_is_read(large, monkeypatch):
+    monkeypatch.setattr("pipeline_lib.figures.volume.LARGEST", 30)
+    monkeypatch.setattr("pipeline_lib.figures.errors.LARGEST", 30)
+    read, most = h5py.Dataset.__getitem__, []
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda *a: most.append(np.size(b := read(*a))) or b)
+    draw_strip(large)
+    draw_error_map(large)
+    assert max(most) == 30 * 30
 
 
 def test_without_errors_there_are_no_close_ups(case):

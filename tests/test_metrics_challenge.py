@@ -121,6 +121,22 @@ def test_hdf5_is_read_section_by_section(tmp_path):
         assert metrics.isbi_scores(truth, map_).equals(metrics.isbi_scores(cells, probability))
 
 
+def test_anything_that_gives_section_by_section_serves():
+    class Sections:
+        def __init__(self, array):
+            self.array, self.shape, self.ndim, self.dtype = array, array.shape, array.ndim, array.dtype
+
+        def __getitem__(self, z):
+            assert isinstance(z, int)
+            return self.array[z]
+
+    cells, probability = drawn_stack()
+    arguments = [cells, probability, metrics.connected_components(cells)]
+    expected = metrics.isbi_scores(*arguments[:2], labels=arguments[2])
+    cells, probability, labels = map(Sections, arguments)
+    assert metrics.isbi_scores(cells, probability, labels=labels).equals(expected)
+
+
 def test_memory_layout_and_byte_order_do_not_matter():
     cells, probability = drawn_stack()
     expected = metrics.isbi_scores(cells, probability)
@@ -151,10 +167,13 @@ def test_few_sections_are_held_at_a_time(monkeypatch):
         return array
 
     monkeypatch.setattr(challenge, "padded", padded)
-    workers, arrays_per_section = 2, 2
-    metrics.isbi_scores(*drawn_stack(20), [0.3, 0.5, 0.7], workers=workers)
-    assert len(held) == 20 * arrays_per_section
-    assert max(most) <= workers * arrays_per_section
+    arrays_per_section = 2
+    for workers, sections_held in ((1, 1), (2, 3)):  # two at work, one prepared
+        held.clear()
+        most.clear()
+        metrics.isbi_scores(*drawn_stack(20), [0.3, 0.5, 0.7], workers=workers)
+        assert len(held) == 20 * arrays_per_section
+        assert max(most) <= sections_held * arrays_per_section
 
 
 def test_interrupted_scoring_leaves_the_rest_undone(monkeypatch):
@@ -235,6 +254,15 @@ def test_inverted_map_is_logged_and_scored_as_it_is(caplog):
     errors = values(metrics.isbi_scores(cells, 1 - probability))
     assert "anticorrelated" in caplog.text
     assert errors.rand_error > values(metrics.isbi_scores(cells, probability)).rand_error
+
+
+@pytest.mark.parametrize("odd_one", [0, 2])
+def test_the_stack_is_judged_as_a_whole(caplog, odd_one):
+    cells, probability = drawn_stack()
+    cells[odd_one] = 0
+    probability[odd_one, 10] = 0.9
+    metrics.isbi_scores(cells, probability)
+    assert not caplog.records
 
 
 @given(st.integers(0, 1000))

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline_lib import evaluation, figures, layout, metrics, networks, segmentation
+from pipeline_lib import figures, layout, metrics, networks, threshold
 from pipeline_lib.figures import charts
 from pipeline_lib.figures.errors import draw_errors
 from pipeline_lib.figures.volume import draw_volume_strip
@@ -229,12 +229,12 @@ def test_durations(seconds, text):
 
 def test_every_score_is_explained_and_every_criterion_known():
     labels = np.kron(np.arange(4).reshape(1, 2, 2), np.ones((5, 5))).astype(np.uint8)
-    told = {*metrics.isbi_scores(labels, labels / 4).metric, *evaluation.INSTANCE_METRICS}
+    told = {*metrics.isbi_scores(labels, labels / 4).metric, *metrics.INSTANCE_METRICS}
     assert {score.metric for score in SCORES} | {"uniform_sections"} <= told
-    assert set(segmentation.CRITERIA) <= {score.metric for score in SCORES} & set(charts.NAMES)
+    assert set(threshold.CRITERIA) <= {score.metric for score in SCORES} & set(charts.NAMES)
     for score in SCORES:
-        if score.metric in segmentation.CRITERIA:
-            assert score.more_is_better == segmentation.CRITERIA[score.metric][1]
+        if score.metric in threshold.CRITERIA:
+            assert score.more_is_better == threshold.CRITERIA[score.metric][1]
 
 
 # what was run
@@ -313,6 +313,17 @@ def test_without_a_test_volume_the_page_says_what_the_scores_are_worth(pictures)
     assert len(score_tables(html)) == 1
     assert 'id="pictures"' not in html
     assert "There is no test volume." not in write(pictures, tidy_scores(), "test.html")
+
+
+def test_the_volumes_of_the_network_stand_below_their_means(pictures):
+    html = write(pictures, tidy_scores(volumes=30), "thirty.html")
+    table = next(t for t in Page(html).tables if [cell["text"] for cell in t[0][:2]] == ["volume", "split"])
+    assert [[cell["text"] for cell in row[:2]] for row in table[1:4]] == [
+        ["mean of 30 volumes", "test"], ["mean of 30 volumes", "validation"], ["test-0", "test"]]
+    for column in range(2, 6):
+        for mean, rows in ((table[1], table[3:33]), (table[2], table[33:63])):
+            values = [float(row[column]["value"]) for row in rows]
+            assert float(mean[column]["value"]) == pytest.approx(np.mean(values), rel=1e-12)
 
 
 def test_many_volumes_are_folded_away(pictures):

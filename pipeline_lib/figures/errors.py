@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +11,22 @@ import pandas as pd
 from scipy import ndimage
 
 from pipeline_lib import layout, metrics
-from pipeline_lib.figures.colouring import gray, instances_coloured, magnified
+from pipeline_lib.figures.colouring import Window, gray, instances_coloured, magnified
 from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
-from pipeline_lib.figures.volume import matched_labels
+from pipeline_lib.figures.volume import LARGEST, matched_labels, middle, told
 from pipeline_lib.files import read_json
 from pipeline_lib.instances import instances
 from pipeline_lib.labels import cells_apart
 from pipeline_lib.metrics import Mismatch
+from pipeline_lib.metrics.sections import Sections
 
 OVERVIEW = 1024  # px, side of the picture of a whole section
 CLOSE_UP = 80  # px of the section
 CLOSE_UP_SHOWN = 256  # px
 PLACES = 10
+REACH = 4  # standard deviations; errors farther away count nothing in the density of errors
 
-Window = tuple[slice, slice]  # rows, columns
 Severity = tuple[int, int]  # pixels of splits and mergers, of all errors: the worse compares as larger
 
 NAMES = {
@@ -50,35 +52,48 @@ def draw_errors(dataset: Path, prediction: Path, threshold: Path, output: Path, 
 
     Errors are the pixels in which truth and prediction differ after warping (`metrics.error_map`). The worst
     places are windows of `CLOSE_UP` px, shown beside annotation and segmentation. Worst means most splits and
-    mergers, then most other errors; the section is chosen so, too.
+    mergers, then most other errors; the section is chosen so, too. One section is held at a time; of sections
+    with a side longer than `LARGEST` px the middle is looked at alone, and the picture says so.
     """
     t = read_json(threshold)["threshold"]
     with (layout.require(dataset, layout.RAW, layout.LABELS, layout.SEPARATION_BORDER) as data,
           layout.require(prediction, layout.CELL_PROBABILITY) as predicted):
         raw, labels, border = (data[a.name] for a in (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER))
         probability = predicted[layout.CELL_PROBABILITY.name]
-        sections = range(len(labels))
-        cells = np.stack([cells_apart(labels[z], border[z]) for z in sections])
-        codes = metrics.error_map(cells, probability, t)
-        counts = _counts(metrics.error_regions(codes, probability, t))
+        sections, part = len(labels), middle(labels.shape[1:], LARGEST)
+        places, worst, worst_codes, counts = [], 0, None, dict.fromkeys(COLOURS, (0, 0))
+        shape = sections, *(edge.stop - edge.start for edge in part)
+        cells = Sections(shape, bool, lambda z: cells_apart(labels[(z, *part)], border[(z, *part)]))
+        shown = Sections(shape, probability.dtype, lambda z: probability[(z, *part)])
+        for z, codes in enumerate(metrics.error_maps(cells, shown, t)):
+            found = _counts(metrics.error_regions(codes, shown[z], t))
+            counts = {kind: tuple(map(add, counts[kind], found[kind])) for kind in COLOURS}
+            places += [(severity, z, window, codes[window].copy())
+                       for severity, window in worst_places(codes, CLOSE_UP, PLACES)]
+            places = sorted(places, key=lambda place: place[0], reverse=True)[:PLACES]
+            if worst_codes is None or _severity(codes) > _severity(worst_codes):
+                worst, worst_codes = z, codes
 
-        places = [(severity, z, window) for z in sections
-                  for severity, window in worst_places(codes[z], CLOSE_UP, PLACES)]
-        places = sorted(places, key=lambda place: place[0], reverse=True)[:PLACES]
-        worst = max(sections, key=lambda z: _severity(codes[z]))
-        frames = {str(number): window for number, (_, z, window) in enumerate(places, 1) if z == worst}
-        title = f"section {worst + 1} of {len(sections)}"
-        title += ", the one with most splits and mergers" if len(sections) > 1 else ""
-        overview = Panel(title, *_overview(gray(raw[:, worst]), codes[worst], frames), _legend(counts))
-        close_ups = []
-        for number, (_, z, window) in enumerate(places, 1):
-            found = matched_labels(labels[z], instances(probability[z], t))
-            views = gray(raw[:, z]), instances_coloured(labels[z]), instances_coloured(found)
-            title = f"{number}. section {z + 1}: {_told(codes[z][window])}"
-            close_ups.append(Panel(title, _close_up([view[window] for view in views], codes[z][window])))
+        frames = {str(number): window for number, (_, z, window, _) in enumerate(places, 1) if z == worst}
+        title = f"section {worst + 1} of {sections}"
+        title += ", the one with most splits and mergers" if sections > 1 else ""
+        alone = "" if worst_codes.shape == labels.shape[1:] else f", {told(worst_codes)} alone"
+        image = gray(raw[(slice(None), worst, *part)])
+        overview = Panel(title + alone, *_overview(image, worst_codes, frames), _legend(counts))
+        close_ups = {}
+        for z in {z for _, z, _, _ in places}:
+            truth, section = labels[(z, *part)], raw[(slice(None), z, *part)]
+            found = matched_labels(truth, instances(shown[z], t))
+            for number, (_, own, window, codes) in enumerate(places, 1):
+                if own == z:
+                    views = [gray(section, window), *(instances_coloured(a, window) for a in (truth, found))]
+                    title = f"{number}. section {z + 1}: {_told(codes)}"
+                    close_ups[number] = Panel(title, _close_up(views, codes))
+    close_ups = [close_ups[number] for number in sorted(close_ups)]
     pairs = [close_ups[i:i + 2] for i in range(0, len(close_ups), 2)]
     save_sheet([[overview], *pairs], output, volume=volume, threshold=t,
                title=f"{volume}: errors at threshold {t:.2f}; close-ups beside annotation and segmentation",
+               part=alone,
                counts=[[NAMES[kind], MEANINGS[kind], COLOURS[kind], *counts[kind]] for kind in COLOURS])
 
 
@@ -91,14 +106,33 @@ def worst_places(codes: np.ndarray, size: int, number: int) -> list[tuple[Severi
     height, width = codes.shape
     left = codes.copy()
     places: list[tuple[Severity, Window]] = []
+    reach = math.ceil(REACH * size / 6)
     for kinds in (TOPOLOGICAL, tuple(Mismatch)):
-        while len(places) < number and (errors := np.isin(left, kinds)).any():
-            density = ndimage.gaussian_filter(errors.astype(np.float32), size / 6, mode="constant")
+        if len(places) == number or not (errors := np.isin(left, kinds)).any():
+            continue
+        density = _density(errors, size)
+        while len(places) < number and errors.any():
             y, x = np.unravel_index(density.argmax(), density.shape)
             window = _window(int(y), size, height), _window(int(x), size, width)
             places.append((_severity(left[window]), window))
             left[window] = 0
+            errors[window] = False
+            changed, read = (_grown(window, by, codes.shape) for by in (reach, 2 * reach))
+            inside = tuple(slice(a.start - b.start, a.stop - b.start)
+                           for a, b in zip(changed, read, strict=True))
+            density[changed] = _density(errors[read], size)[inside]
     return places
+
+
+def _density(errors: np.ndarray, size: int) -> np.ndarray:
+    return ndimage.gaussian_filter(errors.astype(np.float32), size / 6, mode="constant", truncate=REACH)
+
+
+def _grown(window: Window, by: int, shape: tuple[int, int]) -> Window:
+    """`window` with `by` px around it, within `shape`."""
+    y, x = (slice(max(edge.start - by, 0), min(edge.stop + by, length))
+            for edge, length in zip(window, shape, strict=True))
+    return y, x
 
 
 def _window(centre: int, size: int, length: int) -> slice:

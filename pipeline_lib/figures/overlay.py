@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from scipy import ndimage
 
 from pipeline_lib.figures.colouring import GREEN, PURPLE, SKY, VERMILLION, YELLOW, rgb
 from pipeline_lib.metrics import Mismatch
@@ -27,17 +28,40 @@ def error_overlay(image: np.ndarray, codes: np.ndarray, radius: int = 2) -> np.n
     any ground. The inside of broad ones lets the image shine through. Splits and mergers cover other errors.
     """
     result = image.copy()
-    result[ndimage.binary_dilation(codes > 0, _disc(radius + 1))] = 0
+    result[near(codes > 0, radius + 1)] = 0
     for kind in reversed(COLOURS):
         here = codes == kind
         if not here.any():
             continue
-        result[ndimage.binary_dilation(here, _disc(radius))] = rgb(COLOURS[kind])
-        inside = ndimage.binary_erosion(here, _disc(2 * radius))
-        result[inside] = image[inside] // 2 + rgb(COLOURS[kind]) // 2
+        result[near(here, radius)] = rgb(COLOURS[kind])
+        deep = inside(here, 2 * radius)
+        result[deep] = image[deep] // 2 + rgb(COLOURS[kind]) // 2
     return result
 
 
-def _disc(radius: int) -> np.ndarray:
-    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
-    return y * y + x * x <= radius * (radius + 0.5)
+def near(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Whether one of `mask` (y, x) lies within `radius` px: squared distances up to radius (radius + 0.5).
+
+    A dilation by a disc, put together from shifted rows that widen towards its middle: 50 passes over the
+    image at a radius of 12 px instead of 500.
+    """
+    height = len(mask)
+    result, row, width = mask.copy(), mask.copy(), 0
+    for dy in range(radius, -1, -1):
+        while width < math.isqrt((2 * radius + 1) * radius // 2 - dy * dy):
+            width += 1
+            row[:, width:] |= mask[:, :-width]
+            row[:, :-width] |= mask[:, width:]
+        shown = max(height - dy, 0)
+        result[dy:] |= row[:shown]
+        result[:shown] |= row[dy:]
+    return result
+
+
+def inside(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Whether all pixels within `radius` px are of `mask`; outside of the image none is."""
+    result = ~near(~mask, radius)
+    edges = [slice(radius, max(length - radius, 0)) for length in mask.shape]
+    kept = np.zeros_like(mask)
+    kept[tuple(edges)] = result[tuple(edges)]
+    return kept

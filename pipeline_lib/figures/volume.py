@@ -13,6 +13,7 @@ from pipeline_lib.figures.colouring import (
     BACKGROUND,
     ORANGE,
     Scale,
+    Window,
     coloured,
     gray,
     instances_coloured,
@@ -24,7 +25,9 @@ from pipeline_lib.figures.sheet import Panel, save_sheet
 from pipeline_lib.files import read_json
 from pipeline_lib.instances import instances
 from pipeline_lib.labels import cells_apart
+from pipeline_lib.metrics.contingency import count_pairs
 
+LARGEST = 4096  # px; of sections with a longer side the middle is looked at, which bounds the memory
 WINDOW = 512  # px; of larger sections the middle is shown, at a size that lets membranes be seen
 SMALLEST = 400  # px; smaller sections are magnified
 
@@ -35,56 +38,71 @@ def draw_volume_strip(dataset: Path, weight_map: Path | None, prediction: Path, 
 
     Raw image, annotation, separation border, weight map, cell probability, segmentation; without annotation
     or `weight_map` (None) fewer. Segments have the colour of the annotated cell they share most pixels with:
-    a difference in colour is an error. `minimum_size` (px) as in the segmentation.
+    a difference in colour is an error. `minimum_size` (px) as in the segmentation. Gray levels, segments and
+    errors are those of the section or, where a side is longer than `LARGEST`, of its middle.
     """
     t = read_json(threshold)["threshold"]
     with layout.require(prediction, layout.CELL_PROBABILITY) as file:
         sections, height, width = file[layout.CELL_PROBABILITY.name].shape
         z = sections // 2
-        probability = file[layout.CELL_PROBABILITY.name][z]
-    with layout.require(dataset, layout.RAW) as file:
-        raw = file[layout.RAW.name][:, z]
-        annotated = layout.LABELS.name in file
-        if annotated:
-            labels, border = file[layout.LABELS.name][z], file[layout.SEPARATION_BORDER.name][z]
-
-    y, x = _middle(height), _middle(width)
-    factor = math.ceil(SMALLEST / max(y.stop - y.start, x.stop - x.start))
+        part = middle((height, width), LARGEST)
+        probability = file[layout.CELL_PROBABILITY.name][(z, *part)]
+    window = middle(probability.shape, WINDOW)  # in what is looked at
+    factor = math.ceil(SMALLEST / max(edge.stop - edge.start for edge in window))
     panels = []
 
     def add(title: str, image: np.ndarray, *legend: tuple[str | None, str], scale: Scale | None = None):
-        panels.append(Panel(title, magnified(image[y, x], factor), legend=legend, scale=scale))
+        panels.append(Panel(title, magnified(image, factor), legend=legend, scale=scale))
 
-    whole = max(height, width) <= WINDOW
-    add("raw image", gray(raw), (None, ("" if whole else "the middle of ") + f"{height} x {width} px"))
+    with layout.require(dataset, layout.RAW) as file:
+        whole = max(height, width) <= WINDOW
+        size = ("" if whole else "the middle of ") + f"{height} x {width} px"
+        add("raw image", gray(file[layout.RAW.name][(slice(None), z, *part)], window), (None, size))
+        annotated = layout.LABELS.name in file
+        if annotated:
+            labels = file[layout.LABELS.name][(z, *part)]
+            border = file[layout.SEPARATION_BORDER.name][(z, *part)]
     if annotated:
-        touching = f"{np.count_nonzero(border[y, x]):,} px between cells that touch"
-        add("annotation", instances_coloured(labels), (None, _counted(labels[y, x])))
-        add("separation border", _bordered(labels, border), (ORANGE, touching))
+        touching = f"{np.count_nonzero(border[window]):,} px between cells that touch"
+        add("annotation", instances_coloured(labels, window), (None, _counted(labels[window])))
+        add("separation border", _bordered(labels[window], border[window]), (ORANGE, touching))
     if weight_map is not None:
         with layout.require(weight_map, layout.WEIGHT_MAP) as file:
-            weights = file[layout.WEIGHT_MAP.name][z]
-        scale = Scale("viridis", 0, float(weights[y, x].max()), "loss weight")
+            place = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True))
+            weights = file[layout.WEIGHT_MAP.name][(z, *place)]
+        scale = Scale("viridis", 0, float(weights.max()), "loss weight")
         add("weight map", coloured(weights, scale), scale=scale)
     scale = Scale("gray", 0, 1, f"threshold {t:.2f}", mark=t)
-    add("cell probability", coloured(probability, scale), scale=scale)
+    add("cell probability", coloured(probability[window], scale), scale=scale)
     found = instances(probability, t, minimum_size)
+    alone = () if probability.shape == (height, width) else ((None, f"seen in {told(probability)} alone"),)
     if annotated:
-        codes = metrics.error_map(cells_apart(labels, border), probability, t)[y, x]
+        codes = metrics.error_map(cells_apart(labels, border), probability, t)[window]
         codes[~np.isin(codes, TOPOLOGICAL)] = 0
-        add("segmentation", instances_coloured(matched_labels(labels, found)),
-            *((COLOURS[k], f"{k.name.lower()}s: {(codes == k).sum():,} px") for k in TOPOLOGICAL))
+        counts = [(COLOURS[k], f"{k.name.lower()}s: {(codes == k).sum():,} px") for k in TOPOLOGICAL]
+        add("segmentation", instances_coloured(matched_labels(labels, found), window), *counts, *alone)
         marked = error_overlay(panels[-1].image, magnified(codes, factor))
         panels[-1] = replace(panels[-1], image=marked)
     else:
-        add("segmentation", instances_coloured(found), (None, _counted(found[y, x])))
+        add("segmentation", instances_coloured(found, window), (None, _counted(found[window])), *alone)
     title = f"{volume}: section {z + 1} of {sections}, {split} split"
     save_sheet([panels], output, title=title, volume=volume)
 
 
-def _middle(length: int) -> slice:
-    start = max(length - WINDOW, 0) // 2
-    return slice(start, min(start + WINDOW, length))
+def middle(shape: tuple[int, int], size: int) -> Window:
+    """The middle of a section of `shape` (y, x), at most `size` px in either direction.
+
+    >>> middle((10, 3), 4)
+    (slice(3, 7, None), slice(0, 3, None))
+    """
+    starts = [max(length - size, 0) // 2 for length in shape]
+    y, x = (slice(start, min(start + size, length)) for start, length in zip(starts, shape, strict=True))
+    return y, x
+
+
+def told(part: np.ndarray) -> str:
+    """Which part of a section `middle` took."""
+    return "the middle {:,} x {:,} px".format(*part.shape)
 
 
 def matched_labels(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -95,14 +113,12 @@ def matched_labels(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
     >>> matched_labels(np.array([[7, 7, 7, 7, 0, 0]]), np.array([[1, 1, 0, 2, 0, 3]]))
     array([[ 7,  7,  0,  7,  0, 10]])
     """
-    inside = found > 0
-    pairs = np.stack([labels[inside], found[inside]]).astype(np.int64)
-    pairs, count = np.unique(pairs, axis=1, return_counts=True)
-    names = np.arange(found.max(initial=0) + 1, dtype=np.int64) + int(labels.max(initial=0))
+    names = np.arange(found.max() + 1, dtype=np.int64) + int(labels.max())
     names[0] = 0
-    for truth, predicted in pairs[:, np.argsort(count, kind="stable")].T:
-        if truth:
-            names[predicted] = truth  # the last one is the one with most pixels
+    table = count_pairs(np.ascontiguousarray(labels, np.int32), np.ascontiguousarray(found, np.int32))
+    for entry in np.lexsort((table.truth, table.count)):
+        if table.truth[entry] and table.predicted[entry]:
+            names[table.predicted[entry]] = table.truth[entry]  # the last one is the one with most pixels
     return names[found]
 
 

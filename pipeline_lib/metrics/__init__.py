@@ -10,6 +10,7 @@ from pipeline_lib.metrics.components import connected_components
 from pipeline_lib.metrics.contingency import ContingencyTable, contingency_tables
 from pipeline_lib.metrics.information import v_info, vi_merge, vi_split
 from pipeline_lib.metrics.instances import (
+    INSTANCE_METRICS,
     IOU_THRESHOLDS,
     average_precision,
     dice,
@@ -24,6 +25,7 @@ from pipeline_lib.metrics.thinning import thin_borders
 from pipeline_lib.metrics.warping import (
     Mismatch,
     error_map,
+    error_maps,
     error_regions,
     splits_mergers_error,
     warp,
@@ -32,6 +34,7 @@ from pipeline_lib.metrics.warping import (
 
 __all__ = [
     "CHALLENGE_THRESHOLDS",
+    "INSTANCE_METRICS",
     "IOU_THRESHOLDS",
     "ContingencyTable",
     "Mismatch",
@@ -42,6 +45,7 @@ __all__ = [
     "contingency_tables",
     "dice",
     "error_map",
+    "error_maps",
     "error_regions",
     "instance_scores",
     "iou",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -14,14 +12,16 @@ import numpy as np
 
 from pipeline_lib.log import logger
 from pipeline_lib.metrics.components import padded_components
-from pipeline_lib.metrics.contingency import count_pairs
+from pipeline_lib.metrics.contingency import as_labels, count_pairs
 from pipeline_lib.metrics.counts import Counts
 from pipeline_lib.metrics.information import Information, information
-from pipeline_lib.metrics.inputs import as_probability, check_maps, checked_thresholds
+from pipeline_lib.metrics.inputs import MapsChecked, as_probability, checked_thresholds
+from pipeline_lib.metrics.instances import Objects, count_objects, pooled_objects
 from pipeline_lib.metrics.pixel import pixel_counts
 from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, unrestricted_pairs
-from pipeline_lib.metrics.sections import count_sections, padded, section
+from pipeline_lib.metrics.sections import count_sections, padded, section, unpadded
 from pipeline_lib.metrics.thinning import flood
+from pipeline_lib.metrics.threads import over_sections
 from pipeline_lib.metrics.warping import CHALLENGE_RADIUS, Mismatch, allowed, classify, warp_section
 
 if TYPE_CHECKING:
@@ -44,6 +44,17 @@ _SUMMARISED = [
 
 
 @dataclass(frozen=True)
+class _Prepared:
+    """A section as the kernels take it: padded, but for the instance labels."""
+
+    truth: np.ndarray
+    components: np.ndarray
+    probability: np.ndarray
+    may_change: np.ndarray
+    labels: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class _Section:
     """What one section adds to the scores of one threshold."""
 
@@ -54,6 +65,7 @@ class _Section:
     entropies: Information
     v_rand_thin: float
     v_info_thin: float
+    objects: Objects | None
     residual: int
     splits_mergers: int
 
@@ -64,6 +76,8 @@ def isbi_scores(
     thresholds: Sequence[float] = CHALLENGE_THRESHOLDS,
     *,
     mask: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    minimum_size: int = 0,
     workers: int | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> pd.DataFrame:
@@ -71,9 +85,11 @@ def isbi_scores(
 
     cells: truth, (z, y, x) or (y, x), non-zero = cell, zero = membrane; cells that touch count as one.
     cell_probability: same shape, 0..1, 1 = cell. mask: same shape, non-zero where the warping may change the
-    truth and its errors count; the challenge used none. Numpy arrays, memory maps and HDF5 datasets are read
-    section by section; sections and thresholds are scored by `workers` threads (default: one for every core
-    this process may use). `progress` wraps the iterable of finished sections, e.g. `tqdm`.
+    truth and its errors count; the challenge used none. labels: same shape, instance labels, 0 = background:
+    with them the table also has the `INSTANCE_METRICS` of the predicted components of at least `minimum_size`
+    px. Numpy arrays, memory maps, HDF5 datasets and whatever else has `shape`, `dtype` and sections by index
+    are read section by section; sections and thresholds are scored by `workers` threads (default: one for
+    every core this process may use). `progress` wraps the iterable of finished sections, e.g. `tqdm`.
 
     Returns columns metric, threshold, value. A prediction is `cell_probability > threshold`, compared in
     float64. All values are errors (0 = perfect) but v_rand_thin and v_info_thin (1 = perfect):
@@ -93,54 +109,42 @@ def isbi_scores(
 
     A stack without any cell is logged and has rand_error 0, rand_error_n2 1, v_* 0 and vi_* NaN. The truth is
     `cells != 0` at every threshold; the reference compares it with the threshold too. Raises `InputError` for
-    what `inputs.check_maps` refuses and for thresholds outside 0..1. A uint8 map is divided by 255. A map
+    what `inputs.MapsChecked` refuses and for thresholds outside 0..1. A uint8 map is divided by 255. A map
     that is anticorrelated with the truth is logged and scored as it is.
     """
     import pandas as pd  # 0.25 s; most stages need a metric and no table
 
     thresholds = checked_thresholds(thresholds)
-    check_maps(cells, cell_probability, mask)
+    arrays = {"mask": mask, "labels": labels}
+    check = MapsChecked(cells, cell_probability, **{k: a for k, a in arrays.items() if a is not None})
 
-    def prepare(z: int) -> tuple[np.ndarray, ...]:
-        truth = padded(section(cells, z) != 0, np.uint8)
-        probability = padded(as_probability(section(cell_probability, z)), np.float32)
-        return truth, padded_components(truth), probability, allowed(mask, z)
+    def prepare(z: int) -> _Prepared:
+        truth, probability = section(cells, z), section(cell_probability, z)
+        check(z, truth, probability)
+        truth, probability = padded(truth != 0, np.uint8), padded(as_probability(probability), np.float32)
+        own = None if labels is None else as_labels(section(labels, z), "labels")
+        return _Prepared(truth, padded_components(truth), probability, allowed(mask, z), own)
 
-    def score(prepared: Future, threshold: float) -> _Section:
-        truth, labels, probability, may_change = prepared.result()
-        return _Section(
-            **_partition(labels, probability, threshold),
-            **_warping(truth, probability, threshold, may_change),
-        )
+    def score(prepared: _Prepared, threshold: float) -> _Section:
+        return _Section(**_partition(prepared, threshold, minimum_size), **_warping(prepared, threshold))
 
-    def submit(z: int) -> list[Future]:
-        """One task per threshold keeps all cores busy to the end; in their order few sections are held."""
-        prepared = pool.submit(prepare, z)
-        return [pool.submit(score, prepared, threshold) for threshold in thresholds]
-
-    with ThreadPoolExecutor(workers or _cores()) as pool:
-        try:
-            tasks = [submit(z) for z in range(count_sections(cells))]
-            per_section = list(progress([task.result() for task in row] for row in tasks))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    per_section = over_sections(prepare, score, count_sections(cells), thresholds, workers, progress)
+    check.finish()
+    at_threshold = dict(zip(thresholds, zip(*per_section, strict=True), strict=True))
+    kinds = [_pooled] if labels is None else [_pooled, _pooled_objects]
     rows = [
         (metric, threshold, value)
-        for threshold, sections in zip(thresholds, zip(*per_section, strict=True), strict=True)
-        for metric, value in _pooled(sections).items()
+        for pooled in kinds
+        for threshold, sections in at_threshold.items()
+        for metric, value in pooled(sections).items()
     ]
     return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
 
 
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _partition(labels: np.ndarray, probability: np.ndarray, threshold: float) -> dict:
-    """What follows from the two tables of a padded section, counted before and after thinning."""
-    predicted = padded_components(np.greater(probability, np.float64(threshold)).view(np.uint8))
-    table = count_pairs(labels, predicted)
+def _partition(section: _Prepared, threshold: float, minimum_size: int) -> dict:
+    """What follows from the tables of a section, counted before and after thinning."""
+    predicted = padded_components(np.greater(section.probability, np.float64(threshold)).view(np.uint8))
+    table = count_pairs(section.components, predicted)
     scores = {
         "pixels": pixel_counts(table),
         "pairs": foreground_pairs(table),
@@ -149,18 +153,24 @@ def _partition(labels: np.ndarray, probability: np.ndarray, threshold: float) ->
         "entropies": information(table),
     }
     del table  # of a noisy map it is large, and the flood needs room
+    objects = None
+    if section.labels is not None:
+        found = np.ascontiguousarray(unpadded(predicted))
+        objects = count_objects(count_pairs(section.labels, found), minimum_size)
+        del found
     flood(predicted)
-    table = count_pairs(labels, predicted)
+    table = count_pairs(section.components, predicted)
     return scores | {
+        "objects": objects,
         "v_rand_thin": foreground_squares(table).f_score,
         "v_info_thin": information(table).f_score,
     }
 
 
-def _warping(truth: np.ndarray, probability: np.ndarray, threshold: float, mask: np.ndarray) -> dict:
-    """What follows from warping a padded section."""
-    warped = truth.copy()
-    remaining = warp_section(warped, probability, threshold, mask)
+def _warping(section: _Prepared, threshold: float) -> dict:
+    """What follows from warping the truth of a section."""
+    warped = section.truth.copy()
+    remaining = warp_section(warped, section.probability, threshold, section.may_change)
     codes = classify(warped, remaining, CHALLENGE_RADIUS).ravel()[remaining]
     split_or_merger = (codes == Mismatch.SPLIT) | (codes == Mismatch.MERGER)
     return {"residual": remaining.size, "splits_mergers": np.count_nonzero(split_or_merger)}
@@ -186,6 +196,11 @@ def _pooled(sections: Sequence[_Section]) -> dict[str, float]:
         "vi_merge": float(np.mean([s.entropies.vi_merge for s in with_cells])),
         "uniform_sections": float(np.mean(uniform)),
     }
+
+
+def _pooled_objects(sections: Sequence[_Section]) -> dict[str, float]:
+    """The instance scores of one threshold over all sections."""
+    return pooled_objects([section.objects for section in sections]).scores()
 
 
 def challenge_summary(scores: pd.DataFrame) -> dict[str, float]:

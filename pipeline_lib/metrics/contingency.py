@@ -76,10 +76,11 @@ def sums_by(labels: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _table(labels: np.ndarray, predicted_labels: np.ndarray) -> ContingencyTable:
-    return count_pairs(_as_labels(labels, "labels"), _as_labels(predicted_labels, "predicted_labels"))
+    return count_pairs(as_labels(labels, "labels"), as_labels(predicted_labels, "predicted_labels"))
 
 
-def _as_labels(section: np.ndarray, name: str) -> np.ndarray:
+def as_labels(section: np.ndarray, name: str) -> np.ndarray:
+    """A section as the kernels take it, contiguous int32; `InputError` for what are no labels."""
     if section.dtype.kind not in "uib":
         raise InputError(
             f"{name} holds {section.dtype} values, expected integer labels with 0 = background. "

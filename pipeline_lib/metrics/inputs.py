@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline_lib.errors import InputError
 from pipeline_lib.log import logger
-from pipeline_lib.metrics.sections import section, sections_of
+from pipeline_lib.metrics.sections import count_sections
 
 LARGEST_SECTION = 2**31 - 1  # px; pixels are numbered in int32
 INVERTED = -0.05  # correlation with the truth below which a map is probably inverted; noise stays above
@@ -29,45 +29,53 @@ def check_shapes(**arrays: np.ndarray) -> None:
         raise InputError(f"cannot score {found}. Expected (z, y, x) or (y, x) with at least one pixel.")
 
 
-def check_maps(cells: np.ndarray, cell_probability: np.ndarray, mask: np.ndarray | None = None) -> None:
-    """Raise `InputError` for maps that cannot be scored; log what is probably a mistake.
+class MapsChecked:
+    """Raises `InputError` for maps that cannot be scored, and logs what is probably a mistake.
 
-    Refused: different shapes, NaN, probabilities outside 0..1, integer probabilities other than uint8.
-    Logged: a uint8 map (divided by 255), a truth without any cell, a map that is anticorrelated with the
-    truth.
+    Refused: different shapes and integer probabilities other than uint8 at once, NaN and probabilities
+    outside 0..1 when their section is met, a uint8 map of 0 and 1 in the end. Logged in the end: a uint8 map
+    (divided by 255), a truth without any cell, a map that is anticorrelated with the truth.
     """
-    check_shapes(cells=cells, cell_probability=cell_probability, **({} if mask is None else {"mask": mask}))
-    dtype = np.dtype(cell_probability.dtype)
-    if dtype.kind not in "fb" and dtype != np.uint8:
-        raise InputError(
-            f"cell_probability holds {dtype} values, expected floats in 0..1. Divide it by the "
-            "value that means certain, e.g. cell_probability / 65535 for a 16-bit map."
-        )
-    sums, highest = np.zeros(5), 0.0
-    for z, probability in enumerate(sections_of(cell_probability)):
-        truth = section(cells, z)
+
+    def __init__(self, cells: np.ndarray, cell_probability: np.ndarray, **others: np.ndarray) -> None:
+        check_shapes(cells=cells, cell_probability=cell_probability, **others)
+        self._dtype = np.dtype(cell_probability.dtype)
+        if self._dtype.kind not in "fb" and self._dtype != np.uint8:
+            raise InputError(
+                f"cell_probability holds {self._dtype} values, expected floats in 0..1. Divide it by the "
+                "value that means certain, e.g. cell_probability / 65535 for a 16-bit map."
+            )
+        sections = count_sections(cells)
+        self._highest, self._moments = np.zeros(sections), np.zeros((sections, 5))
+
+    def __call__(self, z: int, truth: np.ndarray, probability: np.ndarray) -> None:
+        """Look at section `z`; threads may look at several at a time."""
         if truth.dtype.kind == "f" and np.isnan(truth).any():
             raise InputError(f"cells holds NaN in section {z}. Give 0 for membrane, non-zero for cells.")
-        if dtype.kind == "f":
+        if self._dtype.kind == "f":
             _check_values(probability, z)
-        highest = max(highest, float(probability.max()))
-        sums += _moments(truth != 0, as_probability(probability))
-    if dtype == np.uint8 and highest == 1:
-        raise InputError(
-            "cell_probability is uint8 with no value above 1: a binary map, not probabilities "
-            "of 0..255. Give cell_probability > 0, or floats in 0..1."
-        )
-    if dtype == np.uint8:
-        logger.warning("cell_probability is uint8: divided by 255.")
-    if sums[1] == 0:
-        logger.warning("the truth has no cell: rand_error is 0 by definition then and says nothing.")
-    correlation = _correlation(*sums)
-    if correlation < INVERTED:
-        logger.warning(
-            "cell_probability is anticorrelated with the truth (r = %.2f): is it the probability "
-            "of membrane? Scored as it is; give 1 - cell_probability if so.",
-            correlation,
-        )
+        self._highest[z] = probability.max()
+        self._moments[z] = _moments(truth != 0, as_probability(probability))
+
+    def finish(self) -> None:
+        """Judge the stack, all sections of which were looked at."""
+        if self._dtype == np.uint8 and self._highest.max() == 1:
+            raise InputError(
+                "cell_probability is uint8 with no value above 1: a binary map, not probabilities "
+                "of 0..255. Give cell_probability > 0, or floats in 0..1."
+            )
+        if self._dtype == np.uint8:
+            logger.warning("cell_probability is uint8: divided by 255.")
+        sums = self._moments.sum(axis=0)
+        if sums[1] == 0:
+            logger.warning("the truth has no cell: rand_error is 0 by definition then and says nothing.")
+        correlation = _correlation(*sums)
+        if correlation < INVERTED:
+            logger.warning(
+                "cell_probability is anticorrelated with the truth (r = %.2f): is it the probability "
+                "of membrane? Scored as it is; give 1 - cell_probability if so.",
+                correlation,
+            )
 
 
 def checked_thresholds(thresholds: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ one shape (z, y, x) or (y, x), 0 = background; other dtypes, negative labels and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
@@ -24,12 +24,17 @@ from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, pool
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 
 
-@dataclass(frozen=True)
-class Overlaps:
-    """Every pair of a true and a predicted object that share a pixel, over all sections.
+INSTANCE_METRICS = ("seg", "average_precision", "average_precision_50", "panoptic_quality", "iou", "dice")
 
-    truth, predicted: number of the object among all. covered: fraction of the true object that the predicted
-    one covers. iou: intersection over union. n_truth, n_predicted: how many objects there are.
+
+@dataclass(frozen=True)
+class Objects:
+    """What the true and predicted objects of one or more sections have to do with each other.
+
+    truth, predicted: number of the object among all, for each pair of a true and a predicted object that
+    may match: of a union at least half is shared, or of the true object more than half. covered: fraction of
+    the true object that the predicted one covers. iou: intersection over union. n_truth, n_predicted: how
+    many objects there are. pixels: of the foreground, whatever object they are of.
     """
 
     truth: np.ndarray
@@ -38,6 +43,19 @@ class Overlaps:
     iou: np.ndarray
     n_truth: int
     n_predicted: int
+    pixels: Counts
+
+    def scores(self) -> dict[str, float]:
+        """Values of the `INSTANCE_METRICS`."""
+        values = (
+            self.seg(),
+            self.average_precision(IOU_THRESHOLDS),
+            self.average_precision([0.5]),
+            self.panoptic_quality(),
+            self.pixel_iou(),
+            self.dice(),
+        )
+        return dict(zip(INSTANCE_METRICS, values, strict=True))
 
     def seg(self) -> float:
         return _ratio(self.iou[self.covered > 0.5].sum(), self.n_truth)
@@ -50,34 +68,65 @@ class Overlaps:
     def panoptic_quality(self) -> float:
         return _ratio(2 * self.iou[self.iou > 0.5].sum(), self.n_truth + self.n_predicted)
 
+    def pixel_iou(self) -> float:
+        return _ratio(self.pixels.tp, self.pixels.tp + self.pixels.fp + self.pixels.fn)
+
+    def dice(self) -> float:
+        return _ratio(2 * self.pixels.tp, 2 * self.pixels.tp + self.pixels.fp + self.pixels.fn)
+
     def _matched(self, threshold: float) -> int:
         if not 0.5 <= threshold <= 1:
             raise InputError(f"IoU threshold {threshold}, expected 0.5..1: an object matches several below.")
         pairs = self.iou >= threshold
+        if threshold > 0.5:
+            return np.count_nonzero(pairs)
         # At exactly 0.5 an object can have two partners that have no other: such a star is one match.
         objects = np.unique(self.truth[pairs]).size + np.unique(self.predicted[pairs]).size
         return objects - np.count_nonzero(pairs)
 
 
-def overlaps(tables: Sequence[ContingencyTable]) -> Overlaps:
-    """The overlapping objects in the contingency tables of the sections."""
-    parts, n_truth, n_predicted = [], 0, 0
-    for table in tables:
-        truth, truth_size = _objects(table.truth, table.count)
-        predicted, predicted_size = _objects(table.predicted, table.count)
-        pair = (table.truth > 0) & (table.predicted > 0)
-        i, j, shared = truth[pair], predicted[pair], table.count[pair]
-        parts.append(
-            (
-                i + n_truth,
-                j + n_predicted,
-                shared / truth_size[i],
-                shared / (truth_size[i] + predicted_size[j] - shared),
-            )
-        )
-        n_truth += truth_size.size
-        n_predicted += predicted_size.size
-    return Overlaps(*map(np.concatenate, zip(*parts, strict=True)), n_truth, n_predicted)
+def count_objects(table: ContingencyTable, minimum_size: int = 0) -> Objects:
+    """The objects in the contingency table of a section; predicted ones below `minimum_size` px are none."""
+    if minimum_size > 1:
+        large = np.bincount(table.predicted, table.count) >= minimum_size
+        table = replace(table, predicted=np.where(large[table.predicted], table.predicted, 0))
+    truth, truth_size = _objects(table.truth, table.count)
+    predicted, predicted_size = _objects(table.predicted, table.count)
+    pair = (table.truth > 0) & (table.predicted > 0)
+    i, j, shared = truth[pair], predicted[pair], table.count[pair]
+    covered, iou = shared / truth_size[i], shared / (truth_size[i] + predicted_size[j] - shared)
+    match = (covered > 0.5) | (iou >= 0.5)
+    return Objects(
+        i[match],
+        j[match],
+        covered[match],
+        iou[match],
+        truth_size.size,
+        predicted_size.size,
+        pixel_counts(table),
+    )
+
+
+def pooled_objects(sections: Sequence[Objects]) -> Objects:
+    """The objects of all sections together."""
+    n_truth, n_predicted = (
+        np.cumsum([0, *(getattr(part, name) for part in sections)]) for name in ("n_truth", "n_predicted")
+    )
+    return Objects(
+        np.concatenate([part.truth + before for part, before in zip(sections, n_truth, strict=False)]),
+        np.concatenate(
+            [part.predicted + before for part, before in zip(sections, n_predicted, strict=False)]
+        ),
+        np.concatenate([part.covered for part in sections]),
+        np.concatenate([part.iou for part in sections]),
+        int(n_truth[-1]),
+        int(n_predicted[-1]),
+        reduce(add, (part.pixels for part in sections)),
+    )
+
+
+def _of_tables(tables: Sequence[ContingencyTable]) -> Objects:
+    return pooled_objects(list(map(count_objects, tables)))
 
 
 def _objects(labels: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +142,7 @@ def seg(labels: np.ndarray, predicted_labels: np.ndarray) -> float:
     A true object counts with the predicted one that covers more than half of it, and as 0 where there is
     none. Predicted objects without a partner cost nothing.
     """
-    return overlaps(contingency_tables(labels, predicted_labels)).seg()
+    return _of_tables(contingency_tables(labels, predicted_labels)).seg()
 
 
 def average_precision(
@@ -103,53 +152,34 @@ def average_precision(
 
     The score of the 2018 Data Science Bowl (Caicedo et al. 2019), over the objects of all sections together.
     """
-    return overlaps(contingency_tables(labels, predicted_labels)).average_precision(thresholds)
+    return _of_tables(contingency_tables(labels, predicted_labels)).average_precision(thresholds)
 
 
 def panoptic_quality(labels: np.ndarray, predicted_labels: np.ndarray) -> float:
     """Panoptic quality (Kirillov et al. 2019): summed IoU of matches (IoU > 0.5) / (TP + FP / 2 + FN / 2)."""
-    return overlaps(contingency_tables(labels, predicted_labels)).panoptic_quality()
+    return _of_tables(contingency_tables(labels, predicted_labels)).panoptic_quality()
 
 
 def iou(labels: np.ndarray, predicted_labels: np.ndarray) -> float:
     """Intersection over union of the foreground, TP / (TP + FP + FN), whatever instance a pixel is of."""
-    return _iou(_pixels(contingency_tables(labels, predicted_labels)))
+    return _of_tables(contingency_tables(labels, predicted_labels)).pixel_iou()
 
 
 def dice(labels: np.ndarray, predicted_labels: np.ndarray) -> float:
     """Dice coefficient of the foreground, 2 TP / (2 TP + FP + FN), whatever instance a pixel is of."""
-    return _dice(_pixels(contingency_tables(labels, predicted_labels)))
+    return _of_tables(contingency_tables(labels, predicted_labels)).dice()
 
 
 def instance_scores(labels: np.ndarray, predicted_labels: np.ndarray) -> dict[str, float]:
     """Every score of labels against labels, metric -> value, from tables counted once."""
     tables = contingency_tables(labels, predicted_labels)
-    objects, pixels = overlaps(tables), _pixels(tables)
     split, merge = mean_vi(tables)
-    return {
-        "seg": objects.seg(),
-        "average_precision": objects.average_precision(IOU_THRESHOLDS),
-        "average_precision_50": objects.average_precision([0.5]),
-        "panoptic_quality": objects.panoptic_quality(),
-        "iou": _iou(pixels),
-        "dice": _dice(pixels),
+    return _of_tables(tables).scores() | {
         "rand_error": pooled_error(foreground_pairs, tables),
         "adapted_rand_error": pooled_error(foreground_squares, tables),
         "vi_split": split,
         "vi_merge": merge,
     }
-
-
-def _pixels(tables: Sequence[ContingencyTable]) -> Counts:
-    return reduce(add, map(pixel_counts, tables))
-
-
-def _iou(pixels: Counts) -> float:
-    return _ratio(pixels.tp, pixels.tp + pixels.fp + pixels.fn)
-
-
-def _dice(pixels: Counts) -> float:
-    return _ratio(2 * pixels.tp, 2 * pixels.tp + pixels.fp + pixels.fn)
 
 
 def _ratio(numerator: float, denominator: float) -> float:

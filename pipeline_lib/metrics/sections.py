@@ -6,11 +6,25 @@ border lets a kernel look at all neighbours without asking where the image ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 OUTSIDE = -1  # border of a padded label image; components are 1..n, background is 0
+
+
+class Sections:
+    """A stack of `shape` (z, y, x) whose sections are read, or made, when they are asked for."""
+
+    ndim = 3
+
+    def __init__(
+        self, shape: tuple[int, int, int], dtype: np.typing.DTypeLike, read: Callable[[int], np.ndarray]
+    ) -> None:
+        self.shape, self.dtype, self._read = tuple(shape), np.dtype(dtype), read
+
+    def __getitem__(self, z: int) -> np.ndarray:
+        return self._read(z)
 
 
 def count_sections(array: np.ndarray) -> int:

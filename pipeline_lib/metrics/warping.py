@@ -6,6 +6,7 @@ computed it: foreground 4-connected, background 8-connected, outside of the imag
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from pipeline_lib.metrics.compiled import compiled
 from pipeline_lib.metrics.components import padded_components, root
-from pipeline_lib.metrics.inputs import as_probability, check_maps, check_shapes, checked_thresholds
+from pipeline_lib.metrics.inputs import MapsChecked, as_probability, check_shapes, checked_thresholds
 from pipeline_lib.metrics.sections import OUTSIDE, padded, section, sections_of, unpadded
 
 if TYPE_CHECKING:
@@ -82,9 +83,21 @@ def error_map(
     forgets them.
     """
     errors = np.empty(cells.shape, np.uint8)
-    for z, warped, remaining in _warped_sections(cells, cell_probability, threshold, mask):
-        section(errors, z)[...] = unpadded(classify(warped, remaining, radius))
+    for z, codes in enumerate(error_maps(cells, cell_probability, threshold, mask, radius)):
+        section(errors, z)[...] = codes
     return errors
+
+
+def error_maps(
+    cells: np.ndarray,
+    cell_probability: np.ndarray,
+    threshold: float = 0.5,
+    mask: np.ndarray | None = None,
+    radius: int = CHALLENGE_RADIUS,
+) -> Iterator[np.ndarray]:
+    """The `error_map` of each section (y, x), one after the other, none of them held."""
+    for _, warped, remaining in _warped_sections(cells, cell_probability, threshold, mask):
+        yield unpadded(classify(warped, remaining, radius))
 
 
 def warping_error(
@@ -119,7 +132,7 @@ def error_regions(errors: np.ndarray, cell_probability: np.ndarray, threshold: f
     check_shapes(errors=errors, cell_probability=cell_probability)
     regions = []
     for z, codes in enumerate(sections_of(errors)):
-        membrane = as_probability(section(cell_probability, z)).astype(np.float64) <= threshold
+        membrane = np.less_equal(as_probability(section(cell_probability, z)), np.float64(threshold))
         for kind in Mismatch:
             for side in (membrane, ~membrane):
                 corners = kind is Mismatch.MERGER or (kind is Mismatch.HOLE_ADDITION and side is membrane)
@@ -136,11 +149,13 @@ def error_regions(errors: np.ndarray, cell_probability: np.ndarray, threshold: f
 def _warped_sections(cells, cell_probability, threshold, mask):
     """Index, padded warped truth and residual mismatches of each section."""
     (threshold,) = checked_thresholds([threshold])
-    check_maps(cells, cell_probability, mask)
+    check = MapsChecked(cells, cell_probability, **({} if mask is None else {"mask": mask}))
     for z, truth in enumerate(sections_of(cells)):
-        warped = padded(truth != 0, np.uint8)
-        probability = padded(as_probability(section(cell_probability, z)), np.float32)
+        probability = section(cell_probability, z)
+        check(z, truth, probability)
+        warped, probability = padded(truth != 0, np.uint8), padded(as_probability(probability), np.float32)
         yield z, warped, warp_section(warped, probability, threshold, allowed(mask, z))
+    check.finish()
 
 
 def allowed(mask: np.ndarray | None, z: int) -> np.ndarray:

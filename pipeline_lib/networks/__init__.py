@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from pipeline_lib import modelfile
 from pipeline_lib.errors import InputError
 from pipeline_lib.files import replacing
 from pipeline_lib.networks.unet import UNet
@@ -31,10 +32,14 @@ def build(name: str, **arguments: Any) -> nn.Module:
         raise InputError(f"network: {error}.") from error
 
 
-def write_tensors(path: str | Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain types, whole or not at all."""
+def write_tensors(
+    path: str | Path, content: dict[str, Any], description: dict[str, Any] | None = None
+) -> None:
+    """Write tensors and plain types, whole or not at all, with what `modelfile.describe` gives back."""
     buffer = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError about positions
     torch.save(content, buffer)
+    if description:
+        modelfile.add_description(buffer, description)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
@@ -63,7 +68,7 @@ class Model:
 
     def save(self, path: str | Path) -> None:
         """Write tensors and plain types only; whole or not at all."""
-        content = {
+        plain = {
             "format": "bordure-model",
             "format_version": FORMAT_VERSION,
             "name": self.name,
@@ -71,9 +76,10 @@ class Model:
             "context": self.network.geometry.context,
             "normalisation": self.normalisation.to_dict(),
             "provenance": self.provenance,
-            "state_dict": self.network.state_dict(),
         }
-        write_tensors(path, content)
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        content = plain | {"state_dict": self.network.state_dict()}
+        write_tensors(path, content, plain | {"parameters": parameters})
 
     @classmethod
     def load(cls, path: str | Path) -> Model:

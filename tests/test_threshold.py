@@ -1,0 +1,94 @@
+import json
+
+import numpy as np
+import pytest
+
+from pipeline_lib import layout, metrics
+from pipeline_lib.errors import InputError
+from pipeline_lib.instances import instances
+from pipeline_lib.labels import cells_apart, separation_border
+from pipeline_lib.threshold import CRITERIA, THRESHOLDS, choose_threshold
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two cells whose membrane has a gap that only thresholds above 0.7 close.
+
+    Above 0.9 they vanish.
+    """
+    labels = np.zeros((2, 20, 30), np.uint32)
+    labels[:, 2:18, 2:14], labels[:, 2:18, 16:28] = 1, 2
+    probability = np.where(labels > 0, 0.9, 0.05).astype(np.float32)
+    probability[:, 9, 14:16] = 0.7
+    probability[:, 0, 0] = 0.99
+    with layout.create(tmp_path / "dataset.h5", {}) as file:
+        layout.add(file, layout.LABELS, labels.shape)[:] = labels
+        layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = [
+            separation_border(s, 2) for s in labels
+        ]
+    with layout.create(tmp_path / "prediction.h5", {}) as file:
+        layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = probability
+    return tmp_path
+
+
+@pytest.mark.parametrize("criterion", ["rand_error", "v_rand_thin", "seg"])
+def test_the_threshold_closes_the_gap_and_lies_in_the_middle_of_the_best(folder, criterion):
+    choose_threshold(
+        [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", criterion=criterion
+    )
+    found = json.loads((folder / "t.json").read_text())
+    assert (
+        found["threshold"] == 0.8
+    )  # of 0.7 (strictly above: the gap, at float32 0.7, is just below it), 0.75, 0.8, 0.85
+    assert found["grid"] == list(THRESHOLDS) and max(THRESHOLDS) == 0.95
+    at = dict(zip(found["grid"], found["value"], strict=True))
+    assert at[0.8] == pytest.approx(0 if criterion == "rand_error" else 1, abs=0.02)
+    assert abs(at[0.5] - at[0.8]) > 0.2 and abs(at[0.95] - at[0.8]) > 0.2
+
+
+def test_components_below_the_minimum_size_do_not_count_in_the_choice(folder):
+    best = []
+    for size in (0, 10_000):
+        choose_threshold(
+            [folder / "dataset.h5"],
+            [folder / "prediction.h5"],
+            folder / "t.json",
+            criterion="seg",
+            minimum_size=size,
+        )
+        best.append(max(json.loads((folder / "t.json").read_text())["value"]))
+    assert best[0] > 0.9 and best[1] == 0
+
+
+@pytest.mark.parametrize("criterion", ["rand_error", "v_rand_thin", "seg"])
+def test_values_are_means_over_the_sections_of_all_volumes(folder, criterion):
+    datasets, predictions = [folder / "dataset.h5"] * 2, [folder / "prediction.h5", folder / "other.h5"]
+    with layout.require(folder / "dataset.h5") as file:
+        labels, border = file["labels"][:], file["separation_border"][:]
+    with layout.require(folder / "prediction.h5") as file:
+        probability = file["cell_probability"][:]
+    with layout.create(folder / "other.h5", {}) as file:
+        layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = probability[:, ::-1] * 0.9
+    choose_threshold(datasets, predictions, folder / "t.json", criterion=criterion, minimum_size=3, threads=3)
+
+    score, values = CRITERIA[criterion][0], []
+    for p in (*probability, *(probability[:, ::-1] * np.float32(0.9))):
+        truth = labels[0]
+        if criterion != "seg":
+            truth = metrics.connected_components(cells_apart(truth, border[0]))
+        values.append([score(truth, instances(p, t, 3)) for t in THRESHOLDS])
+    assert json.loads((folder / "t.json").read_text())["value"] == np.mean(values, axis=0).tolist()
+
+
+def test_memory_gb_must_have_room_for_a_section(folder):
+    with pytest.raises(InputError, match=r"`memory_gb` is 0\.2"):
+        choose_threshold(
+            [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", memory_gb=0.2
+        )
+
+
+def test_an_unknown_criterion_names_the_known(folder):
+    with pytest.raises(InputError, match="found `dice`, expected one of rand_error, v_rand_thin, seg"):
+        choose_threshold(
+            [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", criterion="dice"
+        )
