@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo test lint bench bench-large clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 # pip takes its settings from the environment, for instance PIP_EXTRA_INDEX_URL for torch's CPU build.
 $(VENV)/installed: requirements.lock
@@ -36,6 +36,10 @@ lint: venv ## check the style of Python and Snakemake code
 
 bench: venv ## measure speed; figures are kept in benchmarks/results/
 	@$(BIN)/python -m benchmarks
+
+bench-large: venv ## memory and time on 32,768 x 32,768 px and for 1,000 volumes; half an hour, 20 GB of disk
+	@$(BIN)/python -m benchmarks.bench_large
+	@$(BIN)/python -m benchmarks.bench_many
 
 clean: ## remove the demo's results and caches (not .venv)
 	@rm -rf results .pytest_cache .ruff_cache .hypothesis

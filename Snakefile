@@ -24,7 +24,7 @@ report: "workflow/report/workflow.rst"
 
 wildcard_constraints:
     volume="|".join(map(re.escape, VOLUMES)),
-    network="|".join([NETWORK, *BASELINES]),
+    part="[0-9]+",
 
 
 rule all:
@@ -38,6 +38,7 @@ rule all:
 include: "workflow/rules/dataset.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/predict.smk"
+include: "workflow/rules/segment.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 

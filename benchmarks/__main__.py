@@ -1,4 +1,4 @@
-"""All benchmarks: `python -m benchmarks [NAMES]`, a name being that of a module `bench_<name>.py` here.
+"""All short benchmarks: `python -m benchmarks [NAMES]`, a name being that of a module `bench_<name>.py` here.
 
 Each module runs in a process of its own. One table tells their figures; `results/<machine>.json` keeps them
 with machine, versions and command. Where only some NAMES are measured, the others stay in it as they are.
@@ -20,11 +20,12 @@ from pipeline_lib import provenance
 from pipeline_lib.files import read_json, write_json
 
 FOLDER = Path(__file__).parent
+LONG = {"large", "many"}  # with commands and a file of results of their own: `make bench-large`
 
 
 def main(names: Sequence[str]) -> int:
     """Measure `names`, or all; returns the exit status, 1 where a name is unknown or a module failed."""
-    known = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
+    known = sorted({path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py")} - LONG)
     if unknown := sorted({*names} - {*known}):
         print(f"error: no benchmark {', '.join(unknown)}. There are {', '.join(known)}.", file=sys.stderr)
         return 1

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks import harness
 from benchmarks.harness import Row, ratio, side_by_side
-from pipeline_lib import inference, layout, metrics, networks
+from pipeline_lib import devices, inference, layout, metrics, networks
 from pipeline_lib.dataset import build_dataset, build_weight_map, measure_statistics
 from pipeline_lib.labels import cells_apart
 from pipeline_lib.networks import Model
@@ -43,7 +43,7 @@ DRAWING = {"cell_diameter": 44, "membrane_width": (3, 6), "noise": 0.06}
 SMALL = {"input_channels": 1, "base_channels": 16, "dropout": 0.2}
 PAPER = {"input_channels": 1}
 FLOAT, BF16 = torch.float32, torch.bfloat16
-DEVICE = inference.choose_device("auto")
+DEVICE = devices.choose_device("auto")
 
 
 def measure() -> list[Row]:
@@ -109,7 +109,7 @@ def drawn(shape: tuple[int, int]) -> np.ndarray:
 
 def tile_size(model: Model, tile: int | str, precision: torch.dtype) -> int:
     channels = model.network.score.in_channels
-    return inference.choose_tile(tile, model.network.geometry, channels, DEVICE, precision)
+    return inference.choose_tile(tile, model.network.geometry, channels, DEVICE, precision, memory_gb=8)
 
 
 def tiled(model: Model, raw: np.ndarray, tile: int | str, precision: torch.dtype) -> Callable[[], np.ndarray]:

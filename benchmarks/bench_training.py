@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import harness
 from benchmarks.harness import Row, ratio, side_by_side
-from pipeline_lib import augment, inference, networks
+from pipeline_lib import augment, devices, inference, networks
 from pipeline_lib.augment import Augmentation
 from pipeline_lib.dataset import build_dataset, build_weight_map, measure_statistics
 from pipeline_lib.files import read_json
@@ -41,7 +41,7 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def measure() -> list[Row]:
-    device = inference.choose_device("auto")
+    device = devices.choose_device("auto")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         patches = drawn_patches(Path(folder), stack)
         batch = patches.move(patches.read(0), device)
@@ -77,7 +77,7 @@ def our_step(network: dict[str, Any], device: torch.device, optimizer: str = "sg
     net = networks.build("unet", **network).to(device, memory_format=torch.channels_last)
     precision = inference.choose_precision("auto", device)
     run = _Run(Settings(optimizer=optimizer, tile=TILE), net, 0, Path("none"), "")
-    return lambda batch: run.step(*batch, device, precision)
+    return lambda batch: run.step([batch], device, precision)
 
 
 def eager_step(
@@ -166,7 +166,7 @@ def loss_curves(patches: Patches, device: torch.device) -> Row:
         "eager, another seed": eager_step(SMALL, device, "adam", seed=1),
     }
     losses: dict[str, list[float]] = {name: [] for name in candidates}
-    for batch in patches.batches(0, CURVE, device):
+    for (batch,) in patches.batches(([i] for i in range(CURVE)), device):
         for name, step in candidates.items():
             losses[name].append(float(step(batch)))
     ours, eager, other = (np.array(values)[CURVE // 2 :] for values in losses.values())
@@ -202,7 +202,8 @@ def waiting(patches: Patches, device: torch.device, count: int = 10) -> Row:
 
 
 def endless(patches: Patches, device: torch.device) -> Iterator[Batch]:
-    yield from patches.batches(0, 10**9, device)
+    for (batch,) in patches.batches(([i] for i in range(10**9)), device):
+        yield batch
 
 
 def augmentation(patches: Patches) -> Row:

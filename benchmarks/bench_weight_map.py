@@ -18,7 +18,8 @@ from scipy import ndimage
 from benchmarks import harness
 from benchmarks.drawing import draw_labels
 from pipeline_lib import imageio
-from pipeline_lib.labels import label_cells, separation_border
+from pipeline_lib.labels import separation_border
+from pipeline_lib.metrics import connected_components
 from pipeline_lib.weights import weight_map
 
 W_C, W0, SIGMA = np.array([2.0, 0.7]), 10, 5
@@ -106,7 +107,7 @@ def against_transforms(name: str, cells: np.ndarray) -> dict[str, Any]:
 
 
 def first_section(annotation: str) -> np.ndarray:
-    labels = label_cells(imageio.read_annotation(annotation, sections="0").array)[0]
+    labels = connected_components(imageio.read_annotation(annotation, sections="0").array[0])
     return np.where(separation_border(labels, 2), 0, labels)
 
 

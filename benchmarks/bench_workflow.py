@@ -40,7 +40,7 @@ if {with_torch}:
     pause = time.perf_counter()
     import torch
     start += time.perf_counter() - pause
-snakemake = SimpleNamespace(log=["/dev/null"], threads=1)
+snakemake = SimpleNamespace(log=["/dev/null"], threads=1, resources=SimpleNamespace(gpu=0))
 {imports}
     print(json.dumps([time.perf_counter() - start, "torch" in sys.modules]))
 """  # the print stands within the adapter's `with stage(...)`

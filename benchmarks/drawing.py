@@ -1,26 +1,75 @@
-"""Cells to measure with: many of them, on sections of any size, drawn within seconds."""
+"""Cells to measure with: many of them, on sections of any size, drawn block by block within seconds.
+
+A section is a window onto an endless plane, which is a function of position and seed alone: each square of a
+grid holds the centre of one cell, a pixel belongs to the nearest centre, waves bend the borders, and gray
+levels vary by cell, grain and pixel. All that is random is a hash of where it stands, so that a region is the
+same in whatever blocks it is drawn.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
+import tifffile
 from scipy import ndimage
-from scipy.spatial import KDTree
 
+from pipeline_lib.metrics.compiled import compiled
+
+CELL_DIAMETER = 44.0  # px, side of the grid's squares
 MEMBRANE = 4  # px
-ROWS = 256  # drawn at a time, which bounds the memory
+SOFT = 2  # px; the dark of a membrane fades as far into the cells
+WAVE_HEIGHT, WAVE_LENGTH = 0.08, 1.3  # in cell diameters
+CYTOPLASM, ORGANELLE, DARK = 160.0, 95.0, 60.0  # gray levels, the last that of membranes
+RING = 5.0  # px, radius of the organelle around the centre of every fourth cell
+NOISE = 0.09  # gray levels per unit of a sum of four bytes, whose standard deviation is 148
+FILE_TILE = 512  # px
+
+NEAR = 2  # squares of the grid around a pixel's own, within which its two nearest centres lie
+PATCH = 8  # px; the few cells that come into question are found for so many pixels at once
 
 
-def draw_labels(size: int, cell_diameter: float = 44, seed: int = 0) -> np.ndarray:
-    """Cells between membranes of 4 px: labels (y, x), uint32, 0 = background, diameters (px) on average."""
-    centres = np.random.default_rng(seed).random((round((size / cell_diameter) ** 2), 2)) * size
-    tree = KDTree(centres)
-    labels = np.empty((size, size), np.uint32)
-    for top in range(0, size, ROWS):
-        rows = labels[top : top + ROWS]
-        y, x = np.indices(rows.shape)
-        distance, cell = tree.query(np.stack([y + top, x], axis=-1), k=2, workers=-1)
-        rows[...] = np.where(distance[..., 1] - distance[..., 0] > MEMBRANE, cell[..., 0] + 1, 0)
-    return labels
+def draw_region(
+    rows: slice, columns: slice, width: int, *, cell_diameter: float = CELL_DIAMETER, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The region `rows` x `columns` (px) of a section: image, uint8, and labels, uint32, both (y, x).
+
+    Labels are 0 on membranes. Cells are numbered row by row through the section, whose `width` (px) alone
+    decides on the numbers; not all of them are in use.
+    """
+    # Patches lie on the plane, not on the region: it is drawn as whole patches and cut out of them.
+    start = [axis.start // PATCH * PATCH for axis in (rows, columns)]
+    stop = [-(-axis.stop // PATCH) * PATCH for axis in (rows, columns)]
+    shape = stop[0] - start[0], stop[1] - start[1]
+    image, labels = np.empty(shape, np.uint8), np.empty(shape, np.uint32)
+    first = [math.floor(n / cell_diameter) - NEAR for n in start]
+    last = [math.floor(n / cell_diameter) + NEAR for n in stop]
+    per_row = math.ceil(width / cell_diameter) + 2 * NEAR + 1
+    cells = _place_cells(*first, *last, per_row, cell_diameter, np.uint64(seed))
+    height, frequency = WAVE_HEIGHT * cell_diameter, 2 * math.pi / (WAVE_LENGTH * cell_diameter)
+    waves = [height * np.sin(frequency * np.arange(*ends)) for ends in zip(start, stop, strict=True)]
+    _draw(image, labels, *start, *first, *cells, *waves, cell_diameter, np.uint64(seed))
+    region = tuple(
+        slice(axis.start - n, axis.stop - n) for axis, n in zip((rows, columns), start, strict=True)
+    )
+    return image[region], labels[region]
+
+
+def draw_labels(size: int, cell_diameter: float = CELL_DIAMETER, seed: int = 0) -> np.ndarray:
+    """The labels of a whole section of `size` x `size` px, as `draw_region` gives them."""
+    return draw_region(slice(0, size), slice(0, size), size, cell_diameter=cell_diameter, seed=seed)[1]
+
+
+def draw_images(path: Path, size: int, seed: int = 0) -> None:
+    """Write the image of a section of `size` x `size` px, uint8, as a BigTIFF of compressed tiles."""
+    _write(path, size, seed, np.uint8, 0)
+
+
+def draw_annotation(path: Path, size: int, seed: int = 0) -> None:
+    """Write the labels that belong to `draw_images`, uint32."""
+    _write(path, size, seed, np.uint32, 1)
 
 
 def draw_maps(cells: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
@@ -34,3 +83,128 @@ def draw_maps(cells: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
         "white noise": rng.random(cells.shape),
     }
     return {name: probability.clip(0, 1).astype(np.float32) for name, probability in maps.items()}
+
+
+def _write(path: Path, size: int, seed: int, dtype: type, which: int) -> None:
+    def tiles() -> Iterator[np.ndarray]:
+        """One after the other; those at the edge go beyond the section, which the file's readers crop."""
+        for top in range(0, size, FILE_TILE):
+            for left in range(0, size, FILE_TILE):
+                region = slice(top, top + FILE_TILE), slice(left, left + FILE_TILE)
+                yield draw_region(*region, size, seed=seed)[which]
+
+    tifffile.imwrite(
+        path,
+        tiles(),
+        shape=(size, size),
+        dtype=dtype,
+        tile=(FILE_TILE, FILE_TILE),
+        compression="zlib",
+        compressionargs={"level": 1},
+        bigtiff=True,
+    )
+
+
+# All in uint64: numba makes a float of the sum of a signed and an unsigned integer.
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
+_8, _16, _24, _32, _BYTE, _LOW = (np.uint64(n) for n in (8, 16, 24, 32, 0xFF, 0xFFFFFFFF))
+_CELLS, _GRAINS, _PIXELS = np.uint64(1), np.uint64(2), np.uint64(3)
+
+
+@compiled
+def _hash(seed, kind, i, j):
+    """64 random bits for a place: splitmix64 (Steele, Lea & Flood 2014) of its coordinates."""
+    h = (np.uint64(i) << _32) + (np.uint64(j) & _LOW) + (seed << _8) * _SECOND + kind * _STEP
+    h = (h ^ (h >> _30)) * _FIRST
+    h = (h ^ (h >> _27)) * _SECOND
+    return h ^ (h >> _31)
+
+
+@compiled
+def _place_cells(first_i, first_j, last_i, last_j, per_row, diameter, seed):
+    """Of each square of a part of the grid: centre y, x (px), label, gray level, organelle."""
+    shape = last_i - first_i + 1, last_j - first_j + 1
+    y, x, gray = np.empty(shape), np.empty(shape), np.empty(shape)
+    label, organelle = np.empty(shape, np.uint32), np.empty(shape, np.bool_)
+    for i in range(first_i, last_i + 1):
+        for j in range(first_j, last_j + 1):
+            k = i - first_i, j - first_j
+            h = _hash(seed, _CELLS, i, j)
+            y[k] = (i + (h & _LOW) / 2.0**32) * diameter
+            x[k] = (j + (h >> _32) / 2.0**32) * diameter
+            label[k] = 1 + (i + NEAR) * per_row + j + NEAR
+            gray[k] = CYTOPLASM + 40 * ((h & _BYTE) / 255 - 0.5)
+            organelle[k] = (h >> _32) & _BYTE < 64
+    return y, x, label, gray, organelle
+
+
+@compiled
+def _draw(
+    image,
+    labels,
+    top,
+    left,
+    first_i,
+    first_j,
+    y,
+    x,
+    label,
+    gray,
+    organelle,
+    row_wave,
+    column_wave,
+    diameter,
+    seed,
+):
+    middle = PATCH // 2
+    # A centre that is farther from the middle than the nearest, by more than this, matters to no pixel of the
+    # patch: its diagonal, which the waves stretch by less than half, and where a membrane may be dark.
+    reach = 1.5 * PATCH * math.sqrt(2) + MEMBRANE + SOFT
+    side = 2 * NEAR + 1
+    distance, chosen = np.empty((side, side)), np.empty((side * side, 2), np.int64)
+    for above in range(0, image.shape[0], PATCH):
+        for before in range(0, image.shape[1], PATCH):
+            own_i = math.floor((top + above + middle) / diameter) - first_i - NEAR
+            own_j = math.floor((left + before + middle) / diameter) - first_j - NEAR
+            at_y = top + above + middle + column_wave[before + middle]
+            at_x = left + before + middle + row_wave[above + middle]
+            nearest = np.inf
+            for i in range(side):
+                for j in range(side):
+                    dy, dx = y[own_i + i, own_j + j] - at_y, x[own_i + i, own_j + j] - at_x
+                    distance[i, j] = math.sqrt(dy * dy + dx * dx)
+                    nearest = min(nearest, distance[i, j])
+            count = 0
+            for i in range(side):
+                for j in range(side):
+                    if distance[i, j] <= nearest + reach:
+                        chosen[count] = own_i + i, own_j + j
+                        count += 1
+            for row in range(above, above + PATCH):
+                for column in range(before, before + PATCH):
+                    at_y = top + row + column_wave[column]
+                    at_x = left + column + row_wave[row]
+                    first, second, cell = np.inf, np.inf, 0
+                    for k in range(count):
+                        dy, dx = y[chosen[k, 0], chosen[k, 1]] - at_y, x[chosen[k, 0], chosen[k, 1]] - at_x
+                        d = dy * dy + dx * dx
+                        if d < first:
+                            first, second, cell = d, first, k
+                        elif d < second:
+                            second = d
+                    here = chosen[cell, 0], chosen[cell, 1]
+                    first, second = math.sqrt(first), math.sqrt(second)
+                    labels[row, column] = label[here] if second - first > MEMBRANE else 0
+                    value = gray[here]
+                    if organelle[here] and abs(first - RING) < 1.5:
+                        value = ORGANELLE
+                    grain = _hash(seed, _GRAINS, (top + row) >> 1, (left + column) >> 1)
+                    value += ((grain & _BYTE) / 255 - 0.5) * 30
+                    light = (second - first - MEMBRANE + SOFT) / (2 * SOFT)
+                    value = DARK + (value - DARK) * min(max(light, 0.0), 1.0)
+                    h = _hash(seed, _PIXELS, top + row, left + column)
+                    noise = (h & _BYTE) + (h >> _8 & _BYTE) + (h >> _16 & _BYTE) + (h >> _24 & _BYTE)
+                    value += NOISE * (noise - 510.0)
+                    image[row, column] = np.uint8(min(max(value, 0.0), 255.0))

@@ -11,7 +11,8 @@ import torch
 from torch.profiler import profile
 
 from benchmarks.bench_training import TILE, our_step
-from pipeline_lib.inference import choose_device, keep_memory
+from pipeline_lib.devices import choose_device
+from pipeline_lib.inference import keep_memory
 from pipeline_lib.tiling import unet_geometry
 
 SHOWN = 12

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def sha256(path: str | Path) -> str:
         for entry in sorted(p for p in path.iterdir() if p.is_file()):
             digest.update(f"{entry.name}\0{sha256(entry)}\n".encode())
         return digest.hexdigest()
+    found = path.stat()
+    return _sha256_of_file(path, found.st_size, found.st_mtime_ns)
+
+
+@cache  # a job that takes many volumes meets the same model with each
+def _sha256_of_file(path: Path, size: int, modified: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -23,22 +23,8 @@ from pipeline_lib.tiling import Geometry, Tile, mirror, read_mirrored, tiles
 # was freed and what is asked for next. Measured: 3.9 to 10.1, at depths 2 to 5 and 4 to 64 base channels.
 _VALUES_PER_PIXEL_AND_CHANNEL = 10
 _MEMORY_FOR_TILES = 4 * 2**30  # bytes; for the paper's network 1292 px in float32, 1820 in bfloat16
-
-
-def choose_device(device: str) -> torch.device:
-    """`cpu`, `cuda`, or `auto`: the CUDA device with the most free memory where there is one.
-
-    Raises `InputError` where `cuda` is asked for and there is none.
-    """
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise InputError(
-            "device: `cuda` was asked for, but torch sees no such device. Set `device: auto`, run where a "
-            "GPU is, or install the CUDA build of torch (README, Installation)."
-        )
-    free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
-    return torch.device("cuda", free.index(max(free)))
+_MEMORY_OF_TORCH = 0.6e9  # bytes a process has with torch, numpy and HDF5 before it does anything
+_KEPT = 1.6  # bytes resident per byte in use, at most, where freed memory is kept (`keep_memory`)
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -74,21 +60,32 @@ def keep_memory() -> None:
 
 
 def choose_tile(
-    tile: int | str, geometry: Geometry, base_channels: int, device: torch.device, precision: torch.dtype
+    tile: int | str,
+    geometry: Geometry,
+    base_channels: int,
+    device: torch.device,
+    precision: torch.dtype,
+    memory_gb: float,
 ) -> int:
     """A tile size in px: the setting, checked, or for `auto` the largest that memory holds.
 
-    A quarter of a GPU's free memory or of what this process may use of the machine's (what is free there
-    changes from run to run), and no more than `_MEMORY_FOR_TILES`. A set tile that would take more than there
-    is gives way to that of `auto`, with a line saying so: the result does not depend on it.
+    A quarter of a GPU's free memory, or of what this process may use of the machine's (what is free there
+    changes from run to run), and no more than `_MEMORY_FOR_TILES`; on the CPU, where the tiles' memory is the
+    process's own, so that it stays below `memory_gb`. A set tile that would take more than there is gives way
+    to that of `auto`, with a line saying so: the result does not depend on it.
     """
-    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _machine_memory()
+    if device.type == "cuda":
+        memory = torch.cuda.mem_get_info(device)[0]
+        share = memory / 4
+    else:
+        machine, allowed = _machine_memory(), (memory_gb * 1e9 - _MEMORY_OF_TORCH) / _KEPT
+        memory, share = min(machine, allowed), min(machine / 4, allowed)
     pixel = _VALUES_PER_PIXEL_AND_CHANNEL * base_channels * precision.itemsize
     if tile != "auto":
         geometry.output_size(tile)
         if tile**2 * pixel <= memory:
             return tile
-    side = math.isqrt(int(min(memory / 4, _MEMORY_FOR_TILES) / pixel))
+    side = math.isqrt(int(min(share, _MEMORY_FOR_TILES) / pixel))
     side = max(side - (side - geometry.smallest) % geometry.stride, geometry.smallest)
     if tile != "auto":
         logger.warning(
@@ -161,14 +158,22 @@ def tile_probabilities(
     device: torch.device,
     precision: torch.dtype,
     average_orientations: bool = False,
+    rows: slice = slice(None),
 ) -> Iterator[tuple[Tile, Tensor]]:
     """Probabilities (classes, y, x) float32 of each tile of `raw` (c, z, y, x; numpy or h5py) in `section`.
+
+    Of the band `rows` alone, whose first row the tiles count from; it begins at a multiple of the network's
+    stride.
 
     With `average_orientations` the probabilities are averaged over the 8 rotations and mirror images of the
     tile. The network must be in evaluation mode.
     """
-    for part in tiles(raw.shape[2:], tile, network.geometry):
-        rows, columns = (mirror(*span, size) for span, size in zip(part.read, raw.shape[2:], strict=True))
+    height, width = raw.shape[2:]
+    band = range(height)[rows]
+    for part in tiles((len(band), width), tile, network.geometry):
+        (top, bottom), (left, right) = part.read
+        rows = mirror(band.start + top, band.start + bottom, height)
+        columns = mirror(left, right, width)
         image = torch.from_numpy(
             normalisation.apply(read_mirrored(raw, section, rows, columns), rows, columns)
         ).to(device)

@@ -28,49 +28,62 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 def stage(log: str | Path, threads: int = 1) -> Iterator[Callable[..., None]]:
     """Run one stage and end the process: log to `log` and the terminal, use `threads` threads.
 
-    Yields `run(function, *arguments, **settings)`, which calls the stage's function and logs what it took:
-    `done in 3.2 s, 412 MB at most`, its wall time without interpreter start and imports, and the largest
-    resident memory of the process. The exit status is 0, or 1 after an error: an `InputError` is printed as
-    its message alone, any other exception with its traceback.
+    Yields `run(function, *arguments, **settings)`, which calls the stage's function, once or for each of
+    several volumes. What it took is logged in the end: `done in 3.2 s, 412 MB at most`, the wall time of all
+    calls without interpreter start and imports, and the largest resident memory of the process, or of one
+    that it started. The exit status is 0, or 1 after an error: an `InputError` is printed as its message
+    alone, any other exception with its traceback.
     """
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(threads)
     # Threads that spin while they wait bring a busy machine to a crawl: at a load of 5, 100 iterations of the
     # demo took 93 s, with this 21 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    for handler in (logging.StreamHandler(sys.stderr), logging.FileHandler(log, mode="w")):
+    Path(log).write_bytes(b"")
+    show(log)
+    gc.disable()  # imports leave a lot behind, none of it garbage, and searching it takes 0.1 s
+    spent = 0.0
+
+    def run(function: Callable[..., Any], *arguments: Any, **settings: Any) -> None:
+        nonlocal spent
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
+        start = time.perf_counter()
+        function(*arguments, **settings)
+        spent += time.perf_counter() - start
+
+    try:
+        yield run
+    except InputError as error:
+        logger.error("error: %s", error)
+        leave(1)
+    except Exception:
+        logger.error("%s", traceback.format_exc())
+        leave(1)
+    logger.info("done in %.2f s, %.0f MB at most", spent, peak_memory() / 1e6)
+    leave(0)
+
+
+def show(log: str | Path | None = None) -> None:
+    """Log to the terminal and to the end of the file `log`, to which other processes may write too."""
+    for handler in (logging.StreamHandler(sys.stderr), *([logging.FileHandler(log)] if log else [])):
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    gc.disable()  # until `_run`: imports leave a lot behind, none of it garbage, and searching it takes 0.1 s
-    try:
-        yield _run
-    except InputError as error:
-        logger.error("error: %s", error)
-        _leave(1)
-    except Exception:
-        logger.error("%s", traceback.format_exc())
-        _leave(1)
-    _leave(0)
-
-
-def _run(function: Callable[..., Any], *arguments: Any, **settings: Any) -> None:
-    gc.freeze()
-    gc.enable()
-    start = time.perf_counter()
-    function(*arguments, **settings)
-    logger.info("done in %.2f s, %.0f MB at most", time.perf_counter() - start, peak_memory() / 1e6)
 
 
 def peak_memory() -> int:
-    """Bytes of memory this process had resident at most."""
+    """Bytes of memory that this process, or one it started and that has ended, had resident at most."""
+    unit = 1024 if sys.platform == "linux" else 1  # bytes on macOS
+    children = unit * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     if sys.platform == "linux":  # getrusage would tell that of the process that started it, if that had more
         status = Path("/proc/self/status").read_text()
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+        return max(1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]), children)
+    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, children)
 
 
-def _leave(status: int) -> NoReturn:
+def leave(status: int) -> NoReturn:
     """End at once, without taking Python down module by module: 0.1 s, with torch 0.5 s.
 
     Nothing is lost: files are whole when a stage's function returns. And HDF5, which closes files as Python

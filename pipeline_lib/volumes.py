@@ -8,8 +8,9 @@ import difflib
 import itertools
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline_lib import imageio
@@ -18,6 +19,9 @@ from pipeline_lib.errors import InputError
 COLUMNS = ("volume", "images", "annotation", "sections", "split")
 OPTIONAL_COLUMNS = ("annotation", "sections")
 SPLITS = ("train", "validation", "test", "predict")
+
+BATCH = 64 * 2**20  # px that one job takes at most, unless a single volume has more
+BATCH_NAMES = 64
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -33,6 +37,10 @@ class Volume:
     sections: str
     split: str
     row: str = field(default="", compare=False)
+
+    def source(self) -> dict[str, str | None]:
+        """What its dataset is made of: `images`, `annotation` and `sections`."""
+        return {"images": self.images, "annotation": self.annotation, "sections": self.sections}
 
 
 def read_table(path: str | Path, data_dir: str | Path) -> list[Volume]:
@@ -60,12 +68,16 @@ def read_table(path: str | Path, data_dir: str | Path) -> list[Volume]:
     return volumes
 
 
-def check_files(volumes: Iterable[Volume], channels: int = 1) -> None:
-    """Check from headers that the files of `volumes` exist, fit each other and hold the sections named.
+def check_files(volumes: Iterable[Volume], channels: int = 1,
+                memory_gb: float = 8.0) -> dict[str, imageio.ImageInfo]:
+    """Check from headers that the files of `volumes` exist, fit each other, hold the sections named, and
+    can be read with `memory_gb`.
 
-    Meant for the dry run, for volumes whose files exist before the run. Raises `InputError` naming the row.
+    Meant for the dry run, for volumes whose files exist before the run. Returns what the headers tell of the
+    images by the name of the volume, `sections` being the number of those chosen. Raises `InputError` naming
+    the row.
     """
-    first = None
+    first, found = None, {}
     for volume in volumes:
         try:
             images = imageio.inspect(volume.images)
@@ -75,10 +87,13 @@ def check_files(volumes: Iterable[Volume], channels: int = 1) -> None:
                                  f"{first[1].dtype}; a network learns one gray scale. Convert one of them "
                                  "(Fiji: Image > Type), with the same scaling for all images.")
             imageio.require_channels(volume.images, images, channels)
-            imageio.parse_sections(volume.sections, images.sections)
+            imageio.require_memory(volume.images, images, memory_gb)
+            sections = imageio.parse_sections(volume.sections, images.sections)
+            found[volume.volume] = replace(images, sections=len(sections))
             if volume.annotation is not None:
                 annotation = imageio.inspect(volume.annotation)
                 imageio.require_channels(volume.annotation, annotation, 1, annotation=True)
+                imageio.require_memory(volume.annotation, annotation, memory_gb)
                 if annotation.shape[1:] != images.shape[1:]:
                     raise InputError(f"{volume.annotation}: the annotation has {annotation}, its images "
                                      f"{volume.images} have {images}; sections, height and width must be "
@@ -86,6 +101,27 @@ def check_files(volumes: Iterable[Volume], channels: int = 1) -> None:
                                      "scaled.")
         except InputError as error:
             raise InputError(f"{volume.row}, volume {volume.volume}: {error}") from error
+    return found
+
+
+def batches(pixels: Mapping[str, int]) -> dict[str, list[str]]:
+    """Share out volumes, given their `pixels` by name, over batches "1", "2" ...: each stage's jobs.
+
+    A job costs a second before it does anything, hence small volumes share one. A batch ends with `BATCH` px,
+    or with a name whose checksum says so, one in `BATCH_NAMES`: after such a name a table cut or added to
+    elsewhere has the same batches as before, and their jobs need not run again.
+    """
+    found: list[list[str]] = []
+    total = BATCH
+    for name, size in pixels.items():
+        if total + size > BATCH:
+            found.append([])
+            total = 0
+        found[-1].append(name)
+        total += size
+        if zlib.crc32(name.encode()) % BATCH_NAMES == 0:
+            total = BATCH
+    return {str(number): names for number, names in enumerate(found, 1)}
 
 
 def _lines(path: str | Path) -> list[tuple[int, list[str]]]:

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_lib import dataset, imageio, normalisation, prediction, segmentation, synthesis, tiling, volumes
+from pipeline_lib import dataset, imageio, normalisation, prediction, synthesis, threshold, tiling, volumes
 from pipeline_lib.augment import Augmentation
 from pipeline_lib.errors import InputError
 from pipeline_lib.networks import NETWORKS, UNet
@@ -24,13 +24,15 @@ CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 # What each section is handed to, and which arguments come from elsewhere
 TAKERS = {
     "drawing": (synthesis.draw_volume, {"images", "annotation", "seed"}),
-    "dataset": (dataset.build_dataset, {"images", "annotation", "output", "sections"}),
-    "weight_map": (dataset.build_weight_map, {"dataset", "statistics", "output"}),
+    "dataset": (dataset.build_dataset, {"images", "annotation", "output", "sections", "block"}),
+    "weight_map": (dataset.build_weight_map, {"dataset", "statistics", "output", "block"}),
     "network": (UNet, {"input_channels", "classes"}),
     "training": (Settings, set()),
     "augmentation": (Augmentation, set()),
-    "prediction": (prediction.predict, {"dataset", "model", "output", "threads"}),
-    "segmentation": (segmentation.choose_threshold, {"datasets", "predictions", "output"}),
+    "prediction": (
+        prediction.predict, {"dataset", "model", "output", "part", "jobs", "memory_gb", "threads"}),
+    "segmentation": (
+        threshold.choose_threshold, {"datasets", "predictions", "output", "memory_gb", "threads"}),
 }
 
 
@@ -122,7 +124,7 @@ def test_choices_are_those_of_the_code():
     assert SECTIONS["dataset"]["annotation_kind"]["enum"] == list(imageio.ANNOTATION_KINDS)
     assert SECTIONS["network"]["name"]["enum"] == list(NETWORKS)
     assert SECTIONS["network"]["upsampling"]["enum"] == list(tiling.UPSAMPLING_LOSS)
-    assert SECTIONS["segmentation"]["criterion"]["enum"] == list(segmentation.CRITERIA)
+    assert SECTIONS["segmentation"]["criterion"]["enum"] == list(threshold.CRITERIA)
     assert SCHEMA["properties"]["normalisation"]["enum"] == list(normalisation.KINDS)
 
 

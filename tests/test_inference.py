@@ -89,22 +89,22 @@ def test_auto_tile_fits_the_network_and_the_memory():
     for depth in (2, 3, 4):
         geometry = network(depth).geometry
         for channels in (1, 64, 10**9):
-            geometry.output_size(inference.choose_tile("auto", geometry, channels, CPU, torch.float32))
+            geometry.output_size(inference.choose_tile("auto", geometry, channels, CPU, torch.float32, 8))
     few, many = (
-        inference.choose_tile("auto", geometry, channels, CPU, torch.float32) for channels in (50, 3000)
+        inference.choose_tile("auto", geometry, channels, CPU, torch.float32, 8) for channels in (50, 3000)
     )
     assert few > many
-    assert inference.choose_tile("auto", geometry, 50, CPU, torch.bfloat16) > 1.3 * few
+    assert inference.choose_tile("auto", geometry, 50, CPU, torch.bfloat16, 8) > 1.3 * few
     with pytest.raises(InputError, match="572"):
-        inference.choose_tile(571, geometry, 64, CPU, torch.float32)
+        inference.choose_tile(571, geometry, 64, CPU, torch.float32, 8)
 
 
 def test_a_tile_that_the_memory_holds_is_taken_and_another_gives_way_with_a_line(caplog):
     geometry = network(4).geometry
-    assert inference.choose_tile(572, geometry, 64, CPU, torch.float32) == 572
+    assert inference.choose_tile(572, geometry, 64, CPU, torch.float32, 8) == 572
     assert not caplog.messages
-    smaller = inference.choose_tile(57200 + 12, geometry, 64, CPU, torch.float32)
-    assert smaller == inference.choose_tile("auto", geometry, 64, CPU, torch.float32)
+    smaller = inference.choose_tile(57200 + 12, geometry, 64, CPU, torch.float32, 8)
+    assert smaller == inference.choose_tile("auto", geometry, 64, CPU, torch.float32, 8)
     assert re.fullmatch(
         rf"a tile of 57212 px takes .* GB, and cpu has .*: tiles of {smaller} px, with the same result",
         *caplog.messages,
@@ -168,12 +168,3 @@ def test_a_card_too_small_for_any_pass_says_what_to_do():
     net = network()
     with pytest.raises(InputError, match=r"no memory for (\d+) x \1 px, the least .*`device: cpu`"):
         probability(inference.InHalves(SmallCard(net, 0)), image(90, 90), net.geometry.input_size(100))
-
-
-def test_asking_for_a_gpu_that_is_not_there_says_what_to_do():
-    if torch.cuda.is_available():
-        assert inference.choose_device("cuda").type == "cuda"
-    else:
-        assert inference.choose_device("auto").type == "cpu"
-        with pytest.raises(InputError, match="device: auto"):
-            inference.choose_device("cuda")

@@ -7,10 +7,30 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "pipeline_lib"
-STAGES = {"synthesis", "dataset", "training", "prediction", "segmentation", "evaluation", "report"}
-GROUND = {"errors", "files", "log", "layout", "imageio"}
+STAGES = {
+    "synthesis",
+    "dataset",
+    "training",
+    "prediction",
+    "threshold",
+    "segmentation",
+    "joining",
+    "evaluation",
+    "report",
+}
+GROUND = {"errors", "files", "log", "blocks", "layout", "imageio"}
 HOME = {  # library -> the modules that may import it
-    "torch": {"augment", "losses", "patches", "networks", "inference", "training", "prediction"},
+    "torch": {
+        "augment",
+        "losses",
+        "patches",
+        "networks",
+        "inference",
+        "devices",
+        "processes",
+        "training",
+        "prediction",
+    },
     "matplotlib": {"figures"},
     "snakemake": set(),
 }

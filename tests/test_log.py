@@ -41,6 +41,17 @@ def test_the_last_line_tells_time_and_memory_of_the_function_alone(tmp_path):
     assert 100 <= int(found[1]) < 150 < len(ballast)
 
 
+def test_several_calls_are_told_of_as_one(tmp_path):
+    _, log = run(
+        tmp_path,
+        "clock = iter([10, 11, 20, 22.5])",
+        "time.perf_counter = lambda: next(clock)",
+        "run(print)",
+        "run(print)",
+    )
+    assert re.fullmatch(r"\d\d:\d\d:\d\d done in 3\.50 s, \d+ MB at most\n", log)
+
+
 def test_garbage_is_collected_by_the_function_and_not_while_importing(tmp_path):
     told = "logger.info('collects: %s', gc.isenabled())"
     _, log = run(tmp_path, told, f"run(lambda: {told})")

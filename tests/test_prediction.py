@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_lib import baselines, layout, networks
+from pipeline_lib import baselines, blocks, layout, networks
 from pipeline_lib.errors import InputError
 from pipeline_lib.files import sha256, write_json
+from pipeline_lib.joining import join_predictions
 from pipeline_lib.networks import Model
 from pipeline_lib.networks.unet import UNet
 from pipeline_lib.normalisation import measure
@@ -43,6 +44,45 @@ def test_every_section_is_predicted_and_tiles_leave_no_trace(folder):
     np.testing.assert_allclose(small, whole, atol=1e-5)
     assert small.shape == (2, 70, 51) and np.abs(small[0] - small[1]).max() > 0.01
     assert 0 <= small.min() < small.max() <= 1
+
+
+@pytest.mark.parametrize("jobs", [2, 3, 5])
+def test_the_parts_of_several_jobs_are_the_whole_without_a_seam(folder, jobs):
+    raw = np.random.default_rng(1).integers(0, 255, (1, 2, 300, 51), np.uint8)
+    with layout.create(folder / "large.h5", {}) as file:
+        layout.add(file, layout.RAW, raw.shape, raw.dtype)[:] = raw
+    files = [folder / "parts" / f"{part}.h5" for part in range(1, len(blocks.parts(raw.shape[1:], jobs)) + 1)]
+    predict(folder / "large.h5", folder / "model.pt", folder / "whole.h5", precision="float32", tile=92)
+    for part, path in enumerate(files, 1):
+        predict(
+            folder / "large.h5",
+            folder / "model.pt",
+            path,
+            precision="float32",
+            tile=92,
+            part=part,
+            jobs=jobs,
+        )
+    join_predictions(files, folder / "joined.h5", shape=raw.shape[1:], jobs=jobs)
+    joined = probability(folder / "joined.h5")
+    np.testing.assert_allclose(joined, probability(folder / "whole.h5"), atol=1e-5)
+    assert (folder / "joined.h5").stat().st_size < joined.nbytes / 4  # nothing is copied
+
+    (folder / "elsewhere").mkdir()
+    for name in ("parts", "joined.h5"):
+        (folder / name).rename(folder / "elsewhere" / name)
+    assert np.array_equal(probability(folder / "elsewhere/joined.h5"), joined)
+    (folder / "elsewhere/parts/2.h5").unlink()  # HDF5 itself would show zeros
+    with pytest.raises(InputError, match=r"2\.h5: missing, a part of .*Delete"):
+        probability(folder / "elsewhere/joined.h5")
+
+
+def test_a_part_of_another_shape_is_not_joined(folder):
+    for name, jobs in (("1", 2), ("2", 1)):
+        predict(folder / "dataset.h5", folder / "model.pt", folder / f"{name}.h5", part=1, jobs=jobs)
+    with pytest.raises(InputError, match=r"2\.h5: a part of shape \(2, 70, 51\), expected \(1, 70, 51\)"):
+        join_predictions([folder / "1.h5", folder / "2.h5"], folder / "j.h5", shape=(2, 70, 51), jobs=2)
+    assert not (folder / "j.h5").exists()
 
 
 class SmallCard(UNet):

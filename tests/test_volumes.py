@@ -236,3 +236,26 @@ def test_images_of_different_types_are_refused_together(tmp_path):
     volumes.check_files(rows[:1])
     with pytest.raises(InputError, match=r"line b, volume b: .*b\.tif: uint16 gray levels, but .* has uint8"):
         volumes.check_files(rows)
+
+
+NAMES = [f"volume_{number:04}" for number in range(1000)]
+
+
+def test_small_volumes_share_a_batch_and_a_large_one_has_its_own():
+    pixels = {"a": 100, "b": volumes.BATCH - 100, "c": 1, "d": 3 * volumes.BATCH, "e": 1}
+    assert volumes.batches(pixels) == {"1": ["a", "b"], "2": ["c"], "3": ["d"], "4": ["e"]}
+
+
+def test_a_thousand_small_volumes_take_a_few_batches_in_the_order_of_the_table():
+    found = list(volumes.batches(dict.fromkeys(NAMES, 512**2)).values())
+    assert [name for batch in found for name in batch] == NAMES
+    assert 5 <= len(found) <= 40
+    assert max(map(len, found)) * 512**2 <= volumes.BATCH
+
+
+@pytest.mark.parametrize("position", [0, 300, 999])
+def test_a_row_more_or_less_leaves_most_batches_alone(position):
+    pixels = dict.fromkeys(NAMES, 64**2)
+    without = {name: size for name, size in pixels.items() if name != NAMES[position]}
+    before, after = ({tuple(batch) for batch in volumes.batches(p).values()} for p in (pixels, without))
+    assert len(before - after) <= 2 < len(before & after)

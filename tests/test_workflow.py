@@ -24,7 +24,7 @@ new\timages.tif\t\t3\tpredict
 """
 CONFIG = {
     "volumes": "volumes.tsv",
-    "drawing": {"sections": 4, "size": 96, "cell_diameter": 24},
+    "drawing": {"sections": 4, "size": 160, "cell_diameter": 24},
     "network": {"depth": 1, "base_channels": 4},
     "training": {"tile": 80, "iterations": 4, "validation_interval": 2, "optimizer": "adam", "device": "cpu"},
     "prediction": {"device": "cpu"},
@@ -90,7 +90,7 @@ class TestFinishedRun:
         folder = run[0] / "results/segmentation"
         assert {path.name for path in folder.glob("*_labels.tif")} == {
             "choose_labels.tif", "score_labels.tif", "new_labels.tif"}
-        assert tifffile.imread(folder / "score_labels.tif").shape[-2:] == (96, 96)
+        assert tifffile.imread(folder / "score_labels.tif").shape[-2:] == (160, 160)
         # one section with and without its annotation: prediction does not see it
         names = ("score_cell_probability.tif", "new_cell_probability.tif")
         assert np.array_equal(*(tifffile.imread(folder / name) for name in names))
@@ -127,20 +127,41 @@ class TestFinishedRun:
 
     def test_another_sigma_leaves_drawing_and_datasets_alone(self, run):
         assert planned(run[0], *run[1], "--config", "weight_map={sigma: 3}") == {
-            "build_weight_map", "train", "predict", "choose_threshold", "segment", "evaluate", "draw_errors",
-            "collect_scores", "draw_training", "draw_volume_strip", "draw_thresholds", "report"}
+            "build_weight_map_1", "train", "predict_1", "choose_thresholds", "segment_1", "evaluate_1",
+            "collect_scores", "draw_volumes", "draw_charts", "report"}
 
     def test_another_title_makes_the_report_alone(self, run):
         assert planned(run[0], *run[1], "--config", "report={title: Other}") == {"report"}
 
     def test_another_learning_rate_leaves_weight_maps_alone(self, run):
         rules = planned(run[0], *run[1], "--config", "training={learning_rate: 0.01}")
-        assert {"train", "predict"} <= rules
-        assert not rules & {"draw_volume", "build_dataset", "measure_statistics", "build_weight_map"}
+        assert {"train", "predict_1"} <= rules
+        assert not rules & {"draw_volume", "build_dataset_1", "measure_statistics", "build_weight_map_1"}
+
+    def test_neither_memory_nor_blocks_make_anything_but_the_report_again(self, run):
+        assert planned(run[0], *run[1], "--config", "memory_gb=4", "block=256") == {"report"}
+
+    def test_several_jobs_per_volume_give_the_same_scores_and_segmentation(self, run, tmp_path):
+        directory, _, _ = run
+        arguments = write(tmp_path, CONFIG | {"jobs_per_volume": 2, "block": 128})
+        answer = snakemake(tmp_path, *arguments)
+        assert answer.returncode == 0, answer.stderr
+        one, two = (pd.read_csv(folder / "results/scores.csv") for folder in (directory, tmp_path))
+        pd.testing.assert_frame_equal(one, two)
+        for name in ("score", "new"):
+            path = f"results/segmentation/{name}_labels.tif"
+            assert np.array_equal(tifffile.imread(directory / path), tifffile.imread(tmp_path / path))
+        # a lost part is made again, and it alone
+        folder, lost = "results/prediction/unet/parts/score", tmp_path / "results/prediction/unet/score.h5"
+        assert {path.name for path in (tmp_path / folder).iterdir()} == {"1.h5", "2.h5"}
+        (tmp_path / folder / "2.h5").unlink()
+        lost.unlink()
+        answer = snakemake(tmp_path, "-n", *arguments, "--", str(lost.relative_to(tmp_path)))
+        assert re.search(r"^predict_part +1$", answer.stdout, re.MULTILINE), answer.stdout + answer.stderr
 
     def test_another_seed_draws_and_trains_anew(self, run):
         rules = planned(run[0], *run[1], "--config", "seed=1")
-        assert {"draw_volume", "build_dataset", "train", "report"} <= rules
+        assert {"draw_volume", "build_dataset_1", "train", "report"} <= rules
 
     def test_snakemake_report_carries_the_figures(self, run):
         answer = snakemake(run[0], *run[1], "--report", "workflow.html")
@@ -201,19 +222,19 @@ def test_bad_input_met_by_a_job_is_told_last_and_leaves_nothing_half_written(tmp
     assert answer.returncode == 1
     after = answer.stderr.partition("Exiting because a job execution failed")[2]
     assert "error: labels.tif: " in after
-    assert "results/logs/build_dataset/learn.log" in after
+    assert "results/logs/build_dataset/1.log" in after
     assert "Traceback" not in answer.stderr
     assert not (tmp_path / target).exists()
     assert list((tmp_path / "results").rglob("*.h5")) == []
 
 
-FIGURES = {"draw_volume_strip", "draw_errors", "draw_training", "draw_thresholds"}
+FIGURES = {"draw_volumes", "draw_charts"}
 # library -> the stages that may import it; each costs a fifth of a second or more, torch a whole one
 STAGES_OF = {
-    "torch": {"train", "predict", "report"},
+    "torch": {"train", "predict"},
     "matplotlib": FIGURES,
-    "pandas": {"train", "evaluate", "collect_scores", "report"} | FIGURES - {"draw_volume_strip"},
-    "scipy.ndimage": {"draw_volume", "draw_volume_strip", "draw_errors"},
+    "pandas": {"train", "evaluate", "collect_scores", "report"} | FIGURES,
+    "scipy.ndimage": {"draw_volume", "draw_volumes"},
 }
 ADAPTERS = sorted((ROOT / "workflow/scripts").glob("*.py"))
 
@@ -222,7 +243,7 @@ ADAPTERS = sorted((ROOT / "workflow/scripts").glob("*.py"))
 def test_a_stage_imports_no_library_that_it_can_do_without(adapter):
     code = (
         "import sys\nfrom types import SimpleNamespace\n"
-        "snakemake = SimpleNamespace(log=['/dev/null'], threads=1)\n"
+        "snakemake = SimpleNamespace(log=['/dev/null'], threads=1, resources=SimpleNamespace(gpu=0))\n"
         f"{bench_workflow.imports_of(adapter)}\n"
         "    print(*sys.modules)"
     )

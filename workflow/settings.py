@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "config/README.md"
 TYPES = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
 LIMITS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "at most",
-          "exclusiveMaximum": "below"}
+          "exclusiveMaximum": "below", "multipleOf": "a multiple of"}
 
 
 def read_schema(name: str) -> dict[str, Any]:

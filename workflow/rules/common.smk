@@ -1,7 +1,9 @@
 # What the rules share: settings and volumes, checked before anything runs. No rules here.
+import math
 import os
 import sys
 import time
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -10,7 +12,7 @@ REPOSITORY = Path(workflow.basedir)
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "workflow")]
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])))
 
-from pipeline_lib import baselines, imageio, tiling, volumes
+from pipeline_lib import baselines, blocks, imageio, memory, tiling, volumes
 from pipeline_lib.errors import InputError
 from settings import complete, read_schema
 
@@ -18,7 +20,10 @@ START = time.time()
 
 
 def read_volumes():
-    """The rows of the table of volumes by name; their files are looked into unless they are still to be drawn."""
+    """The rows of the table of volumes and the shapes (z, y, x) of their images, both by name.
+
+    Their files are looked into unless they are still to be drawn.
+    """
     beside_configs = [Path(path).parent for path in workflow.overwrite_configfiles]
     found = (folder / config["volumes"] for folder in (Path(), *beside_configs, REPOSITORY))
     table = next(filter(Path.exists, found), config["volumes"])
@@ -26,9 +31,14 @@ def read_volumes():
         raise InputError("config keys `drawing` and `data_dir`: take one; a drawn volume has its own folder.")
     drawn = f"{config['results']}/drawn" if "drawing" in config else None
     rows = volumes.read_table(table, drawn or config.get("data_dir", "."))
-    if not drawn:
-        volumes.check_files(rows, config["dataset"]["channels"])
-    return {row.volume: row for row in rows}
+    if drawn:
+        sections, size = config["drawing"]["sections"], config["drawing"]["size"]
+        chosen = {row.volume: imageio.parse_sections(row.sections, sections) for row in rows}
+        shapes = {name: (len(numbers), size, size) for name, numbers in chosen.items()}
+    else:
+        found = volumes.check_files(rows, config["dataset"]["channels"], config["memory_gb"])
+        shapes = {name: images.shape[1:] for name, images in found.items()}
+    return {row.volume: row for row in rows}, shapes
 
 
 def check_results():
@@ -55,14 +65,35 @@ try:
         if key in config:
             config[key] = os.path.normpath(os.path.expanduser(config[key]))
     check_results()
-    VOLUMES = read_volumes()
+    VOLUMES, SHAPES = read_volumes()
     check_tiles()
 except InputError as error:
     sys.exit(f"error: {error}")  # the message alone; an exception would be printed with its traceback
 
 
+def memory_needs():
+    """What the jobs that may need much will take of memory."""
+    network, training, channels = config["network"], config["training"], config["dataset"]["channels"]
+    seen = TRAIN + VALIDATION  # by the training
+    yield memory.blockwise(config["block"])
+    yield memory.training(
+        training["tile"],
+        network["base_channels"],
+        network["depth"],
+        precision=training["precision"],
+        on_gpu=training["device"] == "cuda",
+        batch=training["batch"],
+        volumes=len(seen),
+        pixels=sum(math.prod(SHAPES[name]) for name in seen),
+    )
+    yield from (memory.validation(name, SHAPES[name][1:]) for name in VALIDATION)
+    yield from (memory.scoring(name, SHAPES[name][1:]) for name in EVALUATED)
+    if config["normalisation"] == "mean_image":
+        yield from (memory.mean_image(name, SHAPES[name][1:], channels) for name in TRAIN)
+
+
 NETWORK = config["network"]["name"]
-BASELINES = baselines.BASELINES
+NETWORKS = [NETWORK, *baselines.BASELINES]
 TRAIN, VALIDATION, TEST, PREDICT = (
     [name for name, volume in VOLUMES.items() if volume.split == split] for split in volumes.SPLITS
 )
@@ -72,24 +103,54 @@ EVALUATED = VALIDATION + TEST
 TURNS = [name for turn in zip_longest(TEST, VALIDATION, PREDICT, TRAIN) for name in turn if name]
 SHOWN = TURNS[: config["report"]["volumes"]]
 SHOWN_ERRORS = [name for name in SHOWN if name in EVALUATED]
+WEIGHED = [name for name in VOLUMES if name in TRAIN + VALIDATION or name in SHOWN and name not in PREDICT]
+PREDICTED = [name for name in VOLUMES if name in SEGMENTED or name in SHOWN]
+SHOWN_WEIGHED = [name for name in SHOWN if name in WEIGHED]
+JOBS = config["jobs_per_volume"]
+MEMORY_MB = round(1000 * config["memory_gb"])
+BATCHES = volumes.batches({name: math.prod(shape) for name, shape in SHAPES.items()})
 
 
-def source_files(wildcards):
-    """Input files of one volume, as named inputs: images and, where there is one, annotation."""
-    volume = VOLUMES[wildcards.volume]
-    paths = {"images": volume.images, "annotation": volume.annotation}
-    return {kind: files_of(imageio.source_file(path)) for kind, path in paths.items() if path}
+try:
+    LARGEST = memory.require(memory_needs(), config["memory_gb"])
+except InputError as error:
+    sys.exit(f"error: {error}")
+if workflow.is_main_process:
+    print(f"the largest job takes {LARGEST.bytes / 1e9:.1f} GB of memory: {LARGEST.job}", file=sys.stderr)
+
+
+def batches_of(names):
+    """The batches with those of their volumes that are among `names`."""
+    wanted = set(names)
+    batches = {batch: [name for name in volumes if name in wanted] for batch, volumes in BATCHES.items()}
+    return [(batch, names) for batch, names in batches.items() if names]
+
+
+def source_files(name):
+    """The input files of a volume: images and, where there is one, annotation."""
+    volume = VOLUMES[name]
+    paths = [imageio.source_file(path) for path in (volume.images, volume.annotation) if path]
+    return [file for path in paths for file in files_of(path)]
 
 
 def files_of(path):
     """A file, or the slices in a folder: edited slices do not touch the folder's own time stamp."""
-    return list(map(str, imageio.slice_files(path))) if path.is_dir() else str(path)
+    return list(map(str, imageio.slice_files(path))) if path.is_dir() else [str(path)]
 
 
-def weight_map_of(wildcards):
-    """The weight map of an annotated volume; no input of the others."""
-    volume = wildcards.volume
-    return f"<results>/weight_map/{volume}.h5" if volume in EVALUATED else []
+def parts_of(folder, volume, suffix):
+    """The files of all parts of a volume, in their order."""
+    numbers = range(1, len(blocks.parts(SHAPES[volume], JOBS)) + 1)
+    return [f"<results>/{folder}/{volume}/{number}{suffix}.h5" for number in numbers]
+
+
+def pictures(kind, names, figure):
+    """The pictures of the volumes `names`, each with its place in Snakemake's own report."""
+    of_volume = partial(report, caption=f"../report/{kind}.rst", category="Volumes")
+    return [
+        of_volume(f"<results>/figures/{kind}/{name}.png", labels={"volume": name, "figure": figure})
+        for name in names
+    ]
 
 
 def gpu_slots(section):

@@ -18,24 +18,26 @@ rule draw_volume:
         "../scripts/draw_volume.py"
 
 
-rule build_dataset:
-    input:
-        unpack(source_files),
-    output:
-        dataset="<results>/dataset/{volume}.h5",
-    log:
-        "<logs>/build_dataset/{volume}.log",
-    benchmark:
-        "<benchmarks>/build_dataset/{volume}.tsv"
-    conda:
-        "../../environment.yml"
-    params:
-        images=lambda wildcards: VOLUMES[wildcards.volume].images,
-        annotation=lambda wildcards: VOLUMES[wildcards.volume].annotation,
-        sections=lambda wildcards: VOLUMES[wildcards.volume].sections,
-        dataset=config["dataset"],
-    script:
-        "../scripts/build_dataset.py"
+for batch, names in BATCHES.items():
+
+    rule:
+        name:
+            f"build_dataset_{batch}"
+        input:
+            [file for name in names for file in source_files(name)],
+        output:
+            expand("<results>/dataset/{volume}.h5", volume=names),
+        log:
+            f"<logs>/build_dataset/{batch}.log",
+        benchmark:
+            f"<benchmarks>/build_dataset/{batch}.tsv"
+        conda:
+            "../../environment.yml"
+        params:
+            volumes=[VOLUMES[name].source() for name in names],
+            dataset=config["dataset"],
+        script:
+            "../scripts/build_dataset.py"
 
 
 rule measure_statistics:
@@ -55,19 +57,23 @@ rule measure_statistics:
         "../scripts/measure_statistics.py"
 
 
-rule build_weight_map:
-    input:
-        dataset="<results>/dataset/{volume}.h5",
-        statistics="<results>/statistics.json",
-    output:
-        weight_map="<results>/weight_map/{volume}.h5",
-    log:
-        "<logs>/build_weight_map/{volume}.log",
-    benchmark:
-        "<benchmarks>/build_weight_map/{volume}.tsv"
-    conda:
-        "../../environment.yml"
-    params:
-        weight_map=config["weight_map"],
-    script:
-        "../scripts/build_weight_map.py"
+for batch, names in batches_of(WEIGHED):
+
+    rule:
+        name:
+            f"build_weight_map_{batch}"
+        input:
+            datasets=expand("<results>/dataset/{volume}.h5", volume=names),
+            statistics="<results>/statistics.json",
+        output:
+            expand("<results>/weight_map/{volume}.h5", volume=names),
+        log:
+            f"<logs>/build_weight_map/{batch}.log",
+        benchmark:
+            f"<benchmarks>/build_weight_map/{batch}.tsv"
+        conda:
+            "../../environment.yml"
+        params:
+            weight_map=config["weight_map"],
+        script:
+            "../scripts/build_weight_map.py"

@@ -1,70 +1,58 @@
-# cell probability -> threshold, segmentation, scores
+# cell probability -> threshold, scores
 
 
-rule choose_threshold:
+rule choose_thresholds:
     input:
         datasets=expand("<results>/dataset/{volume}.h5", volume=VALIDATION),
-        predictions=expand("<results>/prediction/{{network}}/{volume}.h5", volume=VALIDATION),
+        predictions=expand("<results>/prediction/{network}/{volume}.h5", network=NETWORKS, volume=VALIDATION),
     output:
-        threshold="<results>/threshold/{network}.json",
+        thresholds=expand("<results>/threshold/{network}.json", network=NETWORKS),
     log:
-        "<logs>/choose_threshold/{network}.log",
+        "<logs>/choose_thresholds.log",
     benchmark:
-        "<benchmarks>/choose_threshold/{network}.tsv"
+        "<benchmarks>/choose_thresholds.tsv"
     conda:
         "../../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=MEMORY_MB,
     params:
         segmentation=config["segmentation"],
     script:
-        "../scripts/choose_threshold.py"
+        "../scripts/choose_thresholds.py"
 
 
-rule segment:
-    input:
-        prediction=f"<results>/prediction/{NETWORK}/{{volume}}.h5",
-        threshold=f"<results>/threshold/{NETWORK}.json",
-    output:
-        labels="<results>/segmentation/{volume}_labels.tif",
-        cell_probability="<results>/segmentation/{volume}_cell_probability.tif",
-    log:
-        "<logs>/segment/{volume}.log",
-    benchmark:
-        "<benchmarks>/segment/{volume}.tsv"
-    conda:
-        "../../environment.yml"
-    params:
-        minimum_size=config["segmentation"]["minimum_size"],
-    script:
-        "../scripts/segment.py"
+for batch, names in batches_of(EVALUATED):
 
-
-rule evaluate:
-    input:
-        dataset="<results>/dataset/{volume}.h5",
-        prediction="<results>/prediction/{network}/{volume}.h5",
-        threshold="<results>/threshold/{network}.json",
-    output:
-        scores="<results>/scores/{network}/{volume}.csv",
-    log:
-        "<logs>/evaluate/{network}/{volume}.log",
-    benchmark:
-        "<benchmarks>/evaluate/{network}/{volume}.tsv"
-    conda:
-        "../../environment.yml"
-    params:
-        split=lambda wildcards: VOLUMES[wildcards.volume].split,
-        minimum_size=config["segmentation"]["minimum_size"],
-    script:
-        "../scripts/evaluate.py"
+    rule:
+        name:
+            f"evaluate_{batch}"
+        input:
+            datasets=expand("<results>/dataset/{volume}.h5", volume=names),
+            predictions=expand("<results>/prediction/{network}/{volume}.h5", network=NETWORKS, volume=names),
+            thresholds=expand("<results>/threshold/{network}.json", network=NETWORKS),
+        output:
+            expand("<results>/scores/{network}/{volume}.csv", network=NETWORKS, volume=names),
+        log:
+            f"<logs>/evaluate/{batch}.log",
+        benchmark:
+            f"<benchmarks>/evaluate/{batch}.tsv"
+        conda:
+            "../../environment.yml"
+        threads: 8
+        resources:
+            mem_mb=MEMORY_MB,
+        params:
+            networks=NETWORKS,
+            volumes={name: VOLUMES[name].split for name in names},
+            minimum_size=config["segmentation"]["minimum_size"],
+        script:
+            "../scripts/evaluate.py"
 
 
 rule collect_scores:
     input:
-        scores=expand(
-            "<results>/scores/{network}/{volume}.csv",
-            network=[NETWORK, *BASELINES],
-            volume=EVALUATED,
-        ),
+        scores=expand("<results>/scores/{network}/{volume}.csv", network=NETWORKS, volume=EVALUATED),
     output:
         scores="<results>/scores.csv",
     log:

@@ -1,42 +1,95 @@
 # dataset and model -> cell probability of whole volumes
 
 
-rule predict:
-    input:
-        dataset="<results>/dataset/{volume}.h5",
-        model="<results>/model/model.pt",
-    output:
-        prediction=f"<results>/prediction/{NETWORK}/{{volume}}.h5",
-    log:
-        f"<logs>/predict/{NETWORK}/{{volume}}.log",
-    benchmark:
-        f"<benchmarks>/predict/{NETWORK}/{{volume}}.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 8
-    resources:
-        gpu=gpu_slots("prediction"),
-        mem_mb=8000,
-        runtime="2h",
-    params:
-        prediction=config["prediction"],
-    script:
-        "../scripts/predict.py"
+if JOBS == 1:
+
+    for batch, names in batches_of(PREDICTED):
+
+        rule:
+            name:
+                f"predict_{batch}"
+            input:
+                datasets=expand("<results>/dataset/{volume}.h5", volume=names),
+                model="<results>/model/model.pt",
+            output:
+                expand(f"<results>/prediction/{NETWORK}/{{volume}}.h5", volume=names),
+            log:
+                f"<logs>/predict/{batch}.log",
+            benchmark:
+                f"<benchmarks>/predict/{batch}.tsv"
+            conda:
+                "../../environment.yml"
+            threads: 8
+            resources:
+                gpu=gpu_slots("prediction"),
+                mem_mb=MEMORY_MB,
+                runtime="2h",
+            params:
+                prediction=config["prediction"],
+                jobs=1,
+            script:
+                "../scripts/predict.py"
+
+else:
+
+    rule predict_part:
+        input:
+            datasets=["<results>/dataset/{volume}.h5"],
+            model="<results>/model/model.pt",
+        output:
+            f"<results>/prediction/{NETWORK}/parts/{{volume}}/{{part}}.h5",
+        log:
+            "<logs>/predict/{volume}/{part}.log",
+        benchmark:
+            "<benchmarks>/predict/{volume}/{part}.tsv"
+        conda:
+            "../../environment.yml"
+        threads: 8
+        resources:
+            gpu=gpu_slots("prediction"),
+            mem_mb=MEMORY_MB,
+            runtime="2h",
+        params:
+            prediction=config["prediction"],
+            jobs=JOBS,
+        script:
+            "../scripts/predict.py"
+
+    rule join_predictions:
+        input:
+            parts=lambda wildcards: parts_of(f"prediction/{NETWORK}/parts", wildcards.volume, ""),
+        output:
+            prediction=f"<results>/prediction/{NETWORK}/{{volume}}.h5",
+        log:
+            "<logs>/join_predictions/{volume}.log",
+        benchmark:
+            "<benchmarks>/join_predictions/{volume}.tsv"
+        conda:
+            "../../environment.yml"
+        params:
+            shape=lambda wildcards: SHAPES[wildcards.volume],
+            jobs=JOBS,
+        script:
+            "../scripts/join_predictions.py"
 
 
-rule predict_baseline:
-    input:
-        dataset="<results>/dataset/{volume}.h5",
-        statistics="<results>/statistics.json",
-    output:
-        prediction="<results>/prediction/{network}/{volume}.h5",
-    log:
-        "<logs>/predict/{network}/{volume}.log",
-    benchmark:
-        "<benchmarks>/predict/{network}/{volume}.tsv"
-    wildcard_constraints:
-        network="|".join(BASELINES),
-    conda:
-        "../../environment.yml"
-    script:
-        "../scripts/predict_baseline.py"
+for batch, names in batches_of(EVALUATED):
+
+    rule:
+        name:
+            f"predict_baselines_{batch}"
+        input:
+            datasets=expand("<results>/dataset/{volume}.h5", volume=names),
+            statistics="<results>/statistics.json",
+        output:
+            expand("<results>/prediction/{network}/{volume}.h5", network=baselines.BASELINES, volume=names),
+        log:
+            f"<logs>/predict_baselines/{batch}.log",
+        benchmark:
+            f"<benchmarks>/predict_baselines/{batch}.tsv"
+        conda:
+            "../../environment.yml"
+        params:
+            networks=baselines.BASELINES,
+        script:
+            "../scripts/predict_baselines.py"

@@ -1,100 +1,61 @@
 # pictures, and the report they go into
 
 
-rule draw_volume_strip:
+rule draw_volumes:
     input:
-        dataset="<results>/dataset/{volume}.h5",
-        weight_map=weight_map_of,
-        prediction=f"<results>/prediction/{NETWORK}/{{volume}}.h5",
+        datasets=expand("<results>/dataset/{volume}.h5", volume=SHOWN),
+        weight_maps=expand("<results>/weight_map/{volume}.h5", volume=SHOWN_WEIGHED),
+        predictions=expand(f"<results>/prediction/{NETWORK}/{{volume}}.h5", volume=SHOWN),
         threshold=f"<results>/threshold/{NETWORK}.json",
     output:
-        strip=report(
-            "<results>/figures/volume/{volume}.png",
-            caption="../report/volume.rst",
-            category="Volumes",
-            labels={"volume": "{volume}", "figure": "from raw to segmentation"},
-        ),
+        strips=pictures("volume", SHOWN, "from raw to segmentation"),
+        errors=pictures("errors", SHOWN_ERRORS, "errors"),
     log:
-        "<logs>/draw_volume_strip/{volume}.log",
+        "<logs>/draw_volumes.log",
     benchmark:
-        "<benchmarks>/draw_volume_strip/{volume}.tsv"
+        "<benchmarks>/draw_volumes.tsv"
     conda:
         "../../environment.yml"
     params:
-        split=lambda wildcards: VOLUMES[wildcards.volume].split,
+        volumes={name: VOLUMES[name].split for name in SHOWN},
         minimum_size=config["segmentation"]["minimum_size"],
     script:
-        "../scripts/draw_volume_strip.py"
+        "../scripts/draw_volumes.py"
 
 
-rule draw_errors:
-    input:
-        dataset="<results>/dataset/{volume}.h5",
-        prediction=f"<results>/prediction/{NETWORK}/{{volume}}.h5",
-        threshold=f"<results>/threshold/{NETWORK}.json",
-    output:
-        errors=report(
-            "<results>/figures/errors/{volume}.png",
-            caption="../report/errors.rst",
-            category="Volumes",
-            labels={"volume": "{volume}", "figure": "errors"},
-        ),
-    log:
-        "<logs>/draw_errors/{volume}.log",
-    benchmark:
-        "<benchmarks>/draw_errors/{volume}.tsv"
-    conda:
-        "../../environment.yml"
-    script:
-        "../scripts/draw_errors.py"
-
-
-rule draw_training:
+rule draw_charts:
     input:
         history="<results>/model/history.csv",
+        scores="<results>/scores.csv",
+        thresholds=expand("<results>/threshold/{network}.json", network=NETWORKS),
     output:
-        figure=report(
+        training=report(
             "<results>/figures/training.png",
             caption="../report/training.rst",
             category="Model",
             labels={"figure": "training"},
         ),
-    log:
-        "<logs>/draw_training.log",
-    benchmark:
-        "<benchmarks>/draw_training.tsv"
-    conda:
-        "../../environment.yml"
-    script:
-        "../scripts/draw_training.py"
-
-
-rule draw_thresholds:
-    input:
-        scores="<results>/scores.csv",
-        thresholds=expand("<results>/threshold/{network}.json", network=[NETWORK, *BASELINES]),
-    output:
-        figure=report(
+        thresholds=report(
             "<results>/figures/thresholds.png",
             caption="../report/thresholds.rst",
             category="Model",
             labels={"figure": "error against threshold"},
         ),
     log:
-        "<logs>/draw_thresholds.log",
+        "<logs>/draw_charts.log",
     benchmark:
-        "<benchmarks>/draw_thresholds.tsv"
+        "<benchmarks>/draw_charts.tsv"
     conda:
         "../../environment.yml"
     script:
-        "../scripts/draw_thresholds.py"
+        "../scripts/draw_charts.py"
 
 
 rule report:
     input:
         scores="<results>/scores.csv",
         history="<results>/model/history.csv",
-        thresholds=expand("<results>/threshold/{network}.json", network=[NETWORK, *BASELINES]),
+        thresholds=expand("<results>/threshold/{network}.json", network=NETWORKS),
         statistics="<results>/statistics.json",
         model="<results>/model/model.pt",
         strips=expand("<results>/figures/volume/{volume}.png", volume=SHOWN),

@@ -20,7 +20,7 @@ rule train:
     threads: 16
     resources:
         gpu=gpu_slots("training"),
-        mem_mb=16000,
+        mem_mb=MEMORY_MB,
         runtime="24h",
     params:
         network=config["network"],

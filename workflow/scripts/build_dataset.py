@@ -5,11 +5,11 @@ from pipeline_lib.log import stage
 with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.dataset import build_dataset
 
-    run(
-        build_dataset,
-        snakemake.params.images,
-        snakemake.params.annotation,
-        Path(snakemake.output.dataset),
-        sections=snakemake.params.sections,
-        **snakemake.params.dataset,
-    )
+    for volume, output in zip(snakemake.params.volumes, snakemake.output, strict=True):
+        run(
+            build_dataset,
+            output=Path(output),
+            block=snakemake.config["block"],
+            **volume,
+            **snakemake.params.dataset,
+        )

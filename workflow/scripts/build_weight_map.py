@@ -5,10 +5,12 @@ from pipeline_lib.log import stage
 with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.dataset import build_weight_map
 
-    run(
-        build_weight_map,
-        Path(snakemake.input.dataset),
-        Path(snakemake.input.statistics),
-        Path(snakemake.output.weight_map),
-        **snakemake.params.weight_map,
-    )
+    for dataset, output in zip(snakemake.input.datasets, snakemake.output, strict=True):
+        run(
+            build_weight_map,
+            Path(dataset),
+            Path(snakemake.input.statistics),
+            Path(output),
+            block=snakemake.config["block"],
+            **snakemake.params.weight_map,
+        )

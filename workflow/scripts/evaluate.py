@@ -3,17 +3,25 @@ from pathlib import Path
 from pipeline_lib.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
+    from itertools import product
+
     from pipeline_lib.evaluation import evaluate
 
-    run(
-        evaluate,
-        Path(snakemake.input.dataset),
-        Path(snakemake.input.prediction),
-        Path(snakemake.input.threshold),
-        Path(snakemake.output.scores),
-        volume=snakemake.wildcards.volume,
-        split=snakemake.params.split,
-        network=snakemake.wildcards.network,
-        minimum_size=snakemake.params.minimum_size,
-        threads=snakemake.threads,
-    )
+    volumes = zip(snakemake.params.volumes.items(), snakemake.input.datasets, strict=True)
+    networks = zip(snakemake.params.networks, snakemake.input.thresholds, strict=True)
+    files = zip(snakemake.input.predictions, snakemake.output, strict=True)
+    for (network, threshold), ((volume, split), dataset) in product(networks, volumes):
+        prediction, output = next(files)
+        run(
+            evaluate,
+            Path(dataset),
+            Path(prediction),
+            Path(threshold),
+            Path(output),
+            volume=volume,
+            split=split,
+            network=network,
+            minimum_size=snakemake.params.minimum_size,
+            memory_gb=snakemake.config["memory_gb"],
+            threads=snakemake.threads,
+        )

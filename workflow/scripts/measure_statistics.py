@@ -10,4 +10,5 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         [*map(Path, snakemake.input.datasets)],
         Path(snakemake.output.statistics),
         normalisation_kind=snakemake.params.normalisation,
+        memory_gb=snakemake.config["memory_gb"],
     )

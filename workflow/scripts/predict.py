@@ -5,11 +5,15 @@ from pipeline_lib.log import stage
 with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.prediction import predict
 
-    run(
-        predict,
-        Path(snakemake.input.dataset),
-        Path(snakemake.input.model),
-        Path(snakemake.output.prediction),
-        threads=snakemake.threads,
-        **snakemake.params.prediction,
-    )
+    for dataset, output in zip(snakemake.input.datasets, snakemake.output, strict=True):
+        run(
+            predict,
+            Path(dataset),
+            Path(snakemake.input.model),
+            Path(output),
+            part=int(snakemake.wildcards.get("part", 1)),
+            jobs=snakemake.params.jobs,
+            memory_gb=snakemake.config["memory_gb"],
+            threads=snakemake.threads,
+            **snakemake.params.prediction,
+        )

@@ -5,11 +5,16 @@ from pipeline_lib.log import stage
 with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.segmentation import segment
 
-    run(
-        segment,
-        Path(snakemake.input.prediction),
-        Path(snakemake.input.threshold),
-        Path(snakemake.output.labels),
-        Path(snakemake.output.cell_probability),
-        minimum_size=snakemake.params.minimum_size,
+    files = zip(
+        snakemake.input.predictions, snakemake.output.labels, snakemake.output.cell_probabilities, strict=True
     )
+    for prediction, labels, cell_probability in files:
+        run(
+            segment,
+            Path(prediction),
+            Path(snakemake.input.threshold),
+            Path(labels),
+            Path(cell_probability),
+            minimum_size=snakemake.params.minimum_size,
+            block=snakemake.config["block"],
+        )

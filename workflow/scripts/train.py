@@ -1,22 +1,19 @@
-from pathlib import Path
-
 from pipeline_lib.log import stage
 
-with stage(snakemake.log[0], snakemake.threads) as run:
+processes = max(snakemake.resources.gpu, 1)  # one for each GPU
+with stage(snakemake.log[0], max(snakemake.threads // processes, 1)) as run:
+    from pipeline_lib.processes import launch
     from pipeline_lib.training import train
 
-    run(
-        train,
-        [*map(Path, snakemake.input.train)],
-        [*map(Path, snakemake.input.train_weight_maps)],
-        [*map(Path, snakemake.input.validation)],
-        [*map(Path, snakemake.input.validation_weight_maps)],
-        Path(snakemake.input.statistics),
-        Path(snakemake.output.model),
-        Path(snakemake.output.history),
-        network=snakemake.params.network,
-        training=snakemake.params.training,
-        augmentation=snakemake.params.augmentation,
-        seed=snakemake.params.seed,
-        threads=snakemake.threads,
-    )
+    arguments = {
+        **{name: [*paths] for name, paths in snakemake.input.items() if name != "statistics"},
+        "statistics": snakemake.input.statistics,
+        **dict(snakemake.output.items()),
+        **dict(snakemake.params.items()),
+        "threads": snakemake.threads,
+    }
+    if processes > 1:
+        device = snakemake.params.training["device"]
+        run(launch, "pipeline_lib.training", processes, device, snakemake.log[0], **arguments)
+    else:
+        run(train, **arguments)

@@ -3,13 +3,12 @@ from pathlib import Path
 from pipeline_lib.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.figures.errors import draw_errors
+    from pipeline_lib.segmentation import label_part
 
     run(
-        draw_errors,
-        Path(snakemake.input.dataset),
+        label_part,
         Path(snakemake.input.prediction),
         Path(snakemake.input.threshold),
-        Path(snakemake.output.errors),
-        volume=snakemake.wildcards.volume,
+        Path(snakemake.output.pieces),
+        block=snakemake.config["block"],
     )

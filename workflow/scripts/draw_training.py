@@ -1,8 +1,0 @@
-from pathlib import Path
-
-from pipeline_lib.log import stage
-
-with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.figures.charts import draw_training
-
-    run(draw_training, Path(snakemake.input.history), Path(snakemake.output.figure))

@@ -1,0 +1,17 @@
+from pathlib import Path
+
+from pipeline_lib.log import stage
+
+with stage(snakemake.log[0], snakemake.threads) as run:
+    from pipeline_lib.joining import join_labels
+
+    run(
+        join_labels,
+        [*map(Path, snakemake.input.parts)],
+        Path(snakemake.input.prediction),
+        Path(snakemake.output.joined),
+        Path(snakemake.output.labels),
+        Path(snakemake.output.cell_probability),
+        shape=snakemake.params.shape,
+        jobs=snakemake.params.jobs,
+    )

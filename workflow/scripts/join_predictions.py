@@ -1,0 +1,14 @@
+from pathlib import Path
+
+from pipeline_lib.log import stage
+
+with stage(snakemake.log[0], snakemake.threads) as run:
+    from pipeline_lib.joining import join_predictions
+
+    run(
+        join_predictions,
+        [*map(Path, snakemake.input.parts)],
+        Path(snakemake.output.prediction),
+        shape=snakemake.params.shape,
+        jobs=snakemake.params.jobs,
+    )

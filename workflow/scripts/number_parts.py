@@ -1,0 +1,15 @@
+from pathlib import Path
+
+from pipeline_lib.log import stage
+
+with stage(snakemake.log[0], snakemake.threads) as run:
+    from pipeline_lib.segmentation import number_parts
+
+    run(
+        number_parts,
+        [*map(Path, snakemake.input.pieces)],
+        Path(snakemake.output.numbers),
+        shape=snakemake.params.shape,
+        jobs=snakemake.params.jobs,
+        minimum_size=snakemake.params.minimum_size,
+    )

@@ -1,0 +1,14 @@
+from pathlib import Path
+
+from pipeline_lib.log import stage
+
+with stage(snakemake.log[0], snakemake.threads) as run:
+    from pipeline_lib.segmentation import relabel_part
+
+    run(
+        relabel_part,
+        Path(snakemake.input.pieces),
+        Path(snakemake.input.numbers),
+        Path(snakemake.output.labels),
+        block=snakemake.config["block"],
+    )
