@@ -12,7 +12,7 @@ import numpy as np
 from pipeline_lib import baselines, imageio, layout, normalisation, provenance, weights
 from pipeline_lib.blocks import BLOCK, blocks
 from pipeline_lib.errors import InputError
-from pipeline_lib.files import read_json, write_json
+from pipeline_lib.files import allow_open_files, read_json, write_json
 from pipeline_lib.labelling import Read, labelled
 from pipeline_lib.labels import border_halo, count_pixels, separation_border, target_class
 from pipeline_lib.log import logger
@@ -34,14 +34,6 @@ def build_dataset(
     Membranes become 4-connected instances per section, instance labels are kept as they are. Raises
     `InputError` for images and annotations that cannot be used or do not fit each other.
     """
-    sources = [imageio.source_file(path) for path in (images, annotation) if path]
-    record = provenance.record(
-        sources,
-        sections=sections,
-        annotation_kind=annotation_kind,
-        channels=channels,
-        separation_border_width=separation_border_width,
-    )
     with ExitStack() as stack:
         raw = stack.enter_context(imageio.open_images(images, sections=sections, channels=channels))
         truth = None
@@ -56,6 +48,14 @@ def build_dataset(
                     f"{_size(raw.shape[1:])}. Both must show the same sections; "
                     "correct `images`, `annotation` or `sections` in the table."
                 )
+        sources = [imageio.source_file(path) for path in (images, annotation) if path]
+        record = provenance.record(
+            sources,
+            sections=sections,
+            annotation_kind=annotation_kind,
+            channels=channels,
+            separation_border_width=separation_border_width,
+        )
         file = stack.enter_context(layout.create(output, record))
         stored = layout.add(file, layout.RAW, raw.shape, raw.dtype)
         for z in range(raw.shape[1]):
@@ -123,6 +123,7 @@ def measure_statistics(
     Class frequencies, normalisation, and the gray range for the baseline. Raises `InputError` for images that
     do not go together, and where a mean image takes more than `memory_gb`.
     """
+    allow_open_files(len(datasets), "statistics", "make the images sections of fewer volumes")
     with ExitStack() as stack:
         volumes = []
         for path in datasets:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.errors import InputError
+
+_OTHER_FILES = 100  # that a stage opens besides: models, checkpoints, libraries
 
 
 @contextmanager
@@ -67,6 +70,24 @@ def sha256(path: str | Path) -> str:
 def _sha256_of_file(path: Path, size: int, modified: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def allow_open_files(number: int, what: str, remedy: str) -> None:
+    """Raise this process's own limit of open files for `number` more, as far as the system lets it.
+
+    Raises `InputError` that names `what` needs them and the `remedy` where that is not enough.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/dev/fd")) + number + _OTHER_FILES
+    unlimited = resource.RLIM_INFINITY
+    if needed > hard != unlimited:
+        raise InputError(
+            f"{what}: {number} files have to be open at once, with others {needed}, but this process may "
+            f"open {hard}. Type `ulimit -n {needed}` and run the same command again, where the system allows "
+            f"it, or {remedy}."
+        )
+    if needed > soft != unlimited:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def write_json(path: str | Path, content: Any) -> None:

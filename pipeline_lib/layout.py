@@ -14,7 +14,7 @@ import h5py
 
 from pipeline_lib.blocks import ALIGNMENT, Part
 from pipeline_lib.errors import InputError
-from pipeline_lib.files import replacing
+from pipeline_lib.files import allow_open_files, replacing
 
 FORMAT_VERSION = 1
 CHUNK = ALIGNMENT  # px; a patch of 572 px touches 5 x 5 chunks, a chunk of float32 is 64 KiB
@@ -153,16 +153,21 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
                     f"{path}: has no `{array.name}` (found: {', '.join(file) or 'nothing'}). "
                     f"`{array.name}` is {array.meaning}; it needs a volume with an annotation."
                 )
-            _require_sources(path, file[array.name])
+            _require_sources(Path(path), file[array.name])
         yield file
 
 
-def _require_sources(path: str | Path, dataset: h5py.Dataset) -> None:
-    """HDF5 itself shows zeros where the file of a part is missing."""
-    for source in dataset.virtual_sources() if dataset.is_virtual else ():
-        part = Path(path).parent / source.file_name
-        if not part.exists():
-            raise InputError(f"{part}: missing, a part of {path}. Delete {path} and run the workflow again.")
+def _require_sources(path: Path, dataset: h5py.Dataset) -> None:
+    """HDF5 itself shows zeros where the file of a part is missing, or cannot be opened besides the others."""
+    sources = dataset.virtual_sources() if dataset.is_virtual else ()
+    for source in sources:
+        if not (path.parent / source.file_name).exists():
+            raise InputError(
+                f"{path.parent / source.file_name}: missing, a part of {path}. Delete {path} and run the "
+                "workflow again."
+            )
+    if sources:
+        allow_open_files(len(sources), str(path), "lower `jobs_per_volume`")
 
 
 def provenance(file: h5py.File) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline_lib import augment, layout
-from pipeline_lib.errors import InputError
+from pipeline_lib.files import allow_open_files
 from pipeline_lib.labels import target_class
 from pipeline_lib.normalisation import Normalisation
 from pipeline_lib.tiling import Geometry
@@ -25,7 +23,6 @@ from pipeline_lib.tiling import Geometry
 PREFETCH = 4  # batches prepared ahead; that is a small part of a step, a few hide its variation
 CACHE_BYTES = 1 << 30  # for chunks of all volumes together, unpacked once and met again by many patches
 
-OTHER_FILES = 100  # that a training opens besides: the model, its checkpoint, libraries
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ def open_volumes(
     Returns raw (c, z, y, x), labels, separation border and weight map (z, y, x) of each volume. Raises
     `InputError` where the system lets this process open too few files.
     """
-    _allow_open_files(2 * len(datasets))
+    allow_open_files(2 * len(datasets), "training", "make the images sections of fewer volumes")
     cache = CACHE_BYTES // max(4 * len(datasets), 1)
     volumes = []
     for dataset, weight_map in zip(datasets, weight_maps, strict=True):
@@ -150,17 +147,3 @@ def open_volumes(
         volumes.append((*(file[array.name] for array in arrays), weights[layout.WEIGHT_MAP.name]))
     return volumes
 
-
-def _allow_open_files(number: int) -> None:
-    """Raise this process's own limit of open files for `number` more, as far as the system lets it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = len(os.listdir("/dev/fd")) + number + OTHER_FILES
-    unlimited = resource.RLIM_INFINITY
-    if needed > hard != unlimited:
-        raise InputError(
-            f"training: {number} files of volumes have to be open at once, with others {needed}, but this "
-            f"process may open {hard}. Type `ulimit -n {needed}` and run the same command again, where the "
-            "system allows it, or make the images sections of fewer volumes."
-        )
-    if needed > soft != unlimited:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -199,3 +199,9 @@ def test_an_annotation_that_is_likely_inverted_is_reported(files, caplog):
     with caplog.at_level(logging.WARNING, "bordure"):
         build_dataset(files / "images.tif", files / "inverted.tif", files / "a.h5")
     assert "one cell covers 72 % of a section" in caplog.text and "annotation_kind" in caplog.text
+
+
+def test_a_missing_image_is_named_without_a_traceback(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.tif: no such file"):
+        build_dataset(str(tmp_path / "nowhere.tif"), None, tmp_path / "a.h5")
+    assert list(tmp_path.iterdir()) == []

@@ -103,7 +103,8 @@ def _region_reader(
         for place, part in zip(places, index[outer:], strict=True):
             if place is not None:
                 within[place] = part
-        segments.keep_only(chosen.ravel().tolist(), range(*within[2].indices(key.shaped[2])))
+        own_rows, own_columns = (range(*within[i].indices(key.shaped[i])) for i in (2, 3))
+        segments.keep_only(chosen.ravel().tolist(), own_rows, own_columns)
         region = np.stack([segments.read(pages[n], n, within) for n in chosen.flat])
         lengths = [len(range(*part.indices(n))) for part, n in zip(index, shape, strict=True)]
         return cyx(region.reshape(lengths), info)
@@ -136,22 +137,23 @@ class _Segments:
     """Regions of pages, from decoded strips and tiles.
 
     Regions are mostly read along a row of blocks. Strips, and tiles wider than their region, reach into the
-    next block of that row: they are kept until regions with other rows are asked for, so that each is decoded
-    once. At most `KEPT` bytes of them, or one: once full, further ones are decoded again for each block.
+    next block of that row: they are kept until regions with other rows, or past them, are asked for, so that
+    each is decoded once. At most `KEPT` bytes of them, or one: once full, further ones are decoded again for
+    each block.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[int, int], tuple[range, np.ndarray]] = {}
+        self._kept: dict[tuple[int, int], tuple[range, int, np.ndarray]] = {}
         self._bytes = 0
 
-    def keep_only(self, pages: Sequence[int], rows: range) -> None:
-        """Forget what lies outside the `rows` of these `pages`."""
+    def keep_only(self, pages: Sequence[int], rows: range, columns: range) -> None:
+        """Forget what lies outside the `rows` of these `pages`, or to the left of `columns`."""
         self._kept = {
-            at: (own, segment)
-            for at, (own, segment) in self._kept.items()
-            if at[0] in pages and own.start < rows.stop and rows.start < own.stop
+            at: (own, end, segment)
+            for at, (own, end, segment) in self._kept.items()
+            if at[0] in pages and own.start < rows.stop and rows.start < own.stop and end > columns.start
         }
-        self._bytes = sum(segment.nbytes for _, segment in self._kept.values())
+        self._bytes = sum(segment.nbytes for _, _, segment in self._kept.values())
 
     def read(self, page: Any, number: int, index: Sequence[slice]) -> np.ndarray:
         """`page[index]`, index and result with the axes of `TiffPage.shaped`; `number` names the page."""
@@ -171,7 +173,8 @@ class _Segments:
             firsts = [i * size for i, size in zip(at, sizes, strict=True)]
             last = min(firsts[3] + sizes[3], key.shaped[3])
             wider = firsts[3] < spans[3].start or last > spans[3].stop
-            segment = self._segment(page, number, int(np.ravel_multi_index(at, counts)), firsts[2], wider)
+            place = int(np.ravel_multi_index(at, counts))
+            segment = self._segment(page, number, place, firsts[2], last, wider)
             if segment is None:  # stored as nothing at all
                 continue
             source, target = [], [firsts[0] - spans[0].start]
@@ -182,10 +185,12 @@ class _Segments:
             region[tuple(target)] = segment[tuple(source)]
         return region[..., index[4]]
 
-    def _segment(self, page: Any, number: int, place: int, first_row: int, keep: bool) -> np.ndarray | None:
+    def _segment(
+        self, page: Any, number: int, place: int, first_row: int, end: int, keep: bool
+    ) -> np.ndarray | None:
         """Decoded segment (depth, rows, columns, samples) at `place` of the page, None where it is empty."""
         if (number, place) in self._kept:
-            return self._kept[number, place][1]
+            return self._kept[number, place][2]
         offset, length = page.dataoffsets[place], page.databytecounts[place]
         if not offset or not length:
             return None
@@ -198,7 +203,8 @@ class _Segments:
         tables = {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader} if jpeg else {}
         segment = key.decode(data, place, **tables)[0]
         if keep and (not self._kept or self._bytes + segment.nbytes <= KEPT):
-            self._kept[number, place] = range(first_row, first_row + segment.shape[1]), segment
+            rows = range(first_row, first_row + segment.shape[1])
+            self._kept[number, place] = rows, end, segment
             self._bytes += segment.nbytes
         return segment
 
