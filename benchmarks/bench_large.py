@@ -1,0 +1,258 @@
+"""Memory and time of the stages as the image grows: `python -m benchmarks.bench_large`, 20 minutes.
+
+Each stage runs as the workflow's adapters run it, in a process of its own, on drawn sections of each of
+`--sides`: once as images to predict (`predict` with a small network trained beforehand), once with an
+annotation. Its peak resident memory and its time per pixel are told against those on the smallest section.
+The files lie in a temporary folder within `--folder`, as long as a stage needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.__main__ import slug
+from benchmarks.harness import Row
+from pipeline_lib import provenance
+from pipeline_lib.files import read_json, write_json
+
+ROOT = Path(__file__).parents[1]
+SIDES = (4096, 16384, 32768)  # px
+# Of all files there are at one time, were nothing compressed: image 1, prediction 4, its TIFF 4, labels 4 + 4
+BYTES_PER_PIXEL = 17
+TILE = 1064  # px; with context 20, the same tiles on every side that is a multiple of 1024
+CORES = len(os.sched_getaffinity(0))
+
+# Trained on one drawn section and validated on another, so that about as many cells are found as were drawn.
+SEEDS = {"train": 1, "validation": 2}  # the sections measured have 0
+TRAINING_SIZE = 512  # px
+NETWORK = {"name": "unet", "depth": 2, "base_channels": 4, "dropout": 0.0}
+TRAINING = {"tile": 220, "iterations": 400, "optimizer": "adam", "validation_interval": 400}
+THRESHOLD, MINIMUM_SIZE = 0.5, 50  # px
+
+ADAPTER = """
+import json, sys
+from importlib import import_module
+from pathlib import Path
+from pipeline_lib.log import stage
+
+threads, function, files, settings = json.loads(sys.argv[1])
+path = lambda file: [*map(Path, file)] if isinstance(file, list) else file and Path(file)
+with stage("stage.log", threads) as run:
+    module, _, name = function.rpartition(".")
+    run(getattr(import_module(module), name), *map(path, files), **settings)
+"""
+DONE = re.compile(r"done in ([\d.]+) s, (\d+) MB at most")
+CELLS = re.compile(r" (\d+) cells")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage: its function, as `module.name`; its files, in the order of its arguments; its settings.
+
+    Afterwards the files of `unneeded` are removed.
+    """
+
+    name: str
+    function: str
+    files: Sequence[str | Sequence[str] | None]
+    settings: dict[str, Any] = field(default_factory=dict)
+    unneeded: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one job took."""
+
+    stage: str
+    side: int  # px
+    seconds: float
+    megabytes: int  # resident at most
+    bytes_per_pixel: float  # of the files written
+    cells: int | None
+
+    @property
+    def per_second(self) -> float:
+        """Million pixels per second."""
+        return self.side**2 / 1e6 / self.seconds
+
+
+def preparation() -> list[Job]:
+    """What leads to `model.pt` and `statistics.json`."""
+    found = []
+    for name, seed in SEEDS.items():
+        drawn = {"size": TRAINING_SIZE, "seed": seed}
+        images, labels, dataset = f"{name}.tif", f"{name}-labels.tif", f"{name}.h5"
+        found += [
+            Job("draw", "benchmarks.drawing.draw_images", [images], drawn),
+            Job("draw", "benchmarks.drawing.draw_annotation", [labels], drawn),
+            Job("build_dataset", "pipeline_lib.dataset.build_dataset", [images, labels, dataset]),
+        ]
+    found.append(
+        Job("statistics", "pipeline_lib.dataset.measure_statistics", [["train.h5"], "statistics.json"])
+    )
+    sets = []
+    for name in SEEDS:
+        files = [f"{name}.h5", "statistics.json", f"{name}-weights.h5"]
+        found.append(Job("weight map", "pipeline_lib.dataset.build_weight_map", files))
+        sets += [[files[0]], [files[2]]]
+    settings = {"network": NETWORK, "training": TRAINING, "augmentation": {}, "seed": 0, "threads": CORES}
+    files = [*sets, "statistics.json", "model.pt", "history.csv"]
+    return [*found, Job("train", "pipeline_lib.training.train", files, settings)]
+
+
+def measured(side: int) -> list[Job]:
+    """What is measured on a section of `side` x `side` px, in this order."""
+    return [
+        Job("draw images", "benchmarks.drawing.draw_images", ["images.tif"], {"size": side}),
+        Job("build_dataset", "pipeline_lib.dataset.build_dataset", ["images.tif", None, "dataset.h5"]),
+        Job(
+            "predict",
+            "pipeline_lib.prediction.predict",
+            ["dataset.h5", "model.pt", "prediction.h5"],
+            {"tile": TILE, "threads": CORES},
+            unneeded=["dataset.h5"],
+        ),
+        Job(
+            "segment",
+            "pipeline_lib.segmentation.segment",
+            ["prediction.h5", "threshold.json", "labels.tif", "cell_probability.tif"],
+            {"minimum_size": MINIMUM_SIZE},
+            unneeded=["prediction.h5", "labels.tif", "cell_probability.tif"],
+        ),
+        Job("draw annotation", "benchmarks.drawing.draw_annotation", ["annotation.tif"], {"size": side}),
+        Job(
+            "build_dataset, annotated",
+            "pipeline_lib.dataset.build_dataset",
+            ["images.tif", "annotation.tif", "dataset.h5"],
+            unneeded=["images.tif", "annotation.tif"],
+        ),
+        Job(
+            "measure_statistics",
+            "pipeline_lib.dataset.measure_statistics",
+            [["dataset.h5"], "large-statistics.json"],
+        ),
+        Job(
+            "build_weight_map",
+            "pipeline_lib.dataset.build_weight_map",
+            ["dataset.h5", "large-statistics.json", "weight_map.h5"],
+            unneeded=["dataset.h5", "weight_map.h5"],
+        ),
+    ]
+
+
+def run(job: Job, folder: Path) -> tuple[float, int, int, int | None]:
+    """Seconds, megabytes of memory, bytes written and, where the stage tells it, the number of cells."""
+    before = {*folder.iterdir()}
+    arguments = json.dumps([CORES, job.function, job.files, job.settings])
+    said = call([sys.executable, "-c", ADAPTER, arguments], folder)
+    written = sum(path.stat().st_size for path in {*folder.iterdir()} - before)
+    for name in job.unneeded:
+        (folder / name).unlink()
+    seconds, megabytes = DONE.search(said).groups()
+    cells = CELLS.search(said)
+    return float(seconds), int(megabytes), written, int(cells[1]) if cells else None
+
+
+def call(command: Sequence[str | Path], folder: Path) -> str:
+    """Run `command` in `folder`; return what it said on stderr, or end with that where it failed."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        sys.exit(ended.stderr.strip() or f"error: {command}: exit status {ended.returncode}")
+    return ended.stderr
+
+
+def measure(sides: Sequence[int], folder: Path) -> list[Figures]:
+    """Print and return the figures of all stages on sections of `sides` px, the smallest first."""
+    require_disk(folder, max(sides))
+    write_json(folder / "threshold.json", {"threshold": THRESHOLD})
+    for job in preparation():
+        run(job, folder)
+    print(f"{'stage':<26}{'side, px':>10}{'s':>9}{'Mpx/s':>8}{'MB':>7}{'bytes/px':>10}{'cells':>10}")
+    found = []
+    for side in sorted(sides):
+        for job in measured(side):
+            seconds, megabytes, written, cells = run(job, folder)
+            taken = Figures(job.name, side, seconds, megabytes, written / side**2, cells)
+            told = "" if cells is None else f"{cells:,}"
+            print(
+                f"{job.name:<26}{side:>10,}{seconds:>9.1f}{taken.per_second:>8.1f}"
+                f"{megabytes:>7,}{taken.bytes_per_pixel:>10.2f}{told:>10}",
+                flush=True,
+            )
+            found.append(taken)
+    return found
+
+
+def require_disk(folder: Path, side: int) -> None:
+    """Say what the files will take at most; end with an error where the disk has less."""
+    needed, free = BYTES_PER_PIXEL * side**2, shutil.disk_usage(folder).free
+    said = (
+        f"{folder}: at most {needed / 1e9:.1f} GB for sections of {side:,} px, {free / 1e9:.1f} GB are free"
+    )
+    if needed > free:
+        sys.exit(f"error: {said}. Name another --folder, or smaller --sides.")
+    print(said, file=sys.stderr)
+
+
+def rows(found: Sequence[Figures]) -> list[Row]:
+    """Memory and time per pixel of each stage against those on the smallest section; the largest memory."""
+    smallest = {figures.stage: figures for figures in reversed(found)}
+    table = []
+    for figures in found:
+        anchor = smallest[figures.stage]
+        if figures is anchor:
+            continue
+        details = {"of": asdict(figures), "anchor": asdict(anchor)}
+        what = f"{figures.stage}, {figures.side:,} px"
+        memory = figures.megabytes / anchor.megabytes
+        time = anchor.per_second / figures.per_second
+        table += [
+            Row(f"{what}: peak memory", f"{anchor.side:,} px", memory, "x the memory", 1.1, details=details),
+            Row(f"{what}: time per pixel", f"{anchor.side:,} px", time, aim=1.25),
+        ]
+    most = max(found, key=lambda figures: figures.megabytes)
+    every = {"stages": [asdict(figures) for figures in found]}
+    where = f"{most.stage}, {most.side:,} px"
+    return [
+        *table,
+        Row("largest peak memory of a stage", where, most.megabytes / 1e3, "GB", 2, details=every),
+    ]
+
+
+def keep(name: str, table: Sequence[Row]) -> None:
+    """Print `table` and keep it as `name` in the results of long measurements on this machine."""
+    machine = harness.machine()
+    path = harness.RESULTS / f"large-{slug(machine)}.json"
+    command = " ".join(["python", "-m", f"benchmarks.bench_{name}", *sys.argv[1:]])
+    told = [row.as_dict() for row in table]
+    entry = {"bordure": provenance.version(), "machine": machine, "command": command, "rows": told}
+    write_json(path, (read_json(path) if path.exists() else {}) | {name: entry})
+    harness.print_table(told)
+    print(f"kept in {path}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, metavar="PX")
+    parser.add_argument("--folder", type=Path, default=harness.RESULTS, help="where the files may lie")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="large-", dir=chosen.folder) as folder:
+        found = measure(chosen.sides, Path(folder))
+    keep("large", rows(found))
+
+
+if __name__ == "__main__":
+    main()
