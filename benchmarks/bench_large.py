@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 SIDES = (4096, 16384, 32768)  # px
 # Of all files there are at one time, were nothing compressed: image 1, prediction 4, its TIFF 4, labels 4 + 4
 BYTES_PER_PIXEL = 17
-TILE = 1064  # px; with context 20, the same tiles on every side that is a multiple of 1024
+MEMORY_GB = 2.0  # for `predict`, which takes its tiles by it
 CORES = len(os.sched_getaffinity(0))
 
 # Trained on one drawn section and validated on another, so that about as many cells are found as were drawn.
@@ -121,7 +121,7 @@ def measured(side: int) -> list[Job]:
             "predict",
             "pipeline_lib.prediction.predict",
             ["dataset.h5", "model.pt", "prediction.h5"],
-            {"tile": TILE, "threads": CORES},
+            {"memory_gb": MEMORY_GB, "threads": CORES},
             unneeded=["dataset.h5"],
         ),
         Job(

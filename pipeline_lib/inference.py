@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline_lib.blocks import BLOCK
 from pipeline_lib.errors import InputError
 from pipeline_lib.log import logger
 from pipeline_lib.normalisation import Normalisation
@@ -69,8 +70,9 @@ def choose_tile(
 ) -> int:
     """A tile size in px: the setting, checked, or for `auto` the largest that memory holds.
 
-    A quarter of a GPU's free memory, or of what this process may use of the machine's (what is free there
-    changes from run to run), and no more than `_MEMORY_FOR_TILES`; on the CPU, where the tiles' memory is the
+    No larger than for an output of `blocks.BLOCK` px, whose memory is the same for every larger image, than a
+    quarter of a GPU's free memory, or of what this process may use of the machine's (what is free there
+    changes from run to run), and than `_MEMORY_FOR_TILES`; on the CPU, where the tiles' memory is the
     process's own, so that it stays below `memory_gb`. A set tile that would take more than there is gives way
     to that of `auto`, with a line saying so: the result does not depend on it.
     """
@@ -86,6 +88,7 @@ def choose_tile(
         if tile**2 * pixel <= memory:
             return tile
     side = math.isqrt(int(min(share, _MEMORY_FOR_TILES) / pixel))
+    side = min(side, geometry.input_size(BLOCK))  # larger ones gain nothing (docs/PERFORMANCE.md)
     side = max(side - (side - geometry.smallest) % geometry.stride, geometry.smallest)
     if tile != "auto":
         logger.warning(

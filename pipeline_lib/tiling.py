@@ -89,9 +89,10 @@ def tiles(shape: tuple[int, int], tile: int, geometry: Geometry) -> Iterator[Til
     """Cover a section of `shape` (y, x) by tiles of at most `tile` x `tile` px of input, row by row.
 
     Tiles start at multiples of the network's stride, hence pooling sees the same 2x2 squares as in one pass
-    over the whole image and the results agree. They are even in size, and square or long, whichever reads the
-    fewest pixels in all: a forward pass costs so much per pixel of output, of which every division has as
-    many, and so much per pixel of input (docs/PERFORMANCE.md).
+    over the whole image and the results agree. They are square or long, whichever reads the fewest pixels in
+    all: a forward pass costs so much per pixel of output, of which every division has as many, and so much
+    per pixel of input (docs/PERFORMANCE.md). All are of one size, the last ones reaching past the section:
+    what one tile has freed of memory fits the next.
     """
     geometry.output_size(tile)
     rows, columns = _division(shape, tile**2, geometry)
@@ -115,8 +116,7 @@ def _division(shape: tuple[int, int], area: int, geometry: Geometry) -> list[lis
     def pixels_read(steps: tuple[int, int]) -> int:
         total = 1
         for size, step in zip(shape, steps, strict=True):
-            whole = (size - 1) // step
-            total *= whole * geometry.input_size(step) + geometry.input_size(size - whole * step)
+            total *= -(-size // step) * geometry.input_size(step)
         return total
 
     return [
@@ -138,7 +138,7 @@ def _spans(size: int, step: int, geometry: Geometry) -> list[_Span]:
     for start in range(0, size, step):
         stop = min(start + step, size)
         first = start - geometry.context
-        spans.append(((first, first + geometry.input_size(stop - start)), slice(start, stop)))
+        spans.append(((first, first + geometry.input_size(step)), slice(start, stop)))
     return spans
 
 

@@ -90,7 +90,7 @@ def test_every_pixel_is_written_once_from_its_own_position(height, width, larger
 def even_inputs(size, count, geometry):
     """What `count` tiles as even as the stride allows read along an axis."""
     step = size if count == 1 else -(-size // (count * geometry.stride)) * geometry.stride
-    return [geometry.input_size(min(step, size - start)) for start in range(0, size, step)]
+    return [geometry.input_size(step)] * -(-size // step)
 
 
 @given(sizes, sizes, st.integers(0, 8), geometries)
@@ -115,6 +115,11 @@ def test_a_tile_too_small_to_move_on_by_a_stride_is_refused_from_the_start():
 def test_tiles_are_even_in_size_so_that_the_last_one_is_not_a_sliver():
     widths = [part.write[1].stop - part.write[1].start for part in tiles((10, 1500), 572, unet_geometry(4))]
     assert widths == [752, 748]
+
+
+def test_tiles_have_one_size():
+    found = [part.read for part in tiles((1000, 1500), 572, unet_geometry(4))]
+    assert len({tuple(stop - start for start, stop in read) for read in found}) == 1 < len(found)
 
 
 def test_tiles_are_long_where_that_reads_less():
