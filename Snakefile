@@ -23,8 +23,8 @@ report: "workflow/report/workflow.rst"
 
 
 wildcard_constraints:
-    volume="|".join(map(re.escape, VOLUMES)),
-    part="[0-9]+",
+    volume="|".join(map(re.escape, SCATTERED)),
+    part="[1-9][0-9]*",
 
 
 rule all:

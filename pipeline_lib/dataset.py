@@ -125,12 +125,12 @@ def measure_statistics(
     """
     allow_open_files(len(datasets), "statistics", "make the images sections of fewer volumes")
     with ExitStack() as stack:
-        volumes = []
+        arrays, volumes = (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER), []
         for path in datasets:
             file = stack.enter_context(
-                layout.require(path, layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)
+                layout.require(path, *arrays, cache_bytes=layout.CHUNK**2)  # each chunk is read once
             )
-            volumes.append(tuple(file[a.name] for a in (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)))
+            volumes.append(tuple(file[array.name] for array in arrays))
         cell = sum(
             np.count_nonzero(target_class(labels[z, *part.read], border[z, *part.read]))
             for _, labels, border in volumes

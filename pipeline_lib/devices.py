@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from pipeline_lib.log import logger
 if TYPE_CHECKING:
     import torch
 
-FOLDER = Path(tempfile.gettempdir(), "bordure-gpu")  # one for all users of the machine
+FOLDER = Path("/tmp/bordure-gpu")  # one for all users of the machine, whatever their TMPDIR
 SECONDS_BETWEEN_TRIES = 1.0
 _held: dict[str, int] = {}  # GPU -> open lock file, until this process ends
 

@@ -13,19 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline_lib import memory
 from pipeline_lib.blocks import BLOCK
 from pipeline_lib.errors import InputError
 from pipeline_lib.log import logger
 from pipeline_lib.normalisation import Normalisation
 from pipeline_lib.tiling import Geometry, Tile, mirror, read_mirrored, tiles
 
-# What a forward pass holds at most per input pixel and base channel: five at the top of the way up (the
-# up-convolution's output, both halves of the concatenation, two convolutions' outputs), and gaps between what
-# was freed and what is asked for next. Measured: 3.9 to 10.1, at depths 2 to 5 and 4 to 64 base channels.
-_VALUES_PER_PIXEL_AND_CHANNEL = 10
 _MEMORY_FOR_TILES = 4 * 2**30  # bytes; for the paper's network 1292 px in float32, 1820 in bfloat16
-_MEMORY_OF_TORCH = 0.6e9  # bytes a process has with torch, numpy and HDF5 before it does anything
-_KEPT = 1.6  # bytes resident per byte in use, at most, where freed memory is kept (`keep_memory`)
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -74,18 +69,27 @@ def choose_tile(
     quarter of a GPU's free memory, or of what this process may use of the machine's (what is free there
     changes from run to run), and than `_MEMORY_FOR_TILES`; on the CPU, where the tiles' memory is the
     process's own, so that it stays below `memory_gb`. A set tile that would take more than there is gives way
-    to that of `auto`, with a line saying so: the result does not depend on it.
+    to that of `auto`, with a line saying so: the result does not depend on it. Raises `InputError` where
+    `memory_gb` does not hold the smallest tile.
     """
+    pixel = memory.TILE_VALUES * base_channels * precision.itemsize
     if device.type == "cuda":
-        memory = torch.cuda.mem_get_info(device)[0]
-        share = memory / 4
+        torch.cuda.empty_cache()  # what an earlier volume's tiles left to torch is free for these
+        there = torch.cuda.mem_get_info(device)[0]
+        share = there / 4
     else:
-        machine, allowed = _machine_memory(), (memory_gb * 1e9 - _MEMORY_OF_TORCH) / _KEPT
-        memory, share = min(machine, allowed), min(machine / 4, allowed)
-    pixel = _VALUES_PER_PIXEL_AND_CHANNEL * base_channels * precision.itemsize
+        machine = _machine_memory()
+        allowed = (memory_gb * 1e9 - memory.TORCH_PROCESS_BYTES) / memory.KEPT
+        there, share = min(machine, allowed), min(machine / 4, allowed)
+        if geometry.smallest**2 * pixel > allowed:
+            needed = geometry.smallest**2 * pixel * memory.KEPT + memory.TORCH_PROCESS_BYTES
+            raise InputError(
+                f"config key `memory_gb`: {memory_gb:g} is too little for this network's smallest tile, "
+                f"{geometry.smallest} px. Set it to {math.ceil(needed / 1e9)}."
+            )
     if tile != "auto":
         geometry.output_size(tile)
-        if tile**2 * pixel <= memory:
+        if tile**2 * pixel <= there:
             return tile
     side = math.isqrt(int(min(share, _MEMORY_FOR_TILES) / pixel))
     side = min(side, geometry.input_size(BLOCK))  # larger ones gain nothing (docs/PERFORMANCE.md)
@@ -96,7 +100,7 @@ def choose_tile(
             tile,
             tile**2 * pixel / 1e9,
             device,
-            memory / 1e9,
+            there / 1e9,
             side,
         )
     return side

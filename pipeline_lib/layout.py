@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from pipeline_lib.blocks import ALIGNMENT, Part
 from pipeline_lib.errors import InputError
@@ -104,7 +105,8 @@ def join(
     """Write an HDF5 file whose `array` of `shape` (z, y, x) shows the parts that lie in `sources`.
 
     Nothing is copied (an HDF5 virtual dataset): the files stay where they are, and folder and all can be
-    moved together. Raises `InputError` for a source that is missing or has another shape than its part.
+    moved together. Other readers see NaN, or the largest label there is, where a part is missing. Raises
+    `InputError` for a source that is missing or has another shape than its part.
     """
     layout = h5py.VirtualLayout(shape, array.dtype)
     for part, source in sources:
@@ -119,7 +121,9 @@ def join(
         name = os.path.relpath(source, path.parent)
         layout[part.sections, part.rows] = h5py.VirtualSource(name, array.name, expected)
     with create(path, provenance) as file:
-        dataset = file.create_virtual_dataset(array.name, layout)
+        # what shows where a part cannot be found: not the zeros of an empty image
+        missing = np.nan if np.dtype(array.dtype).kind == "f" else np.iinfo(array.dtype).max
+        dataset = file.create_virtual_dataset(array.name, layout, fillvalue=missing)
         dataset.attrs.update(axes=array.axes, unit=array.unit, meaning=array.meaning)
 
 
@@ -158,13 +162,23 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
 
 
 def _require_sources(path: Path, dataset: h5py.Dataset) -> None:
-    """HDF5 itself shows zeros where the file of a part is missing, or cannot be opened besides the others."""
+    """HDF5 itself shows zeros for a part that is missing, or that cannot be opened besides the others."""
     sources = dataset.virtual_sources() if dataset.is_virtual else ()
     for source in sources:
-        if not (path.parent / source.file_name).exists():
+        part = path.parent / source.file_name
+        try:
+            with h5py.File(part) as file:
+                found = file[source.dset_name].shape
+        except (OSError, KeyError) as error:
             raise InputError(
-                f"{path.parent / source.file_name}: missing, a part of {path}. Delete {path} and run the "
-                "workflow again."
+                f"{part}: a part of {path}, missing or damaged ({error}). Delete both and run the workflow "
+                "again."
+            ) from error
+        first, last = source.vspace.get_select_bounds()
+        if found != tuple(b - a + 1 for a, b in zip(first, last, strict=True)):
+            raise InputError(
+                f"{part}: made for another number of jobs than {path}. Delete {path} and run the workflow "
+                "again."
             )
     if sources:
         allow_open_files(len(sources), str(path), "lower `jobs_per_volume`")

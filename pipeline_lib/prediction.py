@@ -41,7 +41,8 @@ def predict(
     net = inference.InHalves(found.network.to(where, memory_format=torch.channels_last).eval())
     size = inference.choose_tile(tile, net.geometry, found.network.score.in_channels, where, kind, memory_gb)
     record = provenance.record(
-        [dataset, model],
+        [model] if jobs > 1 else [dataset, model],
+        [dataset] if jobs > 1 else [],
         tile=tile,
         average_orientations=average_orientations,
         precision=precision,

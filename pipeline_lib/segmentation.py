@@ -65,6 +65,7 @@ def label_part(prediction: Path, threshold: Path, output: Path, *, block: int = 
             tables = file.create_group(str(z))
             for array, values in zip(_TABLES, (found.component, found.first, found.size), strict=True):
                 layout.add(tables, array, values.shape)[:] = values
+    logger.info("%s: pieces of cells at threshold %.2f", output, t)
 
 
 def number_parts(
@@ -103,7 +104,7 @@ def number_parts(
 
 def relabel_part(pieces: Path, numbers: Path, output: Path, *, block: int = BLOCK) -> None:
     """Write the `labels` (HDF5) of one part of a volume from what `label_part` and `number_parts` found."""
-    record = provenance.record([pieces, numbers])
+    record = provenance.record([pieces], [numbers])
     with (
         layout.require(pieces, layout.PIECES) as source,
         layout.require(numbers) as found,

@@ -160,6 +160,9 @@ def train(
         f", in {processes.number} processes" if processes.number > 1 else "",
     )
 
+    if processes.number > 1 and device.type == "cpu" and settings.device == "auto":
+        logger.warning("torch sees no GPU: the processes share the CPU, which is no faster than one")
+
     with ExitStack() as stack:
         patches = Patches(
             open_volumes(stack, train, train_weight_maps),

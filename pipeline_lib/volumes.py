@@ -21,7 +21,7 @@ OPTIONAL_COLUMNS = ("annotation", "sections")
 SPLITS = ("train", "validation", "test", "predict")
 
 BATCH = 64 * 2**20  # px that one job takes at most, unless a single volume has more
-BATCH_NAMES = 64
+BATCH_NAMES = 64  # volumes that it takes on average where they are small
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -104,23 +104,25 @@ def check_files(volumes: Iterable[Volume], channels: int = 1,
     return found
 
 
-def batches(pixels: Mapping[str, int]) -> dict[str, list[str]]:
-    """Share out volumes, given their `pixels` by name, over batches "1", "2" ...: each stage's jobs.
+def batches(*groups: Mapping[str, int]) -> dict[str, list[str]]:
+    """Share out volumes, `groups` of pixels by name, over batches "1", "2" ...: each stage's jobs.
 
-    A job costs a second before it does anything, hence small volumes share one. A batch ends with `BATCH` px,
-    or with a name whose checksum says so, one in `BATCH_NAMES`: after such a name a table cut or added to
-    elsewhere has the same batches as before, and their jobs need not run again.
+    A job costs a second before it does anything, hence small volumes share one. None has volumes of two
+    groups. A batch ends with `BATCH` px, and mostly long before, with a name whose checksum says so, one in
+    `BATCH_NAMES` or in a quarter of what it may hold: a table cut or added to elsewhere has the same batches
+    as before after such a name, and their jobs need not run again.
     """
     found: list[list[str]] = []
-    total = BATCH
-    for name, size in pixels.items():
-        if total + size > BATCH:
-            found.append([])
-            total = 0
-        found[-1].append(name)
-        total += size
-        if zlib.crc32(name.encode()) % BATCH_NAMES == 0:
-            total = BATCH
+    for pixels in groups:
+        total = BATCH
+        for name, size in pixels.items():
+            if total + size > BATCH:
+                found.append([])
+                total = 0
+            found[-1].append(name)
+            total += size
+            if zlib.crc32(name.encode()) % max(min(BATCH // (4 * size), BATCH_NAMES), 1) == 0:
+                total = BATCH
     return {str(number): names for number, names in enumerate(found, 1)}
 
 

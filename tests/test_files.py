@@ -66,3 +66,12 @@ def test_json_round_trip_and_what_is_no_json(tmp_path):
         read_json(tmp_path / "a.json")
     with pytest.raises(InputError, match=r"b\.json: cannot be read"):
         read_json(tmp_path / "b.json")
+
+
+def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path):
+    left, other = tmp_path / ".a.partial-1.h5", tmp_path / ".b.partial-1.h5"
+    for path in (left, other):
+        path.write_text("half")
+    with replacing(tmp_path / "a.h5") as temporary:
+        temporary.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.h5", other.name}

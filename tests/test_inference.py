@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline_lib import inference
+from pipeline_lib.blocks import BLOCK
 from pipeline_lib.errors import InputError
 from pipeline_lib.networks.unet import UNet
 from pipeline_lib.normalisation import measure
@@ -88,15 +89,26 @@ def test_averaging_orientations_is_tiled_without_seams():
 def test_auto_tile_fits_the_network_and_the_memory():
     for depth in (2, 3, 4):
         geometry = network(depth).geometry
-        for channels in (1, 64, 10**9):
+        for channels in (1, 64, 700):
             geometry.output_size(inference.choose_tile("auto", geometry, channels, CPU, torch.float32, 8))
     few, many = (
-        inference.choose_tile("auto", geometry, channels, CPU, torch.float32, 8) for channels in (50, 3000)
+        inference.choose_tile("auto", geometry, channels, CPU, torch.float32, 8) for channels in (50, 2000)
     )
     assert few > many
     assert inference.choose_tile("auto", geometry, 50, CPU, torch.bfloat16, 8) > 1.3 * few
     with pytest.raises(InputError, match="572"):
         inference.choose_tile(571, geometry, 64, CPU, torch.float32, 8)
+
+
+def test_auto_tile_keeps_below_memory_gb_and_does_not_grow_beyond_a_block():
+    geometry = network(4).geometry
+    sides = [inference.choose_tile("auto", geometry, 64, CPU, torch.float32, gb) for gb in (1, 2, 4, 8)]
+    assert sides == sorted(set(sides))
+    for side, gb in zip(sides, (1, 2, 4, 8), strict=True):  # measured: at most 1.6 bytes resident for each
+        assert side**2 * 10 * 64 * 4 * 1.6 + 450e6 <= gb * 1e9
+    assert inference.choose_tile("auto", geometry, 1, CPU, torch.float32, 8) == geometry.input_size(BLOCK)
+    with pytest.raises(InputError, match=r"`memory_gb`: 0\.5 is too little .* 204 px\. Set it to 1"):
+        inference.choose_tile("auto", geometry, 64, CPU, torch.float32, 0.5)
 
 
 def test_a_tile_that_the_memory_holds_is_taken_and_another_gives_way_with_a_line(caplog):

@@ -70,6 +70,20 @@ def test_what_a_user_can_put_right_is_told_without_a_traceback(tmp_path):
     assert "Traceback" not in log and "done" not in log
 
 
+def test_a_stage_that_is_ended_from_outside_leaves_nothing_half_written(tmp_path):
+    ended, log = run(
+        tmp_path,
+        "from pipeline_lib.files import replacing",
+        "with replacing('b.csv') as temporary:",
+        "    temporary.write_text('half')",
+        "    os.kill(os.getpid(), 15)",
+        "    time.sleep(60)",
+    )
+    assert ended.returncode == 128 + 15
+    assert log.endswith("error: ended by SIGTERM. Run the same command again.\n")
+    assert not list(ROOT.glob(".b.partial-*"))
+
+
 def test_what_is_our_mistake_is_told_with_its_place(tmp_path):
     ended, log = run(tmp_path, "raise KeyError('oops')")
     assert ended.returncode == 1

@@ -86,7 +86,7 @@ def test_the_parts_of_several_jobs_are_the_whole_without_a_seam(folder, jobs):
         (folder / name).rename(folder / "elsewhere" / name)
     assert np.array_equal(probability(folder / "elsewhere/joined.h5"), joined)
     (folder / "elsewhere/parts/2.h5").unlink()  # HDF5 itself would show zeros
-    with pytest.raises(InputError, match=r"2\.h5: missing, a part of .*Delete"):
+    with pytest.raises(InputError, match=r"2\.h5: a part of .*, missing or damaged .* Delete both"):
         probability(folder / "elsewhere/joined.h5")
 
 

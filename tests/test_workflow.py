@@ -1,11 +1,13 @@
 """The workflow from the command line: a small run from drawing to report, what re-runs, and bad input."""
 
+import json
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,11 @@ import tifffile
 import yaml
 
 from benchmarks import bench_workflow
+from pipeline_lib.evaluation import evaluate
 from pipeline_lib.networks import Model
+from pipeline_lib.prediction import predict
+from pipeline_lib.segmentation import segment
+from pipeline_lib.synthesis import draw_volume
 
 ROOT = Path(__file__).parents[1]
 TABLE = """volume\timages\tannotation\tsections\tsplit
@@ -24,7 +30,7 @@ new\timages.tif\t\t3\tpredict
 """
 CONFIG = {
     "volumes": "volumes.tsv",
-    "drawing": {"sections": 4, "size": 160, "cell_diameter": 24},
+    "drawing": {"sections": 4, "size": 96, "cell_diameter": 24},
     "network": {"depth": 1, "base_channels": 4},
     "training": {"tile": 80, "iterations": 4, "validation_interval": 2, "optimizer": "adam", "device": "cpu"},
     "prediction": {"device": "cpu"},
@@ -51,6 +57,8 @@ def write_stacks(directory: Path) -> None:
     for name, array in {"images": stack, "labels": stack, "small": stack[:, 1:]}.items():
         tifffile.imwrite(directory / f"{name}.tif", array, photometric="minisblack")
     tifffile.imwrite(directory / "rgb.tif", np.stack([stack] * 3, axis=-1), photometric="rgb")
+    with h5py.File(directory / "big.h5", "w") as file:  # a header alone
+        file.create_dataset("raw", (1, 20_000, 20_000), np.uint8, chunks=(1, 256, 256))
     (directory / "truncated.tif").write_bytes((directory / "images.tif").read_bytes()[:20_000])
 
 
@@ -90,7 +98,7 @@ class TestFinishedRun:
         folder = run[0] / "results/segmentation"
         assert {path.name for path in folder.glob("*_labels.tif")} == {
             "choose_labels.tif", "score_labels.tif", "new_labels.tif"}
-        assert tifffile.imread(folder / "score_labels.tif").shape[-2:] == (160, 160)
+        assert tifffile.imread(folder / "score_labels.tif").shape[-2:] == (96, 96)
         # one section with and without its annotation: prediction does not see it
         names = ("score_cell_probability.tif", "new_cell_probability.tif")
         assert np.array_equal(*(tifffile.imread(folder / name) for name in names))
@@ -127,8 +135,9 @@ class TestFinishedRun:
 
     def test_another_sigma_leaves_drawing_and_datasets_alone(self, run):
         assert planned(run[0], *run[1], "--config", "weight_map={sigma: 3}") == {
-            "build_weight_map_1", "train", "predict_1", "choose_thresholds", "segment_1", "evaluate_1",
-            "collect_scores", "draw_volumes", "draw_charts", "report"}
+            "build_weight_map_1", "build_weight_map_2", "train", "predict_1", "predict_2", "predict_3",
+            "choose_thresholds", "segment_1", "evaluate_1", "collect_scores", "draw_volumes", "draw_charts",
+            "report"}
 
     def test_another_title_makes_the_report_alone(self, run):
         assert planned(run[0], *run[1], "--config", "report={title: Other}") == {"report"}
@@ -141,23 +150,35 @@ class TestFinishedRun:
     def test_neither_memory_nor_blocks_make_anything_but_the_report_again(self, run):
         assert planned(run[0], *run[1], "--config", "memory_gb=4", "block=256") == {"report"}
 
-    def test_several_jobs_per_volume_give_the_same_scores_and_segmentation(self, run, tmp_path):
-        directory, _, _ = run
-        arguments = write(tmp_path, CONFIG | {"jobs_per_volume": 2, "block": 128})
-        answer = snakemake(tmp_path, *arguments)
-        assert answer.returncode == 0, answer.stderr
-        one, two = (pd.read_csv(folder / "results/scores.csv") for folder in (directory, tmp_path))
-        pd.testing.assert_frame_equal(one, two)
-        for name in ("score", "new"):
-            path = f"results/segmentation/{name}_labels.tif"
-            assert np.array_equal(tifffile.imread(directory / path), tifffile.imread(tmp_path / path))
-        # a lost part is made again, and it alone
-        folder, lost = "results/prediction/unet/parts/score", tmp_path / "results/prediction/unet/score.h5"
-        assert {path.name for path in (tmp_path / folder).iterdir()} == {"1.h5", "2.h5"}
-        (tmp_path / folder / "2.h5").unlink()
-        lost.unlink()
-        answer = snakemake(tmp_path, "-n", *arguments, "--", str(lost.relative_to(tmp_path)))
-        assert re.search(r"^predict_part +1$", answer.stdout, re.MULTILINE), answer.stdout + answer.stderr
+    def test_each_file_of_a_batch_is_made_from_its_own_volume_and_network(self, run):
+        results = run[0] / "results"
+        for table in results.glob("scores/*/*.csv"):
+            network, volume = table.parent.name, table.stem
+            scores = pd.read_csv(table, float_precision="round_trip")
+            assert {*scores.volume} == {volume} and {*scores.network} == {network}
+            evaluate(
+                results / f"dataset/{volume}.h5",
+                results / f"prediction/{network}/{volume}.h5",
+                results / f"threshold/{network}.json",
+                run[0] / "again.csv",
+                volume=volume,
+                split=scores.split[0],
+                network=network,
+            )
+            assert (run[0] / "again.csv").read_bytes() == table.read_bytes()
+            with h5py.File(results / f"prediction/{network}/{volume}.h5") as file:
+                made_from = json.loads(file.attrs["provenance"])["inputs"]
+                assert f"results/dataset/{volume}.h5" in made_from
+                values = np.unique(file["cell_probability"][:])
+                assert (len(values) == 1) == (network == "constant")
+        for threshold in results.glob("threshold/*.json"):
+            made_from = json.loads(threshold.read_text())["provenance"]["inputs"]
+            assert f"results/prediction/{threshold.stem}/choose.h5" in made_from
+        for name in ("learn", "choose", "score"):
+            with h5py.File(results / f"dataset/{name}.h5") as file:
+                numbers = {"learn": slice(0, 2), "choose": slice(2, 3), "score": slice(3, 4)}[name]
+                drawn = tifffile.imread(results / "drawn/images.tif")[numbers]
+                assert np.array_equal(file["raw"][0], drawn)
 
     def test_another_seed_draws_and_trains_anew(self, run):
         rules = planned(run[0], *run[1], "--config", "seed=1")
@@ -169,6 +190,73 @@ class TestFinishedRun:
         page = (run[0] / "workflow.html").read_text()
         for figure in ("volume/score.png", "errors/score.png", "training.png", "thresholds.png"):
             assert f"figures/{figure}" in page
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("large")
+    draw_volume(
+        folder / "images.tif", folder / "labels.tif", sections=3, size=96, cell_diameter=24,
+        membrane_width=(2.5, 6.0), noise=0.06, seed=0,
+    )
+    large = np.tile(tifffile.imread(folder / "images.tif")[2], (24, 24))
+    tifffile.imwrite(folder / "large.tif", large, photometric="minisblack", tile=(256, 256))
+    table = "\n".join(TABLE.splitlines()[:3]) + "\nlarge\tlarge.tif\t\t\tpredict\n"
+    config = {key: value for key, value in CONFIG.items() if key != "drawing"}
+    config |= {"data_dir": ".", "prediction": {"device": "cpu", "precision": "float32"}}
+    arguments = write(folder, config | {"jobs_per_volume": 2, "block": 256}, table)
+    prediction, threshold = "results/prediction/unet/large.h5", "results/threshold/unet.json"
+    answer = snakemake(folder, *arguments, "--", prediction, threshold)
+    assert answer.returncode == 0, answer.stderr
+    with h5py.File(folder / prediction) as file:  # hardly trained, the network sees cells all over
+        middle = float(np.median(file["cell_probability"][:]))
+    threshold = folder / threshold
+    threshold.write_text(json.dumps(json.loads(threshold.read_text()) | {"threshold": middle}))
+    answer = snakemake(folder, *arguments, "--", "results/segmentation/large_labels.tif")
+    assert answer.returncode == 0, answer.stderr
+    return folder, arguments
+
+
+@pytest.mark.slow
+class TestLargeVolume:
+    """A volume large enough to be shared, beside the small ones; drawn beforehand as files."""
+
+    def test_is_shared_by_jobs_which_give_what_one_gives(self, large):
+        folder, _ = large
+        results = folder / "results"
+        parts = sorted(results.glob("prediction/unet/parts/large/*.h5"))
+        assert [part.name for part in parts] == ["1.h5", "2.h5"]
+        assert not [*results.glob("prediction/unet/parts/[!l]*")]  # the small ones are not shared
+        predict(
+            results / "dataset/large.h5", results / "model/model.pt", folder / "one.h5", precision="float32",
+            device="cpu",
+        )
+        segment(folder / "one.h5", results / "threshold/unet.json", folder / "l.tif", folder / "p.tif")
+        with h5py.File(results / "segmentation/large_labels.h5") as file:
+            joined = file["labels"][:]
+        in_one, in_two = (tifffile.imread(path) for path in (
+            folder / "l.tif", results / "segmentation/large_labels.tif"))
+        assert len(np.unique(in_two)) > 10 and np.array_equal(joined, in_two)
+        assert (in_one != in_two).mean() < 1e-3  # but for ties of the threshold
+        in_one, in_two = (tifffile.imread(path) for path in (
+            folder / "p.tif", results / "segmentation/large_cell_probability.tif"))
+        np.testing.assert_allclose(in_one, in_two, atol=1e-5)
+
+    def test_a_lost_part_is_made_again_and_it_alone(self, large):
+        folder, arguments = large
+        joined = folder / "results/prediction/unet/large.h5"
+        (folder / "results/prediction/unet/parts/large/2.h5").unlink()
+        joined.unlink()
+        answer = snakemake(folder, "-n", *arguments, "--", str(joined.relative_to(folder)))
+        assert re.search(r"^predict_part +1$", answer.stdout, re.MULTILINE), answer.stdout + answer.stderr
+
+    def test_new_images_to_predict_do_not_train_again(self, large):
+        folder, arguments = large
+        with (folder / "volumes.tsv").open("a") as table:
+            table.write("another\timages.tif\t\t2\tpredict\n")
+        target = "results/segmentation/another_labels.tif"
+        rules = planned(folder, *arguments, "--", target)
+        assert rules == {"build_dataset_2", "predict_2", "segment_1"}, rules
 
 
 def test_demo_is_planned_from_any_folder(tmp_path):
@@ -198,6 +286,9 @@ BAD = {
     "missing file": (FILES, TABLE.replace("images.tif", "absent.tif"), "absent.tif", "volume learn"),
     "truncated TIFF": (FILES, TABLE.replace("images.tif", "truncated.tif"), "truncated.tif", "volume learn"),
     "RGB": (FILES, TABLE.replace("images.tif", "rgb.tif"), "rgb.tif", "3 channels"),
+    "too large": (FILES | {"memory_gb": 1},
+                  TABLE.replace("images.tif\tlabels.tif\t3", "big.h5:/raw\tbig.h5:/raw\t0"),
+                  "memory_gb`: 1, but scoring volume score", "20,000 x 20,000 px"),
     "different shapes": (FILES, TABLE.replace("labels.tif", "small.tif"), "small.tif", "96 x 96"),
 }
 

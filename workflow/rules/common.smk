@@ -1,6 +1,7 @@
 # What the rules share: settings and volumes, checked before anything runs. No rules here.
 import math
 import os
+import re
 import sys
 import time
 from functools import partial
@@ -76,6 +77,7 @@ def memory_needs():
     network, training, channels = config["network"], config["training"], config["dataset"]["channels"]
     seen = TRAIN + VALIDATION  # by the training
     yield memory.blockwise(config["block"])
+    yield memory.prediction(network["depth"], network["base_channels"], network["upsampling"])
     yield memory.training(
         training["tile"],
         network["base_channels"],
@@ -92,6 +94,16 @@ def memory_needs():
         yield from (memory.mean_image(name, SHAPES[name][1:], channels) for name in TRAIN)
 
 
+def jobs_of(volume):
+    """How many jobs share a volume: no more than it has blocks."""
+    return min(config["jobs_per_volume"], math.ceil(math.prod(SHAPES[volume]) / blocks.BLOCK**2))
+
+
+def parts_of(volume):
+    """What each of them takes."""
+    return blocks.parts(SHAPES[volume], jobs_of(volume))
+
+
 NETWORK = config["network"]["name"]
 NETWORKS = [NETWORK, *baselines.BASELINES]
 TRAIN, VALIDATION, TEST, PREDICT = (
@@ -103,12 +115,10 @@ EVALUATED = VALIDATION + TEST
 TURNS = [name for turn in zip_longest(TEST, VALIDATION, PREDICT, TRAIN) for name in turn if name]
 SHOWN = TURNS[: config["report"]["volumes"]]
 SHOWN_ERRORS = [name for name in SHOWN if name in EVALUATED]
-WEIGHED = [name for name in VOLUMES if name in TRAIN + VALIDATION or name in SHOWN and name not in PREDICT]
-PREDICTED = [name for name in VOLUMES if name in SEGMENTED or name in SHOWN]
-SHOWN_WEIGHED = [name for name in SHOWN if name in WEIGHED]
-JOBS = config["jobs_per_volume"]
+SHOWN_TRAIN, SHOWN_TEST = ([name for name in SHOWN if name in split] for split in (TRAIN, TEST))
+SHOWN_WEIGHED = [name for name in SHOWN if name not in PREDICT]
+SCATTERED = [name for name in SHOWN_TRAIN + SEGMENTED if len(parts_of(name)) > 1]
 MEMORY_MB = round(1000 * config["memory_gb"])
-BATCHES = volumes.batches({name: math.prod(shape) for name, shape in SHAPES.items()})
 
 
 try:
@@ -116,14 +126,26 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 if workflow.is_main_process:
-    print(f"the largest job takes {LARGEST.bytes / 1e9:.1f} GB of memory: {LARGEST.job}", file=sys.stderr)
+    print(
+        f"memory of a job: {LARGEST.bytes / 1e9:.1f} GB at least ({LARGEST.job}), and up to `memory_gb` "
+        f"({config['memory_gb']:g} GB) where more makes it faster",
+        file=sys.stderr,
+    )
 
 
-def batches_of(names):
-    """The batches with those of their volumes that are among `names`."""
-    wanted = set(names)
-    batches = {batch: [name for name in volumes if name in wanted] for batch, volumes in BATCHES.items()}
-    return [(batch, names) for batch, names in batches.items() if names]
+def batches_of(*groups):
+    """Batch and names of those volumes of `groups` that a job takes together; none has some of two groups.
+
+    A job that runs again makes all its outputs anew, and whatever is made of them: what is trained on shares
+    its jobs with nothing else, so that new images to predict do not make a new model.
+    """
+    pixels = ({name: math.prod(SHAPES[name]) for name in group} for group in groups)
+    return volumes.batches(*pixels).items()
+
+
+def whole(names):
+    """Those of the volumes `names` that no jobs share."""
+    return [name for name in names if name not in SCATTERED]
 
 
 def source_files(name):
@@ -138,10 +160,12 @@ def files_of(path):
     return list(map(str, imageio.slice_files(path))) if path.is_dir() else [str(path)]
 
 
-def parts_of(folder, volume, suffix):
-    """The files of all parts of a volume, in their order."""
-    numbers = range(1, len(blocks.parts(SHAPES[volume], JOBS)) + 1)
-    return [f"<results>/{folder}/{volume}/{number}{suffix}.h5" for number in numbers]
+def part_files(pattern):
+    """The files of all parts of a volume, in their order, as an input function."""
+    return lambda wildcards: [
+        pattern.format(volume=wildcards.volume, part=number)
+        for number, _ in enumerate(parts_of(wildcards.volume), 1)
+    ]
 
 
 def pictures(kind, names, figure):
@@ -173,8 +197,15 @@ def results_message():
 def error_message():
     """The last error of each log written by this run, so that the reason is the last thing to be read."""
     logs = [path for path in Path(config["results"], "logs").rglob("*.log") if path.stat().st_mtime >= START]
-    errors = [(path, path.read_text().partition("error: ")[2].strip()) for path in logs]
+    told = {path: path.read_text() for path in logs}
+    errors = {path: text.partition("error: ")[2].strip() for path, text in told.items()}
+    errors |= {
+        path: "the job ended without a word: it was killed, mostly for lack of memory. Lower `memory_gb`, so that "
+        "jobs take less, or run fewer at a time (`--cores`), and run the same command again."
+        for path, text in told.items()
+        if not re.search("error: |Traceback|done in", text)
+    }
     return (
-        "\n".join(f"error: {text}\n({path})" for path, text in errors if text)
+        "\n".join(f"error: {text}\n({path})" for path, text in errors.items() if text)
         or "error: see the messages above"
     )

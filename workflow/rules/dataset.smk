@@ -18,7 +18,7 @@ rule draw_volume:
         "../scripts/draw_volume.py"
 
 
-for batch, names in BATCHES.items():
+for batch, names in batches_of(TRAIN + VALIDATION, TEST, PREDICT):
 
     rule:
         name:
@@ -33,6 +33,8 @@ for batch, names in BATCHES.items():
             f"<benchmarks>/build_dataset/{batch}.tsv"
         conda:
             "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
         params:
             volumes=[VOLUMES[name].source() for name in names],
             dataset=config["dataset"],
@@ -51,13 +53,15 @@ rule measure_statistics:
         "<benchmarks>/measure_statistics.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=MEMORY_MB,
     params:
         normalisation=config["normalisation"],
     script:
         "../scripts/measure_statistics.py"
 
 
-for batch, names in batches_of(WEIGHED):
+for batch, names in batches_of(TRAIN + VALIDATION, SHOWN_TEST):
 
     rule:
         name:
@@ -73,6 +77,8 @@ for batch, names in batches_of(WEIGHED):
             f"<benchmarks>/build_weight_map/{batch}.tsv"
         conda:
             "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
         params:
             weight_map=config["weight_map"],
         script:

@@ -1,36 +1,35 @@
 # dataset and model -> cell probability of whole volumes
 
 
-if JOBS == 1:
+for batch, names in batches_of(*map(whole, [SHOWN_TRAIN + VALIDATION, TEST, PREDICT])):
 
-    for batch, names in batches_of(PREDICTED):
+    rule:
+        name:
+            f"predict_{batch}"
+        input:
+            datasets=expand("<results>/dataset/{volume}.h5", volume=names),
+            model="<results>/model/model.pt",
+        output:
+            expand(f"<results>/prediction/{NETWORK}/{{volume}}.h5", volume=names),
+        log:
+            f"<logs>/predict/{batch}.log",
+        benchmark:
+            f"<benchmarks>/predict/{batch}.tsv"
+        conda:
+            "../../environment.yml"
+        threads: 8
+        resources:
+            gpu=gpu_slots("prediction"),
+            mem_mb=MEMORY_MB,
+            runtime="2h",
+        params:
+            prediction=config["prediction"],
+            jobs=1,
+        script:
+            "../scripts/predict.py"
 
-        rule:
-            name:
-                f"predict_{batch}"
-            input:
-                datasets=expand("<results>/dataset/{volume}.h5", volume=names),
-                model="<results>/model/model.pt",
-            output:
-                expand(f"<results>/prediction/{NETWORK}/{{volume}}.h5", volume=names),
-            log:
-                f"<logs>/predict/{batch}.log",
-            benchmark:
-                f"<benchmarks>/predict/{batch}.tsv"
-            conda:
-                "../../environment.yml"
-            threads: 8
-            resources:
-                gpu=gpu_slots("prediction"),
-                mem_mb=MEMORY_MB,
-                runtime="2h",
-            params:
-                prediction=config["prediction"],
-                jobs=1,
-            script:
-                "../scripts/predict.py"
 
-else:
+if SCATTERED:
 
     rule predict_part:
         input:
@@ -51,13 +50,13 @@ else:
             runtime="2h",
         params:
             prediction=config["prediction"],
-            jobs=JOBS,
+            jobs=lambda wildcards: jobs_of(wildcards.volume),
         script:
             "../scripts/predict.py"
 
     rule join_predictions:
         input:
-            parts=lambda wildcards: parts_of(f"prediction/{NETWORK}/parts", wildcards.volume, ""),
+            parts=part_files(f"<results>/prediction/{NETWORK}/parts/{{volume}}/{{part}}.h5"),
         output:
             prediction=f"<results>/prediction/{NETWORK}/{{volume}}.h5",
         log:
@@ -68,7 +67,7 @@ else:
             "../../environment.yml"
         params:
             shape=lambda wildcards: SHAPES[wildcards.volume],
-            jobs=JOBS,
+            jobs=lambda wildcards: jobs_of(wildcards.volume),
         script:
             "../scripts/join_predictions.py"
 
@@ -89,6 +88,8 @@ for batch, names in batches_of(EVALUATED):
             f"<benchmarks>/predict_baselines/{batch}.tsv"
         conda:
             "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
         params:
             networks=baselines.BASELINES,
         script:

@@ -16,6 +16,8 @@ rule draw_volumes:
         "<benchmarks>/draw_volumes.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=MEMORY_MB,
     params:
         volumes={name: VOLUMES[name].split for name in SHOWN},
         minimum_size=config["segmentation"]["minimum_size"],

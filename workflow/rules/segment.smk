@@ -1,33 +1,32 @@
 # cell probability and threshold -> instances, for Fiji and napari
 
 
-if JOBS == 1:
+for batch, names in batches_of(whole(SEGMENTED)):
 
-    for batch, names in batches_of(SEGMENTED):
+    rule:
+        name:
+            f"segment_{batch}"
+        input:
+            predictions=expand(f"<results>/prediction/{NETWORK}/{{volume}}.h5", volume=names),
+            threshold=f"<results>/threshold/{NETWORK}.json",
+        output:
+            labels=expand("<results>/segmentation/{volume}_labels.tif", volume=names),
+            cell_probabilities=expand("<results>/segmentation/{volume}_cell_probability.tif", volume=names),
+        log:
+            f"<logs>/segment/{batch}.log",
+        benchmark:
+            f"<benchmarks>/segment/{batch}.tsv"
+        conda:
+            "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
+        params:
+            minimum_size=config["segmentation"]["minimum_size"],
+        script:
+            "../scripts/segment.py"
 
-        rule:
-            name:
-                f"segment_{batch}"
-            input:
-                predictions=expand(f"<results>/prediction/{NETWORK}/{{volume}}.h5", volume=names),
-                threshold=f"<results>/threshold/{NETWORK}.json",
-            output:
-                labels=expand("<results>/segmentation/{volume}_labels.tif", volume=names),
-                cell_probabilities=expand(
-                    "<results>/segmentation/{volume}_cell_probability.tif", volume=names
-                ),
-            log:
-                f"<logs>/segment/{batch}.log",
-            benchmark:
-                f"<benchmarks>/segment/{batch}.tsv"
-            conda:
-                "../../environment.yml"
-            params:
-                minimum_size=config["segmentation"]["minimum_size"],
-            script:
-                "../scripts/segment.py"
 
-else:
+if SCATTERED:
 
     rule label_part:
         input:
@@ -41,12 +40,14 @@ else:
             "<benchmarks>/label_part/{volume}/{part}.tsv"
         conda:
             "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
         script:
             "../scripts/label_part.py"
 
     rule number_parts:
         input:
-            pieces=lambda wildcards: parts_of("segmentation/parts", wildcards.volume, "_pieces"),
+            pieces=part_files("<results>/segmentation/parts/{volume}/{part}_pieces.h5"),
         output:
             numbers=temp("<results>/segmentation/parts/{volume}/numbers.h5"),
         log:
@@ -55,9 +56,11 @@ else:
             "<benchmarks>/number_parts/{volume}.tsv"
         conda:
             "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
         params:
             shape=lambda wildcards: SHAPES[wildcards.volume],
-            jobs=JOBS,
+            jobs=lambda wildcards: jobs_of(wildcards.volume),
             minimum_size=config["segmentation"]["minimum_size"],
         script:
             "../scripts/number_parts.py"
@@ -74,12 +77,14 @@ else:
             "<benchmarks>/relabel_part/{volume}/{part}.tsv"
         conda:
             "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
         script:
             "../scripts/relabel_part.py"
 
     rule join_labels:
         input:
-            parts=lambda wildcards: parts_of("segmentation/parts", wildcards.volume, "_labels"),
+            parts=part_files("<results>/segmentation/parts/{volume}/{part}_labels.h5"),
             prediction=f"<results>/prediction/{NETWORK}/{{volume}}.h5",
         output:
             joined="<results>/segmentation/{volume}_labels.h5",
@@ -91,8 +96,10 @@ else:
             "<benchmarks>/join_labels/{volume}.tsv"
         conda:
             "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
         params:
             shape=lambda wildcards: SHAPES[wildcards.volume],
-            jobs=JOBS,
+            jobs=lambda wildcards: jobs_of(wildcards.volume),
         script:
             "../scripts/join_labels.py"
