@@ -65,8 +65,9 @@ def choose_tile(
 ) -> int:
     """A tile size in px: the setting, checked, or for `auto` the largest that memory holds.
 
-    No larger than for an output of `blocks.BLOCK` px, whose memory is the same for every larger image, than a
-    quarter of a GPU's free memory, or of what this process may use of the machine's (what is free there
+    No larger than for an output of `blocks.BLOCK` px, or half of that where the network's context is small,
+    whose memory is the same for every larger image; than a quarter of a GPU's free memory, or of what this
+    process may use of the machine's (what is free there
     changes from run to run), and than `_MEMORY_FOR_TILES`; on the CPU, where the tiles' memory is the
     process's own, so that it stays below `memory_gb`. A set tile that would take more than there is gives way
     to that of `auto`, with a line saying so: the result does not depend on it. Raises `InputError` where
@@ -92,7 +93,8 @@ def choose_tile(
         if tile**2 * pixel <= there:
             return tile
     side = math.isqrt(int(min(share, _MEMORY_FOR_TILES) / pixel))
-    side = min(side, geometry.input_size(BLOCK))  # larger ones gain nothing (docs/PERFORMANCE.md)
+    # larger ones gain nothing (docs/PERFORMANCE.md): the context is a small part of them
+    side = min(side, geometry.input_size(min(BLOCK, max(BLOCK // 2, 48 * geometry.context))))
     side = max(side - (side - geometry.smallest) % geometry.stride, geometry.smallest)
     if tile != "auto":
         logger.warning(

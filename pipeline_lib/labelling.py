@@ -69,7 +69,7 @@ def find_pieces(read: Read, stored: Any, z: int, *, block: int = BLOCK) -> Piece
         above[columns], left = inside[:, -1], inside[-1].copy()
         stored[z, rows, columns] = unpadded(labels)
         used += count
-    return _join(np.concatenate(first), np.concatenate(size), meeting)
+    return _join(_joined(first), _joined(size), meeting)
 
 
 def number_components(
@@ -86,16 +86,8 @@ def number_components(
     row of the upper and the first row of the lower. Components below `minimum_size` px get 0, the others are
     numbered from `before` + 1. Raises `InputError` where uint32 does not hold their number.
     """
-    height, offsets = sum(heights), np.cumsum([0, *(len(band.size) - 1 for band in bands)])
-    first, size, meeting = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], []
-    for i, (band, rows) in enumerate(zip(bands, heights, strict=True)):
-        x, y = np.divmod(band.first[1:], rows)
-        first.append(x * height + y + sum(heights[:i]))
-        size.append(band.size[1:])
-    for i, seam in enumerate(seams):
-        pairs = zip(_touching(*seam), bands[i : i + 2], offsets[i : i + 2], strict=True)
-        meeting.append(np.stack([band.component[pieces] + offset for pieces, band, offset in pairs]))
-    joined = _join(np.concatenate(first), np.concatenate(size), meeting)
+    offsets = np.cumsum([0, *(len(band.size) - 1 for band in bands)])
+    joined = _join_bands(bands, heights, seams, offsets) if len(bands) > 1 else _unjoined(bands[0])
     kept = np.flatnonzero(joined.size >= max(minimum_size, 1))
     _require_uint32(before + len(kept))
     final = np.zeros(len(joined.size), np.uint32)
@@ -106,6 +98,30 @@ def number_components(
         of_component[0] = 0
         lookups.append(of_component[band.component])
     return lookups, before + len(kept)
+
+
+def _unjoined(band: Pieces) -> Pieces:
+    """The components of a single band, each a piece of its own."""
+    return Pieces(np.arange(len(band.size), dtype=np.uint32), band.first, band.size)
+
+
+def _join_bands(
+    bands: Sequence[Pieces],
+    heights: Sequence[int],
+    seams: Sequence[tuple[np.ndarray, np.ndarray]],
+    offsets: np.ndarray,
+) -> Pieces:
+    """The components of a section, whose pieces are those of its bands, numbered on by `offsets`."""
+    height = sum(heights)
+    first, size, meeting = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], []
+    for i, (band, rows) in enumerate(zip(bands, heights, strict=True)):
+        x, y = np.divmod(band.first[1:], rows)
+        first.append(x * height + y + sum(heights[:i]))
+        size.append(band.size[1:])
+    for i, seam in enumerate(seams):
+        pairs = zip(_touching(*seam), bands[i : i + 2], offsets[i : i + 2], strict=True)
+        meeting.append(np.stack([band.component[pieces] + offset for pieces, band, offset in pairs]))
+    return _join(_joined(first), _joined(size), meeting)
 
 
 class Labels:
@@ -158,6 +174,13 @@ def _require_uint32(count: int) -> None:
             f"{count} connected components, more than 32 bits can number: what is labelled is noise. Raise "
             "`segmentation.minimum_size`, or look at the annotation or the prediction."
         )
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """The arrays in a list as one; the list is emptied, for there may be gigabytes of them."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
 
 
 def _touching(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -71,6 +71,7 @@ def create(path: str | Path, provenance: dict[str, Any]) -> Iterator[h5py.File]:
     `provenance` is kept as a JSON attribute.
     """
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        _bound_index(file)
         file.attrs["format"] = "bordure"
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["provenance"] = json.dumps(provenance)
@@ -145,6 +146,7 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
             f"{path}: not a readable HDF5 file ({error}). Delete it and run the workflow again."
         ) from error
     with file:
+        _bound_index(file)
         version = file.attrs.get("format_version") if file.attrs.get("format") == "bordure" else None
         if version != FORMAT_VERSION:
             raise InputError(
@@ -159,6 +161,14 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
                 )
             _require_sources(Path(path), file[array.name])
         yield file
+
+
+def _bound_index(file: h5py.File) -> None:
+    """Keep at most 2 MB of where chunks lie: by default 32, which only large images fill."""
+    config = file.id.get_mdc_config()
+    config.set_initial_size, config.initial_size = True, 2**20
+    config.min_size, config.max_size = 2**20, 2**21
+    file.id.set_mdc_config(config)
 
 
 def _require_sources(path: Path, dataset: h5py.Dataset) -> None:

@@ -157,8 +157,11 @@ def read_mirrored(array: Any, section: int, rows: np.ndarray, columns: np.ndarra
     """Read `array[..., section, rows, columns]` (numpy or h5py, axes ...zyx) by way of one contiguous block.
 
     `rows` and `columns` are index arrays as `mirror` gives them; h5py itself takes only sorted ones without
-    repeats.
+    repeats. The block is as large as the result where the section is: what one tile frees fits the next.
     """
-    top, left = rows.min(), columns.min()
-    block = array[..., section, top : rows.max() + 1, left : columns.max() + 1]
+    top, left = (
+        max(min(index.min(), size - len(index)), 0)
+        for index, size in zip((rows, columns), array.shape[-2:], strict=True)
+    )
+    block = array[..., section, top : top + len(rows), left : left + len(columns)]
     return block.take(rows - top, -2).take(columns - left, -1)  # one axis at a time: five times as fast

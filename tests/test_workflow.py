@@ -259,6 +259,16 @@ class TestLargeVolume:
         assert rules == {"build_dataset_2", "predict_2", "segment_1"}, rules
 
 
+@pytest.mark.slow
+def test_training_runs_in_as_many_processes_as_its_job_has_gpus(tmp_path):
+    config = CONFIG | {"training": CONFIG["training"] | {"batch": 2}}  # on the CPU, as they would on GPUs
+    options = ("--resources", "gpu=2", "--set-resources", "train:gpu=2")
+    answer = snakemake(tmp_path, *write(tmp_path, config), *options, "--", "results/model/model.pt")
+    assert answer.returncode == 0, answer.stderr
+    assert "in 2 processes" in (tmp_path / "results/logs/train.log").read_text()
+    assert Model.load(tmp_path / "results/model/model.pt").provenance["environment"]["processes"] == 2
+
+
 def test_demo_is_planned_from_any_folder(tmp_path):
     assert {"draw_volume", "train", "report"} <= planned(tmp_path)
 

@@ -77,7 +77,7 @@ def draw_errors(dataset: Path, prediction: Path, threshold: Path, output: Path, 
         frames = {str(number): window for number, (_, z, window, _) in enumerate(places, 1) if z == worst}
         title = f"section {worst + 1} of {sections}"
         title += ", the one with most splits and mergers" if sections > 1 else ""
-        alone = "" if worst_codes.shape == labels.shape[1:] else f", {told(worst_codes)} alone"
+        alone = "" if worst_codes.shape == labels.shape[1:] else f", only {told(worst_codes)} of each"
         image = gray(raw[(slice(None), worst, *part)])
         overview = Panel(title + alone, *_overview(image, worst_codes, frames), _legend(counts))
         close_ups = {}

@@ -75,7 +75,7 @@ def draw_volume_strip(dataset: Path, weight_map: Path | None, prediction: Path, 
     scale = Scale("gray", 0, 1, f"threshold {t:.2f}", mark=t)
     add("cell probability", coloured(probability[window], scale), scale=scale)
     found = instances(probability, t, minimum_size)
-    alone = () if probability.shape == (height, width) else ((None, f"seen in {told(probability)} alone"),)
+    alone = () if probability.shape == (height, width) else ((None, f"found in {told(probability)}"),)
     if annotated:
         codes = metrics.error_map(cells_apart(labels, border), probability, t)[window]
         codes[~np.isin(codes, TOPOLOGICAL)] = 0
