@@ -39,6 +39,7 @@ SEEDS = {"train": 1, "validation": 2}  # the sections measured have 0
 TRAINING_SIZE = 512  # px
 NETWORK = {"name": "unet", "depth": 2, "base_channels": 4, "dropout": 0.0}
 TRAINING = {"tile": 220, "iterations": 400, "optimizer": "adam", "validation_interval": 400}
+TO_LABELS = ("build_dataset", "predict", "segment")  # the way of images without annotation
 THRESHOLD, MINIMUM_SIZE = 0.5, 50  # px
 
 ADAPTER = """
@@ -220,9 +221,17 @@ def rows(found: Sequence[Figures]) -> list[Row]:
         memory = figures.megabytes / anchor.megabytes
         time = anchor.per_second / figures.per_second
         table += [
-            Row(f"{what}: peak memory", f"{anchor.side:,} px", memory, "x the memory", 1.1, details=details),
+            Row(f"{what}: peak memory", f"{anchor.side:,} px", memory, "x the memory", details=details),
             Row(f"{what}: time per pixel", f"{anchor.side:,} px", time, aim=1.25),
         ]
+    peaks = {
+        side: max((f.megabytes for f in found if f.side == side and f.stage in TO_LABELS), default=0)
+        for side in sorted({figures.side for figures in found})
+    }
+    least, *others = peaks
+    for side in others if peaks[least] else ():
+        what, anchor = f"from image to labels, {side:,} px: peak memory", f"{least:,} px"
+        table.append(Row(what, anchor, peaks[side] / peaks[least], "x the memory", 1.1))
     most = max(found, key=lambda figures: figures.megabytes)
     every = {"stages": [asdict(figures) for figures in found]}
     where = f"{most.stage}, {most.side:,} px"
@@ -236,7 +245,7 @@ def keep(name: str, table: Sequence[Row]) -> None:
     """Print `table` and keep it as `name` in the results of long measurements on this machine."""
     machine = harness.machine()
     path = harness.RESULTS / f"large-{slug(machine)}.json"
-    command = " ".join(["python", "-m", f"benchmarks.bench_{name}", *sys.argv[1:]])
+    command = f"python -m benchmarks.bench_{name}"
     told = [row.as_dict() for row in table]
     entry = {"bordure": provenance.version(), "machine": machine, "command": command, "rows": told}
     write_json(path, (read_json(path) if path.exists() else {}) | {name: entry})

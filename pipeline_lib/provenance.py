@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib import __version__, layout
+from pipeline_lib import __version__
 from pipeline_lib.files import sha256
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,5 +44,7 @@ def record(
 
 
 def _sha256_of_record(path: str | Path) -> str:
+    from pipeline_lib import layout  # and with it h5py, which the report does without
+
     with layout.require(path) as file:
         return hashlib.sha256(file.attrs["provenance"].encode()).hexdigest()
