@@ -28,6 +28,7 @@ def build_dataset(
     channels: int = 1,
     separation_border_width: int = 2,
     block: int = BLOCK,
+    memory_gb: float = 8.0,
 ) -> None:
     """Write `raw` and, with an annotation, `labels` and `separation_border` of one volume to `output` (HDF5).
 
@@ -65,7 +66,9 @@ def build_dataset(
             return
         read = truth.read
         if truth.kind == "membranes":
-            cells, _ = stack.enter_context(labelled(truth.read, truth.shape, output, block=block))
+            cells, _ = stack.enter_context(
+                labelled(truth.read, truth.shape, output, block=block, memory_gb=memory_gb)
+            )
             read = cells.read
         counts = _write_truth(file, read, truth.shape, separation_border_width, block)
     _report_cells(output, truth.shape, counts, separation_border_width)

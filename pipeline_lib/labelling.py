@@ -21,9 +21,12 @@ import numpy as np
 from pipeline_lib import layout
 from pipeline_lib.blocks import BLOCK, blocks
 from pipeline_lib.errors import InputError
+from pipeline_lib.memory import PROCESS_BYTES
 from pipeline_lib.metrics.compiled import compiled
 from pipeline_lib.metrics.components import padded_components, root
 from pipeline_lib.metrics.sections import padded, unpadded
+
+BYTES_PER_PIECE = 100  # of the tables while they are joined; 95 to 106 were measured
 
 Read = Callable[[int, slice, slice], np.ndarray]  # section, rows, columns -> (h, w)
 
@@ -42,11 +45,12 @@ class Pieces:
     size: np.ndarray
 
 
-def find_pieces(read: Read, stored: Any, z: int, *, block: int = BLOCK) -> Pieces:
+def find_pieces(read: Read, stored: Any, z: int, *, block: int = BLOCK, memory_gb: float = 8.0) -> Pieces:
     """Label section `z` of a volume, or of a band of its rows, block by block.
 
     `read` gives the foreground (bool, or uint8 not 0). `stored` (z, y, x; numpy or h5py) takes the pieces,
-    uint32, numbered from 1 in the order of the blocks.
+    uint32, numbered from 1 in the order of the blocks. Raises `InputError` where the tables of so many take
+    more than `memory_gb`.
     """
     shape = stored.shape[1:]
     first, size, meeting = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], []
@@ -58,7 +62,7 @@ def find_pieces(read: Read, stored: Any, z: int, *, block: int = BLOCK) -> Piece
         labels = padded_components(padded(read(z, rows, columns), np.uint8)).view(np.uint32)
         inside = labels[1:-1, 1:-1]
         count = int(inside.max())
-        _require_uint32(used + count)
+        _require_memory(used + count, memory_gb)
         first.append(np.empty(count, np.int64))
         size.append(np.zeros(count, np.int64))
         _measure(labels, used, columns.start * shape[0] + rows.start, shape[0], first[-1], size[-1])
@@ -144,12 +148,19 @@ class Labels:
 
 @contextmanager
 def labelled(
-    read: Read, shape: tuple[int, int, int], beside: Path, *, minimum_size: int = 0, block: int = BLOCK
+    read: Read,
+    shape: tuple[int, int, int],
+    beside: Path,
+    *,
+    minimum_size: int = 0,
+    block: int = BLOCK,
+    memory_gb: float = 8.0,
 ) -> Iterator[tuple[Labels, int]]:
     """Yield the labels of a volume of `shape` (z, y, x), numbered through, and how many there are.
 
     `read` gives the foreground (bool, or uint8 not 0). Components below `minimum_size` px are left out. The
-    pieces lie on disk meanwhile, `beside` the file that the labels are for.
+    pieces lie on disk meanwhile, `beside` the file that the labels are for. Raises `InputError` as
+    `find_pieces` does.
     """
     path = beside.with_name(f".{beside.stem}.pieces.h5")
     try:
@@ -157,7 +168,7 @@ def labelled(
             pieces = layout.add(file, layout.PIECES, shape)
             count = 0
             for z in range(shape[0]):
-                found = find_pieces(read, pieces, z, block=block)
+                found = find_pieces(read, pieces, z, block=block, memory_gb=memory_gb)
                 (table,), count = number_components(
                     [found], [shape[1]], minimum_size=minimum_size, before=count
                 )
@@ -166,6 +177,16 @@ def labelled(
             yield Labels(file[layout.PIECES.name], file), count
     finally:
         path.unlink(missing_ok=True)
+
+
+def _require_memory(pieces: int, memory_gb: float) -> None:
+    needed = PROCESS_BYTES + pieces * BYTES_PER_PIECE
+    if needed > memory_gb * 1e9:
+        raise InputError(
+            f"{pieces:,} connected components and more in one section take {needed / 1e9:.1f} GB, but "
+            f"`memory_gb` is {memory_gb:g}: what is labelled is probably noise. Look at the annotation or "
+            "the prediction, or raise `memory_gb`."
+        )
 
 
 def _require_uint32(count: int) -> None:

@@ -33,25 +33,37 @@ def segment(
     *,
     minimum_size: int = 0,
     block: int = BLOCK,
+    memory_gb: float = 8.0,
 ) -> None:
     """Write the instances of `prediction` (HDF5) at the chosen threshold, and its probability map.
 
     Both TIFF stacks (z, y, x): `labels` uint16 (uint32 from 65,536 cells on), numbered through the volume,
     0 = background, without components smaller than `minimum_size` px; `cell_probability` float32 in 0..1.
+    Raises `InputError` where there are more components than `memory_gb` holds tables of.
     """
     t = read_json(threshold)["threshold"]
     with layout.require(prediction, layout.CELL_PROBABILITY) as file:
         probability = file[layout.CELL_PROBABILITY.name]
         with labelled(
-            _cells(probability, t), probability.shape, labels, minimum_size=minimum_size, block=block
+            _cells(probability, t),
+            probability.shape,
+            labels,
+            minimum_size=minimum_size,
+            block=block,
+            memory_gb=memory_gb,
         ) as (found, count):
             imageio.write_labels(labels, found, maximum=count)
         imageio.write_probability(cell_probability, probability)
         logger.info("%s: %d cells in %d sections at threshold %.2f", labels, count, len(probability), t)
 
 
-def label_part(prediction: Path, threshold: Path, output: Path, *, block: int = BLOCK) -> None:
-    """Write the `pieces` of cells that are in `prediction`, one part of a volume, and their tables (HDF5)."""
+def label_part(
+    prediction: Path, threshold: Path, output: Path, *, block: int = BLOCK, memory_gb: float = 8.0
+) -> None:
+    """Write the `pieces` of cells that are in `prediction`, one part of a volume, and their tables (HDF5).
+
+    Raises `InputError` where there are more pieces than `memory_gb` holds tables of.
+    """
     t = read_json(threshold)["threshold"]
     record = provenance.record([prediction, threshold])
     with (
@@ -61,7 +73,7 @@ def label_part(prediction: Path, threshold: Path, output: Path, *, block: int = 
         probability = source[layout.CELL_PROBABILITY.name]
         pieces = layout.add(file, layout.PIECES, probability.shape)
         for z in range(len(pieces)):
-            found = find_pieces(_cells(probability, t), pieces, z, block=block)
+            found = find_pieces(_cells(probability, t), pieces, z, block=block, memory_gb=memory_gb)
             tables = file.create_group(str(z))
             for array, values in zip(_TABLES, (found.component, found.first, found.size), strict=True):
                 layout.add(tables, array, values.shape)[:] = values

@@ -24,7 +24,7 @@ CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 # What each section is handed to, and which arguments come from elsewhere
 TAKERS = {
     "drawing": (synthesis.draw_volume, {"images", "annotation", "seed"}),
-    "dataset": (dataset.build_dataset, {"images", "annotation", "output", "sections", "block"}),
+    "dataset": (dataset.build_dataset, {"images", "annotation", "output", "sections", "block", "memory_gb"}),
     "weight_map": (dataset.build_weight_map, {"dataset", "statistics", "output", "block"}),
     "network": (UNet, {"input_channels", "classes"}),
     "training": (Settings, set()),

@@ -10,8 +10,9 @@ from pipeline_lib import layout
 from pipeline_lib.blocks import blocks
 from pipeline_lib.errors import InputError
 from pipeline_lib.instances import instances
-from pipeline_lib.labelling import find_pieces, labelled, number_components
+from pipeline_lib.labelling import BYTES_PER_PIECE, find_pieces, labelled, number_components
 from pipeline_lib.labels import separation_border
+from pipeline_lib.memory import PROCESS_BYTES
 from pipeline_lib.weights import halo, weight_map
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -135,3 +136,13 @@ def test_memory_is_that_of_blocks_and_not_of_the_section(tmp_path):
         tracemalloc.stop()
     assert count > 40
     assert peak < 2e6
+
+
+def test_more_pieces_than_the_memory_holds_tables_of_are_refused_as_noise():
+    cells = np.zeros((1, 8, 8), np.uint8)
+    cells[0, ::2, ::2] = 1  # 16 of them
+    room = (PROCESS_BYTES + 15 * BYTES_PER_PIECE) / 1e9
+    with pytest.raises(InputError, match=r"16 connected components .* `memory_gb` is .* noise"):
+        find_pieces(reader(cells), np.zeros(cells.shape, np.uint32), 0, memory_gb=room)
+    found = find_pieces(reader(cells), np.zeros(cells.shape, np.uint32), 0, memory_gb=room + 1e-7)
+    assert len(found.size) == 17

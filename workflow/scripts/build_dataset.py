@@ -10,6 +10,7 @@ with stage(snakemake.log[0], snakemake.threads) as run:
             build_dataset,
             output=Path(output),
             block=snakemake.config["block"],
+            memory_gb=snakemake.config["memory_gb"],
             **volume,
             **snakemake.params.dataset,
         )

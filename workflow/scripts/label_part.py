@@ -11,4 +11,5 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         Path(snakemake.input.threshold),
         Path(snakemake.output.pieces),
         block=snakemake.config["block"],
+        memory_gb=snakemake.config["memory_gb"],
     )

@@ -17,4 +17,5 @@ with stage(snakemake.log[0], snakemake.threads) as run:
             Path(cell_probability),
             minimum_size=snakemake.params.minimum_size,
             block=snakemake.config["block"],
+            memory_gb=snakemake.config["memory_gb"],
         )
