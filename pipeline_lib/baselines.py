@@ -46,10 +46,10 @@ def _measure_section(raw: Any, labels: Any, border: Any, z: int) -> tuple[np.nda
     shape = labels.shape[1:]
     every = math.ceil(math.sqrt(shape[0] * shape[1] / SAMPLES))
     samples, sums, counts = [], np.zeros(2), np.zeros(2, int)
-    for part in blocks(shape, STEP, HALO):
-        gray = smooth(raw[:, z, *part.read])[part.crop]
-        samples.append(gray[tuple(slice(-side.start % every, None, every) for side in part.write)].ravel())
-        cell = target_class(labels[z, *part.write], border[z, *part.write])
+    for area in blocks(shape, STEP, HALO):
+        gray = smooth(raw[:, z, *area.read])[area.crop]
+        samples.append(gray[tuple(slice(-side.start % every, None, every) for side in area.write)].ravel())
+        cell = target_class(labels[z, *area.write], border[z, *area.write])
         counts += np.bincount(cell.ravel(), minlength=2)
         sums += np.bincount(cell.ravel(), gray.ravel(), minlength=2)
     contrast = float(sums[1] / counts[1] - sums[0] / counts[0]) if counts.all() else 0.0
@@ -76,6 +76,6 @@ def predict(dataset: Path, statistics: Path, output: Path, *, network: str, bloc
         raw = source[layout.RAW.name]
         target = layout.add(file, layout.CELL_PROBABILITY, raw.shape[1:])
         for z in range(raw.shape[1]):
-            for part in blocks(raw.shape[2:], block, HALO):
-                probability = cell_probability(network, raw[:, z, *part.read], measured)
-                target[z, *part.write] = probability[part.crop]
+            for area in blocks(raw.shape[2:], block, HALO):
+                probability = cell_probability(network, raw[:, z, *area.read], measured)
+                target[z, *area.write] = probability[area.crop]

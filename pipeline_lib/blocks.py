@@ -1,4 +1,4 @@
-"""Blocks: the parts of a section that a stage holds in memory, one at a time.
+"""Blocks, which a stage holds in memory one at a time, and parts, which are one job's share of a volume.
 
 Pure integer geometry in pixels (px). A block is written by itself and may be read with a halo, the
 surroundings that its result depends on; at the section's edges there is none.

@@ -60,8 +60,8 @@ def build_dataset(
         file = stack.enter_context(layout.create(output, record))
         stored = layout.add(file, layout.RAW, raw.shape, raw.dtype)
         for z in range(raw.shape[1]):
-            for part in blocks(raw.shape[2:], block):
-                stored[:, z, *part.write] = raw.read(z, *part.write)
+            for area in blocks(raw.shape[2:], block):
+                stored[:, z, *area.write] = raw.read(z, *area.write)
         if truth is None:
             return
         read = truth.read
@@ -85,10 +85,10 @@ def _write_truth(
     counts = np.zeros((shape[0], 3), np.int64)
     for z in range(shape[0]):
         found, spared = [], []
-        for part in blocks(shape[1:], block, border_halo(width)):
-            around = read(z, *part.read)
-            cells, given_away = around[part.crop], separation_border(around, width)[part.crop]
-            labels[z, *part.write], border[z, *part.write] = cells, given_away
+        for area in blocks(shape[1:], block, border_halo(width)):
+            around = read(z, *area.read)
+            cells, given_away = around[area.crop], separation_border(around, width)[area.crop]
+            labels[z, *area.write], border[z, *area.write] = cells, given_away
             found.append(count_pixels(cells))
             spared.append(count_pixels(np.where(given_away, 0, cells))[0])
         values, inverse = np.unique(np.concatenate([v for v, _ in found]), return_inverse=True)
@@ -135,10 +135,10 @@ def measure_statistics(
             )
             volumes.append(tuple(file[array.name] for array in arrays))
         cell = sum(
-            np.count_nonzero(target_class(labels[z, *part.read], border[z, *part.read]))
+            np.count_nonzero(target_class(labels[z, *area.read], border[z, *area.read]))
             for _, labels, border in volumes
             for z in range(len(labels))
-            for part in blocks(labels.shape[1:])
+            for area in blocks(labels.shape[1:])
         )
         total = sum(labels.size for _, labels, _ in volumes)
         if not 0 < cell < total:
@@ -187,10 +187,10 @@ def build_weight_map(
         target = layout.add(file, layout.WEIGHT_MAP, labels.shape)
         target.attrs.update(w_c=w_c, w0=w0, sigma=sigma)
         for z in range(labels.shape[0]):
-            for part in blocks(labels.shape[1:], block, weights.halo(w_c, w0, sigma)):
-                cells = labels[z, *part.read]
-                cells[border[z, *part.read] > 0] = 0
-                target[z, *part.write] = weights.weight_map(cells, w_c, w0, sigma)[part.crop]
+            for area in blocks(labels.shape[1:], block, weights.halo(w_c, w0, sigma)):
+                cells = labels[z, *area.read]
+                cells[border[z, *area.read] > 0] = 0
+                target[z, *area.write] = weights.weight_map(cells, w_c, w0, sigma)[area.crop]
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -57,8 +57,8 @@ def find_pieces(read: Read, stored: Any, z: int, *, block: int = BLOCK, memory_g
     above = np.zeros(shape[1], np.uint32)  # the last row of the blocks above
     left = np.zeros(0, np.uint32)  # the last column of the block to the left
     used = 0
-    for part in blocks(shape, block):
-        rows, columns = part.write
+    for area in blocks(shape, block):
+        rows, columns = area.write
         labels = padded_components(padded(read(z, rows, columns), np.uint8)).view(np.uint32)
         inside = labels[1:-1, 1:-1]
         count = int(inside.max())

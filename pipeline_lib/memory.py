@@ -30,7 +30,8 @@ CHUNK_CACHE_BYTES = 2**30  # at most, in training
 
 @dataclass(frozen=True)
 class Need:
-    """The memory a job takes at most: which `job`, how many `bytes`, and what helps where it is too much."""
+    """The memory that a job cannot do without: which `job`, how many `bytes`, and what helps where it is too
+    much."""
 
     job: str
     bytes: float
@@ -51,22 +52,24 @@ def require(needs: Iterable[Need], memory_gb: float) -> Need:
 
 def scoring(volume: str, section: tuple[int, int]) -> Need:
     """Of the scores and the threshold of a volume; one thread at least looks at a whole section."""
-    height, width = section
-    return Need(
-        f"scoring volume {volume} (sections of {height:,} x {width:,} px, each as a whole)",
-        PROCESS_BYTES + SCORING_BYTES_PER_PIXEL * height * width,
-        "cut its images into smaller ones, or give it the split `predict`, which is not scored",
-    )
+    remedy = "cut its images into smaller ones, or give it the split `predict`, which is not scored"
+    return _whole_sections("scoring", volume, section, PROCESS_BYTES, SCORING_BYTES_PER_PIXEL, remedy)
 
 
 def validation(volume: str, section: tuple[int, int]) -> Need:
     """Of looking at a validation volume during the training."""
-    height, width = section
-    return Need(
-        f"validating on volume {volume} (sections of {height:,} x {width:,} px, each as a whole)",
-        TORCH_PROCESS_BYTES + VALIDATION_BYTES_PER_PIXEL * height * width,
-        "cut its images into smaller ones",
+    remedy = "cut its images into smaller ones"
+    return _whole_sections(
+        "validating on", volume, section, TORCH_PROCESS_BYTES, VALIDATION_BYTES_PER_PIXEL, remedy
     )
+
+
+def _whole_sections(
+    what: str, volume: str, section: tuple[int, int], process: int, per_pixel: int, remedy: str
+) -> Need:
+    height, width = section
+    job = f"{what} volume {volume} (sections of {height:,} x {width:,} px, each as a whole)"
+    return Need(job, process + per_pixel * height * width, remedy)
 
 
 def training(

@@ -113,10 +113,10 @@ def measure(kind: str, volumes: Iterable[Any], *, memory_gb: float = 8.0) -> Nor
     elif kind != "none":
         # by blocks, merged by their sizes: no sum grows beyond float64's exact range
         moments = [
-            (block[0].size, block.mean(axis=(1, 2), dtype=float), block.var(axis=(1, 2), dtype=float))
+            (gray[0].size, gray.mean(axis=(1, 2), dtype=float), gray.var(axis=(1, 2), dtype=float))
             for volume in volumes
             for z in range(volume.shape[1])
-            for block in (volume[:, z, *part.read] for part in blocks(volume.shape[2:], STEP))
+            for gray in (volume[:, z, *area.read] for area in blocks(volume.shape[2:], STEP))
         ]
         size, mean, variance = (np.array(values) for values in zip(*moments, strict=True))
         offset = np.average(mean, axis=0, weights=size)[:, None, None]
@@ -141,7 +141,7 @@ def _mean_image(volumes: list[Any], memory_gb: float) -> np.ndarray:
             "`memory_gb`."
         )
     offset = np.empty((channels, height, width))
-    for part in blocks((height, width), STEP):
-        sections = (v[:, z, *part.read].astype(float) for v in volumes for z in range(v.shape[1]))
-        offset[:, *part.write] = sum(sections) / sum(v.shape[1] for v in volumes)
+    for area in blocks((height, width), STEP):
+        sections = (v[:, z, *area.read].astype(float) for v in volumes for z in range(v.shape[1]))
+        offset[:, *area.write] = sum(sections) / sum(v.shape[1] for v in volumes)
     return offset

@@ -17,12 +17,11 @@ from torch import Tensor
 from pipeline_lib import augment, layout
 from pipeline_lib.files import allow_open_files
 from pipeline_lib.labels import target_class
+from pipeline_lib.memory import CHUNK_CACHE_BYTES
 from pipeline_lib.normalisation import Normalisation
 from pipeline_lib.tiling import Geometry
 
 PREFETCH = 4  # batches prepared ahead; that is a small part of a step, a few hide its variation
-CACHE_BYTES = 1 << 30  # for chunks of all volumes together, unpacked once and met again by many patches
-
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,8 @@ def open_volumes(
     `InputError` where the system lets this process open too few files.
     """
     allow_open_files(2 * len(datasets), "training", "make the images sections of fewer volumes")
-    cache = CACHE_BYTES // max(4 * len(datasets), 1)
+    # for chunks of all volumes together, unpacked once and met again by many patches
+    cache = CHUNK_CACHE_BYTES // max(4 * len(datasets), 1)
     volumes = []
     for dataset, weight_map in zip(datasets, weight_maps, strict=True):
         arrays = (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)
@@ -146,4 +146,3 @@ def open_volumes(
         weights = stack.enter_context(layout.require(weight_map, layout.WEIGHT_MAP, cache_bytes=cache))
         volumes.append((*(file[array.name] for array in arrays), weights[layout.WEIGHT_MAP.name]))
     return volumes
-

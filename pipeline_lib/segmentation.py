@@ -129,8 +129,8 @@ def relabel_part(pieces: Path, numbers: Path, output: Path, *, block: int = BLOC
         labels = Labels(source[layout.PIECES.name], found[pieces.name])
         target = layout.add(file, layout.LABELS, labels.shape)
         for z in range(len(target)):
-            for part in blocks.blocks(target.shape[1:], block):
-                target[z, *part.write] = labels[z, *part.write]
+            for area in blocks.blocks(target.shape[1:], block):
+                target[z, *area.write] = labels[z, *area.write]
 
 
 def _cells(probability: h5py.Dataset, threshold: float) -> Read:

@@ -41,6 +41,15 @@ def test_the_last_line_tells_time_and_memory_of_the_function_alone(tmp_path):
     assert 100 <= int(found[1]) < 150 < len(ballast)
 
 
+def test_the_memory_of_a_process_that_it_started_counts(tmp_path):
+    _, log = run(
+        tmp_path,
+        "import subprocess, sys",
+        "run(subprocess.run, [sys.executable, '-c', 'bytearray(2 * 10**8)'])",
+    )
+    assert 200 <= int(re.search(r"(\d+) MB at most", log)[1]) < 300
+
+
 def test_several_calls_are_told_of_as_one(tmp_path):
     _, log = run(
         tmp_path,
