@@ -70,9 +70,12 @@ def cell_probability(network: str, raw: np.ndarray, statistics: dict[str, Any]) 
 
 def predict(dataset: Path, statistics: Path, output: Path, *, network: str, block: int = BLOCK) -> None:
     """Write `cell_probability` of baseline `network` (`constant` or `smoothed_raw`) for `dataset` (HDF5)."""
-    measured = read_json(statistics)
-    record = provenance.record([dataset, statistics], network=network)
-    with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:
+    with (
+        provenance.making("predict_baselines", [output], [dataset, statistics], network=network) as record,
+        layout.require(dataset, layout.RAW) as source,
+        layout.create(output, record) as file,
+    ):
+        measured = read_json(statistics)
         raw = source[layout.RAW.name]
         target = layout.add(file, layout.CELL_PROBABILITY, raw.shape[1:])
         for z in range(raw.shape[1]):

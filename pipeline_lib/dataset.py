@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import h5py
@@ -36,6 +36,7 @@ def build_dataset(
     `InputError` for images and annotations that cannot be used or do not fit each other.
     """
     with ExitStack() as stack:
+        stack.enter_context(_named(output.stem))
         raw = stack.enter_context(imageio.open_images(images, sections=sections, channels=channels))
         truth = None
         if annotation:
@@ -50,12 +51,16 @@ def build_dataset(
                     "correct `images`, `annotation` or `sections` in the table."
                 )
         sources = [imageio.source_file(path) for path in (images, annotation) if path]
-        record = provenance.record(
-            sources,
-            sections=sections,
-            annotation_kind=annotation_kind,
-            channels=channels,
-            separation_border_width=separation_border_width,
+        record = stack.enter_context(
+            provenance.making(
+                "build_dataset",
+                [output],
+                sources,
+                sections=sections,
+                annotation_kind=annotation_kind,
+                channels=channels,
+                separation_border_width=separation_border_width,
+            )
         )
         file = stack.enter_context(layout.create(output, record))
         stored = layout.add(file, layout.RAW, raw.shape, raw.dtype)
@@ -72,6 +77,15 @@ def build_dataset(
             read = cells.read
         counts = _write_truth(file, read, truth.shape, separation_border_width, block)
     _report_cells(output, truth.shape, counts, separation_border_width)
+
+
+@contextmanager
+def _named(volume: str) -> Iterator[None]:
+    """Name the volume in errors: one of many in a job, and an image alone may be in several."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"volume {volume}: {error}") from error
 
 
 def _write_truth(
@@ -128,6 +142,9 @@ def measure_statistics(
     """
     allow_open_files(len(datasets), "statistics", "make the images sections of fewer volumes")
     with ExitStack() as stack:
+        record = stack.enter_context(
+            provenance.making("measure_statistics", [output], datasets, normalisation=normalisation_kind)
+        )
         arrays, volumes = (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER), []
         for path in datasets:
             file = stack.enter_context(
@@ -154,7 +171,7 @@ def measure_statistics(
                     normalisation_kind, [raw for raw, _, _ in volumes], memory_gb=memory_gb
                 ).to_dict(),
                 "smoothed_raw": baselines.measure(volumes),
-                "provenance": provenance.record(datasets, normalisation=normalisation_kind),
+                "provenance": record,
             },
         )
     logger.info(
@@ -176,13 +193,14 @@ def build_weight_map(
 
     `sigma` in px; without `class_balance`, w_c is 1 for both classes.
     """
-    frequencies = np.array(read_json(statistics)["class_frequencies"])
-    w_c = weights.class_weights(frequencies) if class_balance else np.ones(2)
-    record = provenance.record([dataset, statistics], w0=w0, sigma=sigma, class_balance=class_balance)
+    settings = {"w0": w0, "sigma": sigma, "class_balance": class_balance}
     with (
+        provenance.making("build_weight_map", [output], [dataset, statistics], **settings) as record,
         layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as source,
         layout.create(output, record) as file,
     ):
+        frequencies = np.array(read_json(statistics)["class_frequencies"])
+        w_c = weights.class_weights(frequencies) if class_balance else np.ones(2)
         labels, border = source[layout.LABELS.name], source[layout.SEPARATION_BORDER.name]
         target = layout.add(file, layout.WEIGHT_MAP, labels.shape)
         target.attrs.update(w_c=w_c, w0=w0, sigma=sigma)

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from pipeline_lib import imageio, layout, metrics
+from pipeline_lib import imageio, layout, metrics, provenance
 from pipeline_lib.errors import InputError
 from pipeline_lib.files import read_json, replacing
 from pipeline_lib.labels import cells_apart, separation_border
 from pipeline_lib.log import logger
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for
 from pipeline_lib.metrics.sections import Sections
+from pipeline_lib.scores import COLUMNS, at_chosen_threshold, read_scores, spread
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ["volume", "split", "network", "fold", "metric", "threshold", "value"]
 SHOWN = ["metric", "best", "threshold", "pixel_error", "rand_error", "v_rand_thin", "warping_error"]
 
 
@@ -52,33 +52,37 @@ def evaluate(
     are read one by one and scored by as many of `threads` as `memory_gb` has room for. Raises `InputError`
     where it has room for none, and where dataset and prediction differ in shape.
     """
-    import pandas as pd  # 0.25 s that joining tables does without
-
-    thresholds = sorted({*metrics.CHALLENGE_THRESHOLDS, read_json(threshold)["threshold"]})
-    with (
-        layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,
-        layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
-    ):
-        probability = predicted[layout.CELL_PROBABILITY.name]
-        labels, border = truth[layout.LABELS.name], truth[layout.SEPARATION_BORDER.name]
-        if probability.shape != labels.shape:
-            raise InputError(
-                f"{prediction}: shape {probability.shape}, but {dataset} has {labels.shape}. Delete the "
-                "prediction and run the workflow again."
-            )
-        scores = metrics.isbi_scores(
-            Sections(labels.shape, bool, lambda z: cells_apart(labels[z], border[z])),
-            probability,
-            thresholds,
-            labels=labels,
-            minimum_size=minimum_size,
-            workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),
-        )
     names = {"volume": volume, "split": split, "network": network, "fold": fold}
-    table = pd.DataFrame(names | dict(scores.items()), columns=COLUMNS)  # at once: a fifth of `assign`'s time
-    with replacing(output) as temporary:
-        table.to_csv(temporary, index=False)
-    logger.info("%s (%s, %s): %d scores", volume, split, network, len(table))
+    inputs = [dataset, prediction, threshold]
+    with provenance.making("evaluate", [output], inputs, **names, minimum_size=minimum_size):
+        import pandas as pd  # 0.25 s that joining tables does without
+
+        thresholds = sorted({*metrics.CHALLENGE_THRESHOLDS, read_json(threshold)["threshold"]})
+        with (
+            layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,
+            layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
+        ):
+            probability = predicted[layout.CELL_PROBABILITY.name]
+            labels, border = truth[layout.LABELS.name], truth[layout.SEPARATION_BORDER.name]
+            if probability.shape != labels.shape:
+                raise InputError(
+                    f"{prediction}: shape {probability.shape}, but {dataset} has {labels.shape}. Delete the "
+                    "prediction and run the workflow again."
+                )
+            scores = metrics.isbi_scores(
+                Sections(labels.shape, bool, lambda z: cells_apart(labels[z], border[z])),
+                probability,
+                thresholds,
+                labels=labels,
+                minimum_size=minimum_size,
+                workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),
+            )
+        table = pd.DataFrame(
+            names | dict(scores.items()), columns=COLUMNS
+        )  # at once: a fifth of `assign`'s time
+        with replacing(output) as temporary:
+            table.to_csv(temporary, index=False)
+        logger.info("%s (%s, %s): %d scores", volume, split, network, len(table))
 
 
 def collect_scores(scores: Sequence[Path], output: Path) -> None:
@@ -86,7 +90,11 @@ def collect_scores(scores: Sequence[Path], output: Path) -> None:
 
     Raises `InputError` for a table with other columns.
     """
-    with replacing(output) as temporary, open(temporary, "wb") as file:
+    with (
+        provenance.making("collect_scores", [output], scores),
+        replacing(output) as temporary,
+        open(temporary, "wb") as file,
+    ):
         header = ",".join(COLUMNS).encode() + b"\n"
         file.write(header)
         for path in scores:
@@ -97,6 +105,20 @@ def collect_scores(scores: Sequence[Path], output: Path) -> None:
                     "written by another version of bordure. Delete it and run the workflow again."
                 )
             file.write(rows)
+
+
+def measure_spread(scores: Path, thresholds: Sequence[Path], output: Path) -> None:
+    """Write how the scores vary over the seeds of one network's trainings (CSV: `scores.SPREAD_COLUMNS`).
+
+    `thresholds` are files <network>.json, one for each training that `scores` has; each is taken at its own
+    threshold, and a split's score is the mean over its volumes.
+    """
+    with provenance.making("measure_spread", [output], [scores, *thresholds]):
+        chosen = {path.stem: read_json(path)["threshold"] for path in thresholds}
+        table = spread(at_chosen_threshold(read_scores(scores), chosen))
+        with replacing(output) as temporary:
+            table.to_csv(temporary, index=False)
+    logger.info("%s: over %d seeds", output, len(chosen))
 
 
 def score_files(truth: Path, cell_probability: Path, *, annotation_kind: str = "auto") -> pd.DataFrame:

@@ -6,8 +6,10 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import resource
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +18,8 @@ from typing import Any
 
 from pipeline_lib.errors import InputError
 
+# the disk, the user's share of it, and the largest file that a process may write
+_FULL = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 _OTHER_FILES = 100  # that a stage opens besides: models, checkpoints, libraries
 
 
@@ -34,27 +38,46 @@ def replacing(path: str | Path) -> Iterator[Path]:
             left.unlink(missing_ok=True)  # by a process that was killed: a file has one writer
         yield temporary
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # HDF5 raises the latter where it cannot close a file
         own = {str(p) for p in (temporary, path, *path.parents)}
-        if error.filename is not None and str(error.filename) not in own:
+        name = getattr(error, "filename", None)
+        if name is not None and str(name) not in own:
             raise  # of an input, which the reader tells of
-        raise _explained(error, path) from error
+        told = explained(error, path)
+        if told is error:
+            raise
+        raise told from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _explained(error: OSError, path: Path) -> OSError | InputError:
-    # h5py raises a plain OSError whose errno is only in its text
-    if error.errno == errno.ENOSPC or "No space left" in str(error):
+def explained(error: Exception, path: Path) -> Exception:
+    """An `InputError` about `error`, which came up while `path` was being written; else `error` itself."""
+    number = getattr(error, "errno", None)
+    # h5py raises errors whose errno is only in their text
+    if found := next((text for full, text in _FULL.items() if number == full or text in str(error)), ""):
         return InputError(
-            f"{path}: the disk is full; nothing was written. Free space there and run the same command again."
+            f"{path}: the disk is full; nothing was written ({found}). Free space there and run the same "
+            "command again."
         )
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return InputError(
             f"{path}: cannot be written ({error.strerror}). Choose another folder with `results:` in the "
             "config, or make this one writable."
         )
     return error
+
+
+def require_file(path: str | Path, largest: float = math.inf) -> None:
+    """Raise `InputError` for pipes and devices, which may never end, folders, and more than `largest` bytes.
+
+    Raises OSError where there is nothing, and ValueError for a name that no file can have.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: a folder, a pipe or a device, expected a file.")
+    if status.st_size > largest:
+        raise InputError(f"{path}: {status.st_size:,} bytes, expected {largest:,} at most.")
 
 
 def sha256(path: str | Path) -> str:
@@ -66,11 +89,11 @@ def sha256(path: str | Path) -> str:
             digest.update(f"{entry.name}\0{sha256(entry)}\n".encode())
         return digest.hexdigest()
     found = path.stat()
-    return _sha256_of_file(path, found.st_size, found.st_mtime_ns)
+    return _sha256_of_file(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 @cache  # a job that takes many volumes meets the same model with each
-def _sha256_of_file(path: Path, size: int, modified: int) -> str:
+def _sha256_of_file(path: Path, *_as_it_is_now: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline_lib import blocks, imageio, layout, provenance
 from pipeline_lib.log import logger
@@ -15,7 +16,8 @@ def join_predictions(parts: Sequence[Path], output: Path, *, shape: Sequence[int
     `jobs` is the number of jobs that the volume was cut up for (`blocks.parts`). Nothing is copied: `parts`
     must stay. Raises `InputError` for a missing part, or one of another shape.
     """
-    _join(parts, output, layout.CELL_PROBABILITY, shape, jobs)
+    with provenance.making("join_predictions", [output], parts, jobs=jobs) as record:
+        _join(parts, output, layout.CELL_PROBABILITY, shape, jobs, record)
 
 
 def join_labels(
@@ -32,19 +34,33 @@ def join_labels(
 
     `labels` and `cell_probability` are those that `segmentation.segment` writes where one job does it all.
     """
-    _join(parts, joined, layout.LABELS, shape, jobs)
+    outputs = [joined, labels, cell_probability]
+    with provenance.making("join_labels", outputs, [*parts, prediction], jobs=jobs) as record:
+        _join(parts, joined, layout.LABELS, shape, jobs, record)
+        _write_tiffs(joined, prediction, labels, cell_probability, record)
+
+
+def _write_tiffs(
+    joined: Path, prediction: Path, labels: Path, cell_probability: Path, record: dict[str, Any]
+) -> None:
     with (
         layout.require(joined, layout.LABELS) as found,
         layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
     ):
-        imageio.write_labels(labels, found[layout.LABELS.name])
-        imageio.write_probability(cell_probability, predicted[layout.CELL_PROBABILITY.name])
+        imageio.write_labels(labels, found[layout.LABELS.name], provenance=record)
+        imageio.write_probability(
+            cell_probability, predicted[layout.CELL_PROBABILITY.name], provenance=record
+        )
 
 
 def _join(
-    parts: Sequence[Path], output: Path, array: layout.Array, shape: Sequence[int], jobs: int
+    parts: Sequence[Path],
+    output: Path,
+    array: layout.Array,
+    shape: Sequence[int],
+    jobs: int,
+    record: dict[str, Any],
 ) -> None:
     shape = tuple(shape)
-    record = provenance.record(parts, jobs=jobs)
     layout.join(output, array, shape, zip(blocks.parts(shape, jobs), parts, strict=True), record)
     logger.info("%s: %d parts as one", output, len(parts))

@@ -70,7 +70,10 @@ def create(path: str | Path, provenance: dict[str, Any]) -> Iterator[h5py.File]:
 
     `provenance` is kept as a JSON attribute.
     """
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    # No HDF5 locks, which some network file systems refuse: one process writes, to a name no other knows, and
+    # what is at `path` is never written to again.
+    # The format of HDF5 1.10 (2016) has checksums over its tables, too: a bit there may show other numbers.
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver="v110", locking=False) as file:
         _bound_index(file)
         file.attrs["format"] = "bordure"
         file.attrs["format_version"] = FORMAT_VERSION
@@ -90,6 +93,7 @@ def add(file: h5py.Group, array: Array, shape: tuple[int, ...], dtype: Any = Non
         shape,
         dtype or array.dtype,
         chunks=chunks,
+        fletcher32=True,  # a damaged chunk is an error, not other numbers
         **({"compression": "gzip", "compression_opts": 1, "shuffle": True} if array.compressed else {}),
     )
     dataset.attrs.update(axes=array.axes, unit=array.unit, meaning=array.meaning)
@@ -110,6 +114,7 @@ def join(
     `InputError` for a source that is missing or has another shape than its part.
     """
     layout = h5py.VirtualLayout(shape, array.dtype)
+    layout.dcpl.set_obj_track_times(False)  # no time of day: the same parts give the same bytes
     for part, source in sources:
         expected = (part.sections.stop - part.sections.start, part.rows.stop - part.rows.start, shape[2])
         with require(source, array) as file:
@@ -138,7 +143,7 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
     try:
         # ten slots per chunk in the cache, as HDF5 advises: chunks that share one drive each other out
         slots = max(10 * cache_bytes // CHUNK**2, 521)
-        file = h5py.File(path, "r", rdcc_nbytes=cache_bytes, rdcc_nslots=slots)
+        file = h5py.File(path, "r", rdcc_nbytes=cache_bytes, rdcc_nslots=slots, locking=False)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file. Run the workflow to make it.") from error
     except OSError as error:
@@ -177,7 +182,7 @@ def _require_sources(path: Path, dataset: h5py.Dataset) -> None:
     for source in sources:
         part = path.parent / source.file_name
         try:
-            with h5py.File(part) as file:
+            with h5py.File(part, locking=False) as file:
                 found = file[source.dset_name].shape
         except (OSError, KeyError) as error:
             raise InputError(
@@ -192,6 +197,16 @@ def _require_sources(path: Path, dataset: h5py.Dataset) -> None:
             )
     if sources:
         allow_open_files(len(sources), str(path), "lower `jobs_per_volume`")
+
+
+def sources(path: Path) -> list[Path]:
+    """The files of parts that the HDF5 file at `path` shows as one (`join`); none where it cannot be read."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            virtual = [d for d in file.values() if isinstance(d, h5py.Dataset) and d.is_virtual]
+            return [path.parent / source.file_name for d in virtual for source in d.virtual_sources()]
+    except (OSError, RuntimeError, KeyError, ValueError):
+        return []
 
 
 def provenance(file: h5py.File) -> dict[str, Any]:

@@ -1,18 +1,39 @@
-"""Who wrote a file, from what, with which settings."""
+"""Who made a file, from what, with which settings, and whether all of it is still there unchanged.
+
+Every output has a record: inside, where its format has a place for it (HDF5, model, JSON, TIFF), what is the
+same whenever the same is made again; beside it, in the hidden folder `.provenance`, that and what varies
+(time, memory, threads), with the SHA-256 of the output itself, by which the next stage sees that it is whole.
+
+`python -m pipeline_lib.provenance FILE` tells the way of FILE back to the raw images.
+"""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
 import subprocess
-from collections.abc import Iterable
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pipeline_lib import __version__
-from pipeline_lib.files import sha256
+from pipeline_lib.errors import InputError
+from pipeline_lib.files import read_json, sha256, write_json
+from pipeline_lib.log import peak_memory
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ".provenance"
+PACKAGES = ("h5py", "imagecodecs", "numba", "numpy", "pandas", "pillow", "scipy", "tifffile", "torch")
 
 
 @cache
@@ -25,26 +46,309 @@ def version() -> str:
     return f"{__version__} ({git.stdout.strip()})" if git.returncode == 0 else __version__
 
 
-def record(
-    inputs: Iterable[str | Path], shared: Iterable[str | Path] = (), **settings: Any
-) -> dict[str, Any]:
-    """What goes into an output: version, the stage's settings and the SHA-256 of each input file.
-
-    Of `shared` inputs, HDF5 files of which many jobs read a part each, only the SHA-256 of their own record:
-    else each job would read all. No time of day: the same inputs give the same bytes.
-    """
-    found = {
-        "version": version(),
-        "settings": settings,
-        "inputs": {str(path): sha256(path) for path in inputs},
-    }
-    if shared := {str(path): _sha256_of_record(path) for path in shared}:
-        found["records"] = shared
+@cache
+def _packages() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # a part of the library may be used without
     return found
 
 
-def _sha256_of_record(path: str | Path) -> str:
+@contextmanager
+def making(
+    stage: str,
+    outputs: Sequence[str | Path],
+    inputs: Iterable[str | Path],
+    shared: Iterable[str | Path] = (),
+    **settings: Any,
+) -> Iterator[dict[str, Any]]:
+    """Around all that `stage` does to make its `outputs`: yield the record that goes into them.
+
+    The record holds what is the same whenever the same is made: stage, version, settings (the seed is one),
+    the SHA-256 of each input, the versions of packages, and the device, which a stage that may use another
+    than the CPU corrects. Of `shared` inputs, HDF5 files of which many jobs read a part each, it has only the
+    SHA-256 of their own record: else each job would read all.
+
+    In the end the record goes to `.provenance/NAME.json` beside each output, with the output's SHA-256, when
+    and how long it was made (`seconds`, to which the stage may add those of an interrupted run), peak memory
+    (bytes) and threads. Raises `InputError` for an input that is not what its own record says.
+    """
+    inputs, shared = list(map(Path, inputs)), list(map(Path, shared))
+    for path in inputs:
+        _require_unchanged(path)
+    record: dict[str, Any] = {
+        "stage": stage,
+        "version": version(),
+        "settings": settings,
+        "inputs": {str(path): sha256(path) for path in inputs},
+        "packages": _packages(),
+        "device": "cpu",
+    }
+    if shared:
+        record["records"] = {str(path): _sha256_of_record(path) for path in shared}
+    for path in outputs:
+        beside(path).unlink(missing_ok=True)  # it was of what is overwritten
+    start = time.perf_counter()
+    try:
+        yield record
+    except (OSError, RuntimeError, ValueError, KeyError):
+        for path in [*shared, *_parts_of(inputs)]:  # the likeliest cause, and not looked at before
+            _require_unchanged(path)
+        raise
+    varying = {
+        "seconds": round(record.pop("seconds", 0.0) + time.perf_counter() - start, 3),
+        "peak_memory": peak_memory(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    for path in outputs:
+        own = {"file": str(path), "sha256": sha256(path), "bytes": Path(path).stat().st_size}
+        write_json(beside(path), own | record | varying)
+
+
+def beside(path: str | Path) -> Path:
+    """Where the record of the output at `path` lies."""
+    path = Path(path)
+    return path.parent / FOLDER / f"{path.name}.json"
+
+
+def of(path: str | Path) -> dict[str, Any] | None:
+    """The record of the file at `path`: beside it or, where the file alone was handed on, inside it.
+
+    None for a file that bordure did not make. Raises `InputError` for a record or a file that is damaged.
+    """
+    path = Path(path)
+    if beside(path).exists():
+        return read_json(beside(path))
+    return _inside(path) if path.is_file() else None
+
+
+def _inside(path: Path) -> dict[str, Any] | None:
+    """The record inside the file at `path`; its readers are imported where they are needed."""
+    if path.suffix == ".h5":
+        from pipeline_lib import layout
+
+        with layout.require(path) as file:
+            return layout.provenance(file)
+    if path.suffix == ".pt":
+        from pipeline_lib import modelfile
+
+        return modelfile.describe(path)["provenance"]
+    if path.suffix == ".json":
+        content = read_json(path)
+        return content.get("provenance") if isinstance(content, dict) else None
+    if path.suffix in (".tif", ".tiff"):
+        import tifffile
+
+        try:
+            with tifffile.TiffFile(path) as tiff:
+                described = tiff.shaped_metadata or ({},)
+        except (tifffile.TiffFileError, ValueError) as error:
+            raise InputError(f"{path}: not a readable TIFF ({error}).") from error
+        return described[0].get("provenance")
+    if path.suffix == ".png":
+        from PIL import Image
+
+        try:
+            with Image.open(path) as image:
+                return json.loads(image.text["Description"]).get("provenance")
+        except (OSError, ValueError, KeyError):
+            return None  # a picture from elsewhere
+    return None
+
+
+def _sha256_of_record(path: Path) -> str:
     from pipeline_lib import layout  # and with it h5py, which the report does without
 
     with layout.require(path) as file:
         return hashlib.sha256(file.attrs["provenance"].encode()).hexdigest()
+
+
+def _parts_of(inputs: Iterable[Path]) -> list[Path]:
+    from pipeline_lib import layout
+
+    return [part for path in inputs if path.suffix == ".h5" for part in layout.sources(path)]
+
+
+def _require_unchanged(path: Path) -> None:
+    """Raise `InputError` unless the file at `path` is what its record says; raw images have none."""
+    if not beside(path).exists():
+        return
+    record = read_json(beside(path))
+    if not path.exists():
+        raise InputError(f"{path}: no such file. {_again(path)}")
+    if (found := sha256(path)) != record.get("sha256"):
+        raise InputError(
+            f"{path}: not what {record.get('stage')} wrote (SHA-256 {found[:12]}..., expected "
+            f"{str(record.get('sha256'))[:12]}...): damaged or edited since. {_again(path)}"
+        )
+
+
+def _again(path: Path) -> str:
+    return (
+        f"To make it anew and nothing else, type `rm -f {path}` and run the same command with ` -- {path}` "
+        "at its end; then run the same command again."
+    )
+
+
+@dataclass
+class Link:
+    """A file of a chain, as `chain` found it.
+
+    `record` is its own (None for raw images), `state` what it is now: `unchanged`, `changed`, `missing` or
+    `unknown` (never hashed); `inputs` are what it was made from, with whether each is, as far as is known,
+    what it was made from.
+    """
+
+    path: Path
+    record: dict[str, Any] | None
+    state: str
+    inputs: dict[str, bool] = field(default_factory=dict)  # path as recorded -> still that
+
+
+def chain(path: str | Path) -> dict[str, Link]:
+    """All that the file at `path` was made from, back to the raw images: recorded path -> `Link`.
+
+    The file itself comes first. Paths are taken as they were recorded, from the folder in which the workflow
+    ran. Raises `InputError` where there is no such file, or it has no record.
+    """
+    path = Path(path)
+    if not path.exists() and not beside(path).exists():
+        raise InputError(f"{path}: no such file. Name a file that bordure wrote, such as results/scores.csv.")
+    record = of(path)
+    if record is None:
+        raise InputError(
+            f"{path}: has no record: not made by bordure, or handed on without the folder `{FOLDER}` beside "
+            "it, which holds those of tables and pictures."
+        )
+    name = record.get("file", str(path))
+    root = _root(path, name)
+    links: dict[str, Link] = {}
+    waiting = [name]
+    while waiting:
+        name = waiting.pop(0)
+        if name in links:
+            continue
+        link = _look(root / name if links else path)
+        links[name] = link
+        made_from = (link.record or {}).get("inputs", {}) | (link.record or {}).get("records", {})
+        waiting += made_from
+        link.inputs = dict.fromkeys(made_from, True)
+    for link in links.values():
+        recorded = (link.record or {}).get("inputs", {})
+        for source in link.inputs:
+            now = links[source]
+            same = source not in recorded or not now.path.exists() or sha256(now.path) == recorded[source]
+            link.inputs[source] = same and now.state != "changed"
+            if now.state == "unknown" and source in recorded:
+                now.state = "unchanged" if same else "changed"
+    return links
+
+
+def _root(path: Path, recorded: str) -> Path:
+    """The folder from which the workflow ran that recorded `path` as `recorded`."""
+    parts = Path(recorded).parts
+    here = path.absolute()
+    if not Path(recorded).is_absolute() and here.parts[-len(parts) :] == parts:
+        return Path(*here.parts[: -len(parts)])
+    return Path()
+
+
+def _look(path: Path) -> Link:
+    if not path.exists():
+        record = read_json(beside(path)) if beside(path).exists() else None
+        return Link(path, record, "missing")
+    try:
+        record = of(path)
+    except InputError:  # too damaged to tell of itself
+        return Link(path, None, "changed")
+    if record is None or "sha256" not in record:
+        return Link(path, record, "unknown")
+    return Link(path, record, "unchanged" if sha256(path) == record["sha256"] else "changed")
+
+
+_STATES = {
+    "unchanged": "",
+    "changed": "CHANGED since it was written",
+    "missing": "no longer there",
+    "unknown": "no SHA-256 to compare with",
+}
+
+
+def describe(links: dict[str, Link]) -> Iterator[str]:
+    """Lines that tell the chain `links`: each file with its record, and below it what it was made from."""
+    first = next(iter(links))
+    common = links[first].record or {}
+    yield f"bordure {common['version']}; " + ", ".join(" ".join(pair) for pair in common["packages"].items())
+    yield ""
+    told: set[str] = set()
+
+    def tell(name: str, here: str, below: str, same: bool) -> Iterator[str]:
+        link = links[name]
+        state = _STATES[link.state] or ("" if same else "CHANGED since this was made of it")
+        again = "(see above)" if name in told and link.inputs else ""
+        yield here + "   ".join(
+            filter(None, [name, state.upper() if link.state == "missing" else state, again])
+        )
+        if name in told:
+            return
+        told.add(name)
+        rim = below + ("| " if link.inputs else "  ")
+        for line in _told(link.record, common):
+            yield rim + line
+        for number, (source, same) in enumerate(link.inputs.items(), 1):
+            last = number == len(link.inputs)
+            yield from tell(
+                source, below + ("`-- " if last else "|-- "), below + ("    " if last else "|   "), same
+            )
+
+    yield from tell(first, "", "", True)
+    states = [link.state for link in links.values()]
+    counted = {word: states.count(word) for word in ("unchanged", "changed", "missing", "unknown")}
+    yield ""
+    yield f"{len(links)} files: " + ", ".join(f"{n} {word}" for word, n in counted.items() if n)
+
+
+def _told(record: dict[str, Any] | None, common: dict[str, Any]) -> Iterator[str]:
+    """What a record says, but for what all have in common."""
+    if record is None:
+        return
+    did = [record.get("stage", "written"), record.get("device", "")]
+    if "seconds" in record:
+        did += [
+            f"{record['seconds']:.2f} s",
+            f"{record['peak_memory'] / 1e6:.0f} MB",
+            f"finished {record['finished']}",
+        ]
+    yield ", ".join(filter(None, did))
+    if settings := record.get("settings"):
+        yield json.dumps(settings)
+    if record.get("version") != common["version"]:
+        yield f"by bordure {record.get('version')}"
+    if record.get("packages") != common["packages"]:
+        yield f"with {json.dumps(record.get('packages'))}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 0 where all that is there is as it was recorded, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_lib.provenance",
+        description="What a file was made from, back to the raw images, and whether that is still unchanged.",
+    )
+    parser.add_argument("file", type=Path, help="a file that bordure wrote")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        links = chain(options.file)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(describe(links)))
+    return int(any(link.state == "changed" or not all(link.inputs.values()) for link in links.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

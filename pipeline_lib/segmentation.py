@@ -41,8 +41,13 @@ def segment(
     0 = background, without components smaller than `minimum_size` px; `cell_probability` float32 in 0..1.
     Raises `InputError` where there are more components than `memory_gb` holds tables of.
     """
-    t = read_json(threshold)["threshold"]
-    with layout.require(prediction, layout.CELL_PROBABILITY) as file:
+    with (
+        provenance.making(
+            "segment", [labels, cell_probability], [prediction, threshold], minimum_size=minimum_size
+        ) as record,
+        layout.require(prediction, layout.CELL_PROBABILITY) as file,
+    ):
+        t = read_json(threshold)["threshold"]
         probability = file[layout.CELL_PROBABILITY.name]
         with labelled(
             _cells(probability, t),
@@ -52,8 +57,8 @@ def segment(
             block=block,
             memory_gb=memory_gb,
         ) as (found, count):
-            imageio.write_labels(labels, found, maximum=count)
-        imageio.write_probability(cell_probability, probability)
+            imageio.write_labels(labels, found, maximum=count, provenance=record)
+        imageio.write_probability(cell_probability, probability, provenance=record)
         logger.info("%s: %d cells in %d sections at threshold %.2f", labels, count, len(probability), t)
 
 
@@ -64,12 +69,12 @@ def label_part(
 
     Raises `InputError` where there are more pieces than `memory_gb` holds tables of.
     """
-    t = read_json(threshold)["threshold"]
-    record = provenance.record([prediction, threshold])
     with (
+        provenance.making("label_part", [output], [prediction, threshold]) as record,
         layout.require(prediction, layout.CELL_PROBABILITY) as source,
         layout.create(output, record) as file,
     ):
+        t = read_json(threshold)["threshold"]
         probability = source[layout.CELL_PROBABILITY.name]
         pieces = layout.add(file, layout.PIECES, probability.shape)
         for z in range(len(pieces)):
@@ -89,9 +94,11 @@ def number_parts(
     Components are joined across parts, those below `minimum_size` px left out, the others numbered through.
     """
     parts = list(zip(blocks.parts(tuple(shape), jobs), pieces, strict=True))
-    record = provenance.record(pieces, minimum_size=minimum_size)
     used = 0
-    with layout.create(output, record) as file:
+    with (
+        provenance.making("number_parts", [output], pieces, minimum_size=minimum_size) as record,
+        layout.create(output, record) as file,
+    ):
         for path in pieces:
             file.create_group(path.name)
         for z in range(shape[0]):
@@ -116,8 +123,8 @@ def number_parts(
 
 def relabel_part(pieces: Path, numbers: Path, output: Path, *, block: int = BLOCK) -> None:
     """Write the `labels` (HDF5) of one part of a volume from what `label_part` and `number_parts` found."""
-    record = provenance.record([pieces], [numbers])
     with (
+        provenance.making("relabel_part", [output], [pieces], [numbers]) as record,
         layout.require(pieces, layout.PIECES) as source,
         layout.require(numbers) as found,
         layout.create(output, record) as file,

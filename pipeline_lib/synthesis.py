@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from pipeline_lib import imageio
+from pipeline_lib import imageio, provenance
 from pipeline_lib.errors import InputError
 from pipeline_lib.log import logger
 
@@ -46,8 +46,11 @@ def draw_volume(images: str | Path, annotation: str | Path, *, sections: int = 1
     for z in range(sections):
         stack[z], labels[z] = draw_section(size, cell_diameter=cell_diameter, membrane_width=membrane_width,
                                            noise=noise, rng=np.random.default_rng([seed, z]))
-    imageio.write_images(images, stack)
-    imageio.write_labels(annotation, labels)
+    with provenance.making("draw_volume", [images, annotation], [], sections=sections, size=size,
+                           cell_diameter=cell_diameter, membrane_width=membrane_width, noise=noise,
+                           seed=seed) as record:
+        imageio.write_images(images, stack, provenance=record)
+        imageio.write_labels(annotation, labels, provenance=record)
     cells = sum(int(section.max()) for section in labels)
     logger.info("%s: drew %d sections of %d x %d px, %d cells, %.1f %% of the pixels in cells", images,
                 *stack.shape, cells, 100 * np.count_nonzero(labels) / labels.size)

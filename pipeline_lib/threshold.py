@@ -43,38 +43,40 @@ def choose_threshold(
     from where the score falls off. Sections are read one by one and scored by as many of `threads` as
     `memory_gb` has room for; `InputError` where it has room for none.
     """
-    if criterion not in CRITERIA:
-        raise InputError(
-            f"segmentation.criterion: found `{criterion}`, expected one of {', '.join(CRITERIA)}."
-        )
+    inputs = [*datasets, *predictions]
     settings = {"criterion": criterion, "minimum_size": minimum_size}
-    values = [
-        of_section
-        for paths in zip(datasets, predictions, strict=True)
-        for of_section in _values(*paths, **settings, memory_gb=memory_gb, threads=threads)
-    ]
-    more_is_better = CRITERIA[criterion][1]
-    mean = np.nanmean(values, axis=0)
-    best = np.flatnonzero(mean == (mean.max() if more_is_better else mean.min()))
-    threshold = THRESHOLDS[best[len(best) // 2]]
-    write_json(
-        output,
-        {
-            "threshold": threshold,
-            "criterion": criterion,
-            "grid": THRESHOLDS,
-            "value": mean.tolist(),
-            "provenance": provenance.record([*datasets, *predictions], **settings),
-        },
-    )
-    logger.info(
-        "%s: threshold %.2f, mean %s %.4f over %d validation sections",
-        output,
-        threshold,
-        criterion,
-        mean[best[0]],
-        len(values),
-    )
+    with provenance.making("choose_threshold", [output], inputs, **settings) as record:
+        if criterion not in CRITERIA:
+            raise InputError(
+                f"segmentation.criterion: found `{criterion}`, expected one of {', '.join(CRITERIA)}."
+            )
+        values = [
+            of_section
+            for paths in zip(datasets, predictions, strict=True)
+            for of_section in _values(*paths, **settings, memory_gb=memory_gb, threads=threads)
+        ]
+        more_is_better = CRITERIA[criterion][1]
+        mean = np.nanmean(values, axis=0)
+        best = np.flatnonzero(mean == (mean.max() if more_is_better else mean.min()))
+        threshold = THRESHOLDS[best[len(best) // 2]]
+        write_json(
+            output,
+            {
+                "threshold": threshold,
+                "criterion": criterion,
+                "grid": THRESHOLDS,
+                "value": mean.tolist(),
+                "provenance": record,
+            },
+        )
+        logger.info(
+            "%s: threshold %.2f, mean %s %.4f over %d validation sections",
+            output,
+            threshold,
+            criterion,
+            mean[best[0]],
+            len(values),
+        )
 
 
 def _values(

@@ -376,7 +376,6 @@ HISTORY = pd.DataFrame({
     "validation_loss": [0.9, 0.6, 0.7],
     "validation_v_rand_thin": [0.1, np.nan, 0.8],
     "learning_rate": [1e-3, 5e-4, 0.0],
-    "iterations_per_second": [2.0, 2.0, 2.0],
 })
 CHOSEN = {name: {"threshold": t, "criterion": "seg", "grid": [0.2, 0.5, 0.8], "value": [0.1, 0.3, 0.2]}
           for name, t in (("unet", 0.5), ("constant", 0.2), ("smoothed_raw", 0.8))}

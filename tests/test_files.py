@@ -25,6 +25,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     [
         (OSError(errno.ENOSPC, "No space left on device"), "disk is full; nothing was written"),
         (OSError("Can't write data (errno = 28, No space left on device)"), "disk is full"),
+        (RuntimeError("Can't decrement id ref count (errno = 28, No space left on device)"), "disk is full"),
         (PermissionError(errno.EACCES, "Permission denied"), "cannot be written.*`results:`"),
         (OSError(errno.EROFS, "Read-only file system"), "cannot be written"),
     ],

@@ -17,8 +17,9 @@ STAGES = {
     "joining",
     "evaluation",
     "report",
+    "provenance_page",
 }
-GROUND = {"errors", "files", "log", "blocks", "layout", "imageio"}
+GROUND = {"locks", "signals", "errors", "files", "log", "blocks", "layout", "imageio"}
 HOME = {  # library -> the modules that may import it
     "torch": {
         "augment",

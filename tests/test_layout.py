@@ -1,8 +1,10 @@
+import time
+
 import h5py
 import numpy as np
 import pytest
 
-from pipeline_lib import layout
+from pipeline_lib import blocks, layout
 from pipeline_lib.errors import InputError
 
 
@@ -56,3 +58,17 @@ def test_a_missing_array_is_named_beside_those_found(tmp_path):
 def test_a_shape_that_does_not_fit_the_axes_is_a_mistake_of_ours(tmp_path):
     with pytest.raises(ValueError, match="axes czyx"), layout.create(tmp_path / "a.h5", {}) as file:
         layout.add(file, layout.RAW, (3, 4, 4), np.uint8)
+
+
+def test_parts_shown_as_one_are_the_same_bytes_at_any_time(tmp_path):
+    with layout.create(tmp_path / "1.h5", {}) as file:
+        layout.add(file, layout.LABELS, (1, 4, 4))
+    parts = [(blocks.parts((1, 4, 4), 1)[0], tmp_path / "1.h5")]
+
+    def joined(name):
+        layout.join(tmp_path / name, layout.LABELS, (1, 4, 4), parts, {})
+        return (tmp_path / name).read_bytes()
+
+    before = joined("a.h5")
+    time.sleep(1.1)  # HDF5 counts whole seconds
+    assert joined("b.h5") == before

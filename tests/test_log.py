@@ -1,8 +1,15 @@
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
+
+from pipeline_lib.log import WORKFLOW
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "7", "PYTHONUNBUFFERED": ""}
@@ -20,7 +27,9 @@ def run(tmp_path, *statements):
     )
     command = [sys.executable, script]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT)
-    return ended, (tmp_path / "a.log").read_text()
+    who, _, log = (tmp_path / "a.log").read_text().partition("\n")
+    assert re.fullmatch(r"process \d+ on \S+ since [\d-]+ [\d:]+", who)
+    return ended, log
 
 
 def test_a_stage_logs_to_its_file_and_the_terminal_and_sizes_thread_pools(tmp_path):
@@ -79,17 +88,18 @@ def test_what_a_user_can_put_right_is_told_without_a_traceback(tmp_path):
     assert "Traceback" not in log and "done" not in log
 
 
-def test_a_stage_that_is_ended_from_outside_leaves_nothing_half_written(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stage_that_is_ended_from_outside_leaves_nothing_half_written(tmp_path, number):
     ended, log = run(
         tmp_path,
         "from pipeline_lib.files import replacing",
         "with replacing('b.csv') as temporary:",
         "    temporary.write_text('half')",
-        "    os.kill(os.getpid(), 15)",
+        f"    os.kill(os.getpid(), {number:d})",
         "    time.sleep(60)",
     )
-    assert ended.returncode == 128 + 15
-    assert log.endswith("error: ended by SIGTERM. Run the same command again.\n")
+    assert ended.returncode == 128 + number
+    assert log.endswith(f"error: ended by {number.name}. Run the same command again.\n")
     assert not list(ROOT.glob(".b.partial-*"))
 
 
@@ -97,3 +107,56 @@ def test_what_is_our_mistake_is_told_with_its_place(tmp_path):
     ended, log = run(tmp_path, "raise KeyError('oops')")
     assert ended.returncode == 1
     assert "script.py" in log and "KeyError: 'oops'" in log
+
+
+def test_the_same_job_of_an_earlier_run_is_waited_for(tmp_path):
+    """Its Snakemake was killed, on another machine say: two would write one file."""
+    code = (
+        "import time, pathlib; from pipeline_lib.log import stage\n"
+        f"with stage({str(tmp_path / 'a.log')!r}) as run:\n"
+        f"    pathlib.Path({str(tmp_path)!r}, 'begun').touch(); run(time.sleep, 1)\n"
+        f"    pathlib.Path({str(tmp_path)!r}, 'ended').touch()\n"
+    )
+    earlier = subprocess.Popen([sys.executable, "-c", code], env=ENVIRONMENT)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    ended, log = run(tmp_path, f"run(logger.info, os.path.exists({str(tmp_path / 'ended')!r}))")
+    assert earlier.wait() == 0 and ended.returncode == 0
+    assert f"waiting for the same job of an earlier run to end (process {earlier.pid} on " in ended.stderr
+    assert " True\n" in log and "waiting" not in log
+
+
+def test_a_job_ends_with_the_workflow_that_started_it(tmp_path, monkeypatch):
+    workflow = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setitem(ENVIRONMENT, WORKFLOW, f"{socket.gethostname()}:{workflow.pid}")
+    ended, log = run(tmp_path, f"os.kill({workflow.pid}, 9)", "run(time.sleep, 60)")
+    workflow.wait()
+    assert ended.returncode == 128 + 15
+    assert f"the workflow that started this job (process {workflow.pid}) is gone\n" in log
+
+
+def test_a_log_on_a_full_disk_is_told_without_a_traceback(tmp_path):
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "from pipeline_lib.log import stage\n"
+        f"with stage({str(tmp_path / 'a.log')!r}): pass"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(
+        f"error: {tmp_path}/a.log: the disk is full; nothing was written (File too large)"
+    )
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_job_whose_workflow_was_gone_before_it_began_does_not_begin(tmp_path, monkeypatch):
+    workflow = subprocess.Popen(["true"])
+    workflow.wait()
+    monkeypatch.setitem(ENVIRONMENT, WORKFLOW, f"{socket.gethostname()}:{workflow.pid}")
+    ended, _ = run(tmp_path, "run(time.sleep, 60)")
+    assert ended.returncode == 128 + 15
+
+
+def test_a_workflow_on_another_machine_is_not_looked_for_here(tmp_path, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, WORKFLOW, "elsewhere:999999")
+    assert run(tmp_path, "run(time.sleep, 0.5)")[0].returncode == 0

@@ -1,10 +1,47 @@
-import hashlib
 import json
+import os
 import re
+import shutil
 import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import pipeline_lib
-from pipeline_lib import layout, provenance
+from pipeline_lib import blocks, layout, provenance
+from pipeline_lib.dataset import build_dataset, build_weight_map, measure_statistics
+from pipeline_lib.errors import InputError
+from pipeline_lib.synthesis import draw_volume
+
+
+def digest(path):
+    return sha256(Path(path).read_bytes()).hexdigest()
+
+
+def flip(path, position=None):
+    """One bit of the file is another, and the clock says nothing."""
+    content, told = bytearray(path.read_bytes()), path.stat()
+    content[len(content) // 2 if position is None else position] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A drawn volume, its dataset, statistics and weight map, with paths as the workflow has them."""
+    monkeypatch.chdir(tmp_path)
+    draw_volume("raw/images.tif", "raw/labels.tif", sections=1, size=96, cell_diameter=20, seed=7)
+    shutil.rmtree("raw/.provenance")  # images of a user
+    build_dataset("raw/images.tif", "raw/labels.tif", Path("results/a.h5"), separation_border_width=1)
+    measure_statistics([Path("results/a.h5")], Path("results/statistics.json"))
+    build_weight_map(Path("results/a.h5"), Path("results/statistics.json"), Path("results/w.h5"), sigma=3.0)
+    return tmp_path
 
 
 def test_version_names_release_and_commit():
@@ -17,18 +54,196 @@ def test_version_names_release_and_commit():
         assert head.stdout.startswith(commit)
 
 
-def test_a_record_is_plain_and_names_each_input_by_its_bytes(tmp_path):
-    (tmp_path / "a.tif").write_bytes(b"raw")
-    record = provenance.record([tmp_path / "a.tif"], sigma=5.0)
-    assert record["inputs"] == {str(tmp_path / "a.tif"): hashlib.sha256(b"raw").hexdigest()}
-    assert record["settings"] == {"sigma": 5.0}
-    assert json.loads(json.dumps(record)) == record == provenance.record([tmp_path / "a.tif"], sigma=5.0)
+def test_a_record_tells_stage_settings_inputs_packages_and_itself_what_varies(made):
+    inside, beside = (read(Path("results/w.h5")) for read in (provenance._inside, provenance.of))
+    assert inside["stage"] == "build_weight_map" and inside["version"] == provenance.version()
+    assert inside["settings"] == {"w0": 10.0, "sigma": 3.0, "class_balance": True}
+    assert inside["inputs"] == {
+        f"results/{name}": digest(f"results/{name}") for name in ("a.h5", "statistics.json")
+    }
+    assert inside["packages"]["numpy"] == np.__version__ and inside["device"] == "cpu"
+    varying = {name: beside.pop(name) for name in ("seconds", "peak_memory", "threads", "finished")}
+    assert beside == inside | {
+        "file": "results/w.h5",
+        "sha256": digest("results/w.h5"),
+        "bytes": os.path.getsize("results/w.h5"),
+    }
+    assert varying["seconds"] > 0 and varying["peak_memory"] > 2**20
 
 
-def test_what_many_jobs_share_is_told_by_its_own_record_and_not_read(tmp_path):
+def test_what_is_inside_every_kind_of_file_is_the_same_whenever_it_is_made(made, tmp_path):
+    for name in ("results/a.h5", "results/statistics.json"):
+        assert provenance._inside(Path(name))["inputs"]
+    before = {path: digest(path) for path in Path("results").glob("[a-z]*.*")}
+    build_dataset("raw/images.tif", "raw/labels.tif", Path("results/a.h5"), separation_border_width=1)
+    measure_statistics([Path("results/a.h5")], Path("results/statistics.json"))
+    build_weight_map(Path("results/a.h5"), Path("results/statistics.json"), Path("results/w.h5"), sigma=3.0)
+    assert {path: digest(path) for path in Path("results").glob("[a-z]*.*")} == before
+
+
+@pytest.mark.parametrize("name", ["a.h5", "statistics.json"])
+def test_a_flipped_bit_is_refused_named_and_put_right_by_making_that_file_anew(made, name):
+    path = Path("results", name)
+    whole, weights = path.read_bytes(), digest("results/w.h5")
+    flip(path)
+    arguments = Path("results/a.h5"), Path("results/statistics.json"), Path("results/w.h5")
+    stage = {"a.h5": "build_dataset", "statistics.json": "measure_statistics"}[name]
+    expected = rf"^results/{re.escape(name)}: not what {stage} wrote .*`rm -f results/{re.escape(name)}`"
+    with pytest.raises(InputError, match=expected):
+        build_weight_map(*arguments, sigma=3.0)
+    assert digest("results/w.h5") == weights  # what was there is untouched
+    path.write_bytes(whole)
+    build_weight_map(*arguments, sigma=3.0)
+
+
+def test_a_removed_input_is_named_with_what_makes_it_anew(made):
+    Path("results/statistics.json").unlink()
+    with pytest.raises(InputError, match=r"statistics.json: no such file. To make it anew"):
+        build_weight_map(Path("results/a.h5"), Path("results/statistics.json"), Path("results/w.h5"))
+
+
+def test_a_stage_that_was_killed_before_its_record_leaves_no_record_of_what_it_wrote(made):
+    """A record from before, of other bytes, would accuse a whole file."""
+    with pytest.raises(KeyboardInterrupt), provenance.making("s", ["results/a.h5"], []):
+        Path("results/a.h5").write_bytes(b"anew")
+        raise KeyboardInterrupt
+    assert not provenance.beside("results/a.h5").exists()
+
+
+def test_a_flipped_bit_in_pixels_that_are_read_in_part_is_seen_too(made):
+    """Files that many jobs share are not hashed by each of them."""
+    with h5py.File("results/a.h5") as file:
+        place = file["raw"].id.get_chunk_info(0)
+    flip(Path("results/a.h5"), place.byte_offset + place.size // 2)
+    with (
+        pytest.raises(InputError, match=r"^results/a.h5: not what build_dataset wrote"),
+        provenance.making("predict", ["results/p.h5"], [], ["results/a.h5"]),
+        layout.require("results/a.h5", layout.RAW) as file,
+    ):
+        file["raw"][:]
+
+
+def test_what_many_jobs_share_is_told_by_its_own_record(tmp_path):
     def shared(name, **settings):
-        with layout.create(tmp_path / name, provenance.record([], **settings)) as file:
+        with (
+            provenance.making("s", [tmp_path / name], [], **settings) as record,
+            layout.create(tmp_path / name, record) as file,
+        ):
             layout.add(file, layout.LABELS, (1, 4, 4))
-        return provenance.record([], [tmp_path / name])["records"][str(tmp_path / name)]
+        with provenance.making("t", [], [], [tmp_path / name]) as record:
+            return record["records"][str(tmp_path / name)]
 
     assert shared("a.h5", sigma=5) == shared("b.h5", sigma=5) != shared("c.h5", sigma=6)
+
+
+class TestChain:
+    def test_leads_back_to_the_raw_images(self, made):
+        links = provenance.chain("results/w.h5")
+        assert next(iter(links)) == "results/w.h5"
+        assert {name: link.state for name, link in links.items()} == dict.fromkeys(
+            ["results/w.h5", "results/a.h5", "results/statistics.json", "raw/images.tif", "raw/labels.tif"],
+            "unchanged",
+        )
+        assert links["raw/images.tif"].record["stage"] == "draw_volume"  # told by the file itself
+
+    def test_is_found_from_any_folder(self, made, tmp_path_factory, monkeypatch):
+        monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        links = provenance.chain(made / "results/w.h5")
+        assert {link.state for link in links.values()} == {"unchanged"} and len(links) == 5
+
+    def test_tells_raw_images_that_are_others_now(self, made):
+        flip(Path("raw/images.tif"))
+        links = provenance.chain("results/w.h5")
+        assert links["raw/images.tif"].state == "changed"
+        assert links["results/a.h5"].inputs == {"raw/images.tif": False, "raw/labels.tif": True}
+        assert links["results/a.h5"].state == "unchanged"
+
+    def test_tells_a_file_that_was_made_anew_with_other_settings(self, made):
+        build_dataset("raw/images.tif", "raw/labels.tif", Path("results/a.h5"), separation_border_width=4)
+        links = provenance.chain("results/w.h5")
+        assert links["results/a.h5"].state == "unchanged"  # it is what its own record says
+        assert links["results/w.h5"].inputs == {"results/a.h5": False, "results/statistics.json": True}
+
+    def test_goes_on_behind_a_file_that_is_no_longer_there(self, made):
+        Path("results/a.h5").unlink()
+        links = provenance.chain("results/w.h5")
+        assert links["results/a.h5"].state == "missing" and "raw/images.tif" in links
+
+    def test_of_a_file_handed_on_alone_is_what_it_carries(self, made, tmp_path):
+        shutil.copy("results/w.h5", tmp_path / "mine.h5")
+        links = provenance.chain("mine.h5")
+        assert links["mine.h5"].state == "unknown"
+        assert links["results/a.h5"].state == "unchanged" and len(links) == 5
+
+
+def command(*arguments):
+    environment = os.environ | {"PYTHONPATH": str(provenance.ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline_lib.provenance", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+
+
+def test_the_command_tells_the_chain_and_fails_where_a_link_is_broken(made):
+    found = command("results/w.h5")
+    assert found.returncode == 0 and found.stderr == ""
+    assert "|-- results/a.h5\n|   | build_dataset, cpu" in found.stdout
+    assert "`-- results/statistics.json" in found.stdout
+    assert found.stdout.endswith("5 files: 5 unchanged\n")
+    flip(Path("results/a.h5"))
+    found = command("results/w.h5")
+    assert found.returncode == 1
+    assert "results/a.h5   CHANGED since it was written" in found.stdout
+    assert found.stdout.endswith("5 files: 4 unchanged, 1 changed\n")
+
+
+@pytest.mark.parametrize("name, message", [("none.h5", "no such file"), ("raw/note.txt", "has no record")])
+def test_the_command_says_what_it_cannot_tell_of(made, name, message):
+    Path("raw/note.txt").write_text("mine")
+    found = command(name)
+    assert found.returncode == 1 and re.match(rf"error: {name}: {message}.*\n$", found.stderr)
+
+
+def test_records_are_plain_json(made):
+    record = json.loads(provenance.beside("results/a.h5").read_text())
+    assert record["settings"]["separation_border_width"] == 1
+
+
+def test_a_damaged_part_of_what_is_shown_as_one_is_named(made):
+    parts = [Path("results/parts/1.h5"), Path("results/parts/2.h5")]
+    for path in parts:
+        with provenance.making("predict", [path], []) as record, layout.create(path, record) as file:
+            layout.add(file, layout.CELL_PROBABILITY, (1, 128, 128))[:] = 0.5
+    joined = Path("results/joined.h5")
+    shown = zip(blocks.parts((2, 128, 128), 2), parts, strict=True)
+    with provenance.making("join_predictions", [joined], parts) as record:
+        layout.join(joined, layout.CELL_PROBABILITY, (2, 128, 128), shown, record)
+    with h5py.File(parts[1]) as file:
+        place = file["cell_probability"].id.get_chunk_info(0)
+    flip(parts[1], place.byte_offset)
+    with (
+        pytest.raises(InputError, match=r"^results/parts/2.h5: not what predict wrote"),
+        provenance.making("evaluate", ["results/scores.csv"], [joined]),
+        layout.require(joined, layout.CELL_PROBABILITY) as file,
+    ):
+        file["cell_probability"][:]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.data())
+def test_a_flipped_bit_anywhere_in_an_hdf5_file_shows_no_other_numbers(tmp_path, data):
+    path = tmp_path / "a.h5"
+    with layout.create(path, {}) as file:
+        layout.add(file, layout.LABELS, (2, 300, 300))[:] = np.arange(180000).reshape(2, 300, 300)
+    with layout.require(path, layout.LABELS) as file:
+        expected = file["labels"][:]
+    position = data.draw(st.integers(0, path.stat().st_size - 1))
+    flip(path, position)
+    try:
+        with layout.require(path, layout.LABELS) as file:
+            found = file["labels"][:]
+    except (InputError, OSError, KeyError, RuntimeError, ValueError):
+        return
+    np.testing.assert_array_equal(found, expected)

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline_lib import provenance
 from pipeline_lib.figures.colouring import BLUE, GREEN, ORANGE, VERMILLION
 from pipeline_lib.figures.sheet import INK, PAPER, STYLE, new_figure, save_png
 from pipeline_lib.files import read_json
@@ -31,8 +32,12 @@ LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
 
 def draw_training(history: Path, output: Path) -> None:
     """Draw losses, validation V-Rand and learning rate of `history` (CSV) over the iterations (PNG)."""
-    with matplotlib.rc_context(STYLE):
-        save_png(training_chart(pd.read_csv(history)), output, {"title": "Training curves"})
+    with (
+        provenance.making("draw_charts", [output], [history]) as record,
+        matplotlib.rc_context(STYLE),
+    ):
+        facts = {"title": "Training curves", "provenance": record}
+        save_png(training_chart(pd.read_csv(history)), output, facts)
 
 
 def draw_thresholds(scores: Path, thresholds: Sequence[Path], output: Path) -> None:
@@ -40,9 +45,13 @@ def draw_thresholds(scores: Path, thresholds: Sequence[Path], output: Path) -> N
 
     `thresholds` are files <network>.json, the network's first.
     """
-    chosen = {path.stem: read_json(path) for path in thresholds}
-    with matplotlib.rc_context(STYLE):
-        save_png(threshold_chart(pd.read_csv(scores), chosen), output, {"title": "Error against threshold"})
+    with (
+        provenance.making("draw_charts", [output], [scores, *thresholds]) as record,
+        matplotlib.rc_context(STYLE),
+    ):
+        chosen = {path.stem: read_json(path) for path in thresholds}
+        facts = {"title": "Error against threshold", "provenance": record}
+        save_png(threshold_chart(pd.read_csv(scores), chosen), output, facts)
 
 
 def training_chart(history: pd.DataFrame) -> Figure:
@@ -77,8 +86,10 @@ def threshold_chart(scores: pd.DataFrame, chosen: dict[str, dict[str, Any]]) -> 
             axes.plot(curve, line, color=colour, label=network.replace("_", " "))
             at = np.interp(t, curve.index, curve)
             axes.plot(t, at, "o", color=colour, markersize=11, markeredgecolor=PAPER)
-    titles = [f"{NAMES[found['criterion']]}, validation split: chosen here",
-              *(f"{NAMES[metric]}, {split} split" for metric in ERRORS)]
+    titles = [
+        f"{NAMES[found['criterion']]}, validation split: chosen here",
+        *(f"{NAMES[metric]}, {split} split" for metric in ERRORS),
+    ]
     for axes, title in zip(charts, titles, strict=True):
         axes.set(title=title, xlim=(0, 1), ylim=(0, None))
     charts[-1].set_xlabel("threshold of the cell probability")

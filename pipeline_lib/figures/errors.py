@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from pipeline_lib import layout, metrics
+from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.figures.colouring import Window, gray, instances_coloured, magnified
 from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
@@ -55,9 +55,11 @@ def draw_errors(dataset: Path, prediction: Path, threshold: Path, output: Path, 
     mergers, then most other errors; the section is chosen so, too. One section is held at a time; of sections
     with a side longer than `LARGEST` px the middle is looked at alone, and the picture says so.
     """
-    t = read_json(threshold)["threshold"]
-    with (layout.require(dataset, layout.RAW, layout.LABELS, layout.SEPARATION_BORDER) as data,
+    inputs = [dataset, prediction, threshold]
+    with (provenance.making("draw_volumes", [output], inputs, volume=volume) as record,
+          layout.require(dataset, layout.RAW, layout.LABELS, layout.SEPARATION_BORDER) as data,
           layout.require(prediction, layout.CELL_PROBABILITY) as predicted):
+        t = read_json(threshold)["threshold"]
         raw, labels, border = (data[a.name] for a in (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER))
         probability = predicted[layout.CELL_PROBABILITY.name]
         sections, part = len(labels), middle(labels.shape[1:], LARGEST)
@@ -89,12 +91,12 @@ def draw_errors(dataset: Path, prediction: Path, threshold: Path, output: Path, 
                     views = [gray(section, window), *(instances_coloured(a, window) for a in (truth, found))]
                     title = f"{number}. section {z + 1}: {_told(codes)}"
                     close_ups[number] = Panel(title, _close_up(views, codes))
-    close_ups = [close_ups[number] for number in sorted(close_ups)]
-    pairs = [close_ups[i:i + 2] for i in range(0, len(close_ups), 2)]
-    save_sheet([[overview], *pairs], output, volume=volume, threshold=t,
-               title=f"{volume}: errors at threshold {t:.2f}; close-ups beside annotation and segmentation",
-               part=alone,
-               counts=[[NAMES[kind], MEANINGS[kind], COLOURS[kind], *counts[kind]] for kind in COLOURS])
+        ordered = [close_ups[number] for number in sorted(close_ups)]
+        pairs = [ordered[i:i + 2] for i in range(0, len(ordered), 2)]
+        save_sheet([[overview], *pairs], output, volume=volume, threshold=t,
+                   title=f"{volume}: errors at threshold {t:.2f}; close-ups beside annotation and "
+                   "segmentation", part=alone, provenance=record,
+                   counts=[[NAMES[kind], MEANINGS[kind], COLOURS[kind], *counts[kind]] for kind in COLOURS])
 
 
 def worst_places(codes: np.ndarray, size: int, number: int) -> list[tuple[Severity, Window]]:

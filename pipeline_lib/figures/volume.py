@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib import layout, metrics
+from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.figures.colouring import (
     BACKGROUND,
     ORANGE,
@@ -41,52 +41,56 @@ def draw_volume_strip(dataset: Path, weight_map: Path | None, prediction: Path, 
     a difference in colour is an error. `minimum_size` (px) as in the segmentation. Gray levels, segments and
     errors are those of the section or, where a side is longer than `LARGEST`, of its middle.
     """
-    t = read_json(threshold)["threshold"]
-    with layout.require(prediction, layout.CELL_PROBABILITY) as file:
-        sections, height, width = file[layout.CELL_PROBABILITY.name].shape
-        z = sections // 2
-        part = middle((height, width), LARGEST)
-        probability = file[layout.CELL_PROBABILITY.name][(z, *part)]
-    window = middle(probability.shape, WINDOW)  # in what is looked at
-    factor = math.ceil(SMALLEST / max(edge.stop - edge.start for edge in window))
-    panels = []
+    inputs = [dataset, *([weight_map] if weight_map else []), prediction, threshold]
+    settings = {"volume": volume, "split": split, "minimum_size": minimum_size}
+    with provenance.making("draw_volumes", [output], inputs, **settings) as record:
+        t = read_json(threshold)["threshold"]
+        with layout.require(prediction, layout.CELL_PROBABILITY) as file:
+            sections, height, width = file[layout.CELL_PROBABILITY.name].shape
+            z = sections // 2
+            part = middle((height, width), LARGEST)
+            probability = file[layout.CELL_PROBABILITY.name][(z, *part)]
+        window = middle(probability.shape, WINDOW)  # in what is looked at
+        factor = math.ceil(SMALLEST / max(edge.stop - edge.start for edge in window))
+        panels = []
 
-    def add(title: str, image: np.ndarray, *legend: tuple[str | None, str], scale: Scale | None = None):
-        panels.append(Panel(title, magnified(image, factor), legend=legend, scale=scale))
+        def add(title: str, image: np.ndarray, *legend: tuple[str | None, str], scale: Scale | None = None):
+            panels.append(Panel(title, magnified(image, factor), legend=legend, scale=scale))
 
-    with layout.require(dataset, layout.RAW) as file:
-        whole = max(height, width) <= WINDOW
-        size = ("" if whole else "the middle of ") + f"{height} x {width} px"
-        add("raw image", gray(file[layout.RAW.name][(slice(None), z, *part)], window), (None, size))
-        annotated = layout.LABELS.name in file
+        with layout.require(dataset, layout.RAW) as file:
+            whole = max(height, width) <= WINDOW
+            size = ("" if whole else "the middle of ") + f"{height} x {width} px"
+            add("raw image", gray(file[layout.RAW.name][(slice(None), z, *part)], window), (None, size))
+            annotated = layout.LABELS.name in file
+            if annotated:
+                labels = file[layout.LABELS.name][(z, *part)]
+                border = file[layout.SEPARATION_BORDER.name][(z, *part)]
         if annotated:
-            labels = file[layout.LABELS.name][(z, *part)]
-            border = file[layout.SEPARATION_BORDER.name][(z, *part)]
-    if annotated:
-        touching = f"{np.count_nonzero(border[window]):,} px between cells that touch"
-        add("annotation", instances_coloured(labels, window), (None, _counted(labels[window])))
-        add("separation border", _bordered(labels[window], border[window]), (ORANGE, touching))
-    if weight_map is not None:
-        with layout.require(weight_map, layout.WEIGHT_MAP) as file:
-            place = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True))
-            weights = file[layout.WEIGHT_MAP.name][(z, *place)]
-        scale = Scale("viridis", 0, float(weights.max()), "loss weight")
-        add("weight map", coloured(weights, scale), scale=scale)
-    scale = Scale("gray", 0, 1, f"threshold {t:.2f}", mark=t)
-    add("cell probability", coloured(probability[window], scale), scale=scale)
-    found = instances(probability, t, minimum_size)
-    alone = () if probability.shape == (height, width) else ((None, f"found in {told(probability)}"),)
-    if annotated:
-        codes = metrics.error_map(cells_apart(labels, border), probability, t)[window]
-        codes[~np.isin(codes, TOPOLOGICAL)] = 0
-        counts = [(COLOURS[k], f"{k.name.lower()}s: {(codes == k).sum():,} px") for k in TOPOLOGICAL]
-        add("segmentation", instances_coloured(matched_labels(labels, found), window), *counts, *alone)
-        marked = error_overlay(panels[-1].image, magnified(codes, factor))
-        panels[-1] = replace(panels[-1], image=marked)
-    else:
-        add("segmentation", instances_coloured(found, window), (None, _counted(found[window])), *alone)
-    title = f"{volume}: section {z + 1} of {sections}, {split} split"
-    save_sheet([panels], output, title=title, volume=volume)
+            touching = f"{np.count_nonzero(border[window]):,} px between cells that touch"
+            add("annotation", instances_coloured(labels, window), (None, _counted(labels[window])))
+            add("separation border", _bordered(labels[window], border[window]), (ORANGE, touching))
+        if weight_map is not None:
+            with layout.require(weight_map, layout.WEIGHT_MAP) as file:
+                place = (slice(a.start + b.start, a.start + b.stop)
+                         for a, b in zip(part, window, strict=True))
+                weights = file[layout.WEIGHT_MAP.name][(z, *place)]
+            scale = Scale("viridis", 0, float(weights.max()), "loss weight")
+            add("weight map", coloured(weights, scale), scale=scale)
+        scale = Scale("gray", 0, 1, f"threshold {t:.2f}", mark=t)
+        add("cell probability", coloured(probability[window], scale), scale=scale)
+        found = instances(probability, t, minimum_size)
+        alone = () if probability.shape == (height, width) else ((None, f"found in {told(probability)}"),)
+        if annotated:
+            codes = metrics.error_map(cells_apart(labels, border), probability, t)[window]
+            codes[~np.isin(codes, TOPOLOGICAL)] = 0
+            counts = [(COLOURS[k], f"{k.name.lower()}s: {(codes == k).sum():,} px") for k in TOPOLOGICAL]
+            add("segmentation", instances_coloured(matched_labels(labels, found), window), *counts, *alone)
+            marked = error_overlay(panels[-1].image, magnified(codes, factor))
+            panels[-1] = replace(panels[-1], image=marked)
+        else:
+            add("segmentation", instances_coloured(found, window), (None, _counted(found[window])), *alone)
+        title = f"{volume}: section {z + 1} of {sections}, {split} split"
+        save_sheet([panels], output, title=title, volume=volume, provenance=record)
 
 
 def middle(shape: tuple[int, int], size: int) -> Window:

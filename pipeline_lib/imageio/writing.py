@@ -15,25 +15,30 @@ from pipeline_lib.blocks import ALIGNMENT
 from pipeline_lib.files import replacing
 
 
-def write_images(path: str | Path, images: Any) -> None:
-    """Write gray levels `zyx` (uint8, uint16, float32) as compressed TIFF; `images` as in `write_labels`."""
-    _write_tiff(path, images, images.dtype)
+def write_images(path: str | Path, images: Any, *, provenance: dict[str, Any] | None = None) -> None:
+    """Write gray levels `zyx` (uint8, uint16, float32) as compressed TIFF; the rest as in `write_labels`."""
+    _write_tiff(path, images, images.dtype, provenance)
 
 
-def write_labels(path: str | Path, labels: Any, *, maximum: int | None = None) -> None:
+def write_labels(
+    path: str | Path, labels: Any, *, maximum: int | None = None, provenance: dict[str, Any] | None = None
+) -> None:
     """Write instance labels `zyx` as compressed TIFF: uint16, or uint32 for labels above 65535.
 
     `labels` is an array, an HDF5 dataset, or anything with `shape` and `[z, rows, columns]`, read 128 rows at
-    a time. Its `maximum` is looked for where it is not given, which reads all of it once more.
+    a time. Its `maximum` is looked for where it is not given, which reads all of it once more. `provenance`
+    goes into the description of the first page.
     """
     if maximum is None:
         maximum = max(int(band.max()) for band in _bands(labels))
-    _write_tiff(path, labels, np.dtype(np.uint16 if maximum < 2**16 else np.uint32))
+    _write_tiff(path, labels, np.dtype(np.uint16 if maximum < 2**16 else np.uint32), provenance)
 
 
-def write_probability(path: str | Path, probability: Any) -> None:
-    """Write a probability map `zyx` as compressed float32 TIFF; `probability` as in `write_labels`."""
-    _write_tiff(path, probability, np.dtype(np.float32))
+def write_probability(
+    path: str | Path, probability: Any, *, provenance: dict[str, Any] | None = None
+) -> None:
+    """Write a probability map `zyx` as compressed float32 TIFF; the rest as in `write_labels`."""
+    _write_tiff(path, probability, np.dtype(np.float32), provenance)
 
 
 def _bands(stack: Any) -> Iterator[np.ndarray]:
@@ -44,7 +49,7 @@ def _bands(stack: Any) -> Iterator[np.ndarray]:
             yield stack[z, top : min(top + ALIGNMENT, height), 0:width]
 
 
-def _write_tiff(path: str | Path, stack: Any, dtype: np.dtype) -> None:
+def _write_tiff(path: str | Path, stack: Any, dtype: np.dtype, provenance: dict[str, Any] | None) -> None:
     # Plain pages, zlib, no predictor: what ImageJ's own reader decodes for all of these types. Not ImageJ's
     # hyperstack description: from that, older versions take all pages after the first to be uncompressed.
     # Beyond 4 GiB there is only BigTIFF, which ImageJ opens through Bio-Formats (Fiji has it), not by itself.
@@ -66,7 +71,7 @@ def _write_tiff(path: str | Path, stack: Any, dtype: np.dtype) -> None:
             rowsperstrip=rows,
             photometric="minisblack",
             compression="zlib",
-            metadata={"axes": "ZYX"},
+            metadata={"axes": "ZYX"} | ({"provenance": provenance} if provenance else {}),
         )
 
 

@@ -1,0 +1,62 @@
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline_lib import locks
+from pipeline_lib.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+HOLD = "from pipeline_lib import locks; locks.hold_results"
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that has the results folder for itself."""
+    code = f"{HOLD}({str(tmp_path)!r}); print('held', flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_results_folder_has_one_run_at_a_time_and_the_other_is_told_which(tmp_path, holder):
+    with pytest.raises(
+        InputError, match=rf"^{tmp_path}: another run .*\(process {holder.pid} on .* since .*\)"
+    ):
+        locks.hold_results(tmp_path)
+
+
+def test_a_run_that_was_killed_holds_nothing(tmp_path, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    locks.hold_results(tmp_path)
+    assert (tmp_path / ".lock").read_text().startswith(locks.who())
+
+
+def test_who_names_the_slurm_job(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    assert locks.who().endswith(", Slurm job 42")
+
+
+def test_whoever_does_not_refuse_waits_and_then_has_it_alone(tmp_path, holder):
+    told = []
+
+    def let_go(who):
+        told.append(who)
+        holder.communicate("\n")
+
+    locks.hold(tmp_path / ".lock", let_go)
+    assert told[0].startswith(f"process {holder.pid} on ")
+    again = subprocess.run(
+        [sys.executable, "-c", f"{HOLD}({str(tmp_path)!r})"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "another run is at work" in again.stderr
