@@ -76,8 +76,14 @@ def our_step(network: dict[str, Any], device: torch.device, optimizer: str = "sg
     torch.manual_seed(0)
     net = networks.build("unet", **network).to(device, memory_format=torch.channels_last)
     precision = inference.choose_precision("auto", device)
-    run = _Run(Settings(optimizer=optimizer, tile=TILE), net, 0, Path("none"), "")
-    return lambda batch: run.step([batch], device, precision)
+    model = networks.Model("unet", network, net, None)
+    run = _Run(Settings(optimizer=optimizer, tile=TILE), model, 0, Path("none"), "")
+
+    def step(batch: Batch) -> torch.Tensor:
+        run.step([batch], device, precision)
+        return run.losses[-1]
+
+    return step
 
 
 def eager_step(

@@ -29,6 +29,7 @@ from torch.distributed.elastic.multiprocessing.errors import (
 from pipeline_lib import devices, log
 from pipeline_lib.errors import InputError
 from pipeline_lib.files import read_json
+from pipeline_lib.signals import ENDING
 
 # How long one process waits for another before it gives up: for the first to read all data for their hashes.
 # One that failed on this machine ends the others at once.
@@ -56,13 +57,13 @@ class Processes:
         """This process's share of 0..count-1, dealt out in turn."""
         return range(self.rank, count, self.number)
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` holds in any of them."""
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Of each flag whether it holds in any of them."""
         if self.number == 1:
-            return flag
-        found = torch.tensor(float(flag))  # on the CPU, which need not wait for the GPU
+            return flags
+        found = torch.tensor(flags, dtype=torch.float32)  # on the CPU, which need not wait for the GPU
         distributed.all_reduce(found)
-        return found.item() > 0
+        return tuple(count > 0 for count in found.tolist())
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each of `tensors` (one dtype and device) by its sum over all processes."""
@@ -96,8 +97,8 @@ def launch(module: str, number: int, device: str, log_file: str | Path, **argume
     """Run `module` (its `work`) in `number` processes of this machine and wait for them.
 
     With a GPU for each, claimed here, where the setting `device` means GPUs. Their log lines go to `log_file`
-    and the terminal. Raises the `InputError` of whichever failed first, after ending the others, and one of
-    its own where a signal ends them all.
+    and the terminal. Raises the `InputError` of whichever failed first, after ending the others, and
+    `SystemExit` where a signal ends them.
     """
     if devices.uses_gpu(device):
         devices.claim_for_children(number)
@@ -113,10 +114,10 @@ def launch(module: str, number: int, device: str, log_file: str | Path, **argume
         except ChildFailedError as error:
             raise _reason(error, number) from None
         except SignalException as error:
-            raise InputError(f"ended by {error.sigval.name}. Run the same command again.") from None
+            sys.exit(128 + error.sigval)
 
 
-def _reason(error: ChildFailedError, number: int) -> Exception:
+def _reason(error: ChildFailedError, number: int) -> BaseException:
     """What went wrong in the first place; other processes may have failed for having lost that one."""
 
     def after(failure: ProcessFailure) -> tuple[bool, bool, float]:
@@ -128,6 +129,8 @@ def _reason(error: ChildFailedError, number: int) -> Exception:
     message, traceback = _told(failure)
     if message.startswith(_TO_PUT_RIGHT):
         return InputError(message.removeprefix(_TO_PUT_RIGHT))
+    if -failure.exitcode in ENDING:
+        return SystemExit(128 - failure.exitcode)
     if failure.exitcode < 0:
         return InputError(
             f"process {rank} of {number} was ended from outside ({failure.signal_name()}), most likely for "

@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import json
 import math
+import signal
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -39,8 +40,10 @@ from pipeline_lib.losses import weighted_cross_entropy
 from pipeline_lib.normalisation import Normalisation
 from pipeline_lib.patches import Patches, open_volumes
 from pipeline_lib.processes import ALONE, Processes, work
+from pipeline_lib.signals import Interrupted, Signals
 
 SECONDS_BETWEEN_LINES = 15
+SECONDS_BETWEEN_SAVES = 300  # at most
 # What costs a few hundredths of a second per section of 512 px; float64, in which ties are decided
 VALIDATION_THRESHOLDS = tuple(np.arange(1, 10) / 10)
 
@@ -102,10 +105,13 @@ def train(
 ) -> None:
     """Train `network` (its name and arguments) and write the best state by validation to `model`.
 
-    `history` (CSV) grows by a line per validation. An interrupted training resumes from
-    `<model>.checkpoint.pt`, which lies beside the model until that is written, and ends on the CPU with the
-    same bytes as an uninterrupted one. Raises `InputError` for a tile the network cannot take, a loss that is
-    not finite, and settings that do not fit the data.
+    `history` (CSV) grows by a line per validation. The state is saved beside the model, in
+    `<model>.checkpoint.pt`, at each validation, every few minutes, and where SIGTERM or SIGINT asks the
+    process to end. An interrupted training resumes from there and ends on the CPU with the same bytes as an
+    uninterrupted one. The file stays, so that a finished training whose results are lost, as where Snakemake
+    was killed before it noted them, is not done again; whoever has the results can delete it. Raises
+    `InputError` for a tile the network cannot take, a loss that is not finite, and settings that do not fit
+    the data.
 
     One of several `processes` computes the gradients of its share of each batch and validates its share of
     the sections; they come to what one process does, but for the order in which sums are taken. Those of a
@@ -132,84 +138,131 @@ def train(
     net.geometry.output_size(settings.tile)
     torch.backends.cudnn.benchmark = True  # every tile has one size: worth finding its fastest algorithms
     inputs = [*train, *train_weight_maps, *validation, *validation_weight_maps, statistics]
-    record = processes.from_first(
-        lambda: provenance.record(
-            inputs, network=network, training=training, augmentation=augmentation, seed=seed
+    settings_of_all = {"network": network, "training": training, "augmentation": augmentation, "seed": seed}
+    with ExitStack() as made:
+        record = processes.from_first(
+            lambda: made.enter_context(
+                provenance.making("train", [model, history], inputs, **settings_of_all)
+            )
         )
-    )
-    record["environment"] = {
-        "torch": str(torch.__version__),
-        "device": device.type,
-        "precision": str(precision),
-        "threads": threads,
-        "processes": processes.number,
-    }
-    run = _Run(settings, net, seed, Path(model).with_suffix(".checkpoint.pt"), _key(record), processes)
-    parameters = sum(p.numel() for p in net.parameters())
-    logger.info(
-        "training %s of %.1f million parameters on %s in %s: %d iterations, batches of %d, "
-        "tiles of %d -> %d px%s",
-        name,
-        parameters / 1e6,
-        device,
-        str(precision).removeprefix("torch."),
-        settings.iterations,
-        settings.batch,
-        settings.tile,
-        net.geometry.output_size(settings.tile),
-        f", in {processes.number} processes" if processes.number > 1 else "",
-    )
-
-    if processes.number > 1 and device.type == "cpu" and settings.device == "auto":
-        logger.warning("torch sees no GPU: the processes share the CPU, which is no faster than one")
-
-    with ExitStack() as stack:
-        patches = Patches(
-            open_volumes(stack, train, train_weight_maps),
-            normalisation,
-            net.geometry,
-            settings.tile,
-            Augmentation(**augmentation),
-            seed,
-        )
-        held_out = open_volumes(stack, validation, validation_weight_maps)
-        in_halves = inference.InHalves(net)  # a device too small for a training tile is so for validation
-        for path, (raw, *_) in zip([*train, *validation], [*patches.volumes, *held_out], strict=True):
-            normalisation.check(raw, path)
+        record["environment"] = {
+            "torch": str(torch.__version__),
+            "device": device.type,
+            "precision": str(precision),
+            "threads": threads,
+            "processes": processes.number,
+        }
+        record["device"] = device.type
+        found = networks.Model(name, arguments, net, normalisation, record)
+        checkpoint = Path(model).with_suffix(".checkpoint.pt")
+        run = _Run(settings, found, seed, checkpoint, _key(record), processes)
         if run.history and processes.first:
             _write_history(history, run.history)  # a failed job has lost it
-        progress = _Progress(run.iteration, settings.iterations)
-        losses = []
-        shares = (run.share(iteration) for iteration in range(run.iteration, settings.iterations))
-        for share in patches.batches(shares, device):
-            loss = run.step(share, device, precision)
-            losses.append(loss)
-            if run.iteration % settings.validation_interval == 0 or run.iteration == settings.iterations:
-                mean_loss = _finite(torch.stack(losses).mean().item(), run.iteration, settings)
-                losses.clear()
-                validation_loss, v_rand = validate(
-                    in_halves, held_out, normalisation, settings.tile, device, precision, processes
+        if run.finished:
+            logger.info("trained before, as %s says: delete it to train anew", checkpoint)
+        else:
+            if run.iteration:
+                logger.info("resuming at iteration %d", run.iteration)
+            parameters = sum(p.numel() for p in net.parameters())
+            logger.info(
+                "training %s of %.1f million parameters on %s in %s: %d iterations, batches of %d, "
+                "tiles of %d -> %d px%s",
+                name,
+                parameters / 1e6,
+                device,
+                str(precision).removeprefix("torch."),
+                settings.iterations,
+                settings.batch,
+                settings.tile,
+                net.geometry.output_size(settings.tile),
+                f", in {processes.number} processes" if processes.number > 1 else "",
+            )
+            if processes.number > 1 and device.type == "cpu" and settings.device == "auto":
+                logger.warning("torch sees no GPU: the processes share the CPU, which is no faster than one")
+            with ExitStack() as stack:
+                volumes = open_volumes(stack, train, train_weight_maps)
+                held_out = open_volumes(stack, validation, validation_weight_maps)
+                opened = zip([*train, *validation], [*volumes, *held_out], strict=True)
+                for path, (raw, *_) in opened:
+                    normalisation.check(raw, path)
+                patches = Patches(
+                    volumes, normalisation, net.geometry, settings.tile, Augmentation(**augmentation), seed
                 )
-                _finite(validation_loss, run.iteration, settings)
-                run.keep(mean_loss, validation_loss, v_rand, progress.rate(run.iteration))
-                if processes.first:
-                    _write_history(history, run.history)
-                logger.info(
-                    "iteration %d: training loss %.4f, validation loss %.4f, validation V-Rand %.4f%s",
-                    run.iteration,
-                    mean_loss,
-                    validation_loss,
-                    v_rand,
-                    " (best)" if run.best_iteration == run.iteration else "",
-                )
-            progress.line(run.iteration, loss)
+                _learn(run, patches, held_out, device, precision, history)
+        if processes.first:
+            net.load_state_dict(run.best)
+            net.cpu()
+            record["best_iteration"] = run.best_iteration
+            found.save(model)
+            record["seconds"] = run.seconds_before
 
-    if not processes.first:
-        return
-    net.load_state_dict(run.best)
-    record["best_iteration"] = run.best_iteration
-    networks.Model(name, arguments, net.cpu(), normalisation, record).save(model)
-    run.checkpoint.unlink(missing_ok=True)
+
+def _learn(
+    run: _Run,
+    patches: Patches,
+    held_out: Sequence[tuple[Any, Any, Any, Any]],
+    device: torch.device,
+    precision: torch.dtype,
+    history: Path,
+) -> None:
+    """Go on with `run` to its last iteration, scored on the volumes `held_out`.
+
+    A signal that asks the process to end lets the iteration be finished, breaks off a validation, and has the
+    state saved before it takes effect.
+    """
+    settings, processes = run.settings, run.processes
+    in_halves = inference.InHalves(run.net)  # a device too small for a training tile is so for validation
+    progress = _Progress(run.iteration, settings.iterations)
+    shares = (run.share(iteration) for iteration in range(run.iteration, settings.iterations))
+    batches = patches.batches(shares, device)
+    with run.signals:
+        try:
+            while not run.finished:
+                if run.to_be_validated:
+                    mean_loss = run.mean_loss()
+                    with run.signals.at_once():
+                        validation_loss, v_rand = validate(
+                            in_halves,
+                            held_out,
+                            patches.normalisation,
+                            settings.tile,
+                            device,
+                            precision,
+                            processes,
+                        )
+                    run.keep(mean_loss, validation_loss, v_rand)
+                    if processes.first:
+                        _write_history(history, run.history)
+                    logger.info(
+                        "iteration %d: training loss %.4f, validation loss %.4f, validation V-Rand %.4f%s",
+                        run.iteration,
+                        mean_loss,
+                        validation_loss,
+                        v_rand,
+                        " (best)" if run.best_iteration == run.iteration else "",
+                    )
+                    continue
+                run.step(next(batches), device, precision)
+                if run.ending or (processes.number == 1 and run.signals.received):
+                    raise Interrupted
+                if progress.due():
+                    run.mean_loss()
+                    progress.line(run.iteration, run.losses[-1])
+                    run.save_now_and_then()
+        except Interrupted:
+            if processes.first:
+                run.save()
+                logger.warning(
+                    "asked to end: iteration %d is saved in %s; the same command goes on from there",
+                    run.iteration,
+                    run.checkpoint,
+                )
+            raise
+        except torch.cuda.OutOfMemoryError as error:
+            raise InputError(
+                f"training: {device} has no memory left ({str(error).splitlines()[0]}). Free it and run the "
+                f"same command again, or lower `training.tile` or `network.base_channels`.{run.kept()}"
+            ) from error
 
 
 def validate(
@@ -253,27 +306,48 @@ def validate(
 
 
 class _Run:
-    """The state of a training, and the file that survives an interruption."""
+    """The state of a training, and the file that survives an interruption.
+
+    That file is also a `networks.Model`, of the best state so far, from the first validation on.
+    """
 
     def __init__(
         self,
         settings: Settings,
-        net: nn.Module,
+        model: networks.Model,
         seed: int,
         checkpoint: Path,
         key: str,
         processes: Processes = ALONE,
     ) -> None:
-        self.settings, self.net, self.seed = settings, net.train(), seed
+        self.settings, self.model, self.net, self.seed = settings, model, model.network.train(), seed
         self.checkpoint, self.key, self.processes = checkpoint, key, processes
-        self.optimizer = _optimizer(net, settings)
+        self.optimizer = _optimizer(self.net, settings)
+        self.signals, self.ending = Signals(), False
         self.iteration, self.history = 0, []
+        self.losses: list[torch.Tensor] = []  # since the last validation, on the device
         self.rim = 0  # px taken off each side of a patch that the device's memory does not hold
         self.best, self.best_value, self.best_iteration = None, math.inf, 0
-        if state := processes.from_first(self._read):
-            self.net.load_state_dict(state.pop("net"))
-            self.optimizer.load_state_dict(state.pop("optimizer"))
+        self.start, self.seconds_before = time.monotonic(), 0.0  # of runs that were interrupted
+        self.saved, self.saved_at, self.saving = 0, self.start, 0.0  # iteration, when, how long it took
+        if found := processes.from_first(self._read):
+            self.best, state = found.get("state_dict"), found["training"]
+            self.losses = [*state.pop("losses").to(next(self.net.parameters()).device)]
+            if "net" in state:
+                self.net.load_state_dict(state.pop("net"))
+                self.optimizer.load_state_dict(state.pop("optimizer"))
             vars(self).update(state)
+            self.saved = self.iteration
+
+    @property
+    def to_be_validated(self) -> bool:
+        """Whether the state has to be scored before training goes on."""
+        last = self.iteration == self.settings.iterations
+        return bool(self.losses) and (last or self.iteration % self.settings.validation_interval == 0)
+
+    @property
+    def finished(self) -> bool:
+        return self.iteration == self.settings.iterations and not self.losses
 
     def share(self, iteration: int) -> list[int]:
         """The numbers of this process's patches in the batch of `iteration`."""
@@ -285,24 +359,29 @@ class _Run:
         patches: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
         device: torch.device,
         precision: torch.dtype,
-    ) -> torch.Tensor:
+    ) -> None:
         """One update with this process's share of a batch: image, target and weights of each patch.
 
-        Returns the mean loss of the whole batch, which stays on the device, so that the CPU need not wait for
-        it. Where a device's memory does not hold a patch, all processes begin again with less: see
-        `_save_memory`.
+        The mean loss of the whole batch goes to `losses`; it stays on the device, so that the CPU need not
+        wait for it. Where a device's memory does not hold a patch, all processes begin again with less: see
+        `_save_memory`. Where one of them is asked to end, all know by `ending`.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.iteration, self.settings)
         loss, out_of_memory = self._gradients(patches, device, precision)
-        if self.processes.any(bool(out_of_memory)):
+        ending = self.signals.received is not None
+        short, self.ending = self.processes.any(bool(out_of_memory), ending)
+        if self.ending and not ending:  # another process was asked to, and all end as that one
+            self.signals.received = signal.SIGTERM
+        if short:
             self._save_memory(out_of_memory or "that of another process")
-            return self.step(patches, device, precision)
+            self.step(patches, device, precision)
+            return
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         self.processes.sum_([*gradients, *_running_means(self.net), loss])
         self.optimizer.step()
         self.iteration += 1
-        return loss
+        self.losses.append(loss)
 
     def _gradients(
         self,
@@ -359,9 +438,11 @@ class _Run:
             return
         smaller = geometry.input_size(max(geometry.output_size(tile) * 3 // 4, 1))
         if smaller == tile:
+            self.save()
             raise InputError(
-                f"training: even tiles of {tile} px do not fit into the device's memory ({why}). Lower "
-                "`network.base_channels`, free the device, or set `training.device: cpu`."
+                f"training: even tiles of {tile} px do not fit into the device's memory ({why}). Free the "
+                "device and run the same command again, lower `network.base_channels`, or set "
+                f"`training.device: cpu`.{self.kept()}"
             )
         self.rim += (tile - smaller) // 2
         logger.warning(
@@ -373,8 +454,20 @@ class _Run:
             smaller,
         )
 
-    def keep(self, training_loss: float, validation_loss: float, v_rand: float, rate: float) -> None:
-        """Note a validation in the history, keep the state if it is the best, write the checkpoint."""
+    def mean_loss(self) -> float:
+        """Of the iterations since the last validation; `InputError` where one's loss is not finite."""
+        losses = torch.stack(self.losses).cpu()  # here the CPU does wait for the GPU
+        if self.processes.first and not losses.isfinite().all():
+            number = int(losses.isfinite().logical_not().nonzero()[0])
+            iteration = self.iteration - len(losses) + number + 1
+            raise self._diverged(f"the loss became {losses[number]:g} in iteration {iteration}")
+        return losses.mean().item()
+
+    def keep(self, training_loss: float, validation_loss: float, v_rand: float) -> None:
+        """Note a validation in the history, keep the state if it is the best, save it."""
+        if not math.isfinite(validation_loss):
+            raise self._diverged(f"the validation loss became {validation_loss:g}")
+        self.losses.clear()
         self.history.append(
             {
                 "iteration": self.iteration,
@@ -382,35 +475,84 @@ class _Run:
                 "validation_loss": validation_loss,
                 "validation_v_rand_thin": v_rand,
                 "learning_rate": learning_rate(self.iteration - 1, self.settings),
-                "iterations_per_second": rate,
             }
         )
         value = {"loss": validation_loss, "v_rand_thin": 1 - v_rand}[self.settings.best_by]
         if self.best is None or value < self.best_value:
             self.best, self.best_value = copy.deepcopy(self.net.state_dict()), value
             self.best_iteration = self.iteration
+        self.save()
+
+    def save_now_and_then(self) -> None:
+        """Save the state where that takes a hundredth of the time, and every few minutes at least."""
+        waited = time.monotonic() - self.saved_at
+        if self.processes.first and waited >= min(100 * self.saving, SECONDS_BETWEEN_SAVES):
+            self.save()
+
+    def save(self) -> None:
+        """Write the state as of the last iteration, to be resumed from.
+
+        One that is not finite is an `InputError`, and leaves what was saved before.
+        """
+        began = time.monotonic()
         if self.processes.first:
-            names = ("key", "iteration", "history", "best", "best_value", "best_iteration")
+            names = ("key", "iteration", "history", "best_value", "best_iteration")
             state = {name: getattr(self, name) for name in names}
-            state |= {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-            networks.write_tensors(self.checkpoint, state)
+            state["seconds_before"] = self.seconds_before + began - self.start
+            state["losses"] = torch.stack(self.losses) if self.losses else torch.empty(0)
+            if not self.finished:
+                self._require_finite()
+                state |= {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+            if self.best is None:
+                networks.write_tensors(self.checkpoint, {"training": state})
+            else:
+                self.model.provenance["best_iteration"] = self.best_iteration
+                self.model.save(self.checkpoint, state_dict=self.best, training=state)
+        self.saved, self.saved_at = self.iteration, time.monotonic()
+        self.saving = self.saved_at - began
+
+    def _require_finite(self) -> None:
+        if self.losses:
+            self.mean_loss()
+        kept = (value for of_one in self.optimizer.state.values() for value in of_one.values())
+        tensors = [*self.net.state_dict().values(), *filter(torch.is_tensor, kept)]
+        # by their sums, for that takes a tenth of the time
+        if not all(bool(tensor.sum().isfinite()) for tensor in tensors):
+            raise self._diverged(f"the network's parameters became infinite in iteration {self.iteration}")
+
+    def _diverged(self, what: str) -> InputError:
+        settings = self.settings
+        return InputError(
+            f"training: {what}. Lower `training.learning_rate` (now {settings.learning_rate:g}), lengthen "
+            f"`training.warm_up` (now {settings.warm_up}), or set `training.precision: float32`; each has "
+            f"training begin anew.{self.kept()}"
+        )
+
+    def kept(self) -> str:
+        """What there is to go on from, for the end of a message."""
+        if not self.saved:
+            return ""
+        also = f", and as a model its best state by validation, of iteration {self.best_iteration}"
+        return (
+            f" {self.checkpoint} has the state of iteration {self.saved}{also if self.best else ''}; copy it "
+            "if you want it, for training with other settings writes over it."
+        )
 
     def _read(self) -> dict[str, Any] | None:
-        """The state of an interrupted training, if there is one and it is this one's."""
+        """The state of an interrupted or finished training, if there is one and it is this one's."""
         if not self.checkpoint.exists():
             return None
         try:
-            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever is wrong with it, a checkpoint is only ever a saving of time
-            logger.warning("%s: not readable (%s); starting from the beginning", self.checkpoint, error)
+            found = copy.deepcopy(networks.read_tensors(self.checkpoint))  # not in the file's own pages
+        except InputError as error:  # a checkpoint is only ever a saving of time
+            logger.warning("%s Training starts from the beginning.", error)
             return None
-        if state["key"] != self.key:
+        if found.get("training", {}).get("key") != self.key:
             logger.warning(
                 "%s: belongs to other settings or data; starting from the beginning", self.checkpoint
             )
             return None
-        logger.info("resuming at iteration %d", state["iteration"])
-        return state
+        return found
 
 
 def _running_means(net: nn.Module) -> list[torch.Tensor]:
@@ -450,16 +592,6 @@ def _write_history(path: Path, rows: list[dict[str, Any]]) -> None:
         pd.DataFrame(rows).to_csv(temporary, index=False)
 
 
-def _finite(loss: float, iteration: int, settings: Settings) -> float:
-    if not math.isfinite(loss):
-        raise InputError(
-            f"training: the loss became {loss} before iteration {iteration}. Lower `training.learning_rate` "
-            f"(now {settings.learning_rate:g}), lengthen `training.warm_up` (now {settings.warm_up}), or set "
-            "`training.precision: float32`."
-        )
-    return loss
-
-
 class _Progress:
     """A line now and then with iteration, loss, speed and time left."""
 
@@ -467,15 +599,12 @@ class _Progress:
         self.first, self.last = first, last
         self.start = self.shown = time.monotonic()
 
-    def rate(self, iteration: int) -> float:
-        return (iteration - self.first) / (time.monotonic() - self.start)
+    def due(self) -> bool:
+        return time.monotonic() - self.shown >= SECONDS_BETWEEN_LINES
 
     def line(self, iteration: int, loss: torch.Tensor) -> None:
-        now = time.monotonic()
-        if now - self.shown < SECONDS_BETWEEN_LINES:
-            return
-        self.shown = now
-        rate = self.rate(iteration)
+        self.shown = time.monotonic()
+        rate = (iteration - self.first) / (self.shown - self.start)
         left = (self.last - iteration) / rate
         logger.info(
             "iteration %d of %d: loss %.4f, %.2f iterations/s, %d min %02d s left",

@@ -1,13 +1,15 @@
 import functools
 import itertools
+import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from pipeline_lib import layout, metrics, networks, training
+from pipeline_lib import layout, metrics, networks, provenance, training
 from pipeline_lib.dataset import build_weight_map, measure_statistics
 from pipeline_lib.errors import InputError
 from pipeline_lib.labels import cells_apart, separation_border
@@ -85,6 +87,10 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+def steps_of(settings, net, folder):
+    return training._Run(settings, Model("", {}, net, None), 0, folder / "none.pt", "")
+
+
 def test_it_learns(inputs, tmp_path):
     run(inputs, tmp_path, iterations=400, validation_interval=200, network=NETWORK | {"dropout": 0.0})
     history = pd.read_csv(tmp_path / "history.csv")
@@ -131,12 +137,8 @@ def test_interrupted_training_ends_with_the_same_bytes(inputs, tmp_path, monkeyp
     )
     assert same(run(inputs, tmp_path / "cut", optimizer=optimizer), whole)
     assert steps == list(range(4, 12))
-    assert not checkpoint.exists()
-    columns = ["iteration", "training_loss", "validation_loss", "validation_v_rand_thin", "learning_rate"]
-    pd.testing.assert_frame_equal(
-        pd.read_csv(tmp_path / "cut/history.csv")[columns],
-        pd.read_csv(tmp_path / "whole/history.csv")[columns],
-    )
+    for name in ("model.pt", "history.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_checkpoint_of_other_settings_is_not_resumed(inputs, tmp_path, monkeypatch, caplog):
@@ -181,13 +183,41 @@ def test_a_resumed_training_remembers_the_best_state(inputs, tmp_path, monkeypat
 
 def test_a_training_that_was_only_to_be_saved_still_writes_its_history(inputs, tmp_path, monkeypatch):
     """Killed between the last checkpoint and the model; the workflow has deleted the history."""
+    save = Model.save
+
+    def dying(self, path, **more):
+        if path.name == "model.pt":
+            raise KeyboardInterrupt
+        save(self, path, **more)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Model, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Model, "save", dying)
         with pytest.raises(KeyboardInterrupt):
             run(inputs, tmp_path)
     (tmp_path / "history.csv").unlink()
     run(inputs, tmp_path)
     assert list(pd.read_csv(tmp_path / "history.csv").iteration) == [4, 8, 12]
+
+
+def test_a_finished_training_is_not_done_again(inputs, tmp_path, monkeypatch, caplog):
+    """The workflow was killed before it knew; it deletes the results of a job that it knows nothing of."""
+    caplog.set_level("INFO", "bordure")
+    run(inputs, tmp_path)
+    written = {path: path.read_bytes() for path in tmp_path.glob("[!.]*")}
+    seconds = networks.read_tensors(tmp_path / "model.checkpoint.pt")["training"]["seconds_before"]
+    for name in ("model.pt", "history.csv"):
+        (tmp_path / name).unlink()
+    interrupted(monkeypatch, after=0)
+    run(inputs, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.glob("[!.]*")} == written
+    assert re.search(
+        r"trained before, as \S+model\.checkpoint\.pt says: delete it to train anew", caplog.text
+    )
+    assert provenance.of(tmp_path / "model.pt")["seconds"] > seconds > 0
+    monkeypatch.undo()
+    (tmp_path / "model.checkpoint.pt").unlink()
+    run(inputs, tmp_path)
+    assert all(path.read_bytes() == content for path, content in written.items() if "check" not in path.name)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -196,7 +226,7 @@ def test_a_step_is_the_optimisers_with_rate_momentum_and_decay_of_the_settings(t
     settings = Settings(optimizer=optimizer, learning_rate=0.1, momentum=0.9, weight_decay=0.01, warm_up=4)
     net = torch.nn.Conv2d(1, 2, 1, bias=False)
     torch.nn.init.constant_(net.weight, 0.5)
-    steps = training._Run(settings, net, 0, tmp_path / "none.pt", "")
+    steps = steps_of(settings, net, tmp_path)
     patch = (
         torch.ones(1, 1, 1, 1),
         torch.ones(1, 1, 1, dtype=torch.long),
@@ -327,8 +357,36 @@ def test_where_memory_is_very_short_tiles_are_smaller_with_a_line_that_says_so(
     # patches have the same centres, and the loss is that of their inner part
     assert not same(trained, run(inputs, tmp_path / "small", network=PLAIN, tile=int(size)))
     cramped(0)
-    with pytest.raises(InputError, match=r"even tiles of \d+ px do not fit .* Lower `network.base_channels`"):
+    with pytest.raises(InputError, match=r"even tiles of \d+ px do not fit .* lower `network.base_channels`"):
         run(inputs, tmp_path / "none", network=PLAIN)
+
+
+def test_the_state_is_kept_where_memory_gets_too_short_in_the_middle(inputs, tmp_path, cramped, monkeypatch):
+    """Someone else takes the GPU at iteration 6; on an empty one training goes on and ends the same."""
+    cramped(10**9)
+    whole = run(inputs, tmp_path / "whole", network=PLAIN)
+    step = training._Run.step
+
+    def occupied(self, *args):
+        if self.iteration == 6:
+            cramped(0)
+        step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "step", occupied)
+        with pytest.raises(InputError, match=r"even tiles .*\.checkpoint\.pt has the state of iteration 6, "):
+            run(inputs, tmp_path / "cut", network=PLAIN)
+    cramped(10**9)
+    assert same(run(inputs, tmp_path / "cut", network=PLAIN), whole)
+
+
+def test_memory_that_ends_elsewhere_is_told_of_as_what_it_is(inputs, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+
+    monkeypatch.setattr(training, "validate", full)
+    with pytest.raises(InputError, match=r"cpu has no memory left \(CUDA .* 2 GiB\.\)\. Free it and run"):
+        run(inputs, tmp_path)
 
 
 def test_a_smaller_tile_is_the_middle_of_the_patch(tmp_path):
@@ -341,9 +399,10 @@ def test_a_smaller_tile_is_the_middle_of_the_patch(tmp_path):
     for rim, batch in ((4, patch), (0, by_hand)):
         torch.manual_seed(0)
         net = UNet(depth=1, base_channels=4)
-        steps = training._Run(Settings(tile=52, optimizer="adam"), net, 0, tmp_path / "none.pt", "")
+        steps = steps_of(Settings(tile=52, optimizer="adam"), net, tmp_path)
         steps.rim = rim
-        losses.append(steps.step([batch], torch.device("cpu"), torch.float32))
+        steps.step([batch], torch.device("cpu"), torch.float32)
+        losses += steps.losses
         states.append(net.state_dict())
     assert torch.equal(*losses) and same(*states)
 
@@ -355,10 +414,10 @@ def test_a_batch_is_one_update_with_the_gradient_of_the_joined_patches(tmp_path,
     images, weights = torch.rand(3, 1, 52, 52, generator=rng), torch.rand(3, 36, 36, generator=rng)
     targets = torch.randint(0, 2, (3, 36, 36), generator=rng)
     settings = Settings(tile=52, batch=3, learning_rate=1.0, momentum=0.0, warm_up=0, decay="constant")
-    steps = training._Run(settings, UNet(depth=1, base_channels=4, dropout=0.0), 0, tmp_path / "none.pt", "")
+    steps = steps_of(settings, UNet(depth=1, base_channels=4, dropout=0.0), tmp_path)
     steps.rim = rim
     before = {name: p.detach().clone() for name, p in steps.net.named_parameters()}
-    loss = steps.step(
+    steps.step(
         [*zip(images.split(1), targets.split(1), weights.split(1), strict=True)],
         torch.device("cpu"),
         torch.float32,
@@ -370,7 +429,7 @@ def test_a_batch_is_one_update_with_the_gradient_of_the_joined_patches(tmp_path,
         joined(images[..., rim : 52 - rim, rim : 52 - rim]), targets[inner], weights[inner]
     )
     expected.backward()
-    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(*steps.losses, expected.detach())
     for name, p in joined.named_parameters():
         update = before[name] - steps.net.get_parameter(name).detach()
         torch.testing.assert_close(update, p.grad, rtol=1e-4, atol=1e-6)
@@ -401,7 +460,7 @@ def test_batch_normalisation_counts_each_tile_once(inputs, tmp_path, cramped, ca
 
 
 def test_a_loss_that_is_no_number_says_what_to_change(inputs, tmp_path):
-    with pytest.raises(InputError, match=r"loss became nan .*training\.learning_rate. \(now 1e\+30\)"):
+    with pytest.raises(InputError, match=r"loss became nan in .*training\.learning_rate. \(now 1e\+30\)"):
         run(
             inputs,
             tmp_path,
@@ -410,7 +469,115 @@ def test_a_loss_that_is_no_number_says_what_to_change(inputs, tmp_path):
             optimizer="sgd",
             network=NETWORK | {"batch_normalisation": False},
         )
-    assert not (tmp_path / "model.pt").exists()
+    assert not (tmp_path / "model.pt").exists() and not (tmp_path / "model.checkpoint.pt").exists()
+
+
+def spoiled(monkeypatch, iteration, spoil):
+    """Let something happen after that iteration."""
+    step = training._Run.step
+
+    def spoiling(self, *args):
+        step(self, *args)
+        if self.iteration == iteration:
+            spoil(self)
+
+    monkeypatch.setattr(training._Run, "step", spoiling)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_is_met_at_the_next_line_and_the_last_good_state_kept(
+    inputs, tmp_path, monkeypatch, value
+):
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0)
+    spoiled(monkeypatch, 7, lambda run: run.losses[-1].fill_(value))
+    kept = "has the state of iteration 6, and as a model its .*, of iteration 4;"
+    with pytest.raises(InputError, match=rf"the loss became {value} in iteration 7\..* {kept}"):
+        run(inputs, tmp_path)
+    checkpoint = tmp_path / "model.checkpoint.pt"
+    assert networks.read_tensors(checkpoint)["training"]["iteration"] == 6
+    found = Model.load(checkpoint)
+    monkeypatch.undo()
+    run(inputs, tmp_path / "four")  # the same model until iteration 4
+    with monkeypatch.context() as patch:
+        interrupted(patch, after=5)
+        with pytest.raises(KeyboardInterrupt):
+            run(inputs, tmp_path / "five")
+    best = networks.read_tensors(tmp_path / "five/model.checkpoint.pt")["training"]["net"]
+    assert found.provenance["best_iteration"] == 4 and same(found.network.state_dict(), best)
+
+
+def test_parameters_that_are_no_numbers_are_not_saved(inputs, tmp_path, monkeypatch):
+    """The loss of the iteration in which they became so still was one."""
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0)
+    spoiled(monkeypatch, 7, lambda run: next(run.net.parameters()).data[0].fill_(math.inf))
+    with pytest.raises(InputError, match=r"parameters became infinite in iteration 7.*state of iteration 6"):
+        run(inputs, tmp_path)
+    assert networks.read_tensors(tmp_path / "model.checkpoint.pt")["training"]["iteration"] == 6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0.01, [15, 30, 45, 60, 75, 90]),  # at each line
+        (0.25, [15, 45, 76]),  # a hundredth of the time, to the next line
+        (60, [15, 376, 737]),  # every few minutes whatever it takes: 300 s after the 60 of writing
+    ],
+)
+def test_the_state_is_saved_by_time_spent_on_it(inputs, tmp_path, monkeypatch, seconds, expected):
+    """A made-up clock: an iteration takes a second, and a save so many."""
+    now, saves = [0.0], []
+
+    def step(self, *_):
+        now[0] += 1
+        self.iteration += 1
+        self.losses.append(torch.tensor(0.5))
+
+    def write(path, content, *_):
+        saves.append(round(now[0]))
+        now[0] += seconds
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(training._Run, "step", step)
+    monkeypatch.setattr(networks, "write_tensors", write)
+    count = 800 if seconds == 60 else 100
+    interrupted(monkeypatch, after=count)
+    with pytest.raises(KeyboardInterrupt):
+        run(inputs, tmp_path, iterations=2000, validation_interval=2000)
+    assert saves == expected
+
+
+def test_the_time_of_an_interrupted_training_adds_up(inputs, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupted(patch, after=7)
+        with pytest.raises(KeyboardInterrupt):
+            run(inputs, tmp_path)
+    checkpoint = tmp_path / "model.checkpoint.pt"
+    content = networks.read_tensors(checkpoint)
+    assert 0 < content["training"]["seconds_before"] < 1000
+    content["training"]["seconds_before"] = 1000.0
+    networks.write_tensors(checkpoint, content)
+    run(inputs, tmp_path)
+    assert 1000 < provenance.of(tmp_path / "model.pt")["seconds"] < 1100
+
+
+def test_one_flipped_byte_in_a_checkpoint_is_told_and_training_starts_over(
+    inputs, tmp_path, monkeypatch, caplog
+):
+    whole = run(inputs, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupted(patch, after=7)
+        with pytest.raises(KeyboardInterrupt):
+            run(inputs, tmp_path / "cut")
+    checkpoint = tmp_path / "cut/model.checkpoint.pt"
+    content = bytearray(checkpoint.read_bytes())
+    net = networks.read_tensors(checkpoint)["training"]["net"]
+    content[content.index(net["score.weight"].numpy().tobytes()) + 1] ^= 1
+    checkpoint.write_bytes(content)
+    assert torch.load(checkpoint, weights_only=True)["training"]["iteration"] == 4  # torch does not notice
+    assert same(run(inputs, tmp_path / "cut"), whole)
+    assert re.search(r"checkpoint\.pt: not a readable .* checksum .* starts from the beginning", caplog.text)
 
 
 def test_an_impossible_tile_is_met_before_training(inputs, tmp_path):

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from pipeline_lib import modelfile
 from pipeline_lib.errors import InputError
-from pipeline_lib.files import replacing
+from pipeline_lib.files import replacing, require_file
 from pipeline_lib.networks.unet import UNet
 from pipeline_lib.normalisation import Normalisation
 
 FORMAT_VERSION = 1
+LARGEST_DEPTH = 7
+_IS_FOLDER = 0x10  # among the attributes of an entry of a ZIP archive
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet}
 
 
@@ -40,8 +45,42 @@ def write_tensors(
     torch.save(content, buffer)
     if description:
         modelfile.add_description(buffer, description)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())  # else a machine that goes down may leave an empty file in its place
+
+
+def read_tensors(path: str | Path) -> dict[str, Any]:
+    """What `write_tensors` wrote; no code from the file runs.
+
+    Raises `InputError` for a missing file, and for a byte that is not as it was written: torch does not look
+    at the checksums (CRC-32) that it writes beside every tensor.
+    """
+    try:
+        require_file(path)
+        with zipfile.ZipFile(path) as archive:
+            # torch would unpack without end, and reads nothing where one is marked as a folder
+            if any(entry.compress_type or entry.external_attr & _IS_FOLDER for entry in archive.infolist()):
+                raise zipfile.BadZipFile("compressed or folders inside")
+            if sum(entry.file_size for entry in archive.infolist()) > os.path.getsize(path):
+                raise zipfile.BadZipFile("files inside overlap")
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"damaged: wrong checksum of {damaged}")
+        # mapped, a tensor cannot reach beyond the file, whatever length is claimed for it
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such model. Train one, or correct the path.") from error
+    except Exception as error:  # a damaged or hostile file can raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to run what is in the file
+            reason = "code or objects of Python, which are not loaded, or damaged"
+        raise InputError(
+            f"{path}: not a readable model file ({reason}). Copy it again from its source, or train it again."
+        ) from error
+    return content if isinstance(content, dict) else {}
 
 
 class _Undrawn(TorchFunctionMode):
@@ -66,8 +105,8 @@ class Model:
     normalisation: Normalisation
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, path: str | Path) -> None:
-        """Write tensors and plain types only; whole or not at all."""
+    def save(self, path: str | Path, **more: Any) -> None:
+        """Write tensors and plain types only, with `more` of them; whole or not at all."""
         plain = {
             "format": "bordure-model",
             "format_version": FORMAT_VERSION,
@@ -78,7 +117,7 @@ class Model:
             "provenance": self.provenance,
         }
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        content = plain | {"state_dict": self.network.state_dict()}
+        content = plain | {"state_dict": self.network.state_dict()} | more
         write_tensors(path, content, plain | {"parameters": parameters})
 
     @classmethod
@@ -88,13 +127,8 @@ class Model:
         Raises `InputError` for a missing or foreign file, another format version, and parameters that do not
         fit the network.
         """
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such model. Train one, or correct the path.") from error
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: not a readable model file ({str(error).splitlines()[0]}).") from error
-        if not isinstance(content, dict) or content.get("format") != "bordure-model":
+        content = read_tensors(path)
+        if content.get("format") != "bordure-model":
             raise InputError(
                 f"{path}: not a bordure model; expected a `model.pt` written by the training stage."
             )
@@ -102,20 +136,32 @@ class Model:
             raise InputError(
                 f"{path}: model format version {content.get('format_version')}, expected {FORMAT_VERSION}. "
                 "Train it again with this version of bordure, or predict with the version named in its "
-                f"provenance: {content.get('provenance', {}).get('version', 'unknown')}."
+                "provenance."
             )
         try:
-            with _Undrawn():
+            if not 1 <= content["arguments"].get("depth", 4) <= LARGEST_DEPTH:
+                raise InputError(f"network.depth: expected 1 to {LARGEST_DEPTH}.")
+            with torch.device("meta"), _Undrawn():  # which allocates nothing, whatever size is claimed
                 network = build(content["name"], **content["arguments"])
             network.load_state_dict(content["state_dict"], assign=True)
+            normalisation = Normalisation.from_dict(content["normalisation"])
+            provenance = dict(content["provenance"])
+            wrong = [name for name, tensor in network.state_dict().items() if not _usable(tensor)]
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        except RuntimeError as error:
-            raise InputError(f"{path}: its parameters do not fit the network it names: {error}") from error
-        return cls(
-            content["name"],
-            content["arguments"],
-            network,
-            Normalisation.from_dict(content["normalisation"]),
-            content["provenance"],
-        )
+        except Exception as error:  # what it holds may be of any kind
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{path}: its parameters do not fit the network it names ({type(error).__name__}: {reason}). "
+                "Train it again."
+            ) from error
+        if wrong or not (np.isfinite(normalisation.offset).all() and np.isfinite(normalisation.scale).all()):
+            raise InputError(
+                f"{path}: holds numbers that are NaN or infinite, or of another type than float32 (in "
+                f"{wrong[0] if wrong else 'its normalisation'}). Train it again."
+            )
+        return cls(content["name"], content["arguments"], network, normalisation, provenance)
+
+
+def _usable(tensor: torch.Tensor) -> bool:
+    return tensor.dtype == torch.int64 or (tensor.dtype == torch.float32 and bool(tensor.isfinite().all()))

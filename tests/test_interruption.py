@@ -1,0 +1,240 @@
+"""A training in a process of its own, ended from outside at the worst moments, resumes to the same bytes."""
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_processes import arguments_of
+from test_training import PLAIN, inputs  # noqa: F401
+
+from pipeline_lib import log, networks, training
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    "OMP_NUM_THREADS": "1",
+}
+# Half of an update, the signal, the other half
+MIDDLE_OF_AN_UPDATE = """
+class Halves(torch.optim.Adam):
+    def step(self):
+        parameters = [p for p in self.param_groups[0]["params"]]
+        gradients = [p.grad for p in parameters]
+        for first in (True, False):
+            for number, p in enumerate(parameters):
+                p.grad = gradients[number] if (number < 3) == first else None
+            super().step()
+            if first and self.state[parameters[0]]["step"] == 6:
+                os.kill(os.getpid(), HOW)
+
+training._optimizer = lambda net, settings: Halves(net.parameters(), fused=True)
+"""
+# A validation that would take until the end of days
+VALIDATION = """
+def endless(*_):
+    calls.append(None)
+    if len(calls) == 2:
+        os.kill(os.getpid(), HOW)
+        while True:
+            time.sleep(0.01)
+    return validate(*_)
+
+calls, validate = [], training.validate
+training.validate = endless
+"""
+# With all of the state's bytes written, before they take the place of the old ones
+CHECKPOINT = """
+def interrupted(file):
+    fsync(file)
+    calls.append(None)
+    if len(calls) == 2:
+        os.kill(os.getpid(), HOW)
+
+calls, fsync = [], os.fsync
+os.fsync = interrupted
+"""
+MODEL = CHECKPOINT.replace("len(calls) == 2", "len(calls) == 4")
+MOMENTS = {"update": MIDDLE_OF_AN_UPDATE, "validation": VALIDATION, "checkpoint": CHECKPOINT, "model": MODEL}
+
+
+def train(folder, arguments, sabotage, how):
+    """As the workflow's script, but for the sabotage."""
+    os.chdir(folder)
+    training.SECONDS_BETWEEN_LINES = training.SECONDS_BETWEEN_SAVES = 0
+    with log.stage("log", 1) as run:
+        exec(sabotage, {"HOW": how, "os": os, "time": time, "torch": torch, "training": training})
+        run(training.train, **arguments)
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Start a training in a process that has imported all it needs: `start(folder, arguments, ...)`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipeline_lib.training", "pandas", "pytest"])
+
+    def start(folder, arguments, sabotage="", how=signal.SIGTERM):
+        (folder / "log").write_text("")
+        process = context.Process(target=train, args=(folder, arguments, sabotage, how))
+        process.start()
+        return process
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield start
+
+
+def end(process, folder):
+    """Status and log of a process, when it has ended."""
+    process.join(400)
+    process.kill()
+    process.join()
+    return process.exitcode, (folder / "log").read_text()
+
+
+def results(folder):
+    return [(folder / name).read_bytes() for name in ("model.pt", "history.csv")]
+
+
+@pytest.fixture(scope="module")
+def whole(inputs, tmp_path_factory, start):  # noqa: F811
+    """The results of a training that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("whole")
+    status, said = end(start(folder, arguments_of(inputs, folder)), folder)
+    assert status == 0, said
+    return results(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "iteration"), [("update", 6), ("validation", 8), ("checkpoint", 3), ("model", None)]
+)
+def test_sigterm_at_a_bad_moment(inputs, tmp_path, start, whole, moment, iteration):  # noqa: F811
+    """The update is finished, the validation done anew, what was being written is whole."""
+    arguments = arguments_of(inputs, tmp_path)
+    status, said = end(start(tmp_path, arguments, MOMENTS[moment]), tmp_path)
+    assert status == 128 + signal.SIGTERM and "Traceback" not in said
+    checkpoint = tmp_path / "model.checkpoint.pt"
+    if iteration:
+        assert f"asked to end: iteration {iteration} is saved in {checkpoint}; the same command" in said
+        assert networks.read_tensors(checkpoint)["training"]["iteration"] == iteration
+    assert not list(tmp_path.glob(".*partial*")) and not (tmp_path / "model.pt").exists()
+    status, said = end(start(tmp_path, arguments), tmp_path)
+    assert status == 0 and (f"resuming at iteration {iteration}" in said or not iteration)
+    assert results(tmp_path) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_sigkill_at_a_bad_moment(inputs, tmp_path, start, whole, moment):  # noqa: F811
+    arguments = arguments_of(inputs, tmp_path)
+    killed = start(tmp_path, arguments, MOMENTS[moment], signal.SIGKILL)
+    assert end(killed, tmp_path)[0] == -signal.SIGKILL
+    assert not (tmp_path / "model.pt").exists()
+    status, said = end(start(tmp_path, arguments), tmp_path)
+    assert status == 0 and ("resuming at iteration" in said or "trained before" in said)
+    assert results(tmp_path) == whole and not list(tmp_path.glob(".*partial*"))
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments(inputs, tmp_path, start, whole):  # noqa: F811
+    """Soon after some iteration; each run goes on where the one before was, at most an iteration earlier."""
+    rng = random.Random(0)
+    arguments = arguments_of(inputs, tmp_path)
+    begun = []
+    for _ in range(5):
+        process = start(tmp_path, arguments)
+        iterations = rng.randint(2, 4)
+        while process.is_alive() and (tmp_path / "log").read_text().count(" of 12: ") < iterations:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        _, said = end(process, tmp_path)
+        begun += map(int, re.findall(r"resuming at iteration (\d+)", said))
+    assert begun == sorted(set(begun))
+    assert end(start(tmp_path, arguments), tmp_path)[0] == 0
+    assert results(tmp_path) == whole
+
+
+@pytest.mark.slow
+def test_sigterm_writes_no_useless_state_over_a_good_one_either(inputs, tmp_path, start):  # noqa: F811
+    sabotage = MOMENTS["update"].replace("os.kill", "parameters[0].data.fill_(torch.inf); os.kill")
+    status, said = end(start(tmp_path, arguments_of(inputs, tmp_path), sabotage), tmp_path)
+    assert status == 1 and "parameters became infinite in iteration 6" in said
+    assert networks.read_tensors(tmp_path / "model.checkpoint.pt")["training"]["iteration"] == 5
+
+
+IN_PROCESSES = """
+import os, signal
+from pipeline_lib import training
+from pipeline_lib.processes import work
+
+step = training._Run.step
+def interrupted(self, *arguments):
+    if self.iteration == 6 and os.environ["RANK"] == "1":
+        os.kill({"launcher": os.getppid(), "one": os.getpid()}[os.environ["WHOM"]], signal.SIGTERM)
+    step(self, *arguments)
+
+def endless(*arguments):
+    calls.append(None)
+    if len(calls) == 2 and os.environ["RANK"] == "1":
+        os.kill(os.getppid(), signal.SIGTERM)
+    while len(calls) == 2:
+        os.sched_yield()
+    return validate(*arguments)
+
+if os.environ["WHOM"] == "validation":
+    calls, validate = [], training.validate
+    training.validate = endless
+else:
+    training._Run.step = interrupted
+if __name__ == "__main__":
+    work(training.train)
+"""
+
+
+def launch(folder, arguments, module, whom=""):
+    (folder / "interrupted.py").write_text(IN_PROCESSES)
+    code = (
+        "import json, sys\n"
+        "from pipeline_lib.log import stage\n"
+        "with stage('log', 1) as run:\n"
+        "    from pipeline_lib.processes import launch\n"
+        f"    run(launch, {module!r}, 2, 'cpu', 'log', **json.loads(sys.argv[1]))\n"
+    )
+    command = [sys.executable, "-c", code, json.dumps(arguments, default=str)]
+    paths = os.pathsep.join([str(folder), ENVIRONMENT["PYTHONPATH"]])
+    environment = ENVIRONMENT | {"PYTHONPATH": paths, "WHOM": whom}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(inputs, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("two")
+    arguments = arguments_of(inputs, folder, network=PLAIN, batch=2)
+    ended = launch(folder, arguments, "pipeline_lib.training")
+    assert ended.returncode == 0, ended.stderr
+    return results(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("whom", "iterations"), [("launcher", {7, 8}), ("one", {7}), ("validation", {8})])
+def test_sigterm_to_several_processes(inputs, tmp_path, whole_of_two, whom, iterations):  # noqa: F811
+    """To the one that started them, which hands it on, or to one of them: they agree where to end."""
+    arguments = arguments_of(inputs, tmp_path, network=PLAIN, batch=2)
+    ended = launch(tmp_path, arguments, "interrupted", whom)
+    assert ended.returncode == 128 + signal.SIGTERM and "Traceback" not in ended.stderr
+    saved = re.search(r"asked to end: iteration (\d+) is saved in \S+model\.checkpoint\.pt;", ended.stderr)
+    assert int(saved[1]) in iterations
+    assert ended.stderr.endswith("error: ended by SIGTERM. Run the same command again.\n")
+    assert launch(tmp_path, arguments, "pipeline_lib.training").returncode == 0
+    assert results(tmp_path) == whole_of_two
