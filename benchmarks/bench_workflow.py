@@ -32,7 +32,7 @@ from pipeline_lib.weights import weight_map
 ROOT = Path(__file__).parents[1]
 ROUNDS = 3
 IMPORT = """
-import json, sys, time
+import json, sys, tempfile, time
 from types import SimpleNamespace
 start = time.perf_counter()
 import numpy  # before torch, which would count it as its own
@@ -40,7 +40,7 @@ if {with_torch}:
     pause = time.perf_counter()
     import torch
     start += time.perf_counter() - pause
-snakemake = SimpleNamespace(log=["/dev/null"], threads=1, resources=SimpleNamespace(gpu=0))
+snakemake = SimpleNamespace(log=[tempfile.mktemp()], threads=1, resources=SimpleNamespace(gpu=0))
 {imports}
     print(json.dumps([time.perf_counter() - start, "torch" in sys.modules]))
 """  # the print stands within the adapter's `with stage(...)`

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import numpy as np
 import pandas as pd
 
 from pipeline_lib import figures, modelfile, provenance
-from pipeline_lib.files import read_json, replacing
+from pipeline_lib.files import read_json
 from pipeline_lib.log import logger
+from pipeline_lib.pages import write_page
+from pipeline_lib.scores import at_chosen_threshold, read_scores
 
 
 @dataclass(frozen=True)
@@ -56,65 +55,69 @@ CLASSIFIERS = {"constant": "constant classifier", "smoothed_raw": "threshold of 
 SOFTWARE = ("torch", "numpy", "scipy", "numba", "h5py")
 
 
-def write_report(scores: Path, history: Path, thresholds: Sequence[Path], statistics: Path, model: Path,
-                 strips: Sequence[Path], errors: Sequence[Path], training_figure: Path, thresholds_figure:
-                 Path, output: Path, *, title: str, settings: dict[str, Any], volumes: Sequence[dict[str,
-                 Any]], network: str) -> None:
-    """Write the report (HTML, needs nothing from outside).
+def write_report(
+    scores: Path,
+    history: Path,
+    thresholds: Sequence[Path],
+    statistics: Path,
+    model: Path,
+    strips: Sequence[Path],
+    errors: Sequence[Path],
+    training_figure: Path,
+    thresholds_figure: Path,
+    output: Path,
+    *,
+    title: str,
+    settings: dict[str, Any],
+    volumes: Sequence[dict[str, Any]],
+    network: str,
+    spread: Path | None = None,
+) -> None:
+    """Write the report (HTML, needs nothing from outside): the same bytes from the same files.
 
-    `thresholds` are files <network>.json, for `network` and for the baselines in `scores`. `strips` and
-    `errors` are pictures by `figures`. `volumes` are rows of the table of volumes (volume, images,
-    annotation, sections, split), `settings` is the whole configuration.
+    `thresholds` are files <network>.json, for `network` and for the baselines in `scores`. `spread` has the
+    spread of its scores where `network` was trained with several seeds. `strips` and `errors` are pictures by
+    `figures`. `volumes` are rows of the table of volumes (volume, images, annotation, sections, split),
+    `settings` is the whole configuration.
     """
-    chosen = {path.stem: read_json(path) for path in thresholds}
-    table = pd.read_csv(scores, dtype={"volume": str}, float_precision="round_trip")
-    table = at_chosen_threshold(table, {name: found["threshold"] for name, found in chosen.items()})
-    trained = modelfile.describe(model)
-    splits = [split for split in ("test", "validation") if (table.split == split).any()]
-    page = _template().render(
-        title=title,
-        network=network,
-        names={name: CLASSIFIERS.get(name, name) for name in dict.fromkeys([network, *chosen])},
-        chosen=chosen,
-        criterion=next(score for score in SCORES if score.metric == chosen[network]["criterion"]),
-        scores={split: mean_scores(table[table.split == split], network) for split in splits},
-        headline=[score for score in SCORES if score.metric in HEADLINE],
-        of_volume=_by_volume(table[table.network == network], splits),
-        strips=[_picture(path) for path in strips],
-        errors=[_picture(path) for path in errors],
-        training_figure=_picture(training_figure),
-        thresholds_figure=_picture(thresholds_figure),
-        training=_training(history),
-        provenance=trained["provenance"],
-        environment=trained["provenance"]["environment"],
-        parameters=trained["parameters"],
-        context=trained["context"],
-        statistics=read_json(statistics),
-        volumes=volumes,
-        settings=settings,
-        sections={name: part for name, part in settings.items() if isinstance(part, dict)},
-        plain={name: value for name, value in settings.items() if not isinstance(value, dict)},
-        software={"bordure": provenance.version(), "Python": platform.python_version()}
-        | {name: metadata.version(name) for name in SOFTWARE},
-    )
-    with replacing(output) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    logger.info("%s: %.1f MB", output, len(page) / 1e6)
-
-
-def _template() -> jinja2.Template:
-    folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.StrictUndefined)
-    environment.filters |= {"digits": digits, "duration": duration, "setting": setting}
-    return environment.get_template("report.html.jinja")
-
-
-def at_chosen_threshold(scores: pd.DataFrame, thresholds: dict[str, float]) -> pd.DataFrame:
-    """Rows of `scores` at the threshold chosen for their network: one per volume, network and metric."""
-    distance = (scores.threshold - scores.network.map(thresholds)).abs()
-    # the nearest: a threshold may have lost its last digit on its way through CSV
-    return scores[distance == distance.groupby(scores.network).transform("min")]
+    figures_of_all = [training_figure, thresholds_figure]
+    inputs = [scores, history, *thresholds, statistics, model, *strips, *errors, *figures_of_all]
+    inputs += [spread] if spread else []
+    with provenance.making("report", [output], inputs, **settings):
+        chosen = {path.stem: read_json(path) for path in thresholds}
+        at = {name: found["threshold"] for name, found in chosen.items()}
+        table = at_chosen_threshold(read_scores(scores), at)
+        trained = modelfile.describe(model)
+        splits = [split for split in ("test", "validation") if (table.split == split).any()]
+        write_page(
+            "report.html.jinja",
+            output,
+            title=title,
+            network=network,
+            names={name: CLASSIFIERS.get(name, name) for name in dict.fromkeys([network, *chosen])},
+            chosen=chosen,
+            criterion=next(score for score in SCORES if score.metric == chosen[network]["criterion"]),
+            scores={split: mean_scores(table[table.split == split], network) for split in splits},
+            spread=_spread(spread) if spread else None,
+            seeds=[settings["seed"], *settings["seeds"]],
+            headline=[score for score in SCORES if score.metric in HEADLINE],
+            of_volume=_by_volume(table[table.network == network], splits),
+            strips=[_picture(path) for path in strips],
+            errors=[_picture(path) for path in errors],
+            training_figure=_picture(training_figure),
+            thresholds_figure=_picture(thresholds_figure),
+            iterations=int(pd.read_csv(history).iteration.iloc[-1]),
+            trained_by=trained["provenance"],
+            parameters=trained["parameters"],
+            context=trained["context"],
+            statistics=read_json(statistics),
+            volumes=volumes,
+            sections={name: part for name, part in settings.items() if isinstance(part, dict)},
+            plain={name: value for name, value in settings.items() if not isinstance(value, dict)},
+            software={"bordure": provenance.version(), "Python": platform.python_version()}
+            | {name: metadata.version(name) for name in SOFTWARE},
+        )
+    logger.info("%s: %.1f MB", output, output.stat().st_size / 1e6)
 
 
 def mean_scores(table: pd.DataFrame, network: str) -> dict[str, Any]:
@@ -132,44 +135,29 @@ def mean_scores(table: pd.DataFrame, network: str) -> dict[str, Any]:
         best_of = pd.Series.max if score.more_is_better else pd.Series.min
         fair = values.drop(labels=uniform)
         best = set(fair.index[fair == best_of(fair)])
-        rows[score.metric] = {"score": score, "values": values.to_dict(), "best": best,
-                              "best_baseline": best_of(values.drop(network))}
+        rows[score.metric] = {
+            "score": score,
+            "values": values.to_dict(),
+            "best": best,
+            "best_baseline": best_of(values.drop(network)),
+        }
     return {"volumes": table.volume.nunique(), "rows": rows, "uniform": uniform}
-
-
-def digits(value: float) -> str:
-    """A score with three decimals, small ones with two significant digits; `n/a` where it is not defined."""
-    if not np.isfinite(value):
-        return "n/a"
-    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 42 s, 3 min 20 s or 2 h 05 min."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
-def setting(value: Any) -> str:
-    """A value as it would be typed in the configuration."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _by_volume(table: pd.DataFrame, splits: Sequence[str]) -> list[dict[str, Any]]:
     """Split, volume and value by metric, one entry per volume."""
     values = table.groupby(["split", "volume", "metric"]).value.mean().unstack()
-    return [{"split": split, "volume": volume, "values": row.to_dict()}
-            for split in splits for volume, row in values.loc[split].iterrows()]
+    return [
+        {"split": split, "volume": volume, "values": row.to_dict()}
+        for split in splits
+        for volume, row in values.loc[split].iterrows()
+    ]
 
 
-def _training(history: Path) -> dict[str, Any]:
-    table = pd.read_csv(history)
-    last = table.iloc[-1]
-    return {"iterations": int(last.iteration), "per_second": last.iterations_per_second,
-            "seconds": last.iteration / last.iterations_per_second}
+def _spread(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Split -> metric -> seeds, mean and standard deviation."""
+    table = pd.read_csv(path).set_index("metric")
+    return {split: rows.to_dict("index") for split, rows in table.groupby("split")}
 
 
 def _picture(path: Path) -> dict[str, Any]:

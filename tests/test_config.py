@@ -56,6 +56,10 @@ def complete(**given_settings):
     ({"drawing": {"membrane_width": [2]}}, "`drawing.membrane_width`: found [2]. Expected a list of 2, each"),
     ({"prediction": {"tile": "big"}}, '`prediction.tile`: found "big". Expected auto or an integer'),
     ({"report": {"title": None}}, "`report.title`: found null. Expected text"),
+    ({"seeds": 3}, "`seeds`: found 3. Expected a list without repetitions, each an integer of at least"),
+    ({"seeds": [1, 2, 1]}, "`seeds`: found [1, 2, 1]. Expected a list without repetitions"),
+    ({"seeds": ["1", 1]}, "`seeds`: found [1, 1]. Expected a list without repetitions"),
+    ({"seeds": [-1]}, "`seeds`: found [-1]. Expected a list"),
 ])
 def test_refused_with_key_finding_and_expectation(given_settings, message):
     with pytest.raises(InputError) as caught:
@@ -82,6 +86,7 @@ def test_section_with_all_lines_commented_out_has_its_defaults():
 def test_number_that_yaml_reads_as_text_is_a_number():
     assert complete(**yaml.safe_load("training: {learning_rate: 1e-3}"))["training"]["learning_rate"] == 0.001
     assert complete(**yaml.safe_load("training: {iterations: 2e3}"))["training"]["iterations"] == 2000
+    assert complete(seeds=["1", "2"])["seeds"] == [1, 2]  # as `--config 'seeds=[1,2]'` hands them over
 
 
 TEXT = st.sampled_from(["auto", "1e3", "", "cpu", "nan"])

@@ -17,13 +17,16 @@ from pipeline_lib.figures.errors import draw_errors
 from pipeline_lib.figures.volume import draw_volume_strip
 from pipeline_lib.files import write_json
 from pipeline_lib.normalisation import Normalisation
-from pipeline_lib.report import SCORES, at_chosen_threshold, digits, duration, mean_scores, write_report
+from pipeline_lib.pages import digits
+from pipeline_lib.report import SCORES, mean_scores, write_report
+from pipeline_lib.scores import at_chosen_threshold, spread
 
 THRESHOLDS = {"unet": 0.3, "constant": 0.2, "smoothed_raw": 0.85}
 METRICS = [*(score.metric for score in SCORES), "uniform_sections"]
 SETTINGS = {
     "volumes": "volumes.tsv",
     "seed": 7,
+    "seeds": [],
     "training": {"tile": 220, "learning_rate": 0.001},
     "drawing": {"membrane_width": [2, 5]},
     "weight_map": {"class_balance": True},
@@ -64,8 +67,8 @@ def pictures(tmp_path_factory):
     draw_errors(folder / "test-0.h5", folder / "test-0.h5", folder / "unet.json",
                 folder / "errors/test-0.png", volume="test-0")
     pd.DataFrame({"iteration": [50, 100], "training_loss": [1.0, 0.5], "validation_loss": [1.1, 0.6],
-                  "validation_v_rand_thin": [0.9, 0.2], "learning_rate": [1e-3, 0.0],
-                  "iterations_per_second": [0.6, 0.5]}).to_csv(folder / "history.csv", index=False)
+                  "validation_v_rand_thin": [0.9, 0.2], "learning_rate": [1e-3, 0.0]},
+                 ).to_csv(folder / "history.csv", index=False)
     charts.draw_training(folder / "history.csv", folder / "training.png")
     tidy_scores().to_csv(folder / "scores.csv", index=False)
     thresholds = [folder / f"{name}.json" for name in THRESHOLDS]
@@ -82,7 +85,7 @@ def pictures(tmp_path_factory):
 
 
 def write(folder, scores, output, title="A title", settings=SETTINGS, volumes=("train-0", "test-0", "new"),
-          with_pictures=True):
+          with_pictures=True, **options):
     scores.to_csv(folder / "scores.csv", index=False)
     rows = [{"volume": name, "split": name.partition("-")[0], "sections": "0-3", "images": f"{name}.tif",
              "annotation": None if name == "new" else "labels.tif"} for name in volumes]
@@ -91,7 +94,7 @@ def write(folder, scores, output, title="A title", settings=SETTINGS, volumes=("
     thresholds = [folder / f"{name}.json" for name in THRESHOLDS]
     write_report(folder / "scores.csv", folder / "history.csv", thresholds, folder / "statistics.json",
                  folder / "model.pt", strips, errors, folder / "training.png", folder / "thresholds.png",
-                 folder / output, title=title, settings=settings, volumes=rows, network="unet")
+                 folder / output, title=title, settings=settings, volumes=rows, network="unet", **options)
     return (folder / output).read_text(encoding="utf-8")
 
 
@@ -201,30 +204,11 @@ def test_a_prediction_of_one_class_is_never_best(pictures):
     assert "constant †" in Page(html).text
 
 
-def test_threshold_is_the_one_chosen_for_the_network_though_another_differs_in_the_last_digit():
-    rows = at_chosen_threshold(tidy_scores(), THRESHOLDS)
-    assert 0.30000000000000004 in tidy_scores().threshold.to_numpy()
-    assert dict(zip(rows.network, rows.threshold, strict=True)) == THRESHOLDS
-    assert not rows.duplicated(["volume", "network", "metric"]).any()
-
-
 def test_undefined_scores_are_said_to_be(pictures):
     scores = tidy_scores()
     scores.loc[scores.metric == "seg", "value"] = np.nan
     cells = score_tables(write(pictures, scores, "nan.html"))[0]["seg"]
     assert [(cell["text"], cell["class"]) for cell in cells] == [("n/a", None)] * 3
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.9087654, "0.909"), (0.041, "0.041"), (0.00123456, "0.0012"),
-                                             (0, "0.000"), (1, "1.000"), (float("nan"), "n/a")])
-def test_scores_are_rounded_to_what_they_can_tell(value, text):
-    assert digits(value) == text
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"),
-                                               (7500, "2 h 05 min")])
-def test_durations(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_every_score_is_explained_and_every_criterion_known():
@@ -235,6 +219,30 @@ def test_every_score_is_explained_and_every_criterion_known():
     for score in SCORES:
         if score.metric in threshold.CRITERIA:
             assert score.more_is_better == threshold.CRITERIA[score.metric][1]
+
+
+def test_the_spread_over_seeds_stands_below_the_networks_scores(pictures):
+    scores = tidy_scores()
+    retrained = scores[scores.network == "unet"].assign(network="unet-seed8")
+    retrained["value"] /= 2
+    found = spread(pd.concat([scores, retrained])[lambda rows: rows.threshold == 0.3])
+    found.loc[found.metric == "seg", "seeds"] = 1
+    found.to_csv(pictures / "spread.csv", index=False)
+    html = write(pictures, pd.concat([scores, retrained]), "seeds.html", spread=pictures / "spread.csv",
+                 settings=SETTINGS | {"seeds": [8]})
+    assert "with the seeds 7 and 8, all else alike" in Page(html).text
+    expected = found.set_index(["split", "metric"])
+    alone = score_tables(write(pictures, scores, "alone.html"))
+    for split, table, without in zip(("test", "validation"), score_tables(html), alone, strict=True):
+        for metric, cells in table.items():
+            row = expected.loc[split, metric]
+            n = " (n = 1)" if metric == "seg" else ""
+            told = f"{digits(row['mean'])} ±\xa0{digits(row.standard_deviation)}{n}"
+            assert cells[0]["text"] == f"{without[metric][0]['text']} {told}"
+            assert cells[1:] == without[metric][1:]
+    row = expected.loc["test", "v_rand_thin"]
+    told = f"{digits(row['mean'])} ±\xa0{digits(row.standard_deviation)} over 2 seeds"
+    assert f"(higher is better; {told})" in " ".join(Page(html).text.split(" "))
 
 
 # what was run
@@ -248,8 +256,7 @@ def test_volumes_settings_versions_and_sources_are_named(page):
     settings = {"volumes": "volumes.tsv", "seed": "7", "tile": "220", "learning_rate": "0.001",
                 "membrane_width": "[2, 5]", "class_balance": "true"}
     assert {key: rows[key] for key in settings} == {key: [value] for key, value in settings.items()}
-    assert rows["dataset/a.h5"] == [64 * "f"]
-    assert "100 iterations in about 3 min 20 s (0.5 per second) on cuda, 3 threads, float32." in text
+    assert "100 iterations on cuda, 3 threads, float32." in text
     assert "the state after iteration 50," in text
     assert "trained by bordure 1.2.3 with torch 2.0" in text
     assert "75.0 % of the training pixels" in text
@@ -270,7 +277,8 @@ def test_page_stands_alone(page):
     for tag, attributes in Page(page).elements:
         assert tag not in ("script", "link", "iframe")
         for name in ("href", "src"):
-            assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,"))
+            assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,")) or (
+                attributes[name] == "provenance.html")  # which links back
     style = re.search("<style>(.*)</style>", page, re.S)[1]
     assert "url(" not in style
     assert "@import" not in style
@@ -286,8 +294,8 @@ def test_pictures_are_whole_and_every_panel_shows_one(page, pictures):
         Image.open(io.BytesIO(picture)).verify()
     ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    links = [attributes["href"][1:] for tag, attributes in elements if tag in ("use", "a")]
-    assert set(links) <= set(ids)
+    links = [attributes["href"] for tag, attributes in elements if tag in ("use", "a")]
+    assert set(links) - {"provenance.html"} <= {f"#{name}" for name in ids}
     panels = sum(len(figures.describe(pictures / f"{name}.png")["panels"]) for name in files[:3])
     assert sum(tag == "use" for tag, _ in elements) == panels
 

@@ -1,4 +1,4 @@
-# pictures, and the report they go into
+# pictures, the report they go into, and where all files come from
 
 
 rule draw_volumes:
@@ -56,6 +56,7 @@ rule draw_charts:
 rule report:
     input:
         scores="<results>/scores.csv",
+        spread=["<results>/scores_spread.csv"] if RETRAINED_NETWORKS else [],
         history="<results>/model/history.csv",
         thresholds=expand("<results>/threshold/{network}.json", network=NETWORKS),
         statistics="<results>/statistics.json",
@@ -64,8 +65,10 @@ rule report:
         errors=expand("<results>/figures/errors/{volume}.png", volume=SHOWN_ERRORS),
         training="<results>/figures/training.png",
         error_against_threshold="<results>/figures/thresholds.png",
+        segmentations=expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
     output:
         report="<results>/report.html",
+        provenance="<results>/provenance.html",
     log:
         "<logs>/report.log",
     benchmark:

@@ -21,7 +21,7 @@ rule train:
     resources:
         gpu=gpu_slots("training"),
         mem_mb=MEMORY_MB,
-        runtime="24h",
+        runtime=growing(720, 1440),  # min; one that is ended for its time resumes
     params:
         network=config["network"],
         training=config["training"],
@@ -29,3 +29,17 @@ rule train:
         seed=config["seed"],
     script:
         "../scripts/train.py"
+
+
+if RETRAINED_NETWORKS:
+
+    use rule train as train_seed with:
+        output:
+            model="<results>/model/seed{seed}/model.pt",
+            history="<results>/model/seed{seed}/history.csv",
+        log:
+            "<logs>/train/seed{seed}.log",
+        benchmark:
+            "<benchmarks>/train/seed{seed}.tsv"
+        params:
+            seed=lambda wildcards: int(wildcards.seed),

@@ -8,9 +8,8 @@ with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.evaluation import evaluate
 
     volumes = zip(snakemake.params.volumes.items(), snakemake.input.datasets, strict=True)
-    networks = zip(snakemake.params.networks, snakemake.input.thresholds, strict=True)
     files = zip(snakemake.input.predictions, snakemake.output, strict=True)
-    for (network, threshold), ((volume, split), dataset) in product(networks, volumes):
+    for threshold, ((volume, split), dataset) in product(snakemake.input.thresholds, volumes):
         prediction, output = next(files)
         run(
             evaluate,
@@ -20,7 +19,7 @@ with stage(snakemake.log[0], snakemake.threads) as run:
             Path(output),
             volume=volume,
             split=split,
-            network=network,
+            network=Path(threshold).stem,
             minimum_size=snakemake.params.minimum_size,
             memory_gb=snakemake.config["memory_gb"],
             threads=snakemake.threads,

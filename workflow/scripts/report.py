@@ -3,6 +3,7 @@ from pathlib import Path
 from pipeline_lib.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
+    from pipeline_lib.provenance_page import write_provenance_page
     from pipeline_lib.report import write_report
 
     run(
@@ -21,4 +22,11 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         settings=snakemake.params.settings,
         volumes=snakemake.params.volumes,
         network=snakemake.params.settings["network"]["name"],
+        spread=next(map(Path, snakemake.input.spread), None),
+    )
+    run(
+        write_provenance_page,
+        [Path(snakemake.output.report), *map(Path, snakemake.input.segmentations)],
+        Path(snakemake.output.provenance),
+        title=snakemake.params.title,
     )

@@ -1,0 +1,283 @@
+"""The page tells what the records beside the files say, links them, and draws where they came from."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipeline_lib import provenance
+from pipeline_lib.files import read_json, sha256, write_json
+from pipeline_lib.provenance_page import BOX, draw_chain, layers, read_files, write_provenance_page
+
+
+def make(stage, outputs, inputs, **settings):
+    """Files with records, as a stage leaves them."""
+    with provenance.making(stage, outputs, inputs, **settings):
+        for path in outputs:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"{path.name} by {stage} with {settings}")
+
+
+def edit(path, **values):
+    """Change what the record of the file at `path` says."""
+    write_json(provenance.beside(path), read_json(provenance.beside(path)) | values)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run of two volumes, seen from its own folder as jobs see it."""
+    monkeypatch.chdir(tmp_path)
+    folder = type(tmp_path)("results")
+    (tmp_path / "raw.tif").write_bytes(b"raw")
+    raw = type(tmp_path)("raw.tif")
+    datasets = [folder / f"dataset/{name}.h5" for name in "ab"]
+    folder.mkdir()
+    for dataset, sections in zip(datasets, ("0-1", "2"), strict=True):
+        make("build_dataset", [dataset], [raw], sections=sections, channels=1)
+        edit(dataset, seconds=2.5, peak_memory=200_000_000)
+    together = [folder / "model/model.pt", folder / "model/history.csv"]
+    make("train", together, datasets, training={"tile": 80, "device": "auto"}, seed=7)
+    for path in together:
+        edit(path, seconds=100.0, peak_memory=3e9, device="cuda", threads=4)
+    make("evaluate", [folder / "scores.csv"], [*datasets, together[0]])
+    make("report", [folder / "report.html"], [folder / "scores.csv", *together], title="<b>A & B</b>")
+    make("segment", [folder / "a_labels.tif"], [together[0]])
+    for name in ("scores.csv", "report.html", "a_labels.tif"):
+        edit(folder / name, seconds=1.0)
+    return folder
+
+
+def write(folder):
+    write_provenance_page(
+        [folder / "report.html", folder / "a_labels.tif"], folder / "provenance.html", title="A & B"
+    )
+    return Page((folder / "provenance.html").read_text())
+
+
+class Page(HTMLParser):
+    """Rows of tables by id, as their cells' texts; ids, links, all text; fails where tags do not pair."""
+
+    VOID = frozenset({"meta", "wbr"})
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.html, self.open, self.ids, self.links, self.rows, self.text = html, [], [], [], {}, ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        assert tag not in ("script", "link", "img", "iframe")
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        if tag == "a":
+            self.links.append(attributes["href"])
+        if tag == "tr":
+            self.row = self.rows.setdefault(attributes.get("id"), [])
+        if tag in ("td", "th"):
+            self.row.append("")
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.text += data
+        if "td" in self.open or "th" in self.open:
+            self.row[-1] += data
+
+    def of(self, name):
+        """The cells of the file that is shown as `name`."""
+        (row,) = (row for row in self.rows.values() if row and re.match(re.escape(name) + r"( |$)", row[0]))
+        return [" ".join(cell.split()) for cell in row]
+
+
+def test_every_file_is_told_with_its_bytes_inputs_settings_and_costs(run):
+    page = write(run)
+    model = page.of("model/model.pt")
+    assert model[1:3] == [sha256(run / "model/model.pt"), "dataset/a.h5, dataset/b.h5"]
+    assert model[-2:] == ["1 min 40 s", "3.0 GB"]
+    assert page.of("raw.tif") == ["raw.tif", sha256("raw.tif")]
+    assert page.of("dataset/b.h5")[2:] == ["raw.tif", "2", "2.5 s", "200 MB"]  # what differs has a column
+    text = " ".join(page.text.split())
+    for setting in ("channels 1", "training.tile 80", "seed 7", "device cuda", "threads 4"):
+        assert setting in text  # what all files of a stage share
+    assert sum(name.startswith("f") and name[1:].isdigit() for name in page.ids) == 8
+
+
+def test_files_made_together_cost_once(run):
+    text = " ".join(write(run).text.split())
+    assert "7 files made from 1 raw file in 1 min 48 s of work" in text
+    assert "train 2 files 1 min 40 s 3.0 GB" in text
+    assert "build dataset 2 files 5.0 s 200 MB" in text
+
+
+def test_all_links_lead_somewhere_and_back_to_the_report(run):
+    page = write(run)
+    assert len(page.ids) == len(set(page.ids))
+    assert {link for link in page.links if not link.startswith("#")} == {"report.html"}
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert "url(" not in page.html.replace("url(#arrow)", "") and "@import" not in page.html
+
+
+def test_titles_and_settings_are_text_and_nothing_else(run):
+    page = write(run)
+    assert "Provenance: A & B" in page.text
+    assert "title <b>A & B</b>" in " ".join(page.text.split())
+    assert "<b>A & B</b>" not in page.html
+
+
+def test_one_version_is_told_once_and_another_is_marked_where_it_was_at_work(run):
+    version = provenance.version()
+    page = write(run)
+    assert "Not all files were made by one version" not in page.text
+    assert page.text.count(version) == 1
+    packages = read_json(provenance.beside(run / "scores.csv"))["packages"]
+    edit(run / "scores.csv", version="0.0.9 (abc)", packages=packages | {"numpy": "1.0"})
+    page = write(run)
+    text = " ".join(page.text.split())
+    assert f"made by one version of bordure: 6 files by {version}, 1 file by 0.0.9 (abc)." in text
+    assert page.of("scores.csv")[0].endswith("bordure 0.0.9 (abc)")
+    assert "1.0 for 1 file" in text
+    assert page.text.count("1.0 for 1 file") == 1
+
+
+def test_uncommitted_code_is_said_to_be_so(run):
+    for path in run.rglob(".provenance/*.json"):
+        edit(path.parents[1] / path.stem, version="1.0 (abc-dirty)")
+    assert "not committed" in write(run).text
+    for path in run.rglob(".provenance/*.json"):
+        edit(path.parents[1] / path.stem, version="1.0 (abc)")
+    assert "not committed" not in write(run).text
+
+
+def test_a_file_made_of_what_was_made_anew_is_named(run):
+    assert "made anew" not in write(run).text
+    make("train", [run / "model/model.pt"], [], seed=8)
+    page = write(run)
+    assert "3 files made of what has since been made anew, with other bytes" in " ".join(page.text.split())
+    assert page.of("scores.csv")[2].endswith("model/model.pt has been made anew since")
+    assert "anew" not in page.of("dataset/a.h5")[2]
+    make("build_dataset", [run / "dataset/a.h5"], [], sections="0-1", channels=1)  # the same bytes again
+    assert "anew" not in write(run).of("model/history.csv")[2]
+
+
+def test_a_raw_file_that_changed_between_its_uses_is_marked(run):
+    (run.parent / "raw.tif").write_bytes(b"edited")
+    make("build_dataset", [run / "dataset/b.h5"], [run.parent / "raw.tif"], sections="2", channels=1)
+    page = write(run)
+    assert "changed between its uses" in page.of("raw.tif")[1]
+
+
+def test_files_that_are_gone_are_said_to_be(run):
+    (run / "a_labels.tif").unlink()
+    assert "no longer there" in write(run).of("a_labels.tif")[0]
+
+
+def test_what_took_no_time_is_told_as_all_else(run):
+    edit(run / "scores.csv", seconds=0.0)
+    assert write(run).of("scores.csv")[3] == "0 ms"
+    for path in run.rglob(".provenance/*.json"):
+        edit(path.parents[1] / path.stem, seconds=0.0)
+    assert write(run).of("scores.csv")[3] == "0 ms"
+
+
+def test_a_result_that_has_lost_its_record_is_named(run):
+    assert "without a record" not in write(run).text
+    provenance.beside(run / "dataset/a.h5").unlink()
+    text = " ".join(write(run).text.split())
+    assert "1 file in the results folder without a record beside it, taken for raw" in text
+    assert write(run).of("dataset/a.h5")[1] == sha256(run / "dataset/a.h5")
+
+
+def test_few_files_are_unfolded_many_are_not(run):
+    assert write(run).html.count('<details class="stage"') == write(run).html.count(" open>")
+    for number in range(80):
+        make("evaluate", [run / f"scores-{number}.csv"], [])
+    make("report", [run / "report.html"], [run / f"scores-{number}.csv" for number in range(80)])
+    page = write(run)
+    assert " open>" not in page.html
+    assert page.of("report.html")[2].startswith("80 files")
+
+
+def test_the_order_is_that_of_the_work(run):
+    stages = list(dict.fromkeys(file.stage for file in read_files([run / "report.html"]).values()))
+    assert stages == ["raw files", "build_dataset", "train", "evaluate", "report"]
+
+
+# the picture
+
+
+@st.composite
+def graphs(draw):
+    """Stage -> those before it that it was given files of."""
+    count = draw(st.integers(1, 9))
+    return {
+        str(n): draw(st.sets(st.sampled_from([str(m) for m in range(n)]))) if n else set()
+        for n in range(count)
+    }
+
+
+def reach(links, start):
+    found = set()
+    for end in links.get(start, ()):
+        found |= {end} | reach(links, end)
+    return found
+
+
+@given(graphs())
+@example(
+    {
+        "0": set(),
+        "1": {"0"},
+        "2": set(),
+        "3": {"1"},
+        "4": {"0", "1"},
+        "5": {"0"},
+        "6": {"0", "4"},
+        "7": {"2"},
+        "8": {"2", "1"},
+    }
+)  # the line from 2 to 8 runs right of all boxes
+def test_the_picture_shows_all_ways_and_none_twice(inputs):
+    boxes, lines, (width, height) = draw_chain(inputs)
+    layer = layers(inputs)
+    for stage, (x, y) in boxes.items():
+        assert 0 <= x <= width - BOX[0] + 1e-6 and 0 <= y <= height - BOX[1]
+        for other, (x1, y1) in boxes.items():
+            assert other == stage or y1 != y or abs(x1 - x) >= BOX[0] + 1  # side by side
+        assert all(layer[source] < layer[stage] for source in inputs[stage])
+
+    def at(x, y):
+        (stage,) = (
+            stage
+            for stage, (left, top) in boxes.items()
+            if abs(left + BOX[0] / 2 - x) < 1e-3 and top <= y <= top + BOX[1]
+        )
+        return stage
+
+    drawn = {}
+    for line in lines:
+        numbers = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", line)]
+        points = list(zip(numbers[::2], numbers[1::2], strict=True))
+        assert all(-1e-3 <= x <= width + 1e-3 for x, _ in points)
+        source, target = at(*points[0]), at(*points[-1])
+        drawn.setdefault(target, set()).add(source)
+        # on its way down it passes rows between boxes
+        for (x, y), (x1, y1) in zip(points[3:-1:4], points[4::4], strict=True):
+            assert x == x1 and y < y1
+            assert not any(y == top and left <= x <= left + BOX[0] for left, top in boxes.values())
+    for stage in inputs:
+        assert reach(drawn, stage) == reach(inputs, stage)
+        for source in drawn.get(stage, ()):
+            assert source in inputs[stage]
+            assert not any(source in reach(inputs, other) for other in inputs[stage] - {source})

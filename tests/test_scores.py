@@ -1,0 +1,77 @@
+"""The table of scores at the chosen thresholds, and its spread, by hand."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from pipeline_lib.evaluation import measure_spread
+from pipeline_lib.files import write_json
+from pipeline_lib.metrics import CHALLENGE_THRESHOLDS
+from pipeline_lib.scores import COLUMNS, SPREAD_COLUMNS, at_chosen_threshold, read_scores, spread
+
+THRESHOLDS = {"unet": 0.3, "unet-seed2": 0.7, "unet-seed5": 0.85, "constant": 0.2}
+
+
+def tidy(networks=THRESHOLDS, splits=("validation", "test"), volumes=3):
+    """Random scores at the challenge's thresholds and at two more, 0.3 almost being one of the former."""
+    at = [*CHALLENGE_THRESHOLDS, 0.3, 0.85]
+    keys = product(splits, range(volumes), networks, [0], ["seg", "rand_error"], at)
+    table = pd.DataFrame(keys, columns=["split", "volume", "network", "fold", "metric", "threshold"])
+    table["volume"] = table.split + "-" + table.volume.astype(str)
+    table["value"] = np.random.default_rng(0).random(len(table))
+    return table[COLUMNS]
+
+
+def test_threshold_is_the_one_chosen_for_the_network_though_another_differs_in_the_last_digit():
+    rows = at_chosen_threshold(tidy(), THRESHOLDS)
+    assert 0.30000000000000004 in tidy().threshold.to_numpy()
+    assert dict(zip(rows.network, rows.threshold, strict=True)) == THRESHOLDS
+    assert not rows.duplicated(["volume", "network", "metric"]).any()
+    assert len(rows) == 2 * 3 * 4 * 2
+
+
+def test_a_threshold_that_lost_its_last_digits_is_found_beside_one_that_did_not():
+    rows = at_chosen_threshold(tidy(), {"unet": 0.85, "constant": 0.2 + 1e-12})
+    assert dict(zip(rows.network, rows.threshold, strict=True)) == {"unet": 0.85, "constant": 0.2}
+
+
+def test_networks_without_a_threshold_are_left_out():
+    assert {*at_chosen_threshold(tidy(), {"constant": 0.2}).network} == {"constant"}
+
+
+def test_spread_is_that_of_the_means_over_volumes_of_each_training(tmp_path):
+    networks = ("unet", "unet-seed2", "unet-seed5")
+    table = tidy()
+    table.to_csv(tmp_path / "scores.csv", index=False)
+    for name in networks:
+        write_json(tmp_path / f"{name}.json", {"threshold": THRESHOLDS[name]})
+    measure_spread(
+        tmp_path / "scores.csv", [tmp_path / f"{name}.json" for name in networks], tmp_path / "spread.csv"
+    )
+    found = pd.read_csv(tmp_path / "spread.csv", float_precision="round_trip")
+    assert [*found.columns] == SPREAD_COLUMNS
+    assert len(found) == 2 * 2
+    scores = read_scores(tmp_path / "scores.csv")
+    for row in found.itertuples():
+        means = []
+        for name in networks:
+            where = [row.split, row.metric, name, THRESHOLDS[name]]
+            values = scores.value[scores[["split", "metric", "network", "threshold"]].eq(where).all(axis=1)]
+            assert len(values) == 3  # volumes
+            means.append(np.mean(values))
+        assert row.seeds == 3
+        numbers = (row.mean, row.standard_deviation, row.minimum, row.maximum)
+        expected = (np.mean(means), np.std(means, ddof=1), np.min(means), np.max(means))
+        np.testing.assert_allclose(numbers, expected, rtol=1e-12)
+
+
+def test_scores_that_some_seeds_do_not_have_are_counted_out():
+    table = at_chosen_threshold(tidy(["unet", "unet-seed2", "unet-seed5"]), THRESHOLDS)
+    table.loc[(table.metric == "seg") & (table.network != "unet"), "value"] = np.nan
+    found = spread(table).set_index(["split", "metric"])
+    unet = table[(table.network == "unet") & (table.metric == "seg") & (table.split == "test")].value.mean()
+    seg = found.loc["test", "seg"]
+    assert (seg.seeds, seg["mean"], seg.minimum, seg.maximum) == (1, unet, unet, unet)
+    assert np.isnan(seg.standard_deviation)
+    assert found.loc["test", "rand_error"].seeds == 3

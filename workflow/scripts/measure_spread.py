@@ -1,0 +1,13 @@
+from pathlib import Path
+
+from pipeline_lib.log import stage
+
+with stage(snakemake.log[0], snakemake.threads) as run:
+    from pipeline_lib.evaluation import measure_spread
+
+    run(
+        measure_spread,
+        Path(snakemake.input.scores),
+        [*map(Path, snakemake.input.thresholds)],
+        Path(snakemake.output.spread),
+    )
