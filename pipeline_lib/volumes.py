@@ -6,15 +6,17 @@ import codecs
 import csv
 import difflib
 import itertools
-import os
 import re
+import sys
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline_lib import imageio
 from pipeline_lib.errors import InputError
+from pipeline_lib.files import require_file
 
 COLUMNS = ("volume", "images", "annotation", "sections", "split")
 OPTIONAL_COLUMNS = ("annotation", "sections")
@@ -23,7 +25,11 @@ SPLITS = ("train", "validation", "test", "predict")
 BATCH = 64 * 2**20  # px that one job takes at most, unless a single volume has more
 BATCH_NAMES = 64  # volumes that it takes on average where they are small
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+LARGEST_TABLE = 64 * 2**20  # bytes; a million rows
+
+# Names that all file systems take, also as part of longer ones; on Windows some mean devices.
+_NAME = re.compile(r"(?!(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$))"
+                   r"[a-z0-9](?:[a-z0-9_.-]{0,98}[a-z0-9_-])?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -77,31 +83,42 @@ def check_files(volumes: Iterable[Volume], channels: int = 1,
     images by the name of the volume, `sections` being the number of those chosen. Raises `InputError` naming
     the row.
     """
-    first, found = None, {}
-    for volume in volumes:
-        try:
-            images = imageio.inspect(volume.images)
-            first = first or (volume, images)
-            if images.dtype != first[1].dtype:
-                raise InputError(f"{volume.images}: {images.dtype} gray levels, but {first[0].images} has "
-                                 f"{first[1].dtype}; a network learns one gray scale. Convert one of them "
-                                 "(Fiji: Image > Type), with the same scaling for all images.")
-            imageio.require_channels(volume.images, images, channels)
-            imageio.require_memory(volume.images, images, memory_gb)
-            sections = imageio.parse_sections(volume.sections, images.sections)
-            found[volume.volume] = replace(images, sections=len(sections))
-            if volume.annotation is not None:
-                annotation = imageio.inspect(volume.annotation)
-                imageio.require_channels(volume.annotation, annotation, 1, annotation=True)
-                imageio.require_memory(volume.annotation, annotation, memory_gb)
-                if annotation.shape[1:] != images.shape[1:]:
-                    raise InputError(f"{volume.annotation}: the annotation has {annotation}, its images "
-                                     f"{volume.images} have {images}; sections, height and width must be "
-                                     "equal. Check that both belong together and that neither was cropped or "
-                                     "scaled.")
-        except InputError as error:
-            raise InputError(f"{volume.row}, volume {volume.volume}: {error}") from error
+    volumes, first, found = list(volumes), None, {}
+    paths = dict.fromkeys(path for volume in volumes for path in (volume.images, volume.annotation) if path)
+    with closing(imageio.inspect_apart([*paths], memory_gb)) as infos:
+        for volume in volumes:
+            try:
+                images = _info(volume.images, paths, infos)
+                first = first or (volume, images)
+                if images.dtype != first[1].dtype:
+                    raise InputError(
+                        f"{volume.images}: {images.dtype} gray levels, but {first[0].images} has "
+                        f"{first[1].dtype}; a network learns one gray scale. Convert one of them (Fiji: "
+                        "Image > Type), with the same scaling for all images.")
+                imageio.require_channels(volume.images, images, channels)
+                imageio.require_memory(volume.images, images, memory_gb)
+                sections = imageio.parse_sections(volume.sections, images.sections)
+                found[volume.volume] = replace(images, sections=len(sections))
+                if volume.annotation is not None:
+                    annotation = _info(volume.annotation, paths, infos)
+                    imageio.require_channels(volume.annotation, annotation, 1, annotation=True)
+                    imageio.require_memory(volume.annotation, annotation, memory_gb)
+                    if annotation.shape[1:] != images.shape[1:]:
+                        raise InputError(
+                            f"{volume.annotation}: the annotation has {annotation}, its images "
+                            f"{volume.images} have {images}; sections, height and width must be equal. Check "
+                            "that both belong together and that neither was cropped or scaled.")
+            except InputError as error:
+                raise InputError(f"{volume.row}, volume {volume.volume}: {error}") from error
     return found
+
+
+def _info(path: str, known: dict[str, imageio.ImageInfo | None],
+          infos: Iterator[imageio.ImageInfo]) -> imageio.ImageInfo:
+    """What is known of `path`; `infos` tells it of all, in the order in which they are first asked for."""
+    if known[path] is None:
+        known[path] = next(infos)
+    return known[path]
 
 
 def batches(*groups: Mapping[str, int]) -> dict[str, list[str]]:
@@ -129,6 +146,7 @@ def batches(*groups: Mapping[str, int]) -> dict[str, list[str]]:
 def _lines(path: str | Path) -> list[tuple[int, list[str]]]:
     """Number and stripped cells of each line that holds any, the header first."""
     try:
+        require_file(path, LARGEST_TABLE)
         raw = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: the table of volumes cannot be read ({error.strerror}). Check "
@@ -143,7 +161,14 @@ def _lines(path: str | Path) -> list[tuple[int, list[str]]]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("#"):
             continue
-        cells = [cell.strip() for cell in next(csv.reader([line], delimiter="\t", skipinitialspace=True), [])]
+        if unusual := re.search(r"[\x00-\x08\x0e-\x1f]", line):
+            raise InputError(f"{path}, line {number}: holds the control character {unusual[0]!r}. Save the "
+                             "table as plain text.")
+        try:
+            row = next(csv.reader([line], delimiter="\t", skipinitialspace=True), [])
+        except csv.Error as error:
+            raise InputError(f"{path}, line {number}: cannot be read ({error}). Correct it.") from error
+        cells = [cell.strip() for cell in row]
         if any("\t" in cell for cell in cells):
             raise InputError(f"{path}, line {number}: a quote (\") without its partner. Remove it.")
         if any(cells):
@@ -180,8 +205,9 @@ def _volume(row: str, columns: list[str], line: list[str], data_dir: Path) -> Vo
     cells = dict(itertools.zip_longest(columns, line[:len(columns)], fillvalue=""))
     name, split, annotation = cells["volume"], cells["split"], cells.get("annotation", "")
     if not _NAME.fullmatch(name):
-        raise InputError(f"{row}: the `volume` name `{name}` cannot be a file name everywhere. Use letters, "
-                         "digits, and _ . - after the first character, for example vnc_1.")
+        raise InputError(f"{row}: the `volume` name `{name:.100}` cannot be a file name everywhere. Use "
+                         "letters, digits, and _ . - between them, 100 at most, and no name that Windows "
+                         "keeps for devices (con, nul ...); for example vnc_1.")
     if not cells["images"]:
         raise InputError(f"{row}, volume {name}: the column `images` is empty. Name a TIFF, a folder of "
                          "slices or file.h5:/dataset.")
@@ -198,9 +224,12 @@ def _volume(row: str, columns: list[str], line: list[str], data_dir: Path) -> Vo
         imageio.section_ranges(sections)
     except InputError as error:
         raise InputError(f"{row}, volume {name}: {error}") from error
-    return Volume(name, images=str(data_dir / cells["images"]),
-                  annotation=str(data_dir / annotation) if annotation else None, sections=sections,
-                  split=split, row=row)
+    paths = [str(data_dir / cell) if cell else None for cell in (cells["images"], annotation)]
+    for path in filter(None, paths):
+        if found := re.search(r"[{}<>]", path):
+            raise InputError(f"{row}, volume {name}: {path}: the workflow would take a `{found[0]}` in a "
+                             "path for a placeholder. Rename the file or folder.")
+    return Volume(name, paths[0], paths[1], sections, split, row)
 
 
 def _check_names_differ(volumes: list[Volume]) -> None:
@@ -217,18 +246,19 @@ def _check_splits_disjoint(volumes: list[Volume]) -> None:
     by_file: dict[str, list[Volume]] = {}
     for volume in volumes:
         if volume.split != "predict":
-            by_file.setdefault(os.path.realpath(volume.images), []).append(volume)
+            by_file.setdefault(imageio.identity(volume.images), []).append(volume)
     for same_file in by_file.values():
-        for first, second in itertools.combinations(same_file, 2):
-            if first.split != second.split and _share_sections(first, second):
-                raise InputError(f"{second.row}: volume {second.volume} ({second.split}) shares sections of "
-                                 f"{second.images} with volume {first.volume} ({first.split}, {first.row}): "
-                                 f"`{second.sections or 'all'}` and `{first.sections or 'all'}`. Give each "
-                                 "split its own `sections`.")
-
-
-def _share_sections(first: Volume, second: Volume) -> bool:
-    ranges, others = imageio.section_ranges(first.sections), imageio.section_ranges(second.sections)
-    if ranges is None or others is None:
-        return True
-    return any(a.start < b.stop and b.start < a.stop for a, b in itertools.product(ranges, others))
+        ranges = [(part.start, part.stop, volume) for volume in same_file
+                  for part in imageio.section_ranges(volume.sections) or [range(sys.maxsize)]]
+        reaches: dict[str, tuple[int, Volume]] = {}  # the furthest that each split has got to
+        for start, stop, volume in sorted(ranges, key=lambda found: found[0]):
+            for split, (reach, other) in reaches.items():
+                if split != volume.split and start < reach:
+                    first, second = sorted((volume, other), key=same_file.index)
+                    raise InputError(
+                        f"{second.row}: volume {second.volume} ({second.split}) shares sections of "
+                        f"{second.images} with volume {first.volume} ({first.split}, {first.row}): "
+                        f"`{second.sections or 'all'}` and `{first.sections or 'all'}`. Give each split its "
+                        "own `sections`.")
+            if stop > reaches.get(volume.split, (0, volume))[0]:
+                reaches[volume.split] = stop, volume

@@ -164,13 +164,43 @@ def test_missing_file_names_the_nearest(tmp_path):
 def test_empty_file_and_foreign_content_and_unknown_suffix(tmp_path):
     for name, content, match in (
         ("a.tif", b"", "empty"),
-        ("b.tif", b"\x89PNG", "cannot be read"),
+        ("b.tif", b"\x89PNG", "not a TIFF file"),
         ("c.png", b"II*\0", "not a PNG"),
         ("d.jpg", b"\xff\xd8", r"suffix `\.jpg`"),
         ("e.h5", b"HDF", "cannot be read"),
     ):
         (tmp_path / name).write_bytes(content)
         fails(tmp_path / name, match)
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    (
+        ("1 2 3", None),
+        ("007 008 009 010", None),
+        ("10 20 30", None),
+        ("2 3 5", "slice 4 is missing"),
+        ("1 2 3 5 7", "slice 4 is missing"),
+        ("0 10 30", "slice 20 is missing"),
+        ("x3_z1 x3_z2 x3_z4", "slice 3 is missing"),
+        ("x3_z1 x4_z2 x5_z4", None),
+        ("a b d", None),
+        ("4", None),
+    ),
+)
+def test_a_gap_between_slices_is_told(tmp_path, caplog, names, missing):
+    """Told and no more: sections may have been left out on purpose."""
+    for name in names.split():
+        tifffile.imwrite(tmp_path / f"{name}.tif", gray((7, 11)))
+    assert imageio.inspect(tmp_path).sections == len(names.split())
+    assert (missing or "") in caplog.text and bool(missing) == bool(caplog.text)
+
+
+def test_two_slices_of_one_number_are_refused(tmp_path):
+    for name in ("1", "01", "2"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", gray((7, 11)))
+    with pytest.raises(InputError, match=r"01\.tif and 1\.tif have one number"):
+        imageio.inspect(tmp_path)
 
 
 def test_folders_without_slices_or_with_slices_that_differ(tmp_path):
@@ -227,7 +257,7 @@ def test_a_set_of_ome_files_that_is_not_whole(tmp_path):
     planes = plane.format(0, "a.ome.tif", uuid) + plane.format(1, "b.ome.tif", uuid[:-1])
     part = whole.replace('<TiffData IFD="0" PlaneCount="2"/>', planes)
     tifffile.imwrite(path, gray((7, 11)), description=part, metadata=None)
-    fails(path, "lacks pages for axes TZCYXS .* one file of a set whose others are missing")
+    fails(path, "its OME metadata name 'b.ome.tif', which is no file beside it")
 
 
 def test_hdf5_datasets_are_listed(tmp_path):
@@ -289,7 +319,7 @@ def test_a_truncated_png_is_refused(tmp_path):
     whole = imagecodecs.png_encode(gray((30, 30)))
     for length in (0, 5, 20, 25, 40, len(whole) // 2, len(whole) - 20):
         (tmp_path / "a.png").write_bytes(whole[:length])
-        fails(tmp_path / "a.png", "empty|not a PNG|cannot be read")
+        fails(tmp_path / "a.png", "empty|not a PNG|truncated")
 
 
 # --------------------------------------------------------------------------------------------------- sections

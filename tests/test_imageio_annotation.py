@@ -250,6 +250,13 @@ def test_many_labels_are_counted(tmp_path):
     assert len(values) == 60_000 and set(counts.tolist()) == {16}
 
 
+def test_more_labels_than_can_be_counted_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline_lib.imageio.annotation._MOST_LABELS", 1000)
+    with pytest.raises(InputError, match=r"\.tif: more than 1,000 different values: noise, or more cells"):
+        annotation(tmp_path, np.arange(64 * 64, dtype=np.uint32).reshape(64, 64))
+    assert annotation(tmp_path, instances()).array.max() == 16
+
+
 def test_memory_does_not_grow_with_the_annotation(tmp_path):
     drawn = np.tile(drawn_cells(128), (1, 16, 16))
     tifffile.imwrite(tmp_path / "a.tif", drawn, photometric="minisblack", compression="zlib", rowsperstrip=16)

@@ -172,6 +172,40 @@ def test_regions_of_compressions_with_tables_or_bits(tmp_path, compression):
     assert_blocks(tmp_path / "a.tif", tifffile.imread(tmp_path / "a.tif")[None, None].astype(np.uint8))
 
 
+IMAGE_CODECS = ("jpeg", "jpeg2000", "jpegxr", "png")
+
+
+@pytest.mark.parametrize("layout", ({"tile": (32, 48)}, {"rowsperstrip": 24}), ids=("tiles", "strips"))
+@pytest.mark.parametrize("compression", (*IMAGE_CODECS, "zstd", "lzma"))
+def test_regions_of_compressions_that_hold_images_of_their_own(tmp_path, compression, layout):
+    tifffile.imwrite(tmp_path / "a.tif", drawn_cells(100), compression=compression, **layout)
+    assert_blocks(tmp_path / "a.tif", tifffile.imread(tmp_path / "a.tif")[None, None])
+
+
+@pytest.mark.parametrize("compression", IMAGE_CODECS)
+@pytest.mark.parametrize("shape", ((600, 32), (32, 600)))
+def test_an_image_larger_than_its_tile_is_refused_before_it_is_decoded(tmp_path, compression, shape):
+    """A kilobyte of JPEG 2000 can hold gigapixels."""
+    tifffile.imwrite(
+        tmp_path / "large.tif", np.zeros(shape, np.uint8), compression=compression, rowsperstrip=600
+    )
+    tifffile.imwrite(
+        tmp_path / "a.tif", drawn_cells(32), compression=compression, tile=(32, 32), metadata=None
+    )
+    with tifffile.TiffFile(tmp_path / "large.tif") as tiff:
+        page = tiff.pages[0]
+        tiff.filehandle.seek(page.dataoffsets[0])
+        large = tiff.filehandle.read(page.databytecounts[0])
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
+        tiff.pages[0].tags["TileOffsets"].overwrite([tiff.filehandle.size])
+        tiff.pages[0].tags["TileByteCounts"].overwrite([len(large)])
+    with open(tmp_path / "a.tif", "ab") as file:
+        file.write(large)
+    width, height = reversed(shape)
+    with pytest.raises(InputError, match=rf"of \({width}, {height}\) in strip or tile 0 of 32 x 32 px"):
+        imageio.read_images(tmp_path / "a.tif")
+
+
 def test_regions_of_images_shown_inverted(tmp_path):
     stack = gray((2, 30, 40))
     tifffile.imwrite(tmp_path / "a.tif", 255 - stack, photometric="miniswhite", tile=(16, 16))

@@ -1,11 +1,14 @@
 """The table of volumes: what people and spreadsheets write, and a clear word on each mistake."""
 
+import itertools
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline_lib import volumes
 from pipeline_lib.errors import InputError
@@ -265,3 +268,31 @@ def test_a_row_more_or_less_leaves_most_batches_alone(side, position):
     without = {name: size for name, size in pixels.items() if name != NAMES[position]}
     before, after = ({tuple(batch) for batch in volumes.batches(p).values()} for p in (pixels, without))
     assert len(before - after) <= 3 < len(before & after)
+
+
+RANGES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4)), max_size=3)
+
+
+@given(st.lists(st.tuples(RANGES, st.sampled_from(volumes.SPLITS[:3])), max_size=6))
+def test_sections_in_two_splits_are_found_as_by_comparing_all(rows):
+    sets, found = [], []
+    for number, (ranges, split) in enumerate(rows):
+        chosen = sorted({z for start, more in ranges for z in range(start, start + more + 1)})
+        sets.append(set(chosen or range(1000)))
+        text = ",".join(map(str, chosen))
+        found.append(volumes.Volume(f"v{number}", "x.tif", "y.tif", text, split, f"row {number}"))
+    splits = [split for _, split in rows]
+    pairs = [(a, b) for a, b in itertools.combinations(range(len(rows)), 2)
+             if splits[a] != splits[b] and sets[a] & sets[b]]
+    if not pairs:
+        return volumes._check_splits_disjoint(found)
+    with pytest.raises(InputError) as caught:
+        volumes._check_splits_disjoint(found)
+    told = (f"row {b}: volume v{b} ({splits[b]}) shares sections of x.tif with volume v{a} ({splits[a]}, row "
+            f"{a})" for a, b in pairs)
+    assert str(caught.value).startswith(tuple(told))
+
+
+def test_thousands_of_rows_on_one_file_are_compared_at_once():
+    rows = [volumes.Volume("a", "x.tif", "y.tif", str(n), volumes.SPLITS[n % 3]) for n in range(20_000)]
+    volumes._check_splits_disjoint(rows)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -57,16 +58,22 @@ def write_stacks(directory: Path) -> None:
     for name, array in {"images": stack, "labels": stack, "small": stack[:, 1:]}.items():
         tifffile.imwrite(directory / f"{name}.tif", array, photometric="minisblack")
     tifffile.imwrite(directory / "rgb.tif", np.stack([stack] * 3, axis=-1), photometric="rgb")
-    with h5py.File(directory / "big.h5", "w") as file:  # a header alone
-        file.create_dataset("raw", (1, 20_000, 20_000), np.uint8, chunks=(1, 256, 256))
+    with h5py.File(directory / "big.h5", "w") as file:  # a header, and one chunk
+        file.create_dataset("raw", (1, 20_000, 20_000), np.uint8, chunks=(1, 256, 256))[0, 0, 0] = 1
     (directory / "truncated.tif").write_bytes((directory / "images.tif").read_bytes()[:20_000])
 
 
 def planned(directory: Path, *arguments: str) -> set[str]:
     """Names of the rules that would run."""
+    return {*counts(directory, *arguments)}
+
+
+def counts(directory: Path, *arguments: str) -> dict[str, int]:
+    """How many jobs of each rule would run."""
     answer = snakemake(directory, "-n", *arguments)
     assert answer.returncode == 0, answer.stderr
-    return set(re.findall(r"^(\w+) +\d+$", answer.stdout + answer.stderr, re.MULTILINE)) - {"total", "all"}
+    found = re.findall(r"^(\w+) +(\d+)$", answer.stdout + answer.stderr, re.MULTILINE)
+    return {rule: int(number) for rule, number in found if rule not in ("total", "all")}
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +118,7 @@ class TestFinishedRun:
         assert "Small run" in (run[0] / "results/report.html").read_text()
 
     def test_pictures_are_as_many_as_asked_for(self, run):
-        strips = (run[0] / "results/figures/volume").iterdir()
+        strips = (run[0] / "results/figures/volume").glob("*.png")
         assert {path.stem for path in strips} == {"score", "choose", "new"}
 
     def test_every_job_left_a_log_and_a_benchmark(self, run):
@@ -183,6 +190,46 @@ class TestFinishedRun:
     def test_another_seed_draws_and_trains_anew(self, run):
         rules = planned(run[0], *run[1], "--config", "seed=1")
         assert {"draw_volume", "build_dataset_1", "train", "report"} <= rules
+
+    def test_further_seeds_are_trained_and_scored_and_leave_the_rest_alone(self, run, tmp_path):
+        directory = shutil.copytree(run[0], tmp_path / "seeds")
+        results, arguments = directory / "results", (*run[1], "--config")
+        without = {"collect_scores": 1, "draw_charts": 1, "report": 1}
+        again = without | {"measure_spread": 1}
+        further = ("train_seed", "predict_seed_1", "predict_seed_2", "choose_thresholds_seed",
+                   "evaluate_seed_1")
+        assert counts(directory, *arguments, "seeds=[3, 5]") == again | dict.fromkeys(further, 2)
+        before = {path: path.stat().st_mtime_ns for path in results.rglob("*.*")}
+        answer = snakemake(directory, *arguments, "seeds=[3]")
+        assert answer.returncode == 0, answer.stderr
+        written = {path for path, time in before.items() if path.stat().st_mtime_ns != time}
+        names = ("scores.csv", "report.html", "provenance.html")
+        assert {path.name for path in written if path.suffix in (".csv", ".html")} == {*names}
+        assert not written & {*results.rglob("*.h5"), *results.rglob("*.pt"), *results.rglob("*.tif")}
+
+        models = [Model.load(results / f"model/{name}.pt") for name in ("model", "seed3/model")]
+        assert [model.provenance["settings"]["seed"] for model in models] == [0, 3]
+        first, second = (next(iter(model.network.state_dict().values())) for model in models)
+        assert not first.equal(second)
+        columns = (run[0] / "results/scores.csv").read_text().splitlines()[0]
+        assert (results / "scores.csv").read_text().splitlines()[0] == columns
+        scores = pd.read_csv(results / "scores.csv", float_precision="round_trip")
+        assert {*scores.network} == {"unet", "unet-seed3", "constant", "smoothed_raw"}
+        spread = pd.read_csv(results / "scores_spread.csv", float_precision="round_trip")
+        assert len(spread) == len(scores[["split", "metric"]].drop_duplicates())
+        for row in spread.itertuples():
+            values = []
+            for network in ("unet", "unet-seed3"):
+                chosen = json.loads((results / f"threshold/{network}.json").read_text())["threshold"]
+                here = scores[["split", "metric", "network"]].eq([row.split, row.metric, network]).all(axis=1)
+                values += [*scores.value[here & (scores.threshold == chosen)]]
+            assert len(values) == row.seeds == 2  # a volume in each split
+            expected = (np.mean(values), np.std(values, ddof=1), min(values), max(values))
+            np.testing.assert_allclose(row[4:], expected, rtol=1e-12, atol=1e-15)
+        assert "2 seeds" in (results / "report.html").read_text()
+
+        assert counts(directory, *arguments, "seeds=[3, 5]") == again | dict.fromkeys(further, 1)
+        assert counts(directory, *arguments, "seeds=[]") == without
 
     def test_snakemake_report_carries_the_figures(self, run):
         answer = snakemake(run[0], *run[1], "--report", "workflow.html")
@@ -269,6 +316,17 @@ def test_training_runs_in_as_many_processes_as_its_job_has_gpus(tmp_path):
     assert Model.load(tmp_path / "results/model/model.pt").provenance["environment"]["processes"] == 2
 
 
+def test_a_large_volume_is_shared_by_jobs_for_further_seeds_too(tmp_path):
+    write_stacks(tmp_path)
+    large = "big.h5:/raw\tbig.h5:/raw\t0"
+    table = TABLE.replace("images.tif\tlabels.tif\t3", large)
+    found = counts(
+        tmp_path, *write(tmp_path, FILES | {"memory_gb": 64, "jobs_per_volume": 3, "seeds": [1, 2]}, table))
+    assert found["predict_part"] == 3 and found["predict_part_seed"] == 2 * 3
+    assert found["join_predictions"] == 1 and found["join_predictions_seed"] == 2
+    assert found["label_part"] == 3 and "label_part_seed" not in found  # scored and no more
+
+
 def test_demo_is_planned_from_any_folder(tmp_path):
     assert {"draw_volume", "train", "report"} <= planned(tmp_path)
 
@@ -285,6 +343,7 @@ def _without(split: str) -> str:
 BAD = {
     "unknown key": (CONFIG | {"weight_map": {"sigm": 3}}, TABLE, "weight_map.sigm`", "`weight_map.sigma`"),
     "value out of range": (CONFIG | {"seed": -1}, TABLE, "seed", "found -1"),
+    "seed twice": (CONFIG | {"seed": 2, "seeds": [1, 2]}, TABLE, "`seeds`: has 2", "Leave it out."),
     "impossible training tile": (CONFIG | {"training": {"tile": 81}}, TABLE, "training.tile", "use 80 or 82"),
     "impossible prediction tile": (CONFIG | {"prediction": {"tile": 81}}, TABLE, "prediction.tile", "use 80"),
     "drawing and data": (CONFIG | {"data_dir": "."}, TABLE, "drawing", "data_dir"),
@@ -322,7 +381,7 @@ def test_bad_input_met_by_a_job_is_told_last_and_leaves_nothing_half_written(tmp
     answer = snakemake(tmp_path, *write(tmp_path, FILES), "--", target)
     assert answer.returncode == 1
     after = answer.stderr.partition("Exiting because a job execution failed")[2]
-    assert "error: labels.tif: " in after
+    assert re.search(r"error: \S*volumes\.tsv, line 2, volume learn: labels\.tif: ", after)
     assert "results/logs/build_dataset/1.log" in after
     assert "Traceback" not in answer.stderr
     assert not (tmp_path / target).exists()
@@ -334,17 +393,17 @@ FIGURES = {"draw_volumes", "draw_charts"}
 STAGES_OF = {
     "torch": {"train", "predict"},
     "matplotlib": FIGURES,
-    "pandas": {"train", "evaluate", "collect_scores", "report"} | FIGURES,
+    "pandas": {"train", "evaluate", "measure_spread", "report"} | FIGURES,
     "scipy.ndimage": {"draw_volume", "draw_volumes"},
 }
 ADAPTERS = sorted((ROOT / "workflow/scripts").glob("*.py"))
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.stem)
-def test_a_stage_imports_no_library_that_it_can_do_without(adapter):
+def test_a_stage_imports_no_library_that_it_can_do_without(adapter, tmp_path):
     code = (
         "import sys\nfrom types import SimpleNamespace\n"
-        "snakemake = SimpleNamespace(log=['/dev/null'], threads=1, resources=SimpleNamespace(gpu=0))\n"
+        f"snakemake = SimpleNamespace(log=['{tmp_path}/log'], threads=1, resources=SimpleNamespace(gpu=0))\n"
         f"{bench_workflow.imports_of(adapter)}\n"
         "    print(*sys.modules)"
     )

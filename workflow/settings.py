@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +17,10 @@ import yaml
 from jsonschema import Draft202012Validator as Validator
 
 from pipeline_lib.errors import InputError
+from pipeline_lib.files import require_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+LARGEST_CONFIG = 2**20  # bytes, and values
 README = REPOSITORY / "config/README.md"
 TYPES = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
 LIMITS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "at most",
@@ -29,18 +32,95 @@ def read_schema(name: str) -> dict[str, Any]:
     return yaml.safe_load((REPOSITORY / f"workflow/schemas/{name}.schema.yaml").read_text())
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without Python objects, and without keys that appear twice, of which the first would not count."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if isinstance(node, yaml.MappingNode):
+            keys = [key for key, _ in node.value]
+            lines = [key.start_mark.line + 1 for key in keys]
+            _require_unique([self.construct_object(key, deep=True) for key in keys], lines)
+        return super().construct_mapping(node, deep)
+
+
+def _require_unique(keys: list[Any], lines: list[int] | None = None) -> None:
+    for place, key in enumerate(keys):
+        if key in keys[:place]:
+            where = f", in lines {lines[keys.index(key)]} and {lines[place]}" if lines else ""
+            raise InputError(f"the key `{key}` appears twice{where}. Keep one.")
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _require_unique([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The settings in a config file, YAML or JSON, more strictly read than Snakemake does.
+
+    Raises `InputError` for what is no such file, for keys that appear twice, and for objects of Python.
+    """
+    try:
+        require_file(path, LARGEST_CONFIG)
+        text = Path(path).read_bytes().decode()
+    except UnicodeDecodeError as error:
+        found = f"{error.reason} at byte {error.start}"
+        raise InputError(f"{path}: not a text file in UTF-8 ({found}). Save it as plain text.") from error
+    except OSError as error:
+        reason = error.strerror
+        raise InputError(f"{path}: the config cannot be read ({reason}). Correct `--configfile`.") from error
+    try:
+        try:
+            settings = json.loads(text, object_pairs_hook=_unique_pairs)
+        except json.JSONDecodeError:
+            settings = yaml.load(text, _Loader)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        hint = " YAML takes spaces, not tabs, to indent." if "\t" in str(error) else ""
+        line = mark.line + 1 if mark else 1
+        raise InputError(f"{path}, line {line}: not YAML ({error.problem}).{hint}") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())[:200]}).") from error
+    if not isinstance(settings, dict):
+        found = "nothing" if settings is None else f"a {type(settings).__name__}"
+        raise InputError(f"{path}: holds {found}, expected keys with values, such as `volumes: my.tsv`.")
+    if "__use_yte__" in settings:
+        raise InputError(f"{path}: `__use_yte__` lets a config run Python. Write the settings plainly.")
+    return settings
+
+
 def complete(settings: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     """`settings` with the defaults of `schema` filled in, section by section, checked key by key.
 
     Raises `InputError` for an unknown key (naming the nearest known one), a missing key, and a value of the
     wrong type or out of range.
     """
+    _require_small(settings)
     known = [*_names(schema)]
     for name in _given(settings, schema):
         if name not in known:
             raise InputError(f"config key `{name}`: unknown. {_hint(name, known)} "
                              "config/README.md explains every key.")
     return _complete(settings, schema, "")
+
+
+def _require_small(settings: Any) -> None:
+    """Aliases of YAML can make a few lines stand for more values than memory holds, or for themselves."""
+    sizes: dict[int, float] = {}
+
+    def size(value: Any) -> float:
+        children = value.values() if isinstance(value, dict) else value
+        if not isinstance(value, dict | list | tuple):
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = math.inf  # what it is as long as it is being looked at: within itself, endless
+            sizes[id(value)] = 1 + sum(map(size, children))
+        return sizes[id(value)]
+
+    if size(settings) > LARGEST_CONFIG:
+        raise InputError("config: aliases (`*name`) stand for more values than there can be. Write them out.")
 
 
 def _complete(settings: dict[str, Any], schema: dict[str, Any], section: str) -> dict[str, Any]:
@@ -53,8 +133,9 @@ def _complete(settings: dict[str, Any], schema: dict[str, Any], section: str) ->
             continue
         value = _convert(settings.get(key, part.get("default")), part)
         # the keys of a section are looked at one by one, for messages that name them
-        if not Validator({"type": "object"} if "properties" in part else part).is_valid(value):
-            raise InputError(f"config key `{name}`: found {json.dumps(value, default=str)}. {_told(part)}")
+        allowed = Validator({"type": "object"} if "properties" in part else part).is_valid(value)
+        if not (allowed and _finite(value)):
+            raise InputError(f"config key `{name}`: found {_shown(value)}. {_told(part)}")
         completed[key] = _complete(value, part, f"{name}.") if "properties" in part else value
     return completed
 
@@ -63,6 +144,8 @@ def _convert(value: Any, part: dict[str, Any]) -> Any:
     """YAML reads `1e-3` as text and a section whose lines are all commented out as null."""
     if value is None and "properties" in part:
         return {}
+    if isinstance(value, list) and "items" in part:
+        return [_convert(item, part["items"]) for item in value]
     if part.get("type") in ("number", "integer"):
         if isinstance(value, str):
             with suppress(ValueError):
@@ -70,6 +153,18 @@ def _convert(value: Any, part: dict[str, Any]) -> Any:
         if part["type"] == "integer" and isinstance(value, float) and value.is_integer():
             value = int(value)
     return value
+
+
+def _finite(value: Any) -> bool:
+    """NaN passes the limits of a schema."""
+    if isinstance(value, list):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _names(schema: dict[str, Any], section: str = "") -> Iterator[str]:
@@ -111,7 +206,8 @@ def expected(part: dict[str, Any]) -> str:
     if "properties" in part:
         return "a section with " + ", ".join(part["properties"])
     if part["type"] == "array":
-        return f"a list of {part['minItems']}, each {expected(part['items'])}"
+        which = "without repetitions" if part.get("uniqueItems") else f"of {part['minItems']}"
+        return f"a list {which}, each {expected(part['items'])}"
     limits = " and ".join(f"{words} {part[limit]}" for limit, words in LIMITS.items() if limit in part)
     return f"{TYPES[part['type']]} {limits}".strip()
 

@@ -14,9 +14,17 @@ from pipeline_lib.imageio.annotation import (
     open_annotation,
     read_annotation,
 )
+from pipeline_lib.imageio.apart import inspect_apart
 from pipeline_lib.imageio.headers import ImageInfo, require_channels, require_memory
 from pipeline_lib.imageio.images import Images, inspect, open_images, read_images
-from pipeline_lib.imageio.naming import natural_key, parse_sections, section_ranges, slice_files, source_file
+from pipeline_lib.imageio.naming import (
+    identity,
+    natural_key,
+    parse_sections,
+    section_ranges,
+    slice_files,
+    source_file,
+)
 from pipeline_lib.imageio.writing import write_images, write_labels, write_probability
 
 __all__ = [
@@ -25,7 +33,9 @@ __all__ = [
     "AnnotationRegions",
     "ImageInfo",
     "Images",
+    "identity",
     "inspect",
+    "inspect_apart",
     "natural_key",
     "open_annotation",
     "open_images",

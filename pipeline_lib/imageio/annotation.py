@@ -19,6 +19,7 @@ from pipeline_lib.imageio.images import Images, open_chosen
 ANNOTATION_KINDS = ("auto", "black_membranes", "white_membranes", "instances")
 
 _SAMPLE = 2048  # px, side of the part of the first section whose separate areas are counted
+_MOST_LABELS = 2**25  # of a volume; each takes 16 bytes while they are counted, and some more
 _MAKE_ANNOTATION = (
     "Make it black and white (Fiji: Image > Adjust > Threshold..., Apply), or save instance "
     "labels (0 = background, 1..n = cells)."
@@ -136,6 +137,11 @@ def _count_values(images: Images, block: int) -> tuple[np.ndarray, np.ndarray]:
             found.append((values.astype(np.int64), counts))
             if sum(len(values) for values, _ in found[1:]) > 2 * len(found[0][0]):
                 found = [_joined(found)]
+            if len(found[0][0]) > _MOST_LABELS:
+                raise InputError(
+                    f"{images.path}: more than {_MOST_LABELS:,} different values: noise, or more cells than "
+                    "a volume may have. Cut it into several volumes with the table's column `sections`."
+                )
     return _joined(found)
 
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import json
-import math
 import os
-import struct
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
-import imagecodecs
 import numpy as np
 
-from pipeline_lib.blocks import BLOCK
 from pipeline_lib.errors import InputError
-from pipeline_lib.imageio.headers import ImageInfo, Reader, arrange, cyx, region_index
-from pipeline_lib.imageio.naming import HDF5, TIFF_SUFFIXES, slice_files, source_file
-from pipeline_lib.imageio.tiff import KEPT, open_tiff
+from pipeline_lib.imageio.hdf5 import open_hdf5
+from pipeline_lib.imageio.headers import ImageInfo, Reader
+from pipeline_lib.imageio.naming import HDF5, TIFF_SUFFIXES, check_numbers, slice_files, source_file
+from pipeline_lib.imageio.png import open_png
+from pipeline_lib.imageio.tiff import open_tiff
 
 _READABLE = (
     "Readable are TIFF, PNG, a folder of PNG or TIFF slices, and HDF5 as file.h5:/dataset; "
@@ -35,32 +32,28 @@ def open_file(path: str | Path, *, every_slice: bool = False) -> Iterator[tuple[
     `every_slice`: of a folder, look at the headers of all slices, not the first one's alone.
     """
     file = source_file(path)
-    if not file.exists():
-        beside = os.listdir(file.parent) if file.parent.is_dir() else []
-        near = difflib.get_close_matches(file.name, beside, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise InputError(
-            f"{path}: no such file or folder.{hint} Check the path; in a table of volumes it "
-            "starts from `data_dir`."
-        )
-    if file.is_file() and file.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
+    is_folder = _require_readable(path, file)
     suffix = file.suffix.lower()
-    if file.is_dir():
+    if HDF5.fullmatch(str(path)):
+        if is_folder:
+            raise InputError(f"{path}: {file} is a folder, expected an HDF5 file. {_READABLE}")
+        opened = open_hdf5(path)
+    elif is_folder:
         opened = _open_slices(file, every_slice)
-    elif HDF5.fullmatch(str(path)):
-        opened = _open_hdf5(path)
     elif suffix in TIFF_SUFFIXES:
         opened = open_tiff(file)
     elif suffix == ".png":
-        opened = _open_png(file)
+        opened = open_png(file)
     else:
         raise InputError(f"{path}: no image format is known by the suffix `{suffix}`. {_READABLE}")
     with ExitStack() as stack:
         with _damage_told(path):
             info, read = stack.enter_context(opened)
         if info.dtype.kind not in "buif" or min(info.shape) < 1:
-            raise InputError(f"{path}: {info}; expected integers, floats or bool, and some pixels.")
+            raise InputError(
+                f"{path}: {info}; expected integers, floats or bool, and some "
+                "pixels. Save the images as one of these."
+            )
 
         def read_region(z: int, rows: slice, columns: slice) -> np.ndarray:
             with _damage_told(path):
@@ -69,49 +62,60 @@ def open_file(path: str | Path, *, every_slice: bool = False) -> Iterator[tuple[
         yield info, read_region
 
 
+def _require_readable(path: str | Path, file: Path) -> bool:
+    """Raise `InputError` unless `file` is a folder or a file with content; returns whether it is a folder.
+
+    Pipes and devices are refused unopened: they may never end.
+    """
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        beside = os.listdir(file.parent) if file.parent.is_dir() else []
+        near = difflib.get_close_matches(file.name, beside, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        if file.is_symlink():
+            hint = f" It is a link to {os.readlink(file)}, which is not there."
+        raise InputError(
+            f"{path}: no such file or folder.{hint} Check the path; in a table of volumes it "
+            "starts from `data_dir`."
+        ) from error
+    except (OSError, ValueError) as error:  # a loop of links, a name too long or with a NUL, no permission
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path!s:.300}: cannot be opened ({reason}). Check the path.") from error
+    if stat.S_ISDIR(status.st_mode):
+        return True
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(
+            f"{path}: neither a file nor a folder but a pipe, a socket or a device. Save the images as "
+            "a file."
+        )
+    if status.st_size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
+    return False
+
+
 @contextmanager
 def _damage_told(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
-    except Exception as error:  # a damaged file can make a decoder raise anything
+    except PermissionError as error:
         raise InputError(
-            f"{path}: cannot be read ({type(error).__name__}: {error}). It is truncated, "
+            f"{path}: may not be read by this user ({error.strerror}). Type `chmod u+r`, or ask its owner."
+        ) from error
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        what = "more memory than there is" if isinstance(error, MemoryError) else _one_line(error)
+        raise InputError(
+            f"{path}: cannot be read ({type(error).__name__}: {what}). It is truncated, "
             "damaged, or of another format than its name says. Copy it again from its source. "
             f"{_READABLE}"
         ) from error
 
 
-@contextmanager
-def _open_png(path: Path) -> Iterator[tuple[ImageInfo, Reader]]:
-    with open(path, "rb") as file:
-        header = file.read(26)
-    if header[:8] != b"\x89PNG\r\n\x1a\n" or header[12:16] != b"IHDR":
-        raise InputError(f"{path}: not a PNG file. It is damaged, or of another format than its name says.")
-    width, height, bits, colour_type = struct.unpack(">IIBB", header[16:26])
-    if colour_type in (3, 4):
-        found = "indexed colours" if colour_type == 3 else "gray levels with transparency"
-        raise InputError(
-            f"{path}: {found}, expected gray levels. Convert it (Fiji: Image > Type > 8-bit, "
-            "then File > Save As > Tiff...)."
-        )
-    channels, axes = {0: (1, "YX"), 2: (3, "YXS"), 6: (4, "YXS")}[colour_type]
-    dtype = np.dtype(np.uint16 if bits == 16 else np.uint8)
-    decoded: list[np.ndarray] = []  # PNG can only be decoded whole: done once for all regions
-
-    def read(_: int, rows: slice, columns: slice) -> np.ndarray:
-        if not decoded:
-            image = imagecodecs.png_decode(path.read_bytes())
-            decoded.append(np.moveaxis(image.reshape(height, width, channels), -1, 0))
-        return decoded[0][:, rows, columns].copy()
-
-    yield (
-        ImageInfo(
-            channels, 1, height, width, dtype, axes, smallest_read=height * width * channels * dtype.itemsize
-        ),
-        read,
-    )
+def _one_line(error: Exception) -> str:
+    """The first 300 characters of its message; a decoder may put a whole file into it."""
+    return " ".join(str(error)[:300].split())
 
 
 @contextmanager
@@ -125,6 +129,10 @@ def _open_slices(folder: Path, every_slice: bool) -> Iterator[tuple[ImageInfo, R
             f"{folder}: the folder holds both PNG and TIFF slices, maybe the same sections "
             "twice. Keep one kind."
         )
+    if folders := [path for path in slices if path.is_dir()]:
+        raise InputError(f"{folders[0]}: a folder among the slices of {folder}. Move it elsewhere.")
+    if every_slice:
+        check_numbers(folder, slices)
     first = _info(slices[0])
 
     def check(path: Path, info: ImageInfo) -> None:
@@ -163,58 +171,3 @@ def _open_slices(folder: Path, every_slice: bool) -> Iterator[tuple[ImageInfo, R
 def _info(path: Path) -> ImageInfo:
     with open_file(path) as (info, _):
         return info
-
-
-@contextmanager
-def _open_hdf5(path: str | Path) -> Iterator[tuple[ImageInfo, Reader]]:
-    match = HDF5.fullmatch(str(path))
-    with h5py.File(match["file"], "r") as file:
-        dataset = file.get(match["dataset"]) if match["dataset"] else None
-        if not isinstance(dataset, h5py.Dataset):
-            held: list[str] = []
-            file.visititems(
-                lambda name, item: (
-                    held.append(f"{match['file']}:/{name}") if isinstance(item, h5py.Dataset) else None
-                )
-            )
-            raise InputError(
-                f"{path}: {'no such' if match['dataset'] else 'names no'} dataset in this HDF5 "
-                f"file. Write one of: {', '.join(held[:20]) or '(the file holds none)'}."
-            )
-        chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
-        info, z_axis = arrange(path, _hdf5_axes(path, dataset), dataset.shape, dataset.dtype, chunk_bytes)
-        cache = _cache(dataset.chunks, info)
-    with h5py.File(match["file"], "r", **cache) as file:
-        dataset = file[match["dataset"]]
-
-        def read(z: int, rows: slice, columns: slice) -> np.ndarray:
-            return cyx(dataset[tuple(region_index(info, z_axis, z, rows, columns))], info)
-
-        yield info, read
-
-
-def _cache(chunks: tuple[int, ...] | None, info: ImageInfo) -> dict[str, int]:
-    """Settings of a file whose chunks are wider than blocks: room for those that a row of blocks shares."""
-    high, wide = (chunks[info.axes.index(axis)] for axis in "YX") if chunks else (1, 1)
-    if wide <= BLOCK:
-        return {}
-    rows = -(-BLOCK * 5 // 4 // high) + 1  # of chunks, for a block with its halo
-    needed = rows * -(-info.width // wide) * info.channels * info.smallest_read
-    return {"rdcc_nbytes": min(needed, KEPT), "rdcc_nslots": 100_003}
-
-
-def _hdf5_axes(path: str | Path, dataset: h5py.Dataset) -> str:
-    """Axes from the attribute `axes`, from ilastik's `axistags`, or from the number of dimensions."""
-    if "axes" in dataset.attrs:
-        axes = str(np.asarray(dataset.attrs["axes"]).astype(str))
-    elif "axistags" in dataset.attrs:
-        axes = "".join(tag["key"] for tag in json.loads(dataset.attrs["axistags"])["axes"])
-    else:
-        axes = {2: "yx", 3: "zyx", 4: "czyx"}.get(dataset.ndim, "")
-    if len(axes) != dataset.ndim:
-        raise InputError(
-            f"{path}: {dataset.ndim} dimensions {dataset.shape}, axes `{axes}`; expected yx, "
-            "zyx or czyx, or an attribute with one letter for each (h5py: "
-            "dataset.attrs['axes'] = 'zyxc')."
-        )
-    return axes

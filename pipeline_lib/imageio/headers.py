@@ -93,6 +93,19 @@ def require_memory(path: str | Path, info: ImageInfo, memory_gb: float) -> None:
         )
 
 
+def require_plausible(path: str | Path, info: ImageInfo, stored: int, most: int = 5000) -> None:
+    """Raise `InputError` where more than 1 GiB of pixels are claimed and `stored` bytes cannot hold them.
+
+    No compression of ours packs more than `most` bytes into one, not even of zeros: deflate 1,032, LZW 1,400.
+    """
+    claimed = math.prod(info.shape) * info.dtype.itemsize
+    if claimed > max(most * stored, 2**30):
+        raise InputError(
+            f"{path}: its header claims {info}, {claimed / 1e9:.3g} GB, but {stored:,} bytes are stored: "
+            "damaged, truncated or a decompression bomb. Copy it again from its source."
+        )
+
+
 def require_whole(path: str | Path, info: ImageInfo, needed: int) -> None:
     """Refuse to read `needed` bytes that cannot fit: a damaged header may claim terabytes."""
     if needed > (memory := machine_memory()):

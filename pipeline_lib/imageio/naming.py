@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline_lib.errors import InputError
+from pipeline_lib.log import logger
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SLICE_SUFFIXES = (".png", *TIFF_SUFFIXES)
@@ -19,11 +22,55 @@ def source_file(path: str | Path) -> Path:
     return Path(match["file"]) if match else Path(path)
 
 
+def identity(path: str | Path) -> tuple[str, str]:
+    """What two paths have in common that name the same images: the real file, and the dataset in it.
+
+    Hard links of one file share its number; copies are different files.
+    """
+    match = HDF5.fullmatch(str(path))
+    file = os.path.realpath(source_file(path))
+    with suppress(OSError):
+        status = os.stat(file)
+        file = f"{status.st_dev}:{status.st_ino}"
+    return file, (match["dataset"] or "").strip("/") if match else ""
+
+
 def slice_files(folder: Path) -> list[Path]:
     """The PNG and TIFF slices of a folder in natural order; hidden files are no slices."""
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
     slices = (path for path in visible if path.suffix.lower() in SLICE_SUFFIXES)
     return sorted(slices, key=lambda path: natural_key(path.name))
+
+
+def check_numbers(folder: Path, slices: list[Path]) -> None:
+    """Raise `InputError` where two slices have one number, and warn where a number seems to be missing.
+
+    A slice that was lost would shift all after it against the annotation; one left out on purpose is fine.
+    Numbers with equal steps lack none, and names that differ in more than one number are not judged.
+    """
+    names = [re.split(r"([0-9]+)", path.stem) for path in slices]
+    if len({len(name) for name in names}) > 1 or len(names) < 2:
+        return
+    differing = [n for n, found in enumerate(zip(*names, strict=True)) if len(set(found)) > 1]
+    if len(differing) > 1 or (differing and differing[0] % 2 == 0):
+        return
+    numbers = [int(name[differing[0]]) if differing else 0 for name in names]
+    steps = [b - a for a, b in itertools.pairwise(numbers)]
+    least = min(steps)
+    place, step = next(((n, step) for n, step in enumerate(steps) if step != least or step == 0), (0, least))
+    if step == 0:
+        raise InputError(
+            f"{folder}: {slices[place].name} and {slices[place + 1].name} have one number. Keep one."
+        )
+    if step != least:
+        logger.warning(
+            "%s: between %s and %s, slice %d is missing. If it was not left out on purpose, of the "
+            "annotation too, copy it.",
+            folder,
+            slices[place].name,
+            slices[place + 1].name,
+            numbers[place] + least,
+        )
 
 
 def natural_key(name: str) -> tuple:

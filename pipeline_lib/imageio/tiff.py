@@ -5,26 +5,44 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 
 from pipeline_lib.errors import InputError
-from pipeline_lib.imageio.headers import ImageInfo, Reader, arrange, cyx, region_index
+from pipeline_lib.imageio.headers import ImageInfo, Reader, arrange, cyx, region_index, require_plausible
 
 KEPT = 256 * 2**20  # bytes of decoded strips and tiles kept for next regions: 2048 float32 rows of 32,768 px
 _JPEG = (6, 7, 33007, 34892)  # compressions whose tables are stored apart
 _MAPPED_ROWS = 128
+# Compressions that unpack no more than asked for: none, CCITT, LZW, deflate, PackBits, LZMA, Zstandard
+_BOUNDED = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
+_IMAGE_CODECS = {
+    7: "JPEG",
+    33007: "JPEG",
+    34892: "JPEG",
+    22610: "JPEG XR",
+    34934: "JPEG XR",
+    33003: "JPEG 2000",
+    33005: "JPEG 2000",
+    34712: "JPEG 2000",
+    34933: "PNG",
+}  # of which the size can be told before they are decoded
 
 
 @contextmanager
 def open_tiff(path: Path) -> Iterator[tuple[ImageInfo, Reader]]:
     """Info and region reader of a TIFF file that holds one stack."""
+    _require_chain(path)
     with _broken_pages() as broken, tifffile.TiffFile(path) as tiff:
+        _require_own_pages(path, tiff)
         series = tiff.series
         pages = len(tiff.pages)
         if broken:
@@ -32,6 +50,8 @@ def open_tiff(path: Path) -> Iterator[tuple[ImageInfo, Reader]]:
                 f"{path}: truncated or damaged after page {pages} ({broken[0]}). "
                 "Copy it again from its source."
             )
+        if not series:
+            raise InputError(f"{path}: a TIFF file without an image. Copy it again from its source.")
         if len(series) != 1:
             found = ", ".join(f"{s.axes} {s.shape}" for s in series[:5])
             raise InputError(
@@ -73,13 +93,16 @@ def _region_reader(
         ),
         None,
     )
+    _require_codec(path, key)
     # one page, the others follow it as plain bytes
     in_one_piece = outer is None and series.dataoffset is not None
     decoded = 1 if in_one_piece or key.is_final else math.prod(_segment_shape(key))
     info, z_axis = arrange(
         path, axes, shape, dtype, decoded * dtype.itemsize, key.photometric == tifffile.PHOTOMETRIC.MINISWHITE
     )
+    stored = tiff.filehandle.size
     if in_one_piece:
+        _require_end(path, series.dataoffset + math.prod(shape) * dtype.itemsize, stored)
 
         def read_piece(z: int, rows: slice, columns: slice) -> np.ndarray:
             index = region_index(info, z_axis, z, rows, columns)
@@ -93,6 +116,9 @@ def _region_reader(
             f"{path}: lacks pages for axes {axes} {shape}. It is truncated, or one file of a "
             "set whose others are missing: put them beside it, or save the stack as one file."
         )
+    _require_segments(path, pages, key)
+    files = {page.parent.filehandle.path: page.parent.filehandle.size for page in pages}
+    require_plausible(path, info, sum(files.values()))
     numbers = np.arange(len(pages)).reshape(shape[:outer])
     segments = _Segments()
 
@@ -110,6 +136,92 @@ def _region_reader(
         return cyx(region.reshape(lengths), info)
 
     return info, read
+
+
+def _require_chain(path: Path) -> None:
+    """Refuse a chain of pages that bites its tail: tifffile would follow it for ever."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+        order, version = {b"II": "<", b"MM": ">"}.get(head[:2], ""), head[2:4]
+        classic, big = (struct.pack(f"{order}H", number) for number in (42, 43))
+        if not order or version not in (classic, big):
+            raise InputError(
+                f"{path}: not a TIFF file. It is damaged, or of another format than its name says."
+            )
+        # lengths of: number of entries, an entry, an offset; and their types
+        lengths, kinds = ((2, 12, 4), ("H", "I")) if version == classic else ((8, 20, 8), ("Q", "Q"))
+        at, seen = 4 if version == classic else 8, set()
+        while True:
+            file.seek(at)
+            offset = _number(file, f"{order}{kinds[1]}", lengths[2])
+            if offset in seen:
+                raise InputError(
+                    f"{path}: damaged: after page {len(seen)}, its chain of pages runs in a circle. Copy it "
+                    "again from its source."
+                )
+            if not offset:
+                return
+            seen.add(offset)
+            file.seek(offset)
+            at = offset + lengths[0] + _number(file, f"{order}{kinds[0]}", lengths[0]) * lengths[1]
+            if at >= 2**63:
+                return
+
+
+def _number(file: BinaryIO, kind: str, length: int) -> int:
+    """The number at the file's place, 0 past its end."""
+    data = file.read(length)
+    return struct.unpack(kind, data)[0] if len(data) == length else 0
+
+
+def _require_own_pages(path: Path, tiff: tifffile.TiffFile) -> None:
+    """Refuse OME metadata that name others than files beside this one: tifffile would open them."""
+    root = ElementTree.fromstring(tiff.ome_metadata or "<OME/>")
+    others = (part for part in root.iter() if part.tag.endswith("UUID") and part.text != root.get("UUID"))
+    for name in (part.get("FileName", "") for part in others):
+        if os.path.basename(name) != name or not (path.parent / name).is_file():
+            raise InputError(
+                f"{path}: its OME metadata name {name!r:.100}, which is no file beside it. Put the files of "
+                "the set together, or save the stack as one file."
+            )
+
+
+def _require_codec(path: Path, key: tifffile.TiffPage) -> None:
+    """Refuse compressions whose decoded size is not known before they are decoded."""
+    if key.compression not in _BOUNDED and key.compression not in _IMAGE_CODECS:
+        name = getattr(key.compression, "name", key.compression)
+        raise InputError(
+            f"{path}: compressed with {name}; expected none, deflate, LZW, PackBits, LZMA, Zstandard, CCITT, "
+            f"{', '.join(dict.fromkeys(_IMAGE_CODECS.values()))}. Save it uncompressed (Fiji: File > "
+            "Save As > Tiff...)."
+        )
+
+
+def _require_segments(path: Path, pages: Sequence[Any], key: tifffile.TiffPage) -> None:
+    """Refuse strips and tiles that the file does not hold: it ends early, or its tables are damaged."""
+    sizes = (1, *_segment_shape(key)[:3])
+    expected = math.prod(-(-n // size) for n, size in zip(key.shaped, sizes, strict=False))
+    plain = math.prod(key.shaped) * key.dtype.itemsize
+    for number, page in enumerate(pages):
+        offsets, counts, size = page.dataoffsets, page.databytecounts, page.parent.filehandle.size
+        if key.is_final:  # read as one piece
+            ends = [offsets[0] + plain] if offsets else [2 * size]
+        else:
+            ends = [offset + count for offset, count in zip(offsets, counts, strict=True)]
+            if len(ends) < expected:
+                raise InputError(
+                    f"{path}: page {number} lists {len(ends)} of its {expected} strips or tiles: damaged. "
+                    "Copy it again from its source."
+                )
+        _require_end(path, max(ends), size)
+
+
+def _require_end(path: Path, end: int, size: int) -> None:
+    if end > size:
+        raise InputError(
+            f"{path}: truncated: its pixels end at byte {end:,}, the file at byte {size:,}. Copy it again "
+            "from its source."
+        )
 
 
 def _places(shape: Sequence[int], shaped: Sequence[int]) -> list[int | None] | None:
@@ -199,6 +311,8 @@ class _Segments:
             file.open()
         file.seek(offset)
         data = file.read(length)
+        if key.compression in _IMAGE_CODECS:
+            _require_size(data, key, place)
         jpeg = key.compression in _JPEG
         tables = {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader} if jpeg else {}
         segment = key.decode(data, place, **tables)[0]
@@ -207,6 +321,52 @@ class _Segments:
             self._kept[number, place] = rows, end, segment
             self._bytes += segment.nbytes
         return segment
+
+
+def _require_size(data: bytes, key: tifffile.TiffPage, place: int) -> None:
+    """Refuse an image in a strip or tile that claims other than the strip's or tile's size: a bomb."""
+    kind = _IMAGE_CODECS[key.compression]
+    _, rows, columns, _ = _segment_shape(key)
+    found = _encoded_size(kind, data)
+    if found is None or found[0] > columns or found[1] > max(rows, 1):
+        raise ValueError(
+            f"{kind} of {found or 'unknown size'} in strip or tile {place} of {columns} x {rows} px"
+        )
+
+
+def _encoded_size(kind: str, data: bytes) -> tuple[int, int] | None:
+    """Width and height (px) that an encoded image claims, None where it is no such image."""
+    if kind == "PNG" and data[12:16] == b"IHDR":
+        return struct.unpack(">II", data[16:24])
+    if kind == "JPEG 2000":
+        at = 0
+        while data[at : at + 4] != b"\xff\x4f\xff\x51":  # boxes, up to the one that holds the image
+            length, box = struct.unpack(">I4s", data[at : at + 8])
+            at += 8 if box == b"jp2c" else max(length, 8)
+        right, bottom, left, top = struct.unpack(">IIII", data[at + 8 : at + 24])
+        return right - left, bottom - top
+    if kind == "JPEG XR" and data[:3] == b"II\xbc":
+        (start,) = struct.unpack("<I", data[4:8])
+        (number,) = struct.unpack("<H", data[start : start + 2])
+        entries = list(struct.iter_unpack("<HHII", data[start + 2 : start + 2 + 12 * number]))
+        values = [(tag, value & 0xFFFF if type_ == 3 else value) for tag, type_, _, value in entries]
+        sizes = [tuple(max(value for tag, value in values if tag == code) for code in (0xBC80, 0xBC81))]
+        for image in (value for tag, value in values if tag == 0xBCC0):  # which has a header of its own
+            form = ">HH" if data[image + 10] & 0x80 else ">II"
+            place = data[image + 12 : image + 12 + struct.calcsize(form)]
+            sizes.append(tuple(length + 1 for length in struct.unpack(form, place)))
+        return max(width for width, _ in sizes), max(height for _, height in sizes)
+    at = 2
+    while kind == "JPEG" and data[:2] == b"\xff\xd8" and data[at] == 0xFF:
+        if data[at + 1] == 0xFF:  # padding
+            at += 1
+            continue
+        marker, length = struct.unpack(">BH", data[at + 1 : at + 4])
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return width, height
+        at += 2 + length
+    return None
 
 
 def _mapped(

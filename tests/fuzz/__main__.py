@@ -1,0 +1,101 @@
+"""Fuzz the readers: `python -m tests.fuzz [--seconds 600] [--folder FOLDER] [TARGET ...]`.
+
+All targets by default. Needs atheris (`pip install atheris`): coverage-guided fuzzing by libFuzzer. The
+folder keeps the corpus, which grows from run to run, what was found, and `figures.json`. Exit
+status 0: nothing was.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.fuzz import corpus
+from tests.fuzz.targets import TARGETS, contained
+
+RSS_LIMIT = 2048  # MB
+SECONDS_PER_INPUT = 20
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # files that no disk need write
+
+
+def fuzz(target: str, seconds: float, folder: Path) -> dict:
+    """Fuzz `target`; what libFuzzer tells of it. After a finding it goes on in the time that is left."""
+    seeds = corpus.write(target, folder / "corpus" / target)
+    found, end = folder / "findings", time.monotonic() + seconds
+    found.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "target": target,
+        "seconds": 0.0,
+        "executions": 0,
+        "peak MB": 0,
+        "seeds": seeds,
+        "findings": [],
+    }
+    with open(folder / f"{target}.log", "w") as log:
+        while (left := end - time.monotonic()) > 1:
+            start = log.tell()
+            options = {
+                "max_total_time": int(left) + 1,
+                "rss_limit_mb": RSS_LIMIT,
+                "timeout": SECONDS_PER_INPUT,
+                "max_len": 16384,
+                "print_final_stats": 1,
+                "artifact_prefix": f"{found}/{target}-",
+                "verbosity": 1,
+            }
+            arguments = [f"-{name}={value}" for name, value in options.items()]
+            command = [sys.executable, "-m", "tests.fuzz.fuzz_one", target, str(folder / "corpus" / target)]
+            began = time.monotonic()
+            with tempfile.TemporaryDirectory(dir=MEMORY) as scratch:  # libFuzzer ends without tidying up
+                subprocess.run(
+                    [*command, *arguments],
+                    stdout=log,
+                    stderr=log,
+                    check=False,
+                    env=os.environ | {"TMPDIR": scratch},
+                )
+            log.flush()
+            text = (folder / f"{target}.log").read_text(errors="replace")[start:]
+            figures["seconds"] += time.monotonic() - began
+            coverage = [int(n) for n in re.findall(r"\bcov: (\d+)", text)]
+            executed = [int(n) for n in re.findall(r"^#(\d+)\s", text, re.MULTILINE)] or [0]
+            figures["executions"] += max(executed)
+            figures.setdefault("coverage at first", coverage[0] if coverage else 0)
+            figures["coverage"] = max([figures.get("coverage", 0), *coverage])
+            for peak in re.findall(r"(?:stat::peak_rss_mb:\s+|rss: )(\d+)", text):
+                figures["peak MB"] = max(figures["peak MB"], int(peak))
+            figures["findings"] += re.findall(rf"{target}-(?:crash|timeout|oom)-\w+", text)
+    figures["findings"] = sorted(set(figures["findings"]))
+    if target in ("tiff", "png", "hdf5", "annotation"):
+        refused = [name for name in figures["findings"] if contained(target, (found / name).read_bytes())]
+        figures["refused by the dry run"] = len(refused)
+    figures["corpus"] = sum(1 for _ in (folder / "corpus" / target).iterdir())
+    return figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "targets", nargs="*", choices=[*TARGETS, []], metavar="TARGET", help=", ".join(TARGETS)
+    )
+    parser.add_argument("--seconds", type=float, default=600, help="for each target")
+    parser.add_argument("--folder", type=Path, default=Path("results-fuzz"))
+    arguments = parser.parse_args()
+    all_figures = []
+    for target in arguments.targets or TARGETS:
+        figures = fuzz(target, arguments.seconds, arguments.folder.resolve())
+        all_figures.append(figures)
+        print(json.dumps(figures), flush=True)
+    (arguments.folder / "figures.json").write_text(json.dumps(all_figures, indent=1) + "\n")
+    return int(any(figures["findings"] for figures in all_figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""What is fuzzed: each target takes bytes as one kind of input file; nothing but `InputError` may come of it.
+
+Files lie in `FOLDER`.
+"""
+
+import atexit
+import io
+import itertools
+import json
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import settings
+
+from pipeline_lib import imageio, modelfile, volumes
+from pipeline_lib.blocks import blocks
+from pipeline_lib.errors import InputError
+
+MEMORY_GB = 0.05  # of one strip, tile, chunk or PNG
+BLOCKS = 4  # of an image that are read
+SCHEMA = settings.read_schema("config")
+FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+
+
+def _read_blocks(path: str, channels: int) -> None:
+    with imageio.open_images(path, channels=channels) as images:
+        imageio.require_memory(path, images.info, MEMORY_GB)
+        areas = itertools.product(range(len(images.numbers)), blocks(images.shape[2:], 512))
+        for z, area in itertools.islice(areas, BLOCKS):
+            region = images.read(z, *area.read)
+            assert region.shape[1:] == tuple(part.stop - part.start for part in area.read)
+
+
+def _image(name: str, dataset: str = "") -> Callable[[bytes], None]:
+    def read(data: bytes) -> None:
+        (FOLDER / name).write_bytes(data)
+        path = f"{FOLDER / name}{dataset}"
+        info = imageio.inspect(path)
+        imageio.require_memory(path, info, MEMORY_GB)
+        _read_blocks(path, info.channels)
+
+    return read
+
+
+def annotation(data: bytes) -> None:
+    """The first byte chooses format and kind."""
+    name = ("a.tif", "a.png", "a.h5")[data[0] % 3]
+    kind = imageio.ANNOTATION_KINDS[data[0] // 3 % 4]
+    (FOLDER / name).write_bytes(data[1:])
+    path = f"{FOLDER / name}{':/labels' if name == 'a.h5' else ''}"
+    info = imageio.inspect(path)
+    imageio.require_memory(path, info, MEMORY_GB)
+    if info.height * info.width * info.sections > 2**22:  # all of it is looked at: time, not memory
+        return
+    with imageio.open_annotation(path, kind=kind, block=512) as regions:
+        array = regions.read(0, slice(None), slice(None))
+        assert array.dtype.kind == "u" and array.dtype == regions.dtype
+
+
+def table(data: bytes) -> None:
+    path = FOLDER / "volumes.tsv"
+    path.write_bytes(data)
+    rows = volumes.read_table(path, "data")
+    assert all("/" not in row.volume and not row.volume.startswith(".") for row in rows)
+
+
+def config(data: bytes) -> None:
+    path = FOLDER / "my.yaml"
+    path.write_bytes(data)
+    complete = settings.complete(settings.read_config(path), SCHEMA)
+    assert json.dumps(complete, allow_nan=False)
+
+
+def model(data: bytes) -> None:
+    """The first byte chooses: the file as it is, or its pickle, or its description in a sound archive."""
+    from pipeline_lib.networks import Model
+
+    path = FOLDER / "model.pt"
+    kind, data = data[0] % 3, data[1:]
+    if kind:
+        changed = ("archive/data.pkl", f"archive/{modelfile.NAME}")[kind - 1]
+        data = _with_member(_sound_model(), changed, data)
+    path.write_bytes(data)
+    with suppress(InputError):
+        assert isinstance(modelfile.describe(path), dict)
+    Model.load(path)
+
+
+def _sound_model(kept: list[bytes] = []) -> bytes:  # noqa: B006
+    if not kept:
+        from tests.fuzz.corpus import small_model
+
+        kept.append(small_model(FOLDER))
+    return kept[0]
+
+
+def _with_member(archive: bytes, name: str, content: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as source, zipfile.ZipFile(out, "w") as target:
+        for entry in source.infolist():
+            target.writestr(entry, content if entry.filename == name else source.read(entry))
+    return out.getvalue()
+
+
+def with_checksums(data: bytes) -> bytes:
+    """A PNG whose chunks have right checksums, so that what is in them is looked at."""
+    out, at = bytearray(data), 8
+    while at + 12 <= len(out):
+        end = at + 8 + int.from_bytes(out[at : at + 4], "big")
+        if end + 4 > len(out):
+            break
+        out[end : end + 4] = zlib.crc32(out[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
+    return bytes(out)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "tiff": _image("a.tif"),
+    "png": _image("a.png"),
+    "hdf5": _image("a.h5", ":/raw"),
+    "annotation": annotation,
+    "table": table,
+    "config": config,
+    "model": model,
+}
+
+
+def _heap_is_sound(data: bytes) -> bool:
+    """Whether strings are kept as they must be: else HDF5's library may loop for ever.
+
+    It does in H5HG__cache_heap_deserialize, over free space of length 0. The dry run survives that
+    (`imageio.inspect_apart`). Fuzzing leaves such files out, so as to find others.
+    """
+    at = data.find(b"GCOL")
+    while at >= 0:
+        place, end = at + 16, at + int.from_bytes(data[at + 8 : at + 16], "little")
+        while place + 16 <= min(end, len(data)):
+            length = int.from_bytes(data[place + 8 : place + 16], "little")
+            place += 16 - (-length // 8) * 8 if any(data[place : place + 2]) else length  # else free space
+            if length == 0 or place > end:
+                return False
+        at = data.find(b"GCOL", at + 4)
+    return True
+
+
+def contained(target: str, data: bytes) -> bool:
+    """Whether the dry run refuses in words what crashes or hangs a decoder."""
+    kind = {"tiff": 0, "png": 1, "hdf5": 2}.get(target, data[0] % 3)
+    name, dataset = (("a.tif", ""), ("a.png", ""), ("a.h5", ":/raw" if target == "hdf5" else ":/labels"))[
+        kind
+    ]
+    (FOLDER / name).write_bytes(data[1:] if target == "annotation" else data)
+    try:
+        list(imageio.inspect_apart([f"{FOLDER / name}{dataset}"], MEMORY_GB))
+    except InputError:
+        return True
+    return False
+
+
+def check(target: str, data: bytes) -> None:
+    """Run one input; raises whatever is not an `InputError`, a finding."""
+    if data and _heap_is_sound(data):
+        with suppress(InputError):
+            TARGETS[target](data)
