@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench bench-large clean
+.PHONY: help venv demo test test-cluster soak lint bench bench-large fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,12 @@ demo: venv ## draw a small volume, learn it, score it, report (CPU, some minutes
 test: venv ## run all tests
 	@$(BIN)/python -m pytest
 
+test-cluster: venv ## run the workflow on a Slurm of its own, which it installs as root on Debian; ten minutes
+	@$(BIN)/python -m pytest tests/cluster
+
+soak: venv ## inject faults into running workflows, 100 times kill -9 among them; an hour on two cores
+	@$(BIN)/python -m tests.soak
+
 lint: venv ## check the style of Python and Snakemake code
 	@$(BIN)/ruff check .
 	@$(BIN)/snakefmt --check Snakefile workflow
@@ -40,6 +46,10 @@ bench: venv ## measure speed; figures are kept in benchmarks/results/
 bench-large: venv ## memory and time on 32,768 x 32,768 px and for 1,000 volumes; half an hour, 20 GB of disk
 	@$(BIN)/python -m benchmarks.bench_large
 	@$(BIN)/python -m benchmarks.bench_many
+
+fuzz: venv ## fuzz everything that reads files, ten minutes each; docs/RELIABILITY.md has the figures
+	@$(BIN)/python -m pip install --quiet "atheris>=3"
+	@$(BIN)/python -m tests.fuzz
 
 clean: ## remove the demo's results and caches (not .venv)
 	@rm -rf results .pytest_cache .ruff_cache .hypothesis

@@ -19,12 +19,17 @@ pathvars:
     benchmarks=f"{config['results']}/benchmarks",
 
 
+# What jobs run in where asked to (--software-deployment-method apptainer); conda's is named by each rule.
+container: f"{workflow.basedir}/containers/bordure.sif"
+
+
 report: "workflow/report/workflow.rst"
 
 
 wildcard_constraints:
     volume="|".join(map(re.escape, SCATTERED)),
     part="[1-9][0-9]*",
+    seed="[0-9]+",
 
 
 rule all:
@@ -41,9 +46,22 @@ include: "workflow/rules/predict.smk"
 include: "workflow/rules/segment.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/cluster.smk"
+
+
+try:
+    check_outputs()
+except InputError as error:
+    sys.exit(f"error: {error}")
+
+
+onstart:
+    claim_results()
+    end_orphans()
 
 
 onsuccess:
+    clear_states()
     print(results_message(), end="")
 
 

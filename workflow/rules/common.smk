@@ -2,6 +2,7 @@
 import math
 import os
 import re
+import socket
 import sys
 import time
 from functools import partial
@@ -13,11 +14,15 @@ REPOSITORY = Path(workflow.basedir)
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "workflow")]
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])))
 
-from pipeline_lib import baselines, blocks, imageio, memory, tiling, volumes
+from pipeline_lib import baselines, blocks, imageio, locks, memory, provenance, tiling, volumes
 from pipeline_lib.errors import InputError
-from settings import complete, read_schema
+from pipeline_lib.log import WORKFLOW
+from settings import complete, read_config, read_schema
 
 START = time.time()
+os.environ[WORKFLOW] = (
+    f"{socket.gethostname()}:{os.getpid()}"  # jobs on this machine end when their Snakemake is killed
+)
 
 
 def read_volumes():
@@ -43,13 +48,15 @@ def read_volumes():
 
 
 def check_results():
-    """The results folder, or the folder it will be made in, must take files."""
+    """The results folder, or the folder it will be made in, must take files, and so must those in it."""
     results = Path(config["results"]).absolute()
     folder = next(path for path in (results, *results.parents) if path.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(
-            f"config key `results`: {folder} is no folder that can be written to. Choose another."
-        )
+    for folder in (folder, *(record.parent for record in results.rglob(provenance.FOLDER))):
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise InputError(
+                f"config key `results`: {folder} is no folder that can be written to. Make it one, or choose "
+                "another."
+            )
 
 
 def check_tiles():
@@ -60,7 +67,33 @@ def check_tiles():
         tiling.check_tile(config["prediction"]["tile"], **geometry, key="prediction.tile")
 
 
+def check_seeds():
+    """A training more is one with another seed."""
+    if config["seed"] in config["seeds"]:
+        raise InputError(
+            f"config key `seeds`: has {config['seed']}, the `seed` of the model itself, which counts among them "
+            "already. Leave it out."
+        )
+
+
+def check_outputs():
+    """No output may take the place of an input: images within the results folder, under a name of its files."""
+    results = os.path.realpath(config["results"])
+    inputs = {path for row in VOLUMES.values() for path in (row.images, row.annotation) if path}
+    for path in sorted(inputs) if "drawing" not in config else ():
+        inside = os.path.relpath(os.path.realpath(imageio.source_file(path)), results)
+        target = os.path.join(config["results"], inside)
+        for output in (output for made in workflow.rules for output in made.output):
+            if output.match(target) or str(output).startswith(f"{target}/"):
+                raise InputError(
+                    f"{path}: the run writes {output} and would overwrite it. Choose another folder with "
+                    "`results:`, or move these images elsewhere."
+                )
+
+
 try:
+    for path in workflow.overwrite_configfiles or [REPOSITORY / "config/config.yaml"]:
+        read_config(path)  # refuses what Snakemake takes without a word
     config.update(complete(config, read_schema("config")))
     for key in ("results", "data_dir"):
         if key in config:
@@ -68,8 +101,17 @@ try:
     check_results()
     VOLUMES, SHAPES = read_volumes()
     check_tiles()
+    check_seeds()
 except InputError as error:
     sys.exit(f"error: {error}")  # the message alone; an exception would be printed with its traceback
+
+
+def claim_results():
+    """No other run is at work in the results folder, and none will be while this process lives."""
+    try:
+        locks.hold_results(config["results"])
+    except InputError as error:
+        sys.exit(f"error: {error}")
 
 
 def memory_needs():
@@ -109,6 +151,11 @@ NETWORKS = [NETWORK, *baselines.BASELINES]
 TRAIN, VALIDATION, TEST, PREDICT = (
     [name for name, volume in VOLUMES.items() if volume.split == split] for split in volumes.SPLITS
 )
+# The network trained with further seeds, which is scored and no more, as a pattern and one by one. What there is
+# for each trained network is a rule of its own, by what is appended to its name.
+RETRAINED = f"{NETWORK}-seed{{seed}}"
+RETRAINED_NETWORKS = expand(RETRAINED, seed=config["seeds"])
+TRAINED = {"": NETWORK, "_seed": RETRAINED} if config["seeds"] else {"": NETWORK}
 SEGMENTED = VALIDATION + TEST + PREDICT
 EVALUATED = VALIDATION + TEST
 # Some of each split, in turn: a table of hundreds of images has a report that can be read all the same.
@@ -118,7 +165,14 @@ SHOWN_ERRORS = [name for name in SHOWN if name in EVALUATED]
 SHOWN_TRAIN, SHOWN_TEST = ([name for name in SHOWN if name in split] for split in (TRAIN, TEST))
 SHOWN_WEIGHED = [name for name in SHOWN if name not in PREDICT]
 SCATTERED = [name for name in SHOWN_TRAIN + SEGMENTED if len(parts_of(name)) > 1]
-MEMORY_MB = round(1000 * config["memory_gb"])
+
+
+def growing(first, most=math.inf):
+    """A resource that grows with each attempt at a job, for a cluster where the first asked for too little."""
+    return lambda wildcards, attempt: min(first * attempt, most)
+
+
+MEMORY_MB = growing(round(1000 * config["memory_gb"]))
 
 
 try:
@@ -163,8 +217,7 @@ def files_of(path):
 def part_files(pattern):
     """The files of all parts of a volume, in their order, as an input function."""
     return lambda wildcards: [
-        pattern.format(volume=wildcards.volume, part=number)
-        for number, _ in enumerate(parts_of(wildcards.volume), 1)
+        pattern.format(**wildcards, part=number) for number, _ in enumerate(parts_of(wildcards.volume), 1)
     ]
 
 
@@ -182,6 +235,13 @@ def gpu_slots(section):
     return 0 if config[section]["device"] == "cpu" else 1
 
 
+def clear_states():
+    """What trainings could have been resumed from: of use only until all is done."""
+    for state in Path(config["results"], "model").rglob("model.checkpoint.pt"):
+        if state.with_name("model.pt").exists():
+            state.unlink()
+
+
 def results_message():
     """Where the results are, for the end of a run that may have been asked for some of them only."""
     paths = {
@@ -194,18 +254,24 @@ def results_message():
     return "".join(f"{name:<13} {path}\n" for name, path in results.items() if path.exists())
 
 
+def with_row(error):
+    """An error of a volume, with the row of the table that says where its files are, as in the dry run."""
+    name = re.match("volume ([A-Za-z0-9_.-]+): ", error)
+    return f"{VOLUMES[name[1]].row}, {error}" if name and name[1] in VOLUMES else error
+
+
 def error_message():
     """The last error of each log written by this run, so that the reason is the last thing to be read."""
     logs = [path for path in Path(config["results"], "logs").rglob("*.log") if path.stat().st_mtime >= START]
-    told = {path: path.read_text() for path in logs}
-    errors = {path: text.partition("error: ")[2].strip() for path, text in told.items()}
+    told = {path: path.read_text(errors="replace") for path in logs}
+    errors = {path: with_row(text.partition("error: ")[2].strip()) for path, text in told.items()}
     errors |= {
-        path: "the job ended without a word: it was killed, mostly for lack of memory. Lower `memory_gb`, so that "
-        "jobs take less, or run fewer at a time (`--cores`), and run the same command again."
+        path: "the job ended without a word: it was killed, mostly for lack of memory (lower `memory_gb`, so that jobs "
+        "take less, or run fewer at a time with `--cores`), or the disk is full. Then run the same command again."
         for path, text in told.items()
         if not re.search("error: |Traceback|done in", text)
     }
     return (
         "\n".join(f"error: {text}\n({path})" for path, text in errors.items() if text)
-        or "error: see the messages above"
+        or "error: not all was done. Where nothing above says why, the run was ended from outside: the same command goes on."
     )

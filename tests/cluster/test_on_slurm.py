@@ -1,0 +1,403 @@
+"""The workflow on a real Slurm of two nodes, and what happens to jobs there: `make test-cluster`.
+
+As root, all of it runs where no network can be reached.
+"""
+
+import csv
+import ctypes
+import fcntl
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+from slurm import Slurm, install, processes_of, wait_for, with_pid
+
+ROOT = Path(__file__).parents[2]
+CLUSTER, SLURM = PROFILES = ("cluster", "slurm")  # the generic executor, and the Slurm plugin
+TABLE = """volume\timages\tannotation\tsections\tsplit
+learn\timages.tif\tlabels.tif\t0-1\ttrain
+choose\timages.tif\tlabels.tif\t2\tvalidation
+score\timages.tif\tlabels.tif\t3\ttest
+"""
+CONFIG = {
+    "volumes": "volumes.tsv",
+    "drawing": {"sections": 4, "size": 96, "cell_diameter": 24},
+    "network": {"depth": 1, "base_channels": 4},
+    # asks for a GPU and, as the one here is none, does without
+    "training": {
+        "tile": 80,
+        "iterations": 250,
+        "validation_interval": 50,
+        "optimizer": "adam",
+        "device": "auto",
+    },
+    "prediction": {"device": "cpu"},
+    "memory_gb": 2,
+}
+MODEL = "results/model/model.pt"
+LOCAL = {"all", "collect_scores", "draw_charts", "report"}  # need no node
+# times of day and wall times, process numbers
+VARYING = {".provenance", "provenance.html", "logs", "benchmarks", ".lock", "model.checkpoint.pt"}
+CLONE_NEWNET = 0x40000000
+SIOCSIFFLAGS, SIOCSIFADDR, IFF_UP = 0x8914, 0x8916, 1
+HERE, ELSEWHERE = "192.0.2.1", "198.51.100.1"  # addresses that are nobody's
+
+pytestmark = pytest.mark.cluster
+
+
+def leave_the_network() -> bool:
+    """Give this process, and what it starts, a network of its own that leads nowhere. Needs root."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+        # Slurm does not start on a machine that has no more than 127.0.0.1
+        address = struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton(HERE))
+        fcntl.ioctl(any_socket, SIOCSIFADDR, struct.pack("16s", b"lo:1") + address)
+    return True
+
+
+class Run:
+    """A folder with the small demo's config and table, in which the workflow runs through `slurm`."""
+
+    def __init__(self, slurm: Slurm, folder: Path, profile: str) -> None:
+        self.slurm, self.folder, self.profile = slurm, folder, profile
+        self.results = folder / "results"
+        self.said = folder / "said.txt"
+        folder.mkdir(exist_ok=True)
+        (folder / "volumes.tsv").write_text(TABLE)
+        (folder / "my.yaml").write_text(yaml.safe_dump(CONFIG))
+
+    def start(self, *options: str) -> subprocess.Popen:
+        # fewer seconds between looks than the profiles', for tests that are mostly about one job
+        own = {CLUSTER: ["--seconds-between-status-checks", "1"], SLURM: ["--slurm-keep-successful-logs"]}
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            ROOT / "Snakefile",
+            "--configfile",
+            "my.yaml",
+            "--workflow-profile",
+            ROOT / "profiles" / self.profile,
+            "--max-threads",
+            "2",
+            *own[self.profile],
+        ]
+        with open(self.said, "a") as said:
+            process = subprocess.Popen(
+                [*command, *options],
+                cwd=self.folder,
+                env=self.slurm.environment,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+        self.slurm.started.append(process)
+        return process
+
+    def finish(self, process: subprocess.Popen, seconds: float = 400) -> None:
+        assert process.wait(seconds) == 0, self.said.read_text()[-3000:]
+
+    def jobs(self) -> list[dict[str, str]]:
+        """What Slurm knows of the jobs of this run, ended or not, in their order."""
+        lines = self.slurm.run("scontrol", "show", "jobs", "--oneliner").stdout.splitlines()
+        jobs = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines]
+        return sorted(
+            (job for job in jobs if job.get("WorkDir") == str(self.folder)), key=lambda job: int(job["JobId"])
+        )
+
+    def trainings(self) -> list[dict[str, str]]:
+        return [job for job in self.jobs() if job["Comment"].endswith("train")]
+
+    def training(self) -> str:
+        """The number of the job in which the training goes on, once it does."""
+        log = self.results / "logs/train.log"
+
+        def running() -> str | None:
+            found = re.search(
+                r"Slurm job (\d+) since[^\n]*\n.*iteration 50:", log.read_text(), re.DOTALL
+            )
+            return found and found[1] in self.slurm.jobs("%A", "--states=running") and found[1]
+
+        wait_for(lambda: log.exists() and running(), 240, "training")
+        return running()
+
+    def train_log(self) -> str:
+        return (self.results / "logs/train.log").read_text()
+
+    def outputs(self) -> dict[str, bytes]:
+        """Contents of all results, by path; without what differs between any two runs."""
+        files = (path for path in self.results.rglob("*") if path.is_file())
+        named = {path.relative_to(self.results): path for path in files}
+        return {str(name): path.read_bytes() for name, path in named.items() if not VARYING & {*name.parts}}
+
+
+def assert_one_at_a_time(jobs: list[dict[str, str]]) -> None:
+    """By Slurm's clock no two of the jobs ran at the same time."""
+    times = [
+        [datetime.fromisoformat(job[key]) for key in ("StartTime", "EndTime")]
+        for job in jobs
+        if job["StartTime"] != "Unknown" and job["RunTime"] != "00:00:00"
+    ]
+    assert all(end <= start for (_, end), (start, _) in pairwise(times)), times
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    install()
+    offline = leave_the_network()
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # pytest's own is too long for a socket
+    slurm = Slurm(folder, nodes=2)
+    slurm.offline, slurm.started = offline, []
+    try:
+        yield slurm
+    finally:
+        slurm.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(slurm, tmp_path_factory) -> dict[str, Run]:
+    """A finished run through each profile, side by side."""
+    runs = {profile: Run(slurm, tmp_path_factory.mktemp(profile), profile) for profile in PROFILES}
+    started = [(run, run.start()) for run in runs.values()]
+    for run, process in started:
+        run.finish(process, 600)
+    return runs
+
+
+@pytest.fixture
+def prepared(undisturbed, tmp_path):
+    """Makes copies of the finished run in which the model is still to be trained."""
+
+    def prepare(profile: str, name: str = "run") -> Run:
+        source = undisturbed[profile]
+        shutil.copytree(source.folder, tmp_path / name)
+        run = Run(source.slurm, tmp_path / name, profile)
+        run.said.unlink()
+        shutil.rmtree(run.results / "model")
+        (run.results / "logs/train.log").unlink()
+        return run
+
+    return prepare
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(slurm) -> Iterator[None]:
+    """What a test that fails leaves behind is not the next one's."""
+    yield
+    for process in slurm.started:
+        process.kill()
+    if "slurmctld" not in slurm.daemons:
+        slurm.start_controller()
+    slurm.run("scancel", "--user", str(os.geteuid()))
+    wait_for(lambda: not slurm.jobs(), 60, "jobs to end")
+
+
+def assert_model_is(run: Run, undisturbed: dict[str, Run]) -> None:
+    assert (run.folder / MODEL).read_bytes() == (undisturbed[CLUSTER].folder / MODEL).read_bytes()
+
+
+class TestUndisturbed:
+    @pytest.mark.parametrize("profile", PROFILES)
+    def test_slurm_ran_every_job_that_needs_a_node(self, undisturbed, profile):
+        run = undisturbed[profile]
+        ended = {record["JobId"]: record for record in run.slurm.records()}
+        logs = {
+            path.stem: path.read_text()
+            for path in (run.folder / ".snakemake").rglob("*.log")
+            if path.stem in ended
+        }
+        started = {job["JobId"] for job in run.jobs()}
+        assert started and all(ended[job]["JobState"] == "COMPLETED" for job in started)
+        said = run.said.read_text()
+        asked = set(re.findall(r"^(\w+) +1$", said.partition("Select jobs")[0], re.MULTILINE)) - LOCAL
+        if profile == SLURM:  # keeps what the jobs said
+            ran = {
+                rule for job in started for rule in re.findall(r"^\s*rule (\w+):", logs[job], re.MULTILINE)
+            }
+            assert ran == asked
+        # each stage says in its log who ran it
+        for log in (run.results / "logs").rglob("*.log"):
+            holder = re.search(r"Slurm job (\d+) since", log.read_text())
+            stage = log.relative_to(run.results / "logs").parts[0].removesuffix(".log")
+            assert (stage in LOCAL) == (holder is None), log
+            assert holder is None or holder[1] in started, log
+        assert {"prepare", "train", "finish"} <= {
+            name for job in run.jobs() for name in job["Comment"].split("_")
+        }
+
+    @pytest.mark.parametrize("profile", PROFILES)
+    def test_the_training_alone_asked_for_a_gpu(self, undisturbed, profile):
+        asked = {
+            job["Comment"].removeprefix("rule_"): job.get("TresPerJob", "")
+            for job in undisturbed[profile].jobs()
+        }
+        assert asked.pop("train") == "gres:gpu:1"
+        assert asked and not any(asked.values())
+        queues = {
+            job["Comment"].removeprefix("rule_"): job["Partition"] for job in undisturbed[profile].jobs()
+        }
+        assert queues.pop("train") == "gpu"
+        assert {*queues.values()} == {"cpu"}
+
+    def test_both_executors_give_the_same_bytes(self, undisturbed):
+        one, other = (undisturbed[profile].outputs() for profile in PROFILES)
+        assert {"report.html", "scores.csv", "model/model.pt", "dataset/learn.h5"} <= one.keys()
+        assert one.keys() == other.keys()
+        assert [name for name in one if one[name] != other[name]] == []
+
+    def test_no_job_can_reach_a_network(self, slurm, undisturbed):
+        if not slurm.offline:
+            pytest.skip("a network of its own takes root")
+        command = f"import socket; socket.create_connection(('{ELSEWHERE}', 443), 5)"
+        answer = slurm.run("srun", sys.executable, "-c", command, check=False)
+        assert "Network is unreachable" in answer.stderr
+
+    def test_nothing_stays_behind(self, undisturbed, slurm):
+        assert slurm.jobs() == []
+        assert list((undisturbed[CLUSTER].folder / ".snakemake/cluster").iterdir()) == []
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_cancelled_training_goes_on_where_it_was(prepared, undisturbed, slurm, profile):
+    run = prepared(profile)
+    process = run.start("--", MODEL)
+    slurm.run("scancel", run.training())
+    run.finish(process)
+    assert "resuming at iteration" in run.train_log()
+    assert_model_is(run, undisturbed)
+    first, second = run.trainings()
+    assert first["JobState"] != "COMPLETED" and second["JobState"] == "COMPLETED"
+    assert_one_at_a_time([first, second])
+
+
+def test_a_job_that_took_too_much_memory_gets_more(prepared, undisturbed):
+    run = prepared(CLUSTER)
+    run.finish(run.start("--set-resources", "train:mem_mb=250 * attempt ** 3", "--", MODEL))
+    assert_model_is(run, undisturbed)
+    first, *_, last = run.trainings()
+    assert (first["MinMemoryNode"], first["JobState"]) == ("250M", "FAILED")
+    assert last["MinMemoryNode"] == "2000M" or last["MinMemoryNode"] == "6750M"
+    assert_one_at_a_time(run.trainings())
+
+
+def stop_training(run: Run) -> None:
+    for pid in processes_of([run.training()]):
+        if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            with_pid(pid, signal.SIGSTOP)
+
+
+def test_a_job_that_took_too_long_gets_longer(prepared, undisturbed):
+    """Both profiles at once, as it takes minutes. The training is stopped, and wakes as its time is up."""
+    runs = [prepared(profile, profile) for profile in PROFILES]
+    options = ("--set-resources", "train:runtime=1 * attempt", "--default-resources", "mem_mb=2000")
+    started = [(run, run.start(*options, "--", MODEL)) for run in runs]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(stop_training, runs))
+    for run, process in started:
+        run.finish(process)
+        first, *_, last = run.trainings()
+        # profiles/cluster has it told before its time is up, by up to a minute more than it asks for
+        assert first["JobState"] == "TIMEOUT" if run.profile == SLURM else first["JobState"] != "COMPLETED"
+        assert last["JobState"] == "COMPLETED"
+        assert first["TimeLimit"] == "00:01:00" < last["TimeLimit"]
+        assert "resuming at iteration" in run.train_log()
+        assert_model_is(run, undisturbed)
+        assert_one_at_a_time(run.trainings())
+
+
+@pytest.mark.parametrize("profile", [CLUSTER])
+def test_a_job_goes_on_elsewhere_when_its_node_goes_down(prepared, undisturbed, slurm, profile):
+    run = prepared(profile)
+    process = run.start("--", MODEL)
+    job = run.training()
+    (node,) = slurm.jobs("%N", f"--jobs={job}")
+    slurm.cut_power(node)
+    try:
+        run.finish(process)
+    finally:
+        slurm.start_node(node)
+        slurm.wait_for_idle_nodes()
+    assert_model_is(run, undisturbed)
+    *_, last = run.trainings()
+    assert last["JobState"] == "COMPLETED" and last["NodeList"] != node
+
+
+def test_a_controller_that_is_away_is_waited_for(prepared, undisturbed, slurm):
+    """As the run starts, with jobs still to be submitted, and while one runs and ends."""
+    run = prepared(CLUSTER)
+    slurm.stop_controller()
+    process = run.start("--", "results/prediction/unet/score.h5")
+    wait_for(lambda: "the queue does not answer" in run.said.read_text(), 120, "complaint")
+    slurm.start_controller()
+    run.training()
+    slurm.stop_controller()
+    wait_for(lambda: "done in" in run.train_log(), 240, "trained model")
+    time.sleep(5)
+    slurm.start_controller()
+    run.finish(process)
+    assert_model_is(run, undisturbed)
+    assert [job["JobState"] for job in run.jobs() if job["Comment"] in ("train", "predict_2")] == [
+        "COMPLETED"
+    ] * 2
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_jobs_of_a_killed_snakemake_are_ended_before_others_start(prepared, undisturbed, slurm, profile):
+    """Killed twice: while its job waits in the queue, and while it runs."""
+    run = prepared(profile)
+    script = [
+        "sbatch",
+        "--parsable",
+        "--job-name=bordure-1234567",
+        "--output=/dev/null",
+        "--wrap",
+        "sleep 600",
+    ]
+    foreign = slurm.run(*script).stdout.strip()
+    slurm.run("scontrol", "update", "PartitionName=gpu", "State=DOWN")
+    try:
+        process = run.start("--", MODEL)
+        wait_for(run.trainings, 120, "job in the queue")
+        process.kill()
+        (waiting,) = run.trainings()
+        assert waiting["JobState"] == "PENDING"
+    finally:
+        slurm.run("scontrol", "update", "PartitionName=gpu", "State=UP")
+    process = run.start("--", MODEL)
+    running = run.training()
+    process.kill()
+    run.finish(run.start("--", MODEL))
+    assert slurm.jobs("%A %T") == [f"{foreign} RUNNING"]
+    slurm.run("scancel", foreign)
+    assert "resuming at iteration" in run.train_log()
+    assert_model_is(run, undisturbed)
+    states = {job["JobId"]: job["JobState"] for job in run.trainings()}
+    last = states.popitem()[1]
+    assert {waiting["JobId"], running} <= states.keys()
+    assert last == "COMPLETED" and "COMPLETED" not in states.values()
+    assert_one_at_a_time(run.trainings())
+
+
+def test_history_is_complete(undisturbed):
+    with open(undisturbed[CLUSTER].results / "model/history.csv") as file:
+        assert [int(row["iteration"]) for row in csv.DictReader(file)] == [50, 100, 150, 200, 250]

@@ -1,0 +1,224 @@
+"""Jobs in a cluster's queue, by small commands in place of a scheduler's; on a real Slurm: tests/cluster."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cluster
+import pytest
+
+ROOT = Path(__file__).parents[1]
+JOB = {
+    "rule": "train",
+    "threads": 4,
+    "resources": {
+        "mem_mb": 8000,
+        "runtime": 90,
+        "gpu": 1,
+        "partition": "short",
+        "gpu_partition": "gpus",
+        "cluster_options": "'--account=a b'",
+    },
+}
+PREFIX = re.search(
+    r'^shell.prefix\("(.*)"\)', (ROOT / "workflow/rules/cluster.smk").read_text(), re.MULTILINE
+)[1]
+SUBMIT_WITH = {"slurm": "sbatch", "pbs": "qsub", "sge": "qsub", "lsf": "bsub"}
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """A folder on PATH for commands of a scheduler, in a working folder, and a function that writes one."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    monkeypatch.setenv(cluster.NAME, "bordure-1234567")
+    monkeypatch.setattr(cluster, "GRACE", 0.2)
+    monkeypatch.setattr(cluster, "PAUSE", 0.1)
+    monkeypatch.setattr(
+        cluster, "KNOWN_BY", {name: str(commands / command) for name, command in cluster.KNOWN_BY.items()}
+    )
+
+    def write(command: str, text: str) -> None:
+        (commands / command).write_text(f"#!/bin/sh\n{text}\n")
+        (commands / command).chmod(0o755)
+
+    cluster.records().mkdir(parents=True)
+    return write
+
+
+def test_a_name_is_that_of_the_folder_however_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = cluster.name_of("results")
+    assert len(name) == 15 and name == cluster.name_of(tmp_path / "other/../results")
+    assert name != cluster.name_of("results2")
+
+
+def test_no_scheduler_has_no_orphans(queue):
+    cluster.cancel_orphans("bordure-1234567", 0)
+
+
+@pytest.mark.parametrize("scheduler", SUBMIT_WITH)
+def test_a_job_is_asked_for_with_what_it_needs(queue, scheduler, tmp_path):
+    for command in {cluster.KNOWN_BY[scheduler].rpartition("/")[2], SUBMIT_WITH[scheduler]}:
+        queue(
+            command,
+            f'printf "%s\\n" "$@" > {tmp_path}/asked; cat > {tmp_path}/script; echo "Job <17> is submitted"',
+        )
+    jobscript = tmp_path / "job.sh"
+    jobscript.write_text(f"#!/bin/sh\n# properties = {json.dumps(JOB)}\ntrue && exit 0 || exit 1\n")
+    assert cluster.submit(str(jobscript)) == "17"
+    asked = (tmp_path / "asked").read_text().split("\n")
+    text = " ".join(asked)
+    assert "bordure-1234567" in text and "gpus" in text and "short" not in text
+    assert "--account=a b" in asked
+    minutes, memory, cores, gpu = {
+        "slurm": ("--time=90", "--mem=8000", "--cpus-per-task=4", "--gpus=1"),
+        "pbs": ("walltime=5400", "mem=8000mb", "ncpus=4", "ngpus=1"),
+        "sge": ("h_rt=5400", "h_vmem=2000M", "smp 4", "gpu=1"),
+        "lsf": ("-W 90", "mem=8000", "-n 4", "num=1"),
+    }[scheduler]
+    assert all(part in text for part in (minutes, memory, cores, gpu))
+
+
+@pytest.mark.parametrize(
+    ("variable", "ends", "status"),
+    [
+        ("SLURM_JOB_ID", "exit 0", "0"),
+        ("PBS_JOBID", "exit 3", "3"),
+        ("LSB_JOBID", "exit 0", "0"),
+        ("JOB_ID", "exit 1", "1"),
+    ],
+)
+def test_a_job_leaves_word_of_how_it_ended(queue, tmp_path, variable, ends, status):
+    script = cluster.SCRIPT.format(folder=cluster.records(), job=ends)
+    subprocess.run(
+        ["sh"], input=script, text=True, env={variable: "17.host", "PATH": "/usr/bin:/bin"}, check=False
+    )
+    assert (cluster.records() / "17.host.exit").read_text().strip() == status
+
+
+def test_every_process_of_a_job_hears_of_its_end(queue, tmp_path):
+    (tmp_path / "job.py").write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), open('told', 'w'), sys.exit(7)))\n"
+        "print('up', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    script = cluster.SCRIPT.format(
+        folder=cluster.records(), job=f"bash -c '{PREFIX}{sys.executable} job.py; exit $?'"
+    )
+    (tmp_path / "script").write_text(script)
+    job = subprocess.Popen(
+        ["sh", "script"],
+        env={"JOB_ID": "5", "PATH": "/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert job.stdout.readline() == "up\n"
+    job.terminate()  # the shell alone
+    job.wait()
+    assert (tmp_path / "told").exists()  # by then
+    assert (cluster.records() / "5.exit").read_text().strip() != "0"
+
+
+class TestStatus:
+    def test_of_a_job_in_the_queue(self, queue):
+        queue("sbatch", "")
+        queue("squeue", "echo 16; echo 17")
+        assert cluster.status("17") == "running"
+        assert cluster.status("7") == "running"  # at first: it may be about to show
+        assert [path.name for path in cluster.records().iterdir()] == ["7.missed"]
+
+    def test_of_a_job_that_left_word(self, queue):
+        queue("sbatch", "")
+        queue("squeue", "true")
+        for job, ended in {"17": "0", "18": "143"}.items():
+            (cluster.records() / f"{job}.exit").write_text(f"{ended}\n")
+            (cluster.records() / f"{job}.log").touch()
+        assert [cluster.status("17"), cluster.status("18")] == ["success", "failed"]
+        assert {path.name for path in cluster.records().iterdir()} == {"18.exit", "18.log"}
+
+    def test_of_a_job_that_was_killed(self, queue):
+        queue("sbatch", "")
+        queue("squeue", "true")
+        assert cluster.status("17") == "running"
+        time.sleep(0.3)
+        assert cluster.status("17") == "failed"
+
+    def test_of_a_job_when_the_queue_does_not_answer(self, queue, capsys):
+        queue("sbatch", "")
+        queue("squeue", "echo away >&2; exit 1")
+        (cluster.records() / "17.exit").write_text("1\n")  # by a job that starts again
+        assert cluster.status("17") == "running"
+        assert "away" in capsys.readouterr().err
+
+
+def test_a_job_that_is_refused_is_not_submitted_again(queue, tmp_path):
+    queue("sbatch", "echo once >> asked; echo no such partition >&2; exit 1")
+    queue("squeue", "true")
+    (tmp_path / "job.sh").write_text(f"# properties = {json.dumps(JOB)}\n")
+    with pytest.raises(SystemExit, match="no such partition"):
+        cluster.submit("job.sh")
+    assert (tmp_path / "asked").read_text() == "once\n"
+
+
+def test_a_job_is_submitted_once_the_queue_answers(queue, tmp_path):
+    queue("sbatch", "[ -e back ] && echo 17")
+    queue("squeue", "[ -e back ] || { touch back; exit 1; }")
+    (tmp_path / "job.sh").write_text(f"# properties = {json.dumps(JOB)}\n")
+    assert cluster.submit("job.sh") == "17"
+
+
+def test_a_job_that_starts_again_takes_back_its_word(queue, tmp_path):
+    record = cluster.records() / "5.exit"
+    record.write_text("143\n")
+    script = cluster.SCRIPT.format(folder=cluster.records(), job=f"[ ! -e {record} ]")
+    subprocess.run(["sh"], input=script, text=True, env={"JOB_ID": "5", "PATH": "/usr/bin:/bin"}, check=False)
+    assert record.read_text() == "0\n"
+
+
+def test_orphans_are_cancelled_and_waited_for(queue, tmp_path):
+    queue("sbatch", "")
+    queue("squeue", "cat jobs 2>/dev/null || true")
+    queue("scancel", 'echo "$@" >> cancelled; [ $(wc -l < cancelled) -lt 2 ] || rm jobs')
+    (tmp_path / "jobs").write_text("3\n4\n")
+    cluster.cancel_orphans("bordure-1234567", 0)
+    assert (tmp_path / "cancelled").read_text() == "3 4\n3 4\n"
+
+
+def test_commands_run_without_the_environment(tmp_path):
+    """By any Python, from anywhere, as a cluster's own."""
+    for command in ("submit", "status", "cancel"):
+        script = ROOT / "profiles/cluster" / command
+        code = f"import runpy, sys; sys.argv = ['{command}', '1']; runpy.run_path('{script}')"
+        answer = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", code],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "ModuleNotFoundError" not in answer.stderr and "SyntaxError" not in answer.stderr
+
+
+@pytest.mark.parametrize("profile", ["cluster", "slurm"])
+def test_the_demo_is_planned_with_each_profile(profile, tmp_path):
+    command = [sys.executable, "-m", "snakemake", "-n", "--snakefile", ROOT / "Snakefile"]
+    command += ["--workflow-profile", ROOT / "profiles" / profile]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "Job stats" in answer.stdout + answer.stderr
+
+
+@pytest.mark.parametrize("profile", ["cluster", "slurm"])
+def test_each_value_of_a_profile_has_its_reason(profile):
+    """Beside it or above it; `As in profiles/default` is one for all that follow."""
+    blocks = (ROOT / "profiles" / profile / "profile.yaml").read_text().strip().split("\n\n")
+    assert all(block.startswith("#") for block in blocks), blocks
