@@ -1,0 +1,181 @@
+"""A disk that is full, and folders that cannot be written: a small file system in memory, mounted for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import resource
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from tests.soak.project import Answer, Project, Reference
+from tests.soak.rows import Row
+
+SIZE = 256  # MB
+# of what it writes itself: benchmarks, and its notes in `.snakemake`
+SNAKEMAKE_SAYS = re.compile(
+    r"^(WorkflowError:\n)?OSError: \[Errno 28\] No space left on device", re.MULTILINE
+)
+
+
+class Disk:
+    """A file system of its own at `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.filler = folder, folder / ".filler"
+        folder.mkdir(parents=True, exist_ok=True)
+        mount("-t", "tmpfs", "-o", f"size={SIZE}m", "none", str(folder))
+
+    def fill(self, left: int) -> None:
+        """Leave no more than `left` bytes free."""
+        with self.filler.open("wb") as file:
+            while (surplus := self._free_bytes() - left) > 0:
+                with contextlib.suppress(OSError):  # somebody else wrote in between
+                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size + surplus)
+
+    def _free_bytes(self) -> int:
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
+
+    def free(self) -> None:
+        self.filler.unlink(missing_ok=True)
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "--lazy", self.folder], check=True)
+
+
+def namespace() -> list[str]:
+    """What to put before a command that mounts, so that no other sees it; empty where none can."""
+    command = ["unshare", "--mount", *(["--map-root-user"] if os.getuid() else [])]
+    usable = shutil.which("unshare") and not subprocess.run([*command, "true"], check=False).returncode
+    return command if usable else []
+
+
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True, capture_output=True, text=True)
+
+
+def possible(folder: Path) -> str:
+    """Why nothing can be mounted here; empty where it can."""
+    try:
+        Disk(folder / "try").unmount()
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"nothing can be mounted here ({getattr(error, 'stderr', error)})".replace("\n", " ")
+    return ""
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nothing can be written below `folder`, not even by root."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount("--bind", str(folder), str(folder))
+    mount("-o", "remount,bind,ro", str(folder))
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def full_under_each_job(
+    disk: Disk, project: Project, reference: Reference, rng: random.Random, what: str
+) -> Row:
+    """From nothing to the end, the disk being full once under each job, and free again for the next run."""
+    project.clear()
+    wrong, met, hit = [], [], set()
+    while True:
+        run = project.start()
+        found = run.await_stage({job.log for job in reference.jobs} - hit)
+        left = rng.choice((0, 4096, rng.randrange(65536)))
+        if found:
+            hit.add(found[0])
+            disk.fill(left)
+        answer = run.wait()
+        disk.free()
+        if answer.status == 0:
+            break
+        met += re.findall(r"logs/(\S+)\.log\)", answer.said) or ["Snakemake"]
+        wrong += _of_a_full_disk(project, reference, answer, f"{met[-1]}, {left} bytes left")
+        if not found:
+            break
+    if answer.status != 0:
+        wrong.append(f"with the disk free again: {answer.said[-1500:]}")
+    elif different := reference.differences(project):
+        wrong.append(f"not as in an undisturbed run: {', '.join(different)}")
+    figures = {"jobs": dict(Counter(met))}
+    return Row(f"disk full: {what}", len(met), max(len(met) - len(wrong), 0), figures, wrong)
+
+
+def _of_a_full_disk(project: Project, reference: Reference, answer: Answer, where: str) -> Iterator[str]:
+    """What is not as it should be where a job met the full disk."""
+    last = answer.said.rpartition("Exiting because")[2]  # what is read first
+    clear = "disk is full" in last and str(project.config["results"]) in last and "Traceback" not in last
+    if not (clear or SNAKEMAKE_SAYS.search(answer.said)):
+        yield f"{where}: no clear message:\n{answer.said[-2500:]}"
+    unfinished, files = project.incomplete(), project.files()
+    whole = {name: path for name, path in files.items() if name in reference.digests.keys() - unfinished}
+    if half := [*reference.unlike(whole), *(name for name in files if ".partial-" in name)]:
+        yield f"{where}: half-written: {', '.join(half)}"
+
+
+def full_from_the_start(disk: Disk, project: Project, reference: Reference) -> Row:
+    """Not a byte left before anything begins: neither log nor Snakemake's own notes can be written."""
+    project.clear()
+    disk.fill(0)
+    answer = project.run()
+    disk.free()
+    wrong = list(_of_a_full_disk(project, reference, answer, "no byte left"))
+    if answer.status == 0:
+        wrong.append("no byte left, and no error")
+    again = project.run()
+    if again.status != 0 or reference.differences(project):
+        wrong.append(f"with the disk free again: {again.said[-1500:]} {reference.differences(project)}")
+    return Row(
+        "disk full from the start", 1, int(not wrong), {"said last": answer.said.strip()[-300:]}, wrong
+    )
+
+
+def files_too_large(project: Project, reference: Reference) -> Row:
+    """No process may write a file of more than 16 kB, as by `ulimit -f` or, nearly, a quota; then it may."""
+    project.clear()
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (16384, 16384))
+    answer = project.start(before=limit).wait()
+    wrong = list(_of_a_full_disk(project, reference, answer, "files of 16 kB at most"))
+    if answer.status == 0:
+        wrong.append("files of 16 kB at most, and no error")
+    again = project.run()
+    if again.status != 0 or reference.differences(project):
+        wrong.append(f"without the limit: {again.said[-1500:]} {reference.differences(project)}")
+    return Row("no file may grow beyond 16 kB", 1, int(not wrong), {}, wrong)
+
+
+def read_only_folders(project: Project, reference: Reference) -> Row:
+    """Each folder of the results cannot be written while something in it is to be made; then it can again."""
+    project.clear()
+    project.run()
+    made_in = {str(Path(name).parent): name for name in reference.digests}
+    made_in |= {"logs": "scores.csv", "benchmarks": "scores.csv"}  # any job writes there
+    wrong = []
+    for folder, name in sorted(made_in.items()):
+        (project.results / name).unlink()
+        with read_only(project.results / folder):
+            answer = project.run()
+        told = re.search(
+            rf"{project.config['results']}.*cannot be written|is no folder that can be written|"
+            rf"Read-only file system: '{project.config['results']}/{folder}",
+            answer.said,
+        )
+        if answer.status == 0:
+            wrong.append(f"{folder}: read-only, and no error")
+        elif "Traceback" in answer.said or not told:
+            wrong.append(f"{folder}: no clear message:\n{answer.said[-2500:]}")
+        if project.run().status != 0 or reference.differences(project):
+            wrong.append(f"{folder}: writable again: {reference.differences(project)}")
+    figures = {"folders": ", ".join(sorted(made_in))}
+    return Row("read-only folder", len(made_in), max(len(made_in) - len(wrong), 0), figures, wrong)

@@ -1,0 +1,109 @@
+"""Signals that ask to end: of a cluster, of a user at the keyboard, of a terminal that closes."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+
+from tests.soak.project import Project, Reference, Run, gone
+from tests.soak.rows import Row
+
+
+def terminate_stage(run: Run, stage: psutil.Process) -> None:
+    """SIGTERM to a stage: a walltime, a preemption."""
+    stage.terminate()
+
+
+def terminate_all(run: Run, _: psutil.Process) -> None:
+    """SIGTERM to Snakemake and its jobs: the end of the allocation in which both run."""
+    os.killpg(run.process.pid, signal.SIGTERM)
+
+
+def interrupt(run: Run, _: psutil.Process) -> None:
+    """Ctrl-C: SIGINT to all that the terminal runs."""
+    os.killpg(run.process.pid, signal.SIGINT)
+
+
+def hang_up(run: Run, _: psutil.Process) -> None:
+    """SIGHUP to all that the terminal runs: it was closed, a connection broke."""
+    os.killpg(run.process.pid, signal.SIGHUP)
+
+
+def terminate_snakemake(run: Run, _: psutil.Process) -> None:
+    """SIGTERM to Snakemake alone, which lets the running jobs end first."""
+    run.process.terminate()
+
+
+METHODS: tuple[Callable[[Run, psutil.Process], None], ...] = (
+    terminate_stage,
+    terminate_all,
+    interrupt,
+    hang_up,
+    terminate_snakemake,
+)
+
+
+def soak(project: Project, reference: Reference, rounds: int, rng: random.Random) -> Iterator[Row]:
+    """Each signal in turn, `rounds` times, while training and while another job is at work."""
+    for method in METHODS:
+        for where in ("while training", "during another job"):
+            wrong, seconds, lost = [], [0.0], [0]
+            for _ in range(rounds):
+                others = [job.log for job in reference.jobs if job.log != "train.log"]
+                log = "train.log" if where == "while training" else rng.choice(others)
+                found = _one(project, reference, method, log, rng)
+                wrong += found[0]
+                seconds.append(found[1])
+                lost.append(found[2])
+            figures = {"ended after at most (s)": round(max(seconds), 1)}
+            if where == "while training":
+                figures["iterations lost at most"] = max(lost)
+            yield Row(
+                f"{method.__doc__.partition(':')[0].rstrip('.')}, {where}",
+                rounds,
+                rounds - bool(wrong),
+                figures,
+                wrong,
+            )
+
+
+def _one(project, reference, method, log, rng) -> tuple[list[str], float, int]:
+    """What was wrong, how long it took to end, and how many iterations were lost."""
+    project.clear()
+    wrong = []
+    run = project.start()
+    found = run.await_stage({log})
+    if found is None:
+        return [f"{log} never ran"], 0.0, 0
+    job = next(job for job in reference.jobs if job.log == log)
+    time.sleep(job.seconds * rng.uniform(0.2, 0.9))
+    if not found[1].is_running():  # too late: this job is done
+        run.wait()
+        return _one(project, reference, method, log, rng)
+    family, begin = run.family(), time.monotonic()
+    method(run, found[1])
+    answer = run.wait()
+    gone(family)
+    seconds = time.monotonic() - begin
+    if answer.status == 0:
+        wrong.append(f"{log}: the run went on as if there had been no signal")
+    if re.search("Traceback|killed, mostly", answer.said):
+        wrong.append(f"{log}: said\n{answer.said[-1500:]}")
+    if halves := [name for name in project.files() if ".partial-" in name]:
+        wrong.append(f"{log}: left {', '.join(halves)}")
+    saved = re.findall(r"iteration (\d+) is saved|iteration (\d+):", answer.said)
+    again = project.run()
+    resumed = re.search(r"resuming at iteration (\d+)", again.said)
+    reached = int(saved[-1][0] or saved[-1][1]) if saved else 0
+    lost = max(0, reached - int(resumed[1])) if resumed and log == "train.log" else 0
+    if again.status != 0:
+        wrong.append(f"{log}: the same command again:\n{again.said[-1500:]}")
+    elif different := reference.differences(project):
+        wrong.append(f"{log}: not as in an undisturbed run: {', '.join(different)}")
+    return wrong, seconds, lost

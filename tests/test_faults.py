@@ -1,0 +1,107 @@
+"""Faults injected for real, a few of each kind; `make soak` injects many more (docs/RELIABILITY.md)."""
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+from pipeline_lib import provenance
+from pipeline_lib.errors import InputError
+from tests.soak import locks
+from tests.soak.damage import flip_a_bit
+from tests.soak.disk import namespace
+from tests.soak.kills import Kills
+from tests.soak.project import ROOT, Reference, drawn
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small project, and what an undisturbed run of it wrote."""
+    project = drawn(tmp_path_factory.mktemp("faults"))
+    return project, Reference.of(project)
+
+
+@pytest.mark.slow
+def test_one_changed_bit_in_a_file_that_any_stage_wrote_is_named(finished, tmp_path):
+    project, _ = finished
+    made = [path for path in project.files().values() if provenance.beside(path).exists()]
+    assert {path.suffix for path in made} == {".tif", ".h5", ".json", ".pt", ".csv", ".png", ".html"}
+    for path in made:
+        before, times = path.read_bytes(), path.stat()
+        flip_a_bit(path, random.Random(0))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # Snakemake sees nothing
+        with (
+            pytest.raises(InputError, match=f"^{path}: .*rm -f {path}"),
+            provenance.making("test", [tmp_path / "out"], [path]),
+        ):
+            pass
+        path.write_bytes(before)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_were_not(finished):
+    project, reference = finished
+    kills = Kills(random.Random(0))
+    kills.of_a_run(project, reference, limit=3)
+    assert kills.wrong == []
+    assert set(kills.methods.values()) == {1}  # a stage, Snakemake, and all at once
+    assert kills.identical == 1
+
+
+WRITE_AND_READ = """
+import sys
+from pathlib import Path
+import numpy as np
+from pipeline_lib import layout
+from pipeline_lib.blocks import parts
+folder, shape = Path(sys.argv[1]), (2, 4, 4)
+sources = []
+for number, part in enumerate(parts(shape, 2)):
+    with layout.create(folder / f"{number}.h5", {}) as file:
+        layout.add(file, layout.CELL_PROBABILITY, (1, 4, 4))[:] = number
+    sources.append((part, folder / f"{number}.h5"))
+layout.join(folder / "joined.h5", layout.CELL_PROBABILITY, shape, sources, {})
+with layout.require(folder / "joined.h5", layout.CELL_PROBABILITY) as file:
+    assert np.array_equal(file["cell_probability"][:, 0, 0], [0, 1])
+"""
+
+
+@pytest.mark.skipif(bool(locks.possible()), reason=locks.possible())
+def test_hdf5_files_are_written_joined_and_read_where_the_file_system_refuses_locks(tmp_path):
+    command = [sys.executable, "-c", WRITE_AND_READ, tmp_path]
+    answer = subprocess.run(
+        command, cwd=ROOT, preexec_fn=locks.refuse_locks, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+FILL = """
+import sys
+from pathlib import Path
+from pipeline_lib.errors import InputError
+from pipeline_lib.synthesis import draw_volume
+from tests.soak.disk import Disk
+disk = Disk(Path(sys.argv[1]))
+drawing = dict(sections=2, size=96, cell_diameter=24, membrane_width=(2.5, 6), noise=0.06, seed=0)
+for left in (0, 8192, 20_480):
+    disk.fill(left)
+    try:
+        draw_volume(disk.folder / "images.tif", disk.folder / "labels.tif", **drawing)
+    except InputError as error:
+        print(error)
+    print("left:", *(path.name for path in disk.folder.iterdir() if path.is_file() and path != disk.filler))
+    disk.free()
+draw_volume(disk.folder / "images.tif", disk.folder / "labels.tif", **drawing)
+"""
+
+
+@pytest.mark.skipif(not namespace(), reason="nothing can be mounted here")
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path):
+    command = [*namespace(), sys.executable, "-c", FILL, tmp_path]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    images, labels = tmp_path / "images.tif", tmp_path / "labels.tif"
+    told = [line.partition(" is full; nothing was written")[0] for line in answer.stdout.splitlines()]
+    assert told == [f"{images}: the disk", "left:"] * 2 + [f"{labels}: the disk", "left: images.tif"]
