@@ -59,6 +59,7 @@ def stage(log: str | Path, threads: int = 1) -> Iterator[Callable[..., None]]:
     except OSError as error:
         logger.error("error: %s", explained(error, Path(log)))
         leave(1)
+    sys.unraisablehook = _tell_unraisable
     gc.disable()  # imports leave a lot behind, none of it garbage, and searching it takes 0.1 s
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` sets it
@@ -99,6 +100,12 @@ def _end_with(host: str, process: str) -> None:
         select.select([os.pidfd_open(int(process))], [], [])
     logger.warning("the workflow that started this job (process %s) is gone", process)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _tell_unraisable(found: Any) -> None:
+    """Nothing of files that HDF5 cannot close on a full disk, which is told otherwise."""
+    if "h5py" not in repr(found.object):
+        sys.__unraisablehook__(found)
 
 
 def show(log: str | Path | None = None) -> None:

@@ -79,6 +79,9 @@ def making(
     inputs, shared = list(map(Path, inputs)), list(map(Path, shared))
     for path in inputs:
         _require_unchanged(path)
+    unread = [*shared, *_parts_of(inputs)]
+    for path in unread:
+        _require_same_record(path)
     record: dict[str, Any] = {
         "stage": stage,
         "version": version(),
@@ -95,7 +98,7 @@ def making(
     try:
         yield record
     except (OSError, RuntimeError, ValueError, KeyError):
-        for path in [*shared, *_parts_of(inputs)]:  # the likeliest cause, and not looked at before
+        for path in unread:  # the likeliest cause, and not hashed before
             _require_unchanged(path)
         raise
     varying = {
@@ -185,6 +188,15 @@ def _require_unchanged(path: Path) -> None:
             f"{path}: not what {record.get('stage')} wrote (SHA-256 {found[:12]}..., expected "
             f"{str(record.get('sha256'))[:12]}...): damaged or edited since. {_again(path)}"
         )
+
+
+def _require_same_record(path: Path) -> None:
+    """Raise `InputError` where the HDF5 file at `path`, which is not hashed, is another than it was."""
+    if not beside(path).exists() or not path.exists():
+        return
+    expected, found = read_json(beside(path)), _inside(path)
+    if path.stat().st_size != expected["bytes"] or found != {name: expected.get(name) for name in found}:
+        raise InputError(f"{path}: not what {expected['stage']} wrote, but another file. {_again(path)}")
 
 
 def _again(path: Path) -> str:

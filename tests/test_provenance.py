@@ -247,3 +247,15 @@ def test_a_flipped_bit_anywhere_in_an_hdf5_file_shows_no_other_numbers(tmp_path,
     except (InputError, OSError, KeyError, RuntimeError, ValueError):
         return
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_file_that_is_not_hashed_is_not_exchanged_for_another_unnoticed(made):
+    """Of the same size and shape, say: another volume's."""
+    other = Path("results/b.h5")
+    build_dataset("raw/images.tif", "raw/labels.tif", other, separation_border_width=1, sections="0")
+    shutil.copy(other, "results/a.h5")
+    with (
+        pytest.raises(InputError, match=r"^results/a.h5: not what build_dataset wrote, but another file"),
+        provenance.making("predict_part", ["results/p.h5"], [], ["results/a.h5"]),
+    ):
+        pass

@@ -41,7 +41,7 @@ def open_hdf5(path: str | Path) -> Iterator[tuple[ImageInfo, Reader]]:
     """Info and region reader of one dataset."""
     match = HDF5.fullmatch(str(path))
     name = (match["dataset"] or "").strip("/")
-    with h5py.File(match["file"], "r") as file:
+    with h5py.File(match["file"], "r", locking=False) as file:  # some network file systems refuse locks
         dataset = _dataset(path, file, match["file"], name)
         _require_data(path, dataset)
         chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
@@ -50,7 +50,7 @@ def open_hdf5(path: str | Path) -> Iterator[tuple[ImageInfo, Reader]]:
             # where no chunk was written there are zeros: much of a large volume of labels may be
             require_plausible(path, info, dataset.id.get_storage_size(), 1_000_000)
         cache = _cache(dataset.chunks, info)
-    with h5py.File(match["file"], "r", **cache) as file:
+    with h5py.File(match["file"], "r", locking=False, **cache) as file:
         dataset = file[name]
 
         def read(z: int, rows: slice, columns: slice) -> np.ndarray:

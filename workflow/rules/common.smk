@@ -2,6 +2,7 @@
 import math
 import os
 import re
+import shutil
 import socket
 import sys
 import time
@@ -271,6 +272,8 @@ def error_message():
         for path, text in told.items()
         if not re.search("error: |Traceback|done in", text)
     }
+    if shutil.disk_usage(config["results"]).free < 10**6:
+        errors[Path(config["results"])] = "the disk is full. Free space there and run the same command again."
     return (
         "\n".join(f"error: {text}\n({path})" for path, text in errors.items() if text)
         or "error: not all was done. Where nothing above says why, the run was ended from outside: the same command goes on."
