@@ -103,8 +103,13 @@ def _end_with(host: str, process: str) -> None:
 
 
 def _tell_unraisable(found: Any) -> None:
-    """Nothing of files that HDF5 cannot close on a full disk, which is told otherwise."""
-    if "h5py" not in repr(found.object):
+    """Nothing of files that HDF5 cannot close on a full disk, which is told otherwise.
+
+    A signal may come while Python runs what cannot fail, a finaliser say, and is lost there: sent once more.
+    """
+    if isinstance(found.exc_value, SystemExit):
+        threading.Timer(0.1, os.kill, [os.getpid(), found.exc_value.code - 128]).start()
+    elif "h5py" not in repr(found.object):
         sys.__unraisablehook__(found)
 
 

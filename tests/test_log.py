@@ -103,6 +103,20 @@ def test_a_stage_that_is_ended_from_outside_leaves_nothing_half_written(tmp_path
     assert not list(ROOT.glob(".b.partial-*"))
 
 
+def test_a_signal_is_not_lost_in_a_finaliser(tmp_path):
+    ended, log = run(
+        tmp_path,
+        "class Ballast:",
+        "    def __del__(self):",
+        "        os.kill(os.getpid(), 15)",
+        "        [0 for _ in range(10**5)]",
+        "ballast = Ballast()",
+        "del ballast",
+        "time.sleep(60)",
+    )
+    assert ended.returncode == 128 + 15 and log.endswith("ended by SIGTERM. Run the same command again.\n")
+
+
 def test_what_is_our_mistake_is_told_with_its_place(tmp_path):
     ended, log = run(tmp_path, "raise KeyError('oops')")
     assert ended.returncode == 1

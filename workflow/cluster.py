@@ -3,7 +3,7 @@
 `profiles/cluster` submits through it, and Snakefile has it end what an earlier run left in the queue. All
 jobs of a results folder have one name, so that the queue itself says which they are. Only the standard
 library, so that any Python 3.8 runs it. Slurm's commands are tested (tests/cluster); those of PBS, SGE and
-LSF are written from their manuals and were not tried.
+LSF were not tried.
 """
 
 from __future__ import annotations

@@ -345,6 +345,7 @@ def test_a_job_goes_on_elsewhere_when_its_node_goes_down(prepared, undisturbed, 
 def test_a_controller_that_is_away_is_waited_for(prepared, undisturbed, slurm):
     """As the run starts, with jobs still to be submitted, and while one runs and ends."""
     run = prepared(CLUSTER)
+    shutil.rmtree(run.results / "prediction/unet")
     slurm.stop_controller()
     process = run.start("--", "results/prediction/unet/score.h5")
     wait_for(lambda: "the queue does not answer" in run.said.read_text(), 120, "complaint")

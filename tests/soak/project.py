@@ -28,7 +28,7 @@ from pipeline_lib.synthesis import draw_volume
 
 ROOT = Path(__file__).parents[2]
 # What tells times, by its name or that of its folder: no comparison looks at it.
-VARYING = {"logs", "benchmarks", ".provenance", "provenance.html", "model.checkpoint.pt", ".lock"}
+VARYING = {"logs", "benchmarks", ".provenance", "provenance.html", ".lock"}
 PATIENCE = 600  # s, after which a run or an orphan counts as hanging
 
 DRAWN = {

@@ -270,7 +270,7 @@ def error_message():
         path: "the job ended without a word: it was killed, mostly for lack of memory (lower `memory_gb`, so that jobs "
         "take less, or run fewer at a time with `--cores`), or the disk is full. Then run the same command again."
         for path, text in told.items()
-        if not re.search("error: |Traceback|done in", text)
+        if text and not re.search("error: |Traceback|done in", text)  # empty: it never began
     }
     if shutil.disk_usage(config["results"]).free < 10**6:
         errors[Path(config["results"])] = "the disk is full. Free space there and run the same command again."
