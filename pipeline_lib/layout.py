@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -70,8 +71,7 @@ def create(path: str | Path, provenance: dict[str, Any]) -> Iterator[h5py.File]:
 
     `provenance` is kept as a JSON attribute.
     """
-    # No HDF5 locks, which some network file systems refuse: one process writes, to a name no other knows, and
-    # what is at `path` is never written to again.
+    # No HDF5 lock, which some network file systems refuse: one process writes, to a name no other knows.
     # The format of HDF5 1.10 (2016) has checksums over its tables, too: a bit there may show other numbers.
     with replacing(path) as temporary, h5py.File(temporary, "w", libver="v110", locking=False) as file:
         _bound_index(file)
@@ -143,7 +143,7 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
     try:
         # ten slots per chunk in the cache, as HDF5 advises: chunks that share one drive each other out
         slots = max(10 * cache_bytes // CHUNK**2, 521)
-        file = h5py.File(path, "r", rdcc_nbytes=cache_bytes, rdcc_nslots=slots, locking=False)
+        file = open_file(path, rdcc_nbytes=cache_bytes, rdcc_nslots=slots)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file. Run the workflow to make it.") from error
     except OSError as error:
@@ -168,6 +168,19 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
         yield file
 
 
+def open_file(path: str | Path, **options: Any) -> h5py.File:
+    """Open an HDF5 file for reading, with HDF5's own lock unless the file system refuses locks, as some do.
+
+    Raises OSError for a file that another program has open for writing, and what h5py raises.
+    """
+    try:
+        return h5py.File(path, "r", **options)
+    except OSError as error:
+        if "unable to lock file" not in str(error) or f"errno = {errno.EAGAIN}," in str(error):
+            raise
+        return h5py.File(path, "r", locking=False, **options)
+
+
 def _bound_index(file: h5py.File) -> None:
     """Keep at most 2 MB of where chunks lie: by default 32, which only large images fill."""
     config = file.id.get_mdc_config()
@@ -182,7 +195,7 @@ def _require_sources(path: Path, dataset: h5py.Dataset) -> None:
     for source in sources:
         part = path.parent / source.file_name
         try:
-            with h5py.File(part, locking=False) as file:
+            with open_file(part) as file:
                 found = file[source.dset_name].shape
         except (OSError, KeyError) as error:
             raise InputError(
@@ -202,7 +215,7 @@ def _require_sources(path: Path, dataset: h5py.Dataset) -> None:
 def sources(path: Path) -> list[Path]:
     """The files of parts that the HDF5 file at `path` shows as one (`join`); none where it cannot be read."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_file(path) as file:
             virtual = [d for d in file.values() if isinstance(d, h5py.Dataset) and d.is_virtual]
             return [path.parent / source.file_name for d in virtual for source in d.virtual_sources()]
     except (OSError, RuntimeError, KeyError, ValueError):

@@ -178,11 +178,12 @@ def _parts_of(inputs: Iterable[Path]) -> list[Path]:
 
 def _require_unchanged(path: Path) -> None:
     """Raise `InputError` unless the file at `path` is what its record says; raw images have none."""
+    if not path.exists():
+        remedy = _again(path) if beside(path).exists() else "Check the path, or run the workflow to make it."
+        raise InputError(f"{path}: no such file. {remedy}")
     if not beside(path).exists():
         return
     record = read_json(beside(path))
-    if not path.exists():
-        raise InputError(f"{path}: no such file. {_again(path)}")
     if (found := sha256(path)) != record.get("sha256"):
         raise InputError(
             f"{path}: not what {record.get('stage')} wrote (SHA-256 {found[:12]}..., expected "

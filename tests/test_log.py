@@ -19,7 +19,9 @@ def run(tmp_path, *statements):
     """A stage in a process of its own, as the workflow runs it."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import gc, os, time\n"
+        "import gc, os, signal, time\n"
+        "for number in (signal.SIGINT, signal.SIGHUP):\n"  # a test that runs in the background ignores them
+        "    signal.signal(number, signal.SIG_DFL)\n"
         "from pipeline_lib.errors import InputError\n"
         "from pipeline_lib.log import logger, stage\n"
         f"with stage({str(tmp_path / 'a.log')!r}, threads=3) as run:\n"

@@ -16,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from pipeline_lib import layout
 from pipeline_lib.blocks import BLOCK
 from pipeline_lib.errors import InputError
 from pipeline_lib.imageio.headers import ImageInfo, Reader, arrange, cyx, region_index, require_plausible
@@ -41,7 +42,7 @@ def open_hdf5(path: str | Path) -> Iterator[tuple[ImageInfo, Reader]]:
     """Info and region reader of one dataset."""
     match = HDF5.fullmatch(str(path))
     name = (match["dataset"] or "").strip("/")
-    with h5py.File(match["file"], "r", locking=False) as file:  # some network file systems refuse locks
+    with layout.open_file(match["file"]) as file:
         dataset = _dataset(path, file, match["file"], name)
         _require_data(path, dataset)
         chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
@@ -50,7 +51,7 @@ def open_hdf5(path: str | Path) -> Iterator[tuple[ImageInfo, Reader]]:
             # where no chunk was written there are zeros: much of a large volume of labels may be
             require_plausible(path, info, dataset.id.get_storage_size(), 1_000_000)
         cache = _cache(dataset.chunks, info)
-    with h5py.File(match["file"], "r", locking=False, **cache) as file:
+    with layout.open_file(match["file"], **cache) as file:
         dataset = file[name]
 
         def read(z: int, rows: slice, columns: slice) -> np.ndarray:

@@ -52,7 +52,8 @@ def check_results():
     """The results folder, or the folder it will be made in, must take files, and so must those in it."""
     results = Path(config["results"]).absolute()
     folder = next(path for path in (results, *results.parents) if path.exists())
-    for folder in (folder, *(record.parent for record in results.rglob(provenance.FOLDER))):
+    inside = [path for path in results.glob("*") if path.is_dir()]
+    for folder in (folder, *inside, *(record.parent for record in results.rglob(provenance.FOLDER))):
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise InputError(
                 f"config key `results`: {folder} is no folder that can be written to. Make it one, or choose "
