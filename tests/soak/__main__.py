@@ -17,7 +17,7 @@ import psutil
 
 from benchmarks import harness
 from benchmarks.__main__ import slug
-from pipeline_lib import provenance
+from pipeline_lib import layout, provenance
 from pipeline_lib.files import read_json, write_json
 from tests.soak import damage, disk, kills, locks, signals, twice
 from tests.soak.project import ROOT, Reference, demo, drawn, shared
@@ -164,6 +164,9 @@ def _damage(folder: Path, options: argparse.Namespace, rng: random.Random) -> It
     )
     for snapshot in snapshots:
         yield from damage.soak(snapshot, options.rounds, rng)
+    snapshots[1].lay_back()
+    part = large.results / "segmentation/parts/large/1_labels.h5"
+    yield damage.of_hdf5_unhashed(part, layout.LABELS, 600 * options.rounds, rng)
     yield damage.of_what_nothing_is_made_of(snapshots[0], rng)
     yield damage.of_a_training_under_way(small, snapshots[0].reference, options.rounds, rng)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -13,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pipeline_lib import layout
+from pipeline_lib.errors import InputError
 from tests.soak.project import ROOT, Answer, Project, Reference
 from tests.soak.rows import Row
 
@@ -124,6 +127,26 @@ def of_what_nothing_is_made_of(snapshot: Snapshot, rng: random.Random) -> Row:
         {"files": ", ".join(map(str, last))},
         wrong,
     )
+
+
+def of_hdf5_unhashed(path: Path, array: layout.Array, times: int, rng: random.Random) -> Row:
+    """One bit of an HDF5 file, read whole without a look at its SHA-256: an error, or the same numbers."""
+    kept, right, wrong, met = path.read_bytes(), _numbers(path, array), [], 0
+    for _ in range(times):
+        what = flip_a_bit(path, rng)
+        try:
+            if _numbers(path, array) != right:
+                wrong.append(f"{path.name}: {what}: read as other numbers")
+        except (InputError, OSError, RuntimeError, ValueError, KeyError):
+            met += 1
+        path.write_bytes(kept)
+    figures = {"met": met, "without effect": times - met - len(wrong)}
+    return Row("flip a bit of an HDF5 file, unhashed", times, times - len(wrong), figures, wrong)
+
+
+def _numbers(path: Path, array: layout.Array) -> bytes:
+    with layout.require(path, array) as file:
+        return hashlib.sha256(file[array.name][:].tobytes()).digest()
 
 
 def of_a_training_under_way(project: Project, reference: Reference, rounds: int, rng: random.Random) -> Row:

@@ -164,8 +164,9 @@ def read_only_folders(project: Project, reference: Reference) -> Row:
     wrong = []
     for folder, name in sorted(made_in.items()):
         (project.results / name).unlink()
+        target = project.name_of(name)
         with read_only(project.results / folder):
-            answer = project.run()
+            answer = project.run("--", target)
         told = re.search(
             rf"{project.config['results']}.*cannot be written|is no folder that can be written|"
             rf"Read-only file system: '{project.config['results']}/{folder}",
@@ -175,7 +176,7 @@ def read_only_folders(project: Project, reference: Reference) -> Row:
             wrong.append(f"{folder}: read-only, and no error")
         elif "Traceback" in answer.said or not told:
             wrong.append(f"{folder}: no clear message:\n{answer.said[-2500:]}")
-        if project.run().status != 0 or reference.differences(project):
+        if project.run("--", target).status != 0 or reference.differences(project):
             wrong.append(f"{folder}: writable again: {reference.differences(project)}")
     figures = {"folders": ", ".join(sorted(made_in))}
     return Row("read-only folder", len(made_in), max(len(made_in) - len(wrong), 0), figures, wrong)
