@@ -34,6 +34,7 @@ from pipeline_lib.signals import ENDING
 # How long one process waits for another before it gives up: for the first to read all data for their hashes.
 # One that failed on this machine ends the others at once.
 PATIENCE = timedelta(hours=2)
+_LOST_ANOTHER = ("gloo", "DistBackendError", "DistNetworkError")  # in the messages of torch
 _TO_PUT_RIGHT = f"{InputError.__name__}: "
 
 
@@ -120,10 +121,13 @@ def launch(module: str, number: int, device: str, log_file: str | Path, **argume
 def _reason(error: ChildFailedError, number: int) -> BaseException:
     """What went wrong in the first place; other processes may have failed for having lost that one."""
 
-    def after(failure: ProcessFailure) -> tuple[bool, bool, float]:
+    def after(failure: ProcessFailure) -> tuple[bool, bool, bool, float]:
+        message, _ = _told(failure)
+        # torchrun ends the others by SIGTERM; some have found by then that they lost one
+        follows = -failure.exitcode in ENDING or any(word in message for word in _LOST_ANOTHER)
         left = Path(failure.error_file)  # its own time counts whole seconds
         written = left.stat().st_mtime if left.exists() else 0.0
-        return not _told(failure)[0].startswith(_TO_PUT_RIGHT), failure.exitcode >= 0, written
+        return not message.startswith(_TO_PUT_RIGHT), follows, failure.exitcode >= 0, written
 
     rank, failure = min(error.failures.items(), key=lambda item: after(item[1]))
     message, traceback = _told(failure)

@@ -187,7 +187,8 @@ def _require_unchanged(path: Path) -> None:
     if (found := sha256(path)) != record.get("sha256"):
         raise InputError(
             f"{path}: not what {record.get('stage')} wrote (SHA-256 {found[:12]}..., expected "
-            f"{str(record.get('sha256'))[:12]}...): damaged or edited since. {_again(path)}"
+            f"{str(record.get('sha256'))[:12]}...): damaged or edited since. {_again(path)} If it was edited "
+            f"on purpose, take its record away: `rm {beside(path)}`."
         )
 
 
