@@ -43,12 +43,13 @@ def draw_volume(images: str | Path, annotation: str | Path, *, sections: int = 1
                          f"`drawing.cell_diameter` ({cell_diameter:g} px), so that a section holds several "
                          "cells.")
     stack, labels = np.empty((sections, size, size), np.uint8), np.empty((sections, size, size), np.uint16)
-    for z in range(sections):
-        stack[z], labels[z] = draw_section(size, cell_diameter=cell_diameter, membrane_width=membrane_width,
-                                           noise=noise, rng=np.random.default_rng([seed, z]))
     with provenance.making("draw_volume", [images, annotation], [], sections=sections, size=size,
                            cell_diameter=cell_diameter, membrane_width=membrane_width, noise=noise,
                            seed=seed) as record:
+        for z in range(sections):
+            stack[z], labels[z] = draw_section(size, cell_diameter=cell_diameter, noise=noise,
+                                               membrane_width=membrane_width,
+                                               rng=np.random.default_rng([seed, z]))
         imageio.write_images(images, stack, provenance=record)
         imageio.write_labels(annotation, labels, provenance=record)
     cells = sum(int(section.max()) for section in labels)
