@@ -86,7 +86,8 @@ def sha256(path: str | Path) -> str:
     if path.is_dir():
         digest = hashlib.sha256()
         for entry in sorted(p for p in path.iterdir() if p.is_file()):
-            digest.update(f"{entry.name}\0{sha256(entry)}\n".encode())
+            if not entry.name.startswith("."):  # what the desktop leaves there
+                digest.update(f"{entry.name}\0{sha256(entry)}\n".encode())
         return digest.hexdigest()
     found = path.stat()
     return _sha256_of_file(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
@@ -125,10 +126,10 @@ def write_json(path: str | Path, content: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; `InputError` where it is missing or not JSON."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # of JSON, or of text
         raise InputError(
             f"{path}: not valid JSON ({error}). Delete it and run the workflow again."
         ) from error

@@ -18,7 +18,7 @@ from pipeline_lib.blocks import ALIGNMENT, Part
 from pipeline_lib.errors import InputError
 from pipeline_lib.files import allow_open_files, replacing
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CHUNK = ALIGNMENT  # px; a patch of 572 px touches 5 x 5 chunks, a chunk of float32 is 64 KiB
 
 
@@ -75,9 +75,8 @@ def create(path: str | Path, provenance: dict[str, Any]) -> Iterator[h5py.File]:
     # The format of HDF5 1.10 (2016) has checksums over its tables, too: a bit there may show other numbers.
     with replacing(path) as temporary, h5py.File(temporary, "w", libver="v110", locking=False) as file:
         _bound_index(file)
-        file.attrs["format"] = "bordure"
         file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["provenance"] = json.dumps(provenance)
+        _write_texts(file, format="bordure", provenance=json.dumps(provenance))
         yield file
 
 
@@ -96,8 +95,18 @@ def add(file: h5py.Group, array: Array, shape: tuple[int, ...], dtype: Any = Non
         fletcher32=True,  # a damaged chunk is an error, not other numbers
         **({"compression": "gzip", "compression_opts": 1, "shuffle": True} if array.compressed else {}),
     )
-    dataset.attrs.update(axes=array.axes, unit=array.unit, meaning=array.meaning)
+    _write_texts(dataset, axes=array.axes, unit=array.unit, meaning=array.meaning)
     return dataset
+
+
+def _write_texts(item: h5py.Group | h5py.Dataset, **texts: str) -> None:
+    """Write attributes at their full length.
+
+    What HDF5 does by default, a heap for texts of any length, has no checksum, and one wrong bit in it can
+    send HDF5's library round in circles for ever.
+    """
+    for name, text in texts.items():
+        item.attrs[name] = np.bytes_(text.encode("ascii"))
 
 
 def join(
@@ -130,7 +139,7 @@ def join(
         # what shows where a part cannot be found: not the zeros of an empty image
         missing = np.nan if np.dtype(array.dtype).kind == "f" else np.iinfo(array.dtype).max
         dataset = file.create_virtual_dataset(array.name, layout, fillvalue=missing)
-        dataset.attrs.update(axes=array.axes, unit=array.unit, meaning=array.meaning)
+        _write_texts(dataset, axes=array.axes, unit=array.unit, meaning=array.meaning)
 
 
 @contextmanager
@@ -152,7 +161,11 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
         ) from error
     with file:
         _bound_index(file)
-        version = file.attrs.get("format_version") if file.attrs.get("format") == "bordure" else None
+        try:
+            ours = file.attrs.get("format") == b"bordure"
+            version = file.attrs.get("format_version") if ours else None
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise InputError(f"{path}: damaged ({error}). Delete it and run the workflow again.") from error
         if version != FORMAT_VERSION:
             raise InputError(
                 f"{path}: format version {version}, expected {FORMAT_VERSION}: written by another version "

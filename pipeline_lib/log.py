@@ -96,8 +96,12 @@ def _end_with(host: str, process: str) -> None:
     """Wait until the workflow has ended, and end this process: nobody waits for its results."""
     if host != socket.gethostname() or not hasattr(os, "pidfd_open"):  # Linux has it
         return
-    with contextlib.suppress(ProcessLookupError):
+    try:
         select.select([os.pidfd_open(int(process))], [], [])
+    except ProcessLookupError:
+        pass  # gone already
+    except OSError:  # an old kernel, or one that forbids it
+        return
     logger.warning("the workflow that started this job (process %s) is gone", process)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -16,6 +16,8 @@ import json
 import logging
 import os
 import platform
+import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -42,7 +44,10 @@ def version() -> str:
     if not (ROOT / ".git").exists():
         return __version__
     command = ["git", "-C", ROOT, "describe", "--always", "--dirty"]
-    git = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        git = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git on this machine
+        return __version__
     return f"{__version__} ({git.stdout.strip()})" if git.returncode == 0 else __version__
 
 
@@ -121,12 +126,29 @@ def beside(path: str | Path) -> Path:
 def of(path: str | Path) -> dict[str, Any] | None:
     """The record of the file at `path`: beside it or, where the file alone was handed on, inside it.
 
-    None for a file that bordure did not make. Raises `InputError` for a record or a file that is damaged.
+    None for a file that bordure did not make. Raises `InputError` for a record beside it that is damaged.
     """
     path = Path(path)
     if beside(path).exists():
-        return read_json(beside(path))
-    return _inside(path) if path.is_file() else None
+        return _read_record(path)
+    try:
+        return _inside(path) if path.is_file() else None
+    except Exception:  # from elsewhere, or damaged: readers raise what they like
+        return None
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What lies beside the file at `path`; `InputError` where that is damaged."""
+    try:
+        record = read_json(beside(path))
+        if isinstance(record, dict) and {"file", "sha256", "bytes", "stage", "version"} <= record.keys():
+            return record
+    except InputError:
+        pass
+    raise InputError(
+        f"{beside(path)}: damaged, no record of {path} any more. Type `{_rm(beside(path))}`; the file itself "
+        "then counts as it is."
+    )
 
 
 def _inside(path: Path) -> dict[str, Any] | None:
@@ -146,20 +168,13 @@ def _inside(path: Path) -> dict[str, Any] | None:
     if path.suffix in (".tif", ".tiff"):
         import tifffile
 
-        try:
-            with tifffile.TiffFile(path) as tiff:
-                described = tiff.shaped_metadata or ({},)
-        except (tifffile.TiffFileError, ValueError) as error:
-            raise InputError(f"{path}: not a readable TIFF ({error}).") from error
-        return described[0].get("provenance")
+        with tifffile.TiffFile(path) as tiff:
+            return (tiff.shaped_metadata or ({},))[0].get("provenance")
     if path.suffix == ".png":
         from PIL import Image
 
-        try:
-            with Image.open(path) as image:
-                return json.loads(image.text["Description"]).get("provenance")
-        except (OSError, ValueError, KeyError):
-            return None  # a picture from elsewhere
+        with Image.open(path) as image:
+            return json.loads(image.text["Description"]).get("provenance")
     return None
 
 
@@ -167,7 +182,7 @@ def _sha256_of_record(path: Path) -> str:
     from pipeline_lib import layout  # and with it h5py, which the report does without
 
     with layout.require(path) as file:
-        return hashlib.sha256(file.attrs["provenance"].encode()).hexdigest()
+        return hashlib.sha256(json.dumps(layout.provenance(file)).encode()).hexdigest()
 
 
 def _parts_of(inputs: Iterable[Path]) -> list[Path]:
@@ -179,16 +194,18 @@ def _parts_of(inputs: Iterable[Path]) -> list[Path]:
 def _require_unchanged(path: Path) -> None:
     """Raise `InputError` unless the file at `path` is what its record says; raw images have none."""
     if not path.exists():
-        remedy = _again(path) if beside(path).exists() else "Check the path, or run the workflow to make it."
+        remedy = _again(path) if _made_here(path) else "Check the path, or run the workflow to make it."
         raise InputError(f"{path}: no such file. {remedy}")
     if not beside(path).exists():
         return
-    record = read_json(beside(path))
-    if (found := sha256(path)) != record.get("sha256"):
+    record = _read_record(path)
+    if record["file"] != str(path):  # another run's result, to this one as good as raw
+        return
+    if (found := sha256(path)) != record["sha256"]:
         raise InputError(
-            f"{path}: not what {record.get('stage')} wrote (SHA-256 {found[:12]}..., expected "
-            f"{str(record.get('sha256'))[:12]}...): damaged or edited since. {_again(path)} If it was edited "
-            f"on purpose, take its record away: `rm {beside(path)}`."
+            f"{path}: not what {record['stage']} wrote (SHA-256 {found[:12]}..., expected "
+            f"{record['sha256'][:12]}...): damaged or edited since. If it was edited on purpose, take its "
+            f"record away: `{_rm(beside(path))}`. {_again(path)}"
         )
 
 
@@ -196,15 +213,32 @@ def _require_same_record(path: Path) -> None:
     """Raise `InputError` where the HDF5 file at `path`, which is not hashed, is another than it was."""
     if not beside(path).exists() or not path.exists():
         return
-    expected, found = read_json(beside(path)), _inside(path)
-    if path.stat().st_size != expected["bytes"] or found != {name: expected.get(name) for name in found}:
+    expected = _read_record(path)
+    try:
+        found = _inside(path)
+    except Exception:  # damaged
+        found = None
+    if (
+        not found
+        or path.stat().st_size != expected["bytes"]
+        or found != {name: expected.get(name) for name in found}
+    ):
         raise InputError(f"{path}: not what {expected['stage']} wrote, but another file. {_again(path)}")
+
+
+def _made_here(path: Path) -> bool:
+    """Whether the file at `path` is one of this run, which can make it anew."""
+    return beside(path).exists() and _read_record(path)["file"] == str(path)
+
+
+def _rm(path: Path) -> str:
+    return f"rm -f {shlex.quote(str(path))}"
 
 
 def _again(path: Path) -> str:
     return (
-        f"To make it anew and nothing else, type `rm -f {path}` and run the same command with ` -- {path}` "
-        "at its end; then run the same command again."
+        f"To make it anew and nothing else, type `{_rm(path)}` and run the same command with "
+        f"` -- {shlex.quote(str(path))}` at its end; then run the same command again."
     )
 
 
@@ -222,31 +256,39 @@ class Link:
     state: str
     inputs: dict[str, bool] = field(default_factory=dict)  # path as recorded -> still that
 
+    @property
+    def still_holds(self) -> bool:
+        """Whether nothing speaks against it: what can be made anew may be missing, a raw image may not."""
+        lost = self.state == "missing" and self.record is None
+        return self.state != "changed" and not lost and all(self.inputs.values())
+
 
 def chain(path: str | Path) -> dict[str, Link]:
     """All that the file at `path` was made from, back to the raw images: recorded path -> `Link`.
 
     The file itself comes first. Paths are taken as they were recorded, from the folder in which the workflow
-    ran. Raises `InputError` where there is no such file, or it has no record.
+    ran; those of results that were moved or copied since, as they lie to `path`. Raises `InputError` where
+    there is no such file, or it has no record.
     """
     path = Path(path)
     if not path.exists() and not beside(path).exists():
         raise InputError(f"{path}: no such file. Name a file that bordure wrote, such as results/scores.csv.")
     record = of(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder. Name a file in it, such as {path / 'scores.csv'}.")
     if record is None:
         raise InputError(
-            f"{path}: has no record: not made by bordure, or handed on without the folder `{FOLDER}` beside "
-            "it, which holds those of tables and pictures."
+            f"{path}: has no record: raw, not made by bordure, or handed on without the folder `{FOLDER}` "
+            "beside it, which holds those of tables and pictures."
         )
     name = record.get("file", str(path))
-    root = _root(path, name)
     links: dict[str, Link] = {}
     waiting = [name]
     while waiting:
         name = waiting.pop(0)
         if name in links:
             continue
-        link = _look(root / name if links else path)
+        link = _look(_now(name, path, record.get("file")) if links else path)
         links[name] = link
         made_from = (link.record or {}).get("inputs", {}) | (link.record or {}).get("records", {})
         waiting += made_from
@@ -262,23 +304,21 @@ def chain(path: str | Path) -> dict[str, Link]:
     return links
 
 
-def _root(path: Path, recorded: str) -> Path:
-    """The folder from which the workflow ran that recorded `path` as `recorded`."""
-    parts = Path(recorded).parts
-    here = path.absolute()
-    if not Path(recorded).is_absolute() and here.parts[-len(parts) :] == parts:
-        return Path(*here.parts[: -len(parts)])
-    return Path()
+def _now(name: str, path: Path, recorded: str | None) -> Path:
+    """Where the file recorded as `name` lies, as far as the file at `path`, recorded as `recorded`, tells."""
+    if recorded is None or Path(name).is_absolute() != Path(recorded).is_absolute():
+        return Path(name)
+    then, now = Path(recorded).parts, path.absolute().parts
+    while then and then[-1] == now[-1]:  # what both end in was moved as one
+        then, now = then[:-1], now[:-1]
+    parts = Path(name).parts
+    return Path(*now, *parts[len(then) :]) if parts[: len(then)] == then else Path(name)
 
 
 def _look(path: Path) -> Link:
     if not path.exists():
-        record = read_json(beside(path)) if beside(path).exists() else None
-        return Link(path, record, "missing")
-    try:
-        record = of(path)
-    except InputError:  # too damaged to tell of itself
-        return Link(path, None, "changed")
+        return Link(path, _read_record(path) if beside(path).exists() else None, "missing")
+    record = of(path)
     if record is None or "sha256" not in record:
         return Link(path, record, "unknown")
     return Link(path, record, "unchanged" if sha256(path) == record["sha256"] else "changed")
@@ -296,7 +336,8 @@ def describe(links: dict[str, Link]) -> Iterator[str]:
     """Lines that tell the chain `links`: each file with its record, and below it what it was made from."""
     first = next(iter(links))
     common = links[first].record or {}
-    yield f"bordure {common['version']}; " + ", ".join(" ".join(pair) for pair in common["packages"].items())
+    packages = common.get("packages", {})
+    yield f"bordure {common.get('version')}; " + ", ".join(" ".join(pair) for pair in packages.items())
     yield ""
     told: set[str] = set()
 
@@ -340,14 +381,14 @@ def _told(record: dict[str, Any] | None, common: dict[str, Any]) -> Iterator[str
     yield ", ".join(filter(None, did))
     if settings := record.get("settings"):
         yield json.dumps(settings)
-    if record.get("version") != common["version"]:
+    if record.get("version") != common.get("version"):
         yield f"by bordure {record.get('version')}"
-    if record.get("packages") != common["packages"]:
+    if record.get("packages") != common.get("packages"):
         yield f"with {json.dumps(record.get('packages'))}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 0 where all that is there is as it was recorded, else 1."""
+    """Command line; returns 0 where all is as it was recorded (what bordure made may be gone), else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline_lib.provenance",
         description="What a file was made from, back to the raw images, and whether that is still unchanged.",
@@ -360,8 +401,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
     print("\n".join(describe(links)))
-    return int(any(link.state == "changed" or not all(link.inputs.values()) for link in links.values()))
+    return int(not all(link.still_holds for link in links.values()))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline_lib import figures, modelfile, provenance
+from pipeline_lib.errors import InputError
 from pipeline_lib.files import read_json
 from pipeline_lib.log import logger
 from pipeline_lib.pages import write_page
@@ -88,6 +90,7 @@ def write_report(
         at = {name: found["threshold"] for name, found in chosen.items()}
         table = at_chosen_threshold(read_scores(scores), at)
         trained = modelfile.describe(model)
+        _require_same(model, trained["provenance"].get("settings", {}), settings)
         splits = [split for split in ("test", "validation") if (table.split == split).any()]
         write_page(
             "report.html.jinja",
@@ -118,6 +121,18 @@ def write_report(
             | {name: metadata.version(name) for name in SOFTWARE},
         )
     logger.info("%s: %.1f MB", output, output.stat().st_size / 1e6)
+
+
+def _require_same(model: Path, trained: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise `InputError` where `model` was trained with others than the `settings` that the report shows."""
+    for section, values in trained.items():
+        if section in settings and values != settings[section]:
+            raise InputError(
+                f"{model}: was trained with `{section}: {json.dumps(values)}`, but the config has "
+                f"`{section}: {json.dumps(settings[section])}`. Snakemake has lost its notes of these results "
+                f"(`.snakemake`), or they were moved. Type `rm {model}` and run the same command again, or put "
+                "the config right."
+            )
 
 
 def mean_scores(table: pd.DataFrame, network: str) -> dict[str, Any]:

@@ -577,12 +577,10 @@ def _optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
 def _key(record: dict[str, Any]) -> str:
     """What a checkpoint belongs to: settings, data and the arithmetic.
 
-    Neither where files lie nor the library's commit counts, nor the number of processes; that of threads only
-    where it changes the result.
+    Neither where files lie nor the library's commit counts, nor the number of processes and threads, which
+    are others on another machine: going on with them changes the result no more than beginning with them.
     """
-    environment = {name: value for name, value in record["environment"].items() if name != "processes"}
-    if environment["device"] != "cpu":
-        del environment["threads"]
+    environment = {k: v for k, v in record["environment"].items() if k not in ("processes", "threads")}
     decisive = [record["settings"], list(record["inputs"].values()), environment]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 

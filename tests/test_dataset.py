@@ -36,8 +36,8 @@ def test_membranes_become_instances_numbered_through_the_volume(files):
     with layout.require(files / "a.h5", layout.RAW, layout.LABELS, layout.SEPARATION_BORDER) as file:
         np.testing.assert_array_equal(file["raw"][0], tifffile.imread(files / "images.tif")[:2])
         assert [list(np.unique(section)) for section in file["labels"]] == [[0, 1, 2], [0, 3, 4, 5]]
-        assert file["labels"].attrs["axes"] == "zyx" and file["labels"].attrs["unit"] == "instance"
-        assert file["raw"].attrs["axes"] == "czyx" and file["raw"].compression == "gzip"
+        assert file["labels"].attrs["axes"] == b"zyx" and file["labels"].attrs["unit"] == b"instance"
+        assert file["raw"].attrs["axes"] == b"czyx" and file["raw"].compression == "gzip"
         record = json.loads(file.attrs["provenance"])
     assert record["inputs"][str(files / "images.tif")] == sha256(files / "images.tif")
     assert record["settings"]["sections"] == "0-1"

@@ -259,3 +259,48 @@ def test_a_file_that_is_not_hashed_is_not_exchanged_for_another_unnoticed(made):
         provenance.making("predict_part", ["results/p.h5"], [], ["results/a.h5"]),
     ):
         pass
+
+
+def test_results_that_were_moved_are_looked_at_where_they_are_now(made):
+    shutil.copytree("results", "archive/of/mine")
+    flip(Path("archive/of/mine/a.h5"))
+    links = provenance.chain("archive/of/mine/w.h5")
+    assert links["results/a.h5"].path.samefile("archive/of/mine/a.h5")
+    assert links["results/a.h5"].state == "changed" and links["raw/images.tif"].state == "unchanged"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b"[1]", b"{}", b""])
+def test_a_damaged_record_is_named_with_what_to_type(made, content):
+    provenance.beside("results/a.h5").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"a.h5.json: damaged, no record .* `rm -f results/.provenance/a.h5.json`"
+    ):
+        build_weight_map(
+            Path("results/a.h5"), Path("results/statistics.json"), Path("results/w.h5"), sigma=3.0
+        )
+
+
+def test_paths_with_spaces_are_quoted_in_what_to_type(made):
+    shutil.copytree("results", "my results")
+    build_dataset("raw/images.tif", "raw/labels.tif", Path("my results/a.h5"))
+    flip(Path("my results/a.h5"))
+    with pytest.raises(InputError, match=r"type `rm -f 'my results/a.h5'` .*` -- 'my results/a.h5'`"):
+        measure_statistics([Path("my results/a.h5")], Path("my results/statistics.json"))
+
+
+def test_results_of_another_run_are_raw_to_this_one(made):
+    """Labels that were proof-read, say: nobody is told to delete them."""
+    shutil.copytree("results", "other")
+    flip(Path("other/a.h5"), 3000)
+    with provenance.making("s", [], ["other/a.h5"]) as record:
+        assert record["inputs"] == {"other/a.h5": digest("other/a.h5")}
+
+
+def test_a_raw_hdf5_image_has_no_record_and_a_raw_image_must_not_be_missing(made):
+    with h5py.File("raw/new.h5", "w") as file:
+        file["raw"] = np.zeros((2, 64, 64), np.uint8)
+    build_dataset("raw/new.h5:/raw", None, Path("results/n.h5"))
+    assert command("results/n.h5").returncode == 0
+    Path("raw/new.h5").unlink()
+    found = command("results/n.h5")
+    assert found.returncode == 1 and found.stdout.endswith("2 files: 1 unchanged, 1 missing\n")

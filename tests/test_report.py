@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline_lib import figures, layout, metrics, networks, threshold
+from pipeline_lib import figures, layout, metrics, networks, report, threshold
+from pipeline_lib.errors import InputError
 from pipeline_lib.figures import charts
 from pipeline_lib.figures.errors import draw_errors
 from pipeline_lib.figures.volume import draw_volume_strip
@@ -350,3 +351,10 @@ def test_means_are_those_of_the_volumes():
     seg = scores[scores.metric == "seg"].groupby("network").value.mean()
     assert found["rows"]["seg"]["values"] == pytest.approx(seg.to_dict())
     assert found["rows"]["seg"]["best_baseline"] == pytest.approx(seg.drop("unet").max())
+
+
+def test_a_model_of_other_settings_is_refused(tmp_path):
+    """Snakemake does not see it where its notes are lost: the page would tell settings that were not used."""
+    with pytest.raises(InputError, match=r"trained with `seed: 5`, but the config has `seed: 1`"):
+        report._require_same(tmp_path / "model.pt", {"seed": 5}, {"seed": 1})
+    report._require_same(tmp_path / "model.pt", {"seed": 1}, {"seed": 1, "report": {"title": "b"}})

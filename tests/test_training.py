@@ -260,8 +260,7 @@ def test_the_key_of_a_checkpoint_is_what_decides_the_result():
     assert key == training._key(record | {"environment": record["environment"] | {"processes": 4}})
     assert key != training._key(record | {"inputs": {"a.h5": "34"}})
     assert key != training._key(record | {"settings": {"seed": 2}})
-    on_cpu = [training._key(record | {"environment": {"device": "cpu", "threads": n}}) for n in (1, 2)]
-    assert on_cpu[0] != on_cpu[1]
+    assert key != training._key(record | {"environment": {"device": "cpu"}})
 
 
 def test_validation_images_of_another_gray_scale_are_refused_before_training(inputs, tmp_path):

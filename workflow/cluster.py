@@ -27,14 +27,15 @@ OUTAGE = 3600  # s for which a queue that does not answer is waited for
 PAUSE = 5  # s until it is asked again
 NAME = "BORDURE_JOBS"  # the environment variable that has the name of this run's jobs
 
-# scheduler -> the command that only it has. SGE, of which that is not so, comes last.
-KNOWN_BY = {"slurm": "sbatch", "lsf": "bsub", "pbs": "qselect", "sge": "qsub"}
+# scheduler -> a command that those before it have not: SGE has qselect, too
+KNOWN_BY = {"slurm": "sbatch", "lsf": "bsub", "sge": "qconf", "pbs": "qselect"}
 # Prints the numbers of the jobs called {name} that are in the queue; fails where the queue does not answer.
 UNFINISHED = {
     "slurm": "squeue --noheader --user=$(id -u) --name={name} --format=%A",
-    "lsf": "bjobs -noheader -o jobid -J {name} 2>&1 | grep -E '^[0-9]+$' || true",
+    "lsf": "found=$(bjobs -noheader -o jobid -J {name} 2>&1); status=$?; case $found in "
+    "*'is not found'*|*'No unfinished job'*) ;; *) echo \"$found\"; exit $status ;; esac",
     "pbs": "qselect -u $(id -un) -N {name}",
-    "sge": "qstat -u $(id -un) -r | "
+    "sge": "found=$(qstat -u $(id -un) -r) || exit; echo \"$found\" | "
     'awk \'$1 ~ /^[0-9]+$/ {{id = $1}} $2 == "jobname:" && $3 == "{name}" {{print id}}\'',
 }
 CANCEL = {
@@ -110,13 +111,13 @@ def cancel_orphans(name: str, seconds: float) -> None:
     """
     if scheduler() is None:
         return
-    jobs = patiently(lambda: unfinished(name), seconds)
-    if jobs:
-        tell(f"jobs that an earlier run left in the queue are cancelled and waited for: {' '.join(jobs)}")
-    while jobs:
+    told = 0.0
+    while jobs := patiently(lambda: unfinished(name), seconds):
+        if not told or time.monotonic() - told > 60:
+            tell(f"jobs that an earlier run left in the queue are cancelled and waited for: {' '.join(jobs)}")
+            told = time.monotonic()
         cancel(*jobs)
         time.sleep(2)
-        jobs = patiently(lambda: unfinished(name), seconds)
 
 
 def cancel(*jobs: str) -> None:
@@ -236,7 +237,7 @@ def submission(job: dict, name: str, folder: Path) -> list:
         "-R",
         f"rusage[mem={memory}]",
         "-M",
-        memory,
+        f"{memory}MB",
         "-W",
         minutes,
         "-wa",

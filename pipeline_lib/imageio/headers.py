@@ -96,7 +96,8 @@ def require_memory(path: str | Path, info: ImageInfo, memory_gb: float) -> None:
 def require_plausible(path: str | Path, info: ImageInfo, stored: int, most: int = 5000) -> None:
     """Raise `InputError` where more than 1 GiB of pixels are claimed and `stored` bytes cannot hold them.
 
-    No compression of ours packs more than `most` bytes into one, not even of zeros: deflate 1,032, LZW 1,400.
+    No compression packs more than `most` bytes into one, not even of zeros: deflate 1,032, LZW 1,400, but
+    Zstandard and LZMA ten thousands.
     """
     claimed = math.prod(info.shape) * info.dtype.itemsize
     if claimed > max(most * stored, 2**30):

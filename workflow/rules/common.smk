@@ -17,6 +17,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.g
 
 from pipeline_lib import baselines, blocks, imageio, locks, memory, provenance, tiling, volumes
 from pipeline_lib.errors import InputError
+from pipeline_lib.files import explained
 from pipeline_lib.log import WORKFLOW
 from settings import complete, read_config, read_schema
 
@@ -52,7 +53,7 @@ def check_results():
     """The results folder, or the folder it will be made in, must take files, and so must those in it."""
     results = Path(config["results"]).absolute()
     folder = next(path for path in (results, *results.parents) if path.exists())
-    inside = [path for path in results.glob("*") if path.is_dir()]
+    inside = [results / name for name in ("logs", "benchmarks") if (results / name).exists()]
     for folder in (folder, *inside, *(record.parent for record in results.rglob(provenance.FOLDER))):
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise InputError(
@@ -112,8 +113,8 @@ def claim_results():
     """No other run is at work in the results folder, and none will be while this process lives."""
     try:
         locks.hold_results(config["results"])
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {explained(error, Path(config['results'], '.lock'))}")
 
 
 def memory_needs():
@@ -238,7 +239,9 @@ def gpu_slots(section):
 
 
 def clear_states():
-    """What trainings could have been resumed from: of use only until all is done."""
+    """What trainings could have been resumed from: of use only until all is done, and not some targets alone."""
+    if not any(job.rule.name == "all" for job in workflow.dag.jobs):
+        return
     for state in Path(config["results"], "model").rglob("model.checkpoint.pt"):
         if state.with_name("model.pt").exists():
             state.unlink()
