@@ -129,9 +129,9 @@ def _require_same(model: Path, trained: dict[str, Any], settings: dict[str, Any]
         if section in settings and values != settings[section]:
             raise InputError(
                 f"{model}: was trained with `{section}: {json.dumps(values)}`, but the config has "
-                f"`{section}: {json.dumps(settings[section])}`. Snakemake has lost its notes of these results "
-                f"(`.snakemake`), or they were moved. Type `rm {model}` and run the same command again, or put "
-                "the config right."
+                f"`{section}: {json.dumps(settings[section])}`. Snakemake has lost its notes of these "
+                f"results (`.snakemake`), or they were moved. Type `rm {model}` and run the same command "
+                "again, or put the config right."
             )
 
 

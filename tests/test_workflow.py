@@ -1,6 +1,7 @@
 """The workflow from the command line: a small run from drawing to report, what re-runs, and bad input."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -231,6 +232,29 @@ class TestFinishedRun:
 
         assert counts(directory, *arguments, "seeds=[3, 5]") == again | dict.fromkeys(further, 1)
         assert counts(directory, *arguments, "seeds=[]") == without
+
+    def test_a_second_run_in_the_folder_is_refused(self, run):
+        code = "from pipeline_lib import locks; locks.hold_results('results'); print(flush=True); input()"
+        holder = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=run[0], env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        holder.stdout.readline()
+        answer = snakemake(run[0], *run[1], "--forcerun", "report")
+        holder.communicate(b"\n")
+        assert answer.returncode == 1
+        told = f"error: results: another run is at work there (process {holder.pid} on "
+        assert told in answer.stderr and "Traceback" not in answer.stderr
+        assert snakemake(run[0], *run[1], "--forcerun", "collect_scores").returncode == 0
+
+    def test_the_state_of_a_training_goes_when_all_is_done_and_not_before(self, run):
+        state = run[0] / "results/model/model.checkpoint.pt"
+        assert not state.exists()
+        state.touch()
+        for targets, left in ((["--forcerun", "collect_scores", "--", "results/scores.csv"], True),
+                              (["--forcerun", "report"], False)):
+            assert snakemake(run[0], *run[1], *targets).returncode == 0
+            assert state.exists() == left
 
     def test_snakemake_report_carries_the_figures(self, run):
         answer = snakemake(run[0], *run[1], "--report", "workflow.html")
