@@ -194,13 +194,11 @@ def _parts_of(inputs: Iterable[Path]) -> list[Path]:
 def _require_unchanged(path: Path) -> None:
     """Raise `InputError` unless the file at `path` is what its record says; raw images have none."""
     if not path.exists():
-        remedy = _again(path) if _made_here(path) else "Check the path, or run the workflow to make it."
+        remedy = _again(path) if beside(path).exists() else "Check the path, or run the workflow to make it."
         raise InputError(f"{path}: no such file. {remedy}")
     if not beside(path).exists():
         return
     record = _read_record(path)
-    if record["file"] != str(path):  # another run's result, to this one as good as raw
-        return
     if (found := sha256(path)) != record["sha256"]:
         raise InputError(
             f"{path}: not what {record['stage']} wrote (SHA-256 {found[:12]}..., expected "
@@ -226,16 +224,14 @@ def _require_same_record(path: Path) -> None:
         raise InputError(f"{path}: not what {expected['stage']} wrote, but another file. {_again(path)}")
 
 
-def _made_here(path: Path) -> bool:
-    """Whether the file at `path` is one of this run, which can make it anew."""
-    return beside(path).exists() and _read_record(path)["file"] == str(path)
-
-
 def _rm(path: Path) -> str:
     return f"rm -f {shlex.quote(str(path))}"
 
 
 def _again(path: Path) -> str:
+    """How to make a file anew; one of another run, proof-read labels say, only that run can make."""
+    if _read_record(path)["file"] != str(path):
+        return "Else copy it again from where it was made."
     return (
         f"To make it anew and nothing else, type `{_rm(path)}` and run the same command with "
         f"` -- {shlex.quote(str(path))}` at its end; then run the same command again."
