@@ -51,6 +51,7 @@ def build_dataset(
                     "correct `images`, `annotation` or `sections` in the table."
                 )
         sources = [imageio.source_file(path) for path in (images, annotation) if path]
+        sources += [*raw.info.others, *(truth.images.info.others if truth else ())]
         record = stack.enter_context(
             provenance.making(
                 "build_dataset",

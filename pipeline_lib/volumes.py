@@ -80,7 +80,8 @@ def check_files(volumes: Iterable[Volume], channels: int = 1,
     can be read with `memory_gb`.
 
     Meant for the dry run, for volumes whose files exist before the run. Returns what the headers tell of the
-    images by the name of the volume, `sections` being the number of those chosen. Raises `InputError` naming
+    images by the name of the volume, `sections` being the number of those chosen and `others` those of the
+    annotation, too. Raises `InputError` naming
     the row.
     """
     volumes, first, found = list(volumes), None, {}
@@ -103,6 +104,8 @@ def check_files(volumes: Iterable[Volume], channels: int = 1,
                     annotation = _info(volume.annotation, paths, infos)
                     imageio.require_channels(volume.annotation, annotation, 1, annotation=True)
                     imageio.require_memory(volume.annotation, annotation, memory_gb)
+                    others = images.others + annotation.others
+                    found[volume.volume] = replace(found[volume.volume], others=others)
                     if annotation.shape[1:] != images.shape[1:]:
                         raise InputError(
                             f"{volume.annotation}: the annotation has {annotation}, its images "

@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -307,3 +308,45 @@ def test_a_raw_hdf5_image_has_no_record_and_a_raw_image_must_not_be_missing(made
     Path("raw/new.h5").unlink()
     found = command("results/n.h5")
     assert found.returncode == 1 and found.stdout.endswith("2 files: 1 unchanged, 1 missing\n")
+
+
+def ome_set():
+    """Two files, of which the first is named in the table."""
+    for name in ("s0.ome.tif", "s1.ome.tif"):
+        plane = np.full((64, 64), ord(name[1]), np.uint8)
+        tifffile.imwrite(f"raw/{name}", plane, photometric="minisblack", metadata=None)
+    uuid = "urn:uuid:00000000-0000-0000-0000-00000000000"
+    planes = "".join(
+        f'<TiffData IFD="0" FirstZ="{z}" PlaneCount="1"><UUID FileName="s{z}.ome.tif">{uuid}{z}</UUID>'
+        "</TiffData>"
+        for z in range(2)
+    )
+    xml = (
+        f'<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{uuid}0">'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="64" SizeY="64" '
+        'SizeZ="2" SizeC="1" SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>'
+        f"{planes}</Pixels></Image></OME>"
+    )
+    plane = tifffile.imread("raw/s0.ome.tif")
+    tifffile.imwrite("raw/s0.ome.tif", plane, description=xml, photometric="minisblack", metadata=None)
+    return "raw/s0.ome.tif", Path("raw/s1.ome.tif")
+
+
+def virtual():
+    """A file that shows the sections of another."""
+    with h5py.File("raw/part.h5", "w") as file:
+        file["raw"] = np.arange(2 * 64 * 64).reshape(2, 64, 64).astype(np.uint16)
+    layout = h5py.VirtualLayout((2, 64, 64), np.uint16)
+    layout[:] = h5py.VirtualSource("part.h5", "raw", (2, 64, 64))
+    with h5py.File("raw/all.h5", "w") as file:
+        file.create_virtual_dataset("raw", layout)
+    return "raw/all.h5:/raw", Path("raw/part.h5")
+
+
+@pytest.mark.parametrize("write", [ome_set, virtual])
+def test_all_files_of_a_raw_image_are_watched(made, write):
+    images, other = write()
+    build_dataset(images, None, Path("results/n.h5"))
+    assert set(provenance.of("results/n.h5")["inputs"]) == {images.partition(":")[0], str(other)}
+    flip(other)
+    assert not provenance.chain("results/n.h5")["results/n.h5"].still_holds

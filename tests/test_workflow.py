@@ -264,6 +264,28 @@ class TestFinishedRun:
             assert f"figures/{figure}" in page
 
 
+@pytest.mark.slow
+def test_raw_images_are_watched_in_all_their_files(tmp_path):
+    write_stacks(tmp_path)
+    shown = h5py.VirtualLayout((4, 96, 96), np.uint8)
+    shown[:] = h5py.VirtualSource("part.h5", "raw", (4, 96, 96))
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file.create_virtual_dataset("raw", shown)
+
+    def fill(value):
+        with h5py.File(tmp_path / "part.h5", "w") as file:
+            file["raw"] = np.full((4, 96, 96), value, np.uint8)
+
+    fill(1)
+    arguments = write(tmp_path, FILES, TABLE.replace("new\timages.tif", "new\tall.h5:/raw"))
+    target = "--", "results/dataset/new.h5"
+    assert snakemake(tmp_path, *arguments, *target).returncode == 0
+    assert planned(tmp_path, *arguments, *target) == set()
+    fill(2)
+    (rule,) = planned(tmp_path, *arguments, *target)
+    assert rule.startswith("build_dataset_")
+
+
 @pytest.fixture(scope="session")
 def large(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -50,6 +51,7 @@ def open_hdf5(path: str | Path) -> Iterator[tuple[ImageInfo, Reader]]:
         if not (dataset.is_virtual or dataset.external):
             # where no chunk was written there are zeros: much of a large volume of labels may be
             require_plausible(path, info, dataset.id.get_storage_size(), 1_000_000)
+        info = replace(info, others=_others(Path(match["file"]), dataset))
         cache = _cache(dataset.chunks, info)
     with layout.open_file(match["file"], **cache) as file:
         dataset = file[name]
@@ -60,6 +62,13 @@ def open_hdf5(path: str | Path) -> Iterator[tuple[ImageInfo, Reader]]:
                 return cyx(dataset[tuple(region_index(info, z_axis, z, rows, columns))], info)
 
         yield info, read
+
+
+def _others(file: Path, dataset: h5py.Dataset) -> tuple[Path, ...]:
+    """The files that a virtual dataset, or one stored outside, is made up of."""
+    virtual = [source.file_name for source in dataset.virtual_sources()] if dataset.is_virtual else []
+    outside = [name for name, *_ in dataset.external or ()]
+    return tuple(file.parent / name for name in sorted({*virtual, *outside} - {".", file.name}))
 
 
 @contextmanager

@@ -24,7 +24,8 @@ class ImageInfo:
     `axes` are those of the file (`QYX`, `ZCYX`, `YXS` ...). `white_is_zero`: the file asks to be shown
     inverted (TIFF's WhiteIsZero, in Fiji an inverting LUT). `smallest_read`: bytes to be decoded at once, in
     memory, for a single pixel: a strip or tile of a TIFF, a chunk of HDF5, the whole of a PNG; one pixel
-    where the file holds plain bytes.
+    where the file holds plain bytes. `others`: files besides the one named that hold its pixels (an OME set,
+    a virtual HDF5 dataset).
     """
 
     channels: int
@@ -35,6 +36,7 @@ class ImageInfo:
     axes: str
     white_is_zero: bool = False
     smallest_read: int = 0
+    others: tuple[Path, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree import ElementTree
@@ -118,6 +119,9 @@ def _region_reader(
         )
     _require_segments(path, pages, key)
     files = {page.parent.filehandle.path: page.parent.filehandle.size for page in pages}
+    named = Path(path)
+    others = sorted({*map(os.path.basename, files)} - {named.name})
+    info = replace(info, others=tuple(map(named.with_name, others)))
     dense = key.compression in (34925, 50000)  # LZMA, Zstandard
     require_plausible(path, info, sum(files.values()), 1_000_000 if dense else 5000)
     numbers = np.arange(len(pages)).reshape(shape[:outer])

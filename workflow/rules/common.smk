@@ -28,7 +28,7 @@ os.environ[WORKFLOW] = (
 
 
 def read_volumes():
-    """The rows of the table of volumes and the shapes (z, y, x) of their images, both by name.
+    """By name the rows of the table of volumes, the shapes (z, y, x) of their images, and further files of these.
 
     Their files are looked into unless they are still to be drawn.
     """
@@ -40,13 +40,15 @@ def read_volumes():
     drawn = f"{config['results']}/drawn" if "drawing" in config else None
     rows = volumes.read_table(table, drawn or config.get("data_dir", "."))
     if drawn:
+        others = {row.volume: () for row in rows}
         sections, size = config["drawing"]["sections"], config["drawing"]["size"]
         chosen = {row.volume: imageio.parse_sections(row.sections, sections) for row in rows}
         shapes = {name: (len(numbers), size, size) for name, numbers in chosen.items()}
     else:
         found = volumes.check_files(rows, config["dataset"]["channels"], config["memory_gb"])
         shapes = {name: images.shape[1:] for name, images in found.items()}
-    return {row.volume: row for row in rows}, shapes
+        others = {name: images.others for name, images in found.items()}
+    return {row.volume: row for row in rows}, shapes, others
 
 
 def check_results():
@@ -102,7 +104,7 @@ try:
         if key in config:
             config[key] = os.path.normpath(os.path.expanduser(config[key]))
     check_results()
-    VOLUMES, SHAPES = read_volumes()
+    VOLUMES, SHAPES, OTHERS = read_volumes()
     check_tiles()
     check_seeds()
 except InputError as error:
@@ -209,7 +211,7 @@ def source_files(name):
     """The input files of a volume: images and, where there is one, annotation."""
     volume = VOLUMES[name]
     paths = [imageio.source_file(path) for path in (volume.images, volume.annotation) if path]
-    return [file for path in paths for file in files_of(path)]
+    return [file for path in [*paths, *OTHERS[name]] for file in files_of(path)]
 
 
 def files_of(path):
