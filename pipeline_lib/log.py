@@ -27,6 +27,8 @@ from pipeline_lib.signals import ENDING
 logger = logging.getLogger("bordure")
 WORKFLOW = "BORDURE_WORKFLOW"  # environment variable: HOST:PROCESS of the Snakemake that starts jobs
 
+SECONDS_BETWEEN_SIGNALS = 3.0
+
 # Thread pools are sized when numpy, numba and torch are first imported, hence by environment and before the
 # import.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -63,7 +65,7 @@ def stage(log: str | Path, threads: int = 1) -> Iterator[Callable[..., None]]:
     gc.disable()  # imports leave a lot behind, none of it garbage, and searching it takes 0.1 s
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` sets it
-            signal.signal(number, lambda number, _: sys.exit(128 + number))  # temporary files go, then
+            signal.signal(number, _end)
     if workflow := os.getenv(WORKFLOW):
         threading.Thread(target=_end_with, args=workflow.split(":"), daemon=True).start()
     spent = 0.0
@@ -106,14 +108,21 @@ def _end_with(host: str, process: str) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _tell_unraisable(found: Any) -> None:
-    """Nothing of files that HDF5 cannot close on a full disk, which is told otherwise.
+def _end(number: int, _: Any) -> NoReturn:
+    """End by SystemExit, so that temporary files go.
 
-    A signal may come while Python runs what cannot fail, a finaliser say, and is lost there: sent once more.
+    It is lost where Python just then runs what cannot fail, a finaliser say, or a library what catches all:
+    the signal is sent again as long as the process lives.
     """
-    if isinstance(found.exc_value, SystemExit):
-        threading.Timer(0.1, os.kill, [os.getpid(), found.exc_value.code - 128]).start()
-    elif "h5py" not in repr(found.object):
+    again = threading.Timer(SECONDS_BETWEEN_SIGNALS, os.kill, [os.getpid(), number])
+    again.daemon = True
+    again.start()
+    sys.exit(128 + number)
+
+
+def _tell_unraisable(found: Any) -> None:
+    """Nothing of a signal, which is sent again, nor of files that HDF5 cannot close on a full disk."""
+    if not isinstance(found.exc_value, SystemExit) and "h5py" not in repr(found.object):
         sys.__unraisablehook__(found)
 
 

@@ -119,6 +119,18 @@ def test_a_signal_is_not_lost_in_a_finaliser(tmp_path):
     assert ended.returncode == 128 + 15 and log.endswith("ended by SIGTERM. Run the same command again.\n")
 
 
+def test_a_signal_is_not_lost_in_what_catches_all(tmp_path):
+    ended, log = run(
+        tmp_path,
+        "try:",
+        "    os.kill(os.getpid(), 15)",
+        "    time.sleep(1)",
+        "except BaseException:",
+        "    time.sleep(60)",
+    )
+    assert ended.returncode == 128 + 15 and log.endswith("ended by SIGTERM. Run the same command again.\n")
+
+
 def test_what_is_our_mistake_is_told_with_its_place(tmp_path):
     ended, log = run(tmp_path, "raise KeyError('oops')")
     assert ended.returncode == 1

@@ -28,7 +28,8 @@ from pipeline_lib.synthesis import draw_volume
 
 ROOT = Path(__file__).parents[2]
 # What tells times, by its name or that of its folder: no comparison looks at it.
-VARYING = {"logs", "benchmarks", ".provenance", "provenance.html", ".lock"}
+# What tells times, and the state of a training: it goes when all is made, not where nothing was to do
+VARYING = {"logs", "benchmarks", ".provenance", "provenance.html", ".lock", "model.checkpoint.pt"}
 PATIENCE = 600  # s, after which a run or an orphan counts as hanging
 
 DRAWN = {
