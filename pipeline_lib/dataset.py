@@ -37,6 +37,9 @@ def build_dataset(
     """
     with ExitStack() as stack:
         stack.enter_context(_named(output.stem))
+        sources = [imageio.source_file(path) for path in (images, annotation) if path]
+        for path in filter(Path.exists, sources):  # drawn, and damaged since: before a reader blames the source
+            provenance.require_unchanged(path)
         raw = stack.enter_context(imageio.open_images(images, sections=sections, channels=channels))
         truth = None
         if annotation:
@@ -50,7 +53,6 @@ def build_dataset(
                     f"{_size(raw.shape[1:])}. Both must show the same sections; "
                     "correct `images`, `annotation` or `sections` in the table."
                 )
-        sources = [imageio.source_file(path) for path in (images, annotation) if path]
         sources += [*raw.info.others, *(truth.images.info.others if truth else ())]
         record = stack.enter_context(
             provenance.making(

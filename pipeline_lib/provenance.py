@@ -83,7 +83,7 @@ def making(
     """
     inputs, shared = list(map(Path, inputs)), list(map(Path, shared))
     for path in inputs:
-        _require_unchanged(path)
+        require_unchanged(path)
     unread = [*shared, *_parts_of(inputs)]
     for path in unread:
         _require_same_record(path)
@@ -104,7 +104,7 @@ def making(
         yield record
     except (OSError, RuntimeError, ValueError, KeyError):
         for path in unread:  # the likeliest cause, and not hashed before
-            _require_unchanged(path)
+            require_unchanged(path)
         raise
     varying = {
         "seconds": round(record.pop("seconds", 0.0) + time.perf_counter() - start, 3),
@@ -191,7 +191,7 @@ def _parts_of(inputs: Iterable[Path]) -> list[Path]:
     return [part for path in inputs if path.suffix == ".h5" for part in layout.sources(path)]
 
 
-def _require_unchanged(path: Path) -> None:
+def require_unchanged(path: Path) -> None:
     """Raise `InputError` unless the file at `path` is what its record says; raw images have none."""
     if not path.exists():
         remedy = _again(path) if beside(path).exists() else "Check the path, or run the workflow to make it."

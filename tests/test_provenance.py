@@ -350,3 +350,10 @@ def test_all_files_of_a_raw_image_are_watched(made, write):
     assert set(provenance.of("results/n.h5")["inputs"]) == {images.partition(":")[0], str(other)}
     flip(other)
     assert not provenance.chain("results/n.h5")["results/n.h5"].still_holds
+
+
+def test_a_drawn_image_that_was_cut_is_made_anew_and_not_blamed_on_its_source(made):
+    draw_volume("drawn/images.tif", "drawn/labels.tif", sections=1, size=96, cell_diameter=20, seed=7)
+    os.truncate("drawn/images.tif", 1000)
+    with pytest.raises(InputError, match=r"drawn/images.tif: not what draw_volume wrote"):
+        build_dataset("drawn/images.tif", "drawn/labels.tif", Path("results/d.h5"))
