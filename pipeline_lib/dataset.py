@@ -38,7 +38,7 @@ def build_dataset(
     with ExitStack() as stack:
         stack.enter_context(_named(output.stem))
         sources = [imageio.source_file(path) for path in (images, annotation) if path]
-        for path in filter(Path.exists, sources):  # drawn, and damaged since: before a reader blames the source
+        for path in filter(Path.exists, sources):  # before a reader blames the source of drawn ones
             provenance.require_unchanged(path)
         raw = stack.enter_context(imageio.open_images(images, sections=sections, channels=channels))
         truth = None
