@@ -145,6 +145,17 @@ class TestStatus:
         assert [cluster.status("17"), cluster.status("18")] == ["success", "failed"]
         assert {path.name for path in cluster.records().iterdir()} == {"18.exit", "18.log"}
 
+    def test_of_a_job_whose_good_end_the_queue_has_missed(self, queue):
+        queue("sbatch", "")
+        queue("squeue", "echo 17; echo 18")
+        queue("scancel", "echo $* >> cancelled")
+        for job, ended in {"17": "0", "18": "143"}.items():  # 18 was preempted, and is to start again
+            (cluster.records() / f"{job}.exit").write_text(f"{ended}\n")
+        assert [cluster.status("17"), cluster.status("18")] == ["running"] * 2  # it is about to leave
+        time.sleep(0.3)
+        assert [cluster.status("17"), cluster.status("18")] == ["success", "running"]
+        assert Path("cancelled").read_text() == "17\n"
+
     def test_of_a_job_that_was_killed(self, queue):
         queue("sbatch", "")
         queue("squeue", "true")

@@ -254,14 +254,18 @@ def status(job: str) -> str:
     """What became of a job, as Snakemake wants to hear it: running, success or failed.
 
     A queue that does not answer changes nothing: the job is running until it is known to have left. How it
-    ended says the record it left; a job without one was killed.
+    ended says the record it left; a job without one was killed. A job that ended well while the controller
+    was away Slurm may hold in the queue for ever: the record counts.
     """
     folder = records()
     record, missed = folder / f"{job}.exit", folder / f"{job}.missed"
     try:
         if job in unfinished(os.environ[NAME]):
             missed.unlink(missing_ok=True)
-            return "running"
+            if not _done_long_since(record):
+                return "running"
+            tell(f"job {job} ended well, which the queue has missed; it is cancelled there")
+            cancel(job)
     except Outage as outage:
         tell(f"the queue does not answer ({outage}); job {job} is taken to go on")
         return "running"
@@ -284,6 +288,14 @@ def status(job: str) -> str:
         f"what it said is in {folder}/{job}.log"
     )
     return "failed"
+
+
+def _done_long_since(record: Path) -> bool:
+    """Whether a job left word of its success a while ago; one that starts again takes back what it left."""
+    try:
+        return record.read_text().strip() == "0" and time.time() - record.stat().st_mtime > GRACE
+    except FileNotFoundError:
+        return False
 
 
 def records() -> Path:
