@@ -55,7 +55,9 @@ def soak(project: Project, reference: Reference, rounds: int, rng: random.Random
         for where in ("while training", "during another job"):
             wrong, seconds, lost = [], [0.0], [0]
             for _ in range(rounds):
-                others = [job.log for job in reference.jobs if job.log != "train.log"]
+                # of the others the longer half: the shortest are over before a signal can be sent
+                others = sorted(reference.jobs, key=lambda job: job.seconds)[len(reference.jobs) // 2 :]
+                others = [job.log for job in others if job.log != "train.log"]
                 log = "train.log" if where == "while training" else rng.choice(others)
                 found = _one(project, reference, method, log, rng)
                 wrong += found[0]
