@@ -106,10 +106,10 @@ def train(
     """Train `network` (its name and arguments) and write the best state by validation to `model`.
 
     `history` (CSV) grows by a line per validation. The state is saved beside the model, in
-    `<model>.checkpoint.pt`, at each validation, every few minutes, and where SIGTERM or SIGINT asks the
-    process to end. An interrupted training resumes from there and ends on the CPU with the same bytes as an
+    `<model>.checkpoint.pt`, at each validation, every few minutes, and where a signal asks the process to
+    end. An interrupted training resumes from there and ends on the CPU with the same bytes as an
     uninterrupted one. The file stays, so that a finished training whose results are lost, as where Snakemake
-    was killed before it noted them, is not done again; whoever has the results can delete it. Raises
+    was killed before it noted them, is not done again; the workflow deletes it when all is done. Raises
     `InputError` for a tile the network cannot take, a loss that is not finite, and settings that do not fit
     the data.
 

@@ -124,18 +124,24 @@ def _of_a_full_disk(project: Project, reference: Reference, answer: Answer, wher
         yield f"{where}: half-written: {', '.join(half)}"
 
 
+def _refused_and_mended(project: Project, reference: Reference, answer: Answer, where: str) -> list[str]:
+    """What was wrong with `answer`, and with the same command once there is space."""
+    wrong = list(_of_a_full_disk(project, reference, answer, where))
+    if answer.status == 0:
+        wrong.append(f"{where}, and no error")
+    again = project.run()
+    if again.status != 0 or reference.differences(project):
+        wrong.append(f"{where}, then space again: {again.said[-1500:]} {reference.differences(project)}")
+    return wrong
+
+
 def full_from_the_start(disk: Disk, project: Project, reference: Reference) -> Row:
     """Not a byte left before anything begins: neither log nor Snakemake's own notes can be written."""
     project.clear()
     disk.fill(0)
     answer = project.run()
     disk.free()
-    wrong = list(_of_a_full_disk(project, reference, answer, "no byte left"))
-    if answer.status == 0:
-        wrong.append("no byte left, and no error")
-    again = project.run()
-    if again.status != 0 or reference.differences(project):
-        wrong.append(f"with the disk free again: {again.said[-1500:]} {reference.differences(project)}")
+    wrong = _refused_and_mended(project, reference, answer, "no byte left")
     return Row(
         "disk full from the start", 1, int(not wrong), {"said last": answer.said.strip()[-300:]}, wrong
     )
@@ -146,12 +152,7 @@ def files_too_large(project: Project, reference: Reference) -> Row:
     project.clear()
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (16384, 16384))
     answer = project.start(before=limit).wait()
-    wrong = list(_of_a_full_disk(project, reference, answer, "files of 16 kB at most"))
-    if answer.status == 0:
-        wrong.append("files of 16 kB at most, and no error")
-    again = project.run()
-    if again.status != 0 or reference.differences(project):
-        wrong.append(f"without the limit: {again.said[-1500:]} {reference.differences(project)}")
+    wrong = _refused_and_mended(project, reference, answer, "files of 16 kB at most")
     return Row("no file may grow beyond 16 kB", 1, int(not wrong), {}, wrong)
 
 

@@ -22,9 +22,7 @@ def in_one_folder(project: Project, reference: Reference) -> Row:
             continue
         times += 1
         second = project.run()
-        if second.status == 0 or not re.search(
-            r"error: .*another run is at work there \(process \d+", second.said
-        ):
+        if second.status == 0 or not REFUSED.search(second.said):
             wrong.append(f"during {job.log} the second run said: {second.said[-1500:]}")
     answer = first.wait()
     if answer.status != 0:

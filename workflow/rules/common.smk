@@ -22,9 +22,8 @@ from pipeline_lib.log import WORKFLOW
 from settings import complete, read_config, read_schema
 
 START = time.time()
-os.environ[WORKFLOW] = (
-    f"{socket.gethostname()}:{os.getpid()}"  # jobs on this machine end when their Snakemake is killed
-)
+# Jobs on this machine end when their Snakemake is killed.
+os.environ[WORKFLOW] = f"{socket.gethostname()}:{os.getpid()}"
 
 
 def read_volumes():
