@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from benchmarks import harness
 from benchmarks.__main__ import slug
 from pipeline_lib import layout, provenance
 from pipeline_lib.files import read_json, write_json
-from tests.soak import damage, disk, kills, locks, signals, twice
+from tests.soak import damage, disk, kills, locks, signals, threads, twice
 from tests.soak.project import ROOT, Reference, demo, drawn, shared
 from tests.soak.rows import Row, print_row
 
@@ -97,7 +98,7 @@ def _inject(options: argparse.Namespace) -> int:
         print(command, file=sys.stderr)
         start, found = time.monotonic(), []
         folder = Path(tempfile.mkdtemp(prefix=name))
-        for row in PARTS[name](folder, options, random.Random(options.seed)):
+        for row in _rows(name, folder, options):
             print_row(row)
             found.append(row)
             kept[name] = {
@@ -111,6 +112,14 @@ def _inject(options: argparse.Namespace) -> int:
         rows += found
     print(f"\n{sum(row.holds for row in rows)} of {len(rows)} hold; kept in {options.results}")
     return 0 if all(row.holds for row in rows) else 1
+
+
+def _rows(name: str, folder: Path, options: argparse.Namespace) -> Iterator[Row]:
+    """The rows of a part; one that breaks off is told, and the parts after it still run."""
+    try:
+        yield from PARTS[name](folder, options, random.Random(options.seed))
+    except Exception:
+        yield Row(f"the part {name} broke off", 0, 0, wrong=[traceback.format_exc()])
 
 
 Part = Callable[[Path, argparse.Namespace, random.Random], Iterator[Row]]
@@ -183,6 +192,11 @@ def _locks(folder: Path, options: argparse.Namespace, rng: random.Random) -> Ite
     yield from locks.soak(project, Reference.of(project))
 
 
+def _threads(folder: Path, options: argparse.Namespace, rng: random.Random) -> Iterator[Row]:
+    """the demo on other numbers of threads"""
+    yield from threads.soak(lambda name, **training: demo(folder / name, **training))
+
+
 PARTS: dict[str, Part] = {
     "kills": _kills,
     "demo": _demo,
@@ -191,6 +205,7 @@ PARTS: dict[str, Part] = {
     "damage": _damage,
     "twice": _twice,
     "locks": _locks,
+    "threads": _threads,
 }
 
 if __name__ == "__main__":

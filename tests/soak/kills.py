@@ -130,7 +130,10 @@ class Kills:
 
     def _kill(self, project: Project, run: Run, method: Callable, victim: Victim) -> None:
         family, state, now = run.family(), _state(project), time.time()
-        method(run, victim.stage)
+        try:
+            method(run, victim.stage)
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            return  # it ended by itself a moment before
         self.methods[_name(method)] += 1
         self.logs[victim.log.removesuffix(".log")] += 1
         print(f"{self.number}: {_name(method)} during {victim.log}", file=sys.stderr)

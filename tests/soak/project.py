@@ -27,8 +27,8 @@ from PIL import Image
 from pipeline_lib.synthesis import draw_volume
 
 ROOT = Path(__file__).parents[2]
-# What tells times, by its name or that of its folder: no comparison looks at it.
-# What tells times, and the state of a training: it goes when all is made, not where nothing was to do
+# No comparison looks at what tells times (by its name or that of its folder), nor at the state of a training,
+# which goes when all is made but stays where nothing was to do.
 VARYING = {"logs", "benchmarks", ".provenance", "provenance.html", ".lock", "model.checkpoint.pt"}
 PATIENCE = 600  # s, after which a run or an orphan counts as hanging
 
@@ -90,11 +90,11 @@ class Project:
         self.configfile = folder / f"{results.replace('/', '-')}.yaml"
         self.configfile.write_text(yaml.safe_dump(self.config))
 
-    def command(self, *arguments: str, cores: int = 2) -> list[str]:
+    def command(self, *arguments: str) -> list[str]:
         """What a user types, with Snakefile and folder spelled out."""
         program = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
         where = ["--directory", str(self.folder), "--configfile", str(self.configfile)]
-        return [*program, *where, "--cores", str(cores), *arguments]
+        return [*program, *where, "--cores", "2", *arguments]
 
     def start(self, *arguments: str, before: Callable[[], None] | None = None) -> Run:
         """Start a run; `before` is called in its process beforehand, and holds for all that it starts."""
@@ -311,7 +311,8 @@ def shared(folder: Path, results: str = "results") -> Project:
     return Project(folder, SHARED, ROWS + "large\tlarge.h5:/raw\t\t\tpredict\n", results)
 
 
-def demo(folder: Path) -> Project:
-    """What `make demo` runs."""
+def demo(folder: Path, **training: Any) -> Project:
+    """What `make demo` runs, with other settings of the training where some are given."""
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    return Project(folder, config | {"volumes": "volumes.tsv"}, (ROOT / config["volumes"]).read_text())
+    changed = {"volumes": "volumes.tsv", "training": config["training"] | training}
+    return Project(folder, config | changed, (ROOT / config["volumes"]).read_text())

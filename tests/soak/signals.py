@@ -77,18 +77,20 @@ def soak(project: Project, reference: Reference, rounds: int, rng: random.Random
 
 def _one(project, reference, method, log, rng) -> tuple[list[str], float, int]:
     """What was wrong, how long it took to end, and how many iterations were lost."""
-    project.clear()
     wrong = []
-    run = project.start()
-    found = run.await_stage({log})
-    if found is None:
-        return [f"{log} never ran"], 0.0, 0
-    job = next(job for job in reference.jobs if job.log == log)
-    time.sleep(job.seconds * rng.uniform(0.2, 0.9))
-    if not found[1].is_running():  # too late: this job is done
+    within = next(job.seconds for job in reference.jobs if job.log == log)
+    while True:
+        project.clear()
+        run = project.start()
+        found = run.await_stage({log})
+        if found is None:
+            return [f"{log} never ran"], 0.0, 0
+        time.sleep(rng.uniform(0.2, 0.9) * within)
+        family, begin = run.family(), time.monotonic()
+        if found[1] in family:
+            break
         run.wait()
-        return _one(project, reference, method, log, rng)
-    family, begin = run.family(), time.monotonic()
+        within /= 2  # too late, it was done: its start, which counts, too, is over when it is seen
     method(run, found[1])
     answer = run.wait()
     gone(family)

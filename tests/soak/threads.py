@@ -1,0 +1,152 @@
+"""Other numbers of threads: what changes, and by how much."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from pipeline_lib import layout, provenance
+from pipeline_lib.files import read_json
+from pipeline_lib.networks import Model
+from tests.soak.project import Project, Reference
+from tests.soak.rows import Row
+
+COUNTS = (1, 4)  # compared with the two threads of the undisturbed run
+PARALLEL = ("predict_1", "predict_2", "evaluate_1", "choose_thresholds")  # rules, beside the training
+ROUNDING = 1e-5  # how far the probabilities of one model may lie apart
+MODEL = "model/model.pt"
+# of one training: iterations that are compared, in both precisions
+STEPS = {"float32": (1, 20, 300), "bfloat16": (1, 20)}
+
+
+def soak(make: Callable[..., Project]) -> Iterator[Row]:
+    """`make` makes the project in a folder, with other settings of the training where some are given."""
+    yield _of_all(make)
+    yield _of_all_but_the_training(make)
+    yield from _of_the_training(make)
+
+
+def _of_all(make: Callable[..., Project]) -> Row:
+    """Everything with other numbers of threads: what no trained network is in is the same."""
+    project = make("all")
+    reference, wrong, figures = Reference.of(project), [], {}
+    two, figures["2 threads"] = _parameters(project), _quality(project)
+    trained = _trained(project)
+    for count in COUNTS:
+        answer = _run(project, count, train=count)
+        if answer:
+            wrong.append(answer)
+            continue
+        if different := sorted({*reference.unlike(project.files())} - trained):
+            wrong.append(f"{count} threads: {', '.join(different)}")
+        figures[f"{count} threads"] = _quality(project)
+        figures[f"{count} threads, parameters"] = _apart(two, _parameters(project))
+    figures["files without a trained network, byte-identical"] = len(reference.digests) - len(trained)
+    return Row("other numbers of threads for all", len(COUNTS), len(COUNTS) - len(wrong), figures, wrong)
+
+
+def _of_all_but_the_training(make: Callable[..., Project]) -> Row:
+    """The model is the same: probabilities differ by rounding, and no label or score does."""
+    project = make("all-but-training")
+    reference, wrong, largest = Reference.of(project), [], 0.0
+    kept = project.folder / "kept"
+    shutil.copytree(project.results / "prediction", kept)
+    for count in COUNTS:
+        if answer := _run(project, count, train=2):
+            wrong.append(answer)
+            continue
+        apart = [
+            np.abs(
+                _probability(path) - _probability(project.results / "prediction" / path.relative_to(kept))
+            ).max()
+            for path in kept.rglob("*.h5")
+        ]
+        largest = max(largest, *map(float, apart))
+        same = {MODEL, *(name for name in reference.digests if name.endswith(("_labels.tif", ".csv")))}
+        if different := sorted(same & {*reference.unlike(project.files())}):
+            wrong.append(f"{count} threads: {', '.join(different)}")
+        if largest > ROUNDING:
+            wrong.append(f"{count} threads: probabilities lie {largest:.1e} apart")
+    figures = {
+        "probabilities apart at most": f"{largest:.1e}",
+        "labels and scores, byte-identical": len(same) - 1,
+    }
+    return Row("... for all but the training", len(COUNTS), len(COUNTS) - len(wrong), figures, wrong)
+
+
+def _of_the_training(make: Callable[..., Project]) -> Iterator[Row]:
+    """How far trainings with different numbers of threads come apart; nothing is promised of that."""
+    for precision, steps in STEPS.items():
+        wrong, figures = [], {}
+        for iterations in steps:
+            found = {}
+            for count in (*COUNTS, 2):
+                project = make("training", precision=precision, iterations=iterations, warm_up=0)
+                if answer := _run(project, 4, count, project.name_of(MODEL)):
+                    wrong.append(answer)
+                else:
+                    found[count] = _parameters(project)
+                    (project.results / MODEL).unlink()
+            figures |= {
+                f"after {iterations} iterations, {count} and 2 threads": _apart(found[2], found[count])
+                for count in COUNTS
+                if not wrong
+            }
+        times = len(steps) * len(COUNTS)
+        yield Row(f"... for the training, {precision}", times, times - len(wrong), figures, wrong)
+
+
+def _run(project: Project, count: int, train: int, *targets: str) -> str:
+    """Run from the beginning where there are no `targets`; what was said if it failed."""
+    if not targets:
+        project.clear()
+    threads = ["--set-threads", f"train={train}", *(f"{rule}={count}" for rule in PARALLEL)]
+    answer = project.run(*targets, *threads, "--cores", str(max(count, train)))
+    return answer.said[-3000:] if answer.status else ""
+
+
+def _trained(project: Project) -> set[str]:
+    """The files in which a trained network is, by what their records say they are made of."""
+    before, names = Path.cwd(), project.files()
+    os.chdir(project.folder)  # from where the records name files
+    try:
+        chains = {name: provenance.chain(project.name_of(name)) for name in names}
+    finally:
+        os.chdir(before)
+    return {name for name, links in chains.items() if "train" in _stages(links)}
+
+
+def _stages(links: Mapping[str, provenance.Link]) -> set[str]:
+    return {(link.record or {}).get("stage", "") for link in links.values()}
+
+
+def _parameters(project: Project) -> dict[str, np.ndarray]:
+    network = Model.load(project.results / MODEL).network
+    return {name: tensor.numpy().astype(np.float64) for name, tensor in network.named_parameters()}
+
+
+def _apart(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> str:
+    apart = np.concatenate([(one[name] - other[name]).ravel() for name in one])
+    return f"largest {np.abs(apart).max():.0e}, rms {np.sqrt((apart**2).mean()):.0e}"
+
+
+def _probability(path: Path) -> np.ndarray:
+    with h5py.File(path, "r", locking=False) as file:
+        return file[layout.CELL_PROBABILITY.name][:].astype(np.float64)
+
+
+def _quality(project: Project) -> str:
+    """V-Rand after thinning: the best of the training, that of the test volumes at the chosen threshold."""
+    best = pd.read_csv(project.results / "model/history.csv")["validation_v_rand_thin"].max()
+    chosen = read_json(project.results / "threshold/unet.json")["threshold"]
+    scores = pd.read_csv(project.results / "scores.csv")
+    asked = {"split": "test", "network": "unet", "metric": "v_rand_thin"}
+    rows = np.logical_and.reduce([scores[column] == value for column, value in asked.items()])
+    value = scores["value"][rows & np.isclose(scores["threshold"], chosen)].mean()
+    return f"V-Rand {best:.4f} in validation, {value:.4f} on the test volume"
