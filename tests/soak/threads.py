@@ -92,7 +92,7 @@ def _of_the_training(make: Callable[..., Project]) -> Iterator[Row]:
                     wrong.append(answer)
                 else:
                     found[count] = _parameters(project)
-                    (project.results / MODEL).unlink()
+                shutil.rmtree(project.results / "model")  # and the state, at which the next would go on
             figures |= {
                 f"after {iterations} iterations, {count} and 2 threads": _apart(found[2], found[count])
                 for count in COUNTS
@@ -128,7 +128,7 @@ def _stages(links: Mapping[str, provenance.Link]) -> set[str]:
 
 def _parameters(project: Project) -> dict[str, np.ndarray]:
     network = Model.load(project.results / MODEL).network
-    return {name: tensor.numpy().astype(np.float64) for name, tensor in network.named_parameters()}
+    return {name: tensor.detach().numpy().astype(np.float64) for name, tensor in network.named_parameters()}
 
 
 def _apart(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> str:
