@@ -161,7 +161,7 @@ class Run:
                 before()
 
         self.project, self.begin = project, time.monotonic()
-        self.output = project.folder / f"said-{time.time_ns()}"
+        self.output = project.folder.parent / f"said-{time.time_ns()}"  # its own may be on a full disk
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
