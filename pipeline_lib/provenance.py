@@ -367,9 +367,11 @@ def _told(record: dict[str, Any] | None, common: dict[str, Any]) -> Iterator[str
     """What a record says, but for what all have in common."""
     if record is None:
         return
-    did = [record.get("stage", "written"), record.get("device", "")]
+    precision = (record | record.get("environment", {})).get("precision", "")
+    did = [record.get("stage", "written"), record.get("device", ""), precision]
     if "seconds" in record:
         did += [
+            f"{record['threads']} threads" if record["threads"] > 1 else "1 thread",
             f"{record['seconds']:.2f} s",
             f"{record['peak_memory'] / 1e6:.0f} MB",
             f"finished {record['finished']}",

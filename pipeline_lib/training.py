@@ -148,7 +148,7 @@ def train(
         record["environment"] = {
             "torch": str(torch.__version__),
             "device": device.type,
-            "precision": str(precision),
+            "precision": str(precision).removeprefix("torch."),
             "threads": threads,
             "processes": processes.number,
         }

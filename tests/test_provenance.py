@@ -187,6 +187,15 @@ def command(*arguments):
     )
 
 
+def test_the_command_tells_device_precision_and_threads(made):
+    with provenance.making("train", ["results/model.pt"], ["results/a.h5"]) as record:
+        record["environment"] = {"precision": "bfloat16"}  # a stage's own
+        Path("results/model.pt").write_bytes(b"m")
+    threads = json.loads(provenance.beside("results/a.h5").read_text())["threads"]
+    told = command("results/model.pt").stdout
+    assert re.search(rf"\| train, cpu, bfloat16, {threads} threads?, 0\.\d\d s, \d+ MB, finished 20", told)
+
+
 def test_the_command_tells_the_chain_and_fails_where_a_link_is_broken(made):
     found = command("results/w.h5")
     assert found.returncode == 0 and found.stderr == ""

@@ -77,7 +77,7 @@ def pictures(tmp_path_factory):
     write_json(folder / "statistics.json", {"class_frequencies": [0.25, 0.75]})
     arguments = {"depth": 1, "base_channels": 2, "input_channels": 1}
     normalisation = Normalisation("mean_std", "uint8", np.zeros((1, 1, 1)), np.ones((1, 1, 1)))
-    environment = {"torch": "2.0", "device": "cuda", "precision": "torch.float32", "threads": 3}
+    environment = {"torch": "2.0", "device": "cuda", "precision": "float32", "threads": 3}
     provenance = {"version": "1.2.3", "inputs": {"dataset/a.h5": 64 * "f"}, "best_iteration": 50,
                   "environment": environment}
     network = networks.build("unet", **arguments)
