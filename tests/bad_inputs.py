@@ -315,6 +315,11 @@ simple(TIFF, "a page's tables lie beyond the end")(
 simple(TIFF, "its chain of pages runs in a circle")(
     tiff, metadata=None, change=lambda content: with_next(content, 1, 8)
 )
+simple(TIFF, "a page's tables reach beyond the end, where the last bytes name a page")(
+    tiff,
+    metadata=None,
+    change=lambda content: content[:8] + struct.pack("<H", 4000) + content[10:-4] + struct.pack("<I", 8),
+)
 simple(TIFF, "no page at all")(image, "a.tif", b"II*\0\0\0\0\0")
 simple(TIFF, "strips of 0 rows")(
     tiff,
@@ -378,6 +383,10 @@ def _():
 
 simple(TIFF, "compressed with WebP, whose size is not known beforehand")(
     tiff, array=gray(32, 32, 3), photometric="rgb", compression="webp"
+)
+
+simple(TIFF, "compressed with JPEG XR, whose decoder crashes on damaged images")(
+    tiff, array=gray(32, 32), compression="jpegxr", metadata=None
 )
 
 

@@ -29,13 +29,11 @@ _IMAGE_CODECS = {
     7: "JPEG",
     33007: "JPEG",
     34892: "JPEG",
-    22610: "JPEG XR",
-    34934: "JPEG XR",
     33003: "JPEG 2000",
     33005: "JPEG 2000",
     34712: "JPEG 2000",
     34933: "PNG",
-}  # of which the size can be told before they are decoded
+}  # of which the size can be told before they are decoded; JPEG XR's decoder crashes on damaged images
 
 
 @contextmanager
@@ -144,7 +142,7 @@ def _region_reader(
 
 
 def _require_chain(path: Path) -> None:
-    """Refuse a chain of pages that bites its tail: tifffile would follow it for ever."""
+    """Refuse a chain of pages that bites its tail, or leaves the file: tifffile may follow it for ever."""
     with open(path, "rb") as file:
         head = file.read(16)
         order, version = {b"II": "<", b"MM": ">"}.get(head[:2], ""), head[2:4]
@@ -153,30 +151,34 @@ def _require_chain(path: Path) -> None:
             raise InputError(
                 f"{path}: not a TIFF file. It is damaged, or of another format than its name says."
             )
-        # lengths of: number of entries, an entry, an offset; and their types
-        lengths, kinds = ((2, 12, 4), ("H", "I")) if version == classic else ((8, 20, 8), ("Q", "Q"))
+        # lengths of: number of entries, an entry; types of: number of entries, an offset
+        lengths, kinds = ((2, 12), ("H", "I")) if version == classic else ((8, 20), ("Q", "Q"))
         at, seen = 4 if version == classic else 8, set()
         while True:
-            file.seek(at)
-            offset = _number(file, f"{order}{kinds[1]}", lengths[2])
+            offset = _number(path, file, at, f"{order}{kinds[1]}", len(seen))
+            if not offset:
+                return
             if offset in seen:
                 raise InputError(
                     f"{path}: damaged: after page {len(seen)}, its chain of pages runs in a circle. Copy it "
                     "again from its source."
                 )
-            if not offset:
-                return
             seen.add(offset)
-            file.seek(offset)
-            at = offset + lengths[0] + _number(file, f"{order}{kinds[0]}", lengths[0]) * lengths[1]
-            if at >= 2**63:
-                return
+            entries = _number(path, file, offset, f"{order}{kinds[0]}", len(seen) - 1)
+            at = offset + lengths[0] + entries * lengths[1]
 
 
-def _number(file: BinaryIO, kind: str, length: int) -> int:
-    """The number at the file's place, 0 past its end."""
+def _number(path: Path, file: BinaryIO, at: int, kind: str, pages: int) -> int:
+    """The number at byte `at`; `InputError` past the end, where tifffile would take other bytes for it."""
+    length = struct.calcsize(kind)
+    file.seek(min(at, 2**62))
     data = file.read(length)
-    return struct.unpack(kind, data)[0] if len(data) == length else 0
+    if len(data) < length:
+        raise InputError(
+            f"{path}: truncated or damaged after page {pages}: its list of pages goes on at byte {at:,}, "
+            "past the end of the file. Copy it again from its source."
+        )
+    return struct.unpack(kind, data)[0]
 
 
 def _require_own_pages(path: Path, tiff: tifffile.TiffFile) -> None:
@@ -350,17 +352,6 @@ def _encoded_size(kind: str, data: bytes) -> tuple[int, int] | None:
             at += 8 if box == b"jp2c" else max(length, 8)
         right, bottom, left, top = struct.unpack(">IIII", data[at + 8 : at + 24])
         return right - left, bottom - top
-    if kind == "JPEG XR" and data[:3] == b"II\xbc":
-        (start,) = struct.unpack("<I", data[4:8])
-        (number,) = struct.unpack("<H", data[start : start + 2])
-        entries = list(struct.iter_unpack("<HHII", data[start + 2 : start + 2 + 12 * number]))
-        values = [(tag, value & 0xFFFF if type_ == 3 else value) for tag, type_, _, value in entries]
-        sizes = [tuple(max(value for tag, value in values if tag == code) for code in (0xBC80, 0xBC81))]
-        for image in (value for tag, value in values if tag == 0xBCC0):  # which has a header of its own
-            form = ">HH" if data[image + 10] & 0x80 else ">II"
-            place = data[image + 12 : image + 12 + struct.calcsize(form)]
-            sizes.append(tuple(length + 1 for length in struct.unpack(form, place)))
-        return max(width for width, _ in sizes), max(height for _, height in sizes)
     at = 2
     while kind == "JPEG" and data[:2] == b"\xff\xd8" and data[at] == 0xFF:
         if data[at + 1] == 0xFF:  # padding
