@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
+from pipeline_lib.log import SECONDS_BETWEEN_SIGNALS
 from tests.soak.project import Project, Reference, Run, gone
 from tests.soak.rows import Row
 
@@ -92,11 +93,13 @@ def _one(project, reference, method, log, rng) -> tuple[list[str], float, int]:
         run.wait()
         within /= 2  # too late, it was done: its start, which counts, too, is over when it is seen
     method(run, found[1])
+    seconds = gone([found[1]])
     answer = run.wait()
     gone(family)
-    seconds = time.monotonic() - begin
-    if answer.status == 0:
-        wrong.append(f"{log}: the run went on as if there had been no signal")
+    if answer.status != 0:
+        seconds = time.monotonic() - begin
+    elif seconds > SECONDS_BETWEEN_SIGNALS:  # else its work was done but for its last moments
+        wrong.append(f"{log}: went on for {seconds:.1f} s as if there had been no signal")
     if re.search("Traceback|killed, mostly", answer.said):
         wrong.append(f"{log}: said\n{answer.said[-1500:]}")
     if halves := [name for name in project.files() if ".partial-" in name]:
