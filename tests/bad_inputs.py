@@ -183,11 +183,18 @@ def tiff(
     image(name, change(content) if change else content)
 
 
-def with_tag(content: bytes, code: int, value: int, of_page: int = 0) -> bytes:
-    """A little-endian TIFF with the value of a LONG or SHORT tag of one page changed."""
+def with_tag(content: bytes, code: int, value: int, of_page: int = 0, kind: tuple = (4, 1)) -> bytes:
+    """A little-endian TIFF with the value of one page's tag changed; `kind` is its type (LONG) and count."""
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         at = file.pages[of_page].tags[code].offset
-    return content[: at + 2] + struct.pack("<HII", 4, 1, value) + content[at + 12 :]
+    return content[: at + 2] + struct.pack("<HII", *kind, value) + content[at + 12 :]
+
+
+def without_tag(content: bytes, code: int) -> bytes:
+    """A little-endian TIFF whose first page has a tag of no meaning instead of that of `code`."""
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        at = file.pages[0].tags[code].offset
+    return content[:at] + struct.pack("<H", 65000) + content[at + 2 :]
 
 
 def with_next(content: bytes, of_page: int, offset: int) -> bytes:
@@ -327,6 +334,15 @@ simple(TIFF, "strips of 0 rows")(
     compression="zlib",
     metadata=None,
     change=lambda content: with_tag(content, 278, 0),
+)
+simple(TIFF, "without a height, and with bytes for the rows of a strip: 4 of them, 2,147,483,648 times")(
+    tiff,
+    array=gray(32, 32),
+    compression="zlib",
+    metadata=None,
+    change=lambda content: with_tag(
+        with_tag(without_tag(content, 257), 256, 2**31), 278, 32, kind=(1, 4)
+    ),
 )
 simple(TIFF, "fewer strips than its height needs")(
     tiff,

@@ -51,7 +51,12 @@ def open_png(path: Path) -> Iterator[tuple[ImageInfo, Reader]]:
 
     def read(_: int, rows: slice, columns: slice) -> np.ndarray:
         if not decoded:
-            image = imagecodecs.png_decode(path.read_bytes())
+            image = np.empty((height, width, channels)[: len(axes)], dtype)
+            try:
+                imagecodecs.png_decode(path.read_bytes(), out=image)
+            except imagecodecs.PngError:
+                image.resize(0, refcheck=False)  # imagecodecs keeps it for ever
+                raise
             decoded.append(np.moveaxis(image.reshape(height, width, channels), -1, 0))
         return decoded[0][:, rows, columns].copy()
 

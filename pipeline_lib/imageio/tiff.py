@@ -246,10 +246,12 @@ def _places(shape: Sequence[int], shaped: Sequence[int]) -> list[int | None] | N
 
 def _segment_shape(key: tifffile.TiffPage) -> tuple[int, int, int, int]:
     """Depth, rows, columns and samples of a strip or tile."""
-    samples = key.shaped[4]
-    if key.is_tiled:
-        return key.tiledepth, key.tilelength, key.tilewidth, samples
-    return 1, key.rowsperstrip, key.shaped[3], samples
+    tile = key.tiledepth, key.tilelength, key.tilewidth
+    shape = *(tile if key.is_tiled else (1, key.rowsperstrip, key.shaped[3])), key.shaped[4]
+    if not all(isinstance(length, int) for length in shape):  # a product with bytes may fill the memory
+        kinds = ", ".join(type(length).__name__ for length in shape)
+        raise ValueError(f"depth, rows, columns and samples of its strips or tiles are {kinds}")
+    return shape
 
 
 class _Segments:

@@ -20,9 +20,6 @@ from tests.fuzz.targets import TARGETS, contained
 
 RSS_LIMIT = 2048  # MB
 SECONDS_PER_INPUT = 20
-# s until a new process takes over: imagecodecs loses the array of each PNG that it fails to decode. A job
-# ends at the first such image, a fuzzer goes on.
-ROUND = 60
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # files that no disk need write
 
 
@@ -43,7 +40,7 @@ def fuzz(target: str, seconds: float, folder: Path) -> dict:
         while (left := end - time.monotonic()) > 1:
             start = log.tell()
             options = {
-                "max_total_time": min(int(left) + 1, ROUND),
+                "max_total_time": int(left) + 1,
                 "rss_limit_mb": RSS_LIMIT,
                 "timeout": SECONDS_PER_INPUT,
                 "max_len": 16384,
