@@ -56,8 +56,7 @@ except InputError as error:
 
 
 onstart:
-    claim_results()
-    end_orphans()
+    end_orphans(alone=claim_results())
 
 
 onsuccess:

@@ -44,6 +44,30 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
+@contextlib.contextmanager
+def memory_told(stage: str) -> Iterator[None]:
+    """Say in an `InputError` that the device has no memory left, whatever `stage` was doing.
+
+    Where less memory does, `stage` has tried that by itself.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error)
+    except torch.AcceleratorError as error:  # CUDA's own, where not even its context finds room
+        if "out of memory" not in str(error):
+            raise
+        reason = str(error)
+    else:
+        return
+    raise InputError(
+        f"{stage}: the device has no memory left ({reason.splitlines()[0]}). Others may have taken it "
+        f"(`nvidia-smi` shows them): free it and run the same command again, or set `{stage}.device: cpu`."
+    )
+
+
 def claim_for_children(number: int) -> None:
     """Claim `number` GPUs until this process ends, and make them the only ones that its children see.
 

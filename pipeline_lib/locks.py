@@ -18,14 +18,15 @@ def who() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}" + (f", Slurm job {job}" if job else "")
 
 
-def hold(path: str | Path, otherwise: Callable[[str], None]) -> int:
+def hold(path: str | Path, otherwise: Callable[[str], None]) -> bool:
     """Lock the file at `path`, which is made if there is none, for as long as this process lives.
 
     Where another process holds it, `otherwise` is called with that one's `who`, and may raise; if it does
-    not, the lock is waited for. The file is then emptied but for one line, `who`. Returns the open file. On
-    a file system that knows no locks nothing is locked. On NFS the lock counts for all machines (Linux 2.6.12
-    on).
+    not, the lock is waited for. The file is then emptied but for one line, `who`. Returns whether it is
+    locked: on a file system that knows no locks nothing is. On NFS the lock counts for all machines (Linux
+    2.6.12 on).
     """
+    locked = True
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -33,14 +34,17 @@ def hold(path: str | Path, otherwise: Callable[[str], None]) -> int:
         otherwise(os.pread(file, 200, 0).decode(errors="replace").partition("\n")[0] or "another process")
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:  # ENOLCK, EOPNOTSUPP, ...
-        pass
+        locked = False
     os.ftruncate(file, 0)
     os.pwrite(file, f"{who()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
-    return file
+    return locked
 
 
-def hold_results(folder: str | Path) -> int:
-    """Lock the results folder for one run of the workflow; `InputError` where another is at work there."""
+def hold_results(folder: str | Path) -> bool:
+    """Lock the results folder for one run of the workflow; `InputError` where another is at work there.
+
+    Returns whether it is locked (`hold`).
+    """
 
     def refuse(holder: str) -> None:
         raise InputError(

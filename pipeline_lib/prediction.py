@@ -11,6 +11,7 @@ from pipeline_lib import blocks, devices, inference, layout, networks, provenanc
 from pipeline_lib.log import logger
 
 
+@devices.memory_told("prediction")
 def predict(
     dataset: Path,
     model: Path,

@@ -35,20 +35,25 @@ from pipeline_lib.log import peak_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ".provenance"
+_OWN = ("file", "sha256", "bytes")  # of a record beside a file: what it says of that file alone
+_VARYING = ("seconds", "peak_memory", "threads", "finished")  # and what differs from run to run
 PACKAGES = ("h5py", "imagecodecs", "numba", "numpy", "pandas", "pillow", "scipy", "tifffile", "torch")
 
 
 @cache
 def version() -> str:
-    """bordure's version, and in a checkout the git commit, `-dirty` where files were edited since."""
+    """bordure's version, and in a checkout the git commit, `-dirty` where files were edited since.
+
+    git says nothing of a checkout that belongs to another user, unless it is named to it as safe.
+    """
     if not (ROOT / ".git").exists():
         return __version__
-    command = ["git", "-C", ROOT, "describe", "--always", "--dirty"]
+    command = ["git", "-c", f"safe.directory={ROOT}", "-C", ROOT, "describe", "--always", "--dirty"]
     try:
         git = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:  # no git on this machine
-        return __version__
-    return f"{__version__} ({git.stdout.strip()})" if git.returncode == 0 else __version__
+        return f"{__version__} (commit unknown)"
+    return f"{__version__} ({git.stdout.strip() if git.returncode == 0 else 'commit unknown'})"
 
 
 @cache
@@ -182,7 +187,13 @@ def _sha256_of_record(path: Path) -> str:
     from pipeline_lib import layout  # and with it h5py, which the report does without
 
     with layout.require(path) as file:
-        return hashlib.sha256(json.dumps(layout.provenance(file)).encode()).hexdigest()
+        return digest(layout.provenance(file))
+
+
+def digest(record: dict[str, Any]) -> str:
+    """SHA-256 of what a record says that does not vary: of that beside a file as of that in it."""
+    constant = {name: value for name, value in record.items() if name not in (*_OWN, *_VARYING)}
+    return hashlib.sha256(json.dumps(constant).encode()).hexdigest()
 
 
 def _parts_of(inputs: Iterable[Path]) -> list[Path]:
@@ -290,10 +301,13 @@ def chain(path: str | Path) -> dict[str, Link]:
         waiting += made_from
         link.inputs = dict.fromkeys(made_from, True)
     for link in links.values():
-        recorded = (link.record or {}).get("inputs", {})
+        recorded, records = ((link.record or {}).get(kind, {}) for kind in ("inputs", "records"))
         for source in link.inputs:
             now = links[source]
-            same = source not in recorded or not now.path.exists() or sha256(now.path) == recorded[source]
+            if source in recorded:
+                same = not now.path.exists() or sha256(now.path) == recorded[source]
+            else:
+                same = now.record is None or digest(now.record) == records[source]
             link.inputs[source] = same and now.state != "changed"
             if now.state == "unknown" and source in recorded:
                 now.state = "unchanged" if same else "changed"

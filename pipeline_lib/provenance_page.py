@@ -136,6 +136,9 @@ def read_files(starts: Iterable[str | Path]) -> dict[str, File]:
                 file.outdated.add(path)
             elif not source.record and digest and digest not in source.digests:
                 source.digests.append(digest)
+        for path, digest in (file.record or {}).get("records", {}).items():
+            if (source := files[path]).record and provenance.digest(source.record) != digest:
+                file.outdated.add(path)
     layer = layers(stage_inputs(files))
     ordered = sorted(files.values(), key=lambda file: (layer[file.stage], file.stage, file.shown))
     for number, file in enumerate(ordered):

@@ -87,6 +87,7 @@ def learning_rate(iteration: int, settings: Settings) -> float:
     return settings.learning_rate * factor
 
 
+@devices.memory_told("training")
 def train(
     train: Sequence[Path],
     train_weight_maps: Sequence[Path],
@@ -192,7 +193,7 @@ def train(
         if processes.first:
             net.load_state_dict(run.best)
             net.cpu()
-            record["best_iteration"] = run.best_iteration
+            record |= run.account()
             found.save(model)
             record["seconds"] = run.seconds_before
 
@@ -327,6 +328,8 @@ class _Run:
         self.iteration, self.history = 0, []
         self.losses: list[torch.Tensor] = []  # since the last validation, on the device
         self.rim = 0  # px taken off each side of a patch that the device's memory does not hold
+        self.smallest_tile = settings.tile  # px, of all updates
+        self.versions: list[str] = []  # of bordure, that trained it
         self.best, self.best_value, self.best_iteration = None, math.inf, 0
         self.start, self.seconds_before = time.monotonic(), 0.0  # of runs that were interrupted
         self.saved, self.saved_at, self.saving = 0, self.start, 0.0  # iteration, when, how long it took
@@ -338,6 +341,8 @@ class _Run:
                 self.optimizer.load_state_dict(state.pop("optimizer"))
             vars(self).update(state)
             self.saved = self.iteration
+        if not self.finished:
+            self.versions = list(dict.fromkeys([*self.versions, provenance.version()]))
 
     @property
     def to_be_validated(self) -> bool:
@@ -348,6 +353,15 @@ class _Run:
     @property
     def finished(self) -> bool:
         return self.iteration == self.settings.iterations and not self.losses
+
+    def account(self) -> dict[str, Any]:
+        """What is recorded of the model that was not known when the training began."""
+        found: dict[str, Any] = {"best_iteration": self.best_iteration}
+        if self.smallest_tile < self.settings.tile:
+            found["smallest_tile"] = self.smallest_tile
+        if len(self.versions) > 1:  # interrupted, and resumed with another
+            found["versions"] = self.versions
+        return found
 
     def share(self, iteration: int) -> list[int]:
         """The numbers of this process's patches in the batch of `iteration`."""
@@ -381,6 +395,7 @@ class _Run:
         self.processes.sum_([*gradients, *_running_means(self.net), loss])
         self.optimizer.step()
         self.iteration += 1
+        self.smallest_tile = min(self.smallest_tile, self.settings.tile - 2 * self.rim)
         self.losses.append(loss)
 
     def _gradients(
@@ -496,7 +511,8 @@ class _Run:
         """
         began = time.monotonic()
         if self.processes.first:
-            names = ("key", "iteration", "history", "best_value", "best_iteration")
+            best = ("best_value", "best_iteration")
+            names = ("key", "iteration", "history", *best, "smallest_tile", "versions")
             state = {name: getattr(self, name) for name in names}
             state["seconds_before"] = self.seconds_before + began - self.start
             state["losses"] = torch.stack(self.losses) if self.losses else torch.empty(0)
@@ -506,7 +522,7 @@ class _Run:
             if self.best is None:
                 networks.write_tensors(self.checkpoint, {"training": state})
             else:
-                self.model.provenance["best_iteration"] = self.best_iteration
+                self.model.provenance |= self.account()
                 self.model.save(self.checkpoint, state_dict=self.best, training=state)
         self.saved, self.saved_at = self.iteration, time.monotonic()
         self.saving = self.saved_at - began

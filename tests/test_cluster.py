@@ -60,7 +60,7 @@ def test_a_name_is_that_of_the_folder_however_it_is_written(tmp_path, monkeypatc
 
 
 def test_no_scheduler_has_no_orphans(queue):
-    cluster.cancel_orphans("bordure-1234567", 0)
+    cluster.cancel_orphans("bordure-1234567", 0, alone=True)
 
 
 @pytest.mark.parametrize("scheduler", SUBMIT_WITH)
@@ -200,8 +200,19 @@ def test_orphans_are_cancelled_and_waited_for(queue, tmp_path):
     queue("squeue", "cat jobs 2>/dev/null || true")
     queue("scancel", 'echo "$@" >> cancelled; [ $(wc -l < cancelled) -lt 2 ] || rm jobs')
     (tmp_path / "jobs").write_text("3\n4\n")
-    cluster.cancel_orphans("bordure-1234567", 0)
+    cluster.cancel_orphans("bordure-1234567", 0, alone=True)
     assert (tmp_path / "cancelled").read_text() == "3 4\n3 4\n"
+
+
+def test_jobs_that_may_be_another_runs_are_left_alone(queue, tmp_path):
+    """On a file system without locks nobody can tell."""
+    queue("sbatch", "")
+    queue("squeue", "cat jobs")
+    queue("scancel", "rm jobs")
+    (tmp_path / "jobs").write_text("3\n4\n")
+    with pytest.raises(cluster.Contended, match=r"^3 4$"):
+        cluster.cancel_orphans("bordure-1234567", 0, alone=False)
+    assert (tmp_path / "jobs").exists()
 
 
 def test_commands_run_without_the_environment(tmp_path):

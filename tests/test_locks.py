@@ -35,7 +35,7 @@ def test_a_results_folder_has_one_run_at_a_time_and_the_other_is_told_which(tmp_
 def test_a_run_that_was_killed_holds_nothing(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    locks.hold_results(tmp_path)
+    assert locks.hold_results(tmp_path)
     assert (tmp_path / ".lock").read_text().startswith(locks.who())
 
 

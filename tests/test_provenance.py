@@ -18,6 +18,7 @@ import pipeline_lib
 from pipeline_lib import blocks, layout, provenance
 from pipeline_lib.dataset import build_dataset, build_weight_map, measure_statistics
 from pipeline_lib.errors import InputError
+from pipeline_lib.provenance_page import read_files
 from pipeline_lib.synthesis import draw_volume
 
 
@@ -164,6 +165,20 @@ class TestChain:
         links = provenance.chain("results/w.h5")
         assert links["results/a.h5"].state == "unchanged"  # it is what its own record says
         assert links["results/w.h5"].inputs == {"results/a.h5": False, "results/statistics.json": True}
+
+    def test_tells_it_of_a_file_that_many_jobs_shared_too(self, made):
+        """Such files are not hashed; their own records are compared, by the page too."""
+        part = Path("results/p.h5")
+        with (
+            provenance.making("predict", [part], [], ["results/a.h5"]) as record,
+            layout.create(part, record) as file,
+        ):
+            layout.add(file, layout.CELL_PROBABILITY, (1, 4, 4))
+        assert provenance.chain(part)[str(part)].inputs == {"results/a.h5": True}
+        assert read_files([part])[str(part)].outdated == set()
+        build_dataset("raw/images.tif", "raw/labels.tif", Path("results/a.h5"), separation_border_width=4)
+        assert provenance.chain(part)[str(part)].inputs == {"results/a.h5": False}
+        assert read_files([part])[str(part)].outdated == {"results/a.h5"}
 
     def test_goes_on_behind_a_file_that_is_no_longer_there(self, made):
         Path("results/a.h5").unlink()

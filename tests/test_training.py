@@ -141,6 +141,29 @@ def test_interrupted_training_ends_with_the_same_bytes(inputs, tmp_path, monkeyp
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_model_names_every_version_that_trained_it(inputs, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupted(patch, after=7)
+        patch.setattr(training.provenance, "version", lambda: "0.0 (old)")
+        with pytest.raises(KeyboardInterrupt):
+            run(inputs, tmp_path)
+    monkeypatch.setattr(training.provenance, "version", lambda: "0.1 (new)")
+    run(inputs, tmp_path)
+    record = Model.load(tmp_path / "model.pt").provenance
+    assert record["version"] == "0.1 (new)" and record["versions"] == ["0.0 (old)", "0.1 (new)"]
+
+
+def test_a_device_that_another_has_filled_is_told(inputs, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB.\nMore")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(
+        InputError, match=r"^training: .* \(CUDA out of memory. Tried to allocate 2 MiB.\).*nvidia-smi"
+    ):
+        run(inputs, tmp_path)
+
+
 def test_a_checkpoint_of_other_settings_is_not_resumed(inputs, tmp_path, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         interrupted(patch, after=7)
@@ -352,7 +375,9 @@ def test_where_memory_is_very_short_tiles_are_smaller_with_a_line_that_says_so(
 ):
     cramped(150_000)
     trained = run(inputs, tmp_path / "cramped", network=PLAIN)
+    record = Model.load(tmp_path / "cramped/model.pt").provenance
     (size,) = set(re.findall(r"set `training.tile: (\d+)`", caplog.text))
+    assert record["smallest_tile"] == int(size)
     # patches have the same centres, and the loss is that of their inner part
     assert not same(trained, run(inputs, tmp_path / "small", network=PLAIN, tile=int(size)))
     cramped(0)

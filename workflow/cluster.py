@@ -68,6 +68,10 @@ class Outage(Exception):
     """The queue does not answer."""
 
 
+class Contended(Exception):
+    """Jobs, named by their numbers, that may be another run's."""
+
+
 def name_of(results: str | Path) -> str:
     """The name of all jobs that write to a results folder; 15 characters, the most that PBS takes."""
     return f"bordure-{hashlib.sha256(os.fsencode(Path(results).resolve())).hexdigest()[:7]}"
@@ -103,16 +107,18 @@ def patiently(ask, seconds: float = OUTAGE):
         time.sleep(PAUSE)
 
 
-def cancel_orphans(name: str, seconds: float) -> None:
+def cancel_orphans(name: str, seconds: float, alone: bool) -> None:
     """Cancel the jobs called `name`, which an earlier run left behind, and wait until all have ended.
 
-    Call it while no other run can submit such jobs. Raises `Outage` where the queue does not answer for so
-    many seconds.
+    `alone`: no other run can have such jobs. Raises `Contended` where it is not sure and there are some, and
+    `Outage` where the queue does not answer for so many seconds.
     """
     if scheduler() is None:
         return
     told = 0.0
     while jobs := patiently(lambda: unfinished(name), seconds):
+        if not alone:
+            raise Contended(" ".join(jobs))
         if not told or time.monotonic() - told > 60:
             tell(f"jobs that an earlier run left in the queue are cancelled and waited for: {' '.join(jobs)}")
             told = time.monotonic()

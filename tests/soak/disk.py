@@ -118,6 +118,9 @@ def _of_a_full_disk(project: Project, reference: Reference, answer: Answer, wher
     clear = "disk is full" in last and str(project.config["results"]) in last and "Traceback" not in last
     if not (clear or SNAKEMAKE_SAYS.search(answer.said)):
         yield f"{where}: no clear message:\n{answer.said[-2500:]}"
+    logs = (project.results / "logs").rglob("*.log")
+    if told := [path.name for path in logs if "Traceback" in path.read_text(errors="replace")]:
+        yield f"{where}: a traceback in {', '.join(told)}"
     unfinished, files = project.incomplete(), project.files()
     whole = {name: path for name, path in files.items() if name in reference.digests.keys() - unfinished}
     if half := [*reference.unlike(whole), *(name for name in files if ".partial-" in name)]:

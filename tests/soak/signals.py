@@ -106,9 +106,13 @@ def _one(project, reference, method, log, rng) -> tuple[list[str], float, int]:
         wrong.append(f"{log}: left {', '.join(halves)}")
     saved = re.findall(r"iteration (\d+) is saved|iteration (\d+):", answer.said)
     again = project.run()
-    resumed = re.search(r"resuming at iteration (\d+)", again.said)
-    reached = int(saved[-1][0] or saved[-1][1]) if saved else 0
-    lost = max(0, reached - int(resumed[1])) if resumed and log == "train.log" else 0
+    lost = 0
+    if "training unet" in again.said:
+        resumed = re.search(r"resuming at iteration (\d+)", again.said)
+        reached = int(saved[-1][0] or saved[-1][1]) if saved else 0
+        lost = max(0, reached - int(resumed[1] if resumed else 0))
+    if lost:
+        wrong.append(f"{log}: {lost} iterations lost")
     if again.status != 0:
         wrong.append(f"{log}: the same command again:\n{again.said[-1500:]}")
     elif different := reference.differences(project):

@@ -111,9 +111,12 @@ except InputError as error:
 
 
 def claim_results():
-    """No other run is at work in the results folder, and none will be while this process lives."""
+    """No other run is at work in the results folder, and none will be while this process lives.
+
+    False where the file system knows no locks, so that nobody can tell.
+    """
     try:
-        locks.hold_results(config["results"])
+        return locks.hold_results(config["results"])
     except (InputError, OSError) as error:
         sys.exit(f"error: {explained(error, Path(config['results'], '.lock'))}")
 
