@@ -54,18 +54,14 @@ def memory_told(stage: str) -> Iterator[None]:
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        reason = str(error)
-    except torch.AcceleratorError as error:  # CUDA's own, where not even its context finds room
+    except (torch.OutOfMemoryError, torch.AcceleratorError) as error:  # the latter of CUDA's context itself
         if "out of memory" not in str(error):
             raise
-        reason = str(error)
-    else:
-        return
-    raise InputError(
-        f"{stage}: the device has no memory left ({reason.splitlines()[0]}). Others may have taken it "
-        f"(`nvidia-smi` shows them): free it and run the same command again, or set `{stage}.device: cpu`."
-    )
+        raise InputError(
+            f"{stage}: the device has no memory left ({str(error).splitlines()[0]}). Others may have taken "
+            "it (`nvidia-smi` shows them): free it and run the same command again, or set "
+            f"`{stage}.device: cpu`."
+        ) from error
 
 
 def claim_for_children(number: int) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -58,9 +57,7 @@ def evaluate(
     with provenance.making("evaluate", [output], inputs, **names, minimum_size=minimum_size):
         import pandas as pd  # 0.25 s that joining tables does without
 
-        thresholds, chosen = list(metrics.CHALLENGE_THRESHOLDS), read_json(threshold)["threshold"]
-        if not any(math.isclose(chosen, t) for t in thresholds):  # 0.3 and 0.1 + 0.2 part no two float32
-            thresholds = sorted([*thresholds, chosen])
+        thresholds = sorted({*metrics.CHALLENGE_THRESHOLDS, read_json(threshold)["threshold"]})
         with (
             layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,
             layout.require(prediction, layout.CELL_PROBABILITY) as predicted,

@@ -60,15 +60,6 @@ def test_scores_are_tidy_over_the_challenges_thresholds_and_the_chosen_one(folde
     assert table[table.threshold == 0].set_index("metric").value["rand_error"] > 0.3
 
 
-def test_a_chosen_threshold_that_is_one_of_the_challenges_is_scored_once(folder):
-    apart = scores(folder)
-    write_json(folder / "threshold.json", {"threshold": 0.3})
-    assert 0.3 not in metrics.CHALLENGE_THRESHOLDS  # which has 0.30000000000000004
-    table = scores(folder)
-    assert sorted(table.threshold.unique()) == sorted(metrics.CHALLENGE_THRESHOLDS)
-    pd.testing.assert_frame_equal(table, apart[apart.threshold != 0.55].reset_index(drop=True))
-
-
 @pytest.mark.parametrize("minimum_size", [0, 6])
 def test_scores_are_those_of_the_whole_stack_to_the_last_bit(tmp_path, minimum_size):
     rng = np.random.default_rng(minimum_size)

@@ -79,6 +79,26 @@ def test_hdf5_files_are_written_joined_and_read_where_the_file_system_refuses_lo
     assert answer.returncode == 0, answer.stderr
 
 
+@pytest.mark.skipif(bool(locks.possible()), reason=locks.possible())
+def test_without_locks_jobs_in_the_queue_are_not_taken_for_orphans(finished, tmp_path):
+    """They may be those of another run, which could not be seen either."""
+    project, _ = finished
+    (tmp_path / "sbatch").write_text("#!/bin/sh\n")
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\n[ -e {tmp_path}/cancelled ] || echo 3 4\n")
+    (tmp_path / "scancel").write_text(f"#!/bin/sh\ntouch {tmp_path}/cancelled\n")
+    for command in tmp_path.iterdir():
+        command.chmod(0o755)
+
+    def before():
+        locks.refuse_locks()
+        os.environ["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+
+    answer = project.start("--forcerun", "collect_scores", before=before).wait()
+    assert answer.status == 1 and "Traceback" not in answer.said
+    assert "results lies on a file system without locks, and jobs of it are in the queue: 3 4." in answer.said
+    assert not (tmp_path / "cancelled").exists()
+
+
 FILL = """
 import sys
 from pathlib import Path
