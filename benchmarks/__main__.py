@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import harness
 from pipeline_lib import provenance
-from pipeline_lib.files import read_json, write_json
+from pipeline_lib.runtime.files import read_json, write_json
 
 FOLDER = Path(__file__).parent
 LONG = {"large", "many"}  # with commands and a file of results of their own: `make bench-large`

@@ -25,7 +25,7 @@ from benchmarks import harness
 from benchmarks.__main__ import slug
 from benchmarks.harness import Row
 from pipeline_lib import provenance
-from pipeline_lib.files import read_json, write_json
+from pipeline_lib.runtime.files import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 SIDES = (4096, 16384, 32768)  # px
@@ -46,7 +46,7 @@ ADAPTER = """
 import json, sys
 from importlib import import_module
 from pathlib import Path
-from pipeline_lib.log import stage
+from pipeline_lib.runtime.log import stage
 
 threads, function, files, settings = json.loads(sys.argv[1])
 path = lambda file: [*map(Path, file)] if isinstance(file, list) else file and Path(file)
@@ -98,36 +98,36 @@ def preparation() -> list[Job]:
         found += [
             Job("draw", "benchmarks.drawing.draw_images", [images], drawn),
             Job("draw", "benchmarks.drawing.draw_annotation", [labels], drawn),
-            Job("build_dataset", "pipeline_lib.dataset.build_dataset", [images, labels, dataset]),
+            Job("build_dataset", "pipeline_lib.stages.dataset.build_dataset", [images, labels, dataset]),
         ]
     found.append(
-        Job("statistics", "pipeline_lib.dataset.measure_statistics", [["train.h5"], "statistics.json"])
+        Job("statistics", "pipeline_lib.stages.dataset.measure_statistics", [["train.h5"], "statistics.json"])
     )
     sets = []
     for name in SEEDS:
         files = [f"{name}.h5", "statistics.json", f"{name}-weights.h5"]
-        found.append(Job("weight map", "pipeline_lib.dataset.build_weight_map", files))
+        found.append(Job("weight map", "pipeline_lib.stages.dataset.build_weight_map", files))
         sets += [[files[0]], [files[2]]]
     settings = {"network": NETWORK, "training": TRAINING, "augmentation": {}, "seed": 0, "threads": CORES}
     files = [*sets, "statistics.json", "model.pt", "history.csv"]
-    return [*found, Job("train", "pipeline_lib.training.train", files, settings)]
+    return [*found, Job("train", "pipeline_lib.stages.training.train", files, settings)]
 
 
 def measured(side: int) -> list[Job]:
     """What is measured on a section of `side` x `side` px, in this order."""
     return [
         Job("draw images", "benchmarks.drawing.draw_images", ["images.tif"], {"size": side}),
-        Job("build_dataset", "pipeline_lib.dataset.build_dataset", ["images.tif", None, "dataset.h5"]),
+        Job("build_dataset", "pipeline_lib.stages.dataset.build_dataset", ["images.tif", None, "dataset.h5"]),
         Job(
             "predict",
-            "pipeline_lib.prediction.predict",
+            "pipeline_lib.stages.prediction.predict",
             ["dataset.h5", "model.pt", "prediction.h5"],
             {"memory_gb": MEMORY_GB, "threads": CORES},
             unneeded=["dataset.h5"],
         ),
         Job(
             "segment",
-            "pipeline_lib.segmentation.segment",
+            "pipeline_lib.stages.segmentation.segment",
             ["prediction.h5", "threshold.json", "labels.tif", "cell_probability.tif"],
             {"minimum_size": MINIMUM_SIZE},
             unneeded=["prediction.h5", "labels.tif", "cell_probability.tif"],
@@ -135,18 +135,18 @@ def measured(side: int) -> list[Job]:
         Job("draw annotation", "benchmarks.drawing.draw_annotation", ["annotation.tif"], {"size": side}),
         Job(
             "build_dataset, annotated",
-            "pipeline_lib.dataset.build_dataset",
+            "pipeline_lib.stages.dataset.build_dataset",
             ["images.tif", "annotation.tif", "dataset.h5"],
             unneeded=["images.tif", "annotation.tif"],
         ),
         Job(
             "measure_statistics",
-            "pipeline_lib.dataset.measure_statistics",
+            "pipeline_lib.stages.dataset.measure_statistics",
             [["dataset.h5"], "large-statistics.json"],
         ),
         Job(
             "build_weight_map",
-            "pipeline_lib.dataset.build_weight_map",
+            "pipeline_lib.stages.dataset.build_weight_map",
             ["dataset.h5", "large-statistics.json", "weight_map.h5"],
             unneeded=["dataset.h5", "weight_map.h5"],
         ),

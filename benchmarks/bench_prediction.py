@@ -27,14 +27,16 @@ from torch import Tensor, nn
 
 from benchmarks import harness
 from benchmarks.harness import Row, ratio, side_by_side
-from pipeline_lib import devices, inference, layout, metrics, networks
-from pipeline_lib.dataset import build_dataset, build_weight_map, measure_statistics
-from pipeline_lib.labels import cells_apart
+from pipeline_lib import layout, metrics, networks
+from pipeline_lib.data.labels import cells_apart
+from pipeline_lib.data.normalisation import Normalisation
+from pipeline_lib.inference import passes as inference
+from pipeline_lib.inference.tiling import mirror, read_mirrored, tiles
 from pipeline_lib.networks import Model
-from pipeline_lib.normalisation import Normalisation
-from pipeline_lib.synthesis import draw_section, draw_volume
-from pipeline_lib.tiling import mirror, read_mirrored, tiles
-from pipeline_lib.training import train
+from pipeline_lib.runtime import devices
+from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
+from pipeline_lib.stages.synthesis import draw_section, draw_volume
+from pipeline_lib.stages.training import train
 
 SHAPES = [(2048, 2048), (2000, 3001)]
 TILES = (572, 1052, 2044)  # px, beside that of `auto`

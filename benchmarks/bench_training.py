@@ -23,15 +23,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import harness
 from benchmarks.harness import Row, ratio, side_by_side
-from pipeline_lib import augment, devices, inference, networks
-from pipeline_lib.augment import Augmentation
-from pipeline_lib.dataset import build_dataset, build_weight_map, measure_statistics
-from pipeline_lib.files import read_json
-from pipeline_lib.normalisation import Normalisation
-from pipeline_lib.patches import Patches, open_volumes
-from pipeline_lib.synthesis import draw_volume
-from pipeline_lib.tiling import unet_geometry
-from pipeline_lib.training import Settings, _Run
+from pipeline_lib import networks
+from pipeline_lib.data import augment
+from pipeline_lib.data.augment import Augmentation
+from pipeline_lib.data.normalisation import Normalisation
+from pipeline_lib.data.patches import Patches, open_volumes
+from pipeline_lib.inference import passes as inference
+from pipeline_lib.inference.tiling import unet_geometry
+from pipeline_lib.runtime import devices
+from pipeline_lib.runtime.files import read_json
+from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
+from pipeline_lib.stages.synthesis import draw_volume
+from pipeline_lib.stages.training import Settings, _Run
 
 TILE = 572
 PAPER = {"base_channels": 64}

@@ -18,9 +18,9 @@ from scipy import ndimage
 from benchmarks import harness
 from benchmarks.drawing import draw_labels
 from pipeline_lib import imageio
-from pipeline_lib.labels import separation_border
+from pipeline_lib.data.labels import separation_border
 from pipeline_lib.metrics import connected_components
-from pipeline_lib.weights import weight_map
+from pipeline_lib.tasks.segmentation.weights import weight_map
 
 W_C, W0, SIGMA = np.array([2.0, 0.7]), 10, 5
 # of the cells, by width of the section; px

@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import Row
 from pipeline_lib import metrics
-from pipeline_lib.weights import weight_map
+from pipeline_lib.tasks.segmentation.weights import weight_map
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 3

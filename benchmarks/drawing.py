@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 from scipy import ndimage
 
-from pipeline_lib.metrics.compiled import compiled
+from pipeline_lib.kernels.compiled import compiled
 
 CELL_DIAMETER = 44.0  # px, side of the grid's squares
 MEMBRANE = 4  # px

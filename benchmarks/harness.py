@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.log import peak_memory
+from pipeline_lib.runtime.log import peak_memory
 
 __all__ = [
     "RESULTS",

@@ -11,9 +11,9 @@ import torch
 from torch.profiler import profile
 
 from benchmarks.bench_training import TILE, our_step
-from pipeline_lib.devices import choose_device
-from pipeline_lib.inference import keep_memory
-from pipeline_lib.tiling import unet_geometry
+from pipeline_lib.inference.passes import keep_memory
+from pipeline_lib.inference.tiling import unet_geometry
+from pipeline_lib.runtime.devices import choose_device
 
 SHOWN = 12
 

@@ -14,9 +14,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pipeline_lib.blocks import ALIGNMENT, Part
-from pipeline_lib.errors import InputError
-from pipeline_lib.files import allow_open_files, replacing
+from pipeline_lib.kernels.blocks import ALIGNMENT, Part
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import allow_open_files, replacing
 
 FORMAT_VERSION = 2
 CHUNK = ALIGNMENT  # px; a patch of 572 px touches 5 x 5 chunks, a chunk of float32 is 64 KiB

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline_lib.errors import InputError
-from pipeline_lib.tiling import unet_geometry
+from pipeline_lib.inference.tiling import unet_geometry
+from pipeline_lib.runtime.errors import InputError
 
 PROCESS_BYTES = 250_000_000  # Python and its libraries, without torch
 TORCH_PROCESS_BYTES = 450_000_000

@@ -33,8 +33,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "workflow")]
 
 import settings  # noqa: E402
 
-from pipeline_lib import modelfile, tiling, volumes  # noqa: E402
-from pipeline_lib.errors import InputError  # noqa: E402
+from pipeline_lib.data import volumes  # noqa: E402
+from pipeline_lib.inference import tiling  # noqa: E402
+from pipeline_lib.networks import modelfile  # noqa: E402
+from pipeline_lib.runtime.errors import InputError  # noqa: E402
 
 DOCS = ROOT / "docs/ERRORS.md"
 HEADER = "volume\timages\tannotation\tsections\tsplit\n"
@@ -110,7 +112,7 @@ def meet(found: Case) -> tuple[str, str]:
 
 
 def _build(volume: volumes.Volume, given: dict[str, Any]) -> None:
-    from pipeline_lib.dataset import build_dataset
+    from pipeline_lib.stages.dataset import build_dataset
 
     build_dataset(output=Path("results", f"{volume.volume}.h5"), **volume.source(), **given)
 
@@ -256,7 +258,7 @@ def model(**changes) -> None:
 
 def write_model() -> None:
     from pipeline_lib import networks
-    from pipeline_lib.normalisation import Normalisation
+    from pipeline_lib.data.normalisation import Normalisation
 
     arguments = {"input_channels": 1, "depth": 1, "base_channels": 2}
     normalisation = Normalisation("mean_std", "uint8", np.zeros((1, 1, 1)), np.ones((1, 1, 1)))

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pipeline_lib import augment
-from pipeline_lib.augment import Augmentation, Transform
-from pipeline_lib.tiling import mirror
+from pipeline_lib.data import augment
+from pipeline_lib.data.augment import Augmentation, Transform
+from pipeline_lib.inference.tiling import mirror
 
 CPU = torch.device("cpu")
 STILL = Transform(np.eye(2), np.zeros((2, 3, 3)), 1.0, 0.0, 1.0, 0.0)

@@ -16,8 +16,8 @@ import pytest
 import tifffile
 
 from pipeline_lib import imageio
-from pipeline_lib.errors import InputError
 from pipeline_lib.imageio import apart
+from pipeline_lib.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 60  # until a case counts as a hang; the slowest takes five on a busy machine
@@ -68,7 +68,7 @@ def test_memory_stays_bounded():
     """All bombs in one process, whose peak is that of the largest."""
     code = (
         "import contextlib, sys, tempfile; from tests import bad_inputs\n"
-        "from pipeline_lib.log import peak_memory\n"
+        "from pipeline_lib.runtime.log import peak_memory\n"
         "from pipeline_lib.networks import Model\n"
         "for number in map(int, sys.argv[1:]):\n"
         "    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):\n"

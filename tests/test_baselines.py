@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from pipeline_lib import baselines, layout
+from pipeline_lib import layout
+from pipeline_lib.stages import baselines
 
 
 @pytest.mark.parametrize("bright", [True, False])

@@ -240,7 +240,9 @@ def test_too_small_a_disk_is_refused_beforehand(stages, tmp_path, monkeypatch):
 
 
 def test_a_stage_that_fails_says_why(tmp_path):
-    job = bench_large.Job("weight map", "pipeline_lib.dataset.build_weight_map", ["a.h5", "no.json", "b.h5"])
+    job = bench_large.Job(
+        "weight map", "pipeline_lib.stages.dataset.build_weight_map", ["a.h5", "no.json", "b.h5"]
+    )
     with pytest.raises(SystemExit, match=r"error: a\.h5: no such file"):
         bench_large.run(job, tmp_path)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_lib import blocks
+from pipeline_lib.kernels import blocks
 
 SIZES = st.integers(1, 40)
 

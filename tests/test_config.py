@@ -10,11 +10,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_lib import dataset, imageio, normalisation, prediction, synthesis, threshold, tiling, volumes
-from pipeline_lib.augment import Augmentation
-from pipeline_lib.errors import InputError
+from pipeline_lib import imageio
+from pipeline_lib.data import normalisation, volumes
+from pipeline_lib.data.augment import Augmentation
+from pipeline_lib.inference import tiling
 from pipeline_lib.networks import NETWORKS, UNet
-from pipeline_lib.training import Settings
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.stages import dataset, prediction, synthesis, threshold
+from pipeline_lib.stages.training import Settings
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = settings.read_schema("config")

@@ -6,12 +6,12 @@ import pytest
 import tifffile
 
 from pipeline_lib import layout
-from pipeline_lib.dataset import build_dataset, build_weight_map, measure_statistics
-from pipeline_lib.errors import InputError
-from pipeline_lib.files import sha256
-from pipeline_lib.labels import separation_border
+from pipeline_lib.data.labels import separation_border
 from pipeline_lib.metrics import connected_components
-from pipeline_lib.weights import weight_map
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import sha256
+from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
+from pipeline_lib.tasks.segmentation.weights import weight_map
 
 
 def write(path, stack):

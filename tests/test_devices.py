@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib import devices
-from pipeline_lib.errors import InputError
+from pipeline_lib.runtime import devices
+from pipeline_lib.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,7 +22,7 @@ class Job:
         code = f"""
 import logging, sys
 from pathlib import Path
-from pipeline_lib import devices
+from pipeline_lib.runtime import devices
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
 cards = {cards!r}
 devices.SECONDS_BETWEEN_TRIES = 0.02

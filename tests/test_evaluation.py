@@ -6,12 +6,13 @@ import pytest
 import tifffile
 
 from pipeline_lib import imageio, layout, metrics
-from pipeline_lib.errors import InputError
-from pipeline_lib.evaluation import COLUMNS, collect_scores, evaluate, main
-from pipeline_lib.files import write_json
-from pipeline_lib.instances import instances
-from pipeline_lib.labels import cells_apart, separation_border
+from pipeline_lib.cli import main
+from pipeline_lib.data.labels import cells_apart, separation_border
+from pipeline_lib.instances.postprocessing import instances
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import write_json
+from pipeline_lib.stages.evaluation import COLUMNS, collect_scores, evaluate
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def images(folder):
 
 def test_any_tools_output_is_scored_from_the_command_line_as_in_the_workflow(folder, images, capsys):
     write_json(folder / "threshold.json", {"threshold": metrics.CHALLENGE_THRESHOLDS[5]})
-    assert main([*map(str, images), "--csv", str(folder / "out.csv")]) == 0
+    assert main(["evaluate", *map(str, images), "--csv", str(folder / "out.csv")]) == 0
     found = pd.read_csv(folder / "out.csv").set_index(["metric", "threshold"]).value
     expected = scores(folder).set_index(["metric", "threshold"]).value
     pd.testing.assert_series_equal(found.sort_index(), expected.sort_index())
@@ -150,7 +151,7 @@ def test_any_tools_output_is_scored_from_the_command_line_as_in_the_workflow(fol
 def test_the_command_line_ends_on_one_sentence_and_writes_nothing(folder, images, capsys):
     truth, _ = images
     tifffile.imwrite(folder / "small.tif", np.zeros((2, 24, 29), np.float32), photometric="minisblack")
-    assert main([str(truth), str(folder / "small.tif"), "--csv", str(folder / "out.csv")]) == 1
+    assert main(["evaluate", str(truth), str(folder / "small.tif"), "--csv", str(folder / "out.csv")]) == 1
     message = r"error: .*small\.tif: shape \(z, y, x\) \(2, 24, 29\), but .*truth\.tif"
     assert re.match(message, capsys.readouterr().err)
     assert not (folder / "out.csv").exists()

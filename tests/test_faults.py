@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pipeline_lib import provenance
-from pipeline_lib.errors import InputError
+from pipeline_lib.runtime.errors import InputError
 from tests.soak import locks
 from tests.soak.damage import flip_a_bit
 from tests.soak.disk import namespace
@@ -57,7 +57,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from pipeline_lib import layout
-from pipeline_lib.blocks import parts
+from pipeline_lib.kernels.blocks import parts
 folder, shape = Path(sys.argv[1]), (2, 4, 4)
 sources = []
 for number, part in enumerate(parts(shape, 2)):
@@ -102,8 +102,8 @@ def test_without_locks_jobs_in_the_queue_are_not_taken_for_orphans(finished, tmp
 FILL = """
 import sys
 from pathlib import Path
-from pipeline_lib.errors import InputError
-from pipeline_lib.synthesis import draw_volume
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.stages.synthesis import draw_volume
 from tests.soak.disk import Disk
 disk = Disk(Path(sys.argv[1]))
 drawing = dict(sections=2, size=96, cell_diameter=24, membrane_width=(2.5, 6), noise=0.06, seed=0)

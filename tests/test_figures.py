@@ -17,6 +17,7 @@ from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 from skimage.color import rgb2lab
 
 from pipeline_lib import layout, metrics
+from pipeline_lib.data.labels import separation_border
 from pipeline_lib.figures import describe
 from pipeline_lib.figures.charts import (
     ERRORS,
@@ -29,9 +30,8 @@ from pipeline_lib.figures.colouring import BACKGROUND, gray, instances_coloured,
 from pipeline_lib.figures.errors import CLOSE_UP, NAMES, draw_errors, worst_places
 from pipeline_lib.figures.overlay import COLOURS, error_overlay, inside, near
 from pipeline_lib.figures.volume import draw_volume_strip, matched_labels
-from pipeline_lib.files import write_json
-from pipeline_lib.labels import separation_border
 from pipeline_lib.metrics import Mismatch
+from pipeline_lib.runtime.files import write_json
 
 SPLIT, MERGER = (rgb(COLOURS[kind]) for kind in (Mismatch.SPLIT, Mismatch.MERGER))
 

@@ -3,8 +3,8 @@ import hashlib
 
 import pytest
 
-from pipeline_lib.errors import InputError
-from pipeline_lib.files import read_json, replacing, sha256, write_json
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import read_json, replacing, sha256, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):

@@ -31,7 +31,7 @@ from image_files import (
 from PIL import Image
 
 from pipeline_lib import imageio
-from pipeline_lib.errors import InputError
+from pipeline_lib.runtime.errors import InputError
 
 
 # bool is stored as single bits, which TIFF knows in plain pages only

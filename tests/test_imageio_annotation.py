@@ -13,10 +13,10 @@ from image_files import DTYPES, drawn_cells, instances
 from scipy import ndimage
 
 from pipeline_lib import imageio
-from pipeline_lib.blocks import blocks
-from pipeline_lib.errors import InputError
 from pipeline_lib.imageio import open_images
 from pipeline_lib.imageio.annotation import _count_values, _share_in_areas
+from pipeline_lib.kernels.blocks import blocks
+from pipeline_lib.runtime.errors import InputError
 
 DATA = Path(os.environ.get("BORDURE_DATA", Path(__file__).parents[2] / "shared/data"))
 needs_data = pytest.mark.skipif(

@@ -22,9 +22,9 @@ from image_files import (
 from PIL import Image
 
 from pipeline_lib import imageio
-from pipeline_lib.blocks import blocks
-from pipeline_lib.errors import InputError
 from pipeline_lib.imageio import tiff as tiff_module
+from pipeline_lib.kernels.blocks import blocks
+from pipeline_lib.runtime.errors import InputError
 
 
 def strips(folder, stack, **settings):

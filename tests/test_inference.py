@@ -12,12 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline_lib import inference
-from pipeline_lib.blocks import BLOCK
-from pipeline_lib.errors import InputError
+from pipeline_lib.data.normalisation import measure
+from pipeline_lib.inference import passes as inference
+from pipeline_lib.inference.tiling import UPSAMPLING_LOSS
+from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.networks.unet import UNet
-from pipeline_lib.normalisation import measure
-from pipeline_lib.tiling import UPSAMPLING_LOSS
+from pipeline_lib.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")

@@ -16,7 +16,9 @@ import torch
 from test_processes import arguments_of
 from test_training import PLAIN, inputs  # noqa: F401
 
-from pipeline_lib import log, networks, training
+from pipeline_lib import networks
+from pipeline_lib.runtime import log
+from pipeline_lib.stages import training
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {
@@ -79,7 +81,7 @@ def train(folder, arguments, sabotage, how):
 def start():
     """Start a training in a process that has imported all it needs: `start(folder, arguments, ...)`."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline_lib.training", "pandas", "pytest"])
+    context.set_forkserver_preload(["pipeline_lib.stages.training", "pandas", "pytest"])
 
     def start(folder, arguments, sabotage="", how=signal.SIGTERM):
         (folder / "log").write_text("")
@@ -175,8 +177,8 @@ def test_sigterm_writes_no_useless_state_over_a_good_one_either(inputs, tmp_path
 
 IN_PROCESSES = """
 import os, signal
-from pipeline_lib import training
-from pipeline_lib.processes import work
+from pipeline_lib.stages import training
+from pipeline_lib.runtime.processes import work
 
 step = training._Run.step
 def interrupted(self, *arguments):
@@ -206,9 +208,9 @@ def launch(folder, arguments, module, whom=""):
     (folder / "interrupted.py").write_text(IN_PROCESSES)
     code = (
         "import json, sys\n"
-        "from pipeline_lib.log import stage\n"
+        "from pipeline_lib.runtime.log import stage\n"
         "with stage('log', 1) as run:\n"
-        "    from pipeline_lib.processes import launch\n"
+        "    from pipeline_lib.runtime.processes import launch\n"
         f"    run(launch, {module!r}, 2, 'cpu', 'log', **json.loads(sys.argv[1]))\n"
     )
     command = [sys.executable, "-c", code, json.dumps(arguments, default=str)]
@@ -221,7 +223,7 @@ def launch(folder, arguments, module, whom=""):
 def whole_of_two(inputs, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("two")
     arguments = arguments_of(inputs, folder, network=PLAIN, batch=2)
-    ended = launch(folder, arguments, "pipeline_lib.training")
+    ended = launch(folder, arguments, "pipeline_lib.stages.training")
     assert ended.returncode == 0, ended.stderr
     return results(folder)
 
@@ -236,5 +238,5 @@ def test_sigterm_to_several_processes(inputs, tmp_path, whole_of_two, whom, iter
     saved = re.search(r"asked to end: iteration (\d+) is saved in \S+model\.checkpoint\.pt;", ended.stderr)
     assert int(saved[1]) in iterations
     assert ended.stderr.endswith("error: ended by SIGTERM. Run the same command again.\n")
-    assert launch(tmp_path, arguments, "pipeline_lib.training").returncode == 0
+    assert launch(tmp_path, arguments, "pipeline_lib.stages.training").returncode == 0
     assert results(tmp_path) == whole_of_two

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib import layout
-from pipeline_lib.blocks import blocks
-from pipeline_lib.errors import InputError
-from pipeline_lib.instances import instances
-from pipeline_lib.labelling import BYTES_PER_PIECE, find_pieces, labelled, number_components
-from pipeline_lib.labels import separation_border
+from pipeline_lib.data.labels import separation_border
+from pipeline_lib.instances.labelling import BYTES_PER_PIECE, find_pieces, labelled, number_components
+from pipeline_lib.instances.postprocessing import instances
+from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.memory import PROCESS_BYTES
-from pipeline_lib.weights import halo, weight_map
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.tasks.segmentation.weights import halo, weight_map
 
 SEEDS = st.integers(0, 2**32 - 1)
 

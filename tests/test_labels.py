@@ -4,14 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline_lib.blocks import blocks
-from pipeline_lib.labels import (
+from pipeline_lib.data.labels import (
     border_halo,
     cells_apart,
     count_pixels,
     separation_border,
     target_class,
 )
+from pipeline_lib.kernels.blocks import blocks
 
 SMALL_LABELS = hnp.arrays(
     np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 4)

@@ -4,8 +4,9 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline_lib import blocks, layout
-from pipeline_lib.errors import InputError
+from pipeline_lib import layout
+from pipeline_lib.kernels import blocks
+from pipeline_lib.runtime.errors import InputError
 
 
 def test_arrays_describe_themselves_and_are_chunked_for_patches(tmp_path):

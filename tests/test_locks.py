@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib import locks
-from pipeline_lib.errors import InputError
+from pipeline_lib.runtime import locks
+from pipeline_lib.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLD = "from pipeline_lib import locks; locks.hold_results"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.log import WORKFLOW
+from pipeline_lib.runtime.log import WORKFLOW
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "7", "PYTHONUNBUFFERED": ""}
@@ -22,8 +22,8 @@ def run(tmp_path, *statements):
         "import gc, os, signal, time\n"
         "for number in (signal.SIGINT, signal.SIGHUP):\n"  # a test that runs in the background ignores them
         "    signal.signal(number, signal.SIG_DFL)\n"
-        "from pipeline_lib.errors import InputError\n"
-        "from pipeline_lib.log import logger, stage\n"
+        "from pipeline_lib.runtime.errors import InputError\n"
+        "from pipeline_lib.runtime.log import logger, stage\n"
         f"with stage({str(tmp_path / 'a.log')!r}, threads=3) as run:\n"
         + "".join(f"    {statement}\n" for statement in statements)
     )
@@ -94,7 +94,7 @@ def test_what_a_user_can_put_right_is_told_without_a_traceback(tmp_path):
 def test_a_stage_that_is_ended_from_outside_leaves_nothing_half_written(tmp_path, number):
     ended, log = run(
         tmp_path,
-        "from pipeline_lib.files import replacing",
+        "from pipeline_lib.runtime.files import replacing",
         "with replacing('b.csv') as temporary:",
         "    temporary.write_text('half')",
         f"    os.kill(os.getpid(), {number:d})",
@@ -140,7 +140,7 @@ def test_what_is_our_mistake_is_told_with_its_place(tmp_path):
 def test_the_same_job_of_an_earlier_run_is_waited_for(tmp_path):
     """Its Snakemake was killed, on another machine say: two would write one file."""
     code = (
-        "import time, pathlib; from pipeline_lib.log import stage\n"
+        "import time, pathlib; from pipeline_lib.runtime.log import stage\n"
         f"with stage({str(tmp_path / 'a.log')!r}) as run:\n"
         f"    pathlib.Path({str(tmp_path)!r}, 'begun').touch(); run(time.sleep, 1)\n"
         f"    pathlib.Path({str(tmp_path)!r}, 'ended').touch()\n"
@@ -166,7 +166,7 @@ def test_a_job_ends_with_the_workflow_that_started_it(tmp_path, monkeypatch):
 def test_a_log_on_a_full_disk_is_told_without_a_traceback(tmp_path):
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
-        "from pipeline_lib.log import stage\n"
+        "from pipeline_lib.runtime.log import stage\n"
         f"with stage({str(tmp_path / 'a.log')!r}): pass"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)

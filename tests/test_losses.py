@@ -1,6 +1,6 @@
 import torch
 
-from pipeline_lib.losses import weighted_cross_entropy
+from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
 
 
 def example(scale=1.0):

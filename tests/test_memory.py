@@ -1,8 +1,8 @@
 import pytest
 
 from pipeline_lib import memory
-from pipeline_lib.errors import InputError
 from pipeline_lib.memory import PROCESS_BYTES, threads_for
+from pipeline_lib.runtime.errors import InputError
 
 
 @pytest.mark.parametrize(("gigabytes", "threads"), [(0.04, 1), (0.079, 1), (0.08, 2), (0.4, 10), (0.5, 10)])

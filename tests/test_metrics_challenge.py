@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from pipeline_lib import metrics
-from pipeline_lib.errors import InputError
 from pipeline_lib.metrics import challenge, sections
+from pipeline_lib.runtime.errors import InputError
 
 METRICS = {
     "pixel_error",

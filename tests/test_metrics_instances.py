@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import linear_sum_assignment
 
 from pipeline_lib import metrics
-from pipeline_lib.errors import InputError
+from pipeline_lib.runtime.errors import InputError
 
 shapes = st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 5))
 pairs_of_labels = shapes.flatmap(

@@ -11,9 +11,9 @@ from hypothesis.extra.numpy import arrays
 from skimage.metrics import adapted_rand_error, variation_of_information
 
 from pipeline_lib import metrics
-from pipeline_lib.errors import InputError
 from pipeline_lib.metrics.pixel import pixel_counts
 from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, unrestricted_pairs
+from pipeline_lib.runtime.errors import InputError
 
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 7))
 pairs_of_labels = shapes.flatmap(

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 from pipeline_lib import metrics
-from pipeline_lib.errors import InputError
+from pipeline_lib.runtime.errors import InputError
 
 binaries = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=14))
 

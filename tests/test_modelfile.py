@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_lib import modelfile, networks
-from pipeline_lib.errors import InputError
-from pipeline_lib.normalisation import Normalisation
+from pipeline_lib import networks
+from pipeline_lib.data.normalisation import Normalisation
+from pipeline_lib.networks import modelfile
+from pipeline_lib.runtime.errors import InputError
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from pipeline_lib import networks
-from pipeline_lib.errors import InputError
+from pipeline_lib.data.normalisation import measure
+from pipeline_lib.inference.tiling import UPSAMPLING_LOSS
 from pipeline_lib.networks import Model
 from pipeline_lib.networks.unet import UNet
-from pipeline_lib.normalisation import measure
-from pipeline_lib.tiling import UPSAMPLING_LOSS
+from pipeline_lib.runtime.errors import InputError
 
 
 def convolutions(network):

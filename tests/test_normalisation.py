@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from pipeline_lib.errors import InputError
-from pipeline_lib.normalisation import Normalisation, measure
+from pipeline_lib.data.normalisation import Normalisation, measure
+from pipeline_lib.runtime.errors import InputError
 
 EVERY = (np.arange(7), np.arange(9))
 
@@ -78,7 +78,7 @@ def test_training_volumes_must_agree(volumes):
 @pytest.mark.parametrize("kind", ["mean", "mean_std", "mean_image"])
 def test_blocks_are_merged(volumes, kind, monkeypatch):
     whole = measure(kind, volumes)
-    monkeypatch.setattr("pipeline_lib.normalisation.STEP", 4)
+    monkeypatch.setattr("pipeline_lib.data.normalisation.STEP", 4)
     for found, expected in zip(*((n.offset, n.scale) for n in (measure(kind, volumes), whole)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 

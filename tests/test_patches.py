@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_lib.augment import Augmentation
-from pipeline_lib.normalisation import measure
-from pipeline_lib.patches import Patches
-from pipeline_lib.tiling import mirror, unet_geometry
+from pipeline_lib.data.augment import Augmentation
+from pipeline_lib.data.normalisation import measure
+from pipeline_lib.data.patches import Patches
+from pipeline_lib.inference.tiling import mirror, unet_geometry
 
 CPU = torch.device("cpu")
 GEOMETRY = unet_geometry(1)
@@ -104,8 +104,8 @@ import resource
 from contextlib import ExitStack
 from pathlib import Path
 from pipeline_lib import layout
-from pipeline_lib.errors import InputError
-from pipeline_lib.patches import open_volumes
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.data.patches import open_volumes
 datasets, weights = ([Path("{tmp_path}", f"{{kind}}{{k}}.h5") for k in range(60)] for kind in "dw")
 for dataset, weight_map in zip(datasets, weights):
     with layout.create(dataset, {{}}) as file:

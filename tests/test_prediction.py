@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_lib import baselines, blocks, layout, networks
-from pipeline_lib.errors import InputError
-from pipeline_lib.files import sha256, write_json
-from pipeline_lib.joining import join_predictions
+from pipeline_lib import layout, networks
+from pipeline_lib.data.normalisation import measure
+from pipeline_lib.kernels import blocks
 from pipeline_lib.networks import Model
 from pipeline_lib.networks.unet import UNet
-from pipeline_lib.normalisation import measure
-from pipeline_lib.prediction import predict
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import sha256, write_json
+from pipeline_lib.stages import baselines
+from pipeline_lib.stages.joining import join_predictions
+from pipeline_lib.stages.prediction import predict
 
 
 @pytest.fixture

@@ -16,12 +16,13 @@ import pytest
 import torch
 from test_training import AUGMENTATION, NETWORK, PLAIN, TRAINING, inputs, interrupted, run  # noqa: F401
 
-from pipeline_lib import training
-from pipeline_lib.errors import InputError
 from pipeline_lib.networks import Model
-from pipeline_lib.processes import Processes, launch
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.processes import Processes, launch
+from pipeline_lib.stages import training
 
 ROOT = Path(__file__).resolve().parent.parent
+TRAINING_MODULE = "pipeline_lib.stages.training"
 
 
 @pytest.fixture
@@ -88,15 +89,15 @@ def test_a_batch_that_cannot_be_shared_out_says_what_to_do(inputs, tmp_path):  #
 
 
 def test_without_torchrun_it_tells_how_to_start():
-    command = [sys.executable, "-m", "pipeline_lib.training", "arguments.json"]
+    command = [sys.executable, "-m", "pipeline_lib.stages.training", "arguments.json"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 1 and "torch.distributed.run --nproc-per-node" in ended.stderr
 
 
 TALK = """
 import torch
-from pipeline_lib.log import logger
-from pipeline_lib.processes import work
+from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.processes import work
 
 def talk(processes, greeting):
     rank = processes.rank
@@ -123,8 +124,8 @@ def test_what_processes_tell_each_other_and_only_the_first_tells_the_log(start):
 
 FAIL = """
 import os, time
-from pipeline_lib.errors import InputError
-from pipeline_lib.processes import work
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.processes import work
 
 def fail(processes, how):
     if processes.rank == 1:
@@ -162,15 +163,15 @@ def test_when_the_starter_is_ended_so_are_its_processes(tmp_path, how):
     """They would go on with a GPU that is no longer claimed."""
     (tmp_path / "rest.py").write_text(
         "import os, time\n"
-        "from pipeline_lib.processes import work\n"
+        "from pipeline_lib.runtime.processes import work\n"
         "def rest(processes):\n"
         "    os.write(1, b'%d\\n' % os.getpid())\n"
         "    time.sleep(60)\n"
         "if __name__ == '__main__': work(rest)\n"
     )
     code = (
-        "from pipeline_lib.log import stage\n"
-        "from pipeline_lib.processes import launch\n"
+        "from pipeline_lib.runtime.log import stage\n"
+        "from pipeline_lib.runtime.processes import launch\n"
         "with stage('log') as run: run(launch, 'rest', 2, 'cpu', 'log')"
     )
     starter = subprocess.Popen(
@@ -198,14 +199,14 @@ def test_two_processes_take_the_step_of_one_on_the_whole_batch(inputs, tmp_path,
     plain = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 1.0, "warm_up": 0, "decay": "constant"}
     settings = {**plain, "iterations": 1, "batch": 4}
     one = run(inputs, tmp_path / "one", **settings)
-    start("pipeline_lib.training", **arguments_of(inputs, tmp_path / "two", **settings))
+    start(TRAINING_MODULE, **arguments_of(inputs, tmp_path / "two", **settings))
     assert_alike(one, state(tmp_path / "two"), rtol=1e-5, atol=1e-6)
 
 
 WATCHED = """
 import os
-from pipeline_lib import training
-from pipeline_lib.processes import work
+from pipeline_lib.stages import training
+from pipeline_lib.runtime.processes import work
 
 if os.environ["RANK"] == "1":
     os.replace = None  # every file of ours comes to its place by it
@@ -246,14 +247,14 @@ def test_a_training_resumes_in_another_number_of_processes(
         interrupted(patch, after=7)
         with pytest.raises(KeyboardInterrupt):
             run(inputs, tmp_path / "more", network=PLAIN, batch=2)
-    log = start("pipeline_lib.training", **arguments_of(inputs, tmp_path / "more", network=PLAIN, batch=2))
+    log = start(TRAINING_MODULE, **arguments_of(inputs, tmp_path / "more", network=PLAIN, batch=2))
     assert "resuming at iteration 4" in log
     assert_alike(whole, state(tmp_path / "more"))
 
     fewer = arguments_of(inputs, tmp_path / "fewer", network=PLAIN, batch=2)
     fewer["history"].mkdir()
     with pytest.raises((RuntimeError, InputError), match=r"(?i)is a directory"):  # after the first validation
-        start("pipeline_lib.training", **fewer)
+        start(TRAINING_MODULE, **fewer)
     fewer["history"].rmdir()
     steps = []
     step = training._Run.step
@@ -267,8 +268,9 @@ def test_a_training_resumes_in_another_number_of_processes(
 
 CRAMPED = """
 import os
-from pipeline_lib import networks, training
-from pipeline_lib.processes import work
+from pipeline_lib import networks
+from pipeline_lib.stages import training
+from pipeline_lib.runtime.processes import work
 from test_training import Cramped
 
 Cramped.limit = 150_000 if os.environ["RANK"] == "1" else 10**9
@@ -304,7 +306,7 @@ def test_a_loss_that_is_no_number_is_told_once(inputs, tmp_path, start):  # noqa
     """All processes notice it; one message is left of them."""
     settings = {"learning_rate": 1e30, "warm_up": 0, "optimizer": "sgd", "batch": 2}
     with pytest.raises(InputError, match=r"loss became nan .*training\.learning_rate. \(now 1e\+30\)"):
-        start("pipeline_lib.training", **arguments_of(inputs, tmp_path / "a", network=PLAIN, **settings))
+        start(TRAINING_MODULE, **arguments_of(inputs, tmp_path / "a", network=PLAIN, **settings))
 
 
 @pytest.mark.slow
@@ -313,7 +315,7 @@ def test_it_starts_by_hand_with_torchrun(inputs, tmp_path):  # noqa: F811
     (tmp_path / "a.json").write_text(json.dumps(arguments, default=str))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ended = subprocess.run(
-        [*command, "-m", "pipeline_lib.training", tmp_path / "a.json"],
+        [*command, "-m", "pipeline_lib.stages.training", tmp_path / "a.json"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -15,11 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pipeline_lib
-from pipeline_lib import blocks, layout, provenance
-from pipeline_lib.dataset import build_dataset, build_weight_map, measure_statistics
-from pipeline_lib.errors import InputError
-from pipeline_lib.provenance_page import read_files
-from pipeline_lib.synthesis import draw_volume
+from pipeline_lib import layout, provenance
+from pipeline_lib.kernels import blocks
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
+from pipeline_lib.stages.provenance_page import read_files
+from pipeline_lib.stages.synthesis import draw_volume
+
+ROOT = Path(__file__).parents[1]
 
 
 def digest(path):
@@ -49,15 +52,15 @@ def made(tmp_path, monkeypatch):
 def test_version_names_release_and_commit():
     found = provenance.version()
     assert found.startswith(pipeline_lib.__version__)
-    if (provenance.ROOT / ".git").exists():
-        command = ["git", "-C", provenance.ROOT, "rev-parse", "HEAD"]
+    if (ROOT / ".git").exists():
+        command = ["git", "-C", ROOT, "rev-parse", "HEAD"]
         head = subprocess.run(command, capture_output=True, text=True)
         commit = re.search(r"\(([0-9a-f]+)(-dirty)?\)", found)[1]
         assert head.stdout.startswith(commit)
 
 
 def test_a_record_tells_stage_settings_inputs_packages_and_itself_what_varies(made):
-    inside, beside = (read(Path("results/w.h5")) for read in (provenance._inside, provenance.of))
+    inside, beside = (read(Path("results/w.h5")) for read in (provenance.inside, provenance.of))
     assert inside["stage"] == "build_weight_map" and inside["version"] == provenance.version()
     assert inside["settings"] == {"w0": 10.0, "sigma": 3.0, "class_balance": True}
     assert inside["inputs"] == {
@@ -75,7 +78,7 @@ def test_a_record_tells_stage_settings_inputs_packages_and_itself_what_varies(ma
 
 def test_what_is_inside_every_kind_of_file_is_the_same_whenever_it_is_made(made, tmp_path):
     for name in ("results/a.h5", "results/statistics.json"):
-        assert provenance._inside(Path(name))["inputs"]
+        assert provenance.inside(Path(name))["inputs"]
     before = {path: digest(path) for path in Path("results").glob("[a-z]*.*")}
     build_dataset("raw/images.tif", "raw/labels.tif", Path("results/a.h5"), separation_border_width=1)
     measure_statistics([Path("results/a.h5")], Path("results/statistics.json"))
@@ -193,9 +196,9 @@ class TestChain:
 
 
 def command(*arguments):
-    environment = os.environ | {"PYTHONPATH": str(provenance.ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", "pipeline_lib.provenance", *arguments],
+        [sys.executable, "-m", "pipeline_lib.cli", "provenance", *arguments],
         capture_output=True,
         text=True,
         env=environment,

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline_lib import provenance
-from pipeline_lib.files import read_json, sha256, write_json
-from pipeline_lib.provenance_page import BOX, draw_chain, layers, read_files, write_provenance_page
+from pipeline_lib.runtime.files import read_json, sha256, write_json
+from pipeline_lib.stages.provenance_page import BOX, draw_chain, layers, read_files, write_provenance_page
 
 
 def make(stage, outputs, inputs, **settings):

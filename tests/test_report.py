@@ -11,16 +11,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline_lib import figures, layout, metrics, networks, report, threshold
-from pipeline_lib.errors import InputError
+from pipeline_lib import figures, layout, metrics, networks
+from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.figures import charts
 from pipeline_lib.figures.errors import draw_errors
 from pipeline_lib.figures.volume import draw_volume_strip
-from pipeline_lib.files import write_json
-from pipeline_lib.normalisation import Normalisation
 from pipeline_lib.pages import digits
-from pipeline_lib.report import SCORES, mean_scores, write_report
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import write_json
 from pipeline_lib.scores import at_chosen_threshold, spread
+from pipeline_lib.stages import report, threshold
+from pipeline_lib.stages.report import SCORES, mean_scores, write_report
 
 THRESHOLDS = {"unet": 0.3, "constant": 0.2, "smoothed_raw": 0.85}
 METRICS = [*(score.metric for score in SCORES), "uniform_sections"]

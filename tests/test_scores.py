@@ -5,10 +5,10 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from pipeline_lib.evaluation import measure_spread
-from pipeline_lib.files import write_json
 from pipeline_lib.metrics import CHALLENGE_THRESHOLDS
+from pipeline_lib.runtime.files import write_json
 from pipeline_lib.scores import COLUMNS, SPREAD_COLUMNS, at_chosen_threshold, read_scores, spread
+from pipeline_lib.stages.evaluation import measure_spread
 
 THRESHOLDS = {"unet": 0.3, "unet-seed2": 0.7, "unet-seed5": 0.85, "constant": 0.2}
 

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_lib import layout
-from pipeline_lib.blocks import parts
-from pipeline_lib.errors import InputError
-from pipeline_lib.instances import above, instances
-from pipeline_lib.segmentation import label_part, number_parts, relabel_part, segment
+from pipeline_lib.instances.postprocessing import above, instances
+from pipeline_lib.kernels.blocks import parts
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.stages.segmentation import label_part, number_parts, relabel_part, segment
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from pipeline_lib.signals import Interrupted, Signals
+from pipeline_lib.runtime.signals import Interrupted, Signals
 
 
 @pytest.fixture(params=[signal.SIGTERM, signal.SIGINT])

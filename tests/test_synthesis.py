@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pipeline_lib import imageio, synthesis
-from pipeline_lib.errors import InputError
+from pipeline_lib import imageio
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.stages import synthesis
 
 DEFAULTS = {"cell_diameter": 40.0, "membrane_width": (2.5, 6.0), "noise": 0.06}
 

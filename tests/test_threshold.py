@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from pipeline_lib import layout, metrics
-from pipeline_lib.errors import InputError
-from pipeline_lib.instances import instances
-from pipeline_lib.labels import cells_apart, separation_border
-from pipeline_lib.threshold import CRITERIA, THRESHOLDS, choose_threshold
+from pipeline_lib.data.labels import cells_apart, separation_border
+from pipeline_lib.instances.postprocessing import instances
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.stages.threshold import CRITERIA, THRESHOLDS, choose_threshold
 
 
 @pytest.fixture

@@ -3,8 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_lib.errors import InputError
-from pipeline_lib.tiling import UPSAMPLING_LOSS, check_tile, mirror, read_mirrored, tiles, unet_geometry
+from pipeline_lib.inference.tiling import (
+    UPSAMPLING_LOSS,
+    check_tile,
+    mirror,
+    read_mirrored,
+    tiles,
+    unet_geometry,
+)
+from pipeline_lib.runtime.errors import InputError
 
 
 def test_the_papers_network_takes_572_and_gives_388():

@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline_lib import layout, metrics, networks, provenance, training
-from pipeline_lib.dataset import build_weight_map, measure_statistics
-from pipeline_lib.errors import InputError
-from pipeline_lib.labels import cells_apart, separation_border
-from pipeline_lib.losses import weighted_cross_entropy
+from pipeline_lib import layout, metrics, networks, provenance
+from pipeline_lib.data.labels import cells_apart, separation_border
 from pipeline_lib.networks import Model
 from pipeline_lib.networks.unet import UNet
-from pipeline_lib.training import Settings, learning_rate
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.stages import training
+from pipeline_lib.stages.dataset import build_weight_map, measure_statistics
+from pipeline_lib.stages.training import Settings, learning_rate
+from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
 
 NETWORK = {"name": "unet", "depth": 1, "base_channels": 4, "dropout": 0.3, "batch_normalisation": True}
 TRAINING = {

@@ -10,8 +10,8 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_lib import volumes
-from pipeline_lib.errors import InputError
+from pipeline_lib.data import volumes
+from pipeline_lib.runtime.errors import InputError
 
 DATA = Path(os.environ.get("BORDURE_DATA", Path(__file__).parents[2] / "shared/data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real images in {DATA}; set BORDURE_DATA to "

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from pipeline_lib.blocks import blocks
-from pipeline_lib.weights import class_weights, halo, weight_map
+from pipeline_lib.kernels.blocks import blocks
+from pipeline_lib.tasks.segmentation.weights import class_weights, halo, weight_map
 
 LABELS = hnp.arrays(
     np.int32,

@@ -18,11 +18,11 @@ import yaml
 
 from benchmarks import bench_workflow
 from pipeline_lib import provenance
-from pipeline_lib.evaluation import evaluate
 from pipeline_lib.networks import Model
-from pipeline_lib.prediction import predict
-from pipeline_lib.segmentation import segment
-from pipeline_lib.synthesis import draw_volume
+from pipeline_lib.stages.evaluation import evaluate
+from pipeline_lib.stages.prediction import predict
+from pipeline_lib.stages.segmentation import segment
+from pipeline_lib.stages.synthesis import draw_volume
 
 ROOT = Path(__file__).parents[1]
 TABLE = """volume\timages\tannotation\tsections\tsplit

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator as Validator
 
-from pipeline_lib.errors import InputError
-from pipeline_lib.files import require_file
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import require_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LARGEST_CONFIG = 2**20  # bytes, and values

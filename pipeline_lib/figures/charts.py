@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from pipeline_lib import provenance
 from pipeline_lib.figures.colouring import BLUE, GREEN, ORANGE, VERMILLION
 from pipeline_lib.figures.sheet import INK, PAPER, STYLE, new_figure, save_png
-from pipeline_lib.files import read_json
+from pipeline_lib.runtime.files import read_json
 
 WIDTH, HEIGHT = 720, 300  # px, of one chart
 NAMES = {

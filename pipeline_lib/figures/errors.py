@@ -11,15 +11,15 @@ import pandas as pd
 from scipy import ndimage
 
 from pipeline_lib import layout, metrics, provenance
+from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.figures.colouring import Window, gray, instances_coloured, magnified
 from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
 from pipeline_lib.figures.volume import LARGEST, matched_labels, middle, told
-from pipeline_lib.files import read_json
-from pipeline_lib.instances import instances
-from pipeline_lib.labels import cells_apart
+from pipeline_lib.instances.postprocessing import instances
+from pipeline_lib.kernels.sections import Sections
 from pipeline_lib.metrics import Mismatch
-from pipeline_lib.metrics.sections import Sections
+from pipeline_lib.runtime.files import read_json
 
 OVERVIEW = 1024  # px, side of the picture of a whole section
 CLOSE_UP = 80  # px of the section

@@ -19,7 +19,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import IdentityTransform
 
 from pipeline_lib.figures.colouring import VERMILLION, Scale, coloured
-from pipeline_lib.files import replacing
+from pipeline_lib.runtime.files import replacing
 
 # Sizes in px of the PNG. Pages show it at about two thirds of that.
 DPI = 100

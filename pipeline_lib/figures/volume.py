@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_lib import layout, metrics, provenance
+from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.figures.colouring import (
     BACKGROUND,
     ORANGE,
@@ -22,10 +23,9 @@ from pipeline_lib.figures.colouring import (
 )
 from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
-from pipeline_lib.files import read_json
-from pipeline_lib.instances import instances
-from pipeline_lib.labels import cells_apart
+from pipeline_lib.instances.postprocessing import instances
 from pipeline_lib.metrics.contingency import count_pairs
+from pipeline_lib.runtime.files import read_json
 
 LARGEST = 4096  # px; of sections with a longer side the middle is looked at, which bounds the memory
 WINDOW = 512  # px; of larger sections the middle is shown, at a size that lets membranes be seen

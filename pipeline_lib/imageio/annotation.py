@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib.blocks import BLOCK, blocks
-from pipeline_lib.errors import InputError
 from pipeline_lib.imageio.headers import require_whole, size
 from pipeline_lib.imageio.images import Images, open_chosen
+from pipeline_lib.kernels.blocks import BLOCK, blocks
+from pipeline_lib.runtime.errors import InputError
 
 ANNOTATION_KINDS = ("auto", "black_membranes", "white_membranes", "instances")
 

@@ -12,9 +12,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline_lib.errors import InputError
 from pipeline_lib.imageio.headers import ImageInfo
 from pipeline_lib.imageio.images import inspect
+from pipeline_lib.runtime.errors import InputError
 
 SECONDS = 60  # of computing that the headers of one image may take; those of 10,000 slices take two
 

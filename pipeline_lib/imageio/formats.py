@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib.errors import InputError
 from pipeline_lib.imageio.hdf5 import open_hdf5
 from pipeline_lib.imageio.headers import ImageInfo, Reader
 from pipeline_lib.imageio.naming import HDF5, TIFF_SUFFIXES, check_numbers, slice_files, source_file
 from pipeline_lib.imageio.png import open_png
 from pipeline_lib.imageio.tiff import open_tiff
+from pipeline_lib.runtime.errors import InputError
 
 _READABLE = (
     "Readable are TIFF, PNG, a folder of PNG or TIFF slices, and HDF5 as file.h5:/dataset; "

@@ -18,11 +18,11 @@ import h5py
 import numpy as np
 
 from pipeline_lib import layout
-from pipeline_lib.blocks import BLOCK
-from pipeline_lib.errors import InputError
 from pipeline_lib.imageio.headers import ImageInfo, Reader, arrange, cyx, region_index, require_plausible
 from pipeline_lib.imageio.naming import HDF5
 from pipeline_lib.imageio.tiff import KEPT
+from pipeline_lib.kernels.blocks import BLOCK
+from pipeline_lib.runtime.errors import InputError
 
 _FILTERS = {
     32000: "LZF",

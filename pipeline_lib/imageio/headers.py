@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib.blocks import BLOCK
-from pipeline_lib.errors import InputError
+from pipeline_lib.kernels.blocks import BLOCK
+from pipeline_lib.runtime.errors import InputError
 
 # number of a section in the file, rows, columns, both with start and stop -> cyx
 Reader = Callable[[int, slice, slice], np.ndarray]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib.errors import InputError
 from pipeline_lib.imageio.formats import open_file
 from pipeline_lib.imageio.headers import (
     ImageInfo,
@@ -21,6 +20,7 @@ from pipeline_lib.imageio.headers import (
     require_whole,
 )
 from pipeline_lib.imageio.naming import parse_sections
+from pipeline_lib.runtime.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline_lib.errors import InputError
-from pipeline_lib.log import logger
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import logger
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SLICE_SUFFIXES = (".png", *TIFF_SUFFIXES)

@@ -13,8 +13,8 @@ from typing import BinaryIO
 import imagecodecs
 import numpy as np
 
-from pipeline_lib.errors import InputError
 from pipeline_lib.imageio.headers import ImageInfo, Reader, require_plausible
+from pipeline_lib.runtime.errors import InputError
 
 _CHANNELS = {0: (1, "YX"), 2: (3, "YXS"), 6: (4, "YXS")}  # by colour type
 _OTHER_COLOURS = {3: "indexed colours", 4: "gray levels with transparency"}

@@ -17,8 +17,8 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from pipeline_lib.errors import InputError
 from pipeline_lib.imageio.headers import ImageInfo, Reader, arrange, cyx, region_index, require_plausible
+from pipeline_lib.runtime.errors import InputError
 
 KEPT = 256 * 2**20  # bytes of decoded strips and tiles kept for next regions: 2048 float32 rows of 32,768 px
 _JPEG = (6, 7, 33007, 34892)  # compressions whose tables are stored apart

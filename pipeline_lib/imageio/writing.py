@@ -11,8 +11,8 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from pipeline_lib.blocks import ALIGNMENT
-from pipeline_lib.files import replacing
+from pipeline_lib.kernels.blocks import ALIGNMENT
+from pipeline_lib.runtime.files import replacing
 
 
 def write_images(path: str | Path, images: Any, *, provenance: dict[str, Any] | None = None) -> None:

@@ -5,8 +5,8 @@ labels, `error_map` shows where the errors are. The other functions are single s
 made of.
 """
 
+from pipeline_lib.kernels.components import connected_components
 from pipeline_lib.metrics.challenge import CHALLENGE_THRESHOLDS, challenge_summary, isbi_scores, summary_table
-from pipeline_lib.metrics.components import connected_components
 from pipeline_lib.metrics.contingency import ContingencyTable, contingency_tables
 from pipeline_lib.metrics.information import v_info, vi_merge, vi_split
 from pipeline_lib.metrics.instances import (

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline_lib.log import logger
-from pipeline_lib.metrics.components import padded_components
+from pipeline_lib.kernels.components import padded_components
+from pipeline_lib.kernels.sections import count_sections, padded, section, unpadded
+from pipeline_lib.kernels.threads import over_sections
 from pipeline_lib.metrics.contingency import as_labels, count_pairs
 from pipeline_lib.metrics.counts import Counts
 from pipeline_lib.metrics.information import Information, information
@@ -19,10 +20,9 @@ from pipeline_lib.metrics.inputs import MapsChecked, as_probability, checked_thr
 from pipeline_lib.metrics.instances import Objects, count_objects, pooled_objects
 from pipeline_lib.metrics.pixel import pixel_counts
 from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, unrestricted_pairs
-from pipeline_lib.metrics.sections import count_sections, padded, section, unpadded
 from pipeline_lib.metrics.thinning import flood
-from pipeline_lib.metrics.threads import over_sections
 from pipeline_lib.metrics.warping import CHALLENGE_RADIUS, Mismatch, allowed, classify, warp_section
+from pipeline_lib.runtime.log import logger
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline_lib.errors import InputError
-from pipeline_lib.metrics.compiled import compiled
-from pipeline_lib.metrics.inputs import check_shapes
-from pipeline_lib.metrics.sections import sections_of
+from pipeline_lib.kernels.compiled import compiled
+from pipeline_lib.kernels.sections import check_shapes, sections_of
+from pipeline_lib.runtime.errors import InputError
 
 
 @dataclass(frozen=True)

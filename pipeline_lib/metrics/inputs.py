@@ -6,27 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline_lib.errors import InputError
-from pipeline_lib.log import logger
-from pipeline_lib.metrics.sections import count_sections
+from pipeline_lib.kernels.sections import check_shapes, count_sections
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import logger
 
-LARGEST_SECTION = 2**31 - 1  # px; pixels are numbered in int32
 INVERTED = -0.05  # correlation with the truth below which a map is probably inverted; noise stays above
-
-
-def check_shapes(**arrays: np.ndarray) -> None:
-    """Raise `InputError` unless all `arrays` share one shape (z, y, x) or (y, x) without an empty axis."""
-    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-    found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-    if len(set(shapes.values())) > 1:
-        raise InputError(
-            f"shapes differ: {found}. Give arrays of one shape (z, y, x) or (y, x), axes in the same order."
-        )
-    shape = next(iter(shapes.values()))
-    if len(shape) in (2, 3) and (shape[-2] + 2) * (shape[-1] + 2) > LARGEST_SECTION:
-        raise InputError(f"cannot score {found}: a section may have {LARGEST_SECTION} px. Score it in parts.")
-    if len(shape) not in (2, 3) or 0 in shape:
-        raise InputError(f"cannot score {found}. Expected (z, y, x) or (y, x) with at least one pixel.")
 
 
 class MapsChecked:

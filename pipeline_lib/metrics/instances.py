@@ -14,12 +14,12 @@ from operator import add
 
 import numpy as np
 
-from pipeline_lib.errors import InputError
 from pipeline_lib.metrics.contingency import ContingencyTable, contingency_tables
 from pipeline_lib.metrics.counts import Counts
 from pipeline_lib.metrics.information import mean_vi
 from pipeline_lib.metrics.pixel import pixel_counts
 from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, pooled_error
+from pipeline_lib.runtime.errors import InputError
 
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline_lib.metrics.compiled import compiled
-from pipeline_lib.metrics.components import padded_components
-from pipeline_lib.metrics.inputs import check_shapes
-from pipeline_lib.metrics.sections import padded, section, sections_of, unpadded
+from pipeline_lib.kernels.compiled import compiled
+from pipeline_lib.kernels.components import padded_components
+from pipeline_lib.kernels.sections import check_shapes, padded, section, sections_of, unpadded
 
 DAM = 0
 MEMBRANE = -2  # not reached yet

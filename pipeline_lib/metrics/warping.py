@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline_lib.metrics.compiled import compiled
-from pipeline_lib.metrics.components import padded_components, root
-from pipeline_lib.metrics.inputs import MapsChecked, as_probability, check_shapes, checked_thresholds
-from pipeline_lib.metrics.sections import OUTSIDE, padded, section, sections_of, unpadded
+from pipeline_lib.kernels.compiled import compiled
+from pipeline_lib.kernels.components import padded_components, root
+from pipeline_lib.kernels.sections import OUTSIDE, check_shapes, padded, section, sections_of, unpadded
+from pipeline_lib.metrics.inputs import MapsChecked, as_probability, checked_thresholds
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from pipeline_lib import modelfile
-from pipeline_lib.errors import InputError
-from pipeline_lib.files import replacing, require_file
+from pipeline_lib.data.normalisation import Normalisation
+from pipeline_lib.networks import modelfile
 from pipeline_lib.networks.unet import UNet
-from pipeline_lib.normalisation import Normalisation
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import replacing, require_file
 
 FORMAT_VERSION = 1
 LARGEST_DEPTH = 7

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline_lib.errors import InputError
-from pipeline_lib.tiling import UPSAMPLING_LOSS, unet_geometry
+from pipeline_lib.inference.tiling import UPSAMPLING_LOSS, unet_geometry
+from pipeline_lib.runtime.errors import InputError
 
 
 class UNet(nn.Module):

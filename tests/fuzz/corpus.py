@@ -16,7 +16,7 @@ from tests.fuzz import ROOT
 def small_model(folder: Path) -> bytes:
     """A U-Net of a few parameters, as a file."""
     from pipeline_lib import networks
-    from pipeline_lib.normalisation import Normalisation
+    from pipeline_lib.data.normalisation import Normalisation
 
     arguments = {"input_channels": 1, "depth": 1, "base_channels": 2}
     normalisation = Normalisation("mean_std", "uint8", np.zeros((1, 1, 1)), np.ones((1, 1, 1)))

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import settings
 
-from pipeline_lib import imageio, modelfile, volumes
-from pipeline_lib.blocks import blocks
-from pipeline_lib.errors import InputError
+from pipeline_lib import imageio
+from pipeline_lib.data import volumes
+from pipeline_lib.kernels.blocks import blocks
+from pipeline_lib.networks import modelfile
+from pipeline_lib.runtime.errors import InputError
 
 MEMORY_GB = 0.05  # of one strip, tile, chunk or PNG
 BLOCKS = 4  # of an image that are read

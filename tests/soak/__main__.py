@@ -19,7 +19,7 @@ import psutil
 from benchmarks import harness
 from benchmarks.__main__ import slug
 from pipeline_lib import layout, provenance
-from pipeline_lib.files import read_json, write_json
+from pipeline_lib.runtime.files import read_json, write_json
 from tests.soak import damage, disk, kills, locks, signals, threads, twice
 from tests.soak.project import ROOT, Reference, demo, drawn, shared
 from tests.soak.rows import Row, print_row

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline_lib import layout
-from pipeline_lib.errors import InputError
+from pipeline_lib.runtime.errors import InputError
 from tests.soak.project import ROOT, Answer, Project, Reference
 from tests.soak.rows import Row
 
@@ -116,7 +116,7 @@ def of_what_nothing_is_made_of(snapshot: Snapshot, rng: random.Random) -> Row:
     last = sorted(snapshot.names.keys() - snapshot.made_of.keys())
     for name in last:
         what = flip_a_bit(project.folder / name, rng)
-        command = [sys.executable, "-m", "pipeline_lib.provenance", str(project.folder / name)]
+        command = [sys.executable, "-m", "pipeline_lib.cli", "provenance", str(project.folder / name)]
         answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if answer.returncode != 1 or "CHANGED" not in answer.stdout:
             wrong.append(f"{name}: {what}: {answer.stdout}{answer.stderr}")

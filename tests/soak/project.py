@@ -24,7 +24,7 @@ import tifffile
 import yaml
 from PIL import Image
 
-from pipeline_lib.synthesis import draw_volume
+from pipeline_lib.stages.synthesis import draw_volume
 
 ROOT = Path(__file__).parents[2]
 # No comparison looks at what tells times (by its name or that of its folder), nor at the state of a training,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline_lib.files import read_json
+from pipeline_lib.runtime.files import read_json
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
-from pipeline_lib.log import SECONDS_BETWEEN_SIGNALS
+from pipeline_lib.runtime.log import SECONDS_BETWEEN_SIGNALS
 from tests.soak.project import Project, Reference, Run, gone
 from tests.soak.rows import Row
 

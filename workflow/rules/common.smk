@@ -15,10 +15,15 @@ REPOSITORY = Path(workflow.basedir)
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "workflow")]
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])))
 
-from pipeline_lib import baselines, blocks, imageio, locks, memory, provenance, tiling, volumes
-from pipeline_lib.errors import InputError
-from pipeline_lib.files import explained
-from pipeline_lib.log import WORKFLOW
+from pipeline_lib import imageio, memory, provenance
+from pipeline_lib.data import volumes
+from pipeline_lib.inference import tiling
+from pipeline_lib.kernels import blocks
+from pipeline_lib.runtime import locks
+from pipeline_lib.stages import baselines
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import explained
+from pipeline_lib.runtime.log import WORKFLOW
 from settings import complete, read_config, read_schema
 
 START = time.time()

@@ -1,9 +1,9 @@
 from pathlib import Path
 
-from pipeline_lib.log import stage
+from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.dataset import build_dataset
+    from pipeline_lib.stages.dataset import build_dataset
 
     for volume, output in zip(snakemake.params.volumes, snakemake.output, strict=True):
         run(

@@ -1,9 +1,9 @@
 from pathlib import Path
 
-from pipeline_lib.log import stage
+from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.threshold import choose_threshold
+    from pipeline_lib.stages.threshold import choose_threshold
 
     datasets = [*map(Path, snakemake.input.datasets)]
     for number, output in enumerate(snakemake.output):

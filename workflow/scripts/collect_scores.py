@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from pipeline_lib.log import stage
+from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.evaluation import collect_scores
+    from pipeline_lib.stages.evaluation import collect_scores
 
     run(collect_scores, [*map(Path, snakemake.input.scores)], Path(snakemake.output.scores))

@@ -1,9 +1,9 @@
 from pathlib import Path
 
-from pipeline_lib.log import stage
+from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.synthesis import draw_volume
+    from pipeline_lib.stages.synthesis import draw_volume
 
     run(
         draw_volume,

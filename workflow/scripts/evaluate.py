@@ -1,11 +1,11 @@
 from pathlib import Path
 
-from pipeline_lib.log import stage
+from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
     from itertools import product
 
-    from pipeline_lib.evaluation import evaluate
+    from pipeline_lib.stages.evaluation import evaluate
 
     volumes = zip(snakemake.params.volumes.items(), snakemake.input.datasets, strict=True)
     files = zip(snakemake.input.predictions, snakemake.output, strict=True)

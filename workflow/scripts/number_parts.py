@@ -1,9 +1,9 @@
 from pathlib import Path
 
-from pipeline_lib.log import stage
+from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.segmentation import number_parts
+    from pipeline_lib.stages.segmentation import number_parts
 
     run(
         number_parts,

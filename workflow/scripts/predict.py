@@ -1,9 +1,9 @@
 from pathlib import Path
 
-from pipeline_lib.log import stage
+from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.prediction import predict
+    from pipeline_lib.stages.prediction import predict
 
     for dataset, output in zip(snakemake.input.datasets, snakemake.output, strict=True):
         run(

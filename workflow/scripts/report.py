@@ -1,10 +1,10 @@
 from pathlib import Path
 
-from pipeline_lib.log import stage
+from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.provenance_page import write_provenance_page
-    from pipeline_lib.report import write_report
+    from pipeline_lib.stages.provenance_page import write_provenance_page
+    from pipeline_lib.stages.report import write_report
 
     run(
         write_report,

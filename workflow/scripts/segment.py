@@ -1,9 +1,9 @@
 from pathlib import Path
 
-from pipeline_lib.log import stage
+from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.segmentation import segment
+    from pipeline_lib.stages.segmentation import segment
 
     files = zip(
         snakemake.input.predictions, snakemake.output.labels, snakemake.output.cell_probabilities, strict=True

@@ -1,9 +1,9 @@
-from pipeline_lib.log import stage
+from pipeline_lib.runtime.log import stage
 
 processes = max(snakemake.resources.gpu, 1)  # one for each GPU
 with stage(snakemake.log[0], max(snakemake.threads // processes, 1)) as run:
-    from pipeline_lib.processes import launch
-    from pipeline_lib.training import train
+    from pipeline_lib.runtime.processes import launch
+    from pipeline_lib.stages.training import train
 
     arguments = {
         **{name: [*paths] for name, paths in snakemake.input.items() if name != "statistics"},
@@ -14,6 +14,6 @@ with stage(snakemake.log[0], max(snakemake.threads // processes, 1)) as run:
     }
     if processes > 1:
         device = snakemake.params.training["device"]
-        run(launch, "pipeline_lib.training", processes, device, snakemake.log[0], **arguments)
+        run(launch, "pipeline_lib.stages.training", processes, device, snakemake.log[0], **arguments)
     else:
         run(train, **arguments)

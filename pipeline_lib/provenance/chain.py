@@ -1,0 +1,163 @@
+"""The chain of files that a file was made from, back to the raw images, and whether each is unchanged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline_lib.provenance.record import FOLDER, beside, digest, of, read_record
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import sha256
+
+
+@dataclass
+class Link:
+    """A file of a chain, as `chain` found it.
+
+    `record` is its own (None for raw images), `state` what it is now: `unchanged`, `changed`, `missing` or
+    `unknown` (never hashed); `inputs` are what it was made from, with whether each is, as far as is known,
+    what it was made from.
+    """
+
+    path: Path
+    record: dict[str, Any] | None
+    state: str
+    inputs: dict[str, bool] = field(default_factory=dict)  # path as recorded -> still that
+
+    @property
+    def still_holds(self) -> bool:
+        """Whether nothing speaks against it: what can be made anew may be missing, a raw image may not."""
+        lost = self.state == "missing" and self.record is None
+        return self.state != "changed" and not lost and all(self.inputs.values())
+
+
+def chain(path: str | Path) -> dict[str, Link]:
+    """All that the file at `path` was made from, back to the raw images: recorded path -> `Link`.
+
+    The file itself comes first. Paths are taken as they were recorded, from the folder in which the workflow
+    ran; those of results that were moved or copied since, as they lie to `path`. Raises `InputError` where
+    there is no such file, or it has no record.
+    """
+    path = Path(path)
+    if not path.exists() and not beside(path).exists():
+        raise InputError(f"{path}: no such file. Name a file that bordure wrote, such as results/scores.csv.")
+    record = of(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder. Name a file in it, such as {path / 'scores.csv'}.")
+    if record is None:
+        raise InputError(
+            f"{path}: has no record: raw, not made by bordure, or handed on without the folder `{FOLDER}` "
+            "beside it, which holds those of tables and pictures."
+        )
+    name = record.get("file", str(path))
+    links: dict[str, Link] = {}
+    waiting = [name]
+    while waiting:
+        name = waiting.pop(0)
+        if name in links:
+            continue
+        link = _look(_now(name, path, record.get("file")) if links else path)
+        links[name] = link
+        made_from = (link.record or {}).get("inputs", {}) | (link.record or {}).get("records", {})
+        waiting += made_from
+        link.inputs = dict.fromkeys(made_from, True)
+    for link in links.values():
+        recorded, records = ((link.record or {}).get(kind, {}) for kind in ("inputs", "records"))
+        for source in link.inputs:
+            now = links[source]
+            if source in recorded:
+                same = not now.path.exists() or sha256(now.path) == recorded[source]
+            else:
+                same = now.record is None or digest(now.record) == records[source]
+            link.inputs[source] = same and now.state != "changed"
+            if now.state == "unknown" and source in recorded:
+                now.state = "unchanged" if same else "changed"
+    return links
+
+
+def _now(name: str, path: Path, recorded: str | None) -> Path:
+    """Where the file recorded as `name` lies, as far as the file at `path`, recorded as `recorded`, tells."""
+    if recorded is None or Path(name).is_absolute() != Path(recorded).is_absolute():
+        return Path(name)
+    then, now = Path(recorded).parts, path.absolute().parts
+    while then and then[-1] == now[-1]:  # what both end in was moved as one
+        then, now = then[:-1], now[:-1]
+    parts = Path(name).parts
+    return Path(*now, *parts[len(then) :]) if parts[: len(then)] == then else Path(name)
+
+
+def _look(path: Path) -> Link:
+    if not path.exists():
+        return Link(path, read_record(path) if beside(path).exists() else None, "missing")
+    record = of(path)
+    if record is None or "sha256" not in record:
+        return Link(path, record, "unknown")
+    return Link(path, record, "unchanged" if sha256(path) == record["sha256"] else "changed")
+
+
+_STATES = {
+    "unchanged": "",
+    "changed": "CHANGED since it was written",
+    "missing": "no longer there",
+    "unknown": "no SHA-256 to compare with",
+}
+
+
+def describe(links: dict[str, Link]) -> Iterator[str]:
+    """Lines that tell the chain `links`: each file with its record, and below it what it was made from."""
+    first = next(iter(links))
+    common = links[first].record or {}
+    packages = common.get("packages", {})
+    yield f"bordure {common.get('version')}; " + ", ".join(" ".join(pair) for pair in packages.items())
+    yield ""
+    told: set[str] = set()
+
+    def tell(name: str, here: str, below: str, same: bool) -> Iterator[str]:
+        link = links[name]
+        state = _STATES[link.state] or ("" if same else "CHANGED since this was made of it")
+        again = "(see above)" if name in told and link.inputs else ""
+        yield here + "   ".join(
+            filter(None, [name, state.upper() if link.state == "missing" else state, again])
+        )
+        if name in told:
+            return
+        told.add(name)
+        rim = below + ("| " if link.inputs else "  ")
+        for line in _told(link.record, common):
+            yield rim + line
+        for number, (source, same) in enumerate(link.inputs.items(), 1):
+            last = number == len(link.inputs)
+            yield from tell(
+                source, below + ("`-- " if last else "|-- "), below + ("    " if last else "|   "), same
+            )
+
+    yield from tell(first, "", "", True)
+    states = [link.state for link in links.values()]
+    counted = {word: states.count(word) for word in ("unchanged", "changed", "missing", "unknown")}
+    yield ""
+    yield f"{len(links)} files: " + ", ".join(f"{n} {word}" for word, n in counted.items() if n)
+
+
+def _told(record: dict[str, Any] | None, common: dict[str, Any]) -> Iterator[str]:
+    """What a record says, but for what all have in common."""
+    if record is None:
+        return
+    precision = (record | record.get("environment", {})).get("precision", "")
+    did = [record.get("stage", "written"), record.get("device", ""), precision]
+    if "seconds" in record:
+        did += [
+            f"{record['threads']} threads" if record["threads"] > 1 else "1 thread",
+            f"{record['seconds']:.2f} s",
+            f"{record['peak_memory'] / 1e6:.0f} MB",
+            f"finished {record['finished']}",
+        ]
+    yield ", ".join(filter(None, did))
+    if settings := record.get("settings"):
+        yield json.dumps(settings)
+    if record.get("version") != common.get("version"):
+        yield f"by bordure {record.get('version')}"
+    if record.get("packages") != common.get("packages"):
+        yield f"with {json.dumps(record.get('packages'))}"

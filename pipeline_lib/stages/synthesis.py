@@ -1,0 +1,203 @@
+"""Drawn EM-like sections with exact instance labels: data to try the workflow on, not to learn biology from.
+
+The drawing imitates serial-section TEM of neural tissue: gray cytoplasm tiled by touching cells of very
+different size, dark membranes of varying width and contrast, granular texture, vesicles and mitochondria
+whose outlines are as dark as membranes but are none, uneven illumination, blur and noise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from pipeline_lib import imageio, provenance
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import logger
+
+# gray levels, 0 = black, 1 = white
+CYTOPLASM = 0.62
+MITOCHONDRION = 0.42
+MEMBRANE = 0.2
+
+TOUCHING = 0.1  # share of neighbours without membrane in the labels; the image shows a thin line
+
+
+def draw_volume(images: str | Path, annotation: str | Path, *, sections: int = 12, size: int = 256,
+                cell_diameter: float = 40.0, membrane_width: tuple[float, float] = (2.5, 6.0),
+                noise: float = 0.06, seed: int = 0) -> None:
+    """Write drawn sections, uint8 zyx, to `images` and their instance labels, uint16 zyx, to `annotation`.
+
+    Sections are drawn independently: each depends on the seed and its own number only. The other parameters
+    are those of `draw_section`. Raises `InputError` for membranes that leave no room for cells, and sections
+    for too few cells.
+    """
+    narrow, wide = membrane_width
+    if not 0 < narrow <= wide < cell_diameter / 2:
+        raise InputError(f"config key `drawing.membrane_width`: found [{narrow:g}, {wide:g}] px, expected "
+                         "the thinnest, then the thickest membrane, thinner than half of "
+                         f"`drawing.cell_diameter` ({cell_diameter:g} px).")
+    if size < 2 * cell_diameter:
+        raise InputError(f"config key `drawing.size`: found {size} px, expected at least twice "
+                         f"`drawing.cell_diameter` ({cell_diameter:g} px), so that a section holds several "
+                         "cells.")
+    stack, labels = np.empty((sections, size, size), np.uint8), np.empty((sections, size, size), np.uint16)
+    with provenance.making("draw_volume", [images, annotation], [], sections=sections, size=size,
+                           cell_diameter=cell_diameter, membrane_width=membrane_width, noise=noise,
+                           seed=seed) as record:
+        for z in range(sections):
+            stack[z], labels[z] = draw_section(size, cell_diameter=cell_diameter, noise=noise,
+                                               membrane_width=membrane_width,
+                                               rng=np.random.default_rng([seed, z]))
+        imageio.write_images(images, stack, provenance=record)
+        imageio.write_labels(annotation, labels, provenance=record)
+    cells = sum(int(section.max()) for section in labels)
+    logger.info("%s: drew %d sections of %d x %d px, %d cells, %.1f %% of the pixels in cells", images,
+                *stack.shape, cells, 100 * np.count_nonzero(labels) / labels.size)
+
+
+def draw_section(size: int, *, cell_diameter: float, membrane_width: tuple[float, float], noise: float,
+                 rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """One section: image, uint8 (size, size), and labels, uint16 (size, size), 0 = membrane, 1..n = cells.
+
+    `cell_diameter` (px) is the mean; single cells have 0.4 to 2.5 times that. `membrane_width` (px) is the
+    range over pairs of neighbours. `noise` is a standard deviation in units of the gray range. Labels are
+    4-connected; some neighbours touch, with no membrane pixel between them.
+    """
+    shape = (size, size)
+    cells = _tessellate(size, cell_diameter, rng)
+    distance, pair = _nearest_border(cells)
+    kind, contrast = (values[pair] for values in rng.random((2, cells.max() + 1, cells.max() + 1)))
+    touching = kind < TOUCHING
+    narrow, wide = membrane_width
+    width = np.where(touching, 0, narrow + (wide - narrow) * kind)
+    width *= 1 + 0.2 * _smooth_noise(shape, cell_diameter / 4, rng)
+    is_membrane = distance < width / 2
+    labels = _whole_cells(np.where(is_membrane, 0, cells), minimum=(cell_diameter / 8) ** 2)
+
+    darkness = np.where(touching, 0.9 * (distance < 1), is_membrane | (labels == 0)) * (0.8 + 0.2 * contrast)
+    image = _cytoplasm(labels, rng)
+    _add_vesicles(image, labels, rng)
+    _add_mitochondria(image, labels, cell_diameter, rng)
+    image += (MEMBRANE - image) * ndimage.gaussian_filter(darkness, 0.7)
+    image += 0.05 * _smooth_noise(shape, size / 4, rng)  # uneven illumination
+    image *= 1 + 0.08 * _smooth_noise(shape, size / 4, rng)
+    image += noise * _smooth_noise(shape, 0.6, rng)
+    return np.clip(np.rint(255 * image), 0, 255).astype(np.uint8), labels
+
+
+def _tessellate(size: int, diameter: float, rng: np.random.Generator) -> np.ndarray:
+    """The cell that holds each pixel, numbered from 1; int32 (size, size).
+
+    Discs of different radius are thrown with little overlap, the largest first; a pixel belongs to the disc
+    whose rim is nearest. This additively weighted Voronoi tessellation has curved borders, and small cells in
+    the gaps between large ones. Warped coordinates make the shapes irregular and some of them long.
+    """
+    centres, radii = _throw_discs(size, diameter, rng)
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    for scale, strength in ((1, 0.4), (0.25, 0.06), (0.08, 0.02)):  # long bends, waves, ripples
+        y += strength * diameter * _smooth_noise(y.shape, scale * diameter, rng)
+        x += strength * diameter * _smooth_noise(x.shape, scale * diameter, rng)
+    cells, nearest = np.zeros(y.shape, np.int32), np.full(y.shape, np.inf, np.float32)
+    for number, ((centre_y, centre_x), radius) in enumerate(zip(centres, radii, strict=True), 1):
+        rim = np.hypot(y - centre_y, x - centre_x) - radius
+        cells[rim < nearest] = number
+        nearest = np.minimum(nearest, rim)
+    slivers = _whole_cells(cells, minimum=(diameter / 5) ** 2) == 0
+    whole = ndimage.distance_transform_edt(slivers, return_distances=False, return_indices=True)
+    return cells[tuple(whole)]
+
+
+def _throw_discs(size: int, diameter: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (n, 2) and radii (n,) of discs that cover a section and its surroundings; float32, px."""
+    margin = 1.5 * diameter
+    expected = int(1.2 * ((size + 2 * margin) / diameter) ** 2)
+    candidates = diameter / 2 * np.clip(rng.lognormal(-0.1, 0.5, expected), 0.4, 2.5)
+    centres, radii = np.empty((0, 2), np.float32), np.empty(0, np.float32)
+    for radius in np.sort(candidates.astype(np.float32))[::-1]:
+        tries = rng.uniform(-margin, size + margin, (30, 2)).astype(np.float32)
+        distance = np.linalg.norm(tries[:, None] - centres, axis=2)
+        fitting = tries[(distance > 0.8 * (radii + radius)).all(axis=1)]
+        if len(fitting):
+            centres, radii = np.vstack([centres, fitting[:1]]), np.append(radii, radius)
+    return centres, radii
+
+
+def _nearest_border(cells: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Distance (px) of each pixel to the nearest border between two cells, which runs between pixels; and
+    those cells, the smaller number first."""
+    across = np.zeros_like(cells)  # the cell across the border, on the pixels along it
+    for here, there in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
+        differ = cells[here] != cells[there]
+        across[here][differ] = cells[there][differ]
+        across[there][differ] = cells[here][differ]
+    distance, border = ndimage.distance_transform_edt(across == 0, return_indices=True)
+    one, other = cells[tuple(border)], across[tuple(border)]
+    return distance + 0.5, (np.minimum(one, other), np.maximum(one, other))
+
+
+def _whole_cells(cells: np.ndarray, minimum: float) -> np.ndarray:
+    """4-connected pieces of equal non-zero value as labels 1..n (uint16); 0 where below `minimum` px."""
+    labels, count = np.zeros(cells.shape, np.uint16), 0
+    for value, window in enumerate(ndimage.find_objects(cells), 1):
+        if window is None:
+            continue
+        pieces, _ = ndimage.label(cells[window] == value)
+        for piece in np.flatnonzero(np.bincount(pieces.ravel())[1:] >= minimum) + 1:
+            count += 1
+            labels[window][pieces == piece] = count
+    return labels
+
+
+def _cytoplasm(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Gray of the cytoplasm: a level per cell and a texture of fine and coarse grains."""
+    level = CYTOPLASM + 0.04 * rng.standard_normal(int(labels.max()) + 1)
+    fine, coarse = (_smooth_noise(labels.shape, sigma, rng) for sigma in (1.0, 4.0))
+    return level[labels] + 0.05 * fine + 0.03 * coarse
+
+
+def _add_vesicles(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
+    """Draw dark rings of 3 to 7 px, one try per 400 px, wherever there is room within a cell."""
+    room = _depth_in_cell(labels)
+    rows, columns = np.ogrid[:labels.shape[0], :labels.shape[1]]
+    for _ in range(labels.size // 400):
+        radius = rng.uniform(1.5, 3.5)
+        y, x = centre = tuple(rng.integers(0, labels.shape))
+        if room[centre] > radius + 2:
+            near_y, near_x = slice(max(0, y - 6), y + 7), slice(max(0, x - 6), x + 7)
+            from_rim = np.hypot(rows[near_y] - y, columns[:, near_x] - x) - radius
+            image[near_y, near_x] -= 0.2 * np.exp(-(from_rim**2))
+
+
+def _add_mitochondria(image: np.ndarray, labels: np.ndarray, diameter: float,
+                      rng: np.random.Generator) -> None:
+    """Draw a dark ellipse with darker rim and stripes (cristae) into half of the cells with room for it."""
+    room = _depth_in_cell(labels)
+    for number, window in enumerate(ndimage.find_objects(labels), 1):
+        depth = np.where(labels[window] == number, room[window], 0)
+        if depth.max() < diameter / 5 or rng.random() < 0.5:
+            continue
+        y, x = rng.choice(np.argwhere(depth > 0.8 * depth.max()))
+        radius = 0.7 * min(depth.max(), 0.4 * diameter)
+        angle = rng.uniform(0, np.pi)
+        rows, columns = np.ogrid[:depth.shape[0], :depth.shape[1]]
+        along = (rows - y) * np.sin(angle) + (columns - x) * np.cos(angle)
+        across = (columns - x) * np.sin(angle) - (rows - y) * np.cos(angle)
+        below_rim = radius * (1 - np.hypot(along / (1.5 * radius), across / radius))
+        body = (below_rim > 0) & (depth > 2.5)
+        part = image[window]
+        part[body] += (MITOCHONDRION - CYTOPLASM + 0.06 * np.sin(1.4 * along))[body]
+        part[body & (below_rim < 1.5)] -= 0.14
+
+
+def _depth_in_cell(labels: np.ndarray) -> np.ndarray:
+    """Distance (px) of each pixel to the border of its cell; 0 on background."""
+    distance, _ = _nearest_border(labels)
+    return np.where(labels > 0, distance, 0)
+
+
+def _smooth_noise(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise blurred over `sigma` px, mean 0, standard deviation 1."""
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma, mode="wrap")
+    return (noise - noise.mean()) / noise.std()
