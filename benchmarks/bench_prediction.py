@@ -32,7 +32,7 @@ from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.inference import passes as inference
 from pipeline_lib.inference.tiling import mirror, read_mirrored, tiles
-from pipeline_lib.networks import Model
+from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime import devices
 from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
 from pipeline_lib.stages.synthesis import draw_section, draw_volume
@@ -95,7 +95,7 @@ def trained(folder: Path) -> tuple[Path, Path]:
 def untrained(arguments: dict[str, Any]) -> Model:
     torch.manual_seed(0)
     normalisation = Normalisation("none", "uint8", np.float32([[[0]]]), np.float32([[[255]]]))
-    return on_device(Model("unet", arguments, networks.build("unet", **arguments), normalisation))
+    return on_device(Model("unet", arguments, networks.plan("unet", **arguments).build(), normalisation))
 
 
 def on_device(model: Model) -> Model:

@@ -30,6 +30,7 @@ from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.data.patches import Patches, open_volumes
 from pipeline_lib.inference import passes as inference
 from pipeline_lib.inference.tiling import unet_geometry
+from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
@@ -77,9 +78,9 @@ def drawn_patches(folder: Path, stack: ExitStack) -> Patches:
 def our_step(network: dict[str, Any], device: torch.device, optimizer: str = "sgd") -> Callable[[Batch], Any]:
     """The training stage's own step, as it chooses precision, layout and optimiser on this device."""
     torch.manual_seed(0)
-    net = networks.build("unet", **network).to(device, memory_format=torch.channels_last)
+    net = networks.plan("unet", **network).build().to(device, memory_format=torch.channels_last)
     precision = inference.choose_precision("auto", device)
-    model = networks.Model("unet", network, net, None)
+    model = Model("unet", network, net, None)
     run = _Run(Settings(optimizer=optimizer, tile=TILE), model, 0, Path("none"), "")
 
     def step(batch: Batch) -> torch.Tensor:
@@ -94,7 +95,7 @@ def eager_step(
 ) -> Callable[[Batch], Any]:
     """The same in float32, contiguous, with torch's own cross entropy: what one writes first."""
     torch.manual_seed(seed)
-    net = networks.build("unet", **network).to(device).train()
+    net = networks.plan("unet", **network).build().to(device).train()
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
     more = {"momentum": 0.99} if optimizer == "sgd" else {}
     update = kinds[optimizer](net.parameters(), lr=1e-3, foreach=False, **more)

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pipeline_lib.inference.tiling import unet_geometry
 from pipeline_lib.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline_lib.networks import Plan
 
 PROCESS_BYTES = 250_000_000  # Python and its libraries, without torch
 TORCH_PROCESS_BYTES = 450_000_000
@@ -19,11 +22,6 @@ CHOICE_BYTES_PER_PIXEL = 35
 VALIDATION_BYTES_PER_PIXEL = 50
 MEAN_IMAGE_BYTES_PER_PIXEL = 160  # and channel, while it is written as JSON
 BLOCK_BYTES_PER_PIXEL = 40  # of the hungriest stage that works in blocks
-STEP_BYTES = {"float32": 72, "bfloat16": 50}  # per px of the tile and base channel
-# What a forward pass holds at most per input pixel and base channel: five at the top of the way up (the
-# up-convolution's output, both halves of the concatenation, two convolutions' outputs), and gaps between what
-# was freed and what is asked for next. Measured: 3.9 to 10.1, at depths 2 to 5 and 4 to 64 base channels.
-TILE_VALUES = 10
 KEPT = 1.6  # bytes resident per byte in use, at most, where freed memory is kept (`inference.keep_memory`)
 CHUNK_CACHE_BYTES = 2**30  # at most, in training
 
@@ -73,35 +71,26 @@ def _whole_sections(
 
 
 def training(
-    tile: int,
-    base_channels: int,
-    depth: int,
-    *,
-    precision: str,
-    on_gpu: bool,
-    batch: int,
-    volumes: int,
-    pixels: int,
+    plan: Plan, tile: int, *, precision: str, on_gpu: bool, batch: int, volumes: int, pixels: int
 ) -> Need:
-    """Of the training steps, `pixels` being those of all training and validation `volumes`."""
-    parameters = 31e6 * (base_channels / 64) ** 2 * 4.0 ** (depth - 4)  # the lowest level has nearly all
-    step = 0 if on_gpu else STEP_BYTES.get(precision, STEP_BYTES["float32"]) * base_channels * tile**2
+    """Memory of the training steps; `pixels` are those of all training and validation `volumes`."""
+    step = 0 if on_gpu else plan.step_bytes_per_pixel(precision) * tile**2
     ahead = 70 * batch * tile**2  # patches prepared
     opened = 1.2e6 * volumes + min(CHUNK_CACHE_BYTES, 10 * pixels)
     return Need(
         f"training on tiles of {tile:,} px",
-        TORCH_PROCESS_BYTES + step + 32 * parameters + ahead + opened,
-        "lower `training.tile` or `network.base_channels`",
+        TORCH_PROCESS_BYTES + step + 32 * plan.parameters + ahead + opened,
+        f"lower `training.tile`, or {plan.smaller}",
     )
 
 
-def prediction(depth: int, base_channels: int, upsampling: str) -> Need:
-    """Of the smallest tile that prediction takes; where there is more, it takes larger ones."""
-    tile = unet_geometry(depth, upsampling).smallest
+def prediction(plan: Plan) -> Need:
+    """Memory of the smallest tile that prediction takes; where there is more, it takes larger ones."""
+    tile = plan.geometry.smallest
     return Need(
         f"prediction, even with its smallest tile of {tile} px,",
-        TORCH_PROCESS_BYTES + KEPT * TILE_VALUES * 4 * base_channels * tile**2,
-        "lower `network.depth` or `network.base_channels`",
+        TORCH_PROCESS_BYTES + KEPT * 4 * plan.values_per_pixel * tile**2,
+        plan.smaller,
     )
 
 

@@ -33,8 +33,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "workflow")]
 
 import settings  # noqa: E402
 
+from pipeline_lib import networks  # noqa: E402
 from pipeline_lib.data import volumes  # noqa: E402
-from pipeline_lib.inference import tiling  # noqa: E402
 from pipeline_lib.networks import modelfile  # noqa: E402
 from pipeline_lib.runtime.errors import InputError  # noqa: E402
 
@@ -80,9 +80,8 @@ def sound_run(dtype: type = np.uint8) -> None:
 
 def dry_run() -> tuple[list[volumes.Volume], dict[str, Any]]:
     """What `snakemake -n --configfile my.yaml` checks (workflow/rules/common.smk); volumes and settings."""
-    config = settings.complete(settings.read_config("my.yaml"), settings.read_schema("config"))
-    geometry = {key: config["network"][key] for key in ("depth", "upsampling")}
-    tiling.check_tile(config["training"]["tile"], **geometry)
+    config = settings.complete(settings.read_config("my.yaml"))
+    networks.plan(**config["network"]).require_tile(config["training"]["tile"], "training.tile")
     rows = volumes.read_table(config["volumes"], config.get("data_dir", "."))
     volumes.check_files(rows, config["dataset"]["channels"], config["memory_gb"])
     return rows, config
@@ -118,7 +117,7 @@ def _build(volume: volumes.Volume, given: dict[str, Any]) -> None:
 
 
 def _load(path: str) -> None:
-    from pipeline_lib.networks import Model
+    from pipeline_lib.networks.model import Model
 
     Model.load(path)
 
@@ -247,22 +246,23 @@ def model(**changes) -> None:
     """A sound model but for `changes` of what it holds."""
     import torch
 
-    from pipeline_lib import networks
+    from pipeline_lib.networks.model import write_tensors
 
     write_model()
     content = torch.load("model.pt", weights_only=True) | changes
-    networks.write_tensors(
+    write_tensors(
         "model.pt", content, {key: content[key] for key in modelfile.KEYS if key in content}
     )
 
 
 def write_model() -> None:
-    from pipeline_lib import networks
     from pipeline_lib.data.normalisation import Normalisation
+    from pipeline_lib.networks.model import Model
 
     arguments = {"input_channels": 1, "depth": 1, "base_channels": 2}
     normalisation = Normalisation("mean_std", "uint8", np.zeros((1, 1, 1)), np.ones((1, 1, 1)))
-    networks.Model("unet", arguments, networks.build("unet", **arguments), normalisation).save("model.pt")
+    plan = networks.plan("unet", **arguments)
+    Model(plan, plan.build(), normalisation).save("model.pt")
 
 
 def rezip(change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline_lib import layout
-from pipeline_lib.stages import baselines
+from pipeline_lib.stages.baselines import predict
+from pipeline_lib.tasks.segmentation import baselines
 
 
 @pytest.mark.parametrize("bright", [True, False])
@@ -54,7 +55,7 @@ def test_what_is_predicted_does_not_depend_on_the_blocks(volume, network, tmp_pa
     with layout.create(tmp_path / "a.h5", {}) as file:
         layout.add(file, layout.RAW, raw.shape, raw.dtype)[:] = raw
     for block in (3, 16, 2048):
-        baselines.predict(
+        predict(
             tmp_path / "a.h5", tmp_path / "s.json", tmp_path / "p.h5", network=network, block=block
         )
         with layout.require(tmp_path / "p.h5", layout.CELL_PROBABILITY) as file:

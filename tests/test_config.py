@@ -10,17 +10,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_lib import imageio
+from pipeline_lib import imageio, networks
 from pipeline_lib.data import normalisation, volumes
 from pipeline_lib.data.augment import Augmentation
-from pipeline_lib.inference import tiling
-from pipeline_lib.networks import NETWORKS, UNet
+from pipeline_lib.networks.unet import UNetPlan
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages import dataset, prediction, synthesis, threshold
-from pipeline_lib.stages.training import Settings
+from pipeline_lib.training.schedule import Settings
 
 ROOT = Path(__file__).parents[1]
-SCHEMA = settings.read_schema("config")
+SCHEMA = settings.config_schema()
 SECTIONS = {key: part["properties"] for key, part in SCHEMA["properties"].items() if "properties" in part}
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 
@@ -29,7 +28,7 @@ TAKERS = {
     "drawing": (synthesis.draw_volume, {"images", "annotation", "seed"}),
     "dataset": (dataset.build_dataset, {"images", "annotation", "output", "sections", "block", "memory_gb"}),
     "weight_map": (dataset.build_weight_map, {"dataset", "statistics", "output", "block"}),
-    "network": (UNet, {"input_channels", "classes"}),
+    "network": (UNetPlan, {"input_channels", "classes"}),
     "training": (Settings, set()),
     "augmentation": (Augmentation, set()),
     "prediction": (
@@ -40,7 +39,7 @@ TAKERS = {
 
 
 def complete(**given_settings):
-    return settings.complete({"volumes": "my.tsv", **given_settings}, SCHEMA)
+    return settings.complete({"volumes": "my.tsv", **given_settings})
 
 
 @pytest.mark.parametrize(("given_settings", "message"), [
@@ -72,7 +71,7 @@ def test_refused_with_key_finding_and_expectation(given_settings, message):
 
 def test_missing_table_of_volumes_is_asked_for():
     with pytest.raises(InputError, match="config key `volumes`: missing"):
-        settings.complete({}, SCHEMA)
+        settings.complete({})
 
 
 def test_defaults_fill_what_is_left_out_and_nothing_else():
@@ -100,12 +99,12 @@ SECTION = st.dictionaries(st.sampled_from(["tile", "sigma", "device", "iteration
 @given(st.dictionaries(st.sampled_from([*SCHEMA["properties"], "x"]), PLAIN | SECTION | st.lists(PLAIN)))
 def test_any_config_is_completed_or_refused_in_words(content):
     try:
-        completed = settings.complete(content, SCHEMA)
+        completed = settings.complete(content)
     except InputError as error:
         assert str(error).startswith("config key `")
     else:
         jsonschema.validate(completed, SCHEMA)
-        assert settings.complete(completed, SCHEMA) == completed
+        assert settings.complete(completed) == completed
 
 
 def test_schema_is_one_and_explains_every_key():
@@ -130,8 +129,7 @@ def test_section_is_what_the_code_takes_with_its_defaults(section):
 
 def test_choices_are_those_of_the_code():
     assert SECTIONS["dataset"]["annotation_kind"]["enum"] == list(imageio.ANNOTATION_KINDS)
-    assert SECTIONS["network"]["name"]["enum"] == list(NETWORKS)
-    assert SECTIONS["network"]["upsampling"]["enum"] == list(tiling.UPSAMPLING_LOSS)
+    assert SECTIONS["network"]["name"]["enum"] == networks.names()
     assert SECTIONS["segmentation"]["criterion"]["enum"] == list(threshold.CRITERIA)
     assert SCHEMA["properties"]["normalisation"]["enum"] == list(normalisation.KINDS)
 
@@ -150,9 +148,8 @@ def test_readme_has_the_tables_of_the_schema():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_config_is_valid_with_a_tile_its_network_takes(path):
-    completed = settings.complete(yaml.safe_load(path.read_text()), SCHEMA)
-    network = completed["network"]
-    tiling.check_tile(completed["training"]["tile"], network["depth"], network["upsampling"])
+    completed = settings.complete(yaml.safe_load(path.read_text()))
+    networks.plan(**completed["network"]).require_tile(completed["training"]["tile"], "training.tile")
     assert volumes.read_table(ROOT / completed["volumes"], "data")
     assert ("drawing" in completed) != ("data_dir" in completed)
 
@@ -163,7 +160,7 @@ def test_shipped_configs_write_to_folders_of_their_own():
 
 
 def test_paper_config_is_the_paper():
-    completed = settings.complete(yaml.safe_load((ROOT / "config/isbi2012-paper.yaml").read_text()), SCHEMA)
+    completed = settings.complete(yaml.safe_load((ROOT / "config/isbi2012-paper.yaml").read_text()))
     paper = {
         "network": {"name": "unet", "depth": 4, "base_channels": 64, "batch_normalisation": False,
                     "upsampling": "up_convolution"},

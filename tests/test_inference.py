@@ -3,6 +3,7 @@ import platform
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from pipeline_lib import networks, tasks
 from pipeline_lib.data.normalisation import measure
 from pipeline_lib.inference import passes as inference
-from pipeline_lib.inference.tiling import UPSAMPLING_LOSS
 from pipeline_lib.kernels.blocks import BLOCK
-from pipeline_lib.networks.unet import UNet
+from pipeline_lib.networks.unet import UPSAMPLING_LOSS, UNetPlan
 from pipeline_lib.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,16 +26,17 @@ CPU = torch.device("cpu")
 
 def probability(network, raw, tile, average_orientations=False):
     result = np.full((2, *raw.shape[2:]), np.nan, np.float32)
-    for part, p in inference.tile_probabilities(
-        network, raw, 0, measure("none", [raw]), tile, CPU, torch.float32, average_orientations
+    decode = partial(tasks.load("segmentation").decode, average_orientations=average_orientations)
+    for part, p in inference.tile_outputs(
+        network, raw, 0, measure("none", [raw]), tile, CPU, torch.float32, decode
     ):
-        result[(slice(None), *part.write)] = p.numpy()
+        result[(slice(None), *part.write)] = p[(slice(None), *part.crop)].numpy()
     return result
 
 
 def network(depth=2, **arguments):
     torch.manual_seed(0)
-    return UNet(depth=depth, base_channels=4, **arguments).eval()
+    return networks.plan("unet", depth=depth, base_channels=4, **arguments).build().eval()
 
 
 def image(height, width):
@@ -91,35 +93,36 @@ def test_averaging_orientations_is_tiled_without_seams():
 
 def test_auto_tile_fits_the_network_and_the_memory():
     for depth in (2, 3, 4):
-        geometry = network(depth).geometry
         for channels in (1, 64, 700):
-            geometry.output_size(inference.choose_tile("auto", geometry, channels, CPU, torch.float32, 8))
+            plan = UNetPlan(depth=depth, base_channels=channels)
+            plan.geometry.output_size(inference.choose_tile("auto", plan, CPU, torch.float32, 8))
     few, many = (
-        inference.choose_tile("auto", geometry, channels, CPU, torch.float32, 8) for channels in (50, 2000)
+        inference.choose_tile("auto", UNetPlan(base_channels=channels), CPU, torch.float32, 8)
+        for channels in (50, 2000)
     )
     assert few > many
-    assert inference.choose_tile("auto", geometry, 50, CPU, torch.bfloat16, 8) > 1.3 * few
+    assert inference.choose_tile("auto", UNetPlan(base_channels=50), CPU, torch.bfloat16, 8) > 1.3 * few
     with pytest.raises(InputError, match="572"):
-        inference.choose_tile(571, geometry, 64, CPU, torch.float32, 8)
+        inference.choose_tile(571, UNetPlan(), CPU, torch.float32, 8)
 
 
 def test_auto_tile_keeps_below_memory_gb_and_does_not_grow_beyond_a_block():
-    geometry = network(4).geometry
-    sides = [inference.choose_tile("auto", geometry, 64, CPU, torch.float32, gb) for gb in (1, 2, 4, 8)]
+    geometry = UNetPlan().geometry
+    sides = [inference.choose_tile("auto", UNetPlan(), CPU, torch.float32, gb) for gb in (1, 2, 4, 8)]
     assert sides == sorted(set(sides))
     for side, gb in zip(sides, (1, 2, 4, 8), strict=True):  # measured: at most 1.6 bytes resident for each
         assert side**2 * 10 * 64 * 4 * 1.6 + 450e6 <= gb * 1e9
-    assert inference.choose_tile("auto", geometry, 1, CPU, torch.float32, 8) == geometry.input_size(BLOCK)
+    tile = inference.choose_tile("auto", UNetPlan(base_channels=1), CPU, torch.float32, 8)
+    assert tile == geometry.input_size(BLOCK)
     with pytest.raises(InputError, match=r"`memory_gb`: 0\.5 is too little .* 204 px\. Set it to 1"):
-        inference.choose_tile("auto", geometry, 64, CPU, torch.float32, 0.5)
+        inference.choose_tile("auto", UNetPlan(), CPU, torch.float32, 0.5)
 
 
 def test_a_tile_that_the_memory_holds_is_taken_and_another_gives_way_with_a_line(caplog):
-    geometry = network(4).geometry
-    assert inference.choose_tile(572, geometry, 64, CPU, torch.float32, 8) == 572
+    assert inference.choose_tile(572, UNetPlan(), CPU, torch.float32, 8) == 572
     assert not caplog.messages
-    smaller = inference.choose_tile(57200 + 12, geometry, 64, CPU, torch.float32, 8)
-    assert smaller == inference.choose_tile("auto", geometry, 64, CPU, torch.float32, 8)
+    smaller = inference.choose_tile(57200 + 12, UNetPlan(), CPU, torch.float32, 8)
+    assert smaller == inference.choose_tile("auto", UNetPlan(), CPU, torch.float32, 8)
     assert re.fullmatch(
         rf"a tile of 57212 px takes .* GB, and cpu has .*: tiles of {smaller} px, with the same result",
         *caplog.messages,
@@ -144,7 +147,7 @@ def test_the_least_memory_that_container_and_job_allow_counts(tmp_path):
 def test_kept_memory_is_not_cleared_again_by_the_kernel():
     """In a process of its own: another's memory may be in pieces."""
     code = (
-        "import resource, torch; from pipeline_lib import inference\n"
+        "import resource, torch; from pipeline_lib.inference import passes as inference\n"
         "inference.keep_memory()\n"
         "torch.ones(2**24)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

@@ -16,9 +16,10 @@ import torch
 from test_processes import arguments_of
 from test_training import PLAIN, inputs  # noqa: F401
 
-from pipeline_lib import networks
+from pipeline_lib.networks.model import read_tensors
 from pipeline_lib.runtime import log
 from pipeline_lib.stages import training
+from pipeline_lib.training import loop, state
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {
@@ -38,7 +39,7 @@ class Halves(torch.optim.Adam):
             if first and self.state[parameters[0]]["step"] == 6:
                 os.kill(os.getpid(), HOW)
 
-training._optimizer = lambda net, settings: Halves(net.parameters(), fused=True)
+state.make_optimizer = lambda net, settings: Halves(net.parameters(), fused=True)
 """
 # A validation that would take until the end of days
 VALIDATION = """
@@ -71,9 +72,10 @@ MOMENTS = {"update": MIDDLE_OF_AN_UPDATE, "validation": VALIDATION, "checkpoint"
 def train(folder, arguments, sabotage, how):
     """As the workflow's script, but for the sabotage."""
     os.chdir(folder)
-    training.SECONDS_BETWEEN_LINES = training.SECONDS_BETWEEN_SAVES = 0
+    loop.SECONDS_BETWEEN_LINES = state.SECONDS_BETWEEN_SAVES = 0
     with log.stage("log", 1) as run:
-        exec(sabotage, {"HOW": how, "os": os, "time": time, "torch": torch, "training": training})
+        modules = {"os": os, "time": time, "torch": torch, "training": training, "state": state}
+        exec(sabotage, {"HOW": how} | modules)
         run(training.train, **arguments)
 
 
@@ -128,7 +130,7 @@ def test_sigterm_at_a_bad_moment(inputs, tmp_path, start, whole, moment, iterati
     checkpoint = tmp_path / "model.checkpoint.pt"
     if iteration:
         assert f"asked to end: iteration {iteration} is saved in {checkpoint}; the same command" in said
-        assert networks.read_tensors(checkpoint)["training"]["iteration"] == iteration
+        assert read_tensors(checkpoint)["training"]["iteration"] == iteration
     assert not list(tmp_path.glob(".*partial*")) and not (tmp_path / "model.pt").exists()
     status, said = end(start(tmp_path, arguments), tmp_path)
     assert status == 0 and (f"resuming at iteration {iteration}" in said or not iteration)
@@ -172,7 +174,7 @@ def test_sigterm_writes_no_useless_state_over_a_good_one_either(inputs, tmp_path
     sabotage = MOMENTS["update"].replace("os.kill", "parameters[0].data.fill_(torch.inf); os.kill")
     status, said = end(start(tmp_path, arguments_of(inputs, tmp_path), sabotage), tmp_path)
     assert status == 1 and "parameters became infinite in iteration 6" in said
-    assert networks.read_tensors(tmp_path / "model.checkpoint.pt")["training"]["iteration"] == 5
+    assert read_tensors(tmp_path / "model.checkpoint.pt")["training"]["iteration"] == 5
 
 
 IN_PROCESSES = """
@@ -180,11 +182,11 @@ import os, signal
 from pipeline_lib.stages import training
 from pipeline_lib.runtime.processes import work
 
-step = training._Run.step
-def interrupted(self, *arguments):
-    if self.iteration == 6 and os.environ["RANK"] == "1":
+step = training.Step.__call__
+def interrupted(self, patches, iteration, *arguments):
+    if iteration == 6 and os.environ["RANK"] == "1":
         os.kill({"launcher": os.getppid(), "one": os.getpid()}[os.environ["WHOM"]], signal.SIGTERM)
-    step(self, *arguments)
+    return step(self, patches, iteration, *arguments)
 
 def endless(*arguments):
     calls.append(None)
@@ -198,7 +200,7 @@ if os.environ["WHOM"] == "validation":
     calls, validate = [], training.validate
     training.validate = endless
 else:
-    training._Run.step = interrupted
+    training.Step.__call__ = interrupted
 if __name__ == "__main__":
     work(training.train)
 """

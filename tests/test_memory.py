@@ -2,6 +2,7 @@ import pytest
 
 from pipeline_lib import memory
 from pipeline_lib.memory import PROCESS_BYTES, threads_for
+from pipeline_lib.networks.unet import UNetPlan
 from pipeline_lib.runtime.errors import InputError
 
 
@@ -47,11 +48,12 @@ MEASURED = {
 @pytest.mark.parametrize("case", MEASURED)
 def test_training_is_estimated_from_above_and_not_by_much(case):
     base_channels, tile, batch, precision = case
+    plan = UNetPlan(base_channels=base_channels)
     need = memory.training(
-        tile, base_channels, 4, precision=precision, on_gpu=False, batch=batch, volumes=1, pixels=4 * 512**2
+        plan, tile, precision=precision, on_gpu=False, batch=batch, volumes=1, pixels=4 * 512**2
     )
     assert MEASURED[case] <= need.bytes <= 1.35 * MEASURED[case]
     on_gpu = memory.training(
-        tile, base_channels, 4, precision=precision, on_gpu=True, batch=batch, volumes=1, pixels=4 * 512**2
+        plan, tile, precision=precision, on_gpu=True, batch=batch, volumes=1, pixels=4 * 512**2
     )
     assert on_gpu.bytes < need.bytes

@@ -10,6 +10,7 @@ import torch
 from pipeline_lib import networks
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.networks import modelfile
+from pipeline_lib.networks.model import Model, write_tensors
 from pipeline_lib.runtime.errors import InputError
 
 
@@ -17,8 +18,8 @@ from pipeline_lib.runtime.errors import InputError
 def path(tmp_path):
     arguments = {"input_channels": 1, "depth": 1, "base_channels": 3}
     normalisation = Normalisation("mean_std", "uint8", np.zeros((1, 1, 1)), np.ones((1, 1, 1)))
-    network = networks.build("unet", **arguments)
-    networks.Model("unet", arguments, network, normalisation, {"version": "9.9"}).save(tmp_path / "model.pt")
+    plan = networks.plan("unet", **arguments)
+    Model(plan, plan.build(), normalisation, {"version": "9.9"}).save(tmp_path / "model.pt")
     return tmp_path / "model.pt"
 
 
@@ -31,7 +32,7 @@ def test_a_model_tells_about_itself_what_torch_would_find_in_it(path):
 
 def test_reading_it_takes_no_torch(path):
     code = (
-        "import json, sys; from pipeline_lib import modelfile; d = modelfile.describe(sys.argv[1]); "
+        "import json, sys; from pipeline_lib.networks import modelfile; d = modelfile.describe(sys.argv[1]); "
         "assert 'torch' not in sys.modules; print(json.dumps(d))"
     )
     run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
@@ -39,7 +40,7 @@ def test_reading_it_takes_no_torch(path):
 
 
 def test_the_same_model_is_the_same_bytes(path):
-    model = networks.Model.load(path)
+    model = Model.load(path)
     model.save(path)
     first = path.read_bytes()
     model.save(path)
@@ -48,10 +49,10 @@ def test_the_same_model_is_the_same_bytes(path):
 
 def test_a_model_of_an_older_version_is_written_anew_as_the_message_says(path):
     described = modelfile.describe(path)
-    networks.write_tensors(path, torch.load(path, weights_only=True))  # as older versions did
+    write_tensors(path, torch.load(path, weights_only=True))  # as older versions did
     with pytest.raises(InputError, match=r"older version of bordure.*Model\.load\('.*model\.pt'\)\.save"):
         modelfile.describe(path)
-    networks.Model.load(path).save(path)
+    Model.load(path).save(path)
     assert modelfile.describe(path) == described
 
 

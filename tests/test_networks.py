@@ -8,10 +8,13 @@ from torch import nn
 
 from pipeline_lib import networks
 from pipeline_lib.data.normalisation import measure
-from pipeline_lib.inference.tiling import UPSAMPLING_LOSS
-from pipeline_lib.networks import Model
-from pipeline_lib.networks.unet import UNet
+from pipeline_lib.networks.model import Model, read_tensors
+from pipeline_lib.networks.unet import UPSAMPLING_LOSS, UNetPlan
 from pipeline_lib.runtime.errors import InputError
+
+
+def unet(**settings):
+    return networks.plan("unet", **settings).build()
 
 
 def convolutions(network):
@@ -19,7 +22,7 @@ def convolutions(network):
 
 
 def test_the_papers_network_has_23_convolutions_and_its_31_million_parameters():
-    network = UNet()
+    network = unet()
     assert len(convolutions(network)) == 23
     assert max(m.out_channels for m in convolutions(network)) == 1024
     # by hand: sum over the figure's layers of (fan-in + 1) * channels
@@ -32,7 +35,7 @@ def test_the_papers_network_has_23_convolutions_and_its_31_million_parameters():
 @pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_the_output_has_the_size_the_geometry_promises(upsampling, depth):
-    network = UNet(depth=depth, base_channels=2, upsampling=upsampling).eval()
+    network = unet(depth=depth, base_channels=2, upsampling=upsampling).eval()
     size = network.geometry.input_size(20)
     assert network(torch.zeros(1, 1, size, size + network.geometry.stride)).shape[2:] == (
         network.geometry.output_size(size),
@@ -43,7 +46,7 @@ def test_the_output_has_the_size_the_geometry_promises(upsampling, depth):
 @pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
 def test_an_output_pixel_sees_its_context_and_no_farther(upsampling):
     """By its gradient: the context on either side, give or take its place in a pooling square."""
-    network = UNet(depth=2, base_channels=8, upsampling=upsampling, dropout=0).double().eval()
+    network = unet(depth=2, base_channels=8, upsampling=upsampling, dropout=0).double().eval()
     size, context, stride = network.geometry.input_size(24), network.geometry.context, network.geometry.stride
     image = torch.randn(1, 1, size, size, dtype=torch.double, requires_grad=True)
     pixel = (9, 12)
@@ -56,7 +59,7 @@ def test_an_output_pixel_sees_its_context_and_no_farther(upsampling):
 @pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
 def test_a_network_that_copies_its_input_copies_it_to_the_same_place(upsampling):
     """The way up alone, skip connections cut: a bright half plane stays on its side of the same edge."""
-    network = UNet(depth=1, base_channels=2, upsampling=upsampling, dropout=0).eval()
+    network = unet(depth=1, base_channels=2, upsampling=upsampling, dropout=0).eval()
     for layer in convolutions(network):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
@@ -77,7 +80,7 @@ def test_a_network_that_copies_its_input_copies_it_to_the_same_place(upsampling)
 
 def test_initialisation_is_gaussian_with_variance_2_over_fan_in():
     torch.manual_seed(0)
-    network = UNet(base_channels=16)
+    network = unet(base_channels=16)
     for layer in convolutions(network):
         fan_in = layer.in_channels * (9 if layer.kernel_size == (3, 3) else 1)
         count = layer.weight.numel()
@@ -89,7 +92,8 @@ def test_initialisation_is_gaussian_with_variance_2_over_fan_in():
 
 
 def test_dropout_is_at_the_end_of_the_contracting_path_alone():
-    network = UNet(depth=3, base_channels=4, dropout=1.0)
+    network = unet(depth=3, base_channels=4)
+    network.dropout.p = 1.0
     seen = []
     for block in network.down:
         block.register_forward_hook(lambda _, inputs, __: seen.append(bool((inputs[0] == 0).all())))
@@ -102,7 +106,8 @@ def model():
     torch.manual_seed(1)
     arguments = {"input_channels": 1, "depth": 1, "base_channels": 3, "batch_normalisation": True}
     normalisation = measure("mean_std", [np.arange(60, dtype=np.uint8).reshape(1, 1, 6, 10)])
-    return Model("unet", arguments, networks.build("unet", **arguments), normalisation, {"version": "9.9"})
+    plan = networks.plan("unet", **arguments)
+    return Model(plan, plan.build(), normalisation, {"version": "9.9"})
 
 
 def test_a_model_file_describes_itself(model, tmp_path):
@@ -110,7 +115,7 @@ def test_a_model_file_describes_itself(model, tmp_path):
     loaded = Model.load(tmp_path / "model.pt")
     image = torch.rand(1, 1, 36, 36)
     torch.testing.assert_close(loaded.network.eval()(image), model.network.eval()(image), rtol=0, atol=0)
-    assert loaded.arguments == model.arguments
+    assert loaded.plan == model.plan
     assert loaded.normalisation.to_dict() == model.normalisation.to_dict()
     assert torch.load(tmp_path / "model.pt", weights_only=True)["context"] == model.network.geometry.context
 
@@ -187,11 +192,7 @@ def test_a_flipped_bit_is_met_wherever_it_matters(model, tmp_path):
             assert str(error).startswith(f"{path}: ")
             met += 1
         else:
-            assert (found.name, found.arguments, found.provenance) == (
-                model.name,
-                model.arguments,
-                model.provenance,
-            )
+            assert (found.plan, found.task, found.provenance) == (model.plan, model.task, model.provenance)
             assert found.normalisation.to_dict() == model.normalisation.to_dict()
             assert all(
                 torch.equal(tensor, state[name]) for name, tensor in found.network.state_dict().items()
@@ -226,13 +227,50 @@ def test_what_is_written_with_a_model_does_not_disturb_it(model, tmp_path):
     model.save(tmp_path / "model.pt", state_dict=other, more={"a": 1})
     found = Model.load(tmp_path / "model.pt").network.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in other.items())
-    assert networks.read_tensors(tmp_path / "model.pt")["more"] == {"a": 1}
+    assert read_tensors(tmp_path / "model.pt")["more"] == {"a": 1}
 
 
-def test_unknown_networks_and_arguments_are_named():
+def test_unknown_networks_and_settings_are_named():
     with pytest.raises(InputError, match=r"network\.name: found `fcn99`, expected one of unet"):
-        networks.build("fcn99")
-    with pytest.raises(InputError, match="unexpected keyword argument 'bass_channels'"):
-        networks.build("unet", bass_channels=3)
-    with pytest.raises(InputError, match=r"network\.upsampling: found `cubic`"):
-        networks.build("unet", upsampling="cubic")
+        networks.plan("fcn99")
+    with pytest.raises(InputError, match=r"`bass_channels` is no setting of `unet`\. Its settings are"):
+        networks.plan("unet", bass_channels=3)
+    with pytest.raises(InputError, match=r"network\.upsampling: found 'cubic', expected one of up_"):
+        networks.plan("unet", upsampling="cubic")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("depth", 0, "a whole number at least 1 and at most 7"),
+        ("depth", 8, "a whole number at least 1 and at most 7"),
+        ("depth", True, "a whole number"),
+        ("depth", 2.0, "a whole number"),
+        ("dropout", 1, "a number at least 0 and below 1"),
+        ("dropout", math.nan, "a number"),
+        ("batch_normalisation", 1, "true or false"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_the_plan(setting, value, expected):
+    with pytest.raises(InputError, match=rf"network\.{setting}: found {value}, expected {expected}"):
+        networks.plan("unet", **{setting: value})
+
+
+@pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
+@pytest.mark.parametrize("batch_normalisation", [False, True])
+def test_the_plan_counts_the_parameters(upsampling, batch_normalisation):
+    plan = UNetPlan(
+        input_channels=3,
+        classes=5,
+        depth=2,
+        base_channels=6,
+        upsampling=upsampling,
+        batch_normalisation=batch_normalisation,
+    )
+    assert plan.parameters == sum(p.numel() for p in plan.build().parameters())
+
+
+def test_a_network_says_what_it_cannot_take():
+    with pytest.raises(InputError, match=r"prediction\.tile: a tile of 571 px .* use 556 or 572\."):
+        networks.plan("unet").require_tile(571, "prediction.tile")
+    networks.plan("unet").require_tile(572, "training.tile")

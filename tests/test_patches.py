@@ -8,11 +8,13 @@ import torch
 
 from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.data.normalisation import measure
-from pipeline_lib.data.patches import Patches
-from pipeline_lib.inference.tiling import mirror, unet_geometry
+from pipeline_lib.data.patches import Patches, Volume
+from pipeline_lib.inference.tiling import mirror
+from pipeline_lib.networks.unet import UNetPlan
+from pipeline_lib.tasks.segmentation.task import PixelTruth
 
 CPU = torch.device("cpu")
-GEOMETRY = unet_geometry(1)
+GEOMETRY = UNetPlan(depth=1).geometry
 TILE = GEOMETRY.input_size(20)
 STILL = Augmentation(rotate=False, mirror=False, elastic_std=0, gain=0, offset=0, gamma=0, noise=0)
 
@@ -26,26 +28,26 @@ def volumes():
         labels = rng.integers(0, 3, shape).astype(np.uint32)
         place = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + 10_000 * k
         made.append(
-            (
+            Volume(
                 rng.integers(0, 255, (1, *shape), np.uint8),
-                labels,
-                (rng.random(shape) < 0.1).astype(np.uint8),
-                place,
+                PixelTruth(labels, (rng.random(shape) < 0.1).astype(np.uint8), place),
             )
         )
     return made
 
 
 def patches(volumes, augmentation=STILL, seed=0):
-    return Patches(volumes, measure("none", [v[0] for v in volumes]), GEOMETRY, TILE, augmentation, seed)
+    normalisation = measure("none", [volume.raw for volume in volumes])
+    return Patches(volumes, normalisation, GEOMETRY.context, TILE, augmentation, seed)
 
 
 def test_image_target_and_weights_are_of_the_same_place_mirrored_at_the_rim(volumes):
     source = patches(volumes)
     for iteration in range(30):
-        image, target, weights = source.move(source.read(iteration), CPU)
+        image, truth = source.move(source.read(iteration), CPU)
+        target, weights = truth[:, 0], truth[:, 1]
         k = int(weights.min() >= 10_000)
-        raw, labels, border, place = volumes[k]
+        raw, (labels, border, place) = volumes[k].raw, vars(volumes[k].truth).values()
         inside = weights[0].numpy() - 10_000 * k
         z, y, x = np.unravel_index(inside.astype(int), labels.shape)
         assert (z == z[0, 0]).all()
@@ -88,11 +90,11 @@ def test_batches_come_in_order_with_the_patches_of_their_numbers(volumes):
 def test_every_pixel_is_equally_likely_the_centre(volumes):
     source = patches(volumes)
     middle = TILE // 2 - GEOMETRY.context
-    centres = np.array([source.move(source.read(i), CPU)[2][0, middle, middle].item() for i in range(600)])
-    sizes = [v[1].size for v in volumes]
+    centres = np.array([source.move(source.read(i), CPU)[1][0, 1, middle, middle].item() for i in range(600)])
+    sizes = [v.truth.labels.size for v in volumes]
     share = (centres < 10_000).mean()
     assert share == pytest.approx(sizes[0] / sum(sizes), abs=0.08)
-    _, y, x = np.unravel_index(centres[centres < 10_000].astype(int), volumes[0][1].shape)
+    _, y, x = np.unravel_index(centres[centres < 10_000].astype(int), volumes[0].truth.shape)
     assert y.min() < 2 and y.max() > 27 and x.min() < 2 and x.max() > 38
     assert np.histogram(x, 4)[0].min() > 60
 
@@ -106,6 +108,7 @@ from pathlib import Path
 from pipeline_lib import layout
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.data.patches import open_volumes
+from pipeline_lib.tasks.segmentation.task import Task
 datasets, weights = ([Path("{tmp_path}", f"{{kind}}{{k}}.h5") for k in range(60)] for kind in "dw")
 for dataset, weight_map in zip(datasets, weights):
     with layout.create(dataset, {{}}) as file:
@@ -116,11 +119,11 @@ for dataset, weight_map in zip(datasets, weights):
         layout.add(file, layout.WEIGHT_MAP, (1, 8, 8))
 resource.setrlimit(resource.RLIMIT_NOFILE, (50, 400))
 with ExitStack() as stack:
-    volumes = open_volumes(stack, datasets, weights)
-    print(len(volumes), volumes[-1][3].shape)
+    volumes = open_volumes(stack, Task().open, datasets, weights)
+    print(len(volumes), volumes[-1].truth.weight_map.shape)
 resource.setrlimit(resource.RLIMIT_NOFILE, (50, 90))
 try:
-    open_volumes(ExitStack(), datasets, weights)
+    open_volumes(ExitStack(), Task().open, datasets, weights)
 except InputError as error:
     print(error)
 """

@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from test_training import AUGMENTATION, NETWORK, PLAIN, TRAINING, inputs, interrupted, run  # noqa: F401
+from test_training import AUGMENTATION, NETWORK, PLAIN, TRAINING, inputs, interrupted, recorded_steps, run  # noqa: F401
 
-from pipeline_lib.networks import Model
+from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.processes import Processes, launch
 from pipeline_lib.stages import training
@@ -256,11 +256,7 @@ def test_a_training_resumes_in_another_number_of_processes(
     with pytest.raises((RuntimeError, InputError), match=r"(?i)is a directory"):  # after the first validation
         start(TRAINING_MODULE, **fewer)
     fewer["history"].rmdir()
-    steps = []
-    step = training._Run.step
-    monkeypatch.setattr(
-        training._Run, "step", lambda self, *args: (steps.append(self.iteration), step(self, *args))[1]
-    )
+    steps = recorded_steps(monkeypatch)
     assert_alike(whole, run(inputs, tmp_path / "fewer", network=PLAIN, batch=2))
     assert steps == [*range(4, 12)]
     pd.testing.assert_frame_equal(history(tmp_path / "whole"), history(tmp_path / "fewer"), rtol=1e-3)
@@ -268,13 +264,13 @@ def test_a_training_resumes_in_another_number_of_processes(
 
 CRAMPED = """
 import os
-from pipeline_lib import networks
+from pipeline_lib.networks.unet import module
 from pipeline_lib.stages import training
 from pipeline_lib.runtime.processes import work
 from test_training import Cramped
 
 Cramped.limit = 150_000 if os.environ["RANK"] == "1" else 10**9
-networks.NETWORKS["unet"] = Cramped
+module.UNet = Cramped
 if __name__ == "__main__":
     work(training.train)
 """
@@ -287,7 +283,7 @@ def test_where_one_gpu_is_too_small_all_take_the_same_smaller_tiles(inputs, tmp_
     assert "memory (that of another process): activations are computed twice" in log
     (size,) = re.findall(r"set `training.tile: (\d+)`", log)
 
-    class Small(training._Run):
+    class Small(training.Step):
         """One process that cuts its patches as small from the beginning."""
 
         def __init__(self, *args):
@@ -295,7 +291,7 @@ def test_where_one_gpu_is_too_small_all_take_the_same_smaller_tiles(inputs, tmp_
             self.rim = (52 - int(size)) // 2
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_Run", Small)
+        patch.setattr(training, "Step", Small)
         assert_alike(
             run(inputs, tmp_path / "one", network=PLAIN, batch=2, iterations=4), state(tmp_path / "two")
         )

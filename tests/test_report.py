@@ -16,6 +16,7 @@ from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.figures import charts
 from pipeline_lib.figures.errors import draw_errors
 from pipeline_lib.figures.volume import draw_volume_strip
+from pipeline_lib.networks.model import Model
 from pipeline_lib.pages import digits
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
@@ -81,8 +82,8 @@ def pictures(tmp_path_factory):
     environment = {"torch": "2.0", "device": "cuda", "precision": "float32", "threads": 3}
     provenance = {"version": "1.2.3", "inputs": {"dataset/a.h5": 64 * "f"}, "best_iteration": 50,
                   "environment": environment}
-    network = networks.build("unet", **arguments)
-    networks.Model("unet", arguments, network, normalisation, provenance).save(folder / "model.pt")
+    plan = networks.plan("unet", **arguments)
+    Model(plan, plan.build(), normalisation, provenance).save(folder / "model.pt")
     return folder
 
 

@@ -3,19 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_lib.inference.tiling import (
-    UPSAMPLING_LOSS,
-    check_tile,
-    mirror,
-    read_mirrored,
-    tiles,
-    unet_geometry,
-)
+from pipeline_lib.inference.tiling import mirror, read_mirrored, tiles
+from pipeline_lib.networks.unet import UPSAMPLING_LOSS, UNetPlan
 from pipeline_lib.runtime.errors import InputError
 
 
 def test_the_papers_network_takes_572_and_gives_388():
-    geometry = unet_geometry(4)
+    geometry = UNetPlan().geometry
     assert geometry.output_size(572) == 388
     assert geometry.input_size(388) == 572
     assert geometry.stride == 16
@@ -24,10 +18,10 @@ def test_the_papers_network_takes_572_and_gives_388():
 @pytest.mark.parametrize("tile", [571, 573, 580, 12, 0])
 def test_an_impossible_tile_names_the_nearest_possible_ones(tile):
     with pytest.raises(InputError, match=r"training\.tile: .* use \d+ or \d+") as error:
-        check_tile(tile, 4)
+        UNetPlan().require_tile(tile, "training.tile")
     below, above = (int(word) for word in str(error.value).rstrip(".").split("use ")[1].split(" or "))
-    check_tile(below, 4)
-    check_tile(above, 4)
+    for size in (below, above):
+        UNetPlan().require_tile(size, "training.tile")
     assert above - below == 16
 
 
@@ -48,7 +42,7 @@ def level_sizes(size, depth, loss):
 @pytest.mark.parametrize(("upsampling", "loss"), [("up_convolution", 0), ("nearest", 2), ("bilinear", 4)])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_valid_sizes_are_those_found_by_walking_through_the_network(depth, upsampling, loss):
-    geometry = unet_geometry(depth, upsampling)
+    geometry = UNetPlan(depth=depth, upsampling=upsampling).geometry
     for size in range(1, 420):
         expected = level_sizes(size, depth, loss)
         if expected is None:
@@ -68,7 +62,9 @@ def test_mirror_is_numpys_reflection(size, start, length):
 
 
 sizes = st.integers(1, 200)
-geometries = st.builds(unet_geometry, st.sampled_from([1, 2, 3]), st.sampled_from(sorted(UPSAMPLING_LOSS)))
+geometries = st.builds(
+    UNetPlan, depth=st.sampled_from([1, 2, 3]), upsampling=st.sampled_from(sorted(UPSAMPLING_LOSS))
+).map(lambda plan: plan.geometry)
 
 
 @given(sizes, sizes, st.integers(0, 8), geometries)
@@ -115,22 +111,22 @@ def test_no_other_division_into_even_tiles_reads_fewer_pixels(height, width, lar
 
 def test_a_tile_too_small_to_move_on_by_a_stride_is_refused_from_the_start():
     with pytest.raises(InputError, match=r"188 px does not fit this network.*use 204 or 220"):
-        check_tile(188, 4)
-    assert len(list(tiles((300, 300), 204, unet_geometry(4)))) == 19**2
+        UNetPlan().require_tile(188, "training.tile")
+    assert len(list(tiles((300, 300), 204, UNetPlan().geometry))) == 19**2
 
 
 def test_tiles_are_even_in_size_so_that_the_last_one_is_not_a_sliver():
-    widths = [part.write[1].stop - part.write[1].start for part in tiles((10, 1500), 572, unet_geometry(4))]
+    widths = [part.write[1].stop - part.write[1].start for part in tiles((10, 1500), 572, UNetPlan().geometry)]
     assert widths == [752, 748]
 
 
 def test_tiles_have_one_size():
-    found = [part.read for part in tiles((1000, 1500), 572, unet_geometry(4))]
+    found = [part.read for part in tiles((1000, 1500), 572, UNetPlan().geometry)]
     assert len({tuple(stop - start for start, stop in read) for read in found}) == 1 < len(found)
 
 
 def test_tiles_are_long_where_that_reads_less():
-    geometry = unet_geometry(4)
+    geometry = UNetPlan().geometry
     found = [part.read for part in tiles((2048, 2048), 1708, geometry)]  # squares would be four of 1212 px
     assert found == [((-92, 1120), (-92, 2144)), ((932, 2144), (-92, 2144))]
     assert len(list(tiles((2048, 2048), 1212, geometry))) == 4

@@ -9,15 +9,17 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline_lib import layout, metrics, networks, provenance
+from pipeline_lib import layout, metrics, networks, provenance, tasks
 from pipeline_lib.data.labels import cells_apart, separation_border
-from pipeline_lib.networks import Model
-from pipeline_lib.networks.unet import UNet
+from pipeline_lib.networks.model import Model, read_tensors, write_tensors
+from pipeline_lib.networks.unet import module
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages import training
 from pipeline_lib.stages.dataset import build_weight_map, measure_statistics
-from pipeline_lib.stages.training import Settings, learning_rate
 from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
+from pipeline_lib.training import loop, state
+from pipeline_lib.training.schedule import Settings, learning_rate, make_optimizer
+from pipeline_lib.training.step import Step
 
 NETWORK = {"name": "unet", "depth": 1, "base_channels": 4, "dropout": 0.3, "batch_normalisation": True}
 TRAINING = {
@@ -88,8 +90,8 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def steps_of(settings, net, folder):
-    return training._Run(settings, Model("", {}, net, None), 0, folder / "none.pt", "")
+def step_of(settings, net):
+    return Step(net.train(), make_optimizer(net, settings), tasks.load("segmentation"), settings, seed=0)
 
 
 def test_it_learns(inputs, tmp_path):
@@ -112,14 +114,24 @@ def test_one_seed_gives_one_model_and_another_seed_another(inputs, tmp_path):
 
 def interrupted(monkeypatch, after):
     """Let the process die after so many updates, as a signal would: nothing is tidied up."""
-    step = training._Run.step
+    step = Step.__call__
 
-    def dying(self, *args):
-        if self.iteration == after:
+    def dying(self, patches, iteration, *args):
+        if iteration == after:
             raise KeyboardInterrupt
-        return step(self, *args)
+        return step(self, patches, iteration, *args)
 
-    monkeypatch.setattr(training._Run, "step", dying)
+    monkeypatch.setattr(Step, "__call__", dying)
+
+
+def recorded_steps(monkeypatch):
+    """The iterations of all steps from now on."""
+    steps = []
+    step = Step.__call__
+    monkeypatch.setattr(
+        Step, "__call__", lambda self, *args: (steps.append(args[1]), step(self, *args))[1]
+    )
+    return steps
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -131,24 +143,25 @@ def test_interrupted_training_ends_with_the_same_bytes(inputs, tmp_path, monkeyp
             run(inputs, tmp_path / "cut", optimizer=optimizer)
     checkpoint = tmp_path / "cut/model.checkpoint.pt"
     assert checkpoint.exists() and not (tmp_path / "cut/model.pt").exists()
-    steps = []
-    step = training._Run.step
-    monkeypatch.setattr(
-        training._Run, "step", lambda self, *args: (steps.append(self.iteration), step(self, *args))[1]
-    )
+    steps = recorded_steps(monkeypatch)
     assert same(run(inputs, tmp_path / "cut", optimizer=optimizer), whole)
     assert steps == list(range(4, 12))
     for name in ("model.pt", "history.csv"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def of_version(monkeypatch, version):
+    for name in ("pipeline_lib.provenance.version", "pipeline_lib.provenance.record.version"):
+        monkeypatch.setattr(name, lambda: version)
+
+
 def test_a_model_names_every_version_that_trained_it(inputs, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupted(patch, after=7)
-        patch.setattr(training.provenance, "version", lambda: "0.0 (old)")
+        of_version(patch, "0.0 (old)")
         with pytest.raises(KeyboardInterrupt):
             run(inputs, tmp_path)
-    monkeypatch.setattr(training.provenance, "version", lambda: "0.1 (new)")
+    of_version(monkeypatch, "0.1 (new)")
     run(inputs, tmp_path)
     record = Model.load(tmp_path / "model.pt").provenance
     assert record["version"] == "0.1 (new)" and record["versions"] == ["0.0 (old)", "0.1 (new)"]
@@ -177,10 +190,14 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(inputs, tmp_path, monkeyp
     assert same(run(inputs, tmp_path / "a"), resumed)
 
 
+def scores(loss, v_rand_thin):
+    return {"loss": loss, "v_rand_thin": v_rand_thin}
+
+
 @pytest.mark.parametrize("best_by", ["loss", "v_rand_thin"])
 def test_the_best_state_by_validation_is_the_model(inputs, tmp_path, monkeypatch, best_by):
     """Made-up values, of which loss and V-Rand find another state best, and neither the last."""
-    values = {4: (0.5, 0.9), 8: (0.3, 0.6), 12: (0.9, 0.1)}
+    values = {4: scores(0.5, 0.9), 8: scores(0.3, 0.6), 12: scores(0.9, 0.1)}
     iterations = iter(values)
     monkeypatch.setattr(training, "validate", lambda *_: values[next(iterations)])
     kept = run(inputs, tmp_path / "whole", best_by=best_by, decay="constant")
@@ -193,7 +210,7 @@ def test_the_best_state_by_validation_is_the_model(inputs, tmp_path, monkeypatch
 
 
 def test_a_resumed_training_remembers_the_best_state(inputs, tmp_path, monkeypatch):
-    values = {4: (0.1, 0.5), 8: (0.3, 0.5), 12: (0.2, 0.5)}
+    values = {4: scores(0.1, 0.5), 8: scores(0.3, 0.5), 12: scores(0.2, 0.5)}
     with monkeypatch.context() as patch:
         patch.setattr(training, "validate", lambda net, *_: values[4])
         interrupted(patch, after=7)
@@ -228,7 +245,7 @@ def test_a_finished_training_is_not_done_again(inputs, tmp_path, monkeypatch, ca
     caplog.set_level("INFO", "bordure")
     run(inputs, tmp_path)
     written = {path: path.read_bytes() for path in tmp_path.glob("[!.]*")}
-    seconds = networks.read_tensors(tmp_path / "model.checkpoint.pt")["training"]["seconds_before"]
+    seconds = read_tensors(tmp_path / "model.checkpoint.pt")["training"]["seconds"]
     for name in ("model.pt", "history.csv"):
         (tmp_path / name).unlink()
     interrupted(monkeypatch, after=0)
@@ -250,15 +267,11 @@ def test_a_step_is_the_optimisers_with_rate_momentum_and_decay_of_the_settings(t
     settings = Settings(optimizer=optimizer, learning_rate=0.1, momentum=0.9, weight_decay=0.01, warm_up=4)
     net = torch.nn.Conv2d(1, 2, 1, bias=False)
     torch.nn.init.constant_(net.weight, 0.5)
-    steps = steps_of(settings, net, tmp_path)
-    patch = (
-        torch.ones(1, 1, 1, 1),
-        torch.ones(1, 1, 1, dtype=torch.long),
-        torch.full((1, 1, 1), 3.0),
-    )
+    step = step_of(settings, net)
+    patch = torch.ones(1, 1, 1, 1), torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)  # image; class and weight
     w, velocity, m, v = np.array([0.5, 0.5]), 0.0, 0.0, 0.0
     for iteration in (1, 2):
-        steps.step([patch], torch.device("cpu"), torch.float32)
+        step([patch], iteration - 1)
         p = np.exp(w) / np.exp(w).sum()
         gradient = 3.0 * (p - [0, 1]) + 0.01 * w
         rate = 0.1 * iteration / 4
@@ -278,13 +291,13 @@ def test_the_key_of_a_checkpoint_is_what_decides_the_result():
         "environment": {"device": "cuda", "threads": 1},
         "version": "1",
     }
-    key = training._key(record)
-    assert key == training._key(record | {"version": "2", "inputs": {"moved/a.h5": "12"}})
-    assert key == training._key(record | {"environment": {"device": "cuda", "threads": 8}})
-    assert key == training._key(record | {"environment": record["environment"] | {"processes": 4}})
-    assert key != training._key(record | {"inputs": {"a.h5": "34"}})
-    assert key != training._key(record | {"settings": {"seed": 2}})
-    assert key != training._key(record | {"environment": {"device": "cpu"}})
+    key = training.key_of(record)
+    assert key == training.key_of(record | {"version": "2", "inputs": {"moved/a.h5": "12"}})
+    assert key == training.key_of(record | {"environment": {"device": "cuda", "threads": 8}})
+    assert key == training.key_of(record | {"environment": record["environment"] | {"processes": 4}})
+    assert key != training.key_of(record | {"inputs": {"a.h5": "34"}})
+    assert key != training.key_of(record | {"settings": {"seed": 2}})
+    assert key != training.key_of(record | {"environment": {"device": "cpu"}})
 
 
 def test_validation_images_of_another_gray_scale_are_refused_before_training(inputs, tmp_path):
@@ -331,7 +344,7 @@ def test_validation_is_the_training_energy_and_v_rand(inputs, tmp_path):
     assert history.validation_v_rand_thin.iloc[-1] == pytest.approx(np.mean(v_rand, axis=0).max(), rel=1e-5)
 
 
-class Cramped(UNet):
+class Cramped(module.UNet):
     """A network on a device of so little memory: it counts what is kept for the gradient, in bytes."""
 
     limit = 0
@@ -354,7 +367,7 @@ class Cramped(UNet):
 @pytest.fixture
 def cramped(monkeypatch, caplog):
     caplog.set_level("INFO", "bordure")
-    monkeypatch.setitem(networks.NETWORKS, "unet", Cramped)
+    monkeypatch.setattr(module, "UNet", Cramped)
     return functools.partial(monkeypatch.setattr, Cramped, "limit")
 
 
@@ -382,7 +395,7 @@ def test_where_memory_is_very_short_tiles_are_smaller_with_a_line_that_says_so(
     # patches have the same centres, and the loss is that of their inner part
     assert not same(trained, run(inputs, tmp_path / "small", network=PLAIN, tile=int(size)))
     cramped(0)
-    with pytest.raises(InputError, match=r"even tiles of \d+ px do not fit .* lower `network.base_channels`"):
+    with pytest.raises(InputError, match=r"even tiles of \d+ px do not fit .* lower `network.depth` or"):
         run(inputs, tmp_path / "none", network=PLAIN)
 
 
@@ -390,15 +403,15 @@ def test_the_state_is_kept_where_memory_gets_too_short_in_the_middle(inputs, tmp
     """Someone else takes the GPU at iteration 6; on an empty one training goes on and ends the same."""
     cramped(10**9)
     whole = run(inputs, tmp_path / "whole", network=PLAIN)
-    step = training._Run.step
+    step = Step.__call__
 
-    def occupied(self, *args):
-        if self.iteration == 6:
+    def occupied(self, patches, iteration, *args):
+        if iteration == 6:
             cramped(0)
-        step(self, *args)
+        return step(self, patches, iteration, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "step", occupied)
+        patch.setattr(Step, "__call__", occupied)
         with pytest.raises(InputError, match=r"even tiles .*\.checkpoint\.pt has the state of iteration 6, "):
             run(inputs, tmp_path / "cut", network=PLAIN)
     cramped(10**9)
@@ -418,16 +431,15 @@ def test_a_smaller_tile_is_the_middle_of_the_patch(tmp_path):
     """Image, target and weights cut by hand give the loss and the step of the patch that is too large."""
     rng = torch.Generator().manual_seed(0)
     image, weights = torch.rand(1, 1, 52, 52, generator=rng), torch.rand(1, 36, 36, generator=rng)
-    patch = [image, torch.randint(0, 2, (1, 36, 36), generator=rng), weights]
-    by_hand = [image[..., 4:48, 4:48], patch[1][..., 4:32, 4:32], weights[..., 4:32, 4:32]]
+    truth = torch.stack([torch.randint(0, 2, (1, 36, 36), generator=rng), weights], dim=1)
+    patch, by_hand = (image, truth), (image[..., 4:48, 4:48], truth[..., 4:32, 4:32])
     losses, states = [], []
     for rim, batch in ((4, patch), (0, by_hand)):
         torch.manual_seed(0)
-        net = UNet(depth=1, base_channels=4)
-        steps = steps_of(Settings(tile=52, optimizer="adam"), net, tmp_path)
-        steps.rim = rim
-        steps.step([batch], torch.device("cpu"), torch.float32)
-        losses += steps.losses
+        net = networks.plan("unet", depth=1, base_channels=4).build()
+        step = step_of(Settings(tile=52, optimizer="adam"), net)
+        step.rim = rim
+        losses.append(step([batch], 0)[0])
         states.append(net.state_dict())
     assert torch.equal(*losses) and same(*states)
 
@@ -439,24 +451,21 @@ def test_a_batch_is_one_update_with_the_gradient_of_the_joined_patches(tmp_path,
     images, weights = torch.rand(3, 1, 52, 52, generator=rng), torch.rand(3, 36, 36, generator=rng)
     targets = torch.randint(0, 2, (3, 36, 36), generator=rng)
     settings = Settings(tile=52, batch=3, learning_rate=1.0, momentum=0.0, warm_up=0, decay="constant")
-    steps = steps_of(settings, UNet(depth=1, base_channels=4, dropout=0.0), tmp_path)
-    steps.rim = rim
-    before = {name: p.detach().clone() for name, p in steps.net.named_parameters()}
-    steps.step(
-        [*zip(images.split(1), targets.split(1), weights.split(1), strict=True)],
-        torch.device("cpu"),
-        torch.float32,
-    )
-    joined = UNet(depth=1, base_channels=4, dropout=0.0)
+    plan = networks.plan("unet", depth=1, base_channels=4, dropout=0.0)
+    step = step_of(settings, plan.build())
+    step.rim = rim
+    before = {name: p.detach().clone() for name, p in step.net.named_parameters()}
+    loss, _ = step([*zip(images.split(1), torch.stack([targets, weights], 1).split(1), strict=True)], 0)
+    joined = plan.build()
     joined.load_state_dict(before)
     inner = (..., slice(rim, 36 - rim), slice(rim, 36 - rim))
     expected = weighted_cross_entropy(
         joined(images[..., rim : 52 - rim, rim : 52 - rim]), targets[inner], weights[inner]
     )
     expected.backward()
-    torch.testing.assert_close(*steps.losses, expected.detach())
+    torch.testing.assert_close(loss, expected.detach())
     for name, p in joined.named_parameters():
-        update = before[name] - steps.net.get_parameter(name).detach()
+        update = before[name] - step.net.get_parameter(name).detach()
         torch.testing.assert_close(update, p.grad, rtol=1e-4, atol=1e-6)
 
 
@@ -467,7 +476,7 @@ def test_batch_normalisation_takes_a_batch_for_one_update(inputs, tmp_path):
     alone = []
     for number in (0, 1):  # the same patches, one at a time, and the same initial parameters
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training._Run, "share", lambda *_, number=number: [number])
+            patch.setattr(Step, "share", lambda *_, number=number: [number])
             alone.append(run(inputs, tmp_path / str(number), **still))
     for name, found in together.items():
         if "running" in name:
@@ -499,28 +508,29 @@ def test_a_loss_that_is_no_number_says_what_to_change(inputs, tmp_path):
 
 def spoiled(monkeypatch, iteration, spoil):
     """Let something happen after that iteration."""
-    step = training._Run.step
+    step = Step.__call__
 
-    def spoiling(self, *args):
-        step(self, *args)
-        if self.iteration == iteration:
-            spoil(self)
+    def spoiling(self, patches, before, *args):
+        loss, ending = step(self, patches, before, *args)
+        if before + 1 == iteration:
+            spoil(self, loss)
+        return loss, ending
 
-    monkeypatch.setattr(training._Run, "step", spoiling)
+    monkeypatch.setattr(Step, "__call__", spoiling)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_no_number_is_met_at_the_next_line_and_the_last_good_state_kept(
     inputs, tmp_path, monkeypatch, value
 ):
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_LINES", 0)
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0)
-    spoiled(monkeypatch, 7, lambda run: run.losses[-1].fill_(value))
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(state, "SECONDS_BETWEEN_SAVES", 0)
+    spoiled(monkeypatch, 7, lambda _, loss: loss.fill_(value))
     kept = "has the state of iteration 6, and as a model its .*, of iteration 4;"
     with pytest.raises(InputError, match=rf"the loss became {value} in iteration 7\..* {kept}"):
         run(inputs, tmp_path)
     checkpoint = tmp_path / "model.checkpoint.pt"
-    assert networks.read_tensors(checkpoint)["training"]["iteration"] == 6
+    assert read_tensors(checkpoint)["training"]["iteration"] == 6
     found = Model.load(checkpoint)
     monkeypatch.undo()
     run(inputs, tmp_path / "four")  # the same model until iteration 4
@@ -528,18 +538,18 @@ def test_a_loss_that_is_no_number_is_met_at_the_next_line_and_the_last_good_stat
         interrupted(patch, after=5)
         with pytest.raises(KeyboardInterrupt):
             run(inputs, tmp_path / "five")
-    best = networks.read_tensors(tmp_path / "five/model.checkpoint.pt")["training"]["net"]
+    best = read_tensors(tmp_path / "five/model.checkpoint.pt")["training"]["net"]
     assert found.provenance["best_iteration"] == 4 and same(found.network.state_dict(), best)
 
 
 def test_parameters_that_are_no_numbers_are_not_saved(inputs, tmp_path, monkeypatch):
     """The loss of the iteration in which they became so still was one."""
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_LINES", 0)
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0)
-    spoiled(monkeypatch, 7, lambda run: next(run.net.parameters()).data[0].fill_(math.inf))
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(state, "SECONDS_BETWEEN_SAVES", 0)
+    spoiled(monkeypatch, 7, lambda step, _: next(step.net.parameters()).data[0].fill_(math.inf))
     with pytest.raises(InputError, match=r"parameters became infinite in iteration 7.*state of iteration 6"):
         run(inputs, tmp_path)
-    assert networks.read_tensors(tmp_path / "model.checkpoint.pt")["training"]["iteration"] == 6
+    assert read_tensors(tmp_path / "model.checkpoint.pt")["training"]["iteration"] == 6
 
 
 @pytest.mark.parametrize(
@@ -554,18 +564,18 @@ def test_the_state_is_saved_by_time_spent_on_it(inputs, tmp_path, monkeypatch, s
     """A made-up clock: an iteration takes a second, and a save so many."""
     now, saves = [0.0], []
 
-    def step(self, *_):
+    def step(*_):
         now[0] += 1
-        self.iteration += 1
-        self.losses.append(torch.tensor(0.5))
+        return torch.tensor(0.5), False
 
     def write(path, content, *_):
         saves.append(round(now[0]))
         now[0] += seconds
 
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(training._Run, "step", step)
-    monkeypatch.setattr(networks, "write_tensors", write)
+    for part in (loop, state):
+        monkeypatch.setattr(part, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Step, "__call__", step)
+    monkeypatch.setattr(state, "write_tensors", write)
     count = 800 if seconds == 60 else 100
     interrupted(monkeypatch, after=count)
     with pytest.raises(KeyboardInterrupt):
@@ -579,10 +589,10 @@ def test_the_time_of_an_interrupted_training_adds_up(inputs, tmp_path, monkeypat
         with pytest.raises(KeyboardInterrupt):
             run(inputs, tmp_path)
     checkpoint = tmp_path / "model.checkpoint.pt"
-    content = networks.read_tensors(checkpoint)
-    assert 0 < content["training"]["seconds_before"] < 1000
-    content["training"]["seconds_before"] = 1000.0
-    networks.write_tensors(checkpoint, content)
+    content = read_tensors(checkpoint)
+    assert 0 < content["training"]["seconds"] < 1000
+    content["training"]["seconds"] = 1000.0
+    write_tensors(checkpoint, content)
     run(inputs, tmp_path)
     assert 1000 < provenance.of(tmp_path / "model.pt")["seconds"] < 1100
 
@@ -597,7 +607,7 @@ def test_one_flipped_byte_in_a_checkpoint_is_told_and_training_starts_over(
             run(inputs, tmp_path / "cut")
     checkpoint = tmp_path / "cut/model.checkpoint.pt"
     content = bytearray(checkpoint.read_bytes())
-    net = networks.read_tensors(checkpoint)["training"]["net"]
+    net = read_tensors(checkpoint)["training"]["net"]
     content[content.index(net["score.weight"].numpy().tobytes()) + 1] ^= 1
     checkpoint.write_bytes(content)
     assert torch.load(checkpoint, weights_only=True)["training"]["iteration"] == 4  # torch does not notice

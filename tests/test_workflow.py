@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks import bench_workflow
 from pipeline_lib import provenance
-from pipeline_lib.networks import Model
+from pipeline_lib.networks.model import Model
 from pipeline_lib.stages.evaluation import evaluate
 from pipeline_lib.stages.prediction import predict
 from pipeline_lib.stages.segmentation import segment

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator as Validator
 
+from pipeline_lib import networks
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import require_file
 
@@ -30,6 +31,21 @@ LIMITS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "at 
 def read_schema(name: str) -> dict[str, Any]:
     """The JSON Schema `workflow/schemas/<name>.schema.yaml`; `unit` is ours, the rest is standard."""
     return yaml.safe_load((REPOSITORY / f"workflow/schemas/{name}.schema.yaml").read_text())
+
+
+def config_schema(network: str | None = None) -> dict[str, Any]:
+    """The JSON Schema of a config file, with the settings of one network, by default the schema's default.
+
+    Networks state their settings themselves (`networks.Plan`). The name of an unknown network is refused later,
+    with the config.
+    """
+    schema = read_schema("config")
+    section = schema["properties"]["network"]["properties"]
+    section["name"]["enum"] = networks.names()
+    if network not in section["name"]["enum"]:
+        network = section["name"]["default"]
+    section |= networks.plan_type(network).schema()
+    return schema
 
 
 class _Loader(yaml.SafeLoader):
@@ -91,19 +107,32 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return settings
 
 
-def complete(settings: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """`settings` with the defaults of `schema` filled in, section by section, checked key by key.
+def complete(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` with the defaults of the schema filled in, section by section, checked key by key.
 
-    Raises `InputError` for an unknown key (naming the nearest known one), a missing key, and a value of the
-    wrong type or out of range.
+    Raises `InputError` for an unknown key (naming the nearest known one), a missing key, a value of the wrong
+    type or out of range, and a setting of another network than the chosen one.
     """
     _require_small(settings)
+    section = settings.get("network")
+    network = section.get("name") if isinstance(section, dict) else None
+    schema = config_schema(network if isinstance(network, str) else None)
     known = [*_names(schema)]
     for name in _given(settings, schema):
         if name not in known:
-            raise InputError(f"config key `{name}`: unknown. {_hint(name, known)} "
-                             "config/README.md explains every key.")
+            hint = _of_another_network(name, schema) or _hint(name, known)
+            raise InputError(f"config key `{name}`: unknown. {hint} config/README.md explains every key.")
     return _complete(settings, schema, "")
+
+
+def _of_another_network(name: str, schema: dict[str, Any]) -> str:
+    """What to say of a key of the section `network` that only other networks have."""
+    section, _, key = name.rpartition(".")
+    if section != "network":
+        return ""
+    owners = [other for other in networks.names() if key in networks.plan_type(other).schema()]
+    own = ", ".join(other for other in schema["properties"]["network"]["properties"] if other != "name")
+    return f"It is a setting of {' and '.join(owners)}; the chosen network has {own}." if owners else ""
 
 
 def _require_small(settings: Any) -> None:
@@ -215,12 +244,18 @@ def expected(part: dict[str, Any]) -> str:
 def settings_tables() -> str:
     """Markdown of the config schema: a table of the plain keys, then one for each section."""
     keys = read_schema("config")["properties"]
+    keys["network"]["properties"]["name"]["enum"] = networks.names()
     plain = {key: part for key, part in keys.items() if "properties" not in part}
     sections = {key: part for key, part in keys.items() if "properties" in part}
-    return "\n".join([_table(plain)] + [
-        f"### `{key}`\n\n{_one_line(part['description'])}\n\n{_table(part['properties'], f'{key}.')}"
-        for key, part in sections.items()
-    ])
+    tables = [_table(plain)]
+    for key, part in sections.items():
+        table = _table(part["properties"], f"{key}.")
+        tables.append(f"### `{key}`\n\n{_one_line(part['description'])}\n\n{table}")
+        if key == "network":
+            for name in networks.names():
+                own = _table(networks.plan_type(name).schema(), "network.")
+                tables.append(f"With `name: {name}`:\n\n{own}")
+    return "\n".join(tables)
 
 
 def column_table() -> str:

@@ -35,11 +35,6 @@ def border_halo(width: int) -> int:
     return (width + 1) // 2
 
 
-def target_class(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarray:
-    """What the network learns: 1 inside a cell, 0 on background and separation border; uint8, any shape."""
-    return ((labels > 0) & (separation_border == 0)).astype(np.uint8)
-
-
 def _grow(contact: np.ndarray, labels: np.ndarray, layers: int) -> np.ndarray:
     """`layers` pixels deep into the cell.
 

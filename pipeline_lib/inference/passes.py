@@ -1,4 +1,4 @@
-"""One section through a network, tile by tile; which device, and in which precision."""
+"""A section through a network, tile by tile: on which device, in which precision, by tiles of which size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from pipeline_lib import memory
 from pipeline_lib.data.normalisation import Normalisation
-from pipeline_lib.inference.tiling import Geometry, Tile, mirror, read_mirrored, tiles
+from pipeline_lib.inference.tiling import Tile, mirror, read_mirrored, tiles
 from pipeline_lib.kernels.blocks import BLOCK
+from pipeline_lib.networks import Geometry, Plan
+from pipeline_lib.networks.module import Network
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 
@@ -57,8 +59,7 @@ def keep_memory() -> None:
 
 def choose_tile(
     tile: int | str,
-    geometry: Geometry,
-    base_channels: int,
+    plan: Plan,
     device: torch.device,
     precision: torch.dtype,
     memory_gb: float,
@@ -73,7 +74,8 @@ def choose_tile(
     to that of `auto`, with a line saying so: the result does not depend on it. Raises `InputError` where
     `memory_gb` does not hold the smallest tile.
     """
-    pixel = memory.TILE_VALUES * base_channels * precision.itemsize
+    geometry = plan.geometry
+    pixel = plan.values_per_pixel * precision.itemsize
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what an earlier volume's tiles left to torch is free for these
         there = torch.cuda.mem_get_info(device)[0]
@@ -127,10 +129,15 @@ class InHalves(nn.Module):
     later one of its size; the result is the same. `InputError` where not even the smallest fits.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.network, self.geometry = network, network.geometry
+        self.network = network
         self.too_large = math.inf  # px
+
+    @property
+    def geometry(self) -> Geometry:
+        """That of the network."""
+        return self.network.geometry
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[2:]
@@ -158,24 +165,39 @@ class InHalves(nn.Module):
         return torch.cat([first, self(image.narrow(axis, half, size - half))], axis)
 
 
-def tile_probabilities(
-    network: nn.Module,
+def tile_outputs(
+    network: Network | InHalves,
     raw: Any,
     section: int,
     normalisation: Normalisation,
     tile: int,
     device: torch.device,
     precision: torch.dtype,
-    average_orientations: bool = False,
+    decode: Callable[[Callable[[Tensor], Tensor], Tensor], Any],
     rows: slice = slice(None),
-) -> Iterator[tuple[Tile, Tensor]]:
-    """Probabilities (classes, y, x) float32 of each tile of `raw` (c, z, y, x; numpy or h5py) in `section`.
+) -> Iterator[tuple[Tile, Any]]:
+    """Each tile of a section, and what a task makes of the network's output there.
 
-    Of the band `rows` alone, whose first row the tiles count from; it begins at a multiple of the network's
-    stride.
+    Parameters
+    ----------
+    network : Network or InHalves
+        In evaluation mode.
+    raw : array, (c, z, y, x)
+        Numpy or h5py.
+    section : int
+        Which section of `raw`.
+    normalisation, tile, device, precision
+        Of the network's input; `tile` in px, of which the tiles have at most `tile` x `tile`.
+    decode : callable
+        The task's `decode`, called with the network and the normalised tile, float32 (c, y, x).
+    rows : slice
+        Only this band of rows, from whose first row the tiles count. It begins at a multiple of the network's
+        stride.
 
-    With `average_orientations` the probabilities are averaged over the 8 rotations and mirror images of the
-    tile. The network must be in evaluation mode.
+    Yields
+    ------
+    Tile, object
+        Where the tile lies, and what `decode` returned for it.
     """
     height, width = raw.shape[2:]
     band = range(height)[rows]
@@ -186,20 +208,18 @@ def tile_probabilities(
         image = torch.from_numpy(
             normalisation.apply(read_mirrored(raw, section, rows, columns), rows, columns)
         ).to(device)
-        total: Tensor | float = 0.0
-        orientations = range(8) if average_orientations else range(1)
         with torch.inference_mode(), autocast(device, precision):
-            for orientation in orientations:
-                turned = _turn(image, orientation)[None].contiguous(memory_format=torch.channels_last)
-                total = total + _turn_back(network(turned)[0].float().softmax(0), orientation)
-        yield part, (total / len(orientations))[(slice(None), *part.crop)]
+            output = decode(network, image)
+        yield part, output
 
 
-def _turn(image: Tensor, orientation: int) -> Tensor:
+def turned(image: Tensor, orientation: int) -> Tensor:
+    """`image` (..., y, x) in one of the 8 orientations, 0..7: 0 as it is, from 4 on mirrored."""
     mirrored = image.flip(-1) if orientation >= 4 else image
     return mirrored.rot90(orientation % 4, (-2, -1))
 
 
-def _turn_back(image: Tensor, orientation: int) -> Tensor:
+def turned_back(image: Tensor, orientation: int) -> Tensor:
+    """Undo `turned`."""
     image = image.rot90(-(orientation % 4), (-2, -1))
     return image.flip(-1) if orientation >= 4 else image

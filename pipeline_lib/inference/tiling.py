@@ -1,8 +1,7 @@
-"""Overlap-tile geometry: which sizes a network takes, and which regions to read, crop and write.
+"""Overlap-tile geometry: which regions of a section to read, crop and write.
 
-Pure integer geometry, without torch and h5py, so that the workflow checks a tile size before anything runs.
-All sizes are in pixels (px); a region outside the image is read from its mirror image (Ronneberger et al.
-2015, figure 2).
+Pure integer geometry, without torch and h5py. All sizes are in pixels (px); a region outside the image is
+read from its mirror image (Ronneberger et al. 2015, figure 2).
 """
 
 from __future__ import annotations
@@ -13,64 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_lib.runtime.errors import InputError
-
-# px lost per up-sampling step so that nothing depends on what lies beyond the edge (see networks/unet.py)
-UPSAMPLING_LOSS = {"up_convolution": 0, "nearest": 2, "bilinear": 4}
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Input sizes a network takes, `smallest + k * stride`, and the `context` lost on either side (px)."""
-
-    stride: int
-    smallest: int
-    context: int
-
-    def output_size(self, input_size: int) -> int:
-        """Output size (px) for a valid `input_size`; `InputError` names the nearest valid sizes otherwise."""
-        steps, rest = divmod(input_size - self.smallest, self.stride)
-        if rest or steps < 0:
-            below = self.smallest + max(steps, 0) * self.stride
-            raise InputError(
-                f"a tile of {input_size} px does not fit this network: each 2x2 pooling needs an even size. "
-                f"Expected {self.smallest}, {self.smallest + self.stride}, "
-                f"{self.smallest + 2 * self.stride}, ...; use {below} or {below + self.stride}."
-            )
-        return input_size - 2 * self.context
-
-    def input_size(self, output_size: int) -> int:
-        """Smallest valid input size (px) whose output covers `output_size`."""
-        steps = -(-(output_size + 2 * self.context - self.smallest) // self.stride)
-        return self.smallest + max(steps, 0) * self.stride
-
-
-def unet_geometry(depth: int, upsampling: str = "up_convolution") -> Geometry:
-    """Geometry of the unpadded U-Net: depth 4 takes 572 and gives 388 (Ronneberger et al. 2015, figure 1)."""
-
-    def sizes(bottom: int) -> tuple[int, int]:
-        before, after = bottom, bottom - 4  # two unpadded 3x3 convolutions at the bottom
-        for _ in range(depth):
-            before = 2 * before + 4
-            after = 2 * after - UPSAMPLING_LOSS[upsampling] - 4
-        return before, after
-
-    bottom = 5
-    while sizes(bottom)[1] < 2**depth:  # tiles move on by whole strides
-        bottom += 1
-    before, after = sizes(bottom)
-    return Geometry(stride=2**depth, smallest=before, context=(before - after) // 2)
-
-
-def check_tile(tile: int, depth: int, upsampling: str = "up_convolution", key: str = "training.tile") -> None:
-    """Raise `InputError` unless a U-Net of this depth takes a square tile of `tile` px.
-
-    `key` is named in the message.
-    """
-    try:
-        unet_geometry(depth, upsampling).output_size(tile)
-    except InputError as error:
-        raise InputError(f"{key}: {error}") from None
+from pipeline_lib.networks.plan import Geometry
 
 
 @dataclass(frozen=True)

@@ -50,5 +50,6 @@ def describe(path: str | Path) -> dict[str, Any]:
         return description
     raise InputError(
         f"{path}: says nothing about itself: not a model, or one by an older version of bordure. `python -c "
-        f"\"from pipeline_lib.networks import Model; Model.load('{path}').save('{path}')\"` writes it anew."
+        f"\"from pipeline_lib.networks.model import Model; Model.load('{path}').save('{path}')\"` writes it "
+        "anew."
     )

@@ -11,14 +11,13 @@ import numpy as np
 
 from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.data import normalisation
-from pipeline_lib.data.labels import border_halo, count_pixels, separation_border, target_class
+from pipeline_lib.data.labels import border_halo, count_pixels, separation_border
 from pipeline_lib.instances.labelling import Read, labelled
 from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import allow_open_files, read_json, write_json
 from pipeline_lib.runtime.log import logger
-from pipeline_lib.stages import baselines
-from pipeline_lib.tasks.segmentation import weights
+from pipeline_lib.tasks.segmentation import baselines, classes, weights
 
 
 def build_dataset(
@@ -157,14 +156,9 @@ def measure_statistics(
                 layout.require(path, *arrays, cache_bytes=layout.CHUNK**2)  # each chunk is read once
             )
             volumes.append(tuple(file[array.name] for array in arrays))
-        cell = sum(
-            np.count_nonzero(target_class(labels[z, *area.read], border[z, *area.read]))
-            for _, labels, border in volumes
-            for z in range(len(labels))
-            for area in blocks(labels.shape[1:])
-        )
-        total = sum(labels.size for _, labels, _ in volumes)
-        if not 0 < cell < total:
+        counts = classes.count_classes((labels, border) for _, labels, border in volumes)
+        cell, total = int(classes.of_cells(counts)), int(counts.sum())
+        if not counts.all():
             raise InputError(
                 f"training volumes: {cell} of {total} px are cell; both cell and background are needed "
                 "to learn them apart. Check the annotations of the training volumes."
@@ -172,7 +166,7 @@ def measure_statistics(
         write_json(
             output,
             {
-                "class_frequencies": [1 - cell / total, cell / total],
+                "class_frequencies": classes.class_frequencies(counts).tolist(),
                 "normalisation": normalisation.measure(
                     normalisation_kind, [raw for raw, _, _ in volumes], memory_gb=memory_gb
                 ).to_dict(),
@@ -206,7 +200,7 @@ def build_weight_map(
         layout.create(output, record) as file,
     ):
         frequencies = np.array(read_json(statistics)["class_frequencies"])
-        w_c = weights.class_weights(frequencies) if class_balance else np.ones(2)
+        w_c = weights.class_weights(frequencies) if class_balance else np.ones(len(frequencies))
         labels, border = source[layout.LABELS.name], source[layout.SEPARATION_BORDER.name]
         target = layout.add(file, layout.WEIGHT_MAP, labels.shape)
         target.attrs.update(w_c=w_c, w0=w0, sigma=sigma)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from pipeline_lib import layout, networks, provenance
-from pipeline_lib.inference import passes as inference
+from pipeline_lib import layout, provenance, tasks
+from pipeline_lib.inference import passes
 from pipeline_lib.kernels import blocks
+from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.log import logger
 
@@ -41,14 +43,14 @@ def predict(
     inputs, shared = ([model], [dataset]) if jobs > 1 else ([dataset, model], [])
     with provenance.making("predict", [output], inputs, shared, **settings, part=part, jobs=jobs) as record:
         torch.set_num_threads(threads)
-        inference.keep_memory()
-        found = networks.Model.load(model)
+        passes.keep_memory()
+        found = Model.load(model)
         where = devices.choose_device(device)
-        kind = inference.choose_precision(precision, where)
-        net = inference.InHalves(found.network.to(where, memory_format=torch.channels_last).eval())
-        size = inference.choose_tile(
-            tile, net.geometry, found.network.score.in_channels, where, kind, memory_gb
-        )
+        kind = passes.choose_precision(precision, where)
+        task = tasks.load(found.task)
+        net = passes.InHalves(found.network.to(where, memory_format=torch.channels_last).eval())
+        size = passes.choose_tile(tile, found.plan, where, kind, memory_gb)
+        decode = partial(task.decode, average_orientations=average_orientations)
         start = time.monotonic()
         record |= {"device": where.type, "precision": str(kind).removeprefix("torch.")}
         with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:
@@ -57,12 +59,12 @@ def predict(
             share = blocks.parts(raw.shape[1:], jobs)[part - 1]
             sections = range(raw.shape[1])[share.sections]
             shape = (len(sections), share.rows.stop - share.rows.start, raw.shape[3])
-            target = layout.add(file, layout.CELL_PROBABILITY, shape)
+            target = task.create(file, shape)
             for number, z in enumerate(sections):
-                for region, p in inference.tile_probabilities(
-                    net, raw, z, found.normalisation, size, where, kind, average_orientations, share.rows
+                for region, output in passes.tile_outputs(
+                    net, raw, z, found.normalisation, size, where, kind, decode, share.rows
                 ):
-                    target[(number, *region.write)] = p[1].cpu().numpy()
+                    task.write(target, number, region, output)
         logger.info(
             "%s: %d sections of %d x %d px in %.1f s on %s (%s, tiles of up to %d px)",
             output,

@@ -17,11 +17,13 @@ def small_model(folder: Path) -> bytes:
     """A U-Net of a few parameters, as a file."""
     from pipeline_lib import networks
     from pipeline_lib.data.normalisation import Normalisation
+    from pipeline_lib.networks.model import Model
 
     arguments = {"input_channels": 1, "depth": 1, "base_channels": 2}
     normalisation = Normalisation("mean_std", "uint8", np.zeros((1, 1, 1)), np.ones((1, 1, 1)))
     path = folder / "sound.pt"
-    networks.Model("unet", arguments, networks.build("unet", **arguments), normalisation).save(path)
+    plan = networks.plan("unet", **arguments)
+    Model(plan, plan.build(), normalisation).save(path)
     return path.read_bytes()
 
 

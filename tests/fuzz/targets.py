@@ -21,11 +21,12 @@ from pipeline_lib import imageio
 from pipeline_lib.data import volumes
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.networks import modelfile
+from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime.errors import InputError
 
 MEMORY_GB = 0.05  # of one strip, tile, chunk or PNG
 BLOCKS = 4  # of an image that are read
-SCHEMA = settings.read_schema("config")
+SCHEMA = settings.config_schema()
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
@@ -75,13 +76,12 @@ def table(data: bytes) -> None:
 def config(data: bytes) -> None:
     path = FOLDER / "my.yaml"
     path.write_bytes(data)
-    complete = settings.complete(settings.read_config(path), SCHEMA)
+    complete = settings.complete(settings.read_config(path))
     assert json.dumps(complete, allow_nan=False)
 
 
 def model(data: bytes) -> None:
     """The first byte chooses: the file as it is, or its pickle, or its description in a sound archive."""
-    from pipeline_lib.networks import Model
 
     path = FOLDER / "model.pt"
     kind, data = data[0] % 3, data[1:]

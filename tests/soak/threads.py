@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline_lib import layout, provenance
-from pipeline_lib.networks import Model
+from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime.files import read_json
 from tests.soak.project import Project, Reference
 from tests.soak.rows import Row

@@ -15,16 +15,15 @@ REPOSITORY = Path(workflow.basedir)
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "workflow")]
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])))
 
-from pipeline_lib import imageio, memory, provenance
+from pipeline_lib import imageio, memory, networks, provenance
 from pipeline_lib.data import volumes
-from pipeline_lib.inference import tiling
 from pipeline_lib.kernels import blocks
 from pipeline_lib.runtime import locks
-from pipeline_lib.stages import baselines
+from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import explained
 from pipeline_lib.runtime.log import WORKFLOW
-from settings import complete, read_config, read_schema
+from settings import complete, read_config
 
 START = time.time()
 # Jobs on this machine end when their Snakemake is killed.
@@ -69,11 +68,10 @@ def check_results():
 
 
 def check_tiles():
-    """Tile sizes are met here, not hours later in the queue."""
-    geometry = {key: config["network"][key] for key in ("depth", "upsampling")}
-    tiling.check_tile(config["training"]["tile"], **geometry)
-    if config["prediction"]["tile"] != "auto":
-        tiling.check_tile(config["prediction"]["tile"], **geometry, key="prediction.tile")
+    """Tile sizes are checked here, not hours later in the queue."""
+    for section in ("training", "prediction"):
+        if (tile := config[section]["tile"]) != "auto":
+            PLAN.require_tile(tile, f"{section}.tile")
 
 
 def check_seeds():
@@ -103,12 +101,13 @@ def check_outputs():
 try:
     for path in workflow.overwrite_configfiles or [REPOSITORY / "config/config.yaml"]:
         read_config(path)  # refuses what Snakemake takes without a word
-    config.update(complete(config, read_schema("config")))
+    config.update(complete(config))
     for key in ("results", "data_dir"):
         if key in config:
             config[key] = os.path.normpath(os.path.expanduser(config[key]))
     check_results()
     VOLUMES, SHAPES, OTHERS = read_volumes()
+    PLAN = networks.plan(**config["network"], input_channels=config["dataset"]["channels"])
     check_tiles()
     check_seeds()
 except InputError as error:
@@ -128,14 +127,13 @@ def claim_results():
 
 def memory_needs():
     """What the jobs that may need much will take of memory."""
-    network, training, channels = config["network"], config["training"], config["dataset"]["channels"]
+    training, channels = config["training"], config["dataset"]["channels"]
     seen = TRAIN + VALIDATION  # by the training
     yield memory.blockwise(config["block"])
-    yield memory.prediction(network["depth"], network["base_channels"], network["upsampling"])
+    yield memory.prediction(PLAN)
     yield memory.training(
+        PLAN,
         training["tile"],
-        network["base_channels"],
-        network["depth"],
         precision=training["precision"],
         on_gpu=training["device"] == "cuda",
         batch=training["batch"],

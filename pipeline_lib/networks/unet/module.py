@@ -10,17 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline_lib.inference.tiling import UPSAMPLING_LOSS, unet_geometry
-from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.networks.module import Network
+from pipeline_lib.networks.unet import UNetPlan
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """Unpadded U-Net: (n, `input_channels`, y, x) -> logits (n, `classes`, y - 2 context, x - 2 context).
 
-    `depth` 2x2 max-poolings, `base_channels` doubled at each; 4 and 64 are the paper's network of 23
-    convolutional layers, 572 -> 388. `dropout` is the rate at the end of the contracting path (its two lowest
-    levels), `batch_normalisation` follows each 3x3 convolution. `upsampling` halves the channels on the way
-    up:
+    `dropout` is the rate at the end of the contracting path (its two lowest levels), `batch_normalisation`
+    follows each 3x3 convolution. `upsampling` halves the channels on the way up:
 
     - `up_convolution`: 2x2 transposed convolution of stride 2, the paper's
     - `nearest`: nearest neighbour, then a 2x2 convolution
@@ -29,39 +27,25 @@ class UNet(nn.Module):
     The last two give up a rim of 1 and 2 px per step, where the result would depend on what lies beyond the
     tile's edge.
 
-    With `checkpointing` set, training keeps only what goes in and out of each level and computes the rest
-    once more for the gradient: the same numbers with about a third less memory, a third more slowly.
+    With `checkpointing` set, training keeps only what goes in and out of each level: about a third less
+    memory, a third more slowly.
     """
 
-    checkpointing = False
-
-    def __init__(
-        self,
-        input_channels: int = 1,
-        classes: int = 2,
-        depth: int = 4,
-        base_channels: int = 64,
-        batch_normalisation: bool = False,
-        dropout: float = 0.5,
-        upsampling: str = "up_convolution",
-    ) -> None:
-        super().__init__()
-        if upsampling not in UPSAMPLING_LOSS:
-            raise InputError(
-                f"network.upsampling: found `{upsampling}`, expected one of {', '.join(UPSAMPLING_LOSS)}."
-            )
-        self.geometry = unet_geometry(depth, upsampling)
-        widths = [base_channels * 2**level for level in range(depth + 1)]
+    def __init__(self, plan: UNetPlan) -> None:
+        super().__init__(plan)
+        widths = [plan.base_channels * 2**level for level in range(plan.depth + 1)]
         self.down = nn.ModuleList(
-            _double_convolution(before, after, batch_normalisation)
-            for before, after in zip([input_channels, *widths], widths, strict=False)
+            _double_convolution(before, after, plan.batch_normalisation)
+            for before, after in zip([plan.input_channels, *widths], widths, strict=False)
         )
-        self.dropout = nn.Dropout(dropout)
-        self.up = nn.ModuleList(_upsampling(2 * width, width, upsampling) for width in reversed(widths[:-1]))
+        self.dropout = nn.Dropout(plan.dropout)
+        self.up = nn.ModuleList(
+            _upsampling(2 * width, width, plan.upsampling) for width in reversed(widths[:-1])
+        )
         self.merge = nn.ModuleList(
-            _double_convolution(2 * width, width, batch_normalisation) for width in reversed(widths[:-1])
+            _double_convolution(2 * width, width, plan.batch_normalisation) for width in reversed(widths[:-1])
         )
-        self.score = nn.Conv2d(base_channels, classes, 1)
+        self.score = nn.Conv2d(plan.base_channels, plan.classes, 1)
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
