@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks import harness
 from benchmarks.harness import Row, ratio, side_by_side
-from pipeline_lib import layout, metrics, networks
+from pipeline_lib import layout, metrics, networks, tasks
 from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.inference import passes as inference
@@ -37,6 +37,7 @@ from pipeline_lib.runtime import devices
 from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
 from pipeline_lib.stages.synthesis import draw_section, draw_volume
 from pipeline_lib.stages.training import train
+from pipeline_lib.tasks.segmentation import classes
 
 SHAPES = [(2048, 2048), (2000, 3001)]
 TILES = (572, 1052, 2044)  # px, beside that of `auto`
@@ -46,6 +47,7 @@ SMALL = {"input_channels": 1, "base_channels": 16, "dropout": 0.2}
 PAPER = {"input_channels": 1}
 FLOAT, BF16 = torch.float32, torch.bfloat16
 DEVICE = devices.choose_device("auto")
+TASK = tasks.load("segmentation")
 
 
 def measure() -> list[Row]:
@@ -95,7 +97,8 @@ def trained(folder: Path) -> tuple[Path, Path]:
 def untrained(arguments: dict[str, Any]) -> Model:
     torch.manual_seed(0)
     normalisation = Normalisation("none", "uint8", np.float32([[[0]]]), np.float32([[[255]]]))
-    return on_device(Model("unet", arguments, networks.plan("unet", **arguments).build(), normalisation))
+    plan = networks.plan("unet", **arguments)
+    return on_device(Model(plan, plan.build(), normalisation))
 
 
 def on_device(model: Model) -> Model:
@@ -110,8 +113,7 @@ def drawn(shape: tuple[int, int]) -> np.ndarray:
 
 
 def tile_size(model: Model, tile: int | str, precision: torch.dtype) -> int:
-    channels = model.network.score.in_channels
-    return inference.choose_tile(tile, model.network.geometry, channels, DEVICE, precision, memory_gb=8)
+    return inference.choose_tile(tile, model.plan, DEVICE, precision, memory_gb=8)
 
 
 def tiled(model: Model, raw: np.ndarray, tile: int | str, precision: torch.dtype) -> Callable[[], np.ndarray]:
@@ -120,10 +122,10 @@ def tiled(model: Model, raw: np.ndarray, tile: int | str, precision: torch.dtype
 
     def predict() -> np.ndarray:
         probability = np.empty(raw.shape[2:], np.float32)
-        for part, p in inference.tile_probabilities(
-            model.network, raw, 0, model.normalisation, size, DEVICE, precision
+        for part, p in inference.tile_outputs(
+            model.network, raw, 0, model.normalisation, size, DEVICE, precision, TASK.decode
         ):
-            probability[part.write] = p[1].cpu().numpy()
+            probability[part.write] = classes.of_cells(p)[part.crop].cpu().numpy()
         return probability
 
     return predict

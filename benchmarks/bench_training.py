@@ -9,6 +9,7 @@ is stated.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,25 +24,26 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import harness
 from benchmarks.harness import Row, ratio, side_by_side
-from pipeline_lib import networks
+from pipeline_lib import networks, tasks
 from pipeline_lib.data import augment
 from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.data.normalisation import Normalisation
-from pipeline_lib.data.patches import Patches, open_volumes
+from pipeline_lib.data.patches import Patches, Volume, open_volumes
 from pipeline_lib.inference import passes as inference
-from pipeline_lib.inference.tiling import unet_geometry
-from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
 from pipeline_lib.stages.synthesis import draw_volume
-from pipeline_lib.stages.training import Settings, _Run
+from pipeline_lib.tasks.segmentation.task import PixelTruth
+from pipeline_lib.training.schedule import Settings, make_optimizer
+from pipeline_lib.training.step import Step
 
 TILE = 572
 PAPER = {"base_channels": 64}
 SMALL = {"base_channels": 16, "dropout": 0.2}  # that of config/isbi2012.yaml
 CURVE = 200  # iterations
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+TASK = tasks.load("segmentation")
+Batch = tuple[torch.Tensor, torch.Tensor]  # image; class and weight of each pixel
 
 
 def measure() -> list[Row]:
@@ -71,8 +73,8 @@ def drawn_patches(folder: Path, stack: ExitStack) -> Patches:
     measure_statistics([dataset], found)
     build_weight_map(dataset, found, weights)
     normalisation = Normalisation.from_dict(read_json(found)["normalisation"])
-    volumes = open_volumes(stack, [dataset], [weights])
-    return Patches(volumes, normalisation, unet_geometry(4), TILE, Augmentation(), 0)
+    volumes = open_volumes(stack, TASK.open, [dataset], [weights])
+    return Patches(volumes, normalisation, networks.plan("unet").geometry.context, TILE, Augmentation(), 0)
 
 
 def our_step(network: dict[str, Any], device: torch.device, optimizer: str = "sgd") -> Callable[[Batch], Any]:
@@ -80,14 +82,10 @@ def our_step(network: dict[str, Any], device: torch.device, optimizer: str = "sg
     torch.manual_seed(0)
     net = networks.plan("unet", **network).build().to(device, memory_format=torch.channels_last)
     precision = inference.choose_precision("auto", device)
-    model = Model("unet", network, net, None)
-    run = _Run(Settings(optimizer=optimizer, tile=TILE), model, 0, Path("none"), "")
-
-    def step(batch: Batch) -> torch.Tensor:
-        run.step([batch], device, precision)
-        return run.losses[-1]
-
-    return step
+    settings = Settings(optimizer=optimizer, tile=TILE)
+    update = Step(net.train(), make_optimizer(net, settings), TASK, settings, 0, precision)
+    iterations = itertools.count()
+    return lambda batch: update([batch], next(iterations))[0]
 
 
 def eager_step(
@@ -104,7 +102,7 @@ def eager_step(
 
     def step(batch: Batch) -> torch.Tensor:
         nonlocal iteration
-        image, target, weights = batch
+        image, target, weights = batch[0], batch[1][:, 0].long(), batch[1][:, 1]
         for group in update.param_groups:
             group["lr"] = 1e-3 * min(iteration + 1, 100) / 100  # the stage's warm-up
         iteration += 1
@@ -231,7 +229,7 @@ def augmentation(patches: Patches) -> Row:
     # a cubic spline and cubic convolution are two curves through the same pixels
     difference = np.abs(ours[0][0].numpy() - image).mean() / image.std()
     # a pixel whose source lies between two, to rounding, may go either way
-    differing = max(np.mean(ours[1][0].numpy() != target), np.mean(ours[2][0].numpy() != weights))
+    differing = max(np.mean(a != b) for a, b in zip(ours[1][0].numpy(), (target, weights), strict=True))
     assert difference < 0.05 and differing < 1e-3, (difference, differing)
     candidates = {
         "ours": lambda: patches.move(region, cpu),
@@ -271,7 +269,7 @@ def twin_positions(region: Any) -> np.ndarray:
 
 def twin(region: Any, patches: Patches, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same augmentation with numpy and scipy."""
-    transform, context = region.transform, patches.geometry.context
+    transform, context = region.transform, patches.context
     inner = place[:, context : TILE - context, context : TILE - context]
     image = np.stack(
         [ndimage.map_coordinates(c, place, order=3, mode="mirror") for c in region.image.numpy()]
@@ -289,9 +287,12 @@ def twin(region: Any, patches: Patches, place: np.ndarray) -> tuple[np.ndarray, 
 def reading(patches: Patches, step: float) -> list[Row]:
     """Random patches out of the dataset file, after a first pass, and out of arrays in memory."""
     in_memory = Patches(
-        [tuple(array[...] for array in volume) for volume in patches.volumes],
+        [
+            Volume(raw[...], PixelTruth(*(array[...] for array in vars(truth).values())))
+            for raw, truth in patches.volumes
+        ],
         patches.normalisation,
-        patches.geometry,
+        patches.context,
         TILE,
         patches.augmentation,
         patches.seed,

@@ -11,8 +11,8 @@ import torch
 from torch.profiler import profile
 
 from benchmarks.bench_training import TILE, our_step
+from pipeline_lib import networks
 from pipeline_lib.inference.passes import keep_memory
-from pipeline_lib.inference.tiling import unet_geometry
 from pipeline_lib.runtime.devices import choose_device
 
 SHOWN = 12
@@ -21,13 +21,8 @@ SHOWN = 12
 def main() -> None:
     device = choose_device("auto")
     keep_memory()  # as the stage does
-    out = unet_geometry(4).output_size(TILE)
-    target = torch.zeros(1, out, out, dtype=torch.long, device=device)
-    batch = (
-        torch.randn(1, 1, TILE, TILE, device=device),
-        target,
-        torch.ones(target.shape, device=device),
-    )
+    out = networks.plan("unet").geometry.output_size(TILE)
+    batch = torch.randn(1, 1, TILE, TILE, device=device), torch.ones(1, 2, out, out, device=device)
     step = our_step({"base_channels": int(sys.argv[1]) if sys.argv[1:] else 16}, device, "adam")
     for _ in range(3):
         step(batch)

@@ -59,6 +59,24 @@ def test_checksums_are_those_of_the_bytes_and_of_a_folders_slices(tmp_path):
     assert sha256(tmp_path) == before
 
 
+def test_the_hash_of_a_folder_covers_everything_below_it(tmp_path):
+    """As of a Zarr array: an edited chunk, and an edited `.zarray`, are other data."""
+    for name in ("a.zarr/.zarray", "a.zarr/0/0", "a.zarr/0/1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    found = {sha256(tmp_path)}
+    for name in ("a.zarr/0/1", "a.zarr/.zarray"):
+        (tmp_path / name).write_bytes(b"edited")
+        found.add(sha256(tmp_path))
+    (tmp_path / "a.zarr/0/1").rename(tmp_path / "a.zarr/1")
+    assert len(found | {sha256(tmp_path)}) == 4
+    before = sha256(tmp_path)
+    for name in ("a.zarr/.DS_Store", "a.zarr/0/._0", "@eaDir/a", ".provenance/a.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert sha256(tmp_path) == before
+
+
 def test_json_round_trip_and_what_is_no_json(tmp_path):
     write_json(tmp_path / "a.json", {"x": [1, 2.5]})
     assert read_json(tmp_path / "a.json") == {"x": [1, 2.5]}

@@ -1,6 +1,6 @@
 """Imports run downward only, and heavy libraries stay where they are needed.
 
-The layers are those that the docstring of `pipeline_lib` shows; a folder, or a module beside the folders, is in one.
+The docstring of `pipeline_lib` shows the layers; a folder, or a module beside the folders, is in one of them.
 """
 
 import ast
@@ -20,8 +20,8 @@ LAYERS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 HOME = {  # library -> the rooms, or the modules in them, that may import it
-    "torch": r"data\.(augment|patches)|inference|networks\.(model|module|\w+\.module)|runtime\.(devices|processes)"
-    r"|stages\.(prediction|training)|tasks\.\w+\.(task|losses)|training",
+    "torch": r"data\.(augment|patches)|inference|networks\.(model|module|\w+\.module)"
+    r"|runtime\.(devices|processes)|stages\.(prediction|training)|tasks\.\w+\.(task|losses)|training",
     "matplotlib": r"figures",
     "jinja2": r"pages",
     "snakemake": r"cli",

@@ -1,5 +1,6 @@
 import math
 import zipfile
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from pipeline_lib import networks
 from pipeline_lib.data.normalisation import measure
+from pipeline_lib.kernels.blocks import ALIGNMENT
 from pipeline_lib.networks.model import Model, read_tensors
 from pipeline_lib.networks.unet import UPSAMPLING_LOSS, UNetPlan
 from pipeline_lib.runtime.errors import InputError
@@ -274,3 +276,37 @@ def test_a_network_says_what_it_cannot_take():
     with pytest.raises(InputError, match=r"prediction\.tile: a tile of 571 px .* use 556 or 572\."):
         networks.plan("unet").require_tile(571, "prediction.tile")
     networks.plan("unet").require_tile(572, "training.tile")
+
+
+@pytest.mark.parametrize("name", networks.names())
+class TestEveryNetwork:
+    """What the workflow, inference and training rely on, for each network with its defaults made small."""
+
+    SMALL: ClassVar[dict] = {"unet": {"depth": 2, "base_channels": 3}}
+
+    def built(self, name, **more):
+        torch.manual_seed(0)
+        return networks.plan(name, **self.SMALL.get(name, {}), **more).build().eval()
+
+    def test_its_plan_says_what_it_is(self, name):
+        network = self.built(name, input_channels=2, classes=4)
+        geometry = network.geometry
+        assert network.plan.parameters == sum(p.numel() for p in network.parameters())
+        assert ALIGNMENT % geometry.stride == 0  # where several jobs may cut a section
+        for size in (geometry.smallest, geometry.smallest + 3 * geometry.stride):
+            image = torch.zeros(1, 2, size, size + geometry.stride)
+            output = geometry.output_size(size)
+            assert network(image).shape == (1, 4, output, output + geometry.stride)
+        assert networks.plan(name, **network.plan.arguments()) == network.plan
+        assert {*network.plan.arguments()} == {"input_channels", "classes", *network.plan.schema()}
+
+    def test_tiles_that_move_by_its_stride_fit_together(self, name):
+        network = self.built(name)
+        stride, context = network.geometry.stride, network.geometry.context
+        size = network.geometry.input_size(5 * stride)
+        image = torch.rand(1, 1, size, size + 2 * stride)
+        with torch.inference_mode():
+            whole = network(image)
+            shifted = network(image[..., 2 * stride :])
+        torch.testing.assert_close(shifted, whole[..., 2 * stride :], rtol=0, atol=1e-5)
+        assert whole.shape[-2] == size - 2 * context

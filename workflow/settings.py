@@ -36,8 +36,8 @@ def read_schema(name: str) -> dict[str, Any]:
 def config_schema(network: str | None = None) -> dict[str, Any]:
     """The JSON Schema of a config file, with the settings of one network, by default the schema's default.
 
-    Networks state their settings themselves (`networks.Plan`). The name of an unknown network is refused later,
-    with the config.
+    Networks state their settings themselves (`networks.Plan`). An unknown network is refused later, with the
+    config.
     """
     schema = read_schema("config")
     section = schema["properties"]["network"]["properties"]

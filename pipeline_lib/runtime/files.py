@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import resource
 import stat
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ from pipeline_lib.runtime.errors import InputError
 
 # the disk, the user's share of it, and the largest file that a process may write
 _FULL = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+# macOS, its files on other systems' disks, KDE, Windows, Synology, network file systems; and our own records
+_LEFT_BEHIND = re.compile(
+    r"\.DS_Store|\._.*|\.directory|Thumbs\.db|desktop\.ini|@eaDir|\.nfs.*|\.provenance", re.IGNORECASE
+)
 _OTHER_FILES = 100  # that a stage opens besides: models, checkpoints, libraries
 
 
@@ -81,13 +86,18 @@ def require_file(path: str | Path, largest: float = math.inf) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits; of a folder, of its files' names and bytes, sorted."""
+    """SHA-256 of a file's bytes, 64 hex digits; of a folder, of the names and bytes of all files below it.
+
+    Files that a desktop or file server leaves in folders do not count (`_LEFT_BEHIND`). Other hidden files do:
+    Zarr keeps shape and type of an array in one.
+    """
     path = Path(path)
     if path.is_dir():
         digest = hashlib.sha256()
-        for entry in sorted(p for p in path.iterdir() if p.is_file()):
-            if not entry.name.startswith("."):  # what the desktop leaves there
-                digest.update(f"{entry.name}\0{sha256(entry)}\n".encode())
+        for entry in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+            name = entry.relative_to(path)
+            if not any(_LEFT_BEHIND.fullmatch(part) for part in name.parts):
+                digest.update(f"{name.as_posix()}\0{sha256(entry)}\n".encode())
         return digest.hexdigest()
     found = path.stat()
     return _sha256_of_file(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)

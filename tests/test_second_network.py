@@ -1,0 +1,126 @@
+"""A network of another package goes through the whole workflow without a change to any of our files."""
+
+import os
+
+import h5py
+import pytest
+import tifffile
+from test_workflow import CONFIG, snakemake, write
+
+from pipeline_lib.networks.model import Model
+from pipeline_lib.provenance import of
+
+NETWORK = '''
+"""A network of three layers, sizes in steps of 4 px."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipeline_lib.networks import Geometry, Plan
+from pipeline_lib.networks.plan import setting
+
+
+@dataclass(frozen=True)
+class TinyPlan(Plan):
+    name: ClassVar[str] = "tiny"
+    smaller: ClassVar[str] = "lower `network.width`"
+    width: int = setting(4, "Channels of the hidden layers.", minimum=1)
+
+    @property
+    def geometry(self):
+        return Geometry(stride=4, smallest=14, context=5)
+
+    @property
+    def parameters(self):
+        hidden = (9 * self.input_channels + 1) * self.width + (9 * self.width + 1) * self.width
+        return hidden + (self.width + 1) * self.classes
+
+    @property
+    def values_per_pixel(self):
+        return 4 * self.width
+
+    def step_bytes_per_pixel(self, precision):
+        return 40 * self.width
+
+    def build(self):
+        from torch import nn
+
+        from pipeline_lib.networks.module import Network
+
+        class Tiny(Network):
+            def __init__(self, plan):
+                super().__init__(plan)
+                self.layers = nn.Sequential(
+                    nn.Conv2d(plan.input_channels, plan.width, 3),
+                    nn.ReLU(),
+                    nn.MaxPool2d(4),
+                    nn.Conv2d(plan.width, plan.width, 3),
+                    nn.ReLU(),
+                    nn.Upsample(scale_factor=4),
+                    nn.Conv2d(plan.width, plan.classes, 1),
+                )
+
+            def forward(self, x):
+                return self.layers(x)
+
+        return Tiny(self)
+'''
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A folder as pip leaves it: a module, and the entry point that names it."""
+    folder = tmp_path_factory.mktemp("packages")
+    (folder / "tiny_network.py").write_text(NETWORK)
+    (folder / "tiny-1.0.dist-info").mkdir()
+    (folder / "tiny-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+    (folder / "tiny-1.0.dist-info/entry_points.txt").write_text("[bordure.networks]\ntiny = tiny_network\n")
+    return folder
+
+
+@pytest.fixture
+def installed(package, monkeypatch):
+    path = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(package), path])))
+    monkeypatch.syspath_prepend(package)
+
+
+def config(training=(), **network):
+    changed = CONFIG["training"] | {"tile": 62} | dict(training)
+    return CONFIG | {"network": {"name": "tiny", **network}, "training": changed}
+
+
+@pytest.mark.slow
+def test_it_goes_through_the_whole_workflow(installed, tmp_path):
+    arguments = write(tmp_path, config(width=3))
+    answer = snakemake(tmp_path, *arguments)
+    assert answer.returncode == 0, answer.stderr
+    (path,) = (tmp_path / "results").rglob("model.pt")
+    model = Model.load(path)
+    assert (model.plan.name, model.plan.width) == ("tiny", 3)
+    assert of(path)["settings"]["network"] == {"name": "tiny", "width": 3}
+    with h5py.File(tmp_path / "results/prediction/tiny/score.h5") as file:
+        probability = file["cell_probability"][:]
+    assert probability.std() > 0
+    assert tifffile.imread(tmp_path / "results/segmentation/score_labels.tif").max() > 0
+    assert "tiny" in (tmp_path / "results/report.html").read_text()
+    assert "tiny" in (tmp_path / "results/scores.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (config(depth=2), "`network.depth`: unknown. It is a setting of unet; the chosen network has width."),
+        (config(width=0), "`network.width`: found 0. Expected an integer of at least 1"),
+        (
+            config({"tile": 64}),
+            "training.tile: a tile of 64 px does not fit this network, which takes 14, ",
+        ),
+        (config(width=10**5), "training on tiles of 62 px takes"),
+        (config() | {"network": {"name": "huge"}}, '`network.name`: found "huge". Expected unet or tiny'),
+        (CONFIG | {"network": {"width": 3}}, "`network.width`: unknown. It is a setting of tiny; the chosen"),
+    ],
+)
+def test_what_does_not_fit_it_is_refused_in_the_dry_run(installed, tmp_path, settings, message):
+    answer = snakemake(tmp_path, "-n", *write(tmp_path, settings))
+    assert answer.returncode == 1 and message in answer.stderr
