@@ -88,8 +88,8 @@ def require_file(path: str | Path, largest: float = math.inf) -> None:
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits; of a folder, of the names and bytes of all files below it.
 
-    Files that a desktop or file server leaves in folders do not count (`_LEFT_BEHIND`). Other hidden files do:
-    Zarr keeps shape and type of an array in one.
+    Files that a desktop or file server leaves in folders do not count (`_LEFT_BEHIND`). Other hidden files
+    do: Zarr keeps shape and type of an array in one.
     """
     path = Path(path)
     if path.is_dir():
