@@ -109,6 +109,11 @@ def train(
     precision = passes.choose_precision(settings.precision, device)
     normalisation = Normalisation.from_dict(read_json(statistics)["normalisation"])
     goal = tasks.load(task)
+    if settings.best_by not in goal.scores:
+        raise InputError(
+            f"training.best_by: found `{settings.best_by}`, but the scores of {task} are "
+            f"{', '.join(goal.scores)}. Choose one of them."
+        )
     plan = networks.plan(**network, input_channels=len(normalisation.scale), classes=goal.classes)
     output = plan.geometry.output_size(settings.tile)
     net = plan.build()
