@@ -3,7 +3,7 @@
     python -m benchmarks.compare_results BEFORE AFTER
 
 Both are results folders. Arrays, tensors, tables and pictures are compared, not the records of how they were
-made (provenance). The exit status is 1 if anything differs or is missing. Folders of bordure 0.1 are read, too.
+made (provenance). The exit status is 1 if anything differs or is missing. Folders of bordure 0.1 can be read.
 """
 
 from __future__ import annotations

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pipeline_lib.runtime.errors import InputError
-
-if TYPE_CHECKING:
-    from pipeline_lib.networks import Plan
 
 PROCESS_BYTES = 250_000_000  # Python and its libraries, without torch
 TORCH_PROCESS_BYTES = 450_000_000
@@ -68,30 +64,6 @@ def _whole_sections(
     height, width = section
     job = f"{what} volume {volume} (sections of {height:,} x {width:,} px, each as a whole)"
     return Need(job, process + per_pixel * height * width, remedy)
-
-
-def training(
-    plan: Plan, tile: int, *, precision: str, on_gpu: bool, batch: int, volumes: int, pixels: int
-) -> Need:
-    """Memory of the training steps; `pixels` are those of all training and validation `volumes`."""
-    step = 0 if on_gpu else plan.step_bytes_per_pixel(precision) * tile**2
-    ahead = 70 * batch * tile**2  # patches prepared
-    opened = 1.2e6 * volumes + min(CHUNK_CACHE_BYTES, 10 * pixels)
-    return Need(
-        f"training on tiles of {tile:,} px",
-        TORCH_PROCESS_BYTES + step + 32 * plan.parameters + ahead + opened,
-        f"lower `training.tile`, or {plan.smaller}",
-    )
-
-
-def prediction(plan: Plan) -> Need:
-    """Memory of the smallest tile that prediction takes; where there is more, it takes larger ones."""
-    tile = plan.geometry.smallest
-    return Need(
-        f"prediction, even with its smallest tile of {tile} px,",
-        TORCH_PROCESS_BYTES + KEPT * 4 * plan.values_per_pixel * tile**2,
-        plan.smaller,
-    )
 
 
 def mean_image(volume: str, section: tuple[int, int], channels: int) -> Need:

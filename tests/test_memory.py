@@ -49,11 +49,8 @@ MEASURED = {
 def test_training_is_estimated_from_above_and_not_by_much(case):
     base_channels, tile, batch, precision = case
     plan = UNetPlan(base_channels=base_channels)
-    need = memory.training(
-        plan, tile, precision=precision, on_gpu=False, batch=batch, volumes=1, pixels=4 * 512**2
-    )
+    given = {"precision": precision, "batch": batch, "volumes": 1, "pixels": 4 * 512**2}
+    need = plan.training_memory(tile, on_gpu=False, **given)
     assert MEASURED[case] <= need.bytes <= 1.35 * MEASURED[case]
-    on_gpu = memory.training(
-        plan, tile, precision=precision, on_gpu=True, batch=batch, volumes=1, pixels=4 * 512**2
-    )
+    on_gpu = plan.training_memory(tile, on_gpu=True, **given)
     assert on_gpu.bytes < need.bytes

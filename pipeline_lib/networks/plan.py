@@ -12,10 +12,11 @@ import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipeline_lib import memory
 from pipeline_lib.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline_lib.networks.module import Network
+    from torch import nn
 
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}  # of JSON Schema
 
@@ -106,6 +107,28 @@ class Plan:
         """Bytes held at most, per pixel of the tile, in a training step in `precision`."""
         raise NotImplementedError
 
+    def training_memory(
+        self, tile: int, *, precision: str, on_gpu: bool, batch: int, volumes: int, pixels: int
+    ) -> memory.Need:
+        """Memory of the training steps; `pixels` are those of all training and validation `volumes`."""
+        step = 0 if on_gpu else self.step_bytes_per_pixel(precision) * tile**2
+        ahead = 70 * batch * tile**2  # patches prepared
+        opened = 1.2e6 * volumes + min(memory.CHUNK_CACHE_BYTES, 10 * pixels)
+        return memory.Need(
+            f"training on tiles of {tile:,} px",
+            memory.TORCH_PROCESS_BYTES + step + 32 * self.parameters + ahead + opened,
+            f"lower `training.tile`, or {self.smaller}",
+        )
+
+    def prediction_memory(self) -> memory.Need:
+        """Memory of the smallest tile that prediction takes; where there is more, it takes larger ones."""
+        tile = self.geometry.smallest
+        return memory.Need(
+            f"prediction, even with its smallest tile of {tile} px,",
+            memory.TORCH_PROCESS_BYTES + memory.KEPT * 4 * self.values_per_pixel * tile**2,
+            self.smaller,
+        )
+
     def require_tile(self, tile: int, key: str) -> None:
         """Raise `InputError`, naming the setting `key`, unless the network takes a tile of `tile` px."""
         try:
@@ -113,8 +136,8 @@ class Plan:
         except InputError as error:
             raise InputError(f"{key}: {error}") from None
 
-    def build(self) -> Network:
-        """A new network with random parameters. Imports torch."""
+    def build(self) -> nn.Module:
+        """A new network (`networks.module.Network`) with random parameters. Imports torch."""
         raise NotImplementedError
 
     def __post_init__(self) -> None:

@@ -130,9 +130,8 @@ def memory_needs():
     training, channels = config["training"], config["dataset"]["channels"]
     seen = TRAIN + VALIDATION  # by the training
     yield memory.blockwise(config["block"])
-    yield memory.prediction(PLAN)
-    yield memory.training(
-        PLAN,
+    yield PLAN.prediction_memory()
+    yield PLAN.training_memory(
         training["tile"],
         precision=training["precision"],
         on_gpu=training["device"] == "cuda",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pipeline_lib.networks.plan import Geometry, Plan, setting
 
 if TYPE_CHECKING:
-    from pipeline_lib.networks.unet.module import UNet
+    from torch import nn
 
 # px lost per up-sampling step so that nothing depends on what lies beyond the edge of a tile
 UPSAMPLING_LOSS = {"up_convolution": 0, "nearest": 2, "bilinear": 4}
@@ -80,7 +80,7 @@ class UNetPlan(Plan):
         """As measured; nearly all is kept for the gradient at the two highest levels."""
         return STEP_BYTES.get(precision, STEP_BYTES["float32"]) * self.base_channels
 
-    def build(self) -> UNet:
+    def build(self) -> nn.Module:
         """A new U-Net with random parameters."""
         from pipeline_lib.networks.unet import module
 
