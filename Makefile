@@ -24,7 +24,7 @@ venv: $(VENV)/installed ## set up .venv from requirements.lock
 demo: venv ## draw a small volume, learn it, score it, report (CPU, some minutes)
 	@$(BIN)/snakemake --cores all
 	@echo "The demo is done: open results/report.html in a browser; scores are in results/scores.csv,"
-	@echo "the segmentation in results/segmentation/test_labels.tif, the trained model in results/model/model.pt."
+	@echo "the segmentation in results/segmentation/test_labels.tif, the trained model in results/models/unet/model.pt."
 
 test: venv ## run all tests
 	@$(BIN)/python -m pytest

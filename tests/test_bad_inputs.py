@@ -69,7 +69,7 @@ def test_memory_stays_bounded():
     code = (
         "import contextlib, sys, tempfile; from tests import bad_inputs\n"
         "from pipeline_lib.runtime.log import peak_memory\n"
-        "from pipeline_lib.networks import Model\n"
+        "from pipeline_lib.networks.model import Model\n"
         "for number in map(int, sys.argv[1:]):\n"
         "    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):\n"
         "        bad_inputs.meet(bad_inputs.CASES[number])\n"

@@ -22,7 +22,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.scores import at_chosen_threshold, spread
 from pipeline_lib.stages import report, threshold
-from pipeline_lib.stages.report import SCORES, mean_scores, write_report
+from pipeline_lib.stages.report import SCORES, Contents, mean_scores, write_report
 
 THRESHOLDS = {"unet": 0.3, "constant": 0.2, "smoothed_raw": 0.85}
 METRICS = [*(score.metric for score in SCORES), "uniform_sections"]
@@ -88,16 +88,20 @@ def pictures(tmp_path_factory):
 
 
 def write(folder, scores, output, title="A title", settings=SETTINGS, volumes=("train-0", "test-0", "new"),
-          with_pictures=True, **options):
+          with_pictures=True, spread=()):
     scores.to_csv(folder / "scores.csv", index=False)
     rows = [{"volume": name, "split": name.partition("-")[0], "sections": "0-3", "images": f"{name}.tif",
              "annotation": None if name == "new" else "labels.tif"} for name in volumes]
     strips = [folder / f"strip/{name}.png" for name in ("test-0", "new")] if with_pictures else []
     errors = [folder / "errors/test-0.png"] if with_pictures else []
     thresholds = [folder / f"{name}.json" for name in THRESHOLDS]
-    write_report(folder / "scores.csv", folder / "history.csv", thresholds, folder / "statistics.json",
-                 folder / "model.pt", strips, errors, folder / "training.png", folder / "thresholds.png",
-                 folder / output, title=title, settings=settings, volumes=rows, network="unet", **options)
+    contents = Contents(
+        title=title, network="unet", settings=settings, volumes=rows, scores=folder / "scores.csv",
+        spread=spread, history=folder / "history.csv", model=folder / "model.pt", postprocessing=thresholds,
+        statistics=folder / "statistics.json", strips=strips, errors=errors,
+        training_figure=folder / "training.png", thresholds_figure=folder / "thresholds.png",
+    )
+    write_report(contents, folder / output)
     return (folder / output).read_text(encoding="utf-8")
 
 
@@ -231,7 +235,7 @@ def test_the_spread_over_seeds_stands_below_the_networks_scores(pictures):
     found = spread(pd.concat([scores, retrained])[lambda rows: rows.threshold == 0.3])
     found.loc[found.metric == "seg", "seeds"] = 1
     found.to_csv(pictures / "spread.csv", index=False)
-    html = write(pictures, pd.concat([scores, retrained]), "seeds.html", spread=pictures / "spread.csv",
+    html = write(pictures, pd.concat([scores, retrained]), "seeds.html", spread=[pictures / "spread.csv"],
                  settings=SETTINGS | {"seeds": [8]})
     assert "with the seeds 7 and 8, all else alike" in Page(html).text
     expected = found.set_index(["split", "metric"])

@@ -75,7 +75,7 @@ def counts(directory: Path, *arguments: str) -> dict[str, int]:
     answer = snakemake(directory, "-n", *arguments)
     assert answer.returncode == 0, answer.stderr
     found = re.findall(r"^(\w+) +(\d+)$", answer.stdout + answer.stderr, re.MULTILINE)
-    return {rule: int(number) for rule, number in found if rule not in ("total", "all")}
+    return {rule: int(number) for rule, number in found if rule not in ("total", "all", "default")}
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +92,7 @@ def run(tmp_path_factory):
 class TestFinishedRun:
     def test_says_where_the_results_are(self, run):
         directory, _, said = run
-        for name in ("report.html", "scores.csv", "segmentation", "model/model.pt"):
+        for name in ("report.html", "scores.csv", "segmentation", "models/unet/model.pt"):
             assert f"results/{name}" in said
             assert (directory / "results" / name).exists()
 
@@ -113,7 +113,7 @@ class TestFinishedRun:
         assert np.array_equal(*(tifffile.imread(folder / name) for name in names))
 
     def test_model_was_trained_with_the_threads_of_its_rule(self, run):
-        model = Model.load(run[0] / "results/model/model.pt")
+        model = Model.load(run[0] / "results/models/unet/model.pt")
         assert model.provenance["environment"]["threads"] == 2  # the rule's 16, as far as --cores goes
 
     def test_report_shows_the_title(self, run):
@@ -144,17 +144,18 @@ class TestFinishedRun:
 
     def test_another_sigma_leaves_drawing_and_datasets_alone(self, run):
         assert planned(run[0], *run[1], "--config", "weight_map={sigma: 3}") == {
-            "build_weight_map_1", "build_weight_map_2", "train", "predict_1", "predict_2", "predict_3",
-            "choose_thresholds", "segment_1", "evaluate_1", "collect_scores", "draw_volumes", "draw_charts",
-            "report"}
+            "build_weight_map_train", "build_weight_map_test", "train_model", "predict_train", "predict_test",
+            "predict_new", "choose_postprocessing", "segment_held_out", "segment_new", "evaluate_held_out",
+            "collect_scores", "draw_figures", "report"}
 
     def test_another_title_makes_the_report_alone(self, run):
         assert planned(run[0], *run[1], "--config", "report={title: Other}") == {"report"}
 
     def test_another_learning_rate_leaves_weight_maps_alone(self, run):
         rules = planned(run[0], *run[1], "--config", "training={learning_rate: 0.01}")
-        assert {"train", "predict_1"} <= rules
-        assert not rules & {"draw_volume", "build_dataset_1", "measure_statistics", "build_weight_map_1"}
+        assert {"train_model", "predict_train"} <= rules
+        earlier = {"draw_volume", "build_dataset_train", "measure_statistics", "build_weight_map_train"}
+        assert not rules & earlier
 
     def test_neither_memory_nor_blocks_make_anything_but_the_report_again(self, run):
         assert planned(run[0], *run[1], "--config", "memory_gb=4", "block=256") == {"report"}
@@ -168,7 +169,7 @@ class TestFinishedRun:
             evaluate(
                 results / f"dataset/{volume}.h5",
                 results / f"prediction/{network}/{volume}.h5",
-                results / f"threshold/{network}.json",
+                results / f"postprocessing/{network}.json",
                 run[0] / "again.csv",
                 volume=volume,
                 split=scores.split[0],
@@ -180,7 +181,7 @@ class TestFinishedRun:
                 assert f"results/dataset/{volume}.h5" in made_from
                 values = np.unique(file["cell_probability"][:])
                 assert (len(values) == 1) == (network == "constant")
-        for threshold in results.glob("threshold/*.json"):
+        for threshold in results.glob("postprocessing/*.json"):
             made_from = json.loads(threshold.read_text())["provenance"]["inputs"]
             assert f"results/prediction/{threshold.stem}/choose.h5" in made_from
         for name in ("learn", "choose", "score"):
@@ -191,15 +192,15 @@ class TestFinishedRun:
 
     def test_another_seed_draws_and_trains_anew(self, run):
         rules = planned(run[0], *run[1], "--config", "seed=1")
-        assert {"draw_volume", "build_dataset_1", "train", "report"} <= rules
+        assert {"draw_volume", "build_dataset_train", "train_model", "report"} <= rules
 
     def test_further_seeds_are_trained_and_scored_and_leave_the_rest_alone(self, run, tmp_path):
         directory = shutil.copytree(run[0], tmp_path / "seeds")
         results, arguments = directory / "results", (*run[1], "--config")
-        without = {"collect_scores": 1, "draw_charts": 1, "report": 1}
+        without = {"collect_scores": 1, "draw_figures": 1, "report": 1}
         again = without | {"measure_spread": 1}
-        further = ("train_seed", "predict_seed_1", "predict_seed_2", "choose_thresholds_seed",
-                   "evaluate_seed_1")
+        further = ("train_model", "predict_validation", "predict_test", "choose_postprocessing",
+                   "evaluate_held_out")
         assert counts(directory, *arguments, "seeds=[3, 5]") == again | dict.fromkeys(further, 2)
         before = {path: path.stat().st_mtime_ns for path in results.rglob("*.*")}
         answer = snakemake(directory, *arguments, "seeds=[3]")
@@ -209,7 +210,7 @@ class TestFinishedRun:
         assert {path.name for path in written if path.suffix in (".csv", ".html")} == {*names}
         assert not written & {*results.rglob("*.h5"), *results.rglob("*.pt"), *results.rglob("*.tif")}
 
-        models = [Model.load(results / f"model/{name}.pt") for name in ("model", "seed3/model")]
+        models = [Model.load(results / f"models/{name}/model.pt") for name in ("unet", "unet-seed3")]
         assert [model.provenance["settings"]["seed"] for model in models] == [0, 3]
         first, second = (next(iter(model.network.state_dict().values())) for model in models)
         assert not first.equal(second)
@@ -222,7 +223,7 @@ class TestFinishedRun:
         for row in spread.itertuples():
             values = []
             for network in ("unet", "unet-seed3"):
-                chosen = json.loads((results / f"threshold/{network}.json").read_text())["threshold"]
+                chosen = json.loads((results / f"postprocessing/{network}.json").read_text())["threshold"]
                 here = scores[["split", "metric", "network"]].eq([row.split, row.metric, network]).all(axis=1)
                 values += [*scores.value[here & (scores.threshold == chosen)]]
             assert len(values) == row.seeds == 2  # a volume in each split
@@ -248,7 +249,7 @@ class TestFinishedRun:
         assert snakemake(run[0], *run[1], "--forcerun", "collect_scores").returncode == 0
 
     def test_the_state_of_a_training_goes_when_all_is_done_and_not_before(self, run):
-        state = run[0] / "results/model/model.checkpoint.pt"
+        state = run[0] / "results/models/unet/model.checkpoint.pt"
         assert not state.exists()
         state.touch()
         for targets, left in ((["--forcerun", "collect_scores", "--", "results/scores.csv"], True),
@@ -299,7 +300,7 @@ def large(tmp_path_factory):
     config = {key: value for key, value in CONFIG.items() if key != "drawing"}
     config |= {"data_dir": ".", "prediction": {"device": "cpu", "precision": "float32"}}
     arguments = write(folder, config | {"jobs_per_volume": 2, "block": 256}, table)
-    prediction, threshold = "results/prediction/unet/large.h5", "results/threshold/unet.json"
+    prediction, threshold = "results/prediction/unet/large.h5", "results/postprocessing/unet.json"
     answer = snakemake(folder, *arguments, "--", prediction, threshold)
     assert answer.returncode == 0, answer.stderr
     with h5py.File(folder / prediction) as file:  # hardly trained, the network sees cells all over
@@ -323,11 +324,11 @@ class TestLargeVolume:
         assert [part.name for part in parts] == ["1.h5", "2.h5"]
         assert not [*results.glob("prediction/unet/parts/[!l]*")]  # the small ones are not shared
         predict(
-            results / "dataset/large.h5", results / "model/model.pt", folder / "one.h5", precision="float32",
-            device="cpu",
+            results / "dataset/large.h5", results / "models/unet/model.pt", folder / "one.h5",
+            precision="float32", device="cpu",
         )
-        segment(folder / "one.h5", results / "threshold/unet.json", folder / "l.tif", folder / "p.tif")
-        with h5py.File(results / "segmentation/large_labels.h5") as file:
+        segment(folder / "one.h5", results / "postprocessing/unet.json", folder / "l.tif", folder / "p.tif")
+        with h5py.File(results / "segmentation/unet/large.h5") as file:
             joined = file["labels"][:]
         in_one, in_two = (tifffile.imread(path) for path in (
             folder / "l.tif", results / "segmentation/large_labels.tif"))
@@ -351,17 +352,17 @@ class TestLargeVolume:
             table.write("another\timages.tif\t\t2\tpredict\n")
         target = "results/segmentation/another_labels.tif"
         rules = planned(folder, *arguments, "--", target)
-        assert rules == {"build_dataset_2", "predict_2", "segment_1"}, rules
+        assert rules == {"build_dataset_new", "predict_new", "segment_new"}, rules
 
 
 @pytest.mark.slow
 def test_training_runs_in_as_many_processes_as_its_job_has_gpus(tmp_path):
     config = CONFIG | {"training": CONFIG["training"] | {"batch": 2}}  # on the CPU, as they would on GPUs
-    options = ("--resources", "gpu=2", "--set-resources", "train:gpu=2")
-    answer = snakemake(tmp_path, *write(tmp_path, config), *options, "--", "results/model/model.pt")
+    options = ("--resources", "gpu=2", "--set-resources", "train_model:gpu=2")
+    answer = snakemake(tmp_path, *write(tmp_path, config), *options, "--", "results/models/unet/model.pt")
     assert answer.returncode == 0, answer.stderr
-    assert "in 2 processes" in (tmp_path / "results/logs/train.log").read_text()
-    assert Model.load(tmp_path / "results/model/model.pt").provenance["environment"]["processes"] == 2
+    assert "in 2 processes" in (tmp_path / "results/logs/train/unet.log").read_text()
+    assert Model.load(tmp_path / "results/models/unet/model.pt").provenance["environment"]["processes"] == 2
 
 
 def test_a_large_volume_is_shared_by_jobs_for_further_seeds_too(tmp_path):
@@ -370,13 +371,12 @@ def test_a_large_volume_is_shared_by_jobs_for_further_seeds_too(tmp_path):
     table = TABLE.replace("images.tif\tlabels.tif\t3", large)
     found = counts(
         tmp_path, *write(tmp_path, FILES | {"memory_gb": 64, "jobs_per_volume": 3, "seeds": [1, 2]}, table))
-    assert found["predict_part"] == 3 and found["predict_part_seed"] == 2 * 3
-    assert found["join_predictions"] == 1 and found["join_predictions_seed"] == 2
-    assert found["label_part"] == 3 and "label_part_seed" not in found  # scored and no more
+    assert found["predict_part"] == 3 * 3 and found["join_predictions"] == 3
+    assert found["label_part"] == 3  # further models are scored and no more
 
 
 def test_demo_is_planned_from_any_folder(tmp_path):
-    assert {"draw_volume", "train", "report"} <= planned(tmp_path)
+    assert {"draw_volume", "train_model", "report"} <= planned(tmp_path)
 
 
 def test_configfile_takes_the_place_of_the_demo(tmp_path):
@@ -430,19 +430,19 @@ def test_bad_input_met_by_a_job_is_told_last_and_leaves_nothing_half_written(tmp
     assert answer.returncode == 1
     after = answer.stderr.partition("Exiting because a job execution failed")[2]
     assert re.search(r"error: \S*volumes\.tsv, line 2, volume learn: labels\.tif: ", after)
-    assert "results/logs/build_dataset/1.log" in after
+    assert "results/logs/build_dataset/train.log" in after
     assert "Traceback" not in answer.stderr
     assert not (tmp_path / target).exists()
     assert list((tmp_path / "results").rglob("*.h5")) == []
 
 
-FIGURES = {"draw_volumes", "draw_charts"}
+FIGURES = {"draw_figures"}
 # library -> the stages that may import it; each costs a fifth of a second or more, torch a whole one
 STAGES_OF = {
-    "torch": {"train", "predict"},
+    "torch": {"train", "predict", "predict_part"},
     "matplotlib": FIGURES,
     "pandas": {"train", "evaluate", "measure_spread", "report"} | FIGURES,
-    "scipy.ndimage": {"draw_volume", "draw_volumes"},
+    "scipy.ndimage": {"draw_volume", "draw_figures"},
 }
 ADAPTERS = sorted((ROOT / "workflow/scripts").glob("*.py"))
 

@@ -1,9 +1,9 @@
-"""A run's jobs in the queue of a cluster: submitted, looked after, cancelled, found again after a crash.
+"""Jobs of a run in the queue of a Slurm cluster: submitted, watched, cancelled, found again after a crash.
 
-`profiles/cluster` submits through it, and Snakefile has it end what an earlier run left in the queue. All
-jobs of a results folder have one name, so that the queue itself says which they are. Only the standard
-library, so that any Python 3.8 runs it. Slurm's commands are tested (tests/cluster); those of PBS, SGE and
-LSF were not tried.
+`profiles/cluster` runs this file: `cluster.py submit JOBSCRIPT` and `cluster.py status JOB`. The workflow
+cancels with it what an earlier run left in the queue. All jobs of a results folder have one name, by which
+the queue finds them. Only the standard library is used, so that any Python from 3.8 on runs it.
+docs/other-schedulers.md says what to change for another scheduler.
 """
 
 from __future__ import annotations
@@ -25,29 +25,15 @@ from pathlib import Path
 GRACE = 10
 OUTAGE = 3600  # s for which a queue that does not answer is waited for
 PAUSE = 5  # s until it is asked again
-NAME = "BORDURE_JOBS"  # the environment variable that has the name of this run's jobs
+# environment variables: the name of this run's jobs, and the path of this file
+NAME, PROGRAM = "BORDURE_JOBS", "BORDURE_CLUSTER"
 
-# scheduler -> a command that those before it have not: SGE has qselect, too
-KNOWN_BY = {"slurm": "sbatch", "lsf": "bsub", "sge": "qconf", "pbs": "qselect"}
 # Prints the numbers of the jobs called {name} that are in the queue; fails where the queue does not answer.
-UNFINISHED = {
-    "slurm": "squeue --noheader --user=$(id -u) --name={name} --format=%A",
-    "lsf": "found=$(bjobs -noheader -o jobid -J {name} 2>&1); status=$?; case $found in "
-    "*'is not found'*|*'No unfinished job'*) ;; *) echo \"$found\"; exit $status ;; esac",
-    "pbs": "qselect -u $(id -un) -N {name}",
-    "sge": "found=$(qstat -u $(id -un) -r) || exit; echo \"$found\" | "
-    'awk \'$1 ~ /^[0-9]+$/ {{id = $1}} $2 == "jobname:" && $3 == "{name}" {{print id}}\'',
-}
-CANCEL = {
-    "slurm": "scancel",
-    "lsf": "bkill",
-    "pbs": "qdel",
-    "sge": "qdel",
-}  # SIGTERM first, some time later SIGKILL
+UNFINISHED = "squeue --noheader --user=$(id -u) --name={name} --format=%A"
 
 # Only this shell hears of the end to come: it tells all processes of the job, waits for them, leaves word.
 SCRIPT = """#!/bin/sh
-record={folder}/${{SLURM_JOB_ID:-${{PBS_JOBID:-${{LSB_JOBID:-$JOB_ID}}}}}}.exit
+record={folder}/$SLURM_JOB_ID.exit
 rm -f "$record"
 trap 'trap "" TERM USR2; kill -TERM 0' TERM USR2
 (
@@ -73,18 +59,18 @@ class Contended(Exception):
 
 
 def name_of(results: str | Path) -> str:
-    """The name of all jobs that write to a results folder; 15 characters, the most that PBS takes."""
+    """The name of all jobs that write to a results folder."""
     return f"bordure-{hashlib.sha256(os.fsencode(Path(results).resolve())).hexdigest()[:7]}"
 
 
-def scheduler() -> str | None:
-    """Which of the schedulers there is here."""
-    return next((name for name, command in KNOWN_BY.items() if shutil.which(command)), None)
+def available() -> bool:
+    """Whether this machine can submit to a cluster."""
+    return shutil.which("sbatch") is not None
 
 
 def unfinished(name: str) -> list[str]:
     """The numbers of the jobs called `name` that wait or run. Raises `Outage`."""
-    command = UNFINISHED[scheduler()].format(name=name)
+    command = UNFINISHED.format(name=name)
     try:
         answer = subprocess.run(command, shell=True, capture_output=True, text=True, check=True, timeout=60)
     except subprocess.CalledProcessError as error:
@@ -113,7 +99,7 @@ def cancel_orphans(name: str, seconds: float, alone: bool) -> None:
     `alone`: no other run can have such jobs. Raises `Contended` where it is not sure and there are some, and
     `Outage` where the queue does not answer for so many seconds.
     """
-    if scheduler() is None:
+    if not available():
         return
     told = 0.0
     while jobs := patiently(lambda: unfinished(name), seconds):
@@ -128,7 +114,7 @@ def cancel_orphans(name: str, seconds: float, alone: bool) -> None:
 
 def cancel(*jobs: str) -> None:
     """Cancel jobs by their numbers; those that have ended by now are no error."""
-    subprocess.run([CANCEL[scheduler()], *jobs], stderr=subprocess.DEVNULL, check=False)
+    subprocess.run(["scancel", *jobs], stderr=subprocess.DEVNULL, check=False)
 
 
 def submit(jobscript: str) -> str:
@@ -145,10 +131,10 @@ def submit(jobscript: str) -> str:
     command = [str(word) for word in submission(job, os.environ[NAME], folder)]
 
     def ask() -> str:
-        with open(script) as stdin:  # LSF wants it there, the others take it
+        with open(script) as stdin:
             answer = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)
         if answer.returncode == 0:
-            return re.search(r"\d[^\s;>]*", answer.stdout)[0]
+            return re.search(r"\d+", answer.stdout)[0]
         unfinished(os.environ[NAME])  # or an outage
         sys.exit(f"error: {shlex.join(command)}: {answer.stderr.strip()}")
 
@@ -156,103 +142,33 @@ def submit(jobscript: str) -> str:
 
 
 def submission(job: dict, name: str, folder: Path) -> list:
-    """The command that submits a job, of which it reads the script from its standard input.
+    """The command that submits a job, whose script it reads from its standard input.
 
-    `job` is what Snakemake tells of it: `threads` and `resources`, of which mem_mb (MB), runtime (minutes)
-    and gpu are asked for, from the queue `partition` or, with a GPU, `gpu_partition`; `cluster_options` are
+    `job` is what Snakemake says of it: `threads` and `resources`, of which mem_mb (MB), runtime (minutes)
+    and gpu are requested, from the queue `partition` or, with a GPU, `gpu_partition`; `cluster_options` are
     passed on.
     """
-    resources, threads = job["resources"], job["threads"]
-    memory, minutes, gpus = resources["mem_mb"], resources["runtime"], resources.get("gpu", 0)
+    resources = job["resources"]
+    minutes, gpus = resources["runtime"], resources.get("gpu", 0)
     queue = resources.get("gpu_partition" if gpus else "partition")
-    what = job.get("rule") or job["groupid"]
-    more = shlex.split(resources.get("cluster_options", ""))
     # SIGTERM before the time is up: a training takes a few seconds to write down where it stands
     warning = min(90, 15 * minutes)
-    here = scheduler()
-    if here == "slurm":
-        return [
-            "sbatch",
-            "--parsable",
-            f"--job-name={name}",
-            f"--comment={what}",
-            f"--output={folder}/%j.log",
-            "--open-mode=append",
-            f"--time={minutes}",
-            f"--mem={memory}",
-            "--ntasks=1",
-            f"--cpus-per-task={threads}",
-            *([f"--gpus={gpus}"] if gpus else []),
-            *([f"--partition={queue}"] if queue else []),
-            f"--signal=B:TERM@{warning}",
-            "--requeue",
-            *more,
-        ]
-    if here == "pbs":
-        chunk = f"select=1:ncpus={threads}:mem={memory}mb" + (f":ngpus={gpus}" if gpus else "")
-        return [
-            "qsub",
-            "-V",
-            "-N",
-            name,
-            "-j",
-            "oe",
-            "-o",
-            folder,
-            "-l",
-            chunk,
-            "-l",
-            f"walltime={60 * minutes}",
-            *(["-q", queue] if queue else []),
-            *more,
-        ]
-    if here == "sge":
-        return [
-            "qsub",
-            "-terse",
-            "-V",
-            "-cwd",
-            "-S",
-            "/bin/sh",
-            "-N",
-            name,
-            "-j",
-            "y",
-            "-o",
-            folder,
-            "-notify",
-            "-pe",
-            "smp",
-            threads,
-            "-l",
-            f"h_vmem={memory // threads}M,h_rt={60 * minutes}",
-            *(["-l", f"gpu={gpus}"] if gpus else []),
-            *(["-q", queue] if queue else []),
-            *more,
-        ]
     return [
-        "bsub",
-        "-J",
-        name,
-        "-o",
-        f"{folder}/%J.log",
-        "-n",
-        threads,
-        "-R",
-        "span[hosts=1]",
-        "-R",
-        f"rusage[mem={memory}]",
-        "-M",
-        f"{memory}MB",
-        "-W",
-        minutes,
-        "-wa",
-        "TERM",
-        "-wt",
-        "2",
-        *(["-gpu", f"num={gpus}"] if gpus else []),
-        *(["-q", queue] if queue else []),
-        *more,
+        "sbatch",
+        "--parsable",
+        f"--job-name={name}",
+        f"--comment={job.get('rule') or job['groupid']}",
+        f"--output={folder}/%j.log",
+        "--open-mode=append",
+        f"--time={minutes}",
+        f"--mem={resources['mem_mb']}",
+        "--ntasks=1",
+        f"--cpus-per-task={job['threads']}",
+        *([f"--gpus={gpus}"] if gpus else []),
+        *([f"--partition={queue}"] if queue else []),
+        f"--signal=B:TERM@{warning}",
+        "--requeue",
+        *shlex.split(resources.get("cluster_options", "")),
     ]
 
 
@@ -311,3 +227,8 @@ def records() -> Path:
 
 def tell(message: str) -> None:
     print(f"cluster: {message}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    command, argument = sys.argv[1:]
+    print({"submit": submit, "status": status}[command](argument))

@@ -114,7 +114,7 @@ def claim(
     if number > len(names):
         raise InputError(
             f"{number} GPUs were asked for, but {len(names)} can be seen. Ask for fewer (`--set-resources "
-            "train:gpu=N`), or make more of them visible (CUDA_VISIBLE_DEVICES)."
+            "train_model:gpu=N`), or make more of them visible (CUDA_VISIBLE_DEVICES)."
         )
     waiting = False
     while True:

@@ -58,64 +58,105 @@ CLASSIFIERS = {"constant": "constant classifier", "smoothed_raw": "threshold of 
 SOFTWARE = ("torch", "numpy", "scipy", "numba", "h5py")
 
 
-def write_report(
-    scores: Path,
-    history: Path,
-    thresholds: Sequence[Path],
-    statistics: Path,
-    model: Path,
-    strips: Sequence[Path],
-    errors: Sequence[Path],
-    training_figure: Path,
-    thresholds_figure: Path,
-    output: Path,
-    *,
-    title: str,
-    settings: dict[str, Any],
-    volumes: Sequence[dict[str, Any]],
-    network: str,
-    spread: Path | None = None,
-) -> None:
-    """Write the report (HTML, needs nothing from outside): the same bytes from the same files.
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """Files and settings that a report shows.
 
-    `thresholds` are files <network>.json, for `network` and for the baselines in `scores`. `spread` has the
-    spread of its scores where `network` was trained with several seeds. `strips` and `errors` are pictures by
-    `figures`. `volumes` are rows of the table of volumes (volume, images, annotation, sections, split),
-    `settings` is the whole configuration.
+    Parameters
+    ----------
+    title
+        Heading of the page.
+    network
+        The trained network whose scores, pictures and training are shown.
+    settings
+        The whole configuration.
+    volumes
+        Rows of the table of volumes: volume, images, annotation, sections, split.
+    scores
+        Table of scores (CSV) of `network` and of the baselines.
+    spread
+        Table of the spread over seeds (CSV), where `network` was trained with several; otherwise empty.
+    history, model
+        Training history (CSV) and model of `network`.
+    postprocessing
+        Files <network>.json with the chosen threshold, for `network` and for the baselines.
+    statistics
+        Statistics of the training volumes (JSON).
+    strips, errors, training_figure, thresholds_figure
+        Pictures (PNG) drawn by `figures`.
     """
-    figures_of_all = [training_figure, thresholds_figure]
-    inputs = [scores, history, *thresholds, statistics, model, *strips, *errors, *figures_of_all]
-    inputs += [spread] if spread else []
-    with provenance.making("report", [output], inputs, **settings):
-        chosen = {path.stem: read_json(path) for path in thresholds}
+
+    title: str
+    network: str
+    settings: dict[str, Any]
+    volumes: Sequence[dict[str, Any]]
+    scores: Path
+    spread: Sequence[Path]
+    history: Path
+    model: Path
+    postprocessing: Sequence[Path]
+    statistics: Path
+    strips: Sequence[Path]
+    errors: Sequence[Path]
+    training_figure: Path
+    thresholds_figure: Path
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that the report is made from."""
+        return [
+            self.scores,
+            self.history,
+            *self.postprocessing,
+            self.statistics,
+            self.model,
+            *self.strips,
+            *self.errors,
+            self.training_figure,
+            self.thresholds_figure,
+            *self.spread,
+        ]
+
+
+def write_report(contents: Contents, output: Path) -> None:
+    """Write the report, one HTML page that needs no other file: the same bytes from the same contents.
+
+    Raises
+    ------
+    InputError
+        If the model was trained with other settings than `contents` has.
+    """
+    network, settings = contents.network, contents.settings
+    with provenance.making("report", [output], contents.files, **settings):
+        chosen = {path.stem: read_json(path) for path in contents.postprocessing}
         at = {name: found["threshold"] for name, found in chosen.items()}
-        table = at_chosen_threshold(read_scores(scores), at)
-        trained = modelfile.describe(model)
-        _require_same(model, trained["provenance"].get("settings", {}), settings)
+        table = at_chosen_threshold(read_scores(contents.scores), at)
+        trained = modelfile.describe(contents.model)
+        _require_same(contents.model, trained["provenance"].get("settings", {}), settings)
         splits = [split for split in ("test", "validation") if (table.split == split).any()]
         write_page(
             "report.html.jinja",
             output,
-            title=title,
+            title=contents.title,
             network=network,
             names={name: CLASSIFIERS.get(name, name) for name in dict.fromkeys([network, *chosen])},
             chosen=chosen,
             criterion=next(score for score in SCORES if score.metric == chosen[network]["criterion"]),
             scores={split: mean_scores(table[table.split == split], network) for split in splits},
-            spread=_spread(spread) if spread else None,
+            spread=_spread(*contents.spread) if contents.spread else None,
             seeds=[settings["seed"], *settings["seeds"]],
             headline=[score for score in SCORES if score.metric in HEADLINE],
             of_volume=_by_volume(table[table.network == network], splits),
-            strips=[_picture(path) for path in strips],
-            errors=[_picture(path) for path in errors],
-            training_figure=_picture(training_figure),
-            thresholds_figure=_picture(thresholds_figure),
-            iterations=int(pd.read_csv(history).iteration.iloc[-1]),
+            strips=[_picture(path) for path in contents.strips],
+            errors=[_picture(path) for path in contents.errors],
+            training_figure=_picture(contents.training_figure),
+            thresholds_figure=_picture(contents.thresholds_figure),
+            iterations=int(pd.read_csv(contents.history).iteration.iloc[-1]),
             trained_by=trained["provenance"],
             parameters=trained["parameters"],
             context=trained["context"],
-            statistics=read_json(statistics),
-            volumes=volumes,
+            statistics=read_json(contents.statistics),
+            volumes=contents.volumes,
             sections={name: part for name, part in settings.items() if isinstance(part, dict)},
             plain={name: value for name, value in settings.items() if not isinstance(value, dict)},
             software={"bordure": provenance.version(), "Python": platform.python_version()}

@@ -50,8 +50,8 @@ CONFIG = {
     "prediction": {"device": "cpu"},
     "memory_gb": 2,
 }
-MODEL = "results/model/model.pt"
-LOCAL = {"all", "collect_scores", "draw_charts", "report"}  # need no node
+MODEL = "results/models/unet/model.pt"
+LOCAL = {"default", "report"}  # need no node
 # times of day and wall times, process numbers
 VARYING = {".provenance", "provenance.html", "logs", "benchmarks", ".lock", "model.checkpoint.pt"}
 CLONE_NEWNET = 0x40000000
@@ -125,11 +125,11 @@ class Run:
         )
 
     def trainings(self) -> list[dict[str, str]]:
-        return [job for job in self.jobs() if job["Comment"].endswith("train")]
+        return [job for job in self.jobs() if job["Comment"].endswith("train_model")]
 
     def training(self) -> str:
         """The number of the job in which the training goes on, once it does."""
-        log = self.results / "logs/train.log"
+        log = self.results / "logs/train/unet.log"
 
         def running() -> str | None:
             found = re.search(
@@ -141,7 +141,7 @@ class Run:
         return running()
 
     def train_log(self) -> str:
-        return (self.results / "logs/train.log").read_text()
+        return (self.results / "logs/train/unet.log").read_text()
 
     def outputs(self) -> dict[str, bytes]:
         """Contents of all results, by path; without what differs between any two runs."""
@@ -193,8 +193,8 @@ def prepared(undisturbed, tmp_path):
         shutil.copytree(source.folder, tmp_path / name)
         run = Run(source.slurm, tmp_path / name, profile)
         run.said.unlink()
-        shutil.rmtree(run.results / "model")
-        (run.results / "logs/train.log").unlink()
+        shutil.rmtree(run.results / "models")
+        (run.results / "logs/train/unet.log").unlink()
         return run
 
     return prepare
@@ -251,17 +251,17 @@ class TestUndisturbed:
             job["Comment"].removeprefix("rule_"): job.get("TresPerJob", "")
             for job in undisturbed[profile].jobs()
         }
-        assert asked.pop("train") == "gres:gpu:1"
+        assert asked.pop("train_model") == "gres:gpu:1"
         assert asked and not any(asked.values())
         queues = {
             job["Comment"].removeprefix("rule_"): job["Partition"] for job in undisturbed[profile].jobs()
         }
-        assert queues.pop("train") == "gpu"
+        assert queues.pop("train_model") == "gpu"
         assert {*queues.values()} == {"cpu"}
 
     def test_both_executors_give_the_same_bytes(self, undisturbed):
         one, other = (undisturbed[profile].outputs() for profile in PROFILES)
-        assert {"report.html", "scores.csv", "model/model.pt", "dataset/learn.h5"} <= one.keys()
+        assert {"report.html", "scores.csv", "models/unet/model.pt", "dataset/learn.h5"} <= one.keys()
         assert one.keys() == other.keys()
         assert [name for name in one if one[name] != other[name]] == []
 
@@ -292,7 +292,7 @@ def test_a_cancelled_training_goes_on_where_it_was(prepared, undisturbed, slurm,
 
 def test_a_job_that_took_too_much_memory_gets_more(prepared, undisturbed):
     run = prepared(CLUSTER)
-    run.finish(run.start("--set-resources", "train:mem_mb=250 * attempt ** 3", "--", MODEL))
+    run.finish(run.start("--set-resources", "train_model:mem_mb=250 * attempt ** 3", "--", MODEL))
     assert_model_is(run, undisturbed)
     first, *_, last = run.trainings()
     assert (first["MinMemoryNode"], first["JobState"]) == ("250M", "FAILED")
@@ -309,7 +309,7 @@ def stop_training(run: Run) -> None:
 def test_a_job_that_took_too_long_gets_longer(prepared, undisturbed):
     """Both profiles at once, as it takes minutes. The training is stopped, and wakes as its time is up."""
     runs = [prepared(profile, profile) for profile in PROFILES]
-    options = ("--set-resources", "train:runtime=1 * attempt", "--default-resources", "mem_mb=2000")
+    options = ("--set-resources", "train_model:runtime=1 * attempt", "--default-resources", "mem_mb=2000")
     started = [(run, run.start(*options, "--", MODEL)) for run in runs]
     with ThreadPoolExecutor() as pool:
         list(pool.map(stop_training, runs))
@@ -357,7 +357,7 @@ def test_a_controller_that_is_away_is_waited_for(prepared, undisturbed, slurm):
     slurm.start_controller()
     run.finish(process)
     assert_model_is(run, undisturbed)
-    ended = [job["JobState"] for job in run.jobs() if job["Comment"] in ("train", "predict_2")]
+    ended = [job["JobState"] for job in run.jobs() if job["Comment"] in ("train_model", "predict_test")]
     # Slurm may hold a job whose end it missed: it is cancelled then, and never begins again
     assert len(ended) == 2 and set(ended) <= {"COMPLETED", "CANCELLED"}
 
@@ -400,5 +400,5 @@ def test_jobs_of_a_killed_snakemake_are_ended_before_others_start(prepared, undi
 
 
 def test_history_is_complete(undisturbed):
-    with open(undisturbed[CLUSTER].results / "model/history.csv") as file:
+    with open(undisturbed[CLUSTER].results / "models/unet/history.csv") as file:
         assert [int(row["iteration"]) for row in csv.DictReader(file)] == [50, 100, 150, 200, 250]

@@ -174,7 +174,7 @@ def _damage(folder: Path, options: argparse.Namespace, rng: random.Random) -> It
     for snapshot in snapshots:
         yield from damage.soak(snapshot, options.rounds, rng)
     snapshots[1].lay_back()
-    part = large.results / "segmentation/parts/large/1_labels.h5"
+    part = large.results / "segmentation/unet/parts/large/1.h5"
     yield damage.of_hdf5_unhashed(part, layout.LABELS, 600 * options.rounds, rng)
     yield damage.of_what_nothing_is_made_of(snapshots[0], rng)
     yield damage.of_a_training_under_way(small, snapshots[0].reference, options.rounds, rng)

@@ -152,11 +152,11 @@ def _numbers(path: Path, array: layout.Array) -> bytes:
 def of_a_training_under_way(project: Project, reference: Reference, rounds: int, rng: random.Random) -> Row:
     """The state of a training that was killed: a saving of time, which may be lost but never leads astray."""
     wrong, done = [], []
-    checkpoint = project.results / "model/model.checkpoint.pt"
+    checkpoint = project.results / "models/unet/model.checkpoint.pt"
     for damage in (flip_a_bit, cut_short, remove) * rounds:
         project.clear()
         run = project.start()
-        _, training = run.await_stage({"train.log"})
+        _, training = run.await_stage({"train/unet.log"})
         while not checkpoint.exists() and training.is_running():
             time.sleep(0.01)
         training.kill()

@@ -158,7 +158,7 @@ class Kills:
 
 def _state(project: Project) -> float:
     """When a training that was interrupted wrote its state; 0 if none was."""
-    checkpoint = project.results / "model/model.checkpoint.pt"
+    checkpoint = project.results / "models/unet/model.checkpoint.pt"
     return checkpoint.stat().st_mtime if checkpoint.exists() else 0.0
 
 

@@ -76,7 +76,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """As Snakemake names it, without the volume: `train`, `predict_1`, `predict_part`."""
+        """As Snakemake names it, without the volume: `train_unet`, `predict_unet_test`."""
         return self.log.removesuffix(".log").replace("/", "_")
 
 

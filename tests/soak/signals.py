@@ -58,8 +58,8 @@ def soak(project: Project, reference: Reference, rounds: int, rng: random.Random
             for _ in range(rounds):
                 # of the others the longer half: the shortest are over before a signal can be sent
                 others = sorted(reference.jobs, key=lambda job: job.seconds)[len(reference.jobs) // 2 :]
-                others = [job.log for job in others if job.log != "train.log"]
-                log = "train.log" if where == "while training" else rng.choice(others)
+                others = [job.log for job in others if job.log != "train/unet.log"]
+                log = "train/unet.log" if where == "while training" else rng.choice(others)
                 found = _one(project, reference, method, log, rng)
                 wrong += found[0]
                 seconds.append(found[1])

@@ -18,9 +18,16 @@ from tests.soak.project import Project, Reference
 from tests.soak.rows import Row
 
 COUNTS = (1, 4)  # compared with the two threads of the undisturbed run
-PARALLEL = ("predict_1", "predict_2", "evaluate_1", "choose_thresholds")  # rules, beside the training
+PARALLEL = (  # rules, beside the training
+    "predict_train",
+    "predict_test",
+    "choose_postprocessing",
+    "choose_postprocessing_baselines",
+    "evaluate_held_out",
+    "evaluate_baselines",
+)
 ROUNDING = 1e-5  # how far the probabilities of one model may lie apart
-MODEL = "model/model.pt"
+MODEL = "models/unet/model.pt"
 # of one training: iterations that are compared, in both precisions
 STEPS = {"float32": (1, 20, 300), "bfloat16": (1, 20)}
 
@@ -92,7 +99,7 @@ def _of_the_training(make: Callable[..., Project]) -> Iterator[Row]:
                     wrong.append(answer)
                 else:
                     found[count] = _parameters(project)
-                shutil.rmtree(project.results / "model")  # and the state, at which the next would go on
+                shutil.rmtree(project.results / "models")  # and the state, at which the next would go on
             figures |= {
                 f"after {iterations} iterations, {count} and 2 threads": _apart(found[2], found[count])
                 for count in COUNTS
@@ -106,7 +113,7 @@ def _run(project: Project, count: int, train: int, *targets: str) -> str:
     """Run from the beginning where there are no `targets`; what was said if it failed."""
     if not targets:
         project.clear()
-    threads = ["--set-threads", f"train={train}", *(f"{rule}={count}" for rule in PARALLEL)]
+    threads = ["--set-threads", f"train_model={train}", *(f"{rule}={count}" for rule in PARALLEL)]
     answer = project.run(*targets, *threads, "--cores", str(max(count, train)))
     return answer.said[-3000:] if answer.status else ""
 
@@ -143,8 +150,8 @@ def _probability(path: Path) -> np.ndarray:
 
 def _quality(project: Project) -> str:
     """V-Rand after thinning: the best of the training, that of the test volumes at the chosen threshold."""
-    best = pd.read_csv(project.results / "model/history.csv")["validation_v_rand_thin"].max()
-    chosen = read_json(project.results / "threshold/unet.json")["threshold"]
+    best = pd.read_csv(project.results / "models/unet/history.csv")["validation_v_rand_thin"].max()
+    chosen = read_json(project.results / "postprocessing/unet.json")["threshold"]
     scores = pd.read_csv(project.results / "scores.csv")
     asked = {"split": "test", "network": "unet", "metric": "v_rand_thin"}
     rows = np.logical_and.reduce([scores[column] == value for column, value in asked.items()])

@@ -9,12 +9,15 @@ import time
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
-REPOSITORY = Path(workflow.basedir)
+# Not `workflow.basedir`, which is the folder of the workflow that imports this one.
+REPOSITORY = Path(workflow.current_basedir).parents[1]
 # The library of this checkout serves the checks below and, through the environment, the jobs; nothing is to be installed.
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "workflow")]
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])))
 
+import internals
 from pipeline_lib import imageio, memory, networks, provenance
 from pipeline_lib.data import volumes
 from pipeline_lib.kernels import blocks
@@ -25,6 +28,7 @@ from pipeline_lib.runtime.files import explained
 from pipeline_lib.runtime.log import WORKFLOW
 from settings import complete, read_config
 
+IMPORTED = internals.is_imported(workflow)
 START = time.time()
 # Jobs on this machine end when their Snakemake is killed.
 os.environ[WORKFLOW] = f"{socket.gethostname()}:{os.getpid()}"
@@ -35,7 +39,7 @@ def read_volumes():
 
     Their files are looked into unless they are still to be drawn.
     """
-    beside_configs = [Path(path).parent for path in workflow.overwrite_configfiles]
+    beside_configs = [Path(path).parent for path in workflow.configfiles]
     found = (folder / config["volumes"] for folder in (Path(), *beside_configs, REPOSITORY))
     table = next(filter(Path.exists, found), config["volumes"])
     if "drawing" in config and "data_dir" in config:
@@ -90,7 +94,7 @@ def check_outputs():
     for path in sorted(inputs) if "drawing" not in config else ():
         inside = os.path.relpath(os.path.realpath(imageio.source_file(path)), results)
         target = os.path.join(config["results"], inside)
-        for output in (output for made in workflow.rules for output in made.output):
+        for output in (output for made in internals.own_rules(workflow) for output in made.output):
             if output.match(target) or str(output).startswith(f"{target}/"):
                 raise InputError(
                     f"{path}: the run writes {output} and would overwrite it. Choose another folder with "
@@ -98,8 +102,13 @@ def check_outputs():
                 )
 
 
+if internals.changes_paths(workflow):
+    sys.exit(
+        "error: module: found `prefix` or `replace_prefix`. Choose the folder by the config key `results`."
+    )
+
 try:
-    for path in workflow.overwrite_configfiles or [REPOSITORY / "config/config.yaml"]:
+    for path in [] if IMPORTED else workflow.configfiles:
         read_config(path)  # refuses what Snakemake takes without a word
     config.update(complete(config))
     for key in ("results", "data_dir"):
@@ -155,16 +164,15 @@ def parts_of(volume):
     return blocks.parts(SHAPES[volume], jobs_of(volume))
 
 
-NETWORK = config["network"]["name"]
-NETWORKS = [NETWORK, *baselines.BASELINES]
 TRAIN, VALIDATION, TEST, PREDICT = (
     [name for name, volume in VOLUMES.items() if volume.split == split] for split in volumes.SPLITS
 )
-# The network trained with further seeds, which is scored and no more, as a pattern and one by one. What there is
-# for each trained network is a rule of its own, by what is appended to its name.
-RETRAINED = f"{NETWORK}-seed{{seed}}"
-RETRAINED_NETWORKS = expand(RETRAINED, seed=config["seeds"])
-TRAINED = {"": NETWORK, "_seed": RETRAINED} if config["seeds"] else {"": NETWORK}
+# The models: trained ones, which are the wildcard {model}, with their seeds, and baselines. The first is the one whose
+# segmentation and pictures are results; the further ones are scored and no more.
+MODEL = config["network"]["name"]
+TRAINED = {MODEL: config["seed"]} | {f"{MODEL}-seed{seed}": seed for seed in config["seeds"]}
+FURTHER = [model for model in TRAINED if model != MODEL]
+BASELINES = [*baselines.BASELINES]
 SEGMENTED = VALIDATION + TEST + PREDICT
 EVALUATED = VALIDATION + TEST
 # Some of each split, in turn: a table of hundreds of images has a report that can be read all the same.
@@ -196,14 +204,85 @@ if workflow.is_main_process:
     )
 
 
-def batches_of(*groups):
-    """Batch and names of those volumes of `groups` that a job takes together; none has some of two groups.
+class Batch(NamedTuple):
+    """Volumes that one job takes together."""
 
-    A job that runs again makes all its outputs anew, and whatever is made of them: what is trained on shares
-    its jobs with nothing else, so that new images to predict do not make a new model.
+    rule_name: str
+    group: str  # what the volumes are
+    name: str  # the group, numbered where it has several batches
+    volumes: list[str]
+
+
+def batches_of(stage, **groups):
+    """The batches of the volumes in `groups`, none of which holds volumes of two groups.
+
+    A job that runs again makes all its outputs anew, and whatever is made of them: new images to predict must not make
+    a new model.
     """
-    pixels = ({name: math.prod(SHAPES[name]) for name in group} for group in groups)
-    return volumes.batches(*pixels).items()
+    for group, names in groups.items():
+        batches = volumes.batches({name: math.prod(SHAPES[name]) for name in names})
+        for number, batch in batches.items():
+            name = f"{group}_{number}" if len(batches) > 1 else group
+            yield Batch(f"{stage}_{name}", group, name, batch)
+
+
+def one_of(names):
+    """A constraint that a wildcard has one of these values."""
+    return "|".join(map(re.escape, names))
+
+
+def paths(pattern, **wildcards):
+    """The files that `pattern` stands for, as `expand` gives them, for the parameters of a rule."""
+    return [Path(path) for path in expand(pattern.replace("<results>", config["results"]), **wildcards)]
+
+
+def each(names, models=(), **arguments):
+    """A parameter: the arguments of a stage for each of the volumes `names`, and for each of `models` or for {model}.
+
+    An argument is a file of the results (`<results>/...`) or a text, both with {volume} and {model}, for all volumes or
+    by volume.
+    """
+
+    def filled(value, **wildcards):
+        if value is None:
+            return None
+        text = value.format(**wildcards)
+        return Path(text.replace("<results>", config["results"])) if text.startswith("<results>/") else text
+
+    def values(name, model):
+        own = {key: value[name] if isinstance(value, dict) else value for key, value in arguments.items()}
+        return {key: filled(value, volume=name, model=model) for key, value in own.items()}
+
+    return lambda wildcards: [
+        values(name, model) for model in models or [wildcards.get("model")] for name in names
+    ]
+
+
+def choices(models=()):
+    """A parameter: what the post-processing of each of `models`, or of {model}, is chosen on."""
+    return lambda wildcards: [
+        {
+            "datasets": paths("<results>/dataset/{volume}.h5", volume=VALIDATION),
+            "predictions": paths("<results>/prediction/{model}/{volume}.h5", model=model, volume=VALIDATION),
+            "output": Path(config["results"], "postprocessing", f"{model}.json"),
+        }
+        for model in models or [wildcards.model]
+    ]
+
+
+def evaluations(names, models=()):
+    """A parameter: what is scored of each of the volumes `names`, for each of `models` or for {model}."""
+    return each(
+        names,
+        models,
+        dataset="<results>/dataset/{volume}.h5",
+        prediction="<results>/prediction/{model}/{volume}.h5",
+        threshold="<results>/postprocessing/{model}.json",
+        output="<results>/scores/{model}/{volume}.csv",
+        volume="{volume}",
+        split={name: VOLUMES[name].split for name in names},
+        network="{model}",
+    )
 
 
 def whole(names):
@@ -246,9 +325,9 @@ def gpu_slots(section):
 
 def clear_states():
     """What trainings could have been resumed from: of use only until all is done, and not some targets alone."""
-    if not any(job.rule.name == "all" for job in workflow.dag.jobs):
+    if not any(f"{config['results']}/report.html" in job.output for job in workflow.dag.jobs):
         return
-    for state in Path(config["results"], "model").rglob("model.checkpoint.pt"):
+    for state in Path(config["results"], "models").glob("*/model.checkpoint.pt"):
         if state.with_name("model.pt").exists():
             state.unlink()
 
@@ -259,7 +338,7 @@ def results_message():
         "report": "report.html",
         "scores": "scores.csv",
         "segmentation": "segmentation",
-        "model": "model/model.pt",
+        "model": f"models/{MODEL}/model.pt",
     }
     results = {name: Path(config["results"], path) for name, path in paths.items()}
     return "".join(f"{name:<13} {path}\n" for name, path in results.items() if path.exists())

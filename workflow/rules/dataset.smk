@@ -1,6 +1,11 @@
 # raw images and annotations -> dataset (HDF5), statistics of the training volumes, weight maps
 
 
+rule dataset:
+    input:
+        expand("<results>/dataset/{volume}.h5", volume=VOLUMES),
+
+
 rule draw_volume:
     output:
         images="<results>/drawn/images.tif",
@@ -9,6 +14,8 @@ rule draw_volume:
         "<logs>/draw_volume.log",
     benchmark:
         "<benchmarks>/draw_volume.tsv"
+    group:
+        PREPARE
     conda:
         "../../environment.yml"
     params:
@@ -18,25 +25,33 @@ rule draw_volume:
         "../scripts/draw_volume.py"
 
 
-for batch, names in batches_of(TRAIN + VALIDATION, TEST, PREDICT):
+for batch in batches_of("build_dataset", train=TRAIN + VALIDATION, test=TEST, new=PREDICT):
 
     rule:
         name:
-            f"build_dataset_{batch}"
+            batch.rule_name
         input:
-            [file for name in names for file in source_files(name)],
+            [file for name in batch.volumes for file in source_files(name)],
         output:
-            expand("<results>/dataset/{volume}.h5", volume=names),
+            expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
         log:
-            f"<logs>/build_dataset/{batch}.log",
+            f"<logs>/build_dataset/{batch.name}.log",
         benchmark:
-            f"<benchmarks>/build_dataset/{batch}.tsv"
+            f"<benchmarks>/build_dataset/{batch.name}.tsv"
+        group:
+            PREPARE
         conda:
             "../../environment.yml"
         resources:
             mem_mb=MEMORY_MB,
         params:
-            volumes=[VOLUMES[name].source() for name in names],
+            volumes=each(
+                batch.volumes,
+                images={name: VOLUMES[name].images for name in batch.volumes},
+                annotation={name: VOLUMES[name].annotation for name in batch.volumes},
+                sections={name: VOLUMES[name].sections for name in batch.volumes},
+                output="<results>/dataset/{volume}.h5",
+            ),
             dataset=config["dataset"],
         script:
             "../scripts/build_dataset.py"
@@ -51,6 +66,8 @@ rule measure_statistics:
         "<logs>/measure_statistics.log",
     benchmark:
         "<benchmarks>/measure_statistics.tsv"
+    group:
+        PREPARE
     conda:
         "../../environment.yml"
     resources:
@@ -61,25 +78,32 @@ rule measure_statistics:
         "../scripts/measure_statistics.py"
 
 
-for batch, names in batches_of(TRAIN + VALIDATION, SHOWN_TEST):
+for batch in batches_of("build_weight_map", train=TRAIN + VALIDATION, test=SHOWN_TEST):
 
     rule:
         name:
-            f"build_weight_map_{batch}"
+            batch.rule_name
         input:
-            datasets=expand("<results>/dataset/{volume}.h5", volume=names),
+            datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
             statistics="<results>/statistics.json",
         output:
-            expand("<results>/weight_map/{volume}.h5", volume=names),
+            expand("<results>/weight_map/{volume}.h5", volume=batch.volumes),
         log:
-            f"<logs>/build_weight_map/{batch}.log",
+            f"<logs>/build_weight_map/{batch.name}.log",
         benchmark:
-            f"<benchmarks>/build_weight_map/{batch}.tsv"
+            f"<benchmarks>/build_weight_map/{batch.name}.tsv"
+        group:
+            PREPARE
         conda:
             "../../environment.yml"
         resources:
             mem_mb=MEMORY_MB,
         params:
+            volumes=each(
+                batch.volumes,
+                dataset="<results>/dataset/{volume}.h5",
+                output="<results>/weight_map/{volume}.h5",
+            ),
             weight_map=config["weight_map"],
         script:
             "../scripts/build_weight_map.py"

@@ -1,68 +1,116 @@
 # cell probability -> threshold, scores, and their spread over seeds
 
 
-for suffix, network in TRAINED.items():
-    networks = [network] if suffix else NETWORKS
+rule evaluate:
+    input:
+        "<results>/scores.csv",
+        ["<results>/scores_spread.csv"] if FURTHER else [],
+
+
+rule choose_postprocessing:
+    input:
+        datasets=expand("<results>/dataset/{volume}.h5", volume=VALIDATION),
+        predictions=expand("<results>/prediction/{{model}}/{volume}.h5", volume=VALIDATION),
+    output:
+        "<results>/postprocessing/{model}.json",
+    log:
+        "<logs>/choose_postprocessing/{model}.log",
+    benchmark:
+        "<benchmarks>/choose_postprocessing/{model}.tsv"
+    group:
+        FINISH
+    conda:
+        "../../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=MEMORY_MB,
+    params:
+        models=choices(),
+        segmentation=config["segmentation"],
+    script:
+        "../scripts/choose_postprocessing.py"
+
+
+use rule choose_postprocessing as choose_postprocessing_baselines with:
+    input:
+        datasets=expand("<results>/dataset/{volume}.h5", volume=VALIDATION),
+        predictions=expand("<results>/prediction/{model}/{volume}.h5", model=BASELINES, volume=VALIDATION),
+    output:
+        expand("<results>/postprocessing/{model}.json", model=BASELINES),
+    log:
+        "<logs>/choose_postprocessing/baselines.log",
+    benchmark:
+        "<benchmarks>/choose_postprocessing/baselines.tsv"
+    group:
+        PREPARE
+    params:
+        models=choices(BASELINES),
+
+
+for batch in batches_of("evaluate", held_out=EVALUATED):
 
     rule:
         name:
-            f"choose_thresholds{suffix}"
+            batch.rule_name
         input:
-            datasets=expand("<results>/dataset/{volume}.h5", volume=VALIDATION),
-            predictions=expand(
-                "<results>/prediction/{network}/{volume}.h5", network=networks, volume=VALIDATION
-            ),
+            datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
+            predictions=expand("<results>/prediction/{{model}}/{volume}.h5", volume=batch.volumes),
+            postprocessing="<results>/postprocessing/{model}.json",
         output:
-            thresholds=expand("<results>/threshold/{network}.json", network=networks),
+            expand("<results>/scores/{{model}}/{volume}.csv", volume=batch.volumes),
         log:
-            f"<logs>/choose_thresholds/{network}.log",
+            f"<logs>/evaluate/{{model}}/{batch.name}.log",
         benchmark:
-            f"<benchmarks>/choose_thresholds/{network}.tsv"
+            f"<benchmarks>/evaluate/{{model}}/{batch.name}.tsv"
+        group:
+            FINISH
         conda:
             "../../environment.yml"
         threads: 8
         resources:
             mem_mb=MEMORY_MB,
         params:
-            segmentation=config["segmentation"],
+            volumes=evaluations(batch.volumes),
+            minimum_size=config["segmentation"]["minimum_size"],
         script:
-            "../scripts/choose_thresholds.py"
+            "../scripts/evaluate.py"
 
-    for batch, names in batches_of(EVALUATED):
 
-        rule:
-            name:
-                f"evaluate{suffix}_{batch}"
-            input:
-                datasets=expand("<results>/dataset/{volume}.h5", volume=names),
-                predictions=expand(
-                    "<results>/prediction/{network}/{volume}.h5", network=networks, volume=names
-                ),
-                thresholds=expand("<results>/threshold/{network}.json", network=networks),
-            output:
-                expand("<results>/scores/{network}/{volume}.csv", network=networks, volume=names),
-            log:
-                f"<logs>/evaluate/{network}/{batch}.log",
-            benchmark:
-                f"<benchmarks>/evaluate/{network}/{batch}.tsv"
-            conda:
-                "../../environment.yml"
-            threads: 8
-            resources:
-                mem_mb=MEMORY_MB,
-            params:
-                volumes={name: VOLUMES[name].split for name in names},
-                minimum_size=config["segmentation"]["minimum_size"],
-            script:
-                "../scripts/evaluate.py"
+for batch in batches_of("evaluate", baselines=EVALUATED):
+
+    rule:
+        name:
+            batch.rule_name
+        input:
+            datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
+            predictions=expand(
+                "<results>/prediction/{model}/{volume}.h5", model=BASELINES, volume=batch.volumes
+            ),
+            postprocessing=expand("<results>/postprocessing/{model}.json", model=BASELINES),
+        output:
+            expand("<results>/scores/{model}/{volume}.csv", model=BASELINES, volume=batch.volumes),
+        log:
+            f"<logs>/evaluate_baselines/{batch.name}.log",
+        benchmark:
+            f"<benchmarks>/evaluate_baselines/{batch.name}.tsv"
+        group:
+            PREPARE
+        conda:
+            "../../environment.yml"
+        threads: 8
+        resources:
+            mem_mb=MEMORY_MB,
+        params:
+            volumes=evaluations(batch.volumes, BASELINES),
+            minimum_size=config["segmentation"]["minimum_size"],
+        script:
+            "../scripts/evaluate.py"
 
 
 rule collect_scores:
     input:
         scores=expand(
-            "<results>/scores/{network}/{volume}.csv",
-            network=NETWORKS + RETRAINED_NETWORKS,
-            volume=EVALUATED,
+            "<results>/scores/{model}/{volume}.csv", model=[MODEL, *BASELINES, *FURTHER], volume=EVALUATED
         ),
     output:
         scores="<results>/scores.csv",
@@ -70,24 +118,28 @@ rule collect_scores:
         "<logs>/collect_scores.log",
     benchmark:
         "<benchmarks>/collect_scores.tsv"
+    group:
+        JOIN
+    localrule: True
     conda:
         "../../environment.yml"
     script:
         "../scripts/collect_scores.py"
 
 
-if RETRAINED_NETWORKS:
+if FURTHER:
 
     rule measure_spread:
         input:
             scores="<results>/scores.csv",
-            thresholds=expand("<results>/threshold/{network}.json", network=[NETWORK, *RETRAINED_NETWORKS]),
+            postprocessing=expand("<results>/postprocessing/{model}.json", model=TRAINED),
         output:
             spread="<results>/scores_spread.csv",
         log:
             "<logs>/measure_spread.log",
         benchmark:
             "<benchmarks>/measure_spread.tsv"
+        localrule: True
         conda:
             "../../environment.yml"
         script:

@@ -1,103 +1,122 @@
 # dataset and model -> cell probability of whole volumes
 
 
-for suffix, network in TRAINED.items():
-    model = "model/seed{seed}/model.pt" if suffix else "model/model.pt"
-    groups = [VALIDATION, TEST] if suffix else [SHOWN_TRAIN + VALIDATION, TEST, PREDICT]
-
-    for batch, names in batches_of(*map(whole, groups)):
-
-        rule:
-            name:
-                f"predict{suffix}_{batch}"
-            input:
-                datasets=expand("<results>/dataset/{volume}.h5", volume=names),
-                model=f"<results>/{model}",
-            output:
-                expand("<results>/prediction/{network}/{volume}.h5", network=network, volume=names),
-            log:
-                f"<logs>/predict/{network}/{batch}.log",
-            benchmark:
-                f"<benchmarks>/predict/{network}/{batch}.tsv"
-            conda:
-                "../../environment.yml"
-            threads: 8
-            resources:
-                gpu=gpu_slots("prediction"),
-                mem_mb=MEMORY_MB,
-                runtime=growing(120),
-            params:
-                prediction=config["prediction"],
-                jobs=1,
-            script:
-                "../scripts/predict.py"
-
-    if SCATTERED:
-
-        rule:
-            name:
-                f"predict_part{suffix}"
-            input:
-                datasets=["<results>/dataset/{volume}.h5"],
-                model=f"<results>/{model}",
-            output:
-                f"<results>/prediction/{network}/parts/{{volume}}/{{part}}.h5",
-            log:
-                f"<logs>/predict/{network}/{{volume}}/{{part}}.log",
-            benchmark:
-                f"<benchmarks>/predict/{network}/{{volume}}/{{part}}.tsv"
-            conda:
-                "../../environment.yml"
-            threads: 8
-            resources:
-                gpu=gpu_slots("prediction"),
-                mem_mb=MEMORY_MB,
-                runtime=growing(120),
-            params:
-                prediction=config["prediction"],
-                jobs=lambda wildcards: jobs_of(wildcards.volume),
-            script:
-                "../scripts/predict.py"
-
-        rule:
-            name:
-                f"join_predictions{suffix}"
-            input:
-                parts=part_files(f"<results>/prediction/{network}/parts/{{volume}}/{{part}}.h5"),
-            output:
-                prediction=f"<results>/prediction/{network}/{{volume}}.h5",
-            log:
-                f"<logs>/join_predictions/{network}/{{volume}}.log",
-            benchmark:
-                f"<benchmarks>/join_predictions/{network}/{{volume}}.tsv"
-            conda:
-                "../../environment.yml"
-            params:
-                shape=lambda wildcards: SHAPES[wildcards.volume],
-                jobs=lambda wildcards: jobs_of(wildcards.volume),
-            script:
-                "../scripts/join_predictions.py"
+rule predict:
+    input:
+        expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN_TRAIN + SEGMENTED),
+        expand("<results>/prediction/{model}/{volume}.h5", model=FURTHER + BASELINES, volume=EVALUATED),
 
 
-for batch, names in batches_of(EVALUATED):
+# Further models are scored and no more, hence without the training volumes that the report shows.
+PREDICTED = {"train": SHOWN_TRAIN + VALIDATION, "test": TEST, "new": PREDICT}
+if FURTHER:
+    PREDICTED["validation"] = VALIDATION
+
+for batch in batches_of("predict", **{group: whole(PREDICTED[group]) for group in PREDICTED}):
 
     rule:
         name:
-            f"predict_baselines_{batch}"
+            batch.rule_name
         input:
-            datasets=expand("<results>/dataset/{volume}.h5", volume=names),
+            datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
+            model="<results>/models/{model}/model.pt",
+        output:
+            expand("<results>/prediction/{{model}}/{volume}.h5", volume=batch.volumes),
+        log:
+            f"<logs>/predict/{{model}}/{batch.name}.log",
+        benchmark:
+            f"<benchmarks>/predict/{{model}}/{batch.name}.tsv"
+        wildcard_constraints:
+            model=one_of({"train": [MODEL], "validation": FURTHER}.get(batch.group, TRAINED)),
+        conda:
+            "../../environment.yml"
+        threads: 8
+        resources:
+            gpu=gpu_slots("prediction"),
+            mem_mb=MEMORY_MB,
+            runtime=growing(120),
+        params:
+            volumes=each(
+                batch.volumes,
+                dataset="<results>/dataset/{volume}.h5",
+                output="<results>/prediction/{model}/{volume}.h5",
+            ),
+            prediction=config["prediction"],
+        script:
+            "../scripts/predict.py"
+
+
+if SCATTERED:
+
+    rule predict_part:
+        input:
+            dataset="<results>/dataset/{volume}.h5",
+            model="<results>/models/{model}/model.pt",
+        output:
+            prediction="<results>/prediction/{model}/parts/{volume}/{part}.h5",
+        log:
+            "<logs>/predict/{model}/{volume}/{part}.log",
+        benchmark:
+            "<benchmarks>/predict/{model}/{volume}/{part}.tsv"
+        conda:
+            "../../environment.yml"
+        threads: 8
+        resources:
+            gpu=gpu_slots("prediction"),
+            mem_mb=MEMORY_MB,
+            runtime=growing(120),
+        params:
+            prediction=config["prediction"],
+            part=lambda wildcards: int(wildcards.part),
+            jobs=lambda wildcards: jobs_of(wildcards.volume),
+        script:
+            "../scripts/predict_part.py"
+
+    rule join_predictions:
+        input:
+            parts=part_files("<results>/prediction/{model}/parts/{volume}/{part}.h5"),
+        output:
+            prediction="<results>/prediction/{model}/{volume}.h5",
+        log:
+            "<logs>/join_predictions/{model}/{volume}.log",
+        benchmark:
+            "<benchmarks>/join_predictions/{model}/{volume}.tsv"
+        conda:
+            "../../environment.yml"
+        params:
+            shape=lambda wildcards: SHAPES[wildcards.volume],
+            jobs=lambda wildcards: jobs_of(wildcards.volume),
+        script:
+            "../scripts/join_predictions.py"
+
+
+for batch in batches_of("predict", baselines=EVALUATED):
+
+    rule:
+        name:
+            batch.rule_name
+        input:
+            datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
             statistics="<results>/statistics.json",
         output:
-            expand("<results>/prediction/{network}/{volume}.h5", network=baselines.BASELINES, volume=names),
+            expand("<results>/prediction/{model}/{volume}.h5", model=BASELINES, volume=batch.volumes),
         log:
-            f"<logs>/predict_baselines/{batch}.log",
+            f"<logs>/predict_baselines/{batch.name}.log",
         benchmark:
-            f"<benchmarks>/predict_baselines/{batch}.tsv"
+            f"<benchmarks>/predict_baselines/{batch.name}.tsv"
+        group:
+            PREPARE
         conda:
             "../../environment.yml"
         resources:
             mem_mb=MEMORY_MB,
         params:
-            networks=baselines.BASELINES,
+            volumes=each(
+                batch.volumes,
+                models=BASELINES,
+                dataset="<results>/dataset/{volume}.h5",
+                output="<results>/prediction/{model}/{volume}.h5",
+                network="{model}",
+            ),
         script:
             "../scripts/predict_baselines.py"

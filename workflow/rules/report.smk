@@ -1,36 +1,17 @@
 # pictures, the report they go into, and where all files come from
 
 
-rule draw_volumes:
+rule draw_figures:
     input:
         datasets=expand("<results>/dataset/{volume}.h5", volume=SHOWN),
         weight_maps=expand("<results>/weight_map/{volume}.h5", volume=SHOWN_WEIGHED),
-        predictions=expand(f"<results>/prediction/{NETWORK}/{{volume}}.h5", volume=SHOWN),
-        threshold=f"<results>/threshold/{NETWORK}.json",
+        predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
+        postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
+        history=f"<results>/models/{MODEL}/history.csv",
+        scores="<results>/scores.csv",
     output:
         strips=pictures("volume", SHOWN, "from raw to segmentation"),
         errors=pictures("errors", SHOWN_ERRORS, "errors"),
-    log:
-        "<logs>/draw_volumes.log",
-    benchmark:
-        "<benchmarks>/draw_volumes.tsv"
-    conda:
-        "../../environment.yml"
-    resources:
-        mem_mb=MEMORY_MB,
-    params:
-        volumes={name: VOLUMES[name].split for name in SHOWN},
-        minimum_size=config["segmentation"]["minimum_size"],
-    script:
-        "../scripts/draw_volumes.py"
-
-
-rule draw_charts:
-    input:
-        history="<results>/model/history.csv",
-        scores="<results>/scores.csv",
-        thresholds=expand("<results>/threshold/{network}.json", network=NETWORKS),
-    output:
         training=report(
             "<results>/figures/training.png",
             caption="../report/training.rst",
@@ -44,27 +25,55 @@ rule draw_charts:
             labels={"figure": "error against threshold"},
         ),
     log:
-        "<logs>/draw_charts.log",
+        "<logs>/draw_figures.log",
     benchmark:
-        "<benchmarks>/draw_charts.tsv"
+        "<benchmarks>/draw_figures.tsv"
+    group:
+        JOIN
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=MEMORY_MB,
+    params:
+        strips=each(
+            SHOWN,
+            [MODEL],
+            dataset="<results>/dataset/{volume}.h5",
+            weight_map={
+                name: "<results>/weight_map/{volume}.h5" if name in SHOWN_WEIGHED else None for name in SHOWN
+            },
+            prediction="<results>/prediction/{model}/{volume}.h5",
+            threshold="<results>/postprocessing/{model}.json",
+            output="<results>/figures/volume/{volume}.png",
+            volume="{volume}",
+            split={name: VOLUMES[name].split for name in SHOWN},
+        ),
+        errors=each(
+            SHOWN_ERRORS,
+            [MODEL],
+            dataset="<results>/dataset/{volume}.h5",
+            prediction="<results>/prediction/{model}/{volume}.h5",
+            threshold="<results>/postprocessing/{model}.json",
+            output="<results>/figures/errors/{volume}.png",
+            volume="{volume}",
+        ),
+        minimum_size=config["segmentation"]["minimum_size"],
     script:
-        "../scripts/draw_charts.py"
+        "../scripts/draw_figures.py"
 
 
 rule report:
     input:
         scores="<results>/scores.csv",
-        spread=["<results>/scores_spread.csv"] if RETRAINED_NETWORKS else [],
-        history="<results>/model/history.csv",
-        thresholds=expand("<results>/threshold/{network}.json", network=NETWORKS),
+        spread=["<results>/scores_spread.csv"] if FURTHER else [],
+        history=f"<results>/models/{MODEL}/history.csv",
+        model=f"<results>/models/{MODEL}/model.pt",
+        postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
         statistics="<results>/statistics.json",
-        model="<results>/model/model.pt",
         strips=expand("<results>/figures/volume/{volume}.png", volume=SHOWN),
         errors=expand("<results>/figures/errors/{volume}.png", volume=SHOWN_ERRORS),
         training="<results>/figures/training.png",
-        error_against_threshold="<results>/figures/thresholds.png",
+        thresholds="<results>/figures/thresholds.png",
         segmentations=expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
     output:
         report="<results>/report.html",
@@ -73,10 +82,12 @@ rule report:
         "<logs>/report.log",
     benchmark:
         "<benchmarks>/report.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:
         title=config["report"]["title"],
+        network=MODEL,
         settings=config,
         volumes=[vars(volume) for volume in VOLUMES.values()],
     script:

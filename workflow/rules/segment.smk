@@ -1,26 +1,42 @@
 # cell probability and threshold -> instances, for Fiji and napari
 
 
-for batch, names in batches_of(whole(SEGMENTED)):
+rule segment:
+    input:
+        expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
+
+
+for batch in batches_of("segment", held_out=whole(EVALUATED), new=whole(PREDICT)):
 
     rule:
         name:
-            f"segment_{batch}"
+            batch.rule_name
         input:
-            predictions=expand(f"<results>/prediction/{NETWORK}/{{volume}}.h5", volume=names),
-            threshold=f"<results>/threshold/{NETWORK}.json",
+            predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=batch.volumes),
+            postprocessing=f"<results>/postprocessing/{MODEL}.json",
         output:
-            labels=expand("<results>/segmentation/{volume}_labels.tif", volume=names),
-            cell_probabilities=expand("<results>/segmentation/{volume}_cell_probability.tif", volume=names),
+            labels=expand("<results>/segmentation/{volume}_labels.tif", volume=batch.volumes),
+            cell_probabilities=expand(
+                "<results>/segmentation/{volume}_cell_probability.tif", volume=batch.volumes
+            ),
         log:
-            f"<logs>/segment/{batch}.log",
+            f"<logs>/segment/{batch.name}.log",
         benchmark:
-            f"<benchmarks>/segment/{batch}.tsv"
+            f"<benchmarks>/segment/{batch.name}.tsv"
+        group:
+            FINISH
         conda:
             "../../environment.yml"
         resources:
             mem_mb=MEMORY_MB,
         params:
+            volumes=each(
+                batch.volumes,
+                models=[MODEL],
+                prediction="<results>/prediction/{model}/{volume}.h5",
+                labels="<results>/segmentation/{volume}_labels.tif",
+                cell_probability="<results>/segmentation/{volume}_cell_probability.tif",
+            ),
             minimum_size=config["segmentation"]["minimum_size"],
         script:
             "../scripts/segment.py"
@@ -30,14 +46,14 @@ if SCATTERED:
 
     rule label_part:
         input:
-            prediction=f"<results>/prediction/{NETWORK}/parts/{{volume}}/{{part}}.h5",
-            threshold=f"<results>/threshold/{NETWORK}.json",
+            prediction="<results>/prediction/{model}/parts/{volume}/{part}.h5",
+            postprocessing="<results>/postprocessing/{model}.json",
         output:
-            pieces=temp("<results>/segmentation/parts/{volume}/{part}_pieces.h5"),
+            pieces=temp("<results>/segmentation/{model}/parts/{volume}/{part}_pieces.h5"),
         log:
-            "<logs>/label_part/{volume}/{part}.log",
+            "<logs>/label_part/{model}/{volume}/{part}.log",
         benchmark:
-            "<benchmarks>/label_part/{volume}/{part}.tsv"
+            "<benchmarks>/label_part/{model}/{volume}/{part}.tsv"
         conda:
             "../../environment.yml"
         resources:
@@ -47,13 +63,13 @@ if SCATTERED:
 
     rule number_parts:
         input:
-            pieces=part_files("<results>/segmentation/parts/{volume}/{part}_pieces.h5"),
+            pieces=part_files("<results>/segmentation/{model}/parts/{volume}/{part}_pieces.h5"),
         output:
-            numbers=temp("<results>/segmentation/parts/{volume}/numbers.h5"),
+            numbers=temp("<results>/segmentation/{model}/parts/{volume}/numbers.h5"),
         log:
-            "<logs>/number_parts/{volume}.log",
+            "<logs>/number_parts/{model}/{volume}.log",
         benchmark:
-            "<benchmarks>/number_parts/{volume}.tsv"
+            "<benchmarks>/number_parts/{model}/{volume}.tsv"
         conda:
             "../../environment.yml"
         resources:
@@ -67,14 +83,14 @@ if SCATTERED:
 
     rule relabel_part:
         input:
-            pieces="<results>/segmentation/parts/{volume}/{part}_pieces.h5",
-            numbers="<results>/segmentation/parts/{volume}/numbers.h5",
+            pieces="<results>/segmentation/{model}/parts/{volume}/{part}_pieces.h5",
+            numbers="<results>/segmentation/{model}/parts/{volume}/numbers.h5",
         output:
-            labels="<results>/segmentation/parts/{volume}/{part}_labels.h5",
+            labels="<results>/segmentation/{model}/parts/{volume}/{part}.h5",
         log:
-            "<logs>/relabel_part/{volume}/{part}.log",
+            "<logs>/relabel_part/{model}/{volume}/{part}.log",
         benchmark:
-            "<benchmarks>/relabel_part/{volume}/{part}.tsv"
+            "<benchmarks>/relabel_part/{model}/{volume}/{part}.tsv"
         conda:
             "../../environment.yml"
         resources:
@@ -84,10 +100,10 @@ if SCATTERED:
 
     rule join_labels:
         input:
-            parts=part_files("<results>/segmentation/parts/{volume}/{part}_labels.h5"),
-            prediction=f"<results>/prediction/{NETWORK}/{{volume}}.h5",
+            parts=part_files(f"<results>/segmentation/{MODEL}/parts/{{volume}}/{{part}}.h5"),
+            prediction=f"<results>/prediction/{MODEL}/{{volume}}.h5",
         output:
-            joined="<results>/segmentation/{volume}_labels.h5",
+            joined=f"<results>/segmentation/{MODEL}/{{volume}}.h5",
             labels="<results>/segmentation/{volume}_labels.tif",
             cell_probability="<results>/segmentation/{volume}_cell_probability.tif",
         log:

@@ -1,7 +1,12 @@
-# training and validation volumes -> model
+# training and validation volumes -> models
 
 
 rule train:
+    input:
+        expand("<results>/models/{model}/model.pt", model=TRAINED),
+
+
+rule train_model:
     input:
         train=expand("<results>/dataset/{volume}.h5", volume=TRAIN),
         train_weight_maps=expand("<results>/weight_map/{volume}.h5", volume=TRAIN),
@@ -9,12 +14,12 @@ rule train:
         validation_weight_maps=expand("<results>/weight_map/{volume}.h5", volume=VALIDATION),
         statistics="<results>/statistics.json",
     output:
-        model="<results>/model/model.pt",
-        history="<results>/model/history.csv",
+        model="<results>/models/{model}/model.pt",
+        history="<results>/models/{model}/history.csv",
     log:
-        "<logs>/train.log",
+        "<logs>/train/{model}.log",
     benchmark:
-        "<benchmarks>/train.tsv"
+        "<benchmarks>/train/{model}.tsv"
     conda:
         "../../environment.yml"
     threads: 16
@@ -26,20 +31,6 @@ rule train:
         network=config["network"],
         training=config["training"],
         augmentation=config["augmentation"],
-        seed=config["seed"],
+        seed=lambda wildcards: TRAINED[wildcards.model],
     script:
         "../scripts/train.py"
-
-
-if RETRAINED_NETWORKS:
-
-    use rule train as train_seed with:
-        output:
-            model="<results>/model/seed{seed}/model.pt",
-            history="<results>/model/seed{seed}/history.csv",
-        log:
-            "<logs>/train/seed{seed}.log",
-        benchmark:
-            "<benchmarks>/train/seed{seed}.tsv"
-        params:
-            seed=lambda wildcards: int(wildcards.seed),

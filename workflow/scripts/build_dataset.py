@@ -1,14 +1,11 @@
-from pathlib import Path
-
 from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.stages.dataset import build_dataset
 
-    for volume, output in zip(snakemake.params.volumes, snakemake.output, strict=True):
+    for volume in snakemake.params.volumes:
         run(
             build_dataset,
-            output=Path(output),
             block=snakemake.config["block"],
             memory_gb=snakemake.config["memory_gb"],
             **volume,

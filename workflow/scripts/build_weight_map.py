@@ -5,12 +5,11 @@ from pipeline_lib.runtime.log import stage
 with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.stages.dataset import build_weight_map
 
-    for dataset, output in zip(snakemake.input.datasets, snakemake.output, strict=True):
+    for volume in snakemake.params.volumes:
         run(
             build_weight_map,
-            Path(dataset),
-            Path(snakemake.input.statistics),
-            Path(output),
+            statistics=Path(snakemake.input.statistics),
             block=snakemake.config["block"],
+            **volume,
             **snakemake.params.weight_map,
         )

@@ -8,7 +8,7 @@ with stage(snakemake.log[0], snakemake.threads) as run:
     run(
         label_part,
         Path(snakemake.input.prediction),
-        Path(snakemake.input.threshold),
+        Path(snakemake.input.postprocessing),
         Path(snakemake.output.pieces),
         block=snakemake.config["block"],
         memory_gb=snakemake.config["memory_gb"],

@@ -8,6 +8,6 @@ with stage(snakemake.log[0], snakemake.threads) as run:
     run(
         measure_spread,
         Path(snakemake.input.scores),
-        [*map(Path, snakemake.input.thresholds)],
+        [*map(Path, snakemake.input.postprocessing)],
         Path(snakemake.output.spread),
     )

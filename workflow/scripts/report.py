@@ -4,26 +4,25 @@ from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.stages.provenance_page import write_provenance_page
-    from pipeline_lib.stages.report import write_report
+    from pipeline_lib.stages.report import Contents, write_report
 
-    run(
-        write_report,
-        Path(snakemake.input.scores),
-        Path(snakemake.input.history),
-        [*map(Path, snakemake.input.thresholds)],
-        Path(snakemake.input.statistics),
-        Path(snakemake.input.model),
-        [*map(Path, snakemake.input.strips)],
-        [*map(Path, snakemake.input.errors)],
-        Path(snakemake.input.training),
-        Path(snakemake.input.error_against_threshold),
-        Path(snakemake.output.report),
+    contents = Contents(
         title=snakemake.params.title,
+        network=snakemake.params.network,
         settings=snakemake.params.settings,
         volumes=snakemake.params.volumes,
-        network=snakemake.params.settings["network"]["name"],
-        spread=next(map(Path, snakemake.input.spread), None),
+        scores=Path(snakemake.input.scores),
+        spread=[*map(Path, snakemake.input.spread)],
+        history=Path(snakemake.input.history),
+        model=Path(snakemake.input.model),
+        postprocessing=[*map(Path, snakemake.input.postprocessing)],
+        statistics=Path(snakemake.input.statistics),
+        strips=[*map(Path, snakemake.input.strips)],
+        errors=[*map(Path, snakemake.input.errors)],
+        training_figure=Path(snakemake.input.training),
+        thresholds_figure=Path(snakemake.input.thresholds),
     )
+    run(write_report, contents, Path(snakemake.output.report))
     run(
         write_provenance_page,
         [Path(snakemake.output.report), *map(Path, snakemake.input.segmentations)],

@@ -6,10 +6,17 @@ with stage(snakemake.log[0], max(snakemake.threads // processes, 1)) as run:
     from pipeline_lib.stages.training import train
 
     arguments = {
-        **{name: [*paths] for name, paths in snakemake.input.items() if name != "statistics"},
+        "train": [*snakemake.input.train],
+        "train_weight_maps": [*snakemake.input.train_weight_maps],
+        "validation": [*snakemake.input.validation],
+        "validation_weight_maps": [*snakemake.input.validation_weight_maps],
         "statistics": snakemake.input.statistics,
-        **dict(snakemake.output.items()),
-        **dict(snakemake.params.items()),
+        "model": snakemake.output.model,
+        "history": snakemake.output.history,
+        "network": snakemake.params.network,
+        "training": snakemake.params.training,
+        "augmentation": snakemake.params.augmentation,
+        "seed": snakemake.params.seed,
         "threads": snakemake.threads,
     }
     if processes > 1:

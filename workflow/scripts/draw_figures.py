@@ -4,11 +4,17 @@ from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.figures.charts import draw_thresholds, draw_training
+    from pipeline_lib.figures.errors import draw_errors
+    from pipeline_lib.figures.volume import draw_volume_strip
 
+    for strip in snakemake.params.strips:
+        run(draw_volume_strip, minimum_size=snakemake.params.minimum_size, **strip)
+    for errors in snakemake.params.errors:
+        run(draw_errors, **errors)
     run(draw_training, Path(snakemake.input.history), Path(snakemake.output.training))
     run(
         draw_thresholds,
         Path(snakemake.input.scores),
-        [*map(Path, snakemake.input.thresholds)],
+        [*map(Path, snakemake.input.postprocessing)],
         Path(snakemake.output.thresholds),
     )

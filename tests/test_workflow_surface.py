@@ -1,0 +1,250 @@
+"""The workflow as others meet it: in a folder with an awkward name, imported by another one, in parts."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+
+ROOT = Path(__file__).parents[1]
+CHECKOUT = ("Snakefile", "workflow", "pipeline_lib", "profiles", "config", "environment.yml")
+TABLE = """volume\timages\tannotation\tsections\tsplit
+learn\timages.tif\tlabels.tif\t0-1\ttrain
+choose\timages.tif\tlabels.tif\t2\tvalidation
+score\timages.tif\tlabels.tif\t3\ttest
+new\timages.tif\t\t3\tpredict
+"""
+CONFIG = {
+    "volumes": "volumes.tsv",
+    "network": {"depth": 1, "base_channels": 4},
+    "training": {"tile": 80, "iterations": 4, "validation_interval": 2, "optimizer": "adam", "device": "cpu"},
+    "prediction": {"device": "cpu"},
+}
+DRAWN = CONFIG | {"drawing": {"sections": 4, "size": 96, "cell_diameter": 24}}
+HOST = """
+import json
+
+module bordure:
+    snakefile: {snakefile!r}
+    config: config["cells"]
+
+use rule * from bordure as bordure_*
+
+use rule train_model from bordure as bordure_train_model with:  # reads bordure once more
+    threads: 1
+
+onstart:
+    open("started", "a").write("own\\n")
+
+onsuccess:
+    bordure.onsuccess()
+
+onerror:
+    bordure.onerror()
+
+rule segment:
+    input: "results/scores.csv"
+    output: "segments.txt"
+    shell: "false; wc -l < {{input}} > {{output}}"
+
+rule report:
+    default_target: True
+    input: rules.bordure_all.input
+    output: "report.txt"
+    shell: "ls {{input}} > {{output}}"
+
+with open("rules.json", "w") as file:
+    local = workflow._localrules
+    json.dump({{rule.name: [rule._group, rule.name in local] for rule in workflow.rules}}, file)
+"""
+MAIN = ("--configfile", "my.yaml")
+IMPORTING = ("--snakefile", "host.smk", "--configfile", "host.yaml")
+
+
+def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """What a user types in `folder`, where a Snakefile is found by itself."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def said(answer: subprocess.CompletedProcess) -> str:
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout + answer.stderr
+
+
+def rules_in(text: str) -> set[str]:
+    """Names of the rules in a table of jobs."""
+    return {*re.findall(r"^(\w+) +\d+$", text, re.MULTILINE)} - {"total", "default"}
+
+
+def planned(folder: Path, *arguments: str) -> set[str]:
+    return rules_in(said(snakemake(folder, "-n", *arguments)))
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory) -> Path:
+    """A clone in a folder with a space and an apostrophe in its path.
+
+    In it a workflow, host.smk, that imports bordure and has rules of its own called as rules of bordure are,
+    and the finished run of this workflow.
+    """
+    folder = tmp_path_factory.mktemp("clone") / "Ana's work/bordure clone"
+    folder.mkdir(parents=True)
+    for name in CHECKOUT:  # with changes that are not committed
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, folder / name)
+    (folder / "host.smk").write_text(HOST.format(snakefile=str(folder / "workflow/Snakefile")))
+    (folder / "volumes.tsv").write_text(TABLE)
+    (folder / "my.yaml").write_text(yaml.safe_dump(DRAWN))
+    (folder / "host.yaml").write_text(yaml.safe_dump({"cells": DRAWN, "own": "setting"}))
+    said(snakemake(folder, *IMPORTING))
+    return folder
+
+
+@pytest.mark.slow
+class TestImported:
+    def test_runs_to_the_end(self, clone):
+        made = (clone / "report.txt").read_text().splitlines()
+        assert {"results/report.html", "results/segmentation/new_labels.tif"} <= {*made}
+        assert (clone / "started").read_text() == "own\n"  # its own hook runs, too
+        assert [path.name for path in (clone / "results/models/unet").glob("*.pt")] == ["model.pt"]
+
+    def test_leaves_the_rules_of_the_host_alone_and_keeps_its_own(self, clone):
+        rules = json.loads((clone / "rules.json").read_text())
+        assert rules["segment"] == rules["report"] == [None, False]
+        assert rules["bordure_segment_new"] == ["finish", False]
+        assert rules["bordure_build_dataset_train"] == ["prepare", False]
+        assert rules["bordure_train_model"] == [None, False]
+        assert rules["bordure_report"] == [None, True]
+
+    def test_leaves_the_shell_of_the_host_strict(self, clone):
+        answer = snakemake(clone, *IMPORTING, "--", "segment")  # ends at `false`
+        assert answer.returncode == 1 and "error: not all was done" in answer.stderr
+
+    def test_a_second_run_in_the_results_folder_is_refused(self, clone):
+        code = "from pipeline_lib import locks; locks.hold_results('results'); print(flush=True); input()"
+        holder = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=clone, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        holder.stdout.readline()
+        lock = (clone / "results/.lock").read_text()
+        again = (*IMPORTING, "--forcerun", "report")
+        for options in (["-n"], ["--unlock"], ["--rulegraph", "mermaid-js"]):  # only look
+            said(snakemake(clone, *again, *options))
+        assert (clone / "results/.lock").read_text() == lock
+        answer = snakemake(clone, *again)
+        holder.communicate(b"\n")
+        assert answer.returncode == 1
+        assert f"error: results: another run is at work there (process {holder.pid} on " in answer.stderr
+        said(snakemake(clone, *again))
+
+
+def test_a_prefix_of_paths_is_refused(tmp_path):
+    lines = (f"module bordure:\n    snakefile: {str(ROOT / 'workflow/Snakefile')!r}\n"
+             "    config: {'volumes': 'volumes.tsv'}\n    prefix: 'here'\nuse rule * from bordure\n")
+    (tmp_path / "Snakefile").write_text(lines)
+    answer = snakemake(tmp_path, "-n")
+    assert answer.returncode == 1 and answer.stderr.endswith("by the config key `results`.\n")
+
+
+@pytest.mark.slow
+class TestClone:
+    @pytest.mark.parametrize(
+        "options",
+        [MAIN, IMPORTING, (*MAIN, "--rerun-triggers", "code", "mtime")],
+        ids=["main", "imported", "other triggers"],
+    )
+    def test_new_dates_of_adapters_plan_nothing(self, clone, options):
+        for script in (clone / "workflow/scripts").iterdir():
+            script.touch()
+        assert "Nothing to be done" in said(snakemake(clone, "-n", *options))
+
+    def test_a_changed_adapter_plans_its_rule(self, clone):
+        adapter = clone / "workflow/scripts/choose_postprocessing.py"
+        text = adapter.read_text()
+        adapter.write_text(f"{text}# changed\n")
+        try:
+            rules = planned(clone, *MAIN)
+        finally:
+            adapter.write_text(text)
+        assert {"choose_postprocessing", "choose_postprocessing_baselines", "report"} <= rules
+        assert not {rule for rule in rules if rule.startswith(("train", "predict", "build"))}
+
+    def test_finished_parts_have_nothing_to_do(self, clone):
+        parts = ("dataset", "train", "predict", "segment", "evaluate")
+        assert "Nothing to be done" in said(snakemake(clone, "-n", *MAIN, "--", *parts))
+
+    @pytest.mark.parametrize("options", [("--", "predict"), ("--until", "train")])
+    def test_a_part_alone(self, clone, options):
+        """With another learning rate, so that everything from the training on would run."""
+        rules = planned(clone, *MAIN, "--config", "training={learning_rate: 0.02}", *options)
+        models = {"train_model"}
+        predictions = {"predict_train", "predict_test", "predict_new"}
+        part = options[-1]
+        assert rules - {"train", "predict"} == models | (predictions if part == "predict" else set())
+
+    def test_the_documented_line_forces_all_predictions(self, clone):
+        line = "--forcerun $(snakemake --list-rules | grep ^predict_)"
+        assert line in (ROOT / "config/README.md").read_text()
+        command = f"{sys.executable} -m snakemake --cores 2 {' '.join(MAIN)}"
+        answer = subprocess.run(
+            f"{command} -n {line.replace('snakemake', command)}",
+            shell=True, cwd=clone, capture_output=True, text=True, check=False,
+        )
+        rules = rules_in(said(answer))
+        assert {"predict_train", "predict_test", "predict_new", "predict_baselines", "report"} <= rules
+        assert not rules & {"train_model", "build_dataset_train"}
+
+    def test_profile_cluster_submits_jobs_and_the_run_goes_on_to_the_report(self, clone, tmp_path):
+        """Commands in place of Slurm's run each job at once."""
+        commands = tmp_path / "commands"
+        commands.mkdir()
+        for name, text in {
+            "sbatch": f'echo "$@" >> {tmp_path}/asked; SLURM_JOB_ID=7 sh > /dev/null 2>&1; echo 7',
+            "squeue": "true",
+            "scancel": "true",
+        }.items():
+            (commands / name).write_text(f"#!/bin/sh\n{text}\n")
+            (commands / name).chmod(0o755)
+        path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
+        (clone / "results/report.html").unlink()
+        options = ("--workflow-profile", "profiles/cluster", "--latency-wait", "5")
+        said(snakemake(clone, *MAIN, *options, "--forcerun", "evaluate_held_out", PATH=path))
+        assert (clone / "results/report.html").exists()
+        (asked,) = (tmp_path / "asked").read_text().splitlines()
+        assert "--comment=finish" in asked
+
+
+def write_many(folder: Path, number: int) -> None:
+    """A table of so many sections of one image."""
+    for name in ("images", "labels"):
+        stack = np.zeros((number, 80, 80), np.uint8)
+        tifffile.imwrite(folder / f"{name}.tif", stack, photometric="minisblack")
+    table = TABLE.splitlines()[:1]
+    for k in range(number):
+        split = ("train", "validation", "test", "test", "predict")[k % 5]
+        annotation = "" if split == "predict" else "labels.tif"
+        table.append(f"image{k}\timages.tif\t{annotation}\t{k}\t{split}")
+    (folder / "volumes.tsv").write_text("\n".join([*table, ""]))
+    (folder / "my.yaml").write_text(yaml.safe_dump(CONFIG | {"data_dir": "."}))
+
+
+def test_batches_are_named_by_what_they_hold_and_drawn_as_one(tmp_path):
+    """As many images as the nuclei have: several batches of a kind are numbered, one is not."""
+    write_many(tmp_path, 670)
+    arguments = ("--snakefile", str(ROOT / "Snakefile"), *MAIN)
+    rules = said(snakemake(tmp_path, *arguments, "--list-rules")).split()
+    assert {"predict_test_1", "predict_test_2", "build_dataset_train_1", "evaluate_held_out_1"} <= {*rules}
+    assert {"draw_figures", "build_weight_map_test", "train_model"} <= {*rules}  # of one batch
+    graph = said(snakemake(tmp_path, *arguments, "--rulegraph"))
+    names = re.findall(r'label = "(\w+)"', graph)
+    assert len(names) == len({*names}) <= 25 and {"predict_test", "train_model"} <= {*names}
+    assert not [name for name in names if re.search("_[0-9]+$", name)]
