@@ -25,11 +25,12 @@ from benchmarks import harness
 from benchmarks.__main__ import slug
 from benchmarks.harness import Row
 from pipeline_lib import provenance
+from pipeline_lib.instances.postprocessing import PostProcessing
 from pipeline_lib.runtime.files import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 SIDES = (4096, 16384, 32768)  # px
-# Of all files there are at one time, were nothing compressed: image 1, prediction 4, its TIFF 4, labels 4 + 4
+# Of all files there are at one time, were nothing compressed: image 1, prediction 4, labels 4, both as TIFF 8
 BYTES_PER_PIXEL = 17
 MEMORY_GB = 2.0  # for `predict`, which takes its tiles by it
 CORES = len(os.sched_getaffinity(0))
@@ -39,7 +40,7 @@ SEEDS = {"train": 1, "validation": 2}  # the sections measured have 0
 TRAINING_SIZE = 512  # px
 NETWORK = {"name": "unet", "depth": 2, "base_channels": 4, "dropout": 0.0}
 TRAINING = {"tile": 220, "iterations": 400, "optimizer": "adam", "validation_interval": 400}
-TO_LABELS = ("build_dataset", "predict", "segment")  # the way of images without annotation
+TO_LABELS = ("build_dataset", "predict", "segment", "write_tiffs")  # the way of images without annotation
 THRESHOLD, MINIMUM_SIZE = 0.5, 50  # px
 
 ADAPTER = """
@@ -128,9 +129,13 @@ def measured(side: int) -> list[Job]:
         Job(
             "segment",
             "pipeline_lib.stages.segmentation.segment",
-            ["prediction.h5", "threshold.json", "labels.tif", "cell_probability.tif"],
-            {"minimum_size": MINIMUM_SIZE},
-            unneeded=["prediction.h5", "labels.tif", "cell_probability.tif"],
+            ["prediction.h5", "postprocessing.json", "segmentation.h5"],
+        ),
+        Job(
+            "write_tiffs",
+            "pipeline_lib.stages.segmentation.write_tiffs",
+            ["segmentation.h5", "prediction.h5", "labels.tif", "cell_probability.tif"],
+            unneeded=["segmentation.h5", "prediction.h5", "labels.tif", "cell_probability.tif"],
         ),
         Job("draw annotation", "benchmarks.drawing.draw_annotation", ["annotation.tif"], {"size": side}),
         Job(
@@ -178,7 +183,7 @@ def call(command: Sequence[str | Path], folder: Path) -> str:
 def measure(sides: Sequence[int], folder: Path) -> list[Figures]:
     """Print and return the figures of all stages on sections of `sides` px, the smallest first."""
     require_disk(folder, max(sides))
-    write_json(folder / "threshold.json", {"threshold": THRESHOLD})
+    write_json(folder / "postprocessing.json", asdict(PostProcessing(THRESHOLD, MINIMUM_SIZE)))
     for job in preparation():
         run(job, folder)
     print(f"{'stage':<26}{'side, px':>10}{'s':>9}{'Mpx/s':>8}{'MB':>7}{'bytes/px':>10}{'cells':>10}")

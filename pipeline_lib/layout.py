@@ -57,7 +57,12 @@ CELL_PROBABILITY = Array(
 
 # On the way from a prediction to its labels (labelling.py); a group for each section holds the last four.
 PIECES = Array(
-    "pieces", "zyx", "uint32", "piece", "what one block sees of a component, numbered from 1 in each section"
+    "pieces",
+    "zyx",
+    "uint32",
+    "piece",
+    "what one block sees of a component, numbered from 1 in each section",
+    compressed=False,  # of short life, and twice as fast
 )
 COMPONENT = Array("component", "p", "uint32", "component", "of each piece, the component it belongs to")
 FIRST_PIXEL = Array("first_pixel", "k", "int64", "px", "of each component, x * rows + y of its first pixel")

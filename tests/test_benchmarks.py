@@ -209,13 +209,14 @@ def test_every_section_goes_through_every_stage_in_processes_of_their_own(stages
     once = [job.function.rpartition(".")[2] for job in bench_large.measured(100)]
     assert stages[-2 * len(once) :] == [*once, *once] and "train" in stages
     assert [figures.side for figures in found] == [100] * len(once) + [200] * len(once)
-    assert [figures.bytes_per_pixel for figures in found if figures.stage == "segment"] == [8.0, 2.0]
+    assert [figures.bytes_per_pixel for figures in found if figures.stage == "write_tiffs"] == [8.0, 2.0]
     left = {path.name for path in tmp_path.iterdir()}
     assert not left & {
         "images.tif",
         "annotation.tif",
         "dataset.h5",
         "prediction.h5",
+        "segmentation.h5",
         "labels.tif",
         "weight_map.h5",
     }

@@ -15,7 +15,7 @@ from pipeline_lib.data import normalisation, volumes
 from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.networks.unet import UNetPlan
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.stages import dataset, prediction, synthesis, threshold
+from pipeline_lib.stages import dataset, postprocessing, prediction, synthesis
 from pipeline_lib.training.schedule import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ TAKERS = {
     "prediction": (
         prediction.predict, {"dataset", "model", "output", "part", "jobs", "memory_gb", "threads"}),
     "segmentation": (
-        threshold.choose_threshold, {"datasets", "predictions", "output", "memory_gb", "threads"}),
+        postprocessing.choose_postprocessing, {"datasets", "predictions", "output", "memory_gb", "threads"}),
 }
 
 
@@ -130,7 +130,7 @@ def test_section_is_what_the_code_takes_with_its_defaults(section):
 def test_choices_are_those_of_the_code():
     assert SECTIONS["dataset"]["annotation_kind"]["enum"] == list(imageio.ANNOTATION_KINDS)
     assert SECTIONS["network"]["name"]["enum"] == networks.names()
-    assert SECTIONS["segmentation"]["criterion"]["enum"] == list(threshold.CRITERIA)
+    assert SECTIONS["segmentation"]["criterion"]["enum"] == list(postprocessing.CRITERIA)
     assert SCHEMA["properties"]["normalisation"]["enum"] == list(normalisation.KINDS)
 
 

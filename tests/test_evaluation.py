@@ -5,14 +5,15 @@ import pandas as pd
 import pytest
 import tifffile
 
-from pipeline_lib import imageio, layout, metrics
+from pipeline_lib import imageio, layout, metrics, provenance
 from pipeline_lib.cli import main
 from pipeline_lib.data.labels import cells_apart, separation_border
-from pipeline_lib.instances.postprocessing import instances
+from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.stages.evaluation import COLUMNS, collect_scores, evaluate
+from pipeline_lib.stages.segmentation import segment
 
 
 @pytest.fixture
@@ -33,15 +34,20 @@ def write_case(folder, labels, border, probability):
         layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = border
     with layout.create(folder / "prediction.h5", {}) as file:
         layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = probability
-    write_json(folder / "threshold.json", {"threshold": 0.55})
 
 
-def scores(folder, **settings):
+def scores(folder, threshold=0.55, minimum_size=0, segmentation=None, **settings):
+    """The table that `evaluate` writes; of `segmentation` or, without, of what `segment` makes."""
     settings = {"volume": "007", "split": "test", "network": "unet"} | settings
+    write_json(folder / "unet.json", {"threshold": threshold, "minimum_size": minimum_size})
+    if segmentation is None:
+        segment(folder / "prediction.h5", folder / "unet.json", folder / "segmentation.h5")
+    else:
+        with layout.create(folder / "segmentation.h5", {}) as file:
+            layout.add(file, layout.LABELS, segmentation.shape)[:] = segmentation
+        provenance.beside(folder / "segmentation.h5").unlink(missing_ok=True)
     evaluate(
-        folder / "dataset.h5",
-        folder / "prediction.h5",
-        folder / "threshold.json",
+        *(folder / name for name in ("dataset.h5", "prediction.h5", "segmentation.h5", "unet.json")),
         folder / "scores.csv",
         **settings,
     )
@@ -59,6 +65,24 @@ def test_scores_are_tidy_over_the_challenges_thresholds_and_the_chosen_one(folde
     assert at["v_rand_thin"] > 0.9
     assert at["seg"] == at["iou"] == pytest.approx(24 / 26)  # both cells lack their column of the border
     assert table[table.threshold == 0].set_index("metric").value["rand_error"] > 0.3
+
+
+@pytest.mark.parametrize("threshold", [0.55, metrics.CHALLENGE_THRESHOLDS[4]])
+def test_the_instance_scores_at_the_chosen_threshold_are_those_of_the_stored_labels(folder, threshold):
+    """Whatever made them: cells that share a side, numbers of any size. No other score follows them."""
+    before = scores(folder, threshold)
+    with layout.require(folder / "dataset.h5") as file:
+        labels = file["labels"][:]
+    found = np.where(labels > 0, labels + 4_000_000_000, 0).astype(np.uint32)
+    found[:, 20:] = 0
+    table = scores(folder, threshold, segmentation=found)
+    stored = (table.threshold == threshold) & table.metric.isin(metrics.INSTANCE_METRICS)
+    assert stored.sum() == len(metrics.INSTANCE_METRICS)
+    pd.testing.assert_frame_equal(table[~stored], before[~stored])
+    at = table[stored].set_index("metric").value
+    expected = metrics.instance_scores(labels, found)
+    assert {name: at[name] for name in at.index} == {name: expected[name] for name in at.index}
+    assert at["average_precision_50"] == 1 and (at != before[stored].set_index("metric").value).any()
 
 
 @pytest.mark.parametrize("minimum_size", [0, 6])
@@ -80,7 +104,7 @@ def test_scores_are_those_of_the_whole_stack_to_the_last_bit(tmp_path, minimum_s
     for metric, t, value in whole.itertuples(index=False):
         assert found[metric].iloc[thresholds.index(t)] == value
     for k, t in enumerate(thresholds):
-        segments = np.stack([instances(section, t, minimum_size) for section in probability])
+        segments = np.stack([instances(section, PostProcessing(t, minimum_size)) for section in probability])
         expected = metrics.instance_scores(labels, segments)
         for metric in metrics.INSTANCE_METRICS:
             assert found[metric].iloc[k] == expected[metric], (metric, t)
@@ -102,9 +126,11 @@ def test_threads_are_as_many_as_memory_gb_has_room_for(folder, monkeypatch):
 
 
 def test_shapes_that_differ_are_named(folder):
+    with pytest.raises(InputError, match=r"segmentation\.h5: shape \(2, 20, 30\), but .* has \(2, 24, 30\)"):
+        scores(folder, segmentation=np.zeros((2, 20, 30), np.uint32))
     with layout.create(folder / "prediction.h5", {}) as file:
         layout.add(file, layout.CELL_PROBABILITY, (2, 24, 31))
-    with pytest.raises(InputError, match=r"shape \(2, 24, 31\), but .* has \(2, 24, 30\)"):
+    with pytest.raises(InputError, match=r"prediction\.h5: shape \(2, 24, 31\), but .* has \(2, 24, 30\)"):
         scores(folder)
 
 
@@ -138,10 +164,9 @@ def images(folder):
 
 
 def test_any_tools_output_is_scored_from_the_command_line_as_in_the_workflow(folder, images, capsys):
-    write_json(folder / "threshold.json", {"threshold": metrics.CHALLENGE_THRESHOLDS[5]})
     assert main(["evaluate", *map(str, images), "--csv", str(folder / "out.csv")]) == 0
     found = pd.read_csv(folder / "out.csv").set_index(["metric", "threshold"]).value
-    expected = scores(folder).set_index(["metric", "threshold"]).value
+    expected = scores(folder, metrics.CHALLENGE_THRESHOLDS[5]).set_index(["metric", "threshold"]).value
     pd.testing.assert_series_equal(found.sort_index(), expected.sort_index())
     printed = capsys.readouterr().out
     assert "truth.tif: 2 sections of 24 x 30 px" in printed

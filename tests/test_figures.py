@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 from skimage.color import rgb2lab
 
-from pipeline_lib import layout, metrics
+from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.figures import describe
 from pipeline_lib.figures.charts import (
@@ -29,9 +29,12 @@ from pipeline_lib.figures.charts import (
 from pipeline_lib.figures.colouring import BACKGROUND, gray, instances_coloured, magnified, rgb
 from pipeline_lib.figures.errors import CLOSE_UP, NAMES, draw_errors, worst_places
 from pipeline_lib.figures.overlay import COLOURS, error_overlay, inside, near
+from pipeline_lib.figures.stored import consecutive, consistent_probability
 from pipeline_lib.figures.volume import draw_volume_strip, matched_labels
+from pipeline_lib.instances.postprocessing import PostProcessing, above, instances
 from pipeline_lib.metrics import Mismatch
 from pipeline_lib.runtime.files import write_json
+from pipeline_lib.stages.segmentation import segment
 
 SPLIT, MERGER = (rgb(COLOURS[kind]) for kind in (Mismatch.SPLIT, Mismatch.MERGER))
 
@@ -61,19 +64,28 @@ def write_case(folder, labels, probability, annotated=True):
         layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = probability
     with layout.create(folder / "weight_map.h5", {}) as file:
         layout.add(file, layout.WEIGHT_MAP, labels.shape)[:] = rng.uniform(0, 7, labels.shape)
-    write_json(folder / "threshold.json", {"threshold": 0.5})
+    write_json(folder / "postprocessing.json", {"threshold": 0.5, "minimum_size": 0})
+    segment(folder / "prediction.h5", folder / "postprocessing.json", folder / "segmentation.h5")
     return folder
+
+
+def store_labels(folder, labels):
+    """In the place of what `segment` made."""
+    with layout.create(folder / "segmentation.h5", {}) as file:
+        layout.add(file, layout.LABELS, labels.shape)[:] = labels
+    provenance.beside(folder / "segmentation.h5").unlink()
 
 
 def draw_strip(case, weight_map=True, output="strip.png"):
     weights = case / "weight_map.h5" if weight_map else None
-    draw_volume_strip(case / "dataset.h5", weights, case / "prediction.h5", case / "threshold.json",
-                      case / output, volume="v", split="test")
+    draw_volume_strip(case / "dataset.h5", weights, case / "prediction.h5", case / "segmentation.h5",
+                      case / "postprocessing.json", case / output, volume="v", split="test")
     return case / output
 
 
 def draw_error_map(case, output="errors.png"):
-    paths = [case / name for name in ("dataset.h5", "prediction.h5", "threshold.json", output)]
+    names = ("dataset.h5", "prediction.h5", "segmentation.h5", "postprocessing.json", output)
+    paths = [case / name for name in names]
     draw_errors(*paths, volume="v")
     return case / output
 
@@ -166,9 +178,9 @@ def test_a_window_shows_what_the_whole_picture_shows_there(labels, top, left):
 def test_segments_are_named_after_the_cell_they_share_most_with(labels, found):
     matched = matched_labels(labels, found)
     assert ((matched == 0) == (found == 0)).all()
-    for segment in np.unique(found[found > 0]):
-        shared = np.bincount(labels[found == segment], minlength=5)[1:]
-        (name,) = np.unique(matched[found == segment])
+    for region in np.unique(found[found > 0]):
+        shared = np.bincount(labels[found == region], minlength=5)[1:]
+        (name,) = np.unique(matched[found == region])
         assert shared[name - 1] == shared.max() if shared.any() else name not in labels
 
 
@@ -178,6 +190,39 @@ def test_gray_takes_the_mean_of_the_channels_and_bears_a_single_gray_level():
     level = gray(channels[:1])[..., 0].ravel()
     assert (np.diff(level.astype(int)) >= 0).all()
     assert (level[0], level[-1]) == (0, 255)
+
+
+# the stored segmentation
+
+
+@given(arrays(np.uint32, (5, 6), elements=st.sampled_from([0, 0, 3, 70_000, 2**32 - 1])))
+def test_labels_are_renumbered_in_their_order(labels):
+    found = consecutive(labels)
+    values = np.unique(labels[labels > 0])
+    assert found.dtype == np.int32 and ((found == 0) == (labels == 0)).all()
+    for number, value in enumerate(values, 1):
+        assert ((found == number) == (labels == value)).all()
+
+
+@given(arrays(np.uint32, (9, 11), elements=st.sampled_from([0, 0, 0, 1, 2, 3])),
+       arrays(np.float32, (9, 11), elements=st.floats(0, 1, width=32)),
+       st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.95, 1 - 2**-53]))
+def test_a_consistent_probability_has_the_segments_and_is_else_as_it_was(labels, probability, t):
+    decided = consistent_probability(probability, labels, t)
+    cells, before = above(decided, t), above(probability, t)
+    assert decided.dtype == np.float32 and decided.min() >= 0 and decided.max() <= 1
+    np.testing.assert_array_equal(decided[cells == before], probability[cells == before])
+    assert not (cells & (labels == 0)).any()
+    regions = metrics.connected_components(cells)
+    assert all(len(np.unique(labels[regions == region])) == 1 for region in range(1, regions.max() + 1))
+    touching = separation_border(labels, 2)
+    np.testing.assert_array_equal(cells | touching, labels > 0)  # no more is lost than between segments
+
+
+@given(arrays(np.float32, (9, 11), elements=st.floats(0, 1, width=32)))
+def test_the_probability_stays_as_it_is_where_nothing_was_removed_from_it(probability):
+    labels = instances(probability, PostProcessing(0.5))
+    assert consistent_probability(probability, labels, 0.5) is probability
 
 
 # the strip of a volume
@@ -319,6 +364,8 @@ def test_of_sections_too_large_to_hold_the_middle_alone_is_looked_at(large, monk
     with layout.require(large / "dataset.h5") as file, layout.require(large / "prediction.h5") as predicted:
         write_case(cut, file["labels"][part], predicted["cell_probability"][part])
         raw, border = file["raw"][(slice(None), *part)], file["separation_border"][part]
+    with layout.require(large / "segmentation.h5") as file:
+        store_labels(cut, file["labels"][part])
     with layout.require(large / "weight_map.h5") as file:
         weights = file["weight_map"][part]
     with h5py.File(cut / "dataset.h5", "a") as file, h5py.File(cut / "weight_map.h5", "a") as weighted:

@@ -92,7 +92,7 @@ class Computed:
 def test_a_stack_computed_where_it_is_read_is_never_whole_in_memory(tmp_path):
     stack = Computed((2, 5000, 1000))
     tracemalloc.start()
-    imageio.write_labels(tmp_path / "a.tif", stack, maximum=30_000)
+    imageio.write_labels(tmp_path / "a.tif", stack)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert stack.most <= 128 * 1000 and stack.read == 2 * 5000 * 1000  # each pixel once
@@ -101,11 +101,16 @@ def test_a_stack_computed_where_it_is_read_is_never_whole_in_memory(tmp_path):
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), whole)
 
 
-def test_the_maximum_is_found_where_it_is_not_told(tmp_path):
-    stack = Computed((1, 20_000, 3))
+def test_a_label_that_uint16_does_not_hold_makes_all_uint32(tmp_path):
+    """It comes late, when most has been written as uint16."""
+    stack = Computed((1, 13_110, 3))
+    expected = stack[0, 0:13_110, 0:3]
     imageio.write_labels(tmp_path / "a.tif", stack)
-    read = tifffile.imread(tmp_path / "a.tif")
-    assert read.dtype == np.uint32 and read.max() == 5 * 19_999
+    assert (expected > 2**16 - 1).sum() == 3 * 2
+    (read,) = tifffile.imread(tmp_path / "a.tif")
+    assert read.dtype == np.uint32
+    np.testing.assert_array_equal(read, expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
 
 
 def test_the_same_stack_gives_the_same_bytes(tmp_path):

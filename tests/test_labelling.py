@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline_lib import layout
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.instances.labelling import BYTES_PER_PIECE, find_pieces, labelled, number_components
-from pipeline_lib.instances.postprocessing import instances
+from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.memory import PROCESS_BYTES
 from pipeline_lib.runtime.errors import InputError
@@ -83,7 +83,8 @@ def label_in_bands(cells, heights, block, minimum_size, before=0):
 @given(SEEDS, st.integers(1, 70), st.integers(0, 20))
 def test_labels_are_those_of_whole_sections_whatever_the_blocks(tmp_path_factory, seed, block, minimum_size):
     cells = drawn(seed)
-    expected = number_through(np.stack([instances(s.astype(float), 0.5, minimum_size) for s in cells]))
+    post_processing = PostProcessing(0.5, minimum_size)
+    expected = number_through(np.stack([instances(s.astype(float), post_processing) for s in cells]))
     folder = tmp_path_factory.mktemp("labels")
     with labelled(
         reader(cells), cells.shape, folder / "labels.tif", minimum_size=minimum_size, block=block
@@ -101,7 +102,7 @@ def test_labels_are_those_of_whole_sections_whatever_the_bands(seed, block, mini
     edges = data.draw(st.sets(st.integers(1, max(height - 1, 1)), max_size=4)) - {height}
     heights = np.diff([0, *sorted(edges), height]).tolist()
     found, used = label_in_bands(cells, heights, block, minimum_size, before=7)
-    expected = instances(cells.astype(float), 0.5, minimum_size)
+    expected = instances(cells.astype(float), PostProcessing(0.5, minimum_size))
     np.testing.assert_array_equal(found, np.where(expected, expected + 7, 0))
     assert used == 7 + expected.max()
 

@@ -21,8 +21,9 @@ from pipeline_lib.pages import digits
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.scores import at_chosen_threshold, spread
-from pipeline_lib.stages import report, threshold
+from pipeline_lib.stages import postprocessing, report
 from pipeline_lib.stages.report import SCORES, Contents, mean_scores, write_report
+from pipeline_lib.stages.segmentation import segment
 
 THRESHOLDS = {"unet": 0.3, "constant": 0.2, "smoothed_raw": 0.85}
 METRICS = [*(score.metric for score in SCORES), "uniform_sections"]
@@ -62,12 +63,13 @@ def pictures(tmp_path_factory):
                 layout.add(file, layout.LABELS, labels.shape)[:] = labels
                 layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = 0
     for name, t in THRESHOLDS.items():
-        write_json(folder / f"{name}.json", {"threshold": t, "criterion": "v_rand_thin",
+        write_json(folder / f"{name}.json", {"threshold": t, "minimum_size": 0, "criterion": "v_rand_thin",
                                              "grid": [0.2, 0.3, 0.85], "value": [0.25, 0.75, 0.5]})
     for name, weights in (("test-0", folder / "test-0.h5"), ("new", None)):
-        draw_volume_strip(folder / f"{name}.h5", weights, folder / f"{name}.h5", folder / "unet.json",
-                          folder / f"strip/{name}.png", volume=name, split="test")
-    draw_errors(folder / "test-0.h5", folder / "test-0.h5", folder / "unet.json",
+        segment(folder / f"{name}.h5", folder / "unet.json", folder / f"{name}-labels.h5")
+        draw_volume_strip(folder / f"{name}.h5", weights, folder / f"{name}.h5", folder / f"{name}-labels.h5",
+                          folder / "unet.json", folder / f"strip/{name}.png", volume=name, split="test")
+    draw_errors(folder / "test-0.h5", folder / "test-0.h5", folder / "test-0-labels.h5", folder / "unet.json",
                 folder / "errors/test-0.png", volume="test-0")
     pd.DataFrame({"iteration": [50, 100], "training_loss": [1.0, 0.5], "validation_loss": [1.1, 0.6],
                   "validation_v_rand_thin": [0.9, 0.2], "learning_rate": [1e-3, 0.0]},
@@ -222,10 +224,10 @@ def test_every_score_is_explained_and_every_criterion_known():
     labels = np.kron(np.arange(4).reshape(1, 2, 2), np.ones((5, 5))).astype(np.uint8)
     told = {*metrics.isbi_scores(labels, labels / 4).metric, *metrics.INSTANCE_METRICS}
     assert {score.metric for score in SCORES} | {"uniform_sections"} <= told
-    assert set(threshold.CRITERIA) <= {score.metric for score in SCORES} & set(charts.NAMES)
+    assert set(postprocessing.CRITERIA) <= {score.metric for score in SCORES} & set(charts.NAMES)
     for score in SCORES:
-        if score.metric in threshold.CRITERIA:
-            assert score.more_is_better == threshold.CRITERIA[score.metric][1]
+        if score.metric in postprocessing.CRITERIA:
+            assert score.more_is_better == postprocessing.CRITERIA[score.metric][1]
 
 
 def test_the_spread_over_seeds_stands_below_the_networks_scores(pictures):

@@ -45,7 +45,7 @@ def test_spread_is_that_of_the_means_over_volumes_of_each_training(tmp_path):
     table = tidy()
     table.to_csv(tmp_path / "scores.csv", index=False)
     for name in networks:
-        write_json(tmp_path / f"{name}.json", {"threshold": THRESHOLDS[name]})
+        write_json(tmp_path / f"{name}.json", {"threshold": THRESHOLDS[name], "minimum_size": 0})
     measure_spread(
         tmp_path / "scores.csv", [tmp_path / f"{name}.json" for name in networks], tmp_path / "spread.csv"
     )

@@ -76,6 +76,14 @@ def count_pixels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values, np.bincount(inverse, lengths).astype(np.int64)
 
 
+def share_sides(labels: np.ndarray) -> bool:
+    """Return whether pixels of two instances of one section (y, x) share a side anywhere."""
+    return any(
+        ((before != after) & (before > 0) & (after > 0)).any()
+        for before, after in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1]))
+    )
+
+
 def cells_apart(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarray:
     """The truth of one section (y, x) for scores that see cells as 4-connected regions; True = cell.
 
@@ -83,7 +91,4 @@ def cells_apart(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarray
     instances share a side they would be one region, and the separation border keeps them apart.
     """
     cells = labels > 0
-    for before, after in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
-        if ((before != after) & (before > 0) & (after > 0)).any():
-            return cells & (separation_border == 0)
-    return cells
+    return cells & (separation_border == 0) if share_sides(labels) else cells

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from operator import add
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.figures.colouring import Window, gray, instances_coloured, magnified
 from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
+from pipeline_lib.figures.stored import consecutive, consistent_probability, stored_labels
 from pipeline_lib.figures.volume import LARGEST, matched_labels, middle, told
-from pipeline_lib.instances.postprocessing import instances
+from pipeline_lib.instances.postprocessing import PostProcessing
 from pipeline_lib.kernels.sections import Sections
 from pipeline_lib.metrics import Mismatch
-from pipeline_lib.runtime.files import read_json
 
 OVERVIEW = 1024  # px, side of the picture of a whole section
 CLOSE_UP = 80  # px of the section
@@ -47,28 +48,45 @@ MEANINGS = {
 }
 
 
-def draw_errors(dataset: Path, prediction: Path, threshold: Path, output: Path, *, volume: str) -> None:
+def draw_errors(dataset: Path, prediction: Path, segmentation: Path, postprocessing: Path, output: Path, *,
+                volume: str) -> None:
     """Draw the error map of an annotated volume over its worst section, and its ten worst places (PNG).
 
-    Errors are the pixels in which truth and prediction differ after warping (`metrics.error_map`). The worst
-    places are windows of `CLOSE_UP` px, shown beside annotation and segmentation. Worst means most splits and
-    mergers, then most other errors; the section is chosen so, too. One section is held at a time; of sections
-    with a side longer than `LARGEST` px the middle is looked at alone, and the picture says so.
+    Errors are the pixels in which truth and segmentation differ after warping (`metrics.error_map`). The
+    worst places are windows of `CLOSE_UP` px, shown beside annotation and segmentation. Worst means most
+    splits and mergers, then most other errors; the section is chosen so, too. One section is held at a
+    time. If a side of the sections is longer than `LARGEST` px, only their middle is searched, and the
+    picture says so.
+
+    Parameters
+    ----------
+    dataset, prediction, segmentation : Path
+        HDF5 files of the volume: raw image and truth, `cell_probability`, and the instance `labels` of the
+        stage `segment`.
+    postprocessing : Path
+        JSON file of the model's post-processing, with the chosen threshold.
+    output : Path
+        The file to write.
+    volume : str
+        Name of the volume, for the title.
     """
-    inputs = [dataset, prediction, threshold]
+    inputs = [dataset, prediction, segmentation, postprocessing]
     with (provenance.making("draw_volumes", [output], inputs, volume=volume) as record,
           layout.require(dataset, layout.RAW, layout.LABELS, layout.SEPARATION_BORDER) as data,
-          layout.require(prediction, layout.CELL_PROBABILITY) as predicted):
-        t = read_json(threshold)["threshold"]
+          layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
+          layout.require(segmentation, layout.LABELS) as segmented):
+        t = PostProcessing.read(postprocessing).threshold
         raw, labels, border = (data[a.name] for a in (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER))
         probability = predicted[layout.CELL_PROBABILITY.name]
+        stored = stored_labels(segmented, probability.shape)
         sections, part = len(labels), middle(labels.shape[1:], LARGEST)
         places, worst, worst_codes, counts = [], 0, None, dict.fromkeys(COLOURS, (0, 0))
         shape = sections, *(edge.stop - edge.start for edge in part)
         cells = Sections(shape, bool, lambda z: cells_apart(labels[(z, *part)], border[(z, *part)]))
-        shown = Sections(shape, probability.dtype, lambda z: probability[(z, *part)])
-        for z, codes in enumerate(metrics.error_maps(cells, shown, t)):
-            found = _counts(metrics.error_regions(codes, shown[z], t))
+        decided = Sections(shape, probability.dtype, lru_cache(maxsize=1)(lambda z: consistent_probability(
+            probability[(z, *part)], stored[(z, *part)], t)))
+        for z, codes in enumerate(metrics.error_maps(cells, decided, t)):
+            found = _counts(metrics.error_regions(codes, decided[z], t))
             counts = {kind: tuple(map(add, counts[kind], found[kind])) for kind in COLOURS}
             places += [(severity, z, window, codes[window].copy())
                        for severity, window in worst_places(codes, CLOSE_UP, PLACES)]
@@ -85,7 +103,7 @@ def draw_errors(dataset: Path, prediction: Path, threshold: Path, output: Path, 
         close_ups = {}
         for z in {z for _, z, _, _ in places}:
             truth, section = labels[(z, *part)], raw[(slice(None), z, *part)]
-            found = matched_labels(truth, instances(shown[z], t))
+            found = matched_labels(truth, consecutive(stored[(z, *part)]))
             for number, (_, own, window, codes) in enumerate(places, 1):
                 if own == z:
                     views = [gray(section, window), *(instances_coloured(a, window) for a in (truth, found))]

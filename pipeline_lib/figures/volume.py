@@ -23,33 +23,49 @@ from pipeline_lib.figures.colouring import (
 )
 from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
-from pipeline_lib.instances.postprocessing import instances
+from pipeline_lib.figures.stored import consecutive, consistent_probability, stored_labels
+from pipeline_lib.instances.postprocessing import PostProcessing
 from pipeline_lib.metrics.contingency import count_pairs
-from pipeline_lib.runtime.files import read_json
 
 LARGEST = 4096  # px; of sections with a longer side the middle is looked at, which bounds the memory
 WINDOW = 512  # px; of larger sections the middle is shown, at a size that lets membranes be seen
 SMALLEST = 400  # px; smaller sections are magnified
 
 
-def draw_volume_strip(dataset: Path, weight_map: Path | None, prediction: Path, threshold: Path, output: Path,
-                      *, volume: str, split: str, minimum_size: int = 0) -> None:
+def draw_volume_strip(dataset: Path, weight_map: Path | None, prediction: Path, segmentation: Path,
+                      postprocessing: Path, output: Path, *, volume: str, split: str) -> None:
     """Draw the middle section of a volume as a strip of pictures (PNG).
 
-    Raw image, annotation, separation border, weight map, cell probability, segmentation; without annotation
-    or `weight_map` (None) fewer. Segments have the colour of the annotated cell they share most pixels with:
-    a difference in colour is an error. `minimum_size` (px) as in the segmentation. Gray levels, segments and
-    errors are those of the section or, where a side is longer than `LARGEST`, of its middle.
+    Raw image, annotation, separation border, weight map, cell probability, segmentation; fewer without
+    annotation or weight map. Segments have the colour of the annotated cell they share most pixels with: a
+    difference in colour is an error. Gray levels and errors are those of the section or, if a side is
+    longer than `LARGEST`, of its middle.
+
+    Parameters
+    ----------
+    dataset, prediction, segmentation : Path
+        HDF5 files of the volume: raw image with or without truth, `cell_probability`, and the instance
+        `labels` of the stage `segment`.
+    weight_map : Path or None
+        HDF5 file of the weight map, if there is one.
+    postprocessing : Path
+        JSON file of the model's post-processing; its threshold is marked in the scale of the probability.
+    output : Path
+        The file to write.
+    volume, split : str
+        Name and split of the volume, for the title.
     """
-    inputs = [dataset, *([weight_map] if weight_map else []), prediction, threshold]
-    settings = {"volume": volume, "split": split, "minimum_size": minimum_size}
+    inputs = [dataset, *([weight_map] if weight_map else []), prediction, segmentation, postprocessing]
+    settings = {"volume": volume, "split": split}
     with provenance.making("draw_volumes", [output], inputs, **settings) as record:
-        t = read_json(threshold)["threshold"]
-        with layout.require(prediction, layout.CELL_PROBABILITY) as file:
-            sections, height, width = file[layout.CELL_PROBABILITY.name].shape
+        t = PostProcessing.read(postprocessing).threshold
+        with (layout.require(prediction, layout.CELL_PROBABILITY) as file,
+              layout.require(segmentation, layout.LABELS) as segmented):
+            sections, height, width = shape = file[layout.CELL_PROBABILITY.name].shape
             z = sections // 2
             part = middle((height, width), LARGEST)
             probability = file[layout.CELL_PROBABILITY.name][(z, *part)]
+            found = consecutive(stored_labels(segmented, shape)[(z, *part)])
         window = middle(probability.shape, WINDOW)  # in what is looked at
         factor = math.ceil(SMALLEST / max(edge.stop - edge.start for edge in window))
         panels = []
@@ -78,10 +94,10 @@ def draw_volume_strip(dataset: Path, weight_map: Path | None, prediction: Path, 
             add("weight map", coloured(weights, scale), scale=scale)
         scale = Scale("gray", 0, 1, f"threshold {t:.2f}", mark=t)
         add("cell probability", coloured(probability[window], scale), scale=scale)
-        found = instances(probability, t, minimum_size)
         alone = () if probability.shape == (height, width) else ((None, f"found in {told(probability)}"),)
         if annotated:
-            codes = metrics.error_map(cells_apart(labels, border), probability, t)[window]
+            decided = consistent_probability(probability, found, t)
+            codes = metrics.error_map(cells_apart(labels, border), decided, t)[window]
             codes[~np.isin(codes, TOPOLOGICAL)] = 0
             counts = [(COLOURS[k], f"{k.name.lower()}s: {(codes == k).sum():,} px") for k in TOPOLOGICAL]
             add("segmentation", instances_coloured(matched_labels(labels, found), window), *counts, *alone)

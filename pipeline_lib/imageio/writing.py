@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,21 @@ def write_images(path: str | Path, images: Any, *, provenance: dict[str, Any] | 
     _write_tiff(path, images, images.dtype, provenance)
 
 
-def write_labels(
-    path: str | Path, labels: Any, *, maximum: int | None = None, provenance: dict[str, Any] | None = None
-) -> None:
+def write_labels(path: str | Path, labels: Any, *, provenance: dict[str, Any] | None = None) -> None:
     """Write instance labels `zyx` as compressed TIFF: uint16, or uint32 for labels above 65535.
 
     `labels` is an array, an HDF5 dataset, or anything with `shape` and `[z, rows, columns]`, read 128 rows at
-    a time. Its `maximum` is looked for where it is not given, which reads all of it once more. `provenance`
-    goes into the description of the first page.
+    a time. It is read once, or once more if there is a label above 65535. `provenance` goes into the
+    description of the first page.
     """
-    if maximum is None:
-        maximum = max(int(band.max()) for band in _bands(labels))
-    _write_tiff(path, labels, np.dtype(np.uint16 if maximum < 2**16 else np.uint32), provenance)
+    try:
+        _write_tiff(path, labels, np.dtype(np.uint16), provenance)
+    except _TooLarge:
+        _write_tiff(path, labels, np.dtype(np.uint32), provenance)
+
+
+class _TooLarge(Exception):
+    """A label does not fit the type that labels are written as."""
 
 
 def write_probability(
@@ -49,6 +53,12 @@ def _bands(stack: Any) -> Iterator[np.ndarray]:
             yield stack[z, top : min(top + ALIGNMENT, height), 0:width]
 
 
+def _as_type(band: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype == np.uint16 and band.dtype != dtype and band.max() > np.iinfo(dtype).max:
+        raise _TooLarge
+    return band.astype(dtype, copy=False)
+
+
 def _write_tiff(path: str | Path, stack: Any, dtype: np.dtype, provenance: dict[str, Any] | None) -> None:
     # Plain pages, zlib, no predictor: what ImageJ's own reader decodes for all of these types. Not ImageJ's
     # hyperstack description: from that, older versions take all pages after the first to be uncompressed.
@@ -56,8 +66,8 @@ def _write_tiff(path: str | Path, stack: Any, dtype: np.dtype, provenance: dict[
     rows = _strip_rows(stack.shape[2] * dtype.itemsize)
     # libdeflate's level 1: as small as zlib's level 6 and 3 to 7 times as fast
     strips = (
-        imagecodecs.deflate_encode(np.ascontiguousarray(band[top : top + rows], dtype), level=1)
-        for band in _bands(stack)
+        imagecodecs.deflate_encode(np.ascontiguousarray(band[top : top + rows]), level=1)
+        for band in map(partial(_as_type, dtype=dtype), _bands(stack))
         for top in range(0, len(band), rows)
     )
     with (

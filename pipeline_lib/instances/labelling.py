@@ -8,6 +8,7 @@ of a section.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,13 +132,18 @@ def _join_bands(
 class Labels:
     """Labels (z, y, x) uint32, made from pieces when they are read: by `read`, or at [z, rows, columns].
 
-    `pieces` is the HDF5 dataset, and `numbers` holds a table for each section of what they become. That of
-    the section last read is in memory.
+    `pieces` is an array or an HDF5 dataset. `number` returns the label of each piece of a section; the
+    table of the section last read is kept.
     """
 
-    def __init__(self, pieces: h5py.Dataset, numbers: h5py.Group) -> None:
+    def __init__(self, pieces: Any, number: Callable[[int], np.ndarray]) -> None:
         self.pieces, self.shape, self.dtype = pieces, pieces.shape, pieces.dtype
-        self.table = lru_cache(maxsize=1)(lambda z: numbers[str(z)][layout.NUMBER.name][:])
+        self.table = lru_cache(maxsize=1)(number)
+
+    @classmethod
+    def of(cls, pieces: h5py.Dataset, numbers: h5py.Group) -> Labels:
+        """Return the labels of pieces in a file, whose tables are in one group for each section."""
+        return cls(pieces, lambda z: numbers[str(z)][layout.NUMBER.name][:])
 
     def read(self, z: int, rows: slice, columns: slice) -> np.ndarray:
         return self.table(z)[self.pieces[z, rows, columns]]
@@ -159,22 +165,32 @@ def labelled(
     """Yield the labels of a volume of `shape` (z, y, x), numbered through, and how many there are.
 
     `read` gives the foreground (bool, or uint8 not 0). Components below `minimum_size` px are left out. The
-    pieces lie on disk meanwhile, `beside` the file that the labels are for. Raises `InputError` as
-    `find_pieces` does.
+    pieces of a volume with more pixels than a block are in a temporary file `beside` the one that the labels
+    are for. Raises `InputError` as `find_pieces` does.
     """
+
+    def tables(pieces: Any) -> Iterator[np.ndarray]:
+        """The label of each piece, section by section."""
+        count = 0
+        for z in range(shape[0]):
+            found = find_pieces(read, pieces, z, block=block, memory_gb=memory_gb)
+            (table,), count = number_components([found], [shape[1]], minimum_size=minimum_size, before=count)
+            yield table
+
+    if math.prod(shape) <= block**2:
+        pieces = np.empty(shape, np.uint32)
+        numbers = list(tables(pieces))
+        yield Labels(pieces, numbers.__getitem__), max(int(table.max()) for table in numbers)
+        return
     path = beside.with_name(f".{beside.stem}.pieces.h5")
     try:
         with layout.create(path, {}) as file:
-            pieces = layout.add(file, layout.PIECES, shape)
             count = 0
-            for z in range(shape[0]):
-                found = find_pieces(read, pieces, z, block=block, memory_gb=memory_gb)
-                (table,), count = number_components(
-                    [found], [shape[1]], minimum_size=minimum_size, before=count
-                )
+            for z, table in enumerate(tables(layout.add(file, layout.PIECES, shape))):
                 layout.add(file.create_group(str(z)), layout.NUMBER, table.shape)[:] = table
+                count = max(count, int(table.max()))
         with layout.require(path, layout.PIECES) as file:
-            yield Labels(file[layout.PIECES.name], file), count
+            yield Labels.of(file[layout.PIECES.name], file), count
     finally:
         path.unlink(missing_ok=True)
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 CHALLENGE_THRESHOLDS = tuple(float(t) for t in np.cumsum([0.0] + [0.1] * 10))
 SPLITS_MERGERS_LIMIT = 0.9  # the challenge took the minimum of splits and mergers over thresholds up to here
 
+# Section number, cell probability (y, x), threshold, 4-connected components above it (int32) -> labels
+Segment = Callable[[int, np.ndarray, float, np.ndarray], np.ndarray]
+
 _HIGHER_IS_BETTER = ("v_rand_thin", "v_info_thin")
 _SUMMARISED = [
     "pixel_error",
@@ -45,8 +48,9 @@ _SUMMARISED = [
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A section as the kernels take it: padded, but for the instance labels."""
+    """Section `z` as the kernels take it: padded, but for the instance labels."""
 
+    z: int
     truth: np.ndarray
     components: np.ndarray
     probability: np.ndarray
@@ -77,7 +81,7 @@ def isbi_scores(
     *,
     mask: np.ndarray | None = None,
     labels: np.ndarray | None = None,
-    minimum_size: int = 0,
+    segment: Segment | None = None,
     workers: int | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> pd.DataFrame:
@@ -86,10 +90,12 @@ def isbi_scores(
     cells: truth, (z, y, x) or (y, x), non-zero = cell, zero = membrane; cells that touch count as one.
     cell_probability: same shape, 0..1, 1 = cell. mask: same shape, non-zero where the warping may change the
     truth and its errors count; the challenge used none. labels: same shape, instance labels, 0 = background:
-    with them the table also has the `INSTANCE_METRICS` of the predicted components of at least `minimum_size`
-    px. Numpy arrays, memory maps, HDF5 datasets and whatever else has `shape`, `dtype` and sections by index
-    are read section by section; sections and thresholds are scored by `workers` threads (default: one for
-    every core this process may use). `progress` wraps the iterable of finished sections, e.g. `tqdm`.
+    with them the table also has the `INSTANCE_METRICS`. These are scores of the predicted components or, with
+    `segment`, of the instance labels (y, x) that it returns for a section and a threshold; all other scores
+    are those of the probability map. Numpy arrays, memory maps, HDF5 datasets and whatever else has
+    `shape`, `dtype` and sections by index are read section by section; sections and thresholds are scored
+    by `workers` threads (default: one for every core this process may use). `progress` wraps the iterable
+    of finished sections, e.g. `tqdm`.
 
     Returns columns metric, threshold, value. A prediction is `cell_probability > threshold`, compared in
     float64. All values are errors (0 = perfect) but v_rand_thin and v_info_thin (1 = perfect):
@@ -123,10 +129,10 @@ def isbi_scores(
         check(z, truth, probability)
         truth, probability = padded(truth != 0, np.uint8), padded(as_probability(probability), np.float32)
         own = None if labels is None else as_labels(section(labels, z), "labels")
-        return _Prepared(truth, padded_components(truth), probability, allowed(mask, z), own)
+        return _Prepared(z, truth, padded_components(truth), probability, allowed(mask, z), own)
 
     def score(prepared: _Prepared, threshold: float) -> _Section:
-        return _Section(**_partition(prepared, threshold, minimum_size), **_warping(prepared, threshold))
+        return _Section(**_partition(prepared, threshold, segment), **_warping(prepared, threshold))
 
     per_section = over_sections(prepare, score, count_sections(cells), thresholds, workers, progress)
     check.finish()
@@ -141,7 +147,7 @@ def isbi_scores(
     return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
 
 
-def _partition(section: _Prepared, threshold: float, minimum_size: int) -> dict:
+def _partition(section: _Prepared, threshold: float, segment: Segment | None) -> dict:
     """What follows from the tables of a section, counted before and after thinning."""
     predicted = padded_components(np.greater(section.probability, np.float64(threshold)).view(np.uint8))
     table = count_pairs(section.components, predicted)
@@ -156,7 +162,10 @@ def _partition(section: _Prepared, threshold: float, minimum_size: int) -> dict:
     objects = None
     if section.labels is not None:
         found = np.ascontiguousarray(unpadded(predicted))
-        objects = count_objects(count_pairs(section.labels, found), minimum_size)
+        if segment is not None:
+            found = segment(section.z, unpadded(section.probability), threshold, found)
+            found = as_labels(found, "the segmentation")
+        objects = count_objects(count_pairs(section.labels, found))
         del found
     flood(predicted)
     table = count_pairs(section.components, predicted)

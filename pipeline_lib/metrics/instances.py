@@ -8,7 +8,7 @@ one shape (z, y, x) or (y, x), 0 = background; other dtypes, negative labels and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
@@ -85,11 +85,8 @@ class Objects:
         return objects - np.count_nonzero(pairs)
 
 
-def count_objects(table: ContingencyTable, minimum_size: int = 0) -> Objects:
-    """The objects in the contingency table of a section; predicted ones below `minimum_size` px are none."""
-    if minimum_size > 1:
-        large = np.bincount(table.predicted, table.count) >= minimum_size
-        table = replace(table, predicted=np.where(large[table.predicted], table.predicted, 0))
+def count_objects(table: ContingencyTable) -> Objects:
+    """Return the objects in the contingency table of a section."""
     truth, truth_size = _objects(table.truth, table.count)
     predicted, predicted_size = _objects(table.predicted, table.count)
     pair = (table.truth > 0) & (table.predicted > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +13,11 @@ from tqdm import tqdm
 
 from pipeline_lib import imageio, layout, metrics, provenance
 from pipeline_lib.data.labels import cells_apart, separation_border
+from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import Sections
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import read_json, replacing
+from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.scores import COLUMNS, at_chosen_threshold, read_scores, spread
 
@@ -25,47 +27,76 @@ if TYPE_CHECKING:
 def evaluate(
     dataset: Path,
     prediction: Path,
-    threshold: Path,
+    segmentation: Path,
+    postprocessing: Path,
     output: Path,
     *,
     volume: str,
     split: str,
     network: str,
     fold: int = 0,
-    minimum_size: int = 0,
     memory_gb: float = 8.0,
     threads: int = 1,
 ) -> None:
     """Score one volume over the challenge's thresholds and at the chosen one (CSV: `COLUMNS`).
 
-    The challenge's scores see the cells as 4-connected regions and the prediction as it is; the instance
-    scores compare the annotated labels with the predicted instances of at least `minimum_size` px. Sections
-    are read one by one and scored by as many of `threads` as `memory_gb` has room for. Raises `InputError`
-    where it has room for none, and where dataset and prediction differ in shape.
+    The challenge's scores see the cells as 4-connected regions and the probability map as it is. The instance
+    scores compare the annotated labels with the predicted instances: at the chosen threshold with those in
+    `segmentation`, at the other thresholds with what the same post-processing makes of the probability map
+    there. Sections are read one by one.
+
+    Parameters
+    ----------
+    dataset, prediction, segmentation : Path
+        HDF5 files of the volume: truth, `cell_probability`, and the instance `labels` of the stage `segment`.
+    postprocessing : Path
+        JSON file of the model's post-processing, with the chosen threshold.
+    output : Path
+        The file to write.
+    volume, split, network, fold
+        What the rows of the table are named by.
+    memory_gb : float
+        Limits how many sections are held, and so how many of the `threads` are used.
+    threads : int
+        How many sections and thresholds are scored at a time, at most.
+
+    Raises
+    ------
+    InputError
+        If `memory_gb` has no room for one section, or the files differ in shape.
     """
     names = {"volume": volume, "split": split, "network": network, "fold": fold}
-    inputs = [dataset, prediction, threshold]
-    with provenance.making("evaluate", [output], inputs, **names, minimum_size=minimum_size):
+    inputs = [dataset, prediction, segmentation, postprocessing]
+    with provenance.making("evaluate", [output], inputs, **names):
         import pandas as pd  # 0.25 s that joining tables does without
 
-        thresholds = sorted({*metrics.CHALLENGE_THRESHOLDS, read_json(threshold)["threshold"]})
+        chosen = PostProcessing.read(postprocessing)
         with (
             layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,
             layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
+            layout.require(segmentation, layout.LABELS) as segmented,
         ):
             probability = predicted[layout.CELL_PROBABILITY.name]
             labels, border = truth[layout.LABELS.name], truth[layout.SEPARATION_BORDER.name]
-            if probability.shape != labels.shape:
-                raise InputError(
-                    f"{prediction}: shape {probability.shape}, but {dataset} has {labels.shape}. Delete the "
-                    "prediction and run the workflow again."
-                )
+            stored = segmented[layout.LABELS.name]
+            for path, array in ((prediction, probability), (segmentation, stored)):
+                if array.shape != labels.shape:
+                    raise InputError(
+                        f"{path}: shape {array.shape}, but {dataset} has {labels.shape}. Delete {path} and "
+                        "run the workflow again."
+                    )
+
+            def segment(z: int, section: np.ndarray, threshold: float, components: np.ndarray) -> np.ndarray:
+                if threshold == chosen.threshold:
+                    return stored[z]
+                return instances(section, replace(chosen, threshold=threshold), components)
+
             scores = metrics.isbi_scores(
                 Sections(labels.shape, bool, lambda z: cells_apart(labels[z], border[z])),
                 probability,
-                thresholds,
+                sorted({*metrics.CHALLENGE_THRESHOLDS, chosen.threshold}),
                 labels=labels,
-                minimum_size=minimum_size,
+                segment=segment,
                 workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),
             )
         # at once: a fifth of `assign`'s time
@@ -97,14 +128,22 @@ def collect_scores(scores: Sequence[Path], output: Path) -> None:
             file.write(rows)
 
 
-def measure_spread(scores: Path, thresholds: Sequence[Path], output: Path) -> None:
+def measure_spread(scores: Path, postprocessings: Sequence[Path], output: Path) -> None:
     """Write how the scores vary over the seeds of one network's trainings (CSV: `scores.SPREAD_COLUMNS`).
 
-    `thresholds` are files <network>.json, one for each training that `scores` has; each is taken at its own
-    threshold, and a split's score is the mean over its volumes.
+    Each training is taken at its own threshold, and a split's score is the mean over its volumes.
+
+    Parameters
+    ----------
+    scores : Path
+        The table of all scores, by `collect_scores`.
+    postprocessings : sequence of Path
+        The files {model}.json of the post-processing, one for each training in `scores`.
+    output : Path
+        The file to write.
     """
-    with provenance.making("measure_spread", [output], [scores, *thresholds]):
-        chosen = {path.stem: read_json(path)["threshold"] for path in thresholds}
+    with provenance.making("measure_spread", [output], [scores, *postprocessings]):
+        chosen = {path.stem: PostProcessing.read(path).threshold for path in postprocessings}
         table = spread(at_chosen_threshold(read_scores(scores), chosen))
         with replacing(output) as temporary:
             table.to_csv(temporary, index=False)

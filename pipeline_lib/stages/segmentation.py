@@ -1,4 +1,4 @@
-"""Segmentation stage: the instances of a prediction at the chosen threshold, in one job or in several.
+"""Segmentation stage: the instances of a prediction, in one job or in several, and the same as TIFF.
 
 Several jobs share a volume by parts (`blocks.parts`): each labels the pieces in its own part (`label_part`),
 one joins and numbers them (`number_parts`), and each writes its part's labels (`relabel_part`), which joined
@@ -15,12 +15,11 @@ import h5py
 import numpy as np
 
 from pipeline_lib import imageio, layout, provenance
-from pipeline_lib.instances.labelling import Labels, Pieces, Read, find_pieces, labelled, number_components
-from pipeline_lib.instances.postprocessing import above
+from pipeline_lib.instances.labelling import Labels, Pieces, find_pieces, number_components
+from pipeline_lib.instances.postprocessing import PostProcessing, instances_by_block
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import read_json
 from pipeline_lib.runtime.log import logger
 
 _TABLES = (layout.COMPONENT, layout.FIRST_PIXEL, layout.SIZE)  # the fields of `Pieces`
@@ -28,78 +27,146 @@ _TABLES = (layout.COMPONENT, layout.FIRST_PIXEL, layout.SIZE)  # the fields of `
 
 def segment(
     prediction: Path,
-    threshold: Path,
-    labels: Path,
-    cell_probability: Path,
+    postprocessing: Path,
+    segmentation: Path,
     *,
-    minimum_size: int = 0,
     block: int = BLOCK,
     memory_gb: float = 8.0,
 ) -> None:
-    """Write the instances of `prediction` (HDF5) at the chosen threshold, and its probability map.
+    """Write the instances of a volume (HDF5 `labels`).
 
-    Both TIFF stacks (z, y, x): `labels` uint16 (uint32 from 65,536 cells on), numbered through the volume,
-    0 = background, without components smaller than `minimum_size` px; `cell_probability` float32 in 0..1.
-    Raises `InputError` where there are more components than `memory_gb` holds tables of.
+    The scores at the chosen threshold, the pictures and the TIFF stacks are made from this file.
+
+    Parameters
+    ----------
+    prediction : Path
+        HDF5 file with the `cell_probability`.
+    postprocessing : Path
+        JSON file of the model's post-processing (`instances.PostProcessing`).
+    segmentation : Path
+        The file to write: `labels` (z, y, x) uint32, 0 = background, numbered through the volume.
+    block : int
+        Side of the blocks that are in memory one at a time (px). It does not change the labels.
+    memory_gb : float
+        Limit for the tables of the components.
+
+    Raises
+    ------
+    InputError
+        If the prediction has more components than `memory_gb` holds tables of.
     """
     with (
-        provenance.making(
-            "segment", [labels, cell_probability], [prediction, threshold], minimum_size=minimum_size
-        ) as record,
-        layout.require(prediction, layout.CELL_PROBABILITY) as file,
+        provenance.making("segment", [segmentation], [prediction, postprocessing]) as record,
+        layout.require(prediction, layout.CELL_PROBABILITY) as source,
+        layout.create(segmentation, record) as file,
     ):
-        t = read_json(threshold)["threshold"]
-        probability = file[layout.CELL_PROBABILITY.name]
-        with labelled(
-            _cells(probability, t),
-            probability.shape,
-            labels,
-            minimum_size=minimum_size,
-            block=block,
-            memory_gb=memory_gb,
-        ) as (found, count):
-            imageio.write_labels(labels, found, maximum=count, provenance=record)
-        imageio.write_probability(cell_probability, probability, provenance=record)
-        logger.info("%s: %d cells in %d sections at threshold %.2f", labels, count, len(probability), t)
+        post_processing = PostProcessing.read(postprocessing)
+        probability = source[layout.CELL_PROBABILITY.name]
+        target = layout.add(file, layout.LABELS, probability.shape)
+        with instances_by_block(
+            probability, post_processing, segmentation, block=block, memory_gb=memory_gb
+        ) as (labels, count):
+            _copy(labels, target, block)
+        logger.info(
+            "%s: %d cells in %d sections at threshold %.2f",
+            segmentation,
+            count,
+            len(target),
+            post_processing.threshold,
+        )
+
+
+def write_tiffs(segmentation: Path, prediction: Path, labels: Path, cell_probability: Path) -> None:
+    """Write the instances of a volume and its probability map as TIFF stacks (z, y, x), for Fiji and napari.
+
+    Parameters
+    ----------
+    segmentation : Path
+        HDF5 file with the `labels`, by `segment` or by `joining.join_labels`.
+    prediction : Path
+        HDF5 file with the `cell_probability` that they were made from.
+    labels : Path
+        The TIFF file of the labels to write: uint16, or uint32 from 65,536 cells on.
+    cell_probability : Path
+        The TIFF file of the probability map to write: float32, 0..1.
+    """
+    with (
+        provenance.making("write_tiffs", [labels, cell_probability], [segmentation, prediction]) as record,
+        layout.require(segmentation, layout.LABELS) as found,
+        layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
+    ):
+        imageio.write_labels(labels, found[layout.LABELS.name], provenance=record)
+        imageio.write_probability(
+            cell_probability, predicted[layout.CELL_PROBABILITY.name], provenance=record
+        )
+        logger.info("%s: %d sections", labels, len(found[layout.LABELS.name]))
 
 
 def label_part(
-    prediction: Path, threshold: Path, output: Path, *, block: int = BLOCK, memory_gb: float = 8.0
+    prediction: Path, postprocessing: Path, pieces: Path, *, block: int = BLOCK, memory_gb: float = 8.0
 ) -> None:
-    """Write the `pieces` of cells that are in `prediction`, one part of a volume, and their tables (HDF5).
+    """Write the pieces of cells in one part of a volume (HDF5 `pieces`), and their tables.
 
-    Raises `InputError` where there are more pieces than `memory_gb` holds tables of.
+    Parameters
+    ----------
+    prediction : Path
+        HDF5 file with the `cell_probability` of the part.
+    postprocessing : Path
+        JSON file of the model's post-processing.
+    pieces : Path
+        The file to write.
+    block, memory_gb
+        As in `segment`.
+
+    Raises
+    ------
+    InputError
+        If there are more pieces than `memory_gb` holds tables of.
     """
     with (
-        provenance.making("label_part", [output], [prediction, threshold]) as record,
+        provenance.making("label_part", [pieces], [prediction, postprocessing]) as record,
         layout.require(prediction, layout.CELL_PROBABILITY) as source,
-        layout.create(output, record) as file,
+        layout.create(pieces, record) as file,
     ):
-        t = read_json(threshold)["threshold"]
+        post_processing = PostProcessing.read(postprocessing)
         probability = source[layout.CELL_PROBABILITY.name]
-        pieces = layout.add(file, layout.PIECES, probability.shape)
-        for z in range(len(pieces)):
-            found = find_pieces(_cells(probability, t), pieces, z, block=block, memory_gb=memory_gb)
+        read = post_processing.read_foreground(probability)
+        target = layout.add(file, layout.PIECES, probability.shape)
+        for z in range(len(target)):
+            found = find_pieces(read, target, z, block=block, memory_gb=memory_gb)
             tables = file.create_group(str(z))
             for array, values in zip(_TABLES, (found.component, found.first, found.size), strict=True):
                 layout.add(tables, array, values.shape)[:] = values
-    logger.info("%s: pieces of cells at threshold %.2f", output, t)
+    logger.info("%s: pieces of cells at threshold %.2f", pieces, post_processing.threshold)
 
 
 def number_parts(
-    pieces: Sequence[Path], output: Path, *, shape: Sequence[int], jobs: int, minimum_size: int = 0
+    pieces: Sequence[Path], postprocessing: Path, numbers: Path, *, shape: Sequence[int], jobs: int
 ) -> None:
-    """Write the label of each piece (HDF5) for the files of `label_part`, which are those of a whole volume.
+    """Write the label of each piece of a volume that several jobs share (HDF5).
 
-    The volume of `shape` (z, y, x) was shared by `jobs`; `pieces` are in the order of `blocks.parts`.
-    Components are joined across parts, those below `minimum_size` px left out, the others numbered through.
+    Components are joined across parts, those that are too small removed, the others numbered through.
+
+    Parameters
+    ----------
+    pieces : sequence of Path
+        The files of `label_part`, in the order of `blocks.parts`.
+    postprocessing : Path
+        JSON file of the model's post-processing, the one that `label_part` was given.
+    numbers : Path
+        The file to write.
+    shape : sequence of int
+        Shape of the volume (z, y, x).
+    jobs : int
+        How many jobs share it.
     """
     parts = list(zip(blocks.parts(tuple(shape), jobs), pieces, strict=True))
     used = 0
     with (
-        provenance.making("number_parts", [output], pieces, minimum_size=minimum_size) as record,
-        layout.create(output, record) as file,
+        provenance.making("number_parts", [numbers], [*pieces, postprocessing]) as record,
+        layout.create(numbers, record) as file,
     ):
+        minimum_size = PostProcessing.read(postprocessing).minimum_size
         for path in pieces:
             file.create_group(path.name)
         for z in range(shape[0]):
@@ -119,30 +186,47 @@ def number_parts(
             for (path, own, _), table in zip(here, tables, strict=True):
                 section = file[path.name].create_group(str(own))
                 layout.add(section, layout.NUMBER, table.shape)[:] = table
-    logger.info("%s: %d cells in %d sections", output, used, shape[0])
+    logger.info("%s: %d cells in %d sections", numbers, used, shape[0])
 
 
-def relabel_part(pieces: Path, numbers: Path, output: Path, *, block: int = BLOCK) -> None:
-    """Write the `labels` (HDF5) of one part of a volume from what `label_part` and `number_parts` found."""
+def relabel_part(pieces: Path, numbers: Path, segmentation: Path, *, block: int = BLOCK) -> None:
+    """Write the instances in one part of a volume (HDF5 `labels`).
+
+    Parameters
+    ----------
+    pieces : Path
+        The part's file by `label_part`.
+    numbers : Path
+        The volume's file by `number_parts`.
+    segmentation : Path
+        The file to write.
+    block : int
+        As in `segment`.
+
+    Raises
+    ------
+    InputError
+        If `numbers` was made from other parts.
+    """
     with (
-        provenance.making("relabel_part", [output], [pieces], [numbers]) as record,
+        provenance.making("relabel_part", [segmentation], [pieces], [numbers]) as record,
         layout.require(pieces, layout.PIECES) as source,
         layout.require(numbers) as found,
-        layout.create(output, record) as file,
+        layout.create(segmentation, record) as file,
     ):
         if pieces.name not in found:
             raise InputError(
                 f"{numbers}: made from other parts than {pieces}. Delete it and run the workflow again."
             )
-        labels = Labels(source[layout.PIECES.name], found[pieces.name])
-        target = layout.add(file, layout.LABELS, labels.shape)
-        for z in range(len(target)):
-            for area in blocks.blocks(target.shape[1:], block):
-                target[z, *area.write] = labels[z, *area.write]
+        labels = Labels.of(source[layout.PIECES.name], found[pieces.name])
+        _copy(labels, layout.add(file, layout.LABELS, labels.shape), block)
 
 
-def _cells(probability: h5py.Dataset, threshold: float) -> Read:
-    return lambda z, rows, columns: above(probability[z, rows, columns], threshold)
+def _copy(labels: Labels, target: h5py.Dataset, block: int) -> None:
+    """Write `labels` to the HDF5 dataset `target`, block by block."""
+    for z in range(len(target)):
+        for area in blocks.blocks(target.shape[1:], block):
+            target[z, *area.write] = labels[z, *area.write]
 
 
 def _read_band(path: Path, z: int) -> tuple[Pieces, np.ndarray, np.ndarray]:

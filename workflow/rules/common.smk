@@ -270,6 +270,17 @@ def choices(models=()):
     ]
 
 
+def segmentations(names, models=()):
+    """A parameter: what is segmented of each of the volumes `names`, for each of `models` or for {model}."""
+    return each(
+        names,
+        models,
+        prediction="<results>/prediction/{model}/{volume}.h5",
+        postprocessing="<results>/postprocessing/{model}.json",
+        segmentation="<results>/segmentation/{model}/{volume}.h5",
+    )
+
+
 def evaluations(names, models=()):
     """A parameter: what is scored of each of the volumes `names`, for each of `models` or for {model}."""
     return each(
@@ -277,7 +288,8 @@ def evaluations(names, models=()):
         models,
         dataset="<results>/dataset/{volume}.h5",
         prediction="<results>/prediction/{model}/{volume}.h5",
-        threshold="<results>/postprocessing/{model}.json",
+        segmentation="<results>/segmentation/{model}/{volume}.h5",
+        postprocessing="<results>/postprocessing/{model}.json",
         output="<results>/scores/{model}/{volume}.csv",
         volume="{volume}",
         split={name: VOLUMES[name].split for name in names},

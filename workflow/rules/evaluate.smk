@@ -1,4 +1,4 @@
-# cell probability -> threshold, scores, and their spread over seeds
+# cell probability -> post-processing, scores, and their spread over seeds
 
 
 rule evaluate:
@@ -55,6 +55,7 @@ for batch in batches_of("evaluate", held_out=EVALUATED):
         input:
             datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
             predictions=expand("<results>/prediction/{{model}}/{volume}.h5", volume=batch.volumes),
+            segmentations=expand("<results>/segmentation/{{model}}/{volume}.h5", volume=batch.volumes),
             postprocessing="<results>/postprocessing/{model}.json",
         output:
             expand("<results>/scores/{{model}}/{volume}.csv", volume=batch.volumes),
@@ -71,7 +72,6 @@ for batch in batches_of("evaluate", held_out=EVALUATED):
             mem_mb=MEMORY_MB,
         params:
             volumes=evaluations(batch.volumes),
-            minimum_size=config["segmentation"]["minimum_size"],
         script:
             "../scripts/evaluate.py"
 
@@ -85,6 +85,9 @@ for batch in batches_of("evaluate", baselines=EVALUATED):
             datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
             predictions=expand(
                 "<results>/prediction/{model}/{volume}.h5", model=BASELINES, volume=batch.volumes
+            ),
+            segmentations=expand(
+                "<results>/segmentation/{model}/{volume}.h5", model=BASELINES, volume=batch.volumes
             ),
             postprocessing=expand("<results>/postprocessing/{model}.json", model=BASELINES),
         output:
@@ -102,7 +105,6 @@ for batch in batches_of("evaluate", baselines=EVALUATED):
             mem_mb=MEMORY_MB,
         params:
             volumes=evaluations(batch.volumes, BASELINES),
-            minimum_size=config["segmentation"]["minimum_size"],
         script:
             "../scripts/evaluate.py"
 

@@ -6,6 +6,7 @@ rule draw_figures:
         datasets=expand("<results>/dataset/{volume}.h5", volume=SHOWN),
         weight_maps=expand("<results>/weight_map/{volume}.h5", volume=SHOWN_WEIGHED),
         predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
+        segmentations=expand("<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
         postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
         history=f"<results>/models/{MODEL}/history.csv",
         scores="<results>/scores.csv",
@@ -43,7 +44,8 @@ rule draw_figures:
                 name: "<results>/weight_map/{volume}.h5" if name in SHOWN_WEIGHED else None for name in SHOWN
             },
             prediction="<results>/prediction/{model}/{volume}.h5",
-            threshold="<results>/postprocessing/{model}.json",
+            segmentation="<results>/segmentation/{model}/{volume}.h5",
+            postprocessing="<results>/postprocessing/{model}.json",
             output="<results>/figures/volume/{volume}.png",
             volume="{volume}",
             split={name: VOLUMES[name].split for name in SHOWN},
@@ -53,11 +55,11 @@ rule draw_figures:
             [MODEL],
             dataset="<results>/dataset/{volume}.h5",
             prediction="<results>/prediction/{model}/{volume}.h5",
-            threshold="<results>/postprocessing/{model}.json",
+            segmentation="<results>/segmentation/{model}/{volume}.h5",
+            postprocessing="<results>/postprocessing/{model}.json",
             output="<results>/figures/errors/{volume}.png",
             volume="{volume}",
         ),
-        minimum_size=config["segmentation"]["minimum_size"],
     script:
         "../scripts/draw_figures.py"
 

@@ -1,4 +1,4 @@
-# cell probability and threshold -> instances, for Fiji and napari
+# cell probability and post-processing -> instances, which scores and pictures read, and the same as TIFF
 
 
 rule segment:
@@ -6,23 +6,77 @@ rule segment:
         expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
 
 
-for batch in batches_of("segment", held_out=whole(EVALUATED), new=whole(PREDICT)):
+for batch in batches_of("segment", annotated=whole(SHOWN_TRAIN + EVALUATED), new=whole(PREDICT)):
 
     rule:
         name:
             batch.rule_name
         input:
-            predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=batch.volumes),
-            postprocessing=f"<results>/postprocessing/{MODEL}.json",
+            predictions=expand("<results>/prediction/{{model}}/{volume}.h5", volume=batch.volumes),
+            postprocessing="<results>/postprocessing/{model}.json",
+        output:
+            expand("<results>/segmentation/{{model}}/{volume}.h5", volume=batch.volumes),
+        log:
+            f"<logs>/segment/{{model}}/{batch.name}.log",
+        benchmark:
+            f"<benchmarks>/segment/{{model}}/{batch.name}.tsv"
+        group:
+            FINISH
+        conda:
+            "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
+        params:
+            volumes=segmentations(batch.volumes),
+        script:
+            "../scripts/segment.py"
+
+
+for batch in batches_of("segment", baselines=EVALUATED):
+
+    rule:
+        name:
+            batch.rule_name
+        input:
+            predictions=expand(
+                "<results>/prediction/{model}/{volume}.h5", model=BASELINES, volume=batch.volumes
+            ),
+            postprocessing=expand("<results>/postprocessing/{model}.json", model=BASELINES),
+        output:
+            expand("<results>/segmentation/{model}/{volume}.h5", model=BASELINES, volume=batch.volumes),
+        log:
+            f"<logs>/segment_baselines/{batch.name}.log",
+        benchmark:
+            f"<benchmarks>/segment_baselines/{batch.name}.tsv"
+        group:
+            PREPARE
+        conda:
+            "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
+        params:
+            volumes=segmentations(batch.volumes, BASELINES),
+        script:
+            "../scripts/segment.py"
+
+
+for batch in batches_of("write_tiffs", held_out=EVALUATED, new=PREDICT):
+
+    rule:
+        name:
+            batch.rule_name
+        input:
+            segmentations=expand(f"<results>/segmentation/{MODEL}/{{volume}}.h5", volume=batch.volumes),
+            predictions=expand(f"<results>/prediction/{MODEL}/{{volume}}.h5", volume=batch.volumes),
         output:
             labels=expand("<results>/segmentation/{volume}_labels.tif", volume=batch.volumes),
             cell_probabilities=expand(
                 "<results>/segmentation/{volume}_cell_probability.tif", volume=batch.volumes
             ),
         log:
-            f"<logs>/segment/{batch.name}.log",
+            f"<logs>/write_tiffs/{batch.name}.log",
         benchmark:
-            f"<benchmarks>/segment/{batch.name}.tsv"
+            f"<benchmarks>/write_tiffs/{batch.name}.tsv"
         group:
             FINISH
         conda:
@@ -32,14 +86,14 @@ for batch in batches_of("segment", held_out=whole(EVALUATED), new=whole(PREDICT)
         params:
             volumes=each(
                 batch.volumes,
-                models=[MODEL],
+                [MODEL],
+                segmentation="<results>/segmentation/{model}/{volume}.h5",
                 prediction="<results>/prediction/{model}/{volume}.h5",
                 labels="<results>/segmentation/{volume}_labels.tif",
                 cell_probability="<results>/segmentation/{volume}_cell_probability.tif",
             ),
-            minimum_size=config["segmentation"]["minimum_size"],
         script:
-            "../scripts/segment.py"
+            "../scripts/write_tiffs.py"
 
 
 if SCATTERED:
@@ -64,6 +118,7 @@ if SCATTERED:
     rule number_parts:
         input:
             pieces=part_files("<results>/segmentation/{model}/parts/{volume}/{part}_pieces.h5"),
+            postprocessing="<results>/postprocessing/{model}.json",
         output:
             numbers=temp("<results>/segmentation/{model}/parts/{volume}/numbers.h5"),
         log:
@@ -77,7 +132,6 @@ if SCATTERED:
         params:
             shape=lambda wildcards: SHAPES[wildcards.volume],
             jobs=lambda wildcards: jobs_of(wildcards.volume),
-            minimum_size=config["segmentation"]["minimum_size"],
         script:
             "../scripts/number_parts.py"
 
@@ -86,7 +140,7 @@ if SCATTERED:
             pieces="<results>/segmentation/{model}/parts/{volume}/{part}_pieces.h5",
             numbers="<results>/segmentation/{model}/parts/{volume}/numbers.h5",
         output:
-            labels="<results>/segmentation/{model}/parts/{volume}/{part}.h5",
+            segmentation="<results>/segmentation/{model}/parts/{volume}/{part}.h5",
         log:
             "<logs>/relabel_part/{model}/{volume}/{part}.log",
         benchmark:
@@ -100,20 +154,15 @@ if SCATTERED:
 
     rule join_labels:
         input:
-            parts=part_files(f"<results>/segmentation/{MODEL}/parts/{{volume}}/{{part}}.h5"),
-            prediction=f"<results>/prediction/{MODEL}/{{volume}}.h5",
+            parts=part_files("<results>/segmentation/{model}/parts/{volume}/{part}.h5"),
         output:
-            joined=f"<results>/segmentation/{MODEL}/{{volume}}.h5",
-            labels="<results>/segmentation/{volume}_labels.tif",
-            cell_probability="<results>/segmentation/{volume}_cell_probability.tif",
+            segmentation="<results>/segmentation/{model}/{volume}.h5",
         log:
-            "<logs>/join_labels/{volume}.log",
+            "<logs>/join_labels/{model}/{volume}.log",
         benchmark:
-            "<benchmarks>/join_labels/{volume}.tsv"
+            "<benchmarks>/join_labels/{model}/{volume}.tsv"
         conda:
             "../../environment.yml"
-        resources:
-            mem_mb=MEMORY_MB,
         params:
             shape=lambda wildcards: SHAPES[wildcards.volume],
             jobs=lambda wildcards: jobs_of(wildcards.volume),

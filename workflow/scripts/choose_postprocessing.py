@@ -1,11 +1,11 @@
 from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.stages.threshold import choose_threshold
+    from pipeline_lib.stages.postprocessing import choose_postprocessing
 
     for model in snakemake.params.models:
         run(
-            choose_threshold,
+            choose_postprocessing,
             memory_gb=snakemake.config["memory_gb"],
             threads=snakemake.threads,
             **model,

@@ -8,7 +8,7 @@ with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.figures.volume import draw_volume_strip
 
     for strip in snakemake.params.strips:
-        run(draw_volume_strip, minimum_size=snakemake.params.minimum_size, **strip)
+        run(draw_volume_strip, **strip)
     for errors in snakemake.params.errors:
         run(draw_errors, **errors)
     run(draw_training, Path(snakemake.input.history), Path(snakemake.output.training))

@@ -6,7 +6,6 @@ with stage(snakemake.log[0], snakemake.threads) as run:
     for volume in snakemake.params.volumes:
         run(
             evaluate,
-            minimum_size=snakemake.params.minimum_size,
             memory_gb=snakemake.config["memory_gb"],
             threads=snakemake.threads,
             **volume,

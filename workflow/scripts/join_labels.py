@@ -8,10 +8,7 @@ with stage(snakemake.log[0], snakemake.threads) as run:
     run(
         join_labels,
         [*map(Path, snakemake.input.parts)],
-        Path(snakemake.input.prediction),
-        Path(snakemake.output.joined),
-        Path(snakemake.output.labels),
-        Path(snakemake.output.cell_probability),
+        Path(snakemake.output.segmentation),
         shape=snakemake.params.shape,
         jobs=snakemake.params.jobs,
     )

@@ -8,8 +8,8 @@ with stage(snakemake.log[0], snakemake.threads) as run:
     run(
         number_parts,
         [*map(Path, snakemake.input.pieces)],
+        Path(snakemake.input.postprocessing),
         Path(snakemake.output.numbers),
         shape=snakemake.params.shape,
         jobs=snakemake.params.jobs,
-        minimum_size=snakemake.params.minimum_size,
     )

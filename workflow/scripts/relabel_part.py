@@ -9,6 +9,6 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         relabel_part,
         Path(snakemake.input.pieces),
         Path(snakemake.input.numbers),
-        Path(snakemake.output.labels),
+        Path(snakemake.output.segmentation),
         block=snakemake.config["block"],
     )

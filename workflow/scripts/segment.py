@@ -1,16 +1,7 @@
-from pathlib import Path
-
 from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.stages.segmentation import segment
 
     for volume in snakemake.params.volumes:
-        run(
-            segment,
-            threshold=Path(snakemake.input.postprocessing),
-            minimum_size=snakemake.params.minimum_size,
-            block=snakemake.config["block"],
-            memory_gb=snakemake.config["memory_gb"],
-            **volume,
-        )
+        run(segment, block=snakemake.config["block"], memory_gb=snakemake.config["memory_gb"], **volume)

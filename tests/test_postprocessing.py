@@ -5,9 +5,9 @@ import pytest
 
 from pipeline_lib import layout, metrics
 from pipeline_lib.data.labels import cells_apart, separation_border
-from pipeline_lib.instances.postprocessing import instances
+from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.stages.threshold import CRITERIA, THRESHOLDS, choose_threshold
+from pipeline_lib.stages.postprocessing import CRITERIA, THRESHOLDS, choose_postprocessing
 
 
 @pytest.fixture
@@ -33,13 +33,14 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("criterion", ["rand_error", "v_rand_thin", "seg"])
 def test_the_threshold_closes_the_gap_and_lies_in_the_middle_of_the_best(folder, criterion):
-    choose_threshold(
+    choose_postprocessing(
         [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", criterion=criterion
     )
     found = json.loads((folder / "t.json").read_text())
     assert (
         found["threshold"] == 0.8
     )  # of 0.7 (strictly above: the gap, at float32 0.7, is just below it), 0.75, 0.8, 0.85
+    assert PostProcessing.read(folder / "t.json") == PostProcessing(0.8, 0)
     assert found["grid"] == list(THRESHOLDS) and max(THRESHOLDS) == 0.95
     at = dict(zip(found["grid"], found["value"], strict=True))
     assert at[0.8] == pytest.approx(0 if criterion == "rand_error" else 1, abs=0.02)
@@ -49,14 +50,16 @@ def test_the_threshold_closes_the_gap_and_lies_in_the_middle_of_the_best(folder,
 def test_components_below_the_minimum_size_do_not_count_in_the_choice(folder):
     best = []
     for size in (0, 10_000):
-        choose_threshold(
+        choose_postprocessing(
             [folder / "dataset.h5"],
             [folder / "prediction.h5"],
             folder / "t.json",
             criterion="seg",
             minimum_size=size,
         )
-        best.append(max(json.loads((folder / "t.json").read_text())["value"]))
+        found = json.loads((folder / "t.json").read_text())
+        assert found["minimum_size"] == size
+        best.append(max(found["value"]))
     assert best[0] > 0.9 and best[1] == 0
 
 
@@ -69,26 +72,28 @@ def test_values_are_means_over_the_sections_of_all_volumes(folder, criterion):
         probability = file["cell_probability"][:]
     with layout.create(folder / "other.h5", {}) as file:
         layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = probability[:, ::-1] * 0.9
-    choose_threshold(datasets, predictions, folder / "t.json", criterion=criterion, minimum_size=3, threads=3)
+    choose_postprocessing(
+        datasets, predictions, folder / "t.json", criterion=criterion, minimum_size=3, threads=3
+    )
 
     score, values = CRITERIA[criterion][0], []
     for p in (*probability, *(probability[:, ::-1] * np.float32(0.9))):
         truth = labels[0]
         if criterion != "seg":
             truth = metrics.connected_components(cells_apart(truth, border[0]))
-        values.append([score(truth, instances(p, t, 3)) for t in THRESHOLDS])
+        values.append([score(truth, instances(p, PostProcessing(t, 3))) for t in THRESHOLDS])
     assert json.loads((folder / "t.json").read_text())["value"] == np.mean(values, axis=0).tolist()
 
 
 def test_memory_gb_must_have_room_for_a_section(folder):
     with pytest.raises(InputError, match=r"`memory_gb` is 0\.2"):
-        choose_threshold(
+        choose_postprocessing(
             [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", memory_gb=0.2
         )
 
 
 def test_an_unknown_criterion_names_the_known(folder):
     with pytest.raises(InputError, match="found `dice`, expected one of rand_error, v_rand_thin, seg"):
-        choose_threshold(
+        choose_postprocessing(
             [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", criterion="dice"
         )

@@ -1,15 +1,16 @@
-"""Threshold stage: the threshold of the cell probability that is best on the validation split."""
+"""Stage that chooses the post-processing of a model: the threshold that is best on the validation split."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.data.labels import cells_apart
-from pipeline_lib.instances.postprocessing import instances
+from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.threads import over_sections
 from pipeline_lib.memory import CHOICE_BYTES_PER_PIXEL, threads_for
 from pipeline_lib.runtime.errors import InputError
@@ -27,7 +28,7 @@ CRITERIA = {
 }
 
 
-def choose_threshold(
+def choose_postprocessing(
     datasets: Sequence[Path],
     predictions: Sequence[Path],
     output: Path,
@@ -37,32 +38,54 @@ def choose_threshold(
     memory_gb: float = 8.0,
     threads: int = 1,
 ) -> None:
-    """Write the threshold best by `criterion`, averaged over the sections of the validation volumes (JSON).
+    """Write the post-processing of a model (JSON), with the threshold that is best by `criterion`.
 
-    The grid and its values are written too. Ties take the threshold in the middle of the tied ones, farthest
-    from where the score falls off. Sections are read one by one and scored by as many of `threads` as
-    `memory_gb` has room for; `InputError` where it has room for none.
+    The criterion is the mean over all sections of the validation volumes. If several thresholds are equally
+    good, the one in the middle of them is chosen, which is farthest from where the score gets worse.
+
+    Parameters
+    ----------
+    datasets, predictions : sequence of Path
+        HDF5 files of the validation volumes, in the same order.
+    output : Path
+        The file to write, for `instances.PostProcessing.read`: `threshold` and `minimum_size`; and besides
+        `criterion`, the thresholds tried (`grid`) with the mean criterion at each (`value`), and
+        `provenance`.
+    criterion : str
+        A key of `CRITERIA`.
+    minimum_size : int
+        Instances of fewer pixels are removed (px).
+    memory_gb : float
+        Limits how many sections are held, and so how many of the `threads` are used.
+    threads : int
+        How many sections and thresholds are scored at a time, at most.
+
+    Raises
+    ------
+    InputError
+        If the criterion is unknown, or `memory_gb` has no room for one section.
     """
     inputs = [*datasets, *predictions]
     settings = {"criterion": criterion, "minimum_size": minimum_size}
-    with provenance.making("choose_threshold", [output], inputs, **settings) as record:
+    with provenance.making("choose_postprocessing", [output], inputs, **settings) as record:
         if criterion not in CRITERIA:
             raise InputError(
                 f"segmentation.criterion: found `{criterion}`, expected one of {', '.join(CRITERIA)}."
             )
+        candidates = [PostProcessing(threshold, minimum_size) for threshold in THRESHOLDS]
         values = [
             of_section
             for paths in zip(datasets, predictions, strict=True)
-            for of_section in _values(*paths, **settings, memory_gb=memory_gb, threads=threads)
+            for of_section in _values(*paths, criterion, candidates, memory_gb, threads)
         ]
         more_is_better = CRITERIA[criterion][1]
         mean = np.nanmean(values, axis=0)
         best = np.flatnonzero(mean == (mean.max() if more_is_better else mean.min()))
-        threshold = THRESHOLDS[best[len(best) // 2]]
+        chosen = candidates[best[len(best) // 2]]
         write_json(
             output,
             {
-                "threshold": threshold,
+                **asdict(chosen),
                 "criterion": criterion,
                 "grid": THRESHOLDS,
                 "value": mean.tolist(),
@@ -72,7 +95,7 @@ def choose_threshold(
         logger.info(
             "%s: threshold %.2f, mean %s %.4f over %d validation sections",
             output,
-            threshold,
+            chosen.threshold,
             criterion,
             mean[best[0]],
             len(values),
@@ -80,9 +103,14 @@ def choose_threshold(
 
 
 def _values(
-    dataset: Path, prediction: Path, criterion: str, minimum_size: int, memory_gb: float, threads: int
+    dataset: Path,
+    prediction: Path,
+    criterion: str,
+    candidates: Sequence[PostProcessing],
+    memory_gb: float,
+    threads: int,
 ) -> list[list[float]]:
-    """The criterion of each section of a volume at each threshold."""
+    """The criterion of each section of a volume for each of the candidates."""
     score, _ = CRITERIA[criterion]
     with (
         layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,
@@ -99,8 +127,8 @@ def _values(
 
         return over_sections(
             prepare,
-            lambda section, t: score(section[0], instances(section[1], t, minimum_size)),
+            lambda section, candidate: score(section[0], instances(section[1], candidate)),
             len(labels),
-            THRESHOLDS,
+            candidates,
             threads_for(labels.shape[1:], CHOICE_BYTES_PER_PIXEL, memory_gb, threads),
         )

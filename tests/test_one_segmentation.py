@@ -1,0 +1,215 @@
+"""There is one segmentation: TIFF, scores and pictures show the stored labels, and so as many cells."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+from scipy import ndimage
+
+from pipeline_lib import layout, metrics, provenance
+from pipeline_lib.data.labels import separation_border
+from pipeline_lib.figures import describe
+from pipeline_lib.figures.colouring import BACKGROUND, rgb
+from pipeline_lib.figures.errors import draw_errors
+from pipeline_lib.figures.volume import draw_volume_strip
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import read_json
+from pipeline_lib.stages.evaluation import evaluate
+from pipeline_lib.stages.postprocessing import choose_postprocessing
+from pipeline_lib.stages.segmentation import segment, write_tiffs
+
+SIDE = 60
+
+
+def square(top, left, side):
+    return slice(top, top + side), slice(left, left + side)
+
+
+LARGE, SMALL, UNSEEN = square(5, 5, 20), square(35, 5, 3), square(40, 40, 10)
+
+
+def write_volume(folder, labels, probability):
+    """One section, with and without its annotation, and what a network predicts for it."""
+    for name in ("dataset.h5", "unannotated.h5"):
+        with layout.create(folder / name, {}) as file:
+            layout.add(file, layout.RAW, (1, 1, *labels.shape), "uint8")[0, 0] = 200 * probability
+            if name == "dataset.h5":
+                layout.add(file, layout.LABELS, (1, *labels.shape))[0] = labels
+                border = layout.add(file, layout.SEPARATION_BORDER, (1, *labels.shape))
+                border[0] = separation_border(labels, 2)
+    with layout.create(folder / "prediction.h5", {}) as file:
+        layout.add(file, layout.CELL_PROBABILITY, (1, *labels.shape))[0] = probability
+    return folder
+
+
+def make_labels(folder, minimum_size=0):
+    """As the workflow makes them, from the choice of the threshold on."""
+    dataset, prediction, postprocessing = (
+        folder / name for name in ("dataset.h5", "prediction.h5", "unet.json")
+    )
+    choose_postprocessing([dataset], [prediction], postprocessing, criterion="seg", minimum_size=minimum_size)
+    segment(prediction, postprocessing, folder / "segmentation.h5")
+
+
+def replace_labels(folder, labels):
+    """Labels (y, x) by another method, or edited."""
+    with layout.create(folder / "segmentation.h5", {}) as file:
+        layout.add(file, layout.LABELS, (1, *labels.shape))[0] = labels
+    provenance.beside(folder / "segmentation.h5").unlink()
+
+
+def read_all(folder):
+    """Make all that is made of the labels, and gather what it says."""
+    prediction, labels, postprocessing = (
+        folder / name for name in ("prediction.h5", "segmentation.h5", "unet.json")
+    )
+    made_from = prediction, labels, postprocessing
+    named = {"volume": "v", "split": "test"}
+    write_tiffs(labels, prediction, folder / "labels.tif", folder / "p.tif")
+    evaluate(folder / "dataset.h5", *made_from, folder / "scores.csv", network="unet", **named)
+    for name in ("dataset", "unannotated"):
+        draw_volume_strip(folder / f"{name}.h5", None, *made_from, folder / f"{name}.png", **named)
+    draw_errors(folder / "dataset.h5", *made_from, folder / "errors.png", volume="v")
+    scores = pd.read_csv(folder / "scores.csv", float_precision="round_trip")
+    chosen = read_json(postprocessing)["threshold"]
+    with layout.require(labels, layout.LABELS) as file:
+        stored = file["labels"][0]
+    (tiff,) = tifffile.imread(folder / "labels.tif")
+    np.testing.assert_array_equal(tiff, stored)
+    errors = describe(folder / "errors.png")["counts"]
+    return {
+        "labels": stored,
+        "scores": scores[scores.threshold == chosen].set_index("metric").value,
+        "legend": describe(folder / "dataset.png")["panels"][-1]["legend"],
+        "legend, unannotated": describe(folder / "unannotated.png")["panels"][-1]["legend"],
+        "errors": {name: (places, pixels) for name, _, _, places, pixels in errors if places},
+    }
+
+
+def read_panel(picture, number):
+    x, y, width, height = describe(picture)["panels"][number]["box"]
+    return np.asarray(Image.open(picture).convert("RGB"))[y : y + height, x : x + width]
+
+
+def count_shown(image, hidden=None):
+    """Coloured areas on dark background in a picture of the whole section, but for those at `hidden`."""
+    factor = len(image) // SIDE
+    coloured = (image != rgb(BACKGROUND)).any(axis=2)
+    if hidden is not None:  # with the outline of an error
+        y, x = (slice((edge.start - 4) * factor, (edge.stop + 4) * factor) for edge in hidden)
+        coloured[y, x] = False
+    return ndimage.label(coloured)[1]
+
+
+def count_cells(folder, true_cells):
+    """How many cells each of the files shows, if those that match true cells are these to the pixel."""
+    told = read_all(folder)
+    scores = told["scores"]
+    matches = round(scores["seg"] * true_cells)
+    added, deleted = (told["errors"].get(f"object {kind}", (0, 0))[0] for kind in ("added", "deleted"))
+    close_up = read_panel(folder / "errors.png", 1)  # raw image, annotation, segmentation, 8 px between
+    segmentation = close_up[:, -((close_up.shape[1] - 16) // 3) :]
+    return {
+        "HDF5 and TIFF": np.count_nonzero(np.unique(told["labels"])),
+        # TP / (truth + predicted - TP), and 2 sum(IoU) / (truth + predicted)
+        "average precision": round(matches / scores["average_precision_50"]) - true_cells + matches,
+        "panoptic quality": round(2 * matches / scores["panoptic_quality"]) - true_cells,
+        "strip": count_shown(read_panel(folder / "dataset.png", -1)),
+        "strip, unannotated": count_shown(read_panel(folder / "unannotated.png", -1)),
+        "its legend": int(told["legend, unannotated"][0][1].split()[0]),
+        "error map": true_cells + added - deleted,
+        "close-up": count_shown(segmentation, hidden=UNSEEN),
+    }
+
+
+@pytest.fixture
+def blobs(tmp_path):
+    """The network finds a cell of 400 px and something of 9 px, and does not see another cell."""
+    labels, probability = np.zeros((SIDE, SIDE), np.uint32), np.full((SIDE, SIDE), 0.1, np.float32)
+    labels[LARGE], labels[UNSEEN] = 1, 2
+    probability[LARGE], probability[SMALL] = 0.9, 0.8
+    return write_volume(tmp_path, labels, probability)
+
+
+@pytest.mark.parametrize(("minimum_size", "cells"), [(0, 2), (9, 2), (10, 1), (20, 1), (400, 1)])
+def test_all_files_show_as_many_cells(blobs, minimum_size, cells):
+    make_labels(blobs, minimum_size)
+    found = count_cells(blobs, true_cells=2)
+    assert found == dict.fromkeys(found, cells)
+
+
+@pytest.mark.parametrize(("minimum_size", "seg"), [(0, 1), (20, 1 / 2)])
+def test_the_threshold_is_chosen_by_the_score_of_the_same_instances(blobs, minimum_size, seg):
+    with layout.require(blobs / "prediction.h5") as file:
+        probability = file["cell_probability"][0]
+    labels = np.zeros((SIDE, SIDE), np.uint32)
+    labels[LARGE], labels[SMALL] = 1, 2
+    write_volume(blobs, labels, probability)
+    make_labels(blobs, minimum_size)
+    chosen = read_json(blobs / "unet.json")
+    at = dict(zip(chosen["grid"], chosen["value"], strict=True))
+    assert at[chosen["threshold"]] == read_all(blobs)["scores"]["seg"] == seg
+
+
+def test_at_other_thresholds_the_same_post_processing_is_scored(blobs):
+    """There are no stored labels; the blob of 9 px goes as long as it is too small."""
+    for minimum_size, average_precision in ((0, 1 / 3), (20, 1 / 2)):
+        make_labels(blobs, minimum_size)
+        read_all(blobs)
+        scores = pd.read_csv(blobs / "scores.csv", float_precision="round_trip")
+        table = scores.pivot(index="threshold", columns="metric", values="value")
+        for threshold in metrics.CHALLENGE_THRESHOLDS[2:8]:
+            assert table.average_precision_50[threshold] == average_precision
+
+
+def test_scores_and_pictures_follow_the_stored_labels_whatever_made_them(tmp_path):
+    """The network sees two cells as one. Another method may part them, and they still touch."""
+    labels, probability = np.zeros((SIDE, SIDE), np.uint32), np.full((SIDE, SIDE), 0.1, np.float32)
+    labels[10:50, 10:30], labels[10:50, 30:50] = 1, 2
+    probability[labels > 0] = 0.9
+    write_volume(tmp_path, labels, probability)
+    make_labels(tmp_path)
+    before = read_all(tmp_path)
+    assert len(np.unique(before["labels"])) == 2 and before["scores"]["seg"] == 0.5
+    assert before["errors"].keys() == {"merger"}
+    assert [text for _, text in before["legend"]] == ["splits: 0 px", "mergers: 40 px"]
+    assert before["legend, unannotated"] == [[None, "1 cell"]]
+
+    replace_labels(tmp_path, np.where(labels, labels + 70_000, 0))
+    after = read_all(tmp_path)
+    assert after["scores"][[*metrics.INSTANCE_METRICS]].eq(1).all()
+    assert after["errors"] == {}
+    assert [text for _, text in after["legend"]] == ["splits: 0 px", "mergers: 0 px"]
+    assert after["legend, unannotated"] == [[None, "2 cells"]]
+    assert count_shown(read_panel(tmp_path / "dataset.png", -1)) == 2
+    others = [name for name in before["scores"].index if name not in metrics.INSTANCE_METRICS]
+    assert after["scores"][others].equals(before["scores"][others])  # of the probability map
+    assert after["scores"]["rand_error"] > 0.3
+
+
+def test_a_cell_taken_out_of_the_file_is_missing_everywhere(blobs):
+    make_labels(blobs)
+    labels = np.zeros((SIDE, SIDE), np.uint32)
+    labels[SMALL] = 3
+    replace_labels(blobs, labels)
+    told = read_all(blobs)
+    assert told["scores"]["seg"] == told["scores"]["iou"] == 0
+    assert told["scores"]["pixel_error"] == pytest.approx(1 - 2 * 400 / (500 + 409))  # of the probability map
+    assert told["errors"].keys() == {"object deleted", "object added"}
+    assert told["errors"]["object deleted"][0] == 2 and told["errors"]["object added"] == (1, 9)
+    assert told["legend, unannotated"] == [[None, "1 cell"]]
+    assert count_shown(read_panel(blobs / "unannotated.png", -1)) == 1
+
+
+def test_a_segmentation_of_another_volume_is_refused(blobs):
+    make_labels(blobs)
+    replace_labels(blobs, np.zeros((SIDE, SIDE - 1), np.uint32))
+    made_from = [blobs / name for name in ("prediction.h5", "segmentation.h5", "unet.json", "out")]
+    named = {"volume": "v", "split": "test"}
+    with pytest.raises(InputError, match=r"segmentation\.h5: shape \(1, 60, 59\), but .* has \(1, 60, 60\)"):
+        evaluate(blobs / "dataset.h5", *made_from, network="unet", **named)
+    with pytest.raises(InputError, match=r"segmentation\.h5: shape \(1, 60, 59\), but the prediction has"):
+        draw_volume_strip(blobs / "dataset.h5", None, *made_from, **named)
+    with pytest.raises(InputError, match=r"segmentation\.h5: shape \(1, 60, 59\), but the prediction has"):
+        draw_errors(blobs / "dataset.h5", *made_from, volume="v")
