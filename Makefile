@@ -26,8 +26,8 @@ demo: venv ## draw a small volume, learn it, score it, report (CPU, some minutes
 	@echo "The demo is done: open results/report.html in a browser; scores are in results/scores.csv,"
 	@echo "the segmentation in results/segmentation/test_labels.tif, the trained model in results/models/unet/model.pt."
 
-test: venv ## run all tests
-	@$(BIN)/python -m pytest
+test: venv ## run all tests, on all cores
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder --max-worker-restart 0 $(TESTS)
 
 test-cluster: venv ## run the workflow on a Slurm of its own, which it installs as root on Debian; ten minutes
 	@$(BIN)/python -m pytest tests/cluster

@@ -32,7 +32,7 @@ def declared(*extras: str) -> dict[str, Requirement]:
 
 CROSSCHECK_LINES = (ROOT / "requirements-crosscheck.lock").read_text().splitlines()
 CROSSCHECK = dict(line.split("==") for line in CROSSCHECK_LINES if not line.startswith("#"))
-ALL = declared(*PROJECT["optional-dependencies"].keys() - {"crosscheck"})
+ALL = declared(*sorted(PROJECT["optional-dependencies"].keys() - {"crosscheck"}))
 
 
 def imported(*files: Path) -> set[str]:
@@ -79,7 +79,8 @@ def test_workflow_declares_what_it_imports():
 
 
 def test_every_declared_tool_is_used():
-    tools = {"ruff", "snakefmt", "snakemake", "imagecodecs"}  # commands, and tifffile's decoders
+    tools = {"ruff", "snakefmt", "snakemake"}  # commands
+    tools |= {"imagecodecs", "pytest-xdist"}  # tifffile's decoders, and what `make test` adds to pytest
     tools |= {name for name in ALL if name.startswith("snakemake-executor-plugin-")}  # which profiles name
     assert ALL.keys() <= imported(*LIBRARY, *WORKFLOW, *(ROOT / "tests").glob("*.py")) | tools
 

@@ -19,7 +19,7 @@ from tests.soak.project import ROOT, Reference, drawn
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A small project, and what an undisturbed run of it wrote."""
-    project = drawn(tmp_path_factory.mktemp("faults"))
+    project = drawn(tmp_path_factory.mktemp("faults"), iterations=40)
     return project, Reference.of(project)
 
 

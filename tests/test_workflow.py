@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import dry_runs
 import h5py
 import numpy as np
 import pandas as pd
@@ -43,8 +44,11 @@ FILES = {"volumes": "volumes.tsv", "data_dir": "."}  # instead of a drawing
 
 
 def snakemake(directory: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", directory]
-    return subprocess.run([*command, "--cores", "2", *arguments], capture_output=True, text=True, check=False)
+    where = ["--snakefile", ROOT / "Snakefile", "--directory", directory, "--cores", "2"]
+    if "-n" in arguments:
+        return dry_runs.snakemake(*where, *arguments)
+    command = [sys.executable, "-m", "snakemake", *where, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def write(directory: Path, config: dict, table: str = TABLE) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 
 from tests.soak.project import Project, Reference
 from tests.soak.rows import Row
@@ -38,6 +39,7 @@ def refuse_locks() -> None:
             raise OSError(ctypes.get_errno(), "the kernel takes no filter of system calls")
 
 
+@cache
 def possible() -> str:
     """Why locks cannot be refused here; empty where they can."""
     trial = (

@@ -295,9 +295,10 @@ class Reference:
         return [name for name, path in files.items() if digest(path) != self.digests.get(name)]
 
 
-def drawn(folder: Path, results: str = "results") -> Project:
+def drawn(folder: Path, results: str = "results", **training: Any) -> Project:
     """The small project whose volumes are drawn: every rule but those of shared volumes."""
-    return Project(folder, DRAWN, ROWS + "new\timages.tif\t\t4\tpredict\n", results)
+    config = DRAWN | {"training": DRAWN["training"] | training}
+    return Project(folder, config, ROWS + "new\timages.tif\t\t4\tpredict\n", results)
 
 
 def shared(folder: Path, results: str = "results") -> Project:
