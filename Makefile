@@ -11,12 +11,13 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 # pip takes its settings from the environment, for instance PIP_EXTRA_INDEX_URL for torch's CPU build.
-$(VENV)/installed: requirements.lock
+$(VENV)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: $(PYTHON) is Python " + \
 		sys.version.split()[0] + ", expected 3.11 or newer. Type: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "setting up $(VENV), this takes some minutes ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --editable . # the command bordure
 	@touch $@
 
 venv: $(VENV)/installed ## set up .venv from requirements.lock

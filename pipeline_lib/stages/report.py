@@ -20,6 +20,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.scores import at_chosen_threshold, read_scores
+from pipeline_lib.tasks.segmentation import classes
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def write_report(contents: Contents, output: Path) -> None:
             trained_by=trained["provenance"],
             parameters=trained["parameters"],
             context=trained["context"],
-            statistics=read_json(contents.statistics),
+            cell_share=classes.of_cells(read_json(contents.statistics)["class_frequencies"]),
             volumes=contents.volumes,
             sections={name: part for name, part in settings.items() if isinstance(part, dict)},
             plain={name: value for name, value in settings.items() if not isinstance(value, dict)},

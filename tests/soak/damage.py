@@ -110,7 +110,7 @@ def soak(snapshot: Snapshot, rounds: int, rng: random.Random) -> Iterator[Row]:
 
 
 def of_what_nothing_is_made_of(snapshot: Snapshot, rng: random.Random) -> Row:
-    """One bit of a file that no stage reads: `python -m pipeline_lib.provenance` tells."""
+    """One bit of a file that no stage reads: `bordure provenance` tells."""
     project, wrong = snapshot.project, []
     snapshot.lay_back()
     last = sorted(snapshot.names.keys() - snapshot.made_of.keys())
