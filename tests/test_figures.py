@@ -212,6 +212,7 @@ def test_a_consistent_probability_has_the_segments_and_is_else_as_it_was(labels,
     cells, before = above(decided, t), above(probability, t)
     assert decided.dtype == np.float32 and decided.min() >= 0 and decided.max() <= 1
     np.testing.assert_array_equal(decided[cells == before], probability[cells == before])
+    assert np.abs(decided[cells != before] - np.float32(t)).max(initial=0) < 1e-7  # no more than needed
     assert not (cells & (labels == 0)).any()
     regions = metrics.connected_components(cells)
     assert all(len(np.unique(labels[regions == region])) == 1 for region in range(1, regions.max() + 1))
@@ -279,6 +280,20 @@ def test_a_volume_to_predict_shows_what_there_is(tmp_path):
     description = describe(case / "strip.png")
     assert description["title"] == "v: section 2 of 3, test split"
     assert description["panels"][-1]["legend"] == [[None, "8 cells"]]
+
+
+def test_colours_do_not_depend_on_the_sections_before(case):
+    for annotated in (True, False):
+        if not annotated:
+            with h5py.File(case / "dataset.h5", "a") as file:
+                del file["labels"]
+        segment(case / "prediction.h5", case / "postprocessing.json", case / "segmentation.h5")
+        expected = read_panels(draw_strip(case))
+        with layout.require(case / "segmentation.h5", layout.LABELS) as file:
+            labels = file["labels"][:]
+        store_labels(case, np.where(labels, labels + 1001, 0))
+        for shown, panel in zip(read_panels(draw_strip(case)).values(), expected.values(), strict=True):
+            np.testing.assert_array_equal(shown, panel)
 
 
 def test_of_a_large_section_the_middle_is_shown(tmp_path):

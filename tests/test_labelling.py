@@ -95,6 +95,15 @@ def test_labels_are_those_of_whole_sections_whatever_the_blocks(tmp_path_factory
     assert not list(folder.iterdir())
 
 
+@pytest.mark.parametrize("block", [2, 8])  # the pieces in a file, and in memory
+def test_labels_are_counted_though_the_last_section_has_none(tmp_path, block):
+    cells = np.zeros((3, 4, 4), bool)
+    cells[0, :2, :2] = cells[1, 3, 3] = True
+    with labelled(reader(cells), cells.shape, tmp_path / "labels.h5", block=block) as (labels, count):
+        assert count == 2 == labels[1, :, :].max() and not labels[2, :, :].any()
+        assert len(list(tmp_path.iterdir())) == (block == 2)
+
+
 @given(SEEDS, st.integers(1, 40), st.integers(0, 20), st.data())
 def test_labels_are_those_of_whole_sections_whatever_the_bands(seed, block, minimum_size, data):
     cells = drawn(seed)[0]

@@ -169,26 +169,28 @@ def labelled(
     are for. Raises `InputError` as `find_pieces` does.
     """
 
-    def tables(pieces: Any) -> Iterator[np.ndarray]:
-        """The label of each piece, section by section."""
+    def number(pieces: Any, keep: Callable[[int, np.ndarray], None]) -> int:
+        """Fill `pieces`, keep the table of each section, and return the number of labels."""
         count = 0
         for z in range(shape[0]):
             found = find_pieces(read, pieces, z, block=block, memory_gb=memory_gb)
             (table,), count = number_components([found], [shape[1]], minimum_size=minimum_size, before=count)
-            yield table
+            keep(z, table)
+        return count
 
     if math.prod(shape) <= block**2:
-        pieces = np.empty(shape, np.uint32)
-        numbers = list(tables(pieces))
-        yield Labels(pieces, numbers.__getitem__), max(int(table.max()) for table in numbers)
+        pieces, tables = np.empty(shape, np.uint32), {}
+        count = number(pieces, tables.__setitem__)
+        yield Labels(pieces, tables.__getitem__), count
         return
     path = beside.with_name(f".{beside.stem}.pieces.h5")
     try:
         with layout.create(path, {}) as file:
-            count = 0
-            for z, table in enumerate(tables(layout.add(file, layout.PIECES, shape))):
+
+            def keep(z: int, table: np.ndarray) -> None:
                 layout.add(file.create_group(str(z)), layout.NUMBER, table.shape)[:] = table
-                count = max(count, int(table.max()))
+
+            count = number(layout.add(file, layout.PIECES, shape), keep)
         with layout.require(path, layout.PIECES) as file:
             yield Labels.of(file[layout.PIECES.name], file), count
     finally:
