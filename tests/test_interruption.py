@@ -1,13 +1,10 @@
 """A training in a process of its own, ended from outside at the worst moments, resumes to the same bytes."""
 
-import json
 import multiprocessing
 import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from test_processes import arguments_of
 from test_training import PLAIN, inputs  # noqa: F401
 
 from pipeline_lib.networks.model import read_tensors
-from pipeline_lib.runtime import log
+from pipeline_lib.runtime import log, processes
 from pipeline_lib.stages import training
 from pipeline_lib.training import loop, state
 
@@ -83,11 +80,12 @@ def train(folder, arguments, sabotage, how):
 def start():
     """Start a training in a process that has imported all it needs: `start(folder, arguments, ...)`."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline_lib.stages.training", "pandas", "pytest"])
+    modules = ["pipeline_lib.stages.training", "pipeline_lib.runtime.processes", "pandas", "pytest"]
+    context.set_forkserver_preload(modules)
 
-    def start(folder, arguments, sabotage="", how=signal.SIGTERM):
+    def start(folder, arguments, sabotage="", how=signal.SIGTERM, target=train):
         (folder / "log").write_text("")
-        process = context.Process(target=train, args=(folder, arguments, sabotage, how))
+        process = context.Process(target=target, args=(folder, arguments, sabotage, how))
         process.start()
         return process
 
@@ -206,39 +204,46 @@ if __name__ == "__main__":
 """
 
 
-def launch(folder, arguments, module, whom=""):
-    (folder / "interrupted.py").write_text(IN_PROCESSES)
-    code = (
-        "import json, sys\n"
-        "from pipeline_lib.runtime.log import stage\n"
-        "with stage('log', 1) as run:\n"
-        "    from pipeline_lib.runtime.processes import launch\n"
-        f"    run(launch, {module!r}, 2, 'cpu', 'log', **json.loads(sys.argv[1]))\n"
-    )
-    command = [sys.executable, "-c", code, json.dumps(arguments, default=str)]
+def launch_two(folder, arguments, module, whom):
+    """As the workflow's script, where its job has two GPUs; standard error goes to a file."""
+    os.chdir(folder)
     paths = os.pathsep.join([str(folder), ENVIRONMENT["PYTHONPATH"]])
-    environment = ENVIRONMENT | {"PYTHONPATH": paths, "WHOM": whom}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
+    os.environ.update(PYTHONPATH=paths, WHOM=whom)
+    os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    with log.stage("log", 1) as run:
+        run(processes.launch, module, 2, "cpu", "log", **arguments)
 
 
 @pytest.fixture(scope="module")
-def whole_of_two(inputs, tmp_path_factory):  # noqa: F811
+def launch(start):
+    """`launch(folder, arguments, module)` runs two processes; returns status and standard error."""
+
+    def launch(folder, arguments, module, whom=""):
+        (folder / "interrupted.py").write_text(IN_PROCESSES)
+        status, _ = end(start(folder, arguments, module, whom, target=launch_two), folder)
+        return status, (folder / "stderr").read_text()
+
+    return launch
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(inputs, tmp_path_factory, launch):  # noqa: F811
     folder = tmp_path_factory.mktemp("two")
     arguments = arguments_of(inputs, folder, network=PLAIN, batch=2)
-    ended = launch(folder, arguments, "pipeline_lib.stages.training")
-    assert ended.returncode == 0, ended.stderr
+    status, said = launch(folder, arguments, "pipeline_lib.stages.training")
+    assert status == 0, said
     return results(folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("whom", "iterations"), [("launcher", {7, 8}), ("one", {7}), ("validation", {8})])
-def test_sigterm_to_several_processes(inputs, tmp_path, whole_of_two, whom, iterations):  # noqa: F811
+def test_sigterm_to_several_processes(inputs, tmp_path, launch, whole_of_two, whom, iterations):  # noqa: F811
     """To the one that started them, which hands it on, or to one of them: they agree where to end."""
     arguments = arguments_of(inputs, tmp_path, network=PLAIN, batch=2)
-    ended = launch(tmp_path, arguments, "interrupted", whom)
-    assert ended.returncode == 128 + signal.SIGTERM and "Traceback" not in ended.stderr
-    saved = re.search(r"asked to end: iteration (\d+) is saved in \S+model\.checkpoint\.pt;", ended.stderr)
+    status, said = launch(tmp_path, arguments, "interrupted", whom)
+    assert status == 128 + signal.SIGTERM and "Traceback" not in said
+    saved = re.search(r"asked to end: iteration (\d+) is saved in \S+model\.checkpoint\.pt;", said)
     assert int(saved[1]) in iterations
-    assert ended.stderr.endswith("error: ended by SIGTERM. Run the same command again.\n")
-    assert launch(tmp_path, arguments, "pipeline_lib.stages.training").returncode == 0
+    assert said.endswith("error: ended by SIGTERM. Run the same command again.\n")
+    assert launch(tmp_path, arguments, "pipeline_lib.stages.training")[0] == 0
     assert results(tmp_path) == whole_of_two
