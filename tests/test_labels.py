@@ -9,9 +9,9 @@ from pipeline_lib.data.labels import (
     cells_apart,
     count_pixels,
     separation_border,
-    target_class,
 )
 from pipeline_lib.kernels.blocks import blocks
+from pipeline_lib.tasks.segmentation.classes import target_class
 
 SMALL_LABELS = hnp.arrays(
     np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 4)

@@ -9,7 +9,7 @@ from pipeline_lib.runtime import locks
 from pipeline_lib.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
-HOLD = "from pipeline_lib import locks; locks.hold_results"
+HOLD = "from pipeline_lib.runtime import locks; locks.hold_results"
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from pipeline_lib import provenance
 from pipeline_lib.networks.model import Model
 from pipeline_lib.stages.evaluation import evaluate
 from pipeline_lib.stages.prediction import predict
-from pipeline_lib.stages.segmentation import segment
+from pipeline_lib.stages.segmentation import segment, write_tiffs
 from pipeline_lib.stages.synthesis import draw_volume
 
 ROOT = Path(__file__).parents[1]
@@ -149,8 +149,8 @@ class TestFinishedRun:
     def test_another_sigma_leaves_drawing_and_datasets_alone(self, run):
         assert planned(run[0], *run[1], "--config", "weight_map={sigma: 3}") == {
             "build_weight_map_train", "build_weight_map_test", "train_model", "predict_train", "predict_test",
-            "predict_new", "choose_postprocessing", "segment_held_out", "segment_new", "evaluate_held_out",
-            "collect_scores", "draw_figures", "report"}
+            "predict_new", "choose_postprocessing", "segment_annotated", "segment_new", "evaluate_held_out",
+            "write_tiffs_held_out", "write_tiffs_new", "collect_scores", "draw_figures", "report"}
 
     def test_another_title_makes_the_report_alone(self, run):
         assert planned(run[0], *run[1], "--config", "report={title: Other}") == {"report"}
@@ -173,6 +173,7 @@ class TestFinishedRun:
             evaluate(
                 results / f"dataset/{volume}.h5",
                 results / f"prediction/{network}/{volume}.h5",
+                results / f"segmentation/{network}/{volume}.h5",
                 results / f"postprocessing/{network}.json",
                 run[0] / "again.csv",
                 volume=volume,
@@ -204,7 +205,7 @@ class TestFinishedRun:
         without = {"collect_scores": 1, "draw_figures": 1, "report": 1}
         again = without | {"measure_spread": 1}
         further = ("train_model", "predict_validation", "predict_test", "choose_postprocessing",
-                   "evaluate_held_out")
+                   "segment_held_out", "evaluate_held_out")
         assert counts(directory, *arguments, "seeds=[3, 5]") == again | dict.fromkeys(further, 2)
         before = {path: path.stat().st_mtime_ns for path in results.rglob("*.*")}
         answer = snakemake(directory, *arguments, "seeds=[3]")
@@ -239,7 +240,8 @@ class TestFinishedRun:
         assert counts(directory, *arguments, "seeds=[]") == without
 
     def test_a_second_run_in_the_folder_is_refused(self, run):
-        code = "from pipeline_lib import locks; locks.hold_results('results'); print(flush=True); input()"
+        hold = "from pipeline_lib.runtime import locks; locks.hold_results('results')"
+        code = f"{hold}; print(flush=True); input()"
         holder = subprocess.Popen(
             [sys.executable, "-c", code], cwd=run[0], env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -331,7 +333,8 @@ class TestLargeVolume:
             results / "dataset/large.h5", results / "models/unet/model.pt", folder / "one.h5",
             precision="float32", device="cpu",
         )
-        segment(folder / "one.h5", results / "postprocessing/unet.json", folder / "l.tif", folder / "p.tif")
+        segment(folder / "one.h5", results / "postprocessing/unet.json", folder / "labels.h5")
+        write_tiffs(folder / "labels.h5", folder / "one.h5", folder / "l.tif", folder / "p.tif")
         with h5py.File(results / "segmentation/unet/large.h5") as file:
             joined = file["labels"][:]
         in_one, in_two = (tifffile.imread(path) for path in (
@@ -356,7 +359,7 @@ class TestLargeVolume:
             table.write("another\timages.tif\t\t2\tpredict\n")
         target = "results/segmentation/another_labels.tif"
         rules = planned(folder, *arguments, "--", target)
-        assert rules == {"build_dataset_new", "predict_new", "segment_new"}, rules
+        assert rules == {"build_dataset_new", "predict_new", "segment_new", "write_tiffs_new"}, rules
 
 
 @pytest.mark.slow
@@ -376,7 +379,7 @@ def test_a_large_volume_is_shared_by_jobs_for_further_seeds_too(tmp_path):
     found = counts(
         tmp_path, *write(tmp_path, FILES | {"memory_gb": 64, "jobs_per_volume": 3, "seeds": [1, 2]}, table))
     assert found["predict_part"] == 3 * 3 and found["join_predictions"] == 3
-    assert found["label_part"] == 3  # further models are scored and no more
+    assert found["label_part"] == 3 * 3 and found["join_labels"] == 3
 
 
 def test_demo_is_planned_from_any_folder(tmp_path):

@@ -130,7 +130,8 @@ class TestImported:
         assert answer.returncode == 1 and "error: not all was done" in answer.stderr
 
     def test_a_second_run_in_the_results_folder_is_refused(self, clone):
-        code = "from pipeline_lib import locks; locks.hold_results('results'); print(flush=True); input()"
+        hold = "from pipeline_lib.runtime import locks; locks.hold_results('results')"
+        code = f"{hold}; print(flush=True); input()"
         holder = subprocess.Popen(
             [sys.executable, "-c", code], cwd=clone, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )

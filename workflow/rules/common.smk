@@ -236,8 +236,8 @@ def paths(pattern, **wildcards):
     return [Path(path) for path in expand(pattern.replace("<results>", config["results"]), **wildcards)]
 
 
-def each(names, models=(), **arguments):
-    """A parameter: the arguments of a stage for each of the volumes `names`, and for each of `models` or for {model}.
+def each(names=None, models=None, **arguments):
+    """A parameter: the arguments of a stage for each of the volumes `names` or {volume}, and of `models` or {model}.
 
     An argument is a file of the results (`<results>/...`) or a text, both with {volume} and {model}, for all volumes or
     by volume.
@@ -254,11 +254,13 @@ def each(names, models=(), **arguments):
         return {key: filled(value, volume=name, model=model) for key, value in own.items()}
 
     return lambda wildcards: [
-        values(name, model) for model in models or [wildcards.get("model")] for name in names
+        values(name, model)
+        for model in ([wildcards.get("model")] if models is None else models)
+        for name in ([wildcards.volume] if names is None else names)
     ]
 
 
-def choices(models=()):
+def choices(models=None):
     """A parameter: what the post-processing of each of `models`, or of {model}, is chosen on."""
     return lambda wildcards: [
         {
@@ -266,11 +268,11 @@ def choices(models=()):
             "predictions": paths("<results>/prediction/{model}/{volume}.h5", model=model, volume=VALIDATION),
             "output": Path(config["results"], "postprocessing", f"{model}.json"),
         }
-        for model in models or [wildcards.model]
+        for model in ([wildcards.model] if models is None else models)
     ]
 
 
-def segmentations(names, models=()):
+def segmentations(names, models=None):
     """A parameter: what is segmented of each of the volumes `names`, for each of `models` or for {model}."""
     return each(
         names,
@@ -281,7 +283,19 @@ def segmentations(names, models=()):
     )
 
 
-def evaluations(names, models=()):
+def tiffs(names=None):
+    """A parameter: what becomes TIFF of each of the volumes `names`, or of {volume}."""
+    return each(
+        names,
+        [MODEL],
+        segmentation="<results>/segmentation/{model}/{volume}.h5",
+        prediction="<results>/prediction/{model}/{volume}.h5",
+        labels="<results>/segmentation/{volume}_labels.tif",
+        cell_probability="<results>/segmentation/{volume}_cell_probability.tif",
+    )
+
+
+def evaluations(names, models=None):
     """A parameter: what is scored of each of the volumes `names`, for each of `models` or for {model}."""
     return each(
         names,

@@ -86,12 +86,12 @@ for batch in batches_of("evaluate", baselines=EVALUATED):
             predictions=expand(
                 "<results>/prediction/{model}/{volume}.h5", model=BASELINES, volume=batch.volumes
             ),
+            postprocessing=expand("<results>/postprocessing/{model}.json", model=BASELINES),
+        output:
             segmentations=expand(
                 "<results>/segmentation/{model}/{volume}.h5", model=BASELINES, volume=batch.volumes
             ),
-            postprocessing=expand("<results>/postprocessing/{model}.json", model=BASELINES),
-        output:
-            expand("<results>/scores/{model}/{volume}.csv", model=BASELINES, volume=batch.volumes),
+            scores=expand("<results>/scores/{model}/{volume}.csv", model=BASELINES, volume=batch.volumes),
         log:
             f"<logs>/evaluate_baselines/{batch.name}.log",
         benchmark:
@@ -104,9 +104,10 @@ for batch in batches_of("evaluate", baselines=EVALUATED):
         resources:
             mem_mb=MEMORY_MB,
         params:
+            segmentations=segmentations(batch.volumes, BASELINES),
             volumes=evaluations(batch.volumes, BASELINES),
         script:
-            "../scripts/evaluate.py"
+            "../scripts/evaluate_baselines.py"
 
 
 rule collect_scores:

@@ -1,12 +1,18 @@
-# cell probability and post-processing -> instances, which scores and pictures read, and the same as TIFF
+# cell probability and post-processing -> instances, which scores and pictures read, and as TIFF for Fiji and napari
 
 
 rule segment:
     input:
         expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
+        expand("<results>/segmentation/{model}/{volume}.h5", model=FURTHER + BASELINES, volume=EVALUATED),
 
 
-for batch in batches_of("segment", annotated=whole(SHOWN_TRAIN + EVALUATED), new=whole(PREDICT)):
+# Further models are scored and no more, hence without the training volumes that the report shows.
+LABELLED = {"annotated": SHOWN_TRAIN + EVALUATED, "new": PREDICT}
+if FURTHER:
+    LABELLED["held_out"] = EVALUATED
+
+for batch in batches_of("segment", **{group: whole(LABELLED[group]) for group in LABELLED}):
 
     rule:
         name:
@@ -20,6 +26,8 @@ for batch in batches_of("segment", annotated=whole(SHOWN_TRAIN + EVALUATED), new
             f"<logs>/segment/{{model}}/{batch.name}.log",
         benchmark:
             f"<benchmarks>/segment/{{model}}/{batch.name}.tsv"
+        wildcard_constraints:
+            model=one_of({"annotated": [MODEL], "held_out": FURTHER}.get(batch.group, TRAINED)),
         group:
             FINISH
         conda:
@@ -32,42 +40,16 @@ for batch in batches_of("segment", annotated=whole(SHOWN_TRAIN + EVALUATED), new
             "../scripts/segment.py"
 
 
-for batch in batches_of("segment", baselines=EVALUATED):
+for batch in batches_of("write_tiffs", held_out=whole(EVALUATED), new=whole(PREDICT)):
 
     rule:
         name:
             batch.rule_name
         input:
-            predictions=expand(
-                "<results>/prediction/{model}/{volume}.h5", model=BASELINES, volume=batch.volumes
+            segmentations=expand(
+                "<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=batch.volumes
             ),
-            postprocessing=expand("<results>/postprocessing/{model}.json", model=BASELINES),
-        output:
-            expand("<results>/segmentation/{model}/{volume}.h5", model=BASELINES, volume=batch.volumes),
-        log:
-            f"<logs>/segment_baselines/{batch.name}.log",
-        benchmark:
-            f"<benchmarks>/segment_baselines/{batch.name}.tsv"
-        group:
-            PREPARE
-        conda:
-            "../../environment.yml"
-        resources:
-            mem_mb=MEMORY_MB,
-        params:
-            volumes=segmentations(batch.volumes, BASELINES),
-        script:
-            "../scripts/segment.py"
-
-
-for batch in batches_of("write_tiffs", held_out=EVALUATED, new=PREDICT):
-
-    rule:
-        name:
-            batch.rule_name
-        input:
-            segmentations=expand(f"<results>/segmentation/{MODEL}/{{volume}}.h5", volume=batch.volumes),
-            predictions=expand(f"<results>/prediction/{MODEL}/{{volume}}.h5", volume=batch.volumes),
+            predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=batch.volumes),
         output:
             labels=expand("<results>/segmentation/{volume}_labels.tif", volume=batch.volumes),
             cell_probabilities=expand(
@@ -84,14 +66,7 @@ for batch in batches_of("write_tiffs", held_out=EVALUATED, new=PREDICT):
         resources:
             mem_mb=MEMORY_MB,
         params:
-            volumes=each(
-                batch.volumes,
-                [MODEL],
-                segmentation="<results>/segmentation/{model}/{volume}.h5",
-                prediction="<results>/prediction/{model}/{volume}.h5",
-                labels="<results>/segmentation/{volume}_labels.tif",
-                cell_probability="<results>/segmentation/{volume}_cell_probability.tif",
-            ),
+            volumes=tiffs(batch.volumes),
         script:
             "../scripts/write_tiffs.py"
 
@@ -163,8 +138,30 @@ if SCATTERED:
             "<benchmarks>/join_labels/{model}/{volume}.tsv"
         conda:
             "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
         params:
             shape=lambda wildcards: SHAPES[wildcards.volume],
             jobs=lambda wildcards: jobs_of(wildcards.volume),
         script:
             "../scripts/join_labels.py"
+
+    rule write_joined_tiffs:
+        input:
+            segmentation=f"<results>/segmentation/{MODEL}/{{volume}}.h5",
+            prediction=f"<results>/prediction/{MODEL}/{{volume}}.h5",
+        output:
+            labels="<results>/segmentation/{volume}_labels.tif",
+            cell_probability="<results>/segmentation/{volume}_cell_probability.tif",
+        log:
+            "<logs>/write_joined_tiffs/{volume}.log",
+        benchmark:
+            "<benchmarks>/write_joined_tiffs/{volume}.tsv"
+        conda:
+            "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
+        params:
+            volumes=tiffs(),
+        script:
+            "../scripts/write_tiffs.py"
