@@ -33,7 +33,7 @@ from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.runtime.log import logger
-from pipeline_lib.runtime.processes import ALONE, Processes, work
+from pipeline_lib.runtime.processes import ALONE, Processes, launch, work
 from pipeline_lib.training.loop import learn, write_history
 from pipeline_lib.training.schedule import Settings
 from pipeline_lib.training.state import Checkpoint
@@ -197,6 +197,26 @@ def train(
             record |= state.account(settings)
             found.save(model)
             record["seconds"] = state.seconds
+
+
+def train_on(gpus: int, log_file: Path, *, training: dict[str, Any], **arguments: Any) -> None:
+    """Train as `train` does, in one process of this machine for each of the GPUs that the job has.
+
+    Parameters
+    ----------
+    gpus : int
+        With none or one, training runs in this process. Several processes are started and waited for.
+    log_file : Path
+        The log of the job.
+    training : dict
+        Arguments of `Settings`.
+    **arguments
+        The other arguments of `train`.
+    """
+    if gpus > 1:
+        launch(__name__, gpus, training.get("device", "auto"), log_file, training=training, **arguments)
+    else:
+        train(training=training, **arguments)
 
 
 def key_of(record: dict[str, Any]) -> str:
