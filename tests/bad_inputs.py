@@ -31,7 +31,7 @@ import tifffile
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "workflow")]
 
-import settings  # noqa: E402
+from bordure import settings  # noqa: E402
 
 from pipeline_lib import networks  # noqa: E402
 from pipeline_lib.data import volumes  # noqa: E402

@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-import cluster
 import pytest
+from bordure import cluster
 
 ROOT = Path(__file__).parents[1]
 JOB = {

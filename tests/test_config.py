@@ -5,8 +5,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import settings
 import yaml
+from bordure import settings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -143,7 +143,7 @@ def test_columns_of_the_table_are_those_of_the_code():
 
 def test_readme_has_the_tables_of_the_schema():
     readme = settings.README.read_text()
-    assert settings.with_tables(readme) == readme, "run `PYTHONPATH=. python workflow/settings.py`"
+    assert settings.with_tables(readme) == readme, "run `PYTHONPATH=. python workflow/bordure/settings.py`"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

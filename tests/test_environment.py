@@ -41,7 +41,7 @@ def imported(*files: Path) -> set[str]:
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     top = {name.split(".")[0] for name in names} - sys.stdlib_module_names
-    top -= {"pipeline_lib", "settings", "cluster"}  # our own
+    top -= {"pipeline_lib", "bordure"}  # our own
     distributions = packages_distributions()
     return {canonicalize_name(distributions.get(name, [name])[0]) for name in top}
 

@@ -7,7 +7,7 @@ import atheris
 
 INSTRUMENTED = [
     "pipeline_lib",
-    "settings",
+    "bordure",
     "tifffile",
     "yaml",
     "zipfile",

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import settings
+from bordure import settings
 
 from pipeline_lib import imageio
 from pipeline_lib.data import volumes

@@ -1,5 +1,5 @@
 # What a cluster is told of the rules, and what it may still be doing for an earlier run. No rules here.
-import cluster
+from bordure import cluster
 
 # Where all volumes together are no more than one batch, most stages take seconds each, less than their place in the queue
 # costs: they share a cluster job, as groups. Training and prediction, which ask for most, have jobs of their own. A rule

@@ -17,7 +17,7 @@ REPOSITORY = Path(workflow.current_basedir).parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "workflow")]
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])))
 
-import internals
+from bordure import internals
 from pipeline_lib import imageio, memory, networks, provenance
 from pipeline_lib.data import volumes
 from pipeline_lib.kernels import blocks
@@ -26,7 +26,7 @@ from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import explained
 from pipeline_lib.runtime.log import WORKFLOW
-from settings import complete, read_config
+from bordure.settings import complete, read_config
 
 IMPORTED = internals.is_imported(workflow)
 START = time.time()

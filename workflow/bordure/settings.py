@@ -1,6 +1,6 @@
 """Settings against their schema: typing errors refused, defaults filled, and the same schema told as tables.
 
-`python workflow/settings.py` writes the tables of `config/README.md` anew from the schemas.
+`python workflow/bordure/settings.py` writes the tables of `config/README.md` anew from the schemas.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline_lib import networks
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import require_file
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 LARGEST_CONFIG = 2**20  # bytes, and values
 README = REPOSITORY / "config/README.md"
 TYPES = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
@@ -289,7 +289,7 @@ def _plain(value: Any) -> str:
 def with_tables(readme: str) -> str:
     """`readme` with what stands between its marks replaced by the tables of today's schemas."""
     for name, table in (("columns", column_table()), ("settings", settings_tables())):
-        start, end = f"<!-- {name}: made by workflow/settings.py -->\n", f"<!-- end of {name} -->\n"
+        start, end = f"<!-- {name}: made by workflow/bordure/settings.py -->\n", f"<!-- end of {name} -->\n"
         before, _, rest = readme.partition(start)
         readme = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
     return readme
