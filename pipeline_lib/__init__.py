@@ -5,7 +5,7 @@ A folder is a layer: it imports from those below it, never from one beside or ab
     cli                                 the command `bordure`
     stages                              one module per stage: paths and settings in, files out
     training                            state, step, schedule, validation and loop
-    tasks, figures, pages               what a network is trained for; pictures; HTML
+    tasks, figures, pages               what a network is trained for; arrays to pictures; HTML
     provenance, inference, instances    records of files; tiles; probabilities to instances
     networks                            one folder per network, and model files
     metrics, data                       scores; what a network is fed with

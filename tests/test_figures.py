@@ -19,21 +19,16 @@ from skimage.color import rgb2lab
 from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.figures import describe
-from pipeline_lib.figures.charts import (
-    ERRORS,
-    draw_thresholds,
-    draw_training,
-    threshold_chart,
-    training_chart,
-)
+from pipeline_lib.figures.charts import ERRORS, threshold_chart, training_chart
 from pipeline_lib.figures.colouring import BACKGROUND, gray, instances_coloured, magnified, rgb
-from pipeline_lib.figures.errors import CLOSE_UP, NAMES, draw_errors, worst_places
+from pipeline_lib.figures.errors import CLOSE_UP, NAMES, save_error_sheet, worst_places
 from pipeline_lib.figures.overlay import COLOURS, error_overlay, inside, near
 from pipeline_lib.figures.stored import consecutive, consistent_probability
-from pipeline_lib.figures.volume import draw_volume_strip, matched_labels
+from pipeline_lib.figures.volume import matched_labels, save_volume_strip
 from pipeline_lib.instances.postprocessing import PostProcessing, above, instances
 from pipeline_lib.metrics import Mismatch
 from pipeline_lib.runtime.files import write_json
+from pipeline_lib.stages.pictures import draw_errors, draw_thresholds, draw_training, draw_volume_strip
 from pipeline_lib.stages.segmentation import segment
 
 SPLIT, MERGER = (rgb(COLOURS[kind]) for kind in (Mismatch.SPLIT, Mismatch.MERGER))
@@ -293,6 +288,26 @@ def test_colours_do_not_depend_on_the_sections_before(case):
             labels = file["labels"][:]
         store_labels(case, np.where(labels, labels + 1001, 0))
         for shown, panel in zip(read_panels(draw_strip(case)).values(), expected.values(), strict=True):
+            np.testing.assert_array_equal(shown, panel)
+
+
+def test_arrays_give_the_pictures_of_the_files_and_are_not_changed(case):
+    with (layout.require(case / "dataset.h5") as data, layout.require(case / "weight_map.h5") as weighted,
+          layout.require(case / "prediction.h5") as predicted,
+          layout.require(case / "segmentation.h5") as segmented):
+        given = {"raw": data["raw"][:], "labels": data["labels"][:], "border": data["separation_border"][:],
+                 "probability": predicted["cell_probability"][:], "segmented": segmented["labels"][:]}
+        weights = weighted["weight_map"][:]
+    for array in (*given.values(), weights):
+        array.flags.writeable = False
+    facts = {"threshold": 0.5, "volume": "v", "record": {}}
+    save_volume_strip(case / "strip-arrays.png", **given, weights=weights, split="test", **facts)
+    save_error_sheet(case / "errors-arrays.png", **given, **facts)
+    for picture in (draw_strip(case), draw_error_map(case)):
+        expected, found = describe(picture), describe(picture.with_stem(f"{picture.stem}-arrays"))
+        assert found == expected | {"provenance": {}}
+        panels = read_panels(picture.with_stem(f"{picture.stem}-arrays"))
+        for shown, panel in zip(panels.values(), read_panels(picture).values(), strict=True):
             np.testing.assert_array_equal(shown, panel)
 
 

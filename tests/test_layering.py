@@ -99,6 +99,12 @@ def test_stages_meet_only_in_files():
     assert between == set()
 
 
+def test_figures_turn_arrays_into_pictures_and_open_no_files_of_results():
+    files = {"h5py", "imageio", "layout", "provenance"}
+    found = {(a, b) for a, names in IMPORTS.items() for b in names if room(a) == "figures"}
+    assert {(a, b) for a, b in found if room(b) in files} == set()
+
+
 @pytest.mark.parametrize("library", HOME)
 def test_libraries_stay_at_home(library):
     found = {module for module, names in IMPORTS.items() if library in names}

@@ -11,11 +11,10 @@ from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.figures import describe
 from pipeline_lib.figures.colouring import BACKGROUND, rgb
-from pipeline_lib.figures.errors import draw_errors
-from pipeline_lib.figures.volume import draw_volume_strip
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.stages.evaluation import evaluate
+from pipeline_lib.stages.pictures import draw_errors, draw_volume_strip
 from pipeline_lib.stages.postprocessing import choose_postprocessing
 from pipeline_lib.stages.segmentation import segment, write_tiffs
 

@@ -14,14 +14,13 @@ from PIL import Image
 from pipeline_lib import figures, layout, metrics, networks
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.figures import charts
-from pipeline_lib.figures.errors import draw_errors
-from pipeline_lib.figures.volume import draw_volume_strip
 from pipeline_lib.networks.model import Model
 from pipeline_lib.pages import digits
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.scores import at_chosen_threshold, spread
 from pipeline_lib.stages import postprocessing, report
+from pipeline_lib.stages.pictures import draw_errors, draw_thresholds, draw_training, draw_volume_strip
 from pipeline_lib.stages.report import SCORES, Contents, mean_scores, write_report
 from pipeline_lib.stages.segmentation import segment
 
@@ -74,10 +73,10 @@ def pictures(tmp_path_factory):
     pd.DataFrame({"iteration": [50, 100], "training_loss": [1.0, 0.5], "validation_loss": [1.1, 0.6],
                   "validation_v_rand_thin": [0.9, 0.2], "learning_rate": [1e-3, 0.0]},
                  ).to_csv(folder / "history.csv", index=False)
-    charts.draw_training(folder / "history.csv", folder / "training.png")
+    draw_training(folder / "history.csv", folder / "training.png")
     tidy_scores().to_csv(folder / "scores.csv", index=False)
     thresholds = [folder / f"{name}.json" for name in THRESHOLDS]
-    charts.draw_thresholds(folder / "scores.csv", thresholds, folder / "thresholds.png")
+    draw_thresholds(folder / "scores.csv", thresholds, folder / "thresholds.png")
     write_json(folder / "statistics.json", {"class_frequencies": [0.25, 0.75]})
     arguments = {"depth": 1, "base_channels": 2, "input_channels": 1}
     normalisation = Normalisation("mean_std", "uint8", np.zeros((1, 1, 1)), np.ones((1, 1, 1)))

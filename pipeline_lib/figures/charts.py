@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline_lib import provenance
 from pipeline_lib.figures.colouring import BLUE, GREEN, ORANGE, VERMILLION
 from pipeline_lib.figures.sheet import INK, PAPER, STYLE, new_figure, save_png
-from pipeline_lib.runtime.files import read_json
 
 WIDTH, HEIGHT = 720, 300  # px, of one chart
 NAMES = {
@@ -30,28 +27,20 @@ ERRORS = ("rand_error", "pixel_error", "warping_error")
 LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
 
 
-def draw_training(history: Path, output: Path) -> None:
-    """Draw losses, validation V-Rand and learning rate of `history` (CSV) over the iterations (PNG)."""
-    with (
-        provenance.making("draw_charts", [output], [history]) as record,
-        matplotlib.rc_context(STYLE),
-    ):
-        facts = {"title": "Training curves", "provenance": record}
-        save_png(training_chart(pd.read_csv(history)), output, facts)
+def save_training_chart(history: pd.DataFrame, output: Path, *, record: dict[str, Any]) -> None:
+    """Write the `training_chart` of `history` (PNG), with `record` as its `provenance`."""
+    facts = {"title": "Training curves", "provenance": record}
+    with matplotlib.rc_context(STYLE):
+        save_png(training_chart(history), output, facts)
 
 
-def draw_thresholds(scores: Path, thresholds: Sequence[Path], output: Path) -> None:
-    """Draw error against threshold for each classifier of `scores` (CSV), its chosen threshold marked (PNG).
-
-    `thresholds` are files <network>.json, the network's first.
-    """
-    with (
-        provenance.making("draw_charts", [output], [scores, *thresholds]) as record,
-        matplotlib.rc_context(STYLE),
-    ):
-        chosen = {path.stem: read_json(path) for path in thresholds}
-        facts = {"title": "Error against threshold", "provenance": record}
-        save_png(threshold_chart(pd.read_csv(scores), chosen), output, facts)
+def save_threshold_chart(
+    scores: pd.DataFrame, chosen: dict[str, dict[str, Any]], output: Path, *, record: dict[str, Any]
+) -> None:
+    """Write the `threshold_chart` of `scores` (PNG), with `record` as its `provenance`."""
+    facts = {"title": "Error against threshold", "provenance": record}
+    with matplotlib.rc_context(STYLE):
+        save_png(threshold_chart(scores, chosen), output, facts)
 
 
 def training_chart(history: pd.DataFrame) -> Figure:

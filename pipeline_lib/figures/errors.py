@@ -6,19 +6,19 @@ import math
 from functools import lru_cache
 from operator import add
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from pipeline_lib import layout, metrics, provenance
+from pipeline_lib import metrics
 from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.figures.colouring import Window, gray, instances_coloured, magnified
 from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
-from pipeline_lib.figures.stored import consecutive, consistent_probability, stored_labels
+from pipeline_lib.figures.stored import consecutive, consistent_probability
 from pipeline_lib.figures.volume import LARGEST, matched_labels, middle, told
-from pipeline_lib.instances.postprocessing import PostProcessing
 from pipeline_lib.kernels.sections import Sections
 from pipeline_lib.metrics import Mismatch
 
@@ -48,73 +48,80 @@ MEANINGS = {
 }
 
 
-def draw_errors(dataset: Path, prediction: Path, segmentation: Path, postprocessing: Path, output: Path, *,
-                volume: str) -> None:
-    """Draw the error map of an annotated volume over its worst section, and its ten worst places (PNG).
+def save_error_sheet(
+    output: Path,
+    *,
+    raw: np.ndarray,
+    labels: np.ndarray,
+    border: np.ndarray,
+    probability: np.ndarray,
+    segmented: np.ndarray,
+    threshold: float,
+    volume: str,
+    record: dict[str, Any],
+) -> None:
+    """Write the error map of an annotated volume over its worst section, and its ten worst places (PNG).
 
     Errors are the pixels in which truth and segmentation differ after warping (`metrics.error_map`). The
     worst places are windows of `CLOSE_UP` px, shown beside annotation and segmentation. Worst means most
-    splits and mergers, then most other errors; the section is chosen so, too. One section is held at a
-    time. If a side of the sections is longer than `LARGEST` px, only their middle is searched, and the
-    picture says so.
+    splits and mergers, then most other errors; the section is chosen so, too. If a side of the sections is
+    longer than `LARGEST` px, only their middle is searched, and the picture says so.
+
+    An array can be an HDF5 dataset. One section is held at a time.
 
     Parameters
     ----------
-    dataset, prediction, segmentation : Path
-        HDF5 files of the volume: raw image and truth, `cell_probability`, and the instance `labels` of the
-        stage `segment`.
-    postprocessing : Path
-        JSON file of the model's post-processing, with the chosen threshold.
     output : Path
         The file to write.
+    raw : array
+        Raw image (c, z, y, x).
+    labels, border : array
+        Instance labels and separation border of the annotation (z, y, x).
+    probability, segmented : array
+        Cell probability and predicted instance labels (z, y, x).
+    threshold : float
+        Chosen threshold.
     volume : str
         Name of the volume, for the title.
+    record : dict
+        What the picture carries as its `provenance`.
     """
-    inputs = [dataset, prediction, segmentation, postprocessing]
-    with (provenance.making("draw_volumes", [output], inputs, volume=volume) as record,
-          layout.require(dataset, layout.RAW, layout.LABELS, layout.SEPARATION_BORDER) as data,
-          layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
-          layout.require(segmentation, layout.LABELS) as segmented):
-        t = PostProcessing.read(postprocessing).threshold
-        raw, labels, border = (data[a.name] for a in (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER))
-        probability = predicted[layout.CELL_PROBABILITY.name]
-        stored = stored_labels(segmented, probability.shape)
-        sections, part = len(labels), middle(labels.shape[1:], LARGEST)
-        places, worst, worst_codes, counts = [], 0, None, dict.fromkeys(COLOURS, (0, 0))
-        shape = sections, *(edge.stop - edge.start for edge in part)
-        cells = Sections(shape, bool, lambda z: cells_apart(labels[(z, *part)], border[(z, *part)]))
-        decided = Sections(shape, probability.dtype, lru_cache(maxsize=1)(lambda z: consistent_probability(
-            probability[(z, *part)], stored[(z, *part)], t)))
-        for z, codes in enumerate(metrics.error_maps(cells, decided, t)):
-            found = _counts(metrics.error_regions(codes, decided[z], t))
-            counts = {kind: tuple(map(add, counts[kind], found[kind])) for kind in COLOURS}
-            places += [(severity, z, window, codes[window].copy())
-                       for severity, window in worst_places(codes, CLOSE_UP, PLACES)]
-            places = sorted(places, key=lambda place: place[0], reverse=True)[:PLACES]
-            if worst_codes is None or _severity(codes) > _severity(worst_codes):
-                worst, worst_codes = z, codes
+    sections, part = len(labels), middle(labels.shape[1:], LARGEST)
+    places, worst, worst_codes, counts = [], 0, None, dict.fromkeys(COLOURS, (0, 0))
+    shape = sections, *(edge.stop - edge.start for edge in part)
+    cells = Sections(shape, bool, lambda z: cells_apart(labels[(z, *part)], border[(z, *part)]))
+    decided = Sections(shape, probability.dtype, lru_cache(maxsize=1)(lambda z: consistent_probability(
+        probability[(z, *part)], segmented[(z, *part)], threshold)))
+    for z, codes in enumerate(metrics.error_maps(cells, decided, threshold)):
+        found = _counts(metrics.error_regions(codes, decided[z], threshold))
+        counts = {kind: tuple(map(add, counts[kind], found[kind])) for kind in COLOURS}
+        places += [(severity, z, window, codes[window].copy())
+                   for severity, window in worst_places(codes, CLOSE_UP, PLACES)]
+        places = sorted(places, key=lambda place: place[0], reverse=True)[:PLACES]
+        if worst_codes is None or _severity(codes) > _severity(worst_codes):
+            worst, worst_codes = z, codes
 
-        frames = {str(number): window for number, (_, z, window, _) in enumerate(places, 1) if z == worst}
-        title = f"section {worst + 1} of {sections}"
-        title += ", the one with most splits and mergers" if sections > 1 else ""
-        alone = "" if worst_codes.shape == labels.shape[1:] else f", only {told(worst_codes)} of each"
-        image = gray(raw[(slice(None), worst, *part)])
-        overview = Panel(title + alone, *_overview(image, worst_codes, frames), _legend(counts))
-        close_ups = {}
-        for z in {z for _, z, _, _ in places}:
-            truth, section = labels[(z, *part)], raw[(slice(None), z, *part)]
-            found = matched_labels(truth, consecutive(stored[(z, *part)]))
-            for number, (_, own, window, codes) in enumerate(places, 1):
-                if own == z:
-                    views = [gray(section, window), *(instances_coloured(a, window) for a in (truth, found))]
-                    title = f"{number}. section {z + 1}: {_told(codes)}"
-                    close_ups[number] = Panel(title, _close_up(views, codes))
-        ordered = [close_ups[number] for number in sorted(close_ups)]
-        pairs = [ordered[i:i + 2] for i in range(0, len(ordered), 2)]
-        save_sheet([[overview], *pairs], output, volume=volume, threshold=t,
-                   title=f"{volume}: errors at threshold {t:.2f}; close-ups beside annotation and "
-                   "segmentation", part=alone, provenance=record,
-                   counts=[[NAMES[kind], MEANINGS[kind], COLOURS[kind], *counts[kind]] for kind in COLOURS])
+    frames = {str(number): window for number, (_, z, window, _) in enumerate(places, 1) if z == worst}
+    title = f"section {worst + 1} of {sections}"
+    title += ", the one with most splits and mergers" if sections > 1 else ""
+    alone = "" if worst_codes.shape == labels.shape[1:] else f", only {told(worst_codes)} of each"
+    image = gray(raw[(slice(None), worst, *part)])
+    overview = Panel(title + alone, *_overview(image, worst_codes, frames), _legend(counts))
+    close_ups = {}
+    for z in {z for _, z, _, _ in places}:
+        truth, section = labels[(z, *part)], raw[(slice(None), z, *part)]
+        found = matched_labels(truth, consecutive(segmented[(z, *part)]))
+        for number, (_, own, window, codes) in enumerate(places, 1):
+            if own == z:
+                views = [gray(section, window), *(instances_coloured(a, window) for a in (truth, found))]
+                title = f"{number}. section {z + 1}: {_told(codes)}"
+                close_ups[number] = Panel(title, _close_up(views, codes))
+    ordered = [close_ups[number] for number in sorted(close_ups)]
+    pairs = [ordered[i:i + 2] for i in range(0, len(ordered), 2)]
+    save_sheet([[overview], *pairs], output, volume=volume, threshold=threshold,
+               title=f"{volume}: errors at threshold {threshold:.2f}; close-ups beside annotation and "
+               "segmentation", part=alone, provenance=record,
+               counts=[[NAMES[kind], MEANINGS[kind], COLOURS[kind], *counts[kind]] for kind in COLOURS])
 
 
 def worst_places(codes: np.ndarray, size: int, number: int) -> list[tuple[Severity, Window]]:

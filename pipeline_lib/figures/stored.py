@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import h5py
 import numpy as np
 
-from pipeline_lib import layout
 from pipeline_lib.data.labels import separation_border, share_sides
 from pipeline_lib.instances.postprocessing import above, largest_not_above
-from pipeline_lib.runtime.errors import InputError
 
 BORDER_WIDTH = 2  # px between segments that touch; the default of `dataset.separation_border_width`
-
-
-def stored_labels(file: h5py.File, shape: tuple[int, int, int]) -> h5py.Dataset:
-    """Return the `labels` in an open segmentation file.
-
-    Raises `InputError` if they do not have the `shape` (z, y, x) of the prediction.
-    """
-    labels = file[layout.LABELS.name]
-    if labels.shape != shape:
-        path = Path(file.filename)
-        raise InputError(
-            f"{path}: shape {labels.shape}, but the prediction has {shape}. Delete {path} and run the "
-            "workflow again."
-        )
-    return labels
 
 
 def consecutive(labels: np.ndarray) -> np.ndarray:

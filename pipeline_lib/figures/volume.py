@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pipeline_lib import layout, metrics, provenance
+from pipeline_lib import metrics
 from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.figures.colouring import (
     BACKGROUND,
@@ -23,8 +24,7 @@ from pipeline_lib.figures.colouring import (
 )
 from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
-from pipeline_lib.figures.stored import consecutive, consistent_probability, stored_labels
-from pipeline_lib.instances.postprocessing import PostProcessing
+from pipeline_lib.figures.stored import consecutive, consistent_probability
 from pipeline_lib.metrics.contingency import count_pairs
 
 LARGEST = 4096  # px; of sections with a longer side the middle is looked at, which bounds the memory
@@ -32,81 +32,87 @@ WINDOW = 512  # px; of larger sections the middle is shown, at a size that lets 
 SMALLEST = 400  # px; smaller sections are magnified
 
 
-def draw_volume_strip(dataset: Path, weight_map: Path | None, prediction: Path, segmentation: Path,
-                      postprocessing: Path, output: Path, *, volume: str, split: str) -> None:
-    """Draw the middle section of a volume as a strip of pictures (PNG).
+def save_volume_strip(
+    output: Path,
+    *,
+    raw: np.ndarray,
+    labels: np.ndarray | None,
+    border: np.ndarray | None,
+    weights: np.ndarray | None,
+    probability: np.ndarray,
+    segmented: np.ndarray,
+    threshold: float,
+    volume: str,
+    split: str,
+    record: dict[str, Any],
+) -> None:
+    """Write the middle section of a volume as a strip of pictures (PNG).
 
     Raw image, annotation, separation border, weight map, cell probability, segmentation; fewer without
     annotation or weight map. Segments have the colour of the annotated cell they share most pixels with: a
     difference in colour is an error. Gray levels and errors are those of the section or, if a side is
     longer than `LARGEST`, of its middle.
 
+    An array can be an HDF5 dataset. Only that section is read, or its middle.
+
     Parameters
     ----------
-    dataset, prediction, segmentation : Path
-        HDF5 files of the volume: raw image with or without truth, `cell_probability`, and the instance
-        `labels` of the stage `segment`.
-    weight_map : Path or None
-        HDF5 file of the weight map, if there is one.
-    postprocessing : Path
-        JSON file of the model's post-processing; its threshold is marked in the scale of the probability.
     output : Path
         The file to write.
+    raw : array
+        Raw image (c, z, y, x).
+    labels, border : array or None
+        Instance labels and separation border of the annotation (z, y, x); None without annotation.
+    weights : array or None
+        Loss weights (z, y, x), if there are any.
+    probability, segmented : array
+        Cell probability and predicted instance labels (z, y, x).
+    threshold : float
+        Chosen threshold, which is marked in the scale of the probability.
     volume, split : str
         Name and split of the volume, for the title.
+    record : dict
+        What the picture carries as its `provenance`.
     """
-    inputs = [dataset, *([weight_map] if weight_map else []), prediction, segmentation, postprocessing]
-    settings = {"volume": volume, "split": split}
-    with provenance.making("draw_volumes", [output], inputs, **settings) as record:
-        t = PostProcessing.read(postprocessing).threshold
-        with (layout.require(prediction, layout.CELL_PROBABILITY) as file,
-              layout.require(segmentation, layout.LABELS) as segmented):
-            sections, height, width = shape = file[layout.CELL_PROBABILITY.name].shape
-            z = sections // 2
-            part = middle((height, width), LARGEST)
-            probability = file[layout.CELL_PROBABILITY.name][(z, *part)]
-            found = consecutive(stored_labels(segmented, shape)[(z, *part)])
-        window = middle(probability.shape, WINDOW)  # in what is looked at
-        factor = math.ceil(SMALLEST / max(edge.stop - edge.start for edge in window))
-        panels = []
+    sections, height, width = probability.shape
+    z = sections // 2
+    part = middle((height, width), LARGEST)
+    probability = probability[(z, *part)]
+    found = consecutive(segmented[(z, *part)])
+    window = middle(probability.shape, WINDOW)  # within `part`
+    factor = math.ceil(SMALLEST / max(edge.stop - edge.start for edge in window))
+    panels = []
 
-        def add(title: str, image: np.ndarray, *legend: tuple[str | None, str], scale: Scale | None = None):
-            panels.append(Panel(title, magnified(image, factor), legend=legend, scale=scale))
+    def add(title: str, image: np.ndarray, *legend: tuple[str | None, str], scale: Scale | None = None):
+        panels.append(Panel(title, magnified(image, factor), legend=legend, scale=scale))
 
-        with layout.require(dataset, layout.RAW) as file:
-            whole = max(height, width) <= WINDOW
-            size = ("" if whole else "the middle of ") + f"{height} x {width} px"
-            add("raw image", gray(file[layout.RAW.name][(slice(None), z, *part)], window), (None, size))
-            annotated = layout.LABELS.name in file
-            if annotated:
-                labels = file[layout.LABELS.name][(z, *part)]
-                border = file[layout.SEPARATION_BORDER.name][(z, *part)]
-        if annotated:
-            touching = f"{np.count_nonzero(border[window]):,} px between cells that touch"
-            add("annotation", instances_coloured(labels, window), (None, _counted(labels[window])))
-            add("separation border", _bordered(labels[window], border[window]), (ORANGE, touching))
-        if weight_map is not None:
-            with layout.require(weight_map, layout.WEIGHT_MAP) as file:
-                place = (slice(a.start + b.start, a.start + b.stop)
-                         for a, b in zip(part, window, strict=True))
-                weights = file[layout.WEIGHT_MAP.name][(z, *place)]
-            scale = Scale("viridis", 0, float(weights.max()), "loss weight")
-            add("weight map", coloured(weights, scale), scale=scale)
-        scale = Scale("gray", 0, 1, f"threshold {t:.2f}", mark=t)
-        add("cell probability", coloured(probability[window], scale), scale=scale)
-        alone = () if probability.shape == (height, width) else ((None, f"found in {told(probability)}"),)
-        if annotated:
-            decided = consistent_probability(probability, found, t)
-            codes = metrics.error_map(cells_apart(labels, border), decided, t)[window]
-            codes[~np.isin(codes, TOPOLOGICAL)] = 0
-            counts = [(COLOURS[k], f"{k.name.lower()}s: {(codes == k).sum():,} px") for k in TOPOLOGICAL]
-            add("segmentation", instances_coloured(matched_labels(labels, found), window), *counts, *alone)
-            marked = error_overlay(panels[-1].image, magnified(codes, factor))
-            panels[-1] = replace(panels[-1], image=marked)
-        else:
-            add("segmentation", instances_coloured(found, window), (None, _counted(found[window])), *alone)
-        title = f"{volume}: section {z + 1} of {sections}, {split} split"
-        save_sheet([panels], output, title=title, volume=volume, provenance=record)
+    size = ("" if max(height, width) <= WINDOW else "the middle of ") + f"{height} x {width} px"
+    add("raw image", gray(raw[(slice(None), z, *part)], window), (None, size))
+    if labels is not None:
+        labels, border = labels[(z, *part)], border[(z, *part)]
+        touching = f"{np.count_nonzero(border[window]):,} px between cells that touch"
+        add("annotation", instances_coloured(labels, window), (None, _counted(labels[window])))
+        add("separation border", _bordered(labels[window], border[window]), (ORANGE, touching))
+    if weights is not None:
+        place = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True))
+        weights = weights[(z, *place)]
+        scale = Scale("viridis", 0, float(weights.max()), "loss weight")
+        add("weight map", coloured(weights, scale), scale=scale)
+    scale = Scale("gray", 0, 1, f"threshold {threshold:.2f}", mark=threshold)
+    add("cell probability", coloured(probability[window], scale), scale=scale)
+    alone = () if probability.shape == (height, width) else ((None, f"found in {told(probability)}"),)
+    if labels is not None:
+        decided = consistent_probability(probability, found, threshold)
+        codes = metrics.error_map(cells_apart(labels, border), decided, threshold)[window]
+        codes[~np.isin(codes, TOPOLOGICAL)] = 0
+        counts = [(COLOURS[k], f"{k.name.lower()}s: {(codes == k).sum():,} px") for k in TOPOLOGICAL]
+        add("segmentation", instances_coloured(matched_labels(labels, found), window), *counts, *alone)
+        marked = error_overlay(panels[-1].image, magnified(codes, factor))
+        panels[-1] = replace(panels[-1], image=marked)
+    else:
+        add("segmentation", instances_coloured(found, window), (None, _counted(found[window])), *alone)
+    title = f"{volume}: section {z + 1} of {sections}, {split} split"
+    save_sheet([panels], output, title=title, volume=volume, provenance=record)
 
 
 def middle(shape: tuple[int, int], size: int) -> Window:

@@ -3,9 +3,7 @@ from pathlib import Path
 from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.figures.charts import draw_thresholds, draw_training
-    from pipeline_lib.figures.errors import draw_errors
-    from pipeline_lib.figures.volume import draw_volume_strip
+    from pipeline_lib.stages.pictures import draw_errors, draw_thresholds, draw_training, draw_volume_strip
 
     for strip in snakemake.params.strips:
         run(draw_volume_strip, **strip)
