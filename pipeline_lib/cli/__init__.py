@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from pipeline_lib import __version__
 from pipeline_lib.cli import evaluate, provenance
@@ -29,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with 2.
     """
     parser = argparse.ArgumentParser(
-        prog="bordure", description="From raw microscope images to scored segmentations."
+        prog="bordure",
+        description="From raw microscope images to scored segmentations.",
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=28),
     )
     parser.add_argument("--version", action="version", version=f"bordure {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
