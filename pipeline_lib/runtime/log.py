@@ -107,7 +107,9 @@ def _end_with(host: str, process: str) -> None:
     except OSError:  # an old kernel, or one that forbids it
         return
     logger.warning("the workflow that started this job (process %s) is gone", process)
-    os.kill(os.getpid(), signal.SIGTERM)
+    while True:  # one signal may come just before the main thread enters a call that takes long
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(SECONDS_BETWEEN_SIGNALS)
 
 
 def _end(number: int, _: Any) -> NoReturn:
