@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from pipeline_lib import metrics
-from pipeline_lib.metrics import challenge, sections
+from pipeline_lib.kernels import sections
+from pipeline_lib.metrics import challenge
 from pipeline_lib.runtime.errors import InputError
 
 METRICS = {
@@ -347,7 +348,7 @@ def test_works_where_the_package_cannot_be_written(tmp_path, cache_is_writable):
     """Compiled code is kept in the user's cache folder, or nowhere. A file in a folder's place stops root."""
     package = Path(metrics.__file__).parents[1]
     shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / package.name / "metrics" / "__pycache__").touch()
+    (tmp_path / package.name / "kernels" / "__pycache__").touch()
     cache = tmp_path / "cache"
     if not cache_is_writable:
         cache.touch()
