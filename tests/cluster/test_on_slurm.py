@@ -125,16 +125,14 @@ class Run:
         )
 
     def trainings(self) -> list[dict[str, str]]:
-        return [job for job in self.jobs() if job["Comment"].endswith("train_model")]
+        return [job for job in self.jobs() if rule_of(job) == "train_model"]
 
     def training(self) -> str:
         """The number of the job in which the training goes on, once it does."""
         log = self.results / "logs/train/unet.log"
 
         def running() -> str | None:
-            found = re.search(
-                r"Slurm job (\d+) since[^\n]*\n.*iteration 50:", log.read_text(), re.DOTALL
-            )
+            found = re.search(r"Slurm job (\d+) since[^\n]*\n.*iteration 50:", log.read_text(), re.DOTALL)
             return found and found[1] in self.slurm.jobs("%A", "--states=running") and found[1]
 
         wait_for(lambda: log.exists() and running(), 240, "training")
@@ -148,6 +146,11 @@ class Run:
         files = (path for path in self.results.rglob("*") if path.is_file())
         named = {path.relative_to(self.results): path for path in files}
         return {str(name): path.read_bytes() for name, path in named.items() if not VARYING & {*name.parts}}
+
+
+def rule_of(job: dict[str, str]) -> str:
+    """The rule that a job runs, or its group; the Slurm plugin adds `rule_` and the values of wildcards."""
+    return job["Comment"].removeprefix("rule_").partition("_wildcards_")[0]
 
 
 def assert_one_at_a_time(jobs: list[dict[str, str]]) -> None:
@@ -247,15 +250,10 @@ class TestUndisturbed:
 
     @pytest.mark.parametrize("profile", PROFILES)
     def test_the_training_alone_asked_for_a_gpu(self, undisturbed, profile):
-        asked = {
-            job["Comment"].removeprefix("rule_"): job.get("TresPerJob", "")
-            for job in undisturbed[profile].jobs()
-        }
+        asked = {rule_of(job): job.get("TresPerJob", "") for job in undisturbed[profile].jobs()}
         assert asked.pop("train_model") == "gres:gpu:1"
         assert asked and not any(asked.values())
-        queues = {
-            job["Comment"].removeprefix("rule_"): job["Partition"] for job in undisturbed[profile].jobs()
-        }
+        queues = {rule_of(job): job["Partition"] for job in undisturbed[profile].jobs()}
         assert queues.pop("train_model") == "gpu"
         assert {*queues.values()} == {"cpu"}
 
@@ -357,7 +355,7 @@ def test_a_controller_that_is_away_is_waited_for(prepared, undisturbed, slurm):
     slurm.start_controller()
     run.finish(process)
     assert_model_is(run, undisturbed)
-    ended = [job["JobState"] for job in run.jobs() if job["Comment"] in ("train_model", "predict_test")]
+    ended = [job["JobState"] for job in run.jobs() if rule_of(job) in ("train_model", "predict_test")]
     # Slurm may hold a job whose end it missed: it is cancelled then, and never begins again
     assert len(ended) == 2 and set(ended) <= {"COMPLETED", "CANCELLED"}
 
