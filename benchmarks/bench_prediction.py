@@ -4,7 +4,7 @@
 
 A network of the size of `config/isbi2012.yaml` (16 channels, depth 4), trained for half a minute on drawn
 sections, so that differences are those of a network that has learnt something; with the threads the machine
-has. All candidates keep freed memory (`inference.keep_memory`), the whole image's pass too; a row tells what
+has. All candidates keep freed memory (`passes.keep_memory`), the whole image's pass too; a row tells what
 that is worth.
 """
 

@@ -18,7 +18,7 @@ CHOICE_BYTES_PER_PIXEL = 35
 VALIDATION_BYTES_PER_PIXEL = 50
 MEAN_IMAGE_BYTES_PER_PIXEL = 160  # and channel, while it is written as JSON
 BLOCK_BYTES_PER_PIXEL = 40  # of the hungriest stage that works in blocks
-KEPT = 1.6  # bytes resident per byte in use, at most, where freed memory is kept (`inference.keep_memory`)
+KEPT = 1.6  # bytes resident per byte in use, at most, where freed memory is kept (`passes.keep_memory`)
 CHUNK_CACHE_BYTES = 2**30  # at most, in training
 
 

@@ -56,7 +56,7 @@ def draw_volume_strip(
     """
     inputs = [dataset, *([weight_map] if weight_map else []), prediction, segmentation, postprocessing]
     with (
-        provenance.making("draw_volumes", [output], inputs, volume=volume, split=split) as record,
+        provenance.making("draw_figures", [output], inputs, volume=volume, split=split) as record,
         layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
         layout.require(segmentation, layout.LABELS) as segmented,
         layout.require(dataset, layout.RAW) as data,
@@ -113,7 +113,7 @@ def draw_errors(
     """
     inputs = [dataset, prediction, segmentation, postprocessing]
     with (
-        provenance.making("draw_volumes", [output], inputs, volume=volume) as record,
+        provenance.making("draw_figures", [output], inputs, volume=volume) as record,
         layout.require(dataset, layout.RAW, layout.LABELS, layout.SEPARATION_BORDER) as data,
         layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
         layout.require(segmentation, layout.LABELS) as segmented,
@@ -147,7 +147,7 @@ def draw_training(history: Path, output: Path) -> None:
     InputError
         If `history` has changed since it was made.
     """
-    with provenance.making("draw_charts", [output], [history]) as record:
+    with provenance.making("draw_figures", [output], [history]) as record:
         save_training_chart(pd.read_csv(history), output, record=record)
 
 
@@ -168,7 +168,7 @@ def draw_thresholds(scores: Path, thresholds: Sequence[Path], output: Path) -> N
     InputError
         If a file of `thresholds` is not readable JSON, or a file has changed since it was made.
     """
-    with provenance.making("draw_charts", [output], [scores, *thresholds]) as record:
+    with provenance.making("draw_figures", [output], [scores, *thresholds]) as record:
         chosen = {path.stem: read_json(path) for path in thresholds}
         save_threshold_chart(pd.read_csv(scores), chosen, output, record=record)
 
