@@ -43,8 +43,8 @@ SHAPES = [(2048, 2048), (2000, 3001)]
 TILES = (572, 1052, 2044)  # px, beside that of `auto`
 WINDOW = 576  # px, of MONAI's inferer: what four poolings take and is nearest to 572
 DRAWING = {"cell_diameter": 44, "membrane_width": (3, 6), "noise": 0.06}
-SMALL = {"input_channels": 1, "base_channels": 16, "dropout": 0.2}
-PAPER = {"input_channels": 1}
+SMALL = {"base_channels": 16, "dropout": 0.2}
+PAPER = {"base_channels": 64}
 FLOAT, BF16 = torch.float32, torch.bfloat16
 DEVICE = devices.choose_device("auto")
 TASK = tasks.load("segmentation")
@@ -338,7 +338,7 @@ def loading() -> Row:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.pt")
         untrained(PAPER).save(path)
-        calls = {"ours": lambda: Model.load(path), "build": lambda: networks.build("unet", **PAPER)}
+        calls = {"ours": lambda: Model.load(path), "build": networks.plan("unet", **PAPER).build}
         times = side_by_side(calls, rounds=5)
     return Row("loading the paper's network", "drawing its initial parameters", ratio(times, "ours", "build"))
 
