@@ -114,7 +114,8 @@ def train(
             f"training.best_by: found `{settings.best_by}`, but the scores of {task} are "
             f"{', '.join(goal.scores)}. Choose one of them."
         )
-    plan = networks.plan(**network, input_channels=len(normalisation.scale), classes=goal.classes)
+    given = {**network, "input_channels": len(normalisation.scale), "classes": goal.classes}
+    plan = networks.plan(given.pop("name"), **given)
     output = plan.geometry.output_size(settings.tile)
     net = plan.build()
     net.load_state_dict(processes.from_first(net.state_dict))  # machines of another kind draw other numbers
