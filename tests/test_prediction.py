@@ -127,6 +127,13 @@ def test_out_of_memory_the_sections_go_on_in_halves_with_a_line(folder, monkeypa
     assert len(lines) == len(set(lines)) > 0  # once for a size, whatever the number of sections
 
 
+def test_the_log_names_the_file_with_its_size(folder, caplog):
+    caplog.set_level("INFO", "bordure")
+    predict(folder / "dataset.h5", folder / "model.pt", folder / "p.h5", precision="float32", device="cpu")
+    (line,) = [line for line in caplog.messages if "sections of" in line]
+    assert line.startswith(f"{folder / 'p.h5'}: 2 sections of 70 x 51 px in ")
+
+
 def test_prediction_is_the_same_again(folder):
     for name in ("a.h5", "b.h5"):
         predict(

@@ -61,10 +61,10 @@ def predict(
             shape = (len(sections), share.rows.stop - share.rows.start, raw.shape[3])
             target = task.create(file, shape)
             for number, z in enumerate(sections):
-                for region, output in passes.tile_outputs(
+                for region, decoded in passes.tile_outputs(
                     net, raw, z, found.normalisation, size, where, kind, decode, share.rows
                 ):
-                    task.write(target, number, region, output)
+                    task.write(target, number, region, decoded)
         logger.info(
             "%s: %d sections of %d x %d px in %.1f s on %s (%s, tiles of up to %d px)",
             output,
