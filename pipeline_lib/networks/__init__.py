@@ -28,6 +28,15 @@ def names() -> list[str]:
 def plan_type(name: str) -> type[Plan]:
     """The class of plans of the network called `name`.
 
+    Parameters
+    ----------
+    name : str
+        That of a folder here, or of an entry point of another package.
+
+    Returns
+    -------
+    subclass of Plan
+
     Raises
     ------
     InputError
@@ -46,7 +55,18 @@ def plan_type(name: str) -> type[Plan]:
 
 
 def plan(name: str, **arguments: Any) -> Plan:
-    """The plan of network `name` with these settings, `input_channels` and `classes`.
+    """The plan of a network.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    **arguments
+        Its settings, and `input_channels` and `classes` (`Plan`). What is left out has its default.
+
+    Returns
+    -------
+    Plan
 
     Raises
     ------

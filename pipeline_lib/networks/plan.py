@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +24,18 @@ _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}  # of
 
 @dataclass(frozen=True)
 class Geometry:
-    """Input sizes a network takes, `smallest + k * stride`, and the `context` lost on either side (px)."""
+    """Input sizes a network takes, `smallest + k * stride`, and the context it needs.
+
+    Parameters
+    ----------
+    stride : int
+        Tiles move by multiples of it (px). It divides 128 (`kernels.blocks.ALIGNMENT`), so that jobs which
+        share a section begin at a multiple, too.
+    smallest : int
+        Smallest input (px). Its output is at least one stride.
+    context : int
+        How much smaller the output is, on either side (px).
+    """
 
     stride: int
     smallest: int
@@ -54,15 +66,26 @@ class Geometry:
 
 
 def setting(default: Any, description: str, **limits: Any) -> Any:
-    """A field of a `Plan` that users may set: its default, and its meaning in the reference of settings.
+    """A field of a `Plan` that users may set.
 
-    `limits` are keywords of JSON Schema (`minimum`, `exclusiveMaximum`, `enum`, ...) and `unit`.
+    Parameters
+    ----------
+    default
+        Its value if a config does not have it.
+    description : str
+        Its meaning, for the reference of settings.
+    **limits
+        Keywords of JSON Schema (`minimum`, `exclusiveMaximum`, `enum`, ...), and `unit`.
+
+    Returns
+    -------
+    dataclasses.Field
     """
     return dataclasses.field(default=default, metadata={"schema": {**limits, "description": description}})
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(ABC):
     """A network before it is built. Base class; `networks/unet` shows how to write one.
 
     A network is a folder of `networks` (or a module that another package names in its entry points
@@ -89,28 +112,46 @@ class Plan:
     classes: int = 2
 
     @property
+    @abstractmethod
     def geometry(self) -> Geometry:
         """Which sizes the network takes, and how much context it needs."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def parameters(self) -> int:
         """How many numbers are learned."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def values_per_pixel(self) -> float:
         """Values held at most, per input pixel, in a forward pass without gradient."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step_bytes_per_pixel(self, precision: str) -> float:
         """Bytes held at most, per pixel of the tile, in a training step in `precision`."""
-        raise NotImplementedError
 
     def training_memory(
         self, tile: int, *, precision: str, on_gpu: bool, batch: int, volumes: int, pixels: int
     ) -> memory.Need:
-        """Memory of the training steps; `pixels` are those of all training and validation `volumes`."""
+        """Memory of the training steps.
+
+        Parameters
+        ----------
+        tile : int
+            Side of the patches (px).
+        precision : str
+            `float32`, `bfloat16` or `auto`.
+        on_gpu : bool
+            Whether the steps take memory of a GPU, which does not count.
+        batch : int
+            Patches per iteration.
+        volumes, pixels : int
+            Number of all training and validation volumes, and of their pixels.
+
+        Returns
+        -------
+        memory.Need
+        """
         step = 0 if on_gpu else self.step_bytes_per_pixel(precision) * tile**2
         ahead = 70 * batch * tile**2  # patches prepared
         opened = 1.2e6 * volumes + min(memory.CHUNK_CACHE_BYTES, 10 * pixels)
@@ -136,9 +177,9 @@ class Plan:
         except InputError as error:
             raise InputError(f"{key}: {error}") from None
 
+    @abstractmethod
     def build(self) -> nn.Module:
         """A new network (`networks.module.Network`) with random parameters. Imports torch."""
-        raise NotImplementedError
 
     def __post_init__(self) -> None:
         for key, part in self.schema().items():
