@@ -103,20 +103,20 @@ def count_shown(image, hidden=None):
 
 def count_cells(folder, true_cells):
     """How many cells each of the files shows, if those that match true cells are these to the pixel."""
-    told = read_all(folder)
-    scores = told["scores"]
+    shown = read_all(folder)
+    scores = shown["scores"]
     matches = round(scores["seg"] * true_cells)
-    added, deleted = (told["errors"].get(f"object {kind}", (0, 0))[0] for kind in ("added", "deleted"))
+    added, deleted = (shown["errors"].get(f"object {kind}", (0, 0))[0] for kind in ("added", "deleted"))
     close_up = read_panel(folder / "errors.png", 1)  # raw image, annotation, segmentation, 8 px between
     segmentation = close_up[:, -((close_up.shape[1] - 16) // 3) :]
     return {
-        "HDF5 and TIFF": np.count_nonzero(np.unique(told["labels"])),
+        "HDF5 and TIFF": np.count_nonzero(np.unique(shown["labels"])),
         # TP / (truth + predicted - TP), and 2 sum(IoU) / (truth + predicted)
         "average precision": round(matches / scores["average_precision_50"]) - true_cells + matches,
         "panoptic quality": round(2 * matches / scores["panoptic_quality"]) - true_cells,
         "strip": count_shown(read_panel(folder / "dataset.png", -1)),
         "strip, unannotated": count_shown(read_panel(folder / "unannotated.png", -1)),
-        "its legend": int(told["legend, unannotated"][0][1].split()[0]),
+        "its legend": int(shown["legend, unannotated"][0][1].split()[0]),
         "error map": true_cells + added - deleted,
         "close-up": count_shown(segmentation, hidden=UNSEEN),
     }
@@ -192,12 +192,12 @@ def test_a_cell_taken_out_of_the_file_is_missing_everywhere(blobs):
     labels = np.zeros((SIDE, SIDE), np.uint32)
     labels[SMALL] = 3
     replace_labels(blobs, labels)
-    told = read_all(blobs)
-    assert told["scores"]["seg"] == told["scores"]["iou"] == 0
-    assert told["scores"]["pixel_error"] == pytest.approx(1 - 2 * 400 / (500 + 409))  # of the probability map
-    assert told["errors"].keys() == {"object deleted", "object added"}
-    assert told["errors"]["object deleted"][0] == 2 and told["errors"]["object added"] == (1, 9)
-    assert told["legend, unannotated"] == [[None, "1 cell"]]
+    shown = read_all(blobs)
+    assert shown["scores"]["seg"] == shown["scores"]["iou"] == 0
+    assert shown["scores"]["pixel_error"] == pytest.approx(1 - 2 * 400 / (500 + 409))  # of the map
+    assert shown["errors"].keys() == {"object deleted", "object added"}
+    assert shown["errors"]["object deleted"][0] == 2 and shown["errors"]["object added"] == (1, 9)
+    assert shown["legend, unannotated"] == [[None, "1 cell"]]
     assert count_shown(read_panel(blobs / "unannotated.png", -1)) == 1
 
 

@@ -252,7 +252,7 @@ def test_a_finished_training_is_not_done_again(inputs, tmp_path, monkeypatch, ca
     run(inputs, tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.glob("[!.]*")} == written
     assert re.search(
-        r"trained before, as \S+model\.checkpoint\.pt says: delete it to train anew", caplog.text
+        r"trained before, as \S+model\.checkpoint\.pt says: delete it to train again", caplog.text
     )
     assert provenance.of(tmp_path / "model.pt")["seconds"] > seconds > 0
     monkeypatch.undo()

@@ -183,7 +183,7 @@ def largest_not_above(threshold: float, dtype: np.dtype) -> np.floating:
 
 @compiled
 def _without_small(labels, minimum_size):
-    """`labels` 1..n (flat, int32) without those of fewer than `minimum_size` px, the others numbered anew."""
+    """`labels` 1..n (flat, int32) without those of fewer than `minimum_size` px, the others renumbered."""
     size = np.zeros(labels.max() + 1, np.int64)
     for label in labels:
         size[label] += 1

@@ -51,5 +51,5 @@ def describe(path: str | Path) -> dict[str, Any]:
     raise InputError(
         f"{path}: says nothing about itself: not a model, or one by an older version of bordure. `python -c "
         f"\"from pipeline_lib.networks.model import Model; Model.load('{path}').save('{path}')\"` writes it "
-        "anew."
+        "again."
     )

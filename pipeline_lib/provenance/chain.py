@@ -29,7 +29,7 @@ class Link:
 
     @property
     def still_holds(self) -> bool:
-        """Whether nothing speaks against it: what can be made anew may be missing, a raw image may not."""
+        """Whether nothing speaks against it: what can be made again may be missing, a raw image may not."""
         lost = self.state == "missing" and self.record is None
         return self.state != "changed" and not lost and all(self.inputs.values())
 
@@ -113,20 +113,20 @@ def describe(links: dict[str, Link]) -> Iterator[str]:
     packages = common.get("packages", {})
     yield f"bordure {common.get('version')}; " + ", ".join(" ".join(pair) for pair in packages.items())
     yield ""
-    told: set[str] = set()
+    shown: set[str] = set()
 
     def tell(name: str, here: str, below: str, same: bool) -> Iterator[str]:
         link = links[name]
         state = _STATES[link.state] or ("" if same else "CHANGED since this was made of it")
-        again = "(see above)" if name in told and link.inputs else ""
+        again = "(see above)" if name in shown and link.inputs else ""
         yield here + "   ".join(
             filter(None, [name, state.upper() if link.state == "missing" else state, again])
         )
-        if name in told:
+        if name in shown:
             return
-        told.add(name)
+        shown.add(name)
         rim = below + ("| " if link.inputs else "  ")
-        for line in _told(link.record, common):
+        for line in _lines(link.record, common):
             yield rim + line
         for number, (source, same) in enumerate(link.inputs.items(), 1):
             last = number == len(link.inputs)
@@ -141,7 +141,7 @@ def describe(links: dict[str, Link]) -> Iterator[str]:
     yield f"{len(links)} files: " + ", ".join(f"{n} {word}" for word, n in counted.items() if n)
 
 
-def _told(record: dict[str, Any] | None, common: dict[str, Any]) -> Iterator[str]:
+def _lines(record: dict[str, Any] | None, common: dict[str, Any]) -> Iterator[str]:
     """What a record says, but for what all have in common."""
     if record is None:
         return

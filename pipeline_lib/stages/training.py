@@ -122,7 +122,13 @@ def train(
     net.to(device, memory_format=torch.channels_last)
     torch.backends.cudnn.benchmark = True  # every tile has one size: worth finding its fastest algorithms
     inputs = [*train, *train_weight_maps, *validation, *validation_weight_maps, statistics]
-    settings_of_all = {"network": network, "training": training, "augmentation": augmentation, "seed": seed}
+    settings_of_all = {
+        "task": task,
+        "network": network,
+        "training": training,
+        "augmentation": augmentation,
+        "seed": seed,
+    }
     with ExitStack() as made:
         record = processes.from_first(
             lambda: made.enter_context(
@@ -144,7 +150,7 @@ def train(
         if state.history and processes.first:
             write_history(history, state.history)  # a failed job has lost it
         if state.finished(settings):
-            logger.info("trained before, as %s says: delete it to train anew", path)
+            logger.info("trained before, as %s says: delete it to train again", path)
         else:
             if state.iteration:
                 logger.info("resuming at iteration %d", state.iteration)

@@ -101,8 +101,8 @@ def explained(checkpoint: Checkpoint, step: Step) -> Iterator[None]:
     except Diverged as error:
         raise InputError(
             f"training: {error}. Lower `training.learning_rate` (now {settings.learning_rate:g}), lengthen "
-            f"`training.warm_up` (now {settings.warm_up}), or set `training.precision: float32`; each has "
-            f"training begin anew.{checkpoint.kept()}"
+            f"`training.warm_up` (now {settings.warm_up}), or set `training.precision: float32`. "
+            f"With each of them training starts from the beginning.{checkpoint.kept()}"
         ) from None
     except TooLarge as error:
         raise InputError(
