@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+BORDER_WIDTH = 2  # px between cells that touch, unless a setting says otherwise
+
 
 def separation_border(labels: np.ndarray, width: int) -> np.ndarray:
     """Cell pixels to give to the background so that touching cells are `width` px apart.

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline_lib.data.labels import separation_border, share_sides
+from pipeline_lib.data.labels import BORDER_WIDTH, separation_border, share_sides
 from pipeline_lib.instances.postprocessing import above, largest_not_above
-
-BORDER_WIDTH = 2  # px between segments that touch; the default of `dataset.separation_border_width`
 
 
 def consecutive(labels: np.ndarray) -> np.ndarray:

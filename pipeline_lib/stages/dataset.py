@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.data import normalisation
-from pipeline_lib.data.labels import border_halo, count_pixels, separation_border
+from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, count_pixels, separation_border
 from pipeline_lib.instances.labelling import Read, labelled
 from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.runtime.errors import InputError
@@ -28,7 +28,7 @@ def build_dataset(
     sections: str = "",
     annotation_kind: str = "auto",
     channels: int = 1,
-    separation_border_width: int = 2,
+    separation_border_width: int = BORDER_WIDTH,
     block: int = BLOCK,
     memory_gb: float = 8.0,
 ) -> None:

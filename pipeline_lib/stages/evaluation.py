@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline_lib import imageio, layout, metrics, provenance
-from pipeline_lib.data.labels import cells_apart, separation_border
+from pipeline_lib.data.labels import BORDER_WIDTH, cells_apart, separation_border
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import Sections
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for
@@ -167,7 +167,7 @@ def score_files(truth: Path, cell_probability: Path, *, annotation_kind: str = "
     print(f"{truth}: {annotation.description}")
     cells, labels = annotation.array, annotation.array
     if annotation.kind == "instances":
-        cells = np.stack([cells_apart(section, separation_border(section, 2)) for section in cells])
+        cells = np.stack([cells_apart(section, separation_border(section, BORDER_WIDTH)) for section in cells])
     else:
         labels = metrics.connected_components(cells)
     progress = partial(tqdm, total=len(cells), unit="section", leave=False)
