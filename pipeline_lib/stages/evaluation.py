@@ -167,7 +167,7 @@ def score_files(truth: Path, cell_probability: Path, *, annotation_kind: str = "
     print(f"{truth}: {annotation.description}")
     cells, labels = annotation.array, annotation.array
     if annotation.kind == "instances":
-        cells = np.stack([cells_apart(section, separation_border(section, BORDER_WIDTH)) for section in cells])
+        cells = np.stack([cells_apart(own, separation_border(own, BORDER_WIDTH)) for own in cells])
     else:
         labels = metrics.connected_components(cells)
     progress = partial(tqdm, total=len(cells), unit="section", leave=False)
