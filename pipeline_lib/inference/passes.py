@@ -1,4 +1,4 @@
-"""A section through a network, tile by tile: on which device, in which precision, by tiles of which size."""
+"""A section through a network, tile by tile, and the choice of precision and tile size."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def tile_outputs(
     section : int
         Which section of `raw`.
     normalisation, tile, device, precision
-        Of the network's input; `tile` in px, of which the tiles have at most `tile` x `tile`.
+        Of the network's input. A tile has at most `tile` x `tile` pixels.
     decode : callable
         The task's `decode`, called with the network and the normalised tile, float32 (c, y, x).
     rows : slice

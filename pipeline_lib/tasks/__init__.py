@@ -43,38 +43,119 @@ class Task(Protocol):
     scores: dict[str, bool]
 
     def open(self, stack: ExitStack, dataset: Path, weight_map: Path, cache_bytes: int) -> Volume:
-        """Open the files of an annotated volume for as long as `stack` lives.
+        """Open the files of an annotated volume.
 
-        `cache_bytes` is for the unpacked chunks of each array.
+        Parameters
+        ----------
+        stack : ExitStack
+            The files stay open until it is closed.
+        dataset, weight_map : Path
+            HDF5 files of the volume.
+        cache_bytes : int
+            For the unpacked chunks of each array.
+
+        Returns
+        -------
+        Volume
+            Raw images, and the truth that `loss` and `validate` compare with.
         """
 
     def loss(self, output: Tensor, truth: Tensor) -> Tensor:
-        """The loss of a patch, a float32 scalar.
+        """The loss of a patch.
 
-        `output` is that of the network for one patch, `truth` (1, k, y, x) float32 what `Truth.read` gave,
-        moved with the patch by nearest neighbour.
+        Parameters
+        ----------
+        output : Tensor
+            Of the network, for one patch.
+        truth : Tensor, (1, k, y, x), float32
+            What `Truth.read` gave, moved with the patch by nearest neighbour.
+
+        Returns
+        -------
+        Tensor
+            A float32 scalar.
         """
 
     def decode(self, network: Callable, image: Tensor, average_orientations: bool = False) -> Any:
-        """What the network says of a tile, a normalised image (c, y, x), on any device.
+        """What the network says of a tile.
 
-        With `average_orientations` the mean over the 8 rotations and mirror images, if the task knows one.
+        Parameters
+        ----------
+        network : callable
+            Takes a batch (1, c, y, x).
+        image : Tensor, (c, y, x), float32
+            Normalised, on the device of the network.
+        average_orientations : bool
+            Average over the 8 rotations and mirror images, if the task can.
+
+        Returns
+        -------
+        object
+            What `validate` and `write` take.
         """
 
     def validate(self, truth: Truth, section: int, outputs: Iterator[tuple[Tile, Any]]) -> Any:
-        """What one section adds to the scores: plain values that another process can be sent.
+        """What one section adds to the scores.
 
-        `outputs` are the section's tiles with what `decode` made of them.
+        Parameters
+        ----------
+        truth : Truth
+            Of the volume.
+        section : int
+            Which of its sections.
+        outputs : iterator of (Tile, object)
+            The tiles of the section, with what `decode` returned for each.
+
+        Returns
+        -------
+        object
+            Plain values, which can be sent to another process.
         """
 
     def scores_of(self, found: list[Any]) -> dict[str, float]:
-        """The validation scores, by the names in `scores`, of all sections' `validate`."""
+        """The validation scores.
+
+        Parameters
+        ----------
+        found : list
+            What `validate` returned, for all sections.
+
+        Returns
+        -------
+        dict of str to float
+            By the names in `scores`.
+        """
 
     def create(self, file: h5py.File, shape: tuple[int, int, int]) -> Any:
-        """Add to a new prediction file what `write` fills, for a volume of `shape` (z, y, x)."""
+        """Add to a new prediction file what `write` fills.
+
+        Parameters
+        ----------
+        file : h5py.File
+            Open for writing.
+        shape : tuple of int
+            Of the volume, (z, y, x).
+
+        Returns
+        -------
+        object
+            The target of `write`.
+        """
 
     def write(self, target: Any, section: int, tile: Tile, output: Any) -> None:
-        """Write what `decode` made of a tile to what `create` returned."""
+        """Write what `decode` returned for a tile.
+
+        Parameters
+        ----------
+        target : object
+            What `create` returned.
+        section : int
+            Where in the file.
+        tile : Tile
+            Where in the section.
+        output : object
+            What `decode` returned.
+        """
 
 
 def names() -> list[str]:
@@ -84,6 +165,15 @@ def names() -> list[str]:
 
 def load(name: str) -> Task:
     """The task called `name`. Imports torch.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+
+    Returns
+    -------
+    Task
 
     Raises
     ------

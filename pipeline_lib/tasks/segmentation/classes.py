@@ -34,9 +34,16 @@ def target_class(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarra
 
 
 def count_classes(volumes: Iterable[tuple[Any, Any]]) -> np.ndarray:
-    """Number of pixels of each class, int64 (`CLASSES`,), in `volumes` of labels and separation border.
+    """Number of pixels of each class.
 
-    Both (z, y, x), numpy or h5py; they are read block by block.
+    Parameters
+    ----------
+    volumes : iterable of (labels, separation_border)
+        Arrays (z, y, x), numpy or h5py, which are read block by block.
+
+    Returns
+    -------
+    int64 array, (`CLASSES`,)
     """
     counts = np.zeros(CLASSES, np.int64)
     for labels, border in volumes:
@@ -49,12 +56,33 @@ def count_classes(volumes: Iterable[tuple[Any, Any]]) -> np.ndarray:
 
 
 def class_frequencies(counts: np.ndarray) -> np.ndarray:
-    """Share of each class in the pixels, float64; the shares add up to 1."""
+    """Share of each class in the pixels.
+
+    Parameters
+    ----------
+    counts : array, (`CLASSES`,)
+        Pixels of each class.
+
+    Returns
+    -------
+    float64 array, (`CLASSES`,)
+        The shares add up to 1.
+    """
     shares = counts / counts.sum()
     shares[BACKGROUND] = 1 - shares[CELL:].sum()
     return shares
 
 
 def of_cells(values: Any) -> Any:
-    """What `values` (classes first: probabilities, frequencies) say of the inside of cells."""
+    """The part of `values` that belongs to the inside of cells.
+
+    Parameters
+    ----------
+    values : array or Tensor, (`CLASSES`, ...)
+        Probabilities, frequencies or counts, classes first.
+
+    Returns
+    -------
+    array or Tensor, (...)
+    """
     return values[CELL]
