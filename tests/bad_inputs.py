@@ -250,9 +250,7 @@ def model(**changes) -> None:
 
     write_model()
     content = torch.load("model.pt", weights_only=True) | changes
-    write_tensors(
-        "model.pt", content, {key: content[key] for key in modelfile.KEYS if key in content}
-    )
+    write_tensors("model.pt", content, {key: content[key] for key in modelfile.KEYS if key in content})
 
 
 def write_model() -> None:
@@ -342,9 +340,7 @@ simple(TIFF, "without a height, and with bytes for the rows of a strip: 4 of the
     array=gray(32, 32),
     compression="zlib",
     metadata=None,
-    change=lambda content: with_tag(
-        with_tag(without_tag(content, 257), 256, 2**31), 278, 32, kind=(1, 4)
-    ),
+    change=lambda content: with_tag(with_tag(without_tag(content, 257), 256, 2**31), 278, 32, kind=(1, 4)),
 )
 simple(TIFF, "fewer strips than its height needs")(
     tiff,

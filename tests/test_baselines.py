@@ -55,9 +55,7 @@ def test_what_is_predicted_does_not_depend_on_the_blocks(volume, network, tmp_pa
     with layout.create(tmp_path / "a.h5", {}) as file:
         layout.add(file, layout.RAW, raw.shape, raw.dtype)[:] = raw
     for block in (3, 16, 2048):
-        predict(
-            tmp_path / "a.h5", tmp_path / "s.json", tmp_path / "p.h5", network=network, block=block
-        )
+        predict(tmp_path / "a.h5", tmp_path / "s.json", tmp_path / "p.h5", network=network, block=block)
         with layout.require(tmp_path / "p.h5", layout.CELL_PROBABILITY) as file:
             for z in range(2):
                 expected = baselines.cell_probability(network, raw[:, z], statistics)

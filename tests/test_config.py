@@ -32,9 +32,13 @@ TAKERS = {
     "training": (Settings, set()),
     "augmentation": (Augmentation, set()),
     "prediction": (
-        prediction.predict, {"dataset", "model", "output", "part", "jobs", "memory_gb", "threads"}),
+        prediction.predict,
+        {"dataset", "model", "output", "part", "jobs", "memory_gb", "threads"},
+    ),
     "segmentation": (
-        postprocessing.choose_postprocessing, {"datasets", "predictions", "output", "memory_gb", "threads"}),
+        postprocessing.choose_postprocessing,
+        {"datasets", "predictions", "output", "memory_gb", "threads"},
+    ),
 }
 
 
@@ -42,27 +46,42 @@ def complete(**given_settings):
     return settings.complete({"volumes": "my.tsv", **given_settings})
 
 
-@pytest.mark.parametrize(("given_settings", "message"), [
-    ({"weight_map": {"sigm": 3}}, "`weight_map.sigm`: unknown. Did you mean `weight_map.sigma`?"),
-    ({"trainning": {"tile": 572}}, "`trainning`: unknown. Did you mean `training`?"),
-    ({"sigma": 3}, "`sigma`: unknown. Did you mean `weight_map.sigma`?"),
-    ({"weight_map": {"tile": 572}}, "`weight_map.tile`: unknown. Did you mean `training.tile`?"),
-    ({"xyzzy": 1}, "`xyzzy`: unknown. Known are volumes, data_dir, "),
-    ({"training": {"iterations": "many"}}, '`training.iterations`: found "many". Expected an integer of at'),
-    ({"training": {"iterations": 0}}, "`training.iterations`: found 0. Expected an integer of at least 1"),
-    ({"training": {"iterations": True}}, "`training.iterations`: found true. Expected an integer"),
-    ({"training": {"iterations": 1.5}}, "`training.iterations`: found 1.5. Expected an integer"),
-    ({"network": {"dropout": 1}}, "`network.dropout`: found 1. Expected a number of at least 0 and below 1"),
-    ({"network": {"name": "vnet"}}, '`network.name`: found "vnet". Expected unet'),
-    ({"training": 5}, "`training`: found 5. Expected a section with tile, "),
-    ({"drawing": {"membrane_width": [2]}}, "`drawing.membrane_width`: found [2]. Expected a list of 2, each"),
-    ({"prediction": {"tile": "big"}}, '`prediction.tile`: found "big". Expected auto or an integer'),
-    ({"report": {"title": None}}, "`report.title`: found null. Expected text"),
-    ({"seeds": 3}, "`seeds`: found 3. Expected a list without repetitions, each an integer of at least"),
-    ({"seeds": [1, 2, 1]}, "`seeds`: found [1, 2, 1]. Expected a list without repetitions"),
-    ({"seeds": ["1", 1]}, "`seeds`: found [1, 1]. Expected a list without repetitions"),
-    ({"seeds": [-1]}, "`seeds`: found [-1]. Expected a list"),
-])
+@pytest.mark.parametrize(
+    ("given_settings", "message"),
+    [
+        ({"weight_map": {"sigm": 3}}, "`weight_map.sigm`: unknown. Did you mean `weight_map.sigma`?"),
+        ({"trainning": {"tile": 572}}, "`trainning`: unknown. Did you mean `training`?"),
+        ({"sigma": 3}, "`sigma`: unknown. Did you mean `weight_map.sigma`?"),
+        ({"weight_map": {"tile": 572}}, "`weight_map.tile`: unknown. Did you mean `training.tile`?"),
+        ({"xyzzy": 1}, "`xyzzy`: unknown. Known are volumes, data_dir, "),
+        (
+            {"training": {"iterations": "many"}},
+            '`training.iterations`: found "many". Expected an integer of at',
+        ),
+        (
+            {"training": {"iterations": 0}},
+            "`training.iterations`: found 0. Expected an integer of at least 1",
+        ),
+        ({"training": {"iterations": True}}, "`training.iterations`: found true. Expected an integer"),
+        ({"training": {"iterations": 1.5}}, "`training.iterations`: found 1.5. Expected an integer"),
+        (
+            {"network": {"dropout": 1}},
+            "`network.dropout`: found 1. Expected a number of at least 0 and below 1",
+        ),
+        ({"network": {"name": "vnet"}}, '`network.name`: found "vnet". Expected unet'),
+        ({"training": 5}, "`training`: found 5. Expected a section with tile, "),
+        (
+            {"drawing": {"membrane_width": [2]}},
+            "`drawing.membrane_width`: found [2]. Expected a list of 2, each",
+        ),
+        ({"prediction": {"tile": "big"}}, '`prediction.tile`: found "big". Expected auto or an integer'),
+        ({"report": {"title": None}}, "`report.title`: found null. Expected text"),
+        ({"seeds": 3}, "`seeds`: found 3. Expected a list without repetitions, each an integer of at least"),
+        ({"seeds": [1, 2, 1]}, "`seeds`: found [1, 2, 1]. Expected a list without repetitions"),
+        ({"seeds": ["1", 1]}, "`seeds`: found [1, 1]. Expected a list without repetitions"),
+        ({"seeds": [-1]}, "`seeds`: found [-1]. Expected a list"),
+    ],
+)
 def test_refused_with_key_finding_and_expectation(given_settings, message):
     with pytest.raises(InputError) as caught:
         complete(**given_settings)
@@ -162,20 +181,29 @@ def test_shipped_configs_write_to_folders_of_their_own():
 def test_paper_config_is_the_paper():
     completed = settings.complete(yaml.safe_load((ROOT / "config/isbi2012-paper.yaml").read_text()))
     paper = {
-        "network": {"name": "unet", "depth": 4, "base_channels": 64, "batch_normalisation": False,
-                    "upsampling": "up_convolution"},
+        "network": {
+            "name": "unet",
+            "depth": 4,
+            "base_channels": 64,
+            "batch_normalisation": False,
+            "upsampling": "up_convolution",
+        },
         "weight_map": {"w0": 10.0, "sigma": 5.0, "class_balance": True},
         "training": {"tile": 572, "optimizer": "sgd", "momentum": 0.99},
         "augmentation": {"rotate": True, "elastic_std": 10.0, "elastic_grid": 3},
     }
     assert {section: completed[section] | keys for section, keys in paper.items()} == {
-        section: completed[section] for section in paper}
+        section: completed[section] for section in paper
+    }
 
 
 def test_isbi_sections_are_split_in_blocks():
     table = volumes.read_table(ROOT / "config/isbi2012.tsv", "data")
     assert {(row.split, row.sections) for row in table if row.annotation} == {
-        ("train", "0-19"), ("validation", "20-23"), ("test", "24-29")}
+        ("train", "0-19"),
+        ("validation", "20-23"),
+        ("test", "24-29"),
+    }
 
 
 def test_every_fifth_nucleus_image_is_held_out():

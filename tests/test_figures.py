@@ -1,5 +1,4 @@
-"""What the pictures show, pixel by pixel: panels are read back from the PNG files by the boxes they describe.
-"""
+"""What the pictures show, pixel by pixel, read back from the PNG files by the boxes they describe."""
 
 import json
 from itertools import product
@@ -39,7 +38,7 @@ def case(tmp_path):
     """Two sections of four cells; the second is predicted with cells 1 and 2 merged and cell 3 split."""
     labels = np.zeros((2, 60, 50), np.uint32)
     for label, (y, x) in enumerate([(2, 2), (2, 26), (32, 2), (32, 26)], 1):
-        labels[:, y:y + 26, x:x + 22] = label
+        labels[:, y : y + 26, x : x + 22] = label
     probability = np.where(labels > 0, 0.9, 0.1)
     probability[1, 10:16, 24:26] = 0.6
     probability[1, 45, 2:24] = 0.4
@@ -73,8 +72,16 @@ def store_labels(folder, labels):
 
 def draw_strip(case, weight_map=True, output="strip.png"):
     weights = case / "weight_map.h5" if weight_map else None
-    draw_volume_strip(case / "dataset.h5", weights, case / "prediction.h5", case / "segmentation.h5",
-                      case / "postprocessing.json", case / output, volume="v", split="test")
+    draw_volume_strip(
+        case / "dataset.h5",
+        weights,
+        case / "prediction.h5",
+        case / "segmentation.h5",
+        case / "postprocessing.json",
+        case / output,
+        volume="v",
+        split="test",
+    )
     return case / output
 
 
@@ -89,7 +96,7 @@ def read_panels(picture):
     """Title -> RGB array of the picture in the panel's box."""
     image = np.asarray(Image.open(picture).convert("RGB"))
     boxes = {panel["title"]: panel["box"] for panel in describe(picture)["panels"]}
-    return {title: image[y:y + h, x:x + w] for title, (x, y, w, h) in boxes.items()}
+    return {title: image[y : y + h, x : x + w] for title, (x, y, w, h) in boxes.items()}
 
 
 def has(image, colour):
@@ -99,8 +106,10 @@ def has(image, colour):
 # colours
 
 
-@given(arrays(np.uint8, (12, 14), elements=st.sampled_from([0] * 40 + [int(kind) for kind in Mismatch])),
-       st.integers(0, 2))
+@given(
+    arrays(np.uint8, (12, 14), elements=st.sampled_from([0] * 40 + [int(kind) for kind in Mismatch])),
+    st.integers(0, 2),
+)
 def test_errors_are_marked_where_they_are_and_nowhere_else(codes, radius):
     image = np.full((*codes.shape, 3), 77, np.uint8)
     shown = error_overlay(image, codes, radius)
@@ -115,7 +124,7 @@ def test_errors_are_marked_where_they_are_and_nowhere_else(codes, radius):
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(0, 12))
 def test_what_is_near_is_a_dilation_by_a_disc(mask, radius):
-    y, x = np.ogrid[-radius:radius + 1, -radius:radius + 1]
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     disc = y * y + x * x <= radius * (radius + 0.5)
     np.testing.assert_array_equal(near(mask, radius), binary_dilation(mask, disc))
     np.testing.assert_array_equal(inside(mask, radius), binary_erosion(mask, disc))
@@ -156,9 +165,11 @@ def test_kinds_of_error_are_told_apart_by_the_colour_blind(who):
 def test_cells_that_touch_are_parted_by_a_line():
     labels = np.array([[5, 5, 5, 6, 6, 6], [5, 5, 5, 6, 6, 6], [0, 0, 0, 0, 5, 5]])
     shown = instances_coloured(labels)
-    assert has(shown, rgb(BACKGROUND)).tolist() == [[False, False, False, True, False, False],
-                                                    [False, False, False, True, False, False],
-                                                    [True, True, True, True, True, True]]
+    assert has(shown, rgb(BACKGROUND)).tolist() == [
+        [False, False, False, True, False, False],
+        [False, False, False, True, False, False],
+        [True, True, True, True, True, True],
+    ]
     assert (shown[0, 0] != shown[0, 5]).any()
 
 
@@ -199,9 +210,11 @@ def test_labels_are_renumbered_in_their_order(labels):
         assert ((found == number) == (labels == value)).all()
 
 
-@given(arrays(np.uint32, (9, 11), elements=st.sampled_from([0, 0, 0, 1, 2, 3])),
-       arrays(np.float32, (9, 11), elements=st.floats(0, 1, width=32)),
-       st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.95, 1 - 2**-53]))
+@given(
+    arrays(np.uint32, (9, 11), elements=st.sampled_from([0, 0, 0, 1, 2, 3])),
+    arrays(np.float32, (9, 11), elements=st.floats(0, 1, width=32)),
+    st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.95, 1 - 2**-53]),
+)
 def test_a_consistent_probability_has_the_segments_and_is_else_as_it_was(labels, probability, t):
     decided = consistent_probability(probability, labels, t)
     cells, before = above(decided, t), above(probability, t)
@@ -226,8 +239,14 @@ def test_the_probability_stays_as_it_is_where_nothing_was_removed_from_it(probab
 
 def test_panels_show_the_arrays_pixel_by_pixel(case):
     panels = read_panels(draw_strip(case))
-    assert list(panels) == ["raw image", "annotation", "separation border", "weight map", "cell probability",
-                            "segmentation"]
+    assert list(panels) == [
+        "raw image",
+        "annotation",
+        "separation border",
+        "weight map",
+        "cell probability",
+        "segmentation",
+    ]
     with layout.require(case / "dataset.h5", layout.RAW, layout.LABELS) as file:
         raw, labels = file["raw"][:, 1], file["labels"][1]
     factor = len(panels["raw image"]) // 60
@@ -260,8 +279,16 @@ def test_a_split_cell_keeps_its_colour_and_merged_cells_share_one(case):
     panels = read_panels(draw_strip(case))
     annotation, segmentation = (panels[name] for name in ("annotation", "segmentation"))
     factor = len(segmentation) // 60
-    at = {name: (y * factor, x * factor) for name, (y, x) in
-          {"1": (5, 10), "2": (5, 40), "upper 3": (38, 10), "lower 3": (52, 10), "4": (50, 40)}.items()}
+    at = {
+        name: (y * factor, x * factor)
+        for name, (y, x) in {
+            "1": (5, 10),
+            "2": (5, 40),
+            "upper 3": (38, 10),
+            "lower 3": (52, 10),
+            "4": (50, 40),
+        }.items()
+    }
     assert (segmentation[at["1"]] == segmentation[at["2"]]).all()
     for name in ("upper 3", "lower 3", "4"):
         assert (segmentation[at[name]] == annotation[at[name]]).all()
@@ -292,11 +319,19 @@ def test_colours_do_not_depend_on_the_sections_before(case):
 
 
 def test_arrays_give_the_pictures_of_the_files_and_are_not_changed(case):
-    with (layout.require(case / "dataset.h5") as data, layout.require(case / "weight_map.h5") as weighted,
-          layout.require(case / "prediction.h5") as predicted,
-          layout.require(case / "segmentation.h5") as segmented):
-        given = {"raw": data["raw"][:], "labels": data["labels"][:], "border": data["separation_border"][:],
-                 "probability": predicted["cell_probability"][:], "segmented": segmented["labels"][:]}
+    with (
+        layout.require(case / "dataset.h5") as data,
+        layout.require(case / "weight_map.h5") as weighted,
+        layout.require(case / "prediction.h5") as predicted,
+        layout.require(case / "segmentation.h5") as segmented,
+    ):
+        given = {
+            "raw": data["raw"][:],
+            "labels": data["labels"][:],
+            "border": data["separation_border"][:],
+            "probability": predicted["cell_probability"][:],
+            "segmented": segmented["labels"][:],
+        }
         weights = weighted["weight_map"][:]
     for array in (*given.values(), weights):
         array.flags.writeable = False
@@ -343,8 +378,10 @@ def test_worst_places_are_those_of_the_density_of_the_errors_that_are_left(seed,
         while len(expected) < 12 and (errors := np.isin(left, kinds)).any():
             density = gaussian_filter(errors.astype(np.float32), size / 6, mode="constant")
             centre = np.unravel_index(density.argmax(), density.shape)
-            starts = [max(min(int(c) - size // 2, length - size), 0)
-                      for c, length in zip(centre, left.shape, strict=True)]
+            starts = [
+                max(min(int(c) - size // 2, length - size), 0)
+                for c, length in zip(centre, left.shape, strict=True)
+            ]
             window = tuple(slice(start, start + size) for start in starts)
             expected.append(window)
             left[window] = 0
@@ -355,8 +392,10 @@ def test_a_window_is_centred_on_its_errors_and_stays_within_the_section():
     codes = np.zeros((100, 100), np.uint8)
     codes[50, 70] = Mismatch.SPLIT
     codes[2, 3:6] = Mismatch.MERGER
-    assert [window for _, window in worst_places(codes, 20, 10)] == [(slice(0, 20), slice(0, 20)),
-                                                                     (slice(40, 60), slice(60, 80))]
+    assert [window for _, window in worst_places(codes, 20, 10)] == [
+        (slice(0, 20), slice(0, 20)),
+        (slice(40, 60), slice(60, 80)),
+    ]
     assert worst_places(codes[:5, :6], 20, 10)[0][1] == (slice(0, 5), slice(0, 6))
 
 
@@ -367,8 +406,8 @@ def test_errors_are_counted_shown_and_listed(case):
     (title, overview), *close_ups = read_panels(picture).items()
     assert title.startswith("section 2 of 2")
     factor = len(overview) // 60
-    assert has(overview, MERGER)[12 * factor, 24 * factor:26 * factor].any()
-    assert has(overview, SPLIT)[45 * factor, 2 * factor:24 * factor].any()
+    assert has(overview, MERGER)[12 * factor, 24 * factor : 26 * factor].any()
+    assert has(overview, SPLIT)[45 * factor, 2 * factor : 24 * factor].any()
     assert [title for title, _ in close_ups] == ["1. section 2: split 1 px, merger 6 px"]
     assert CLOSE_UP > 60  # one window holds both
 
@@ -447,15 +486,19 @@ def test_counts_are_those_of_the_error_map(tmp_path):
 # charts
 
 
-HISTORY = pd.DataFrame({
-    "iteration": [10, 20, 30],
-    "training_loss": [1.0, 0.5, 0.4],
-    "validation_loss": [0.9, 0.6, 0.7],
-    "validation_v_rand_thin": [0.1, np.nan, 0.8],
-    "learning_rate": [1e-3, 5e-4, 0.0],
-})
-CHOSEN = {name: {"threshold": t, "criterion": "seg", "grid": [0.2, 0.5, 0.8], "value": [0.1, 0.3, 0.2]}
-          for name, t in (("unet", 0.5), ("constant", 0.2), ("smoothed_raw", 0.8))}
+HISTORY = pd.DataFrame(
+    {
+        "iteration": [10, 20, 30],
+        "training_loss": [1.0, 0.5, 0.4],
+        "validation_loss": [0.9, 0.6, 0.7],
+        "validation_v_rand_thin": [0.1, np.nan, 0.8],
+        "learning_rate": [1e-3, 5e-4, 0.0],
+    }
+)
+CHOSEN = {
+    name: {"threshold": t, "criterion": "seg", "grid": [0.2, 0.5, 0.8], "value": [0.1, 0.3, 0.2]}
+    for name, t in (("unet", 0.5), ("constant", 0.2), ("smoothed_raw", 0.8))
+}
 
 
 def tidy_scores(splits):

@@ -10,17 +10,22 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages.postprocessing import CRITERIA, THRESHOLDS, choose_postprocessing
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Two cells whose membrane has a gap that only thresholds above 0.7 close.
+def cells_with_a_gap():
+    """Labels and probability of two cells whose membrane has a gap, which only thresholds above 0.7 close.
 
-    Above 0.9 they vanish.
+    Above 0.9 the cells vanish.
     """
     labels = np.zeros((2, 20, 30), np.uint32)
     labels[:, 2:18, 2:14], labels[:, 2:18, 16:28] = 1, 2
     probability = np.where(labels > 0, 0.9, 0.05).astype(np.float32)
     probability[:, 9, 14:16] = 0.7
     probability[:, 0, 0] = 0.99
+    return labels, probability
+
+
+@pytest.fixture
+def folder(tmp_path):
+    labels, probability = cells_with_a_gap()
     with layout.create(tmp_path / "dataset.h5", {}) as file:
         layout.add(file, layout.LABELS, labels.shape)[:] = labels
         layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = [

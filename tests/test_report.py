@@ -56,23 +56,51 @@ def pictures(tmp_path_factory):
     for name, annotated in (("test-0", True), ("new", False)):
         with layout.create(folder / f"{name}.h5", {}) as file:
             layout.add(file, layout.RAW, (1, *labels.shape), "uint8")[:] = 60 * labels[None]
-            layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = (labels == 1)
+            layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = labels == 1
             layout.add(file, layout.WEIGHT_MAP, labels.shape)[:] = labels
             if annotated:
                 layout.add(file, layout.LABELS, labels.shape)[:] = labels
                 layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = 0
     for name, t in THRESHOLDS.items():
-        write_json(folder / f"{name}.json", {"threshold": t, "minimum_size": 0, "criterion": "v_rand_thin",
-                                             "grid": [0.2, 0.3, 0.85], "value": [0.25, 0.75, 0.5]})
+        write_json(
+            folder / f"{name}.json",
+            {
+                "threshold": t,
+                "minimum_size": 0,
+                "criterion": "v_rand_thin",
+                "grid": [0.2, 0.3, 0.85],
+                "value": [0.25, 0.75, 0.5],
+            },
+        )
     for name, weights in (("test-0", folder / "test-0.h5"), ("new", None)):
         segment(folder / f"{name}.h5", folder / "unet.json", folder / f"{name}-labels.h5")
-        draw_volume_strip(folder / f"{name}.h5", weights, folder / f"{name}.h5", folder / f"{name}-labels.h5",
-                          folder / "unet.json", folder / f"strip/{name}.png", volume=name, split="test")
-    draw_errors(folder / "test-0.h5", folder / "test-0.h5", folder / "test-0-labels.h5", folder / "unet.json",
-                folder / "errors/test-0.png", volume="test-0")
-    pd.DataFrame({"iteration": [50, 100], "training_loss": [1.0, 0.5], "validation_loss": [1.1, 0.6],
-                  "validation_v_rand_thin": [0.9, 0.2], "learning_rate": [1e-3, 0.0]},
-                 ).to_csv(folder / "history.csv", index=False)
+        draw_volume_strip(
+            folder / f"{name}.h5",
+            weights,
+            folder / f"{name}.h5",
+            folder / f"{name}-labels.h5",
+            folder / "unet.json",
+            folder / f"strip/{name}.png",
+            volume=name,
+            split="test",
+        )
+    draw_errors(
+        folder / "test-0.h5",
+        folder / "test-0.h5",
+        folder / "test-0-labels.h5",
+        folder / "unet.json",
+        folder / "errors/test-0.png",
+        volume="test-0",
+    )
+    pd.DataFrame(
+        {
+            "iteration": [50, 100],
+            "training_loss": [1.0, 0.5],
+            "validation_loss": [1.1, 0.6],
+            "validation_v_rand_thin": [0.9, 0.2],
+            "learning_rate": [1e-3, 0.0],
+        },
+    ).to_csv(folder / "history.csv", index=False)
     draw_training(folder / "history.csv", folder / "training.png")
     tidy_scores().to_csv(folder / "scores.csv", index=False)
     thresholds = [folder / f"{name}.json" for name in THRESHOLDS]
@@ -81,26 +109,56 @@ def pictures(tmp_path_factory):
     arguments = {"depth": 1, "base_channels": 2, "input_channels": 1}
     normalisation = Normalisation("mean_std", "uint8", np.zeros((1, 1, 1)), np.ones((1, 1, 1)))
     environment = {"torch": "2.0", "device": "cuda", "precision": "float32", "threads": 3}
-    provenance = {"version": "1.2.3", "inputs": {"dataset/a.h5": 64 * "f"}, "best_iteration": 50,
-                  "environment": environment}
+    provenance = {
+        "version": "1.2.3",
+        "inputs": {"dataset/a.h5": 64 * "f"},
+        "best_iteration": 50,
+        "environment": environment,
+    }
     plan = networks.plan("unet", **arguments)
     Model(plan, plan.build(), normalisation, provenance).save(folder / "model.pt")
     return folder
 
 
-def write(folder, scores, output, title="A title", settings=SETTINGS, volumes=("train-0", "test-0", "new"),
-          with_pictures=True, spread=()):
+def write(
+    folder,
+    scores,
+    output,
+    title="A title",
+    settings=SETTINGS,
+    volumes=("train-0", "test-0", "new"),
+    with_pictures=True,
+    spread=(),
+):
     scores.to_csv(folder / "scores.csv", index=False)
-    rows = [{"volume": name, "split": name.partition("-")[0], "sections": "0-3", "images": f"{name}.tif",
-             "annotation": None if name == "new" else "labels.tif"} for name in volumes]
+    rows = [
+        {
+            "volume": name,
+            "split": name.partition("-")[0],
+            "sections": "0-3",
+            "images": f"{name}.tif",
+            "annotation": None if name == "new" else "labels.tif",
+        }
+        for name in volumes
+    ]
     strips = [folder / f"strip/{name}.png" for name in ("test-0", "new")] if with_pictures else []
     errors = [folder / "errors/test-0.png"] if with_pictures else []
     thresholds = [folder / f"{name}.json" for name in THRESHOLDS]
     contents = Contents(
-        title=title, network="unet", settings=settings, volumes=rows, scores=folder / "scores.csv",
-        spread=spread, history=folder / "history.csv", model=folder / "model.pt", postprocessing=thresholds,
-        statistics=folder / "statistics.json", strips=strips, errors=errors,
-        training_figure=folder / "training.png", thresholds_figure=folder / "thresholds.png",
+        title=title,
+        network="unet",
+        settings=settings,
+        volumes=rows,
+        scores=folder / "scores.csv",
+        spread=spread,
+        history=folder / "history.csv",
+        model=folder / "model.pt",
+        postprocessing=thresholds,
+        statistics=folder / "statistics.json",
+        strips=strips,
+        errors=errors,
+        training_figure=folder / "training.png",
+        thresholds_figure=folder / "thresholds.png",
     )
     write_report(contents, folder / output)
     return (folder / output).read_text(encoding="utf-8")
@@ -160,8 +218,10 @@ def score_tables(html):
     """Test, then validation split: metric -> cells of the classifiers."""
     metric = {score.name: score.metric for score in SCORES}
     tables = [table for table in Page(html).tables if table[0][0]["text"] == "score"]
-    return [{metric[re.split(" (lower|higher) is better", row[0]["text"])[0]]: row[1:] for row in table[2:]}
-            for table in tables]
+    return [
+        {metric[re.split(" (lower|higher) is better", row[0]["text"])[0]]: row[1:] for row in table[2:]}
+        for table in tables
+    ]
 
 
 # numbers
@@ -196,7 +256,8 @@ def test_headline_has_the_criterion_beside_the_baselines(page):
     assert lead == (
         f"On the test split (2 volumes), unet reaches a V-Rand after thinning of {means.unet} (higher is "
         f"better). A constant classifier reaches {means.constant}, a threshold of the smoothed raw image "
-        f"{means.smoothed_raw}.")
+        f"{means.smoothed_raw}."
+    )
     assert ("no better than a baseline" in page) == (means.unet < means.drop("unet").max())
 
 
@@ -236,8 +297,13 @@ def test_the_spread_over_seeds_stands_below_the_networks_scores(pictures):
     found = spread(pd.concat([scores, retrained])[lambda rows: rows.threshold == 0.3])
     found.loc[found.metric == "seg", "seeds"] = 1
     found.to_csv(pictures / "spread.csv", index=False)
-    html = write(pictures, pd.concat([scores, retrained]), "seeds.html", spread=[pictures / "spread.csv"],
-                 settings=SETTINGS | {"seeds": [8]})
+    html = write(
+        pictures,
+        pd.concat([scores, retrained]),
+        "seeds.html",
+        spread=[pictures / "spread.csv"],
+        settings=SETTINGS | {"seeds": [8]},
+    )
     assert "with the seeds 7 and 8, all else alike" in Page(html).text
     expected = found.set_index(["split", "metric"])
     alone = score_tables(write(pictures, scores, "alone.html"))
@@ -261,8 +327,14 @@ def test_volumes_settings_versions_and_sources_are_named(page):
     rows = texts(page)
     assert rows["train-0"] == ["train", "0-3", "train-0.tif", "labels.tif"]
     assert rows["new"] == ["new", "0-3", "new.tif", "none"]
-    settings = {"volumes": "volumes.tsv", "seed": "7", "tile": "220", "learning_rate": "0.001",
-                "membrane_width": "[2, 5]", "class_balance": "true"}
+    settings = {
+        "volumes": "volumes.tsv",
+        "seed": "7",
+        "tile": "220",
+        "learning_rate": "0.001",
+        "membrane_width": "[2, 5]",
+        "class_balance": "true",
+    }
     assert {key: rows[key] for key in settings} == {key: [value] for key, value in settings.items()}
     assert "100 iterations on cuda, 3 threads, float32." in text
     assert "the state after iteration 50," in text
@@ -286,7 +358,8 @@ def test_page_stands_alone(page):
         assert tag not in ("script", "link", "iframe")
         for name in ("href", "src"):
             assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,")) or (
-                attributes[name] == "provenance.html")  # which links back
+                attributes[name] == "provenance.html"
+            )  # which links back
     style = re.search("<style>(.*)</style>", page, re.S)[1]
     assert "url(" not in style
     assert "@import" not in style
@@ -309,8 +382,10 @@ def test_pictures_are_whole_and_every_panel_shows_one(page, pictures):
 
 
 def test_counts_of_errors_stand_beside_the_error_map(page, pictures):
-    counts = {name: [f"{places:,}", f"{pixels:,}"]
-              for name, _, _, places, pixels in figures.describe(pictures / "errors/test-0.png")["counts"]}
+    counts = {
+        name: [f"{places:,}", f"{pixels:,}"]
+        for name, _, _, places, pixels in figures.describe(pictures / "errors/test-0.png")["counts"]
+    }
     (table,) = (table for table in Page(page).tables if table[0][0]["text"] == "error")
     assert [[cell["text"] for cell in row[1:]] for row in table[1:]] == list(counts.values())
     assert all(row[0]["text"].startswith(name) for row, name in zip(table[1:], counts, strict=True))
@@ -335,7 +410,10 @@ def test_the_volumes_of_the_network_stand_below_their_means(pictures):
     html = write(pictures, tidy_scores(volumes=30), "thirty.html")
     table = next(t for t in Page(html).tables if [cell["text"] for cell in t[0][:2]] == ["volume", "split"])
     assert [[cell["text"] for cell in row[:2]] for row in table[1:4]] == [
-        ["mean of 30 volumes", "test"], ["mean of 30 volumes", "validation"], ["test-0", "test"]]
+        ["mean of 30 volumes", "test"],
+        ["mean of 30 volumes", "validation"],
+        ["test-0", "test"],
+    ]
     for column in range(2, 6):
         for mean, rows in ((table[1], table[3:33]), (table[2], table[33:63])):
             values = [float(row[column]["value"]) for row in rows]

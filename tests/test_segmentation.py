@@ -5,6 +5,7 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
+from test_postprocessing import cells_with_a_gap
 
 from pipeline_lib import layout
 from pipeline_lib.instances.postprocessing import PostProcessing, above, instances, largest_not_above
@@ -31,15 +32,7 @@ def read_labels(path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two cells whose membrane has a gap that only thresholds above 0.7 close.
-
-    Above 0.9 they vanish.
-    """
-    labels = np.zeros((2, 20, 30), np.uint32)
-    labels[:, 2:18, 2:14], labels[:, 2:18, 16:28] = 1, 2
-    probability = np.where(labels > 0, 0.9, 0.05).astype(np.float32)
-    probability[:, 9, 14:16] = 0.7
-    probability[:, 0, 0] = 0.99
+    _, probability = cells_with_a_gap()
     write_prediction(tmp_path / "prediction.h5", probability)
     return tmp_path
 
@@ -121,9 +114,7 @@ def test_numbers_of_other_parts_are_refused(volume):
     folder, probability, _ = volume
     for name in ("a.h5", "b.h5"):
         label_part(folder / "prediction.h5", folder / "t.json", folder / name)
-    number_parts(
-        [folder / "a.h5"], folder / "t.json", folder / "numbers.h5", shape=probability.shape, jobs=1
-    )
+    number_parts([folder / "a.h5"], folder / "t.json", folder / "numbers.h5", shape=probability.shape, jobs=1)
     with pytest.raises(InputError, match="made from other parts than"):
         relabel_part(folder / "b.h5", folder / "numbers.h5", folder / "labels.h5")
 

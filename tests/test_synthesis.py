@@ -30,8 +30,13 @@ def touching_pairs(labels):
 
 
 @settings(max_examples=15)
-@given(size=st.integers(33, 90), diameter=st.floats(10, 16), narrow=st.floats(1, 3), extra=st.floats(0, 2),
-       seed=st.integers(0, 10**6))
+@given(
+    size=st.integers(33, 90),
+    diameter=st.floats(10, 16),
+    narrow=st.floats(1, 3),
+    extra=st.floats(0, 2),
+    seed=st.integers(0, 10**6),
+)
 def test_every_label_is_one_whole_cell(size, diameter, narrow, extra, seed):
     image, labels = section(size, seed, cell_diameter=diameter, membrane_width=(narrow, narrow + extra))
     assert image.shape == labels.shape == (size, size)
@@ -85,8 +90,10 @@ def test_a_plain_threshold_of_the_smoothed_image_is_not_enough():
     """At its best threshold the Rand error is still large, yet far below that of one cell everywhere."""
     image, labels = section(256)
     smooth = ndimage.gaussian_filter(image.astype(float), 1)
-    errors = [rand_error(labels, ndimage.label(smooth > threshold)[0])
-              for threshold in np.percentile(smooth, range(5, 70, 5))]
+    errors = [
+        rand_error(labels, ndimage.label(smooth > threshold)[0])
+        for threshold in np.percentile(smooth, range(5, 70, 5))
+    ]
     assert 0.25 < min(errors) < rand_error(labels, np.ones_like(labels)) - 0.1
 
 
@@ -141,10 +148,17 @@ def test_the_files_are_read_as_what_they_are(tmp_path):
         assert tiff.series[0].axes == "ZYX"
 
 
-@pytest.mark.parametrize(("settings", "match"), (
-    ({"membrane_width": (6, 2)}, r"`drawing.membrane_width`: found \[6, 2\] px, expected the thinnest, then"),
-    ({"membrane_width": (2, 20)}, r"found \[2, 20\].*half of `drawing.cell_diameter` \(40 px\)"),
-    ({"size": 79}, r"`drawing.size`: found 79 px, expected at least twice .*cell_diameter` \(40 px\)")))
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    (
+        (
+            {"membrane_width": (6, 2)},
+            r"`drawing.membrane_width`: found \[6, 2\] px, expected the thinnest, then",
+        ),
+        ({"membrane_width": (2, 20)}, r"found \[2, 20\].*half of `drawing.cell_diameter` \(40 px\)"),
+        ({"size": 79}, r"`drawing.size`: found 79 px, expected at least twice .*cell_diameter` \(40 px\)"),
+    ),
+)
 def test_settings_that_leave_no_cells(tmp_path, settings, match):
     with pytest.raises(InputError, match=match):
         draw(tmp_path / "a", **settings)

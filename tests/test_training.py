@@ -128,9 +128,7 @@ def recorded_steps(monkeypatch):
     """The iterations of all steps from now on."""
     steps = []
     step = Step.__call__
-    monkeypatch.setattr(
-        Step, "__call__", lambda self, *args: (steps.append(args[1]), step(self, *args))[1]
-    )
+    monkeypatch.setattr(Step, "__call__", lambda self, *args: (steps.append(args[1]), step(self, *args))[1])
     return steps
 
 

@@ -14,12 +14,17 @@ from pipeline_lib.data import volumes
 from pipeline_lib.runtime.errors import InputError
 
 DATA = Path(os.environ.get("BORDURE_DATA", Path(__file__).parents[2] / "shared/data"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real images in {DATA}; set BORDURE_DATA to "
-                                                          "test on them")
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason=f"no real images in {DATA}; set BORDURE_DATA to test on them"
+)
 
 HEADER = "volume images annotation sections split"
-ROWS = ("a raw.tif truth.tif 0-3 train", "b raw.tif truth.tif 4 validation", "c raw.tif truth.tif 5-6,8 test",
-        "d raw.tif - - predict")
+ROWS = (
+    "a raw.tif truth.tif 0-3 train",
+    "b raw.tif truth.tif 4 validation",
+    "c raw.tif truth.tif 5-6,8 test",
+    "d raw.tif - - predict",
+)
 
 
 def table(folder, *rows, header=HEADER):
@@ -42,7 +47,8 @@ def test_rows_become_volumes_with_paths_in_data_dir(tmp_path):
         volumes.Volume("a", "data/raw.tif", "data/truth.tif", "0-3", "train"),
         volumes.Volume("b", "data/raw.tif", "data/truth.tif", "4", "validation"),
         volumes.Volume("c", "data/raw.tif", "data/truth.tif", "5-6,8", "test"),
-        volumes.Volume("d", "data/raw.tif", None, "", "predict")]
+        volumes.Volume("d", "data/raw.tif", None, "", "predict"),
+    ]
     assert found[2].row == f"{tmp_path / 'volumes.tsv'}, line 4"
 
 
@@ -64,9 +70,15 @@ def test_columns_may_come_in_any_order_and_optional_ones_be_missing(tmp_path):
 @pytest.mark.parametrize("end", ("\n", "\r\n", "\r"))
 def test_tables_of_spreadsheets_and_editors(tmp_path, encoding, end):
     """Quotes, padding cells, spaces, comments, empty lines, byte order marks and any line end."""
-    lines = ["# our volumes", "volume\timages\tannotation\tsections\tsplit\t\t", "",
-             '"a"\t "Größe 1.tif" \tt.tif\t"0-1,3"\ttrain\t\t', "\t\t\t\t\t\t", "  # more",
-             "b \tj.tif\tt.tif\t\t validation"]
+    lines = [
+        "# our volumes",
+        "volume\timages\tannotation\tsections\tsplit\t\t",
+        "",
+        '"a"\t "Größe 1.tif" \tt.tif\t"0-1,3"\ttrain\t\t',
+        "\t\t\t\t\t\t",
+        "  # more",
+        "b \tj.tif\tt.tif\t\t validation",
+    ]
     (tmp_path / "volumes.tsv").write_bytes(end.join(lines).encode(encoding))
     first, second = volumes.read_table(tmp_path / "volumes.tsv", "")
     assert (first.volume, first.images, first.sections, first.split) == ("a", "Größe 1.tif", "0-1,3", "train")
@@ -96,38 +108,59 @@ def test_a_workbook_is_no_table(tmp_path):
     fails(tmp_path / "volumes.tsv", "not a text file in UTF-8 .* not as a workbook")
 
 
-@pytest.mark.parametrize(("header", "match"), (
-    ("volume images anotation split", "unknown column `anotation`. Did you mean `annotation`"),
-    ("Volume images split", "unknown column `Volume`. Did you mean `volume`"),
-    ("volume images split comment", "unknown column `comment`. The columns are volume, images"),
-    ("volume,images,annotation,sections,split", "Separate columns by tabs, not by commas"),
-    ("volume images annotation", "no column `split` .found: volume, images, annotation"),
-    ("volume split", "no column `images`"),
-    ("volume images images split", "column `images` appears 2 times")))
+@pytest.mark.parametrize(
+    ("header", "match"),
+    (
+        ("volume images anotation split", "unknown column `anotation`. Did you mean `annotation`"),
+        ("Volume images split", "unknown column `Volume`. Did you mean `volume`"),
+        ("volume images split comment", "unknown column `comment`. The columns are volume, images"),
+        ("volume,images,annotation,sections,split", "Separate columns by tabs, not by commas"),
+        ("volume images annotation", "no column `split` .found: volume, images, annotation"),
+        ("volume split", "no column `images`"),
+        ("volume images images split", "column `images` appears 2 times"),
+    ),
+)
 def test_columns_that_are_unknown_missing_or_double(tmp_path, header, match):
     fails(table(tmp_path, "a b c", header=header), match)
 
 
-@pytest.mark.parametrize(("row", "match"), (
-    ("a raw.tif truth.tif 0 training", "line 2, volume a: unknown `split` `training`. Did you mean train"),
-    ("a raw.tif truth.tif 0 Test", "unknown `split` `Test`. Did you mean test"),
-    ("a raw.tif truth.tif 0 -", "unknown `split` ``. Choose one of train, validation, test, predict"),
-    ("a raw.tif - 0 test", "line 2, volume a: the column `annotation` is empty, but `split` test needs one"),
-    ("a - truth.tif 0 train", "line 2, volume a: the column `images` is empty"),
-    ("a raw.tif truth.tif 3-1 train", "line 2, volume a: sections `3-1`: 3-1 runs backwards"),
-    ("a raw.tif truth.tif 03.Jan train", "line 2, volume a: .*formatted as text"),
-    ("a raw.tif truth.tif 0 train more", "line 2: 6 cells, expected 5 .*exactly one tab"),
-    ('a "raw.tif truth.tif 0 train', "line 2: a quote .* without its partner"),
-    *((f"{name} raw.tif truth.tif 0 train", "line 2: the `volume` name `.*` cannot be a file name everywhere")
-      for name in ("../a", "a/b", ".a", "-", "a:b", "é", "_a", "a*", "{a}", "a\\b"))))
+@pytest.mark.parametrize(
+    ("row", "match"),
+    (
+        (
+            "a raw.tif truth.tif 0 training",
+            "line 2, volume a: unknown `split` `training`. Did you mean train",
+        ),
+        ("a raw.tif truth.tif 0 Test", "unknown `split` `Test`. Did you mean test"),
+        ("a raw.tif truth.tif 0 -", "unknown `split` ``. Choose one of train, validation, test, predict"),
+        (
+            "a raw.tif - 0 test",
+            "line 2, volume a: the column `annotation` is empty, but `split` test needs one",
+        ),
+        ("a - truth.tif 0 train", "line 2, volume a: the column `images` is empty"),
+        ("a raw.tif truth.tif 3-1 train", "line 2, volume a: sections `3-1`: 3-1 runs backwards"),
+        ("a raw.tif truth.tif 03.Jan train", "line 2, volume a: .*formatted as text"),
+        ("a raw.tif truth.tif 0 train more", "line 2: 6 cells, expected 5 .*exactly one tab"),
+        ('a "raw.tif truth.tif 0 train', "line 2: a quote .* without its partner"),
+        *(
+            (
+                f"{name} raw.tif truth.tif 0 train",
+                "line 2: the `volume` name `.*` cannot be a file name everywhere",
+            )
+            for name in ("../a", "a/b", ".a", "-", "a:b", "é", "_a", "a*", "{a}", "a\\b")
+        ),
+    ),
+)
 def test_mistakes_within_a_row_name_its_line(tmp_path, row, match):
     fails(table(tmp_path, row), match)
 
 
 @pytest.mark.parametrize("name", ("a", "A"))
 def test_duplicate_names_also_where_file_systems_fold_case(tmp_path, name):
-    fails(table(tmp_path, *ROWS, f"{name} other.tif - - predict"), f"line 6: the volume {name} is named "
-                                                                   "like a in .*line 2")
+    fails(
+        table(tmp_path, *ROWS, f"{name} other.tif - - predict"),
+        f"line 6: the volume {name} is named like a in .*line 2",
+    )
 
 
 @pytest.mark.parametrize(("missing", "others"), (("train", ROWS[1:]), ("validation", (ROWS[0], *ROWS[2:]))))
@@ -135,11 +168,15 @@ def test_training_and_validation_each_need_a_volume(tmp_path, missing, others):
     fails(table(tmp_path, *others), f"no volume has `split` {missing}, expected at least one")
 
 
-@pytest.mark.parametrize(("first", "second"), (
-    ("0-3", "3-5"), ("0-9", "4"), ("2", "0,2,4"), ("-", "7"), ("all", "-")))
+@pytest.mark.parametrize(
+    ("first", "second"), (("0-3", "3-5"), ("0-9", "4"), ("2", "0,2,4"), ("-", "7"), ("all", "-"))
+)
 def test_a_section_in_two_splits_is_a_leak(tmp_path, first, second):
-    rows = (f"a raw.tif truth.tif {first} train", "b other.tif truth.tif - validation",
-            f"c ./raw.tif truth.tif {second} test")
+    rows = (
+        f"a raw.tif truth.tif {first} train",
+        "b other.tif truth.tif - validation",
+        f"c ./raw.tif truth.tif {second} test",
+    )
     fails(table(tmp_path, *rows), r"line 4: volume c \(test\) shares sections of .* a \(train, .*line 2\)")
 
 
@@ -282,14 +319,19 @@ def test_sections_in_two_splits_are_found_as_by_comparing_all(rows):
         text = ",".join(map(str, chosen))
         found.append(volumes.Volume(f"v{number}", "x.tif", "y.tif", text, split, f"row {number}"))
     splits = [split for _, split in rows]
-    pairs = [(a, b) for a, b in itertools.combinations(range(len(rows)), 2)
-             if splits[a] != splits[b] and sets[a] & sets[b]]
+    pairs = [
+        (a, b)
+        for a, b in itertools.combinations(range(len(rows)), 2)
+        if splits[a] != splits[b] and sets[a] & sets[b]
+    ]
     if not pairs:
         return volumes._check_splits_disjoint(found)
     with pytest.raises(InputError) as caught:
         volumes._check_splits_disjoint(found)
-    told = (f"row {b}: volume v{b} ({splits[b]}) shares sections of x.tif with volume v{a} ({splits[a]}, row "
-            f"{a})" for a, b in pairs)
+    told = (
+        f"row {b}: volume v{b} ({splits[b]}) shares sections of x.tif with volume v{a} ({splits[a]}, row {a})"
+        for a, b in pairs
+    )
     assert str(caught.value).startswith(tuple(told))
 
 

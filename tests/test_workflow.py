@@ -105,12 +105,16 @@ class TestFinishedRun:
         assert set(zip(scores.volume, scores.split, scores.network, strict=True)) == {
             (volume, split, network)
             for volume, split in (("choose", "validation"), ("score", "test"))
-            for network in ("unet", "constant", "smoothed_raw")}
+            for network in ("unet", "constant", "smoothed_raw")
+        }
 
     def test_segments_all_but_the_training_volume(self, run):
         folder = run[0] / "results/segmentation"
         assert {path.name for path in folder.glob("*_labels.tif")} == {
-            "choose_labels.tif", "score_labels.tif", "new_labels.tif"}
+            "choose_labels.tif",
+            "score_labels.tif",
+            "new_labels.tif",
+        }
         assert tifffile.imread(folder / "score_labels.tif").shape[-2:] == (96, 96)
         # one section with and without its annotation: prediction does not see it
         names = ("score_cell_probability.tif", "new_cell_probability.tif")
@@ -132,7 +136,8 @@ class TestFinishedRun:
         results = directory / "results"
         logs, benchmarks = (
             {path.relative_to(results / folder).with_suffix("") for path in (results / folder).rglob("*.*")}
-            for folder in ("logs", "benchmarks"))
+            for folder in ("logs", "benchmarks")
+        )
         assert logs == benchmarks
         assert re.search(rf"^total +{len(logs) + 1}$", said, re.MULTILINE)  # with `all`, which does nothing
 
@@ -148,9 +153,22 @@ class TestFinishedRun:
 
     def test_another_sigma_leaves_drawing_and_datasets_alone(self, run):
         assert planned(run[0], *run[1], "--config", "weight_map={sigma: 3}") == {
-            "build_weight_map_train", "build_weight_map_test", "train_model", "predict_train", "predict_test",
-            "predict_new", "choose_postprocessing", "segment_annotated", "segment_new", "evaluate_held_out",
-            "write_tiffs_held_out", "write_tiffs_new", "collect_scores", "draw_figures", "report"}
+            "build_weight_map_train",
+            "build_weight_map_test",
+            "train_model",
+            "predict_train",
+            "predict_test",
+            "predict_new",
+            "choose_postprocessing",
+            "segment_annotated",
+            "segment_new",
+            "evaluate_held_out",
+            "write_tiffs_held_out",
+            "write_tiffs_new",
+            "collect_scores",
+            "draw_figures",
+            "report",
+        }
 
     def test_another_title_makes_the_report_alone(self, run):
         assert planned(run[0], *run[1], "--config", "report={title: Other}") == {"report"}
@@ -204,8 +222,14 @@ class TestFinishedRun:
         results, arguments = directory / "results", (*run[1], "--config")
         without = {"collect_scores": 1, "draw_figures": 1, "report": 1}
         again = without | {"measure_spread": 1}
-        further = ("train_model", "predict_validation", "predict_test", "choose_postprocessing",
-                   "segment_held_out", "evaluate_held_out")
+        further = (
+            "train_model",
+            "predict_validation",
+            "predict_test",
+            "choose_postprocessing",
+            "segment_held_out",
+            "evaluate_held_out",
+        )
         assert counts(directory, *arguments, "seeds=[3, 5]") == again | dict.fromkeys(further, 2)
         before = {path: path.stat().st_mtime_ns for path in results.rglob("*.*")}
         answer = snakemake(directory, *arguments, "seeds=[3]")
@@ -243,8 +267,11 @@ class TestFinishedRun:
         hold = "from pipeline_lib.runtime import locks; locks.hold_results('results')"
         code = f"{hold}; print(flush=True); input()"
         holder = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=run[0], env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-c", code],
+            cwd=run[0],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         holder.stdout.readline()
         answer = snakemake(run[0], *run[1], "--forcerun", "report")
@@ -258,8 +285,10 @@ class TestFinishedRun:
         state = run[0] / "results/models/unet/model.checkpoint.pt"
         assert not state.exists()
         state.touch()
-        for targets, left in ((["--forcerun", "collect_scores", "--", "results/scores.csv"], True),
-                              (["--forcerun", "report"], False)):
+        for targets, left in (
+            (["--forcerun", "collect_scores", "--", "results/scores.csv"], True),
+            (["--forcerun", "report"], False),
+        ):
             assert snakemake(run[0], *run[1], *targets).returncode == 0
             assert state.exists() == left
 
@@ -297,8 +326,14 @@ def test_raw_images_are_watched_in_all_their_files(tmp_path):
 def large(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     draw_volume(
-        folder / "images.tif", folder / "labels.tif", sections=3, size=96, cell_diameter=24,
-        membrane_width=(2.5, 6.0), noise=0.06, seed=0,
+        folder / "images.tif",
+        folder / "labels.tif",
+        sections=3,
+        size=96,
+        cell_diameter=24,
+        membrane_width=(2.5, 6.0),
+        noise=0.06,
+        seed=0,
     )
     large = np.tile(tifffile.imread(folder / "images.tif")[2], (24, 24))
     tifffile.imwrite(folder / "large.tif", large, photometric="minisblack", tile=(256, 256))
@@ -330,19 +365,25 @@ class TestLargeVolume:
         assert [part.name for part in parts] == ["1.h5", "2.h5"]
         assert not [*results.glob("prediction/unet/parts/[!l]*")]  # the small ones are not shared
         predict(
-            results / "dataset/large.h5", results / "models/unet/model.pt", folder / "one.h5",
-            precision="float32", device="cpu",
+            results / "dataset/large.h5",
+            results / "models/unet/model.pt",
+            folder / "one.h5",
+            precision="float32",
+            device="cpu",
         )
         segment(folder / "one.h5", results / "postprocessing/unet.json", folder / "labels.h5")
         write_tiffs(folder / "labels.h5", folder / "one.h5", folder / "l.tif", folder / "p.tif")
         with h5py.File(results / "segmentation/unet/large.h5") as file:
             joined = file["labels"][:]
-        in_one, in_two = (tifffile.imread(path) for path in (
-            folder / "l.tif", results / "segmentation/large_labels.tif"))
+        in_one, in_two = (
+            tifffile.imread(path) for path in (folder / "l.tif", results / "segmentation/large_labels.tif")
+        )
         assert len(np.unique(in_two)) > 10 and np.array_equal(joined, in_two)
         assert (in_one != in_two).mean() < 1e-3  # but for ties of the threshold
-        in_one, in_two = (tifffile.imread(path) for path in (
-            folder / "p.tif", results / "segmentation/large_cell_probability.tif"))
+        in_one, in_two = (
+            tifffile.imread(path)
+            for path in (folder / "p.tif", results / "segmentation/large_cell_probability.tif")
+        )
         np.testing.assert_allclose(in_one, in_two, atol=1e-5)
 
     def test_a_lost_part_is_made_again_and_it_alone(self, large):
@@ -377,7 +418,8 @@ def test_a_large_volume_is_shared_by_jobs_for_further_seeds_too(tmp_path):
     large = "big.h5:/raw\tbig.h5:/raw\t0"
     table = TABLE.replace("images.tif\tlabels.tif\t3", large)
     found = counts(
-        tmp_path, *write(tmp_path, FILES | {"memory_gb": 64, "jobs_per_volume": 3, "seeds": [1, 2]}, table))
+        tmp_path, *write(tmp_path, FILES | {"memory_gb": 64, "jobs_per_volume": 3, "seeds": [1, 2]}, table)
+    )
     assert found["predict_part"] == 3 * 3 and found["join_predictions"] == 3
     assert found["label_part"] == 3 * 3 and found["join_labels"] == 3
 
@@ -410,9 +452,12 @@ BAD = {
     "missing file": (FILES, TABLE.replace("images.tif", "absent.tif"), "absent.tif", "volume learn"),
     "truncated TIFF": (FILES, TABLE.replace("images.tif", "truncated.tif"), "truncated.tif", "volume learn"),
     "RGB": (FILES, TABLE.replace("images.tif", "rgb.tif"), "rgb.tif", "3 channels"),
-    "too large": (FILES | {"memory_gb": 1},
-                  TABLE.replace("images.tif\tlabels.tif\t3", "big.h5:/raw\tbig.h5:/raw\t0"),
-                  "memory_gb`: 1, but scoring volume score", "20,000 x 20,000 px"),
+    "too large": (
+        FILES | {"memory_gb": 1},
+        TABLE.replace("images.tif\tlabels.tif\t3", "big.h5:/raw\tbig.h5:/raw\t0"),
+        "memory_gb`: 1, but scoring volume score",
+        "20,000 x 20,000 px",
+    ),
     "different shapes": (FILES, TABLE.replace("labels.tif", "small.tif"), "small.tif", "96 x 96"),
 }
 
@@ -473,8 +518,13 @@ def test_lint_finds_nothing(tmp_path):
 
 
 def test_rules_are_formatted():
-    answer = subprocess.run([sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow"], cwd=ROOT,
-                            capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert answer.returncode == 0, answer.stderr
 
 

@@ -12,22 +12,12 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
+from test_workflow import CONFIG as DRAWN
+from test_workflow import TABLE
 
 ROOT = Path(__file__).parents[1]
 CHECKOUT = ("Snakefile", "workflow", "pipeline_lib", "profiles", "config", "environment.yml")
-TABLE = """volume\timages\tannotation\tsections\tsplit
-learn\timages.tif\tlabels.tif\t0-1\ttrain
-choose\timages.tif\tlabels.tif\t2\tvalidation
-score\timages.tif\tlabels.tif\t3\ttest
-new\timages.tif\t\t3\tpredict
-"""
-CONFIG = {
-    "volumes": "volumes.tsv",
-    "network": {"depth": 1, "base_channels": 4},
-    "training": {"tile": 80, "iterations": 4, "validation_interval": 2, "optimizer": "adam", "device": "cpu"},
-    "prediction": {"device": "cpu"},
-}
-DRAWN = CONFIG | {"drawing": {"sections": 4, "size": 96, "cell_diameter": 24}}
+FILES = {key: part for key, part in DRAWN.items() if key != "drawing"}  # the same for images that exist
 HOST = """
 import json
 
@@ -149,8 +139,10 @@ class TestImported:
 
 
 def test_a_prefix_of_paths_is_refused(tmp_path):
-    lines = (f"module bordure:\n    snakefile: {str(ROOT / 'workflow/Snakefile')!r}\n"
-             "    config: {'volumes': 'volumes.tsv'}\n    prefix: 'here'\nuse rule * from bordure\n")
+    lines = (
+        f"module bordure:\n    snakefile: {str(ROOT / 'workflow/Snakefile')!r}\n"
+        "    config: {'volumes': 'volumes.tsv'}\n    prefix: 'here'\nuse rule * from bordure\n"
+    )
     (tmp_path / "Snakefile").write_text(lines)
     answer = snakemake(tmp_path, "-n")
     assert answer.returncode == 1 and answer.stderr.endswith("by the config key `results`.\n")
@@ -198,7 +190,11 @@ class TestClone:
         command = f"{sys.executable} -m snakemake --cores 2 {' '.join(MAIN)}"
         answer = subprocess.run(
             f"{command} -n {line.replace('snakemake', command)}",
-            shell=True, cwd=clone, capture_output=True, text=True, check=False,
+            shell=True,
+            cwd=clone,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         rules = rules_in(said(answer))
         assert {"predict_train", "predict_test", "predict_new", "predict_baselines", "report"} <= rules
@@ -235,7 +231,7 @@ def write_many(folder: Path, number: int) -> None:
         annotation = "" if split == "predict" else "labels.tif"
         table.append(f"image{k}\timages.tif\t{annotation}\t{k}\t{split}")
     (folder / "volumes.tsv").write_text("\n".join([*table, ""]))
-    (folder / "my.yaml").write_text(yaml.safe_dump(CONFIG | {"data_dir": "."}))
+    (folder / "my.yaml").write_text(yaml.safe_dump(FILES | {"data_dir": "."}))
 
 
 def test_batches_are_named_by_what_they_hold_and_drawn_as_one(tmp_path):

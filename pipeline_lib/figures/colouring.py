@@ -10,7 +10,14 @@ from matplotlib.colors import Normalize, to_rgb
 
 # Okabe & Ito 2008, "Color universal design"
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
-    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
 BACKGROUND = "#23272e"
 
 

@@ -90,13 +90,20 @@ def save_error_sheet(
     places, worst, worst_codes, counts = [], 0, None, dict.fromkeys(COLOURS, (0, 0))
     shape = sections, *(edge.stop - edge.start for edge in part)
     cells = Sections(shape, bool, lambda z: cells_apart(labels[(z, *part)], border[(z, *part)]))
-    decided = Sections(shape, probability.dtype, lru_cache(maxsize=1)(lambda z: consistent_probability(
-        probability[(z, *part)], segmented[(z, *part)], threshold)))
+    decided = Sections(
+        shape,
+        probability.dtype,
+        lru_cache(maxsize=1)(
+            lambda z: consistent_probability(probability[(z, *part)], segmented[(z, *part)], threshold)
+        ),
+    )
     for z, codes in enumerate(metrics.error_maps(cells, decided, threshold)):
         found = _counts(metrics.error_regions(codes, decided[z], threshold))
         counts = {kind: tuple(map(add, counts[kind], found[kind])) for kind in COLOURS}
-        places += [(severity, z, window, codes[window].copy())
-                   for severity, window in worst_places(codes, CLOSE_UP, PLACES)]
+        places += [
+            (severity, z, window, codes[window].copy())
+            for severity, window in worst_places(codes, CLOSE_UP, PLACES)
+        ]
         places = sorted(places, key=lambda place: place[0], reverse=True)[:PLACES]
         if worst_codes is None or _severity(codes) > _severity(worst_codes):
             worst, worst_codes = z, codes
@@ -117,11 +124,17 @@ def save_error_sheet(
                 title = f"{number}. section {z + 1}: {_told(codes)}"
                 close_ups[number] = Panel(title, _close_up(views, codes))
     ordered = [close_ups[number] for number in sorted(close_ups)]
-    pairs = [ordered[i:i + 2] for i in range(0, len(ordered), 2)]
-    save_sheet([[overview], *pairs], output, volume=volume, threshold=threshold,
-               title=f"{volume}: errors at threshold {threshold:.2f}; close-ups beside annotation and "
-               "segmentation", part=alone, provenance=record,
-               counts=[[NAMES[kind], MEANINGS[kind], COLOURS[kind], *counts[kind]] for kind in COLOURS])
+    pairs = [ordered[i : i + 2] for i in range(0, len(ordered), 2)]
+    save_sheet(
+        [[overview], *pairs],
+        output,
+        volume=volume,
+        threshold=threshold,
+        title=f"{volume}: errors at threshold {threshold:.2f}; close-ups beside annotation and segmentation",
+        part=alone,
+        provenance=record,
+        counts=[[NAMES[kind], MEANINGS[kind], COLOURS[kind], *counts[kind]] for kind in COLOURS],
+    )
 
 
 def worst_places(codes: np.ndarray, size: int, number: int) -> list[tuple[Severity, Window]]:
@@ -145,8 +158,9 @@ def worst_places(codes: np.ndarray, size: int, number: int) -> list[tuple[Severi
             left[window] = 0
             errors[window] = False
             changed, read = (_grown(window, by, codes.shape) for by in (reach, 2 * reach))
-            inside = tuple(slice(a.start - b.start, a.stop - b.start)
-                           for a, b in zip(changed, read, strict=True))
+            inside = tuple(
+                slice(a.start - b.start, a.stop - b.start) for a, b in zip(changed, read, strict=True)
+            )
             density[changed] = _density(errors[read], size)[inside]
     return places
 
@@ -157,8 +171,10 @@ def _density(errors: np.ndarray, size: int) -> np.ndarray:
 
 def _grown(window: Window, by: int, shape: tuple[int, int]) -> Window:
     """`window` with `by` px around it, within `shape`."""
-    y, x = (slice(max(edge.start - by, 0), min(edge.stop + by, length))
-            for edge, length in zip(window, shape, strict=True))
+    y, x = (
+        slice(max(edge.start - by, 0), min(edge.stop + by, length))
+        for edge, length in zip(window, shape, strict=True)
+    )
     return y, x
 
 
@@ -179,8 +195,10 @@ def _counts(regions: pd.DataFrame) -> dict[Mismatch, tuple[int, int]]:
 
 
 def _legend(counts: dict[Mismatch, tuple[int, int]]) -> list[tuple[str, str]]:
-    return [(COLOURS[kind], f"{NAMES[kind]}: {places:,} place{'' if places == 1 else 's'}, {pixels:,} px")
-            for kind, (places, pixels) in counts.items()]
+    return [
+        (COLOURS[kind], f"{NAMES[kind]}: {places:,} place{'' if places == 1 else 's'}, {pixels:,} px")
+        for kind, (places, pixels) in counts.items()
+    ]
 
 
 def _told(codes: np.ndarray) -> str:
@@ -188,14 +206,17 @@ def _told(codes: np.ndarray) -> str:
     return ", ".join(f"{name} {pixels:,} px" for name, pixels in counted if pixels)
 
 
-def _overview(image: np.ndarray, codes: np.ndarray,
-              windows: dict[str, Window]) -> tuple[np.ndarray, list[tuple[int, int, int, int, str]]]:
+def _overview(
+    image: np.ndarray, codes: np.ndarray, windows: dict[str, Window]
+) -> tuple[np.ndarray, list[tuple[int, int, int, int, str]]]:
     """The section with its errors at about `OVERVIEW` px, and the frames of `windows` in it."""
     side = max(codes.shape)
     larger, smaller = max(OVERVIEW // side, 1), math.ceil(side / OVERVIEW)
     shown = error_overlay(magnified(image, larger), magnified(codes, larger), radius=3 * smaller)
-    frames = [[edge * larger // smaller for edge in (x.start, y.start, x.stop - x.start, y.stop - y.start)]
-              for y, x in windows.values()]
+    frames = [
+        [edge * larger // smaller for edge in (x.start, y.start, x.stop - x.start, y.stop - y.start)]
+        for y, x in windows.values()
+    ]
     return shown[::smaller, ::smaller], [(*frame, text) for frame, text in zip(frames, windows, strict=True)]
 
 

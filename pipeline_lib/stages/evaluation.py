@@ -24,6 +24,7 @@ from pipeline_lib.scores import COLUMNS, at_chosen_threshold, read_scores, sprea
 if TYPE_CHECKING:
     import pandas as pd
 
+
 def evaluate(
     dataset: Path,
     prediction: Path,

@@ -24,9 +24,17 @@ MEMBRANE = 0.2
 TOUCHING = 0.1  # share of neighbours without membrane in the labels; the image shows a thin line
 
 
-def draw_volume(images: str | Path, annotation: str | Path, *, sections: int = 12, size: int = 256,
-                cell_diameter: float = 40.0, membrane_width: tuple[float, float] = (2.5, 6.0),
-                noise: float = 0.06, seed: int = 0) -> None:
+def draw_volume(
+    images: str | Path,
+    annotation: str | Path,
+    *,
+    sections: int = 12,
+    size: int = 256,
+    cell_diameter: float = 40.0,
+    membrane_width: tuple[float, float] = (2.5, 6.0),
+    noise: float = 0.06,
+    seed: int = 0,
+) -> None:
     """Write drawn sections, uint8 zyx, to `images` and their instance labels, uint16 zyx, to `annotation`.
 
     Sections are drawn independently: each depends on the seed and its own number only. The other parameters
@@ -35,30 +43,57 @@ def draw_volume(images: str | Path, annotation: str | Path, *, sections: int = 1
     """
     narrow, wide = membrane_width
     if not 0 < narrow <= wide < cell_diameter / 2:
-        raise InputError(f"config key `drawing.membrane_width`: found [{narrow:g}, {wide:g}] px, expected "
-                         "the thinnest, then the thickest membrane, thinner than half of "
-                         f"`drawing.cell_diameter` ({cell_diameter:g} px).")
+        raise InputError(
+            f"config key `drawing.membrane_width`: found [{narrow:g}, {wide:g}] px, expected "
+            "the thinnest, then the thickest membrane, thinner than half of "
+            f"`drawing.cell_diameter` ({cell_diameter:g} px)."
+        )
     if size < 2 * cell_diameter:
-        raise InputError(f"config key `drawing.size`: found {size} px, expected at least twice "
-                         f"`drawing.cell_diameter` ({cell_diameter:g} px), so that a section holds several "
-                         "cells.")
+        raise InputError(
+            f"config key `drawing.size`: found {size} px, expected at least twice "
+            f"`drawing.cell_diameter` ({cell_diameter:g} px), so that a section holds several "
+            "cells."
+        )
     stack, labels = np.empty((sections, size, size), np.uint8), np.empty((sections, size, size), np.uint16)
-    with provenance.making("draw_volume", [images, annotation], [], sections=sections, size=size,
-                           cell_diameter=cell_diameter, membrane_width=membrane_width, noise=noise,
-                           seed=seed) as record:
+    with provenance.making(
+        "draw_volume",
+        [images, annotation],
+        [],
+        sections=sections,
+        size=size,
+        cell_diameter=cell_diameter,
+        membrane_width=membrane_width,
+        noise=noise,
+        seed=seed,
+    ) as record:
         for z in range(sections):
-            stack[z], labels[z] = draw_section(size, cell_diameter=cell_diameter, noise=noise,
-                                               membrane_width=membrane_width,
-                                               rng=np.random.default_rng([seed, z]))
+            stack[z], labels[z] = draw_section(
+                size,
+                cell_diameter=cell_diameter,
+                noise=noise,
+                membrane_width=membrane_width,
+                rng=np.random.default_rng([seed, z]),
+            )
         imageio.write_images(images, stack, provenance=record)
         imageio.write_labels(annotation, labels, provenance=record)
     cells = sum(int(section.max()) for section in labels)
-    logger.info("%s: drew %d sections of %d x %d px, %d cells, %.1f %% of the pixels in cells", images,
-                *stack.shape, cells, 100 * np.count_nonzero(labels) / labels.size)
+    logger.info(
+        "%s: drew %d sections of %d x %d px, %d cells, %.1f %% of the pixels in cells",
+        images,
+        *stack.shape,
+        cells,
+        100 * np.count_nonzero(labels) / labels.size,
+    )
 
 
-def draw_section(size: int, *, cell_diameter: float, membrane_width: tuple[float, float], noise: float,
-                 rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def draw_section(
+    size: int,
+    *,
+    cell_diameter: float,
+    membrane_width: tuple[float, float],
+    noise: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
     """One section: image, uint8 (size, size), and labels, uint16 (size, size), 0 = membrane, 1..n = cells.
 
     `cell_diameter` (px) is the mean; single cells have 0.4 to 2.5 times that. `membrane_width` (px) is the
@@ -160,7 +195,7 @@ def _cytoplasm(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _add_vesicles(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
     """Draw dark rings of 3 to 7 px, one try per 400 px, wherever there is room within a cell."""
     room = _depth_in_cell(labels)
-    rows, columns = np.ogrid[:labels.shape[0], :labels.shape[1]]
+    rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
     for _ in range(labels.size // 400):
         radius = rng.uniform(1.5, 3.5)
         y, x = centre = tuple(rng.integers(0, labels.shape))
@@ -170,8 +205,9 @@ def _add_vesicles(image: np.ndarray, labels: np.ndarray, rng: np.random.Generato
             image[near_y, near_x] -= 0.2 * np.exp(-(from_rim**2))
 
 
-def _add_mitochondria(image: np.ndarray, labels: np.ndarray, diameter: float,
-                      rng: np.random.Generator) -> None:
+def _add_mitochondria(
+    image: np.ndarray, labels: np.ndarray, diameter: float, rng: np.random.Generator
+) -> None:
     """Draw a dark ellipse with darker rim and stripes (cristae) into half of the cells with room for it."""
     room = _depth_in_cell(labels)
     for number, window in enumerate(ndimage.find_objects(labels), 1):
@@ -181,7 +217,7 @@ def _add_mitochondria(image: np.ndarray, labels: np.ndarray, diameter: float,
         y, x = rng.choice(np.argwhere(depth > 0.8 * depth.max()))
         radius = 0.7 * min(depth.max(), 0.4 * diameter)
         angle = rng.uniform(0, np.pi)
-        rows, columns = np.ogrid[:depth.shape[0], :depth.shape[1]]
+        rows, columns = np.ogrid[: depth.shape[0], : depth.shape[1]]
         along = (rows - y) * np.sin(angle) + (columns - x) * np.cos(angle)
         across = (columns - x) * np.sin(angle) - (rows - y) * np.cos(angle)
         below_rim = radius * (1 - np.hypot(along / (1.5 * radius), across / radius))

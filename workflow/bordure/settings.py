@@ -24,8 +24,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LARGEST_CONFIG = 2**20  # bytes, and values
 README = REPOSITORY / "config/README.md"
 TYPES = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
-LIMITS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "at most",
-          "exclusiveMaximum": "below", "multipleOf": "a multiple of"}
+LIMITS = {
+    "minimum": "of at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+    "multipleOf": "a multiple of",
+}
 
 
 def read_schema(name: str) -> dict[str, Any]:
@@ -266,11 +271,19 @@ def column_table() -> str:
 
 
 def _table(keys: dict[str, Any], section: str = "") -> str:
-    return _markdown(("key", "default", "unit", "values", "meaning"), [
-        (f"`{section}{key}`", f"`{_plain(part['default'])}`" if "default" in part else "none",
-         part.get("unit", ""), expected(part), _one_line(part["description"]))
-        for key, part in keys.items()
-    ])
+    return _markdown(
+        ("key", "default", "unit", "values", "meaning"),
+        [
+            (
+                f"`{section}{key}`",
+                f"`{_plain(part['default'])}`" if "default" in part else "none",
+                part.get("unit", ""),
+                expected(part),
+                _one_line(part["description"]),
+            )
+            for key, part in keys.items()
+        ],
+    )
 
 
 def _markdown(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -58,9 +58,7 @@ class Task:
         """Raw images, and labels, separation border and weight map as `PixelTruth`."""
         arrays = (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)
         file = stack.enter_context(layout.require(dataset, *arrays, cache_bytes=cache_bytes))
-        weights = stack.enter_context(
-            layout.require(weight_map, layout.WEIGHT_MAP, cache_bytes=cache_bytes)
-        )
+        weights = stack.enter_context(layout.require(weight_map, layout.WEIGHT_MAP, cache_bytes=cache_bytes))
         raw, labels, border = (file[array.name] for array in arrays)
         return Volume(raw, PixelTruth(labels, border, weights[layout.WEIGHT_MAP.name]))
 
