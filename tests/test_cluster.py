@@ -53,7 +53,9 @@ def test_a_name_is_that_of_the_folder_however_it_is_written(tmp_path, monkeypatc
     assert name != cluster.name_of("results2")
 
 
-def test_no_scheduler_has_no_orphans(queue):
+def test_no_scheduler_has_no_orphans(queue, tmp_path, monkeypatch):
+    queue("squeue", "exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path / "commands"))  # a Slurm of this machine's would have sbatch
     cluster.cancel_orphans("bordure-1234567", 0, alone=True)
 
 
