@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-cluster soak lint bench bench-large fuzz clean
+.PHONY: help venv demo test test-cluster soak lint docs bench bench-large fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -18,6 +18,10 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --editable . # the command bordure
+	@touch $@
+
+$(VENV)/dev-installed: $(VENV)/installed requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
 	@touch $@
 
 venv: $(VENV)/installed ## set up .venv from requirements.lock
@@ -36,10 +40,17 @@ test-cluster: venv ## run the workflow on a Slurm of its own, which it installs 
 soak: venv ## inject faults into running workflows, 100 times kill -9 among them; an hour on two cores
 	@$(BIN)/python -m tests.soak
 
-lint: venv ## check the style of Python and Snakemake code
+lint: $(VENV)/dev-installed ## check style, formatting, types and docstrings
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 	@$(BIN)/snakefmt --check Snakefile workflow
 	@$(BIN)/snakemake --lint
+	@$(BIN)/mypy
+	@$(BIN)/python docs/public_api.py
+
+docs: $(VENV)/dev-installed ## build the documentation site in docs/_build/html
+	@$(BIN)/python -m sphinx --fail-on-warning --nitpicky --quiet docs docs/_build/html
+	@echo "The site is built: open docs/_build/html/index.html in a browser."
 
 bench: venv ## measure speed; figures are kept in benchmarks/results/
 	@$(BIN)/python -m benchmarks

@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,6 @@ import pipeline_lib
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCK_TEXT = (ROOT / "requirements.lock").read_text()
-LOCK_LINES = [line for line in LOCK_TEXT.splitlines() if not line.startswith("#")]
-LOCK = {canonicalize_name(line.split("==")[0]): line.split("==")[-1] for line in LOCK_LINES}
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 PYPI_NAME = {"pytorch": "torch"}  # where conda-forge calls it differently
 LIBRARY = [*(ROOT / "pipeline_lib").rglob("*.py")]
@@ -30,9 +28,19 @@ def declared(*extras: str) -> dict[str, Requirement]:
     return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, texts)}
 
 
-CROSSCHECK_LINES = (ROOT / "requirements-crosscheck.lock").read_text().splitlines()
-CROSSCHECK = dict(line.split("==") for line in CROSSCHECK_LINES if not line.startswith("#"))
-ALL = declared(*sorted(PROJECT["optional-dependencies"].keys() - {"crosscheck"}))
+def lines(lock: str) -> list[str]:
+    """The pins of a lock file."""
+    return [line for line in (ROOT / lock).read_text().splitlines() if not line.startswith("#")]
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Versions by name."""
+    return {canonicalize_name(line.split("==")[0]): line.split("==")[-1] for line in lines(lock)}
+
+
+LOCK = pins("requirements.lock")
+BESIDE = {"requirements-crosscheck.lock": ["crosscheck"], "requirements-dev.lock": ["docs", "lint"]}
+ALL = declared(*sorted(PROJECT["optional-dependencies"].keys() - {*chain(*BESIDE.values())}))
 
 
 def imported(*files: Path) -> set[str]:
@@ -46,7 +54,7 @@ def imported(*files: Path) -> set[str]:
     return {canonicalize_name(distributions.get(name, [name])[0]) for name in top}
 
 
-@pytest.mark.parametrize("line", LOCK_LINES)
+@pytest.mark.parametrize("line", [*chain(*map(lines, ["requirements.lock", *BESIDE]))])
 def test_lock_has_exact_versions_from_any_index(line):
     # no host, no path, no local build such as +cpu
     assert re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line)
@@ -57,16 +65,18 @@ def test_lock_satisfies_pyproject(name):
     assert LOCK[name] in ALL[name].specifier
 
 
-def test_lock_of_the_cross_checks_satisfies_pyproject_and_agrees_with_the_lock():
-    for name in PROJECT["optional-dependencies"]["crosscheck"]:
-        assert CROSSCHECK[Requirement(name).name] in Requirement(name).specifier
-    assert all(LOCK.get(canonicalize_name(name), version) == version for name, version in CROSSCHECK.items())
+@pytest.mark.parametrize("lock", BESIDE)
+def test_locks_beside_it_satisfy_pyproject_and_agree_with_it(lock):
+    for extra in BESIDE[lock]:
+        for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
+            assert pins(lock)[canonicalize_name(requirement.name)] in requirement.specifier
+    assert not pins(lock).keys() & LOCK.keys()
 
 
 def test_conda_pins_are_those_of_the_lock():
-    python, *pins = CONDA
+    python, *given = CONDA
     assert python == f"python {PROJECT['requires-python']}"
-    pinned = dict(pin.split(" =") for pin in pins)
+    pinned = dict(pin.split(" =") for pin in given)
     assert {PYPI_NAME.get(name, name): pinned[name] for name in pinned} == {name: LOCK[name] for name in ALL}
 
 
@@ -79,7 +89,7 @@ def test_workflow_declares_what_it_imports():
 
 
 def test_every_declared_tool_is_used():
-    tools = {"ruff", "snakefmt", "snakemake"}  # commands
+    tools = {"snakemake"}  # a command
     tools |= {"imagecodecs", "pytest-xdist"}  # tifffile's decoders, and what `make test` adds to pytest
     tools |= {name for name in ALL if name.startswith("snakemake-executor-plugin-")}  # which profiles name
     assert ALL.keys() <= imported(*LIBRARY, *WORKFLOW, *(ROOT / "tests").glob("*.py")) | tools

@@ -512,22 +512,6 @@ def test_a_stage_imports_no_library_that_it_can_do_without(adapter, tmp_path):
     assert STAGES_OF.keys() & {*modules} <= allowed
 
 
-def test_lint_finds_nothing(tmp_path):
-    answer = snakemake(tmp_path, "--lint")
-    assert answer.returncode == 0, answer.stdout
-
-
-def test_rules_are_formatted():
-    answer = subprocess.run(
-        [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stderr
-
-
 def test_the_table_is_found_beside_the_config_from_any_folder(tmp_path):
     folder, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
     folder.mkdir()
