@@ -59,7 +59,7 @@ bench-large: venv ## memory and time on 32,768 x 32,768 px and for 1,000 volumes
 	@$(BIN)/python -m benchmarks.bench_large
 	@$(BIN)/python -m benchmarks.bench_many
 
-fuzz: venv ## fuzz everything that reads files, ten minutes each; docs/RELIABILITY.md has the figures
+fuzz: venv ## fuzz everything that reads files, ten minutes each; docs/measurements/reliability.md has the figures
 	@$(BIN)/python -m pip install --quiet "atheris>=3"
 	@$(BIN)/python -m tests.fuzz
 

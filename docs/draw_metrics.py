@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/metrics.md: `PYTHONPATH=. python docs/draw_metrics.py`.
+"""Draw the pictures of docs/explanation/scores.md: `PYTHONPATH=. python docs/draw_metrics.py`.
 
 One tiny truth, a dozen predictions of it that are each wrong in one way, and what every score says of them.
 """

@@ -1,4 +1,4 @@
-"""What jobs need of memory, measured (docs/PERFORMANCE.md): known before hours of work, in the dry run.
+"""What jobs need of memory, measured (docs/measurements/performance.md): known before hours of work, in the dry run.
 
 Free of torch and numba, which the dry run does without. Bytes, and px of a section or of a tile.
 """

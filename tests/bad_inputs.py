@@ -1,4 +1,4 @@
-"""Malformed and hostile inputs, and what bordure says to each: the table docs/ERRORS.md.
+"""Malformed and hostile inputs, and what bordure says to each: the table tests/bad_inputs.md.
 
     python -m tests.bad_inputs
 
@@ -38,7 +38,7 @@ from pipeline_lib.data import volumes  # noqa: E402
 from pipeline_lib.networks import modelfile  # noqa: E402
 from pipeline_lib.runtime.errors import InputError  # noqa: E402
 
-DOCS = ROOT / "docs/ERRORS.md"
+DOCS = ROOT / "tests/bad_inputs.md"
 HEADER = "volume\timages\tannotation\tsections\tsplit\n"
 SOUND_ROWS = "learn\timages.tif\tlabels.tif\t0\ttrain\nchoose\timages.tif\tlabels.tif\t1\tvalidation\n"
 CONFIG = "volumes: volumes.tsv\ndata_dir: .\nnetwork: {depth: 1, base_channels: 2}\ntraining: {tile: 44}\n"
@@ -1004,7 +1004,7 @@ NOTES = {
 
 
 def markdown(answers: list[tuple[Case, str, str]]) -> str:
-    """The page docs/ERRORS.md."""
+    """The page tests/bad_inputs.md."""
     met_early = sum(where == DRY_RUN for _, where, _ in answers)
     lines = [
         "# What is said to malformed and hostile input",

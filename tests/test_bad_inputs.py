@@ -1,4 +1,4 @@
-"""Every malformed input is told of in words, in time, within memory, and in docs/ERRORS.md as in the code."""
+"""Every malformed input is told of in words, in time, within memory, and in tests/bad_inputs.md as in the code."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Faults injected for real, a few of each kind; `make soak` injects many more (docs/RELIABILITY.md)."""
+"""Faults injected for real, a few of each kind; `make soak` injects many more (docs/measurements/reliability.md)."""
 
 import os
 import random

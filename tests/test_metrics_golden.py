@@ -1,6 +1,6 @@
 """Every value the challenge's reference software gave for drawn cells and, where present, for real cases.
 
-tests/golden holds drawn cells and what fiji/Trainable_Segmentation said of them; see docs/metrics.md. The
+tests/golden holds drawn cells and what fiji/Trainable_Segmentation said of them; see docs/explanation/scores.md. The
 folder named by BORDURE_GOLDEN has the same for cuts of real data, which are not ours to publish.
 """
 

@@ -95,7 +95,7 @@ def choose_tile(
         if tile**2 * pixel <= there:
             return tile
     side = math.isqrt(int(min(share, _MEMORY_FOR_TILES) / pixel))
-    # larger ones gain nothing (docs/PERFORMANCE.md): the context is a small part of them
+    # larger ones gain nothing (docs/measurements/performance.md): the context is a small part of them
     side = min(side, geometry.input_size(min(BLOCK, max(BLOCK // 2, 48 * geometry.context))))
     side = max(side - (side - geometry.smallest) % geometry.stride, geometry.smallest)
     if tile != "auto":

@@ -33,7 +33,7 @@ def tiles(shape: tuple[int, int], tile: int, geometry: Geometry) -> Iterator[Til
     Tiles start at multiples of the network's stride, hence pooling sees the same 2x2 squares as in one pass
     over the whole image and the results agree. They are square or long, whichever reads the fewest pixels in
     all: a forward pass costs so much per pixel of output, of which every division has as many, and so much
-    per pixel of input (docs/PERFORMANCE.md). All are of one size, the last ones reaching past the section:
+    per pixel of input (docs/measurements/performance.md). All are of one size, the last ones reaching past the section:
     what one tile has freed of memory fits the next.
     """
     geometry.output_size(tile)

@@ -1,4 +1,4 @@
-"""Scores of a segmentation, each explained in docs/metrics.md.
+"""Scores of a segmentation, each explained in docs/explanation/scores.md.
 
 `isbi_scores` scores a probability map as the ISBI 2012 challenge did, `instance_scores` labels against
 labels, `error_map` shows where the errors are. The other functions are single scores and the steps they are

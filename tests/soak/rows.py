@@ -44,7 +44,7 @@ def print_row(row: Row) -> None:
 
 
 def table(kept: Mapping[str, Any]) -> str:
-    """The figures that a JSON file keeps, for docs/RELIABILITY.md."""
+    """The figures that a JSON file keeps, for docs/measurements/reliability.md."""
     lines = ["| fault | right | figures |", "|---|---|---|"]
     for part in kept.values():
         for row in part["rows"]:

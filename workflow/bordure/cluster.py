@@ -3,7 +3,7 @@
 `profiles/cluster` runs this file: `cluster.py submit JOBSCRIPT` and `cluster.py status JOB`. The workflow
 cancels with it what an earlier run left in the queue. All jobs of a results folder have one name, by which
 the queue finds them. Only the standard library is used, so that any Python from 3.8 on runs it.
-docs/other-schedulers.md says what to change for another scheduler.
+docs/howto/other-schedulers.md says what to change for another scheduler.
 """
 
 from __future__ import annotations
