@@ -1,4 +1,4 @@
-"""The table of scores: its columns, what it says at the chosen thresholds, and its spread over seeds."""
+"""The table of scores: its columns, its rows at the chosen thresholds, and the spread over seeds."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ SPREAD_COLUMNS = ["split", "metric", "seeds", "mean", "standard_deviation", "min
 
 
 def read_scores(path: str | Path) -> pd.DataFrame:
-    """The table of scores at `path` (CSV), `COLUMNS`, to the last digit."""
-    import pandas as pd  # 0.25 s that joining tables does without
+    """Return a table of scores (`COLUMNS`) from a CSV file, with all digits of the numbers."""
+    import pandas as pd  # imported here because it takes 0.25 s; joining tables does not need it
 
     return pd.read_csv(path, dtype={"volume": str}, float_precision="round_trip")
 
 
 def at_chosen_threshold(scores: pd.DataFrame, thresholds: dict[str, float]) -> pd.DataFrame:
-    """Rows of `scores` at the threshold chosen for their network: one per volume, network and metric.
+    """Return the rows of `scores` at the threshold of their network: one per volume, network and metric.
 
-    Networks that `thresholds` does not have are left out.
+    `thresholds` has the chosen threshold of each network. Rows of other networks are left out.
     """
     distance = (scores.threshold - scores.network.map(thresholds)).abs()
-    # the nearest: a threshold may have lost its last digit on its way through CSV
+    # the nearest, because a threshold can differ in the last digits after it was written to CSV
     return scores[distance == distance.groupby(scores.network).transform("min")]
 
 
 def spread(scores: pd.DataFrame) -> pd.DataFrame:
-    """How the mean score of each split and metric varies over the networks of `scores` (`SPREAD_COLUMNS`).
+    """Return how the mean score of each split and metric varies over networks (`SPREAD_COLUMNS`).
 
-    `scores` has one row per volume, network and metric; networks count alike, as one was trained per seed.
-    `seeds` is the number of those for which the score is defined, `standard_deviation` the square root of the
-    unbiased variance (n - 1); NaN of a single one.
+    `scores` has one row per volume, network and metric; one network was trained for each seed. A network's
+    score is the mean over its volumes. `seeds` is the number of networks for which the score is defined.
+    `standard_deviation` is the square root of the unbiased variance (n - 1), and NaN for a single network.
     """
     means = scores.groupby(["split", "metric", "network"], sort=False).value.mean()
     over_seeds = means.groupby(["split", "metric"], sort=False).agg(["count", "mean", "std", "min", "max"])

@@ -1,3 +1,5 @@
+"""Test the geometry of blocks and parts."""
+
 import itertools
 
 import numpy as np
@@ -11,7 +13,7 @@ SIZES = st.integers(1, 40)
 
 
 @given(shape=st.tuples(SIZES, SIZES), side=st.integers(1, 50), halo=st.integers(0, 9))
-def test_blocks_write_each_pixel_once_and_read_their_surroundings(shape, side, halo):
+def test_blocks_write_each_pixel_once_and_read_the_halo(shape, side, halo):
     section = np.arange(shape[0] * shape[1]).reshape(shape)
     written = np.full(shape, -1)
     for block in blocks.blocks(shape, side, halo):
@@ -24,7 +26,7 @@ def test_blocks_write_each_pixel_once_and_read_their_surroundings(shape, side, h
 
 
 @given(shape=st.tuples(st.integers(1, 9), st.integers(1, 2000), SIZES), number=st.integers(1, 20))
-def test_parts_cover_a_volume_once_and_begin_where_blocks_may(shape, number):
+def test_parts_cover_a_volume_once_and_start_at_the_alignment(shape, number):
     parts = blocks.parts(shape, number)
     covered = np.zeros(shape[:2], int)
     for part in parts:
@@ -32,7 +34,7 @@ def test_parts_cover_a_volume_once_and_begin_where_blocks_may(shape, number):
         assert part.rows.start % blocks.ALIGNMENT == 0
         assert part.rows == slice(0, shape[1]) or part.sections.stop - part.sections.start == 1
     assert (covered == 1).all()
-    # in the order of sections and rows, which those that join them rely on
+    # the stages that join parts rely on the order of sections and rows
     assert parts == sorted(parts, key=lambda part: (part.sections.start, part.rows.start))
 
 
@@ -46,7 +48,7 @@ def test_parts_cover_a_volume_once_and_begin_where_blocks_may(shape, number):
         ((1, 200, 200), 7, [128, 72]),
     ],
 )
-def test_parts_are_of_about_one_size(shape, number, expected):
+def test_parts_have_similar_sizes(shape, number, expected):
     parts = blocks.parts(shape, number)
     whole = all(part.rows == slice(0, shape[1]) for part in parts)
     sizes = [(p.sections if whole else p.rows).stop - (p.sections if whole else p.rows).start for p in parts]

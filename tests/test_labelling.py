@@ -1,3 +1,5 @@
+"""Compare labels made block by block or band by band with those of whole sections."""
+
 import itertools
 import tracemalloc
 
@@ -19,7 +21,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def number_through(sections):
-    """The slow twin: whole sections, one after the other."""
+    """Number the labels of whole sections through the volume: the simple implementation to compare with."""
     labels, used = np.zeros(sections.shape, np.uint32), 0
     for section, target in zip(sections, labels, strict=True):
         target[section > 0] = section[section > 0] + used
@@ -28,7 +30,7 @@ def number_through(sections):
 
 
 def spiral(size):
-    """One cell that winds through every block, its arms 1 px apart."""
+    """Return one cell that passes through all blocks; its arms are 1 px apart."""
     cells = np.zeros((size, size), bool)
     y, x, dy, dx = 0, -1, 0, 1
     for length in (size, *(n for n in range(size - 1, 0, -2) for _ in range(2))):
@@ -40,7 +42,7 @@ def spiral(size):
 
 
 def comb(height, width, rng):
-    """Teeth that only the last row joins: the second of them belongs to the first in the end."""
+    """Return columns of cell that only the last row joins into one component; randomly rotated."""
     cells = np.zeros((height, width), bool)
     cells[:, :: rng.integers(2, 4)] = True
     cells[-1] = True
@@ -48,7 +50,7 @@ def comb(height, width, rng):
 
 
 def drawn(seed):
-    """Sections of spirals, combs, and noise at and around the density where cells percolate (0.593)."""
+    """Return sections of spirals, combs, or noise of densities around the percolation threshold (0.593)."""
     rng = np.random.default_rng(seed)
     height, width = rng.integers(1, 60, 2)
     kind = rng.integers(4)
@@ -67,7 +69,7 @@ def reader(array):
 
 
 def label_in_bands(cells, heights, block, minimum_size, before=0):
-    """One section, band by band as so many jobs would."""
+    """Label one section in bands, as several jobs would; return the labels and the last label."""
     stored = np.zeros((1, *cells.shape), np.uint32)
     bands, edges = [], np.cumsum([0, *heights])
     for top, bottom in itertools.pairwise(edges):
@@ -81,7 +83,7 @@ def label_in_bands(cells, heights, block, minimum_size, before=0):
 
 @settings(max_examples=50)
 @given(SEEDS, st.integers(1, 70), st.integers(0, 20))
-def test_labels_are_those_of_whole_sections_whatever_the_blocks(tmp_path_factory, seed, block, minimum_size):
+def test_labels_do_not_depend_on_the_size_of_blocks(tmp_path_factory, seed, block, minimum_size):
     cells = drawn(seed)
     post_processing = PostProcessing(0.5, minimum_size)
     expected = number_through(np.stack([instances(s.astype(float), post_processing) for s in cells]))
@@ -95,8 +97,8 @@ def test_labels_are_those_of_whole_sections_whatever_the_blocks(tmp_path_factory
     assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize("block", [2, 8])  # the pieces in a file, and in memory
-def test_labels_are_counted_though_the_last_section_has_none(tmp_path, block):
+@pytest.mark.parametrize("block", [2, 8])  # pieces in a file, and in memory
+def test_labels_are_counted_if_the_last_section_has_none(tmp_path, block):
     cells = np.zeros((3, 4, 4), bool)
     cells[0, :2, :2] = cells[1, 3, 3] = True
     with labelled(reader(cells), cells.shape, tmp_path / "labels.h5", block=block) as (labels, count):
@@ -105,7 +107,7 @@ def test_labels_are_counted_though_the_last_section_has_none(tmp_path, block):
 
 
 @given(SEEDS, st.integers(1, 40), st.integers(0, 20), st.data())
-def test_labels_are_those_of_whole_sections_whatever_the_bands(seed, block, minimum_size, data):
+def test_labels_do_not_depend_on_the_bands(seed, block, minimum_size, data):
     cells = drawn(seed)[0]
     height = len(cells)
     edges = data.draw(st.sets(st.integers(1, max(height - 1, 1)), max_size=4)) - {height}
@@ -116,15 +118,15 @@ def test_labels_are_those_of_whole_sections_whatever_the_bands(seed, block, mini
     assert used == 7 + expected.max()
 
 
-def test_more_labels_than_uint32_holds_are_refused():
+def test_more_labels_than_uint32_can_number_are_rejected():
     pieces = find_pieces(reader(np.ones((1, 2, 3), bool)), np.zeros((1, 2, 3), np.uint32), 0)
     assert number_components([pieces], [2], before=2**32 - 2)[0][0][1] == 2**32 - 1
     with pytest.raises(InputError, match="4294967296 connected components"):
         number_components([pieces], [2], before=2**32 - 1)
 
 
-def test_memory_is_that_of_blocks_and_not_of_the_section(tmp_path):
-    """Labels, border and weight map of 2048 x 2048 px; the section's labels alone take 16 MB."""
+def test_memory_depends_on_the_block_and_not_on_the_section(tmp_path):
+    """Compute labels, border and weight map of 2048 x 2048 px; the labels of a whole section take 16 MB."""
     block, side, w_c = 128, 2048, np.array([2.0, 0.7])
 
     def cells(z, rows, columns):  # winding, 20 px wide
@@ -148,11 +150,11 @@ def test_memory_is_that_of_blocks_and_not_of_the_section(tmp_path):
     assert peak < 2e6
 
 
-def test_more_pieces_than_the_memory_holds_tables_of_are_refused_as_noise():
+def test_too_many_pieces_for_the_memory_are_rejected_as_noise():
     cells = np.zeros((1, 8, 8), np.uint8)
     cells[0, ::2, ::2] = 1  # 16 of them
     room = (PROCESS_BYTES + 15 * BYTES_PER_PIECE) / 1e9
-    with pytest.raises(InputError, match=r"16 connected components .* `memory_gb` is .* noise"):
+    with pytest.raises(InputError, match=r"at least 16 connected components, .* `memory_gb` is .* noise"):
         find_pieces(reader(cells), np.zeros(cells.shape, np.uint32), 0, memory_gb=room)
     found = find_pieces(reader(cells), np.zeros(cells.shape, np.uint32), 0, memory_gb=room + 1e-7)
     assert len(found.size) == 17

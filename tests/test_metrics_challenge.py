@@ -1,4 +1,4 @@
-"""isbi_scores on input as the world has it, and that no score of a useless map stands alone."""
+"""Test `isbi_scores` on unusual input, and that good scores of a useless map are reported with a warning."""
 
 import logging
 import re
@@ -37,7 +37,7 @@ METRICS = {
 
 
 def drawn_stack(sections=3, side=48, seed=0):
-    """Cells between membranes, and a blurred and noisy map of them."""
+    """Return cells between membranes, and a blurred and noisy map of them."""
     rng = np.random.default_rng(seed)
     cells = np.ones((sections, side, side), np.uint8)
     for section in cells:
@@ -68,7 +68,7 @@ def test_table_has_each_metric_at_each_threshold_once():
     assert len(scores) == len(METRICS) * len(metrics.CHALLENGE_THRESHOLDS)
 
 
-def test_scores_are_the_single_functions():
+def test_scores_equal_those_of_the_single_functions():
     cells, probability = drawn_stack()
     predicted = probability.astype(np.float64) > 0.7
     labels, found = metrics.connected_components(cells), metrics.connected_components(predicted)
@@ -122,10 +122,10 @@ def test_hdf5_is_read_section_by_section(tmp_path):
         assert metrics.isbi_scores(truth, map_).equals(metrics.isbi_scores(cells, probability))
 
 
-def test_anything_that_gives_section_by_section_serves():
+def test_any_array_indexed_by_section_can_be_scored():
     class Sections:
         def __init__(self, array):
-            self.array, self.shape, self.ndim, self.dtype = array, array.shape, array.ndim, array.dtype
+            self.array, self.shape, self.dtype = array, array.shape, array.dtype
 
         def __getitem__(self, z):
             assert isinstance(z, int)
@@ -146,7 +146,7 @@ def test_memory_layout_and_byte_order_do_not_matter():
     assert metrics.isbi_scores(cells > 0, probability).equals(expected)
 
 
-def test_progress_sees_each_section():
+def test_progress_receives_each_section():
     seen = []
 
     def progress(sections):
@@ -158,7 +158,7 @@ def test_progress_sees_each_section():
     assert len(seen) == 3
 
 
-def test_few_sections_are_held_at_a_time(monkeypatch):
+def test_few_sections_are_in_memory_at_a_time(monkeypatch):
     held, most = [], []
 
     def padded(*arguments):
@@ -169,7 +169,7 @@ def test_few_sections_are_held_at_a_time(monkeypatch):
 
     monkeypatch.setattr(challenge, "padded", padded)
     arrays_per_section = 2
-    for workers, sections_held in ((1, 1), (2, 3)):  # two at work, one prepared
+    for workers, sections_held in ((1, 1), (2, 3)):  # two are scored, one is prepared
         held.clear()
         most.clear()
         metrics.isbi_scores(*drawn_stack(20), [0.3, 0.5, 0.7], workers=workers)
@@ -177,7 +177,7 @@ def test_few_sections_are_held_at_a_time(monkeypatch):
         assert max(most) <= sections_held * arrays_per_section
 
 
-def test_interrupted_scoring_leaves_the_rest_undone(monkeypatch):
+def test_interrupt_stops_scoring(monkeypatch):
     warping, scored = challenge._warping, []
 
     def interrupt(sections):
@@ -190,8 +190,8 @@ def test_interrupted_scoring_leaves_the_rest_undone(monkeypatch):
     assert len(scored) < 500
 
 
-def test_truth_is_anything_but_zero():
-    """The reference compares the truth with the threshold too, so that a truth of 0 and 1 vanishes at 1."""
+def test_all_values_but_zero_are_cells_of_the_truth():
+    """The reference compares the truth with the threshold, too, so a truth of 0 and 1 has no cells at 1."""
     cells, probability = drawn_stack()
     assert metrics.isbi_scores(cells * 255, probability).equals(metrics.isbi_scores(cells, probability))
 
@@ -209,21 +209,21 @@ def spoiled(probability, value):
         (lambda p: p.T[:-1], "same order"),
         (lambda p: spoiled(p, np.nan), "1 NaN or infinite values in section 1"),
         (lambda p: spoiled(p, np.inf), "1 NaN or infinite values in section 1"),
-        (lambda p: spoiled(p, 1.5), "to 1.5 in section 1, not 0..1"),
-        (lambda p: spoiled(p, -0.25), "spans -0.25 to"),
+        (lambda p: spoiled(p, 1.5), "to 1.5 in section 1, expected 0..1"),
+        (lambda p: spoiled(p, -0.25), "values from -0.25 to"),
         (lambda p: (p * 65535).astype(np.uint16), "cell_probability / 65535"),
         (lambda p: (p > 0.5).astype(np.uint8), "binary map"),
         (lambda p: p.astype(complex), "complex128"),
     ],
 )
-def test_maps_that_cannot_be_scored_say_what_to_do(spoil, message):
+def test_error_for_an_invalid_map_states_what_to_do(spoil, message):
     cells, probability = drawn_stack()
     for score in (metrics.isbi_scores, metrics.error_map):
         with pytest.raises(InputError, match=message):
             score(cells, spoil(probability))
 
 
-def test_other_settings_are_refused():
+def test_invalid_arguments_are_rejected():
     cells, probability = drawn_stack()
     for thresholds in ([], [0.5, 1.5], [np.nan]):
         with pytest.raises(InputError, match="thresholds"):
@@ -258,7 +258,7 @@ def test_inverted_map_is_logged_and_scored_as_it_is(caplog):
 
 
 @pytest.mark.parametrize("odd_one", [0, 2])
-def test_the_stack_is_judged_as_a_whole(caplog, odd_one):
+def test_warnings_depend_on_the_whole_stack(caplog, odd_one):
     cells, probability = drawn_stack()
     cells[odd_one] = 0
     probability[odd_one, 10] = 0.9
@@ -267,7 +267,7 @@ def test_the_stack_is_judged_as_a_whole(caplog, odd_one):
 
 
 @given(st.integers(0, 1000))
-def test_noise_is_not_taken_for_an_inverted_map(seed):
+def test_noise_is_not_reported_as_inverted(seed):
     records = []
     handler = logging.Handler()
     handler.emit = records.append
@@ -291,23 +291,23 @@ def test_truth_without_cells_is_logged_and_has_documented_values(caplog):
     assert at_half.warping_error == at_half.pixel_mismatch > 0
 
 
-def test_section_without_cells_spoils_no_pooled_score():
+def test_pooled_scores_ignore_sections_without_cells():
     cells, probability = drawn_stack()
-    alone = values(metrics.isbi_scores(cells, probability))
+    without_empty = values(metrics.isbi_scores(cells, probability))
     cells, probability = (np.concatenate([array, np.zeros_like(array[:1])]) for array in (cells, probability))
     with_empty = values(metrics.isbi_scores(cells, probability))
     for metric in ("pixel_error", "rand_error", "rand_error_n2", "vi_split", "vi_merge"):
-        assert with_empty[metric] == pytest.approx(alone[metric])
-    assert with_empty.v_rand_thin == pytest.approx(alone.v_rand_thin * 3 / 4)
+        assert with_empty[metric] == pytest.approx(without_empty[metric])
+    assert with_empty.v_rand_thin == pytest.approx(without_empty.v_rand_thin * 3 / 4)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_constant_map_is_named_as_such_where_it_scores_well(value, caplog):
+def test_good_score_of_a_constant_map_is_logged(value, caplog):
     cells, probability = drawn_stack()
     table = metrics.summary_table(metrics.isbi_scores(cells, np.full_like(probability, value)))
     assert (table.uniform_sections == 1).all()
     assert "splits_mergers_error" in caplog.text and "all one class" in caplog.text
-    if value < 0.9:  # all membrane at some threshold: the gameable minimum
+    if value < 0.9:  # all membrane at some threshold, where this score is 0
         row = table.set_index("metric").loc["splits_mergers_error"]
         assert row.best == row.splits_mergers_error == 0
         assert row.pixel_error == row.rand_error == 1
@@ -325,7 +325,7 @@ def test_summary_table_shows_the_other_scores_at_the_same_threshold(caplog):
     assert not caplog.records
 
 
-def test_summary_takes_splits_and_mergers_up_to_a_threshold_of_nine_tenths():
+def test_summary_uses_splits_and_mergers_up_to_a_threshold_of_0_9():
     cells, probability = drawn_stack()
     scores = metrics.isbi_scores(cells, probability, [0.9, 0.99])
     summary = metrics.challenge_summary(scores)
@@ -337,15 +337,18 @@ def test_summary_takes_splits_and_mergers_up_to_a_threshold_of_nine_tenths():
     assert "splits_mergers_error" not in set(metrics.summary_table(above).metric)
 
 
-def test_import_takes_no_heavy_package():
+def test_import_loads_no_heavy_package():
     code = "import sys, pipeline_lib.metrics; print({'torch', 'matplotlib', 'skimage'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("cache_is_writable", [True, False])
-def test_works_where_the_package_cannot_be_written(tmp_path, cache_is_writable):
-    """Compiled code is kept in the user's cache folder, or nowhere. A file in a folder's place stops root."""
+def test_kernels_work_if_the_package_folder_is_not_writable(tmp_path, cache_is_writable):
+    """Compiled code is cached in the user's cache folder, or not at all.
+
+    A file in place of a folder makes it not writable for root, too.
+    """
     package = Path(metrics.__file__).parents[1]
     shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / package.name / "kernels" / "__pycache__").touch()
@@ -362,13 +365,13 @@ def test_works_where_the_package_cannot_be_written(tmp_path, cache_is_writable):
 
 
 def test_every_score_is_explained_in_the_docs():
-    docs = Path(__file__).parents[1] / "docs"
-    text = (docs / "metrics.md").read_text()
+    page = Path(__file__).parents[1] / "docs" / "explanation" / "scores.md"
+    text = page.read_text()
     instances = metrics.instance_scores(np.eye(3, dtype=int), np.eye(3, dtype=int))
     kinds = {kind.name.lower().replace("_", " ") for kind in metrics.Mismatch}
     for name in [*METRICS, *instances]:
         assert f"`{name}`" in text, name
     for kind in kinds:
         assert f"| {kind} |" in text, kind
-    for picture in re.findall(r"\((images/.*?)\)", text):
-        assert (docs / picture).exists(), picture
+    for picture in re.findall(r"\(([^()]*images/.*?)\)", text):
+        assert (page.parent / picture).exists(), picture

@@ -1,7 +1,8 @@
-"""Every value the challenge's reference software gave for drawn cells and, where present, for real cases.
+"""Compare all scores with those of the challenge's reference software, for drawn cells and for real cases.
 
-tests/golden holds drawn cells and what fiji/Trainable_Segmentation said of them; see docs/explanation/scores.md. The
-folder named by BORDURE_GOLDEN has the same for cuts of real data, which are not ours to publish.
+tests/golden has drawn cells and the values of fiji/Trainable_Segmentation for them; see
+docs/explanation/scores.md. The environment variable BORDURE_GOLDEN names a folder with the same for crops of
+real data, which we may not publish. Without this folder the real cases are skipped.
 """
 
 import json
@@ -55,7 +56,7 @@ def check_integers(counts, reference):
 
 
 def check_fractions(counts, reference):
-    """The reference's N^2 counts are fractions times n^2, whose rounding is relative to n^2."""
+    """Compare N^2 counts as fractions of n^2, which is how the reference computes and rounds them."""
     total = counts.tp + counts.tn + counts.fp + counts.fn
     for key in ("tp", "tn", "fp", "fn"):
         expected = None if reference[key] is None else reference[key] / total
@@ -66,7 +67,7 @@ def crc(section, dtype):
     return zlib.crc32(np.ascontiguousarray(section, dtype).tobytes())
 
 
-def test_challenge_summary_is_the_references(case):
+def test_challenge_summary_equals_the_reference(case):
     reference, cells, probability, mask = case
     scores = metrics.isbi_scores(cells, probability, mask=mask)
     summary = metrics.challenge_summary(scores)
@@ -94,11 +95,11 @@ def test_challenge_summary_is_the_references(case):
 
 
 def all_cell(cells):
-    """Where the reference forgets the components of the warped truth, so that it misnames the mismatches."""
+    """Return whether a section is all cell: there the reference has no components and names wrong kinds."""
     return any(section.all() for section in cells)
 
 
-def test_components_and_watershed_are_the_references(case):
+def test_components_and_watershed_equal_the_reference(case):
     reference, cells, probability, _ = case
     for entry in reference["per_threshold"]:
         predicted = probability.astype(np.float64) > entry["threshold"]
@@ -113,7 +114,7 @@ def test_components_and_watershed_are_the_references(case):
         assert [crc(section, "<u2") for section in thinned] == entry["watershed"]["crc32_uint16le"]
 
 
-def test_rand_and_information_are_the_references(case):
+def test_rand_and_information_scores_equal_the_reference(case):
     reference, cells, probability, _ = case
     labels = metrics.connected_components(cells)
     for entry in reference["per_threshold"]:
@@ -145,19 +146,19 @@ def test_rand_and_information_are_the_references(case):
             assert close(information(table).f_score, entry["vinfo_thinned_per_slice"][position])
         for table, expected in zip(tables, entry["info_fr_stats_per_slice"], strict=True):
             if expected["h_seg"] is None:
-                continue  # a section without cells, for which the reference has a number for H(truth) alone
+                continue  # a section without cells, for which the reference has only H(truth)
             entropies = information(table)
             assert close(entropies.h_truth, expected["h_gt"])
             assert close(entropies.h_predicted, expected["h_seg"])
             assert close(entropies.vi_merge, expected["h_gt_given_seg"])
             assert close(entropies.vi_split, expected["h_seg_given_gt"])
             assert close(entropies.f_score, expected["fscore"])
-            if entropies.f_score:  # the reference's per-slice report forces the precision to 1 at recall 0
+            if entropies.f_score:  # the reference reports a precision of 1 for a section with recall 0
                 assert close(entropies.precision, expected["precision"])
                 assert close(entropies.recall, expected["recall"])
 
 
-def test_warped_truth_and_its_errors_are_the_references(case):
+def test_warped_truth_and_its_errors_equal_the_reference(case):
     reference, cells, probability, mask = case
     for entry in reference["per_threshold"]:
         threshold, expected = entry["threshold"], entry["warping"]

@@ -1,4 +1,4 @@
-"""Instance scores, held against matching object by object and against the field's own packages."""
+"""Compare instance scores with matching object by object, and with packages of other projects."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def objects(labels):
 
 
 def iou_matrix(labels, predicted):
-    """IoU of each true with each predicted object, 0 for those in different sections."""
+    """Return the IoU of each true with each predicted object; 0 if they are in different sections."""
     return np.array(
         [
             [(a & b).sum() / (a | b).sum() if y == z else 0 for z, b in objects(predicted)]
@@ -31,7 +31,7 @@ def iou_matrix(labels, predicted):
 
 
 def drawn_volume(seed):
-    """Two sections of overlapping squares, and the same moved about, dropped and added to."""
+    """Return two sections of overlapping squares, and the same squares shifted, resized or missing."""
     rng = np.random.default_rng(seed)
     labels, predicted = np.zeros((2, 60, 60), np.uint16), np.zeros((2, 60, 60), np.uint16)
     for label in range(1, 30):
@@ -92,7 +92,7 @@ def test_iou_and_dice_are_of_the_foreground(labels):
 
 
 @given(pairs_of_labels)
-def test_all_at_once_are_the_single_scores(labels):
+def test_all_scores_at_once_equal_the_single_scores(labels):
     names = (
         "seg",
         "average_precision",
@@ -113,10 +113,10 @@ def test_object_split_in_halves_is_matched_once():
     truth, halves = np.array([[1, 1, 0, 2, 2]]), np.array([[1, 2, 0, 3, 4]])
     assert metrics.average_precision(truth, halves, [0.5]) == 0.5
     assert metrics.average_precision(halves, truth, [0.5]) == 0.5
-    assert metrics.seg(truth, halves) == 0  # a half is no majority
+    assert metrics.seg(truth, halves) == 0  # a half is not more than half
 
 
-def test_missed_object_costs_seg_and_false_one_does_not():
+def test_seg_punishes_missed_objects_but_not_false_ones():
     labels, _ = drawn_volume(0)
     fewer, more = labels.copy(), labels.copy()
     fewer[labels == 1], more[:, 50:, 50:] = 0, 99
@@ -134,7 +134,7 @@ def test_same_label_in_two_sections_is_two_objects():
     assert metrics.seg(truth, predicted) == 0.5
 
 
-def test_nothing_to_count_is_nan():
+def test_scores_are_nan_if_there_is_nothing_to_count():
     empty, full = np.zeros((3, 3), int), np.ones((3, 3), int)
     assert all(np.isnan(value) for value in metrics.instance_scores(empty, empty).values())
     scores = metrics.instance_scores(empty, full)
@@ -143,7 +143,7 @@ def test_nothing_to_count_is_nan():
     assert metrics.seg(full, empty) == 0
 
 
-def test_iou_below_one_half_is_refused():
+def test_iou_threshold_below_one_half_is_rejected():
     with pytest.raises(InputError, match=r"expected 0\.5\.\.1"):
         metrics.average_precision(np.ones((2, 2), int), np.ones((2, 2), int), [0.4])
 
@@ -155,12 +155,13 @@ def test_agrees_with_stardist(seed):
     expected = matching(truth, predicted, thresh=metrics.IOU_THRESHOLDS)
     accuracy = np.mean([at_threshold.accuracy for at_threshold in expected])
     assert metrics.average_precision(truth, predicted) == pytest.approx(accuracy)
-    above_half = matching(truth, predicted, thresh=0.5 + 1e-6)  # in float32; takes 0.5 itself too
+    # stardist compares in float32, and an IoU equal to the threshold is a match
+    above_half = matching(truth, predicted, thresh=0.5 + 1e-6)
     assert metrics.panoptic_quality(truth, predicted) == pytest.approx(above_half.panoptic_quality)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_seg_agrees_with_the_cell_tracking_challenges_package(seed, tmp_path):
+def test_seg_agrees_with_the_package_of_the_cell_tracking_challenge(seed, tmp_path):
     pytest.importorskip("ctc_metrics")
     import tifffile
     from ctc_metrics.metrics.technical.seg import seg

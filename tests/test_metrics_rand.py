@@ -1,4 +1,4 @@
-"""Contingency tables, Rand and information scores, held against counting one pixel or one pair at a time."""
+"""Compare contingency tables, Rand and information scores with counts of single pixels or pairs."""
 
 from collections import Counter
 from itertools import combinations
@@ -28,7 +28,7 @@ def one_table(labels, predicted):
 
 
 def singletons(labels, predicted):
-    """Truth and prediction of the pixels inside true cells, those predicted as background each a segment."""
+    """Return truth and prediction inside true cells; each pixel predicted as background is a segment."""
     inside = labels > 0
     own = predicted[inside].astype(int)
     return labels[inside].astype(int), np.where(own > 0, own, -1 - np.arange(own.size))
@@ -65,7 +65,7 @@ def test_table_grows_with_pairs_of_labels_not_with_their_product():
 
 
 @pytest.mark.parametrize("offset", [0, 1])
-def test_huge_labels_are_only_names(offset):
+def test_scores_do_not_depend_on_the_size_of_labels(offset):
     small = np.array([[offset, 1 + offset, 1 + offset], [2, 2, 3]])
     huge = small.astype(np.uint64) * np.uint64(2**60)
     for other in (small, np.array([[1, 1, 0], [2, 0, 2]])):
@@ -74,7 +74,7 @@ def test_huge_labels_are_only_names(offset):
 
 
 @given(pairs_of_labels)
-def test_pairs_are_those_counted_one_by_one(labels):
+def test_pairs_equal_those_counted_one_by_one(labels):
     counts = foreground_pairs(one_table(*labels))
     assert [counts.tp, counts.tn, counts.fp, counts.fn] == count_each_pair(*singletons(*labels))
     counts = unrestricted_pairs(one_table(*labels))
@@ -92,7 +92,7 @@ def test_squares_count_ordered_pairs_and_each_pixel_with_itself(labels):
 
 
 @given(pairs_of_labels)
-def test_pixels_are_those_counted_one_by_one(labels):
+def test_pixels_equal_those_counted_one_by_one(labels):
     truth, predicted = (array > 0 for array in labels)
     counts = pixel_counts(one_table(*labels))
     expected = [truth & predicted, ~truth & ~predicted, ~truth & predicted, truth & ~predicted]
@@ -100,7 +100,7 @@ def test_pixels_are_those_counted_one_by_one(labels):
 
 
 @given(pairs_of_labels)
-def test_variation_of_information_is_that_of_the_pixels(labels):
+def test_variation_of_information_equals_that_of_the_pixels(labels):
     truth, predicted = singletons(*labels)
     assume(truth.size)
     joint = entropy(truth, predicted)
@@ -109,10 +109,10 @@ def test_variation_of_information_is_that_of_the_pixels(labels):
 
 
 @given(pairs_of_labels)
-def test_agrees_with_scikit_image_where_all_is_predicted(labels):
-    """scikit-image takes predicted background for one segment; without any the definitions are the same.
+def test_agrees_with_scikit_image_without_predicted_background(labels):
+    """scikit-image treats predicted background as one segment; without it the definitions are the same.
 
-    Its adapted Rand error counts pairs, as rand_error does; it is NaN where no two pixels share a label.
+    Its adapted Rand error counts pairs as `rand_error` does. It is NaN if no two pixels have the same label.
     """
     truth, predicted = labels[0], labels[1] + 1
     assume(np.bincount(truth[truth > 0], minlength=1).max() > 1)
@@ -123,14 +123,14 @@ def test_agrees_with_scikit_image_where_all_is_predicted(labels):
     assert metrics.vi_merge(truth, predicted) == pytest.approx(merge, abs=1e-12)
 
 
-def test_predicted_background_is_no_segment_unlike_in_scikit_image():
+def test_predicted_background_is_not_one_segment_as_in_scikit_image():
     predicted = np.zeros_like(LABELS)
     assert metrics.rand_error(LABELS, predicted) == 1
     assert adapted_rand_error(LABELS, predicted)[0] < 1
 
 
 @given(pairs_of_labels, st.randoms(use_true_random=False))
-def test_names_of_labels_do_not_matter(labels, random):
+def test_scores_do_not_depend_on_the_numbers_of_labels(labels, random):
     truth, predicted = labels
     renamed = np.array([0, *random.sample(range(1, 1000), 4)])
     expected = pytest.approx(metrics.instance_scores(truth, predicted), nan_ok=True)
@@ -145,7 +145,7 @@ def test_truth_against_itself_is_perfect():
     assert metrics.pixel_error(LABELS, LABELS) == 0
 
 
-def test_pure_split_costs_recall_alone():
+def test_pure_split_costs_only_recall():
     predicted = LABELS.copy()
     predicted[3, 2:] = 4
     table = one_table(LABELS, predicted)
@@ -156,7 +156,7 @@ def test_pure_split_costs_recall_alone():
     assert metrics.vi_merge(LABELS, predicted) == 0
 
 
-def test_pure_merge_costs_precision_alone():
+def test_pure_merge_costs_only_precision():
     predicted = np.where(LABELS == 2, 1, LABELS)
     table = one_table(LABELS, predicted)
     for counts in (foreground_pairs(table), foreground_squares(table)):
@@ -189,8 +189,8 @@ def test_sections_without_cells_are_left_out():
         assert np.isnan(score(empty, LABELS))
 
 
-def test_single_cell_has_no_information_to_share():
-    """As in the reference; rounding leaves an entropy of 1e-16 here, which counts as zero."""
+def test_v_info_of_a_single_cell_is_zero():
+    """As in the reference. The entropy is 1e-16 here because of rounding, which counts as zero."""
     one = np.ones((3, 7), int)
     assert metrics.v_info(one, one) == 0
     assert metrics.v_info(one, np.arange(21).reshape(3, 7)) == 0
@@ -206,6 +206,6 @@ def test_single_cell_has_no_information_to_share():
         (-LABELS, LABELS, "negative label -3"),
     ],
 )
-def test_labels_that_cannot_be_scored_say_what_to_do(labels, predicted, message):
+def test_error_for_invalid_labels_states_what_to_do(labels, predicted, message):
     with pytest.raises(InputError, match=message):
         metrics.instance_scores(labels, predicted)

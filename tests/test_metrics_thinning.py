@@ -1,4 +1,4 @@
-"""Components and border thinning, held against scipy and a slow twin of the flooding."""
+"""Compare components and border thinning with scipy and with a slow implementation of the flooding."""
 
 from collections import deque
 
@@ -16,7 +16,7 @@ binaries = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=14))
 
 
 def slow_flood(cells):
-    """Two-level watershed on a dictionary (x, y) -> label, columns first. (y, x) array."""
+    """Flood a (y, x) array with two levels, on a dictionary (x, y) -> label in the order of columns."""
     components = metrics.connected_components(cells)
     if not cells.any():
         return np.ones(cells.shape, int)
@@ -49,7 +49,7 @@ def slow_flood(cells):
 
 
 @given(binaries)
-def test_components_are_scipys_in_the_order_of_columns(binary):
+def test_components_equal_those_of_scipy_in_the_order_of_columns(binary):
     labels = metrics.connected_components(binary)
     expected, count = ndimage.label(binary.T)
     np.testing.assert_array_equal(labels, expected.T)
@@ -62,7 +62,7 @@ def test_components_do_not_cross_sections():
     assert (labels == 1).all()
 
 
-def test_components_touching_at_a_corner_are_two():
+def test_components_that_touch_at_a_corner_are_separate():
     assert metrics.connected_components(np.eye(3)).max() == 3
 
 
@@ -76,12 +76,12 @@ def test_many_provisional_labels_are_joined():
 
 
 @given(binaries)
-def test_thinning_is_that_of_the_slow_twin(binary):
+def test_thinning_equals_the_slow_implementation(binary):
     np.testing.assert_array_equal(metrics.thin_borders(binary), slow_flood(binary))
 
 
 @given(binaries.filter(lambda binary: binary.any()), st.booleans())
-def test_thinning_keeps_cells_apart_and_names_them_alike(binary, transposed):
+def test_thinning_keeps_cells_separate_and_their_labels(binary, transposed):
     binary = binary.T if transposed else binary
     thinned, components = metrics.thin_borders(binary), metrics.connected_components(binary)
     np.testing.assert_array_equal(thinned[binary], components[binary])
@@ -102,6 +102,6 @@ def test_prediction_without_cells_is_one_cell():
 
 
 @pytest.mark.parametrize("function", [metrics.connected_components, metrics.thin_borders])
-def test_other_than_sections_are_refused(function):
+def test_array_with_another_number_of_axes_is_rejected(function):
     with pytest.raises(InputError, match="Expected"):
         function(np.ones(3))

@@ -1,4 +1,4 @@
-"""The warping error, held against a slow twin that does what the definition says, one pixel at a time."""
+"""Compare the warping error with a slow implementation of its definition, one pixel at a time."""
 
 import numpy as np
 import pytest
@@ -15,17 +15,17 @@ RING = [(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1)]  #
 
 
 def is_simple(patch):
-    """A 3 x 3 patch: one foreground 4-component beside the centre, one background 8-component around it."""
+    """Return whether the centre of a 3 x 3 patch touches one foreground and one background component."""
     around = np.ones((3, 3), bool)
     around[1, 1] = False
     cells, _ = ndimage.label(patch.astype(bool) & around)
-    beside = {cells[0, 1], cells[1, 0], cells[1, 2], cells[2, 1]} - {0}
+    adjacent = {cells[0, 1], cells[1, 0], cells[1, 2], cells[2, 1]} - {0}
     _, holes = ndimage.label(~patch.astype(bool) & around, CORNERS)
-    return len(beside) == 1 and holes == 1
+    return len(adjacent) == 1 and holes == 1
 
 
 def slow_warp(cells, probability, threshold, mask=None):
-    """Passes over the mismatches, each flipping what is simple, until one flips nothing. (y, x) arrays."""
+    """Flip simple mismatches of (y, x) arrays in passes until a pass flips nothing."""
     warped = np.pad((cells != 0).astype(int), 1)
     predicted = probability.astype(np.float64) > threshold
     distance = np.abs(probability.astype(np.float64) - threshold).astype(np.float32)
@@ -75,13 +75,13 @@ def slow_error_map(cells, probability, threshold, radius, mask=None):
 
 
 def topology(cells):
-    """Number of 4-connected components and of holes, the outside of the image being background."""
+    """Return the number of 4-connected components and of holes; outside of the image is background."""
     outside = np.pad(cells != 0, 1)
     return ndimage.label(outside)[1], ndimage.label(~outside, CORNERS)[1] - 1
 
 
 def maps(side=12):
-    """Random truths and probability maps with ties, smooth enough to have structure at the larger sides."""
+    """Draw random truths and probability maps with ties; smoothing gives them larger structures."""
 
     def draw(seed, height, width, smooth):
         rng = np.random.default_rng(seed)
@@ -97,7 +97,7 @@ def maps(side=12):
 thresholds = st.sampled_from(metrics.CHALLENGE_THRESHOLDS)
 
 
-def test_simple_point_has_one_cell_beside_it_and_one_background_around_it():
+def test_simple_point_touches_one_cell_and_one_background():
     for code in range(256):
         patch = np.zeros((3, 3), int)
         for bit, (x, y) in enumerate(RING):
@@ -106,7 +106,7 @@ def test_simple_point_has_one_cell_beside_it_and_one_background_around_it():
 
 
 @given(maps(), thresholds)
-def test_warp_flips_the_same_pixels_as_the_slow_twin(images, threshold):
+def test_warp_flips_the_same_pixels_as_the_slow_implementation(images, threshold):
     cells, probability = images
     warped, mismatches = slow_warp(cells, probability, threshold)
     np.testing.assert_array_equal(metrics.warp(cells, probability, threshold), warped)
@@ -115,7 +115,7 @@ def test_warp_flips_the_same_pixels_as_the_slow_twin(images, threshold):
 
 
 @given(maps(30), thresholds, st.sampled_from([1, 2, 3, 5, 20, -1]))
-def test_errors_have_the_kinds_of_the_slow_twin(images, threshold, radius):
+def test_errors_have_the_kinds_of_the_slow_implementation(images, threshold, radius):
     cells, probability = images
     np.testing.assert_array_equal(
         metrics.error_map(cells, probability, threshold, radius=radius),
@@ -143,7 +143,7 @@ def test_warped_truth_keeps_its_cells_and_holes_in_any_scan_order(images, thresh
 
 
 def test_scan_order_changes_the_warping():
-    """So the test above does compare two warpings and not one with itself."""
+    """This proves that the test above compares two different deformations."""
     rng = np.random.default_rng(0)
     cells, probability = rng.random((40, 40)) < 0.7, np.full((40, 40), 0.3, np.float32)
     by_columns = metrics.warp(cells, probability)
@@ -186,7 +186,7 @@ def test_each_kind_of_error_in_a_drawing(kind, truth, prediction):
     assert set(np.unique(errors)) == {0, kind}
 
 
-def test_shift_of_a_membrane_is_forgiven_up_to_its_width():
+def test_shift_of_a_membrane_costs_nothing_up_to_its_width():
     truth = drawn("####..######\n" * 4)
     for shift in (1, 2):
         prediction = np.roll(truth, shift, axis=1)
@@ -206,24 +206,24 @@ def test_loop_that_closes_outside_the_window_is_a_split():
     assert Mismatch.HOLE_DELETION in far and Mismatch.SPLIT not in far
 
 
-def test_cell_reached_over_a_corner_and_around_is_no_split():
+def test_opened_ring_with_a_corner_next_to_it_is_no_split():
     truth = drawn("....... ....... ....##. .###.#. .#.#.#. .#####. .......")
     cut = truth.copy()
-    cut[3, 3] = False  # opens the ring; the corner to its upper right hangs on to the cell by the other way
+    cut[3, 3] = False  # opens the ring; its upper right neighbour stays connected around the ring
     errors = metrics.error_map(truth, cut.astype(np.float32))
     assert errors[3, 3] == Mismatch.HOLE_DELETION
     np.testing.assert_array_equal(errors, slow_error_map(truth, cut.astype(np.float32), 0.5, 20))
 
 
-def test_sections_are_warped_apart():
+def test_sections_are_warped_separately():
     rng = np.random.default_rng(1)
     cells, probability = rng.random((3, 9, 8)) < 0.6, rng.random((3, 9, 8)).astype(np.float32)
-    alone = [metrics.error_map(*pair) for pair in zip(cells, probability, strict=True)]
-    np.testing.assert_array_equal(metrics.error_map(cells, probability), alone)
+    separate = [metrics.error_map(*pair) for pair in zip(cells, probability, strict=True)]
+    np.testing.assert_array_equal(metrics.error_map(cells, probability), separate)
 
 
 @given(maps(25), thresholds)
-def test_error_regions_hold_every_error_once(images, threshold):
+def test_error_regions_contain_each_error_once(images, threshold):
     cells, probability = images
     errors = metrics.error_map(cells, probability, threshold)
     regions = metrics.error_regions(errors, probability, threshold)
@@ -237,7 +237,7 @@ def test_error_regions_hold_every_error_once(images, threshold):
 
 
 def test_long_passes_end():
-    """A membrane that unwinds from its end, half the way against the scan order."""
+    """Remove a spiral membrane from its end; half of the way is against the scan order."""
     side = 61
     spiral = np.ones((side, side), bool)
     y, x, dy, dx = 1, 1, 0, 1

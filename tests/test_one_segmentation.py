@@ -1,4 +1,4 @@
-"""There is one segmentation: TIFF, scores and pictures show the stored labels, and so as many cells."""
+"""Test that TIFF files, scores and pictures all use the stored labels and show the same number of cells."""
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ LARGE, SMALL, UNSEEN = square(5, 5, 20), square(35, 5, 3), square(40, 40, 10)
 
 
 def write_volume(folder, labels, probability):
-    """One section, with and without its annotation, and what a network predicts for it."""
+    """Write one section with and without its annotation, and a prediction of it."""
     for name in ("dataset.h5", "unannotated.h5"):
         with layout.create(folder / name, {}) as file:
             layout.add(file, layout.RAW, (1, 1, *labels.shape), "uint8")[0, 0] = 200 * probability
@@ -43,7 +43,7 @@ def write_volume(folder, labels, probability):
 
 
 def make_labels(folder, minimum_size=0):
-    """As the workflow makes them, from the choice of the threshold on."""
+    """Choose the threshold and segment, as the workflow does."""
     dataset, prediction, postprocessing = (
         folder / name for name in ("dataset.h5", "prediction.h5", "unet.json")
     )
@@ -52,14 +52,14 @@ def make_labels(folder, minimum_size=0):
 
 
 def replace_labels(folder, labels):
-    """Labels (y, x) by another method, or edited."""
+    """Replace the stored labels by others (y, x), as another method or an editor would."""
     with layout.create(folder / "segmentation.h5", {}) as file:
         layout.add(file, layout.LABELS, (1, *labels.shape))[0] = labels
     provenance.beside(folder / "segmentation.h5").unlink()
 
 
 def read_all(folder):
-    """Make all that is made of the labels, and gather what it says."""
+    """Make all files that are made from the labels, and return their contents."""
     prediction, labels, postprocessing = (
         folder / name for name in ("prediction.h5", "segmentation.h5", "unet.json")
     )
@@ -92,7 +92,7 @@ def read_panel(picture, number):
 
 
 def count_shown(image, hidden=None):
-    """Coloured areas on dark background in a picture of the whole section, but for those at `hidden`."""
+    """Count coloured regions on dark background in a picture of a section, except those at `hidden`."""
     factor = len(image) // SIDE
     coloured = (image != rgb(BACKGROUND)).any(axis=2)
     if hidden is not None:  # with the outline of an error
@@ -102,12 +102,12 @@ def count_shown(image, hidden=None):
 
 
 def count_cells(folder, true_cells):
-    """How many cells each of the files shows, if those that match true cells are these to the pixel."""
+    """Return the number of cells in each file, if predicted cells match true cells exactly or not at all."""
     shown = read_all(folder)
     scores = shown["scores"]
     matches = round(scores["seg"] * true_cells)
     added, deleted = (shown["errors"].get(f"object {kind}", (0, 0))[0] for kind in ("added", "deleted"))
-    close_up = read_panel(folder / "errors.png", 1)  # raw image, annotation, segmentation, 8 px between
+    close_up = read_panel(folder / "errors.png", 1)  # raw image, annotation, segmentation; 8 px between them
     segmentation = close_up[:, -((close_up.shape[1] - 16) // 3) :]
     return {
         "HDF5 and TIFF": np.count_nonzero(np.unique(shown["labels"])),
@@ -124,7 +124,7 @@ def count_cells(folder, true_cells):
 
 @pytest.fixture
 def blobs(tmp_path):
-    """The network finds a cell of 400 px and something of 9 px, and does not see another cell."""
+    """The prediction has a cell of 400 px and a false one of 9 px, and misses another cell."""
     labels, probability = np.zeros((SIDE, SIDE), np.uint32), np.full((SIDE, SIDE), 0.1, np.float32)
     labels[LARGE], labels[UNSEEN] = 1, 2
     probability[LARGE], probability[SMALL] = 0.9, 0.8
@@ -132,14 +132,14 @@ def blobs(tmp_path):
 
 
 @pytest.mark.parametrize(("minimum_size", "cells"), [(0, 2), (9, 2), (10, 1), (20, 1), (400, 1)])
-def test_all_files_show_as_many_cells(blobs, minimum_size, cells):
+def test_all_files_show_the_same_number_of_cells(blobs, minimum_size, cells):
     make_labels(blobs, minimum_size)
     found = count_cells(blobs, true_cells=2)
     assert found == dict.fromkeys(found, cells)
 
 
 @pytest.mark.parametrize(("minimum_size", "seg"), [(0, 1), (20, 1 / 2)])
-def test_the_threshold_is_chosen_by_the_score_of_the_same_instances(blobs, minimum_size, seg):
+def test_threshold_is_chosen_by_the_score_of_the_same_instances(blobs, minimum_size, seg):
     with layout.require(blobs / "prediction.h5") as file:
         probability = file["cell_probability"][0]
     labels = np.zeros((SIDE, SIDE), np.uint32)
@@ -152,7 +152,7 @@ def test_the_threshold_is_chosen_by_the_score_of_the_same_instances(blobs, minim
 
 
 def test_at_other_thresholds_the_same_post_processing_is_scored(blobs):
-    """There are no stored labels; the blob of 9 px goes as long as it is too small."""
+    """Only the chosen threshold has stored labels. The object of 9 px is removed if it is too small."""
     for minimum_size, average_precision in ((0, 1 / 3), (20, 1 / 2)):
         make_labels(blobs, minimum_size)
         read_all(blobs)
@@ -162,8 +162,8 @@ def test_at_other_thresholds_the_same_post_processing_is_scored(blobs):
             assert table.average_precision_50[threshold] == average_precision
 
 
-def test_scores_and_pictures_follow_the_stored_labels_whatever_made_them(tmp_path):
-    """The network sees two cells as one. Another method may part them, and they still touch."""
+def test_scores_and_pictures_use_stored_labels_of_another_method(tmp_path):
+    """The prediction merges two cells. Another method separates them, although they touch."""
     labels, probability = np.zeros((SIDE, SIDE), np.uint32), np.full((SIDE, SIDE), 0.1, np.float32)
     labels[10:50, 10:30], labels[10:50, 30:50] = 1, 2
     probability[labels > 0] = 0.9
@@ -187,7 +187,7 @@ def test_scores_and_pictures_follow_the_stored_labels_whatever_made_them(tmp_pat
     assert after["scores"]["rand_error"] > 0.3
 
 
-def test_a_cell_taken_out_of_the_file_is_missing_everywhere(blobs):
+def test_cell_removed_from_the_file_is_missing_everywhere(blobs):
     make_labels(blobs)
     labels = np.zeros((SIDE, SIDE), np.uint32)
     labels[SMALL] = 3
@@ -201,7 +201,7 @@ def test_a_cell_taken_out_of_the_file_is_missing_everywhere(blobs):
     assert count_shown(read_panel(blobs / "unannotated.png", -1)) == 1
 
 
-def test_a_segmentation_of_another_volume_is_refused(blobs):
+def test_segmentation_of_another_volume_is_rejected(blobs):
     make_labels(blobs)
     replace_labels(blobs, np.zeros((SIDE, SIDE - 1), np.uint32))
     made_from = [blobs / name for name in ("prediction.h5", "segmentation.h5", "unet.json", "out")]

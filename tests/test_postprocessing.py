@@ -1,3 +1,5 @@
+"""Test the choice of the post-processing on cells that only a high threshold separates."""
+
 import json
 
 import numpy as np
@@ -11,9 +13,9 @@ from pipeline_lib.stages.postprocessing import CRITERIA, THRESHOLDS, choose_post
 
 
 def cells_with_a_gap():
-    """Labels and probability of two cells whose membrane has a gap, which only thresholds above 0.7 close.
+    """Return labels and probability of two cells with a gap in their membrane.
 
-    Above 0.9 the cells vanish.
+    Thresholds from 0.7 on close the gap. From 0.9 on there are no cells.
     """
     labels = np.zeros((2, 20, 30), np.uint32)
     labels[:, 2:18, 2:14], labels[:, 2:18, 16:28] = 1, 2
@@ -37,14 +39,13 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("criterion", ["rand_error", "v_rand_thin", "seg"])
-def test_the_threshold_closes_the_gap_and_lies_in_the_middle_of_the_best(folder, criterion):
+def test_chosen_threshold_is_in_the_middle_of_those_that_close_the_gap(folder, criterion):
     choose_postprocessing(
         [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", criterion=criterion
     )
     found = json.loads((folder / "t.json").read_text())
-    assert (
-        found["threshold"] == 0.8
-    )  # of 0.7 (strictly above: the gap, at float32 0.7, is just below it), 0.75, 0.8, 0.85
+    # of 0.7, 0.75, 0.8 and 0.85; the gap is 0.7 in float32, which is just below 0.7 in float64
+    assert found["threshold"] == 0.8
     assert PostProcessing.read(folder / "t.json") == PostProcessing(0.8, 0)
     assert found["grid"] == list(THRESHOLDS) and max(THRESHOLDS) == 0.95
     at = dict(zip(found["grid"], found["value"], strict=True))
@@ -52,7 +53,7 @@ def test_the_threshold_closes_the_gap_and_lies_in_the_middle_of_the_best(folder,
     assert abs(at[0.5] - at[0.8]) > 0.2 and abs(at[0.95] - at[0.8]) > 0.2
 
 
-def test_components_below_the_minimum_size_do_not_count_in_the_choice(folder):
+def test_choice_ignores_components_below_the_minimum_size(folder):
     best = []
     for size in (0, 10_000):
         choose_postprocessing(
@@ -90,14 +91,14 @@ def test_values_are_means_over_the_sections_of_all_volumes(folder, criterion):
     assert json.loads((folder / "t.json").read_text())["value"] == np.mean(values, axis=0).tolist()
 
 
-def test_memory_gb_must_have_room_for_a_section(folder):
+def test_memory_for_less_than_one_section_is_rejected(folder):
     with pytest.raises(InputError, match=r"`memory_gb` is 0\.2"):
         choose_postprocessing(
             [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", memory_gb=0.2
         )
 
 
-def test_an_unknown_criterion_names_the_known(folder):
+def test_error_for_an_unknown_criterion_lists_the_known_ones(folder):
     with pytest.raises(InputError, match="found `dice`, expected one of rand_error, v_rand_thin, seg"):
         choose_postprocessing(
             [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", criterion="dice"

@@ -1,4 +1,4 @@
-"""The table of scores at the chosen thresholds, and its spread, by hand."""
+"""Compare the scores at the chosen thresholds, and their spread, with a simple calculation."""
 
 from itertools import product
 
@@ -14,7 +14,7 @@ THRESHOLDS = {"unet": 0.3, "unet-seed2": 0.7, "unet-seed5": 0.85, "constant": 0.
 
 
 def tidy(networks=THRESHOLDS, splits=("validation", "test"), volumes=3):
-    """Random scores at the challenge's thresholds and at two more, 0.3 almost being one of the former."""
+    """Return random scores at the challenge's thresholds and at 0.3 and 0.85; 0.3 is nearly one of them."""
     at = [*CHALLENGE_THRESHOLDS, 0.3, 0.85]
     keys = product(splits, range(volumes), networks, [0], ["seg", "rand_error"], at)
     table = pd.DataFrame(keys, columns=["split", "volume", "network", "fold", "metric", "threshold"])
@@ -23,7 +23,7 @@ def tidy(networks=THRESHOLDS, splits=("validation", "test"), volumes=3):
     return table[COLUMNS]
 
 
-def test_threshold_is_the_one_chosen_for_the_network_though_another_differs_in_the_last_digit():
+def test_rows_are_at_the_chosen_threshold_and_not_at_one_that_differs_in_the_last_digit():
     rows = at_chosen_threshold(tidy(), THRESHOLDS)
     assert 0.30000000000000004 in tidy().threshold.to_numpy()
     assert dict(zip(rows.network, rows.threshold, strict=True)) == THRESHOLDS
@@ -31,7 +31,7 @@ def test_threshold_is_the_one_chosen_for_the_network_though_another_differs_in_t
     assert len(rows) == 2 * 3 * 4 * 2
 
 
-def test_a_threshold_that_lost_its_last_digits_is_found_beside_one_that_did_not():
+def test_chosen_threshold_with_rounded_digits_selects_the_nearest_one():
     rows = at_chosen_threshold(tidy(), {"unet": 0.85, "constant": 0.2 + 1e-12})
     assert dict(zip(rows.network, rows.threshold, strict=True)) == {"unet": 0.85, "constant": 0.2}
 
@@ -40,7 +40,7 @@ def test_networks_without_a_threshold_are_left_out():
     assert {*at_chosen_threshold(tidy(), {"constant": 0.2}).network} == {"constant"}
 
 
-def test_spread_is_that_of_the_means_over_volumes_of_each_training(tmp_path):
+def test_spread_is_over_the_mean_of_each_training(tmp_path):
     networks = ("unet", "unet-seed2", "unet-seed5")
     table = tidy()
     table.to_csv(tmp_path / "scores.csv", index=False)
@@ -66,7 +66,7 @@ def test_spread_is_that_of_the_means_over_volumes_of_each_training(tmp_path):
         np.testing.assert_allclose(numbers, expected, rtol=1e-12)
 
 
-def test_scores_that_some_seeds_do_not_have_are_counted_out():
+def test_spread_ignores_seeds_without_a_score():
     table = at_chosen_threshold(tidy(["unet", "unet-seed2", "unet-seed5"]), THRESHOLDS)
     table.loc[(table.metric == "seg") & (table.network != "unet"), "value"] = np.nan
     found = spread(table).set_index(["split", "metric"])

@@ -174,7 +174,7 @@ def test_above_is_the_comparison_in_float64(threshold, value):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"threshold": 0.5}, "has no `minimum_size`: written by another version"),
+        ({"threshold": 0.5}, r"has no `minimum_size`\. It was written by another version"),
         ([0.5], "has no `threshold`"),
         ({"threshold": 1.0, "minimum_size": 0}, r"`threshold`: found 1\.0, expected a number of at least 0"),
         ({"threshold": "high", "minimum_size": 0}, "`threshold`: found 'high'"),

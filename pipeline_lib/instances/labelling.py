@@ -1,9 +1,9 @@
-"""Connected components of sections of any size: block by block, or band by band in several jobs.
+"""Connected components of sections of any size, block by block, or band by band in several jobs.
 
-Each block is labelled by itself; what it sees of a component is a *piece*. Pieces that meet at block borders
-are joined by union-find into components, and these are numbered as in a whole section: by their first pixel,
-columns outer, rows inner. In memory are one block, the borders of all, and tables with a row for each piece
-of a section.
+Each block is labelled separately. The part of a component that is in one block is a *piece*. Pieces that
+touch at the borders of blocks are joined into components by union-find. Components are numbered as in a whole
+section: by their first pixel, with columns in the outer and rows in the inner loop. Memory holds one block,
+the borders of blocks, and tables with one row for each piece of a section.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -26,19 +25,27 @@ from pipeline_lib.kernels.components import padded_components, root
 from pipeline_lib.kernels.sections import padded, unpadded
 from pipeline_lib.memory import PROCESS_BYTES
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Stored
 
-BYTES_PER_PIECE = 100  # of the tables while they are joined; 95 to 106 were measured
+BYTES_PER_PIECE = 100  # memory of the tables while they are joined; 95 to 106 were measured
 
-Read = Callable[[int, slice, slice], np.ndarray]  # section, rows, columns -> (h, w)
+Read = Callable[[int, slice, slice], np.ndarray]  # number of the section, rows, columns -> (y, x) array
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """What one job knows of the pieces 1..p of a section, or of its band of rows.
+    """Tables of the pieces 1..p and components 1..c of a section, or of one job's band of rows of it.
 
-    They belong to its components 1..c; index 0 is the background. `component` (p + 1,) uint32 is that of each
-    piece. `first` (c + 1,) int64 is the place of a component's first pixel, x * rows + y within the band;
-    `size` (c + 1,) int64 its number of px.
+    Index 0 of each table is the background.
+
+    Parameters
+    ----------
+    component : (p + 1,) array of uint32
+        Component that each piece belongs to.
+    first : (c + 1,) array of int64
+        Position of the first pixel of each component: x * rows + y, where rows is the height of the band.
+    size : (c + 1,) array of int64
+        Size of each component (px).
     """
 
     component: np.ndarray
@@ -46,17 +53,57 @@ class Pieces:
     size: np.ndarray
 
 
-def find_pieces(read: Read, stored: Any, z: int, *, block: int = BLOCK, memory_gb: float = 8.0) -> Pieces:
-    """Label section `z` of a volume, or of a band of its rows, block by block.
+def find_pieces(
+    read: Read,
+    stored: np.ndarray | h5py.Dataset,
+    z: int,
+    *,
+    block: int = BLOCK,
+    memory_gb: float = 8.0,
+) -> Pieces:
+    """Label one section of a volume, or of a band of its rows, block by block.
 
-    `read` gives the foreground (bool, or uint8 not 0). `stored` (z, y, x; numpy or h5py) takes the pieces,
-    uint32, numbered from 1 in the order of the blocks. Raises `InputError` where the tables of so many take
-    more than `memory_gb`.
+    Parameters
+    ----------
+    read : callable
+        Takes the number of the section, rows and columns (slices), and returns the foreground of this region
+        (bool, or uint8 that is not 0).
+    stored : (z, y, x) array of uint32 or HDF5 dataset
+        Output: the pieces of section `z`, numbered from 1 in the order of the blocks; 0 = background.
+    z : int
+        Number of the section.
+    block : int
+        Side of the blocks that are in memory one at a time (px).
+    memory_gb : float
+        Limit for the tables of the pieces (GB).
+
+    Returns
+    -------
+    Pieces
+        Tables of the pieces, joined within this section or band.
+
+    Raises
+    ------
+    InputError
+        If the tables need more than `memory_gb`.
+
+    Examples
+    --------
+    Blocks of 2 px cut the only component into two pieces.
+
+    >>> foreground = np.array([[[1, 1, 1], [0, 0, 1]]], bool)
+    >>> pieces = np.zeros((1, 2, 3), np.uint32)
+    >>> found = find_pieces(lambda z, rows, columns: foreground[z, rows, columns], pieces, 0, block=2)
+    >>> pieces[0]
+    array([[1, 1, 2],
+           [0, 0, 2]], dtype=uint32)
+    >>> found.component, found.size
+    (array([0, 1, 1], dtype=uint32), array([0, 4]))
     """
     shape = stored.shape[1:]
-    first, size, meeting = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], []
-    above = np.zeros(shape[1], np.uint32)  # the last row of the blocks above
-    left = np.zeros(0, np.uint32)  # the last column of the block to the left
+    first, size, contacts = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], []
+    above = np.zeros(shape[1], np.uint32)  # last row of the blocks above
+    left = np.zeros(0, np.uint32)  # last column of the block to the left
     used = 0
     for area in blocks(shape, block):
         rows, columns = area.write
@@ -68,13 +115,13 @@ def find_pieces(read: Read, stored: Any, z: int, *, block: int = BLOCK, memory_g
         size.append(np.zeros(count, np.int64))
         _measure(labels, used, columns.start * shape[0] + rows.start, shape[0], first[-1], size[-1])
         if rows.start:
-            meeting.append(_touching(above[columns], inside[:, 0]))
+            contacts.append(_touching(above[columns], inside[:, 0]))
         if columns.start:
-            meeting.append(_touching(left, inside[0]))
+            contacts.append(_touching(left, inside[0]))
         above[columns], left = inside[:, -1], inside[-1].copy()
         stored[z, rows, columns] = unpadded(labels)
         used += count
-    return _join(_joined(first), _joined(size), meeting)
+    return _join(_joined(first), _joined(size), contacts)
 
 
 def number_components(
@@ -85,11 +132,33 @@ def number_components(
     minimum_size: int = 0,
     before: int = 0,
 ) -> tuple[list[np.ndarray], int]:
-    """The label of each piece of a section, for each band (p + 1,) uint32, and the last label given.
+    """Join the components of a section across its bands, and number them.
 
-    `bands` lie one below the other and have `heights` rows; of each two, `seams` holds the pieces in the last
-    row of the upper and the first row of the lower. Components below `minimum_size` px get 0, the others are
-    numbered from `before` + 1. Raises `InputError` where uint32 does not hold their number.
+    Parameters
+    ----------
+    bands : sequence of Pieces
+        Tables of the bands of the section, from top to bottom; a single one for a whole section.
+    heights : sequence of int
+        Number of rows of each band.
+    seams : sequence of tuple of array
+        For each two neighbouring bands, the pieces in the last row of the upper band and those in the first
+        row of the lower band.
+    minimum_size : int
+        Components with fewer pixels get the label 0 (px).
+    before : int
+        Last label of the sections before; the first label is `before` + 1.
+
+    Returns
+    -------
+    list of (p + 1,) array of uint32
+        For each band, the label of each piece; index 0 is the background.
+    int
+        The last label, or `before` if there is no component.
+
+    Raises
+    ------
+    InputError
+        If there are more components than uint32 can number.
     """
     offsets = np.cumsum([0, *(len(band.size) - 1 for band in bands)])
     joined = _join_bands(bands, heights, seams, offsets) if len(bands) > 1 else _unjoined(bands[0])
@@ -106,7 +175,7 @@ def number_components(
 
 
 def _unjoined(band: Pieces) -> Pieces:
-    """The components of a single band, each a piece of its own."""
+    """Return the components of a single band as pieces that are already joined."""
     return Pieces(np.arange(len(band.size), dtype=np.uint32), band.first, band.size)
 
 
@@ -116,36 +185,70 @@ def _join_bands(
     seams: Sequence[tuple[np.ndarray, np.ndarray]],
     offsets: np.ndarray,
 ) -> Pieces:
-    """The components of a section, whose pieces are those of its bands, numbered on by `offsets`."""
+    """Join the components of the bands of a section; those of each band are numbered from its offset."""
     height = sum(heights)
-    first, size, meeting = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], []
+    first, size, contacts = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], []
     for i, (band, rows) in enumerate(zip(bands, heights, strict=True)):
         x, y = np.divmod(band.first[1:], rows)
         first.append(x * height + y + sum(heights[:i]))
         size.append(band.size[1:])
     for i, seam in enumerate(seams):
         pairs = zip(_touching(*seam), bands[i : i + 2], offsets[i : i + 2], strict=True)
-        meeting.append(np.stack([band.component[pieces] + offset for pieces, band, offset in pairs]))
-    return _join(_joined(first), _joined(size), meeting)
+        contacts.append(np.stack([band.component[pieces] + offset for pieces, band, offset in pairs]))
+    return _join(_joined(first), _joined(size), contacts)
 
 
 class Labels:
-    """Labels (z, y, x) uint32, made from pieces when they are read: by `read`, or at [z, rows, columns].
+    """Labels (z, y, x) that are computed from pieces when a region is read.
 
-    `pieces` is an array or an HDF5 dataset. `number` returns the label of each piece of a section; the
-    table of the section last read is kept.
+    Read a region by `read`, or as `labels[z, rows, columns]`. The table of the section that was read last is
+    kept in memory.
+
+    Parameters
+    ----------
+    pieces : (z, y, x) array of uint32 or HDF5 dataset
+        Pieces, as stored by `find_pieces`.
+    number : callable
+        Takes the number of a section and returns the label of each of its pieces, as `number_components`.
     """
 
-    def __init__(self, pieces: Any, number: Callable[[int], np.ndarray]) -> None:
+    def __init__(self, pieces: Stored, number: Callable[[int], np.ndarray]) -> None:
         self.pieces, self.shape, self.dtype = pieces, pieces.shape, pieces.dtype
         self.table = lru_cache(maxsize=1)(number)
 
     @classmethod
     def of(cls, pieces: h5py.Dataset, numbers: h5py.Group) -> Labels:
-        """Return the labels of pieces in a file, whose tables are in one group for each section."""
+        """Return the labels of the pieces in a file.
+
+        Parameters
+        ----------
+        pieces : h5py.Dataset
+            Pieces (z, y, x).
+        numbers : h5py.Group
+            Has one group for each section, by its number, with the label of each piece.
+
+        Returns
+        -------
+        Labels
+            The labels, which can be read while the files are open.
+        """
         return cls(pieces, lambda z: numbers[str(z)][layout.NUMBER.name][:])
 
     def read(self, z: int, rows: slice, columns: slice) -> np.ndarray:
+        """Return the labels of a region of one section.
+
+        Parameters
+        ----------
+        z : int
+            Number of the section.
+        rows, columns : slice
+            Region of the section.
+
+        Returns
+        -------
+        (y, x) array of uint32
+            Labels of the region, 0 = background.
+        """
         return self.table(z)[self.pieces[z, rows, columns]]
 
     def __getitem__(self, region: tuple[int, slice, slice]) -> np.ndarray:
@@ -156,21 +259,47 @@ class Labels:
 def labelled(
     read: Read,
     shape: tuple[int, int, int],
-    beside: Path,
+    output: Path,
     *,
     minimum_size: int = 0,
     block: int = BLOCK,
     memory_gb: float = 8.0,
 ) -> Iterator[tuple[Labels, int]]:
-    """Yield the labels of a volume of `shape` (z, y, x), numbered through, and how many there are.
+    """Yield the connected components of a volume, numbered through all its sections, and their number.
 
-    `read` gives the foreground (bool, or uint8 not 0). Components below `minimum_size` px are left out. The
-    pieces of a volume with more pixels than a block are in a temporary file `beside` the one that the labels
-    are for. Raises `InputError` as `find_pieces` does.
+    The pieces of a volume with more pixels than one block are in a temporary file, which is removed on exit.
+
+    Parameters
+    ----------
+    read : callable
+        Takes the number of a section, rows and columns (slices), and returns the foreground of this region
+        (bool, or uint8 that is not 0).
+    shape : tuple of int
+        Shape (z, y, x) of the volume.
+    output : Path
+        File that the labels are for. The temporary file is in the same folder.
+    minimum_size : int
+        Components with fewer pixels are left out (px).
+    block : int
+        Side of the blocks that are in memory one at a time (px). It does not change the labels.
+    memory_gb : float
+        Limit for the tables of the pieces of one section (GB).
+
+    Yields
+    ------
+    labels : Labels
+        The labels, uint32, 0 = background.
+    count : int
+        Number of labels.
+
+    Raises
+    ------
+    InputError
+        If the tables need more than `memory_gb`, or there are more components than uint32 can number.
     """
 
-    def number(pieces: Any, keep: Callable[[int, np.ndarray], None]) -> int:
-        """Fill `pieces`, keep the table of each section, and return the number of labels."""
+    def number(pieces: np.ndarray | h5py.Dataset, keep: Callable[[int, np.ndarray], None]) -> int:
+        """Fill `pieces`, pass the table of each section to `keep`, and return the number of labels."""
         count = 0
         for z in range(shape[0]):
             found = find_pieces(read, pieces, z, block=block, memory_gb=memory_gb)
@@ -179,11 +308,12 @@ def labelled(
         return count
 
     if math.prod(shape) <= block**2:
-        pieces, tables = np.empty(shape, np.uint32), {}
+        pieces = np.empty(shape, np.uint32)
+        tables: dict[int, np.ndarray] = {}
         count = number(pieces, tables.__setitem__)
         yield Labels(pieces, tables.__getitem__), count
         return
-    path = beside.with_name(f".{beside.stem}.pieces.h5")
+    path = output.with_name(f".{output.stem}.pieces.h5")
     try:
         with layout.create(path, {}) as file:
 
@@ -198,40 +328,42 @@ def labelled(
 
 
 def _require_memory(pieces: int, memory_gb: float) -> None:
+    """Raise `InputError` if the tables of so many pieces need more than `memory_gb`."""
     needed = PROCESS_BYTES + pieces * BYTES_PER_PIECE
     if needed > memory_gb * 1e9:
         raise InputError(
-            f"{pieces:,} connected components and more in one section take {needed / 1e9:.1f} GB, but "
-            f"`memory_gb` is {memory_gb:g}: what is labelled is probably noise. Look at the annotation or "
-            "the prediction, or raise `memory_gb`."
+            f"a section has at least {pieces:,} connected components, which need {needed / 1e9:.1f} GB, but "
+            f"`memory_gb` is {memory_gb:g}. So many are usually noise: check the annotation or the "
+            "prediction, or raise `memory_gb`."
         )
 
 
 def _require_uint32(count: int) -> None:
+    """Raise `InputError` if uint32 cannot number so many components."""
     if count >= 2**32:
         raise InputError(
-            f"{count} connected components, more than 32 bits can number: what is labelled is noise. Raise "
-            "`segmentation.minimum_size`, or look at the annotation or the prediction."
+            f"the volume has at least {count} connected components, but the largest label is {2**32 - 1}. So "
+            "many are noise: raise `segmentation.minimum_size`, or check the annotation or the prediction."
         )
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """The arrays in a list as one; the list is emptied, for there may be gigabytes of them."""
+    """Join the arrays of a list. The list is emptied, because the arrays can need gigabytes."""
     whole = np.concatenate(parts)
     parts.clear()
     return whole
 
 
 def _touching(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The pairs (2, n) of pieces that face each other in two lines of pixels."""
+    """Return the pairs (2, n) of pieces that touch in two neighbouring lines of pixels."""
     both = (one > 0) & (other > 0)
     return np.stack([one[both], other[both]])
 
 
-def _join(first: np.ndarray, size: np.ndarray, meeting: Sequence[np.ndarray]) -> Pieces:
-    """Components of pieces, of which pairs are `meeting`; `first` and `size` are overwritten."""
+def _join(first: np.ndarray, size: np.ndarray, contacts: Sequence[np.ndarray]) -> Pieces:
+    """Join pieces that are in pairs of `contacts` into components; `first` and `size` are overwritten."""
     parent = np.arange(len(first))
-    for pairs in meeting:
+    for pairs in contacts:
         _unite(parent, pairs)
     component = np.zeros(len(first), np.uint32)
     count = _collect(parent, component, first, size)
@@ -239,14 +371,16 @@ def _join(first: np.ndarray, size: np.ndarray, meeting: Sequence[np.ndarray]) ->
 
 
 @compiled
-def _measure(labels, used, start, height, first, size):
-    """Number the pieces of a padded block on from `used`; find their first pixels and sizes."""
+def _measure(
+    labels: np.ndarray, used: int, start: int, height: int, first: np.ndarray, size: np.ndarray
+) -> None:
+    """Number the pieces of a padded block from `used` + 1; fill in their first pixels and sizes."""
     seen = 0
     for x in range(1, labels.shape[0] - 1):
         for y in range(1, labels.shape[1] - 1):
             label = labels[x, y]
             if label:
-                if label > seen:  # the kernel numbers them in this order
+                if label > seen:  # the first pixel of this piece: labels are in scan order
                     first[seen] = start + (x - 1) * height + y - 1
                     seen = label
                 size[label - 1] += 1
@@ -254,16 +388,16 @@ def _measure(labels, used, start, height, first, size):
 
 
 @compiled
-def _unite(parent, pairs):
-    """Join the trees of each pair; the smaller root wins, so that a parent comes before its children."""
+def _unite(parent: np.ndarray, pairs: np.ndarray) -> None:
+    """Join the trees of each pair; the smaller root becomes the parent, so parents precede children."""
     for i in range(pairs.shape[1]):
         one, other = root(parent, pairs[0, i]), root(parent, pairs[1, i])
         parent[max(one, other)] = min(one, other)
 
 
 @compiled
-def _collect(parent, component, first, size):
-    """Number the trees, and gather what is known of their pieces at the front of `first` and `size`."""
+def _collect(parent: np.ndarray, component: np.ndarray, first: np.ndarray, size: np.ndarray) -> int:
+    """Number the trees, and collect their first pixels and sizes at the start of `first` and `size`."""
     count = 0
     for piece in range(1, parent.size):
         if parent[piece] == piece:

@@ -1,8 +1,8 @@
-"""The post-processing: how a cell probability becomes instances.
+"""Post-processing: from a cell probability to instance labels.
 
-`instances` and `instances_by_block` are the only two ways in, and give the same labels: the first for a
-section that is held as a whole, the second for volumes of any size. Jobs that share a volume take the steps
-of the second one by one (labelling.py).
+There are two functions, which return the same labels: `instances` for one section in memory, and
+`instances_by_block` for volumes of any size. Jobs that share a volume use the steps of the second separately
+(labelling.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,13 +19,14 @@ from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.kernels.components import connected_components
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
+from pipeline_lib.runtime.types import Stored
 
 
 @dataclass(frozen=True)
 class PostProcessing:
-    """How the instances of a model are made from its cell probability.
+    """Settings that turn the cell probability of a model into instances.
 
-    The 4-connected components of the pixels above the threshold, in each section by itself, without those
+    Instances are the 4-connected components of the pixels above the threshold in each section, without those
     that are too small.
 
     Parameters
@@ -34,38 +34,40 @@ class PostProcessing:
     threshold : float
         Pixels belong to a cell if their cell probability is above it. At least 0 and below 1.
     minimum_size : int
-        Smaller components are removed (px).
+        Components with fewer pixels are removed (px).
 
     Raises
     ------
     InputError
-        If a value is of another type or outside its range.
+        If a value has the wrong type or is outside its range.
     """
 
     threshold: float
     minimum_size: int = 0
 
     def __post_init__(self) -> None:
-        for name, kind, expected, fits in (
-            ("threshold", (int, float), "a number of at least 0 and below 1", lambda value: 0 <= value < 1),
-            ("minimum_size", int, "an integer of at least 0", lambda value: value >= 0),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, kind) or not fits(value):
-                raise InputError(f"`{name}`: found {value!r}, expected {expected}.")
+        if not (_is_number(self.threshold, (int, float)) and 0 <= self.threshold < 1):
+            raise InputError(
+                f"`threshold`: found {self.threshold!r}, expected a number of at least 0 and below 1."
+            )
+        if not (_is_number(self.minimum_size, int) and self.minimum_size >= 0):
+            raise InputError(
+                f"`minimum_size`: found {self.minimum_size!r}, expected an integer of at least 0."
+            )
 
     @classmethod
     def read(cls, path: Path) -> PostProcessing:
-        """Read the JSON file that the stage `choose_postprocessing` wrote.
+        """Read the settings from the JSON file of the stage `choose_postprocessing`.
 
         Parameters
         ----------
         path : Path
-            The file; what else it holds is ignored.
+            File to read. Other values in it are ignored.
 
         Returns
         -------
         PostProcessing
+            The settings in the file.
 
         Raises
         ------
@@ -77,20 +79,45 @@ class PostProcessing:
         for name in names:
             if not isinstance(content, dict) or name not in content:
                 raise InputError(
-                    f"{path}: has no `{name}`: written by another version of bordure. Delete it and run the "
-                    "workflow again."
+                    f"{path}: has no `{name}`. It was written by another version of bordure; delete it and "
+                    "run the workflow again."
                 )
         try:
             return cls(**{name: content[name] for name in names})
         except InputError as error:
-            raise InputError(f"{path}: {error} Correct it, or delete the file and run again.") from error
+            raise InputError(
+                f"{path}: {error} Correct it, or delete the file and run the workflow again."
+            ) from error
 
     def foreground(self, cell_probability: np.ndarray) -> np.ndarray:
-        """Return which pixels belong to a cell; bool, any shape."""
+        """Return which pixels belong to a cell.
+
+        Parameters
+        ----------
+        cell_probability : array of float
+            Cell probability of any shape, 0..1.
+
+        Returns
+        -------
+        array of bool
+            True where the probability is above the threshold; the comparison is in float64 (`above`).
+        """
         return above(cell_probability, self.threshold)
 
-    def read_foreground(self, cell_probability: Any) -> Read:
-        """Return a function of section, rows and columns that reads them from a probability (z, y, x)."""
+    def read_foreground(self, cell_probability: Stored) -> Read:
+        """Return a function that reads the foreground of a region from a probability map.
+
+        Parameters
+        ----------
+        cell_probability : (z, y, x) array or HDF5 dataset
+            Cell probability, 0..1.
+
+        Returns
+        -------
+        callable
+            Takes the number of a section, rows and columns (slices), and returns which pixels of the region
+            belong to a cell (bool).
+        """
         return lambda z, rows, columns: self.foreground(cell_probability[z, rows, columns])
 
 
@@ -102,17 +129,23 @@ def instances(
     Parameters
     ----------
     cell_probability : (y, x) array of float
+        Cell probability of the section, 0..1.
     post_processing : PostProcessing
+        Threshold and minimum size.
     components : (y, x) array of int32, optional
-        The 4-connected components of the pixels above the threshold, if they are known already.
+        The 4-connected components of the pixels above the threshold, if they are already known. By default
+        they are computed.
 
     Returns
     -------
     (y, x) array of int32
-        0 = background, 1..n = instances, ordered by their first pixel, columns outer, rows inner.
+        0 = background, 1..n = instances, ordered by their first pixel, with columns in the outer and rows in
+        the inner loop.
 
     Examples
     --------
+    The single pixel at the upper right is smaller than the minimum size.
+
     >>> instances(np.array([[0.9, 0.2, 0.9], [0.9, 0.2, 0.3]]), PostProcessing(threshold=0.5, minimum_size=2))
     array([[1, 0, 0],
            [1, 0, 0]], dtype=int32)
@@ -125,41 +158,44 @@ def instances(
 
 
 def instances_by_block(
-    cell_probability: Any,
+    cell_probability: Stored,
     post_processing: PostProcessing,
-    beside: Path,
+    output: Path,
     *,
     block: int = BLOCK,
     memory_gb: float = 8.0,
 ) -> AbstractContextManager[tuple[Labels, int]]:
-    """Return the instances of a volume of any size, as a context manager.
+    """Return a context manager for the instances of a volume of any size.
 
     Parameters
     ----------
     cell_probability : (z, y, x) array or HDF5 dataset
+        Cell probability, 0..1.
     post_processing : PostProcessing
-    beside : Path
-        The file that the labels are for; a temporary file lies beside it.
+        Threshold and minimum size.
+    output : Path
+        File that the labels are for. A temporary file is in the same folder until the context ends.
     block : int
         Side of the blocks that are in memory one at a time (px). It does not change the labels.
     memory_gb : float
-        Limit for the tables of the components.
+        Limit for the tables of the components of one section (GB).
 
     Returns
     -------
-    context manager of (Labels, int)
-        The labels, uint32, those of `instances` in each section but numbered through the volume; and how many
-        there are.
+    context manager
+        It yields the labels and their number (`Labels`, int). The labels are uint32 and those of `instances`
+        in each section, but numbered through the volume.
 
     Raises
     ------
     InputError
-        If the volume has more components than `memory_gb` holds tables of.
+        If the tables need more than `memory_gb`, or there are more components than uint32 can number.
     """
+    sections, height, width = cell_probability.shape
     return labelled(
         post_processing.read_foreground(cell_probability),
-        cell_probability.shape,
-        beside,
+        (sections, height, width),
+        output,
         minimum_size=post_processing.minimum_size,
         block=block,
         memory_gb=memory_gb,
@@ -167,23 +203,65 @@ def instances_by_block(
 
 
 def above(cell_probability: np.ndarray, threshold: float) -> np.ndarray:
-    """Return where floats exceed `threshold`, compared in float64 as the challenge did; bool, any shape.
+    """Return where a probability is above a threshold, compared in float64 as in the challenge.
 
-    A float32 0.7 is not the 0.7 of the setting. Nothing is copied to float64 for that: a float32 exceeds the
-    setting if it exceeds the largest float32 that does not (`largest_not_above`).
+    The comparison matters for ties: 0.7 in float32 is not 0.7 in float64. Nothing is converted to float64;
+    a float32 is above the threshold if it is above the largest float32 that is not (`largest_not_above`).
+
+    Parameters
+    ----------
+    cell_probability : array of float
+        Cell probability of any shape.
+    threshold : float
+        Threshold.
+
+    Returns
+    -------
+    array of bool
+        Array of the same shape.
+
+    Examples
+    --------
+    In float32, 0.7 is slightly smaller than in float64, and 0.3 is slightly larger.
+
+    >>> above(np.array([0.7], np.float32), 0.7), above(np.array([0.3], np.float32), 0.3)
+    (array([False]), array([ True]))
     """
     return cell_probability > largest_not_above(threshold, cell_probability.dtype)
 
 
-def largest_not_above(threshold: float, dtype: np.dtype) -> np.floating:
-    """Return the largest value of `dtype` that does not exceed `threshold`."""
+def largest_not_above(threshold: float, dtype: np.dtype[np.floating] | type[np.floating]) -> np.floating:
+    """Return the largest number of a floating-point type that is not above a threshold.
+
+    Parameters
+    ----------
+    threshold : float
+        Threshold, in float64.
+    dtype : dtype-like
+        Floating-point type, for instance float32.
+
+    Returns
+    -------
+    np.floating
+        Number of this type.
+
+    Examples
+    --------
+    >>> float(largest_not_above(0.3, np.float32)) < 0.3 < float(np.float32(0.3))
+    True
+    """
     largest = np.dtype(dtype).type(threshold)
     return np.nextafter(largest, -np.inf, dtype=dtype) if float(largest) > threshold else largest
 
 
+def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
+    """Return whether a value is a number of this kind; bool, which Python counts as int, is not."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 @compiled
-def _without_small(labels, minimum_size):
-    """`labels` 1..n (flat, int32) without those of fewer than `minimum_size` px, the others renumbered."""
+def _without_small(labels: np.ndarray, minimum_size: int) -> np.ndarray:
+    """Remove labels 1..n (flat, int32) with fewer than `minimum_size` px and renumber the others."""
     size = np.zeros(labels.max() + 1, np.int64)
     for label in labels:
         size[label] += 1

@@ -1,7 +1,8 @@
-"""Blocks, which a stage holds in memory one at a time, and parts, which are one job's share of a volume.
+"""Blocks and parts of a volume, as integer geometry in pixels (px).
 
-Pure integer geometry in pixels (px). A block is written by itself and may be read with a halo, the
-surroundings that its result depends on; at the section's edges there is none.
+A *block* is the region that a stage holds in memory at a time. Each block is written separately. It can be
+read with a *halo*: the surrounding pixels that its result depends on. At the edges of the section there is no
+halo. A *part* is one job's share of a volume.
 """
 
 from __future__ import annotations
@@ -10,15 +11,22 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-BLOCK = 2048  # px, side of a square block: 4 million pixels, some hundred megabytes in the hungriest stage
-ALIGNMENT = 128  # px; blocks begin where the chunks of HDF5 files do, so that each chunk is written once
+BLOCK = 2048  # px, side of a square block: 4 million pixels, a few hundred megabytes in the largest stage
+ALIGNMENT = 128  # px; blocks start at the borders of HDF5 chunks, so that each chunk is written once
 
 
 @dataclass(frozen=True)
 class Block:
-    """What to `read` of a section, to `crop` from what was computed there, and to `write`.
+    """A region of a section to compute: what to read, what to keep of the result, and where to write it.
 
-    Each is a pair of slices, of rows and of columns; `crop` is relative to `read`.
+    Parameters
+    ----------
+    read : tuple of slice
+        Rows and columns to read: the block and its halo.
+    crop : tuple of slice
+        Rows and columns to keep of what was computed from the region read, relative to `read`.
+    write : tuple of slice
+        Rows and columns of the section that the kept result belongs to: the block itself.
     """
 
     read: tuple[slice, slice]
@@ -27,8 +35,24 @@ class Block:
 
 
 def blocks(shape: tuple[int, int], side: int = BLOCK, halo: int = 0) -> Iterator[Block]:
-    """Cover a section of `shape` (y, x) by blocks of `side` x `side` px, row by row; the last are smaller.
+    """Yield square blocks that cover a section, row by row.
 
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape (y, x) of the section (px).
+    side : int
+        Side of a block (px). Blocks at the end of a row or column can be smaller.
+    halo : int
+        Width of the surrounding to read with each block (px).
+
+    Yields
+    ------
+    Block
+        Regions whose `write` parts cover each pixel exactly once.
+
+    Examples
+    --------
     >>> [block.read for block in blocks((3, 5), side=3, halo=1)]
     [(slice(0, 3, None), slice(0, 4, None)), (slice(0, 3, None), slice(2, 5, None))]
     """
@@ -40,19 +64,41 @@ def blocks(shape: tuple[int, int], side: int = BLOCK, halo: int = 0) -> Iterator
 
 @dataclass(frozen=True)
 class Part:
-    """One job's share of a volume: some of its sections, or some rows of one, over the whole width."""
+    """One job's share of a volume: several whole sections, or a band of rows of one section.
+
+    Parameters
+    ----------
+    sections : slice
+        Sections of the part.
+    rows : slice
+        Rows of these sections. A part always has the whole width.
+    """
 
     sections: slice
     rows: slice
 
 
 def parts(shape: tuple[int, int, int], number: int) -> list[Part]:
-    """Cut a volume of `shape` (z, y, x) into about `number` parts of about one size.
+    """Divide a volume into about `number` parts of similar size.
 
-    Whole sections as long as there are enough of them; else each section into bands of rows, which begin
-    where blocks may. There are fewer than `number` where the volume has no more rows to share out, and more
-    where it does not divide otherwise.
+    If the volume has at least `number` sections, parts are whole sections. Otherwise each section is divided
+    into bands of rows, which start at multiples of `ALIGNMENT`. All sections get the same number of bands, so
+    there can be more parts than `number`. There can be fewer, because bands have at least `ALIGNMENT` rows.
 
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape (z, y, x) of the volume (px).
+    number : int
+        Desired number of parts.
+
+    Returns
+    -------
+    list of Part
+        Parts in the order of sections and rows. Together they cover the volume exactly once.
+
+    Examples
+    --------
     >>> parts((1, 1000, 500), 3)  # doctest: +NORMALIZE_WHITESPACE
     [Part(sections=slice(0, 1, None), rows=slice(0, 384, None)),
      Part(sections=slice(0, 1, None), rows=slice(384, 768, None)),
@@ -72,6 +118,7 @@ def parts(shape: tuple[int, int, int], number: int) -> list[Part]:
 
 
 def _spans(size: int, side: int, halo: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Yield what to read, crop and write along one axis of `size` px."""
     for start in range(0, size, side):
         stop = min(start + side, size)
         first, last = max(start - halo, 0), min(stop + halo, size)

@@ -1,4 +1,4 @@
-"""Connected components of a section."""
+"""Connected components of sections."""
 
 from __future__ import annotations
 
@@ -6,14 +6,36 @@ import numpy as np
 
 from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.kernels.sections import OUTSIDE, check_shapes, padded, section, sections_of, unpadded
+from pipeline_lib.runtime.types import Stored
 
 
-def connected_components(binary: np.ndarray) -> np.ndarray:
-    """Label the 4-connected components of the non-zero pixels, each section on its own.
+def connected_components(binary: Stored) -> np.ndarray:
+    """Label the 4-connected components of each section.
 
-    binary: (z, y, x) or (y, x), any dtype. Returns int32 of the same shape: 0 = background, 1..n in every
-    section, ordered by each component's first pixel, columns outer, rows inner. Nothing is connected across
-    sections.
+    Pixels that touch only at a corner are not connected, and nothing is connected across sections.
+
+    Parameters
+    ----------
+    binary : (z, y, x) or (y, x) array
+        Binary image of any type; pixels that are not 0 are foreground.
+
+    Returns
+    -------
+    (z, y, x) or (y, x) array of int32
+        0 = background, 1..n = components. Numbering starts again in each section. Components are ordered by
+        their first pixel, with columns in the outer and rows in the inner loop.
+
+    Raises
+    ------
+    InputError
+        If the shape is not (z, y, x) or (y, x), or an axis is empty.
+
+    Examples
+    --------
+    >>> connected_components(np.array([[1, 1, 0], [0, 0, 1], [1, 0, 1]]))
+    array([[1, 1, 0],
+           [0, 0, 3],
+           [2, 0, 3]], dtype=int32)
     """
     check_shapes(binary=binary)
     labels = np.empty(binary.shape, np.int32)
@@ -23,15 +45,15 @@ def connected_components(binary: np.ndarray) -> np.ndarray:
 
 
 def padded_components(cells: np.ndarray) -> np.ndarray:
-    """Labels (int32, border `OUTSIDE`) of a padded section of uint8 0/1."""
+    """Return the labels (int32, border `OUTSIDE`) of a padded section of uint8 0/1."""
     labels = np.full(cells.shape, OUTSIDE, np.int32)
     _label(cells, labels)
     return labels
 
 
 @compiled
-def root(parent, label):
-    """Root of `label` in the union-find forest `parent`, shortening the way."""
+def root(parent: np.ndarray, label: int) -> int:
+    """Return the root of `label` in the union-find forest `parent`, and shorten the path to it."""
     while parent[label] != label:
         parent[label] = parent[parent[label]]
         label = parent[label]
@@ -39,10 +61,10 @@ def root(parent, label):
 
 
 @compiled
-def _label(cells, labels):
-    """Fill `labels` with the 4-components of the padded section `cells` in scan order (union-find)."""
+def _label(cells: np.ndarray, labels: np.ndarray) -> None:
+    """Fill `labels` with the 4-connected components of the padded section `cells` in scan order."""
     rows, columns = cells.shape
-    parent = np.empty(cells.size // 2 + 2, np.int32)  # a checkerboard has most
+    parent = np.empty(cells.size // 2 + 2, np.int32)  # the most that is possible: a checkerboard
     used = 0
     for x in range(1, rows - 1):
         for y in range(1, columns - 1):
@@ -53,7 +75,8 @@ def _label(cells, labels):
             above = labels[x, y - 1]
             if before > 0 and above > 0:
                 if before != above:
-                    # the smaller root wins: it belongs to the earlier pixel, which keeps labels in scan order
+                    # The smaller root becomes the parent: it belongs to the earlier pixel, which keeps the
+                    # labels in scan order.
                     first = root(parent, before)
                     second = root(parent, above)
                     if second < first:
@@ -75,7 +98,7 @@ def _label(cells, labels):
             count += 1
             parent[label] = count
         else:
-            parent[label] = parent[parent[label]]  # a parent comes before its children: final already
+            parent[label] = parent[parent[label]]  # already final: a parent comes before its children
     for x in range(1, rows - 1):
         for y in range(1, columns - 1):
             labels[x, y] = parent[labels[x, y]]

@@ -1,7 +1,8 @@
-"""Sections of a stack, and how the kernels see one: transposed, with one pixel of outside around it.
+"""Sections of a stack, and the padded form in which the kernels read them.
 
-The reference scans columns (x outer, y inner). On the transposed section that scan runs along memory, and the
-border lets a kernel look at all neighbours without asking where the image ends.
+The reference implementation of the scores (Fiji) scans columns: x in the outer loop, y in the inner loop. The
+kernels work on the transposed section, where this scan order is the order in memory. A border of one pixel
+around it lets them read all neighbours without checking for the edge of the image.
 """
 
 from __future__ import annotations
@@ -9,20 +10,32 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Stored
 
 LARGEST_SECTION = 2**31 - 1  # px; pixels are numbered in int32
 OUTSIDE = -1  # border of a padded label image; components are 1..n, background is 0
 
 
 class Sections:
-    """A stack of `shape` (z, y, x) whose sections are read, or made, when they are asked for."""
+    """A stack whose sections are read or computed when they are indexed.
 
-    ndim = 3
+    It can be scored like an array, and only one section at a time is in memory.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape (z, y, x) of the stack.
+    dtype : dtype-like
+        Type of its values.
+    read : callable
+        Takes the number of a section and returns it as a (y, x) array.
+    """
 
     def __init__(
-        self, shape: tuple[int, int, int], dtype: np.typing.DTypeLike, read: Callable[[int], np.ndarray]
+        self, shape: tuple[int, int, int], dtype: npt.DTypeLike, read: Callable[[int], np.ndarray]
     ) -> None:
         self.shape, self.dtype, self._read = tuple(shape), np.dtype(dtype), read
 
@@ -30,27 +43,26 @@ class Sections:
         return self._read(z)
 
 
-def count_sections(array: np.ndarray) -> int:
-    """Number of sections of a (z, y, x) or (y, x) array."""
-    return 1 if array.ndim == 2 else array.shape[0]
+def count_sections(array: Stored) -> int:
+    """Return the number of sections of a (z, y, x) or (y, x) array."""
+    return 1 if len(array.shape) == 2 else array.shape[0]
 
 
-def section(array: np.ndarray, z: int) -> np.ndarray:
-    """Section `z` (y, x) of a (z, y, x) or (y, x) array.
+def section(array: Stored, z: int) -> np.ndarray:
+    """Return section `z` (y, x) of a (z, y, x) or (y, x) array.
 
-    Anything with `shape`, `ndim` and indexing serves, so an HDF5 dataset or a memory map is read one section
-    at a time.
+    Only this section is read from HDF5 datasets, memory maps and `Sections`.
     """
-    return np.asarray(array if array.ndim == 2 else array[z])
+    return np.asarray(array if len(array.shape) == 2 else array[z])
 
 
-def sections_of(array: np.ndarray) -> Iterator[np.ndarray]:
-    """All sections of a (z, y, x) or (y, x) array."""
+def sections_of(array: Stored) -> Iterator[np.ndarray]:
+    """Yield all sections (y, x) of a (z, y, x) or (y, x) array."""
     return (section(array, z) for z in range(count_sections(array)))
 
 
-def padded(section: np.ndarray, dtype: type) -> np.ndarray:
-    """`section` (y, x) as a contiguous (x + 2, y + 2) array of `dtype` whose border is 0."""
+def padded(section: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
+    """Return a section (y, x) transposed and padded with 0: a contiguous (x + 2, y + 2) array of `dtype`."""
     height, width = section.shape
     array = np.zeros((width + 2, height + 2), dtype)
     array[1:-1, 1:-1] = section.T
@@ -58,20 +70,23 @@ def padded(section: np.ndarray, dtype: type) -> np.ndarray:
 
 
 def unpadded(array: np.ndarray) -> np.ndarray:
-    """Undo `padded`: a (y, x) view."""
+    """Undo `padded`: return the section as a (y, x) view."""
     return array[1:-1, 1:-1].T
 
 
-def check_shapes(**arrays: np.ndarray) -> None:
-    """Raise `InputError` unless all `arrays` share one shape (z, y, x) or (y, x) without an empty axis."""
+def check_shapes(**arrays: Stored) -> None:
+    """Raise `InputError` unless all arrays have the same shape (z, y, x) or (y, x) without an empty axis."""
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
     found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     if len(set(shapes.values())) > 1:
         raise InputError(
-            f"shapes differ: {found}. Give arrays of one shape (z, y, x) or (y, x), axes in the same order."
+            f"shapes differ: {found}. Pass arrays of one shape (z, y, x) or (y, x), axes in the same order."
         )
     shape = next(iter(shapes.values()))
     if len(shape) in (2, 3) and (shape[-2] + 2) * (shape[-1] + 2) > LARGEST_SECTION:
-        raise InputError(f"cannot score {found}: a section may have {LARGEST_SECTION} px. Score it in parts.")
+        raise InputError(
+            f"cannot score {found}: a section can have at most {LARGEST_SECTION} px. Crop it and score it in "
+            "parts."
+        )
     if len(shape) not in (2, 3) or 0 in shape:
         raise InputError(f"cannot score {found}. Expected (z, y, x) or (y, x) with at least one pixel.")

@@ -1,8 +1,13 @@
-"""Scores of a segmentation, each explained in docs/explanation/scores.md.
+"""Scores of a segmentation, compared with the truth.
 
-`isbi_scores` scores a probability map as the ISBI 2012 challenge did, `instance_scores` labels against
-labels, `error_map` shows where the errors are. The other functions are single scores and the steps they are
-made of.
+`isbi_scores` returns all scores of a probability map, as in the ISBI 2012 challenge. `instance_scores`
+returns all scores of instance labels. `error_map` shows where the errors are. The other functions are single
+scores and the steps to compute them.
+
+Arrays are (z, y, x) or (y, x). Numpy arrays, memory maps and HDF5 datasets are read one section at a time.
+Nothing is connected across sections: an object is a label within one section.
+
+docs/explanation/scores.md explains with pictures what each score punishes and what it forgives.
 """
 
 from pipeline_lib.kernels.components import connected_components

@@ -1,4 +1,4 @@
-"""The scores of the ISBI 2012 challenge over its thresholds, for a whole stack at once."""
+"""The scores of the ISBI 2012 challenge for a stack, at all thresholds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,22 +16,25 @@ from pipeline_lib.kernels.threads import over_sections
 from pipeline_lib.metrics.contingency import as_labels, count_pairs
 from pipeline_lib.metrics.counts import Counts
 from pipeline_lib.metrics.information import Information, information
-from pipeline_lib.metrics.inputs import MapsChecked, as_probability, checked_thresholds
+from pipeline_lib.metrics.inputs import MapChecker, as_probability, checked_thresholds
 from pipeline_lib.metrics.instances import Objects, count_objects, pooled_objects
 from pipeline_lib.metrics.pixel import pixel_counts
 from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, unrestricted_pairs
 from pipeline_lib.metrics.thinning import flood
 from pipeline_lib.metrics.warping import CHALLENGE_RADIUS, Mismatch, allowed, classify, warp_section
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.types import Stored
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# The reference adds 0.1 again and again: the last threshold is just below 1, so that 1 exceeds it.
+# The reference adds up 0.1 in floating point, so the last threshold is just below 1, and a probability of 1
+# is above it.
 CHALLENGE_THRESHOLDS = tuple(float(t) for t in np.cumsum([0.0] + [0.1] * 10))
-SPLITS_MERGERS_LIMIT = 0.9  # the challenge took the minimum of splits and mergers over thresholds up to here
+SPLITS_MERGERS_LIMIT = 0.9  # the challenge's minimum of splits and mergers is over thresholds up to 0.9
 
-# Section number, cell probability (y, x), threshold, 4-connected components above it (int32) -> labels
+# Number of the section, its cell probability (y, x), threshold, and the 4-connected components of the pixels
+# above the threshold (int32) -> instance labels (y, x)
 Segment = Callable[[int, np.ndarray, float, np.ndarray], np.ndarray]
 
 _HIGHER_IS_BETTER = ("v_rand_thin", "v_info_thin")
@@ -48,7 +51,7 @@ _SUMMARISED = [
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Section `z` as the kernels take it: padded, but for the instance labels."""
+    """Section `z` in the form that the kernels need: padded, except for the instance labels."""
 
     z: int
     truth: np.ndarray
@@ -58,9 +61,8 @@ class _Prepared:
     labels: np.ndarray | None
 
 
-@dataclass(frozen=True)
-class _Section:
-    """What one section adds to the scores of one threshold."""
+class _Partition(NamedTuple):
+    """Counts and scores of one section at one threshold that follow from contingency tables."""
 
     pixels: Counts
     pairs: Counts
@@ -70,59 +72,123 @@ class _Section:
     v_rand_thin: float
     v_info_thin: float
     objects: Objects | None
-    residual: int
+
+
+class _Warping(NamedTuple):
+    """Number of remaining pixels of one section at one threshold, and how many are splits or mergers."""
+
+    remaining: int
     splits_mergers: int
 
 
+class _Section(NamedTuple):
+    """Contribution of one section to the scores of one threshold."""
+
+    partition: _Partition
+    warping: _Warping
+
+
 def isbi_scores(
-    cells: np.ndarray,
-    cell_probability: np.ndarray,
+    cells: Stored,
+    cell_probability: Stored,
     thresholds: Sequence[float] = CHALLENGE_THRESHOLDS,
     *,
-    mask: np.ndarray | None = None,
-    labels: np.ndarray | None = None,
+    mask: Stored | None = None,
+    labels: Stored | None = None,
     segment: Segment | None = None,
     workers: int | None = None,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> pd.DataFrame:
-    """Score a cell probability map as the ISBI 2012 challenge did.
+    """Return all scores of a cell probability map at several thresholds, as the ISBI 2012 challenge did.
 
-    cells: truth, (z, y, x) or (y, x), non-zero = cell, zero = membrane; cells that touch count as one.
-    cell_probability: same shape, 0..1, 1 = cell. mask: same shape, non-zero where the warping may change the
-    truth and its errors count; the challenge used none. labels: same shape, instance labels, 0 = background:
-    with them the table also has the `INSTANCE_METRICS`. These are scores of the predicted components or, with
-    `segment`, of the instance labels (y, x) that it returns for a section and a threshold; all other scores
-    are those of the probability map. Numpy arrays, memory maps, HDF5 datasets and whatever else has
-    `shape`, `dtype` and sections by index are read section by section; sections and thresholds are scored
-    by `workers` threads (default: one for every core this process may use). `progress` wraps the iterable
-    of finished sections, e.g. `tqdm`.
+    Parameters
+    ----------
+    cells : (z, y, x) or (y, x) array
+        Truth: cell is not 0, membrane is 0. Cells that touch count as one cell.
+    cell_probability : array of float
+        Probability of cell in 0..1, of the same shape. A uint8 map is divided by 255.
+    thresholds : sequence of float
+        The prediction at a threshold is `cell_probability > threshold`, compared in float64. In 0..1. The
+        default is the challenge's: 0, 0.1, ..., 0.9999999999999999.
+    mask : array, optional
+        Not 0 where the truth can be deformed and remaining errors count in the warping errors; same shape. By
+        default all pixels count, as in the challenge.
+    labels : array of int, optional
+        Instance labels of the truth, 0 = background; same shape. If they are given, the table also has the
+        `INSTANCE_METRICS`.
+    segment : callable, optional
+        Makes the instances that are compared with `labels`. It takes the number of a section, its cell
+        probability (y, x), the threshold and the 4-connected components above it (int32), and returns
+        instance labels (y, x). By default the components are the instances. Other scores do not depend on it.
+    workers : int, optional
+        Number of threads. By default one for each core that this process may use.
+    progress : callable
+        Wraps the iterable of finished sections, for instance `tqdm.tqdm`.
 
-    Returns columns metric, threshold, value. A prediction is `cell_probability > threshold`, compared in
-    float64. All values are errors (0 = perfect) but v_rand_thin and v_info_thin (1 = perfect):
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each metric and threshold, with the columns metric, threshold and value.
 
-    pixel_error               1 - F of the cell pixels, counts pooled over sections
-    pixel_mismatch            fraction of pixels on the wrong side
-    rand_error                1 - F of foreground-restricted pairs, N (N - 1) / 2, pooled: the 2012 board
-    rand_error_n2             the same with N^2: the challenge's code since 2015
-    rand_error_unrestricted   1 - F of all pairs, background being a cluster as any other
-    v_rand_thin, v_info_thin  F after border thinning, mean over sections; 0 for a section without cells
-    warping_error             residual mismatches / pixels
-    splits_mergers_error      residual splits and mergers (radius 20) / pixels; 0 for some useless maps: read
-                              it beside the others (`summary_table`)
-    vi_split, vi_merge        H(prediction | truth), H(truth | prediction) in nats, mean over sections that
-                              have cells
-    uniform_sections          fraction of sections whose prediction is all one class
+    Raises
+    ------
+    InputError
+        If the shapes differ, the probability has NaN or values outside 0..1, labels are not integers or
+        negative, or a threshold is outside 0..1.
 
-    A stack without any cell is logged and has rand_error 0, rand_error_n2 1, v_* 0 and vi_* NaN. The truth is
-    `cells != 0` at every threshold; the reference compares it with the threshold too. Raises `InputError` for
-    what `inputs.MapsChecked` refuses and for thresholds outside 0..1. A uint8 map is divided by 255. A map
-    that is anticorrelated with the truth is logged and scored as it is.
+    Notes
+    -----
+    All values are errors, where 0 is perfect, except for v_rand_thin and v_info_thin, where 1 is perfect, and
+    uniform_sections:
+
+    =========================  ===================================================================
+    metric                     definition
+    =========================  ===================================================================
+    `pixel_error`              `metrics.pixel_error`: 1 - F-score of the cell pixels
+    `pixel_mismatch`           fraction of wrongly classified pixels
+    `rand_error`               `metrics.rand_error` of the components: the leader board of 2012
+    `rand_error_n2`            `metrics.adapted_rand_error`: the challenge's code since 2015
+    `rand_error_unrestricted`  1 - F-score of all pairs, where background is one more cluster
+    `v_rand_thin`              `metrics.v_rand` after `metrics.thin_borders`
+    `v_info_thin`              `metrics.v_info` after `metrics.thin_borders`
+    `warping_error`            `metrics.warping_error`
+    `splits_mergers_error`     `metrics.splits_mergers_error`; read it in `summary_table`
+    `vi_split`, `vi_merge`     `metrics.vi_split` and `metrics.vi_merge` (nats)
+    `uniform_sections`         fraction of sections that are predicted as all cell or all membrane
+    =========================  ===================================================================
+
+    Sections without true cells are left out of rand_error_n2, vi_split and vi_merge; they count as 0 in
+    v_rand_thin and v_info_thin. A stack without any true cell is logged; it has a rand_error of 0, a
+    rand_error_n2 of 1, v_rand_thin and v_info_thin of 0, and vi_split and vi_merge of NaN. A map that is
+    anticorrelated with the truth is logged and scored as it is.
+
+    The truth is `cells != 0` at all thresholds; the reference compares it with the threshold, too.
+
+    Numpy arrays, memory maps, HDF5 datasets and other arrays that can be indexed by section are read one
+    section at a time.
+
+    References
+    ----------
+    The challenge and its scores are described in [1]_.
+
+    .. [1] I. Arganda-Carreras et al., "Crowdsourcing the creation of image segmentation algorithms for
+       connectomics", Frontiers in Neuroanatomy 9:142, 2015.
+
+    Examples
+    --------
+    The membrane between two cells has a gap (0.7) that is closed at a threshold of 0.8 but not at 0.5.
+
+    >>> cells = np.array([[1, 1, 0, 1, 1], [1, 1, 0, 1, 1]])
+    >>> probability = np.array([[0.9, 0.9, 0.1, 0.9, 0.9], [0.9, 0.9, 0.7, 0.9, 0.9]])
+    >>> scores = isbi_scores(cells, probability, thresholds=[0.5, 0.8])
+    >>> shown = scores[scores.metric.isin(["pixel_error", "rand_error", "v_rand_thin", "warping_error"])]
+    >>> print(shown.to_string(index=False, float_format="%.3f"))
     """
-    import pandas as pd  # 0.25 s; most stages need a metric and no table
+    import pandas as pd  # imported here because it takes 0.25 s; most stages that use a score need no table
 
     thresholds = checked_thresholds(thresholds)
     arrays = {"mask": mask, "labels": labels}
-    check = MapsChecked(cells, cell_probability, **{k: a for k, a in arrays.items() if a is not None})
+    check = MapChecker(cells, cell_probability, **{k: a for k, a in arrays.items() if a is not None})
 
     def prepare(z: int) -> _Prepared:
         truth, probability = section(cells, z), section(cell_probability, z)
@@ -132,7 +198,7 @@ def isbi_scores(
         return _Prepared(z, truth, padded_components(truth), probability, allowed(mask, z), own)
 
     def score(prepared: _Prepared, threshold: float) -> _Section:
-        return _Section(**_partition(prepared, threshold, segment), **_warping(prepared, threshold))
+        return _Section(_partition(prepared, threshold, segment), _warping(prepared, threshold))
 
     per_section = over_sections(prepare, score, count_sections(cells), thresholds, workers, progress)
     check.finish()
@@ -147,18 +213,13 @@ def isbi_scores(
     return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
 
 
-def _partition(section: _Prepared, threshold: float, segment: Segment | None) -> dict:
-    """What follows from the tables of a section, counted before and after thinning."""
+def _partition(section: _Prepared, threshold: float, segment: Segment | None) -> _Partition:
+    """Score a section from contingency tables, which are counted before and after thinning."""
     predicted = padded_components(np.greater(section.probability, np.float64(threshold)).view(np.uint8))
     table = count_pairs(section.components, predicted)
-    scores = {
-        "pixels": pixel_counts(table),
-        "pairs": foreground_pairs(table),
-        "squares": foreground_squares(table),
-        "all_pairs": unrestricted_pairs(table),
-        "entropies": information(table),
-    }
-    del table  # of a noisy map it is large, and the flood needs room
+    pixels, pairs, squares = pixel_counts(table), foreground_pairs(table), foreground_squares(table)
+    all_pairs, entropies = unrestricted_pairs(table), information(table)
+    del table  # for a noisy map it is large, and `flood` needs memory
     objects = None
     if section.labels is not None:
         found = np.ascontiguousarray(unpadded(predicted))
@@ -168,59 +229,84 @@ def _partition(section: _Prepared, threshold: float, segment: Segment | None) ->
         objects = count_objects(count_pairs(section.labels, found))
         del found
     flood(predicted)
-    table = count_pairs(section.components, predicted)
-    return scores | {
-        "objects": objects,
-        "v_rand_thin": foreground_squares(table).f_score,
-        "v_info_thin": information(table).f_score,
-    }
+    thinned = count_pairs(section.components, predicted)
+    return _Partition(
+        pixels=pixels,
+        pairs=pairs,
+        squares=squares,
+        all_pairs=all_pairs,
+        entropies=entropies,
+        v_rand_thin=foreground_squares(thinned).f_score,
+        v_info_thin=information(thinned).f_score,
+        objects=objects,
+    )
 
 
-def _warping(section: _Prepared, threshold: float) -> dict:
-    """What follows from warping the truth of a section."""
+def _warping(section: _Prepared, threshold: float) -> _Warping:
+    """Deform the truth of a section and count the remaining errors."""
     warped = section.truth.copy()
     remaining = warp_section(warped, section.probability, threshold, section.may_change)
     codes = classify(warped, remaining, CHALLENGE_RADIUS).ravel()[remaining]
     split_or_merger = (codes == Mismatch.SPLIT) | (codes == Mismatch.MERGER)
-    return {"residual": remaining.size, "splits_mergers": np.count_nonzero(split_or_merger)}
+    return _Warping(remaining.size, int(np.count_nonzero(split_or_merger)))
 
 
 def _pooled(sections: Sequence[_Section]) -> dict[str, float]:
-    """The scores of one threshold over all sections."""
-    pixels = reduce(add, (s.pixels for s in sections))
+    """Return the scores of one threshold over all sections."""
+    partitions = [s.partition for s in sections]
+    pixels = reduce(add, (p.pixels for p in partitions))
     size = pixels.tp + pixels.tn + pixels.fp + pixels.fn
-    with_cells = [s for s in sections if s.pixels.tp + s.pixels.fn] or sections
-    uniform = [s.pixels.tp + s.pixels.fp == 0 or s.pixels.tn + s.pixels.fn == 0 for s in sections]
+    with_cells = [p for p in partitions if p.pixels.tp + p.pixels.fn] or partitions
+    uniform = [p.pixels.tp + p.pixels.fp == 0 or p.pixels.tn + p.pixels.fn == 0 for p in partitions]
     return {
         "pixel_error": 1 - pixels.f_score,
         "pixel_mismatch": pixels.mismatch,
-        "rand_error": 1 - reduce(add, (s.pairs for s in sections)).f_score,
-        "rand_error_n2": 1 - reduce(add, (s.squares for s in with_cells)).f_score,
-        "rand_error_unrestricted": 1 - reduce(add, (s.all_pairs for s in sections)).f_score,
-        "v_rand_thin": float(np.mean([s.v_rand_thin for s in sections])),
-        "v_info_thin": float(np.mean([s.v_info_thin for s in sections])),
-        "warping_error": sum(s.residual for s in sections) / size,
-        "splits_mergers_error": sum(s.splits_mergers for s in sections) / size,
-        "vi_split": float(np.mean([s.entropies.vi_split for s in with_cells])),
-        "vi_merge": float(np.mean([s.entropies.vi_merge for s in with_cells])),
+        "rand_error": 1 - reduce(add, (p.pairs for p in partitions)).f_score,
+        "rand_error_n2": 1 - reduce(add, (p.squares for p in with_cells)).f_score,
+        "rand_error_unrestricted": 1 - reduce(add, (p.all_pairs for p in partitions)).f_score,
+        "v_rand_thin": float(np.mean([p.v_rand_thin for p in partitions])),
+        "v_info_thin": float(np.mean([p.v_info_thin for p in partitions])),
+        "warping_error": sum(s.warping.remaining for s in sections) / size,
+        "splits_mergers_error": sum(s.warping.splits_mergers for s in sections) / size,
+        "vi_split": float(np.mean([p.entropies.vi_split for p in with_cells])),
+        "vi_merge": float(np.mean([p.entropies.vi_merge for p in with_cells])),
         "uniform_sections": float(np.mean(uniform)),
     }
 
 
 def _pooled_objects(sections: Sequence[_Section]) -> dict[str, float]:
-    """The instance scores of one threshold over all sections."""
-    return pooled_objects([section.objects for section in sections]).scores()
+    """Return the instance scores of one threshold over all sections."""
+    objects = [s.partition.objects for s in sections]
+    return pooled_objects([found for found in objects if found is not None]).scores()
 
 
 def challenge_summary(scores: pd.DataFrame) -> dict[str, float]:
-    """The best value of each score over the thresholds in `scores`, under the reference's names.
+    """Return the best value of each score over the thresholds, under the names of the reference.
 
-    scores: the table `isbi_scores` made of one stack. F-scores (1 - error) and V scores are maxima over all
-    thresholds; warping errors are minima, that of splits and mergers over thresholds up to 0.9 as in the
-    challenge: read it in `summary_table`, never alone.
+    Parameters
+    ----------
+    scores : pandas.DataFrame
+        Table of one stack, as returned by `isbi_scores`.
+
+    Returns
+    -------
+    dict of str to float
+        Maxima over all thresholds of pixel_max_fscore, rand_standard_max_fscore, rand_2012_max_fscore and
+        rand_fr_max_fscore (1 - pixel_error, rand_error_unrestricted, rand_error and rand_error_n2), and of
+        vrand_thinned_max and vinfo_thinned_max. Minima of warping_min over all thresholds, and of
+        warping_splits_mergers_min_0_0.9 over thresholds up to 0.9 as in the challenge (NaN if there are
+        none). The last one can be perfect for a useless map; `summary_table` shows it with other scores.
+
+    Examples
+    --------
+    >>> cells = np.array([[1, 1, 0, 1, 1], [1, 1, 0, 1, 1]])
+    >>> probability = np.array([[0.9, 0.9, 0.1, 0.9, 0.9], [0.9, 0.9, 0.7, 0.9, 0.9]])
+    >>> for name, value in challenge_summary(isbi_scores(cells, probability, [0.5, 0.8])).items():
+    ...     print(name, round(float(value), 3))
     """
 
     def values(metric: str) -> pd.Series:
+        """Return the values of a metric by threshold."""
         return scores.loc[scores.metric == metric].set_index("threshold").value
 
     splits_mergers = values("splits_mergers_error")
@@ -239,12 +325,30 @@ def challenge_summary(scores: pd.DataFrame) -> dict[str, float]:
 
 
 def summary_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """The best value of each score in `scores` and what the others say at the same threshold.
+    """Return the best value of each score over the thresholds, with the other scores at the same threshold.
 
-    scores: the table `isbi_scores` made of one stack. One row per score: metric, best, threshold (the first
-    one with the best value), then every score at that threshold. So the minimum of splits_mergers_error,
-    which a prediction of membrane alone brings to 0, never stands alone; scores found best where the
-    prediction of a section is all one class are logged.
+    The other scores show whether a good value means a good map. For instance, splits_mergers_error is 0 for
+    a prediction that is all membrane. A score is logged if its best value is at a threshold where the
+    prediction of a section is all one class.
+
+    Parameters
+    ----------
+    scores : pandas.DataFrame
+        Table of one stack, as returned by `isbi_scores`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each score, with the columns metric, best (its best value), threshold (the first with
+        this value), and all scores at this threshold. The best splits_mergers_error is that of the thresholds
+        up to 0.9, as in the challenge; its row is missing if there are none.
+
+    Examples
+    --------
+    >>> cells = np.array([[1, 1, 0, 1, 1], [1, 1, 0, 1, 1]])
+    >>> probability = np.array([[0.9, 0.9, 0.1, 0.9, 0.9], [0.9, 0.9, 0.7, 0.9, 0.9]])
+    >>> table = summary_table(isbi_scores(cells, probability, [0.5, 0.8]))
+    >>> print(table[["metric", "best", "threshold", "pixel_error", "rand_error"]].to_string(index=False))
     """
     import pandas as pd
 
@@ -268,8 +372,8 @@ def summary_table(scores: pd.DataFrame) -> pd.DataFrame:
     uniform = table[table.uniform_sections > 0]
     if len(uniform):
         logger.warning(
-            "the best %s were found where the prediction of a section is all one class (threshold "
-            "%s): they do not tell a useful map from a useless one.",
+            "the best values of %s are at thresholds (%s) where the prediction of a section is all one "
+            "class. A useless map can reach them, too; compare the other scores.",
             ", ".join(uniform.metric),
             ", ".join(f"{t:.2f}" for t in sorted(set(uniform.threshold))),
         )

@@ -1,4 +1,4 @@
-"""The contingency table of two labelled sections: counted once, scored many times."""
+"""Contingency tables of truth and prediction, which are counted once and used by several scores."""
 
 from __future__ import annotations
 
@@ -10,15 +10,25 @@ import numpy as np
 from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.kernels.sections import check_shapes, sections_of
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Stored
 
 
 @dataclass(frozen=True)
 class ContingencyTable:
-    """How many pixels of one section have each pair of labels.
+    """Number of pixels of one section that have each pair of a true and a predicted label.
 
-    truth, predicted, count: three int32 arrays of one length, ordered by first appearance; `count` pixels
-    have the truth label `truth` and the predicted label `predicted`, 0 being background in both. Rows of the
-    table are truth, columns are prediction; only its non-zero entries exist, never cells x cells.
+    This is the contingency table with the truth in rows and the prediction in columns. Only entries that are
+    not 0 are stored, so memory grows with the pairs of labels that occur, not with cells x cells. Entries are
+    in the order of their first pixel.
+
+    Parameters
+    ----------
+    truth : (n,) array of int32
+        True label of each entry, 0 = background.
+    predicted : (n,) array of int32
+        Predicted label of each entry, 0 = background.
+    count : (n,) array of int32
+        Number of pixels with this pair of labels.
     """
 
     truth: np.ndarray
@@ -27,7 +37,7 @@ class ContingencyTable:
 
     @cached_property
     def foreground(self) -> Foreground:
-        """Sums over the pixels inside true cells."""
+        """Sums over the pixels inside true cells, on which Rand scores and entropies are based."""
         inside = self.truth > 0
         truth, predicted, count = self.truth[inside], self.predicted[inside], self.count[inside]
         cell = predicted > 0
@@ -41,11 +51,19 @@ class ContingencyTable:
 
 @dataclass(frozen=True)
 class Foreground:
-    """Sums of a table without the pixels of the true background.
+    """Sums of a contingency table over the pixels inside true cells.
 
-    joint: entries c[i, j] with i, j > 0. truth: pixels of each true cell. predicted: pixels of each predicted
-    cell that lie in true cells. unassigned: pixels of true cells predicted as background; Rand scores and
-    entropies take each of them for a segment of its own.
+    Parameters
+    ----------
+    joint : (n,) array of int64
+        Pixels of each pair of a true and a predicted cell.
+    truth : (n,) array of int64
+        Pixels of each true cell.
+    predicted : (n,) array of int64
+        Pixels of each predicted cell that are inside true cells.
+    unassigned : int
+        Pixels of true cells that are predicted as background. In Rand scores and entropies each of them is a
+        segment of one pixel.
     """
 
     joint: np.ndarray
@@ -55,21 +73,48 @@ class Foreground:
 
     @property
     def pixels(self) -> int:
+        """Number of pixels inside true cells."""
         return int(self.truth.sum())
 
 
-def contingency_tables(labels: np.ndarray, predicted_labels: np.ndarray) -> list[ContingencyTable]:
-    """The contingency table of each section.
+def contingency_tables(labels: Stored, predicted_labels: Stored) -> list[ContingencyTable]:
+    """Return the contingency table of each section.
 
-    labels, predicted_labels: integer or boolean labels of one shape (z, y, x) or (y, x), 0 = background.
-    Raises `InputError` for different shapes, other dtypes and negative labels.
+    Parameters
+    ----------
+    labels : (z, y, x) or (y, x) array of int or bool
+        Labels of the truth, 0 = background.
+    predicted_labels : array of int or bool
+        Predicted labels of the same shape, 0 = background.
+
+    Returns
+    -------
+    list of ContingencyTable
+        One table for each section.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or values are not integers or negative.
+
+    Examples
+    --------
+    Cell 1 of the truth is split into 1 and 3; cell 2 is one cell.
+
+    >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
+    >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])
+    >>> (table,) = contingency_tables(truth, split)
+    >>> np.stack([table.truth, table.predicted, table.count])
+    array([[1, 1, 2],
+           [1, 3, 2],
+           [2, 2, 4]], dtype=int32)
     """
     check_shapes(labels=labels, predicted_labels=predicted_labels)
     return list(map(_table, sections_of(labels), sections_of(predicted_labels)))
 
 
 def sums_by(labels: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """`count` summed over equal `labels`, without the labels that do not occur."""
+    """Return the sum of `count` for each label that occurs."""
     sums = np.bincount(labels, count)  # float64, exact below 2^53 pixels
     return sums[sums > 0].astype(np.int64)
 
@@ -79,24 +124,25 @@ def _table(labels: np.ndarray, predicted_labels: np.ndarray) -> ContingencyTable
 
 
 def as_labels(section: np.ndarray, name: str) -> np.ndarray:
-    """A section as the kernels take it, contiguous int32; `InputError` for what are no labels."""
+    """Return a section of labels as contiguous int32; raise `InputError` if its values cannot be labels."""
     if section.dtype.kind not in "uib":
         raise InputError(
-            f"{name} holds {section.dtype} values, expected integer labels with 0 = background. "
-            "Label a probability map first, e.g. connected_components(cell_probability > 0.5)."
+            f"{name} has dtype {section.dtype}, expected integer labels with 0 = background. Label a "
+            "probability map first, for instance connected_components(cell_probability > 0.5)."
         )
     if section.dtype.kind == "i" and section.min() < 0:
         raise InputError(
-            f"{name} holds the negative label {section.min()}, expected 0 = background and 1..n = cells."
+            f"{name} has the negative label {section.min()}, expected 0 = background and 1..n = cells. "
+            "Replace it, for instance by 0."
         )
-    if section.max() > 4 * section.size + 1000:  # `sums_by` needs memory for every label up to the largest
+    if section.max() > 4 * section.size + 1000:  # `sums_by` needs memory for all labels up to the largest
         values, inverse = np.unique(section, return_inverse=True)
         section = (inverse + (values[0] > 0)).reshape(section.shape)
     return np.ascontiguousarray(section, np.int32)
 
 
 def count_pairs(labels: np.ndarray, predicted_labels: np.ndarray) -> ContingencyTable:
-    """The table of two int32 label images of one shape; pixels of negative predicted labels are left out."""
+    """Return the table of two int32 label images; pixels with negative predicted labels are left out."""
     labels, predicted_labels = labels.ravel(), predicted_labels.ravel()
     entries = np.empty((3, 512), np.int32)
     pixel, used = _count(labels, predicted_labels, 0, entries, 0)
@@ -109,8 +155,13 @@ def count_pairs(labels: np.ndarray, predicted_labels: np.ndarray) -> Contingency
 
 
 @compiled
-def _count(labels, predicted_labels, start, entries, used):
-    """Count from pixel `start` on, until the end or until `entries` are full: returns where, and how many."""
+def _count(
+    labels: np.ndarray, predicted_labels: np.ndarray, start: int, entries: np.ndarray, used: int
+) -> tuple[int, int]:
+    """Count pixels from `start` until the end or until `entries` are full.
+
+    Returns the next pixel and the number of entries used.
+    """
     truth, predicted, count = entries
     slots = np.full(2 * count.size, -1, np.int32)
     for entry in range(used):
@@ -120,7 +171,7 @@ def _count(labels, predicted_labels, start, entries, used):
         i, j = labels[pixel], predicted_labels[pixel]
         if j < 0:
             continue
-        if entry < 0 or truth[entry] != i or predicted[entry] != j:  # not the pair of the pixel before
+        if entry < 0 or truth[entry] != i or predicted[entry] != j:  # not the previous pixel's pair
             slot = _slot(i, j, slots, truth, predicted)
             entry = slots[slot]
             if entry < 0:
@@ -135,8 +186,11 @@ def _count(labels, predicted_labels, start, entries, used):
 
 
 @compiled
-def _slot(i, j, slots, truth, predicted):
-    """Where `slots`, a hash table whose size is a power of two (-1 = free), has the pair or room for it."""
+def _slot(i: int, j: int, slots: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> np.int64:
+    """Return the place of a pair in the hash table `slots`, or a free place for it.
+
+    The size of `slots` is a power of two; -1 marks a free place.
+    """
     key = np.uint64(i) * np.uint64(0x9E3779B97F4A7C15)
     key += np.uint64(j) * np.uint64(0xC2B2AE3D27D4EB4F)
     slot = np.int64(key >> np.uint64(32)) & (slots.size - 1)

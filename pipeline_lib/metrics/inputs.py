@@ -1,4 +1,4 @@
-"""What can be scored, and what to do about the rest."""
+"""Checks of the arrays and thresholds that are to be scored."""
 
 from __future__ import annotations
 
@@ -9,91 +9,109 @@ import numpy as np
 from pipeline_lib.kernels.sections import check_shapes, count_sections
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.types import Stored
 
-INVERTED = -0.05  # correlation with the truth below which a map is probably inverted; noise stays above
+INVERTED = -0.05  # a map with a lower correlation with the truth is probably inverted; noise stays above
 
 
-class MapsChecked:
-    """Raises `InputError` for maps that cannot be scored, and logs what is probably a mistake.
+class MapChecker:
+    """Check a truth and a probability map, section by section.
 
-    Refused: different shapes and integer probabilities other than uint8 at once, NaN and probabilities
-    outside 0..1 when their section is met, a uint8 map of 0 and 1 in the end. Logged in the end: a uint8 map
-    (divided by 255), a truth without any cell, a map that is anticorrelated with the truth.
+    Raises `InputError` at once for different shapes and for integer probabilities other than uint8, for NaN
+    and probabilities outside 0..1 when their section is checked, and at the end for a uint8 map of 0 and 1.
+    At the end it logs what is probably a mistake: a uint8 map (which is divided by 255), a truth without
+    cells, and a map that is anticorrelated with the truth.
+
+    Parameters
+    ----------
+    cells : (z, y, x) or (y, x) array
+        Truth: cell is not 0.
+    cell_probability : array
+        Probability map of the same shape.
+    **others : array
+        Further arrays that must have the same shape, by the name to use in errors.
     """
 
-    def __init__(self, cells: np.ndarray, cell_probability: np.ndarray, **others: np.ndarray) -> None:
+    def __init__(self, cells: Stored, cell_probability: Stored, **others: Stored) -> None:
         check_shapes(cells=cells, cell_probability=cell_probability, **others)
         self._dtype = np.dtype(cell_probability.dtype)
         if self._dtype.kind not in "fb" and self._dtype != np.uint8:
             raise InputError(
-                f"cell_probability holds {self._dtype} values, expected floats in 0..1. Divide it by the "
-                "value that means certain, e.g. cell_probability / 65535 for a 16-bit map."
+                f"cell_probability has dtype {self._dtype}, expected floats in 0..1. Divide it by its "
+                "largest possible value, for instance cell_probability / 65535 for a 16-bit map."
             )
         sections = count_sections(cells)
         self._highest, self._moments = np.zeros(sections), np.zeros((sections, 5))
 
     def __call__(self, z: int, truth: np.ndarray, probability: np.ndarray) -> None:
-        """Look at section `z`; threads may look at several at a time."""
+        """Check section `z`; several threads can check different sections at a time."""
         if truth.dtype.kind == "f" and np.isnan(truth).any():
-            raise InputError(f"cells holds NaN in section {z}. Give 0 for membrane, non-zero for cells.")
+            raise InputError(
+                f"cells has NaN in section {z}, expected 0 for membrane and other numbers for cells. Replace "
+                "the NaN, for instance by 0."
+            )
         if self._dtype.kind == "f":
             _check_values(probability, z)
         self._highest[z] = probability.max()
         self._moments[z] = _moments(truth != 0, as_probability(probability))
 
     def finish(self) -> None:
-        """Judge the stack, all sections of which were looked at."""
+        """Check the stack as a whole, after all sections were checked."""
         if self._dtype == np.uint8 and self._highest.max() == 1:
             raise InputError(
-                "cell_probability is uint8 with no value above 1: a binary map, not probabilities "
-                "of 0..255. Give cell_probability > 0, or floats in 0..1."
+                "cell_probability is uint8 without values above 1, expected 0..255. For a binary map pass "
+                "cell_probability > 0, otherwise floats in 0..1."
             )
         if self._dtype == np.uint8:
-            logger.warning("cell_probability is uint8: divided by 255.")
+            logger.warning("cell_probability is uint8 and was divided by 255.")
         sums = self._moments.sum(axis=0)
         if sums[1] == 0:
-            logger.warning("the truth has no cell: rand_error is 0 by definition then and says nothing.")
+            logger.warning(
+                "the truth has no cells, so rand_error is 0 by definition and has no meaning. Check the "
+                "annotation."
+            )
         correlation = _correlation(*sums)
         if correlation < INVERTED:
             logger.warning(
-                "cell_probability is anticorrelated with the truth (r = %.2f): is it the probability "
-                "of membrane? Scored as it is; give 1 - cell_probability if so.",
+                "cell_probability is anticorrelated with the truth (r = %.2f) and was scored as it is. If it "
+                "is the probability of membrane, pass 1 - cell_probability.",
                 correlation,
             )
 
 
 def checked_thresholds(thresholds: Sequence[float]) -> list[float]:
-    """`thresholds` as floats; `InputError` where there is none or one is outside 0..1."""
+    """Return the thresholds as floats; raise `InputError` if there are none or one is outside 0..1."""
     checked = [float(t) for t in thresholds]
     if not checked or not all(0 <= t <= 1 for t in checked):
-        raise InputError(f"thresholds are {checked}, expected at least one value, all within 0..1.")
+        raise InputError(f"thresholds are {checked}, expected one or more values in 0..1.")
     return checked
 
 
 def as_probability(probability: np.ndarray) -> np.ndarray:
-    """A section as the kernels take it: float32, uint8 divided by 255."""
+    """Return a section of a probability map as float32, with uint8 divided by 255."""
     if probability.dtype == np.uint8:
         return probability.astype(np.float32) / np.float32(255)
     return probability.astype(np.float32, copy=False)
 
 
 def _check_values(probability: np.ndarray, z: int) -> None:
+    """Raise `InputError` unless all values of section `z` are finite and in 0..1."""
     lowest, highest = float(probability.min()), float(probability.max())
     if not np.isfinite([lowest, highest]).all():
         count = np.count_nonzero(~np.isfinite(probability))
         raise InputError(
-            f"cell_probability holds {count} NaN or infinite values in section {z}. Look at "
-            "what wrote the map; np.nan_to_num(cell_probability) scores NaN as membrane."
+            f"cell_probability has {count} NaN or infinite values in section {z}. Check the program that "
+            "wrote the map, or pass np.nan_to_num(cell_probability), which scores NaN as membrane."
         )
     if lowest < 0 or highest > 1:
         raise InputError(
-            f"cell_probability spans {lowest:.6g} to {highest:.6g} in section {z}, not 0..1. "
-            "Divide by the value that means certain, apply the sigmoid to logits, or clip."
+            f"cell_probability has values from {lowest:.6g} to {highest:.6g} in section {z}, expected 0..1. "
+            "Divide it by its largest possible value, apply the sigmoid to logits, or clip it."
         )
 
 
 def _moments(truth: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Pixels, sum of truth, of probability, of probability squared and of their product."""
+    """Return the pixels and the sums of truth, probability, its square, and the product of both."""
     return np.array(
         [
             truth.size,
@@ -106,5 +124,6 @@ def _moments(truth: np.ndarray, probability: np.ndarray) -> np.ndarray:
 
 
 def _correlation(n: float, truth: float, probability: float, squares: float, product: float) -> float:
+    """Return the correlation of truth and probability from `_moments`; 0 if one of them is constant."""
     variance = (n * truth - truth**2) * (n * squares - probability**2)
     return (n * product - truth * probability) / variance**0.5 if variance > 0 else 0.0

@@ -1,8 +1,7 @@
-"""Scores of instance labels: is each true cell found as one cell of the right shape.
+"""Scores of instance labels: whether each true object is predicted as one object of the right shape.
 
-An object is a label within one section; the objects of all sections count together. Labels are integers of
-one shape (z, y, x) or (y, x), 0 = background; other dtypes, negative labels and different shapes raise
-`InputError`. A score without anything to count is NaN.
+An object is a label within one section. Objects of all sections are counted together. A score is NaN if there
+is nothing to count.
 """
 
 from __future__ import annotations
@@ -20,21 +19,35 @@ from pipeline_lib.metrics.information import mean_vi
 from pipeline_lib.metrics.pixel import pixel_counts
 from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, pooled_error
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Stored
 
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
-
-
 INSTANCE_METRICS = ("seg", "average_precision", "average_precision_50", "panoptic_quality", "iou", "dice")
 
 
 @dataclass(frozen=True)
 class Objects:
-    """What the true and predicted objects of one or more sections have to do with each other.
+    """Overlaps between the true and predicted objects of one or more sections.
 
-    truth, predicted: number of the object among all, for each pair of a true and a predicted object that
-    may match: of a union at least half is shared, or of the true object more than half. covered: fraction of
-    the true object that the predicted one covers. iou: intersection over union. n_truth, n_predicted: how
-    many objects there are. pixels: of the foreground, whatever object they are of.
+    The arrays have one element for each pair of a true and a predicted object that can match: their
+    intersection over union (IoU) is at least one half, or more than half of the true object is covered.
+
+    Parameters
+    ----------
+    truth : (n,) array of int
+        Number of the true object, from 0.
+    predicted : (n,) array of int
+        Number of the predicted object, from 0.
+    covered : (n,) array of float
+        Fraction of the true object that the predicted object covers.
+    iou : (n,) array of float
+        Intersection over union of the two objects.
+    n_truth : int
+        Number of true objects.
+    n_predicted : int
+        Number of predicted objects.
+    pixels : Counts
+        Pixels of the foreground, without regard to which object they belong to.
     """
 
     truth: np.ndarray
@@ -46,7 +59,7 @@ class Objects:
     pixels: Counts
 
     def scores(self) -> dict[str, float]:
-        """Values of the `INSTANCE_METRICS`."""
+        """Return the values of the `INSTANCE_METRICS`."""
         values = (
             self.seg(),
             self.average_precision(IOU_THRESHOLDS),
@@ -58,35 +71,43 @@ class Objects:
         return dict(zip(INSTANCE_METRICS, values, strict=True))
 
     def seg(self) -> float:
+        """Return SEG; see the function `seg`."""
         return _ratio(self.iou[self.covered > 0.5].sum(), self.n_truth)
 
     def average_precision(self, thresholds: Sequence[float]) -> float:
+        """Return the average precision; see the function `average_precision`."""
         matched = np.array([self._matched(threshold) for threshold in thresholds])
         union = self.n_truth + self.n_predicted - matched
         return float(np.mean(matched / union)) if union.all() else float("nan")
 
     def panoptic_quality(self) -> float:
+        """Return the panoptic quality; see the function `panoptic_quality`."""
         return _ratio(2 * self.iou[self.iou > 0.5].sum(), self.n_truth + self.n_predicted)
 
     def pixel_iou(self) -> float:
+        """Return the intersection over union of the foreground."""
         return _ratio(self.pixels.tp, self.pixels.tp + self.pixels.fp + self.pixels.fn)
 
     def dice(self) -> float:
+        """Return the Dice coefficient of the foreground."""
         return _ratio(2 * self.pixels.tp, 2 * self.pixels.tp + self.pixels.fp + self.pixels.fn)
 
     def _matched(self, threshold: float) -> int:
+        """Return the number of matches at an IoU threshold."""
         if not 0.5 <= threshold <= 1:
-            raise InputError(f"IoU threshold {threshold}, expected 0.5..1: an object matches several below.")
+            raise InputError(
+                f"IoU threshold is {threshold}, expected 0.5..1. Below, an object can have several matches."
+            )
         pairs = self.iou >= threshold
         if threshold > 0.5:
-            return np.count_nonzero(pairs)
-        # At exactly 0.5 an object can have two partners that have no other: such a star is one match.
+            return int(np.count_nonzero(pairs))
+        # At exactly 0.5 an object can have two partners, each of which has no other: this is one match.
         objects = np.unique(self.truth[pairs]).size + np.unique(self.predicted[pairs]).size
-        return objects - np.count_nonzero(pairs)
+        return objects - int(np.count_nonzero(pairs))
 
 
 def count_objects(table: ContingencyTable) -> Objects:
-    """Return the objects in the contingency table of a section."""
+    """Return the overlaps of the objects in the contingency table of a section."""
     truth, truth_size = _objects(table.truth, table.count)
     predicted, predicted_size = _objects(table.predicted, table.count)
     pair = (table.truth > 0) & (table.predicted > 0)
@@ -105,7 +126,7 @@ def count_objects(table: ContingencyTable) -> Objects:
 
 
 def pooled_objects(sections: Sequence[Objects]) -> Objects:
-    """The objects of all sections together."""
+    """Return the overlaps of the objects of all sections."""
     n_truth, n_predicted = (
         np.cumsum([0, *(getattr(part, name) for part in sections)]) for name in ("n_truth", "n_predicted")
     )
@@ -123,52 +144,264 @@ def pooled_objects(sections: Sequence[Objects]) -> Objects:
 
 
 def _of_tables(tables: Sequence[ContingencyTable]) -> Objects:
+    """Return the overlaps of the objects of all sections, from their contingency tables."""
     return pooled_objects(list(map(count_objects, tables)))
 
 
 def _objects(labels: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number of each entry's object (-1 = background), and the sizes of the objects."""
+    """Return the number of each entry's object (-1 = background) and the sizes of all objects (px)."""
     values, position = np.unique(labels, return_inverse=True)
     background = int(values[0] == 0)
     return position - background, np.bincount(position, count)[background:]
 
 
-def seg(labels: np.ndarray, predicted_labels: np.ndarray) -> float:
-    """SEG of the cell tracking challenge (Maska et al. 2014): mean over true objects of their IoU.
+def seg(labels: Stored, predicted_labels: Stored) -> float:
+    """Return SEG of the Cell Tracking Challenge: the mean intersection over union (IoU) of true objects.
 
-    A true object counts with the predicted one that covers more than half of it, and as 0 where there is
-    none. Predicted objects without a partner cost nothing.
+    Each true object is compared with the predicted object that covers more than half of it. It counts as 0 if
+    there is none. Predicted objects without a true partner are not punished.
+
+    Parameters
+    ----------
+    labels : (z, y, x) or (y, x) array of int
+        Instance labels of the truth, 0 = background.
+    predicted_labels : array of int
+        Predicted instance labels of the same shape, 0 = background.
+
+    Returns
+    -------
+    float
+        0 to 1 (best). NaN without any true object. 0 for an empty prediction.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or values are not integers or negative.
+
+    References
+    ----------
+    SEG is defined in [1]_. Here each section of a volume is scored separately, and objects of all sections
+    are averaged.
+
+    .. [1] M. Maska et al., "A benchmark for comparison of cell tracking algorithms", Bioinformatics
+       30(11):1609-1617, 2014.
+
+    Examples
+    --------
+    The merged object covers both cells, with an IoU of 1/2 each. Neither half of the split cell covers more
+    than half of it.
+
+    >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
+    >>> merged = np.ones_like(truth)
+    >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])
+    >>> seg(truth, merged), seg(truth, split)
+    (0.5, 0.5)
     """
     return _of_tables(contingency_tables(labels, predicted_labels)).seg()
 
 
 def average_precision(
-    labels: np.ndarray, predicted_labels: np.ndarray, thresholds: Sequence[float] = IOU_THRESHOLDS
+    labels: Stored, predicted_labels: Stored, thresholds: Sequence[float] = IOU_THRESHOLDS
 ) -> float:
-    """Mean over IoU `thresholds` (0.5..1) of TP / (TP + FP + FN); objects match where their IoU reaches it.
+    """Return the mean of TP / (TP + FP + FN) over thresholds of the intersection over union (IoU).
 
-    The score of the 2018 Data Science Bowl (Caicedo et al. 2019), over the objects of all sections together.
+    A true and a predicted object match if their IoU is at least the threshold. TP is the number of matches,
+    FP the number of predicted and FN of true objects without a match. The default thresholds punish inexact
+    outlines strongly; `thresholds=[0.5]` only asks whether each object is found.
+
+    Parameters
+    ----------
+    labels : (z, y, x) or (y, x) array of int
+        Instance labels of the truth, 0 = background.
+    predicted_labels : array of int
+        Predicted instance labels of the same shape, 0 = background.
+    thresholds : sequence of float
+        IoU thresholds in 0.5..1. The default is 0.5, 0.55, ..., 0.95.
+
+    Returns
+    -------
+    float
+        0 to 1 (best). NaN if neither truth nor prediction has an object, 0 if only one of them has.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, values are not integers or negative, or a threshold is outside 0.5..1.
+
+    References
+    ----------
+    Score of the 2018 Data Science Bowl [1]_. There, scores of images are averaged; here, objects of all
+    sections are counted together.
+
+    .. [1] J. C. Caicedo et al., "Nucleus segmentation across imaging experiments: the 2018 Data Science
+       Bowl", Nature Methods 16:1247-1253, 2019.
+
+    Examples
+    --------
+    The merged object has an IoU of 1/2 with both cells and matches one of them: TP 1, FP 0, FN 1. Of the two
+    halves of the split cell one matches: TP 2, FP 1, FN 0.
+
+    >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
+    >>> merged = np.ones_like(truth)
+    >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])
+    >>> average_precision(truth, merged, [0.5])
+    0.5
+    >>> round(average_precision(truth, split, [0.5]), 4)
+    0.6667
+    >>> round(average_precision(truth, merged), 4), round(average_precision(truth, split), 4)
+    (0.05, 0.2917)
     """
     return _of_tables(contingency_tables(labels, predicted_labels)).average_precision(thresholds)
 
 
-def panoptic_quality(labels: np.ndarray, predicted_labels: np.ndarray) -> float:
-    """Panoptic quality (Kirillov et al. 2019): summed IoU of matches (IoU > 0.5) / (TP + FP / 2 + FN / 2)."""
+def panoptic_quality(labels: Stored, predicted_labels: Stored) -> float:
+    """Return the panoptic quality: the summed IoU of matches / (TP + FP / 2 + FN / 2).
+
+    A true and a predicted object match if their intersection over union (IoU) is above one half. TP is the
+    number of matches, FP the number of predicted and FN of true objects without a match. The score is the
+    mean IoU of the matches multiplied by the F-score of the matching.
+
+    Parameters
+    ----------
+    labels : (z, y, x) or (y, x) array of int
+        Instance labels of the truth, 0 = background.
+    predicted_labels : array of int
+        Predicted instance labels of the same shape, 0 = background.
+
+    Returns
+    -------
+    float
+        0 to 1 (best). NaN if neither truth nor prediction has an object, 0 if only one of them has.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or values are not integers or negative.
+
+    References
+    ----------
+    The score is defined in [1]_; here all objects are of one class.
+
+    .. [1] A. Kirillov et al., "Panoptic segmentation", IEEE/CVF Conference on Computer Vision and Pattern
+       Recognition, 9404-9413, 2019.
+
+    Examples
+    --------
+    An IoU of exactly one half is no match: the merged object matches nothing, and only the cell that is not
+    split matches, 1 / (1 + 2 / 2 + 1 / 2).
+
+    >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
+    >>> merged = np.ones_like(truth)
+    >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])
+    >>> panoptic_quality(truth, merged), panoptic_quality(truth, split)
+    (0.0, 0.4)
+    """
     return _of_tables(contingency_tables(labels, predicted_labels)).panoptic_quality()
 
 
-def iou(labels: np.ndarray, predicted_labels: np.ndarray) -> float:
-    """Intersection over union of the foreground, TP / (TP + FP + FN), whatever instance a pixel is of."""
+def iou(labels: Stored, predicted_labels: Stored) -> float:
+    """Return the intersection over union (Jaccard index) of the foreground, TP / (TP + FP + FN) in pixels.
+
+    The score does not depend on which object a pixel belongs to, so splits and mergers cost nothing. Pixels
+    of all sections are counted together.
+
+    Parameters
+    ----------
+    labels : (z, y, x) or (y, x) array of int
+        Instance labels of the truth, 0 = background.
+    predicted_labels : array of int
+        Predicted instance labels of the same shape, 0 = background.
+
+    Returns
+    -------
+    float
+        0 to 1 (best). NaN if neither truth nor prediction has foreground, 0 if only one of them has.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or values are not integers or negative.
+
+    Examples
+    --------
+    >>> truth = np.array([[1, 1, 0, 2, 2]])
+    >>> iou(truth, np.array([[1, 1, 1, 1, 1]]))
+    0.8
+    """
     return _of_tables(contingency_tables(labels, predicted_labels)).pixel_iou()
 
 
-def dice(labels: np.ndarray, predicted_labels: np.ndarray) -> float:
-    """Dice coefficient of the foreground, 2 TP / (2 TP + FP + FN), whatever instance a pixel is of."""
+def dice(labels: Stored, predicted_labels: Stored) -> float:
+    """Return the Dice coefficient of the foreground, 2 TP / (2 TP + FP + FN) in pixels.
+
+    The score does not depend on which object a pixel belongs to, so splits and mergers cost nothing. Pixels
+    of all sections are counted together. It is the F-score of the foreground, 2 IoU / (1 + IoU).
+
+    Parameters
+    ----------
+    labels : (z, y, x) or (y, x) array of int
+        Instance labels of the truth, 0 = background.
+    predicted_labels : array of int
+        Predicted instance labels of the same shape, 0 = background.
+
+    Returns
+    -------
+    float
+        0 to 1 (best). NaN if neither truth nor prediction has foreground, 0 if only one of them has.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or values are not integers or negative.
+
+    Examples
+    --------
+    >>> truth = np.array([[1, 1, 0, 2, 2]])
+    >>> round(dice(truth, np.array([[1, 1, 1, 1, 1]])), 4)
+    0.8889
+    """
     return _of_tables(contingency_tables(labels, predicted_labels)).dice()
 
 
-def instance_scores(labels: np.ndarray, predicted_labels: np.ndarray) -> dict[str, float]:
-    """Every score of labels against labels, metric -> value, from tables counted once."""
+def instance_scores(labels: Stored, predicted_labels: Stored) -> dict[str, float]:
+    """Return all scores of predicted instance labels at once, from contingency tables that are counted once.
+
+    Parameters
+    ----------
+    labels : (z, y, x) or (y, x) array of int
+        Instance labels of the truth, 0 = background.
+    predicted_labels : array of int
+        Predicted instance labels of the same shape, 0 = background.
+
+    Returns
+    -------
+    dict of str to float
+        The `INSTANCE_METRICS` seg, average_precision, average_precision_50 (at an IoU of 0.5 only),
+        panoptic_quality, iou and dice, where higher is better; and rand_error, adapted_rand_error, vi_split
+        and vi_merge, where lower is better. Each is described at the function of its name.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or values are not integers or negative.
+
+    Examples
+    --------
+    >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
+    >>> merged = np.ones_like(truth)
+    >>> for name, value in instance_scores(truth, merged).items():
+    ...     print(name, round(value, 4))
+    seg 0.5
+    average_precision 0.05
+    average_precision_50 0.5
+    panoptic_quality 0.0
+    iou 1.0
+    dice 1.0
+    rand_error 0.4
+    adapted_rand_error 0.3333
+    vi_split 0.0
+    vi_merge 0.6931
+    """
     tables = contingency_tables(labels, predicted_labels)
     split, merge = mean_vi(tables)
     return _of_tables(tables).scores() | {

@@ -1,20 +1,19 @@
-"""Pixel scores: is each pixel on the right side."""
+"""Pixel error: how many pixels are wrongly classified as cell or background."""
 
 from __future__ import annotations
 
 from functools import reduce
 from operator import add
 
-import numpy as np
-
 from pipeline_lib.metrics.contingency import ContingencyTable, contingency_tables
 from pipeline_lib.metrics.counts import Counts
+from pipeline_lib.runtime.types import Stored
 
 
 def pixel_counts(table: ContingencyTable) -> Counts:
-    """Pixels of true and predicted cell and background; cell is positive.
+    """Count pixels of true and predicted cell and background; cell is positive.
 
-    `1 - f_score` is the challenge's pixel error, `mismatch` the fraction of pixels on the wrong side.
+    `1 - f_score` is the challenge's pixel error, `mismatch` the fraction of wrongly classified pixels.
     """
     truth, predicted, count = table.truth > 0, table.predicted > 0, table.count
     return Counts(
@@ -25,9 +24,45 @@ def pixel_counts(table: ContingencyTable) -> Counts:
     )
 
 
-def pixel_error(cells: np.ndarray, predicted_cells: np.ndarray) -> float:
-    """The challenge's pixel error of a binary prediction: 1 - F of the cell pixels, pooled over sections.
+def pixel_error(cells: Stored, predicted_cells: Stored) -> float:
+    """Return the pixel error of a binary prediction: 1 - F-score of the cell pixels.
 
-    cells, predicted_cells: integer or boolean, one shape (z, y, x) or (y, x), non-zero = cell.
+    Pixels of all sections are counted together. The score does not depend on which cell a pixel belongs to:
+    a gap of a few pixels that merges two cells costs little.
+
+    Parameters
+    ----------
+    cells : (z, y, x) or (y, x) array of int or bool
+        Truth: cell is not 0, membrane and background are 0.
+    predicted_cells : array of int or bool
+        Prediction of the same shape, with the same meaning.
+
+    Returns
+    -------
+    float
+        0 (best) to 1. Without any true cell: 0 if no cell is predicted, otherwise 1. With true cells but an
+        empty prediction: 1.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or values are not integers or negative.
+
+    References
+    ----------
+    Pixel error of the ISBI 2012 challenge [1]_.
+
+    .. [1] I. Arganda-Carreras et al., "Crowdsourcing the creation of image segmentation algorithms for
+       connectomics", Frontiers in Neuroanatomy 9:142, 2015.
+
+    Examples
+    --------
+    Two of eight cell pixels are missed: precision 1, recall 3/4, F-score 6/7.
+
+    >>> import numpy as np
+    >>> cells = np.array([[1, 1, 0, 1, 1], [1, 1, 0, 1, 1]])
+    >>> predicted = np.array([[1, 1, 0, 0, 1], [1, 1, 0, 0, 1]])
+    >>> round(pixel_error(cells, predicted), 4)
+    0.1429
     """
     return 1 - reduce(add, map(pixel_counts, contingency_tables(cells, predicted_cells))).f_score

@@ -1,4 +1,7 @@
-"""Rand scores: do two pixels of one cell stay together, and two pixels of different cells apart."""
+"""Rand scores: do predicted cells keep pixels of one true cell together and pixels of different cells apart?
+
+Reference for all of them: Arganda-Carreras et al. 2015.
+"""
 
 from __future__ import annotations
 
@@ -10,48 +13,168 @@ import numpy as np
 
 from pipeline_lib.metrics.contingency import ContingencyTable, contingency_tables, sums_by
 from pipeline_lib.metrics.counts import Counts
+from pipeline_lib.runtime.types import Stored
 
 
-def rand_error(labels: np.ndarray, predicted_labels: np.ndarray) -> float:
-    """Foreground-restricted Rand error of labels (z, y, x) or (y, x).
+def rand_error(labels: Stored, predicted_labels: Stored) -> float:
+    """Return the foreground-restricted Rand error: 1 - F-score of pairs of pixels.
 
-    1 - F of `foreground_pairs` over all sections; NaN without any true cell, where `isbi_scores` reports the
-    reference's 0.
+    A pair of different pixels inside true cells is positive if both are in the same cell. Precision falls
+    with mergers, recall with splits. Pairs of all sections are counted together. Pairs grow with the square
+    of the size of a cell: merging two large cells costs much, missing small cells costs little. This is not
+    the adjusted Rand index.
+
+    Parameters
+    ----------
+    labels : (z, y, x) or (y, x) array of int
+        Instance labels of the truth, 0 = background. Background pixels of the truth do not count.
+    predicted_labels : array of int
+        Predicted instance labels of the same shape. A pixel of a true cell that is predicted as background
+        counts as a segment of one pixel.
+
+    Returns
+    -------
+    float
+        0 (best) to 1. NaN without any true cell, where `isbi_scores` reports 0 as the reference does. 1 if
+        nothing is predicted.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or values are not integers or negative.
+
+    See Also
+    --------
+    adapted_rand_error : The same with N^2 pairs, as in SNEMI3D.
+    v_rand : The F-score itself, averaged over sections.
+
+    References
+    ----------
+    Rand error of the leader board of the ISBI 2012 challenge [1]_.
+
+    .. [1] I. Arganda-Carreras et al., "Crowdsourcing the creation of image segmentation algorithms for
+       connectomics", Frontiers in Neuroanatomy 9:142, 2015.
+
+    Examples
+    --------
+    Two touching cells of 4 px have 6 pairs each. Merged, they have 28: precision 12/28, recall 1.
+
+    >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
+    >>> merged = np.ones_like(truth)
+    >>> rand_error(truth, merged)
+    0.4
+
+    If one of them is split in halves, 8 of 12 pairs are left: precision 1, recall 8/12.
+
+    >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])
+    >>> round(rand_error(truth, split), 4)
+    0.2
     """
     return pooled_error(foreground_pairs, contingency_tables(labels, predicted_labels))
 
 
-def adapted_rand_error(labels: np.ndarray, predicted_labels: np.ndarray) -> float:
-    """Adapted Rand error of SNEMI3D for labels (z, y, x) or (y, x).
+def adapted_rand_error(labels: Stored, predicted_labels: Stored) -> float:
+    """Return the adapted Rand error of SNEMI3D and CREMI: 1 - F-score of N^2 pairs of pixels.
 
-    1 - F of `foreground_squares` over all sections; NaN without any true cell. Pixels of true cells predicted
-    as background are segments of their own, as SNEMI3D and CREMI define it; scikit-image's function of this
-    name takes them for one segment and counts N (N - 1) / 2 pairs.
+    Like `rand_error`, but each pixel is also paired with itself, and each pair counts in both orders. The
+    difference is small unless cells have few pixels. scikit-image's function of the same name is different:
+    it counts N (N - 1) / 2 pairs and treats predicted background as one segment.
+
+    Parameters
+    ----------
+    labels : (z, y, x) or (y, x) array of int
+        Instance labels of the truth, 0 = background. Background pixels of the truth do not count.
+    predicted_labels : array of int
+        Predicted instance labels of the same shape. A pixel of a true cell that is predicted as background
+        counts as a segment of one pixel.
+
+    Returns
+    -------
+    float
+        0 (best) to 1. NaN without any true cell. If nothing is predicted it is below 1, because each pixel
+        is paired with itself; it approaches 1 as cells get larger.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or values are not integers or negative.
+
+    References
+    ----------
+    The N^2 normalisation is that of the challenge's code since 2015 [1]_.
+
+    .. [1] I. Arganda-Carreras et al., "Crowdsourcing the creation of image segmentation algorithms for
+       connectomics", Frontiers in Neuroanatomy 9:142, 2015.
+
+    Examples
+    --------
+    Two touching cells of 4 px, merged: precision (16 + 16) / 64, recall 1.
+
+    >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
+    >>> round(adapted_rand_error(truth, np.ones_like(truth)), 4)
+    0.3333
     """
     return pooled_error(foreground_squares, contingency_tables(labels, predicted_labels))
 
 
-def v_rand(labels: np.ndarray, predicted_labels: np.ndarray) -> float:
-    """V_rand of labels (z, y, x) or (y, x): F of `foreground_squares`, mean over sections.
+def v_rand(labels: Stored, predicted_labels: Stored) -> float:
+    """Return V_rand: the F-score of N^2 pairs of pixels, averaged over sections.
 
-    0 for a section without cells. The challenge's V_rand(thinned) is that of `thin_borders(prediction)`.
+    The challenge's "V_rand(thinned)" is `v_rand(labels, thin_borders(predicted_cells))`.
+
+    Parameters
+    ----------
+    labels : (z, y, x) or (y, x) array of int
+        Instance labels of the truth, 0 = background. Background pixels of the truth do not count.
+    predicted_labels : array of int
+        Predicted instance labels of the same shape. A pixel of a true cell that is predicted as background
+        counts as a segment of one pixel.
+
+    Returns
+    -------
+    float
+        0 to 1 (best). A section without true cells counts as 0. If nothing is predicted it is above 0,
+        because each pixel is paired with itself.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or values are not integers or negative.
+
+    References
+    ----------
+    The score was introduced by [1]_.
+
+    .. [1] I. Arganda-Carreras et al., "Crowdsourcing the creation of image segmentation algorithms for
+       connectomics", Frontiers in Neuroanatomy 9:142, 2015.
+
+    Examples
+    --------
+    Two touching cells of 4 px, merged: precision 32/64, recall 1. One of them split: precision 1, recall
+    (4 + 4 + 16) / 32.
+
+    >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
+    >>> merged = np.ones_like(truth)
+    >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])
+    >>> round(v_rand(truth, merged), 4), round(v_rand(truth, split), 4)
+    (0.6667, 0.8571)
     """
     tables = contingency_tables(labels, predicted_labels)
     return float(np.mean([foreground_squares(table).f_score for table in tables]))
 
 
 def pooled_error(counts: Callable[[ContingencyTable], Counts], tables: Sequence[ContingencyTable]) -> float:
-    """1 - F of `counts` summed over the sections that have true cells; NaN where none has."""
+    """Return 1 - F-score of the summed `counts` of sections with true cells; NaN if there are none."""
     with_cells = [counts(table) for table in tables if table.foreground.pixels]
     return 1 - reduce(add, with_cells).f_score if with_cells else float("nan")
 
 
 def foreground_pairs(table: ContingencyTable) -> Counts:
-    """Pairs of pixels inside true cells, N (N - 1) / 2; positive = both in one cell: the ISBI 2012 board.
+    """Count pairs of different pixels inside true cells; positive = both in one cell.
 
-    A pixel of a true cell predicted as background is a segment of its own and forms no predicted pair. `1 -
-    f_score` is the Rand error (Arganda-Carreras et al. 2015); by its definition it is 0 without any true
-    cell.
+    There are N (N - 1) / 2 of them, as on the leader board of ISBI 2012. A pixel of a true cell that is
+    predicted as background is a segment of one pixel, which has no pairs. `1 - f_score` is the Rand error;
+    by this definition it is 0 without any true cell.
     """
     sums = table.foreground
     return _counts(
@@ -63,9 +186,9 @@ def foreground_pairs(table: ContingencyTable) -> Counts:
 
 
 def foreground_squares(table: ContingencyTable) -> Counts:
-    """As `foreground_pairs` with N^2, where a pixel also pairs with itself: the challenge's code since 2015.
+    """Count pairs as `foreground_pairs`, in both orders and with each pixel paired with itself (N^2).
 
-    Without any true cell all counts are NaN and the F-score is 0.
+    This is the challenge's code since 2015. Without any true cell all counts are NaN and the F-score is 0.
     """
     sums = table.foreground
     if sums.pixels == 0:
@@ -79,7 +202,7 @@ def foreground_squares(table: ContingencyTable) -> Counts:
 
 
 def unrestricted_pairs(table: ContingencyTable) -> Counts:
-    """Pairs of all pixels, N (N - 1) / 2; true and predicted background are clusters like any other."""
+    """Count all N (N - 1) / 2 pairs of pixels; true and predicted background are clusters like any other."""
     return _counts(
         tp=_pairs(table.count.astype(np.int64)),
         truth=_pairs(sums_by(table.truth, table.count)),
@@ -89,6 +212,7 @@ def unrestricted_pairs(table: ContingencyTable) -> Counts:
 
 
 def _counts(tp: int, truth: int, predicted: int, total: int) -> Counts:
+    """Return counts from the pairs together in both, in the truth, in the prediction, and all pairs."""
     return Counts(tp=tp, tn=total - truth - predicted + tp, fp=predicted - tp, fn=truth - tp)
 
 

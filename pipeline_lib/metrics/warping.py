@@ -1,30 +1,48 @@
-"""Warping error: the truth is bent towards the prediction, its topology kept; what still differs is wrong.
+"""Warping error: the errors that remain after the truth was deformed towards the prediction.
 
-Jain et al. 2010, "Boundary learning by optimization with topological constraints", as the ISBI 2012 challenge
-computed it: foreground 4-connected, background 8-connected, outside of the image is membrane.
+The deformation keeps the topology of the truth: no cell or hole appears, vanishes, splits or merges. So the
+remaining errors are errors of topology. The method is that of Jain et al. 2010, as the ISBI 2012 challenge
+computed it: cells are 4-connected, background is 8-connected, and outside of the image is membrane.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.kernels.components import padded_components, root
 from pipeline_lib.kernels.sections import OUTSIDE, check_shapes, padded, section, sections_of, unpadded
-from pipeline_lib.metrics.inputs import MapsChecked, as_probability, checked_thresholds
+from pipeline_lib.metrics.inputs import MapChecker, as_probability, checked_thresholds
+from pipeline_lib.runtime.types import Stored
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CHALLENGE_RADIUS = 20  # px; half window in which the challenge told a split from the opening of a loop
+CHALLENGE_RADIUS = 20  # px; half side of the window in which the challenge looked for a split
 
 
-class Mismatch(IntEnum):
-    """Kinds of residual mismatch; a pixel of the error map is 0 or one of these."""
+class Mismatch(IntEnum):  # numpydoc ignore=PR01
+    """Kinds of remaining errors; a pixel of the error map is 0 or one of these.
+
+    Attributes
+    ----------
+    MERGER
+        Predicted cell that joins two or more cells.
+    SPLIT
+        Predicted membrane that divides a cell.
+    HOLE_ADDITION
+        Predicted hole in a cell, or predicted cell that closes a ring.
+    OBJECT_DELETION
+        Remaining pixel of a cell that is not predicted.
+    OBJECT_ADDITION
+        Predicted cell in the membrane.
+    HOLE_DELETION
+        Hole of a cell that is not predicted, or a ring of cell that is predicted open.
+    """
 
     MERGER = 1
     SPLIT = 2
@@ -35,52 +53,138 @@ class Mismatch(IntEnum):
 
 
 def _simple_points() -> np.ndarray:
-    """Which of the 256 neighbourhoods make their centre simple: flipping it changes no component or hole.
+    """Return for each of the 256 neighbourhoods whether its centre is a simple point.
 
-    Bit k is the k-th pixel of the ring around the centre, even bits being its 4-neighbours. The centre is
-    simple where one 4-component of the ring's foreground touches it (Yokoi et al. 1975).
+    Flipping a simple point creates, removes, splits and merges no component and no hole. Bit k of a
+    neighbourhood is the k-th pixel of the ring around the centre; even bits are its 4-neighbours. The centre
+    is simple if exactly one 4-connected component of the ring's foreground touches it (Yokoi et al. 1975).
     """
     ring = np.arange(256)[:, None] >> np.arange(8) & 1
-    beside = ring[:, ::2]
-    joined_to_next = beside & ring[:, 1::2] & np.roll(beside, -1, axis=1)
-    return (beside - joined_to_next).sum(axis=1) == 1
+    adjacent = ring[:, ::2]
+    joined_to_next = adjacent & ring[:, 1::2] & np.roll(adjacent, -1, axis=1)
+    return (adjacent - joined_to_next).sum(axis=1) == 1
 
 
 SIMPLE = _simple_points()
 ONE, TEN_BITS = np.uint32(0x3F800000), np.uint32(1023)  # the bits of 1.0 in float32; a digit of the sort
-LEFT, READY, FLIPPED = 256, 512, 1024  # bits of a pixel's state beyond the eight of its neighbourhood
+REMAINING, READY, FLIPPED = 256, 512, 1024  # bits of a pixel's state, above the eight of its neighbourhood
 
 
 def warp(
-    cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5, mask: np.ndarray | None = None
+    cells: Stored, cell_probability: Stored, threshold: float = 0.5, mask: Stored | None = None
 ) -> np.ndarray:
-    """The true cells, bent towards `cell_probability > threshold` one simple point at a time.
+    """Deform the true cells towards the prediction without changing their topology.
 
-    cells: (z, y, x) or (y, x), non-zero = cell. cell_probability: same shape, 0..1. mask: same shape,
-    non-zero where pixels may change; the challenge used none. Returns uint8 0/1 of the same shape with as
-    many components and holes as `cells`. Pixels change in the order of |probability - threshold|, the surest
-    first, ties by columns.
+    Pixels that differ from the prediction `cell_probability > threshold` are flipped if they are simple
+    points, which means that no cell or hole appears, vanishes, splits or merges. The pixels with the largest
+    |probability - threshold| are flipped first; ties are resolved column by column. Passes are repeated until
+    none of the remaining pixels is simple.
+
+    Parameters
+    ----------
+    cells : (z, y, x) or (y, x) array
+        Truth: cell is not 0, membrane is 0.
+    cell_probability : array of float
+        Probability of cell in 0..1, of the same shape. A uint8 map is divided by 255.
+    threshold : float
+        Pixels with a larger probability are predicted as cell; compared in float64. In 0..1.
+    mask : array, optional
+        Pixels that can be flipped are not 0; same shape. By default all can, as in the challenge.
+
+    Returns
+    -------
+    array of uint8
+        Deformed truth of the same shape, 0 or 1, with as many cells and holes as `cells`.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, the probability has NaN or values outside 0..1, or the threshold is outside
+        0..1.
+
+    References
+    ----------
+    The method is described in [1]_. The order of the pixels is that of the challenge's reference
+    implementation.
+
+    .. [1] V. Jain et al., "Boundary learning by optimization with topological constraints", IEEE Conference
+       on Computer Vision and Pattern Recognition, 2488-2495, 2010.
+
+    Examples
+    --------
+    The membrane between two cells moves by one pixel to where it is predicted.
+
+    >>> cells = np.array([[1, 1, 1, 0, 0, 1, 1]] * 2)
+    >>> predicted = np.array([[1.0, 1, 0, 0, 1, 1, 1]] * 2)
+    >>> warp(cells, predicted)
+    array([[1, 1, 0, 0, 1, 1, 1],
+           [1, 1, 0, 0, 1, 1, 1]], dtype=uint8)
+
+    It cannot vanish, because that would merge the cells. A line of one pixel remains.
+
+    >>> warp(cells, np.ones((2, 7)))
+    array([[1, 1, 1, 1, 0, 1, 1],
+           [1, 1, 1, 1, 0, 1, 1]], dtype=uint8)
     """
     warped_cells = np.empty(cells.shape, np.uint8)
-    for z, warped, _ in _warped_sections(cells, cell_probability, threshold, mask):
-        section(warped_cells, z)[...] = unpadded(warped)
+    for z, found in enumerate(_warped_sections(cells, cell_probability, threshold, mask)):
+        section(warped_cells, z)[...] = unpadded(found.warped)
     return warped_cells
 
 
 def error_map(
-    cells: np.ndarray,
-    cell_probability: np.ndarray,
+    cells: Stored,
+    cell_probability: Stored,
     threshold: float = 0.5,
-    mask: np.ndarray | None = None,
+    mask: Stored | None = None,
     radius: int = CHALLENGE_RADIUS,
 ) -> np.ndarray:
-    """Where the warped truth still differs from the prediction, and how.
+    """Return where the deformed truth still differs from the prediction, and the kind of each error.
 
-    Returns uint8 of the same shape, 0 or a `Mismatch`. Arguments as in `warp`. radius (px): predicted
-    membrane inside a warped cell is a split where it separates parts of the cell within a window of 2 radius
-    + 1 px, else the opening of a loop (hole deletion); below 1 or beyond the section: the whole section.
-    Cells are the components of the warped truth, also where all of a section is cell, for which the reference
-    forgets them.
+    The truth is deformed by `warp`.
+
+    Parameters
+    ----------
+    cells : (z, y, x) or (y, x) array
+        Truth: cell is not 0, membrane is 0.
+    cell_probability : array of float
+        Probability of cell in 0..1, of the same shape. A uint8 map is divided by 255.
+    threshold : float
+        Pixels with a larger probability are predicted as cell; compared in float64. In 0..1.
+    mask : array, optional
+        Pixels whose errors count are not 0; same shape. By default all count, as in the challenge.
+    radius : int
+        Half side of a window (px) that decides about predicted membrane in a cell. It is a split if it
+        separates parts of the cell within the window of 2 `radius` + 1 px, otherwise it opens a ring (hole
+        deletion). If `radius` is below 1 or larger than the section, the window is the whole section.
+
+    Returns
+    -------
+    array of uint8
+        Error map of the same shape: 0 = no error, otherwise a `Mismatch`.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, the probability has NaN or values outside 0..1, or the threshold is outside
+        0..1.
+
+    Notes
+    -----
+    Errors are classified by the components of the deformed truth, also if a section of the truth has no
+    membrane. For such a section the reference implementation treats all pixels as background.
+
+    Examples
+    --------
+    A prediction without membrane merges two cells (1), and one with a membrane through a cell splits it (2).
+
+    >>> cells = np.array([[1, 1, 1, 0, 0, 1, 1]] * 2)
+    >>> error_map(cells, np.ones((2, 7)))
+    array([[0, 0, 0, 0, 1, 0, 0],
+           [0, 0, 0, 0, 1, 0, 0]], dtype=uint8)
+    >>> error_map(cells, np.array([[1.0, 0, 1, 0, 0, 1, 1]] * 2))
+    array([[0, 2, 0, 0, 0, 0, 0],
+           [0, 0, 0, 0, 0, 0, 0]], dtype=uint8)
     """
     errors = np.empty(cells.shape, np.uint8)
     for z, codes in enumerate(error_maps(cells, cell_probability, threshold, mask, radius)):
@@ -89,45 +193,180 @@ def error_map(
 
 
 def error_maps(
-    cells: np.ndarray,
-    cell_probability: np.ndarray,
+    cells: Stored,
+    cell_probability: Stored,
     threshold: float = 0.5,
-    mask: np.ndarray | None = None,
+    mask: Stored | None = None,
     radius: int = CHALLENGE_RADIUS,
 ) -> Iterator[np.ndarray]:
-    """The `error_map` of each section (y, x), one after the other, none of them held."""
-    for _, warped, remaining in _warped_sections(cells, cell_probability, threshold, mask):
+    """Yield the `error_map` of each section, with one section in memory at a time.
+
+    Parameters
+    ----------
+    cells : (z, y, x) or (y, x) array
+        Truth: cell is not 0, membrane is 0.
+    cell_probability : array of float
+        Probability of cell in 0..1, of the same shape. A uint8 map is divided by 255.
+    threshold : float
+        Pixels with a larger probability are predicted as cell; compared in float64. In 0..1.
+    mask : array, optional
+        Pixels whose errors count are not 0; same shape. By default all count, as in the challenge.
+    radius : int
+        Half side of the window (px) that decides whether predicted membrane in a cell is a split; see
+        `error_map`.
+
+    Yields
+    ------
+    (y, x) array of uint8
+        Error map of a section: 0 = no error, otherwise a `Mismatch`.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, the probability has NaN or values outside 0..1, or the threshold is outside
+        0..1.
+    """
+    for warped, remaining in _warped_sections(cells, cell_probability, threshold, mask):
         yield unpadded(classify(warped, remaining, radius))
 
 
 def warping_error(
-    cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5, mask: np.ndarray | None = None
+    cells: Stored, cell_probability: Stored, threshold: float = 0.5, mask: Stored | None = None
 ) -> float:
-    """Residual mismatches of the warped truth / pixels; arguments as in `warp`."""
-    return np.count_nonzero(error_map(cells, cell_probability, threshold, mask)) / cells.size
+    """Return the warping error: the fraction of pixels that remain wrong after the truth was deformed.
+
+    The truth is deformed towards the prediction by `warp`. A membrane that is predicted at another place
+    costs nothing if the truth can be deformed to it, that is up to a shift by its own width. Remaining pixels
+    are errors of topology of any kind; see `error_map`.
+
+    Parameters
+    ----------
+    cells : (z, y, x) or (y, x) array
+        Truth: cell is not 0, membrane is 0.
+    cell_probability : array of float
+        Probability of cell in 0..1, of the same shape. A uint8 map is divided by 255.
+    threshold : float
+        Pixels with a larger probability are predicted as cell; compared in float64. In 0..1.
+    mask : array, optional
+        Pixels whose errors count are not 0; same shape. By default all count, as in the challenge.
+
+    Returns
+    -------
+    float
+        0 (best) to 1, as a fraction of all pixels. Without any true cell, each predicted cell pixel is an
+        error. For an empty prediction, each cell without holes is deformed to a single pixel, which is an
+        error.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, the probability has NaN or values outside 0..1, or the threshold is outside
+        0..1.
+
+    References
+    ----------
+    .. [1] V. Jain et al., "Boundary learning by optimization with topological constraints", IEEE Conference
+       on Computer Vision and Pattern Recognition, 2488-2495, 2010.
+
+    Examples
+    --------
+    A prediction without membrane merges two cells along a line of 2 of 14 pixels.
+
+    >>> cells = np.array([[1, 1, 1, 0, 0, 1, 1]] * 2)
+    >>> round(warping_error(cells, np.ones((2, 7))), 4)
+    0.1429
+
+    The shift of a membrane costs nothing.
+
+    >>> warping_error(cells, np.array([[1.0, 1, 0, 0, 1, 1, 1]] * 2))
+    0.0
+    """
+    errors = error_map(cells, cell_probability, threshold, mask)
+    return np.count_nonzero(errors) / errors.size
 
 
 def splits_mergers_error(
-    cells: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5, mask: np.ndarray | None = None
+    cells: Stored, cell_probability: Stored, threshold: float = 0.5, mask: Stored | None = None
 ) -> float:
-    """Residual mismatches that are splits or mergers / pixels; arguments as in `warp`.
+    """Return the fraction of pixels that are splits or mergers after the truth was deformed by `warp`.
 
-    0 for a map that is all membrane, to which every cell is warped as a single pixel: read it beside other
-    scores.
+    The challenge published the minimum of this score over thresholds as its warping error. Other errors of
+    topology do not count, so a useless prediction can have a perfect score. Read it together with other
+    scores, for instance in `summary_table`.
+
+    Parameters
+    ----------
+    cells : (z, y, x) or (y, x) array
+        Truth: cell is not 0, membrane is 0.
+    cell_probability : array of float
+        Probability of cell in 0..1, of the same shape. A uint8 map is divided by 255.
+    threshold : float
+        Pixels with a larger probability are predicted as cell; compared in float64. In 0..1.
+    mask : array, optional
+        Pixels whose errors count are not 0; same shape. By default all count, as in the challenge.
+
+    Returns
+    -------
+    float
+        0 (best) to 1, as a fraction of all pixels. 0 without any true cell. 0 also for an empty prediction:
+        each cell is deformed to a single pixel, whose kind is object deletion.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, the probability has NaN or values outside 0..1, or the threshold is outside
+        0..1.
+
+    Examples
+    --------
+    A prediction without membrane merges two cells along a line of 2 of 14 pixels. One without cells scores
+    perfectly.
+
+    >>> cells = np.array([[1, 1, 1, 0, 0, 1, 1]] * 2)
+    >>> round(splits_mergers_error(cells, np.ones((2, 7))), 4)
+    0.1429
+    >>> splits_mergers_error(cells, np.zeros((2, 7)))
+    0.0
     """
     errors = error_map(cells, cell_probability, threshold, mask)
-    return np.count_nonzero((errors == Mismatch.SPLIT) | (errors == Mismatch.MERGER)) / cells.size
+    return np.count_nonzero((errors == Mismatch.SPLIT) | (errors == Mismatch.MERGER)) / errors.size
 
 
-def error_regions(errors: np.ndarray, cell_probability: np.ndarray, threshold: float = 0.5) -> pd.DataFrame:
-    """The errors in an `error_map`, touching pixels of one kind being one error, largest first.
+def error_regions(errors: Stored, cell_probability: Stored, threshold: float = 0.5) -> pd.DataFrame:
+    """Return a table of the connected errors in an `error_map`, largest first.
 
-    errors, cell_probability, threshold: the map and what it was made of. Returns columns section, kind (name
-    of the `Mismatch` in lower case), pixels, y, x (px, centre). As in the reference mergers, and holes added
-    by predicted membrane, hang together across corners, the other kinds along edges.
+    Connected pixels of one kind are one error. Mergers, and holes added by predicted membrane, are
+    8-connected; the other kinds are 4-connected, as in the reference.
+
+    Parameters
+    ----------
+    errors : (z, y, x) or (y, x) array of uint8
+        Error map.
+    cell_probability : array of float
+        Probability map from which `errors` was made.
+    threshold : float
+        Threshold with which `errors` was made.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each error with the columns section (number), kind (name of the `Mismatch` in lower case),
+        pixels (size in px), and y and x (centre in px).
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> cells, probability = np.array([[1, 1, 1, 0, 0, 1, 1]] * 2), np.ones((2, 7))
+    >>> error_regions(error_map(cells, probability), probability)
+       section    kind  pixels    y    x
+    0        0  merger       2  0.5  4.0
     """
-    import pandas as pd  # 0.25 s and
-    from scipy import ndimage  # 0.15 s; most stages need a metric and neither of them
+    import pandas as pd  # imported here because it takes 0.25 s,
+    from scipy import ndimage  # and this 0.15 s; most stages that use a score need neither
 
     check_shapes(errors=errors, cell_probability=cell_probability)
     regions = []
@@ -146,37 +385,49 @@ def error_regions(errors: np.ndarray, cell_probability: np.ndarray, threshold: f
     return table.sort_values("pixels", ascending=False, kind="stable", ignore_index=True)
 
 
-def _warped_sections(cells, cell_probability, threshold, mask):
-    """Index, padded warped truth and residual mismatches of each section."""
+class _Warped(NamedTuple):
+    """The deformed truth of a section (padded), and the flat indices of the pixels that remain wrong."""
+
+    warped: np.ndarray
+    remaining: np.ndarray
+
+
+def _warped_sections(
+    cells: Stored, cell_probability: Stored, threshold: float, mask: Stored | None
+) -> Iterator[_Warped]:
+    """Check, deform and yield one section after the other."""
     (threshold,) = checked_thresholds([threshold])
-    check = MapsChecked(cells, cell_probability, **({} if mask is None else {"mask": mask}))
+    check = MapChecker(cells, cell_probability, **({} if mask is None else {"mask": mask}))
     for z, truth in enumerate(sections_of(cells)):
         probability = section(cell_probability, z)
         check(z, truth, probability)
         warped, probability = padded(truth != 0, np.uint8), padded(as_probability(probability), np.float32)
-        yield z, warped, warp_section(warped, probability, threshold, allowed(mask, z))
+        yield _Warped(warped, warp_section(warped, probability, threshold, allowed(mask, z)))
     check.finish()
 
 
-def allowed(mask: np.ndarray | None, z: int) -> np.ndarray:
-    """Padded 0/1 map of the pixels that may change in section `z`; empty where all may."""
+def allowed(mask: Stored | None, z: int) -> np.ndarray:
+    """Return the padded 0/1 map of the pixels that can change in section `z`; an empty array if all can."""
     return np.empty((0, 0), np.uint8) if mask is None else padded(section(mask, z) != 0, np.uint8)
 
 
 def warp_section(
     warped: np.ndarray, probability: np.ndarray, threshold: float, mask: np.ndarray
 ) -> np.ndarray:
-    """Warp the padded truth in place; returns the flat indices (int32) of the residual mismatches."""
+    """Deform the padded truth in place and return the flat indices (int32) of the remaining mismatches."""
     return _warp(warped, *_mismatches(warped, probability, threshold, mask))
 
 
 @compiled
-def _mismatches(warped, probability, threshold, mask):
-    """State of every pixel, and flat indices of the mismatches by descending |probability - threshold|.
+def _mismatches(
+    warped: np.ndarray, probability: np.ndarray, threshold: float, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the state of each pixel and the mismatches by descending |probability - threshold|.
 
-    The state of a mismatch is LEFT and the code of its neighbourhood, that of other pixels 0. Ties keep the
-    scan order: a radix sort by the distances' bits, which ascend as floats in 0..1 do and stay below 2^30, in
-    three digits of ten bits, the lowest one while scanning.
+    The state of a mismatch is REMAINING and the code of its neighbourhood; that of other pixels is 0. The
+    mismatches are flat indices, sorted by a radix sort, which leaves ties in scan order. The keys are the
+    bits of the distances: read as integers they have the order of the distances and are below 2^30, which is
+    three digits of ten bits. The lowest digit is sorted while scanning.
     """
     rows, columns = warped.shape
     everywhere = mask.size == 0
@@ -188,7 +439,7 @@ def _mismatches(warped, probability, threshold, mask):
         for y in range(1, columns - 1):
             p = np.float64(probability[x, y])
             if (warped[x, y] != 0) != (p > threshold) and (everywhere or mask[x, y]):
-                state[x, y] = LEFT
+                state[x, y] = REMAINING
                 distance[0] = abs(p - threshold)
                 key = ONE - bits[0]
                 for digit in range(3):
@@ -232,11 +483,11 @@ def _mismatches(warped, probability, threshold, mask):
 
 
 @compiled
-def _warp(warped, state, order):
-    """Flip the pixels of `order` where simple, pass after pass, until none is; returns the others in order.
+def _warp(warped: np.ndarray, state: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Flip simple pixels of `order` in passes until none is simple; return the others in the same order.
 
-    A pixel that was not simple when a pass met it can only become so when a neighbour flips. So a flip
-    updates the state of its eight neighbours, and a pass visits only those that are `ready`.
+    A pixel that is not simple can only become simple if a neighbour flips. Therefore each flip updates the
+    state of its eight neighbours, and a pass visits only pixels that are `ready`.
     """
     columns = warped.shape[1]
     ring = (1, columns + 1, columns, columns - 1, -1, -columns - 1, -columns, -columns + 1)
@@ -257,12 +508,12 @@ def _warp(warped, state, order):
     lowest_behind = order.size
     flips = 0
     while ahead + behind > 0:
-        if ahead == 0:  # the next pass starts where it first finds something
+        if ahead == 0:  # the next pass starts at its first ready pixel
             rank = lowest_behind
             ahead = behind
             behind = 0
             lowest_behind = order.size
-        while not ready[rank]:  # terminates: one ahead is ready
+        while not ready[rank]:  # terminates because a pixel ahead is ready
             rank += 1
             while rank & 7 == 0 and ready_by_eight[rank >> 3] == 0:
                 rank += 8
@@ -277,7 +528,7 @@ def _warp(warped, state, order):
         for k in range(8):
             neighbour = pixel + ring[k]
             changed = state[neighbour] ^ (1 << ((k + 4) & 7))
-            if changed & (LEFT | READY) == LEFT and SIMPLE[changed & 255]:
+            if changed & (REMAINING | READY) == REMAINING and SIMPLE[changed & 255]:
                 changed |= READY
                 other = rank_of[neighbour]
                 ready[other] = True
@@ -300,17 +551,31 @@ def _warp(warped, state, order):
 
 
 def classify(warped: np.ndarray, remaining: np.ndarray, radius: int) -> np.ndarray:
-    """Codes (uint8, see `Mismatch`) of the residual mismatches of a padded section, 0 elsewhere."""
+    """Return the kinds (uint8, see `Mismatch`) of the remaining pixels of a padded section; 0 elsewhere."""
     rows, columns = warped.shape
     if not 1 <= radius <= min(rows, columns) - 2:
         radius = max(rows, columns)
     codes = np.zeros(warped.shape, np.uint8)
-    _classify(warped, padded_components(warped), *_background_components(warped), remaining, radius, codes)
+    background, parent = _background_components(warped)
+    _classify(warped, padded_components(warped), background, parent, remaining, radius, codes)
     return codes
 
 
 @compiled
-def _classify(warped, labels, background, parent, remaining, radius, codes):
+def _classify(
+    warped: np.ndarray,
+    labels: np.ndarray,
+    background: np.ndarray,
+    parent: np.ndarray,
+    remaining: np.ndarray,
+    radius: int,
+    codes: np.ndarray,
+) -> None:
+    """Write the kind of each remaining pixel to `codes`.
+
+    `labels` are the components of the deformed truth; `background` and `parent` are described at
+    `_background_components`.
+    """
     columns = warped.shape[1]
     flat = warped.ravel()
     label = labels.ravel()
@@ -349,17 +614,21 @@ def _classify(warped, labels, background, parent, remaining, radius, codes):
 
 
 @compiled
-def _background_components(cells):
-    """Labels (int32) of the 8-components of the background and outside, and the forest that joins them."""
+def _background_components(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return provisional labels (int32) of the background, 8-connected, and the forest that joins them.
+
+    Labels with the same root in the union-find forest are one component. The outside belongs to the
+    background.
+    """
     rows, columns = cells.shape
     labels = np.ones(cells.shape, np.int32)
-    parent = np.arange(2 + cells.size // 4, dtype=np.int32)  # new at every second pixel of a row at most
+    parent = np.arange(2 + cells.size // 4, dtype=np.int32)  # at most one new label for two pixels of a row
     used = 1
     for x in range(1, rows):
         for y in range(1, columns - 1):
             if cells[x, y]:
                 continue
-            if not cells[x - 1, y]:  # touches all the others
+            if not cells[x - 1, y]:  # this pixel touches all the others
                 labels[x, y] = labels[x - 1, y]
                 continue
             before = after = 0
@@ -379,11 +648,14 @@ def _background_components(cells):
 
 
 @compiled
-def _cuts(flat, pixel, ring, background, parent):
-    """Whether the component of the white `pixel` falls apart in the whole section once it is black.
+def _cuts(
+    flat: np.ndarray, pixel: int, ring: tuple[int, ...], background: np.ndarray, parent: np.ndarray
+) -> bool:
+    """Return whether a cell is divided in the whole section if `pixel` becomes background.
 
-    It does where the same background reaches the pixel between two pairs of its white 4-neighbours: a quick
-    answer that spares most floods, for what is apart in the section is apart in every window.
+    It is if the same background component touches the pixel in two gaps between its 4-neighbours inside
+    cells. Parts that are separate in the section are separate in each window, so this quick test makes
+    most calls of `_separates` unnecessary.
     """
     start = -1
     for k in range(0, 8, 2):
@@ -408,11 +680,20 @@ def _cuts(flat, pixel, ring, background, parent):
 
 
 @compiled
-def _separates(flat, columns, pixel, radius, ring, visited, queue):
-    """Whether the white neighbours of `pixel` fall apart within the window once `pixel` is black.
+def _separates(
+    flat: np.ndarray,
+    columns: int,
+    pixel: int,
+    radius: int,
+    ring: tuple[int, ...],
+    visited: np.ndarray,
+    queue: np.ndarray,
+) -> bool:
+    """Return whether the cell around `pixel` is divided within the window if `pixel` becomes background.
 
-    Floods from all of them at once, joining floods that meet, until one is left or one has nowhere to go.
-    Marks in `visited` (all 0 before and after) name the neighbour a flood started from.
+    The cell is flooded from all neighbours of the pixel at once. Floods that touch are joined. The search
+    ends when one flood is left, or when one cannot grow any more. `visited` has the number of the flood at
+    each pixel; it is 0 everywhere before and after the call.
     """
     parent = np.arange(9)
     waiting = np.zeros(9, np.int64)
@@ -443,10 +724,10 @@ def _separates(flat, columns, pixel, radius, ring, visited, queue):
                 queue[tail] = other
                 tail += 1
                 continue
-            met = root(parent, visited[other])
-            if met != own:
-                parent[met] = own
-                waiting[own] += waiting[met]
+            touched = root(parent, visited[other])
+            if touched != own:
+                parent[touched] = own
+                waiting[own] += waiting[touched]
                 floods -= 1
         waiting[own] -= 1
         apart = waiting[own] == 0
