@@ -145,7 +145,7 @@ def vi_split(labels: Stored, predicted_labels: Stored) -> float:
 
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
     >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])
-    >>> round(vi_split(truth, split), 4), round(np.log(2) / 2, 4)
+    >>> round(vi_split(truth, split), 4), round(float(np.log(2)) / 2, 4)
     (0.3466, 0.3466)
     >>> vi_split(truth, np.ones_like(truth))
     0.0
@@ -189,7 +189,7 @@ def vi_merge(labels: Stored, predicted_labels: Stored) -> float:
     Two touching cells of one size are merged: each pixel needs ln 2 nats more.
 
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
-    >>> round(vi_merge(truth, np.ones_like(truth)), 4), round(np.log(2), 4)
+    >>> round(vi_merge(truth, np.ones_like(truth)), 4), round(float(np.log(2)), 4)
     (0.6931, 0.6931)
     >>> vi_merge(truth, np.array([[1, 3, 2, 2], [1, 3, 2, 2]]))
     0.0

@@ -176,15 +176,19 @@ def error_map(
 
     Examples
     --------
-    A prediction without membrane merges two cells (1), and one with a membrane through a cell splits it (2).
+    A prediction without membrane merges two cells; 1 is `Mismatch.MERGER`.
 
     >>> cells = np.array([[1, 1, 1, 0, 0, 1, 1]] * 2)
     >>> error_map(cells, np.ones((2, 7)))
     array([[0, 0, 0, 0, 1, 0, 0],
            [0, 0, 0, 0, 1, 0, 0]], dtype=uint8)
+
+    A membrane through a cell splits it; 2 is `Mismatch.SPLIT`. The truth is deformed until one pixel of the
+    cell is left to cut.
+
     >>> error_map(cells, np.array([[1.0, 0, 1, 0, 0, 1, 1]] * 2))
-    array([[0, 2, 0, 0, 0, 0, 0],
-           [0, 0, 0, 0, 0, 0, 0]], dtype=uint8)
+    array([[0, 0, 0, 0, 0, 0, 0],
+           [0, 2, 0, 0, 0, 0, 0]], dtype=uint8)
     """
     errors = np.empty(cells.shape, np.uint8)
     for z, codes in enumerate(error_maps(cells, cell_probability, threshold, mask, radius)):
@@ -265,6 +269,8 @@ def warping_error(
 
     References
     ----------
+    The score is defined in [1]_.
+
     .. [1] V. Jain et al., "Boundary learning by optimization with topological constraints", IEEE Conference
        on Computer Vision and Pattern Recognition, 2488-2495, 2010.
 
@@ -282,7 +288,7 @@ def warping_error(
     0.0
     """
     errors = error_map(cells, cell_probability, threshold, mask)
-    return np.count_nonzero(errors) / errors.size
+    return float(np.count_nonzero(errors) / errors.size)
 
 
 def splits_mergers_error(
@@ -329,7 +335,8 @@ def splits_mergers_error(
     0.0
     """
     errors = error_map(cells, cell_probability, threshold, mask)
-    return np.count_nonzero((errors == Mismatch.SPLIT) | (errors == Mismatch.MERGER)) / errors.size
+    split_or_merger = (errors == Mismatch.SPLIT) | (errors == Mismatch.MERGER)
+    return float(np.count_nonzero(split_or_merger) / errors.size)
 
 
 def error_regions(errors: Stored, cell_probability: Stored, threshold: float = 0.5) -> pd.DataFrame:
