@@ -265,7 +265,7 @@ def labelled(
     block: int = BLOCK,
     memory_gb: float = 8.0,
 ) -> Iterator[tuple[Labels, int]]:
-    """Yield the connected components of a volume, numbered through all its sections, and their number.
+    """Yield the connected components of a volume, numbered consecutively through its sections.
 
     The pieces of a volume with more pixels than one block are in a temporary file, which is removed on exit.
 

@@ -1,8 +1,8 @@
 """Sections of a stack, and the padded form in which the kernels read them.
 
 The reference implementation of the scores (Fiji) scans columns: x in the outer loop, y in the inner loop. The
-kernels work on the transposed section, where this scan order is the order in memory. A border of one pixel
-around it lets them read all neighbours without checking for the edge of the image.
+kernels work on the transposed section, where this scan order is the order in memory. The section is padded by
+one pixel, so that kernels can read all neighbours of a pixel without checking for the edge of the image.
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ scores and the steps to compute them.
 Arrays are (z, y, x) or (y, x). Numpy arrays, memory maps and HDF5 datasets are read one section at a time.
 Nothing is connected across sections: an object is a label within one section.
 
+The *reference* is the challenge's own software, Fiji's Trainable Segmentation. Where scores differ from it,
+their documentation states so.
+
 docs/explanation/scores.md explains with pictures what each score punishes and what it forgives.
 """
 

@@ -111,8 +111,8 @@ def isbi_scores(
         The prediction at a threshold is `cell_probability > threshold`, compared in float64. In 0..1. The
         default is the challenge's: 0, 0.1, ..., 0.9999999999999999.
     mask : array, optional
-        Not 0 where the truth can be deformed and remaining errors count in the warping errors; same shape. By
-        default all pixels count, as in the challenge.
+        Pixels that can change and whose errors count in the warping errors are not 0; same shape. By default
+        all pixels count, as in the challenge.
     labels : array of int, optional
         Instance labels of the truth, 0 = background; same shape. If they are given, the table also has the
         `INSTANCE_METRICS`.

@@ -221,7 +221,7 @@ def average_precision(
     Returns
     -------
     float
-        0 to 1 (best). NaN if neither truth nor prediction has an object, 0 if only one of them has.
+        0 to 1 (best). NaN if truth and prediction both have no object, 0 if only one of them has none.
 
     Raises
     ------
@@ -238,8 +238,8 @@ def average_precision(
 
     Examples
     --------
-    The merged object has an IoU of 1/2 with both cells and matches one of them: TP 1, FP 0, FN 1. Of the two
-    halves of the split cell one matches: TP 2, FP 1, FN 0.
+    The merged object has an IoU of 1/2 with both cells and matches one of them: TP 1, FP 0, FN 1. The
+    halves of the split cell have an IoU of 1/2 with it, and one of them matches: TP 2, FP 1, FN 0.
 
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
     >>> merged = np.ones_like(truth)
@@ -271,7 +271,7 @@ def panoptic_quality(labels: Stored, predicted_labels: Stored) -> float:
     Returns
     -------
     float
-        0 to 1 (best). NaN if neither truth nor prediction has an object, 0 if only one of them has.
+        0 to 1 (best). NaN if truth and prediction both have no object, 0 if only one of them has none.
 
     Raises
     ------
@@ -315,7 +315,7 @@ def iou(labels: Stored, predicted_labels: Stored) -> float:
     Returns
     -------
     float
-        0 to 1 (best). NaN if neither truth nor prediction has foreground, 0 if only one of them has.
+        0 to 1 (best). NaN if truth and prediction both have no foreground, 0 if only one of them has none.
 
     Raises
     ------
@@ -347,7 +347,7 @@ def dice(labels: Stored, predicted_labels: Stored) -> float:
     Returns
     -------
     float
-        0 to 1 (best). NaN if neither truth nor prediction has foreground, 0 if only one of them has.
+        0 to 1 (best). NaN if truth and prediction both have no foreground, 0 if only one of them has none.
 
     Raises
     ------

@@ -28,9 +28,9 @@ def thin_borders(predicted_cells: Stored) -> np.ndarray:
     Returns
     -------
     (z, y, x) or (y, x) array of int32
-        Labels 1..n in each section, and 0 on the dams between cells. Dams are usually one pixel wide, but can
-        be wider where fronts meet on a plateau. A section without predicted cells becomes a single cell, like
-        a section without membrane; this is what the reference does.
+        Labels 1..n in each section, and 0 on the dams between cells. Dams are usually one pixel wide, and
+        wider where several pixels have the same distance to two cells. A section without predicted cells
+        becomes a single cell, like a section without membrane; this is what the reference does.
 
     Raises
     ------

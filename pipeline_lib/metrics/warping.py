@@ -76,9 +76,9 @@ def warp(
     """Deform the true cells towards the prediction without changing their topology.
 
     Pixels that differ from the prediction `cell_probability > threshold` are flipped if they are simple
-    points, which means that no cell or hole appears, vanishes, splits or merges. The pixels with the largest
-    |probability - threshold| are flipped first; ties are resolved column by column. Passes are repeated until
-    none of the remaining pixels is simple.
+    points, which means that no cell or hole appears, vanishes, splits or merges. The pixels whose probability
+    is farthest from the threshold are flipped first; ties are resolved column by column. Passes are repeated
+    until none of the remaining pixels is simple.
 
     Parameters
     ----------
