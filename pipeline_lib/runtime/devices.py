@@ -45,7 +45,7 @@ def choose_device(device: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def memory_told(stage: str) -> Iterator[None]:
+def explain_memory_errors(stage: str) -> Iterator[None]:
     """Say in an `InputError` that the device has no memory left, whatever `stage` was doing.
 
     Where less memory does, `stage` has tried that by itself.

@@ -16,7 +16,7 @@ from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.log import logger
 
 
-@devices.memory_told("prediction")
+@devices.explain_memory_errors("prediction")
 def predict(
     dataset: Path,
     model: Path,

@@ -41,7 +41,7 @@ from pipeline_lib.training.step import Step
 from pipeline_lib.training.validation import validate
 
 
-@devices.memory_told("training")
+@devices.explain_memory_errors("training")
 def train(
     train: Sequence[Path],
     train_weight_maps: Sequence[Path],
