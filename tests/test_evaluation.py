@@ -45,7 +45,7 @@ def scores(folder, threshold=0.55, minimum_size=0, segmentation=None, **settings
     else:
         with layout.create(folder / "segmentation.h5", {}) as file:
             layout.add(file, layout.LABELS, segmentation.shape)[:] = segmentation
-        provenance.beside(folder / "segmentation.h5").unlink(missing_ok=True)
+        provenance.record_path(folder / "segmentation.h5").unlink(missing_ok=True)
     evaluate(
         *(folder / name for name in ("dataset.h5", "prediction.h5", "segmentation.h5", "unet.json")),
         folder / "scores.csv",

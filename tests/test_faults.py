@@ -28,7 +28,7 @@ def test_one_changed_bit_in_a_file_that_any_stage_wrote_is_named(finished, tmp_p
     project, _ = finished
     monkeypatch.chdir(project.folder)
     files = [path.relative_to(project.folder) for path in project.files().values()]
-    made = [path for path in files if provenance.beside(path).exists()]
+    made = [path for path in files if provenance.record_path(path).exists()]
     assert {path.suffix for path in made} == {".tif", ".h5", ".json", ".pt", ".csv", ".png", ".html"}
     for path in made:
         before, times = path.read_bytes(), path.stat()

@@ -67,7 +67,7 @@ def store_labels(folder, labels):
     """In the place of what `segment` made."""
     with layout.create(folder / "segmentation.h5", {}) as file:
         layout.add(file, layout.LABELS, labels.shape)[:] = labels
-    provenance.beside(folder / "segmentation.h5").unlink()
+    provenance.record_path(folder / "segmentation.h5").unlink()
 
 
 def draw_strip(case, weight_map=True, output="strip.png"):

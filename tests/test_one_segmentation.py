@@ -55,7 +55,7 @@ def replace_labels(folder, labels):
     """Replace the stored labels by others (y, x), as another method or an editor would."""
     with layout.create(folder / "segmentation.h5", {}) as file:
         layout.add(file, layout.LABELS, (1, *labels.shape))[0] = labels
-    provenance.beside(folder / "segmentation.h5").unlink()
+    provenance.record_path(folder / "segmentation.h5").unlink()
 
 
 def read_all(folder):

@@ -60,7 +60,9 @@ def test_version_names_release_and_commit():
 
 
 def test_a_record_tells_stage_settings_inputs_packages_and_itself_what_varies(made):
-    inside, beside = (read(Path("results/w.h5")) for read in (provenance.inside, provenance.of))
+    inside, beside = (
+        read(Path("results/w.h5")) for read in (provenance.embedded_record, provenance.find_record)
+    )
     assert inside["stage"] == "build_weight_map" and inside["version"] == provenance.version()
     assert inside["settings"] == {"w0": 10.0, "sigma": 3.0, "class_balance": True}
     assert inside["inputs"] == {
@@ -78,7 +80,7 @@ def test_a_record_tells_stage_settings_inputs_packages_and_itself_what_varies(ma
 
 def test_what_is_inside_every_kind_of_file_is_the_same_whenever_it_is_made(made, tmp_path):
     for name in ("results/a.h5", "results/statistics.json"):
-        assert provenance.inside(Path(name))["inputs"]
+        assert provenance.embedded_record(Path(name))["inputs"]
     before = {path: digest(path) for path in Path("results").glob("[a-z]*.*")}
     build_dataset("raw/images.tif", "raw/labels.tif", Path("results/a.h5"), separation_border_width=1)
     measure_statistics([Path("results/a.h5")], Path("results/statistics.json"))
@@ -112,7 +114,7 @@ def test_a_stage_that_was_killed_before_its_record_leaves_no_record_of_what_it_w
     with pytest.raises(KeyboardInterrupt), provenance.making("s", ["results/a.h5"], []):
         Path("results/a.h5").write_bytes(b"anew")
         raise KeyboardInterrupt
-    assert not provenance.beside("results/a.h5").exists()
+    assert not provenance.record_path("results/a.h5").exists()
 
 
 def test_a_flipped_bit_in_pixels_that_are_read_in_part_is_seen_too(made):
@@ -209,7 +211,7 @@ def test_the_command_tells_device_precision_and_threads(made):
     with provenance.making("train", ["results/model.pt"], ["results/a.h5"]) as record:
         record["environment"] = {"precision": "bfloat16"}  # a stage's own
         Path("results/model.pt").write_bytes(b"m")
-    threads = json.loads(provenance.beside("results/a.h5").read_text())["threads"]
+    threads = json.loads(provenance.record_path("results/a.h5").read_text())["threads"]
     told = command("results/model.pt").stdout
     assert re.search(rf"\| train, cpu, bfloat16, {threads} threads?, 0\.\d\d s, \d+ MB, finished 20", told)
 
@@ -235,7 +237,7 @@ def test_the_command_says_what_it_cannot_tell_of(made, name, message):
 
 
 def test_records_are_plain_json(made):
-    record = json.loads(provenance.beside("results/a.h5").read_text())
+    record = json.loads(provenance.record_path("results/a.h5").read_text())
     assert record["settings"]["separation_border_width"] == 1
 
 
@@ -299,7 +301,7 @@ def test_results_that_were_moved_are_looked_at_where_they_are_now(made):
 
 @pytest.mark.parametrize("content", [b"\xff\xfe{", b"[1]", b"{}", b""])
 def test_a_damaged_record_is_named_with_what_to_type(made, content):
-    provenance.beside("results/a.h5").write_bytes(content)
+    provenance.record_path("results/a.h5").write_bytes(content)
     with pytest.raises(
         InputError, match=r"a.h5.json: damaged, no record .* `rm -f results/.provenance/a.h5.json`"
     ):
@@ -374,7 +376,7 @@ def virtual():
 def test_all_files_of_a_raw_image_are_watched(made, write):
     images, other = write()
     build_dataset(images, None, Path("results/n.h5"))
-    assert set(provenance.of("results/n.h5")["inputs"]) == {images.partition(":")[0], str(other)}
+    assert set(provenance.find_record("results/n.h5")["inputs"]) == {images.partition(":")[0], str(other)}
     flip(other)
     assert not provenance.chain("results/n.h5")["results/n.h5"].still_holds
 

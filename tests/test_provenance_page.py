@@ -22,7 +22,7 @@ def make(stage, outputs, inputs, **settings):
 
 def edit(path, **values):
     """Change what the record of the file at `path` says."""
-    write_json(provenance.beside(path), read_json(provenance.beside(path)) | values)
+    write_json(provenance.record_path(path), read_json(provenance.record_path(path)) | values)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_one_version_is_told_once_and_another_is_marked_where_it_was_at_work(run
     page = write(run)
     assert "Not all files were made by one version" not in page.text
     assert page.text.count(version) == 1
-    packages = read_json(provenance.beside(run / "scores.csv"))["packages"]
+    packages = read_json(provenance.record_path(run / "scores.csv"))["packages"]
     edit(run / "scores.csv", version="0.0.9 (abc)", packages=packages | {"numpy": "1.0"})
     page = write(run)
     text = " ".join(page.text.split())
@@ -193,7 +193,7 @@ def test_what_took_no_time_is_told_as_all_else(run):
 
 def test_a_result_that_has_lost_its_record_is_named(run):
     assert "without a record" not in write(run).text
-    provenance.beside(run / "dataset/a.h5").unlink()
+    provenance.record_path(run / "dataset/a.h5").unlink()
     text = " ".join(write(run).text.split())
     assert "1 file in the results folder without a record beside it, taken for raw" in text
     assert write(run).of("dataset/a.h5")[1] == sha256(run / "dataset/a.h5")

@@ -10,7 +10,7 @@ import tifffile
 from test_workflow import CONFIG, ROOT, write
 
 from pipeline_lib.networks.model import Model
-from pipeline_lib.provenance import of
+from pipeline_lib.provenance import find_record
 
 NETWORK = '''
 """A network of three layers, sizes in steps of 4 px."""
@@ -106,7 +106,7 @@ def test_it_goes_through_the_whole_workflow(installed, tmp_path):
     path = tmp_path / "results/models/tiny/model.pt"
     model = Model.load(path)
     assert (model.plan.name, model.plan.width) == ("tiny", 3)
-    assert of(path)["settings"]["network"] == {"name": "tiny", "width": 3}
+    assert find_record(path)["settings"]["network"] == {"name": "tiny", "width": 3}
     with h5py.File(tmp_path / "results/prediction/tiny/score.h5") as file:
         probability = file["cell_probability"][:]
     assert probability.std() > 0

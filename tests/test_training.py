@@ -252,7 +252,7 @@ def test_a_finished_training_is_not_done_again(inputs, tmp_path, monkeypatch, ca
     assert re.search(
         r"trained before, as \S+model\.checkpoint\.pt says: delete it to train again", caplog.text
     )
-    assert provenance.of(tmp_path / "model.pt")["seconds"] > seconds > 0
+    assert provenance.find_record(tmp_path / "model.pt")["seconds"] > seconds > 0
     monkeypatch.undo()
     (tmp_path / "model.checkpoint.pt").unlink()
     run(inputs, tmp_path)
@@ -592,7 +592,7 @@ def test_the_time_of_an_interrupted_training_adds_up(inputs, tmp_path, monkeypat
     content["training"]["seconds"] = 1000.0
     write_tensors(checkpoint, content)
     run(inputs, tmp_path)
-    assert 1000 < provenance.of(tmp_path / "model.pt")["seconds"] < 1100
+    assert 1000 < provenance.find_record(tmp_path / "model.pt")["seconds"] < 1100
 
 
 def test_one_flipped_byte_in_a_checkpoint_is_told_and_training_starts_over(

@@ -348,7 +348,7 @@ def large(tmp_path_factory):
         middle = float(np.median(file["cell_probability"][:]))
     threshold = folder / threshold
     threshold.write_text(json.dumps(json.loads(threshold.read_text()) | {"threshold": middle}))
-    provenance.beside(threshold).unlink()  # edited on purpose
+    provenance.record_path(threshold).unlink()  # edited on purpose
     answer = snakemake(folder, *arguments, "--", "results/segmentation/large_labels.tif")
     assert answer.returncode == 0, answer.stderr
     return folder, arguments

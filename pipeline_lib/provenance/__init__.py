@@ -3,11 +3,11 @@
 from pipeline_lib.provenance.chain import Link, chain, describe
 from pipeline_lib.provenance.record import (
     FOLDER,
-    beside,
     digest,
-    inside,
+    embedded_record,
+    find_record,
     making,
-    of,
+    record_path,
     require_unchanged,
     version,
 )
@@ -15,13 +15,13 @@ from pipeline_lib.provenance.record import (
 __all__ = [
     "FOLDER",
     "Link",
-    "beside",
     "chain",
     "describe",
     "digest",
-    "inside",
+    "embedded_record",
+    "find_record",
     "making",
-    "of",
+    "record_path",
     "require_unchanged",
     "version",
 ]

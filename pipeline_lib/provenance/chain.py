@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.provenance.record import FOLDER, beside, digest, of, read_record
+from pipeline_lib.provenance.record import FOLDER, digest, find_record, read_record, record_path
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import sha256
 
@@ -42,9 +42,9 @@ def chain(path: str | Path) -> dict[str, Link]:
     there is no such file, or it has no record.
     """
     path = Path(path)
-    if not path.exists() and not beside(path).exists():
+    if not path.exists() and not record_path(path).exists():
         raise InputError(f"{path}: no such file. Name a file that bordure wrote, such as results/scores.csv.")
-    record = of(path)
+    record = find_record(path)
     if path.is_dir():
         raise InputError(f"{path}: a folder. Name a file in it, such as {path / 'scores.csv'}.")
     if record is None:
@@ -91,8 +91,8 @@ def _now(name: str, path: Path, recorded: str | None) -> Path:
 
 def _look(path: Path) -> Link:
     if not path.exists():
-        return Link(path, read_record(path) if beside(path).exists() else None, "missing")
-    record = of(path)
+        return Link(path, read_record(path) if record_path(path).exists() else None, "missing")
+    record = find_record(path)
     if record is None or "sha256" not in record:
         return Link(path, record, "unknown")
     return Link(path, record, "unchanged" if sha256(path) == record["sha256"] else "changed")

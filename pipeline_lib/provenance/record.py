@@ -96,7 +96,7 @@ def making(
     if shared:
         record["records"] = {str(path): _sha256_of_record(path) for path in shared}
     for path in outputs:
-        beside(path).unlink(missing_ok=True)  # it was of what is overwritten
+        record_path(path).unlink(missing_ok=True)  # it was of what is overwritten
     start = time.perf_counter()
     try:
         yield record
@@ -112,25 +112,25 @@ def making(
     }
     for path in outputs:
         own = {"file": str(path), "sha256": sha256(path), "bytes": Path(path).stat().st_size}
-        write_json(beside(path), own | record | varying)
+        write_json(record_path(path), own | record | varying)
 
 
-def beside(path: str | Path) -> Path:
+def record_path(path: str | Path) -> Path:
     """Where the record of the output at `path` lies."""
     path = Path(path)
     return path.parent / FOLDER / f"{path.name}.json"
 
 
-def of(path: str | Path) -> dict[str, Any] | None:
+def find_record(path: str | Path) -> dict[str, Any] | None:
     """The record of the file at `path`: beside it or, where the file alone was handed on, inside it.
 
     None for a file that bordure did not make. Raises `InputError` for a record beside it that is damaged.
     """
     path = Path(path)
-    if beside(path).exists():
+    if record_path(path).exists():
         return read_record(path)
     try:
-        return inside(path) if path.is_file() else None
+        return embedded_record(path) if path.is_file() else None
     except Exception:  # from elsewhere, or damaged: readers raise what they like
         return None
 
@@ -138,18 +138,18 @@ def of(path: str | Path) -> dict[str, Any] | None:
 def read_record(path: Path) -> dict[str, Any]:
     """What lies beside the file at `path`; `InputError` where that is damaged."""
     try:
-        record = read_json(beside(path))
+        record = read_json(record_path(path))
         if isinstance(record, dict) and {"file", "sha256", "bytes", "stage", "version"} <= record.keys():
             return record
     except InputError:
         pass
     raise InputError(
-        f"{beside(path)}: damaged, no record of {path} any more. Type `{_rm(beside(path))}`; the file itself "
+        f"{record_path(path)}: damaged, no record of {path} any more. Type `{_rm(record_path(path))}`; the file itself "
         "then counts as it is."
     )
 
 
-def inside(path: Path) -> dict[str, Any] | None:
+def embedded_record(path: Path) -> dict[str, Any] | None:
     """The record inside the file at `path`; its readers are imported where they are needed."""
     if path.suffix == ".h5":
         from pipeline_lib import layout
@@ -198,26 +198,28 @@ def _parts_of(inputs: Iterable[Path]) -> list[Path]:
 def require_unchanged(path: Path) -> None:
     """Raise `InputError` unless the file at `path` is what its record says; raw images have none."""
     if not path.exists():
-        remedy = _again(path) if beside(path).exists() else "Check the path, or run the workflow to make it."
+        remedy = (
+            _again(path) if record_path(path).exists() else "Check the path, or run the workflow to make it."
+        )
         raise InputError(f"{path}: no such file. {remedy}")
-    if not beside(path).exists():
+    if not record_path(path).exists():
         return
     record = read_record(path)
     if (found := sha256(path)) != record["sha256"]:
         raise InputError(
             f"{path}: not what {record['stage']} wrote (SHA-256 {found[:12]}..., expected "
             f"{record['sha256'][:12]}...): damaged or edited since. If it was edited on purpose, take its "
-            f"record away: `{_rm(beside(path))}`. {_again(path)}"
+            f"record away: `{_rm(record_path(path))}`. {_again(path)}"
         )
 
 
 def _require_same_record(path: Path) -> None:
     """Raise `InputError` where the HDF5 file at `path`, which is not hashed, is another than it was."""
-    if not beside(path).exists() or not path.exists():
+    if not record_path(path).exists() or not path.exists():
         return
     expected = read_record(path)
     try:
-        found = inside(path)
+        found = embedded_record(path)
     except Exception:  # damaged
         found = None
     if (

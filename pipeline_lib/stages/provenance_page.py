@@ -120,7 +120,7 @@ def read_files(starts: Iterable[str | Path]) -> dict[str, File]:
     while waiting:
         path = waiting.pop()
         if path not in records:
-            beside = provenance.beside(path)
+            beside = provenance.record_path(path)
             records[path] = read_json(beside) if beside.exists() else None
             waiting += _inputs(records[path])
     files = {
