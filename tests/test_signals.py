@@ -29,7 +29,7 @@ def test_a_signal_is_kept_until_the_end(heard):
 
 def test_without_a_signal_nothing_happens(heard):
     heard, _, _ = heard
-    with Signals() as signals, signals.at_once():
+    with Signals() as signals, signals.interruptible():
         assert signals.received is None
     assert heard == []
 
@@ -42,7 +42,7 @@ def test_what_may_be_broken_off_is_at_once_and_what_is_done_then_is_not(heard, e
         try:
             if early:
                 send()
-            with signals.at_once():
+            with signals.interruptible():
                 done.append("begun")
                 try:
                     send()
@@ -62,7 +62,7 @@ def test_what_may_be_broken_off_is_at_once_and_what_is_done_then_is_not(heard, e
 def test_what_was_broken_off_in_time_no_longer_is(heard):
     heard, number, send = heard
     with Signals() as signals:
-        with signals.at_once():
+        with signals.interruptible():
             pass
         send()
         assert heard == []

@@ -18,12 +18,12 @@ class Interrupted(BaseException):
 class Signals:
     """While entered, a signal that asks the process to end is only noted, in `received`.
 
-    Inside `at_once` it breaks off what is done there by `Interrupted`. It takes effect, as if it came only
+    Inside `interruptible` it breaks off what is done there by `Interrupted`. It takes effect, as if it came only
     then, when this is left, unless by another exception. For the main thread alone.
     """
 
     received: int | None = None
-    _at_once = False
+    _interruptible = False
 
     def __enter__(self) -> Signals:
         heeded = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
@@ -38,17 +38,17 @@ class Signals:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number
-        if self._at_once:
-            self._at_once = False  # once: tidying up is not broken off
+        if self._interruptible:
+            self._interruptible = False  # once: tidying up is not broken off
             raise Interrupted
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def interruptible(self) -> Iterator[None]:
         """What may be broken off at any place, because it will be done anew."""
-        self._at_once = True
+        self._interruptible = True
         try:
             if self.received:
                 raise Interrupted
             yield
         finally:
-            self._at_once = False
+            self._interruptible = False

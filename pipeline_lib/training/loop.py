@@ -59,7 +59,7 @@ def learn(
         while not state.finished(settings):
             if state.validation_due(settings):
                 mean_loss = state.mean_loss()
-                with signals.at_once():
+                with signals.interruptible():
                     scores = validate()
                 state.keep(settings, mean_loss, scores, step.task.scores[settings.best_by], step.net)
                 checkpoint.save()
