@@ -145,7 +145,7 @@ def test_lock_files_are_every_users(tmp_path, monkeypatch):
 
 
 def test_more_cards_than_there_are_say_what_to_do(tmp_path):
-    with pytest.raises(InputError, match=r"3 GPUs .* 2 can be seen. Ask for fewer"):
+    with pytest.raises(InputError, match=r"3 GPUs .* 2 are visible. Request fewer"):
         devices.claim(["A", "B"], [0, 0].__getitem__, 3, tmp_path)
 
 

@@ -36,12 +36,12 @@ def test_a_run_that_was_killed_holds_nothing(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert locks.hold_results(tmp_path)
-    assert (tmp_path / ".lock").read_text().startswith(locks.who())
+    assert (tmp_path / ".lock").read_text().startswith(locks.this_process())
 
 
 def test_who_names_the_slurm_job(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "42")
-    assert locks.who().endswith(", Slurm job 42")
+    assert locks.this_process().endswith(", Slurm job 42")
 
 
 def test_whoever_does_not_refuse_waits_and_then_has_it_alone(tmp_path, holder):

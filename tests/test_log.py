@@ -160,7 +160,7 @@ def test_a_job_ends_with_the_workflow_that_started_it(tmp_path, monkeypatch):
     ended, log = run(tmp_path, f"os.kill({workflow.pid}, 9)", "run(time.sleep, 60)")
     workflow.wait()
     assert ended.returncode == 128 + 15
-    assert f"the workflow that started this job (process {workflow.pid}) is gone\n" in log
+    assert f"the workflow that started this job (process {workflow.pid}) has ended; the job ends, too\n" in log
 
 
 def test_a_log_on_a_full_disk_is_told_without_a_traceback(tmp_path):

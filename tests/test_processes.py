@@ -146,7 +146,7 @@ if __name__ == "__main__":
     [
         ("put right", InputError, r"^b\.h5: empty\. Copy it again\.$"),
         ("mistake", RuntimeError, r"(?s)process 1 of 2: Traceback .*KeyError: 'oops'"),
-        ("killed", InputError, r"process 1 of 2 was ended from outside \(SIGKILL\)"),
+        ("killed", InputError, r"process 1 of 2 was killed \(SIGKILL\)"),
     ],
 )
 def test_one_that_fails_ends_all_with_its_message_alone(start, capfd, how, kind, message):

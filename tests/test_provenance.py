@@ -105,7 +105,7 @@ def test_a_flipped_bit_is_refused_named_and_put_right_by_making_that_file_anew(m
 
 def test_a_removed_input_is_named_with_what_makes_it_anew(made):
     Path("results/statistics.json").unlink()
-    with pytest.raises(InputError, match=r"statistics.json: no such file. To make it anew"):
+    with pytest.raises(InputError, match=r"statistics.json: no such file. To make only this file again"):
         build_weight_map(Path("results/a.h5"), Path("results/statistics.json"), Path("results/w.h5"))
 
 
@@ -303,7 +303,7 @@ def test_results_that_were_moved_are_looked_at_where_they_are_now(made):
 def test_a_damaged_record_is_named_with_what_to_type(made, content):
     provenance.record_path("results/a.h5").write_bytes(content)
     with pytest.raises(
-        InputError, match=r"a.h5.json: damaged, no record .* `rm -f results/.provenance/a.h5.json`"
+        InputError, match=r"a.h5.json: damaged, expected the record of .* `rm -f results/.provenance/a.h5.json`"
     ):
         build_weight_map(
             Path("results/a.h5"), Path("results/statistics.json"), Path("results/w.h5"), sigma=3.0
@@ -323,7 +323,7 @@ def test_nobody_is_told_to_delete_results_of_another_run(made):
     shutil.copytree("results", "other")
     flip(Path("other/a.h5"), 3000)
     with (
-        pytest.raises(InputError, match=r"If it was edited on purpose, .*json`\. Else copy it again[^`]*$"),
+        pytest.raises(InputError, match=r"If it was edited on purpose, .*json`\. Otherwise, copy it again[^`]*$"),
         provenance.making("s", [], ["other/a.h5"]),
     ):
         pass

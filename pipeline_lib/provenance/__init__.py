@@ -1,4 +1,4 @@
-"""Provenance: a record of what made each file (`making`), and the chain back to the raw images (`chain`)."""
+"""Record how each file was made (`making`), and trace a file back to the raw images (`chain`)."""
 
 from pipeline_lib.provenance.chain import Link, chain, describe
 from pipeline_lib.provenance.record import (

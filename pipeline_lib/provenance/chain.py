@@ -1,4 +1,4 @@
-"""The chain of files that a file was made from, back to the raw images, and whether each is unchanged."""
+"""Trace a file back to the raw images through its records, and check that each file is unchanged."""
 
 from __future__ import annotations
 
@@ -6,51 +6,76 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeAlias
 
 from pipeline_lib.provenance.record import FOLDER, digest, find_record, read_record, record_path
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import sha256
+from pipeline_lib.runtime.types import Json
+
+State: TypeAlias = Literal["unchanged", "changed", "missing", "unknown"]
 
 
 @dataclass
 class Link:
-    """A file of a chain, as `chain` found it.
+    """A file of a chain.
 
-    `record` is its own (None for raw images), `state` what it is now: `unchanged`, `changed`, `missing` or
-    `unknown` (never hashed); `inputs` are what it was made from, with whether each is, as far as is known,
-    what it was made from.
+    Parameters
+    ----------
+    path : Path
+        Current location of the file.
+    record : dict or None
+        Its record, None for raw images.
+    state : {"unchanged", "changed", "missing", "unknown"}
+        State of the file compared with its record; `unknown` if no SHA-256 was recorded.
+    inputs : dict of str to bool
+        Recorded path of each file it was made from -> whether that file is still the same, as far as known.
     """
 
     path: Path
-    record: dict[str, Any] | None
-    state: str
-    inputs: dict[str, bool] = field(default_factory=dict)  # path as recorded -> still that
+    record: Json | None
+    state: State
+    inputs: dict[str, bool] = field(default_factory=dict)
 
     @property
     def still_holds(self) -> bool:
-        """Whether nothing speaks against it: what can be made again may be missing, a raw image may not."""
+        """Whether file and inputs are unchanged; a file may be missing if it can be made again."""
         lost = self.state == "missing" and self.record is None
         return self.state != "changed" and not lost and all(self.inputs.values())
 
 
 def chain(path: str | Path) -> dict[str, Link]:
-    """All that the file at `path` was made from, back to the raw images: recorded path -> `Link`.
+    """Return all files that a file was made from, back to the raw images.
 
-    The file itself comes first. Paths are taken as they were recorded, from the folder in which the workflow
-    ran; those of results that were moved or copied since, as they lie to `path`. Raises `InputError` where
-    there is no such file, or it has no record.
+    Recorded paths are relative to the folder in which the workflow ran. If results were moved or copied,
+    their new location is derived from that of `path`.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file that bordure wrote. It may be missing if its record exists.
+
+    Returns
+    -------
+    dict of str to Link
+        Recorded path -> file. The file at `path` comes first.
+
+    Raises
+    ------
+    InputError
+        If neither the file nor its record exists, or it has no record.
     """
     path = Path(path)
     if not path.exists() and not record_path(path).exists():
         raise InputError(f"{path}: no such file. Name a file that bordure wrote, such as results/scores.csv.")
     record = find_record(path)
     if path.is_dir():
-        raise InputError(f"{path}: a folder. Name a file in it, such as {path / 'scores.csv'}.")
+        raise InputError(f"{path}: found a folder. Name a file in it, such as {path / 'scores.csv'}.")
     if record is None:
         raise InputError(
-            f"{path}: has no record: raw, not made by bordure, or handed on without the folder `{FOLDER}` "
-            "beside it, which holds those of tables and pictures."
+            f"{path}: has no record. Either bordure did not make it, or it was copied without the folder "
+            f"`{FOLDER}` next to it, which contains the records of tables and pages. Name a file that bordure "
+            "wrote."
         )
     name = record.get("file", str(path))
     links: dict[str, Link] = {}
@@ -79,11 +104,11 @@ def chain(path: str | Path) -> dict[str, Link]:
 
 
 def _now(name: str, path: Path, recorded: str | None) -> Path:
-    """Where the file recorded as `name` lies, as far as the file at `path`, recorded as `recorded`, tells."""
+    """Return the current path of the file recorded as `name`, assuming it was moved along with `path`."""
     if recorded is None or Path(name).is_absolute() != Path(recorded).is_absolute():
         return Path(name)
     then, now = Path(recorded).parts, path.absolute().parts
-    while then and then[-1] == now[-1]:  # what both end in was moved as one
+    while then and then[-1] == now[-1]:  # the common end did not change in the move
         then, now = then[:-1], now[:-1]
     parts = Path(name).parts
     return Path(*now, *parts[len(then) :]) if parts[: len(then)] == then else Path(name)
@@ -98,16 +123,27 @@ def _look(path: Path) -> Link:
     return Link(path, record, "unchanged" if sha256(path) == record["sha256"] else "changed")
 
 
-_STATES = {
+_STATES: dict[State, str] = {
     "unchanged": "",
     "changed": "CHANGED since it was written",
-    "missing": "no longer there",
+    "missing": "missing",
     "unknown": "no SHA-256 to compare with",
 }
 
 
 def describe(links: dict[str, Link]) -> Iterator[str]:
-    """Lines that tell the chain `links`: each file with its record, and below it what it was made from."""
+    """Yield the lines of a tree that shows each file of a chain and, below it, the files it was made from.
+
+    Parameters
+    ----------
+    links : dict of str to Link
+        Result of `chain`.
+
+    Yields
+    ------
+    str
+        One line of text.
+    """
     first = next(iter(links))
     common = links[first].record or {}
     packages = common.get("packages", {})
@@ -115,9 +151,9 @@ def describe(links: dict[str, Link]) -> Iterator[str]:
     yield ""
     shown: set[str] = set()
 
-    def tell(name: str, here: str, below: str, same: bool) -> Iterator[str]:
+    def tree(name: str, here: str, below: str, same: bool) -> Iterator[str]:
         link = links[name]
-        state = _STATES[link.state] or ("" if same else "CHANGED since this was made of it")
+        state = _STATES[link.state] or ("" if same else "CHANGED since this was made from it")
         again = "(see above)" if name in shown and link.inputs else ""
         yield here + "   ".join(
             filter(None, [name, state.upper() if link.state == "missing" else state, again])
@@ -130,19 +166,19 @@ def describe(links: dict[str, Link]) -> Iterator[str]:
             yield rim + line
         for number, (source, same) in enumerate(link.inputs.items(), 1):
             last = number == len(link.inputs)
-            yield from tell(
+            yield from tree(
                 source, below + ("`-- " if last else "|-- "), below + ("    " if last else "|   "), same
             )
 
-    yield from tell(first, "", "", True)
+    yield from tree(first, "", "", True)
     states = [link.state for link in links.values()]
     counted = {word: states.count(word) for word in ("unchanged", "changed", "missing", "unknown")}
     yield ""
     yield f"{len(links)} files: " + ", ".join(f"{n} {word}" for word, n in counted.items() if n)
 
 
-def _lines(record: dict[str, Any] | None, common: dict[str, Any]) -> Iterator[str]:
-    """What a record says, but for what all have in common."""
+def _lines(record: Json | None, common: Json) -> Iterator[str]:
+    """Yield the content of a record; version and packages only if they differ from those of `common`."""
     if record is None:
         return
     precision = (record | record.get("environment", {})).get("precision", "")

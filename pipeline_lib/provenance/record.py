@@ -1,8 +1,11 @@
-"""Who made a file, from what, with which settings, and whether all of it is still there unchanged.
+"""Record for each output how it was made, and check that files have not changed since.
 
-Every output has a record: inside, where its format has a place for it (HDF5, model, JSON, TIFF), what is the
-same whenever the same is made again; beside it, in the hidden folder `.provenance`, that and what varies
-(time, memory, threads), with the SHA-256 of the output itself, by which the next stage sees that it is whole.
+Every output has two records:
+
+- The embedded record is part of the file, if its format allows it (HDF5, model, JSON, TIFF, PNG). It contains
+  only what is the same each time the file is made from the same inputs with the same settings.
+- The record in the hidden folder `.provenance` next to the output also contains what varies between runs
+  (time, memory, threads) and the SHA-256 of the output. The next stage compares the output with it.
 """
 
 from __future__ import annotations
@@ -19,29 +22,30 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline_lib import __version__
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, sha256, write_json
 from pipeline_lib.runtime.log import peak_memory
+from pipeline_lib.runtime.types import Json
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ".provenance"
-_OWN = ("file", "sha256", "bytes")  # of a record beside a file: what it says of that file alone
-_VARYING = ("seconds", "peak_memory", "threads", "finished")  # and what differs from run to run
+_OWN = ("file", "sha256", "bytes")  # entries that describe the file itself
+_VARYING = ("seconds", "peak_memory", "threads", "finished")  # entries that differ between runs
 PACKAGES = ("h5py", "imagecodecs", "numba", "numpy", "pandas", "pillow", "scipy", "tifffile", "torch")
 
 
 @cache
 def version() -> str:
-    """bordure's version, and in a checkout the git commit, `-dirty` where files were edited since.
+    """Return bordure's version and, in a git checkout, the commit, with `-dirty` if files were edited.
 
-    git says nothing of a checkout that belongs to another user, unless it is named to it as safe.
+    git refuses to read a checkout that belongs to another user unless it is declared safe, as is done here.
     """
     if not (ROOT / ".git").exists():
         return __version__
-    command = ["git", "-c", f"safe.directory={ROOT}", "-C", ROOT, "describe", "--always", "--dirty"]
+    command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "describe", "--always", "--dirty"]
     try:
         git = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:  # no git on this machine
@@ -56,7 +60,7 @@ def _packages() -> dict[str, str]:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # a part of the library may be used without
+            continue  # parts of the library work without this package
     return found
 
 
@@ -67,42 +71,64 @@ def making(
     inputs: Iterable[str | Path],
     shared: Iterable[str | Path] = (),
     **settings: Any,
-) -> Iterator[dict[str, Any]]:
-    """Around all that `stage` does to make its `outputs`: yield the record that goes into them.
+) -> Iterator[Json]:
+    """Check the inputs of a stage, yield the record to embed in its outputs, and write their records.
 
-    The record holds what is the same whenever the same is made: stage, version, settings (the seed is one),
-    the SHA-256 of each input, the versions of packages, and the device, which a stage that may use another
-    than the CPU corrects. Of `shared` inputs, HDF5 files of which many jobs read a part each, it has only the
-    SHA-256 of their own record: else each job would read all.
+    Run everything that the stage does inside this `with` statement. The record contains the stage, the
+    version of bordure, the settings (including the seed), the SHA-256 of each input, the versions of
+    packages, and the device. On success, it is written to `.provenance/NAME.json` next to each output,
+    together with the SHA-256 and size of the output, the time it was finished, `seconds`, the peak memory in
+    bytes and the number of threads.
 
-    In the end the record goes to `.provenance/NAME.json` beside each output, with the output's SHA-256, when
-    and how long it was made (`seconds`, to which the stage may add those of an interrupted run), peak memory
-    (bytes) and threads. Raises `InputError` for an input that is not what its own record says.
+    Parameters
+    ----------
+    stage : str
+        Name of the stage.
+    outputs : sequence of str or Path
+        Files that the stage writes. Their previous records are deleted.
+    inputs : iterable of str or Path
+        Files that the stage reads.
+    shared : iterable of str or Path
+        HDF5 inputs of which many jobs read one part each. So that not every job has to read the whole file,
+        only its size and embedded record are compared, and the SHA-256 of the embedded record is recorded.
+    **settings
+        Settings of the stage, as values that JSON can store.
+
+    Yields
+    ------
+    dict
+        The record. The stage may change it: set `device` if it is not the CPU, add further entries, and set
+        `seconds` to the time that an interrupted run has already spent.
+
+    Raises
+    ------
+    InputError
+        If an input is missing or differs from its own record.
     """
-    inputs, shared = list(map(Path, inputs)), list(map(Path, shared))
-    for path in inputs:
-        require_unchanged(path)
-    unread = [*shared, *_parts_of(inputs)]
-    for path in unread:
-        _require_same_record(path)
-    record: dict[str, Any] = {
+    hashed, unhashed = list(map(Path, inputs)), list(map(Path, shared))
+    for source in hashed:
+        require_unchanged(source)
+    unread = [*unhashed, *_parts_of(hashed)]
+    for source in unread:
+        _require_same_record(source)
+    record: Json = {
         "stage": stage,
         "version": version(),
         "settings": settings,
-        "inputs": {str(path): sha256(path) for path in inputs},
+        "inputs": {str(source): sha256(source) for source in hashed},
         "packages": _packages(),
         "device": "cpu",
     }
-    if shared:
-        record["records"] = {str(path): _sha256_of_record(path) for path in shared}
+    if unhashed:
+        record["records"] = {str(source): _sha256_of_record(source) for source in unhashed}
     for path in outputs:
-        record_path(path).unlink(missing_ok=True)  # it was of what is overwritten
+        record_path(path).unlink(missing_ok=True)  # it describes the content that is overwritten
     start = time.perf_counter()
     try:
         yield record
     except (OSError, RuntimeError, ValueError, KeyError):
-        for path in unread:  # the likeliest cause, and not hashed before
-            require_unchanged(path)
+        for source in unread:  # not hashed before, so damage in one of these is the likeliest cause
+            require_unchanged(source)
         raise
     varying = {
         "seconds": round(record.pop("seconds", 0.0) + time.perf_counter() - start, 3),
@@ -116,27 +142,40 @@ def making(
 
 
 def record_path(path: str | Path) -> Path:
-    """Where the record of the output at `path` lies."""
+    """Return the path of the record of the output at `path`, in the folder `.provenance` next to it."""
     path = Path(path)
     return path.parent / FOLDER / f"{path.name}.json"
 
 
-def find_record(path: str | Path) -> dict[str, Any] | None:
-    """The record of the file at `path`: beside it or, where the file alone was handed on, inside it.
+def find_record(path: str | Path) -> Json | None:
+    """Return the record of a file: the one in `.provenance` or, if there is none, the embedded one.
 
-    None for a file that bordure did not make. Raises `InputError` for a record beside it that is damaged.
+    Parameters
+    ----------
+    path : str or Path
+        Any file.
+
+    Returns
+    -------
+    dict or None
+        The record, or None for a file that bordure did not make.
+
+    Raises
+    ------
+    InputError
+        If the record in `.provenance` is damaged.
     """
     path = Path(path)
     if record_path(path).exists():
         return read_record(path)
     try:
         return embedded_record(path) if path.is_file() else None
-    except Exception:  # from elsewhere, or damaged: readers raise what they like
+    except Exception:  # foreign or damaged file: readers raise many kinds of exceptions
         return None
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """What lies beside the file at `path`; `InputError` where that is damaged."""
+def read_record(path: Path) -> Json:
+    """Return the record of the file at `path` from `.provenance`; raises `InputError` if it is damaged."""
     try:
         record = read_json(record_path(path))
         if isinstance(record, dict) and {"file", "sha256", "bytes", "stage", "version"} <= record.keys():
@@ -144,13 +183,16 @@ def read_record(path: Path) -> dict[str, Any]:
     except InputError:
         pass
     raise InputError(
-        f"{record_path(path)}: damaged, no record of {path} any more. Type `{_rm(record_path(path))}`; the file itself "
-        "then counts as it is."
+        f"{record_path(path)}: damaged, expected the record of {path}. To accept the file without its "
+        f"record, type `{_rm(record_path(path))}`."
     )
 
 
-def embedded_record(path: Path) -> dict[str, Any] | None:
-    """The record inside the file at `path`; its readers are imported where they are needed."""
+def embedded_record(path: Path) -> Json | None:
+    """Return the record that is embedded in the file at `path`, or None for a format without records.
+
+    Raises various exceptions if the file is damaged. Packages that read files are imported only when needed.
+    """
     if path.suffix == ".h5":
         from pipeline_lib import layout
 
@@ -170,21 +212,22 @@ def embedded_record(path: Path) -> dict[str, Any] | None:
             return (tiff.shaped_metadata or ({},))[0].get("provenance")
     if path.suffix == ".png":
         from PIL import Image
+        from PIL.PngImagePlugin import PngImageFile
 
         with Image.open(path) as image:
-            return json.loads(image.text["Description"]).get("provenance")
+            return json.loads(cast(PngImageFile, image).text["Description"]).get("provenance")
     return None
 
 
 def _sha256_of_record(path: Path) -> str:
-    from pipeline_lib import layout  # and with it h5py, which the report does without
+    from pipeline_lib import layout  # imports h5py, which the report does not need
 
     with layout.require(path) as file:
         return digest(layout.provenance(file))
 
 
-def digest(record: dict[str, Any]) -> str:
-    """SHA-256 of what a record says that does not vary: of that beside a file as of that in it."""
+def digest(record: Json) -> str:
+    """Return the SHA-256 of the constant entries of a record, the same for both records of a file."""
     constant = {name: value for name, value in record.items() if name not in (*_OWN, *_VARYING)}
     return hashlib.sha256(json.dumps(constant).encode()).hexdigest()
 
@@ -196,10 +239,10 @@ def _parts_of(inputs: Iterable[Path]) -> list[Path]:
 
 
 def require_unchanged(path: Path) -> None:
-    """Raise `InputError` unless the file at `path` is what its record says; raw images have none."""
+    """Raise `InputError` if a file is missing or differs from its record. Raw images have no record."""
     if not path.exists():
         remedy = (
-            _again(path) if record_path(path).exists() else "Check the path, or run the workflow to make it."
+            _remedy(path) if record_path(path).exists() else "Check the path, or run the workflow to make it."
         )
         raise InputError(f"{path}: no such file. {remedy}")
     if not record_path(path).exists():
@@ -207,14 +250,14 @@ def require_unchanged(path: Path) -> None:
     record = read_record(path)
     if (found := sha256(path)) != record["sha256"]:
         raise InputError(
-            f"{path}: not what {record['stage']} wrote (SHA-256 {found[:12]}..., expected "
-            f"{record['sha256'][:12]}...): damaged or edited since. If it was edited on purpose, take its "
-            f"record away: `{_rm(record_path(path))}`. {_again(path)}"
+            f"{path}: not what {record['stage']} wrote, damaged or edited since (SHA-256 {found[:12]}..., "
+            f"expected {record['sha256'][:12]}...). If it was edited on purpose, delete its record: "
+            f"`{_rm(record_path(path))}`. {_remedy(path)}"
         )
 
 
 def _require_same_record(path: Path) -> None:
-    """Raise `InputError` where the HDF5 file at `path`, which is not hashed, is another than it was."""
+    """Raise `InputError` if size or embedded record of the HDF5 file at `path` differ from its record."""
     if not record_path(path).exists() or not path.exists():
         return
     expected = read_record(path)
@@ -227,18 +270,18 @@ def _require_same_record(path: Path) -> None:
         or path.stat().st_size != expected["bytes"]
         or found != {name: expected.get(name) for name in found}
     ):
-        raise InputError(f"{path}: not what {expected['stage']} wrote, but another file. {_again(path)}")
+        raise InputError(f"{path}: not what {expected['stage']} wrote, but another file. {_remedy(path)}")
 
 
 def _rm(path: Path) -> str:
     return f"rm -f {shlex.quote(str(path))}"
 
 
-def _again(path: Path) -> str:
-    """How to make a file anew; one of another run, proof-read labels say, only that run can make."""
+def _remedy(path: Path) -> str:
+    """Say how to make a file again; a file of another run, such as proof-read labels, must be copied."""
     if read_record(path)["file"] != str(path):
-        return "Else copy it again from where it was made."
+        return "Otherwise, copy it again from where it was made."
     return (
-        f"To make it anew and nothing else, type `{_rm(path)}` and run the same command with "
+        f"To make only this file again, type `{_rm(path)}` and run the same command with "
         f"` -- {shlex.quote(str(path))}` at its end; then run the same command again."
     )

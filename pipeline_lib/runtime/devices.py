@@ -1,8 +1,8 @@
-"""Which device a process computes on, and that no other process of this machine takes the same GPU.
+"""Choose the device of a process, and reserve GPUs so that no two processes use the same one.
 
-A GPU is claimed by an exclusive lock on a file named after it, which the kernel releases when the process
-ends, however it ends. Only processes that claim know of each other: what else runs on a GPU shows in its free
-memory alone.
+A process claims a GPU with an exclusive lock on a file named after the GPU. The kernel releases the lock when
+the process ends, even if it is killed. Only processes that use this module see each other's claims. Other
+programs on a GPU are noticed only by the memory they use.
 """
 
 from __future__ import annotations
@@ -21,19 +21,34 @@ from pipeline_lib.runtime.log import logger
 if TYPE_CHECKING:
     import torch
 
-FOLDER = Path("/tmp/bordure-gpu")  # one for all users of the machine, whatever their TMPDIR
+FOLDER = Path("/tmp/bordure-gpu")  # shared by all users, independent of TMPDIR
 SECONDS_BETWEEN_TRIES = 1.0
 _held: dict[str, int] = {}  # GPU -> open lock file, until this process ends
 
 
 def choose_device(device: str) -> torch.device:
-    """`cpu`, `cuda`, or `auto`: a GPU where there is one, which is claimed until this process ends.
+    """Return the device for the setting `device`, and claim it until this process ends if it is a GPU.
 
-    Of those that no other process has claimed the one with the most free memory; where there is none, this
-    waits. A process of several that `processes.launch` or torchrun started takes the GPU of its number, which
-    whoever started it has claimed. Raises `InputError` where `cuda` is asked for and there is none.
+    Among the GPUs that no other process has claimed, the one with the most free memory is chosen. If all are
+    claimed, this waits for one. A process started by `processes.launch` or torchrun uses the GPU with the
+    number `LOCAL_RANK`, which the process that started it has claimed.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda", "auto"}
+        `auto` is a GPU if torch finds one, else the CPU.
+
+    Returns
+    -------
+    torch.device
+        The device, which is also torch's current device if it is a GPU.
+
+    Raises
+    ------
+    InputError
+        If `device` is `cuda` and torch finds no GPU.
     """
-    import torch  # a second, which those who only claim do without
+    import torch  # takes a second, which processes that only call `claim` save
 
     if not uses_gpu(device):
         return torch.device("cpu")
@@ -46,28 +61,40 @@ def choose_device(device: str) -> torch.device:
 
 @contextlib.contextmanager
 def explain_memory_errors(stage: str) -> Iterator[None]:
-    """Say in an `InputError` that the device has no memory left, whatever `stage` was doing.
+    """Replace out-of-memory errors of the device by an `InputError` that says what to do.
 
-    Where less memory does, `stage` has tried that by itself.
+    Use it as a decorator or in a `with` statement. The stage has already tried to work with less memory
+    (smaller tiles) where that is possible.
+
+    Parameters
+    ----------
+    stage : str
+        Section of the config with the setting `device`: `training` or `prediction`.
+
+    Raises
+    ------
+    InputError
+        If the device runs out of memory.
     """
     import torch
 
     try:
         yield
-    except (torch.OutOfMemoryError, torch.AcceleratorError) as error:  # the latter of CUDA's context itself
+    except (torch.OutOfMemoryError, torch.AcceleratorError) as error:  # the latter when CUDA itself starts
         if "out of memory" not in str(error):
             raise
         raise InputError(
-            f"{stage}: the device has no memory left ({str(error).splitlines()[0]}). Others may have taken "
-            "it (`nvidia-smi` shows them): free it and run the same command again, or set "
+            f"{stage}: the device is out of memory ({str(error).splitlines()[0]}). Other programs may use "
+            "it; `nvidia-smi` lists them. End them and run the same command again, or set "
             f"`{stage}.device: cpu`."
         ) from error
 
 
 def claim_for_children(number: int) -> None:
-    """Claim `number` GPUs until this process ends, and make them the only ones that its children see.
+    """Claim `number` GPUs until this process ends, and hide all other GPUs from its child processes.
 
-    Raises `InputError` where fewer are visible.
+    The environment variable `CUDA_VISIBLE_DEVICES` is set accordingly. Raises `InputError` if fewer than
+    `number` GPUs are visible.
     """
     import torch
 
@@ -79,15 +106,18 @@ def claim_for_children(number: int) -> None:
 
 
 def uses_gpu(device: str) -> bool:
-    """Whether the setting `device` means a GPU here; `InputError` where it asks for one and there is none."""
+    """Return whether the setting `device` selects a GPU on this machine.
+
+    Raises `InputError` if `device` is `cuda` and torch finds no GPU.
+    """
     import torch
 
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return False
     if not torch.cuda.is_available():
         raise InputError(
-            "device: `cuda` was asked for, but torch sees no such device. Set `device: auto`, run where a "
-            "GPU is, or install the CUDA build of torch (README, Installation)."
+            "device: `cuda` was requested, but torch finds no CUDA device. Set `device: auto`, run on a "
+            "machine with a GPU, or install the CUDA build of torch (docs/howto/gpu.md)."
         )
     return True
 
@@ -103,27 +133,49 @@ def _claim_visible(number: int) -> list[int]:
 def claim(
     names: Sequence[str], free_memory: Callable[[int], int], number: int = 1, folder: Path = FOLDER
 ) -> list[int]:
-    """Claim `number` of the GPUs `names` until this process ends, and return their indices.
+    """Claim `number` GPUs until this process ends, and return their indices.
 
-    `names` are the same in every process (UUIDs), whatever each of them sees. Of more unclaimed ones than
-    asked for, those with the most `free_memory(index)` in bytes; only then is it asked, for that takes some
-    hundred megabytes on the GPU. With fewer, none is taken until there are enough: two processes that each
-    want all GPUs do not wait for each other's half. What this process has claimed before counts. Raises
-    `InputError` where there are fewer GPUs than asked for.
+    GPUs that this process has already claimed are used first. If too few GPUs are free, this claims none of
+    them and waits until there are enough, so that two processes that each need all GPUs do not wait for each
+    other.
+
+    Parameters
+    ----------
+    names : sequence of str
+        UUIDs of the visible GPUs. Unlike indices, they are the same in every process.
+    free_memory : callable
+        Free memory in bytes of the GPU with the given index. It is called only if more GPUs are free than
+        requested, since the call itself uses some hundred megabytes on the GPU. The GPUs with the most free
+        memory are then chosen.
+    number : int, default: 1
+        Number of GPUs.
+    folder : Path
+        Folder of the lock files.
+
+    Returns
+    -------
+    list of int
+        Indices into `names`, ascending.
+
+    Raises
+    ------
+    InputError
+        If `number` is larger than the number of GPUs.
     """
     if number > len(names):
         raise InputError(
-            f"{number} GPUs were asked for, but {len(names)} can be seen. Ask for fewer (`--set-resources "
+            f"{number} GPUs were requested, but {len(names)} are visible. Request fewer (`--set-resources "
             "train_model:gpu=N`), or make more of them visible (CUDA_VISIBLE_DEVICES)."
         )
     waiting = False
     while True:
-        with _alone(folder):
-            locks = {
+        with _one_process_at_a_time(folder):
+            tried = {
                 index: _held[name] if name in _held else _lock(folder / name)
                 for index, name in enumerate(names)
             }
-            ours = [index for index, lock in locks.items() if lock is not None]
+            locks = {index: lock for index, lock in tried.items() if lock is not None}
+            ours = [*locks]
             if len(ours) > number:
                 ours.sort(key=lambda index: (names[index] not in _held, -free_memory(index)))
             chosen = ours[:number] if len(ours) >= number else []
@@ -146,7 +198,7 @@ def claim(
 
 
 def _lock(path: Path) -> int | None:
-    """An open file that this process alone has locked, or None where another has."""
+    """Lock the file at `path` and return its descriptor, or None if another process has locked it."""
     file = _open(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,11 +209,11 @@ def _lock(path: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time chooses: it is then the only one that holds locks which it will give back."""
+def _one_process_at_a_time(folder: Path) -> Iterator[None]:
+    """Let only one process choose at a time, since choosing locks more GPUs than are finally kept."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(parents=True)
-        folder.chmod(0o1777)  # every user's, like the folder it lies in
+        folder.chmod(0o1777)  # writable for every user, like /tmp
     file = _open(folder / "choosing")
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -171,9 +223,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> int:
-    """A file of all users, made where there is none.
+    """Open a file that every user can read, and create it if it does not exist.
 
-    Not by one call that opens or makes: Linux refuses it for another user's file (fs.protected_regular).
+    Creating and opening are separate calls: with O_CREAT, Linux refuses to open another user's file in this
+    folder (fs.protected_regular).
     """
     with contextlib.suppress(FileExistsError):
         file = os.open(path, os.O_CREAT | os.O_EXCL)

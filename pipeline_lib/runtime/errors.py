@@ -1,9 +1,10 @@
-"""The one exception for everything a user can put right."""
+"""The exception for every error that a user can fix."""
 
 
 class InputError(ValueError):
-    """Input or a setting that bordure cannot use.
+    """Raised for input or a setting that bordure cannot use.
 
-    The message names the file or key, what was found, what was expected, and what to do. The workflow prints
-    it alone, without a traceback, and the command exits non-zero.
+    The message names the file or setting, what was found, what was expected, and what to do next. The
+    workflow and the command line print only this message, without a traceback, and exit with a non-zero
+    status.
     """

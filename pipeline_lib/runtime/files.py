@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files completely or not at all, and hash and check files."""
 
 from __future__ import annotations
 
@@ -19,77 +19,129 @@ from typing import Any
 
 from pipeline_lib.runtime.errors import InputError
 
-# the disk, the user's share of it, and the largest file that a process may write
+# disk full, quota exceeded, file larger than the limit of the process
 _FULL = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
-# macOS, its files on other systems' disks, KDE, Windows, Synology, network file systems; and our own records
+# macOS, macOS on foreign disks, KDE, Windows, Synology, network file systems; and bordure's own records
 _LEFT_BEHIND = re.compile(
     r"\.DS_Store|\._.*|\.directory|Thumbs\.db|desktop\.ini|@eaDir|\.nfs.*|\.provenance", re.IGNORECASE
 )
-_OTHER_FILES = 100  # that a stage opens besides: models, checkpoints, libraries
+_OTHER_FILES = 100  # open files of a stage that are not counted: models, checkpoints, libraries
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, moved over `path` on success and deleted on error.
+    """Yield a temporary path, which replaces `path` on success and is deleted on error.
 
-    The temporary name keeps the suffix, for writers that choose the format by it. Raises `InputError` where
-    the disk is full or the folder cannot be written; `path` keeps its former content then.
+    Missing folders are created. Temporary files that killed processes left for the same `path` are deleted.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write or replace.
+
+    Yields
+    ------
+    Path
+        Path in the same folder to write to. It has the suffix of `path`, because some writers choose the
+        format by the suffix.
+
+    Raises
+    ------
+    InputError
+        If the disk is full or the folder is not writable. `path` then keeps its previous content.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{glob.escape(path.stem)}.partial-*{glob.escape(path.suffix)}"):
-            left.unlink(missing_ok=True)  # by a process that was killed: a file has one writer
+            left.unlink(missing_ok=True)  # left by a killed process, as a file has only one writer
         yield temporary
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # HDF5 raises the latter where it cannot close a file
+    except (OSError, RuntimeError) as error:  # h5py raises RuntimeError if it cannot close a file
         own = {str(p) for p in (temporary, path, *path.parents)}
         name = getattr(error, "filename", None)
         if name is not None and str(name) not in own:
-            raise  # of an input, which the reader tells of
-        told = explained(error, path)
-        if told is error:
+            raise  # about an input file, whose reader reports it
+        clearer = explained(error, path)
+        if clearer is error:
             raise
-        raise told from error
+        raise clearer from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def explained(error: Exception, path: Path) -> Exception:
-    """An `InputError` about `error`, which came up while `path` was being written; else `error` itself."""
+    """Return an `InputError` that explains why `path` could not be written, or `error` for other causes.
+
+    Parameters
+    ----------
+    error : Exception
+        Error that was raised while `path` was being written.
+    path : Path
+        File that was being written.
+
+    Returns
+    -------
+    Exception
+        `InputError` for a full disk and for a folder that is not writable; `error` in all other cases.
+    """
     number = getattr(error, "errno", None)
-    # h5py raises errors whose errno is only in their text
+    # in some errors of h5py, only the message contains the errno
     if found := next((text for full, text in _FULL.items() if number == full or text in str(error)), ""):
         return InputError(
             f"{path}: the disk is full; nothing was written ({found}). Free space there and run the same "
             "command again."
         )
-    if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+    if isinstance(error, OSError) and number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return InputError(
             f"{path}: cannot be written ({error.strerror}). Choose another folder with `results:` in the "
-            "config, or make this one writable."
+            "config, or make this folder writable."
         )
     return error
 
 
 def require_file(path: str | Path, largest: float = math.inf) -> None:
-    """Raise `InputError` for pipes and devices, which may never end, folders, and more than `largest` bytes.
+    """Check that `path` is a regular file of at most `largest` bytes.
 
-    Raises OSError where there is nothing, and ValueError for a name that no file can have.
+    Parameters
+    ----------
+    path : str or Path
+        File to check.
+    largest : float
+        Maximum size in bytes.
+
+    Raises
+    ------
+    InputError
+        If `path` is a folder, a pipe or a device (reading from these may never end), or too large.
+    OSError
+        If `path` does not exist.
+    ValueError
+        If `path` is no valid file name.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path}: a folder, a pipe or a device, expected a file.")
+        raise InputError(f"{path}: found a folder, a pipe or a device, expected a file.")
     if status.st_size > largest:
-        raise InputError(f"{path}: {status.st_size:,} bytes, expected {largest:,} at most.")
+        raise InputError(f"{path}: found {status.st_size:,} bytes, expected at most {largest:,}.")
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits; of a folder, of the names and bytes of all files below it.
+    """Return the SHA-256 of a file, or of the names and contents of all files in a folder.
 
-    Files that a desktop or file server leaves in folders do not count (`_LEFT_BEHIND`). Other hidden files
-    do: Zarr keeps shape and type of an array in one.
+    Files that desktops and file servers create in folders, such as `.DS_Store`, are ignored. Other hidden
+    files are included: Zarr stores the shape and type of an array in one.
+
+    Parameters
+    ----------
+    path : str or Path
+        File or folder.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
     """
     path = Path(path)
     if path.is_dir():
@@ -103,43 +155,55 @@ def sha256(path: str | Path) -> str:
     return _sha256_of_file(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
-@cache  # a job that takes many volumes meets the same model with each
+@cache  # a job on many volumes hashes the same model for each of them
 def _sha256_of_file(path: Path, *_as_it_is_now: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def allow_open_files(number: int, what: str, remedy: str) -> None:
-    """Raise this process's own limit of open files for `number` more, as far as the system lets it.
+    """Raise the limit of open files of this process so that `number` more files can be opened.
 
-    Raises `InputError` that names `what` needs them and the `remedy` where that is not enough.
+    Parameters
+    ----------
+    number : int
+        Number of files that will be open at the same time.
+    what : str
+        What needs the files; the error message begins with it.
+    remedy : str
+        Imperative clause that says how to need fewer files; the error message ends with it.
+
+    Raises
+    ------
+    InputError
+        If the system does not allow so many open files.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = len(os.listdir("/dev/fd")) + number + _OTHER_FILES
     unlimited = resource.RLIM_INFINITY
     if needed > hard != unlimited:
         raise InputError(
-            f"{what}: {number} files have to be open at once, with others {needed}, but this process may "
-            f"open {hard}. Type `ulimit -n {needed}` and run the same command again, where the system allows "
-            f"it, or {remedy}."
+            f"{what}: {number} files must be open at the same time, {needed} including others, but this "
+            f"process may open {hard}. Type `ulimit -n {needed}` and run the same command again. If the "
+            f"system does not allow that, {remedy}."
         )
     if needed > soft != unlimited:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` as indented JSON, whole or not at all."""
+    """Write `content` as indented JSON, completely or not at all (see `replacing`)."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; `InputError` where it is missing or not JSON."""
+    """Return the content of a JSON file; raises `InputError` if it is missing or not valid JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:  # of JSON, or of text
+    except ValueError as error:  # invalid JSON or invalid UTF-8
         raise InputError(
             f"{path}: not valid JSON ({error}). Delete it and run the workflow again."
         ) from error

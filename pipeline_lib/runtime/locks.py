@@ -1,4 +1,4 @@
-"""Locks on files, which the kernel drops with the process that holds them, however that ends."""
+"""Locks on files. The kernel releases them when the process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,30 @@ from pathlib import Path
 from pipeline_lib.runtime.errors import InputError
 
 
-def who() -> str:
-    """This process, for others that find a file locked: its number, machine and, in Slurm, job."""
+def this_process() -> str:
+    """Return a description of this process for lock files: its ID, machine and, in Slurm, job."""
     job = os.getenv("SLURM_JOB_ID")
     return f"process {os.getpid()} on {socket.gethostname()}" + (f", Slurm job {job}" if job else "")
 
 
 def hold(path: str | Path, otherwise: Callable[[str], None]) -> bool:
-    """Lock the file at `path`, which is made if there is none, for as long as this process lives.
+    """Lock the file at `path` until this process ends.
 
-    Where another process holds it, `otherwise` is called with that one's `who`, and may raise; if it does
-    not, the lock is waited for. The file is then emptied but for one line, `who`. Returns whether it is
-    locked: on a file system that knows no locks nothing is. On NFS the lock counts for all machines (Linux
-    2.6.12 on).
+    The file is created if necessary. Its content is replaced by one line: this process (`this_process`) and
+    the time. On NFS, the lock holds across all machines (since Linux 2.6.12).
+
+    Parameters
+    ----------
+    path : str or Path
+        File to lock.
+    otherwise : callable
+        Called with the description of the process that holds the lock, if another process does. It may raise
+        an exception; if it returns, this waits for the lock.
+
+    Returns
+    -------
+    bool
+        True if the file is locked; False on a file system without locks.
     """
     locked = True
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -36,20 +47,20 @@ def hold(path: str | Path, otherwise: Callable[[str], None]) -> bool:
     except OSError:  # ENOLCK, EOPNOTSUPP, ...
         locked = False
     os.ftruncate(file, 0)
-    os.pwrite(file, f"{who()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
+    os.pwrite(file, f"{this_process()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
     return locked
 
 
 def hold_results(folder: str | Path) -> bool:
-    """Lock the results folder for one run of the workflow; `InputError` where another is at work there.
+    """Lock the results folder for this run of the workflow, and return whether it is locked (see `hold`).
 
-    Returns whether it is locked (`hold`).
+    Raises `InputError` if another run is using the folder.
     """
 
     def refuse(holder: str) -> None:
         raise InputError(
-            f"{folder}: another run is at work there ({holder}). Wait until it has ended, end it with Ctrl-C "
-            "(or `kill`), or choose another folder with `results:` in the config."
+            f"{folder}: another run is at work there ({holder}). Wait until it ends, stop it with Ctrl-C (or "
+            "`kill`), or choose another folder with `results:` in the config."
         )
 
     Path(folder).mkdir(parents=True, exist_ok=True)

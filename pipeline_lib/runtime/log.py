@@ -1,4 +1,4 @@
-"""Logging: one logger, to the terminal and to the log file of the rule."""
+"""Log to the terminal and to the log file of a rule, and run stages of the workflow as processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from pipeline_lib.runtime import locks
 from pipeline_lib.runtime.errors import InputError
@@ -25,36 +25,48 @@ from pipeline_lib.runtime.files import explained
 from pipeline_lib.runtime.signals import ENDING
 
 logger = logging.getLogger("bordure")
-WORKFLOW = "BORDURE_WORKFLOW"  # environment variable: HOST:PROCESS of the Snakemake that starts jobs
+WORKFLOW = "BORDURE_WORKFLOW"  # environment variable, HOST:PID of the Snakemake process that starts the jobs
 
 SECONDS_BETWEEN_SIGNALS = 3.0
 
-# Thread pools are sized when numpy, numba and torch are first imported, hence by environment and before the
-# import.
+# numpy, numba and torch size their thread pools when they are imported. The variables must be set before.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @contextlib.contextmanager
 def stage(log: str | Path, threads: int = 1, processes: int = 1) -> Iterator[Callable[..., None]]:
-    """Run one stage and end the process: log to `log` and the terminal, use `threads` threads.
+    """Set up logging and threads for one stage, and end the process when the `with` block is left.
 
-    If the stage starts several `processes`, each gets its share of the threads.
+    The last log line states wall time and memory, for instance `done in 3.20 s, 412 MB at most`: the time of
+    all calls of `run` without interpreter start and imports, and the peak resident memory of this process or
+    of a child process, whichever is larger.
 
-    Yields `run(function, *arguments, **settings)`, which calls the stage's function, once or for each of
-    several volumes. What it took is logged in the end: `done in 3.2 s, 412 MB at most`, the wall time of all
-    calls without interpreter start and imports, and the largest resident memory of the process, or of one
-    that it started. The exit status is 0, or 1 after an error: an `InputError` is printed as its message
-    alone, any other exception with its traceback. A signal, such as the SIGTERM that clusters send first,
-    ends it with 128 and its number.
+    The exit status is 0 on success, 1 after an error, and 128 plus the signal number after a signal such as
+    SIGTERM, which clusters send first. An `InputError` is logged without a traceback, any other exception
+    with it.
 
-    The log is locked meanwhile: the same job of an earlier run that is still at work, here or on another
-    machine, is waited for, so that no two write the same files. Where the workflow that started this process
-    is killed, the process ends as by SIGTERM.
+    The log file is locked. If the same job of an earlier run is still running, on this or another machine,
+    this waits for it, so that no two jobs write the same files. If the workflow that started this process is
+    killed, the process ends as after SIGTERM.
+
+    Parameters
+    ----------
+    log : str or Path
+        Log file. New lines are appended.
+    threads : int, default: 1
+        Number of threads of numpy, numba and torch.
+    processes : int, default: 1
+        Number of processes that the stage starts. The threads are divided among them.
+
+    Yields
+    ------
+    callable
+        `run(function, *arguments, **settings)`, which calls `function`. Call it once, or once per volume.
     """
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(max(threads // max(processes, 1), 1))
-    # Threads that spin while they wait bring a busy machine to a crawl: at a load of 5, 100 iterations of the
-    # demo took 93 s, with this 21 s.
+    # By default, waiting threads spin, which is very slow on a busy machine: at a load of 5, 100 iterations
+    # of the demo took 93 s, with this setting 21 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     waiting = "waiting for the same job of an earlier run to end (%s)"
     try:
@@ -63,8 +75,8 @@ def stage(log: str | Path, threads: int = 1, processes: int = 1) -> Iterator[Cal
     except OSError as error:
         logger.error("error: %s", explained(error, Path(log)))
         leave(1)
-    sys.unraisablehook = _tell_unraisable
-    gc.disable()  # imports leave a lot behind, none of it garbage, and searching it takes 0.1 s
+    sys.unraisablehook = _report_unraisable
+    gc.disable()  # imports create many objects and no garbage; searching them takes 0.1 s
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` sets it
             signal.signal(number, _end)
@@ -87,8 +99,9 @@ def stage(log: str | Path, threads: int = 1, processes: int = 1) -> Iterator[Cal
         logger.error("error: %s", error)
         leave(1)
     except SystemExit as ended:
-        logger.error("error: ended by %s. Run the same command again.", signal.Signals(ended.code - 128).name)
-        leave(ended.code)
+        status = cast(int, ended.code)  # from `_end`
+        logger.error("error: ended by %s. Run the same command again.", signal.Signals(status - 128).name)
+        leave(status)
     except Exception:
         logger.error("%s", traceback.format_exc())
         leave(1)
@@ -97,26 +110,26 @@ def stage(log: str | Path, threads: int = 1, processes: int = 1) -> Iterator[Cal
 
 
 def _end_with(host: str, process: str) -> None:
-    """Wait until the workflow has ended, and end this process: nobody waits for its results."""
-    if host != socket.gethostname() or not hasattr(os, "pidfd_open"):  # Linux has it
+    """Wait until the workflow has ended, then end this process, as nobody needs its results any more."""
+    if host != socket.gethostname() or not hasattr(os, "pidfd_open"):  # only Linux has pidfd_open
         return
     try:
         select.select([os.pidfd_open(int(process))], [], [])
     except ProcessLookupError:
-        pass  # gone already
-    except OSError:  # an old kernel, or one that forbids it
+        pass  # already ended
+    except OSError:  # the kernel is too old or forbids it
         return
-    logger.warning("the workflow that started this job (process %s) is gone", process)
-    while True:  # one signal may come just before the main thread enters a call that takes long
+    logger.warning("the workflow that started this job (process %s) has ended; the job ends, too", process)
+    while True:  # a single signal may arrive just before the main thread enters a long call
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(SECONDS_BETWEEN_SIGNALS)
 
 
 def _end(number: int, _: Any) -> NoReturn:
-    """End by SystemExit, so that temporary files go.
+    """Raise SystemExit, so that temporary files are deleted.
 
-    It is lost where Python just then runs what cannot fail, a finaliser say, or a library what catches all:
-    the signal is sent again as long as the process lives.
+    The exception is lost if it is raised in a finaliser or in code that catches all exceptions. Therefore the
+    signal is sent again until the process has ended.
     """
     again = threading.Timer(SECONDS_BETWEEN_SIGNALS, os.kill, [os.getpid(), number])
     again.daemon = True
@@ -124,36 +137,40 @@ def _end(number: int, _: Any) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _tell_unraisable(found: Any) -> None:
-    """Nothing of a signal, which is sent again, nor of files that HDF5 cannot close on a full disk."""
+def _report_unraisable(found: sys.UnraisableHookArgs) -> None:
+    """Print exceptions of finalisers, except signals (sent again) and h5py's on a full disk (reported)."""
     if not isinstance(found.exc_value, SystemExit) and "h5py" not in repr(found.object):
         sys.__unraisablehook__(found)
 
 
 def show(log: str | Path | None = None) -> None:
-    """Log to the terminal and to the end of the file `log`, to which other processes may write too."""
-    for handler in (logging.StreamHandler(sys.stderr), *([logging.FileHandler(log)] if log else [])):
+    """Log to the terminal and, if given, append to the file `log`, to which other processes may write too."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log:
+        handlers.append(logging.FileHandler(log))
+    for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logging.raiseExceptions = False  # a log on a full disk is no reason to stop, nor for a traceback per line
+    logging.raiseExceptions = False  # a full disk must not stop the stage or print a traceback per line
 
 
 def peak_memory() -> int:
-    """Bytes of memory that this process, or one it started and that has ended, had resident at most."""
+    """Return the peak resident memory in bytes of this process or of a child that has ended."""
     unit = 1024 if sys.platform == "linux" else 1  # bytes on macOS
     children = unit * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    if sys.platform == "linux":  # getrusage would tell that of the process that started it, if that had more
-        status = Path("/proc/self/status").read_text()
-        return max(1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]), children)
-    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, children)
+    if sys.platform == "linux":  # getrusage returns the peak of the parent process if that is larger
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if peak:
+            return max(1024 * int(peak[1]), children)
+    return max(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, children)
 
 
 def leave(status: int) -> NoReturn:
-    """End at once, without taking Python down module by module: 0.1 s, with torch 0.5 s.
+    """Exit immediately, without shutting down the Python interpreter, which takes 0.1 s, with torch 0.5 s.
 
-    Nothing is lost: files are whole when a stage's function returns. And HDF5, which closes files as Python
-    ends, would crash on a full disk.
+    Nothing is lost, as all files are complete when the function of a stage returns. At a normal shutdown,
+    HDF5 would close files and crash on a full disk.
     """
     logging.shutdown()
     sys.stdout.flush()

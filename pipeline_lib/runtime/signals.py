@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, heeded when what it is at is whole."""
+"""Delay signals that end a process until its work is in a consistent state."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# what clusters send first, Ctrl-C, and a terminal that is closed
+# first signal of clusters, Ctrl-C, closed terminal
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """A signal asks this process to end; not an `Exception`, so that nobody takes it for a failure."""
+    """Raised if a signal ends this process. Not an `Exception`, so that it is not handled as an error."""
 
 
 class Signals:
-    """While entered, a signal that asks the process to end is only noted, in `received`.
+    """Context in which a signal that ends the process is only stored, in `received`.
 
-    Inside `interruptible` it breaks off what is done there by `Interrupted`. It takes effect, as if it came only
-    then, when this is left, unless by another exception. For the main thread alone.
+    Inside `interruptible`, the signal raises `Interrupted`. On exit from this context the signal is raised
+    again, unless another exception is propagating. Use it only in the main thread.
+
+    Attributes
+    ----------
+    received : int or None
+        Number of the last signal, None if there was none.
     """
 
     received: int | None = None
@@ -39,12 +44,12 @@ class Signals:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number
         if self._interruptible:
-            self._interruptible = False  # once: tidying up is not broken off
+            self._interruptible = False  # only once: cleaning up is not interrupted
             raise Interrupted
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """What may be broken off at any place, because it will be done anew."""
+        """Context that a signal may interrupt anywhere, because its work will be repeated."""
         self._interruptible = True
         try:
             if self.received:
