@@ -1,7 +1,8 @@
-"""All short benchmarks: `python -m benchmarks [NAMES]`, a name being that of a module `bench_<name>.py` here.
+"""Run the short benchmarks: `python -m benchmarks [NAMES]`. Each name selects a module `bench_<name>.py`.
 
-Each module runs in a process of its own. One table tells their figures; `results/<machine>.json` keeps them
-with machine, versions and command. Where only some NAMES are measured, the others stay in it as they are.
+Each module runs in its own process. The figures are printed as one table and stored in
+`benchmarks/results/<machine>.json`, together with machine, versions and command. If only some NAMES are
+measured, the stored figures of the others are kept.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from pipeline_lib import provenance
 from pipeline_lib.runtime.files import read_json, write_json
 
 FOLDER = Path(__file__).parent
-LONG = {"large", "many"}  # with commands and a file of results of their own: `make bench-large`
+LONG = {"large", "many"}  # run by `make bench-large`, which writes a separate file of results
 
 
 def main(names: Sequence[str]) -> int:
-    """Measure `names`, or all; returns the exit status, 1 where a name is unknown or a module failed."""
+    """Measure `names`, or all; return the exit status, 1 if a name is unknown or a module failed, else 0."""
     known = sorted({path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py")} - LONG)
     if unknown := sorted({*names} - {*known}):
-        print(f"error: no benchmark {', '.join(unknown)}. There are {', '.join(known)}.", file=sys.stderr)
+        print(
+            f"error: no benchmark {', '.join(unknown)}. Expected one of {', '.join(known)}.", file=sys.stderr
+        )
         return 1
     machine = harness.machine()
     path = harness.RESULTS / f"{slug(machine)}.json"
-    kept = read_json(path) if path.exists() else {}
+    stored = read_json(path) if path.exists() else {}
     measured, failed = {}, {}
     for name in names or known:
         command = f"python -m benchmarks.bench_{name}"
@@ -46,18 +49,22 @@ def main(names: Sequence[str]) -> int:
         print(f"{time.monotonic() - start:.0f} s", file=sys.stderr)
         origin = {"bordure": provenance.version(), "machine": machine, "command": command}
         measured[name] = origin | {"rows": rows}
-        every = kept | measured
+        every = stored | measured
         write_json(path, {name: every[name] for name in known if name in every})
     if measured:
         harness.print_table([row for entry in measured.values() for row in entry["rows"]])
-        print(f"kept in {path}")
+        print(f"stored in {path}")
     for name, message in failed.items():
         print(f"error: {name}: {message}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def measure(name: str) -> list[dict[str, Any]]:
-    """The rows of one module; `RuntimeError` with what it said, or `JSONDecodeError`, where it fails."""
+    """Return the rows of one module.
+
+    Raises `RuntimeError` with the error output of the module if it fails, and `JSONDecodeError` if it prints
+    anything but rows.
+    """
     command = [sys.executable, "-m", f"benchmarks.bench_{name}", "--json"]
     ended = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=False)
     if ended.returncode:
@@ -66,7 +73,7 @@ def measure(name: str) -> list[dict[str, Any]]:
 
 
 def slug(machine: dict[str, Any]) -> str:
-    """A file name for a machine, of its processor, cores and GPU: `amd-epyc-9b14-2-cores`."""
+    """Return a file name made of processor, cores and GPU of a machine, such as `amd-epyc-9b14-2-cores`."""
     words = f"{machine['processor']} {machine['cores']} cores {machine['gpu'] or ''}"
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 

@@ -1,9 +1,9 @@
-"""Memory and time of the stages as the image grows: `python -m benchmarks.bench_large`, 20 minutes.
+"""Measure memory and time of the stages on images of increasing size: `python -m benchmarks.bench_large`.
 
-Each stage runs as the workflow's adapters run it, in a process of its own, on drawn sections of each of
-`--sides`: once as images to predict (`predict` with a small network trained beforehand), once with an
-annotation. Its peak resident memory and its time per pixel are told against those on the smallest section.
-The files lie in a temporary folder within `--folder`, as long as a stage needs them.
+This takes 20 minutes. Each stage runs in its own process, as in the workflow, on drawn sections of each size
+in `--sides`: once on images without annotation (`predict` uses a small network that is trained before), once
+on images with annotation. Peak resident memory and time per pixel are compared with those on the smallest
+section. Files are stored in a temporary folder in `--folder` and deleted when no stage needs them any more.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from pipeline_lib.runtime.files import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 SIDES = (4096, 16384, 32768)  # px
-# Of all files there are at one time, were nothing compressed: image 1, prediction 4, labels 4, both as TIFF 8
+# Maximum total size of all files without compression: image 1, prediction 4, labels 4, both as TIFF 8
 BYTES_PER_PIXEL = 17
-MEMORY_GB = 2.0  # for `predict`, which takes its tiles by it
+MEMORY_GB = 2.0  # for `predict`, which chooses the tile size by it
 CORES = len(os.sched_getaffinity(0))
 
-# Trained on one drawn section and validated on another, so that about as many cells are found as were drawn.
-SEEDS = {"train": 1, "validation": 2}  # the sections measured have 0
+# The network is trained on one drawn section and validated on another, so that it finds about as many cells
+# as were drawn. The measured sections have seed 0.
+SEEDS = {"train": 1, "validation": 2}
 TRAINING_SIZE = 512  # px
 NETWORK = {"name": "unet", "depth": 2, "base_channels": 4, "dropout": 0.0}
 TRAINING = {"tile": 220, "iterations": 400, "optimizer": "adam", "validation_interval": 400}
-TO_LABELS = ("build_dataset", "predict", "segment", "write_tiffs")  # the way of images without annotation
+TO_LABELS = ("build_dataset", "predict", "segment", "write_tiffs")  # stages for images without annotation
 THRESHOLD, MINIMUM_SIZE = 0.5, 50  # px
 
 ADAPTER = """
@@ -61,9 +62,10 @@ CELLS = re.compile(r" (\d+) cells")
 
 @dataclass(frozen=True)
 class Job:
-    """One stage: its function, as `module.name`; its files, in the order of its arguments; its settings.
+    """One stage to run.
 
-    Afterwards the files of `unneeded` are removed.
+    `function` is given as `module.name`, `files` in the order of its arguments, `settings` by name. The files
+    in `unneeded` are deleted afterwards.
     """
 
     name: str
@@ -75,12 +77,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one job took."""
+    """Time, memory and disk space that one job needed."""
 
     stage: str
     side: int  # px
     seconds: float
-    megabytes: int  # resident at most
+    megabytes: int  # peak resident memory
     bytes_per_pixel: float  # of the files written
     cells: int | None
 
@@ -91,7 +93,7 @@ class Figures:
 
 
 def preparation() -> list[Job]:
-    """What leads to `model.pt` and `statistics.json`."""
+    """Return the jobs that make `model.pt` and `statistics.json`."""
     found = []
     for name, seed in SEEDS.items():
         drawn = {"size": TRAINING_SIZE, "seed": seed}
@@ -115,7 +117,7 @@ def preparation() -> list[Job]:
 
 
 def measured(side: int) -> list[Job]:
-    """What is measured on a section of `side` x `side` px, in this order."""
+    """Return the jobs to measure on a section of `side` x `side` px, in order."""
     return [
         Job("draw images", "benchmarks.drawing.draw_images", ["images.tif"], {"size": side}),
         Job("build_dataset", "pipeline_lib.stages.dataset.build_dataset", ["images.tif", None, "dataset.h5"]),
@@ -159,20 +161,20 @@ def measured(side: int) -> list[Job]:
 
 
 def run(job: Job, folder: Path) -> tuple[float, int, int, int | None]:
-    """Seconds, megabytes of memory, bytes written and, where the stage tells it, the number of cells."""
+    """Run a job; return seconds, megabytes of memory, bytes written and, if logged, the number of cells."""
     before = {*folder.iterdir()}
     arguments = json.dumps([CORES, job.function, job.files, job.settings])
-    said = call([sys.executable, "-c", ADAPTER, arguments], folder)
+    log = call([sys.executable, "-c", ADAPTER, arguments], folder)
     written = sum(path.stat().st_size for path in {*folder.iterdir()} - before)
     for name in job.unneeded:
         (folder / name).unlink()
-    seconds, megabytes = DONE.search(said).groups()
-    cells = CELLS.search(said)
+    seconds, megabytes = DONE.search(log).groups()
+    cells = CELLS.search(log)
     return float(seconds), int(megabytes), written, int(cells[1]) if cells else None
 
 
 def call(command: Sequence[str | Path], folder: Path) -> str:
-    """Run `command` in `folder`; return what it said on stderr, or end with that where it failed."""
+    """Run `command` in `folder` and return its stderr, or exit with its stderr as the message if it fails."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode:
@@ -181,7 +183,7 @@ def call(command: Sequence[str | Path], folder: Path) -> str:
 
 
 def measure(sides: Sequence[int], folder: Path) -> list[Figures]:
-    """Print and return the figures of all stages on sections of `sides` px, the smallest first."""
+    """Measure all stages on sections of `sides` px, smallest first; print and return the figures."""
     require_disk(folder, max(sides))
     write_json(folder / "postprocessing.json", asdict(PostProcessing(THRESHOLD, MINIMUM_SIZE)))
     for job in preparation():
@@ -192,10 +194,10 @@ def measure(sides: Sequence[int], folder: Path) -> list[Figures]:
         for job in measured(side):
             seconds, megabytes, written, cells = run(job, folder)
             taken = Figures(job.name, side, seconds, megabytes, written / side**2, cells)
-            told = "" if cells is None else f"{cells:,}"
+            count = "" if cells is None else f"{cells:,}"
             print(
                 f"{job.name:<26}{side:>10,}{seconds:>9.1f}{taken.per_second:>8.1f}"
-                f"{megabytes:>7,}{taken.bytes_per_pixel:>10.2f}{told:>10}",
+                f"{megabytes:>7,}{taken.bytes_per_pixel:>10.2f}{count:>10}",
                 flush=True,
             )
             found.append(taken)
@@ -203,18 +205,18 @@ def measure(sides: Sequence[int], folder: Path) -> list[Figures]:
 
 
 def require_disk(folder: Path, side: int) -> None:
-    """Say what the files will take at most; end with an error where the disk has less."""
+    """Print the maximum size of all files, and exit with an error if the disk has less free space."""
     needed, free = BYTES_PER_PIXEL * side**2, shutil.disk_usage(folder).free
-    said = (
+    space = (
         f"{folder}: at most {needed / 1e9:.1f} GB for sections of {side:,} px, {free / 1e9:.1f} GB are free"
     )
     if needed > free:
-        sys.exit(f"error: {said}. Name another --folder, or smaller --sides.")
-    print(said, file=sys.stderr)
+        sys.exit(f"error: {space}. Choose another --folder, or smaller --sides.")
+    print(space, file=sys.stderr)
 
 
 def rows(found: Sequence[Figures]) -> list[Row]:
-    """Memory and time per pixel of each stage against those on the smallest section; the largest memory."""
+    """Return memory and time per pixel relative to the smallest section, and the largest memory."""
     smallest = {figures.stage: figures for figures in reversed(found)}
     table = []
     for figures in found:
@@ -247,21 +249,21 @@ def rows(found: Sequence[Figures]) -> list[Row]:
 
 
 def keep(name: str, table: Sequence[Row]) -> None:
-    """Print `table` and keep it as `name` in the results of long measurements on this machine."""
+    """Print `table` and store it as `name` in the results of the long benchmarks of this machine."""
     machine = harness.machine()
     path = harness.RESULTS / f"large-{slug(machine)}.json"
     command = f"python -m benchmarks.bench_{name}"
-    told = [row.as_dict() for row in table]
-    entry = {"bordure": provenance.version(), "machine": machine, "command": command, "rows": told}
+    entries = [row.as_dict() for row in table]
+    entry = {"bordure": provenance.version(), "machine": machine, "command": command, "rows": entries}
     write_json(path, (read_json(path) if path.exists() else {}) | {name: entry})
-    harness.print_table(told)
-    print(f"kept in {path}")
+    harness.print_table(entries)
+    print(f"stored in {path}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES, metavar="PX")
-    parser.add_argument("--folder", type=Path, default=harness.RESULTS, help="where the files may lie")
+    parser.add_argument("--folder", type=Path, default=harness.RESULTS, help="folder for temporary files")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="large-", dir=chosen.folder) as folder:
         found = measure(chosen.sides, Path(folder))

@@ -1,9 +1,9 @@
-"""What a table of many small volumes costs: `python -m benchmarks.bench_many`, some minutes.
+"""Measure the cost of a table with many small volumes: `python -m benchmarks.bench_many`, some minutes.
 
-Drawn sections of 64 x 64 px, a tenth for training, a tenth for validation, half of the others with an
-annotation to score, half without; a network that is hardly trained. Measured are planning (`snakemake -n`,
-before the run and after it) and the run itself. Its overhead is what the stages' own times, shared out over
-the cores, do not explain.
+The volumes are drawn sections of 64 x 64 px: a tenth for training, a tenth for validation, half of the others
+with an annotation to score, half without. The network is trained for two iterations only. Planning
+(`snakemake -n`, before and after the run) and the run itself are measured. The overhead of the run is its
+time minus the own times of the stages divided by the number of cores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.harness import Row
 
 VOLUMES = 1000
 SIZE = 64  # px
-PER_ROW = 1000  # volumes that lie side by side on the drawn plane
+PER_ROW = 1000  # volumes in a row of the drawn plane
 CONFIG = {
     "volumes": "volumes.tsv",
     "network": {"depth": 2, "base_channels": 4},
@@ -75,7 +75,7 @@ def measure(volumes: int, folder: Path) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--volumes", type=int, default=VOLUMES)
-    parser.add_argument("--folder", type=Path, default=harness.RESULTS, help="where the files may lie")
+    parser.add_argument("--folder", type=Path, default=harness.RESULTS, help="folder for temporary files")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="many-", dir=chosen.folder) as folder:
         table = measure(chosen.volumes, Path(folder).absolute())

@@ -1,7 +1,7 @@
-"""The scores against one distance transform, and how they grow: `python -m benchmarks.bench_metrics`.
+"""Compare the scores with one distance transform, and measure scaling: `python -m benchmarks.bench_metrics`.
 
-The cost of the parts is that of one drawn section of 512 x 512 px at all thresholds of the challenge on one
-thread, as `scipy.ndimage.distance_transform_edt` runs by nature. A stack takes every core there is.
+The parts are measured on one drawn section of 512 x 512 px at all thresholds of the challenge, on one thread,
+since `scipy.ndimage.distance_transform_edt` uses one thread. The stack is measured on all cores.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def everything(cells: np.ndarray, probability: np.ndarray) -> None:
 
 
 def parts() -> list[harness.Row]:
-    """Each part in distance transforms, for the worst of the probability maps."""
+    """Measure the time of each part in units of one distance transform, on the slowest probability map."""
     limits = {warping: 12, v_rand_v_info: 6, everything: 25}
     cells = draw_labels(512)
     ratios: dict = {part: {} for part in limits}
@@ -69,7 +69,7 @@ def parts() -> list[harness.Row]:
 
 
 def scaling() -> harness.Row:
-    """A stack of 30 sections on all cores against its sections one by one on one core."""
+    """Compare a stack of 30 sections on all cores with the same sections one by one on one core."""
     cells = np.stack([draw_labels(512, seed=z) for z in range(30)])
     probability = np.stack([draw_maps(section, z)["good"] for z, section in enumerate(cells)])
     times = harness.side_by_side(
@@ -91,7 +91,7 @@ def scaling() -> harness.Row:
 
 
 def growth() -> harness.Row:
-    """Cost per pixel as the section and the number of its cells grow."""
+    """Measure the time per pixel for larger sections and more cells."""
     rows, calls = [], {}
     for size, diameter in ((512, 44), (1024, 44), (2048, 44), (2048, 120), (2048, 19)):
         cells = draw_labels(size, diameter)
@@ -111,7 +111,7 @@ def growth() -> harness.Row:
 
 
 def memory() -> harness.Row:
-    """Peak above the inputs for 10 sections of 2048 x 2048 px, per worker and pixel of one section."""
+    """Measure the peak memory minus the inputs for 10 sections of 2048 x 2048 px, per worker and pixel."""
     labels = draw_labels(2048)
     maps = draw_maps(labels)
     rows = []
@@ -133,7 +133,7 @@ def memory() -> harness.Row:
 
 def score_in_fresh_process(folder: str, workers: int) -> dict[str, float]:
     cells, probability = np.load(f"{folder}/cells.npy"), np.load(f"{folder}/probability.npy")
-    harness.seconds(lambda: everything(cells[0, :64, :64], probability[0, :64, :64]))  # loads code
+    harness.seconds(lambda: everything(cells[0, :64, :64], probability[0, :64, :64]))  # loads compiled code
     harness.forget_peak()
     before = harness.peak_memory()
     taken = harness.seconds(lambda: metrics.isbi_scores(cells, probability, workers=workers))
@@ -142,7 +142,7 @@ def score_in_fresh_process(folder: str, workers: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:  # what `memory` starts
+    if len(sys.argv) == 3:  # started by `memory`
         print(json.dumps(score_in_fresh_process(sys.argv[1], int(sys.argv[2]))))
     else:
         harness.main(measure)

@@ -1,11 +1,11 @@
-"""Tiled prediction against one pass over the whole image, bf16 against float32, and against MONAI.
+"""Compare tiled prediction with one pass over the whole image, bf16 with float32, and both with MONAI.
 
     python -m benchmarks.bench_prediction
 
-A network of the size of `config/isbi2012.yaml` (16 channels, depth 4), trained for half a minute on drawn
-sections, so that differences are those of a network that has learnt something; with the threads the machine
-has. All candidates keep freed memory (`passes.keep_memory`), the whole image's pass too; a row tells what
-that is worth.
+The network has the size of `config/isbi2012.yaml` (16 channels, depth 4). It is trained for half a minute on
+drawn sections, so that differences are those of a trained network. All threads of the machine are used. All
+candidates, including the pass over the whole image, keep freed memory (`passes.keep_memory`); one row shows
+the effect of that.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from pipeline_lib.stages.training import train
 from pipeline_lib.tasks.segmentation import classes
 
 SHAPES = [(2048, 2048), (2000, 3001)]
-TILES = (572, 1052, 2044)  # px, beside that of `auto`
-WINDOW = 576  # px, of MONAI's inferer: what four poolings take and is nearest to 572
+TILES = (572, 1052, 2044)  # px, in addition to `auto`
+WINDOW = 576  # px, of MONAI's inferer: the valid size for four poolings that is closest to 572
 DRAWING = {"cell_diameter": 44, "membrane_width": (3, 6), "noise": 0.06}
 SMALL = {"base_channels": 16, "dropout": 0.2}
 PAPER = {"base_channels": 64}
@@ -69,7 +69,7 @@ def measure() -> list[Row]:
 
 
 def trained(folder: Path) -> tuple[Path, Path]:
-    """A model, and a dataset of sections it has not seen."""
+    """Return the paths of a trained model and of a dataset of sections that it was not trained on."""
     for name, sections in (("train", 8), ("validation", 1), ("test", 4)):
         images, labels = folder / f"{name}.tif", folder / f"{name}-labels.tif"
         draw_volume(images, labels, sections=sections, size=512, seed=sections, **DRAWING)
@@ -107,7 +107,7 @@ def on_device(model: Model) -> Model:
 
 
 def drawn(shape: tuple[int, int]) -> np.ndarray:
-    """A section (1, 1, y, x), uint8: one drawing of 512 px and its mirror images."""
+    """Return a section (1, 1, y, x), uint8: one drawing of 512 px and its mirror images."""
     image, _ = draw_section(512, rng=np.random.default_rng(0), **DRAWING)
     return np.pad(image, [(0, size - 512) for size in shape], mode="symmetric")[None, None]
 
@@ -117,7 +117,7 @@ def tile_size(model: Model, tile: int | str, precision: torch.dtype) -> int:
 
 
 def tiled(model: Model, raw: np.ndarray, tile: int | str, precision: torch.dtype) -> Callable[[], np.ndarray]:
-    """`cell_probability` (y, x) as the prediction stage makes it, from reading to the last tile."""
+    """Return a function that computes `cell_probability` (y, x) by tiles, as the prediction stage does."""
     size = tile_size(model, tile, precision)
 
     def predict() -> np.ndarray:
@@ -132,7 +132,10 @@ def tiled(model: Model, raw: np.ndarray, tile: int | str, precision: torch.dtype
 
 
 def one_pass(model: Model, raw: np.ndarray, precision: torch.dtype) -> Callable[[], Tensor]:
-    """The network alone, over the whole image, mirrored, normalised and on the device beforehand."""
+    """Return a function that runs only the network on the whole image, which is prepared beforehand.
+
+    Preparation means mirroring, normalising and copying to the device.
+    """
     geometry = model.network.geometry
     axes = [mirror(-geometry.context, geometry.input_size(n) - geometry.context, n) for n in raw.shape[2:]]
     image = normalised(model, raw, *axes)
@@ -159,7 +162,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def against_one_pass(model: Model, raw: np.ndarray, sizes: tuple[int | str, ...]) -> list[Row]:
-    """Tiles of `sizes` (px, or `auto`) against the whole image at once: time, and equality."""
+    """Compare tiles of `sizes` (px, or `auto`) with one pass over the whole image, in time and in values."""
     whole = one_pass(model, raw, FLOAT)
     calls = {tile: tiled(model, raw, tile, FLOAT) for tile in sizes}
     expected = probability(whole(), raw)
@@ -203,7 +206,7 @@ def half_precision(model: Model, raw: np.ndarray, name: str, rounds: int) -> Row
 
 
 def change_of_scores(model: Model, test: Path) -> Row:
-    """The challenge's scores of unseen sections, predicted in either precision."""
+    """Compare the challenge's scores of the test sections between predictions in float32 and bfloat16."""
     with layout.require(test, layout.RAW, layout.LABELS, layout.SEPARATION_BORDER) as file:
         raw, labels, border = (
             file[array.name][:] for array in (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)
@@ -227,7 +230,10 @@ def change_of_scores(model: Model, test: Path) -> Row:
 
 
 def against_monai(model: Model, raw: np.ndarray) -> list[Row]:
-    """`sliding_window_inference` around the same network, its convolutions padded: speed, and seams."""
+    """Compare speed and seams with MONAI's `sliding_window_inference`.
+
+    MONAI runs the same network with padded convolutions.
+    """
     from monai.inferers import sliding_window_inference
 
     padded = copy.deepcopy(model.network)
@@ -281,13 +287,13 @@ def against_monai(model: Model, raw: np.ndarray) -> list[Row]:
     ]
 
 
-# A process of its own, for the peak of its memory: what it predicts, and whether it keeps freed memory.
+# Runs in separate processes, to measure their peak memory: tile size, and whether freed memory is kept.
 RUNS = {"one pass, memory given back": (None, False), "one pass": (None, True)}
 RUNS |= {f"tile {tile}": (tile, True) for tile in ("auto", TILES[0], TILES[-1])}
 
 
 def memory() -> list[Row]:
-    """Time and peak memory of passes and tiles, the processes taking turns."""
+    """Measure time and peak memory of passes and tiles in separate processes, in turn."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in RUNS}
     for _ in range(2):
         for name, runs in found.items():
@@ -322,7 +328,7 @@ def memory() -> list[Row]:
 
 
 def run(name: str) -> None:
-    """Print the seconds of a prediction of `RUNS` and the bytes it took at most."""
+    """Print the time in seconds and the peak memory in bytes of one of `RUNS`."""
     tile, keep = RUNS[name]
     if keep:
         inference.keep_memory()
@@ -334,7 +340,7 @@ def run(name: str) -> None:
 
 
 def loading() -> Row:
-    """The paper's 31 million parameters from a file."""
+    """Measure the time to load the paper's network of 31 million parameters from a file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.pt")
         untrained(PAPER).save(path)

@@ -1,10 +1,10 @@
-"""Training against plain eager float32, and whether its patches come in time.
+"""Compare training with plain eager float32, and measure whether patches are ready in time.
 
     python -m benchmarks.bench_training
 
-The paper's network (64 to 1024 channels, 572 px tiles) for the step, a network of 16 channels, whose short
-steps are hard to feed, for the patches. All on a drawn volume, with the threads the machine has but where one
-is stated.
+The training step is measured on the paper's network (64 to 1024 channels, 572 px tiles). The patches are
+measured with a network of 16 channels, since its short steps need patches at the highest rate. All
+measurements use a drawn volume and, if not stated otherwise, all threads of the machine.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pipeline_lib.training.step import Step
 
 TILE = 572
 PAPER = {"base_channels": 64}
-SMALL = {"base_channels": 16, "dropout": 0.2}  # that of config/isbi2012.yaml
+SMALL = {"base_channels": 16, "dropout": 0.2}  # as in config/isbi2012.yaml
 CURVE = 200  # iterations
 TASK = tasks.load("segmentation")
 Batch = tuple[torch.Tensor, torch.Tensor]  # image; class and weight of each pixel
@@ -52,7 +52,7 @@ def measure() -> list[Row]:
         patches = drawn_patches(Path(folder), stack)
         batch = patches.move(patches.read(0), device)
         step, row = steps(batch, device)
-        inference.keep_memory()  # as the stage does; not before, for a plain anchor has none of it
+        inference.keep_memory()  # as the stage does; not earlier, as the plain anchor does not use it
         return [
             *row,
             loss_curves(patches, device),
@@ -63,7 +63,7 @@ def measure() -> list[Row]:
 
 
 def drawn_patches(folder: Path, stack: ExitStack) -> Patches:
-    """Patches of a volume as the workflow makes it, four sections of 512 px."""
+    """Return patches of a volume of four sections of 512 px, made as in the workflow."""
     images, annotation = folder / "images.tif", folder / "labels.tif"
     draw_volume(
         images, annotation, sections=4, size=512, cell_diameter=44, membrane_width=(3, 6), noise=0.06, seed=0
@@ -78,7 +78,7 @@ def drawn_patches(folder: Path, stack: ExitStack) -> Patches:
 
 
 def our_step(network: dict[str, Any], device: torch.device, optimizer: str = "sgd") -> Callable[[Batch], Any]:
-    """The training stage's own step, as it chooses precision, layout and optimiser on this device."""
+    """Return the step of the training stage, with its precision and memory layout on this device."""
     torch.manual_seed(0)
     net = networks.plan("unet", **network).build().to(device, memory_format=torch.channels_last)
     precision = inference.choose_precision("auto", device)
@@ -91,7 +91,7 @@ def our_step(network: dict[str, Any], device: torch.device, optimizer: str = "sg
 def eager_step(
     network: dict[str, Any], device: torch.device, optimizer: str = "sgd", seed: int = 0
 ) -> Callable[[Batch], Any]:
-    """The same in float32, contiguous, with torch's own cross entropy: what one writes first."""
+    """Return a straightforward step for comparison: float32, contiguous memory, torch's cross entropy."""
     torch.manual_seed(seed)
     net = networks.plan("unet", **network).build().to(device).train()
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
@@ -116,7 +116,11 @@ def eager_step(
 
 
 def steps(batch: Batch, device: torch.device) -> tuple[float, list[Row]]:
-    """The paper's network: a step against plain eager, and against the machine's own matrix product."""
+    """Compare a step of the paper's network with the plain step and with the speed of a matrix product.
+
+    Returns the seconds of the fastest step, with which the reading of patches is compared, and the rows. On a
+    GPU, it is the step of the paper's network, on a CPU that of the small one.
+    """
     ours, eager = our_step(PAPER, device), eager_step(PAPER, device)
     times = side_by_side({"ours": lambda: ours(batch), "eager": lambda: eager(batch)}, rounds=4)
     gpu = device.type == "cuda"
@@ -160,16 +164,16 @@ def steps(batch: Batch, device: torch.device) -> tuple[float, list[Row]]:
 
 
 def matrix_rate(device: torch.device, size: int) -> float:
-    """Floating-point operations per second of a product of two bfloat16 matrices."""
+    """Return the floating-point operations per second of a product of two bfloat16 matrices."""
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     times = side_by_side({"product": lambda: a @ b}, rounds=9)
     return 2 * size**3 / min(times["product"])
 
 
 def loss_curves(patches: Patches, device: torch.device, network: dict[str, Any] = SMALL) -> Row:
-    """Loss on the same patches: ours, eager float32, and that from another initial state.
+    """Compare the loss on the same patches between our step, eager float32, and another initial state.
 
-    Of the paper's network (`PAPER`) it takes half an hour on two cores, and is not part of `measure`.
+    With the paper's network (`PAPER`) this takes half an hour on two cores; that is not part of `measure`.
     """
     candidates = {
         "ours": our_step(network, device, "adam"),
@@ -192,7 +196,7 @@ def loss_curves(patches: Patches, device: torch.device, network: dict[str, Any] 
 
 
 def waiting(patches: Patches, device: torch.device, count: int = 10) -> Row:
-    """What steps on fresh patches take above steps on one patch, of the small network."""
+    """Measure how much longer steps of the small network take on new patches than on the same patch."""
     step, fresh = our_step(SMALL, device), endless(patches, device)
     one = patches.move(patches.read(0), device)
 
@@ -218,7 +222,7 @@ def endless(patches: Patches, device: torch.device) -> Iterator[Batch]:
 
 
 def augmentation(patches: Patches) -> Row:
-    """One patch of image, target and weights, moved by torch and by scipy, on one thread."""
+    """Compare the augmentation of one patch (image, target, weights) by torch and by scipy, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     region, cpu = patches.read(0), torch.device("cpu")
@@ -226,9 +230,9 @@ def augmentation(patches: Patches) -> Row:
     shared = functions @ augment.placement(region.transform, region.centre) @ functions.T
     image, target, weights = twin(region, patches, shared)
     ours = patches.move(region, cpu)
-    # a cubic spline and cubic convolution are two curves through the same pixels
+    # not equal: a cubic spline and cubic convolution differ between the pixels
     difference = np.abs(ours[0][0].numpy() - image).mean() / image.std()
-    # a pixel whose source lies between two, to rounding, may go either way
+    # a pixel whose source lies midway between two pixels may be rounded to either of them
     differing = max(np.mean(a != b) for a, b in zip(ours[1][0].numpy(), (target, weights), strict=True))
     assert difference < 0.05 and differing < 1e-3, (difference, differing)
     candidates = {
@@ -257,7 +261,7 @@ def augmentation(patches: Patches) -> Row:
 
 
 def twin_positions(region: Any) -> np.ndarray:
-    """Where each pixel comes from (2, y, x): the nodes' displacements by cubic splines, then the rotation."""
+    """Return the source position of each pixel (2, y, x): displacement by cubic splines, then rotation."""
     nodes, patch = region.transform.nodes, np.indices((TILE, TILE))
     node = patch * (nodes.shape[-1] - 1) / (TILE - 1)
     moved = [
@@ -268,7 +272,7 @@ def twin_positions(region: Any) -> np.ndarray:
 
 
 def twin(region: Any, patches: Patches, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same augmentation with numpy and scipy."""
+    """Compute the same augmentation with numpy and scipy."""
     transform, context = region.transform, patches.context
     inner = place[:, context : TILE - context, context : TILE - context]
     image = np.stack(
@@ -285,7 +289,7 @@ def twin(region: Any, patches: Patches, place: np.ndarray) -> tuple[np.ndarray, 
 
 
 def reading(patches: Patches, step: float) -> list[Row]:
-    """Random patches out of the dataset file, after a first pass, and out of arrays in memory."""
+    """Measure reading random patches from the dataset file (already cached) and from arrays in memory."""
     in_memory = Patches(
         [
             Volume(raw[...], PixelTruth(*(array[...] for array in vars(truth).values())))

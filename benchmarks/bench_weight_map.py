@@ -1,7 +1,8 @@
-"""The weight map against distance transforms: `python -m benchmarks.bench_weight_map`.
+"""Compare the weight map with distance transforms: `python -m benchmarks.bench_weight_map`.
 
-All of it runs on one thread, as `scipy.ndimage.distance_transform_edt` does by nature. BORDURE_ANNOTATION
-names a file of membranes (TIFF, ...) whose first section is measured beside the drawn ones.
+Everything runs on one thread, since `scipy.ndimage.distance_transform_edt` uses one thread. The environment
+variable BORDURE_ANNOTATION may name an image file with membranes (TIFF, ...); its first section is then
+measured in addition to the drawn sections.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from pipeline_lib.metrics import connected_components
 from pipeline_lib.tasks.segmentation.weights import weight_map
 
 W_C, W0, SIGMA = np.array([2.0, 0.7]), 10, 5
-# of the cells, by width of the section; px
+# width of the section -> diameters of the cells, px
 DIAMETERS = {512: [44, 29], 1024: [44], 2048: [120, 44, 14], 4096: [29]}
 ROUNDS = {512: 15, 1024: 9, 2048: 5, 4096: 3}
-SAMPLED = 10  # cells that stand for all: one distance transform for each of them would take hours
+SAMPLED = 10  # cells sampled; a distance transform for every cell would take hours
 
 
 def measure() -> list[harness.Row]:
@@ -72,7 +73,10 @@ def measure() -> list[harness.Row]:
 
 
 def check(cells: np.ndarray) -> None:
-    """The obvious way, with two running minima so that it fits into memory, gives the same to float32."""
+    """Check that the direct computation gives the same values to float32 precision.
+
+    It keeps only the two smallest distances, so that it fits into memory.
+    """
     nearest = second = np.full(cells.shape, np.inf)
     for k in np.unique(cells)[1:]:
         d = ndimage.distance_transform_edt(cells != k)
@@ -84,7 +88,7 @@ def check(cells: np.ndarray) -> None:
 
 
 def against_transforms(name: str, cells: np.ndarray) -> dict[str, Any]:
-    """The weight map of one section in distance transforms, and one transform per cell in weight maps."""
+    """Compare the weight map of one section with one distance transform, and with one transform per cell."""
     labels = np.unique(cells)[1:]
     sampled = cycle(np.random.default_rng(0).choice(labels, SAMPLED))
     times = harness.side_by_side(
@@ -112,7 +116,7 @@ def first_section(annotation: str) -> np.ndarray:
 
 
 def per_pixel(cells: np.ndarray, anchor: np.ndarray) -> float:
-    """Time per pixel of the weight map of `cells` in units of that of `anchor`."""
+    """Return the time per pixel of the weight map of `cells` in units of that of `anchor`."""
     times = harness.side_by_side(
         {
             "cells": lambda: weight_map(cells, W_C, W0, SIGMA),

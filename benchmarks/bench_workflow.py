@@ -1,11 +1,13 @@
-"""What the workflow costs on top of its stages: `python -m benchmarks.bench_workflow`.
+"""Measure the overhead of the workflow over its stages: `python -m benchmarks.bench_workflow`.
 
-Imports: what each adapter of `workflow/scripts` imports in a fresh process, torch aside. Interpreter start is
-left out; imports within functions, at most 0.4 s, count as the own time of their stage.
+Imports: the time of the imports of each adapter in `workflow/scripts` in a new process, except torch.
+Interpreter start is not included. Imports inside functions take at most 0.4 s and are part of the own time of
+their stage.
 
-Demo: the wall time of the whole workflow on one core, where no job hides behind another, against the sum of
-the stages' own times, which is the time inside their functions: without interpreter start, imports and
-Snakemake. Training has one thread then. Compilation is left out. Only where Snakemake is installed.
+Demo: the wall time of the whole workflow on one core, so that no two jobs overlap, relative to the sum of the
+own times of the stages. The own time of a stage is the time in its function, without interpreter start,
+imports and Snakemake. Training uses one thread. Kernels are compiled beforehand. Skipped if Snakemake is not
+installed.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ IMPORT = """
 import json, sys, tempfile, time
 from types import SimpleNamespace
 start = time.perf_counter()
-import numpy  # before torch, which would count it as its own
+import numpy  # before torch, whose time would otherwise include it
 if {with_torch}:
     pause = time.perf_counter()
     import torch
@@ -43,7 +45,7 @@ if {with_torch}:
 snakemake = SimpleNamespace(log=[tempfile.mktemp()], threads=1, resources=SimpleNamespace(gpu=0))
 {imports}
     print(json.dumps([time.perf_counter() - start, "torch" in sys.modules]))
-"""  # the print stands within the adapter's `with stage(...)`
+"""  # the print is inside the adapter's `with stage(...)`
 DONE = re.compile(r"done in ([\d.]+) s, (\d+) MB at most")
 
 
@@ -55,7 +57,7 @@ def measure() -> list[Row]:
 
 
 def imports() -> Row:
-    """Seconds of the slowest stage, each stage's the median over rounds of all stages."""
+    """Measure the imports of the slowest stage, as the median over rounds in which all stages take turns."""
     adapters = {path.stem: imports_of(path) for path in sorted((ROOT / "workflow/scripts").glob("*.py"))}
     with_torch = {name: import_in_new_process(adapter, False)[1] for name, adapter in adapters.items()}
     times = defaultdict(list)
@@ -72,7 +74,7 @@ def imports() -> Row:
 
 
 def imports_of(adapter: Path) -> str:
-    """An adapter up to and including its imports."""
+    """Return the source code of an adapter up to and including its imports."""
     tree = ast.parse(adapter.read_text())
     stage = tree.body[-1]
     stage.body = [node for node in stage.body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -80,19 +82,19 @@ def imports_of(adapter: Path) -> str:
 
 
 def import_in_new_process(adapter: str, with_torch: bool) -> tuple[float, bool]:
-    """Seconds, and whether torch was imported."""
+    """Return the seconds of the imports, and whether torch was imported."""
     code = IMPORT.format(imports=adapter, with_torch=with_torch)
     return tuple(json.loads(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT)))
 
 
 def demo() -> list[Row]:
-    """Wall time of the demo on one core over the sums of the stages' own times and of their jobs' times."""
+    """Measure the wall time of the demo on one core relative to the own times of stages and to job times."""
     compile_kernels()
     with tempfile.TemporaryDirectory() as folder:
         where = ["--snakefile", ROOT / "Snakefile", "--directory", folder]
         command = [sys.executable, "-m", "snakemake", *where, "--cores", "1", "--quiet", "all"]
         wall = harness.seconds(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True))
-        stages = of_stages(Path(folder, "results"))
+        stages = read_stages(Path(folder, "results"))
     own = sum(stage["seconds"] for stage in stages.values())
     details = {"seconds": wall, "own seconds": own, "stages": stages}
     jobs = sum(stage["start to end"] for stage in stages.values())
@@ -103,15 +105,15 @@ def demo() -> list[Row]:
 
 
 def compile_kernels() -> None:
-    """So that the stages load machine code and do not make it."""
+    """Compile the kernels beforehand, so that the stages only load machine code."""
     cells = np.kron(np.arange(4).reshape(1, 2, 2), np.ones((1, 16, 16))).astype(np.uint32)
     metrics.instance_scores(cells, cells)
     metrics.isbi_scores(cells, (cells > 0).astype(np.float32))
     weight_map(cells[0], np.ones(2), 10, 5)
 
 
-def of_stages(results: Path) -> dict[str, dict[str, Any]]:
-    """By stage: number of jobs, their own seconds, their seconds from process start to end, peak memory."""
+def read_stages(results: Path) -> dict[str, dict[str, Any]]:
+    """Return for each stage the number of jobs, own time, time from start to end, and peak memory."""
     stages = defaultdict(lambda: {"jobs": 0, "seconds": 0.0, "start to end": 0.0, "megabytes": 0})
     logs, benchmarks = results / "logs", results / "benchmarks"
     for log in sorted(logs.rglob("*.log")):

@@ -1,9 +1,9 @@
-"""Whether two runs have the same results to the bit, whatever their files are called.
+"""Check that two runs have bit-identical results, even if file names differ between versions.
 
     python -m benchmarks.compare_results BEFORE AFTER
 
-Both are results folders. Arrays, tensors, tables and pictures are compared, not the records of how they were
-made (provenance). The exit status is 1 if anything differs or is missing. Folders of bordure 0.1 can be read.
+BEFORE and AFTER are results folders. Arrays, tensors, tables and pictures are compared; records of provenance
+are not. The exit status is 1 if anything differs or is missing. Results of bordure 0.1 are supported, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tifffile
 import torch
 from PIL import Image
 
-# kind of file -> where it lies, in bordure 0.1 and since
+# kind of file -> its location in bordure 0.1 and in later versions
 PLACES = {
     "dataset": ("dataset/*.h5",),
     "weight map": ("weight_map/*.h5",),
@@ -36,7 +36,7 @@ PLACES = {
 
 
 def name(kind: str, path: Path, folder: Path) -> str:
-    """What a file is called in every version: the model's name, or the path without the part that changed."""
+    """Return a name that is the same in all versions: the model's name, or the path without first folder."""
     parts = path.relative_to(folder).parts
     if kind in ("model", "history"):
         seed = parts[1:-1] if parts[0] == "model" else ()
@@ -44,22 +44,22 @@ def name(kind: str, path: Path, folder: Path) -> str:
     return "/".join(parts[1:] if len(parts) > 1 else parts)
 
 
-def of_hdf5(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file."""
+def read_hdf5(path: Path) -> dict[str, np.ndarray]:
+    """Return all arrays of an HDF5 file."""
     with h5py.File(path) as file:
         return {name: item[()] for name, item in file.items() if isinstance(item, h5py.Dataset)}
 
 
-def of_json(path: Path) -> dict[str, Any]:
-    """A file's content but for its record, and for what a post-processing holds since 0.2."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file without its record and `minimum_size`, which is new in 0.2."""
     content = json.loads(path.read_text())
     return {key: value for key, value in content.items() if key not in ("provenance", "minimum_size")}
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    ".h5": of_hdf5,
+    ".h5": read_hdf5,
     ".pt": lambda path: torch.load(path, weights_only=True)["state_dict"],
-    ".json": of_json,
+    ".json": read_json,
     ".tif": tifffile.imread,
     ".csv": Path.read_bytes,
     ".png": lambda path: np.asarray(Image.open(path)),
@@ -67,7 +67,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two contents are equal in type and to the bit."""
+    """Return whether two contents are of equal type and bit-identical."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -80,7 +80,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def size(content: Any) -> str:
-    """How much was compared."""
+    """Describe how much was compared."""
     if isinstance(content, bytes):
         return f"{content.count(bytes([10])) - 1} rows"
     if isinstance(content, np.ndarray):
@@ -91,7 +91,7 @@ def size(content: Any) -> str:
 
 
 def compare(before: Path, after: Path) -> Iterator[tuple[str, str, str, bool]]:
-    """Kind, name, size and whether it is the same, for every file of either folder."""
+    """Yield for every file of either folder its kind, name, size and whether it is the same."""
     for kind, patterns in PLACES.items():
         found = [
             {name(kind, path, folder): path for pattern in patterns for path in sorted(folder.glob(pattern))}
@@ -99,11 +99,11 @@ def compare(before: Path, after: Path) -> Iterator[tuple[str, str, str, bool]]:
         ]
         for key in sorted(found[0].keys() | found[1].keys()):
             if missing := [
-                str(folder) for folder, of in zip((before, after), found, strict=True) if key not in of
+                str(folder) for folder, files in zip((before, after), found, strict=True) if key not in files
             ]:
                 yield kind, key, f"missing in {missing[0]}", False
                 continue
-            one, other = (READERS[of[key].suffix](of[key]) for of in found)
+            one, other = (READERS[files[key].suffix](files[key]) for files in found)
             yield kind, key, size(one), same(one, other)
 
 

@@ -1,9 +1,9 @@
-"""Cells to measure with: many of them, on sections of any size, drawn block by block within seconds.
+"""Draw sections of any size with many cells for benchmarks, block by block, within seconds.
 
-A section is a window onto an endless plane, which is a function of position and seed alone: each square of a
-grid holds the centre of one cell, a pixel belongs to the nearest centre, waves bend the borders, and gray
-levels vary by cell, grain and pixel. All that is random is a hash of where it stands, so that a region is the
-same in whatever blocks it is drawn.
+A section is a window onto an infinite plane that depends only on position and seed. Each square of a grid
+contains the centre of one cell, each pixel belongs to the nearest centre, waves bend the borders, and gray
+levels vary by cell, grain and pixel. All random values are hashes of positions, so a region looks the same
+regardless of the blocks in which it is drawn.
 """
 
 from __future__ import annotations
@@ -18,28 +18,44 @@ from scipy import ndimage
 
 from pipeline_lib.kernels.compiled import compiled
 
-CELL_DIAMETER = 44.0  # px, side of the grid's squares
+CELL_DIAMETER = 44.0  # px, side of the squares of the grid
 MEMBRANE = 4  # px
-SOFT = 2  # px; the dark of a membrane fades as far into the cells
+SOFT = 2  # px over which the dark of a membrane fades into the cells
 WAVE_HEIGHT, WAVE_LENGTH = 0.08, 1.3  # in cell diameters
-CYTOPLASM, ORGANELLE, DARK = 160.0, 95.0, 60.0  # gray levels, the last that of membranes
-RING = 5.0  # px, radius of the organelle around the centre of every fourth cell
-NOISE = 0.09  # gray levels per unit of a sum of four bytes, whose standard deviation is 148
+CYTOPLASM, ORGANELLE, DARK = 160.0, 95.0, 60.0  # gray levels; DARK is that of membranes
+RING = 5.0  # px, radius of the ring-shaped organelle at the centre of every fourth cell
+NOISE = 0.09  # gray levels per unit of a sum of four random bytes (standard deviation 148)
 FILE_TILE = 512  # px
 
-NEAR = 2  # squares of the grid around a pixel's own, within which its two nearest centres lie
-PATCH = 8  # px; the few cells that come into question are found for so many pixels at once
+NEAR = 2  # distance in squares within which the two centres nearest to a pixel lie
+PATCH = 8  # px; candidate cells are determined once for each patch of this side
 
 
 def draw_region(
     rows: slice, columns: slice, width: int, *, cell_diameter: float = CELL_DIAMETER, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The region `rows` x `columns` (px) of a section: image, uint8, and labels, uint32, both (y, x).
+    """Draw a region of a section.
 
-    Labels are 0 on membranes. Cells are numbered row by row through the section, whose `width` (px) alone
-    decides on the numbers; not all of them are in use.
+    Parameters
+    ----------
+    rows, columns : slice
+        Region in px.
+    width : int
+        Width of the whole section in px. Cells are numbered row by row through the section, with gaps, and
+        the numbers depend only on the width.
+    cell_diameter : float
+        Mean distance of cells in px.
+    seed : int
+        Seed of the plane.
+
+    Returns
+    -------
+    image : np.ndarray
+        Gray levels (y, x), uint8.
+    labels : np.ndarray
+        Labels (y, x), uint32, 0 on membranes.
     """
-    # Patches lie on the plane, not on the region: it is drawn as whole patches and cut out of them.
+    # Patches are aligned to the plane, so whole patches are drawn and the region is cut out of them.
     start = [axis.start // PATCH * PATCH for axis in (rows, columns)]
     stop = [-(-axis.stop // PATCH) * PATCH for axis in (rows, columns)]
     shape = stop[0] - start[0], stop[1] - start[1]
@@ -58,22 +74,22 @@ def draw_region(
 
 
 def draw_labels(size: int, cell_diameter: float = CELL_DIAMETER, seed: int = 0) -> np.ndarray:
-    """The labels of a whole section of `size` x `size` px, as `draw_region` gives them."""
+    """Return the labels of a whole section of `size` x `size` px (see `draw_region`)."""
     return draw_region(slice(0, size), slice(0, size), size, cell_diameter=cell_diameter, seed=seed)[1]
 
 
 def draw_images(path: Path, size: int, seed: int = 0) -> None:
-    """Write the image of a section of `size` x `size` px, uint8, as a BigTIFF of compressed tiles."""
+    """Write the image of a section of `size` x `size` px, uint8, as a BigTIFF file of compressed tiles."""
     _write(path, size, seed, np.uint8, 0)
 
 
 def draw_annotation(path: Path, size: int, seed: int = 0) -> None:
-    """Write the labels that belong to `draw_images`, uint32."""
+    """Write the labels of the section that `draw_images` writes, uint32."""
     _write(path, size, seed, np.uint32, 1)
 
 
 def draw_maps(cells: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
-    """Probability maps (y, x), float32 in 0..1, of `cells` (y, x): a good one, a poor one, and noise."""
+    """Return three probability maps (y, x), float32 in 0..1, of `cells` (y, x): good, poor, white noise."""
     rng = np.random.default_rng(seed)
     blurred = ndimage.gaussian_filter((cells > 0).astype(float), 1.5)
     fine, coarse = (ndimage.gaussian_filter(rng.normal(0, 1, cells.shape), sigma) for sigma in (2, 4))
@@ -87,7 +103,7 @@ def draw_maps(cells: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
 
 def _write(path: Path, size: int, seed: int, dtype: type, which: int) -> None:
     def tiles() -> Iterator[np.ndarray]:
-        """One after the other; those at the edge go beyond the section, which the file's readers crop."""
+        """Yield tiles one by one; readers of the file crop those that extend beyond the section."""
         for top in range(0, size, FILE_TILE):
             for left in range(0, size, FILE_TILE):
                 region = slice(top, top + FILE_TILE), slice(left, left + FILE_TILE)
@@ -105,7 +121,7 @@ def _write(path: Path, size: int, seed: int, dtype: type, which: int) -> None:
     )
 
 
-# All in uint64: numba makes a float of the sum of a signed and an unsigned integer.
+# All are uint64, since numba converts the sum of a signed and an unsigned integer to float.
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
@@ -115,7 +131,7 @@ _CELLS, _GRAINS, _PIXELS = np.uint64(1), np.uint64(2), np.uint64(3)
 
 @compiled
 def _hash(seed, kind, i, j):
-    """64 random bits for a place: splitmix64 (Steele, Lea & Flood 2014) of its coordinates."""
+    """Return 64 random bits for a position: splitmix64 (Steele, Lea & Flood 2014) of its coordinates."""
     h = (np.uint64(i) << _32) + (np.uint64(j) & _LOW) + (seed << _8) * _SECOND + kind * _STEP
     h = (h ^ (h >> _30)) * _FIRST
     h = (h ^ (h >> _27)) * _SECOND
@@ -124,7 +140,7 @@ def _hash(seed, kind, i, j):
 
 @compiled
 def _place_cells(first_i, first_j, last_i, last_j, per_row, diameter, seed):
-    """Of each square of a part of the grid: centre y, x (px), label, gray level, organelle."""
+    """Return centre y, x (px), label, gray level and organelle (bool) for each square of a grid region."""
     shape = last_i - first_i + 1, last_j - first_j + 1
     y, x, gray = np.empty(shape), np.empty(shape), np.empty(shape)
     label, organelle = np.empty(shape, np.uint32), np.empty(shape, np.bool_)
@@ -159,8 +175,9 @@ def _draw(
     seed,
 ):
     middle = PATCH // 2
-    # A centre that is farther from the middle than the nearest, by more than this, matters to no pixel of the
-    # patch: its diagonal, which the waves stretch by less than half, and where a membrane may be dark.
+    # If a centre is farther from the middle of the patch than the nearest centre, by more than `reach`, it
+    # affects no pixel of the patch. `reach` is the diagonal, which waves stretch by less than half, plus the
+    # membrane.
     reach = 1.5 * PATCH * math.sqrt(2) + MEMBRANE + SOFT
     side = 2 * NEAR + 1
     distance, chosen = np.empty((side, side)), np.empty((side * side, 2), np.int64)

@@ -1,8 +1,8 @@
-"""What the benchmarks share: timing side by side, peak memory, the machine, rows of the table.
+"""Common code of the benchmarks: timing, peak memory, description of the machine, rows of the table.
 
-Every figure is a ratio against an anchor timed in the same run: each round times all candidates in turn, so
-that a machine whose speed drifts does not decide, and the figure is the median over the rounds of the ratio
-within a round.
+Most figures are ratios to an anchor that is timed in the same run. Each round times all candidates in turn,
+and the figure is the median over rounds of the ratio within a round. So slow changes in the speed of the
+machine have no effect.
 """
 
 from __future__ import annotations
@@ -40,9 +40,24 @@ PACKAGES = ("torch", "numpy", "scipy", "numba", "h5py", "monai")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: `what` costs `value` times its `anchor`, or is that many times faster (`unit`).
+    """One line of the table.
 
-    `aim` is the limit, at most or at least by `higher_is_better`; None where nothing is aimed at.
+    Parameters
+    ----------
+    what : str
+        What was measured.
+    anchor : str
+        What it is compared with.
+    value : float
+        Ratio of `what` to `anchor`, or another figure, in `unit`.
+    unit : str
+        Unit of `value`, such as `x the time` or `x faster`.
+    aim : float or None
+        Limit that `value` should reach, None if there is none.
+    higher_is_better : bool
+        Whether `aim` is a minimum instead of a maximum.
+    details : mapping
+        Further figures, which are stored but not printed.
     """
 
     what: str
@@ -64,7 +79,7 @@ class Row:
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Wall time of one call, until the GPU, where one is in use, has finished too."""
+    """Return the wall time of one call in seconds, including work on the GPU."""
     _wait_for_gpu()
     start = time.perf_counter()
     call()
@@ -73,7 +88,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def side_by_side(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each candidate in each of `rounds`; one call of each beforehand warms up and is left out."""
+    """Return the seconds of each candidate in each round. A first call for warming up is not counted."""
     for call in candidates.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in candidates}
@@ -84,17 +99,17 @@ def side_by_side(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> di
 
 
 def ratio(times: Mapping[str, list[float]], of: str, to: str) -> float:
-    """Median over the rounds of the time of `of` in units of that of `to` in the same round."""
+    """Return the median over rounds of the time of `of` divided by the time of `to` in the same round."""
     return statistics.median(a / b for a, b in zip(times[of], times[to], strict=True))
 
 
 def forget_peak() -> None:
-    """Let `peak_memory` begin anew at what this process holds now (Linux)."""
+    """Reset `peak_memory` to the current memory of this process (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, GPU and the versions of Python and the packages that matter."""
+    """Return processor, number of cores, GPU, and the versions of Python and important packages."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     versions = {}
     for name in PACKAGES:
@@ -125,7 +140,7 @@ def _wait_for_gpu() -> None:
 
 
 def main(measure: Callable[[], list[Row]]) -> None:
-    """Print the rows of one module as a table, or with `--json` for the command that runs them all."""
+    """Measure and print the rows of one module: as a table, or with `--json` for `python -m benchmarks`."""
     rows = measure()
     if "--json" in sys.argv[1:]:
         print(json.dumps([row.as_dict() for row in rows]))
@@ -134,7 +149,7 @@ def main(measure: Callable[[], list[Row]]) -> None:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """One line per figure: what, against what, the figure and whether it reaches its aim."""
+    """Print one line per row: what, figure, aim, whether it is reached, and anchor."""
     width = max(len(row["what"]) for row in rows)
     for row in rows:
         sign = ">=" if row["higher_is_better"] else "<="

@@ -1,6 +1,6 @@
-"""Where a training step's time goes: `python -m benchmarks.profile_training [BASE_CHANNELS]`.
+"""Profile one training step by operator: `python -m benchmarks.profile_training [BASE_CHANNELS]`.
 
-One step of the training stage on a 572 px tile (16 base channels unless given), by operator.
+The step is that of the training stage on a 572 px tile, by default with 16 base channels.
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ def chain(path: str | Path) -> dict[str, Link]:
     if record is None:
         raise InputError(
             f"{path}: has no record. Either bordure did not make it, or it was copied without the folder "
-            f"`{FOLDER}` next to it, which contains the records of tables and pages. Name a file that bordure "
-            "wrote."
+            f"`{FOLDER}` next to it, which contains the records of tables and pages. Name a file that "
+            "bordure wrote."
         )
     name = record.get("file", str(path))
     links: dict[str, Link] = {}
