@@ -46,7 +46,7 @@ def test_one_changed_bit_in_a_file_that_any_stage_wrote_is_named(finished, tmp_p
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_were_not(finished):
     project, reference = finished
     kills = Kills(random.Random(0))
-    kills.of_a_run(project, reference, limit=3)
+    kills.kill_a_run(project, reference, limit=3)
     assert kills.wrong == []
     assert set(kills.methods.values()) == {1}  # a stage, Snakemake, and all at once
     assert kills.identical == 1
@@ -94,8 +94,10 @@ def test_without_locks_jobs_in_the_queue_are_not_taken_for_orphans(finished, tmp
         os.environ["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
 
     answer = project.start("--forcerun", "collect_scores", before=before).wait()
-    assert answer.status == 1 and "Traceback" not in answer.said
-    assert "results lies on a file system without locks, and jobs of it are in the queue: 3 4." in answer.said
+    assert answer.status == 1 and "Traceback" not in answer.output
+    assert (
+        "results lies on a file system without locks, and jobs of it are in the queue: 3 4." in answer.output
+    )
     assert not (tmp_path / "cancelled").exists()
 
 

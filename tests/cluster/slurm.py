@@ -1,8 +1,8 @@
-"""A Slurm of one's own on this machine, for the tests: munge, controller and nodes, under one folder.
+"""A private Slurm on this machine for tests: munge, controller and nodes, with all files in one folder.
 
-`python tests/cluster/slurm.py` starts one and opens a shell in which `sbatch`, `squeue` and the rest speak to
-it. Nothing is written outside the folder, no service manager is asked. There is no accounting: jobs that
-ended are in `jobcomp.txt`.
+`python tests/cluster/slurm.py` starts one and opens a shell in which `sbatch`, `squeue` and the other
+commands use it. Nothing is written outside the folder, and no service manager is used. There is no
+accounting; jobs that have ended are listed in `jobcomp.txt`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")  # Debian's
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")  # of Debian
 DAEMONS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch")
 CLIENTS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun")
-# Debian has the daemons where the PATH of an ordinary user does not lead.
+# Debian installs the daemons in folders that are not in the PATH of ordinary users.
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 
 CONFIGURATION = """
@@ -34,18 +34,18 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-# a requeued job waits for as long as a credential lives, by default two minutes
+# a requeued job waits until its credential expires, by default two minutes
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
-# jobcomp.txt leaves out what was asked for: `scontrol show jobs` knows it of jobs that ended, this long
+# jobcomp.txt lacks the requested resources; `scontrol show jobs` shows them for this time after a job ended
 MinJobAge=3600
 JobCompType=jobcomp/filetxt
 JobCompLoc={folder}/jobcomp.txt
 MailProg=/bin/true
-# no cgroups, which a container does not give away; memory is looked at every second
+# no cgroups, which containers do not provide; memory is checked every second
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -59,7 +59,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 KillWait=30
 SlurmdTimeout=6
 ReturnToService=2
-# nodes are as large as declared here, whatever the machine has
+# use the size of nodes declared here, not that of the machine
 SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=n[1-{nodes}] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[{node_ports}] \\
@@ -70,7 +70,7 @@ PartitionName=gpu Nodes=ALL DefaultTime=60 MaxTime=1-0 DefMemPerCPU=500
 
 
 def install() -> None:
-    """Install Debian's packages where they are missing; SystemExit says what to type where it may not."""
+    """Install missing Debian packages; exit with instructions if this user must not install packages."""
     if all(shutil.which(name, path=PATH) for name in DAEMONS):
         return
     root = [] if os.geteuid() == 0 else ["sudo", "-n"]
@@ -85,9 +85,10 @@ def install() -> None:
 
 
 class Slurm:
-    """A running cluster of `nodes` nodes n1, n2, ..., each of 16 cores, 32 GB and one GPU that is none.
+    """A running cluster of `nodes` nodes n1, n2, ..., each with 16 cores, 32 GB and one simulated GPU.
 
-    `folder` must be short: a socket's path has at most 108 bytes. `environment` leads commands here.
+    The path of `folder` must be short, since the path of a socket has at most 108 bytes. Commands use this
+    cluster if they run with `environment`.
     """
 
     def __init__(self, folder: Path, nodes: int = 1) -> None:
@@ -149,7 +150,7 @@ class Slurm:
                 user=subprocess.check_output(["id", "-un"], text=True).strip(),
             )
         )
-        # snakemake-executor-plugin-slurm-jobstep takes SLURM_CONF away from the srun it starts
+        # snakemake-executor-plugin-slurm-jobstep removes SLURM_CONF from the environment of srun
         for name in CLIENTS:
             script = folder / "bin" / name
             path = shlex.quote(shutil.which(name, path=PATH))
@@ -175,14 +176,14 @@ class Slurm:
         wait_for(lambda: self.run("scontrol", "ping", check=False).returncode == 0, 30, "slurmctld")
 
     def stop_controller(self) -> None:
-        """Kill the controller, as a crash would; its state is on disk."""
+        """Kill the controller, as in a crash; its state is on disk."""
         end(self.daemons.pop("slurmctld"), signal.SIGKILL)
 
     def start_node(self, name: str) -> None:
         self._start("slurmd", "-D", "-N", name, name=name)
 
     def cut_power(self, name: str) -> None:
-        """Kill a node and, as no node without power goes on, all that runs on it."""
+        """Kill a node and all jobs on it, as in a power failure."""
         end(self.daemons.pop(name), signal.SIGKILL)
         jobs = self.run("squeue", "--noheader", f"--nodelist={name}", "--format=%A").stdout.split()
         for pid in processes_of(jobs):
@@ -199,16 +200,16 @@ class Slurm:
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=check)
 
     def jobs(self, form: str = "%A", *options: str) -> list[str]:
-        """Lines of squeue in the format `form`, of jobs that have not ended."""
+        """Return the lines of squeue in the format `form`, for jobs that have not ended."""
         return self.run("squeue", "--noheader", f"--format={form}", *options).stdout.splitlines()
 
     def records(self) -> list[dict[str, str]]:
-        """What Slurm itself recorded of each job that ended: JobId, JobState and more (jobcomp/filetxt)."""
+        """Return Slurm's record of each ended job: JobId, JobState and more (jobcomp/filetxt)."""
         lines = (self.folder / "jobcomp.txt").read_text().splitlines()
         return [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines]
 
     def stop(self) -> None:
-        """Cancel what runs and end the daemons."""
+        """Cancel all jobs and stop the daemons."""
         if "slurmctld" in self.daemons:
             self.run("scancel", "--user", str(os.geteuid()), check=False)
             with suppress(TimeoutError, subprocess.CalledProcessError):
@@ -219,7 +220,7 @@ class Slurm:
 
 
 def processes_of(jobs: list[str]) -> list[int]:
-    """The processes of these jobs, told by their environment, and the daemons (slurmstepd) that hold them."""
+    """Return the processes of these jobs, found by environment variables, and their slurmstepd daemons."""
     wanted = {f"SLURM_JOB_ID={job}".encode() for job in jobs} | {
         f"SLURM_JOBID={job}".encode() for job in jobs
     }
@@ -259,7 +260,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Look every tenth of a second until `condition` holds; TimeoutError names `what` was waited for."""
+    """Check every 0.1 s until `condition` returns true; raise TimeoutError about `what` after `seconds`."""
     limit = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > limit:

@@ -1,6 +1,6 @@
-"""The workflow on a real Slurm of two nodes, and what happens to jobs there: `make test-cluster`.
+"""Run the workflow on a real Slurm with two nodes, with faults of jobs, nodes and controller.
 
-As root, all of it runs where no network can be reached.
+Run with `make test-cluster`. As root, everything runs without access to a network.
 """
 
 import csv
@@ -39,7 +39,7 @@ CONFIG = {
     "volumes": "volumes.tsv",
     "drawing": {"sections": 4, "size": 96, "cell_diameter": 24},
     "network": {"depth": 1, "base_channels": 4},
-    # asks for a GPU and, as the one here is none, does without
+    # requests a GPU; as the GPU of the test cluster is not real, training uses the CPU
     "training": {
         "tile": 80,
         "iterations": 250,
@@ -51,41 +51,41 @@ CONFIG = {
     "memory_gb": 2,
 }
 MODEL = "results/models/unet/model.pt"
-LOCAL = {"default", "report"}  # need no node
-# times of day and wall times, process numbers
+LOCAL = {"default", "report"}  # rules that run without a node
+# contain dates, wall times or process IDs
 VARYING = {".provenance", "provenance.html", "logs", "benchmarks", ".lock", "model.checkpoint.pt"}
 CLONE_NEWNET = 0x40000000
 SIOCSIFFLAGS, SIOCSIFADDR, IFF_UP = 0x8914, 0x8916, 1
-HERE, ELSEWHERE = "192.0.2.1", "198.51.100.1"  # addresses that are nobody's
+HERE, ELSEWHERE = "192.0.2.1", "198.51.100.1"  # addresses reserved for documentation
 
 pytestmark = pytest.mark.cluster
 
 
 def leave_the_network() -> bool:
-    """Give this process, and what it starts, a network of its own that leads nowhere. Needs root."""
+    """Move this process and its children into a separate network without connections. Needs root."""
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
         return False
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
-        # Slurm does not start on a machine that has no more than 127.0.0.1
+        # Slurm does not start on a machine whose only address is 127.0.0.1
         address = struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton(HERE))
         fcntl.ioctl(any_socket, SIOCSIFADDR, struct.pack("16s", b"lo:1") + address)
     return True
 
 
 class Run:
-    """A folder with the small demo's config and table, in which the workflow runs through `slurm`."""
+    """A folder with config and table of a small demo, in which the workflow runs on `slurm`."""
 
     def __init__(self, slurm: Slurm, folder: Path, profile: str) -> None:
         self.slurm, self.folder, self.profile = slurm, folder, profile
         self.results = folder / "results"
-        self.said = folder / "said.txt"
+        self.output = folder / "output.txt"
         folder.mkdir(exist_ok=True)
         (folder / "volumes.tsv").write_text(TABLE)
         (folder / "my.yaml").write_text(yaml.safe_dump(CONFIG))
 
     def start(self, *options: str) -> subprocess.Popen:
-        # fewer seconds between looks than the profiles', for tests that are mostly about one job
+        # check more often than the profiles do, as most tests are about one job
         own = {CLUSTER: ["--seconds-between-status-checks", "1"], SLURM: ["--slurm-keep-successful-logs"]}
         command = [
             sys.executable,
@@ -101,23 +101,23 @@ class Run:
             "2",
             *own[self.profile],
         ]
-        with open(self.said, "a") as said:
+        with open(self.output, "a") as output:
             process = subprocess.Popen(
                 [*command, *options],
                 cwd=self.folder,
                 env=self.slurm.environment,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
             )
         self.slurm.started.append(process)
         return process
 
     def finish(self, process: subprocess.Popen, seconds: float = 400) -> None:
-        assert process.wait(seconds) == 0, self.said.read_text()[-3000:]
+        assert process.wait(seconds) == 0, self.output.read_text()[-3000:]
 
     def jobs(self) -> list[dict[str, str]]:
-        """What Slurm knows of the jobs of this run, ended or not, in their order."""
+        """Return Slurm's description of all jobs of this run, ended or not, by number."""
         lines = self.slurm.run("scontrol", "show", "jobs", "--oneliner").stdout.splitlines()
         jobs = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines]
         return sorted(
@@ -128,7 +128,7 @@ class Run:
         return [job for job in self.jobs() if rule_of(job) == "train_model"]
 
     def training(self) -> str:
-        """The number of the job in which the training goes on, once it does."""
+        """Wait until the training is running, and return the number of its job."""
         log = self.results / "logs/train/unet.log"
 
         def running() -> str | None:
@@ -142,19 +142,19 @@ class Run:
         return (self.results / "logs/train/unet.log").read_text()
 
     def outputs(self) -> dict[str, bytes]:
-        """Contents of all results, by path; without what differs between any two runs."""
+        """Return the contents of all results by path, except files that differ between any two runs."""
         files = (path for path in self.results.rglob("*") if path.is_file())
         named = {path.relative_to(self.results): path for path in files}
         return {str(name): path.read_bytes() for name, path in named.items() if not VARYING & {*name.parts}}
 
 
 def rule_of(job: dict[str, str]) -> str:
-    """The rule that a job runs, or its group; the Slurm plugin adds `rule_` and the values of wildcards."""
+    """Return the rule or group of a job, without `rule_` and wildcards, which the Slurm plugin adds."""
     return job["Comment"].removeprefix("rule_").partition("_wildcards_")[0]
 
 
 def assert_one_at_a_time(jobs: list[dict[str, str]]) -> None:
-    """By Slurm's clock no two of the jobs ran at the same time."""
+    """Check by the times of Slurm that no two of the jobs ran at the same time."""
     times = [
         [datetime.fromisoformat(job[key]) for key in ("StartTime", "EndTime")]
         for job in jobs
@@ -167,7 +167,7 @@ def assert_one_at_a_time(jobs: list[dict[str, str]]) -> None:
 def slurm() -> Iterator[Slurm]:
     install()
     offline = leave_the_network()
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # pytest's own is too long for a socket
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # pytest's folder is too long for a socket
     slurm = Slurm(folder, nodes=2)
     slurm.offline, slurm.started = offline, []
     try:
@@ -179,7 +179,7 @@ def slurm() -> Iterator[Slurm]:
 
 @pytest.fixture(scope="session")
 def undisturbed(slurm, tmp_path_factory) -> dict[str, Run]:
-    """A finished run through each profile, side by side."""
+    """Return a finished run with each profile; both run at the same time."""
     runs = {profile: Run(slurm, tmp_path_factory.mktemp(profile), profile) for profile in PROFILES}
     started = [(run, run.start()) for run in runs.values()]
     for run, process in started:
@@ -189,13 +189,13 @@ def undisturbed(slurm, tmp_path_factory) -> dict[str, Run]:
 
 @pytest.fixture
 def prepared(undisturbed, tmp_path):
-    """Makes copies of the finished run in which the model is still to be trained."""
+    """Return a function that copies the finished run without its model, so that it must be trained again."""
 
     def prepare(profile: str, name: str = "run") -> Run:
         source = undisturbed[profile]
         shutil.copytree(source.folder, tmp_path / name)
         run = Run(source.slurm, tmp_path / name, profile)
-        run.said.unlink()
+        run.output.unlink()
         shutil.rmtree(run.results / "models")
         (run.results / "logs/train/unet.log").unlink()
         return run
@@ -205,7 +205,7 @@ def prepared(undisturbed, tmp_path):
 
 @pytest.fixture(autouse=True)
 def nothing_left(slurm) -> Iterator[None]:
-    """What a test that fails leaves behind is not the next one's."""
+    """Clean up after each test, also if it failed."""
     yield
     for process in slurm.started:
         process.kill()
@@ -231,14 +231,14 @@ class TestUndisturbed:
         }
         started = {job["JobId"] for job in run.jobs()}
         assert started and all(ended[job]["JobState"] == "COMPLETED" for job in started)
-        said = run.said.read_text()
-        asked = set(re.findall(r"^(\w+) +1$", said.partition("Select jobs")[0], re.MULTILINE)) - LOCAL
-        if profile == SLURM:  # keeps what the jobs said
+        output = run.output.read_text()
+        planned = set(re.findall(r"^(\w+) +1$", output.partition("Select jobs")[0], re.MULTILINE)) - LOCAL
+        if profile == SLURM:  # this profile keeps the output of jobs
             ran = {
                 rule for job in started for rule in re.findall(r"^\s*rule (\w+):", logs[job], re.MULTILINE)
             }
-            assert ran == asked
-        # each stage says in its log who ran it
+            assert ran == planned
+        # the log of each stage names the job that ran it
         for log in (run.results / "logs").rglob("*.log"):
             holder = re.search(r"Slurm job (\d+) since", log.read_text())
             stage = log.relative_to(run.results / "logs").parts[0].removesuffix(".log")
@@ -249,10 +249,10 @@ class TestUndisturbed:
         }
 
     @pytest.mark.parametrize("profile", PROFILES)
-    def test_the_training_alone_asked_for_a_gpu(self, undisturbed, profile):
-        asked = {rule_of(job): job.get("TresPerJob", "") for job in undisturbed[profile].jobs()}
-        assert asked.pop("train_model") == "gres:gpu:1"
-        assert asked and not any(asked.values())
+    def test_only_training_requests_a_gpu(self, undisturbed, profile):
+        requested = {rule_of(job): job.get("TresPerJob", "") for job in undisturbed[profile].jobs()}
+        assert requested.pop("train_model") == "gres:gpu:1"
+        assert requested and not any(requested.values())
         queues = {rule_of(job): job["Partition"] for job in undisturbed[profile].jobs()}
         assert queues.pop("train_model") == "gpu"
         assert {*queues.values()} == {"cpu"}
@@ -265,18 +265,18 @@ class TestUndisturbed:
 
     def test_no_job_can_reach_a_network(self, slurm, undisturbed):
         if not slurm.offline:
-            pytest.skip("a network of its own takes root")
+            pytest.skip("a separate network needs root")
         command = f"import socket; socket.create_connection(('{ELSEWHERE}', 443), 5)"
         answer = slurm.run("srun", sys.executable, "-c", command, check=False)
         assert "Network is unreachable" in answer.stderr
 
-    def test_nothing_stays_behind(self, undisturbed, slurm):
+    def test_nothing_remains_after_the_run(self, undisturbed, slurm):
         assert slurm.jobs() == []
         assert list((undisturbed[CLUSTER].folder / ".snakemake/cluster").iterdir()) == []
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_cancelled_training_goes_on_where_it_was(prepared, undisturbed, slurm, profile):
+def test_a_cancelled_training_resumes(prepared, undisturbed, slurm, profile):
     run = prepared(profile)
     process = run.start("--", MODEL)
     slurm.run("scancel", run.training())
@@ -288,7 +288,7 @@ def test_a_cancelled_training_goes_on_where_it_was(prepared, undisturbed, slurm,
     assert_one_at_a_time([first, second])
 
 
-def test_a_job_that_took_too_much_memory_gets_more(prepared, undisturbed):
+def test_a_job_that_exceeded_its_memory_gets_more(prepared, undisturbed):
     run = prepared(CLUSTER)
     run.finish(run.start("--set-resources", "train_model:mem_mb=250 * attempt ** 3", "--", MODEL))
     assert_model_is(run, undisturbed)
@@ -304,8 +304,8 @@ def stop_training(run: Run) -> None:
             with_pid(pid, signal.SIGSTOP)
 
 
-def test_a_job_that_took_too_long_gets_longer(prepared, undisturbed):
-    """Both profiles at once, as it takes minutes. The training is stopped, and wakes as its time is up."""
+def test_a_job_that_exceeded_its_time_gets_more(prepared, undisturbed):
+    """Both profiles at the same time, as this takes minutes. Training is paused until its time is up."""
     runs = [prepared(profile, profile) for profile in PROFILES]
     options = ("--set-resources", "train_model:runtime=1 * attempt", "--default-resources", "mem_mb=2000")
     started = [(run, run.start(*options, "--", MODEL)) for run in runs]
@@ -314,7 +314,8 @@ def test_a_job_that_took_too_long_gets_longer(prepared, undisturbed):
     for run, process in started:
         run.finish(process)
         first, *_, last = run.trainings()
-        # profiles/cluster has it told before its time is up, by up to a minute more than it asks for
+        # with profiles/cluster, the job gets a signal before its time is up, up to a minute earlier than
+        # requested
         assert first["JobState"] == "TIMEOUT" if run.profile == SLURM else first["JobState"] != "COMPLETED"
         assert last["JobState"] == "COMPLETED"
         assert first["TimeLimit"] == "00:01:00" < last["TimeLimit"]
@@ -324,7 +325,7 @@ def test_a_job_that_took_too_long_gets_longer(prepared, undisturbed):
 
 
 @pytest.mark.parametrize("profile", [CLUSTER])
-def test_a_job_goes_on_elsewhere_when_its_node_goes_down(prepared, undisturbed, slurm, profile):
+def test_a_job_is_restarted_on_another_node_when_its_node_fails(prepared, undisturbed, slurm, profile):
     run = prepared(profile)
     process = run.start("--", MODEL)
     job = run.training()
@@ -340,13 +341,13 @@ def test_a_job_goes_on_elsewhere_when_its_node_goes_down(prepared, undisturbed, 
     assert last["JobState"] == "COMPLETED" and last["NodeList"] != node
 
 
-def test_a_controller_that_is_away_is_waited_for(prepared, undisturbed, slurm):
-    """As the run starts, with jobs still to be submitted, and while one runs and ends."""
+def test_the_workflow_waits_for_a_controller_that_is_down(prepared, undisturbed, slurm):
+    """The controller is down when the run starts, and again while a job runs and ends."""
     run = prepared(CLUSTER)
     shutil.rmtree(run.results / "prediction/unet")
     slurm.stop_controller()
     process = run.start("--", "results/prediction/unet/score.h5")
-    wait_for(lambda: "the queue does not answer" in run.said.read_text(), 120, "complaint")
+    wait_for(lambda: "the queue does not answer" in run.output.read_text(), 120, "complaint")
     slurm.start_controller()
     run.training()
     slurm.stop_controller()
@@ -356,13 +357,13 @@ def test_a_controller_that_is_away_is_waited_for(prepared, undisturbed, slurm):
     run.finish(process)
     assert_model_is(run, undisturbed)
     ended = [job["JobState"] for job in run.jobs() if rule_of(job) in ("train_model", "predict_test")]
-    # Slurm may hold a job whose end it missed: it is cancelled then, and never begins again
+    # Slurm may hold a job if it missed its end; the job is then cancelled and does not start again
     assert len(ended) == 2 and set(ended) <= {"COMPLETED", "CANCELLED"}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_jobs_of_a_killed_snakemake_are_ended_before_others_start(prepared, undisturbed, slurm, profile):
-    """Killed twice: while its job waits in the queue, and while it runs."""
+    """Snakemake is killed twice: while its job is in the queue, and while the job is running."""
     run = prepared(profile)
     script = [
         "sbatch",

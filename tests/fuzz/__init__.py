@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of everything that reads files: `make fuzz`, or `python -m tests.fuzz --help`."""
+"""Coverage-guided fuzzing of all code that reads files: `make fuzz`, or `python -m tests.fuzz --help`."""
 
 import sys
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Fuzz the readers: `python -m tests.fuzz [--seconds 600] [--folder FOLDER] [TARGET ...]`.
+"""Fuzz the code that reads files: `python -m tests.fuzz [--seconds 600] [--folder FOLDER] [TARGET ...]`.
 
-All targets by default. Needs atheris (`pip install atheris`): coverage-guided fuzzing by libFuzzer. The
-folder keeps the corpus, which grows from run to run, what was found, and `figures.json`. Exit
-status 0: nothing was.
+By default, all targets are fuzzed. This needs atheris (`pip install atheris`), which does coverage-guided
+fuzzing with libFuzzer. FOLDER contains the corpus, which grows from run to run, the findings, and
+`figures.json`. The exit status is 0 if there are no findings.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from tests.fuzz.targets import TARGETS, contained
 
 RSS_LIMIT = 2048  # MB
 SECONDS_PER_INPUT = 20
-MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # files that no disk need write
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # temporary files in memory
 
 
 def fuzz(target: str, seconds: float, folder: Path) -> dict:
-    """Fuzz `target`; what libFuzzer tells of it. After a finding it goes on in the time that is left."""
+    """Fuzz `target` for `seconds`, also after findings, and return the figures of libFuzzer."""
     seeds = corpus.write(target, folder / "corpus" / target)
     found, end = folder / "findings", time.monotonic() + seconds
     found.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,9 @@ def fuzz(target: str, seconds: float, folder: Path) -> dict:
             arguments = [f"-{name}={value}" for name, value in options.items()]
             command = [sys.executable, "-m", "tests.fuzz.fuzz_one", target, str(folder / "corpus" / target)]
             began = time.monotonic()
-            with tempfile.TemporaryDirectory(dir=MEMORY) as scratch:  # libFuzzer ends without tidying up
+            with tempfile.TemporaryDirectory(
+                dir=MEMORY
+            ) as scratch:  # libFuzzer does not clean up when it ends
                 subprocess.run(
                     [*command, *arguments],
                     stdout=log,
@@ -85,8 +87,10 @@ def main() -> int:
     parser.add_argument(
         "targets", nargs="*", choices=[*TARGETS, []], metavar="TARGET", help=", ".join(TARGETS)
     )
-    parser.add_argument("--seconds", type=float, default=600, help="for each target")
-    parser.add_argument("--folder", type=Path, default=Path("results-fuzz"))
+    parser.add_argument("--seconds", type=float, default=600, help="time for each target (600)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("results-fuzz"), help="folder of corpus and findings"
+    )
     arguments = parser.parse_args()
     all_figures = []
     for target in arguments.targets or TARGETS:

@@ -1,4 +1,4 @@
-"""The inputs that fuzzing starts from: small sound files of every format, and some broken ones."""
+"""Initial inputs for fuzzing: small valid files of every format, and some invalid ones."""
 
 import io
 import tempfile
@@ -14,14 +14,14 @@ from tests.fuzz import ROOT
 
 
 def small_model(folder: Path) -> bytes:
-    """A U-Net of a few parameters, as a file."""
+    """Return the bytes of a model file of a U-Net with few parameters."""
     from pipeline_lib import networks
     from pipeline_lib.data.normalisation import Normalisation
     from pipeline_lib.networks.model import Model
 
     arguments = {"input_channels": 1, "depth": 1, "base_channels": 2}
     normalisation = Normalisation("mean_std", "uint8", np.zeros((1, 1, 1)), np.ones((1, 1, 1)))
-    path = folder / "sound.pt"
+    path = folder / "valid.pt"
     plan = networks.plan("unet", **arguments)
     Model(plan, plan.build(), normalisation).save(path)
     return path.read_bytes()
@@ -75,15 +75,15 @@ def tables():
 def models(folder: Path):
     import zipfile
 
-    sound = small_model(folder)
-    yield b"\0" + sound
-    with zipfile.ZipFile(io.BytesIO(sound)) as archive:
+    valid = small_model(folder)
+    yield b"\0" + valid
+    with zipfile.ZipFile(io.BytesIO(valid)) as archive:
         yield b"\1" + archive.read("archive/data.pkl")
         yield b"\2" + archive.read("archive/description.json")
 
 
 def write(target: str, folder: Path) -> int:
-    """Write the inputs of `target` into `folder`; returns how many."""
+    """Write the initial inputs of `target` into `folder`, and return their number."""
     folder.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp())
     cells, labels = drawn_cells(32), instances(32)

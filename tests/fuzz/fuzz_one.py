@@ -14,7 +14,7 @@ INSTRUMENTED = [
     "csv",
     "torch._weights_only_unpickler",
 ]
-ADDRESS_SPACE = 12 * 2**30  # bytes; what asks for more gets a MemoryError, as in the dry run
+ADDRESS_SPACE = 12 * 2**30  # bytes; larger allocations raise MemoryError, as in the dry run
 
 target = sys.argv.pop(1)
 with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):

@@ -1,6 +1,6 @@
-"""What is fuzzed: each target takes bytes as one kind of input file; nothing but `InputError` may come of it.
+"""Targets for fuzzing. Each one reads bytes as one kind of input file and may raise only `InputError`.
 
-Files lie in `FOLDER`.
+Files are written to `FOLDER`.
 """
 
 import atexit
@@ -24,8 +24,8 @@ from pipeline_lib.networks import modelfile
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime.errors import InputError
 
-MEMORY_GB = 0.05  # of one strip, tile, chunk or PNG
-BLOCKS = 4  # of an image that are read
+MEMORY_GB = 0.05  # limit for one strip, tile, chunk or PNG file
+BLOCKS = 4  # number of blocks of an image that are read
 SCHEMA = settings.config_schema()
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
@@ -52,14 +52,14 @@ def _image(name: str, dataset: str = "") -> Callable[[bytes], None]:
 
 
 def annotation(data: bytes) -> None:
-    """The first byte chooses format and kind."""
+    """Read an annotation, whose format and kind are chosen by the first byte."""
     name = ("a.tif", "a.png", "a.h5")[data[0] % 3]
     kind = imageio.ANNOTATION_KINDS[data[0] // 3 % 4]
     (FOLDER / name).write_bytes(data[1:])
     path = f"{FOLDER / name}{':/labels' if name == 'a.h5' else ''}"
     info = imageio.inspect(path)
     imageio.require_memory(path, info, MEMORY_GB)
-    if info.height * info.width * info.sections > 2**22:  # all of it is looked at: time, not memory
+    if info.height * info.width * info.sections > 2**22:  # all of it is read, so this limits time, not memory
         return
     with imageio.open_annotation(path, kind=kind, block=512) as regions:
         array = regions.read(0, slice(None), slice(None))
@@ -81,20 +81,20 @@ def config(data: bytes) -> None:
 
 
 def model(data: bytes) -> None:
-    """The first byte chooses: the file as it is, or its pickle, or its description in a sound archive."""
+    """Read a model. The first byte chooses: whole file, or pickle or description in a valid archive."""
 
     path = FOLDER / "model.pt"
     kind, data = data[0] % 3, data[1:]
     if kind:
         changed = ("archive/data.pkl", f"archive/{modelfile.NAME}")[kind - 1]
-        data = _with_member(_sound_model(), changed, data)
+        data = _with_member(_valid_model(), changed, data)
     path.write_bytes(data)
     with suppress(InputError):
         assert isinstance(modelfile.describe(path), dict)
     Model.load(path)
 
 
-def _sound_model(kept: list[bytes] = []) -> bytes:  # noqa: B006
+def _valid_model(kept: list[bytes] = []) -> bytes:  # noqa: B006
     if not kept:
         from tests.fuzz.corpus import small_model
 
@@ -111,7 +111,7 @@ def _with_member(archive: bytes, name: str, content: bytes) -> bytes:
 
 
 def with_checksums(data: bytes) -> bytes:
-    """A PNG whose chunks have right checksums, so that what is in them is looked at."""
+    """Return a PNG file with correct checksums of its chunks, so that their content is decoded."""
     out, at = bytearray(data), 8
     while at + 12 <= len(out):
         end = at + 8 + int.from_bytes(out[at : at + 4], "big")
@@ -133,11 +133,11 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 }
 
 
-def _heap_is_sound(data: bytes) -> bool:
-    """Whether strings are kept as they must be: else HDF5's library may loop for ever.
+def _heap_is_valid(data: bytes) -> bool:
+    """Return whether the heaps of strings in an HDF5 file are valid.
 
-    It does in H5HG__cache_heap_deserialize, over free space of length 0. The dry run survives that
-    (`imageio.inspect_apart`). Fuzzing leaves such files out, so as to find others.
+    For free space of length 0, the HDF5 library loops forever (H5HG__cache_heap_deserialize). The dry run
+    survives that (`imageio.inspect_apart`). Fuzzing skips such files, in order to find other errors.
     """
     at = data.find(b"GCOL")
     while at >= 0:
@@ -152,7 +152,7 @@ def _heap_is_sound(data: bytes) -> bool:
 
 
 def contained(target: str, data: bytes) -> bool:
-    """Whether the dry run refuses in words what crashes or hangs a decoder."""
+    """Return whether the dry run reports an error for a file that crashes or hangs a decoder."""
     kind = {"tiff": 0, "png": 1, "hdf5": 2}.get(target, data[0] % 3)
     name, dataset = (("a.tif", ""), ("a.png", ""), ("a.h5", ":/raw" if target == "hdf5" else ":/labels"))[
         kind
@@ -166,7 +166,7 @@ def contained(target: str, data: bytes) -> bool:
 
 
 def check(target: str, data: bytes) -> None:
-    """Run one input; raises whatever is not an `InputError`, a finding."""
-    if data and _heap_is_sound(data):
+    """Run one input. Any exception but `InputError` is raised, and is a finding."""
+    if data and _heap_is_valid(data):
         with suppress(InputError):
             TARGETS[target](data)

@@ -1,1 +1,1 @@
-"""The soak: faults injected for real into running workflows. See `python -m tests.soak --help`."""
+"""Soak test: inject real faults into running workflows. See `python -m tests.soak --help`."""

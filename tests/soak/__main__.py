@@ -1,4 +1,4 @@
-"""Inject faults for real, see what becomes of them: `python -m tests.soak [PARTS]`, or `make soak`."""
+"""Inject real faults into running workflows and check the outcome: `python -m tests.soak [PARTS]`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.soak import damage, disk, kills, locks, signals, threads, twice
 from tests.soak.project import ROOT, Reference, demo, drawn, shared
 from tests.soak.rows import Row, print_row
 
-CODE = (  # what the soak runs
+CODE = (  # copied, so that edits during the test have no effect
     "Snakefile",
     "environment.yml",
     "workflow",
@@ -35,8 +35,8 @@ CODE = (  # what the soak runs
     "benchmarks",
 )
 RESULTS = Path(__file__).parent / "results"
-VERSION = "BORDURE_SOAK_VERSION"  # environment variable: of the code that was copied
-HERE = "--here"  # the copy is running, in a mount namespace of its own where the machine allows it
+VERSION = "BORDURE_SOAK_VERSION"  # environment variable: version of the copied code
+HERE = "--here"  # this process runs the copy, in its own mount namespace if the machine allows it
 
 
 def main() -> int:
@@ -51,24 +51,25 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    told = "; ".join(f"{name} ({part.__doc__})" for name, part in PARTS.items())
+    parts = "; ".join(f"{name} ({part.__doc__})" for name, part in PARTS.items())
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PARTS", help=f"all, or some of: {told}")
-    parser.add_argument("--kills", type=int, default=100, help="how often kill -9 strikes (100)")
-    parser.add_argument("--rounds", type=int, default=1, help="how often each other fault is injected (1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random moments and positions (0)")
-    parser.add_argument("--results", type=Path, help="the JSON file for the figures (tests/soak/results/)")
+    parser.add_argument("parts", nargs="*", metavar="PARTS", help=f"parts to run, default all: {parts}")
+    parser.add_argument("--kills", type=int, default=100, help="how often kill -9 is sent (100)")
+    parser.add_argument("--rounds", type=int, default=1, help="how often other faults are injected (1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random choices (0)")
+    parser.add_argument("--results", type=Path, help="JSON file for the figures (in tests/soak/results/)")
     parser.add_argument(HERE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := {*options.parts} - {*PARTS}:
-        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        parser.error(f"no part {', '.join(sorted(unknown))}; expected some of {', '.join(PARTS)}")
     return options
 
 
 def _run_on_a_copy(folder: Path, options: argparse.Namespace) -> int:
-    """Run this on a copy of the code, so that an edit meanwhile disturbs nothing.
+    """Run this program on a copy of the code, so that edits during the test have no effect.
 
-    And in a mount namespace, in which a small disk can be mounted without touching the machine's.
+    It runs in a mount namespace, in which a small disk can be mounted without effect on the rest of the
+    machine.
     """
     code = folder / "code"
     code.mkdir()
@@ -83,15 +84,15 @@ def _run_on_a_copy(folder: Path, options: argparse.Namespace) -> int:
 
 
 def _end_all_of(folder: str) -> None:
-    """Nothing that runs in `folder` outlives the soak, however that ends."""
+    """Kill all processes that use `folder`, so that none outlives the test."""
     for process in psutil.process_iter(["cmdline"]):
         if any(folder in word for word in process.info["cmdline"] or ()):
             process.kill()
 
 
 def _inject(options: argparse.Namespace) -> int:
-    """Inject the faults of each part, and keep the figures as they come."""
-    rows, kept = [], read_json(options.results) if options.results.exists() else {}
+    """Inject the faults of each part, and store the figures after each row."""
+    rows, stored = [], read_json(options.results) if options.results.exists() else {}
     options.results.parent.mkdir(exist_ok=True)
     for name in options.parts or PARTS:
         command = f"python -m tests.soak {name} --seed {options.seed} --rounds {options.rounds}"
@@ -101,40 +102,40 @@ def _inject(options: argparse.Namespace) -> int:
         for row in _rows(name, folder, options):
             print_row(row)
             found.append(row)
-            kept[name] = {
+            stored[name] = {
                 "bordure": os.environ[VERSION],
                 "machine": harness.machine(),
                 "command": f"{command} --kills {options.kills}" if name in ("kills", "demo") else command,
                 "seconds": round(time.monotonic() - start),
                 "rows": [row.as_dict() for row in found],
             }
-            write_json(options.results, kept)
+            write_json(options.results, stored)
         rows += found
-    print(f"\n{sum(row.holds for row in rows)} of {len(rows)} hold; kept in {options.results}")
+    print(f"\n{sum(row.holds for row in rows)} of {len(rows)} passed; stored in {options.results}")
     return 0 if all(row.holds for row in rows) else 1
 
 
 def _rows(name: str, folder: Path, options: argparse.Namespace) -> Iterator[Row]:
-    """The rows of a part; one that breaks off is told, and the parts after it still run."""
+    """Yield the rows of a part. If it raises an exception, that is reported as a row, and later parts run."""
     try:
         yield from PARTS[name](folder, options, random.Random(options.seed))
     except Exception:
-        yield Row(f"the part {name} broke off", 0, 0, wrong=[traceback.format_exc()])
+        yield Row(f"part {name} raised an exception", 0, 0, wrong=[traceback.format_exc()])
 
 
 Part = Callable[[Path, argparse.Namespace, random.Random], Iterator[Row]]
 
 
 def _kills(folder: Path, options: argparse.Namespace, rng: random.Random) -> Iterator[Row]:
-    """kill -9 of a stage, of Snakemake, of all at once"""
+    """kill -9 of a stage, of Snakemake, of both together"""
     projects = [drawn(folder / "drawn"), shared(folder / "shared")]
     yield kills.soak([(project, Reference.of(project)) for project in projects], options.kills, rng)
 
 
 def _demo(folder: Path, options: argparse.Namespace, rng: random.Random) -> Iterator[Row]:
-    """the training of the real demo, killed again and again, a tenth as often"""
+    """training of the demo, killed repeatedly, a tenth of the times"""
     project = demo(folder)
-    yield kills.of_training(project, Reference.of(project), max(options.kills // 10, 1), rng)
+    yield kills.kill_training(project, Reference.of(project), max(options.kills // 10, 1), rng)
 
 
 def _signals(folder: Path, options: argparse.Namespace, rng: random.Random) -> Iterator[Row]:
@@ -157,7 +158,7 @@ def _disk(folder: Path, options: argparse.Namespace, rng: random.Random) -> Iter
         for _ in range(options.rounds):
             yield disk.full_under_each_job(small, project, reference, rng, f"{name} volumes")
         yield disk.read_only_folders(project, reference)
-    small = disk.Disk(folder / "everything")  # Snakemake's own notes, too
+    small = disk.Disk(folder / "everything")  # the disk also contains Snakemake's metadata
     project = drawn(folder / "everything")
     reference = Reference.of(project)
     yield disk.full_under_each_job(small, project, reference, rng, "Snakemake's notes on it, too")
@@ -165,7 +166,7 @@ def _disk(folder: Path, options: argparse.Namespace, rng: random.Random) -> Iter
 
 
 def _damage(folder: Path, options: argparse.Namespace, rng: random.Random) -> Iterator[Row]:
-    """files changed, cut short, exchanged, removed"""
+    """files changed, truncated, exchanged, removed"""
     small, large = drawn(folder / "drawn"), shared(folder / "shared")
     snapshots = (
         damage.Snapshot(small, folder / "kept-drawn"),
@@ -173,15 +174,15 @@ def _damage(folder: Path, options: argparse.Namespace, rng: random.Random) -> It
     )
     for snapshot in snapshots:
         yield from damage.soak(snapshot, options.rounds, rng)
-    snapshots[1].lay_back()
+    snapshots[1].restore()
     part = large.results / "segmentation/unet/parts/large/1.h5"
-    yield damage.of_hdf5_unhashed(part, layout.LABELS, 600 * options.rounds, rng)
-    yield damage.of_what_nothing_is_made_of(snapshots[0], rng)
-    yield damage.of_a_training_under_way(small, snapshots[0].reference, options.rounds, rng)
+    yield damage.flip_bits_of_hdf5_unhashed(part, layout.LABELS, 600 * options.rounds, rng)
+    yield damage.flip_bits_of_final_files(snapshots[0], rng)
+    yield damage.damage_training_state(small, snapshots[0].reference, options.rounds, rng)
 
 
 def _twice(folder: Path, options: argparse.Namespace, rng: random.Random) -> Iterator[Row]:
-    """two runs at once"""
+    """two runs at the same time"""
     project = drawn(folder)
     yield from twice.soak(project, Reference.of(project), drawn(folder, "other"))
 
@@ -193,7 +194,7 @@ def _locks(folder: Path, options: argparse.Namespace, rng: random.Random) -> Ite
 
 
 def _threads(folder: Path, options: argparse.Namespace, rng: random.Random) -> Iterator[Row]:
-    """the demo on other numbers of threads"""
+    """the demo with other numbers of threads"""
     yield from threads.soak(lambda name, **training: demo(folder / name, **training))
 
 

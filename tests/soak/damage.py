@@ -1,4 +1,4 @@
-"""Files that are changed, cut short, exchanged or removed between two stages."""
+"""Change, truncate, exchange or remove files between two stages."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pipeline_lib.runtime.errors import InputError
 from tests.soak.project import ROOT, Answer, Project, Reference
 from tests.soak.rows import Row
 
-KEEP = "--notemp"  # files that are removed once they are used can be damaged, too
+KEEP = "--notemp"  # so that temporary files can be damaged, too
 REMEDY = re.compile(r"type `(rm -f [^`]+)` and run the same command with ` (-- [^`]+)` at its end")
 
 
 def flip_a_bit(path: Path, rng: random.Random) -> str:
-    """One bit at a random place."""
+    """Flip one bit at a random position."""
     content = bytearray(path.read_bytes())
     place = rng.randrange(len(content))
     content[place] ^= 1 << rng.randrange(8)
@@ -33,14 +33,14 @@ def flip_a_bit(path: Path, rng: random.Random) -> str:
 
 
 def cut_short(path: Path, rng: random.Random) -> str:
-    """The file ends at a random place."""
+    """Truncate the file at a random position."""
     size = rng.randrange(path.stat().st_size)
     os.truncate(path, size)
     return f"cut after {size} bytes"
 
 
 def exchange(path: Path, _: random.Random) -> str:
-    """Another volume's file of the same kind, or an older one, lies in its place."""
+    """Replace the file by another one of the same kind, or reverse its bytes if there is none."""
     others = sorted(other for other in path.parent.glob(f"*{path.suffix}") if other != path)
     if not others:
         path.write_bytes(path.read_bytes()[::-1])
@@ -58,19 +58,19 @@ DAMAGES: tuple[Callable[[Path, random.Random], str], ...] = (flip_a_bit, cut_sho
 
 
 class Snapshot:
-    """A finished run, to be laid back before each damage; files with `only` in their names are damaged."""
+    """Copy of a finished run, to restore before each damage; files with `only` in their names are damaged."""
 
     def __init__(self, project: Project, folder: Path, only: str = "") -> None:
         self.project, self.reference = project, Reference.of(project, KEEP)
-        notes = project.folder / ".snakemake"
-        self.pairs = [(project.results, folder / "results"), (notes, folder / "notes")]
+        metadata = project.folder / ".snakemake"
+        self.pairs = [(project.results, folder / "results"), (metadata, folder / "metadata")]
         for here, kept in self.pairs:
             shutil.copytree(here, kept, symlinks=True)
         self.names = {project.name_of(name): name for name in self.reference.digests}
         self.made_of = self._made_of(only)
 
     def _made_of(self, only: str) -> dict[str, list[str]]:
-        """File -> the files made of it at once, as their records say; all of them compared ones."""
+        """Return for each compared file the compared files made directly from it, according to records."""
         found: dict[str, list[str]] = {}
         for record in map(json.loads, map(Path.read_text, self.project.results.rglob(".provenance/*.json"))):
             for source in {*record["inputs"], *record.get("records", {})} & self.names.keys():
@@ -78,7 +78,7 @@ class Snapshot:
                     found.setdefault(source, []).append(record["file"])
         return {source: sorted(files) for source, files in sorted(found.items())}
 
-    def lay_back(self) -> None:
+    def restore(self) -> None:
         self.project.clear()
         for here, kept in self.pairs:
             shutil.copytree(kept, here, symlinks=True, dirs_exist_ok=True)
@@ -88,7 +88,7 @@ class Snapshot:
 
 
 def kinds(made_of: dict[str, list[str]], rng: random.Random) -> Iterator[str]:
-    """One random file of each kind that other files were made of, by folder and the end of the name."""
+    """Yield one random input file of each kind, that is folder and end of name."""
     groups: dict[tuple, list[str]] = {}
     for name in made_of:
         path = Path(name)
@@ -97,7 +97,7 @@ def kinds(made_of: dict[str, list[str]], rng: random.Random) -> Iterator[str]:
 
 
 def soak(snapshot: Snapshot, rounds: int, rng: random.Random) -> Iterator[Row]:
-    """Each damage to a file of each kind, before what is made of it is made again."""
+    """Apply each kind of damage to a file of each kind, then make the files that depend on it again."""
     for damage in DAMAGES:
         wrong, done, idle = [], [], []
         for _ in range(rounds):
@@ -109,10 +109,10 @@ def soak(snapshot: Snapshot, rounds: int, rng: random.Random) -> Iterator[Row]:
         yield Row(damage.__name__.replace("_", " "), len(done), len(done) - len(wrong), figures, wrong)
 
 
-def of_what_nothing_is_made_of(snapshot: Snapshot, rng: random.Random) -> Row:
-    """One bit of a file that no stage reads: `bordure provenance` tells."""
+def flip_bits_of_final_files(snapshot: Snapshot, rng: random.Random) -> Row:
+    """Flip one bit in each file that no stage reads; `bordure provenance` must report it."""
     project, wrong = snapshot.project, []
-    snapshot.lay_back()
+    snapshot.restore()
     last = sorted(snapshot.names.keys() - snapshot.made_of.keys())
     for name in last:
         what = flip_a_bit(project.folder / name, rng)
@@ -129,18 +129,18 @@ def of_what_nothing_is_made_of(snapshot: Snapshot, rng: random.Random) -> Row:
     )
 
 
-def of_hdf5_unhashed(path: Path, array: layout.Array, times: int, rng: random.Random) -> Row:
-    """One bit of an HDF5 file, read whole without a look at its SHA-256: an error, or the same numbers."""
-    kept, right, wrong, met = path.read_bytes(), _numbers(path, array), [], 0
+def flip_bits_of_hdf5_unhashed(path: Path, array: layout.Array, times: int, rng: random.Random) -> Row:
+    """Flip one bit of an HDF5 file and read it without checking its SHA-256: an error or equal numbers."""
+    kept, right, wrong, detected = path.read_bytes(), _numbers(path, array), [], 0
     for _ in range(times):
         what = flip_a_bit(path, rng)
         try:
             if _numbers(path, array) != right:
                 wrong.append(f"{path.name}: {what}: read as other numbers")
         except (InputError, OSError, RuntimeError, ValueError, KeyError):
-            met += 1
+            detected += 1
         path.write_bytes(kept)
-    figures = {"met": met, "without effect": times - met - len(wrong)}
+    figures = {"met": detected, "without effect": times - detected - len(wrong)}
     return Row("flip a bit of an HDF5 file, unhashed", times, times - len(wrong), figures, wrong)
 
 
@@ -149,8 +149,8 @@ def _numbers(path: Path, array: layout.Array) -> bytes:
         return hashlib.sha256(file[array.name][:].tobytes()).digest()
 
 
-def of_a_training_under_way(project: Project, reference: Reference, rounds: int, rng: random.Random) -> Row:
-    """The state of a training that was killed: a saving of time, which may be lost but never leads astray."""
+def damage_training_state(project: Project, reference: Reference, rounds: int, rng: random.Random) -> Row:
+    """Damage the checkpoint of a killed training. The state may be lost, but must not change the result."""
     wrong, done = [], []
     checkpoint = project.results / "models/unet/model.checkpoint.pt"
     for damage in (flip_a_bit, cut_short, remove) * rounds:
@@ -165,7 +165,7 @@ def of_a_training_under_way(project: Project, reference: Reference, rounds: int,
         done.append(damage.__name__.replace("_", " "))
         answer = project.run()
         if answer.status != 0 or reference.differences(project):
-            wrong.append(f"{what}: {reference.differences(project)}\n{answer.said[-1500:]}")
+            wrong.append(f"{what}: {reference.differences(project)}\n{answer.output[-1500:]}")
     return Row(
         "the state of a killed training damaged",
         len(done),
@@ -176,11 +176,12 @@ def of_a_training_under_way(project: Project, reference: Reference, rounds: int,
 
 
 def _one(snapshot: Snapshot, damage: Callable, name: str, rng: random.Random, idle: list[str]) -> list[str]:
-    """Damage the file, run, do as the message says, run again: at most one thing that was wrong.
+    """Damage the file, run, follow the instructions of the message, run again; return at most one problem.
 
-    Damage that changes no result joins `idle`: not every job hashes a file of which it reads a part.
+    Damage that changes no result is added to `idle`, since jobs that read only a part of a file do not hash
+    it.
     """
-    snapshot.lay_back()
+    snapshot.restore()
     project, path = snapshot.project, snapshot.project.folder / name
     targets = snapshot.made_of[name]
     for target in targets:
@@ -197,27 +198,27 @@ def _one(snapshot: Snapshot, damage: Callable, name: str, rng: random.Random, id
         difference = _difference(snapshot, targets)
         idle += [] if difference else [what]
         return [f"{what}: NOT DETECTED, {difference}"] if difference else []
-    remedy = REMEDY.search(answer.said)
-    if name not in answer.said or not remedy or "Traceback" in answer.said:
-        return [f"{what}: detected, but said\n{answer.said[-1500:]}"]
+    remedy = REMEDY.search(answer.output)
+    if name not in answer.output or not remedy or "Traceback" in answer.output:
+        return [f"{what}: detected, but the message is\n{answer.output[-1500:]}"]
     command, end = remedy.groups()
     for removed in command.removeprefix("rm -f ").split():
         (project.folder / removed).unlink(missing_ok=True)
     again = snapshot.run(*end.removeprefix("-- ").split())
     if again.status != 0:
-        return [f"{what}: what the message says does not help:\n{again.said[-1500:]}"]
+        return [f"{what}: the instructions of the message do not help:\n{again.output[-1500:]}"]
     return _ended_well(snapshot, what, snapshot.run(*targets), targets)
 
 
 def _ended_well(snapshot: Snapshot, what: str, answer: Answer, targets: list[str]) -> list[str]:
     if answer.status != 0:
-        return [f"{what}: does not end well:\n{answer.said[-1500:]}"]
+        return [f"{what}: the run failed:\n{answer.output[-1500:]}"]
     difference = _difference(snapshot, targets)
     return [f"{what}: {difference}"] if difference else []
 
 
 def _difference(snapshot: Snapshot, targets: list[str]) -> str:
-    """Which of `targets` differ from the undisturbed run's; empty where none does."""
+    """Name the `targets` that differ from those of the undisturbed run; empty if none does."""
     files = {snapshot.names[target]: snapshot.project.folder / target for target in targets}
     missing = [name for name, path in files.items() if not path.exists()]
     unlike = missing or snapshot.reference.unlike(files)

@@ -1,4 +1,4 @@
-"""A disk that is full, and folders that cannot be written: a small file system in memory, mounted for it."""
+"""Test a full disk and read-only folders, with a small file system in memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.soak.project import Answer, Project, Reference
 from tests.soak.rows import Row
 
 SIZE = 256  # MB
-# Of what it writes itself: benchmarks, and its notes in `.snakemake`. Stages say it in a sentence.
-SNAKEMAKE_SAYS = "[Errno 28] No space left on device"
-OF_A_STAGE = re.compile(r'File ".*/(pipeline_lib|scripts)/.*", line')  # a line of a traceback
+# Message of Snakemake for files that it writes itself: benchmarks, and metadata in `.snakemake`.
+SNAKEMAKE_MESSAGE = "[Errno 28] No space left on device"
+STAGE_TRACEBACK = re.compile(r'File ".*/(pipeline_lib|scripts)/.*", line')  # a line of a traceback
 
 
 class Disk:
-    """A file system of its own at `folder`."""
+    """A separate file system, mounted at `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.filler = folder, folder / ".filler"
@@ -33,10 +33,10 @@ class Disk:
         mount("-t", "tmpfs", "-o", f"size={SIZE}m", "none", str(folder))
 
     def fill(self, left: int) -> None:
-        """Leave no more than `left` bytes free."""
+        """Fill the disk until at most `left` bytes are free."""
         with self.filler.open("wb") as file:
             while (surplus := self._free_bytes() - left) > 0:
-                with contextlib.suppress(OSError):  # somebody else wrote in between
+                with contextlib.suppress(OSError):  # another process wrote in between
                     os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size + surplus)
 
     def _free_bytes(self) -> int:
@@ -51,7 +51,7 @@ class Disk:
 
 
 def namespace() -> list[str]:
-    """What to put before a command that mounts, so that no other sees it; empty where none can."""
+    """Return a command prefix that hides mounts from other processes; empty if that is not possible."""
     command = ["unshare", "--mount", *(["--map-root-user"] if os.getuid() else [])]
     usable = shutil.which("unshare") and not subprocess.run([*command, "true"], check=False).returncode
     return command if usable else []
@@ -62,7 +62,7 @@ def mount(*arguments: str) -> None:
 
 
 def possible(folder: Path) -> str:
-    """Why nothing can be mounted here; empty where it can."""
+    """Return why nothing can be mounted here; empty if it can."""
     try:
         Disk(folder / "try").unmount()
     except (OSError, subprocess.CalledProcessError) as error:
@@ -72,7 +72,7 @@ def possible(folder: Path) -> str:
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Nothing can be written below `folder`, not even by root."""
+    """Make `folder` read-only, even for root."""
     folder.mkdir(parents=True, exist_ok=True)
     mount("--bind", str(folder), str(folder))
     mount("-o", "remount,bind,ro", str(folder))
@@ -85,9 +85,9 @@ def read_only(folder: Path) -> Iterator[None]:
 def full_under_each_job(
     disk: Disk, project: Project, reference: Reference, rng: random.Random, what: str
 ) -> Row:
-    """From nothing to the end, the disk being full once under each job, and free again for the next run."""
+    """Run from the beginning; fill the disk once during each job, and free it before the next run."""
     project.clear()
-    wrong, met, hit = [], [], set()
+    wrong, failed, hit = [], [], set()
     while True:
         run = project.start()
         found = run.await_stage({job.log for job in reference.jobs} - hit)
@@ -99,27 +99,27 @@ def full_under_each_job(
         disk.free()
         if answer.status == 0:
             break
-        met += re.findall(r"logs/(\S+)\.log\)", answer.said) or ["Snakemake"]
-        wrong += _of_a_full_disk(project, reference, answer, f"{met[-1]}, {left} bytes left")
+        failed += re.findall(r"logs/(\S+)\.log\)", answer.output) or ["Snakemake"]
+        wrong += _check_full_disk(project, reference, answer, f"{failed[-1]}, {left} bytes left")
         if not found:
             break
     if answer.status != 0:
-        wrong.append(f"with the disk free again: {answer.said[-1500:]}")
+        wrong.append(f"with the disk free again: {answer.output[-1500:]}")
     elif different := reference.differences(project):
         wrong.append(f"not as in an undisturbed run: {', '.join(different)}")
-    figures = {"jobs": dict(Counter(met))}
-    return Row(f"disk full: {what}", len(met), max(len(met) - len(wrong), 0), figures, wrong)
+    figures = {"jobs": dict(Counter(failed))}
+    return Row(f"disk full: {what}", len(failed), max(len(failed) - len(wrong), 0), figures, wrong)
 
 
-def _of_a_full_disk(project: Project, reference: Reference, answer: Answer, where: str) -> Iterator[str]:
-    """What is not as it should be where a job met the full disk."""
-    last = answer.said.rpartition("Exiting because")[2]  # what is read first
+def _check_full_disk(project: Project, reference: Reference, answer: Answer, where: str) -> Iterator[str]:
+    """Yield what is wrong after a job ran into the full disk."""
+    last = answer.output.rpartition("Exiting because")[2]  # users read this first
     clear = "disk is full" in last and str(project.config["results"]) in last and "Traceback" not in last
-    if not (clear or SNAKEMAKE_SAYS in answer.said):
-        yield f"{where}: no clear message:\n{answer.said[-2500:]}"
+    if not (clear or SNAKEMAKE_MESSAGE in answer.output):
+        yield f"{where}: no clear message:\n{answer.output[-2500:]}"
     logs = (path.read_text(errors="replace") for path in (project.results / "logs").rglob("*.log"))
-    if any(OF_A_STAGE.search(said) for said in (answer.said, *logs)):
-        yield f"{where}: a stage's traceback:\n{answer.said[-2500:]}"
+    if any(STAGE_TRACEBACK.search(text) for text in (answer.output, *logs)):
+        yield f"{where}: a stage's traceback:\n{answer.output[-2500:]}"
     unfinished, files = project.incomplete(), project.files()
     whole = {name: path for name, path in files.items() if name in reference.digests.keys() - unfinished}
     if half := [*reference.unlike(whole), *(name for name in files if ".partial-" in name)]:
@@ -127,30 +127,30 @@ def _of_a_full_disk(project: Project, reference: Reference, answer: Answer, wher
 
 
 def _refused_and_mended(project: Project, reference: Reference, answer: Answer, where: str) -> list[str]:
-    """What was wrong with `answer`, and with the same command once there is space."""
-    wrong = list(_of_a_full_disk(project, reference, answer, where))
+    """Return what was wrong with `answer`, and with the same command when there is space again."""
+    wrong = list(_check_full_disk(project, reference, answer, where))
     if answer.status == 0:
-        wrong.append(f"{where}, and no error")
+        wrong.append(f"{where}: no error")
     again = project.run()
     if again.status != 0 or reference.differences(project):
-        wrong.append(f"{where}, then space again: {again.said[-1500:]} {reference.differences(project)}")
+        wrong.append(f"{where}, then space again: {again.output[-1500:]} {reference.differences(project)}")
     return wrong
 
 
 def full_from_the_start(disk: Disk, project: Project, reference: Reference) -> Row:
-    """Not a byte left before anything begins: neither log nor Snakemake's own notes can be written."""
+    """Start with no free byte: neither logs nor Snakemake's metadata can be written."""
     project.clear()
     disk.fill(0)
     answer = project.run()
     disk.free()
     wrong = _refused_and_mended(project, reference, answer, "no byte left")
     return Row(
-        "disk full from the start", 1, int(not wrong), {"said last": answer.said.strip()[-300:]}, wrong
+        "disk full from the start", 1, int(not wrong), {"said last": answer.output.strip()[-300:]}, wrong
     )
 
 
 def files_too_large(project: Project, reference: Reference) -> Row:
-    """No process may write a file of more than 16 kB, as by `ulimit -f` or, nearly, a quota; then it may."""
+    """Limit files to 16 kB, as `ulimit -f` does and similar to a quota, then run without the limit."""
     project.clear()
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (16384, 16384))
     answer = project.start(before=limit).wait()
@@ -159,7 +159,7 @@ def files_too_large(project: Project, reference: Reference) -> Row:
 
 
 def read_only_folders(project: Project, reference: Reference) -> Row:
-    """Each folder of the results cannot be written while something in it is to be made; then it can again."""
+    """Make each folder of the results read-only while a file in it is to be made, then writable again."""
     project.clear()
     project.run()
     made_in = {str(Path(name).parent): name for name in reference.digests}
@@ -170,15 +170,15 @@ def read_only_folders(project: Project, reference: Reference) -> Row:
         target = project.name_of(name)
         with read_only(project.results / folder):
             answer = project.run("--", target)
-        told = re.search(
+        message = re.search(
             rf"{project.config['results']}.*cannot be written|is no folder that can be written|"
             rf"Read-only file system: '{project.config['results']}/{folder}",
-            answer.said,
+            answer.output,
         )
         if answer.status == 0:
-            wrong.append(f"{folder}: read-only, and no error")
-        elif "Traceback" in answer.said or not told:
-            wrong.append(f"{folder}: no clear message:\n{answer.said[-2500:]}")
+            wrong.append(f"{folder}: read-only, but no error")
+        elif "Traceback" in answer.output or not message:
+            wrong.append(f"{folder}: no clear message:\n{answer.output[-2500:]}")
         if project.run("--", target).status != 0 or reference.differences(project):
             wrong.append(f"{folder}: writable again: {reference.differences(project)}")
     figures = {"folders": ", ".join(sorted(made_in))}

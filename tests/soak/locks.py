@@ -1,4 +1,4 @@
-"""A file system that refuses locks, as some network file systems do: `flock` fails with ENOLCK."""
+"""Test a file system without locks, as some network file systems: `flock` fails with ENOLCK."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ALLOW, REFUSE = 0x7FFF0000, 0x00050000
 
 
 def refuse_locks() -> None:
-    """From now on every `flock` of this process and of all it starts fails with "No locks available".
+    """Make every `flock` of this process and its children fail with "No locks available".
 
-    The kernel does it (seccomp), as it would for a network file system whose lock manager is not there.
+    The kernel returns this error (seccomp), as it does for a network file system without a lock manager.
     """
     instructions = [
         (LOAD_NUMBER, 0, 0, 0),
@@ -36,12 +36,12 @@ def refuse_locks() -> None:
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     for arguments in ((NO_NEW_PRIVILEGES, 1, 0, 0, 0), (SECCOMP, FILTER, ctypes.byref(program), 0, 0)):
         if prctl(*arguments):
-            raise OSError(ctypes.get_errno(), "the kernel takes no filter of system calls")
+            raise OSError(ctypes.get_errno(), "the kernel accepts no filter of system calls")
 
 
 @cache
 def possible() -> str:
-    """Why locks cannot be refused here; empty where they can."""
+    """Return why locks cannot be refused here; empty if they can."""
     trial = (
         "import fcntl, tests.soak.locks as locks; locks.refuse_locks()\n"
         "try: fcntl.flock(open('/dev/null'), fcntl.LOCK_SH)\n"
@@ -50,11 +50,11 @@ def possible() -> str:
     answer = subprocess.run([sys.executable, "-c", trial], capture_output=True, text=True, check=False)
     if answer.stdout.strip() == str(errno.ENOLCK):
         return ""
-    return f"the kernel refuses no locks here ({answer.stderr.strip()[-200:]})"
+    return f"the kernel cannot refuse locks here ({answer.stderr.strip()[-200:]})"
 
 
 def soak(project: Project, reference: Reference) -> Iterator[Row]:
-    """A whole run without a single lock."""
+    """Do a whole run without locks."""
     if reason := possible():
         yield Row("no locks on the file system", 0, 0, left_out=reason)
         return
@@ -62,7 +62,7 @@ def soak(project: Project, reference: Reference) -> Iterator[Row]:
     answer = project.start(before=refuse_locks).wait()
     wrong = []
     if answer.status != 0:
-        wrong.append(answer.said[-3000:])
+        wrong.append(answer.output[-3000:])
     elif different := reference.differences(project):
-        wrong.append(f"not as in an undisturbed run: {', '.join(different)}")
+        wrong.append(f"differs from an undisturbed run: {', '.join(different)}")
     yield Row("no locks on the file system (ENOLCK)", 1, int(not wrong), {}, wrong)

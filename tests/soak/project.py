@@ -1,4 +1,4 @@
-"""A small project in a folder of its own, the runs of it, and what is asked of its files afterwards."""
+"""A small project in its own folder, its runs, and checks of the files that they write."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from PIL import Image
 from pipeline_lib.stages.synthesis import draw_volume
 
 ROOT = Path(__file__).parents[2]
-# No comparison looks at what tells times (by its name or that of its folder), nor at the state of a training,
-# which goes when all is made but stays where nothing was to do.
+# Names of files and folders that are not compared: those that contain times, and the checkpoint of a
+# training, which is deleted at the end of a run, but not if the run had nothing to do.
 VARYING = {"logs", "benchmarks", ".provenance", "provenance.html", ".lock", "model.checkpoint.pt"}
-PATIENCE = 600  # s, after which a run or an orphan counts as hanging
+PATIENCE = 600  # s, after which a run or an orphan is regarded as hanging
 
 DRAWN = {
     "volumes": "volumes.tsv",
@@ -60,28 +60,28 @@ SHARED = {key: value for key, value in DRAWN.items() if key != "drawing"} | {
 
 @dataclass(frozen=True)
 class Answer:
-    """How a run ended: exit status, what it said on both streams, and after how many seconds."""
+    """Result of a run: exit status, text of stdout and stderr, and duration in seconds."""
 
     status: int
-    said: str
+    output: str
     seconds: float
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a run: its log below the results folder, and the seconds it took."""
+    """One job of a run: its log, relative to the folder of logs, and its duration in seconds."""
 
     log: str
     seconds: float
 
     @property
     def name(self) -> str:
-        """As Snakemake names it, without the volume: `train_unet`, `predict_unet_test`."""
+        """Name of the log without slashes and suffix, such as `train_unet`."""
         return self.log.removesuffix(".log").replace("/", "_")
 
 
 class Project:
-    """A config and its table in `folder`; results in `results` below it."""
+    """A config and its table in `folder`, with the results folder `results` inside it."""
 
     def __init__(self, folder: Path, config: dict[str, Any], rows: str, results: str = "results") -> None:
         self.folder, self.results, self.config = folder, folder / results, {**config, "results": results}
@@ -91,20 +91,20 @@ class Project:
         self.configfile.write_text(yaml.safe_dump(self.config))
 
     def command(self, *arguments: str) -> list[str]:
-        """What a user types, with Snakefile and folder spelled out."""
+        """Return the command that a user types, with explicit Snakefile and folder."""
         program = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
         where = ["--directory", str(self.folder), "--configfile", str(self.configfile)]
         return [*program, *where, "--cores", "2", *arguments]
 
     def start(self, *arguments: str, before: Callable[[], None] | None = None) -> Run:
-        """Start a run; `before` is called in its process beforehand, and holds for all that it starts."""
+        """Start a run. `before` is called in its process first and affects all processes that it starts."""
         return Run(self, self.command(*arguments), before)
 
     def run(self, *arguments: str) -> Answer:
         return self.start(*arguments).wait()
 
     def clear(self) -> None:
-        """Back to the beginning: no results, nothing that Snakemake remembers."""
+        """Delete all results and all metadata of Snakemake."""
         for path in (*self.results.glob("*"), self.results / ".lock", self.folder / ".snakemake"):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -112,7 +112,7 @@ class Project:
                 path.unlink(missing_ok=True)
 
     def jobs(self) -> list[Job]:
-        """The jobs of a finished run, in the order in which they began to write their log."""
+        """Return the jobs of a finished run, ordered by the last change of their logs."""
         logs = sorted((self.results / "logs").rglob("*.log"), key=lambda path: path.stat().st_mtime)
         names = [str(path.relative_to(self.results / "logs")) for path in logs]
         return [Job(name, self._seconds(name)) for name in names]
@@ -122,7 +122,7 @@ class Project:
         return float(table["s"].iloc[0])
 
     def files(self) -> dict[str, Path]:
-        """Every file below the results folder that does not tell times, by its path there."""
+        """Return all files of the results that are compared, by path relative to the results folder."""
         found = (path for path in self.results.rglob("*") if path.is_file())
         named = {str(path.relative_to(self.results)): path for path in found}
         return {name: path for name, path in sorted(named.items()) if not {*Path(name).parts} & VARYING}
@@ -131,17 +131,17 @@ class Project:
         return {name: digest(path) for name, path in self.files().items()}
 
     def name_of(self, name: str) -> str:
-        """A file of the results folder as Snakemake names it."""
+        """Return the path of a file of the results as Snakemake names it."""
         return str((self.results / name).relative_to(self.folder))
 
     def incomplete(self) -> set[str]:
-        """The outputs that Snakemake knows to be unfinished, and makes anew."""
+        """Return the outputs that Snakemake has marked as unfinished and will make again."""
         names = (path.name for path in (self.folder / ".snakemake/incomplete").rglob("*") if path.is_file())
         paths = (self.folder / base64.b64decode(name).decode() for name in names)
         return {str(path.relative_to(self.results)) for path in paths if self.results in path.parents}
 
     def left_over(self) -> list[str]:
-        """What must not outlive a run: temporary files, and marks of unfinished jobs."""
+        """List what must not remain after a run: temporary files, and marks of unfinished jobs."""
         temporary = [str(path) for path in self.results.rglob(".*.partial-*")]
         return [*temporary, *(f"unfinished: {name}" for name in sorted(self.incomplete()))]
 
@@ -151,18 +151,20 @@ class Project:
 
 
 class Run:
-    """A running Snakemake, at the head of a process group of its own."""
+    """A running Snakemake process, the leader of its own process group."""
 
     def __init__(self, project: Project, command: list[str], before: Callable[[], None] | None) -> None:
         def prepare() -> None:
-            for number in (signal.SIGINT, signal.SIGHUP):  # `nohup` and `&` have them ignored
+            for number in (signal.SIGINT, signal.SIGHUP):  # `nohup` and `&` ignore them
                 signal.signal(number, signal.SIG_DFL)
             if before:
                 before()
 
         self.project, self.begin = project, time.monotonic()
-        self.output = project.folder.parent / f"said-{time.time_ns()}"  # its own may be on a full disk
-        with self.output.open("wb") as output:
+        self.output_file = (
+            project.folder.parent / f"output-{time.time_ns()}"
+        )  # not on the disk that is filled
+        with self.output_file.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
                 cwd=project.folder,
@@ -173,7 +175,7 @@ class Run:
             )
 
     def family(self) -> list[psutil.Process]:
-        """Snakemake and all that it has started."""
+        """Return Snakemake and all its child processes."""
         try:
             snakemake = psutil.Process(self.process.pid)
             return [snakemake, *snakemake.children(recursive=True)]
@@ -181,7 +183,7 @@ class Run:
             return []
 
     def stages(self) -> dict[str, psutil.Process]:
-        """The Python processes of the stages that are at work, by their log below the logs' folder."""
+        """Return the running processes of stages, by log relative to the folder of logs."""
         logs = str(self.project.results / "logs") + "/"
         found = {}
         for process in self.family()[1:]:
@@ -191,7 +193,7 @@ class Run:
         return found
 
     def await_stage(self, wanted: Collection[str]) -> tuple[str, psutil.Process] | None:
-        """Log and process of the first job to work whose log is one of `wanted`; None if the run ends."""
+        """Wait for a job whose log is one of `wanted`; return log and process, or None if the run ends."""
         while self.process.poll() is None:
             for log, process in self.stages().items():
                 if log in wanted:
@@ -200,16 +202,16 @@ class Run:
         return None
 
     def wait(self) -> Answer:
-        """The run's end, and that of all it said; a run that hangs is killed and has the status None."""
+        """Wait until the run ends, and return its result. A run that hangs is killed and has status None."""
         try:
             status = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             for process in self.family():
                 process.kill()
             status = self.process.wait() and None
-        said = self.output.read_text(errors="replace")
-        self.output.unlink()
-        return Answer(status, said, time.monotonic() - self.begin)
+        output = self.output_file.read_text(errors="replace")
+        self.output_file.unlink()
+        return Answer(status, output, time.monotonic() - self.begin)
 
 
 def digest(path: Path) -> str:
@@ -217,8 +219,8 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def gone(processes: list[psutil.Process]) -> float:
-    """Seconds until the last of `processes` has ended; infinite where one goes on."""
+def wait_until_ended(processes: list[psutil.Process]) -> float:
+    """Wait until all `processes` have ended; return the seconds, infinite if one does not end."""
     begin = time.monotonic()
     _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
     return float("inf") if alive else time.monotonic() - begin
@@ -260,8 +262,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def whole(path: Path) -> bool:
-    """Whether a reader of its format takes all of the file."""
+def is_complete(path: Path) -> bool:
+    """Return whether the whole file can be read with a reader of its format."""
     try:
         READERS[path.suffix](path)
     except Exception:
@@ -271,7 +273,7 @@ def whole(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Reference:
-    """An undisturbed run: what it wrote, job by job."""
+    """The files and jobs of an undisturbed run."""
 
     digests: dict[str, str]
     jobs: list[Job]
@@ -281,28 +283,28 @@ class Reference:
     def of(cls, project: Project, *arguments: str) -> Reference:
         answer = project.run(*arguments)
         if answer.status != 0:
-            raise RuntimeError(f"the undisturbed run failed:\n{answer.said}")
+            raise RuntimeError(f"the undisturbed run failed:\n{answer.output}")
         return cls(project.digests(), project.jobs(), answer.seconds)
 
     def differences(self, project: Project) -> list[str]:
-        """What is missing, different or too much in a run that should have ended like this one."""
+        """List files that are missing, different or unexpected in a run that should equal this one."""
         files = project.files()
         wrong = sorted([*self.unlike(files), *(self.digests.keys() - files.keys())])
         return [*wrong, *project.left_over()]
 
     def unlike(self, files: Mapping[str, Path]) -> list[str]:
-        """Those of `files` that are not what the undisturbed run wrote."""
+        """Return the names of the `files` that differ from those of the undisturbed run."""
         return [name for name, path in files.items() if digest(path) != self.digests.get(name)]
 
 
 def drawn(folder: Path, results: str = "results", **training: Any) -> Project:
-    """The small project whose volumes are drawn: every rule but those of shared volumes."""
+    """Return a small project with drawn volumes. It uses all rules except those for shared volumes."""
     config = DRAWN | {"training": DRAWN["training"] | training}
     return Project(folder, config, ROWS + "new\timages.tif\t\t4\tpredict\n", results)
 
 
 def shared(folder: Path, results: str = "results") -> Project:
-    """The small project with a volume that two jobs share: the scattered rules, images from TIFF and HDF5."""
+    """Return a small project with a volume that two jobs share, and with images in TIFF and HDF5 files."""
     folder.mkdir(parents=True, exist_ok=True)
     drawing = {"sections": 4, "size": 128, "cell_diameter": 24, "seed": 0}
     draw_volume(folder / "images.tif", folder / "labels.tif", membrane_width=(2.5, 6), noise=0.06, **drawing)
@@ -313,7 +315,7 @@ def shared(folder: Path, results: str = "results") -> Project:
 
 
 def demo(folder: Path, **training: Any) -> Project:
-    """What `make demo` runs, with other settings of the training where some are given."""
+    """Return the project of `make demo`, with the given settings of training."""
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     changed = {"volumes": "volumes.tsv", "training": config["training"] | training}
     return Project(folder, config | changed, (ROOT / config["volumes"]).read_text())

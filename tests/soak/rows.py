@@ -1,4 +1,4 @@
-"""What a fault came to: one line of the table."""
+"""Rows of the table of results: one row per kind of fault."""
 
 from __future__ import annotations
 
@@ -12,10 +12,22 @@ from pipeline_lib.runtime.files import read_json
 
 @dataclass(frozen=True)
 class Row:
-    """`fault` was injected `times` times, and `right` times everything that is promised held.
+    """Result of one kind of fault.
 
-    `figures` are further numbers, `wrong` says of each time that it did not hold what was found instead,
-    `left_out` why the fault could not be injected on this machine.
+    Parameters
+    ----------
+    fault : str
+        Description of the fault.
+    times : int
+        How often it was injected.
+    right : int
+        How often the outcome was as documented.
+    figures : mapping
+        Further figures.
+    wrong : sequence of str
+        Description of each outcome that was not as documented.
+    left_out : str
+        Why the fault could not be injected on this machine; empty if it could.
     """
 
     fault: str
@@ -34,7 +46,7 @@ class Row:
 
 
 def print_row(row: Row) -> None:
-    """The line of the table, and below it what was wrong."""
+    """Print a row and, below it, its figures and what was wrong."""
     result = f"left out: {row.left_out}" if row.left_out else f"{row.right} of {row.times}"
     print(f"{'    ' if row.holds else 'NOT '}{row.fault:50}  {result}", flush=True)
     for name, value in row.figures.items():
@@ -44,7 +56,7 @@ def print_row(row: Row) -> None:
 
 
 def table(kept: Mapping[str, Any]) -> str:
-    """The figures that a JSON file keeps, for docs/measurements/reliability.md."""
+    """Return a JSON file of results as a Markdown table, for docs/measurements/reliability.md."""
     lines = ["| fault | right | figures |", "|---|---|---|"]
     for part in kept.values():
         for row in part["rows"]:

@@ -1,4 +1,7 @@
-"""Signals that ask to end: of a cluster, of a user at the keyboard, of a terminal that closes."""
+"""Send signals that end a run, as sent by a cluster, by Ctrl-C, or when a terminal is closed.
+
+The part of a method's docstring before the colon is the name of its row in the results.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,17 @@ from collections.abc import Callable, Iterator
 import psutil
 
 from pipeline_lib.runtime.log import SECONDS_BETWEEN_SIGNALS
-from tests.soak.project import Project, Reference, Run, gone
+from tests.soak.project import Project, Reference, Run, wait_until_ended
 from tests.soak.rows import Row
 
 
 def terminate_stage(run: Run, stage: psutil.Process) -> None:
-    """SIGTERM to a stage: a walltime, a preemption."""
+    """SIGTERM to a stage: end of the time limit, or preemption."""
     stage.terminate()
 
 
 def terminate_all(run: Run, _: psutil.Process) -> None:
-    """SIGTERM to Snakemake and its jobs: the end of the allocation in which both run."""
+    """SIGTERM to Snakemake and its jobs: end of the allocation in which both run."""
     os.killpg(run.process.pid, signal.SIGTERM)
 
 
@@ -32,7 +35,7 @@ def interrupt(run: Run, _: psutil.Process) -> None:
 
 
 def hang_up(run: Run, _: psutil.Process) -> None:
-    """SIGHUP to all that the terminal runs: it was closed, a connection broke."""
+    """SIGHUP to all that the terminal runs: terminal closed, or connection lost."""
     os.killpg(run.process.pid, signal.SIGHUP)
 
 
@@ -51,12 +54,12 @@ METHODS: tuple[Callable[[Run, psutil.Process], None], ...] = (
 
 
 def soak(project: Project, reference: Reference, rounds: int, rng: random.Random) -> Iterator[Row]:
-    """Each signal in turn, `rounds` times, while training and while another job is at work."""
+    """Send each signal `rounds` times, during training and during another job."""
     for method in METHODS:
         for where in ("while training", "during another job"):
             wrong, seconds, lost = [], [0.0], [0]
             for _ in range(rounds):
-                # of the others the longer half: the shortest are over before a signal can be sent
+                # only the longer half of the other jobs, as short ones end before a signal can be sent
                 others = sorted(reference.jobs, key=lambda job: job.seconds)[len(reference.jobs) // 2 :]
                 others = [job.log for job in others if job.log != "train/unet.log"]
                 log = "train/unet.log" if where == "while training" else rng.choice(others)
@@ -76,8 +79,14 @@ def soak(project: Project, reference: Reference, rounds: int, rng: random.Random
             )
 
 
-def _one(project, reference, method, log, rng) -> tuple[list[str], float, int]:
-    """What was wrong, how long it took to end, and how many iterations were lost."""
+def _one(
+    project: Project,
+    reference: Reference,
+    method: Callable[[Run, psutil.Process], None],
+    log: str,
+    rng: random.Random,
+) -> tuple[list[str], float, int]:
+    """Return what was wrong, how many seconds the job took to end, and how many iterations were lost."""
     wrong = []
     within = next(job.seconds for job in reference.jobs if job.log == log)
     while True:
@@ -91,30 +100,30 @@ def _one(project, reference, method, log, rng) -> tuple[list[str], float, int]:
         if found[1] in family:
             break
         run.wait()
-        within /= 2  # too late, it was done: its start, which counts, too, is over when it is seen
+        within /= 2  # too late: the job had ended, as its duration includes the start, which is not seen here
     method(run, found[1])
-    seconds = gone([found[1]])
+    seconds = wait_until_ended([found[1]])
     answer = run.wait()
-    gone(family)
+    wait_until_ended(family)
     if answer.status != 0:
         seconds = time.monotonic() - begin
-    elif seconds > SECONDS_BETWEEN_SIGNALS:  # else its work was done but for its last moments
-        wrong.append(f"{log}: went on for {seconds:.1f} s as if there had been no signal")
-    if re.search("Traceback|killed, mostly", answer.said):
-        wrong.append(f"{log}: said\n{answer.said[-1500:]}")
+    elif seconds > SECONDS_BETWEEN_SIGNALS:  # otherwise the job had nearly finished
+        wrong.append(f"{log}: continued for {seconds:.1f} s after the signal")
+    if re.search("Traceback|killed, mostly", answer.output):
+        wrong.append(f"{log}: unexpected output\n{answer.output[-1500:]}")
     if halves := [name for name in project.files() if ".partial-" in name]:
         wrong.append(f"{log}: left {', '.join(halves)}")
-    saved = re.findall(r"iteration (\d+) is saved|iteration (\d+):", answer.said)
+    saved = re.findall(r"iteration (\d+) is saved|iteration (\d+):", answer.output)
     again = project.run()
     lost = 0
-    if "training unet" in again.said:
-        resumed = re.search(r"resuming at iteration (\d+)", again.said)
+    if "training unet" in again.output:
+        resumed = re.search(r"resuming at iteration (\d+)", again.output)
         reached = int(saved[-1][0] or saved[-1][1]) if saved else 0
         lost = max(0, reached - int(resumed[1] if resumed else 0))
     if lost:
         wrong.append(f"{log}: {lost} iterations lost")
     if again.status != 0:
-        wrong.append(f"{log}: the same command again:\n{again.said[-1500:]}")
+        wrong.append(f"{log}: the same command again:\n{again.output[-1500:]}")
     elif different := reference.differences(project):
-        wrong.append(f"{log}: not as in an undisturbed run: {', '.join(different)}")
+        wrong.append(f"{log}: differs from an undisturbed run: {', '.join(different)}")
     return wrong, seconds, lost

@@ -1,4 +1,4 @@
-"""Other numbers of threads: what changes, and by how much."""
+"""Compare runs with different numbers of threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.soak.project import Project, Reference
 from tests.soak.rows import Row
 
 COUNTS = (1, 4)  # compared with the two threads of the undisturbed run
-PARALLEL = (  # rules, beside the training
+PARALLEL = (  # rules with several threads, except training
     "predict_train",
     "predict_test",
     "choose_postprocessing",
@@ -26,21 +26,21 @@ PARALLEL = (  # rules, beside the training
     "evaluate_held_out",
     "evaluate_baselines",
 )
-ROUNDING = 1e-5  # how far the probabilities of one model may lie apart
+ROUNDING = 1e-5  # largest allowed difference of probabilities of one model
 MODEL = "models/unet/model.pt"
-# of one training: iterations that are compared, in both precisions
+# precision -> iterations after which trainings are compared
 STEPS = {"float32": (1, 20, 300), "bfloat16": (1, 20)}
 
 
 def soak(make: Callable[..., Project]) -> Iterator[Row]:
-    """`make` makes the project in a folder, with other settings of the training where some are given."""
+    """Compare numbers of threads; `make(name, **training)` makes a project with settings of training."""
     yield _of_all(make)
     yield _of_all_but_the_training(make)
     yield from _of_the_training(make)
 
 
 def _of_all(make: Callable[..., Project]) -> Row:
-    """Everything with other numbers of threads: what no trained network is in is the same."""
+    """Change the threads of all rules; files that do not depend on a trained network must be identical."""
     project = make("all")
     reference, wrong, figures = Reference.of(project), [], {}
     two, figures["2 threads"] = _parameters(project), _quality(project)
@@ -59,7 +59,7 @@ def _of_all(make: Callable[..., Project]) -> Row:
 
 
 def _of_all_but_the_training(make: Callable[..., Project]) -> Row:
-    """The model is the same: probabilities differ by rounding, and no label or score does."""
+    """Change the threads of all rules but training; only probabilities may differ, by rounding."""
     project = make("all-but-training")
     reference, wrong, largest = Reference.of(project), [], 0.0
     kept = project.folder / "kept"
@@ -79,7 +79,7 @@ def _of_all_but_the_training(make: Callable[..., Project]) -> Row:
         if different := sorted(same & {*reference.unlike(project.files())}):
             wrong.append(f"{count} threads: {', '.join(different)}")
         if largest > ROUNDING:
-            wrong.append(f"{count} threads: probabilities lie {largest:.1e} apart")
+            wrong.append(f"{count} threads: probabilities differ by up to {largest:.1e}")
     figures = {
         "probabilities apart at most": f"{largest:.1e}",
         "labels and scores, byte-identical": len(same) - 1,
@@ -88,7 +88,7 @@ def _of_all_but_the_training(make: Callable[..., Project]) -> Row:
 
 
 def _of_the_training(make: Callable[..., Project]) -> Iterator[Row]:
-    """How far trainings with different numbers of threads come apart; nothing is promised of that."""
+    """Measure how much trainings with different numbers of threads differ; there is no limit for that."""
     for precision, steps in STEPS.items():
         wrong, figures = [], {}
         for iterations in steps:
@@ -99,7 +99,9 @@ def _of_the_training(make: Callable[..., Project]) -> Iterator[Row]:
                     wrong.append(answer)
                 else:
                     found[count] = _parameters(project)
-                shutil.rmtree(project.results / "models")  # and the state, at which the next would go on
+                shutil.rmtree(
+                    project.results / "models"
+                )  # and the checkpoint, from which the next training would resume
             figures |= {
                 f"after {iterations} iterations, {count} and 2 threads": _apart(found[2], found[count])
                 for count in COUNTS
@@ -110,18 +112,18 @@ def _of_the_training(make: Callable[..., Project]) -> Iterator[Row]:
 
 
 def _run(project: Project, count: int, train: int, *targets: str) -> str:
-    """Run from the beginning where there are no `targets`; what was said if it failed."""
+    """Run, from the beginning if there are no `targets`; return the output if the run failed."""
     if not targets:
         project.clear()
     threads = ["--set-threads", f"train_model={train}", *(f"{rule}={count}" for rule in PARALLEL)]
     answer = project.run(*targets, *threads, "--cores", str(max(count, train)))
-    return answer.said[-3000:] if answer.status else ""
+    return answer.output[-3000:] if answer.status else ""
 
 
 def _trained(project: Project) -> set[str]:
-    """The files in which a trained network is, by what their records say they are made of."""
+    """Return the files that depend on a trained network, according to their records."""
     before, names = Path.cwd(), project.files()
-    os.chdir(project.folder)  # from where the records name files
+    os.chdir(project.folder)  # recorded paths are relative to it
     try:
         chains = {name: provenance.chain(project.name_of(name)) for name in names}
     finally:
@@ -149,11 +151,11 @@ def _probability(path: Path) -> np.ndarray:
 
 
 def _quality(project: Project) -> str:
-    """V-Rand after thinning: the best of the training, that of the test volumes at the chosen threshold."""
+    """Return V-Rand (thinned): the best in validation, and that of the test volumes at the threshold."""
     best = pd.read_csv(project.results / "models/unet/history.csv")["validation_v_rand_thin"].max()
     chosen = read_json(project.results / "postprocessing/unet.json")["threshold"]
     scores = pd.read_csv(project.results / "scores.csv")
-    asked = {"split": "test", "network": "unet", "metric": "v_rand_thin"}
-    rows = np.logical_and.reduce([scores[column] == value for column, value in asked.items()])
+    wanted = {"split": "test", "network": "unet", "metric": "v_rand_thin"}
+    rows = np.logical_and.reduce([scores[column] == value for column, value in wanted.items()])
     value = scores["value"][rows & np.isclose(scores["threshold"], chosen)].mean()
     return f"V-Rand {best:.4f} in validation, {value:.4f} on the test volume"

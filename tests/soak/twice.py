@@ -1,4 +1,4 @@
-"""Two runs at once: in one results folder, and in two of one working directory."""
+"""Start two runs at the same time: in one results folder, and in two folders of one working directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REFUSED = re.compile(r"error: .*another run is at work there \(process \d+ on ")
 
 
 def in_one_folder(project: Project, reference: Reference) -> Row:
-    """The second of two runs in one results folder ends with a message, the first goes on."""
+    """Start a second run in one results folder; it must end with a message, and the first must continue."""
     project.clear()
     first = project.start()
     wrong = []
@@ -22,26 +22,26 @@ def in_one_folder(project: Project, reference: Reference) -> Row:
             continue
         times += 1
         second = project.run()
-        if second.status == 0 or not REFUSED.search(second.said):
-            wrong.append(f"during {job.log} the second run said: {second.said[-1500:]}")
+        if second.status == 0 or not REFUSED.search(second.output):
+            wrong.append(f"during {job.log}, unexpected output of the second run: {second.output[-1500:]}")
     answer = first.wait()
     if answer.status != 0:
-        wrong.append(f"the first was disturbed: {answer.said[-1500:]}")
+        wrong.append(f"the first was disturbed: {answer.output[-1500:]}")
     elif different := reference.differences(project):
-        wrong.append(f"not as in an undisturbed run: {', '.join(different)}")
+        wrong.append(f"differs from an undisturbed run: {', '.join(different)}")
     return Row("a second run in one results folder", times, times - len(wrong), {}, wrong)
 
 
 def in_one_directory(projects: list[Project], references: list[Reference]) -> Row:
-    """Two results folders in one working directory: both runs end as if alone."""
+    """Run in two results folders of one working directory; both must end as if run separately."""
     runs = [project.start() for project in projects]
     wrong = []
     for run, project, reference in zip(runs, projects, references, strict=True):
         answer = run.wait()
         if answer.status != 0:
-            wrong.append(answer.said[-1500:])
+            wrong.append(answer.output[-1500:])
         elif different := reference.differences(project):
-            wrong.append(f"not as if alone: {', '.join(different)}")
+            wrong.append(f"differs from a separate run: {', '.join(different)}")
     return Row("two runs in one working directory", 1, int(not wrong), {}, wrong)
 
 
