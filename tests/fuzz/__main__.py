@@ -51,9 +51,8 @@ def fuzz(target: str, seconds: float, folder: Path) -> dict:
             arguments = [f"-{name}={value}" for name, value in options.items()]
             command = [sys.executable, "-m", "tests.fuzz.fuzz_one", target, str(folder / "corpus" / target)]
             began = time.monotonic()
-            with tempfile.TemporaryDirectory(
-                dir=MEMORY
-            ) as scratch:  # libFuzzer does not clean up when it ends
+            # libFuzzer does not delete its temporary files
+            with tempfile.TemporaryDirectory(dir=MEMORY) as scratch:
                 subprocess.run(
                     [*command, *arguments],
                     stdout=log,

@@ -128,9 +128,8 @@ class Kills:
         time.sleep(self.rng.uniform(0, seconds[found[0]]))
         if found[1].is_running() or (method is not kill_stage and run.process.poll() is None):
             return Victim(*found)
-        return self._moment(
-            run, method, [job for job in jobs if job.log != found[0]]
-        )  # that job has finished
+        # that job has finished
+        return self._moment(run, method, [job for job in jobs if job.log != found[0]])
 
     def _kill(self, project: Project, run: Run, method: Callable, victim: Victim) -> None:
         family, state, now = run.family(), _state(project), time.time()

@@ -161,9 +161,8 @@ class Run:
                 before()
 
         self.project, self.begin = project, time.monotonic()
-        self.output_file = (
-            project.folder.parent / f"output-{time.time_ns()}"
-        )  # not on the disk that is filled
+        # not in the folder of the project, which may be on a full disk
+        self.output_file = project.folder.parent / f"output-{time.time_ns()}"
         with self.output_file.open("wb") as output:
             self.process = subprocess.Popen(
                 command,

@@ -99,9 +99,8 @@ def _of_the_training(make: Callable[..., Project]) -> Iterator[Row]:
                     wrong.append(answer)
                 else:
                     found[count] = _parameters(project)
-                shutil.rmtree(
-                    project.results / "models"
-                )  # and the checkpoint, from which the next training would resume
+                # also deletes the checkpoint, from which the next training would resume
+                shutil.rmtree(project.results / "models")
             figures |= {
                 f"after {iterations} iterations, {count} and 2 threads": _apart(found[2], found[count])
                 for count in COUNTS
