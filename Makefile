@@ -1,4 +1,4 @@
-# `make` alone lists the targets. Another Python: make demo PYTHON=python3.12
+# `make` lists the targets. To use another Python: make demo PYTHON=python3.12
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,17 +7,17 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-cluster soak lint docs bench bench-large fuzz clean
 
-help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-# pip takes its settings from the environment, for instance PIP_EXTRA_INDEX_URL for torch's CPU build.
+# pip reads its settings from environment variables, for instance PIP_EXTRA_INDEX_URL for the CPU build of torch.
 $(VENV)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: $(PYTHON) is Python " + \
 		sys.version.split()[0] + ", expected 3.11 or newer. Type: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "setting up $(VENV), this takes some minutes ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	@$(BIN)/python -m pip install --quiet --no-deps --editable . # the command bordure
+	@$(BIN)/python -m pip install --quiet --no-deps --editable . # provides the command `bordure`
 	@touch $@
 
 $(VENV)/dev-installed: $(VENV)/installed requirements-dev.lock
@@ -26,18 +26,18 @@ $(VENV)/dev-installed: $(VENV)/installed requirements-dev.lock
 
 venv: $(VENV)/installed ## set up .venv from requirements.lock
 
-demo: venv ## draw a small volume, learn it, score it, report (CPU, some minutes)
+demo: venv ## run the demo: draw a small volume, train, predict, score, report (CPU, some minutes)
 	@$(BIN)/snakemake --cores all
-	@echo "The demo is done: open results/report.html in a browser; scores are in results/scores.csv,"
+	@echo "The demo has finished: open results/report.html in a browser; scores are in results/scores.csv,"
 	@echo "the segmentation in results/segmentation/test_labels.tif, the trained model in results/models/unet/model.pt."
 
 test: venv ## run all tests, on all cores
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder --max-worker-restart 0 $(TESTS)
 
-test-cluster: venv ## run the workflow on a Slurm of its own, which it installs as root on Debian; ten minutes
+test-cluster: venv ## run the workflow on a private Slurm, which is installed as root on Debian; ten minutes
 	@$(BIN)/python -m pytest tests/cluster
 
-soak: venv ## inject faults into running workflows, 100 times kill -9 among them; an hour on two cores
+soak: venv ## inject faults into running workflows, including kill -9 100 times; an hour on two cores
 	@$(BIN)/python -m tests.soak
 
 lint: $(VENV)/dev-installed ## check style, formatting, types and docstrings
@@ -52,17 +52,17 @@ docs: $(VENV)/dev-installed ## build the documentation site in docs/_build/html
 	@$(BIN)/python -m sphinx --fail-on-warning --nitpicky --quiet docs docs/_build/html
 	@echo "The site is built: open docs/_build/html/index.html in a browser."
 
-bench: venv ## measure speed; figures are kept in benchmarks/results/
+bench: venv ## measure speed; figures are stored in benchmarks/results/
 	@$(BIN)/python -m benchmarks
 
-bench-large: venv ## memory and time on 32,768 x 32,768 px and for 1,000 volumes; half an hour, 20 GB of disk
+bench-large: venv ## measure memory and time for 32,768 x 32,768 px and 1,000 volumes; half an hour, 20 GB of disk
 	@$(BIN)/python -m benchmarks.bench_large
 	@$(BIN)/python -m benchmarks.bench_many
 
-fuzz: venv ## fuzz everything that reads files, ten minutes each; docs/measurements/reliability.md has the figures
+fuzz: venv ## fuzz all code that reads files, ten minutes each; figures: docs/measurements/reliability.md
 	@$(BIN)/python -m pip install --quiet "atheris>=3"
 	@$(BIN)/python -m tests.fuzz
 
-clean: ## remove the demo's results and caches (not .venv)
+clean: ## delete the results of the demo and caches, but not .venv
 	@rm -rf results .pytest_cache .ruff_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
