@@ -1,4 +1,4 @@
-"""The commands that run the benchmarks, on stages of our own that measure nothing; what is drawn for them."""
+"""Tests of the commands that run benchmarks (without measuring anything) and of their drawn images."""
 
 import inspect
 import json
@@ -31,7 +31,7 @@ MACHINE = {"processor": "AMD EPYC 9B14 (KVM)", "cores": 2, "gpu": None, "python"
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """Runs the command on modules {name: code}; returns its exit status, what it printed and what it kept."""
+    """Run the command on modules {name: code}; return exit status, output, and stored results."""
     folder = tmp_path / "benchmarks"
     folder.mkdir()
     (folder / "__init__.py").touch()
@@ -45,65 +45,67 @@ def run(tmp_path, monkeypatch, capsys):
             (folder / f"bench_{name}.py").write_text(code)
         status = benchmarks.main(names)
         files = [*(tmp_path / "results").glob("*")]
-        kept = json.loads(files[0].read_text()) if files else {}
+        stored = json.loads(files[0].read_text()) if files else {}
         assert [file.name for file in files] in ([], ["amd-epyc-9b14-kvm-2-cores.json"])
-        return status, capsys.readouterr(), kept
+        return status, capsys.readouterr(), stored
 
     return call
 
 
-def telling(**changes):
-    """A module that measures one row."""
+def module(**changes):
+    """Return the code of a module that measures one row."""
     return f"import json, sys; assert sys.argv[1:] == ['--json']; print({json.dumps([ROW | changes])!r})"
 
 
-def test_all_rows_are_printed_and_kept_with_their_origin(run):
-    status, said, kept = run({"one": telling(), "two": telling(what="a leap", value=2.0, reached=False)})
+def test_all_rows_are_printed_and_stored_with_their_origin(run):
+    status, output, stored = run({"one": module(), "two": module(what="a leap", value=2.0, reached=False)})
     assert status == 0
-    assert [line.split()[:2] for line in said.out.splitlines()[:2]] == [["a", "step"], ["a", "leap"]]
-    assert "MISSED" in said.out
-    assert list(kept) == ["one", "two"]
-    assert kept["one"]["rows"] == [ROW]
-    assert kept["one"]["machine"] == MACHINE
-    assert kept["one"]["command"] == "python -m benchmarks.bench_one"
-    assert "benchmarks.bench_one ... " in said.err
+    assert [line.split()[:2] for line in output.out.splitlines()[:2]] == [["a", "step"], ["a", "leap"]]
+    assert "MISSED" in output.out
+    assert list(stored) == ["one", "two"]
+    assert stored["one"]["rows"] == [ROW]
+    assert stored["one"]["machine"] == MACHINE
+    assert stored["one"]["command"] == "python -m benchmarks.bench_one"
+    assert "benchmarks.bench_one ... " in output.err
 
 
-def test_what_is_not_measured_again_stays_and_what_is_no_more_goes(run):
-    run({"one": telling(), "two": telling(), "gone": telling()})
+def test_rows_not_measured_again_are_kept_and_rows_of_deleted_modules_are_not(run):
+    run({"one": module(), "two": module(), "gone": module()})
     (benchmarks.FOLDER / "bench_gone.py").unlink()
-    status, said, kept = run({"one": telling(value=0.7), "two": "raise SystemExit('not asked for')"}, "one")
+    status, output, stored = run(
+        {"one": module(value=0.7), "two": "raise SystemExit('not requested')"}, "one"
+    )
     assert status == 0
-    assert {name: entry["rows"][0]["value"] for name, entry in kept.items()} == {"one": 0.7, "two": 0.5}
-    assert len(said.out.splitlines()) == 2  # the row measured, and where it is kept
+    assert {name: entry["rows"][0]["value"] for name, entry in stored.items()} == {"one": 0.7, "two": 0.5}
+    assert len(output.out.splitlines()) == 2  # the measured row, and the path of the results
 
 
-def test_a_failing_module_is_told_and_the_others_run(run):
-    status, said, kept = run({"one": "raise RuntimeError('no such GPU')", "two": telling()})
+def test_a_failing_module_is_reported_and_the_others_run(run):
+    status, output, stored = run({"one": "raise RuntimeError('no such GPU')", "two": module()})
     assert status == 1
-    assert said.err.splitlines()[-1] == "RuntimeError: no such GPU"
-    assert "error: one: " in said.err
-    assert list(kept) == ["two"] and "a step" in said.out
+    assert output.err.splitlines()[-1] == "RuntimeError: no such GPU"
+    assert "error: one: " in output.err
+    assert list(stored) == ["two"] and "a step" in output.out
 
 
-def test_output_that_is_no_row_is_a_failure(run):
-    status, said, kept = run({"one": "print('hello')", "two": telling()})
-    assert status == 1 and "error: one: " in said.err and list(kept) == ["two"]
+def test_output_that_contains_no_rows_is_a_failure(run):
+    status, output, stored = run({"one": "print('hello')", "two": module()})
+    assert status == 1 and "error: one: " in output.err and list(stored) == ["two"]
 
 
-def test_an_unknown_name_is_answered_with_those_there_are(run):
-    status, said, kept = run({"one": telling()}, "won")
-    assert status == 1 and kept == {}
-    assert said.err == "error: no benchmark won. There are one.\n"
+def test_an_unknown_name_is_reported_with_the_known_names(run):
+    status, output, stored = run({"one": module()}, "won")
+    assert status == 1 and stored == {}
+    assert output.err == "error: no benchmark won. Expected one of one.\n"
 
 
-def test_the_long_ones_run_by_commands_of_their_own_alone(run):
-    status, _, kept = run({"one": telling(), "large": "raise SystemExit('long')"})
-    assert status == 0 and list(kept) == ["one"]
+def test_long_benchmarks_are_not_run_by_this_command(run):
+    status, _, stored = run({"one": module(), "large": "raise SystemExit('long')"})
+    assert status == 0 and list(stored) == ["one"]
     assert run({}, "large")[0] == 1
 
 
-def test_a_gpu_is_part_of_the_name():
+def test_the_gpu_is_part_of_the_file_name():
     assert benchmarks.slug(MACHINE | {"gpu": "NVIDIA H200"}) == "amd-epyc-9b14-kvm-2-cores-nvidia-h200"
 
 
@@ -114,7 +116,7 @@ WHOLE = draw_region(slice(0, 400), slice(0, 400), 2000, seed=3)
 
 @settings(deadline=None)
 @given(rows=st.tuples(*[st.integers(0, 399)] * 2), columns=st.tuples(*[st.integers(0, 399)] * 2))
-def test_a_region_is_the_same_in_whatever_blocks_it_is_drawn(rows, columns):
+def test_a_region_does_not_depend_on_the_blocks_in_which_it_is_drawn(rows, columns):
     region = tuple(slice(min(span), max(span) + 1) for span in (rows, columns))
     for part, whole in zip(draw_region(*region, 2000, seed=3), WHOLE, strict=True):
         np.testing.assert_array_equal(part, whole[region])
@@ -131,13 +133,13 @@ def test_every_pixel_belongs_to_the_nearest_centre_or_a_membrane(monkeypatch):
     distances = np.hypot(rows[..., None] - y.ravel(), columns[..., None] - x.ravel())
     nearest, second = np.sort(distances, axis=-1)[..., :2].transpose(2, 0, 1)
     expected = np.where(second - nearest > drawing.MEMBRANE, numbers.ravel()[distances.argmin(-1)], 0)
-    # `per_row` only renumbers
+    # `per_row` only changes the numbers
     pairs = np.unique(np.stack([labels, expected], axis=-1).reshape(-1, 2), axis=0)
     assert len(pairs) == len(np.unique(labels)) == len(np.unique(expected))
     np.testing.assert_array_equal(labels > 0, expected > 0)
 
 
-def test_cells_are_apart_darkly_bordered_and_as_many_as_said():
+def test_cells_are_separate_have_dark_borders_and_the_expected_density():
     image, labels = WHOLE
     for here, there in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
         assert not ((here != there) & (here > 0) & (there > 0)).any()
@@ -145,7 +147,7 @@ def test_cells_are_apart_darkly_bordered_and_as_many_as_said():
     assert len(np.unique(labels)) - 1 == pytest.approx((400 / 44) ** 2, rel=0.35)
 
 
-def test_cells_far_from_each_other_differ_in_number_and_seeds_in_everything():
+def test_distant_cells_have_different_numbers_and_seeds_give_different_images():
     size = slice(0, 100)
     far = slice(1900, 2000)
     corners = [draw_region(rows, columns, 2000)[1] for rows in (size, far) for columns in (size, far)]
@@ -181,30 +183,30 @@ def every_job():
 
 
 @pytest.mark.parametrize("job", every_job(), ids=lambda job: job.name)
-def test_each_stage_takes_what_it_is_given(job):
+def test_arguments_of_jobs_match_the_functions_of_stages(job):
     module, _, name = job.function.rpartition(".")
     inspect.signature(getattr(import_module(module), name)).bind(*job.files, **job.settings)
 
 
 @pytest.fixture
 def stages(monkeypatch):
-    """Stands for the processes of the stages: touches what they may write, says what they took."""
-    taken = []
+    """Replace the processes of stages by a function that creates their files and returns a log."""
+    called = []
 
     def call(command, folder):
         threads, function, files, given = json.loads(command[-1])
         assert threads == bench_large.CORES and given.get("size", 0) <= 200
         for file in filter(None, np.hstack([np.array(file, object) for file in files])):
             (folder / file).write_bytes(bytes(40_000))
-        taken.append(function.rpartition(".")[2])
+        called.append(function.rpartition(".")[2])
         return "12:00:00 drew 33 cells in it\n12:00:01 done in 1.00 s, 300 MB at most"
 
     monkeypatch.setattr(bench_large, "call", call)
     monkeypatch.setattr(bench_large, "TRAINING_SIZE", 100)
-    return taken
+    return called
 
 
-def test_every_section_goes_through_every_stage_in_processes_of_their_own(stages, tmp_path, capsys):
+def test_every_section_is_processed_by_every_stage(stages, tmp_path, capsys):
     found = bench_large.measure([200, 100], tmp_path)
     once = [job.function.rpartition(".")[2] for job in bench_large.measured(100)]
     assert stages[-2 * len(once) :] == [*once, *once] and "train" in stages
@@ -223,7 +225,7 @@ def test_every_section_goes_through_every_stage_in_processes_of_their_own(stages
     assert "MB" in capsys.readouterr().out
 
 
-def test_figures_become_ratios_to_the_smallest_section():
+def test_figures_are_relative_to_the_smallest_section():
     small = bench_large.Figures("predict", 100, 1.0, 400, 4.0, None)
     large = bench_large.Figures("predict", 200, 6.0, 500, 4.0, None)
     memory, time, to_labels, largest = bench_large.rows([small, large])
@@ -233,14 +235,14 @@ def test_figures_become_ratios_to_the_smallest_section():
     assert (largest.value, largest.anchor, largest.reached) == (0.5, "predict, 200 px", True)
 
 
-def test_too_small_a_disk_is_refused_beforehand(stages, tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_beforehand(stages, tmp_path, monkeypatch):
     monkeypatch.setattr(bench_large.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100_000))
     with pytest.raises(SystemExit, match=r"at most 0\.0 GB for sections of 200 px, .*--folder"):
         bench_large.measure([100, 200], tmp_path)
     assert stages == []
 
 
-def test_a_stage_that_fails_says_why(tmp_path):
+def test_the_message_of_a_failing_stage_is_shown(tmp_path):
     job = bench_large.Job(
         "weight map", "pipeline_lib.stages.dataset.build_weight_map", ["a.h5", "no.json", "b.h5"]
     )
@@ -248,7 +250,7 @@ def test_a_stage_that_fails_says_why(tmp_path):
         bench_large.run(job, tmp_path)
 
 
-def test_the_table_of_many_volumes_has_every_split_and_its_files(tmp_path):
+def test_the_table_of_many_volumes_contains_every_split_and_its_files(tmp_path):
     bench_many.draw(tmp_path, 21)
     _, *lines = (tmp_path / "volumes.tsv").read_text().splitlines()
     splits = [line.split("\t")[4] for line in lines]

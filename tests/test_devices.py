@@ -1,4 +1,4 @@
-"""Cards here are names; the processes that contend for them are real."""
+"""Tests of the choice of GPUs, with simulated GPUs and real processes."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Job:
-    """A process that sees `cards` (name -> free memory) and holds some until it is told to end."""
+    """A process that sees `cards` (name -> free memory) and claims some of them until it is ended."""
 
     def __init__(self, folder, cards, number=1):
         code = f"""
@@ -34,7 +34,7 @@ input()
             [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def says(self):
+    def read_line(self):
         return self.process.stdout.readline().strip()
 
     def end(self):
@@ -43,7 +43,7 @@ input()
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a job; all are ended with the test."""
+    """Return a function that starts a job. All jobs are ended at the end of the test."""
     with contextlib.ExitStack() as stack:
 
         def start(*arguments, **settings):
@@ -58,63 +58,63 @@ def start(tmp_path):
 def test_two_jobs_take_different_cards_and_a_third_waits_until_one_is_free(start):
     cards = {"A": 10, "B": 20}
     one, two = start(cards), start(cards)
-    assert {one.says(), two.says()} == {"A", "B"}
+    assert {one.read_line(), two.read_line()} == {"A", "B"}
     third = start(cards)
-    assert third.says().startswith("waiting for 1 of 2 GPUs, which other processes have claimed")
+    assert third.read_line().startswith("waiting for 1 of 2 GPUs, which other processes have claimed")
     one.end()
-    assert third.says() in cards
+    assert third.read_line() in cards
 
 
-def test_the_card_of_a_killed_job_is_free(start):
+def test_the_card_of_a_killed_job_is_released(start):
     holder = start({"A": 0})
-    assert holder.says() == "A"
+    assert holder.read_line() == "A"
     other = start({"A": 0})
-    assert other.says().startswith("waiting")
+    assert other.read_line().startswith("waiting")
     holder.process.send_signal(signal.SIGKILL)
-    assert other.says() == "A"
+    assert other.read_line() == "A"
 
 
-def test_of_free_cards_the_one_with_most_memory_is_taken(start):
+def test_the_free_card_with_the_most_memory_is_chosen(start):
     cards = {"A": 10, "B": 30, "C": 20}
     found = []
     for _ in cards:
         job = start(cards)
-        found.append(job.says())
+        found.append(job.read_line())
     assert found == ["B", "C", "A"]
 
 
-def test_cards_are_the_same_whatever_else_a_process_sees(start):
-    """CUDA_VISIBLE_DEVICES numbers them anew for each process."""
+def test_cards_are_recognised_when_processes_see_different_ones(start):
+    """The indices of cards depend on CUDA_VISIBLE_DEVICES of each process."""
     one, two = start({"A": 0, "B": 10}), start({"B": 10})
-    if (first := one.says()) == "A":  # the second came first
-        assert two.says() == "B"
+    if (first := one.read_line()) == "A":  # the second came first
+        assert two.read_line() == "B"
     else:
-        assert first == "B" and two.says().startswith("waiting")
+        assert first == "B" and two.read_line().startswith("waiting")
 
 
-def test_who_wants_several_takes_all_at_once_or_none(start):
-    """Two that each held half of what they want would wait for each other for ever."""
+def test_several_cards_are_claimed_together_or_not_at_all(start):
+    """Otherwise two jobs that each hold half of the cards they need would wait for each other forever."""
     cards = dict.fromkeys("ABCD", 0)
     single = start(cards)
-    taken = single.says()
+    taken = single.read_line()
     pair = start(cards, number=2)
-    assert len(set(pair.says().split()) - {taken}) == 2
+    assert len(set(pair.read_line().split()) - {taken}) == 2
     every = start(cards, number=4)
-    assert every.says().startswith("waiting for 4 of 4")
-    last = start(cards)  # what the waiting one does not hold
-    assert last.says() not in {taken}
+    assert every.read_line().startswith("waiting for 4 of 4")
+    last = start(cards)  # a waiting job claims no card
+    assert last.read_line() not in {taken}
     for job in (single, pair, last):
         job.end()
-    assert set(every.says().split()) == set(cards)
+    assert set(every.read_line().split()) == set(cards)
 
 
-def test_many_that_start_at_once_share_the_cards_out(start):
+def test_jobs_that_start_together_get_different_cards(start):
     cards = dict.fromkeys("ABCDEF", 0)
     jobs = [start(cards, number=2) for _ in range(3)]
-    assert sorted("".join(job.says().replace(" ", "") for job in jobs)) == [*cards]
+    assert sorted("".join(job.read_line().replace(" ", "") for job in jobs)) == [*cards]
 
 
-def test_a_process_keeps_what_it_has_claimed_and_does_not_wait_for_itself(tmp_path, monkeypatch):
+def test_a_process_reuses_the_cards_that_it_has_claimed(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "_held", {})
     free = [10, 20]
     assert devices.claim(["A", "B"], free.__getitem__, 1, tmp_path) == [1]
@@ -125,14 +125,14 @@ def test_a_process_keeps_what_it_has_claimed_and_does_not_wait_for_itself(tmp_pa
         os.close(file)
 
 
-def test_memory_is_asked_for_only_where_there_is_a_choice(tmp_path, monkeypatch):
+def test_free_memory_is_read_only_if_there_is_a_choice(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "_held", {})
     assert devices.claim(["A", "B"], lambda _: 1 / 0, 2, tmp_path) == [0, 1]
     for file in devices._held.values():
         os.close(file)
 
 
-def test_lock_files_are_every_users(tmp_path, monkeypatch):
+def test_every_user_can_use_the_lock_files(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "_held", {})
     before = os.umask(0o077)
     try:
@@ -144,13 +144,13 @@ def test_lock_files_are_every_users(tmp_path, monkeypatch):
     os.close(devices._held["A"])
 
 
-def test_more_cards_than_there_are_say_what_to_do(tmp_path):
+def test_too_many_requested_cards_are_reported_with_a_remedy(tmp_path):
     with pytest.raises(InputError, match=r"3 GPUs .* 2 are visible. Request fewer"):
         devices.claim(["A", "B"], [0, 0].__getitem__, 3, tmp_path)
 
 
 class Cards:
-    """torch.cuda as far as a choice needs it."""
+    """Replacement of torch.cuda with the functions needed for the choice."""
 
     def __init__(self, *cards):
         self.cards = cards
@@ -173,7 +173,7 @@ class Cards:
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine with the given cards (name, free memory), on which nobody has claimed any."""
+    """Return a function that simulates a machine with the given unclaimed cards (name, free memory)."""
     import torch
 
     def machine(*cards):
@@ -187,7 +187,7 @@ def machine(tmp_path, monkeypatch):
         os.close(file)
 
 
-def test_a_gpu_is_chosen_where_there_is_one_and_it_is_asked_for(machine):
+def test_a_gpu_is_chosen_if_it_exists_and_is_requested(machine):
     assert str(devices.choose_device("cpu")) == "cpu"
     cards = machine(("A", 10), ("B", 20))
     assert str(devices.choose_device("cpu")) == "cpu" and not devices._held
@@ -195,14 +195,14 @@ def test_a_gpu_is_chosen_where_there_is_one_and_it_is_asked_for(machine):
     assert [*devices._held] == ["B"] and cards.current == 1
 
 
-def test_asking_for_a_gpu_that_is_not_there_says_what_to_do(machine):
+def test_a_requested_gpu_that_does_not_exist_is_reported_with_a_remedy(machine):
     machine()
     assert str(devices.choose_device("auto")) == "cpu"
     with pytest.raises(InputError, match="device: auto"):
         devices.choose_device("cuda")
 
 
-def test_children_see_the_claimed_cards_alone_and_take_one_each(machine, monkeypatch):
+def test_child_processes_see_only_the_claimed_cards_and_use_one_each(machine, monkeypatch):
     machine(("A", 10), ("B", 20), ("C", 30))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     devices.claim_for_children(2)
@@ -212,7 +212,7 @@ def test_children_see_the_claimed_cards_alone_and_take_one_each(machine, monkeyp
     assert str(devices.choose_device("cuda")) == "cuda:1"
 
 
-def test_children_see_cards_by_the_names_that_this_process_sees_them_by(machine, monkeypatch):
+def test_claimed_cards_are_named_as_in_cuda_visible_devices(machine, monkeypatch):
     machine(("A", 10), ("B", 20), ("C", 30))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-b,GPU-c")
     devices.claim_for_children(2)

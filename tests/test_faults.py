@@ -1,4 +1,4 @@
-"""Faults injected for real, a few of each kind; `make soak` injects many more (docs/measurements/reliability.md)."""
+"""Inject a few real faults of each kind; `make soak` injects many more (docs/measurements/reliability.md)."""
 
 import os
 import random
@@ -18,13 +18,13 @@ from tests.soak.project import ROOT, Reference, drawn
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A small project, and what an undisturbed run of it wrote."""
+    """A small project, and the results of an undisturbed run."""
     project = drawn(tmp_path_factory.mktemp("faults"), iterations=40)
     return project, Reference.of(project)
 
 
 @pytest.mark.slow
-def test_one_changed_bit_in_a_file_that_any_stage_wrote_is_named(finished, tmp_path, monkeypatch):
+def test_a_changed_bit_in_any_output_of_a_stage_is_reported(finished, tmp_path, monkeypatch):
     project, _ = finished
     monkeypatch.chdir(project.folder)
     files = [path.relative_to(project.folder) for path in project.files().values()]
@@ -33,7 +33,7 @@ def test_one_changed_bit_in_a_file_that_any_stage_wrote_is_named(finished, tmp_p
     for path in made:
         before, times = path.read_bytes(), path.stat()
         flip_a_bit(path, random.Random(0))
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # Snakemake sees nothing
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # so that Snakemake does not notice it
         with (
             pytest.raises(InputError, match=f"^{path}: .*rm -f {path}"),
             provenance.making("test", [tmp_path / "out"], [path]),
@@ -43,12 +43,12 @@ def test_one_changed_bit_in_a_file_that_any_stage_wrote_is_named(finished, tmp_p
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_as_if_it_were_not(finished):
+def test_a_run_that_is_killed_repeatedly_gives_the_same_results(finished):
     project, reference = finished
     kills = Kills(random.Random(0))
     kills.kill_a_run(project, reference, limit=3)
     assert kills.wrong == []
-    assert set(kills.methods.values()) == {1}  # a stage, Snakemake, and all at once
+    assert set(kills.methods.values()) == {1}  # a stage, Snakemake, and both together
     assert kills.identical == 1
 
 
@@ -71,7 +71,7 @@ with layout.require(folder / "joined.h5", layout.CELL_PROBABILITY) as file:
 
 
 @pytest.mark.skipif(bool(locks.possible()), reason=locks.possible())
-def test_hdf5_files_are_written_joined_and_read_where_the_file_system_refuses_locks(tmp_path):
+def test_hdf5_files_are_written_joined_and_read_on_a_file_system_without_locks(tmp_path):
     command = [sys.executable, "-c", WRITE_AND_READ, tmp_path]
     answer = subprocess.run(
         command, cwd=ROOT, preexec_fn=locks.refuse_locks, capture_output=True, text=True, check=False
@@ -80,8 +80,8 @@ def test_hdf5_files_are_written_joined_and_read_where_the_file_system_refuses_lo
 
 
 @pytest.mark.skipif(bool(locks.possible()), reason=locks.possible())
-def test_without_locks_jobs_in_the_queue_are_not_taken_for_orphans(finished, tmp_path):
-    """They may be those of another run, which could not be seen either."""
+def test_without_locks_jobs_in_the_queue_are_not_cancelled_as_orphans(finished, tmp_path):
+    """They may belong to another run, which cannot be detected without locks."""
     project, _ = finished
     (tmp_path / "sbatch").write_text("#!/bin/sh\n")
     (tmp_path / "squeue").write_text(f"#!/bin/sh\n[ -e {tmp_path}/cancelled ] || echo 3 4\n")
@@ -122,10 +122,10 @@ draw_volume(disk.folder / "images.tif", disk.folder / "labels.tif", **drawing)
 
 
 @pytest.mark.skipif(not namespace(), reason="nothing can be mounted here")
-def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path):
+def test_a_full_disk_is_reported_and_leaves_no_incomplete_files(tmp_path):
     command = [*namespace(), sys.executable, "-c", FILL, tmp_path]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     images, labels = tmp_path / "images.tif", tmp_path / "labels.tif"
-    told = [line.partition(" is full; nothing was written")[0] for line in answer.stdout.splitlines()]
-    assert told == [f"{images}: the disk", "left:"] * 2 + [f"{labels}: the disk", "left: images.tif"]
+    messages = [line.partition(" is full; nothing was written")[0] for line in answer.stdout.splitlines()]
+    assert messages == [f"{images}: the disk", "left:"] * 2 + [f"{labels}: the disk", "left: images.tif"]

@@ -7,7 +7,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, replacing, sha256, write_json
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
+def test_a_file_is_written_completely_or_not_at_all(tmp_path):
     path = tmp_path / "folder/a.txt"
     with replacing(path) as temporary:
         temporary.write_text("whole")
@@ -30,25 +30,25 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         (OSError(errno.EROFS, "Read-only file system"), "cannot be written"),
     ],
 )
-def test_what_the_disk_refuses_is_told_with_the_file(tmp_path, error, message):
+def test_errors_of_the_disk_name_the_file(tmp_path, error, message):
     with pytest.raises(InputError, match=f"a.h5: .*{message}"), replacing(tmp_path / "a.h5") as temporary:
         temporary.write_text("half")
         raise error
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_device_is_met_on_writing():
+def test_a_full_device_is_reported():
     full = open("/dev/full", "w")  # noqa: SIM115
     with pytest.raises(InputError, match="disk is full"), replacing("unused.txt"), full:
         full.write("x")
 
 
-def test_other_errors_of_the_system_stay_as_they_are(tmp_path):
+def test_other_errors_of_the_system_are_unchanged(tmp_path):
     with pytest.raises(IsADirectoryError), replacing(tmp_path / "a"):
         raise IsADirectoryError(errno.EISDIR, "Is a directory")
 
 
-def test_checksums_are_those_of_the_bytes_and_of_a_folders_slices(tmp_path):
+def test_hashes_depend_on_the_bytes_of_a_file_and_on_all_files_of_a_folder(tmp_path):
     for name, content in (("b", b"2"), ("a", b"1")):
         (tmp_path / name).write_bytes(content)
     assert sha256(tmp_path / "a") == hashlib.sha256(b"1").hexdigest()
@@ -60,7 +60,7 @@ def test_checksums_are_those_of_the_bytes_and_of_a_folders_slices(tmp_path):
 
 
 def test_the_hash_of_a_folder_covers_everything_below_it(tmp_path):
-    """As of a Zarr array: an edited chunk, and an edited `.zarray`, are other data."""
+    """Important for Zarr arrays, where the chunks and the hidden file `.zarray` define the data."""
     for name in ("a.zarr/.zarray", "a.zarr/0/0", "a.zarr/0/1"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
@@ -77,7 +77,7 @@ def test_the_hash_of_a_folder_covers_everything_below_it(tmp_path):
     assert sha256(tmp_path) == before
 
 
-def test_json_round_trip_and_what_is_no_json(tmp_path):
+def test_json_is_read_as_written_and_errors_name_the_file(tmp_path):
     write_json(tmp_path / "a.json", {"x": [1, 2.5]})
     assert read_json(tmp_path / "a.json") == {"x": [1, 2.5]}
     (tmp_path / "a.json").write_text('{"x": ')
@@ -87,7 +87,7 @@ def test_json_round_trip_and_what_is_no_json(tmp_path):
         read_json(tmp_path / "b.json")
 
 
-def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path):
+def test_temporary_files_of_killed_processes_are_deleted(tmp_path):
     left, other = tmp_path / ".a.partial-1.h5", tmp_path / ".b.partial-1.h5"
     for path in (left, other):
         path.write_text("half")

@@ -1,4 +1,4 @@
-"""Fuzzing itself needs atheris and time (`make fuzz`); what it starts from and files near it take seconds."""
+"""Run the fuzz targets on their initial inputs and small changes of them, without atheris."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from tests.fuzz import corpus, targets
 
 
 @pytest.mark.parametrize("target", targets.TARGETS)
-def test_sound_and_slightly_changed_files_make_no_finding(target, tmp_path):
+def test_valid_and_slightly_changed_files_give_no_finding(target, tmp_path):
     random = np.random.default_rng(0)
     assert corpus.write(target, tmp_path) == len([*tmp_path.iterdir()]) >= 3
     for path in sorted(tmp_path.iterdir()):
@@ -21,14 +21,14 @@ def test_sound_and_slightly_changed_files_make_no_finding(target, tmp_path):
 
 
 @pytest.mark.parametrize("target", ("tiff", "png", "hdf5", "table", "config"))
-def test_what_is_fuzzed_is_read_where_it_is_sound(target, tmp_path):
-    """A target that refused all it is given would never find anything."""
+def test_targets_can_read_valid_files(target, tmp_path):
+    """A target that rejects every input would never find an error."""
     corpus.write(target, tmp_path)
-    taken = 0
+    count = 0
     for path in tmp_path.iterdir():
         try:
             targets.TARGETS[target](path.read_bytes())
-            taken += 1
+            count += 1
         except targets.InputError:
             pass
-    assert taken >= 3
+    assert count >= 3

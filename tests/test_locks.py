@@ -14,7 +14,7 @@ HOLD = "from pipeline_lib.runtime import locks; locks.hold_results"
 
 @pytest.fixture
 def holder(tmp_path):
-    """A process that has the results folder for itself."""
+    """A process that has locked the results folder."""
     code = f"{HOLD}({str(tmp_path)!r}); print('held', flush=True); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -25,34 +25,34 @@ def holder(tmp_path):
     process.wait()
 
 
-def test_a_results_folder_has_one_run_at_a_time_and_the_other_is_told_which(tmp_path, holder):
+def test_a_second_run_in_a_results_folder_is_refused_and_names_the_first(tmp_path, holder):
     with pytest.raises(
         InputError, match=rf"^{tmp_path}: another run .*\(process {holder.pid} on .* since .*\)"
     ):
         locks.hold_results(tmp_path)
 
 
-def test_a_run_that_was_killed_holds_nothing(tmp_path, holder):
+def test_a_killed_run_releases_its_lock(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert locks.hold_results(tmp_path)
     assert (tmp_path / ".lock").read_text().startswith(locks.this_process())
 
 
-def test_who_names_the_slurm_job(monkeypatch):
+def test_the_description_of_a_process_names_the_slurm_job(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "42")
     assert locks.this_process().endswith(", Slurm job 42")
 
 
-def test_whoever_does_not_refuse_waits_and_then_has_it_alone(tmp_path, holder):
-    told = []
+def test_without_an_exception_the_lock_is_waited_for(tmp_path, holder):
+    descriptions = []
 
-    def let_go(who):
-        told.append(who)
+    def release(description):
+        descriptions.append(description)
         holder.communicate("\n")
 
-    locks.hold(tmp_path / ".lock", let_go)
-    assert told[0].startswith(f"process {holder.pid} on ")
+    locks.hold(tmp_path / ".lock", release)
+    assert descriptions[0].startswith(f"process {holder.pid} on ")
     again = subprocess.run(
         [sys.executable, "-c", f"{HOLD}({str(tmp_path)!r})"],
         cwd=ROOT,

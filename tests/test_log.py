@@ -16,11 +16,11 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "7", "PY
 
 
 def run(tmp_path, *statements):
-    """A stage in a process of its own, as the workflow runs it."""
+    """Run a stage in its own process, as the workflow does."""
     script = tmp_path / "script.py"
     script.write_text(
         "import gc, os, signal, time\n"
-        "for number in (signal.SIGINT, signal.SIGHUP):\n"  # a test that runs in the background ignores them
+        "for number in (signal.SIGINT, signal.SIGHUP):\n"  # are ignored in processes in the background
         "    signal.signal(number, signal.SIG_DFL)\n"
         "from pipeline_lib.runtime.errors import InputError\n"
         "from pipeline_lib.runtime.log import logger, stage\n"
@@ -29,8 +29,8 @@ def run(tmp_path, *statements):
     )
     command = [sys.executable, script]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT)
-    who, _, log = (tmp_path / "a.log").read_text().partition("\n")
-    assert re.fullmatch(r"process \d+ on \S+ since [\d-]+ [\d:]+", who)
+    process, _, log = (tmp_path / "a.log").read_text().partition("\n")
+    assert re.fullmatch(r"process \d+ on \S+ since [\d-]+ [\d:]+", process)
     return ended, log
 
 
@@ -40,11 +40,11 @@ def test_a_stage_logs_to_its_file_and_the_terminal_and_sizes_thread_pools(tmp_pa
     assert log == ended.stderr and " 3 threads\n" in log
 
 
-def test_the_last_line_tells_time_and_memory_of_the_function_alone(tmp_path):
-    ballast = b"x" * 3 * 10**8  # in the process that starts the stage; getrusage would count it
+def test_the_last_line_states_time_and_memory_of_the_function_only(tmp_path):
+    ballast = b"x" * 3 * 10**8  # memory of the parent process, which getrusage would count
     _, log = run(
         tmp_path,
-        "clock = iter([10, 13.2])",  # looked at before and after the function, and at no other time
+        "clock = iter([10, 13.2])",  # read only before and after the function
         "time.perf_counter = lambda: next(clock)",
         "run(bytearray, 10**8)",
     )
@@ -52,7 +52,7 @@ def test_the_last_line_tells_time_and_memory_of_the_function_alone(tmp_path):
     assert 100 <= int(found[1]) < 150 < len(ballast)
 
 
-def test_the_memory_of_a_process_that_it_started_counts(tmp_path):
+def test_the_memory_of_a_child_process_counts(tmp_path):
     _, log = run(
         tmp_path,
         "import subprocess, sys",
@@ -61,7 +61,7 @@ def test_the_memory_of_a_process_that_it_started_counts(tmp_path):
     assert 200 <= int(re.search(r"(\d+) MB at most", log)[1]) < 300
 
 
-def test_several_calls_are_told_of_as_one(tmp_path):
+def test_the_times_of_several_calls_are_added(tmp_path):
     _, log = run(
         tmp_path,
         "clock = iter([10, 11, 20, 22.5])",
@@ -72,18 +72,18 @@ def test_several_calls_are_told_of_as_one(tmp_path):
     assert re.fullmatch(r"\d\d:\d\d:\d\d done in 3\.50 s, \d+ MB at most\n", log)
 
 
-def test_garbage_is_collected_by_the_function_and_not_while_importing(tmp_path):
-    told = "logger.info('collects: %s', gc.isenabled())"
-    _, log = run(tmp_path, told, f"run(lambda: {told})")
+def test_garbage_is_collected_in_the_function_but_not_during_imports(tmp_path):
+    statement = "logger.info('collects: %s', gc.isenabled())"
+    _, log = run(tmp_path, statement, f"run(lambda: {statement})")
     assert re.findall("collects: (.*)", log) == ["False", "True"]
 
 
-def test_what_was_printed_last_is_not_lost(tmp_path):
+def test_the_last_output_is_not_lost(tmp_path):
     ended, _ = run(tmp_path, "run(print, 'the end')")
     assert ended.stdout == "the end\n"
 
 
-def test_what_a_user_can_put_right_is_told_without_a_traceback(tmp_path):
+def test_an_input_error_is_logged_without_a_traceback(tmp_path):
     ended, log = run(tmp_path, "raise InputError('a.tif: empty. Copy it again.')")
     assert ended.returncode == 1
     assert log == ended.stderr and log.endswith("error: a.tif: empty. Copy it again.\n")
@@ -91,7 +91,7 @@ def test_what_a_user_can_put_right_is_told_without_a_traceback(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_stage_that_is_ended_from_outside_leaves_nothing_half_written(tmp_path, number):
+def test_a_stage_that_is_ended_by_a_signal_leaves_no_incomplete_files(tmp_path, number):
     ended, log = run(
         tmp_path,
         "from pipeline_lib.runtime.files import replacing",
@@ -119,7 +119,7 @@ def test_a_signal_is_not_lost_in_a_finaliser(tmp_path):
     assert ended.returncode == 128 + 15 and log.endswith("ended by SIGTERM. Run the same command again.\n")
 
 
-def test_a_signal_is_not_lost_in_what_catches_all(tmp_path):
+def test_a_signal_is_not_lost_in_code_that_catches_all_exceptions(tmp_path):
     ended, log = run(
         tmp_path,
         "try:",
@@ -131,14 +131,14 @@ def test_a_signal_is_not_lost_in_what_catches_all(tmp_path):
     assert ended.returncode == 128 + 15 and log.endswith("ended by SIGTERM. Run the same command again.\n")
 
 
-def test_what_is_our_mistake_is_told_with_its_place(tmp_path):
+def test_other_exceptions_are_logged_with_a_traceback(tmp_path):
     ended, log = run(tmp_path, "raise KeyError('oops')")
     assert ended.returncode == 1
     assert "script.py" in log and "KeyError: 'oops'" in log
 
 
-def test_the_same_job_of_an_earlier_run_is_waited_for(tmp_path):
-    """Its Snakemake was killed, on another machine say: two would write one file."""
+def test_a_job_waits_for_the_same_job_of_an_earlier_run(tmp_path):
+    """Otherwise both jobs would write the same file, for instance after Snakemake was killed."""
     code = (
         "import time, pathlib; from pipeline_lib.runtime.log import stage\n"
         f"with stage({str(tmp_path / 'a.log')!r}) as run:\n"
@@ -160,10 +160,12 @@ def test_a_job_ends_with_the_workflow_that_started_it(tmp_path, monkeypatch):
     ended, log = run(tmp_path, f"os.kill({workflow.pid}, 9)", "run(time.sleep, 60)")
     workflow.wait()
     assert ended.returncode == 128 + 15
-    assert f"the workflow that started this job (process {workflow.pid}) has ended; the job ends, too\n" in log
+    assert (
+        f"the workflow that started this job (process {workflow.pid}) has ended; the job ends, too\n" in log
+    )
 
 
-def test_a_log_on_a_full_disk_is_told_without_a_traceback(tmp_path):
+def test_a_log_on_a_full_disk_is_reported_without_a_traceback(tmp_path):
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
         "from pipeline_lib.runtime.log import stage\n"
@@ -177,7 +179,7 @@ def test_a_log_on_a_full_disk_is_told_without_a_traceback(tmp_path):
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_job_whose_workflow_was_gone_before_it_began_does_not_begin(tmp_path, monkeypatch):
+def test_a_job_whose_workflow_has_already_ended_does_not_start(tmp_path, monkeypatch):
     workflow = subprocess.Popen(["true"])
     workflow.wait()
     monkeypatch.setitem(ENVIRONMENT, WORKFLOW, f"{socket.gethostname()}:{workflow.pid}")
@@ -185,6 +187,6 @@ def test_a_job_whose_workflow_was_gone_before_it_began_does_not_begin(tmp_path, 
     assert ended.returncode == 128 + 15
 
 
-def test_a_workflow_on_another_machine_is_not_looked_for_here(tmp_path, monkeypatch):
+def test_a_workflow_on_another_machine_is_not_checked(tmp_path, monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, WORKFLOW, "elsewhere:999999")
     assert run(tmp_path, "run(time.sleep, 0.5)")[0].returncode == 0

@@ -1,4 +1,4 @@
-"""Two processes on this machine's CPU, started as for two GPUs."""
+"""Tests of several processes, with two processes on the CPU that are started as for two GPUs."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ TRAINING_MODULE = "pipeline_lib.stages.training"
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """Launch in two processes a module of ours, or one of the given code; returns what it logged."""
+    """Return a function that runs a module, or the given code, in two processes and returns the log."""
     paths = [str(tmp_path), str(ROOT), str(ROOT / "tests")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -71,24 +71,24 @@ def history(folder):
     return pd.read_csv(folder / "history.csv")
 
 
-def test_alone_a_process_does_everything():
-    alone = Processes()
-    assert alone.first and [*alone.share(3)] == [0, 1, 2]
-    assert alone.any(True, False) == (True, False)
-    assert alone.merge({2: "b", 1: "a"}) == {1: "a", 2: "b"}
-    assert alone.from_first(lambda: "x") == "x"
+def test_a_single_process_does_everything():
+    single = Processes()
+    assert single.first and [*single.share(3)] == [0, 1, 2]
+    assert single.any(True, False) == (True, False)
+    assert single.merge({2: "b", 1: "a"}) == {1: "a", 2: "b"}
+    assert single.from_first(lambda: "x") == "x"
 
 
 def test_shares_are_dealt_out_in_turn():
     assert [[*Processes(rank, 3).share(7)] for rank in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
 
 
-def test_a_batch_that_cannot_be_shared_out_says_what_to_do(inputs, tmp_path):  # noqa: F811
+def test_a_batch_that_cannot_be_divided_is_reported_with_a_remedy(inputs, tmp_path):  # noqa: F811
     with pytest.raises(InputError, match=r"3 patches .* 2 processes. Set `training.batch: 6`"):
         training.train(**arguments_of(inputs, tmp_path, batch=3), processes=Processes(0, 2))
 
 
-def test_without_torchrun_it_tells_how_to_start():
+def test_without_torchrun_the_usage_is_printed():
     command = [sys.executable, "-m", "pipeline_lib.stages.training", "arguments.json"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 1 and "torch.distributed.run --nproc-per-node" in ended.stderr
@@ -118,7 +118,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_what_processes_tell_each_other_and_only_the_first_tells_the_log(start):
+def test_processes_exchange_data_and_only_the_first_logs(start):
     assert re.fullmatch(r"\d\d:\d\d:\d\d hello from 0 of 2\n", start("talk", TALK, greeting="hello"))
 
 
@@ -129,7 +129,7 @@ from pipeline_lib.runtime.processes import work
 
 def fail(processes, how):
     if processes.rank == 1:
-        {"put right": lambda: exec("raise InputError('b.h5: empty. Copy it again.')"),
+        {"input error": lambda: exec("raise InputError('b.h5: empty. Copy it again.')"),
          "mistake": lambda: {}["oops"],
          "killed": lambda: os.kill(os.getpid(), 9)}[how]()
     processes.any(False)
@@ -144,23 +144,23 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("how", "kind", "message"),
     [
-        ("put right", InputError, r"^b\.h5: empty\. Copy it again\.$"),
+        ("input error", InputError, r"^b\.h5: empty\. Copy it again\.$"),
         ("mistake", RuntimeError, r"(?s)process 1 of 2: Traceback .*KeyError: 'oops'"),
         ("killed", InputError, r"process 1 of 2 was killed \(SIGKILL\)"),
     ],
 )
-def test_one_that_fails_ends_all_with_its_message_alone(start, capfd, how, kind, message):
+def test_a_process_that_fails_ends_all_and_only_its_message_is_shown(start, capfd, how, kind, message):
     began = time.monotonic()
     with pytest.raises(kind, match=message):
         start("fail", FAIL, how=how)
-    assert time.monotonic() - began < 100  # not the time-out of a process that waits for another
+    assert time.monotonic() - began < 100  # less than the time-out of a process that waits for another
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_when_the_starter_is_ended_so_are_its_processes(tmp_path, how):
-    """They would go on with a GPU that is no longer claimed."""
+def test_child_processes_end_with_their_parent(tmp_path, how):
+    """Otherwise they would continue to use a GPU that is no longer claimed."""
     (tmp_path / "rest.py").write_text(
         "import os, time\n"
         "from pipeline_lib.runtime.processes import work\n"
@@ -174,28 +174,28 @@ def test_when_the_starter_is_ended_so_are_its_processes(tmp_path, how):
         "from pipeline_lib.runtime.processes import launch\n"
         "with stage('log') as run: run(launch, 'rest', 2, 'cpu', 'log')"
     )
-    starter = subprocess.Popen(
+    parent = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
         stdout=subprocess.PIPE,
     )
-    children = [int(starter.stdout.readline()) for _ in range(2)]
-    starter.send_signal(how)
+    children = [int(parent.stdout.readline()) for _ in range(2)]
+    parent.send_signal(how)
     try:
-        starter.communicate(timeout=30)  # ends when no process holds the other end any more
+        parent.communicate(timeout=30)  # returns when no process has the other end of the pipe open
     finally:
         for child in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-    said = (tmp_path / "log").read_text()
-    assert said.endswith("error: ended by SIGTERM. Run the same command again.\n" if how == 15 else "")
-    assert "Traceback" not in said
+    log = (tmp_path / "log").read_text()
+    assert log.endswith("error: ended by SIGTERM. Run the same command again.\n" if how == 15 else "")
+    assert "Traceback" not in log
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_step_of_one_on_the_whole_batch(inputs, tmp_path, start):  # noqa: F811
-    """Plain SGD at rate 1: the update is the gradient; with drop-out and batch normalisation."""
+def test_a_step_of_two_processes_equals_that_of_one_on_the_whole_batch(inputs, tmp_path, start):  # noqa: F811
+    """With plain SGD at learning rate 1, the update is the gradient; with drop-out, batch normalisation."""
     plain = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 1.0, "warm_up": 0, "decay": "constant"}
     settings = {**plain, "iterations": 1, "batch": 4}
     one = run(inputs, tmp_path / "one", **settings)
@@ -209,7 +209,7 @@ from pipeline_lib.stages import training
 from pipeline_lib.runtime.processes import work
 
 if os.environ["RANK"] == "1":
-    os.replace = None  # every file of ours comes to its place by it
+    os.replace = None  # bordure needs it to write any file
 
 if __name__ == "__main__":
     work(training.train)
@@ -217,7 +217,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_the_first_alone_writes(inputs, tmp_path, start, capfd):  # noqa: F811
+def test_two_processes_train_as_one_and_only_the_first_writes(inputs, tmp_path, start, capfd):  # noqa: F811
     one = run(inputs, tmp_path / "one", network=PLAIN, batch=2)
     capfd.readouterr()
     log = start("watched", WATCHED, **arguments_of(inputs, tmp_path / "two", network=PLAIN, batch=2))
@@ -236,7 +236,7 @@ def test_two_processes_train_as_one_and_the_first_alone_writes(inputs, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_training_resumes_in_another_number_of_processes(
+def test_training_resumes_with_another_number_of_processes(
     inputs,  # noqa: F811
     tmp_path,
     start,
@@ -277,14 +277,14 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_where_one_gpu_is_too_small_all_take_the_same_smaller_tiles(inputs, tmp_path, start):  # noqa: F811
+def test_if_one_gpu_is_too_small_all_processes_use_smaller_tiles(inputs, tmp_path, start):  # noqa: F811
     small = arguments_of(inputs, tmp_path / "two", network=PLAIN, batch=2, iterations=4)
     log = start("cramped", CRAMPED, **small)
     assert "memory (that of another process): activations are computed twice" in log
     (size,) = re.findall(r"set `training.tile: (\d+)`", log)
 
     class Small(training.Step):
-        """One process that cuts its patches as small from the beginning."""
+        """Step of one process that uses equally small patches from the beginning."""
 
         def __init__(self, *args):
             super().__init__(*args)
@@ -298,15 +298,15 @@ def test_where_one_gpu_is_too_small_all_take_the_same_smaller_tiles(inputs, tmp_
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_is_told_once(inputs, tmp_path, start):  # noqa: F811
-    """All processes notice it; one message is left of them."""
+def test_a_loss_that_is_not_finite_is_reported_once(inputs, tmp_path, start):  # noqa: F811
+    """All processes detect it, but there is only one message."""
     settings = {"learning_rate": 1e30, "warm_up": 0, "optimizer": "sgd", "batch": 2}
     with pytest.raises(InputError, match=r"loss became nan .*training\.learning_rate. \(now 1e\+30\)"):
         start(TRAINING_MODULE, **arguments_of(inputs, tmp_path / "a", network=PLAIN, **settings))
 
 
 @pytest.mark.slow
-def test_it_starts_by_hand_with_torchrun(inputs, tmp_path):  # noqa: F811
+def test_training_can_be_started_with_torchrun(inputs, tmp_path):  # noqa: F811
     arguments = arguments_of(inputs, tmp_path / "a", network=PLAIN, batch=2, iterations=1)
     (tmp_path / "a.json").write_text(json.dumps(arguments, default=str))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -30,19 +30,19 @@ def digest(path):
 
 
 def flip(path, position=None):
-    """One bit of the file is another, and the clock says nothing."""
-    content, told = bytearray(path.read_bytes()), path.stat()
+    """Flip one bit of the file, and keep its modification time."""
+    content, status = bytearray(path.read_bytes()), path.stat()
     content[len(content) // 2 if position is None else position] ^= 1
     path.write_bytes(content)
-    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """A drawn volume, its dataset, statistics and weight map, with paths as the workflow has them."""
+    """A drawn volume, its dataset, statistics and weight map, with relative paths as in the workflow."""
     monkeypatch.chdir(tmp_path)
     draw_volume("raw/images.tif", "raw/labels.tif", sections=1, size=96, cell_diameter=20, seed=7)
-    shutil.rmtree("raw/.provenance")  # images of a user
+    shutil.rmtree("raw/.provenance")  # as images of a user have no record
     build_dataset("raw/images.tif", "raw/labels.tif", Path("results/a.h5"), separation_border_width=1)
     measure_statistics([Path("results/a.h5")], Path("results/statistics.json"))
     build_weight_map(Path("results/a.h5"), Path("results/statistics.json"), Path("results/w.h5"), sigma=3.0)
@@ -59,18 +59,18 @@ def test_version_names_release_and_commit():
         assert head.stdout.startswith(commit)
 
 
-def test_a_record_tells_stage_settings_inputs_packages_and_itself_what_varies(made):
-    inside, beside = (
+def test_records_contain_stage_settings_inputs_and_packages_and_what_varies_is_not_embedded(made):
+    embedded, full = (
         read(Path("results/w.h5")) for read in (provenance.embedded_record, provenance.find_record)
     )
-    assert inside["stage"] == "build_weight_map" and inside["version"] == provenance.version()
-    assert inside["settings"] == {"w0": 10.0, "sigma": 3.0, "class_balance": True}
-    assert inside["inputs"] == {
+    assert embedded["stage"] == "build_weight_map" and embedded["version"] == provenance.version()
+    assert embedded["settings"] == {"w0": 10.0, "sigma": 3.0, "class_balance": True}
+    assert embedded["inputs"] == {
         f"results/{name}": digest(f"results/{name}") for name in ("a.h5", "statistics.json")
     }
-    assert inside["packages"]["numpy"] == np.__version__ and inside["device"] == "cpu"
-    varying = {name: beside.pop(name) for name in ("seconds", "peak_memory", "threads", "finished")}
-    assert beside == inside | {
+    assert embedded["packages"]["numpy"] == np.__version__ and embedded["device"] == "cpu"
+    varying = {name: full.pop(name) for name in ("seconds", "peak_memory", "threads", "finished")}
+    assert full == embedded | {
         "file": "results/w.h5",
         "sha256": digest("results/w.h5"),
         "bytes": os.path.getsize("results/w.h5"),
@@ -78,7 +78,7 @@ def test_a_record_tells_stage_settings_inputs_packages_and_itself_what_varies(ma
     assert varying["seconds"] > 0 and varying["peak_memory"] > 2**20
 
 
-def test_what_is_inside_every_kind_of_file_is_the_same_whenever_it_is_made(made, tmp_path):
+def test_files_that_are_made_again_are_byte_identical(made, tmp_path):
     for name in ("results/a.h5", "results/statistics.json"):
         assert provenance.embedded_record(Path(name))["inputs"]
     before = {path: digest(path) for path in Path("results").glob("[a-z]*.*")}
@@ -89,7 +89,7 @@ def test_what_is_inside_every_kind_of_file_is_the_same_whenever_it_is_made(made,
 
 
 @pytest.mark.parametrize("name", ["a.h5", "statistics.json"])
-def test_a_flipped_bit_is_refused_named_and_put_right_by_making_that_file_anew(made, name):
+def test_a_flipped_bit_is_reported_and_fixed_by_making_the_file_again(made, name):
     path = Path("results", name)
     whole, weights = path.read_bytes(), digest("results/w.h5")
     flip(path)
@@ -98,27 +98,27 @@ def test_a_flipped_bit_is_refused_named_and_put_right_by_making_that_file_anew(m
     expected = rf"^results/{re.escape(name)}: not what {stage} wrote .*`rm -f results/{re.escape(name)}`"
     with pytest.raises(InputError, match=expected):
         build_weight_map(*arguments, sigma=3.0)
-    assert digest("results/w.h5") == weights  # what was there is untouched
+    assert digest("results/w.h5") == weights  # the previous output is unchanged
     path.write_bytes(whole)
     build_weight_map(*arguments, sigma=3.0)
 
 
-def test_a_removed_input_is_named_with_what_makes_it_anew(made):
+def test_a_missing_input_is_reported_with_the_command_to_make_it_again(made):
     Path("results/statistics.json").unlink()
     with pytest.raises(InputError, match=r"statistics.json: no such file. To make only this file again"):
         build_weight_map(Path("results/a.h5"), Path("results/statistics.json"), Path("results/w.h5"))
 
 
-def test_a_stage_that_was_killed_before_its_record_leaves_no_record_of_what_it_wrote(made):
-    """A record from before, of other bytes, would accuse a whole file."""
+def test_a_killed_stage_leaves_no_record_of_an_earlier_output(made):
+    """Otherwise a complete file would be compared with the record of an earlier one."""
     with pytest.raises(KeyboardInterrupt), provenance.making("s", ["results/a.h5"], []):
-        Path("results/a.h5").write_bytes(b"anew")
+        Path("results/a.h5").write_bytes(b"new")
         raise KeyboardInterrupt
     assert not provenance.record_path("results/a.h5").exists()
 
 
-def test_a_flipped_bit_in_pixels_that_are_read_in_part_is_seen_too(made):
-    """Files that many jobs share are not hashed by each of them."""
+def test_a_flipped_bit_in_a_file_that_jobs_share_is_detected(made):
+    """Such files are not hashed by every job."""
     with h5py.File("results/a.h5") as file:
         place = file["raw"].id.get_chunk_info(0)
     flip(Path("results/a.h5"), place.byte_offset + place.size // 2)
@@ -130,7 +130,7 @@ def test_a_flipped_bit_in_pixels_that_are_read_in_part_is_seen_too(made):
         file["raw"][:]
 
 
-def test_what_many_jobs_share_is_told_by_its_own_record(tmp_path):
+def test_files_that_jobs_share_are_identified_by_their_embedded_records(tmp_path):
     def shared(name, **settings):
         with (
             provenance.making("s", [tmp_path / name], [], **settings) as record,
@@ -151,28 +151,30 @@ class TestChain:
             ["results/w.h5", "results/a.h5", "results/statistics.json", "raw/images.tif", "raw/labels.tif"],
             "unchanged",
         )
-        assert links["raw/images.tif"].record["stage"] == "draw_volume"  # told by the file itself
+        assert (
+            links["raw/images.tif"].record["stage"] == "draw_volume"
+        )  # from the record embedded in the file
 
-    def test_is_found_from_any_folder(self, made, tmp_path_factory, monkeypatch):
+    def test_does_not_depend_on_the_working_directory(self, made, tmp_path_factory, monkeypatch):
         monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
         links = provenance.chain(made / "results/w.h5")
         assert {link.state for link in links.values()} == {"unchanged"} and len(links) == 5
 
-    def test_tells_raw_images_that_are_others_now(self, made):
+    def test_detects_changed_raw_images(self, made):
         flip(Path("raw/images.tif"))
         links = provenance.chain("results/w.h5")
         assert links["raw/images.tif"].state == "changed"
         assert links["results/a.h5"].inputs == {"raw/images.tif": False, "raw/labels.tif": True}
         assert links["results/a.h5"].state == "unchanged"
 
-    def test_tells_a_file_that_was_made_anew_with_other_settings(self, made):
+    def test_detects_an_input_that_was_made_again_with_other_settings(self, made):
         build_dataset("raw/images.tif", "raw/labels.tif", Path("results/a.h5"), separation_border_width=4)
         links = provenance.chain("results/w.h5")
-        assert links["results/a.h5"].state == "unchanged"  # it is what its own record says
+        assert links["results/a.h5"].state == "unchanged"  # it equals its own record
         assert links["results/w.h5"].inputs == {"results/a.h5": False, "results/statistics.json": True}
 
-    def test_tells_it_of_a_file_that_many_jobs_shared_too(self, made):
-        """Such files are not hashed; their own records are compared, by the page too."""
+    def test_detects_that_also_for_a_file_that_jobs_share(self, made):
+        """Such files are not hashed; their records are compared, also for the provenance page."""
         part = Path("results/p.h5")
         with (
             provenance.making("predict", [part], [], ["results/a.h5"]) as record,
@@ -185,12 +187,12 @@ class TestChain:
         assert provenance.chain(part)[str(part)].inputs == {"results/a.h5": False}
         assert read_files([part])[str(part)].outdated == {"results/a.h5"}
 
-    def test_goes_on_behind_a_file_that_is_no_longer_there(self, made):
+    def test_continues_behind_a_missing_file(self, made):
         Path("results/a.h5").unlink()
         links = provenance.chain("results/w.h5")
         assert links["results/a.h5"].state == "missing" and "raw/images.tif" in links
 
-    def test_of_a_file_handed_on_alone_is_what_it_carries(self, made, tmp_path):
+    def test_of_a_single_copied_file_is_read_from_its_embedded_record(self, made, tmp_path):
         shutil.copy("results/w.h5", tmp_path / "mine.h5")
         links = provenance.chain("mine.h5")
         assert links["mine.h5"].state == "unknown"
@@ -207,16 +209,16 @@ def command(*arguments):
     )
 
 
-def test_the_command_tells_device_precision_and_threads(made):
+def test_the_command_shows_device_precision_and_threads(made):
     with provenance.making("train", ["results/model.pt"], ["results/a.h5"]) as record:
-        record["environment"] = {"precision": "bfloat16"}  # a stage's own
+        record["environment"] = {"precision": "bfloat16"}  # added by the stage
         Path("results/model.pt").write_bytes(b"m")
     threads = json.loads(provenance.record_path("results/a.h5").read_text())["threads"]
-    told = command("results/model.pt").stdout
-    assert re.search(rf"\| train, cpu, bfloat16, {threads} threads?, 0\.\d\d s, \d+ MB, finished 20", told)
+    output = command("results/model.pt").stdout
+    assert re.search(rf"\| train, cpu, bfloat16, {threads} threads?, 0\.\d\d s, \d+ MB, finished 20", output)
 
 
-def test_the_command_tells_the_chain_and_fails_where_a_link_is_broken(made):
+def test_the_command_shows_the_chain_and_fails_if_a_file_has_changed(made):
     found = command("results/w.h5")
     assert found.returncode == 0 and found.stderr == ""
     assert "|-- results/a.h5\n|   | build_dataset, cpu" in found.stdout
@@ -230,7 +232,7 @@ def test_the_command_tells_the_chain_and_fails_where_a_link_is_broken(made):
 
 
 @pytest.mark.parametrize("name, message", [("none.h5", "no such file"), ("raw/note.txt", "has no record")])
-def test_the_command_says_what_it_cannot_tell_of(made, name, message):
+def test_the_command_reports_files_without_a_record(made, name, message):
     Path("raw/note.txt").write_text("mine")
     found = command(name)
     assert found.returncode == 1 and re.match(rf"error: {name}: {message}.*\n$", found.stderr)
@@ -241,7 +243,7 @@ def test_records_are_plain_json(made):
     assert record["settings"]["separation_border_width"] == 1
 
 
-def test_a_damaged_part_of_what_is_shown_as_one_is_named(made):
+def test_a_damaged_part_of_a_joined_file_is_named(made):
     parts = [Path("results/parts/1.h5"), Path("results/parts/2.h5")]
     for path in parts:
         with provenance.making("predict", [path], []) as record, layout.create(path, record) as file:
@@ -263,7 +265,7 @@ def test_a_damaged_part_of_what_is_shown_as_one_is_named(made):
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.data())
-def test_a_flipped_bit_anywhere_in_an_hdf5_file_shows_no_other_numbers(tmp_path, data):
+def test_a_flipped_bit_in_an_hdf5_file_never_changes_the_values_read(tmp_path, data):
     path = tmp_path / "a.h5"
     with layout.create(path, {}) as file:
         layout.add(file, layout.LABELS, (2, 300, 300))[:] = np.arange(180000).reshape(2, 300, 300)
@@ -279,8 +281,8 @@ def test_a_flipped_bit_anywhere_in_an_hdf5_file_shows_no_other_numbers(tmp_path,
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_file_that_is_not_hashed_is_not_exchanged_for_another_unnoticed(made):
-    """Of the same size and shape, say: another volume's."""
+def test_a_file_that_is_not_hashed_cannot_be_exchanged_unnoticed(made):
+    """For instance for a file of another volume with the same size and shape."""
     other = Path("results/b.h5")
     build_dataset("raw/images.tif", "raw/labels.tif", other, separation_border_width=1, sections="0")
     shutil.copy(other, "results/a.h5")
@@ -291,7 +293,7 @@ def test_a_file_that_is_not_hashed_is_not_exchanged_for_another_unnoticed(made):
         pass
 
 
-def test_results_that_were_moved_are_looked_at_where_they_are_now(made):
+def test_moved_results_are_checked_at_their_current_location(made):
     shutil.copytree("results", "archive/of/mine")
     flip(Path("archive/of/mine/a.h5"))
     links = provenance.chain("archive/of/mine/w.h5")
@@ -300,17 +302,18 @@ def test_results_that_were_moved_are_looked_at_where_they_are_now(made):
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe{", b"[1]", b"{}", b""])
-def test_a_damaged_record_is_named_with_what_to_type(made, content):
+def test_a_damaged_record_is_reported_with_the_command_to_type(made, content):
     provenance.record_path("results/a.h5").write_bytes(content)
     with pytest.raises(
-        InputError, match=r"a.h5.json: damaged, expected the record of .* `rm -f results/.provenance/a.h5.json`"
+        InputError,
+        match=r"a.h5.json: damaged, expected the record of .* `rm -f results/.provenance/a.h5.json`",
     ):
         build_weight_map(
             Path("results/a.h5"), Path("results/statistics.json"), Path("results/w.h5"), sigma=3.0
         )
 
 
-def test_paths_with_spaces_are_quoted_in_what_to_type(made):
+def test_paths_with_spaces_are_quoted_in_commands(made):
     shutil.copytree("results", "my results")
     build_dataset("raw/images.tif", "raw/labels.tif", Path("my results/a.h5"))
     flip(Path("my results/a.h5"))
@@ -318,18 +321,20 @@ def test_paths_with_spaces_are_quoted_in_what_to_type(made):
         measure_statistics([Path("my results/a.h5")], Path("my results/statistics.json"))
 
 
-def test_nobody_is_told_to_delete_results_of_another_run(made):
-    """Labels that were proof-read, say."""
+def test_no_message_says_to_delete_results_of_another_run(made):
+    """For instance labels that were proof-read."""
     shutil.copytree("results", "other")
     flip(Path("other/a.h5"), 3000)
     with (
-        pytest.raises(InputError, match=r"If it was edited on purpose, .*json`\. Otherwise, copy it again[^`]*$"),
+        pytest.raises(
+            InputError, match=r"If it was edited on purpose, .*json`\. Otherwise, copy it again[^`]*$"
+        ),
         provenance.making("s", [], ["other/a.h5"]),
     ):
         pass
 
 
-def test_a_raw_hdf5_image_has_no_record_and_a_raw_image_must_not_be_missing(made):
+def test_raw_images_have_no_record_but_must_not_be_missing(made):
     with h5py.File("raw/new.h5", "w") as file:
         file["raw"] = np.zeros((2, 64, 64), np.uint8)
     build_dataset("raw/new.h5:/raw", None, Path("results/n.h5"))
@@ -340,7 +345,7 @@ def test_a_raw_hdf5_image_has_no_record_and_a_raw_image_must_not_be_missing(made
 
 
 def ome_set():
-    """Two files, of which the first is named in the table."""
+    """Write an OME set of two files, of which only the first is named in the table."""
     for name in ("s0.ome.tif", "s1.ome.tif"):
         plane = np.full((64, 64), ord(name[1]), np.uint8)
         tifffile.imwrite(f"raw/{name}", plane, photometric="minisblack", metadata=None)
@@ -362,7 +367,7 @@ def ome_set():
 
 
 def virtual():
-    """A file that shows the sections of another."""
+    """Write an HDF5 file with a virtual dataset whose values are in another file."""
     with h5py.File("raw/part.h5", "w") as file:
         file["raw"] = np.arange(2 * 64 * 64).reshape(2, 64, 64).astype(np.uint16)
     layout = h5py.VirtualLayout((2, 64, 64), np.uint16)
@@ -373,7 +378,7 @@ def virtual():
 
 
 @pytest.mark.parametrize("write", [ome_set, virtual])
-def test_all_files_of_a_raw_image_are_watched(made, write):
+def test_all_files_of_a_raw_image_are_recorded(made, write):
     images, other = write()
     build_dataset(images, None, Path("results/n.h5"))
     assert set(provenance.find_record("results/n.h5")["inputs"]) == {images.partition(":")[0], str(other)}
@@ -381,7 +386,7 @@ def test_all_files_of_a_raw_image_are_watched(made, write):
     assert not provenance.chain("results/n.h5")["results/n.h5"].still_holds
 
 
-def test_a_drawn_image_that_was_cut_is_made_anew_and_not_blamed_on_its_source(made):
+def test_a_truncated_drawn_image_is_reported_as_changed_output(made):
     draw_volume("drawn/images.tif", "drawn/labels.tif", sections=1, size=96, cell_diameter=20, seed=7)
     os.truncate("drawn/images.tif", 1000)
     with pytest.raises(InputError, match=r"drawn/images.tif: not what draw_volume wrote"):

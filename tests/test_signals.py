@@ -7,79 +7,78 @@ from pipeline_lib.runtime.signals import Interrupted, Signals
 
 
 @pytest.fixture(params=[signal.SIGTERM, signal.SIGINT])
-def heard(request):
-    """What a handler of the surrounding program hears; `send` sends the signal to this process."""
-    heard = []
-    before = signal.signal(request.param, lambda number, _: heard.append(number))
-    heard_number = request.param
-    yield heard, heard_number, lambda: os.kill(os.getpid(), heard_number)
-    signal.signal(heard_number, before)
+def handler(request):
+    """Signals that a handler of the program received, the number of a signal, and a function to send it."""
+    received = []
+    before = signal.signal(request.param, lambda number, _: received.append(number))
+    yield received, request.param, lambda: os.kill(os.getpid(), request.param)
+    signal.signal(request.param, before)
 
 
-def test_a_signal_is_kept_until_the_end(heard):
-    heard, number, send = heard
+def test_a_signal_is_delivered_at_the_end(handler):
+    received, number, send = handler
     with Signals() as signals:
         send()
         send()
-        assert signals.received == number and heard == []
-    assert heard == [number]
+        assert signals.received == number and received == []
+    assert received == [number]
     send()
-    assert heard == [number, number]
+    assert received == [number, number]
 
 
-def test_without_a_signal_nothing_happens(heard):
-    heard, _, _ = heard
+def test_without_a_signal_nothing_happens(handler):
+    received, _, _ = handler
     with Signals() as signals, signals.interruptible():
         assert signals.received is None
-    assert heard == []
+    assert received == []
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_what_may_be_broken_off_is_at_once_and_what_is_done_then_is_not(heard, early):
-    heard, number, send = heard
+def test_interruptible_work_is_interrupted_but_its_cleanup_is_not(handler, early):
+    received, number, send = handler
     done = []
     with pytest.raises(Interrupted), Signals() as signals:
         try:
             if early:
                 send()
             with signals.interruptible():
-                done.append("begun")
+                done.append("started")
                 try:
                     send()
                     done.append("not reached")
                 finally:
                     send()
-                    done.append("tidied up")
+                    done.append("cleaned up")
         except Interrupted:
             send()
             done.append("saved")
-            assert heard == []
+            assert received == []
             raise
-    assert done == (["saved"] if early else ["begun", "tidied up", "saved"])
-    assert heard == [number]
+    assert done == (["saved"] if early else ["started", "cleaned up", "saved"])
+    assert received == [number]
 
 
-def test_what_was_broken_off_in_time_no_longer_is(heard):
-    heard, number, send = heard
+def test_work_after_an_interruptible_part_is_not_interrupted(handler):
+    received, number, send = handler
     with Signals() as signals:
         with signals.interruptible():
             pass
         send()
-        assert heard == []
-    assert heard == [number]
+        assert received == []
+    assert received == [number]
 
 
-def test_an_error_goes_before_a_signal(heard):
-    heard, _, send = heard
+def test_an_error_takes_precedence_over_a_signal(handler):
+    received, _, send = handler
     with pytest.raises(ZeroDivisionError), Signals():
         send()
         print(1 / 0)
-    assert heard == []
+    assert received == []
 
 
-def test_a_signal_that_is_ignored_stays_ignored(heard):
-    """As Ctrl-C is by what a shell runs in the background."""
-    _, number, send = heard
+def test_a_signal_that_is_ignored_stays_ignored(handler):
+    """For instance Ctrl-C in processes that a shell runs in the background."""
+    _, number, send = handler
     signal.signal(number, signal.SIG_IGN)
     with Signals() as signals:
         send()
