@@ -27,7 +27,7 @@ W_C, W0, SIGMA = np.array([2.0, 0.7]), 10, 5
 # width of the section -> diameters of the cells, px
 DIAMETERS = {512: [44, 29], 1024: [44], 2048: [120, 44, 14], 4096: [29]}
 ROUNDS = {512: 15, 1024: 9, 2048: 5, 4096: 3}
-SAMPLED = 10  # cells sampled; a distance transform for every cell would take hours
+SAMPLED = 10  # number of cells that represent all; a distance transform for every cell would take hours
 
 
 def measure() -> list[harness.Row]:

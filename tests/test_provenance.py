@@ -95,7 +95,7 @@ def test_a_flipped_bit_is_reported_and_fixed_by_making_the_file_again(made, name
     flip(path)
     arguments = Path("results/a.h5"), Path("results/statistics.json"), Path("results/w.h5")
     stage = {"a.h5": "build_dataset", "statistics.json": "measure_statistics"}[name]
-    expected = rf"^results/{re.escape(name)}: not what {stage} wrote .*`rm -f results/{re.escape(name)}`"
+    expected = rf"^results/{re.escape(name)}: not what {stage} wrote, .*`rm -f results/{re.escape(name)}`"
     with pytest.raises(InputError, match=expected):
         build_weight_map(*arguments, sigma=3.0)
     assert digest("results/w.h5") == weights  # the previous output is unchanged
