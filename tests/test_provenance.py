@@ -192,7 +192,7 @@ class TestChain:
         links = provenance.chain("results/w.h5")
         assert links["results/a.h5"].state == "missing" and "raw/images.tif" in links
 
-    def test_of_a_single_copied_file_is_read_from_its_embedded_record(self, made, tmp_path):
+    def test_of_a_copied_file_is_read_from_its_embedded_record(self, made, tmp_path):
         shutil.copy("results/w.h5", tmp_path / "mine.h5")
         links = provenance.chain("mine.h5")
         assert links["mine.h5"].state == "unknown"
