@@ -1,4 +1,4 @@
-"""What is inside bordure's HDF5 files: every array's name, axes, dtype, unit and meaning, in one place."""
+"""HDF5 files of bordure: name, axes, type, unit and meaning of each array; functions to read and write."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from pipeline_lib.kernels.blocks import ALIGNMENT, Part
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import allow_open_files, replacing
+from pipeline_lib.runtime.types import Json, Stored
 
 FORMAT_VERSION = 2
 CHUNK = ALIGNMENT  # px; a patch of 572 px touches 5 x 5 chunks, a chunk of float32 is 64 KiB
@@ -24,7 +26,23 @@ CHUNK = ALIGNMENT  # px; a patch of 572 px touches 5 x 5 chunks, a chunk of floa
 
 @dataclass(frozen=True)
 class Array:
-    """One HDF5 dataset. `dtype` None means: as in the source file."""
+    """Description of an array that is stored as an HDF5 dataset.
+
+    Parameters
+    ----------
+    name : str
+        Name of the dataset.
+    axes : str
+        One letter per axis: `c` channel, `z` section, `y` row, `x` column, `p` piece, `k` component.
+    dtype : str or None
+        Type of the values; None for the type of the source file.
+    unit : str
+        Unit of the values; "1" for numbers without unit.
+    meaning : str
+        What the values mean, as a noun phrase. It is stored as an attribute of the dataset.
+    compressed : bool, default: True
+        Whether the dataset is compressed with gzip.
+    """
 
     name: str
     axes: str
@@ -34,50 +52,99 @@ class Array:
     compressed: bool = True
 
 
-RAW = Array("raw", "czyx", None, "gray level", "raw intensities, as read")
-LABELS = Array("labels", "zyx", "uint32", "instance", "instance labels: 0 = background, 1..n = cells")
+RAW = Array("raw", "czyx", None, "gray level", "gray levels of the images, as read from their file")
+LABELS = Array(
+    "labels", "zyx", "uint32", "instance", "number of the cell that the pixel belongs to, 0 = background"
+)
 SEPARATION_BORDER = Array(
     "separation_border",
     "zyx",
     "uint8",
     "1",
-    "1 = cell pixel given to the background so that no two cells touch",
+    "border between touching cells: 1 = cell pixel that counts as background, 0 = any other pixel",
 )
 WEIGHT_MAP = Array(
-    "weight_map", "zyx", "float32", "1", "loss weight of each pixel, w = w_c + w0 exp(-(d1+d2)^2 / 2 sigma^2)"
+    "weight_map",
+    "zyx",
+    "float32",
+    "1",
+    "weight of the pixel in the loss: w_c of its class, plus w0 exp(-(d1 + d2)^2 / (2 sigma^2)) on "
+    "background pixels, where d1 and d2 are the distances to the nearest two cells",
 )
 CELL_PROBABILITY = Array(
     "cell_probability",
     "zyx",
     "float32",
     "1",
-    "probability of being inside a cell, 0..1",
-    compressed=False,  # would save a fifth of the space, and take a tenth of the time of a prediction
+    "predicted probability that the pixel is inside a cell, from 0 to 1",
+    compressed=False,  # compression saves a fifth of the space, but takes a tenth of the time of a prediction
 )
 
-# On the way from a prediction to its labels (labelling.py); a group for each section holds the last four.
+# Intermediate arrays between a prediction and its labels (instances/labelling.py). The last four are stored
+# in one group for each section.
 PIECES = Array(
     "pieces",
     "zyx",
     "uint32",
     "piece",
-    "what one block sees of a component, numbered from 1 in each section",
-    compressed=False,  # of short life, and twice as fast
+    "number of the piece that the pixel belongs to, 0 = background; a piece is the part of a connected "
+    "component in one block, and pieces are numbered from 1 in each section",
+    compressed=False,  # short-lived, and written twice as fast
 )
-COMPONENT = Array("component", "p", "uint32", "component", "of each piece, the component it belongs to")
-FIRST_PIXEL = Array("first_pixel", "k", "int64", "px", "of each component, x * rows + y of its first pixel")
-SIZE = Array("size", "k", "int64", "px", "of each component, its number of pixels")
-NUMBER = Array("number", "p", "uint32", "instance", "of each piece, its label; 0 = left out")
+COMPONENT = Array(
+    "component", "p", "uint32", "component", "number of the connected component that each piece belongs to"
+)
+FIRST_PIXEL = Array(
+    "first_pixel",
+    "k",
+    "int64",
+    "px",
+    "position of the first pixel of each component: column * number of rows + row",
+)
+SIZE = Array("size", "k", "int64", "px", "number of pixels of each component")
+NUMBER = Array(
+    "number", "p", "uint32", "instance", "label of each piece, 0 = removed because its component is too small"
+)
+
+
+class AnnotatedArrays(NamedTuple):
+    """Arrays of the dataset file of an annotated volume.
+
+    Parameters
+    ----------
+    raw : array or HDF5 dataset, (c, z, y, x)
+        Gray levels, see `RAW`.
+    labels : array or HDF5 dataset, (z, y, x)
+        Instance labels, see `LABELS`.
+    separation_border : array or HDF5 dataset, (z, y, x)
+        Separation border, see `SEPARATION_BORDER`.
+    """
+
+    raw: Stored
+    labels: Stored
+    separation_border: Stored
 
 
 @contextmanager
-def create(path: str | Path, provenance: dict[str, Any]) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file that appears at `path` only once it is complete.
+def create(path: str | Path, provenance: Json) -> Iterator[h5py.File]:
+    """Create an HDF5 file that appears at its path only when it is complete.
 
-    `provenance` is kept as a JSON attribute.
+    Parameters
+    ----------
+    path : str or Path
+        File to write. An existing file is replaced.
+    provenance : dict
+        Record of how the file is made, stored as JSON in an attribute.
+
+    Yields
+    ------
+    h5py.File
+        The file, open for writing.
     """
-    # No HDF5 lock, which some network file systems refuse: one process writes, to a name no other knows.
-    # The format of HDF5 1.10 (2016) has checksums over its tables, too: a bit there may show other numbers.
+    # No HDF5 lock, because some network file systems do not support it. It is not needed: only this process
+    # writes, and it writes to a name that no other process uses.
+    # The format of HDF5 1.10 (2016) also has checksums for its tables, where a wrong bit could select other
+    # data.
     with replacing(path) as temporary, h5py.File(temporary, "w", libver="v110", locking=False) as file:
         _bound_index(file)
         file.attrs["format_version"] = FORMAT_VERSION
@@ -85,8 +152,32 @@ def create(path: str | Path, provenance: dict[str, Any]) -> Iterator[h5py.File]:
         yield file
 
 
-def add(file: h5py.Group, array: Array, shape: tuple[int, ...], dtype: Any = None) -> h5py.Dataset:
-    """Create the dataset `array` of `shape` in `file`: chunked for patches, described."""
+def add(
+    file: h5py.Group, array: Array, shape: tuple[int, ...], dtype: npt.DTypeLike | None = None
+) -> h5py.Dataset:
+    """Create a dataset with chunks that suit the reading of patches, and describe it in its attributes.
+
+    Parameters
+    ----------
+    file : h5py.File or h5py.Group
+        Where to create the dataset.
+    array : Array
+        Description of the dataset.
+    shape : tuple of int
+        Lengths of the axes `array.axes`.
+    dtype : data-type, optional
+        Type of the values; by default `array.dtype`.
+
+    Returns
+    -------
+    h5py.Dataset
+        The empty dataset.
+
+    Raises
+    ------
+    ValueError
+        If `shape` does not have the axes of `array`.
+    """
     if len(shape) != len(array.axes):
         raise ValueError(f"{array.name} has axes {array.axes}, got shape {shape}")
     chunks = (1,) * (len(shape) - 2) + tuple(min(CHUNK, size) for size in shape[-2:])
@@ -97,7 +188,7 @@ def add(file: h5py.Group, array: Array, shape: tuple[int, ...], dtype: Any = Non
         shape,
         dtype or array.dtype,
         chunks=chunks,
-        fletcher32=True,  # a damaged chunk is an error, not other numbers
+        fletcher32=True,  # checksum: reading a damaged chunk is an error
         **({"compression": "gzip", "compression_opts": 1, "shuffle": True} if array.compressed else {}),
     )
     _write_texts(dataset, axes=array.axes, unit=array.unit, meaning=array.meaning)
@@ -105,10 +196,9 @@ def add(file: h5py.Group, array: Array, shape: tuple[int, ...], dtype: Any = Non
 
 
 def _write_texts(item: h5py.Group | h5py.Dataset, **texts: str) -> None:
-    """Write attributes at their full length.
+    """Write texts as attributes of fixed length.
 
-    What HDF5 does by default, a heap for texts of any length, has no checksum, and one wrong bit in it can
-    send HDF5's library round in circles for ever.
+    By default HDF5 stores texts in a heap without checksum. One wrong bit there can make HDF5 loop forever.
     """
     for name, text in texts.items():
         item.attrs[name] = np.bytes_(text.encode("ascii"))
@@ -119,47 +209,83 @@ def join(
     array: Array,
     shape: tuple[int, int, int],
     sources: Iterable[tuple[Part, Path]],
-    provenance: dict[str, Any],
+    provenance: Json,
 ) -> None:
-    """Write an HDF5 file whose `array` of `shape` (z, y, x) shows the parts that lie in `sources`.
+    """Write an HDF5 file that joins the parts of a volume to one array (a virtual dataset).
 
-    Nothing is copied (an HDF5 virtual dataset): the files stay where they are, and folder and all can be
-    moved together. Other readers see NaN, or the largest label there is, where a part is missing. Raises
-    `InputError` for a source that is missing or has another shape than its part.
+    Nothing is copied, so the files of the parts must be kept. Paths are relative: the file and its parts can
+    be moved together. Programs other than bordure read NaN, or the largest value of an integer type, where a
+    part is missing.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    array : Array
+        Description of the array.
+    shape : tuple of int
+        Shape of the volume, (z, y, x).
+    sources : iterable of (Part, Path)
+        Each part of the volume and the HDF5 file with its array.
+    provenance : dict
+        Record of how the file is made.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or does not have the shape of its part.
     """
     layout = h5py.VirtualLayout(shape, array.dtype)
-    layout.dcpl.set_obj_track_times(False)  # no time of day: the same parts give the same bytes
+    layout.dcpl.set_obj_track_times(False)  # no time stamps: the same parts give the same bytes
     for part, source in sources:
         expected = (part.sections.stop - part.sections.start, part.rows.stop - part.rows.start, shape[2])
         with require(source, array) as file:
             found = file[array.name].shape
         if found != expected:
             raise InputError(
-                f"{source}: a part of shape {found}, expected {expected}. Delete it and run the workflow "
-                "again."
+                f"{source}: found a part of shape {found}, expected {expected}. Delete it and run the "
+                "workflow again."
             )
         name = os.path.relpath(source, path.parent)
         layout[part.sections, part.rows] = h5py.VirtualSource(name, array.name, expected)
     with create(path, provenance) as file:
-        # what shows where a part cannot be found: not the zeros of an empty image
-        missing = np.nan if np.dtype(array.dtype).kind == "f" else np.iinfo(array.dtype).max
+        # shown where a part is missing: unlike zeros, it cannot be taken for an empty image
+        dtype = np.dtype(array.dtype)
+        missing = np.nan if dtype.kind == "f" else np.iinfo(dtype).max
         dataset = file.create_virtual_dataset(array.name, layout, fillvalue=missing)
         _write_texts(dataset, axes=array.axes, unit=array.unit, meaning=array.meaning)
 
 
 @contextmanager
 def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Iterator[h5py.File]:
-    """Yield the HDF5 file at `path`, known to hold `arrays` in this format version, for reading.
+    """Open an HDF5 file of bordure for reading, and check that it contains the given arrays.
 
-    Of each array the chunks read last are kept unpacked, up to `cache_bytes`. Raises `InputError` for a
-    missing, unreadable, foreign or older file and for a missing array.
+    Parameters
+    ----------
+    path : str or Path
+        File to read.
+    *arrays : Array
+        Arrays that the file must contain.
+    cache_bytes : int, default: 2**20
+        Size of the cache of decompressed chunks, for each array, in bytes.
+
+    Yields
+    ------
+    h5py.File
+        The file, open for reading.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged, was not written by this version of the format, or lacks an array;
+        or if a file that it shows as a part of an array is missing or damaged.
     """
     try:
-        # ten slots per chunk in the cache, as HDF5 advises: chunks that share one drive each other out
+        # ten slots per cached chunk, as HDF5 recommends: of two chunks with the same slot only one is cached
         slots = max(10 * cache_bytes // CHUNK**2, 521)
         file = open_file(path, rdcc_nbytes=cache_bytes, rdcc_nslots=slots)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file. Run the workflow to make it.") from error
+        raise InputError(f"{path}: no such file. Run the workflow to create it.") from error
     except OSError as error:
         raise InputError(
             f"{path}: not a readable HDF5 file ({error}). Delete it and run the workflow again."
@@ -173,23 +299,39 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
             raise InputError(f"{path}: damaged ({error}). Delete it and run the workflow again.") from error
         if version != FORMAT_VERSION:
             raise InputError(
-                f"{path}: format version {version}, expected {FORMAT_VERSION}: written by another version "
-                "of bordure. Delete it and run the workflow again."
+                f"{path}: found format version {version}, expected {FORMAT_VERSION}. The file was written by "
+                "another version of bordure or by another program. Delete it and run the workflow again."
             )
         for array in arrays:
             if array.name not in file:
                 raise InputError(
-                    f"{path}: has no `{array.name}` (found: {', '.join(file) or 'nothing'}). "
-                    f"`{array.name}` is {array.meaning}; it needs a volume with an annotation."
+                    f"{path}: has no `{array.name}` (found: {', '.join(file) or 'nothing'}), that is: "
+                    f"{array.meaning}. It is only written for a volume with an annotation: fill in the "
+                    "column `annotation` of the table of volumes."
                 )
             _require_sources(Path(path), file[array.name])
         yield file
 
 
 def open_file(path: str | Path, **options: Any) -> h5py.File:
-    """Open an HDF5 file for reading, with HDF5's own lock unless the file system refuses locks, as some do.
+    """Open an HDF5 file for reading, with a lock if the file system supports locks.
 
-    Raises OSError for a file that another program has open for writing, and what h5py raises.
+    Parameters
+    ----------
+    path : str or Path
+        File to read.
+    **options
+        Keyword arguments of `h5py.File`.
+
+    Returns
+    -------
+    h5py.File
+        The file, open for reading.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened, for instance because another program has it open for writing.
     """
     try:
         return h5py.File(path, "r", **options)
@@ -200,7 +342,7 @@ def open_file(path: str | Path, **options: Any) -> h5py.File:
 
 
 def _bound_index(file: h5py.File) -> None:
-    """Keep at most 2 MB of where chunks lie: by default 32, which only large images fill."""
+    """Limit the cache of chunk positions to 2 MB; the default of 32 MB fills up with large images."""
     config = file.id.get_mdc_config()
     config.set_initial_size, config.initial_size = True, 2**20
     config.min_size, config.max_size = 2**20, 2**21
@@ -208,7 +350,7 @@ def _bound_index(file: h5py.File) -> None:
 
 
 def _require_sources(path: Path, dataset: h5py.Dataset) -> None:
-    """HDF5 itself shows zeros for a part that is missing, or that cannot be opened besides the others."""
+    """Raise `InputError` if a part is missing or cannot be opened; HDF5 would read it as zeros."""
     sources = dataset.virtual_sources() if dataset.is_virtual else ()
     for source in sources:
         part = path.parent / source.file_name
@@ -217,21 +359,32 @@ def _require_sources(path: Path, dataset: h5py.Dataset) -> None:
                 found = file[source.dset_name].shape
         except (OSError, KeyError) as error:
             raise InputError(
-                f"{part}: a part of {path}, missing or damaged ({error}). Delete both and run the workflow "
-                "again."
+                f"{part}: this part of {path} is missing or damaged ({error}). Delete both files and run the "
+                "workflow again."
             ) from error
         first, last = source.vspace.get_select_bounds()
         if found != tuple(b - a + 1 for a, b in zip(first, last, strict=True)):
             raise InputError(
-                f"{part}: made for another number of jobs than {path}. Delete {path} and run the workflow "
-                "again."
+                f"{part}: this part was made for another number of jobs than {path}. Delete {path} and run "
+                "the workflow again."
             )
     if sources:
         allow_open_files(len(sources), str(path), "lower `jobs_per_volume`")
 
 
 def sources(path: Path) -> list[Path]:
-    """The files of parts that the HDF5 file at `path` shows as one (`join`); none where it cannot be read."""
+    """Return the files of the parts that `join` has joined in a file.
+
+    Parameters
+    ----------
+    path : Path
+        An HDF5 file.
+
+    Returns
+    -------
+    list of Path
+        Files of the parts. Empty if the file has no virtual dataset or cannot be read.
+    """
     try:
         with open_file(path) as file:
             virtual = [d for d in file.values() if isinstance(d, h5py.Dataset) and d.is_virtual]
@@ -240,6 +393,17 @@ def sources(path: Path) -> list[Path]:
         return []
 
 
-def provenance(file: h5py.File) -> dict[str, Any]:
-    """The provenance that `create` stored in an open file."""
+def provenance(file: h5py.File) -> Json:
+    """Return the provenance that `create` stored in a file.
+
+    Parameters
+    ----------
+    file : h5py.File
+        An open file.
+
+    Returns
+    -------
+    dict
+        Record of how the file was made.
+    """
     return json.loads(file.attrs["provenance"])

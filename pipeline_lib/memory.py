@@ -1,6 +1,7 @@
-"""What jobs need of memory, measured (docs/measurements/performance.md): known before hours of work, in the dry run.
+"""Memory that jobs need. The dry run compares it with `memory_gb`, before hours of work.
 
-Free of torch and numba, which the dry run does without. Bytes, and px of a section or of a tile.
+The numbers were measured (docs/measurements/performance.md). This module imports neither torch nor numba,
+because the dry run works without them.
 """
 
 from __future__ import annotations
@@ -12,20 +13,29 @@ from pipeline_lib.runtime.errors import InputError
 
 PROCESS_BYTES = 250_000_000  # Python and its libraries, without torch
 TORCH_PROCESS_BYTES = 450_000_000
-# Bytes per pixel of a section for each thread, those of the sections held and prepared ahead among them
+# For each thread and each pixel of a section, including the sections that are prepared ahead
 SCORING_BYTES_PER_PIXEL = 45
 CHOICE_BYTES_PER_PIXEL = 35
 VALIDATION_BYTES_PER_PIXEL = 50
-MEAN_IMAGE_BYTES_PER_PIXEL = 160  # and channel, while it is written as JSON
-BLOCK_BYTES_PER_PIXEL = 40  # of the hungriest stage that works in blocks
-KEPT = 1.6  # bytes resident per byte in use, at most, where freed memory is kept (`passes.keep_memory`)
-CHUNK_CACHE_BYTES = 2**30  # at most, in training
+MEAN_IMAGE_BYTES_PER_PIXEL = 160  # for each channel, while the mean image is written as JSON
+BLOCK_BYTES_PER_PIXEL = 40  # of the stage that needs most among those that work in blocks
+KEPT = 1.6  # resident memory / used memory, at most, if freed memory is kept (`passes.keep_memory`)
+CHUNK_CACHE_BYTES = 2**30  # limit in training, for all volumes together
 
 
 @dataclass(frozen=True)
 class Need:
-    """The memory that a job cannot do without: which `job`, how many `bytes`, and what helps where it is too
-    much."""
+    """The memory that a job needs at least.
+
+    Parameters
+    ----------
+    job : str
+        The job, as a noun phrase for messages.
+    bytes : float
+        Memory in bytes.
+    remedy : str
+        What the user can do to lower it, as an imperative for messages.
+    """
 
     job: str
     bytes: float
@@ -33,25 +43,69 @@ class Need:
 
 
 def require(needs: Iterable[Need], memory_gb: float) -> Need:
-    """The largest of `needs`; `InputError` where `memory_gb` does not hold it."""
+    """Return the largest of several needs, and check that it fits into `memory_gb`.
+
+    Parameters
+    ----------
+    needs : iterable of Need
+        Needs of all jobs of a run.
+    memory_gb : float
+        The setting `memory_gb` in GB (10^9 bytes).
+
+    Returns
+    -------
+    Need
+        The largest need.
+
+    Raises
+    ------
+    InputError
+        If it exceeds `memory_gb`.
+    """
     largest = max(needs, key=lambda need: need.bytes)
     gigabytes = largest.bytes / 1e9
     if gigabytes > memory_gb:
         raise InputError(
-            f"config key `memory_gb`: {memory_gb:g}, but {largest.job} takes {gigabytes:.1f} GB. Set "
-            f"`memory_gb: {gigabytes + 0.5:.0f}` where the machine has as much, or {largest.remedy}."
+            f"config key `memory_gb`: {memory_gb:g}, but {largest.job} needs {gigabytes:.1f} GB. Set "
+            f"`memory_gb: {gigabytes + 0.5:.0f}` if the machine has that much memory, or {largest.remedy}."
         )
     return largest
 
 
 def scoring(volume: str, section: tuple[int, int]) -> Need:
-    """Of the scores and the threshold of a volume; one thread at least looks at a whole section."""
+    """Return the need of scoring a volume: at least one thread holds a whole section.
+
+    Parameters
+    ----------
+    volume : str
+        Name of the volume.
+    section : tuple of int
+        Height and width of its sections in px.
+
+    Returns
+    -------
+    Need
+        Memory for computing scores and choosing the threshold.
+    """
     remedy = "cut its images into smaller ones, or give it the split `predict`, which is not scored"
     return _whole_sections("scoring", volume, section, PROCESS_BYTES, SCORING_BYTES_PER_PIXEL, remedy)
 
 
 def validation(volume: str, section: tuple[int, int]) -> Need:
-    """Of looking at a validation volume during the training."""
+    """Return the need of scoring a validation volume during the training.
+
+    Parameters
+    ----------
+    volume : str
+        Name of the volume.
+    section : tuple of int
+        Height and width of its sections in px.
+
+    Returns
+    -------
+    Need
+        Memory of the training while it validates.
+    """
     remedy = "cut its images into smaller ones"
     return _whole_sections(
         "validating on", volume, section, TORCH_PROCESS_BYTES, VALIDATION_BYTES_PER_PIXEL, remedy
@@ -61,13 +115,29 @@ def validation(volume: str, section: tuple[int, int]) -> Need:
 def _whole_sections(
     what: str, volume: str, section: tuple[int, int], process: int, per_pixel: int, remedy: str
 ) -> Need:
+    """Return the need of a job that holds a whole section."""
     height, width = section
     job = f"{what} volume {volume} (sections of {height:,} x {width:,} px, each as a whole)"
     return Need(job, process + per_pixel * height * width, remedy)
 
 
 def mean_image(volume: str, section: tuple[int, int], channels: int) -> Need:
-    """Of the normalisation `mean_image`."""
+    """Return the need of the normalisation `mean_image`.
+
+    Parameters
+    ----------
+    volume : str
+        Name of a training volume.
+    section : tuple of int
+        Height and width of its sections in px.
+    channels : int
+        Number of channels.
+
+    Returns
+    -------
+    Need
+        Memory for measuring and writing the mean image.
+    """
     height, width = section
     return Need(
         f"the mean image of volume {volume} ({height:,} x {width:,} px)",
@@ -77,24 +147,54 @@ def mean_image(volume: str, section: tuple[int, int], channels: int) -> Need:
 
 
 def blockwise(block: int) -> Need:
-    """Of the stages that work in blocks."""
+    """Return the need of the stages that work in blocks.
+
+    Parameters
+    ----------
+    block : int
+        Side of a block in px.
+
+    Returns
+    -------
+    Need
+        Memory for one block.
+    """
     return Need(
         f"work in blocks of {block:,} px", PROCESS_BYTES + BLOCK_BYTES_PER_PIXEL * block**2, "lower `block`"
     )
 
 
 def threads_for(section: tuple[int, int], bytes_per_pixel: int, memory_gb: float, threads: int) -> int:
-    """As many of `threads` as `memory_gb` has room for, each at work on a `section` of (y, x) px.
+    """Return how many threads can work at once, each on a whole section.
 
-    Raises `InputError` where it has no room for one.
+    Parameters
+    ----------
+    section : tuple of int
+        Height and width of a section in px.
+    bytes_per_pixel : int
+        Memory of each thread for each pixel of its section, in bytes.
+    memory_gb : float
+        Memory of the process in GB (10^9 bytes).
+    threads : int
+        Largest number of threads.
+
+    Returns
+    -------
+    int
+        Number of threads, from 1 to `threads`.
+
+    Raises
+    ------
+    InputError
+        If the memory is too small for one thread.
     """
     height, width = section
     own = height * width * bytes_per_pixel
     fitting = int((memory_gb * 1e9 - PROCESS_BYTES) // own)
     if fitting < 1:
         raise InputError(
-            f"sections of {height:,} x {width:,} px are scored whole, which takes "
-            f"{(own + PROCESS_BYTES) / 1e9:.1f} GB, but `memory_gb` is {memory_gb:g}. Raise it where the "
-            "machine has more, or score a part: crop or split the volume in the table of volumes."
+            f"sections of {height:,} x {width:,} px are scored as a whole, which takes "
+            f"{(own + PROCESS_BYTES) / 1e9:.1f} GB, but `memory_gb` is {memory_gb:g}. Raise it if the "
+            "machine has more memory, or crop the images of the volume to smaller sections."
         )
     return min(threads, fitting)

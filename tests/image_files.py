@@ -1,4 +1,4 @@
-"""Image files for tests: each writer puts a stack (z, y, x) on disk in another way and returns its path."""
+"""Image files for tests. Each writer stores a stack (z, y, x) in another format and returns the path."""
 
 import h5py
 import imagecodecs
@@ -53,7 +53,7 @@ def tiled_big_endian_bigtiff(folder, stack):
 
 
 def one_page_for_all(folder, stack):
-    """As ImageJ writes stacks beyond 4 GiB: one page, the others follow as plain bytes."""
+    """Like ImageJ for stacks above 4 GiB: one page, and the other sections follow as plain bytes."""
     tifffile.imwrite(folder / "a.tif", stack, photometric="minisblack", truncate=True, byteorder=">")
     return folder / "a.tif"
 
@@ -69,7 +69,7 @@ def imagej(folder, stack):
 
 
 def imagej_frames(folder, stack):
-    """Fiji takes a stack for a film where nobody told it otherwise: TYX."""
+    """Fiji treats a stack as a time series by default: TYX."""
     tifffile.imwrite(folder / "a.tif", stack, imagej=True, metadata={"axes": "TYX"})
     return folder / "a.tif"
 
@@ -99,7 +99,7 @@ def transposed_hdf5(folder, stack):
 
 
 def tiff_slices(folder, stack):
-    for z, section in enumerate(stack):  # slice8, slice9, slice10: by name alone, 10 would come first
+    for z, section in enumerate(stack):  # slice8, slice9, slice10: in alphabetical order, 10 would come first
         tifffile.imwrite(folder / f"slice{z + 8}.tif", section)
     (folder / "._slice8.tif").write_bytes(b"not an image")
     (folder / "Thumbs.db").write_bytes(b"not an image")

@@ -40,7 +40,7 @@ def sampled(picture, transform, mode, around=(CENTRE, CENTRE)):
 
 
 @pytest.mark.parametrize("mode", ["bicubic", "nearest"])
-def test_standing_still_changes_nothing(mode):
+def test_the_identity_changes_nothing(mode):
     torch.testing.assert_close(sampled(image(), STILL, mode), centre(image()), atol=1e-5, rtol=0)
 
 
@@ -50,14 +50,14 @@ def test_quarter_turns_and_mirrors_move_whole_pixels(quarter, mirror):
     a = quarter * math.pi / 2
     matrix = np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) @ np.diag([mirror, 1])
     transform = Transform(matrix, STILL.nodes, 1.0, 0.0, 1.0, 0.0)
-    # rotation takes patch to image coordinates, hence turns the picture the other way
+    # the matrix maps patch to image coordinates, so the picture turns in the opposite direction
     expected = torch.rot90(image(), -quarter, (-2, -1))
     expected = expected.flip(-2) if mirror < 0 else expected
     assert torch.equal(sampled(image(), transform, "nearest"), centre(expected))
 
 
 def cubic(picture, place):
-    """Cubic convolution (Keys 1981, a = -0.75) over 4 x 4 mirrored pixels, one after the other."""
+    """Cubic convolution (Keys 1981, a = -0.75) of 4 x 4 mirrored pixels, one after the other."""
 
     def weight(t):
         t, a = np.abs(t), -0.75
@@ -78,7 +78,7 @@ def cubic(picture, place):
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10**6), st.tuples(*[st.integers(1, 80)] * 2))
-def test_pixels_agree_with_a_twin_also_beyond_the_edges_where_the_image_is_mirrored(seed, shape):
+def test_pixels_agree_with_a_slow_implementation_also_in_the_mirrored_surroundings(seed, shape):
     rng = np.random.default_rng(seed)
     transform = augment.draw(Augmentation(elastic_std=3), rng)
     picture, around = image(seed, (1, *shape)), tuple(int(rng.integers(n)) for n in shape)
@@ -86,7 +86,7 @@ def test_pixels_agree_with_a_twin_also_beyond_the_edges_where_the_image_is_mirro
     np.testing.assert_allclose(
         sampled(picture, transform, "bicubic", around)[0], cubic(picture[0].numpy(), place), atol=1e-3
     )
-    clear = (np.abs(place % 1 - 0.5) > 1e-3).all(axis=0)  # not between two pixels
+    clear = (np.abs(place % 1 - 0.5) > 1e-3).all(axis=0)  # not halfway between two pixels
     nearest = sampled(picture, transform, "nearest", around)[0].numpy()
     expected = ndimage.map_coordinates(picture[0].numpy(), place.round(), order=0, mode="mirror")
     np.testing.assert_array_equal(nearest[clear], expected[clear])
@@ -94,7 +94,7 @@ def test_pixels_agree_with_a_twin_also_beyond_the_edges_where_the_image_is_mirro
 
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.floats(0, 30))
-def test_reach_holds_everything_the_patch_looks_at(seed, std):
+def test_reach_covers_all_positions_of_the_patch(seed, std):
     transform = augment.draw(Augmentation(elastic_std=std), np.random.default_rng(seed))
     assert np.abs(position(transform, (0, 0))).max() <= augment.reach(transform, TILE)
 
@@ -112,15 +112,15 @@ def test_positions_are_the_rotated_sum_of_grid_and_bicubic_displacement(seed, gr
     np.testing.assert_allclose(position(transform, (7, 9)), expected, atol=1e-4)
 
 
-def test_displacements_are_those_of_the_nodes_at_the_nodes():
+def test_displacements_at_the_nodes_are_those_of_the_nodes():
     nodes = np.random.default_rng(0).normal(0, 10, (2, 3, 3))
     moved = position(Transform(np.eye(2), nodes, 1.0, 0.0, 1.0, 0.0)) - position(STILL)
     np.testing.assert_allclose(moved[:, ::23, ::23], nodes[:, ::2, ::2], atol=1e-4)
-    between = moved[0, 0, 6]  # bicubic: not on the line between its neighbours
+    between = moved[0, 0, 6]  # bicubic: not on the straight line between its neighbours
     assert abs(between - np.interp(6, [0, 11.5, 23], nodes[0, 0])) > 0.1
 
 
-def test_displacements_have_the_papers_standard_deviation_and_no_bound():
+def test_displacements_have_the_standard_deviation_of_the_paper_and_no_limit():
     nodes = np.concatenate(
         [augment.draw(Augmentation(), np.random.default_rng(i)).nodes.ravel() for i in range(500)]
     )
@@ -128,7 +128,7 @@ def test_displacements_have_the_papers_standard_deviation_and_no_bound():
     assert np.abs(nodes).max() > 30
 
 
-def test_labels_keep_their_values_and_stay_with_their_weights():
+def test_labels_keep_their_values_and_their_weights():
     transform = augment.draw(Augmentation(elastic_std=3), np.random.default_rng(1))
     labels = torch.randint(0, 5, (1, 61, 47), generator=torch.Generator().manual_seed(0)).float()
     truth = torch.cat([labels, labels * 1.7 + 0.3])
@@ -137,7 +137,7 @@ def test_labels_keep_their_values_and_stay_with_their_weights():
     assert torch.equal(weights, found * 1.7 + 0.3)
 
 
-def test_each_gray_value_setting_does_what_its_name_says():
+def test_the_effect_of_each_gray_value_setting():
     image = torch.linspace(-1, 3, 64).reshape(1, 8, 8)
 
     def varied(**kwargs):
@@ -152,7 +152,7 @@ def test_each_gray_value_setting_does_what_its_name_says():
     assert noise.std().item() == pytest.approx(0.5, rel=0.2)
 
 
-def test_draws_lie_in_their_ranges_and_settings_switch_off():
+def test_drawn_numbers_are_in_their_ranges_and_can_be_switched_off():
     settings = Augmentation(gain=0.5, offset=0.1, gamma=0.3, noise=0.2)
     draws = [augment.draw(settings, np.random.default_rng(i)) for i in range(300)]
     for name, low, high in (

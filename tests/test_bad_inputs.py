@@ -180,7 +180,7 @@ def test_headers_are_told_as_they_are(paths):
     [
         (lambda: os.kill(os.getpid(), signal.SIGSEGV), r"crashed the library that reads them \(SIGSEGV\)"),
         (lambda: os._exit(3), "ended the process that read them"),
-        (lambda: all(True for _ in iter(int, 1)), "took more than 0.2 seconds of computing"),
+        (lambda: all(True for _ in iter(int, 1)), "took more than 0.2 seconds of CPU time"),
     ],
     ids=("crash", "exit", "hang"),
 )
@@ -191,7 +191,7 @@ def test_a_file_that_harms_its_reader_is_named(paths, monkeypatch, harm, words):
     monkeypatch.setattr(apart, "inspect", lambda path: harm() if path == "b.tif" else sound(path))
     told = imageio.inspect_apart(paths, 1.0)
     assert next(told) == sound("a.tif")
-    with pytest.raises(InputError, match=f"^b.tif: looking at its headers {words}"):
+    with pytest.raises(InputError, match=f"^b.tif: reading its headers {words}"):
         next(told)
 
 
@@ -205,7 +205,7 @@ def test_a_file_over_which_the_library_of_hdf5_loops_for_ever_is_named(folder, m
     content[free + 8 : free + 16] = bytes(8)
     Path("a.h5").write_bytes(content)
     monkeypatch.setattr(apart, "SECONDS", 1)
-    with pytest.raises(InputError, match=r"^a\.h5:/raw: looking at its headers took more than 1 seconds"):
+    with pytest.raises(InputError, match=r"^a\.h5:/raw: reading its headers took more than 1 seconds"):
         list(imageio.inspect_apart(["a.h5:/raw"], 1.0))
 
 
@@ -221,9 +221,7 @@ def test_headers_may_not_take_all_memory(paths, monkeypatch):
 
     monkeypatch.setattr(imageio.formats, "open_tiff", hungry)
     assert list(imageio.inspect_apart(["a.tif"], 1.0))
-    with pytest.raises(
-        InputError, match=r"a\.tif: cannot be read \(MemoryError: more memory than there is\)"
-    ):
+    with pytest.raises(InputError, match=r"a\.tif: cannot be read \(MemoryError: not enough memory\)"):
         list(imageio.inspect_apart(["a.tif"], 0.25))
 
 

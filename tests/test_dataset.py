@@ -15,7 +15,7 @@ from pipeline_lib.tasks.segmentation.weights import weight_map
 
 
 def write(path, stack):
-    tifffile.imwrite(path, stack, photometric="minisblack")  # three sections are no RGB
+    tifffile.imwrite(path, stack, photometric="minisblack")  # three sections are not RGB
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_instances_keep_their_numbers_and_are_kept_apart(files):
         assert (file["separation_border"][0, 5] == ([0] * 7 + [1] * 4 + [0] * 13)).all()
 
 
-def test_a_volume_to_predict_has_raw_alone(files):
+def test_a_volume_to_predict_has_only_raw(files):
     build_dataset(files / "images.tif", None, files / "a.h5")
     with layout.require(files / "a.h5", layout.RAW) as file:
         assert list(file) == ["raw"]
@@ -106,7 +106,7 @@ def test_statistics_are_those_of_the_training_pixels(files):
     assert found["smoothed_raw"]["low"] < found["smoothed_raw"]["high"]
 
 
-def test_the_stored_weight_map_is_the_papers(files):
+def test_the_stored_weight_map_is_that_of_the_paper(files):
     build_dataset(files / "images.tif", files / "instances.tif", files / "a.h5", annotation_kind="instances")
     measure_statistics([files / "a.h5"], files / "statistics.json")
     build_weight_map(files / "a.h5", files / "statistics.json", files / "w.h5", w0=7, sigma=3)
@@ -122,7 +122,7 @@ def test_the_stored_weight_map_is_the_papers(files):
 
 @pytest.fixture
 def tangled(tmp_path):
-    """Images, membranes between winding cells, and instances that are sparse in number and touch."""
+    """Images, membranes between winding cells, and touching instances with large gaps in their numbers."""
     rng = np.random.default_rng(5)
     cells = (rng.random((2, 70, 90)) < 0.62).astype(np.uint8) * 255
     numbers = np.array([0, 1, 7, 2**31, 2**32 - 1], np.uint32)
@@ -146,7 +146,7 @@ def test_nothing_depends_on_the_blocks(tangled, annotation, caplog):
                 separation_border_width=5,
                 block=block,
             )
-            told = caplog.text
+            log = caplog.text
         measure_statistics([tangled / "a.h5"], tangled / "statistics.json")
         build_weight_map(
             tangled / "a.h5", tangled / "statistics.json", tangled / "w.h5", sigma=2, block=block
@@ -154,7 +154,7 @@ def test_nothing_depends_on_the_blocks(tangled, annotation, caplog):
         with layout.require(tangled / "a.h5") as data, layout.require(tangled / "w.h5") as file:
             names = layout.RAW.name, layout.LABELS.name, layout.SEPARATION_BORDER.name
             found.append([data[name][:] for name in names] + [file[layout.WEIGHT_MAP.name][:]])
-        found[-1] += [told, json.loads((tangled / "statistics.json").read_text())["smoothed_raw"]]
+        found[-1] += [log, json.loads((tangled / "statistics.json").read_text())["smoothed_raw"]]
         assert not list(tangled.glob(".*partial*"))
     for other in found[1:]:
         for here, there in zip(found[0], other, strict=True):
@@ -177,7 +177,7 @@ def test_same_inputs_give_the_same_bytes(files):
     assert sha256(files / "a.h5") == sha256(files / "b.h5")
 
 
-def test_a_cell_that_no_block_holds_whole_is_counted_once(files, caplog):
+def test_a_cell_larger_than_a_block_is_counted_once(files, caplog):
     narrow = np.zeros((3, 20, 24), np.uint16)
     narrow[:, 2, 2:23], narrow[:, 3:19] = 900, 6
     write(files / "narrow.tif", narrow)
@@ -201,7 +201,7 @@ def test_an_annotation_that_is_likely_inverted_is_reported(files, caplog):
     assert "one cell covers 72 % of a section" in caplog.text and "annotation_kind" in caplog.text
 
 
-def test_a_missing_image_is_named_without_a_traceback(tmp_path):
+def test_a_missing_image_is_named_and_no_file_is_written(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.tif: no such file"):
         build_dataset(str(tmp_path / "nowhere.tif"), None, tmp_path / "a.h5")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Every readable format gives the same array; every unreadable one a message that says what to do."""
+"""Every readable format gives the same array; every other file gives a message with the next step."""
 
 import itertools
 import os
@@ -34,7 +34,7 @@ from pipeline_lib import imageio
 from pipeline_lib.runtime.errors import InputError
 
 
-# bool is stored as single bits, which TIFF knows in plain pages only
+# bool is stored as single bits, which TIFF supports only on plain pages
 @pytest.mark.parametrize(
     ("write", "dtype"),
     [
@@ -65,7 +65,7 @@ def test_formats_of_few_types_give_the_array_back(tmp_path, write, dtype):
 
 
 @pytest.mark.parametrize("shape", ((1, 9), (9, 1), (1, 1), (13, 17)))
-def test_a_single_image_is_one_section_whatever_its_shape(tmp_path, shape):
+def test_a_single_image_of_any_shape_is_one_section(tmp_path, shape):
     image = gray(shape)
     tifffile.imwrite(tmp_path / "a.tif", image)
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(image))
@@ -76,7 +76,7 @@ def test_a_single_image_is_one_section_whatever_its_shape(tmp_path, shape):
 
 
 @pytest.mark.parametrize("axes", ("CZYX", "ZCYX", "ZYXC"))
-def test_channels_come_first_whatever_the_order_in_the_file(tmp_path, axes):
+def test_channels_come_first_for_any_order_in_the_file(tmp_path, axes):
     stack = gray((2, 4, 6, 8))
     order = ["CZYX".index(axis) for axis in axes]
     with h5py.File(tmp_path / "a.h5", "w") as file:
@@ -96,7 +96,7 @@ def test_channels_come_first_whatever_the_order_in_the_file(tmp_path, axes):
 
 
 @pytest.mark.parametrize("planar", (False, True))
-def test_rgb_is_read_where_three_channels_are_asked_for(tmp_path, planar):
+def test_rgb_is_read_if_three_channels_are_requested(tmp_path, planar):
     colour = gray((4, 6, 8, 3))
     tifffile.imwrite(
         tmp_path / "a.tif",
@@ -112,7 +112,7 @@ def test_rgb_is_read_where_three_channels_are_asked_for(tmp_path, planar):
     )
 
 
-def test_only_the_sections_asked_for_are_read(tmp_path):
+def test_only_the_requested_sections_are_read(tmp_path):
     path = shaped(tmp_path, gray((6, 20, 20)))
     tifffile.imwrite(path, gray((6, 20, 20)), photometric="minisblack", compression="zlib")
     with tifffile.TiffFile(path) as tiff:
@@ -132,21 +132,20 @@ def test_single_bits_are_read_as_black_and_white(tmp_path, name):
     np.testing.assert_array_equal(imageio.read_annotation(tmp_path / name).array[0], cells)
 
 
-def test_white_is_zero_images_are_read_as_they_are_shown(tmp_path):
+def test_white_is_zero_images_are_read_as_they_are_displayed(tmp_path):
     stack = gray()
     tifffile.imwrite(tmp_path / "a.tif", 255 - stack, photometric="miniswhite")
     np.testing.assert_array_equal(imageio.read_images(tmp_path / "a.tif"), stack[None])
 
 
-def test_a_bool_array_saved_by_tifffile_means_what_it_says(tmp_path):
-    """tifffile declares it WhiteIsZero; True stays cell all the same."""
+def test_a_bool_array_saved_by_tifffile_is_not_inverted(tmp_path):
+    """tifffile marks bool arrays as WhiteIsZero; True still means cell."""
     cells = drawn_cells() > 0
     tifffile.imwrite(tmp_path / "a.tif", cells)
     np.testing.assert_array_equal(imageio.read_annotation(tmp_path / "a.tif").array[0], cells)
 
 
-# ----------------------------------------------------------------------------------------------- what cannot
-# be read
+# ------------------------------------------------------------------------------------------- unreadable files
 
 
 def fails(path, match, **settings):
@@ -155,7 +154,7 @@ def fails(path, match, **settings):
     assert str(imageio.source_file(path)) in str(caught.value)
 
 
-def test_missing_file_names_the_nearest(tmp_path):
+def test_missing_file_suggests_the_most_similar_name(tmp_path):
     shaped(tmp_path, gray())
     fails(tmp_path / "aa.tif", r"no such file or folder\. Did you mean a\.tif\?")
     fails(tmp_path / "nowhere" / "a.tif", "no such file or folder")
@@ -188,23 +187,23 @@ def test_empty_file_and_foreign_content_and_unknown_suffix(tmp_path):
         ("4", None),
     ),
 )
-def test_a_gap_between_slices_is_told(tmp_path, caplog, names, missing):
-    """Told and no more: sections may have been left out on purpose."""
+def test_a_gap_between_slices_is_logged(tmp_path, caplog, names, missing):
+    """It is only a warning: sections may have been left out on purpose."""
     for name in names.split():
         tifffile.imwrite(tmp_path / f"{name}.tif", gray((7, 11)))
     assert imageio.inspect(tmp_path).sections == len(names.split())
     assert (missing or "") in caplog.text and bool(missing) == bool(caplog.text)
 
 
-def test_two_slices_of_one_number_are_refused(tmp_path):
+def test_two_slices_with_the_same_number_raise_an_error(tmp_path):
     for name in ("1", "01", "2"):
         tifffile.imwrite(tmp_path / f"{name}.tif", gray((7, 11)))
-    with pytest.raises(InputError, match=r"01\.tif and 1\.tif have one number"):
+    with pytest.raises(InputError, match=r"01\.tif and 1\.tif have the same number"):
         imageio.inspect(tmp_path)
 
 
 def test_folders_without_slices_or_with_slices_that_differ(tmp_path):
-    fails(tmp_path, "holds no PNG or TIFF slices")
+    fails(tmp_path, "contains no PNG or TIFF slices")
     tiff_slices(tmp_path, gray())
     tifffile.imwrite(tmp_path / "slice9.tif", gray((7, 12)))
     with pytest.raises(InputError, match=r"slice9\.tif: .* 7 x 12 px.*slice8\.tif has .* 7 x 11 px"):
@@ -214,12 +213,12 @@ def test_folders_without_slices_or_with_slices_that_differ(tmp_path):
     tifffile.imwrite(tmp_path / "slice9.tif", gray((7, 11), np.uint16))
     fails(tmp_path, r"slice9\.tif.*uint16.*uint8")
     tifffile.imwrite(tmp_path / "slice9.tif", gray((2, 7, 11)), photometric="minisblack")
-    fails(tmp_path, r"slice9\.tif: holds 2 sections")
+    fails(tmp_path, r"slice9\.tif: found 2 sections; expected one section per file")
     png_slices(tmp_path, gray())
     fails(tmp_path, "both PNG and TIFF")
 
 
-def test_rgb_where_gray_is_expected_says_how_to_convert_it(tmp_path):
+def test_the_message_for_rgb_explains_how_to_convert_it(tmp_path):
     colour = gray((7, 11, 3))
     tifffile.imwrite(tmp_path / "a.tif", colour, photometric="rgb")
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(colour))
@@ -246,10 +245,10 @@ def test_several_images_in_one_tiff(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
         tiff.write(gray((7, 11)))
         tiff.write(gray((5, 5)))
-    fails(tmp_path / "a.tif", "2 images of different kind.*Save the one to use")
+    fails(tmp_path / "a.tif", "2 images of different size or type.*Save the one to use")
 
 
-def test_a_set_of_ome_files_that_is_not_whole(tmp_path):
+def test_an_incomplete_set_of_ome_files(tmp_path):
     path = ome(tmp_path, gray((2, 7, 11)))
     whole = tifffile.tiffcomment(path)
     uuid = whole.partition('UUID="')[2].partition('"')[0]
@@ -257,7 +256,7 @@ def test_a_set_of_ome_files_that_is_not_whole(tmp_path):
     planes = plane.format(0, "a.ome.tif", uuid) + plane.format(1, "b.ome.tif", uuid[:-1])
     part = whole.replace('<TiffData IFD="0" PlaneCount="2"/>', planes)
     tifffile.imwrite(path, gray((7, 11)), description=part, metadata=None)
-    fails(path, "its OME metadata name 'b.ome.tif', which is no file beside it")
+    fails(path, "its OME metadata name the file 'b.ome.tif', which is not in the same folder")
 
 
 def test_hdf5_datasets_are_listed(tmp_path):
@@ -268,18 +267,18 @@ def test_hdf5_datasets_are_listed(tmp_path):
 
 
 @pytest.mark.parametrize("bad", (np.nan, np.inf, -np.inf))
-def test_values_that_are_not_finite_are_counted_and_placed(tmp_path, bad):
+def test_nan_and_infinity_are_counted_and_located(tmp_path, bad):
     stack = gray(dtype=np.float32)
     stack[2, 3, 4] = stack[2, 6, 1] = stack[4, 0, 0] = bad
     path = shaped(tmp_path, stack)
     fails(path, "3 values are NaN or infinite, the first in section 2, row 3, column 4")
-    fails(path, "1 values are NaN or infinite, the first in section 4, row 0, column 0", sections="3-4")
+    fails(path, "1 value is NaN or infinite, the first in section 4, row 0, column 0", sections="3-4")
     assert imageio.read_images(path, sections="0-1").shape == (1, 2, 7, 11)
 
 
-def test_complex_numbers_are_no_gray_levels(tmp_path):
+def test_complex_numbers_are_not_gray_levels(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 4), np.complex64))
-    fails(tmp_path / "a.tif", "complex64; expected integers")
+    fails(tmp_path / "a.tif", "complex64; expected integer, float or bool values")
 
 
 @pytest.mark.parametrize("colour_type", (3, 4))
@@ -288,10 +287,10 @@ def test_png_with_palette_or_transparency(tmp_path, colour_type):
         (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(gray((7, 11, 2))))
     else:
         Image.fromarray(gray((7, 11))).convert("P").save(tmp_path / "a.png")
-    fails(tmp_path / "a.png", "expected gray levels. Convert it")
+    fails(tmp_path / "a.png", "expected gray levels. Convert it to grayscale")
 
 
-def test_an_image_larger_than_the_memory_is_refused_unread(tmp_path, monkeypatch):
+def test_an_image_larger_than_the_memory_raises_an_error_before_it_is_read(tmp_path, monkeypatch):
     path = shaped(tmp_path, gray((4, 1024, 1024)))
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1024, "SC_PHYS_PAGES": 2048}.get)
     assert imageio.read_images(path, sections="0-1").nbytes == 2 * 2**20
@@ -299,23 +298,23 @@ def test_an_image_larger_than_the_memory_is_refused_unread(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("write", (multi_page, shaped, compressed, one_page_for_all, imagej, ome, hdf5))
-def test_a_truncated_file_is_refused_or_still_right(tmp_path, write):
-    """Wherever a file ends early: never fewer sections, never other pixels."""
+def test_a_truncated_file_raises_an_error_or_is_read_correctly(tmp_path, write):
+    """A file cut at any byte never gives fewer sections or other pixels."""
     stack = gray((4, 9, 10))
     path = write(tmp_path, stack)
     file = imageio.source_file(path)
     whole = file.read_bytes()
-    refused = 0
+    errors = 0
     for length in range(0, len(whole), 11):
         file.write_bytes(whole[:length])
         try:
             np.testing.assert_array_equal(imageio.read_images(path), stack[None])
         except InputError:
-            refused += 1
-    assert refused > 5
+            errors += 1
+    assert errors > 5
 
 
-def test_a_truncated_png_is_refused(tmp_path):
+def test_a_truncated_png_raises_an_error(tmp_path):
     whole = imagecodecs.png_encode(gray((30, 30)))
     for length in (0, 5, 20, 25, 40, len(whole) // 2, len(whole) - 20):
         (tmp_path / "a.png").write_bytes(whole[:length])
@@ -362,12 +361,12 @@ def test_sections_are_read_as_written(text, sections):
         ("03. Jan", "Spreadsheets turn 1-3 into a date"),
     ),
 )
-def test_sections_that_cannot_be(text, match):
+def test_invalid_sections(text, match):
     with pytest.raises(InputError, match=match):
         imageio.parse_sections(text, 9)
 
 
-def test_one_section_is_one():
+def test_the_message_for_a_single_section_is_in_the_singular():
     with pytest.raises(InputError, match="only 1 section, number 0"):
         imageio.parse_sections("1", 1)
 
@@ -378,7 +377,7 @@ def test_sections_out_of_range_name_the_file(tmp_path):
 
 @given(st.sets(st.integers(0, 60), min_size=1), st.randoms())
 def test_any_set_of_sections_can_be_written_as_ranges(sections, random):
-    """Write a set as ranges cut at random, in random order: the same set comes back, ascending."""
+    """A set written as random ranges in random order is read back in ascending order."""
     parts, run = [], []
     for number in sorted(sections):
         if run and (number != run[-1] + 1 or random.random() < 0.3):
@@ -399,6 +398,6 @@ def test_natural_order_is_the_order_of_the_numbers(numbers, prefix, random):
 
 
 @given(st.lists(st.text("aB1 20_.-é٣²", max_size=8), unique=True), st.randoms())
-def test_natural_order_does_not_depend_on_the_order_before(names, random):
+def test_natural_order_does_not_depend_on_the_previous_order(names, random):
     expected = sorted(names, key=imageio.natural_key)
     assert sorted(random.sample(names, len(names)), key=imageio.natural_key) == expected

@@ -1,4 +1,4 @@
-"""Every region of every format equals the slice of the whole, and only what it touches is decoded."""
+"""Every region of every format equals the slice of the whole image; only the touched parts are decoded."""
 
 import os
 import tracemalloc
@@ -119,7 +119,7 @@ def some_slice(data, length):
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_region_is_the_slice_of_the_whole(tmp_path_factory, write, data):
-    """Regions in any order, of an image opened once: what is kept of one never shows in another."""
+    """Regions are read in any order from one open image: cached data never appear in another region."""
     shape = (3, data.draw(st.integers(6, 50)), data.draw(st.integers(4, 70)))
     stack = gray(shape, data.draw(st.sampled_from((np.uint8, np.uint16))))
     path = write(tmp_path_factory.mktemp("image"), stack)
@@ -149,7 +149,7 @@ def test_regions_of_colour_images(tmp_path, planar, layout, compression):
 
 
 @pytest.mark.parametrize("axes", ("CZYX", "ZCYX"))
-def test_regions_of_channels_on_pages_of_their_own(tmp_path, axes):
+def test_regions_of_channels_on_separate_pages(tmp_path, axes):
     stack = gray((2, 4, 30, 20))
     tifffile.imwrite(
         tmp_path / "a.ome.tif",
@@ -177,15 +177,15 @@ IMAGE_CODECS = ("jpeg", "jpeg2000", "png")
 
 @pytest.mark.parametrize("layout", ({"tile": (32, 48)}, {"rowsperstrip": 24}), ids=("tiles", "strips"))
 @pytest.mark.parametrize("compression", (*IMAGE_CODECS, "zstd", "lzma"))
-def test_regions_of_compressions_that_hold_images_of_their_own(tmp_path, compression, layout):
+def test_regions_of_compressions_that_embed_images(tmp_path, compression, layout):
     tifffile.imwrite(tmp_path / "a.tif", drawn_cells(100), compression=compression, **layout)
     assert_blocks(tmp_path / "a.tif", tifffile.imread(tmp_path / "a.tif")[None, None])
 
 
 @pytest.mark.parametrize("compression", IMAGE_CODECS)
 @pytest.mark.parametrize("shape", ((600, 32), (32, 600)))
-def test_an_image_larger_than_its_tile_is_refused_before_it_is_decoded(tmp_path, compression, shape):
-    """A kilobyte of JPEG 2000 can hold gigapixels."""
+def test_an_image_larger_than_its_tile_raises_an_error_before_it_is_decoded(tmp_path, compression, shape):
+    """A kilobyte of JPEG 2000 can contain gigapixels."""
     tifffile.imwrite(
         tmp_path / "large.tif", np.zeros(shape, np.uint8), compression=compression, rowsperstrip=600
     )
@@ -206,7 +206,7 @@ def test_an_image_larger_than_its_tile_is_refused_before_it_is_decoded(tmp_path,
         imageio.read_images(tmp_path / "a.tif")
 
 
-def test_regions_of_images_shown_inverted(tmp_path):
+def test_regions_of_images_displayed_inverted(tmp_path):
     stack = gray((2, 30, 40))
     tifffile.imwrite(tmp_path / "a.tif", 255 - stack, photometric="miniswhite", tile=(16, 16))
     assert_blocks(tmp_path / "a.tif", stack[None])
@@ -234,7 +234,7 @@ def test_regions_of_an_ome_set_of_two_files(tmp_path):
     assert_blocks(tmp_path / "a.ome.tif", stack[None])
 
 
-def test_tiles_left_out_of_the_file_are_empty(tmp_path):
+def test_tiles_missing_in_the_file_are_empty(tmp_path):
     path = tiles(tmp_path, np.ones((64, 64), np.uint8))
     with tifffile.TiffFile(path, mode="r+") as tiff:
         counts = tiff.pages[0].tags["TileByteCounts"]
@@ -254,11 +254,11 @@ def assert_blocks(path, stack, channels=1):
     np.testing.assert_array_equal(imageio.read_images(path, channels=channels), stack)
 
 
-# --------------------------------------------------------------------------------------- what is not decoded
+# --------------------------------------------------------------------------------- parts that are not decoded
 
 
 @pytest.mark.parametrize("write", (strips, tiles))
-def test_strips_and_tiles_beside_the_region_are_not_read(tmp_path, write):
+def test_strips_and_tiles_outside_the_region_are_not_read(tmp_path, write):
     stack = gray((2, 60, 64))
     path = write(tmp_path, stack)
     rows, columns = (slice(30, 36), slice(0, 64)) if write is strips else (slice(16, 48), slice(32, 64))
@@ -281,16 +281,16 @@ def test_strips_and_tiles_beside_the_region_are_not_read(tmp_path, write):
 
 
 @pytest.mark.parametrize("write", (strips, tiles, png_slices, wide_chunks))
-def test_what_a_row_of_blocks_shares_is_decoded_once(tmp_path, write):
-    """The file loses its pixels after the first block: the other blocks of the row come from what is kept."""
-    # of HDF5, more than it keeps by itself
+def test_parts_shared_by_a_row_of_blocks_are_decoded_once(tmp_path, write):
+    """Pixels are destroyed after the first block is read: the others of the row must come from the cache."""
+    # for HDF5, more than its default cache
     stack = np.tile(gray((2, 400, 5000)), (1, 1, 6 if write is wide_chunks else 1))
     path = write(tmp_path, stack)
     row = slice(5, 300)
     blocks_of_row = [slice(0, 40), slice(40, 50), slice(50, 64)]
     with imageio.open_images(path) as images:
         images.read(0, row, blocks_of_row[0])
-        if write is tiles:  # two tiles wide, of which the first block had the first and some of the second
+        if write is tiles:  # the first block covers one tile and a part of the next
             assert images.info.smallest_read == 16 * 32
         destroy_pixels(path)
         for columns in blocks_of_row[1:]:
@@ -328,7 +328,7 @@ def destroy_pixels(path):
 
 @pytest.mark.parametrize(("write", "layout"), ((strips, {"rowsperstrip": 16}), (tiles, {"tile": (64, 64)})))
 def test_memory_does_not_grow_with_the_section(tmp_path, write, layout):
-    """Blocks of 32 KiB; of strips, those of one row of blocks are kept, 512 KiB."""
+    """A block has 32 KiB; the strips of one row of blocks, which are cached, have 512 KiB."""
     side, block = 2048, 128
     path = write(tmp_path, gray((1, side, side), np.uint16), **layout)
     with imageio.open_images(path) as images:
@@ -341,7 +341,7 @@ def test_memory_does_not_grow_with_the_section(tmp_path, write, layout):
 
 
 def test_strips_beyond_the_limit_are_decoded_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(tiff_module, "KEPT", 100_000)
+    monkeypatch.setattr(tiff_module, "CACHE_BYTES", 100_000)
     stack = gray((1, 400, 4000))
     path = strips(tmp_path, stack)
     with imageio.open_images(path) as images:
@@ -350,11 +350,11 @@ def test_strips_beyond_the_limit_are_decoded_again(tmp_path, monkeypatch):
             np.testing.assert_array_equal(images.read(0, *part.read)[0], stack[0, *part.read])
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert peak < 600_000  # where a row of blocks has 800,000
+    assert peak < 600_000  # a row of blocks has 800,000
 
 
-def test_a_strip_larger_than_the_limit_is_kept_by_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(tiff_module, "KEPT", 1000)
+def test_a_single_strip_larger_than_the_limit_is_cached(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiff_module, "CACHE_BYTES", 1000)
     stack = gray((1, 3, 4000))
     path = strips(tmp_path, stack)
     with imageio.open_images(path) as images:
@@ -363,8 +363,8 @@ def test_a_strip_larger_than_the_limit_is_kept_by_itself(tmp_path, monkeypatch):
         np.testing.assert_array_equal(images.read(0, slice(1, 3), slice(100, 200))[0], stack[0, 1:3, 100:200])
 
 
-def test_a_file_beyond_four_gigabytes_is_read_where_asked(tmp_path):
-    """Written with a hole, which takes no room on the disk."""
+def test_a_region_of_a_file_larger_than_four_gigabytes(tmp_path):
+    """The file is sparse and takes no space on the disk."""
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, shape=(1, 70_000, 70_000), dtype=np.uint8, photometric="minisblack")
     with tifffile.TiffFile(path) as tiff:
@@ -379,7 +379,7 @@ def test_a_file_beyond_four_gigabytes_is_read_where_asked(tmp_path):
     assert region.shape == (300, 10) and not region[:-2].any()
 
 
-# -------------------------------------------------------------------------------- how much at once, and what
+# ---------------------------------------------------------------------------------- size of parts, and values
 
 
 @pytest.mark.parametrize(
@@ -394,18 +394,18 @@ def test_a_file_beyond_four_gigabytes_is_read_where_asked(tmp_path):
         (wide_chunks, 5 * 70 * 2),
     ),
 )
-def test_the_headers_tell_how_much_is_decoded_at_once(tmp_path, write, expected):
+def test_the_info_states_how_much_is_decoded_at_once(tmp_path, write, expected):
     path = write(tmp_path, gray((2, 50, 70), np.uint16))
     assert imageio.inspect(path).smallest_read == expected
 
 
-def test_the_largest_slice_of_a_folder_counts(tmp_path):
+def test_smallest_read_of_a_folder_is_that_of_its_largest_slice(tmp_path):
     for z, rows in enumerate((5, 40, 10)):
         tifffile.imwrite(tmp_path / f"{z}.tif", gray((50, 70)), compression="zlib", rowsperstrip=rows)
     assert imageio.inspect(tmp_path).smallest_read == 40 * 70
 
 
-def test_a_page_in_one_strip_that_does_not_fit_is_refused(tmp_path):
+def test_a_page_in_one_strip_that_does_not_fit_raises_an_error(tmp_path):
     tifffile.imwrite(
         tmp_path / "a.tif", np.zeros((5000, 5000), np.uint8), compression="zlib", rowsperstrip=5000
     )
@@ -414,12 +414,12 @@ def test_a_page_in_one_strip_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(
         InputError,
         match=r"a\.tif: 1 section of 5000 x 5000 px, uint8: .*parts of 0\.025 GB.*"
-        r"`memory_gb` is 0\.049\. Save it with tiles.*HDF5.*raise `memory_gb`",
+        r"`memory_gb` is 0\.049\. Save the image uncompressed.*tiles.*HDF5.*raise `memory_gb`",
     ):
         imageio.require_memory("a.tif", info, 0.049)
 
 
-def test_a_claim_beyond_the_machine_is_refused_before_anything_is_decoded(tmp_path, monkeypatch):
+def test_a_part_larger_than_the_memory_raises_an_error_before_anything_is_decoded(tmp_path, monkeypatch):
     tifffile.imwrite(
         tmp_path / "a.tif", np.zeros((2000, 2000), np.uint8), compression="zlib", rowsperstrip=2000
     )
@@ -429,15 +429,15 @@ def test_a_claim_beyond_the_machine_is_refused_before_anything_is_decoded(tmp_pa
 
 
 @pytest.mark.parametrize("bad", (np.nan, np.inf, -np.inf))
-def test_values_that_are_not_finite_are_placed_in_the_file(tmp_path, bad):
+def test_nan_and_infinity_are_located_in_the_file(tmp_path, bad):
     stack = gray((4, 40, 50), np.float32)
     stack[3, 25, 31] = bad
     with imageio.open_images(strips(tmp_path, stack), sections="1,3") as images:
         images.read(1, slice(0, 25), slice(None))
-        with pytest.raises(InputError, match=r"1 values .* the first in section 3, row 25, column 31"):
+        with pytest.raises(InputError, match=r"1 value is .* the first in section 3, row 25, column 31"):
             images.read(1, slice(20, 40), slice(30, 40))
 
 
-def test_what_the_reader_s_user_raises_is_not_blamed_on_the_file(tmp_path):
+def test_exceptions_of_the_caller_are_not_blamed_on_the_file(tmp_path):
     with pytest.raises(KeyError), imageio.open_images(strips(tmp_path, gray())):
         raise KeyError("mine")

@@ -1,4 +1,4 @@
-"""Written files hold what was given, in types and parts that other programs read."""
+"""Written files contain the given values, in types and strips that other programs can read."""
 
 import tracemalloc
 
@@ -21,12 +21,12 @@ from pipeline_lib.imageio.writing import needs_bigtiff
 def test_labels_come_back_with_axes_and_the_smallest_type(tmp_path, maximum, dtype):
     labels = np.random.default_rng(0).integers(0, maximum, (3, 20, 30), endpoint=True).astype(np.uint32)
     labels[1, 2, 3] = maximum
-    with h5py.File(tmp_path / "a.h5", "w") as file:  # an HDF5 dataset serves as well as an array
+    with h5py.File(tmp_path / "a.h5", "w") as file:  # an HDF5 dataset is accepted like an array
         imageio.write_labels(tmp_path / "labels.tif", file.create_dataset("labels", data=labels))
     with tifffile.TiffFile(tmp_path / "labels.tif") as tiff:
         series, page = tiff.series[0], tiff.pages[0]
         assert (series.axes, series.dtype, series.shape) == ("ZYX", dtype, (3, 20, 30))
-        # what ImageJ's own reader takes: zlib without predictor, strips, and no description in its own format
+        # ImageJ's own reader needs zlib without predictor, strips, and no description in its own format
         assert page.compression == tifffile.COMPRESSION.ADOBE_DEFLATE
         assert (page.predictor, page.is_tiled) == (1, False)
         assert not tiff.is_imagej and "images=" not in page.description
@@ -42,33 +42,33 @@ def test_probabilities_and_images_come_back(tmp_path):
     np.testing.assert_array_equal(imageio.read_images(tmp_path / "i.tif")[0], gray((1, 9, 8)))
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
+def test_a_failed_write_keeps_the_previous_file(tmp_path):
     class Broken:
         shape, dtype = (2, 4, 4), np.dtype(np.float32)
 
         def __getitem__(self, index):
             if index[0] == 1:
-                raise RuntimeError("the source went away")
+                raise RuntimeError("the source disappeared")
             return np.zeros((4, 4), np.float32)
 
-    (tmp_path / "p.tif").write_bytes(b"former result")
+    (tmp_path / "p.tif").write_bytes(b"previous result")
     with pytest.raises(RuntimeError):
         imageio.write_probability(tmp_path / "p.tif", Broken())
     assert [path.name for path in tmp_path.iterdir()] == ["p.tif"]
-    assert (tmp_path / "p.tif").read_bytes() == b"former result"
+    assert (tmp_path / "p.tif").read_bytes() == b"previous result"
 
 
 @settings(max_examples=40)
 @given(st.integers(1, 3), st.integers(1, 400), st.integers(2, 300), st.sampled_from(("u1", "u2", "f4")))
 def test_any_shape_is_read_back_exactly(tmp_path_factory, sections, height, width, dtype):
-    """Heights that are no multiple of strips or bands, on pages of one strip and of many."""
+    """Heights are no multiple of strips or bands; pages have one strip or many."""
     path = tmp_path_factory.mktemp("shape") / "a.tif"
     stack = np.random.default_rng(height).integers(0, 200, (sections, height, width)).astype(dtype)
     imageio.write_images(path, stack)
     np.testing.assert_array_equal(tifffile.imread(path).reshape(stack.shape), stack)
 
 
-def test_a_wide_section_goes_in_many_strips_and_pillow_reads_them(tmp_path):
+def test_a_wide_section_is_written_in_many_strips_that_pillow_reads(tmp_path):
     stack = np.random.default_rng(0).integers(0, 2**16, (1, 300, 9000), np.uint16)
     imageio.write_images(tmp_path / "a.tif", stack)
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
@@ -77,7 +77,7 @@ def test_a_wide_section_goes_in_many_strips_and_pillow_reads_them(tmp_path):
 
 
 class Computed:
-    """A stack that is nowhere but computed where it is read, and knows how much was asked for at once."""
+    """A stack whose values are computed when they are read. It records the largest region that was read."""
 
     def __init__(self, shape):
         self.shape, self.most, self.read = shape, 0, 0
@@ -89,7 +89,7 @@ class Computed:
         return (z * 7 + y * 5 + x // 100).astype(np.uint32)
 
 
-def test_a_stack_computed_where_it_is_read_is_never_whole_in_memory(tmp_path):
+def test_a_computed_stack_is_never_completely_in_memory(tmp_path):
     stack = Computed((2, 5000, 1000))
     tracemalloc.start()
     imageio.write_labels(tmp_path / "a.tif", stack)
@@ -101,8 +101,8 @@ def test_a_stack_computed_where_it_is_read_is_never_whole_in_memory(tmp_path):
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), whole)
 
 
-def test_a_label_that_uint16_does_not_hold_makes_all_uint32(tmp_path):
-    """It comes late, when most has been written as uint16."""
+def test_one_label_too_large_for_uint16_makes_all_uint32(tmp_path):
+    """The label is in the last rows, when most of the file has been written as uint16."""
     stack = Computed((1, 13_110, 3))
     expected = stack[0, 0:13_110, 0:3]
     imageio.write_labels(tmp_path / "a.tif", stack)
@@ -119,10 +119,10 @@ def test_the_same_stack_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_bigtiff_only_where_four_gigabytes_may_not_do(tmp_path):
+def test_bigtiff_only_if_four_gigabytes_may_not_suffice(tmp_path):
     assert not needs_bigtiff((1, 32768, 32768), np.uint8)
     assert not needs_bigtiff((1, 32768, 32768), np.uint16)
     assert needs_bigtiff((1, 32768, 32768), np.float32)
-    assert needs_bigtiff((4, 32768, 32760), np.uint8)  # fits, but for tables
+    assert needs_bigtiff((4, 32768, 32760), np.uint8)  # the pixels fit, but not the tables
     imageio.write_images(tmp_path / "a.tif", gray((1, 9, 8)))
-    assert (tmp_path / "a.tif").read_bytes()[2] == 42  # TIFF's number; BigTIFF has 43
+    assert (tmp_path / "a.tif").read_bytes()[2] == 42  # version number of TIFF; that of BigTIFF is 43

@@ -9,7 +9,7 @@ from pipeline_lib.kernels import blocks
 from pipeline_lib.runtime.errors import InputError
 
 
-def test_arrays_describe_themselves_and_are_chunked_for_patches(tmp_path):
+def test_datasets_have_a_description_and_chunks_for_patches(tmp_path):
     with layout.create(tmp_path / "a.h5", {"version": "1"}) as file:
         layout.add(file, layout.RAW, (2, 3, 300, 40), np.uint16)[:] = 7
         layout.add(file, layout.WEIGHT_MAP, (3, 300, 40))
@@ -23,14 +23,14 @@ def test_arrays_describe_themselves_and_are_chunked_for_patches(tmp_path):
         assert layout.provenance(file) == {"version": "1"}
 
 
-def test_a_stage_that_dies_leaves_nothing_behind(tmp_path):
+def test_a_failed_stage_leaves_no_file(tmp_path):
     with pytest.raises(RuntimeError), layout.create(tmp_path / "a.h5", {}) as file:
         layout.add(file, layout.LABELS, (1, 4, 4))
         raise RuntimeError
     assert not list(tmp_path.iterdir())
 
 
-def test_files_of_another_kind_or_version_are_named(tmp_path):
+def test_messages_for_files_of_another_kind_or_version(tmp_path):
     path = tmp_path / "a.h5"
     with pytest.raises(InputError, match=r"a\.h5: no such file"), layout.require(path):
         pass
@@ -47,7 +47,7 @@ def test_files_of_another_kind_or_version_are_named(tmp_path):
         pass
 
 
-def test_a_missing_array_is_named_beside_those_found(tmp_path):
+def test_the_message_for_a_missing_array_lists_those_found(tmp_path):
     with layout.create(tmp_path / "a.h5", {}) as file:
         layout.add(file, layout.RAW, (1, 1, 4, 4), np.uint8)
     with (
@@ -57,12 +57,12 @@ def test_a_missing_array_is_named_beside_those_found(tmp_path):
         pass
 
 
-def test_a_shape_that_does_not_fit_the_axes_is_a_mistake_of_ours(tmp_path):
+def test_a_shape_that_does_not_fit_the_axes_is_a_programming_error(tmp_path):
     with pytest.raises(ValueError, match="axes czyx"), layout.create(tmp_path / "a.h5", {}) as file:
         layout.add(file, layout.RAW, (3, 4, 4), np.uint8)
 
 
-def test_parts_shown_as_one_are_the_same_bytes_at_any_time(tmp_path):
+def test_joining_the_same_parts_gives_the_same_bytes_at_any_time(tmp_path):
     with layout.create(tmp_path / "1.h5", {}) as file:
         layout.add(file, layout.LABELS, (1, 4, 4))
     parts = [(blocks.parts((1, 4, 4), 1)[0], tmp_path / "1.h5")]
@@ -72,5 +72,5 @@ def test_parts_shown_as_one_are_the_same_bytes_at_any_time(tmp_path):
         return (tmp_path / name).read_bytes()
 
     before = joined("a.h5")
-    time.sleep(1.1)  # HDF5 counts whole seconds
+    time.sleep(1.1)  # time stamps of HDF5 have a resolution of 1 s
     assert joined("b.h5") == before

@@ -7,19 +7,19 @@ from pipeline_lib.runtime.errors import InputError
 
 
 @pytest.mark.parametrize(("gigabytes", "threads"), [(0.04, 1), (0.079, 1), (0.08, 2), (0.4, 10), (0.5, 10)])
-def test_as_many_threads_as_the_memory_has_room_for(gigabytes, threads):
+def test_the_number_of_threads_that_fit_into_the_memory(gigabytes, threads):
     room = gigabytes + PROCESS_BYTES / 1e9 + 1e-9
     assert threads_for((1000, 1000), 40, room, threads=10) == threads
 
 
-def test_no_room_for_one_names_the_setting_and_the_way_out():
+def test_the_message_for_no_thread_names_the_setting_and_the_next_step():
     with pytest.raises(
-        InputError, match=r"1,000 x 2,000 px .* `memory_gb` is 0\.3\. Raise it .* crop or split"
+        InputError, match=r"1,000 x 2,000 px .* `memory_gb` is 0\.3\. Raise it .* crop the images"
     ):
         threads_for((1000, 2000), 40, 0.3, threads=8)
 
 
-def test_the_largest_need_is_told_and_what_does_not_fit_is_refused_with_both_ways_out():
+def test_the_largest_need_is_returned_or_its_message_names_both_remedies():
     needs = [
         memory.blockwise(2048),
         memory.scoring("vnc", (30_000, 20_000)),
@@ -28,12 +28,12 @@ def test_the_largest_need_is_told_and_what_does_not_fit_is_refused_with_both_way
     assert memory.require(needs, 40).job.startswith("scoring volume vnc (sections of 30,000 x 20,000 px")
     with pytest.raises(
         InputError,
-        match=r"`memory_gb`: 8, but scoring volume vnc .* takes 27\.2 GB\. Set `memory_gb: 28` .* cut its ",
+        match=r"`memory_gb`: 8, but scoring volume vnc .* needs 27\.2 GB\. Set `memory_gb: 28` .* cut its ",
     ):
         memory.require(needs, 8)
 
 
-# (base channels, tile, batch, precision) -> bytes at most of a whole training on the CPU, measured
+# (base channels, tile, batch, precision) -> measured peak memory of a training on the CPU in bytes
 MEASURED = {
     (16, 572, 1, "float32"): 865e6,
     (16, 572, 1, "bfloat16"): 765e6,
@@ -46,7 +46,7 @@ MEASURED = {
 
 
 @pytest.mark.parametrize("case", MEASURED)
-def test_training_is_estimated_from_above_and_not_by_much(case):
+def test_the_estimate_for_training_is_an_upper_limit_and_at_most_35_percent_too_high(case):
     base_channels, tile, batch, precision = case
     plan = UNetPlan(base_channels=base_channels)
     given = {"precision": precision, "batch": batch, "volumes": 1, "pixels": 4 * 512**2}

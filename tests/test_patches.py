@@ -21,7 +21,7 @@ STILL = Augmentation(rotate=False, mirror=False, elastic_std=0, gain=0, offset=0
 
 @pytest.fixture
 def volumes():
-    """Two volumes of different size whose weights tell where a pixel comes from."""
+    """Two volumes of different size. The weight of each pixel encodes its position."""
     rng = np.random.default_rng(0)
     made = []
     for k, shape in enumerate([(2, 30, 41), (1, 50, 33)]):
@@ -41,7 +41,7 @@ def patches(volumes, augmentation=STILL, seed=0):
     return Patches(volumes, normalisation, GEOMETRY.context, TILE, augmentation, seed)
 
 
-def test_image_target_and_weights_are_of_the_same_place_mirrored_at_the_rim(volumes):
+def test_image_target_and_weights_show_the_same_place_mirrored_at_the_edges(volumes):
     source = patches(volumes)
     for iteration in range(30):
         image, truth = source.move(source.read(iteration), CPU)
@@ -54,7 +54,7 @@ def test_image_target_and_weights_are_of_the_same_place_mirrored_at_the_rim(volu
         np.testing.assert_array_equal(target[0], (labels[z, y, x] > 0) & (border[z, y, x] == 0))
         c = GEOMETRY.context
         np.testing.assert_allclose(image[0, 0, c:-c, c:-c], raw[0, z, y, x] / 255.0, atol=1e-5)
-        # the output is one mirrored window
+        # the output is a window of the mirrored section
         section, cy, cx = int(z[0, 0]), y[TILE // 2 - c, TILE // 2 - c], x[TILE // 2 - c, TILE // 2 - c]
         rows, columns = (
             mirror(m - TILE // 2 + c, m + TILE // 2 - c, n)
@@ -63,7 +63,7 @@ def test_image_target_and_weights_are_of_the_same_place_mirrored_at_the_rim(volu
         np.testing.assert_array_equal(place[section][rows[:, None], columns], weights[0])
 
 
-def test_patches_are_a_function_of_seed_and_number(volumes):
+def test_patches_depend_only_on_seed_and_number(volumes):
     def run(seed, first):
         source = patches(volumes, Augmentation(elastic_std=2), seed)
         return [patch for (patch,) in source.batches(([i] for i in range(first, 7)), CPU)]
@@ -76,7 +76,7 @@ def test_patches_are_a_function_of_seed_and_number(volumes):
     assert not torch.equal(whole[0][0], whole[1][0])
 
 
-def test_batches_come_in_order_with_the_patches_of_their_numbers(volumes):
+def test_batches_are_in_order_and_have_the_patches_of_their_numbers(volumes):
     source = patches(volumes)
     numbers = [[3, 1], [0, 2], [7, 4], [5, 6], [9, 8], [11, 10], [13, 12]]
     found = list(source.batches(iter(numbers), CPU))
@@ -99,8 +99,8 @@ def test_every_pixel_is_equally_likely_the_centre(volumes):
     assert np.histogram(x, 4)[0].min() > 60
 
 
-def test_as_many_files_are_opened_as_the_system_lets_this_process(tmp_path):
-    """120 files, first with a limit of 50 that may be raised, then with one that may not."""
+def test_as_many_files_are_opened_as_the_system_allows(tmp_path):
+    """120 files: first with a limit of 50 that can be raised, then with a limit that cannot."""
     code = f"""
 import resource
 from contextlib import ExitStack
@@ -127,12 +127,12 @@ try:
 except InputError as error:
     print(error)
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     expected = r"60 \(1, 8, 8\)\ntraining: 120 files .* may open 90\. Type `ulimit -n \d+` and run .*\n"
-    assert re.fullmatch(expected, said)
+    assert re.fullmatch(expected, output)
 
 
-def test_gray_values_vary_as_the_settings_say(volumes):
+def test_gray_values_vary_according_to_the_settings(volumes):
     still, varied = patches(volumes), patches(volumes, Augmentation(**{**vars(STILL), "offset": 0.5}))
     for iteration in range(5):
         region = varied.read(iteration)

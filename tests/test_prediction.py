@@ -87,14 +87,16 @@ def test_the_parts_of_several_jobs_are_the_whole_without_a_seam(folder, jobs):
         (folder / name).rename(folder / "elsewhere" / name)
     assert np.array_equal(probability(folder / "elsewhere/joined.h5"), joined)
     (folder / "elsewhere/parts/2.h5").unlink()  # HDF5 itself would show zeros
-    with pytest.raises(InputError, match=r"2\.h5: a part of .*, missing or damaged .* Delete both"):
+    with pytest.raises(InputError, match=r"2\.h5: this part of .* is missing or damaged .* Delete both"):
         probability(folder / "elsewhere/joined.h5")
 
 
 def test_a_part_of_another_shape_is_not_joined(folder):
     for name, jobs in (("1", 2), ("2", 1)):
         predict(folder / "dataset.h5", folder / "model.pt", folder / f"{name}.h5", part=1, jobs=jobs)
-    with pytest.raises(InputError, match=r"2\.h5: a part of shape \(2, 70, 51\), expected \(1, 70, 51\)"):
+    with pytest.raises(
+        InputError, match=r"2\.h5: found a part of shape \(2, 70, 51\), expected \(1, 70, 51\)"
+    ):
         join_predictions([folder / "1.h5", folder / "2.h5"], folder / "j.h5", shape=(2, 70, 51), jobs=2)
     assert not (folder / "j.h5").exists()
 

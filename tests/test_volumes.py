@@ -1,4 +1,4 @@
-"""The table of volumes: what people and spreadsheets write, and a clear word on each mistake."""
+"""The table of volumes as people and spreadsheets write it, and a clear message for each mistake."""
 
 import itertools
 import os
@@ -28,7 +28,7 @@ ROWS = (
 
 
 def table(folder, *rows, header=HEADER):
-    """Write a table with cells separated by spaces here and tabs there, - for an empty cell."""
+    """Write a table. Cells are separated by spaces here and by tabs in the file; - is an empty cell."""
     path = folder / "volumes.tsv"
     lines = ["\t".join("" if cell == "-" else cell for cell in row.split(" ")) for row in (header, *rows)]
     path.write_text("\n".join(lines) + "\n")
@@ -59,7 +59,7 @@ def test_absolute_paths_and_hdf5_datasets_are_kept(tmp_path):
     assert (second.images, second.annotation) == ("data/x/b.tif", "data/y/b.tif")
 
 
-def test_columns_may_come_in_any_order_and_optional_ones_be_missing(tmp_path):
+def test_columns_may_have_any_order_and_optional_ones_may_be_missing(tmp_path):
     rows = ("train t.tif a i.tif", "validation t.tif b j.tif")
     first, second = volumes.read_table(table(tmp_path, *rows, header="split annotation volume images"), "")
     assert first == volumes.Volume("a", "i.tif", "t.tif", "", "train")
@@ -96,14 +96,17 @@ def test_missing_table(tmp_path):
 @pytest.mark.parametrize("content", (b"", b"\n\r\n", b"# volume\timages\n", b"\xef\xbb\xbf"))
 def test_empty_table(tmp_path, content):
     (tmp_path / "volumes.tsv").write_bytes(content)
-    fails(tmp_path / "volumes.tsv", "table is empty. Its first line names the columns, separated by tab")
+    fails(
+        tmp_path / "volumes.tsv",
+        "table is empty. Write the names of the columns into its first line, separated by tab",
+    )
 
 
 def test_table_without_rows(tmp_path):
-    fails(table(tmp_path), "the table holds no volumes. Add a line for each")
+    fails(table(tmp_path), "the table contains no volumes. Add a line for each")
 
 
-def test_a_workbook_is_no_table(tmp_path):
+def test_a_workbook_is_not_a_table(tmp_path):
     (tmp_path / "volumes.tsv").write_bytes(b"PK\x03\x04\xff\xfe\xfd")
     fails(tmp_path / "volumes.tsv", "not a text file in UTF-8 .* not as a workbook")
 
@@ -120,7 +123,7 @@ def test_a_workbook_is_no_table(tmp_path):
         ("volume images images split", "column `images` appears 2 times"),
     ),
 )
-def test_columns_that_are_unknown_missing_or_double(tmp_path, header, match):
+def test_columns_that_are_unknown_missing_or_repeated(tmp_path, header, match):
     fails(table(tmp_path, "a b c", header=header), match)
 
 
@@ -141,11 +144,11 @@ def test_columns_that_are_unknown_missing_or_double(tmp_path, header, match):
         ("a raw.tif truth.tif 3-1 train", "line 2, volume a: sections `3-1`: 3-1 runs backwards"),
         ("a raw.tif truth.tif 03.Jan train", "line 2, volume a: .*formatted as text"),
         ("a raw.tif truth.tif 0 train more", "line 2: 6 cells, expected 5 .*exactly one tab"),
-        ('a "raw.tif truth.tif 0 train', "line 2: a quote .* without its partner"),
+        ('a "raw.tif truth.tif 0 train', "line 2: found a quote mark .* without its pair"),
         *(
             (
                 f"{name} raw.tif truth.tif 0 train",
-                "line 2: the `volume` name `.*` cannot be a file name everywhere",
+                "line 2: the `volume` name `.*` is not a valid file name on all systems",
             )
             for name in ("../a", "a/b", ".a", "-", "a:b", "é", "_a", "a*", "{a}", "a\\b")
         ),
@@ -156,10 +159,10 @@ def test_mistakes_within_a_row_name_its_line(tmp_path, row, match):
 
 
 @pytest.mark.parametrize("name", ("a", "A"))
-def test_duplicate_names_also_where_file_systems_fold_case(tmp_path, name):
+def test_duplicate_names_also_in_upper_and_lower_case(tmp_path, name):
     fails(
         table(tmp_path, *ROWS, f"{name} other.tif - - predict"),
-        f"line 6: the volume {name} is named like a in .*line 2",
+        f"line 6: the volume {name} has the same name as a in .*line 2",
     )
 
 
@@ -180,7 +183,7 @@ def test_a_section_in_two_splits_is_a_leak(tmp_path, first, second):
     fails(table(tmp_path, *rows), r"line 4: volume c \(test\) shares sections of .* a \(train, .*line 2\)")
 
 
-def test_a_leak_through_a_link_is_one_too(tmp_path):
+def test_a_section_in_two_splits_through_a_link_is_a_leak(tmp_path):
     (tmp_path / "raw.tif").write_bytes(b"")
     (tmp_path / "link.tif").symlink_to("raw.tif")
     rows = ("a raw.tif truth.tif - train", "b link.tif truth.tif - validation")
@@ -196,7 +199,7 @@ NO_LEAK = {
 
 
 @pytest.mark.parametrize("rows", NO_LEAK.values(), ids=NO_LEAK)
-def test_what_is_no_leak(tmp_path, rows):
+def test_sections_that_are_no_leak(tmp_path, rows):
     assert len(volumes.read_table(table(tmp_path, *rows), "")) == len(rows)
 
 
@@ -227,7 +230,9 @@ def test_missing_files_name_the_row(tmp_path):
 @pytest.mark.parametrize("annotation", ((8, 20, 30), (9, 21, 30), (9, 20, 29), (20, 30)))
 def test_images_and_annotation_of_different_shape(tmp_path, annotation):
     files_for(tmp_path, annotation=annotation)
-    match = r"line 2, volume a: .*truth\.tif: the annotation has .*, its .*raw\.tif have 9 sections of 20 x"
+    match = (
+        r"line 2, volume a: .*truth\.tif: the annotation has .*, but its .*raw\.tif have 9 sections of 20 x"
+    )
     with pytest.raises(InputError, match=match):
         check(tmp_path, *ROWS)
 
@@ -246,8 +251,8 @@ def test_the_number_of_channels_is_a_setting(tmp_path):
         check(tmp_path, *ROWS)
 
 
-def test_headers_alone_are_read(tmp_path):
-    """The check passes for files whose pixels are damaged: it must not take time in a dry run."""
+def test_only_headers_are_read(tmp_path):
+    """The check accepts files with damaged pixels, because reading pixels would slow down a dry run."""
     files_for(tmp_path)
     for name in ("raw.tif", "truth.tif"):
         tifffile.imwrite(tmp_path / name, np.zeros((9, 20, 30), np.uint8), compression="zlib")
@@ -261,27 +266,29 @@ def test_headers_alone_are_read(tmp_path):
 
 @needs_data
 @pytest.mark.parametrize("name", ("isbi2012", "nuclei"))
-def test_the_tables_of_the_real_data_fit_the_data(name):
+def test_the_tables_of_the_real_data_match_the_data(name):
     path = Path(__file__).parents[1] / f"config/{name}.tsv"
     found = volumes.read_table(path, DATA)
     volumes.check_files(found)
     assert {v.split for v in found} >= {"train", "validation", "test"}
 
 
-def test_images_of_different_types_are_refused_together(tmp_path):
+def test_images_of_different_types_raise_an_error(tmp_path):
     for name, dtype in (("a", np.uint8), ("b", np.uint16)):
         tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((9, 8), dtype))
     paths = {name: str(tmp_path / f"{name}.tif") for name in "ab"}
     rows = [volumes.Volume(name, paths[name], None, "", "predict", f"line {name}") for name in "ab"]
     volumes.check_files(rows[:1])
-    with pytest.raises(InputError, match=r"line b, volume b: .*b\.tif: uint16 gray levels, but .* has uint8"):
+    with pytest.raises(
+        InputError, match=r"line b, volume b: .*b\.tif: found uint16 gray levels, but .* has uint8"
+    ):
         volumes.check_files(rows)
 
 
 NAMES = [f"volume_{number:04}" for number in range(1000)]
 
 
-def test_a_batch_ends_where_it_is_full_or_its_group_ends():
+def test_a_batch_ends_when_it_is_full_or_its_group_ends():
     large = volumes.BATCH // 2
     groups = {"a": large, "b": large, "c": large}, {"d": 1}, {"e": 3 * volumes.BATCH, "f": 1}
     found = list(volumes.batches(*groups).values())
@@ -291,7 +298,7 @@ def test_a_batch_ends_where_it_is_full_or_its_group_ends():
     assert not any({"a", "b", "c"} <= {*batch} for batch in found)
 
 
-def test_a_thousand_small_volumes_take_a_few_batches_in_the_order_of_the_table():
+def test_a_thousand_small_volumes_make_a_few_batches_in_the_order_of_the_table():
     found = list(volumes.batches(dict.fromkeys(NAMES, 512**2)).values())
     assert [name for batch in found for name in batch] == NAMES
     assert 5 <= len(found) <= 40
@@ -300,7 +307,7 @@ def test_a_thousand_small_volumes_take_a_few_batches_in_the_order_of_the_table()
 
 @pytest.mark.parametrize("side", [64, 512, 1024, 2048, 4096])
 @pytest.mark.parametrize("position", [0, 300, 999])
-def test_a_row_more_or_less_leaves_most_batches_alone(side, position):
+def test_adding_or_removing_a_row_changes_few_batches(side, position):
     pixels = dict.fromkeys(NAMES, side**2)
     without = {name: size for name, size in pixels.items() if name != NAMES[position]}
     before, after = ({tuple(batch) for batch in volumes.batches(p).values()} for p in (pixels, without))
@@ -311,7 +318,7 @@ RANGES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4)), max_size=3)
 
 
 @given(st.lists(st.tuples(RANGES, st.sampled_from(volumes.SPLITS[:3])), max_size=6))
-def test_sections_in_two_splits_are_found_as_by_comparing_all(rows):
+def test_sections_in_two_splits_are_found_like_by_comparing_all_rows(rows):
     sets, found = [], []
     for number, (ranges, split) in enumerate(rows):
         chosen = sorted({z for start, more in ranges for z in range(start, start + more + 1)})
@@ -328,13 +335,13 @@ def test_sections_in_two_splits_are_found_as_by_comparing_all(rows):
         return volumes._check_splits_disjoint(found)
     with pytest.raises(InputError) as caught:
         volumes._check_splits_disjoint(found)
-    told = (
+    expected = (
         f"row {b}: volume v{b} ({splits[b]}) shares sections of x.tif with volume v{a} ({splits[a]}, row {a})"
         for a, b in pairs
     )
-    assert str(caught.value).startswith(tuple(told))
+    assert str(caught.value).startswith(tuple(expected))
 
 
-def test_thousands_of_rows_on_one_file_are_compared_at_once():
+def test_thousands_of_rows_of_one_file_are_compared_quickly():
     rows = [volumes.Volume("a", "x.tif", "y.tif", str(n), volumes.SPLITS[n % 3]) for n in range(20_000)]
     volumes._check_splits_disjoint(rows)

@@ -1,10 +1,11 @@
-"""Augmentation of training patches: rigid motion, elastic deformation and gray values.
+"""Augmentation of training patches: rotation, mirroring, elastic deformation and variation of gray values.
 
-Ronneberger et al. 2015, section 3.1.
+It follows Ronneberger et al. 2015, section 3.1. A transform is a few numbers that are drawn on the CPU. The
+pixels are moved on the device of the training.
 
-A transform is a handful of numbers, drawn on the CPU; the pixels are moved on the device the training runs
-on. Images are interpolated, bicubically, for bilinear interpolation blurs: a network trained on blurred
-patches meets sharper images in prediction. Labels and weights are picked whole from the nearest pixel.
+Images are interpolated bicubically. Bilinear interpolation blurs, and a network trained on blurred patches
+would see sharper images in prediction. Labels and weights are not interpolated: each pixel takes the value of
+the nearest pixel.
 """
 
 from __future__ import annotations
@@ -18,19 +19,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# The largest possible sum of absolute bicubic weights (a = -0.75) per axis, 1.375, squared: how far
-# interpolation overshoots
+# How far bicubic interpolation can overshoot: the largest sum of absolute weights (a = -0.75) of one axis,
+# 1.375, squared
 _BICUBIC_OVERSHOOT = 1.375**2
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges to draw from.
+    """Ranges from which transforms are drawn.
 
-    `rotate` by any angle and `mirror`; `elastic_std` px, the Gaussian displacement of each node of a grid of
-    `elastic_grid` x `elastic_grid` over the patch; gray values, in units of the normalised image: `gain` and
-    `gamma` are drawn from 1 / (1 + g) to 1 + g, `offset` from -o to o, `noise` is the largest standard
-    deviation of Gaussian noise.
+    Parameters
+    ----------
+    rotate : bool, default: True
+        Whether to rotate by any angle.
+    mirror : bool, default: True
+        Whether to mirror half of the patches.
+    elastic_std : float, default: 10.0
+        Standard deviation in px of the Gaussian displacement of each node.
+    elastic_grid : int, default: 3
+        Nodes along each side of the square grid of displacements that covers a patch.
+    gain : float, default: 0.2
+        Gray values are multiplied by a factor from 1 / (1 + `gain`) to 1 + `gain`.
+    offset : float, default: 0.2
+        A number from -`offset` to `offset`, in units of the normalised image, is added to gray values.
+    gamma : float, default: 0.2
+        Gray values within the range of the patch are raised to a power from 1 / (1 + `gamma`) to 1 + `gamma`.
+    noise : float, default: 0.1
+        Largest standard deviation of the Gaussian noise, in units of the normalised image.
+
+    References
+    ----------
+    Ronneberger et al. 2015, section 3.1: displacements on a grid of 3 x 3 with a standard deviation of 10 px.
     """
 
     rotate: bool = True
@@ -45,10 +64,19 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Transform:
-    """One draw.
+    """One random transform; `draw` creates it.
 
-    `matrix` (2, 2) maps patch to image offsets in px (row, column); `nodes` (2, grid, grid) are displacements
-    in px.
+    Parameters
+    ----------
+    matrix : float64 array, (2, 2)
+        Rotation and mirroring: maps (row, column) relative to the centre of a patch to (row, column) relative
+        to its centre in the image.
+    nodes : float64 array, (2, grid, grid)
+        Displacement (row, column) of each node in px.
+    gain, offset, gamma : float
+        Factor, summand and power of the gray values.
+    noise : float
+        Standard deviation of the Gaussian noise.
     """
 
     matrix: np.ndarray
@@ -60,9 +88,22 @@ class Transform:
 
 
 def draw(settings: Augmentation, rng: np.random.Generator) -> Transform:
-    """Draw a transform.
+    """Draw a random transform.
 
-    Every number is drawn whatever the settings, so that one setting does not shift the others' draws.
+    The same numbers are drawn for all settings, so that changing one setting does not change the others'
+    random numbers.
+
+    Parameters
+    ----------
+    settings : Augmentation
+        Ranges to draw from.
+    rng : np.random.Generator
+        Source of the random numbers.
+
+    Returns
+    -------
+    Transform
+        The transform of one patch.
     """
     angle = settings.rotate * rng.uniform(0, 2 * math.pi)
     flip = -1.0 if rng.random() < 0.5 and settings.mirror else 1.0
@@ -80,17 +121,44 @@ def draw(settings: Augmentation, rng: np.random.Generator) -> Transform:
 
 
 def reach(transform: Transform, tile: int) -> int:
-    """How far (px, either way) from the centre pixel a patch of `tile` px looks."""
+    """Return how far the pixels of a patch lie from its centre in the image.
+
+    Parameters
+    ----------
+    transform : Transform
+        Transform of the patch.
+    tile : int
+        Side of the patch in px.
+
+    Returns
+    -------
+    int
+        Upper limit in px of the distance along rows and along columns.
+    """
     half = tile / 2 + _BICUBIC_OVERSHOOT * np.abs(transform.nodes).max(initial=0)
     return math.ceil(np.abs(transform.matrix).sum(axis=1).max() * half) + 1
 
 
 @lru_cache(maxsize=4)
 def basis(tile: int, grid: int, device: torch.device) -> Tensor:
-    """The functions of row, or of column, that positions are sums of: float32 (tile, grid + 2).
+    """Return the functions of one coordinate from which the positions of a patch are computed.
 
-    The bicubic weight of each of `grid` nodes, the distance from the centre pixel, and 1. With `placement`,
-    `basis @ placement @ basis.T` are the positions in the image (2, tile, tile) of all pixels of a patch.
+    `basis @ placement @ basis.T` gives the positions in the image (2, tile, tile) of all pixels of a patch.
+
+    Parameters
+    ----------
+    tile : int
+        Side of the patch in px.
+    grid : int
+        Nodes of the elastic deformation along each side.
+    device : torch.device
+        Device of the result.
+
+    Returns
+    -------
+    Tensor, (tile, grid + 2), float32
+        For each row (or column) of the patch: the bicubic weight of each node, the distance from the centre
+        pixel in px, and 1.
     """
     cubic = functional.interpolate(
         torch.eye(grid)[None, None], size=(tile, grid), mode="bicubic", align_corners=True
@@ -100,7 +168,20 @@ def basis(tile: int, grid: int, device: torch.device) -> Tensor:
 
 
 def placement(transform: Transform, centre: tuple[int, int]) -> np.ndarray:
-    """Coefficients (2, grid + 2, grid + 2) of the positions (row, column) of a patch around `centre`."""
+    """Return the coefficients of the positions of a patch, to be multiplied by `basis` from both sides.
+
+    Parameters
+    ----------
+    transform : Transform
+        Transform of the patch.
+    centre : tuple of int
+        Row and column in the image of the centre of the patch.
+
+    Returns
+    -------
+    float64 array, (2, grid + 2, grid + 2)
+        Coefficients of the row and of the column.
+    """
     grid = transform.nodes.shape[-1]
     terms = np.zeros((2, grid + 2, grid + 2))
     terms[:, :grid, :grid] = transform.nodes
@@ -111,13 +192,27 @@ def placement(transform: Transform, centre: tuple[int, int]) -> np.ndarray:
 
 
 def sample(image: Tensor, terms: np.ndarray, basis: Tensor, mode: str) -> Tensor:
-    """Values (c, y, x) of `image` (c, h, w), mirrored at its edges, at the positions of `terms` and `basis`.
+    """Return the values of an image at the positions of a patch. Outside its edges the image is mirrored.
 
-    `mode` is `bicubic` or, which leaves values as they are, `nearest`.
+    Parameters
+    ----------
+    image : Tensor, (c, h, w), float32
+        Image to sample.
+    terms : float64 array, (2, grid + 2, grid + 2)
+        Coefficients from `placement`.
+    basis : Tensor, (tile, grid + 2), float32
+        Functions from `basis`, or some rows of them for the middle of a patch.
+    mode : {"bicubic", "nearest"}
+        Interpolation; "nearest" does not change values.
+
+    Returns
+    -------
+    Tensor, (c, tile, tile), float32
+        Values of the patch.
     """
     last = np.maximum(np.array(image.shape[1:]) - 1, 1)[:, None, None]
     terms = terms * (2 / last)
-    terms[:, -1, -1] -= 1  # from 0..last to -1..1, and columns first, as grid_sample takes them
+    terms[:, -1, -1] -= 1  # from 0..last to -1..1, and columns first, as grid_sample needs them
     grid = basis @ torch.as_tensor(terms[::-1].copy(), dtype=torch.float32, device=image.device) @ basis.T
     return functional.grid_sample(
         image[None], grid.permute(1, 2, 0)[None], mode, padding_mode="reflection", align_corners=True
@@ -125,9 +220,21 @@ def sample(image: Tensor, terms: np.ndarray, basis: Tensor, mode: str) -> Tensor
 
 
 def vary_gray(image: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
-    """Gamma over the patch's own range, then gain, offset and Gaussian noise.
+    """Vary the gray values of a patch: gamma within its own range, then gain, offset and Gaussian noise.
 
-    `image` (c, y, x) float32, normalised.
+    Parameters
+    ----------
+    image : Tensor, (c, y, x), float32
+        Normalised patch.
+    transform : Transform
+        Transform of the patch.
+    generator : torch.Generator
+        Source of the noise, on the device of `image`.
+
+    Returns
+    -------
+    Tensor, (c, y, x), float32
+        The varied patch.
     """
     low, high = image.aminmax()
     span = (high - low).clamp(min=1e-6)

@@ -1,22 +1,44 @@
-"""The border that keeps touching cells apart, and what it makes of instance labels."""
+"""Separation border between touching cells, and other properties of instance labels."""
 
 from __future__ import annotations
 
 import numpy as np
 
-BORDER_WIDTH = 2  # px between cells that touch, unless a setting says otherwise
+BORDER_WIDTH = 2  # px, default of the setting `dataset.separation_border_width`
 
 
 def separation_border(labels: np.ndarray, width: int) -> np.ndarray:
-    """Cell pixels to give to the background so that touching cells are `width` px apart.
+    """Find the cell pixels that must become background so that touching cells are separated.
 
-    `labels` (y, x), 0 = background; returns bool (y, x). Cells that touch, also diagonally, lose half the
-    width each (the one with the smaller label the odd pixel); a pixel goes only if its own cell touches
-    another within that reach. Afterwards no two different cells are 8-neighbours (Ronneberger et al. 2015,
-    section 3: "computed using morphological operations").
+    Cells touch if pixels of them are neighbours, also diagonally. Both cells lose half of the width; if it is
+    odd, the cell with the smaller label loses one pixel more. A cell loses only pixels that are close to its
+    own contact with another cell. Without the border, no two cells are 8-neighbours.
+
+    Parameters
+    ----------
+    labels : array of integers, (y, x)
+        Instance labels of one section, 0 = background.
+    width : int
+        Width of the border in px; 0 gives no border.
+
+    Returns
+    -------
+    bool array, (y, x)
+        True on the border.
+
+    References
+    ----------
+    Ronneberger et al. 2015, section 3: the border is "computed using morphological operations".
+
+    Examples
+    --------
+    Two cells that touch lose one pixel each:
 
     >>> separation_border(np.array([[1, 1, 1, 2, 2, 2]]), width=2).astype(int)
     array([[0, 0, 1, 1, 0, 0]])
+
+    Cells that do not touch have no border:
+
     >>> separation_border(np.array([[1, 1, 1, 0, 2, 2]]), width=2).any()
     np.False_
     """
@@ -29,18 +51,28 @@ def separation_border(labels: np.ndarray, width: int) -> np.ndarray:
 
 
 def border_halo(width: int) -> int:
-    """Pixels around a block of a section that give it the very border it has in the whole section.
+    """Return the halo with which a block of a section has the same border as in the whole section.
 
-    A pixel of the border lies at most (width + 1) // 2 - 1 px inside its cell from one that touches another
-    cell, which lies 1 px further on.
+    A border pixel is at most (width + 1) // 2 - 1 px away from a pixel of its cell that touches another cell.
+    That cell is 1 px further away.
+
+    Parameters
+    ----------
+    width : int
+        Width of the border in px.
+
+    Returns
+    -------
+    int
+        Surroundings of a block that have to be read, in px on each side.
     """
     return (width + 1) // 2
 
 
 def _grow(contact: np.ndarray, labels: np.ndarray, layers: int) -> np.ndarray:
-    """`layers` pixels deep into the cell.
+    """Grow the border `layers` pixels deep into each cell.
 
-    `contact` is the first layer, each further one a dilation that stays in its own cell.
+    `contact` is the first layer. Each further layer is a dilation within the cell.
     """
     if layers == 0:
         return np.zeros_like(contact)
@@ -53,7 +85,7 @@ def _grow(contact: np.ndarray, labels: np.ndarray, layers: int) -> np.ndarray:
 
 
 def _neighbour_views(shape: tuple[int, int]) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-    """Pairs of views that put each pixel beside its neighbour, for the eight directions."""
+    """Return pairs of indices that align each pixel with its neighbour, for the eight directions."""
 
     def part(shift: int, size: int) -> slice:
         return slice(max(shift, 0), size + min(shift, 0))
@@ -67,9 +99,27 @@ def _neighbour_views(shape: tuple[int, int]) -> list[tuple[tuple[slice, slice], 
 
 
 def count_pixels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct values of `labels` (y, x), ascending, and the number of pixels of each (int64).
+    """Count the pixels of each label.
 
-    By runs of equal pixels along the rows, of which there are far fewer than pixels to sort.
+    Runs of equal pixels along the rows are counted: there are far fewer runs than pixels to sort.
+
+    Parameters
+    ----------
+    labels : array of integers, (y, x)
+        Instance labels of one section.
+
+    Returns
+    -------
+    values : array, (n,)
+        The distinct values in ascending order, background included.
+    counts : int64 array, (n,)
+        Number of pixels of each value.
+
+    Examples
+    --------
+    >>> values, counts = count_pixels(np.array([[0, 7, 7], [0, 0, 7]]))
+    >>> values, counts
+    (array([0, 7]), array([3, 3]))
     """
     flat = labels.ravel()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
@@ -79,7 +129,18 @@ def count_pixels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def share_sides(labels: np.ndarray) -> bool:
-    """Return whether pixels of two instances of one section (y, x) share a side anywhere."""
+    """Return whether pixels of two different instances share a side anywhere.
+
+    Parameters
+    ----------
+    labels : array of integers, (y, x)
+        Instance labels of one section, 0 = background.
+
+    Returns
+    -------
+    bool
+        False if instances touch at most diagonally.
+    """
     return any(
         ((before != after) & (before > 0) & (after > 0)).any()
         for before, after in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1]))
@@ -87,10 +148,28 @@ def share_sides(labels: np.ndarray) -> bool:
 
 
 def cells_apart(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarray:
-    """The truth of one section (y, x) for scores that see cells as 4-connected regions; True = cell.
+    """Return the cells of one section for scores that treat cells as 4-connected regions.
 
-    The annotation itself where its instances are such regions, as all membrane annotations are; where two
-    instances share a side they would be one region, and the separation border keeps them apart.
+    If two instances share a side, they would form one region; the separation border is then removed from the
+    cells. Otherwise the annotation is used unchanged, as for all annotations of membranes.
+
+    Parameters
+    ----------
+    labels : array of integers, (y, x)
+        Instance labels of the section, 0 = background.
+    separation_border : array, (y, x)
+        Separation border of the section, non-zero on the border.
+
+    Returns
+    -------
+    bool array, (y, x)
+        True inside cells.
+
+    Examples
+    --------
+    >>> labels = np.array([[1, 1, 2, 2]])
+    >>> cells_apart(labels, separation_border(labels, width=2)).astype(int)
+    array([[1, 0, 0, 1]])
     """
     cells = labels > 0
     return cells & (separation_border == 0) if share_sides(labels) else cells

@@ -1,29 +1,41 @@
-"""Intensity statistics of the training split, and how they are taken off an image."""
+"""Normalisation of images by statistics of the training split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.memory import MEAN_IMAGE_BYTES_PER_PIXEL
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Json, Stored
 
-STEP = 1024  # px, side of the blocks statistics are taken of; fixed, for sums of floats depend on their order
+STEP = 1024  # px, side of the blocks that are summed; fixed, because sums of floats depend on their order
 
 KINDS = ("none", "mean", "mean_std", "mean_image")
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """(raw - offset) / scale.
+    """Normalisation of gray levels: (raw - offset) / scale.
 
-    `offset` and `scale` are float32 of shape (c, 1, 1), or (c, y, x) for a mean image. Measured on the
-    training split alone and stored inside the model, so that prediction cannot use another one. `dtype` is
-    that of the training images: gray levels of another type would mean something else.
+    `measure` computes it from the training split only. It is stored inside the model, so that prediction
+    always uses that of the training.
+
+    Parameters
+    ----------
+    kind : {"none", "mean", "mean_std", "mean_image"}
+        What is subtracted and divided by, see `measure`.
+    dtype : str
+        Type of the training images, for instance "uint8". Images of another type are not accepted, because
+        their gray levels have another scale.
+    offset : float32 array, (c, 1, 1), or (c, y, x) for a mean image
+        Gray level that becomes 0.
+    scale : float32 array, (c, 1, 1)
+        Difference of gray levels that becomes 1.
     """
 
     kind: str
@@ -32,36 +44,65 @@ class Normalisation:
     scale: np.ndarray
 
     def apply(self, raw: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Normalise `raw` (c, y, x), read at index arrays `rows` and `columns` of a section; float32."""
+        """Normalise a region of a section.
+
+        Parameters
+        ----------
+        raw : array, (c, h, w)
+            Gray levels.
+        rows, columns : array of int, (h,) and (w,)
+            Rows and columns of the region in the section; a mean image is subtracted at this place.
+
+        Returns
+        -------
+        float32 array, (c, h, w)
+            Normalised gray levels.
+        """
         offset = self.offset
         if self.kind == "mean_image":
             offset = offset[:, rows[:, None], columns]
         return (raw.astype(np.float32) - offset) / self.scale
 
-    def check(self, raw: Any, path: Any) -> None:
-        """Raise `InputError` unless `raw` (c, z, y, x) is like the training images in type and channels.
+    def check(self, raw: Stored, path: str | Path) -> None:
+        """Raise `InputError` unless images match the training images in channels and type.
 
-        `path` is named in the message.
+        Parameters
+        ----------
+        raw : array or HDF5 dataset, (c, z, y, x)
+            Images of a volume.
+        path : str or Path
+            Their file, for the message.
+
+        Raises
+        ------
+        InputError
+            If the number of channels or the type differs, or, for a mean image, the size of the sections.
         """
         if raw.shape[0] != len(self.scale):
             raise InputError(
-                f"{path}: {raw.shape[0]} channels, but the model was trained on {len(self.scale)}. "
-                "Set `dataset.channels` and use images with that many channels."
+                f"{path}: {raw.shape[0]} channels, but the model was trained on {len(self.scale)}. Use "
+                f"images with {len(self.scale)} channels and set `dataset.channels: {len(self.scale)}`."
             )
         if str(raw.dtype) != self.dtype:
             raise InputError(
                 f"{path}: {raw.dtype} gray levels, but the model was trained on {self.dtype}. "
-                f"Convert the images to {self.dtype} with the training images' gray scale."
+                f"Convert the images to {self.dtype}, with the same gray scale as the training images."
             )
         if self.kind == "mean_image" and raw.shape[2:] != self.offset.shape[1:]:
             raise InputError(
-                f"{path}: sections of {raw.shape[2]} x {raw.shape[3]} px, but the mean image has "
-                f"{self.offset.shape[1]} x {self.offset.shape[2]}. Set `normalisation: mean_std`, "
-                "which takes any size."
+                f"{path}: sections of {raw.shape[2]} x {raw.shape[3]} px, but the mean image of the model "
+                f"has {self.offset.shape[1]} x {self.offset.shape[2]}. Use sections of that size, or set "
+                "`normalisation: mean_std`, which accepts any size."
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types only, for JSON and for the model file."""
+    def to_dict(self) -> Json:
+        """Return the normalisation in plain Python types, for JSON and for the model file.
+
+        Returns
+        -------
+        dict
+            The fields by name; arrays are nested lists.
+        """
         return {
             "kind": self.kind,
             "dtype": self.dtype,
@@ -70,8 +111,19 @@ class Normalisation:
         }
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Normalisation:
-        """Inverse of `to_dict`."""
+    def from_dict(cls, content: Json) -> Normalisation:
+        """Create the normalisation that `to_dict` returned.
+
+        Parameters
+        ----------
+        content : dict
+            Result of `to_dict`.
+
+        Returns
+        -------
+        Normalisation
+            The normalisation.
+        """
         return cls(
             content["kind"],
             content["dtype"],
@@ -80,16 +132,41 @@ class Normalisation:
         )
 
 
-def measure(kind: str, volumes: Iterable[Any], *, memory_gb: float = 8.0) -> Normalisation:
-    """Measure a normalisation of `kind` on training `volumes` (c, z, y, x; numpy or h5py), block by block.
+def measure(kind: str, volumes: Iterable[Stored], *, memory_gb: float = 8.0) -> Normalisation:
+    """Measure a normalisation on the images of the training split, block by block.
 
-    - `none`: gray levels as fractions of an integer type's range, floats as they are
-    - `mean`: the same, less the mean of each channel
-    - `mean_std`: less the mean and divided by the standard deviation of each channel
-    - `mean_image`: as `mean`, with the mean of each pixel over all sections, which must have one size
+    Parameters
+    ----------
+    kind : {"none", "mean", "mean_std", "mean_image"}
+        What is subtracted and divided by:
 
-    Raises `InputError` for volumes that differ in type or channels, or, for `mean_image`, in size, and where
-    that image takes more than `memory_gb`.
+        - "none": integers are divided by the maximum of their type; floats are unchanged.
+        - "mean": as "none", after subtraction of the mean of each channel.
+        - "mean_std": the mean of each channel is subtracted, then its standard deviation divides.
+        - "mean_image": as "mean", with the mean of each pixel over all sections.
+    volumes : iterable of array or HDF5 dataset, (c, z, y, x)
+        Images of the training volumes. For "mean_image" all sections must have the same size.
+    memory_gb : float, default: 8.0
+        Limit of memory for a mean image in GB (10^9 bytes).
+
+    Returns
+    -------
+    Normalisation
+        The normalisation, to be applied to all images.
+
+    Raises
+    ------
+    InputError
+        If `kind` is unknown; if the volumes differ in type or channels, or, for "mean_image", in size; if a
+        channel has a single gray level, for "mean_std"; or if the mean image needs more than `memory_gb`.
+
+    Examples
+    --------
+    >>> image = np.array([[[[0, 100], [100, 200]]]], np.uint8)  # one channel, one section
+    >>> normalisation = measure("mean_std", [image])
+    >>> normalisation.apply(image[:, 0], np.arange(2), np.arange(2)).round(2)
+    array([[[-1.41,  0.  ],
+            [ 0.  ,  1.41]]], dtype=float32)
     """
     if kind not in KINDS:
         raise InputError(f"normalisation: found `{kind}`, expected one of {', '.join(KINDS)}.")
@@ -102,7 +179,7 @@ def measure(kind: str, volumes: Iterable[Any], *, memory_gb: float = 8.0) -> Nor
         if len(found) > 1:
             raise InputError(
                 f"normalisation `{kind}`: the training images have different {what}: "
-                f"{', '.join(map(str, sorted(found)))}. Convert them to one."
+                f"{', '.join(map(str, sorted(found)))}. Convert the images so that all have the same."
             )
     dtype = volumes[0].dtype
     channels = volumes[0].shape[0]
@@ -111,12 +188,11 @@ def measure(kind: str, volumes: Iterable[Any], *, memory_gb: float = 8.0) -> Nor
     if kind == "mean_image":
         offset = _mean_image(volumes, memory_gb)
     elif kind != "none":
-        # by blocks, merged by their sizes: no sum grows beyond float64's exact range
+        # moments of blocks, weighted by their sizes: no sum exceeds the exact range of float64
         moments = [
             (gray[0].size, gray.mean(axis=(1, 2), dtype=float), gray.var(axis=(1, 2), dtype=float))
             for volume in volumes
-            for z in range(volume.shape[1])
-            for gray in (volume[:, z, *area.read] for area in blocks(volume.shape[2:], STEP))
+            for gray in _blocks_of(volume)
         ]
         size, mean, variance = (np.array(values) for values in zip(*moments, strict=True))
         offset = np.average(mean, axis=0, weights=size)[:, None, None]
@@ -124,20 +200,28 @@ def measure(kind: str, volumes: Iterable[Any], *, memory_gb: float = 8.0) -> Nor
             total = np.average(variance + (mean - offset[:, 0, 0]) ** 2, axis=0, weights=size)
             if (total == 0).any():
                 raise InputError(
-                    "normalisation `mean_std`: the training images have a channel of one single gray level."
+                    "normalisation `mean_std`: a channel of the training images has one single gray level, "
+                    "so its standard deviation is 0. Check the training images, or set `normalisation: mean`."
                 )
             scale = np.sqrt(total)[:, None, None]
     return Normalisation(kind, str(dtype), offset.astype(np.float32), scale.astype(np.float32))
 
 
-def _mean_image(volumes: list[Any], memory_gb: float) -> np.ndarray:
-    """Mean of each pixel over all sections, float64 (c, y, x)."""
+def _blocks_of(volume: Stored) -> Iterator[np.ndarray]:
+    """Yield the blocks (c, h, w) of all sections of a volume."""
+    for z in range(volume.shape[1]):
+        for area in blocks((volume.shape[2], volume.shape[3]), STEP):
+            yield volume[:, z, *area.read]
+
+
+def _mean_image(volumes: list[Stored], memory_gb: float) -> np.ndarray:
+    """Return the mean of each pixel over all sections, float64 (c, y, x)."""
     channels, _, height, width = volumes[0].shape
     needed = channels * height * width * MEAN_IMAGE_BYTES_PER_PIXEL / 1e9
     if needed > memory_gb:
         raise InputError(
-            f"normalisation `mean_image`: a mean image of {height} x {width} px takes {needed:.1f} GB, and "
-            f"memory_gb is {memory_gb:g}. Set `normalisation: mean_std`, which takes any size, or raise "
+            f"normalisation `mean_image`: a mean image of {height} x {width} px takes {needed:.1f} GB, but "
+            f"`memory_gb` is {memory_gb:g}. Set `normalisation: mean_std`, which accepts any size, or raise "
             "`memory_gb`."
         )
     offset = np.empty((channels, height, width))

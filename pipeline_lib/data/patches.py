@@ -1,4 +1,4 @@
-"""Training patches out of dataset files."""
+"""Random training patches from dataset files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,33 +18,89 @@ from pipeline_lib.data import augment
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.memory import CHUNK_CACHE_BYTES
 from pipeline_lib.runtime.files import allow_open_files
+from pipeline_lib.runtime.types import Stored
 
-PREFETCH = 4  # batches prepared ahead; that is a small part of a step, a few hide its variation
+PREFETCH = 4  # batches prepared ahead; preparing one takes a small part of a step, a few hide variations
 
 
 class Truth(Protocol):
-    """What a task compares the network's output with; `tasks` make it."""
+    """What a task compares the output of the network with. Each task has its own class.
 
-    shape: tuple[int, int, int]  # (z, y, x)
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of the volume, (z, y, x).
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
 
     def read(self, section: int, window: tuple[slice, slice]) -> np.ndarray:
-        """Numbers for each pixel of a window of a section, float32 (k, h, w)."""
+        """Return the truth in a window of a section.
+
+        Parameters
+        ----------
+        section : int
+            Number of the section in the volume.
+        window : tuple of slice
+            Rows and columns.
+
+        Returns
+        -------
+        float32 array, (k, h, w)
+            The task's k numbers for each pixel, for instance class and weight.
+        """
 
 
 class Volume(NamedTuple):
-    """An annotated volume: `raw` (c, z, y, x), numpy or h5py, and its `truth`."""
+    """An annotated volume that is open for training or validation.
 
-    raw: Any
+    Parameters
+    ----------
+    raw : array or HDF5 dataset, (c, z, y, x)
+        Gray levels of the images.
+    truth : Truth
+        What the output of the network is compared with.
+    """
+
+    raw: Stored
     truth: Truth
+
+
+class Patch(NamedTuple):
+    """A training patch on the device of the network.
+
+    Parameters
+    ----------
+    image : Tensor, (1, c, tile, tile), float32
+        Normalised and augmented images.
+    truth : Tensor, (1, k, out, out), float32
+        Truth of the middle of the patch; out = tile - 2 * context is the side of the network's output.
+    """
+
+    image: Tensor
+    truth: Tensor
 
 
 @dataclass(frozen=True)
 class Region:
-    """What one patch needs, before it is moved: the part of a section that it looks at.
+    """The part of a section from which one patch is made; `Patches.read` creates it.
 
-    `image` (c, h, w) and `truth` (k, h, w), both float32; `centre` (row, column) is
-    where in it the patch's centre lies. What lies beyond it is its mirror image: it ends only where the
-    section does.
+    It contains all pixels of the section that the patch can reach. A patch that reaches beyond the section is
+    filled with the mirror image.
+
+    Parameters
+    ----------
+    image : Tensor, (c, h, w), float32
+        Normalised images.
+    truth : Tensor, (k, h, w), float32
+        Truth of the same pixels.
+    centre : tuple of int
+        Row and column in the region of the centre of the patch.
+    transform : augment.Transform
+        Augmentation of the patch.
+    seed : int
+        Seed of the noise.
     """
 
     image: Tensor
@@ -54,15 +110,36 @@ class Region:
     seed: int
 
     def pinned(self) -> Region:
-        """The same in page-locked memory, from which a GPU copies by itself."""
+        """Return a copy in page-locked memory, from which a GPU copies without the CPU.
+
+        Returns
+        -------
+        Region
+            The copy.
+        """
         return replace(self, image=self.image.pin_memory(), truth=self.truth.pin_memory())
 
 
 class Patches:
-    """Random patches of `tile` px, each a pure function of (`seed`, its number).
+    """Random training patches. Each patch depends only on the seed and its number.
 
-    A patch is centred anywhere in the volumes with equal probability; what lies outside a section is
-    mirrored.
+    Every pixel of the volumes is the centre of a patch with equal probability. Outside of a section the image
+    is mirrored.
+
+    Parameters
+    ----------
+    volumes : sequence of Volume
+        Training volumes.
+    normalisation : Normalisation
+        Normalisation of the images.
+    context : int
+        How much smaller than its input the output of the network is on each side, in px.
+    tile : int
+        Side of a patch in px.
+    augmentation : augment.Augmentation
+        Ranges of the augmentation.
+    seed : int
+        Seed of all patches.
     """
 
     def __init__(
@@ -76,7 +153,7 @@ class Patches:
     ) -> None:
         self.volumes = volumes
         self.normalisation = normalisation
-        self.context = context  # px that the network's output is smaller by, on either side
+        self.context = context
         self.tile = tile
         self.augmentation = augmentation
         self.seed = seed
@@ -84,27 +161,49 @@ class Patches:
         self.share = pixels / pixels.sum()
 
     def read(self, number: int) -> Region:
-        """Draw and read the patch of this number, not yet moved."""
+        """Draw a patch and read its pixels; `move` augments it.
+
+        Parameters
+        ----------
+        number : int
+            Number of the patch, from 0.
+
+        Returns
+        -------
+        Region
+            The pixels and the transform of the patch, in the memory of the CPU.
+        """
         rng = np.random.default_rng([self.seed, number])
         transform = augment.draw(self.augmentation, rng)
         raw, truth = self.volumes[rng.choice(len(self.volumes), p=self.share)]
-        section, *centre = (int(rng.integers(size)) for size in truth.shape)
+        section, row, column = (int(rng.integers(size)) for size in truth.shape)
         reach = augment.reach(transform, self.tile)
-        window = tuple(slice(max(c - reach, 0), c + reach + 1) for c in centre)
+        first_row, first_column = max(row - reach, 0), max(column - reach, 0)
+        window = slice(first_row, row + reach + 1), slice(first_column, column + reach + 1)
         rows, columns = (np.arange(size)[part] for size, part in zip(truth.shape[1:], window, strict=True))
         image = self.normalisation.apply(raw[(slice(None), section, *window)], rows, columns)
         return Region(
             torch.from_numpy(image),
             torch.from_numpy(truth.read(section, window)),
-            tuple(c - part.start for c, part in zip(centre, window, strict=True)),
+            (row - first_row, column - first_column),
             transform,
             int(rng.integers(2**62)),
         )
 
-    def move(self, region: Region, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Augment on `device`.
+    def move(self, region: Region, device: torch.device) -> Patch:
+        """Move a patch to a device and augment it there.
 
-        Returns image (1, c, tile, tile) and truth (1, k, out, out), where out = tile - 2 `context`.
+        Parameters
+        ----------
+        region : Region
+            Result of `read`.
+        device : torch.device
+            Device of the training.
+
+        Returns
+        -------
+        Patch
+            Image and truth of the patch.
         """
         transform, context = region.transform, self.context
         terms = augment.placement(transform, region.centre)
@@ -113,24 +212,33 @@ class Patches:
         image = augment.sample(region.image.to(device, non_blocking=True), terms, basis, "bicubic")
         truth = augment.sample(region.truth.to(device, non_blocking=True), terms, inner, "nearest")
         generator = torch.Generator(device).manual_seed(region.seed)
-        return augment.vary_gray(image, transform, generator)[None], truth[None]
+        return Patch(augment.vary_gray(image, transform, generator)[None], truth[None])
 
-    def batches(
-        self, numbers: Iterable[Sequence[int]], device: torch.device
-    ) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        """For each batch of `numbers` its patches, prepared ahead in a thread of their own.
+    def batches(self, numbers: Iterable[Sequence[int]], device: torch.device) -> Iterator[list[Patch]]:
+        """Prepare batches of patches ahead of the training, in a separate thread.
 
-        On the CPU that thread takes the core which a step leaves idle here and there.
+        If the training runs on the CPU, the thread uses cores while the training step leaves them idle.
+
+        Parameters
+        ----------
+        numbers : iterable of sequence of int
+            Numbers of the patches of each batch.
+        device : torch.device
+            Device of the training.
+
+        Yields
+        ------
+        list of Patch
+            The patches of a batch, in the order of their numbers.
         """
 
-        def prepare(batch: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        def prepare(batch: Sequence[int]) -> list[Patch]:
             regions = map(self.read, batch)
-            # from page-locked memory a GPU copies by itself
             pinned = (region.pinned() for region in regions) if device.type == "cuda" else regions
             return [self.move(region, device) for region in pinned]
 
         with ThreadPoolExecutor(1) as preparer:
-            ahead: deque[Future] = deque()
+            ahead: deque[Future[list[Patch]]] = deque()
             for batch in numbers:
                 ahead.append(preparer.submit(prepare, batch))
                 if len(ahead) > PREFETCH:
@@ -145,14 +253,30 @@ def open_volumes(
     datasets: Sequence[Path],
     weight_maps: Sequence[Path],
 ) -> list[Volume]:
-    """Open dataset and weight map files, by a task's `open`, for as long as `stack` lives.
+    """Open the dataset and weight map files of annotated volumes.
+
+    Parameters
+    ----------
+    stack : ExitStack
+        The files stay open until it is closed.
+    open_volume : callable
+        Method `open` of a task: takes the stack, a dataset, a weight map and the size of a cache in bytes.
+    datasets : sequence of Path
+        Dataset file of each volume.
+    weight_maps : sequence of Path
+        Weight map file of each volume.
+
+    Returns
+    -------
+    list of Volume
+        The volumes in the given order.
 
     Raises
     ------
     InputError
-        If the system lets this process open too few files.
+        If a file cannot be read, or the system does not allow this process to open that many files.
     """
     allow_open_files(2 * len(datasets), "training", "make the images sections of fewer volumes")
-    # for chunks of all volumes together, unpacked once and met again by many patches
+    # `CHUNK_CACHE_BYTES` are for all volumes together: many patches read the same decompressed chunks
     cache = CHUNK_CACHE_BYTES // max(4 * len(datasets), 1)
     return [open_volume(stack, *paths, cache) for paths in zip(datasets, weight_maps, strict=True)]

@@ -1,4 +1,4 @@
-"""The table of volumes: which images, annotation and sections make up a volume, and what it is used for."""
+"""Table of volumes: the images, annotation, sections and use of each volume."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ COLUMNS = ("volume", "images", "annotation", "sections", "split")
 OPTIONAL_COLUMNS = ("annotation", "sections")
 SPLITS = ("train", "validation", "test", "predict")
 
-BATCH = 64 * 2**20  # px that one job takes at most, unless a single volume has more
-BATCH_NAMES = 64  # volumes that it takes on average where they are small
+BATCH = 64 * 2**20  # px, limit for one job, unless a single volume has more
+BATCH_NAMES = 64  # average number of volumes of one job if they are small
 
 LARGEST_TABLE = 64 * 2**20  # bytes; a million rows
 
-# Names that all file systems take, also as part of longer ones; on Windows some mean devices.
+# Names that are valid on all file systems, also as part of longer names. Windows reserves some for devices.
 _NAME = re.compile(
     r"(?!(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$))"
     r"[a-z0-9](?:[a-z0-9_.-]{0,98}[a-z0-9_-])?",
@@ -37,8 +37,23 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class Volume:
-    """One row of the table. `images` and `annotation` are paths with `data_dir` in front, HDF5 ones as
-    `file.h5:/dataset`; `sections` is as typed (empty = all); `row` names file and line for messages."""
+    """One row of the table of volumes.
+
+    Parameters
+    ----------
+    volume : str
+        Name of the volume.
+    images : str
+        Path of the images, with `data_dir` in front; `file.h5:/dataset` for HDF5.
+    annotation : str or None
+        Path of the annotation, with `data_dir` in front; None if the volume has none.
+    sections : str
+        Selected sections as written in the table, for instance "0-3,8"; empty for all.
+    split : {"train", "validation", "test", "predict"}
+        What the volume is used for.
+    row : str, default: ""
+        File and line of the row, for messages.
+    """
 
     volume: str
     images: str
@@ -48,36 +63,58 @@ class Volume:
     row: str = field(default="", compare=False)
 
     def source(self) -> dict[str, str | None]:
-        """What its dataset is made of: `images`, `annotation` and `sections`."""
+        """Return the fields from which the dataset of the volume is made.
+
+        Returns
+        -------
+        dict of str to str or None
+            `images`, `annotation` and `sections`.
+        """
         return {"images": self.images, "annotation": self.annotation, "sections": self.sections}
 
 
 def read_table(path: str | Path, data_dir: str | Path) -> list[Volume]:
-    """Volumes of a tab-separated table in the order of its rows; the images themselves are not opened.
+    """Read and check a table of volumes. The images are not opened.
 
-    Relative paths are relative to `data_dir`. Lines that start with # and empty lines are skipped; Windows
-    line ends, a byte order mark and the quotes of spreadsheets are understood.
+    The table is a text with cells separated by tabs. Empty lines and lines that start with # are skipped.
+    Windows line ends, a byte order mark, UTF-16 and the quotes of spreadsheets are accepted.
 
-    Raises `InputError`, naming file, line and column, for whatever would fail or mislead later: see the
-    checks below.
+    Parameters
+    ----------
+    path : str or Path
+        Table of volumes (TSV).
+    data_dir : str or Path
+        Folder that relative paths in the table refer to.
+
+    Returns
+    -------
+    list of Volume
+        The volumes in the order of their rows.
+
+    Raises
+    ------
+    InputError
+        If the table cannot be read, a column or value is missing or not valid, two volumes have the same
+        name, no volume has the split train or validation, or a section belongs to two splits. The message
+        names file, line and column.
     """
     (_, header), *lines = _lines(path)
     columns = _columns(path, header)
     volumes = [_volume(f"{path}, line {number}", columns, cells, Path(data_dir)) for number, cells in lines]
     if not volumes:
         raise InputError(
-            f"{path}: the table holds no volumes. Add a line for each, for example "
+            f"{path}: the table contains no volumes. Add a line for each volume, for example "
             "`vnc<TAB>train-volume.tif<TAB>train-labels.tif<TAB>0-19<TAB>train`."
         )
     _check_names_differ(volumes)
     for split, reason in (
-        ("train", "the network learns from them"),
-        ("validation", "the model and the threshold are chosen on them"),
+        ("train", "the network is trained on it"),
+        ("validation", "the model and the threshold are chosen on it"),
     ):
         if all(volume.split != split for volume in volumes):
             raise InputError(
-                f"{path}: no volume has `split` {split}, expected at least one: {reason}. "
-                "Give a volume, or other sections of the same images, this split."
+                f"{path}: no volume has `split` {split}, expected at least one: {reason}. Write {split} in "
+                "the column `split` of a volume, or add a row with other sections of the same images."
             )
     _check_splits_disjoint(volumes)
     return volumes
@@ -86,16 +123,35 @@ def read_table(path: str | Path, data_dir: str | Path) -> list[Volume]:
 def check_files(
     volumes: Iterable[Volume], channels: int = 1, memory_gb: float = 8.0
 ) -> dict[str, imageio.ImageInfo]:
-    """Check from headers that the files of `volumes` exist, fit each other, hold the sections named, and
-    can be read with `memory_gb`.
+    """Check the files of volumes by their headers, without reading pixels.
 
-    Meant for the dry run, for volumes whose files exist before the run. Returns what the headers tell of the
-    images by the name of the volume, `sections` being the number of those chosen and `others` those of the
-    annotation, too. Raises `InputError` naming
-    the row.
+    The files must exist, images and annotation must have the same shape, and all images the same type. The
+    dry run calls this for volumes whose files exist before the run.
+
+    Parameters
+    ----------
+    volumes : iterable of Volume
+        Rows of the table of volumes.
+    channels : int, default: 1
+        Expected number of channels of the images.
+    memory_gb : float, default: 8.0
+        Memory in which the files must be readable, in GB (10^9 bytes).
+
+    Returns
+    -------
+    dict of str to ImageInfo
+        Shape and type of the images by the name of the volume. `sections` is the number of selected sections;
+        `others` also contains the other files of the annotation.
+
+    Raises
+    ------
+    InputError
+        If a check fails. The message names the row and the file.
     """
     volumes, first, found = list(volumes), None, {}
-    paths = dict.fromkeys(path for volume in volumes for path in (volume.images, volume.annotation) if path)
+    paths: dict[str, imageio.ImageInfo | None] = dict.fromkeys(
+        path for volume in volumes for path in (volume.images, volume.annotation) if path
+    )
     with closing(imageio.inspect_apart([*paths], memory_gb)) as infos:
         for volume in volumes:
             try:
@@ -103,9 +159,9 @@ def check_files(
                 first = first or (volume, images)
                 if images.dtype != first[1].dtype:
                     raise InputError(
-                        f"{volume.images}: {images.dtype} gray levels, but {first[0].images} has "
-                        f"{first[1].dtype}; a network learns one gray scale. Convert one of them (Fiji: "
-                        "Image > Type), with the same scaling for all images."
+                        f"{volume.images}: found {images.dtype} gray levels, but {first[0].images} has "
+                        f"{first[1].dtype}; all images must have the same type and gray scale. Convert one "
+                        "of them (Fiji: Image > Type), with the same scaling for all images."
                     )
                 imageio.require_channels(volume.images, images, channels)
                 imageio.require_memory(volume.images, images, memory_gb)
@@ -119,9 +175,9 @@ def check_files(
                     found[volume.volume] = replace(found[volume.volume], others=others)
                     if annotation.shape[1:] != images.shape[1:]:
                         raise InputError(
-                            f"{volume.annotation}: the annotation has {annotation}, its images "
-                            f"{volume.images} have {images}; sections, height and width must be equal. Check "
-                            "that both belong together and that neither was cropped or scaled."
+                            f"{volume.annotation}: the annotation has {annotation}, but its images "
+                            f"{volume.images} have {images}. Both must have the same sections, height and "
+                            "width. Check that they belong together and that neither was cropped or scaled."
                         )
             except InputError as error:
                 raise InputError(f"{volume.row}, volume {volume.volume}: {error}") from error
@@ -131,19 +187,31 @@ def check_files(
 def _info(
     path: str, known: dict[str, imageio.ImageInfo | None], infos: Iterator[imageio.ImageInfo]
 ) -> imageio.ImageInfo:
-    """What is known of `path`; `infos` tells it of all, in the order in which they are first asked for."""
-    if known[path] is None:
-        known[path] = next(infos)
-    return known[path]
+    """Return the info of `path` from `known`, or else the next of `infos`, which has the same order."""
+    info = known[path]
+    if info is None:
+        info = known[path] = next(infos)
+    return info
 
 
 def batches(*groups: Mapping[str, int]) -> dict[str, list[str]]:
-    """Share out volumes, `groups` of pixels by name, over batches "1", "2" ...: each stage's jobs.
+    """Distribute volumes over batches. Each stage runs one job for each batch.
 
-    A job costs a second before it does anything, hence small volumes share one. None has volumes of two
-    groups. A batch ends with `BATCH` px, and mostly long before, with a name whose checksum says so, one in
-    `BATCH_NAMES` or in a quarter of what it may hold: a table cut or added to elsewhere has the same batches
-    as before after such a name, and their jobs need not run again.
+    Small volumes share a job, because starting a job takes a second. A batch has at most `BATCH` px, unless a
+    single volume has more. Most batches end earlier, after a name with a certain checksum: one in
+    `BATCH_NAMES` names, or in a quarter of the volumes that fit into a batch if these are fewer. If rows are
+    added to the table or removed, the batches after such a name stay the same, and their jobs do not have to
+    run again.
+
+    Parameters
+    ----------
+    *groups : dict of str to int
+        Number of pixels of each volume by its name. A batch never has volumes of two groups.
+
+    Returns
+    -------
+    dict of str to list of str
+        Names of the volumes of each batch; the batches are called "1", "2" and so on.
     """
     found: list[list[str]] = []
     for pixels in groups:
@@ -160,7 +228,7 @@ def batches(*groups: Mapping[str, int]) -> dict[str, list[str]]:
 
 
 def _lines(path: str | Path) -> list[tuple[int, list[str]]]:
-    """Number and stripped cells of each line that holds any, the header first."""
+    """Return number and cells of each line that is not empty, the header first."""
     try:
         require_file(path, LARGEST_TABLE)
         raw = Path(path).read_bytes()
@@ -182,27 +250,30 @@ def _lines(path: str | Path) -> list[tuple[int, list[str]]]:
             continue
         if unusual := re.search(r"[\x00-\x08\x0e-\x1f]", line):
             raise InputError(
-                f"{path}, line {number}: holds the control character {unusual[0]!r}. Save the "
-                "table as plain text."
+                f"{path}, line {number}: found the control character {unusual[0]!r}. Save the table as plain "
+                "text."
             )
         try:
             row = next(csv.reader([line], delimiter="\t", skipinitialspace=True), [])
         except csv.Error as error:
-            raise InputError(f"{path}, line {number}: cannot be read ({error}). Correct it.") from error
+            raise InputError(
+                f"{path}, line {number}: cannot be read ({error}). Correct this line."
+            ) from error
         cells = [cell.strip() for cell in row]
         if any("\t" in cell for cell in cells):
-            raise InputError(f'{path}, line {number}: a quote (") without its partner. Remove it.')
+            raise InputError(f'{path}, line {number}: found a quote mark (") without its pair. Remove it.')
         if any(cells):
             found.append((number, cells))
     if not found:
         raise InputError(
-            f"{path}: the table is empty. Its first line names the columns, separated by tabs: "
-            f"{', '.join(COLUMNS)}; each following line is a volume."
+            f"{path}: the table is empty. Write the names of the columns into its first line, separated by "
+            f"tabs: {', '.join(COLUMNS)}. Each following line is a volume."
         )
     return found
 
 
 def _columns(path: str | Path, header: list[str]) -> list[str]:
+    """Return the checked names of the columns."""
     while header[-1] == "":  # spreadsheets pad rows with empty cells
         header = header[:-1]
     for name in header:
@@ -224,6 +295,7 @@ def _columns(path: str | Path, header: list[str]) -> list[str]:
 
 
 def _volume(row: str, columns: list[str], line: list[str], data_dir: Path) -> Volume:
+    """Return the volume of a line; `row` names file and line for messages."""
     if any(line[len(columns) :]):
         raise InputError(
             f"{row}: {len(line)} cells, expected {len(columns)} ({', '.join(columns)}). "
@@ -233,14 +305,14 @@ def _volume(row: str, columns: list[str], line: list[str], data_dir: Path) -> Vo
     name, split, annotation = cells["volume"], cells["split"], cells.get("annotation", "")
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{row}: the `volume` name `{name:.100}` cannot be a file name everywhere. Use "
-            "letters, digits, and _ . - between them, 100 at most, and no name that Windows "
-            "keeps for devices (con, nul ...); for example vnc_1."
+            f"{row}: the `volume` name `{name:.100}` is not a valid file name on all systems. Use at most "
+            "100 letters, digits and _ . - that start with a letter or digit, for example vnc_1. Names of "
+            "devices on Windows (con, nul ...) are not allowed."
         )
     if not cells["images"]:
         raise InputError(
-            f"{row}, volume {name}: the column `images` is empty. Name a TIFF, a folder of "
-            "slices or file.h5:/dataset."
+            f"{row}, volume {name}: the column `images` is empty. Write the path of a TIFF, a PNG, a folder "
+            "of slices, or file.h5:/dataset."
         )
     if split not in SPLITS:
         near = difflib.get_close_matches(split.lower(), SPLITS, 1)
@@ -250,38 +322,40 @@ def _volume(row: str, columns: list[str], line: list[str], data_dir: Path) -> Vo
         )
     if not annotation and split != "predict":
         raise InputError(
-            f"{row}, volume {name}: the column `annotation` is empty, but `split` {split} needs "
-            "one. Name the annotation, or give the volume the split predict."
+            f"{row}, volume {name}: the column `annotation` is empty, but `split` {split} needs one. Write "
+            "the path of the annotation, or change `split` to predict."
         )
     sections = cells.get("sections", "")
     try:
         imageio.section_ranges(sections)
     except InputError as error:
         raise InputError(f"{row}, volume {name}: {error}") from error
-    paths = [str(data_dir / cell) if cell else None for cell in (cells["images"], annotation)]
-    for path in filter(None, paths):
+    images_path = str(data_dir / cells["images"])
+    annotation_path = str(data_dir / annotation) if annotation else None
+    for path in filter(None, (images_path, annotation_path)):
         if found := re.search(r"[{}<>]", path):
             raise InputError(
-                f"{row}, volume {name}: {path}: the workflow would take a `{found[0]}` in a "
-                "path for a placeholder. Rename the file or folder."
+                f"{row}, volume {name}: {path}: found `{found[0]}` in a path, which the workflow reads as a "
+                "placeholder. Rename the file or folder."
             )
-    return Volume(name, paths[0], paths[1], sections, split, row)
+    return Volume(name, images_path, annotation_path, sections, split, row)
 
 
 def _check_names_differ(volumes: list[Volume]) -> None:
+    """Raise `InputError` if two volumes have the same name, in upper or lower case."""
     seen: dict[str, Volume] = {}
     for volume in volumes:
-        other = seen.setdefault(volume.volume.casefold(), volume)  # some file systems fold case
+        other = seen.setdefault(volume.volume.casefold(), volume)  # some file systems ignore case
         if other is not volume:
             raise InputError(
-                f"{volume.row}: the volume {volume.volume} is named like {other.volume} in "
-                f"{other.row}. Results are filed by name: give each row its own."
+                f"{volume.row}: the volume {volume.volume} has the same name as {other.volume} in "
+                f"{other.row} (case is ignored). Give each volume its own name."
             )
 
 
 def _check_splits_disjoint(volumes: list[Volume]) -> None:
-    """No section may be trained on and scored: the score would tell what was memorised."""
-    by_file: dict[str, list[Volume]] = {}
+    """Raise `InputError` if a section belongs to two splits: a score on training data is meaningless."""
+    by_file: dict[tuple[str, str], list[Volume]] = {}
     for volume in volumes:
         if volume.split != "predict":
             by_file.setdefault(imageio.identity(volume.images), []).append(volume)
@@ -291,7 +365,7 @@ def _check_splits_disjoint(volumes: list[Volume]) -> None:
             for volume in same_file
             for part in imageio.section_ranges(volume.sections) or [range(sys.maxsize)]
         ]
-        reaches: dict[str, tuple[int, Volume]] = {}  # the furthest that each split has got to
+        reaches: dict[str, tuple[int, Volume]] = {}  # largest end of a range so far, by split
         for start, stop, volume in sorted(ranges, key=lambda found: found[0]):
             for split, (reach, other) in reaches.items():
                 if split != volume.split and start < reach:

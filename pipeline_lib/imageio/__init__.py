@@ -1,10 +1,14 @@
-"""Images and annotations: files <-> arrays. The one place that knows file formats, axes and polarity.
+"""Read images and annotations as arrays, and write arrays as TIFF files.
 
-Read, region by region: TIFF (strips or tiles, multi-page, ImageJ, OME, BigTIFF), a single PNG, a folder of
-PNG or TIFF slices in natural order, and HDF5 as `file.h5:/dataset`. Only what a region touches is decoded.
-Written, strip by strip: compressed TIFF for Fiji and napari.
+All knowledge of file formats, axes and polarity is in this package.
 
-Axes are `c` channel, `z` section, `y` row, `x` column.
+Readable formats: TIFF (strips or tiles, multi-page, ImageJ, OME, BigTIFF), a single PNG, a folder of PNG or
+TIFF slices in natural order, and HDF5 as `file.h5:/dataset`. Files are read region by region; only the
+strips, tiles or chunks that a region touches are decoded.
+
+Written format: compressed TIFF for Fiji and napari, one strip at a time.
+
+Axes are `c` (channel), `z` (section), `y` (row) and `x` (column).
 """
 
 from pipeline_lib.imageio.annotation import (

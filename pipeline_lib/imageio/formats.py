@@ -1,4 +1,4 @@
-"""Opening a path of any readable format: its info, and a reader of its regions."""
+"""Open an image of any readable format: its info, and a reader of its regions."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ import numpy as np
 
 from pipeline_lib.imageio.hdf5 import open_hdf5
 from pipeline_lib.imageio.headers import ImageInfo, Reader
-from pipeline_lib.imageio.naming import HDF5, TIFF_SUFFIXES, check_numbers, slice_files, source_file
+from pipeline_lib.imageio.naming import TIFF_SUFFIXES, check_numbers, hdf5_path, slice_files, source_file
 from pipeline_lib.imageio.png import open_png
 from pipeline_lib.imageio.tiff import open_tiff
 from pipeline_lib.runtime.errors import InputError
 
-_READABLE = (
-    "Readable are TIFF, PNG, a folder of PNG or TIFF slices, and HDF5 as file.h5:/dataset; "
-    "Fiji writes TIFF with File > Save As > Tiff..."
-)
+_READABLE = "Use TIFF, PNG, a folder of PNG or TIFF slices, or HDF5 as file.h5:/dataset"
+_SAVE_AS_TIFF = "save the image as TIFF (Fiji: File > Save As > Tiff...)"
 
 
 @contextmanager
 def open_file(path: str | Path, *, every_slice: bool = False) -> Iterator[tuple[ImageInfo, Reader]]:
-    """Yield an image's info and its region reader; whatever a decoder raises becomes an `InputError`.
+    """Yield an image's info and its region reader; any exception of a decoder becomes an `InputError`.
 
-    `every_slice`: of a folder, look at the headers of all slices, not the first one's alone.
+    With `every_slice`, the headers of all slices of a folder are checked, not only that of the first.
     """
     file = source_file(path)
     is_folder = _require_readable(path, file)
     suffix = file.suffix.lower()
-    if HDF5.fullmatch(str(path)):
+    if named := hdf5_path(path):
         if is_folder:
-            raise InputError(f"{path}: {file} is a folder, expected an HDF5 file. {_READABLE}")
-        opened = open_hdf5(path)
+            raise InputError(f"{path}: {file} is a folder, expected an HDF5 file. {_READABLE}.")
+        opened = open_hdf5(path, named)
     elif is_folder:
         opened = _open_slices(file, every_slice)
     elif suffix in TIFF_SUFFIXES:
@@ -45,39 +43,40 @@ def open_file(path: str | Path, *, every_slice: bool = False) -> Iterator[tuple[
     elif suffix == ".png":
         opened = open_png(file)
     else:
-        raise InputError(f"{path}: no image format is known by the suffix `{suffix}`. {_READABLE}")
+        raise InputError(f"{path}: unknown image format with suffix `{suffix}`. {_READABLE}.")
     with ExitStack() as stack:
-        with _damage_told(path):
+        with _errors_explained(path):
             info, read = stack.enter_context(opened)
         if info.dtype.kind not in "buif" or min(info.shape) < 1:
             raise InputError(
-                f"{path}: {info}; expected integers, floats or bool, and some "
-                "pixels. Save the images as one of these."
+                f"{path}: found {info}; expected integer, float or bool values and at least one pixel. Save "
+                "the image as 8- or 16-bit grayscale TIFF (Fiji: Image > Type > 16-bit, then File > Save As "
+                "> Tiff...)."
             )
 
         def read_region(z: int, rows: slice, columns: slice) -> np.ndarray:
-            with _damage_told(path):
+            with _errors_explained(path):
                 return read(z, rows, columns)
 
         yield info, read_region
 
 
 def _require_readable(path: str | Path, file: Path) -> bool:
-    """Raise `InputError` unless `file` is a folder or a file with content; returns whether it is a folder.
+    """Return whether `file` is a folder; raise `InputError` unless it is a folder or a file with content.
 
-    Pipes and devices are refused unopened: they may never end.
+    Pipes and devices are not opened, because reading them may never end.
     """
     try:
         status = file.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        beside = os.listdir(file.parent) if file.parent.is_dir() else []
-        near = difflib.get_close_matches(file.name, beside, 1)
+        present = os.listdir(file.parent) if file.parent.is_dir() else []
+        near = difflib.get_close_matches(file.name, present, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         if file.is_symlink():
-            hint = f" It is a link to {os.readlink(file)}, which is not there."
+            hint = f" It is a link to {os.readlink(file)}, which does not exist."
         raise InputError(
-            f"{path}: no such file or folder.{hint} Check the path; in a table of volumes it "
-            "starts from `data_dir`."
+            f"{path}: no such file or folder.{hint} Check the path; paths in a table of volumes are relative "
+            "to `data_dir`."
         ) from error
     except (OSError, ValueError) as error:  # a loop of links, a name too long or with a NUL, no permission
         reason = getattr(error, "strerror", None) or error
@@ -86,8 +85,8 @@ def _require_readable(path: str | Path, file: Path) -> bool:
         return True
     if not stat.S_ISREG(status.st_mode):
         raise InputError(
-            f"{path}: neither a file nor a folder but a pipe, a socket or a device. Save the images as "
-            "a file."
+            f"{path}: found a pipe, a socket or a device, expected a file or a folder. Save the image as a "
+            "file."
         )
     if status.st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
@@ -95,42 +94,49 @@ def _require_readable(path: str | Path, file: Path) -> bool:
 
 
 @contextmanager
-def _damage_told(path: str | Path) -> Iterator[None]:
+def _errors_explained(path: str | Path) -> Iterator[None]:
+    """Turn any exception of a decoder into an `InputError` that names the file."""
     try:
         yield
     except InputError:
         raise
     except PermissionError as error:
         raise InputError(
-            f"{path}: may not be read by this user ({error.strerror}). Type `chmod u+r`, or ask its owner."
+            f"{path}: this user may not read it ({error.strerror}). Type `chmod u+r {source_file(path)}`, or "
+            "ask its owner."
         ) from error
     except Exception as error:  # a damaged file can make a decoder raise anything
-        what = "more memory than there is" if isinstance(error, MemoryError) else _one_line(error)
+        what = "not enough memory" if isinstance(error, MemoryError) else _one_line(error)
         raise InputError(
-            f"{path}: cannot be read ({type(error).__name__}: {what}). It is truncated, "
-            "damaged, or of another format than its name says. Copy it again from its source. "
-            f"{_READABLE}"
+            f"{path}: cannot be read ({type(error).__name__}: {what}). The file is truncated or damaged, or "
+            f"its suffix does not match its format. Copy it again from its source, or {_SAVE_AS_TIFF}."
         ) from error
 
 
 def _one_line(error: Exception) -> str:
-    """The first 300 characters of its message; a decoder may put a whole file into it."""
+    """Return the first 300 characters of a message, as one line; a decoder may put a whole file into it."""
     return " ".join(str(error)[:300].split())
 
 
 @contextmanager
 def _open_slices(folder: Path, every_slice: bool) -> Iterator[tuple[ImageInfo, Reader]]:
+    """Yield the info and the region reader of a folder of slices."""
     slices = slice_files(folder)
     if not slices:
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
-        raise InputError(f"{folder}: the folder holds no PNG or TIFF slices (found: {found}).")
+        raise InputError(
+            f"{folder}: the folder contains no PNG or TIFF slices (found: {found}). {_READABLE}."
+        )
     if len({path.suffix.lower() == ".png" for path in slices}) > 1:
         raise InputError(
-            f"{folder}: the folder holds both PNG and TIFF slices, maybe the same sections "
-            "twice. Keep one kind."
+            f"{folder}: the folder contains both PNG and TIFF slices, expected only one of them. Move the "
+            "others to another folder."
         )
     if folders := [path for path in slices if path.is_dir()]:
-        raise InputError(f"{folders[0]}: a folder among the slices of {folder}. Move it elsewhere.")
+        raise InputError(
+            f"{folders[0]}: found a folder among the slices of {folder}, expected only files. Move it "
+            "elsewhere."
+        )
     if every_slice:
         check_numbers(folder, slices)
     first = _info(slices[0])
@@ -138,13 +144,13 @@ def _open_slices(folder: Path, every_slice: bool) -> Iterator[tuple[ImageInfo, R
     def check(path: Path, info: ImageInfo) -> None:
         if info.sections != 1:
             raise InputError(
-                f"{path}: holds {info.sections} sections; in a folder each file is one section. "
-                "Name this file itself in the table of volumes."
+                f"{path}: found {info.sections} sections; expected one section per file in a folder of "
+                "slices. To read this stack, name the file itself in the table of volumes."
             )
         if (info.shape, info.dtype, info.white_is_zero) != (first.shape, first.dtype, first.white_is_zero):
             raise InputError(
-                f"{path}: {info}, but {slices[0].name} has {first}. The slices of a folder must "
-                "agree; convert or remove those that differ."
+                f"{path}: found {info}, but {slices[0].name} has {first}. All slices of a folder must have "
+                "the same size and type. Convert or remove those that differ."
             )
 
     smallest_read = first.smallest_read
@@ -153,7 +159,7 @@ def _open_slices(folder: Path, every_slice: bool) -> Iterator[tuple[ImageInfo, R
         check(path, info)
         smallest_read = max(smallest_read, info.smallest_read)
 
-    with ExitStack() as opened:  # holds the slice read last, and what it keeps for its next region
+    with ExitStack() as opened:  # keeps the last slice open, with its decoded strips or tiles
         current: dict[int, Reader] = {}
 
         def read(z: int, rows: slice, columns: slice) -> np.ndarray:
@@ -169,5 +175,6 @@ def _open_slices(folder: Path, every_slice: bool) -> Iterator[tuple[ImageInfo, R
 
 
 def _info(path: Path) -> ImageInfo:
+    """Return the info of one slice."""
     with open_file(path) as (info, _):
         return info

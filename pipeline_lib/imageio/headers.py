@@ -1,4 +1,4 @@
-"""What the headers of an image tell: its shape, its type, and whether it can be used."""
+"""Shape and type of an image, as stated by its headers, and checks of whether the image can be used."""
 
 from __future__ import annotations
 
@@ -13,19 +13,34 @@ import numpy as np
 from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.runtime.errors import InputError
 
-# number of a section in the file, rows, columns, both with start and stop -> cyx
+# Number of a section in the file, rows and columns (slices with start and stop) -> region (c, y, x)
 Reader = Callable[[int, slice, slice], np.ndarray]
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Shape and type of an image as its headers tell them.
+    """Shape and type of an image, read from its headers.
 
-    `axes` are those of the file (`QYX`, `ZCYX`, `YXS` ...). `white_is_zero`: the file asks to be shown
-    inverted (TIFF's WhiteIsZero, in Fiji an inverting LUT). `smallest_read`: bytes to be decoded at once, in
-    memory, for a single pixel: a strip or tile of a TIFF, a chunk of HDF5, the whole of a PNG; one pixel
-    where the file holds plain bytes. `others`: files besides the one named that hold its pixels (an OME set,
-    a virtual HDF5 dataset).
+    Parameters
+    ----------
+    channels : int
+        Number of channels.
+    sections : int
+        Number of sections; 1 for a single image.
+    height, width : int
+        Size of a section in px.
+    dtype : np.dtype
+        Type of the values in native byte order.
+    axes : str
+        Axes of the stored array in the order of the file, for instance `QYX`, `ZCYX` or `YXS`.
+    white_is_zero : bool, default: False
+        Whether the file is displayed inverted: `WhiteIsZero` in TIFF, an inverting LUT in Fiji.
+    smallest_read : int, default: 0
+        Size in bytes, decoded, of the smallest part that can be read: a strip or tile of a TIFF, a chunk of
+        HDF5, a whole PNG, or one pixel of an uncompressed file.
+    others : tuple of Path, default: ()
+        Other files that contain pixels of the image, for instance those of an OME set or the sources of a
+        virtual HDF5 dataset.
     """
 
     channels: int
@@ -51,10 +66,26 @@ class ImageInfo:
 def require_channels(
     path: str | Path, info: ImageInfo, channels: int, read: Reader | None = None, *, annotation: bool = False
 ) -> None:
-    """Raise `InputError` unless the image has `channels` channels.
+    """Raise `InputError` if an image does not have the expected number of channels.
 
-    With `read`, the message tells whether the channels are all equal, judged on the first block of the first
-    section.
+    Parameters
+    ----------
+    path : str or Path
+        Path of the image, for the message.
+    info : ImageInfo
+        Shape and type of the image.
+    channels : int
+        Expected number of channels.
+    read : callable, optional
+        Region reader of the image. If given, the message states whether the first block of the first section
+        has equal values in all channels, that is gray levels saved as colour.
+    annotation : bool, default: False
+        Whether the image is an annotation. The message then does not suggest to change `dataset.channels`.
+
+    Raises
+    ------
+    InputError
+        If the number of channels differs.
     """
     if info.channels == channels:
         return
@@ -63,69 +94,81 @@ def require_channels(
         found = f"RGB, {found}"
     if read is not None and info.channels > 1:
         corner = slice(0, min(BLOCK, info.height)), slice(0, min(BLOCK, info.width))
-        first = read(0, *corner)[:3]  # a fourth would be transparency
+        first = read(0, *corner)[:3]  # a fourth channel would be transparency
         found += ", all equal: gray levels saved as colour" if (first == first[:1]).all() else ""
     expected = f"expected {channels} channel{'s' * (channels > 1)}"
     if channels > 1:
         raise InputError(
-            f"{path}: {found}, {expected}. Set `dataset.channels: {info.channels}`, or save the "
+            f"{path}: found {found}, {expected}. Set `dataset.channels: {info.channels}`, or save the "
             f"image with {channels} channels (axes CZYX)."
         )
-    convert = "Convert it to gray (Fiji: Image > Type > 8-bit, then File > Save As > Tiff...)"
-    if info.axes.startswith("S"):  # planes one after the other: what some writers make of a stack of three
-        convert += (
-            ", or if these are sections and no colours save them as a stack (tifffile: "
-            "photometric='minisblack')"
-        )
-    otherwise = "" if annotation else f" or set `dataset.channels: {info.channels}`"
-    raise InputError(f"{path}: {found}, {expected}. {convert}{otherwise}.")
+    ways = ["Convert it to grayscale (Fiji: Image > Type > 8-bit, then File > Save As > Tiff...)"]
+    if info.axes.startswith("S"):  # separate planes: some programs save a stack of three sections like this
+        ways.append("if these are sections, save them as a stack (tifffile: photometric='minisblack')")
+    if not annotation:
+        ways.append(f"set `dataset.channels: {info.channels}`")
+    raise InputError(f"{path}: found {found}, {expected}. {', or '.join(ways)}.")
 
 
 def require_memory(path: str | Path, info: ImageInfo, memory_gb: float) -> None:
-    """Raise `InputError` where the file's parts are so large that one of them does not fit into `memory_gb`.
+    """Raise `InputError` if the smallest part of a file that can be decoded does not fit into memory.
 
-    Decoding holds a part about twice: as it is decoded and as it is put in place.
+    A part needs about twice its size: once where it is decoded and once in the array that is returned.
+
+    Parameters
+    ----------
+    path : str or Path
+        Path of the image, for the message.
+    info : ImageInfo
+        Shape and type of the image.
+    memory_gb : float
+        Available memory in GB (10^9 bytes).
+
+    Raises
+    ------
+    InputError
+        If twice `info.smallest_read` is more than `memory_gb`.
     """
     if 2 * info.smallest_read > memory_gb * 1e9:
         raise InputError(
-            f"{path}: {info}: the file is compressed in parts of {info.smallest_read / 1e9:.2g} GB, each "
-            f"decoded at once and held twice, but `memory_gb` is {memory_gb:.4g}. Save it with tiles, with "
-            "few rows per strip, or uncompressed (Fiji: File > Save As > Tiff...), or convert it to HDF5 "
-            "with small chunks; or raise `memory_gb` where the machine has more."
+            f"{path}: {info}: compressed in parts of {info.smallest_read / 1e9:.2g} GB. Decoding a part "
+            f"takes twice as much memory, but `memory_gb` is {memory_gb:.4g}. Save the image uncompressed "
+            "(Fiji: File > Save As > Tiff...) or with small tiles, strips or HDF5 chunks, or raise "
+            "`memory_gb` if the machine has more memory."
         )
 
 
 def require_plausible(path: str | Path, info: ImageInfo, stored: int, most: int = 5000) -> None:
-    """Raise `InputError` where more than 1 GiB of pixels are claimed and `stored` bytes cannot hold them.
+    """Raise `InputError` if a header claims more than 1 GiB of pixels and `stored` bytes cannot contain them.
 
-    No compression packs more than `most` bytes into one, not even of zeros: deflate 1,032, LZW 1,400, but
-    Zstandard and LZMA ten thousands.
+    No compression packs more than `most` bytes into one, not even zeros: deflate reaches 1,032 and LZW 1,400.
+    For Zstandard and LZMA, which reach several ten thousand, callers pass a larger value.
     """
     claimed = math.prod(info.shape) * info.dtype.itemsize
     if claimed > max(most * stored, 2**30):
         raise InputError(
-            f"{path}: its header claims {info}, {claimed / 1e9:.3g} GB, but {stored:,} bytes are stored: "
-            "damaged, truncated or a decompression bomb. Copy it again from its source."
+            f"{path}: the header claims {info} ({claimed / 1e9:.3g} GB), but only {stored:,} bytes are "
+            "stored. The file is damaged, truncated or a decompression bomb. Copy it again from its source."
         )
 
 
 def require_whole(path: str | Path, info: ImageInfo, needed: int) -> None:
-    """Refuse to read `needed` bytes that cannot fit: a damaged header may claim terabytes."""
+    """Raise `InputError` if `needed` bytes exceed the memory: a damaged header may claim terabytes."""
     if needed > (memory := machine_memory()):
         raise InputError(
-            f"{path}: {info}: {needed / 2**30:.0f} GiB to read, this machine has "
-            f"{memory / 2**30:.0f} GiB of memory. Choose fewer sections with the table's column "
-            "`sections`."
+            f"{path}: {info}: reading it takes {needed / 2**30:.0f} GiB, but this machine has "
+            f"{memory / 2**30:.0f} GiB of memory. Choose fewer sections with the column `sections` of the "
+            "table of volumes."
         )
 
 
 def machine_memory() -> float:
-    """Bytes of memory of this machine, infinite where the system does not tell."""
+    """Return the memory of this machine in bytes; infinity if the system does not report it."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
 
 
 def size(shape: tuple[int, ...]) -> str:
-    """Lengths zyx in words."""
+    """Describe a shape (z, y, x) for messages."""
     sections, height, width = shape
     return f"{sections} section{'s' * (sections != 1)} of {height} x {width} px"
 
@@ -138,7 +181,10 @@ def arrange(
     smallest_read: int,
     white_is_zero: bool = False,
 ) -> tuple[ImageInfo, int | None]:
-    """Info of an array with the axes named by `axes`, and the position of the one that runs over sections."""
+    """Return the info of an array with the given axes, and which of its axes is that of the sections, if any.
+
+    Raises `InputError` if `axes` are not rows, columns, at most one axis of sections and one of channels.
+    """
     axes = axes.upper()
     others = [i for i, axis in enumerate(axes) if axis not in "YX" and shape[i] > 1]
     channel = [i for i in others if axes[i] in "CS"]
@@ -146,12 +192,11 @@ def arrange(
     if axes.count("Y") != 1 or axes.count("X") != 1 or len(channel) > 1 or len(section) > 1:
         lengths = ", ".join(f"{axis} = {length}" for axis, length in zip(axes, shape, strict=True))
         raise InputError(
-            f"{path}: axes {axes} ({lengths}) are ambiguous; expected rows, columns, at most "
-            "one axis of sections (Z, or T, Q, I) and one of channels (C or S). Save a single "
-            "stack (Fiji: Image > Duplicate..., one channel or frame, then File > Save As > "
-            "Tiff...)."
+            f"{path}: axes {axes} ({lengths}) are ambiguous. Expected rows (Y), columns (X), at most one "
+            "axis of sections (Z, T, Q or I) and at most one of channels (C or S). Save a single stack "
+            "(Fiji: Image > Duplicate... with one channel or frame, then File > Save As > Tiff...)."
         )
-    # tifffile declares every bool array WhiteIsZero when it writes it, meaning nothing by it
+    # tifffile marks every bool array as WhiteIsZero when it writes it; this is no request to invert it
     info = ImageInfo(
         channels=shape[channel[0]] if channel else 1,
         sections=shape[section[0]] if section else 1,
@@ -166,7 +211,7 @@ def arrange(
 
 
 def region_index(info: ImageInfo, z_axis: int | None, z: int, rows: slice, columns: slice) -> list[slice]:
-    """Index of a region of one section, all channels, into an array with the axes `info.axes`."""
+    """Return the index of a region of one section, all channels, in an array with the axes `info.axes`."""
     index = [slice(None)] * len(info.axes)
     index[info.axes.index("Y")], index[info.axes.index("X")] = rows, columns
     if z_axis is not None:
@@ -175,6 +220,6 @@ def region_index(info: ImageInfo, z_axis: int | None, z: int, rows: slice, colum
 
 
 def cyx(array: np.ndarray, info: ImageInfo) -> np.ndarray:
-    """A region with the axes `info.axes` as `cyx`; those besides y, x and channel have length 1."""
+    """Return a region with the axes `info.axes` as (c, y, x); all other axes must have length 1."""
     array = np.moveaxis(array, (info.axes.index("Y"), info.axes.index("X")), (-2, -1))
     return array.reshape(info.channels, *array.shape[-2:])

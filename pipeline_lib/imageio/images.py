@@ -1,4 +1,4 @@
-"""Raw intensities, region by region or whole."""
+"""Read raw images, as regions or as a whole."""
 
 from __future__ import annotations
 
@@ -25,10 +25,24 @@ from pipeline_lib.runtime.errors import InputError
 
 @dataclass(frozen=True)
 class Images:
-    """The chosen sections of an open image; `numbers` are theirs in the file, `info` is of the whole file.
+    """Selected sections of an open image; `open_images` creates it.
 
-    Regions of a row of blocks are best read one after the other: what they share is then decoded once. At
-    most 256 MiB are kept for that, or one strip, tile or PNG where it is larger.
+    Read blocks that lie in the same rows one after the other: strips, tiles and chunks that they share are
+    then decoded once. At most 256 MiB of decoded data are kept for this, or one strip, tile or PNG if that is
+    larger.
+
+    Parameters
+    ----------
+    path : str or Path
+        Path of the image, for messages.
+    info : ImageInfo
+        Shape and type of the whole image.
+    numbers : list of int
+        Numbers of the selected sections in the file, ascending; the first section of a file is 0.
+    inverted : bool
+        Whether values are inverted when read (`WhiteIsZero`).
+    decode : callable
+        Region reader of the file.
     """
 
     path: str | Path
@@ -39,18 +53,33 @@ class Images:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Lengths of the axes `czyx`; z counts the chosen sections."""
+        """Lengths of the axes `czyx`; z counts the selected sections."""
         return self.info.channels, len(self.numbers), self.info.height, self.info.width
 
     @property
     def dtype(self) -> np.dtype:
-        """Type of the values read: the file's in native byte order, bool as uint8."""
+        """Type of the values as they are read: that of the file in native byte order, uint8 for bool."""
         return np.dtype(np.uint8) if self.info.dtype.kind == "b" else self.info.dtype
 
     def read(self, z: int, rows: slice, columns: slice) -> np.ndarray:
-        """A region of the chosen section `z`, (c, h, w); the slices as of an array, without step.
+        """Return a region of one section.
 
-        Raises `InputError` for a damaged file and values that are not finite.
+        Parameters
+        ----------
+        z : int
+            Index of the section among the selected sections.
+        rows, columns : slice
+            Rows and columns of the region, as for indexing an array, without step.
+
+        Returns
+        -------
+        array, (c, h, w)
+            Gray levels of type `dtype`.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged or a value is NaN or infinite.
         """
         rows, columns = (
             slice(*part.indices(n)[:2]) for part, n in zip((rows, columns), self.shape[2:], strict=True)
@@ -60,19 +89,55 @@ class Images:
         return region
 
     def read_unchecked(self, z: int, rows: slice, columns: slice) -> np.ndarray:
-        """As `read`, for slices with start and stop, and values that need not be finite."""
+        """Return a region of one section without a check for NaN and infinity.
+
+        Parameters
+        ----------
+        z : int
+            Index of the section among the selected sections.
+        rows, columns : slice
+            Rows and columns of the region; both need start and stop.
+
+        Returns
+        -------
+        array, (c, h, w)
+            Gray levels of type `dtype`.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged.
+        """
         region = self.decode(self.numbers[z], rows, columns).astype(self.dtype, copy=False)
         return np.subtract(np.iinfo(self.dtype).max, region, out=region) if self.inverted else region
 
 
 @contextmanager
 def open_images(path: str | Path, *, sections: str | None = None, channels: int = 1) -> Iterator[Images]:
-    """Open the chosen sections (`parse_sections`) of an image to read its regions.
+    """Open an image to read regions of it.
 
-    Images stored with WhiteIsZero are inverted: a high value is bright whatever the file.
+    Images stored with `WhiteIsZero` are inverted, so that high values are always bright.
 
-    Raises `InputError` for a missing, truncated or unreadable file, ambiguous axes, another number of
-    channels (RGB), sections the file does not hold, and parts too large for this machine's memory.
+    Parameters
+    ----------
+    path : str or Path
+        TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
+    sections : str, optional
+        Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
+    channels : int, default: 1
+        Expected number of channels.
+
+    Yields
+    ------
+    Images
+        The selected sections.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged or of an unknown format, its axes are ambiguous, the number of
+        channels differs (RGB), a selected section does not exist, or a part of the file that must be decoded
+        at once does not fit into the memory of this machine.
     """
     with open_chosen(path, sections, channels) as images:
         yield images
@@ -82,7 +147,7 @@ def open_images(path: str | Path, *, sections: str | None = None, channels: int 
 def open_chosen(
     path: str | Path, sections: str | None, channels: int, *, annotation: bool = False
 ) -> Iterator[Images]:
-    """`open_images`; an `annotation` is told of as such, and keeps its values with WhiteIsZero."""
+    """Open as `open_images`; values of an `annotation` are not inverted, and messages fit an annotation."""
     with open_file(path) as (info, decode):
         require_memory(path, info, machine_memory() / 1e9)
         require_channels(path, info, channels, decode, annotation=annotation)
@@ -94,9 +159,28 @@ def open_chosen(
 
 
 def read_images(path: str | Path, *, sections: str | None = None, channels: int = 1) -> np.ndarray:
-    """All of the chosen sections, `czyx`, in memory; see `open_images`.
+    """Read an image as a whole.
 
-    Raises `InputError` as `open_images` and `Images.read` do, and for more than the machine's memory.
+    Images stored with `WhiteIsZero` are inverted, so that high values are always bright.
+
+    Parameters
+    ----------
+    path : str or Path
+        TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
+    sections : str, optional
+        Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
+    channels : int, default: 1
+        Expected number of channels.
+
+    Returns
+    -------
+    array, (c, z, y, x)
+        Gray levels in the type of the file, bool as uint8.
+
+    Raises
+    ------
+    InputError
+        As `open_images` and `Images.read`, and if the sections do not fit into the memory of this machine.
     """
     with open_images(path, sections=sections, channels=channels) as images:
         require_whole(path, images.info, math.prod(images.shape) * images.dtype.itemsize)
@@ -108,9 +192,24 @@ def read_images(path: str | Path, *, sections: str | None = None, channels: int 
 
 
 def inspect(path: str | Path) -> ImageInfo:
-    """Shape and type of an image or annotation from its headers (of a folder: all slices'); reads no pixels.
+    """Return shape and type of an image or annotation from its headers, without reading pixels.
 
-    Raises `InputError` for a missing or unreadable file, ambiguous axes, slices of different shape or type.
+    Parameters
+    ----------
+    path : str or Path
+        TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`. The headers of all slices of a
+        folder are read.
+
+    Returns
+    -------
+    ImageInfo
+        Shape and type.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged or of an unknown format, its axes are ambiguous, or the slices of a
+        folder differ in shape or type.
     """
     with open_file(path, every_slice=True) as (info, _):
         return info
@@ -119,9 +218,10 @@ def inspect(path: str | Path) -> ImageInfo:
 def require_finite(
     path: str | Path, array: np.ndarray, numbers: Sequence[int], row: int = 0, column: int = 0
 ) -> None:
-    """Raise `InputError` for values czyx that are not finite.
+    """Raise `InputError` if `array` (c, z, y, x) contains NaN or infinity.
 
-    Sections are those of `numbers`; the array begins at `row` and `column` of them.
+    For the message, `numbers` are the numbers of its sections in the file, and `row` and `column` are the
+    position of its first pixel in a section.
     """
     if array.dtype.kind != "f":
         return
@@ -129,12 +229,12 @@ def require_finite(
     for z, number in enumerate(numbers):
         finite = np.isfinite(array[:, z])
         if not finite.all():
-            bad += np.count_nonzero(~finite)
+            bad += int(np.count_nonzero(~finite))
             _, y, x = np.argwhere(~finite)[0]
             first = first or (number, row + y, column + x)
     if first:
         raise InputError(
-            "{}: {} values are NaN or infinite, the first in section {}, row {}, column {}. "
-            "Replace them (numpy.nan_to_num), or leave the sections out with the table's column "
-            "`sections`.".format(path, bad, *first)
+            "{}: {} value{} NaN or infinite, the first in section {}, row {}, column {}. Replace such values "
+            "(numpy.nan_to_num), or exclude their sections with the column `sections` of the table of "
+            "volumes.".format(path, bad, "s are" if bad > 1 else " is", *first)
         )

@@ -1,4 +1,4 @@
-"""Names of files and sections, as tables have them."""
+"""Names of files, slices and sections as they appear in a table of volumes."""
 
 from __future__ import annotations
 
@@ -7,46 +7,99 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SLICE_SUFFIXES = (".png", *TIFF_SUFFIXES)
-HDF5 = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf))(?::/*(?P<dataset>.*))?", re.IGNORECASE)
+_HDF5 = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf))(?::/*(?P<dataset>.*))?", re.IGNORECASE)
+
+
+class HDF5Path(NamedTuple):
+    """The two parts of a path `file.h5:/dataset`; `dataset` is empty if the path names only the file."""
+
+    file: str
+    dataset: str
+
+
+def hdf5_path(path: str | Path) -> HDF5Path | None:
+    """Split a path `file.h5:/dataset`; None if the path does not name an HDF5 file."""
+    match = _HDF5.fullmatch(str(path))
+    return HDF5Path(match["file"], (match["dataset"] or "").strip("/")) if match else None
 
 
 def source_file(path: str | Path) -> Path:
-    """The file or folder behind a path as a table has it: `a.h5:/raw` -> `a.h5`."""
-    match = HDF5.fullmatch(str(path))
-    return Path(match["file"]) if match else Path(path)
+    """Return the file or folder of a path in a table of volumes.
+
+    Parameters
+    ----------
+    path : str or Path
+        Path of a file or folder, or `file.h5:/dataset`.
+
+    Returns
+    -------
+    Path
+        The path without the name of a dataset.
+
+    Examples
+    --------
+    >>> source_file("a.h5:/raw").name
+    'a.h5'
+    """
+    named = hdf5_path(path)
+    return Path(named.file) if named else Path(path)
 
 
 def identity(path: str | Path) -> tuple[str, str]:
-    """What two paths have in common that name the same images: the real file, and the dataset in it.
+    """Return a value that is equal for two paths of the same images.
 
-    Hard links of one file share its number; copies are different files.
+    Symbolic links and hard links to one file have the same identity; copies of a file differ.
+
+    Parameters
+    ----------
+    path : str or Path
+        Path of a file or folder, or `file.h5:/dataset`.
+
+    Returns
+    -------
+    tuple of str
+        Device and inode number of the file (its real path if it does not exist), and the name of the dataset,
+        which is empty for other formats than HDF5.
     """
-    match = HDF5.fullmatch(str(path))
+    named = hdf5_path(path)
     file = os.path.realpath(source_file(path))
     with suppress(OSError):
         status = os.stat(file)
         file = f"{status.st_dev}:{status.st_ino}"
-    return file, (match["dataset"] or "").strip("/") if match else ""
+    return file, named.dataset if named else ""
 
 
 def slice_files(folder: Path) -> list[Path]:
-    """The PNG and TIFF slices of a folder in natural order; hidden files are no slices."""
+    """Return the PNG and TIFF files of a folder in natural order, without hidden files.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder with one file per section.
+
+    Returns
+    -------
+    list of Path
+        The slices; `slice2.tif` comes before `slice10.tif`.
+    """
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
     slices = (path for path in visible if path.suffix.lower() in SLICE_SUFFIXES)
     return sorted(slices, key=lambda path: natural_key(path.name))
 
 
 def check_numbers(folder: Path, slices: list[Path]) -> None:
-    """Raise `InputError` where two slices have one number, and warn where a number seems to be missing.
+    """Raise `InputError` if two slices have the same number; log a warning if a number seems to be missing.
 
-    A slice that was lost would shift all after it against the annotation; one left out on purpose is fine.
-    Numbers with equal steps lack none, and names that differ in more than one number are not judged.
+    A lost slice would shift all following slices against the annotation. A gap is only a warning, because
+    slices may have been left out on purpose. Numbers with a constant step have no gap. Names that differ in
+    more than one number are not checked.
     """
     names = [re.split(r"([0-9]+)", path.stem) for path in slices]
     if len({len(name) for name in names}) > 1 or len(names) < 2:
@@ -60,30 +113,66 @@ def check_numbers(folder: Path, slices: list[Path]) -> None:
     place, step = next(((n, step) for n, step in enumerate(steps) if step != least or step == 0), (0, least))
     if step == 0:
         raise InputError(
-            f"{folder}: {slices[place].name} and {slices[place + 1].name} have one number. Keep one."
+            f"{folder}: {slices[place].name} and {slices[place + 1].name} have the same number; expected a "
+            "different number for each slice. Keep one of them."
         )
     if step != least:
         logger.warning(
-            "%s: between %s and %s, slice %d is missing. If it was not left out on purpose, of the "
-            "annotation too, copy it.",
+            "%s: slice %d is missing between %s and %s. Copy it into the folder, or ignore this warning if "
+            "the annotation lacks it, too.",
             folder,
+            numbers[place] + least,
             slices[place].name,
             slices[place + 1].name,
-            numbers[place] + least,
         )
 
 
-def natural_key(name: str) -> tuple:
-    """Sorting key that takes numbers by value: slice2 before slice10."""
+def natural_key(name: str) -> tuple[list[int | str], str]:
+    """Return a sorting key that compares numbers within names by their value.
+
+    Parameters
+    ----------
+    name : str
+        Name of a file.
+
+    Returns
+    -------
+    tuple
+        Key for `sorted`.
+
+    Examples
+    --------
+    >>> sorted(["slice10.tif", "slice2.tif"], key=natural_key)
+    ['slice2.tif', 'slice10.tif']
+    """
     # re.split with a group alternates text, digits, text; the name itself decides between a1 and a01
     parts = re.split(r"([0-9]+)", name)
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 
 def section_ranges(text: str | None) -> list[range] | None:
-    """The ranges of a text such as `0-3,8,10-12`, ascending; None for all sections (empty, or `all`).
+    """Return the ranges in a selection of sections such as `0-3,8,10-12`.
 
-    Raises `InputError` for anything else, a range that runs backwards, and a section named twice.
+    Parameters
+    ----------
+    text : str or None
+        Section numbers and ranges, separated by commas. The first section is 0 and both ends of a range are
+        included. None, an empty text or `all` selects all sections.
+
+    Returns
+    -------
+    list of range, or None
+        The ranges in ascending order; None for all sections.
+
+    Raises
+    ------
+    InputError
+        If a part is neither a number nor a range, a range runs backwards, or a section is named twice.
+
+    Examples
+    --------
+    >>> section_ranges("8,0-3")
+    [range(0, 4), range(8, 9)]
     """
     text = (text or "").strip()
     if text.lower() in ("", "all"):
@@ -93,9 +182,9 @@ def section_ranges(text: str | None) -> list[range] | None:
         match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", part)
         if not match:
             raise InputError(
-                f"sections `{text}`: `{part.strip()}` is neither a number nor a range. Write "
-                "for example 0-19, or 0-3,8,10-12, or nothing for all; the first section is 0. "
-                "(Spreadsheets turn 1-3 into a date unless the column is formatted as text.)"
+                f"sections `{text}`: `{part.strip()}` is neither a number nor a range. Write for example "
+                "0-19 or 0-3,8,10-12 (the first section is 0), or leave it empty for all sections. "
+                "Spreadsheets turn 1-3 into a date unless the column is formatted as text."
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
@@ -109,9 +198,29 @@ def section_ranges(text: str | None) -> list[range] | None:
 
 
 def parse_sections(text: str | None, available: int) -> list[int]:
-    """The section numbers of a text such as `0-3,8,10-12`, ascending; empty or `all`: all that are available.
+    """Return the section numbers in a selection such as `0-3,8,10-12`.
 
-    Raises `InputError` as `section_ranges` does, and for a section that is not available.
+    Parameters
+    ----------
+    text : str or None
+        Selection of sections as in `section_ranges`. None, an empty text or `all` selects all sections.
+    available : int
+        Number of sections of the image.
+
+    Returns
+    -------
+    list of int
+        The section numbers in ascending order; the first section of an image is 0.
+
+    Raises
+    ------
+    InputError
+        If the selection is malformed (see `section_ranges`) or names a section that does not exist.
+
+    Examples
+    --------
+    >>> parse_sections("0-2,5", available=9)
+    [0, 1, 2, 5]
     """
     ranges = section_ranges(text)
     if ranges is None:
