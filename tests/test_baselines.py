@@ -16,7 +16,7 @@ def test_smoothed_raw_makes_cells_one_whether_bright_or_dark(bright):
     cells = labels > 0
     gray = np.where(cells == bright, 180, 60) + rng.normal(0, 20, cells.shape)
     raw = gray.clip(0, 255).astype(np.uint8)[None]
-    measured = baselines.measure([(raw, labels, np.zeros_like(labels))])
+    measured = baselines.measure([layout.AnnotatedArrays(raw, labels, np.zeros_like(labels))])
     assert (measured["low"] < measured["high"]) == bright
     statistics = {"class_frequencies": [0.4, 0.6], "smoothed_raw": measured}
     p = baselines.cell_probability("smoothed_raw", raw[:, 0], statistics)
@@ -31,7 +31,7 @@ def volume():
     rng = np.random.default_rng(2)
     raw = rng.integers(0, 255, (2, 2, 50, 61), np.uint8)
     labels = (raw.sum(axis=0) < 200).astype(np.uint32)
-    return raw, labels, np.zeros_like(labels)
+    return layout.AnnotatedArrays(raw, labels, np.zeros_like(labels))
 
 
 @pytest.mark.parametrize("step", [5, 16, 48])

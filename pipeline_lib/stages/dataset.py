@@ -155,8 +155,8 @@ def measure_statistics(
             file = stack.enter_context(
                 layout.require(path, *arrays, cache_bytes=layout.CHUNK**2)  # each chunk is read once
             )
-            volumes.append(tuple(file[array.name] for array in arrays))
-        counts = classes.count_classes((labels, border) for _, labels, border in volumes)
+            volumes.append(layout.AnnotatedArrays(*(file[array.name] for array in arrays)))
+        counts = classes.count_classes((v.labels, v.separation_border) for v in volumes)
         cell, total = int(classes.of_cells(counts)), int(counts.sum())
         if not counts.all():
             raise InputError(
@@ -168,7 +168,7 @@ def measure_statistics(
             {
                 "class_frequencies": classes.class_frequencies(counts).tolist(),
                 "normalisation": normalisation.measure(
-                    normalisation_kind, [raw for raw, _, _ in volumes], memory_gb=memory_gb
+                    normalisation_kind, [volume.raw for volume in volumes], memory_gb=memory_gb
                 ).to_dict(),
                 "smoothed_raw": baselines.measure(volumes),
                 "provenance": record,

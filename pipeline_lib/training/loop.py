@@ -13,12 +13,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline_lib.data.patches import Patch
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.signals import Interrupted, Signals
 from pipeline_lib.training.state import Checkpoint, Diverged, State
-from pipeline_lib.training.step import Patch, Step, TooLarge
+from pipeline_lib.training.step import Step, TooLarge
 
 SECONDS_BETWEEN_LINES = 15
 SHOWN = {"validation_v_rand_thin": "validation V-Rand"}  # how the log calls scores

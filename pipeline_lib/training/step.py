@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from pipeline_lib.data.patches import Patch
 from pipeline_lib.inference.passes import autocast
 from pipeline_lib.networks.module import Network
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.processes import ALONE, Processes
 from pipeline_lib.tasks import Task
 from pipeline_lib.training.schedule import Settings, learning_rate
-
-Patch = tuple[Tensor, Tensor]  # image (1, c, tile, tile), truth (1, k, out, out)
 
 
 class TooLarge(Exception):

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline_lib.data.normalisation import STEP
 from pipeline_lib.kernels.blocks import blocks
+from pipeline_lib.layout import AnnotatedArrays
 from pipeline_lib.tasks.segmentation.classes import BACKGROUND, CELL, CLASSES, target_class
 
 BASELINES = ("constant", "smoothed_raw")
@@ -25,14 +26,14 @@ def smooth(raw: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(raw.mean(axis=0, dtype=np.float32), SMOOTHING)
 
 
-def measure(volumes: Iterable[tuple[Any, Any, Any]]) -> dict[str, float]:
+def measure(volumes: Iterable[AnnotatedArrays]) -> dict[str, float]:
     """Gray range of the smoothed training images, and whether cells are brighter than their surroundings.
 
     `volumes` hold raw (c, z, y, x), labels and separation border (z, y, x), which are read block by block.
     `low` and `high` are means over the sections of their 1st and 99th percentile, taken from about `SAMPLES`
     pixels of a regular grid; `low` > `high` where cells are dark, so that one formula makes cells 1.
     """
-    sections = [_measure_section(*volume, z) for volume in volumes for z in range(len(volume[1]))]
+    sections = [_measure_section(*volume, z) for volume in volumes for z in range(volume.labels.shape[0])]
     low, high = np.mean([span for span, _ in sections], axis=0)
     brighter = sum(contrast for _, contrast in sections) >= 0
     return {"low": float(low), "high": float(high)} if brighter else {"low": float(high), "high": float(low)}

@@ -59,8 +59,9 @@ class Task:
         arrays = (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)
         file = stack.enter_context(layout.require(dataset, *arrays, cache_bytes=cache_bytes))
         weights = stack.enter_context(layout.require(weight_map, layout.WEIGHT_MAP, cache_bytes=cache_bytes))
-        raw, labels, border = (file[array.name] for array in arrays)
-        return Volume(raw, PixelTruth(labels, border, weights[layout.WEIGHT_MAP.name]))
+        found = layout.AnnotatedArrays(*(file[array.name] for array in arrays))
+        truth = PixelTruth(found.labels, found.separation_border, weights[layout.WEIGHT_MAP.name])
+        return Volume(found.raw, truth)
 
     def loss(self, output: Tensor, truth: Tensor) -> Tensor:
         """Weighted cross entropy; `output` are logits (1, classes, y, x)."""
