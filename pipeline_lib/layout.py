@@ -305,9 +305,9 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
         for array in arrays:
             if array.name not in file:
                 raise InputError(
-                    f"{path}: has no `{array.name}` (found: {', '.join(file) or 'nothing'}), that is: "
-                    f"{array.meaning}. It is only written for a volume with an annotation: fill in the "
-                    "column `annotation` of the table of volumes."
+                    f"{path}: has no `{array.name}` (found: {', '.join(file) or 'nothing'}). Expected "
+                    f"`{array.name}`: {array.meaning}. If the volume has no annotation, fill in the column "
+                    "`annotation` of the table of volumes."
                 )
             _require_sources(Path(path), file[array.name])
         yield file

@@ -256,7 +256,7 @@ def test_an_incomplete_set_of_ome_files(tmp_path):
     planes = plane.format(0, "a.ome.tif", uuid) + plane.format(1, "b.ome.tif", uuid[:-1])
     part = whole.replace('<TiffData IFD="0" PlaneCount="2"/>', planes)
     tifffile.imwrite(path, gray((7, 11)), description=part, metadata=None)
-    fails(path, "its OME metadata name the file 'b.ome.tif', which is not in the same folder")
+    fails(path, "its OME metadata refer to the file 'b.ome.tif', which is not in the same folder")
 
 
 def test_hdf5_datasets_are_listed(tmp_path):

@@ -142,7 +142,7 @@ def measure(kind: str, volumes: Iterable[Stored], *, memory_gb: float = 8.0) -> 
 
         - "none": integers are divided by the maximum of their type; floats are unchanged.
         - "mean": as "none", after subtraction of the mean of each channel.
-        - "mean_std": the mean of each channel is subtracted, then its standard deviation divides.
+        - "mean_std": the mean of each channel is subtracted, the result divided by its standard deviation.
         - "mean_image": as "mean", with the mean of each pixel over all sections.
     volumes : iterable of array or HDF5 dataset, (c, z, y, x)
         Images of the training volumes. For "mean_image" all sections must have the same size.

@@ -20,7 +20,7 @@ from pipeline_lib.memory import CHUNK_CACHE_BYTES
 from pipeline_lib.runtime.files import allow_open_files
 from pipeline_lib.runtime.types import Stored
 
-PREFETCH = 4  # batches prepared ahead; preparing one takes a small part of a step, a few hide variations
+PREFETCH = 4  # batches prepared ahead; preparing is much faster than a step, a few hide its variation
 
 
 class Truth(Protocol):
@@ -87,7 +87,7 @@ class Region:
     """The part of a section from which one patch is made; `Patches.read` creates it.
 
     It contains all pixels of the section that the patch can reach. A patch that reaches beyond the section is
-    filled with the mirror image.
+    filled with the mirror image of the section.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ class Patches:
     def batches(self, numbers: Iterable[Sequence[int]], device: torch.device) -> Iterator[list[Patch]]:
         """Prepare batches of patches ahead of the training, in a separate thread.
 
-        If the training runs on the CPU, the thread uses cores while the training step leaves them idle.
+        If the training runs on the CPU, the thread uses cores that the training step leaves idle.
 
         Parameters
         ----------

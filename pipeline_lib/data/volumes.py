@@ -306,8 +306,8 @@ def _volume(row: str, columns: list[str], line: list[str], data_dir: Path) -> Vo
     if not _NAME.fullmatch(name):
         raise InputError(
             f"{row}: the `volume` name `{name:.100}` is not a valid file name on all systems. Use at most "
-            "100 letters, digits and _ . - that start with a letter or digit, for example vnc_1. Names of "
-            "devices on Windows (con, nul ...) are not allowed."
+            "100 letters, digits, _, . and -, begin with a letter or digit and do not end with a dot, for "
+            "example vnc_1. Device names of Windows (con, nul ...) are not allowed."
         )
     if not cells["images"]:
         raise InputError(

@@ -210,8 +210,8 @@ def _count_values(images: Images, block: int) -> tuple[np.ndarray, np.ndarray]:
             if len(found[0][0]) > _MOST_LABELS:
                 raise InputError(
                     f"{images.path}: found more than {_MOST_LABELS:,} different values, the limit for one "
-                    "volume. Check that this is an annotation and no image. If it is, split the volume with "
-                    "the column `sections` of the table of volumes."
+                    "volume. Check that the file is an annotation, not an image. Split a large annotation "
+                    "into several volumes with the column `sections` of the table of volumes."
                 )
     return _joined(found)
 
@@ -332,7 +332,7 @@ def _share_in_areas(images: Images, common: np.ndarray, block: int) -> float:
 
 
 def _areas(section: np.ndarray) -> int:
-    """Count the 4-connected areas of equal non-zero value; of at most 50 values."""
+    """Count the 4-connected areas of equal value, for non-zero values among the 50 smallest."""
     from scipy import ndimage  # takes 0.2 s, so it is imported only where annotations are read
 
     return sum(ndimage.label(section == value)[1] for value in np.unique(section)[:50] if value)

@@ -19,8 +19,10 @@ from pipeline_lib.imageio.png import open_png
 from pipeline_lib.imageio.tiff import open_tiff
 from pipeline_lib.runtime.errors import InputError
 
-_READABLE = "Use TIFF, PNG, a folder of PNG or TIFF slices, or HDF5 as file.h5:/dataset"
-_SAVE_AS_TIFF = "save the image as TIFF (Fiji: File > Save As > Tiff...)"
+_READABLE = (
+    "Use TIFF (Fiji: File > Save As > Tiff...), PNG, a folder of PNG or TIFF slices, or HDF5 as "
+    "file.h5:/dataset"
+)
 
 
 @contextmanager
@@ -102,14 +104,15 @@ def _errors_explained(path: str | Path) -> Iterator[None]:
         raise
     except PermissionError as error:
         raise InputError(
-            f"{path}: this user may not read it ({error.strerror}). Type `chmod u+r {source_file(path)}`, or "
-            "ask its owner."
+            f"{path}: you have no permission to read it ({error.strerror}). Type `chmod u+r "
+            f"{source_file(path)}`, or ask its owner."
         ) from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         what = "not enough memory" if isinstance(error, MemoryError) else _one_line(error)
         raise InputError(
             f"{path}: cannot be read ({type(error).__name__}: {what}). The file is truncated or damaged, or "
-            f"its suffix does not match its format. Copy it again from its source, or {_SAVE_AS_TIFF}."
+            "its suffix does not match its format. Copy it again from its source, or save the image as TIFF "
+            "(Fiji: File > Save As > Tiff...)."
         ) from error
 
 

@@ -96,7 +96,7 @@ def _region_reader(
         None,
     )
     _require_codec(path, key)
-    # the stack starts here if it has a single page, after which the other sections follow as plain bytes
+    # offset of the stack if the file has a single page, which the other sections follow as plain bytes
     start = series.dataoffset if outer is None else None
     decoded = 1 if start is not None or key.is_final else math.prod(_segment_shape(key))
     info, z_axis = arrange(
@@ -176,7 +176,7 @@ def _require_chain(path: Path) -> None:
 
 
 def _number(path: Path, file: BinaryIO, at: int, kind: str, pages: int) -> int:
-    """Return the number at byte `at`; raise `InputError` if it is beyond the end, which tifffile may miss."""
+    """Return the number at byte `at`. Beyond the end, raise `InputError`: tifffile would read other bytes."""
     length = struct.calcsize(kind)
     file.seek(min(at, 2**62))
     data = file.read(length)
@@ -195,8 +195,8 @@ def _require_own_pages(path: Path, tiff: tifffile.TiffFile) -> None:
     for name in (part.get("FileName", "") for part in others):
         if os.path.basename(name) != name or not (path.parent / name).is_file():
             raise InputError(
-                f"{path}: its OME metadata name the file {name!r:.100}, which is not in the same folder. Put "
-                "all files of the set into one folder, or save the stack as one file."
+                f"{path}: its OME metadata refer to the file {name!r:.100}, which is not in the same folder. "
+                "Put all files of the set into one folder, or save the stack as one file."
             )
 
 
