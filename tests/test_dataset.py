@@ -89,7 +89,7 @@ def test_cells_lost_to_the_border_are_reported(files, caplog):
             sections="0",
             annotation_kind="instances",
         )
-    assert "1 cells lie wholly within the separation border" in caplog.text
+    assert "1 cells lie completely within the separation border" in caplog.text
 
 
 def test_statistics_are_those_of_the_training_pixels(files):
@@ -191,7 +191,7 @@ def test_a_cell_larger_than_a_block_is_counted_once(files, caplog):
         )
     assert "20 x 24 px, 6 cells" in caplog.text
     assert "one cell covers 80 % of a section" in caplog.text
-    assert "3 cells lie wholly within the separation border" in caplog.text
+    assert "3 cells lie completely within the separation border" in caplog.text
 
 
 def test_an_annotation_that_is_likely_inverted_is_reported(files, caplog):

@@ -115,7 +115,7 @@ def test_numbers_of_other_parts_are_refused(volume):
     for name in ("a.h5", "b.h5"):
         label_part(folder / "prediction.h5", folder / "t.json", folder / name)
     number_parts([folder / "a.h5"], folder / "t.json", folder / "numbers.h5", shape=probability.shape, jobs=1)
-    with pytest.raises(InputError, match="made from other parts than"):
+    with pytest.raises(InputError, match="but from other parts"):
         relabel_part(folder / "b.h5", folder / "numbers.h5", folder / "labels.h5")
 
 

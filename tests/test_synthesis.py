@@ -153,7 +153,7 @@ def test_the_files_are_read_as_what_they_are(tmp_path):
     (
         (
             {"membrane_width": (6, 2)},
-            r"`drawing.membrane_width`: found \[6, 2\] px, expected the thinnest, then",
+            r"`drawing.membrane_width`: found \[6, 2\] px, expected the width of the thinnest, then",
         ),
         ({"membrane_width": (2, 20)}, r"found \[2, 20\].*half of `drawing.cell_diameter` \(40 px\)"),
         ({"size": 79}, r"`drawing.size`: found 79 px, expected at least twice .*cell_diameter` \(40 px\)"),

@@ -1,10 +1,11 @@
-"""Dataset stage: images and annotations in, HDF5 datasets, training statistics and weight maps out."""
+"""Dataset stage: convert images and annotations to HDF5, measure statistics, compute weight maps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -32,15 +33,43 @@ def build_dataset(
     block: int = BLOCK,
     memory_gb: float = 8.0,
 ) -> None:
-    """Write `raw` and, with an annotation, `labels` and `separation_border` of one volume to `output` (HDF5).
+    """Convert one volume to HDF5: the raw image and, if there is an annotation, its instance labels.
 
-    Membranes become 4-connected instances per section, instance labels are kept as they are. Raises
-    `InputError` for images and annotations that cannot be used or do not fit each other.
+    The file has the array `raw` and, with an annotation, `labels` and `separation_border`. In an annotation
+    of membranes, each 4-connected region of a section becomes one instance. Instance labels are copied
+    unchanged.
+
+    Parameters
+    ----------
+    images : str
+        Image file, folder or `file.h5:/dataset`, in any form that `imageio` reads.
+    annotation : str or None
+        Annotation of the same sections, in the same forms. None for a volume without annotation.
+    output : Path
+        HDF5 file to write. Its name without suffix is the volume's name in error messages.
+    sections : str, default ""
+        Sections to use, as in the table of volumes, for example `0-9,12`. Empty means all.
+    annotation_kind : str, default "auto"
+        What the annotation contains, one of `imageio.ANNOTATION_KINDS`.
+    channels : int, default 1
+        Number of channels that the images must have.
+    separation_border_width : int, default 2
+        Width of the background that separates two touching cells (px).
+    block : int, default 2048
+        Side of the square blocks that are processed one at a time (px). It does not change the result.
+    memory_gb : float, default 8.0
+        Memory limit for labelling an annotation of membranes (GB).
+
+    Raises
+    ------
+    InputError
+        If the images or the annotation cannot be used, or if their shapes differ.
     """
     with ExitStack() as stack:
         stack.enter_context(_named(output.stem))
         sources = [imageio.source_file(path) for path in (images, annotation) if path]
-        for path in filter(Path.exists, sources):  # before a reader blames the source of drawn ones
+        # Drawn images have records: report a damaged file as such before a reader fails on it.
+        for path in filter(Path.exists, sources):
             provenance.require_unchanged(path)
         raw = stack.enter_context(imageio.open_images(images, sections=sections, channels=channels))
         truth = None
@@ -52,8 +81,8 @@ def build_dataset(
             if truth.shape != raw.shape[1:]:
                 raise InputError(
                     f"{annotation}: annotation of {_size(truth.shape)}, but {images} has "
-                    f"{_size(raw.shape[1:])}. Both must show the same sections; "
-                    "correct `images`, `annotation` or `sections` in the table."
+                    f"{_size(raw.shape[1:])}. Both must show the same sections. "
+                    "Correct `images`, `annotation` or `sections` in the table of volumes."
                 )
         sources += [*raw.info.others, *(truth.images.info.others if truth else ())]
         record = stack.enter_context(
@@ -86,7 +115,7 @@ def build_dataset(
 
 @contextmanager
 def _named(volume: str) -> Iterator[None]:
-    """Name the volume in errors: one of many in a job, and an image alone may be in several."""
+    """Add the volume's name to errors, because a job may handle many volumes that share an image."""
     try:
         yield
     except InputError as error:
@@ -96,9 +125,10 @@ def _named(volume: str) -> Iterator[None]:
 def _write_truth(
     file: h5py.File, read: Read, shape: tuple[int, int, int], width: int, block: int
 ) -> np.ndarray:
-    """Write `labels`, as `read` gives them, and `separation_border`.
+    """Write `labels`, as returned by `read`, and `separation_border`.
 
-    Returns int64 (z, 3): of each section the cells, px of the largest, and cells that are border all over.
+    Returns int64 (z, 3). The columns are the number of cells in a section, the size of the largest cell (px),
+    and the number of cells that lie completely within the separation border.
     """
     labels, border = (layout.add(file, array, shape) for array in (layout.LABELS, layout.SEPARATION_BORDER))
     counts = np.zeros((shape[0], 3), np.int64)
@@ -122,15 +152,15 @@ def _report_cells(output: Path, shape: tuple[int, int, int], counts: np.ndarray,
     largest = counts[:, 1].max() / (shape[1] * shape[2])
     if largest > 0.5:
         logger.warning(
-            "%s: one cell covers %.0f %% of a section; if that is the background or the membranes, the "
-            "annotation is inverted: set `dataset.annotation_kind` (config/README.md)",
+            "%s: one cell covers %.0f %% of a section. If this is the background or the membranes, the "
+            "annotation is inverted: set `dataset.annotation_kind` (see config/README.md).",
             output,
             100 * largest,
         )
     if lost := counts[:, 2].sum():
         logger.warning(
-            "%s: %d cells lie wholly within the separation border and are background to the network; "
-            "lower `dataset.separation_border_width` (now %d) to keep them",
+            "%s: %d cells lie completely within the separation border, so they are background to the network. "
+            "To keep them, lower `dataset.separation_border_width` (now %d).",
             output,
             lost,
             width,
@@ -140,10 +170,28 @@ def _report_cells(output: Path, shape: tuple[int, int, int], counts: np.ndarray,
 def measure_statistics(
     datasets: Sequence[Path], output: Path, *, normalisation_kind: str = "mean_std", memory_gb: float = 8.0
 ) -> None:
-    """Write what the training split alone may tell (JSON).
+    """Measure the statistics of the training volumes and write them as JSON.
 
-    Class frequencies, normalisation, and the gray range for the baseline. Raises `InputError` for images that
-    do not go together, and where a mean image takes more than `memory_gb`.
+    The file contains `class_frequencies` (background, cell), `normalisation`, the gray range of the baseline
+    `smoothed_raw`, and `provenance`. Only training volumes may be measured, so that nothing about other
+    volumes can reach the network.
+
+    Parameters
+    ----------
+    datasets : sequence of Path
+        HDF5 files of the training volumes, written by `build_dataset` with an annotation.
+    output : Path
+        JSON file to write.
+    normalisation_kind : str, default "mean_std"
+        How images are normalised: `none`, `mean`, `mean_std` or `mean_image`.
+    memory_gb : float, default 8.0
+        Memory limit for a mean image (GB).
+
+    Raises
+    ------
+    InputError
+        If the volumes differ in type, in channels or, for a mean image, in shape; if a mean image needs more
+        than `memory_gb`; or if the annotations contain only cell or only background.
     """
     allow_open_files(len(datasets), "statistics", "make the images sections of fewer volumes")
     with ExitStack() as stack:
@@ -160,8 +208,8 @@ def measure_statistics(
         cell, total = int(classes.of_cells(counts)), int(counts.sum())
         if not counts.all():
             raise InputError(
-                f"training volumes: {cell} of {total} px are cell; both cell and background are needed "
-                "to learn them apart. Check the annotations of the training volumes."
+                f"training volumes: {cell} of {total} px are cell, but training needs cell and background. "
+                "Check the annotations of the training volumes."
             )
         write_json(
             output,
@@ -189,11 +237,34 @@ def build_weight_map(
     class_balance: bool = True,
     block: int = BLOCK,
 ) -> None:
-    """Write the `weight_map` of one annotated volume (HDF5), block by block.
+    """Compute the weight map of one annotated volume, block by block, and write it as HDF5.
 
-    `sigma` in px; without `class_balance`, w_c is 1 for both classes.
+    The weight of a pixel in the loss is w = w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)), where d1 and d2 are the
+    distances (px) to the nearest and the second nearest cell. The second term is added to background only.
+
+    Parameters
+    ----------
+    dataset : Path
+        HDF5 file of the volume, written by `build_dataset` with an annotation.
+    statistics : Path
+        JSON file of `measure_statistics`, for the class frequencies.
+    output : Path
+        HDF5 file to write: `weight_map` (z, y, x), float32.
+    w0 : float, default 10.0
+        Height of the second term.
+    sigma : float, default 5.0
+        Range of the second term (px).
+    class_balance : bool, default True
+        Whether w_c balances the class frequencies. If False, w_c is 1 for both classes.
+    block : int, default 2048
+        Side of the square blocks that are processed one at a time (px). It does not change the result.
+
+    References
+    ----------
+    Ronneberger et al. 2015, "U-Net: Convolutional networks for biomedical image segmentation", section 3,
+    equation 2.
     """
-    settings = {"w0": w0, "sigma": sigma, "class_balance": class_balance}
+    settings: dict[str, Any] = {"w0": w0, "sigma": sigma, "class_balance": class_balance}
     with (
         provenance.making("build_weight_map", [output], [dataset, statistics], **settings) as record,
         layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as source,

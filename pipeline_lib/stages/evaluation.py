@@ -1,4 +1,4 @@
-"""Evaluation stage: truth and prediction in, a tidy table of scores out."""
+"""Evaluation stage: compare predictions with annotations and write tables of scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -39,37 +39,48 @@ def evaluate(
     memory_gb: float = 8.0,
     threads: int = 1,
 ) -> None:
-    """Score one volume over the challenge's thresholds and at the chosen one (CSV: `COLUMNS`).
+    """Score the prediction of one annotated volume, and write the scores as a table.
 
-    The challenge's scores see the cells as 4-connected regions and the probability map as it is. The instance
-    scores compare the annotated labels with the predicted instances: at the chosen threshold with those in
-    `segmentation`, at the other thresholds with what the same post-processing makes of the probability map
-    there. Sections are read one by one.
+    The volume is scored at the thresholds of the ISBI 2012 challenge and at the chosen threshold. The
+    challenge's scores are computed from the probability map; true cells are 4-connected regions. The instance
+    scores compare annotated with predicted labels. At the chosen threshold the predicted labels are those in
+    `segmentation`; at the other thresholds they are made from the probability map by the same
+    post-processing. Sections are read one by one.
 
     Parameters
     ----------
-    dataset, prediction, segmentation : Path
-        HDF5 files of the volume: truth, `cell_probability`, and the instance `labels` of the stage `segment`.
+    dataset : Path
+        HDF5 file of the volume with `labels` and `separation_border` (`dataset.build_dataset`).
+    prediction : Path
+        HDF5 file with the `cell_probability` of the volume.
+    segmentation : Path
+        HDF5 file with the predicted `labels` (`segmentation.segment` or `joining.join_labels`).
     postprocessing : Path
         JSON file of the model's post-processing, with the chosen threshold.
     output : Path
-        The file to write.
-    volume, split, network, fold
-        What the rows of the table are named by.
-    memory_gb : float
-        Limits how many sections are held, and so how many of the `threads` are used.
-    threads : int
-        How many sections and thresholds are scored at a time, at most.
+        CSV file to write, with the columns `scores.COLUMNS` and one row per metric and threshold.
+    volume : str
+        Name of the volume, for the column of this name.
+    split : str
+        Split of the volume, for the column of this name.
+    network : str
+        Name of the model or baseline, for the column of this name.
+    fold : int, default 0
+        Number of the cross-validation fold, for the column of this name.
+    memory_gb : float, default 8.0
+        Memory limit (GB). It limits how many of the `threads` are used.
+    threads : int, default 1
+        Maximum number of threads; each scores one section at one threshold at a time.
 
     Raises
     ------
     InputError
-        If `memory_gb` has no room for one section, or the files differ in shape.
+        If the files differ in shape, or if `memory_gb` is too small to score one section.
     """
-    names = {"volume": volume, "split": split, "network": network, "fold": fold}
+    names: dict[str, Any] = {"volume": volume, "split": split, "network": network, "fold": fold}
     inputs = [dataset, prediction, segmentation, postprocessing]
     with provenance.making("evaluate", [output], inputs, **names):
-        import pandas as pd  # 0.25 s that joining tables does without
+        import pandas as pd  # takes 0.25 s, and `collect_scores` does not need it
 
         chosen = PostProcessing.read(postprocessing)
         with (
@@ -100,7 +111,7 @@ def evaluate(
                 segment=segment,
                 workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),
             )
-        # at once: a fifth of `assign`'s time
+        # in one step, which takes a fifth of the time of `assign`
         table = pd.DataFrame(names | dict(scores.items()), columns=COLUMNS)
         with replacing(output) as temporary:
             table.to_csv(temporary, index=False)
@@ -108,9 +119,19 @@ def evaluate(
 
 
 def collect_scores(scores: Sequence[Path], output: Path) -> None:
-    """Join the tables of all volumes into one (CSV: `COLUMNS`), to the last digit.
+    """Concatenate the score tables of all volumes into one file, without changing any digit.
 
-    Raises `InputError` for a table with other columns.
+    Parameters
+    ----------
+    scores : sequence of Path
+        CSV files written by `evaluate`, in the order of the rows to write.
+    output : Path
+        CSV file to write, with the columns `scores.COLUMNS`.
+
+    Raises
+    ------
+    InputError
+        If a table has other columns.
     """
     with (
         provenance.making("collect_scores", [output], scores),
@@ -123,40 +144,59 @@ def collect_scores(scores: Sequence[Path], output: Path) -> None:
             found, _, rows = path.read_bytes().partition(b"\n")
             if found + b"\n" != header:
                 raise InputError(
-                    f"{path}: columns {found.decode(errors='replace')}, expected {','.join(COLUMNS)}: "
-                    "written by another version of bordure. Delete it and run the workflow again."
+                    f"{path}: columns {found.decode(errors='replace')}, expected {','.join(COLUMNS)}. "
+                    "Another version of bordure wrote it. Delete it and run the workflow again."
                 )
             file.write(rows)
 
 
 def measure_spread(scores: Path, postprocessings: Sequence[Path], output: Path) -> None:
-    """Write how the scores vary over the seeds of one network's trainings (CSV: `scores.SPREAD_COLUMNS`).
+    """Measure how scores vary between trainings of one network that differ only in the seed.
 
-    Each training is taken at its own threshold, and a split's score is the mean over its volumes.
+    Each training is scored at its own threshold. The score of a split is the mean over its volumes.
 
     Parameters
     ----------
     scores : Path
-        The table of all scores, by `collect_scores`.
+        CSV file of all scores, written by `collect_scores`.
     postprocessings : sequence of Path
-        The files {model}.json of the post-processing, one for each training in `scores`.
+        JSON files of the post-processing, one for each training. A file is named after its model, as in the
+        column `network` of `scores`.
     output : Path
-        The file to write.
+        CSV file to write, with the columns `scores.SPREAD_COLUMNS`.
     """
     with provenance.making("measure_spread", [output], [scores, *postprocessings]):
         chosen = {path.stem: PostProcessing.read(path).threshold for path in postprocessings}
         table = spread(at_chosen_threshold(read_scores(scores), chosen))
         with replacing(output) as temporary:
             table.to_csv(temporary, index=False)
-    logger.info("%s: over %d seeds", output, len(chosen))
+    logger.info("%s: spread of the scores over %d seeds", output, len(chosen))
 
 
 def score_files(truth: Path, cell_probability: Path, *, annotation_kind: str = "auto") -> pd.DataFrame:
-    """Score a probability map in a file against an annotation in a file; columns metric, threshold, value.
+    """Score a probability map against an annotation, both read from image files of any tool.
 
-    Both in any form that `imageio` reads, (z, y, x) or (y, x); the map 0..1, or uint8 0..255. Cells of an
-    instance annotation that touch are parted by a separation border of 2 px for the challenge's scores, as
-    the workflow does by default. Raises `InputError` for files that cannot be read or scored.
+    For the challenge's scores, touching cells of an instance annotation are separated by a border of 2 px, as
+    the workflow does by default. The instance scores use the labels as they are.
+
+    Parameters
+    ----------
+    truth : Path
+        Annotation, (z, y, x) or (y, x), in any form that `imageio` reads: membranes or instance labels.
+    cell_probability : Path
+        Probability that a pixel is inside a cell, of the same shape: 0 to 1, or uint8 from 0 to 255.
+    annotation_kind : str, default "auto"
+        What the annotation contains, one of `imageio.ANNOTATION_KINDS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `metric`, `threshold` and `value`: every score at every threshold of the challenge.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, if the shapes differ, or if the values cannot be scored.
     """
     annotation = imageio.read_annotation(truth, kind=annotation_kind)
     probability = imageio.read_images(cell_probability)[0]

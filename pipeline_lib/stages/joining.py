@@ -1,4 +1,4 @@
-"""Joining stage: the files of a volume that several jobs share, shown as one."""
+"""Joining stage: present the files that several jobs wrote for one volume as a single file."""
 
 from __future__ import annotations
 
@@ -11,46 +11,60 @@ from pipeline_lib.runtime.log import logger
 
 
 def join_predictions(parts: Sequence[Path], prediction: Path, *, shape: Sequence[int], jobs: int) -> None:
-    """Write a prediction that is a view of the files of its parts (HDF5 `cell_probability`).
+    """Write a prediction file that is a view of the files of its parts.
 
-    Nothing is copied (an HDF5 virtual dataset): the files of the parts must stay where they are.
+    Nothing is copied: the array is an HDF5 virtual dataset, so the files of the parts must stay where they
+    are.
 
     Parameters
     ----------
     parts : sequence of Path
-        The files of the parts, in the order of `blocks.parts`.
+        HDF5 files of the parts, with the array `cell_probability`, in the order of `blocks.parts`.
     prediction : Path
-        The file to write.
+        HDF5 file to write, with the array `cell_probability` of the whole volume.
     shape : sequence of int
         Shape of the volume (z, y, x).
     jobs : int
-        How many jobs share it.
+        Number of jobs that share the volume.
 
     Raises
     ------
     InputError
         If a part is missing or has another shape.
     """
-    _join("join_predictions", layout.CELL_PROBABILITY, parts, prediction, tuple(shape), jobs)
+    _join("join_predictions", layout.CELL_PROBABILITY, parts, prediction, shape, jobs)
 
 
 def join_labels(parts: Sequence[Path], segmentation: Path, *, shape: Sequence[int], jobs: int) -> None:
-    """Write a segmentation that is a view of the files of its parts (HDF5 `labels`).
+    """Write a segmentation file that is a view of the files of its parts.
 
-    It takes the place of the file that `segmentation.segment` writes if one job does it all. Parameters and
-    errors are those of `join_predictions`.
+    It replaces the file that `segmentation.segment` writes for a volume that a single job handles. As in
+    `join_predictions`, nothing is copied.
+
+    Parameters
+    ----------
+    parts : sequence of Path
+        HDF5 files of `segmentation.relabel_part`, in the order of `blocks.parts`.
+    segmentation : Path
+        HDF5 file to write, with the array `labels` of the whole volume.
+    shape : sequence of int
+        Shape of the volume (z, y, x).
+    jobs : int
+        Number of jobs that share the volume.
+
+    Raises
+    ------
+    InputError
+        If a part is missing or has another shape.
     """
-    _join("join_labels", layout.LABELS, parts, segmentation, tuple(shape), jobs)
+    _join("join_labels", layout.LABELS, parts, segmentation, shape, jobs)
 
 
 def _join(
-    stage: str,
-    array: layout.Array,
-    parts: Sequence[Path],
-    output: Path,
-    shape: tuple[int, int, int],
-    jobs: int,
+    stage: str, array: layout.Array, parts: Sequence[Path], output: Path, shape: Sequence[int], jobs: int
 ) -> None:
+    z, y, x = shape
     with provenance.making(stage, [output], parts, jobs=jobs) as record:
-        layout.join(output, array, shape, zip(blocks.parts(shape, jobs), parts, strict=True), record)
-        logger.info("%s: %d parts as one", output, len(parts))
+        shares = blocks.parts((z, y, x), jobs)
+        layout.join(output, array, (z, y, x), zip(shares, parts, strict=True), record)
+        logger.info("%s: a view of %d parts", output, len(parts))

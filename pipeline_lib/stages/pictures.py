@@ -1,10 +1,11 @@
-"""Picture stage: datasets, predictions, segmentations and tables in, pictures (PNG) of them out."""
+"""Picture stage: draw volumes, errors, training curves and scores as PNG files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pandas as pd
@@ -29,24 +30,30 @@ def draw_volume_strip(
     volume: str,
     split: str,
 ) -> None:
-    """Draw the middle section of a volume as a strip of pictures (PNG).
+    """Draw the middle section of a volume as a row of pictures, from raw image to segmentation (PNG).
 
-    `figures.volume.save_volume_strip` describes what the strip shows. Only that section is read or, if it is
-    large, its middle.
+    `figures.volume.save_volume_strip` describes the pictures. Only the middle section is read; if it is
+    large, only its middle.
 
     Parameters
     ----------
-    dataset, prediction, segmentation : Path
-        HDF5 files of the volume: raw image with or without truth, `cell_probability`, and the instance
-        `labels` of the stage `segment`.
+    dataset : Path
+        HDF5 file of the volume: `raw` and, if it is annotated, `labels` and `separation_border`.
     weight_map : Path or None
-        HDF5 file of the weight map, if there is one.
+        HDF5 file with the `weight_map`. None if the volume has none.
+    prediction : Path
+        HDF5 file with the `cell_probability`.
+    segmentation : Path
+        HDF5 file with the predicted `labels`.
     postprocessing : Path
-        JSON file of the model's post-processing. Its threshold is marked in the scale of the probability.
+        JSON file of the model's post-processing. Its threshold is marked in the colour scale of the
+        probability.
     output : Path
-        The file to write.
-    volume, split : str
-        Name and split of the volume, for the title.
+        PNG file to write.
+    volume : str
+        Name of the volume, for the title.
+    split : str
+        Split of the volume, for the title.
 
     Raises
     ------
@@ -54,13 +61,16 @@ def draw_volume_strip(
         If a file cannot be read, lacks an array, or has changed since it was made, or if prediction and
         segmentation differ in shape.
     """
+    weight_file: AbstractContextManager[Any] = (
+        layout.require(weight_map, layout.WEIGHT_MAP) if weight_map else nullcontext({})
+    )
     inputs = [dataset, *([weight_map] if weight_map else []), prediction, segmentation, postprocessing]
     with (
         provenance.making("draw_figures", [output], inputs, volume=volume, split=split) as record,
         layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
         layout.require(segmentation, layout.LABELS) as segmented,
         layout.require(dataset, layout.RAW) as data,
-        layout.require(weight_map, layout.WEIGHT_MAP) if weight_map else nullcontext({}) as weighted,
+        weight_file as weighted,
     ):
         probability = predicted[layout.CELL_PROBABILITY.name]
         annotated = layout.LABELS.name in data
@@ -88,20 +98,23 @@ def draw_errors(
     *,
     volume: str,
 ) -> None:
-    """Draw the error map of an annotated volume over its worst section, and its ten worst places (PNG).
+    """Draw where the segmentation of an annotated volume is wrong (PNG).
 
-    `figures.errors.save_error_sheet` describes what errors are and which places are the worst. Sections are
-    read one by one.
+    The picture shows the errors in the worst section and close-ups of the ten worst places of the volume.
+    `figures.errors.save_error_sheet` defines the errors and the worst places. Sections are read one by one.
 
     Parameters
     ----------
-    dataset, prediction, segmentation : Path
-        HDF5 files of the volume: raw image and truth, `cell_probability`, and the instance `labels` of the
-        stage `segment`.
+    dataset : Path
+        HDF5 file of the volume with `raw`, `labels` and `separation_border`.
+    prediction : Path
+        HDF5 file with the `cell_probability`.
+    segmentation : Path
+        HDF5 file with the predicted `labels`.
     postprocessing : Path
         JSON file of the model's post-processing, with the chosen threshold.
     output : Path
-        The file to write.
+        PNG file to write.
     volume : str
         Name of the volume, for the title.
 
@@ -138,9 +151,9 @@ def draw_training(history: Path, output: Path) -> None:
     Parameters
     ----------
     history : Path
-        Training history (CSV).
+        Training history (CSV), written by the training stage.
     output : Path
-        The file to write.
+        PNG file to write.
 
     Raises
     ------
@@ -152,21 +165,22 @@ def draw_training(history: Path, output: Path) -> None:
 
 
 def draw_thresholds(scores: Path, thresholds: Sequence[Path], output: Path) -> None:
-    """Draw error against threshold for each classifier, with its chosen threshold marked (PNG).
+    """Draw error against threshold for the network and the baselines, and mark the chosen thresholds (PNG).
 
     Parameters
     ----------
     scores : Path
-        Table of the scores of all classifiers (CSV).
+        Table of the scores of the network and of the baselines (CSV).
     thresholds : sequence of Path
-        Files {model}.json of the post-processing, one for each classifier, the trained network's first.
+        JSON files of the post-processing: first that of the network, then those of the baselines. A file is
+        named after its model, as in the column `network` of `scores`.
     output : Path
-        The file to write.
+        PNG file to write.
 
     Raises
     ------
     InputError
-        If a file of `thresholds` is not readable JSON, or a file has changed since it was made.
+        If a file of `thresholds` is not readable JSON, or if a file has changed since it was made.
     """
     with provenance.making("draw_figures", [output], [scores, *thresholds]) as record:
         chosen = {path.stem: read_json(path) for path in thresholds}
@@ -174,10 +188,7 @@ def draw_thresholds(scores: Path, thresholds: Sequence[Path], output: Path) -> N
 
 
 def _stored_labels(file: h5py.File, shape: tuple[int, int, int]) -> h5py.Dataset:
-    """Return the `labels` in an open segmentation file.
-
-    Raises `InputError` if they do not have the `shape` (z, y, x) of the prediction.
-    """
+    """Return the `labels` of an open segmentation file; `InputError` if their shape is not `shape`."""
     labels = file[layout.LABELS.name]
     if labels.shape != shape:
         path = Path(file.filename)

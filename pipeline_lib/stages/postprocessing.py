@@ -1,10 +1,11 @@
-"""Stage that chooses the post-processing of a model: the threshold that is best on the validation split."""
+"""Post-processing stage: choose the threshold that is best on the validation split."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,11 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger
 
-# Up to 0.95: the membranes of a model trained briefly have gaps that only a high threshold closes.
+# Up to 0.95, because after a short training only a high threshold closes the gaps in the membranes.
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
 
-# name -> (score of labels against predicted labels, whether more is better)
-CRITERIA = {
+# name -> (score of labels against predicted labels, whether higher is better)
+CRITERIA: dict[str, tuple[Callable[[np.ndarray, np.ndarray], float], bool]] = {
     "rand_error": (metrics.rand_error, False),
     "v_rand_thin": (lambda labels, predicted: metrics.v_rand(labels, metrics.thin_borders(predicted)), True),
     "seg": (metrics.seg, True),
@@ -38,39 +39,42 @@ def choose_postprocessing(
     memory_gb: float = 8.0,
     threads: int = 1,
 ) -> None:
-    """Write the post-processing of a model (JSON), with the threshold that is best by `criterion`.
+    """Choose the threshold of a model on the validation volumes, and write its post-processing as JSON.
 
-    The criterion is the mean over all sections of the validation volumes. If several thresholds are equally
-    good, the one in the middle of them is chosen, which is farthest from where the score gets worse.
+    Each threshold of `THRESHOLDS` is scored by the mean of the criterion over all sections of all validation
+    volumes, and the best one is chosen. If several thresholds are equally good, the middle one of them is
+    chosen, because it is farthest from the thresholds with a worse score.
 
     Parameters
     ----------
-    datasets, predictions : sequence of Path
-        HDF5 files of the validation volumes, in the same order.
+    datasets : sequence of Path
+        HDF5 files of the validation volumes, with `labels` and `separation_border`.
+    predictions : sequence of Path
+        HDF5 files with the `cell_probability` of the same volumes, in the same order.
     output : Path
-        The file to write, for `instances.PostProcessing.read`: `threshold` and `minimum_size`; and besides
-        `criterion`, the thresholds tried (`grid`) with the mean criterion at each (`value`), and
-        `provenance`.
-    criterion : str
-        A key of `CRITERIA`.
-    minimum_size : int
-        Instances of fewer pixels are removed (px).
-    memory_gb : float
-        Limits how many sections are held, and so how many of the `threads` are used.
-    threads : int
-        How many sections and thresholds are scored at a time, at most.
+        JSON file to write, for `PostProcessing.read`. It has `threshold`, `minimum_size`, `criterion`, the
+        thresholds tried (`grid`), the mean criterion at each of them (`value`), and `provenance`.
+    criterion : str, default "rand_error"
+        Score by which the threshold is chosen: `rand_error`, `v_rand_thin` or `seg`.
+    minimum_size : int, default 0
+        Instances with fewer pixels are removed (px).
+    memory_gb : float, default 8.0
+        Memory limit (GB). It limits how many of the `threads` are used.
+    threads : int, default 1
+        Maximum number of threads; each scores one section at one threshold at a time.
 
     Raises
     ------
     InputError
-        If the criterion is unknown, or `memory_gb` has no room for one section.
+        If the criterion is unknown, or if `memory_gb` is too small to score one section.
     """
     inputs = [*datasets, *predictions]
-    settings = {"criterion": criterion, "minimum_size": minimum_size}
+    settings: dict[str, Any] = {"criterion": criterion, "minimum_size": minimum_size}
     with provenance.making("choose_postprocessing", [output], inputs, **settings) as record:
         if criterion not in CRITERIA:
             raise InputError(
-                f"segmentation.criterion: found `{criterion}`, expected one of {', '.join(CRITERIA)}."
+                f"config key `segmentation.criterion`: found `{criterion}`, expected one of "
+                f"{', '.join(CRITERIA)}."
             )
         candidates = [PostProcessing(threshold, minimum_size) for threshold in THRESHOLDS]
         values = [
@@ -110,7 +114,7 @@ def _values(
     memory_gb: float,
     threads: int,
 ) -> list[list[float]]:
-    """The criterion of each section of a volume for each of the candidates."""
+    """Return the criterion of a volume, one list per section with one value per candidate."""
     score, _ = CRITERIA[criterion]
     with (
         layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,

@@ -1,8 +1,9 @@
-"""Segmentation stage: the instances of a prediction, in one job or in several, and the same as TIFF.
+"""Segmentation stage: turn a prediction into instance labels, and write both as TIFF.
 
-Several jobs share a volume by parts (`blocks.parts`): each labels the pieces in its own part (`label_part`),
-one joins and numbers them (`number_parts`), and each writes its part's labels (`relabel_part`), which joined
-(joining.py) are those of one job (`segment`).
+One job can label a whole volume (`segment`). Alternatively, several jobs share the volume, each with one of
+its parts (`blocks.parts`). `label_part` labels the pieces of cells in one part, `number_parts` joins and
+numbers the pieces of all parts, and `relabel_part` writes the labels of one part. The joined parts
+(joining.py) have the same labels as those of a single job.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -33,7 +35,7 @@ def segment(
     block: int = BLOCK,
     memory_gb: float = 8.0,
 ) -> None:
-    """Write the instances of a volume (HDF5 `labels`).
+    """Segment a volume: write the instance labels of a prediction as HDF5.
 
     The scores at the chosen threshold, the pictures and the TIFF stacks are made from this file.
 
@@ -42,18 +44,19 @@ def segment(
     prediction : Path
         HDF5 file with the `cell_probability`.
     postprocessing : Path
-        JSON file of the model's post-processing (`instances.PostProcessing`).
+        JSON file of the model's post-processing (`stages.postprocessing.choose_postprocessing`).
     segmentation : Path
-        The file to write: `labels` (z, y, x) uint32, 0 = background, numbered through the volume.
-    block : int
-        Side of the blocks that are in memory one at a time (px). It does not change the labels.
-    memory_gb : float
-        Limit for the tables of the components.
+        HDF5 file to write: `labels` (z, y, x), uint32, 0 = background. Cells are numbered 1..n through all
+        sections.
+    block : int, default 2048
+        Side of the square blocks that are processed one at a time (px). It does not change the labels.
+    memory_gb : float, default 8.0
+        Memory limit for the tables of the connected components (GB).
 
     Raises
     ------
     InputError
-        If the prediction has more components than `memory_gb` holds tables of.
+        If a section has too many components for `memory_gb`.
     """
     with (
         provenance.making("segment", [segmentation], [prediction, postprocessing]) as record,
@@ -77,18 +80,18 @@ def segment(
 
 
 def write_tiffs(segmentation: Path, prediction: Path, labels: Path, cell_probability: Path) -> None:
-    """Write the instances of a volume and its probability map as TIFF stacks (z, y, x), for Fiji and napari.
+    """Write the labels and the probability map of a volume as TIFF stacks (z, y, x), for Fiji and napari.
 
     Parameters
     ----------
     segmentation : Path
-        HDF5 file with the `labels`, by `segment` or by `joining.join_labels`.
+        HDF5 file with the `labels`, written by `segment` or `joining.join_labels`.
     prediction : Path
-        HDF5 file with the `cell_probability` that they were made from.
+        HDF5 file with the `cell_probability` from which the labels were made.
     labels : Path
-        The TIFF file of the labels to write: uint16, or uint32 from 65,536 cells on.
+        TIFF file to write: labels as uint16, or as uint32 if a label exceeds 65,535.
     cell_probability : Path
-        The TIFF file of the probability map to write: float32, 0..1.
+        TIFF file to write: cell probability, float32, 0 to 1.
     """
     with (
         provenance.making("write_tiffs", [labels, cell_probability], [segmentation, prediction]) as record,
@@ -105,7 +108,10 @@ def write_tiffs(segmentation: Path, prediction: Path, labels: Path, cell_probabi
 def label_part(
     prediction: Path, postprocessing: Path, pieces: Path, *, block: int = BLOCK, memory_gb: float = 8.0
 ) -> None:
-    """Write the pieces of cells in one part of a volume (HDF5 `pieces`), and their tables.
+    """Label the pieces of cells in one part of a volume, and write them as HDF5.
+
+    A piece is the part of a connected component that lies in one block. The file has the array `pieces` and,
+    for each section, tables of its components.
 
     Parameters
     ----------
@@ -114,14 +120,16 @@ def label_part(
     postprocessing : Path
         JSON file of the model's post-processing.
     pieces : Path
-        The file to write.
-    block, memory_gb
-        As in `segment`.
+        HDF5 file to write, for `number_parts` and `relabel_part`.
+    block : int, default 2048
+        Side of the square blocks that are processed one at a time (px). It does not change the final labels.
+    memory_gb : float, default 8.0
+        Memory limit for the tables of the connected components (GB).
 
     Raises
     ------
     InputError
-        If there are more pieces than `memory_gb` holds tables of.
+        If a section has too many components for `memory_gb`.
     """
     with (
         provenance.making("label_part", [pieces], [prediction, postprocessing]) as record,
@@ -143,24 +151,31 @@ def label_part(
 def number_parts(
     pieces: Sequence[Path], postprocessing: Path, numbers: Path, *, shape: Sequence[int], jobs: int
 ) -> None:
-    """Write the label of each piece of a volume that several jobs share (HDF5).
+    """Choose the final label of each piece of a volume that several jobs share, and write them as HDF5.
 
-    Components are joined across parts, those that are too small removed, the others numbered through.
+    Pieces are joined to components across the borders of the parts. Components that are too small are
+    removed, and the others are numbered 1..n through all sections.
 
     Parameters
     ----------
     pieces : sequence of Path
-        The files of `label_part`, in the order of `blocks.parts`.
+        HDF5 files of `label_part`, in the order of `blocks.parts`.
     postprocessing : Path
-        JSON file of the model's post-processing, the one that `label_part` was given.
+        JSON file of the model's post-processing, the same as for `label_part`.
     numbers : Path
-        The file to write.
+        HDF5 file to write, for `relabel_part`.
     shape : sequence of int
         Shape of the volume (z, y, x).
     jobs : int
-        How many jobs share it.
+        Number of jobs that share the volume.
+
+    Raises
+    ------
+    InputError
+        If the volume has more cells than uint32 can number.
     """
-    parts = list(zip(blocks.parts(tuple(shape), jobs), pieces, strict=True))
+    sections, height, width = shape
+    parts = list(zip(blocks.parts((sections, height, width), jobs), pieces, strict=True))
     used = 0
     with (
         provenance.making("number_parts", [numbers], [*pieces, postprocessing]) as record,
@@ -169,7 +184,7 @@ def number_parts(
         minimum_size = PostProcessing.read(postprocessing).minimum_size
         for path in pieces:
             file.create_group(path.name)
-        for z in range(shape[0]):
+        for z in range(sections):
             here = [
                 (path, z - part.sections.start, part.rows.stop - part.rows.start)
                 for part, path in parts
@@ -177,36 +192,36 @@ def number_parts(
             ]
             bands = [_read_band(path, own) for path, own, _ in here]
             tables, used = number_components(
-                [found for found, _, _ in bands],
-                [height for _, _, height in here],
-                [(last, first) for (_, _, last), (_, first, _) in itertools.pairwise(bands)],
+                [band.pieces for band in bands],
+                [rows for _, _, rows in here],
+                [(upper.last_row, lower.first_row) for upper, lower in itertools.pairwise(bands)],
                 minimum_size=minimum_size,
                 before=used,
             )
             for (path, own, _), table in zip(here, tables, strict=True):
                 section = file[path.name].create_group(str(own))
                 layout.add(section, layout.NUMBER, table.shape)[:] = table
-    logger.info("%s: %d cells in %d sections", numbers, used, shape[0])
+    logger.info("%s: %d cells in %d sections", numbers, used, sections)
 
 
 def relabel_part(pieces: Path, numbers: Path, segmentation: Path, *, block: int = BLOCK) -> None:
-    """Write the instances in one part of a volume (HDF5 `labels`).
+    """Write the final instance labels of one part of a volume as HDF5.
 
     Parameters
     ----------
     pieces : Path
-        The part's file by `label_part`.
+        HDF5 file of `label_part` for this part.
     numbers : Path
-        The volume's file by `number_parts`.
+        HDF5 file of `number_parts` for the volume.
     segmentation : Path
-        The file to write.
-    block : int
-        As in `segment`.
+        HDF5 file to write: `labels` (z, y, x) of the part, uint32, 0 = background.
+    block : int, default 2048
+        Side of the square blocks that are processed one at a time (px). It does not change the labels.
 
     Raises
     ------
     InputError
-        If `numbers` was made from other parts.
+        If `numbers` was not made from `pieces`.
     """
     with (
         provenance.making("relabel_part", [segmentation], [pieces], [numbers]) as record,
@@ -216,7 +231,8 @@ def relabel_part(pieces: Path, numbers: Path, segmentation: Path, *, block: int 
     ):
         if pieces.name not in found:
             raise InputError(
-                f"{numbers}: made from other parts than {pieces}. Delete it and run the workflow again."
+                f"{numbers}: not made from {pieces}, but from other parts. Delete it and run the workflow "
+                "again."
             )
         labels = Labels.of(source[layout.PIECES.name], found[pieces.name])
         _copy(labels, layout.add(file, layout.LABELS, labels.shape), block)
@@ -229,9 +245,17 @@ def _copy(labels: Labels, target: h5py.Dataset, block: int) -> None:
             target[z, *area.write] = labels[z, *area.write]
 
 
-def _read_band(path: Path, z: int) -> tuple[Pieces, np.ndarray, np.ndarray]:
-    """What `label_part` found in section `z` of its part, and the first and the last row of pieces."""
+class _Band(NamedTuple):
+    """The part of one section that one job labelled: its pieces, and the first and last row of `pieces`."""
+
+    pieces: Pieces
+    first_row: np.ndarray
+    last_row: np.ndarray
+
+
+def _read_band(path: Path, z: int) -> _Band:
+    """Read section `z` of a part from the file of `label_part`."""
     with layout.require(path, layout.PIECES) as file:
         stored = file[layout.PIECES.name]
         tables = (file[str(z)][array.name][:] for array in _TABLES)
-        return Pieces(*tables), stored[z, 0], stored[z, -1]
+        return _Band(Pieces(*tables), stored[z, 0], stored[z, -1])

@@ -1,8 +1,9 @@
-"""Drawn EM-like sections with exact instance labels: data to try the workflow on, not to learn biology from.
+"""Synthesis stage: draw EM-like sections with exact instance labels, as data to try the workflow with.
 
-The drawing imitates serial-section TEM of neural tissue: gray cytoplasm tiled by touching cells of very
-different size, dark membranes of varying width and contrast, granular texture, vesicles and mitochondria
-whose outlines are as dark as membranes but are none, uneven illumination, blur and noise.
+The drawing imitates serial-section transmission electron microscopy of neural tissue. Touching cells of very
+different sizes fill the section. Membranes are dark and vary in width and contrast. The cytoplasm is gray and
+granular. Vesicles and mitochondria have outlines as dark as membranes, so that darkness is not enough to
+find membranes. Illumination is uneven, and the image is blurred and noisy.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ CYTOPLASM = 0.62
 MITOCHONDRION = 0.42
 MEMBRANE = 0.2
 
-TOUCHING = 0.1  # share of neighbours without membrane in the labels; the image shows a thin line
+# Fraction of neighbouring pairs without a membrane between their labels; the image shows a thin line there.
+TOUCHING = 0.1
 
 
 def draw_volume(
@@ -35,24 +37,47 @@ def draw_volume(
     noise: float = 0.06,
     seed: int = 0,
 ) -> None:
-    """Write drawn sections, uint8 zyx, to `images` and their instance labels, uint16 zyx, to `annotation`.
+    """Draw a volume of touching cells, and write its image and its instance labels as TIFF stacks.
 
-    Sections are drawn independently: each depends on the seed and its own number only. The other parameters
-    are those of `draw_section`. Raises `InputError` for membranes that leave no room for cells, and sections
-    for too few cells.
+    Each section depends only on the seed and its own number, so a volume with more sections starts with the
+    same ones.
+
+    Parameters
+    ----------
+    images : str or Path
+        TIFF file to write: image (z, y, x), uint8.
+    annotation : str or Path
+        TIFF file to write: instance labels (z, y, x), uint16, 0 = membrane. The numbers start again at 1 in
+        each section.
+    sections : int, default 12
+        Number of sections.
+    size : int, default 256
+        Side of each square section (px). At least twice `cell_diameter`.
+    cell_diameter : float, default 40.0
+        Mean diameter of the cells (px).
+    membrane_width : (float, float), default (2.5, 6.0)
+        Width of the thinnest and of the thickest membrane (px). Less than half of `cell_diameter`.
+    noise : float, default 0.06
+        Standard deviation of the noise, as a fraction of the gray range.
+    seed : int, default 0
+        Seed of the random numbers. The same seed gives the same files.
+
+    Raises
+    ------
+    InputError
+        If the membranes are too thick for the cells, or the sections too small for several cells.
     """
     narrow, wide = membrane_width
     if not 0 < narrow <= wide < cell_diameter / 2:
         raise InputError(
-            f"config key `drawing.membrane_width`: found [{narrow:g}, {wide:g}] px, expected "
-            "the thinnest, then the thickest membrane, thinner than half of "
+            f"config key `drawing.membrane_width`: found [{narrow:g}, {wide:g}] px, expected the width of "
+            "the thinnest, then of the thickest membrane, both above 0 and below half of "
             f"`drawing.cell_diameter` ({cell_diameter:g} px)."
         )
     if size < 2 * cell_diameter:
         raise InputError(
             f"config key `drawing.size`: found {size} px, expected at least twice "
-            f"`drawing.cell_diameter` ({cell_diameter:g} px), so that a section holds several "
-            "cells."
+            f"`drawing.cell_diameter` ({cell_diameter:g} px), so that a section contains several cells."
         )
     stack, labels = np.empty((sections, size, size), np.uint8), np.empty((sections, size, size), np.uint16)
     with provenance.making(
@@ -94,11 +119,28 @@ def draw_section(
     noise: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One section: image, uint8 (size, size), and labels, uint16 (size, size), 0 = membrane, 1..n = cells.
+    """Draw one section.
 
-    `cell_diameter` (px) is the mean; single cells have 0.4 to 2.5 times that. `membrane_width` (px) is the
-    range over pairs of neighbours. `noise` is a standard deviation in units of the gray range. Labels are
-    4-connected; some neighbours touch, with no membrane pixel between them.
+    Parameters
+    ----------
+    size : int
+        Side of the square section (px).
+    cell_diameter : float
+        Mean diameter of the cells (px). The diameter of a cell is 0.4 to 2.5 times the mean.
+    membrane_width : (float, float)
+        Smallest and largest width of a membrane (px). It varies between pairs of neighbours.
+    noise : float
+        Standard deviation of the noise, as a fraction of the gray range.
+    rng : numpy.random.Generator
+        Source of the random numbers.
+
+    Returns
+    -------
+    image : (size, size) array of uint8
+        Gray levels, cells bright and membranes dark.
+    labels : (size, size) array of uint16
+        Instance labels, 0 = membrane, 1..n = cells. Each cell is 4-connected. Some neighbours touch, without
+        a membrane pixel between them.
     """
     shape = (size, size)
     cells = _tessellate(size, cell_diameter, rng)
@@ -123,15 +165,15 @@ def draw_section(
 
 
 def _tessellate(size: int, diameter: float, rng: np.random.Generator) -> np.ndarray:
-    """The cell that holds each pixel, numbered from 1; int32 (size, size).
+    """Return the number of the cell at each pixel, from 1; int32 (size, size).
 
-    Discs of different radius are thrown with little overlap, the largest first; a pixel belongs to the disc
-    whose rim is nearest. This additively weighted Voronoi tessellation has curved borders, and small cells in
-    the gaps between large ones. Warped coordinates make the shapes irregular and some of them long.
+    Discs of different radii are placed with little overlap, the largest first. A pixel belongs to the disc
+    with the nearest edge: an additively weighted Voronoi tessellation. It has curved borders, and small cells
+    in the gaps between large ones. Warped coordinates make the shapes irregular and some of them long.
     """
     centres, radii = _throw_discs(size, diameter, rng)
     y, x = np.mgrid[:size, :size].astype(np.float32)
-    for scale, strength in ((1, 0.4), (0.25, 0.06), (0.08, 0.02)):  # long bends, waves, ripples
+    for scale, strength in ((1, 0.4), (0.25, 0.06), (0.08, 0.02)):  # from long bends to ripples
         y += strength * diameter * _smooth_noise(y.shape, scale * diameter, rng)
         x += strength * diameter * _smooth_noise(x.shape, scale * diameter, rng)
     cells, nearest = np.zeros(y.shape, np.int32), np.full(y.shape, np.inf, np.float32)
@@ -145,7 +187,7 @@ def _tessellate(size: int, diameter: float, rng: np.random.Generator) -> np.ndar
 
 
 def _throw_discs(size: int, diameter: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (n, 2) and radii (n,) of discs that cover a section and its surroundings; float32, px."""
+    """Return centres (n, 2) and radii (n,) of discs that cover the section and a margin; float32, px."""
     margin = 1.5 * diameter
     expected = int(1.2 * ((size + 2 * margin) / diameter) ** 2)
     candidates = diameter / 2 * np.clip(rng.lognormal(-0.1, 0.5, expected), 0.4, 2.5)
@@ -160,8 +202,10 @@ def _throw_discs(size: int, diameter: float, rng: np.random.Generator) -> tuple[
 
 
 def _nearest_border(cells: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Distance (px) of each pixel to the nearest border between two cells, which runs between pixels; and
-    those cells, the smaller number first."""
+    """Return the distance (px) of each pixel to the nearest border between two cells, and these two cells.
+
+    Borders run between pixels. The cell with the smaller number comes first.
+    """
     across = np.zeros_like(cells)  # the cell across the border, on the pixels along it
     for here, there in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
         differ = cells[here] != cells[there]
@@ -173,7 +217,7 @@ def _nearest_border(cells: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np
 
 
 def _whole_cells(cells: np.ndarray, minimum: float) -> np.ndarray:
-    """4-connected pieces of equal non-zero value as labels 1..n (uint16); 0 where below `minimum` px."""
+    """Label the 4-connected regions of equal non-zero value 1..n (uint16), but not those below `minimum` px."""
     labels, count = np.zeros(cells.shape, np.uint16), 0
     for value, window in enumerate(ndimage.find_objects(cells), 1):
         if window is None:
@@ -186,14 +230,14 @@ def _whole_cells(cells: np.ndarray, minimum: float) -> np.ndarray:
 
 
 def _cytoplasm(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gray of the cytoplasm: a level per cell and a texture of fine and coarse grains."""
+    """Return the gray levels of the cytoplasm: one level per cell, with fine and coarse grains."""
     level = CYTOPLASM + 0.04 * rng.standard_normal(int(labels.max()) + 1)
     fine, coarse = (_smooth_noise(labels.shape, sigma, rng) for sigma in (1.0, 4.0))
     return level[labels] + 0.05 * fine + 0.03 * coarse
 
 
 def _add_vesicles(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
-    """Draw dark rings of 3 to 7 px, one try per 400 px, wherever there is room within a cell."""
+    """Draw dark rings of 3 to 7 px diameter where a cell has room for them; one attempt per 400 px."""
     room = _depth_in_cell(labels)
     rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
     for _ in range(labels.size // 400):
@@ -208,7 +252,7 @@ def _add_vesicles(image: np.ndarray, labels: np.ndarray, rng: np.random.Generato
 def _add_mitochondria(
     image: np.ndarray, labels: np.ndarray, diameter: float, rng: np.random.Generator
 ) -> None:
-    """Draw a dark ellipse with darker rim and stripes (cristae) into half of the cells with room for it."""
+    """Draw a dark ellipse with a darker rim and stripes (cristae) in half of the cells that have room."""
     room = _depth_in_cell(labels)
     for number, window in enumerate(ndimage.find_objects(labels), 1):
         depth = np.where(labels[window] == number, room[window], 0)
@@ -228,12 +272,12 @@ def _add_mitochondria(
 
 
 def _depth_in_cell(labels: np.ndarray) -> np.ndarray:
-    """Distance (px) of each pixel to the border of its cell; 0 on background."""
+    """Return the distance (px) of each pixel to the border of its cell; 0 on background."""
     distance, _ = _nearest_border(labels)
     return np.where(labels > 0, distance, 0)
 
 
 def _smooth_noise(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise blurred over `sigma` px, mean 0, standard deviation 1."""
+    """Return Gaussian noise blurred by `sigma` px, with mean 0 and standard deviation 1."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma, mode="wrap")
     return (noise - noise.mean()) / noise.std()
