@@ -1,23 +1,37 @@
-"""Pictures of volumes, errors, training and scores as PNG files: same inputs, same bytes.
+"""Pictures of volumes, errors, training and scores as PNG files. The same inputs give the same bytes.
 
-Every picture describes itself (`describe`), so that a report can lay out its panels anew and tell its counts.
-The drawing functions are in modules of their own, for whoever reads a picture needs no matplotlib.
+Every picture contains a description of itself (`describe`), so that a report can arrange its panels freely
+and show its counts. The drawing functions are in separate modules, because reading a picture needs no
+matplotlib.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+
+from pipeline_lib.runtime.types import Json
 
 
-def describe(picture: Path) -> dict[str, Any]:
-    """What a picture of this package tells about itself, first of all its `title`.
+def describe(picture: Path) -> Json:
+    """Return the description that a picture of this package contains.
 
-    A sheet has a `size` [width, height], `panels`, each with title, box [x, y, width, height] in px from the
-    top left, legend, and scale with its colours or None; and the facts that `save_sheet` was given.
+    Parameters
+    ----------
+    picture : Path
+        PNG file written by this package.
+
+    Returns
+    -------
+    dict
+        At least `title` and `provenance`. A sheet of panels also has its `size` [width, height] (px), its
+        `panels`, and the facts that were given to `save_sheet`. Each panel has a title, a box
+        [x, y, width, height] (px from the top left), a legend, and a scale with its colours or None.
     """
     with Image.open(picture) as image:
-        return json.loads(image.text["Description"])
+        description: Json = json.loads(cast(PngImageFile, image).text["Description"])
+        return description

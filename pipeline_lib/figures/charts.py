@@ -1,10 +1,9 @@
-"""Charts: training curves and error against threshold, under each other for phones."""
+"""Charts of a training and of scores at all thresholds, one below the other to be readable on phones."""
 
 from __future__ import annotations
 
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 
 from pipeline_lib.figures.colouring import BLUE, GREEN, ORANGE, VERMILLION
 from pipeline_lib.figures.sheet import INK, PAPER, STYLE, new_figure, save_png
+from pipeline_lib.runtime.types import Json
 
 WIDTH, HEIGHT = 720, 300  # px, of one chart
 NAMES = {
@@ -27,24 +27,57 @@ ERRORS = ("rand_error", "pixel_error", "warping_error")
 LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
 
 
-def save_training_chart(history: pd.DataFrame, output: Path, *, record: dict[str, Any]) -> None:
-    """Write the `training_chart` of `history` (PNG), with `record` as its `provenance`."""
+def save_training_chart(history: pd.DataFrame, output: Path, *, record: Json) -> None:
+    """Write the chart of `training_chart` as PNG.
+
+    Parameters
+    ----------
+    history : pandas.DataFrame
+        Training history.
+    output : Path
+        PNG file to write.
+    record : dict
+        Provenance record to store in the picture.
+    """
     facts = {"title": "Training curves", "provenance": record}
     with matplotlib.rc_context(STYLE):
         save_png(training_chart(history), output, facts)
 
 
 def save_threshold_chart(
-    scores: pd.DataFrame, chosen: dict[str, dict[str, Any]], output: Path, *, record: dict[str, Any]
+    scores: pd.DataFrame, chosen: dict[str, Json], output: Path, *, record: Json
 ) -> None:
-    """Write the `threshold_chart` of `scores` (PNG), with `record` as its `provenance`."""
+    """Write the chart of `threshold_chart` as PNG.
+
+    Parameters
+    ----------
+    scores : pandas.DataFrame
+        Table of scores.
+    chosen : dict of str to dict
+        Chosen threshold of each network, as for `threshold_chart`.
+    output : Path
+        PNG file to write.
+    record : dict
+        Provenance record to store in the picture.
+    """
     facts = {"title": "Error against threshold", "provenance": record}
     with matplotlib.rc_context(STYLE):
         save_png(threshold_chart(scores, chosen), output, facts)
 
 
 def training_chart(history: pd.DataFrame) -> Figure:
-    """Three charts: losses, validation V-Rand, learning rate."""
+    """Draw losses, validation V-Rand and learning rate over the iterations, in three charts.
+
+    Parameters
+    ----------
+    history : pandas.DataFrame
+        Training history, one row per validation.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The three charts.
+    """
     table = history.set_index("iteration")
     marker = "o" if len(table) < 20 else ""
     figure, (loss, v_rand, rate) = _charts(3)
@@ -52,18 +85,31 @@ def training_chart(history: pd.DataFrame) -> Figure:
     loss.plot(table.validation_loss, "--", color=VERMILLION, marker=marker, label="validation")
     loss.set(title="loss", ylim=(0, None))
     v_rand.plot(table.validation_v_rand_thin, "--", color=VERMILLION, marker=marker)
-    v_rand.set(title="validation V-Rand, thinned, at its best threshold", ylim=(None, 1))
+    v_rand.set(title="validation V-Rand after thinning, at its best threshold", ylim=(None, 1))
     rate.plot(table.learning_rate, color=INK, marker=marker)
     rate.set(title="learning rate", ylim=(0, None), xlabel="iteration")
     figure.legend(*loss.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
-def threshold_chart(scores: pd.DataFrame, chosen: dict[str, dict[str, Any]]) -> Figure:
-    """One chart of the criterion by which thresholds were chosen on the validation split, and one per error.
+def threshold_chart(scores: pd.DataFrame, chosen: dict[str, Json]) -> Figure:
+    """Draw scores against the threshold, and mark the chosen thresholds.
 
-    `chosen` has, by network, what choosing its threshold wrote. Errors are means over the volumes of the test
-    split in `scores` or, without one, of the validation split.
+    The first chart shows the criterion by which the thresholds were chosen on the validation split. One chart
+    for each of `ERRORS` follows: the mean over the volumes of the test split or, without test volumes, of the
+    validation split.
+
+    Parameters
+    ----------
+    scores : pandas.DataFrame
+        Table of scores with the columns `scores.COLUMNS`.
+    chosen : dict of str to dict
+        Content of the post-processing file of each network: `threshold`, `criterion`, `grid`, `value`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The charts, one below the other.
     """
     split = "test" if (scores.split == "test").any() else "validation"
     means = scores[scores.split == split].groupby(["metric", "network", "threshold"]).value.mean()
@@ -76,7 +122,7 @@ def threshold_chart(scores: pd.DataFrame, chosen: dict[str, dict[str, Any]]) -> 
             at = np.interp(t, curve.index, curve)
             axes.plot(t, at, "o", color=colour, markersize=11, markeredgecolor=PAPER)
     titles = [
-        f"{NAMES[found['criterion']]}, validation split: chosen here",
+        f"{NAMES[found['criterion']]}, validation split: used for the choice",
         *(f"{NAMES[metric]}, {split} split" for metric in ERRORS),
     ]
     for axes, title in zip(charts, titles, strict=True):
@@ -87,7 +133,7 @@ def threshold_chart(scores: pd.DataFrame, chosen: dict[str, dict[str, Any]]) -> 
 
 
 def _charts(number: int) -> tuple[Figure, list[Axes]]:
-    """Charts under each other that share their x axis."""
+    """Return a figure with `number` empty charts, one below the other, that share their x axis."""
     figure = new_figure(WIDTH, HEIGHT * number + 80)
     figure.set_layout_engine("constrained", h_pad=0.12)
     return figure, list(figure.subplots(number, 1, sharex=True))

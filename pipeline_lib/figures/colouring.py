@@ -1,4 +1,4 @@
-"""Arrays into colours (RGB uint8) that a colour-blind reader can tell apart."""
+"""Colours for arrays (RGB, uint8), which colour-blind readers can distinguish."""
 
 from __future__ import annotations
 
@@ -23,7 +23,19 @@ BACKGROUND = "#23272e"
 
 @dataclass(frozen=True)
 class Scale:
-    """A colour scale, a colour map of matplotlib from `low` to `high`; `mark` is a value to point at."""
+    """A colour scale.
+
+    Parameters
+    ----------
+    colour_map : str
+        Name of a colour map of matplotlib.
+    low, high : float
+        Values with the first and the last colour.
+    label : str
+        Text below the scale.
+    mark : float, optional
+        Value that is marked on the scale. None means no mark.
+    """
 
     colour_map: str
     low: float
@@ -33,7 +45,7 @@ class Scale:
 
 
 def rgb(colour: str) -> np.ndarray:
-    """A colour by name or code as uint8 (3,)."""
+    """Return a colour, given by name or code, as uint8 (3,)."""
     return np.round(np.array(to_rgb(colour)) * 255).astype(np.uint8)
 
 
@@ -42,9 +54,19 @@ WHOLE: Window = np.s_[:, :]
 
 
 def gray(section: np.ndarray, window: Window = WHOLE) -> np.ndarray:
-    """Gray levels (c, y, x) as RGB: mean over channels, stretched from its 0.5th to its 99.5th percentile.
+    """Return the gray levels of one section as RGB: the mean over channels, with stretched contrast.
 
-    Percentiles are those of the whole, of which `window` is shown.
+    Parameters
+    ----------
+    section : (c, y, x) array
+        Gray levels.
+    window : (slice, slice), optional
+        Rows and columns to show. By default the whole section.
+
+    Returns
+    -------
+    (h, w, 3) array of uint8
+        The 0.5th percentile of the whole section is black, its 99.5th percentile white.
     """
     mean = section.mean(axis=0, dtype=np.float64)
     low, high = np.percentile(mean, (0.5, 99.5))
@@ -53,16 +75,28 @@ def gray(section: np.ndarray, window: Window = WHOLE) -> np.ndarray:
 
 
 def coloured(values: np.ndarray, scale: Scale) -> np.ndarray:
-    """Scalars (y, x) as RGB of a colour scale; what lies outside has the colour of its end."""
+    """Return scalars (y, x) as RGB (y, x, 3); values outside the scale get the colour of the nearer end."""
     level = Normalize(scale.low, scale.high)(values)
     return matplotlib.colormaps[scale.colour_map](level, bytes=True)[..., :3]
 
 
 def instances_coloured(labels: np.ndarray, window: Window = WHOLE) -> np.ndarray:
-    """Instance labels (y, x) as RGB: pale tints on dark background, dark lines between cells that touch.
+    """Return instance labels as RGB: pale cells on dark background, with dark lines between touching cells.
 
-    The tint follows from the label alone, and none comes near the colour of a split or a merger. Of a
-    `window` only as much as is shown is coloured, and no line goes missing at its edge.
+    The colour depends only on the label; 12 colours repeat. None of them resembles the colours of splits and
+    mergers. A window shows exactly the same pixels as the picture of the whole section.
+
+    Parameters
+    ----------
+    labels : (y, x) array of int
+        Instance labels, 0 = background.
+    window : (slice, slice), optional
+        Rows and columns to show. By default the whole section.
+
+    Returns
+    -------
+    (h, w, 3) array of uint8
+        Colours of the pixels.
     """
     y, x = (range(length)[part] for length, part in zip(labels.shape, window, strict=True))
     above, left = min(y.start, 1), min(x.start, 1)
@@ -77,5 +111,5 @@ def instances_coloured(labels: np.ndarray, window: Window = WHOLE) -> np.ndarray
 
 
 def magnified(array: np.ndarray, factor: int) -> np.ndarray:
-    """Every pixel of `array` (y, x, ...) as a square of `factor` px."""
+    """Return `array` (y, x, ...) with every pixel enlarged to a square of `factor` px."""
     return array.repeat(factor, axis=0).repeat(factor, axis=1)

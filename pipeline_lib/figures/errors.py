@@ -1,12 +1,11 @@
-"""Where the errors are: the error map over the raw image, and its worst places as close-ups."""
+"""Errors of a segmentation: a map of them over the raw image, and close-ups of the worst places."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
-from operator import add
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,17 +17,26 @@ from pipeline_lib.figures.colouring import Window, gray, instances_coloured, mag
 from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
 from pipeline_lib.figures.stored import consecutive, consistent_probability
-from pipeline_lib.figures.volume import LARGEST, matched_labels, middle, told
+from pipeline_lib.figures.volume import LARGEST, describe_middle, matched_labels, middle
 from pipeline_lib.kernels.sections import Sections
 from pipeline_lib.metrics import Mismatch
+from pipeline_lib.runtime.types import Json, Stored
 
 OVERVIEW = 1024  # px, side of the picture of a whole section
 CLOSE_UP = 80  # px of the section
 CLOSE_UP_SHOWN = 256  # px
 PLACES = 10
-REACH = 4  # standard deviations; errors farther away count nothing in the density of errors
+REACH = 4  # standard deviations; errors farther away do not contribute to the density of errors
 
-Severity = tuple[int, int]  # pixels of splits and mergers, of all errors: the worse compares as larger
+Severity = tuple[int, int]  # pixels of splits and mergers, pixels of all errors; larger is worse
+
+
+class Count(NamedTuple):
+    """Number of errors of one kind, and of their pixels."""
+
+    places: int
+    pixels: int
+
 
 NAMES = {
     Mismatch.SPLIT: "split",
@@ -39,56 +47,64 @@ NAMES = {
     Mismatch.OBJECT_DELETION: "object deleted",
 }
 MEANINGS = {
-    Mismatch.SPLIT: "background that cuts a cell in two",
-    Mismatch.MERGER: "a gap that joins two cells",
-    Mismatch.HOLE_ADDITION: "background inside a cell",
-    Mismatch.HOLE_DELETION: "background inside a cell not seen",
-    Mismatch.OBJECT_ADDITION: "a cell where there is none",
-    Mismatch.OBJECT_DELETION: "a cell not seen",
+    Mismatch.SPLIT: "predicted background cuts a cell in two",
+    Mismatch.MERGER: "a gap in the predicted background joins two cells",
+    Mismatch.HOLE_ADDITION: "background is predicted inside a cell",
+    Mismatch.HOLE_DELETION: "background inside a cell is missed",
+    Mismatch.OBJECT_ADDITION: "a cell is predicted where there is none",
+    Mismatch.OBJECT_DELETION: "a cell is missed",
 }
 
 
 def save_error_sheet(
     output: Path,
     *,
-    raw: np.ndarray,
-    labels: np.ndarray,
-    border: np.ndarray,
-    probability: np.ndarray,
-    segmented: np.ndarray,
+    raw: Stored,
+    labels: Stored,
+    border: Stored,
+    probability: Stored,
+    segmented: Stored,
     threshold: float,
     volume: str,
-    record: dict[str, Any],
+    record: Json,
 ) -> None:
-    """Write the error map of an annotated volume over its worst section, and its ten worst places (PNG).
+    """Draw where the segmentation of an annotated volume is wrong, and write it as PNG.
 
     Errors are the pixels in which truth and segmentation differ after warping (`metrics.error_map`). The
-    worst places are windows of `CLOSE_UP` px, shown beside annotation and segmentation. Worst means most
-    splits and mergers, then most other errors; the section is chosen so, too. If a side of the sections is
-    longer than `LARGEST` px, only their middle is searched, and the picture says so.
+    first picture shows the errors in the worst section. The others are close-ups of the ten worst places of
+    the volume, windows of `CLOSE_UP` px, each with raw image, annotation and segmentation. The worst places
+    and the worst section have most pixels of splits and mergers; if equal, most pixels of all errors. If a
+    side of the sections is longer than `LARGEST` px, only their middle is searched, as the picture states.
 
-    An array can be an HDF5 dataset. One section is held at a time.
+    Arrays may be HDF5 datasets. One section is in memory at a time.
 
     Parameters
     ----------
     output : Path
-        The file to write.
-    raw : array
-        Raw image (c, z, y, x).
-    labels, border : array
-        Instance labels and separation border of the annotation (z, y, x).
-    probability, segmented : array
-        Cell probability and predicted instance labels (z, y, x).
+        PNG file to write.
+    raw : (c, z, y, x) array
+        Raw image.
+    labels : (z, y, x) array
+        Instance labels of the annotation.
+    border : (z, y, x) array
+        Separation border of the annotation.
+    probability : (z, y, x) array
+        Cell probability.
+    segmented : (z, y, x) array
+        Predicted instance labels.
     threshold : float
         Chosen threshold.
     volume : str
         Name of the volume, for the title.
     record : dict
-        What the picture carries as its `provenance`.
+        Provenance record to store in the picture.
     """
-    sections, part = len(labels), middle(labels.shape[1:], LARGEST)
-    places, worst, worst_codes, counts = [], 0, None, dict.fromkeys(COLOURS, (0, 0))
-    shape = sections, *(edge.stop - edge.start for edge in part)
+    sections, part = labels.shape[0], middle((labels.shape[1], labels.shape[2]), LARGEST)
+    rows, columns = (edge.stop - edge.start for edge in part)
+    shape = sections, rows, columns
+    places: list[tuple[Severity, int, Window, np.ndarray]] = []
+    counts = dict.fromkeys(COLOURS, Count(0, 0))
+    worst, worst_codes, worst_severity = 0, np.zeros((rows, columns), np.uint8), (-1, -1)
     cells = Sections(shape, bool, lambda z: cells_apart(labels[(z, *part)], border[(z, *part)]))
     decided = Sections(
         shape,
@@ -99,29 +115,34 @@ def save_error_sheet(
     )
     for z, codes in enumerate(metrics.error_maps(cells, decided, threshold)):
         found = _counts(metrics.error_regions(codes, decided[z], threshold))
-        counts = {kind: tuple(map(add, counts[kind], found[kind])) for kind in COLOURS}
+        counts = {
+            kind: Count(before.places + found[kind].places, before.pixels + found[kind].pixels)
+            for kind, before in counts.items()
+        }
         places += [
             (severity, z, window, codes[window].copy())
             for severity, window in worst_places(codes, CLOSE_UP, PLACES)
         ]
         places = sorted(places, key=lambda place: place[0], reverse=True)[:PLACES]
-        if worst_codes is None or _severity(codes) > _severity(worst_codes):
-            worst, worst_codes = z, codes
+        if _severity(codes) > worst_severity:
+            worst, worst_codes, worst_severity = z, codes, _severity(codes)
 
     frames = {str(number): window for number, (_, z, window, _) in enumerate(places, 1) if z == worst}
     title = f"section {worst + 1} of {sections}"
-    title += ", the one with most splits and mergers" if sections > 1 else ""
-    alone = "" if worst_codes.shape == labels.shape[1:] else f", only {told(worst_codes)} of each"
+    title += ", with the most splits and mergers" if sections > 1 else ""
+    searched = (
+        "" if worst_codes.shape == labels.shape[1:] else f", only {describe_middle(worst_codes)} of each"
+    )
     image = gray(raw[(slice(None), worst, *part)])
-    overview = Panel(title + alone, *_overview(image, worst_codes, frames), _legend(counts))
+    overview = Panel(title + searched, *_overview(image, worst_codes, frames), _legend(counts))
     close_ups = {}
     for z in {z for _, z, _, _ in places}:
         truth, section = labels[(z, *part)], raw[(slice(None), z, *part)]
-        found = matched_labels(truth, consecutive(segmented[(z, *part)]))
+        segments = matched_labels(truth, consecutive(segmented[(z, *part)]))
         for number, (_, own, window, codes) in enumerate(places, 1):
             if own == z:
-                views = [gray(section, window), *(instances_coloured(a, window) for a in (truth, found))]
-                title = f"{number}. section {z + 1}: {_told(codes)}"
+                views = [gray(section, window), *(instances_coloured(a, window) for a in (truth, segments))]
+                title = f"{number}. section {z + 1}: {_pixels_by_kind(codes)}"
                 close_ups[number] = Panel(title, _close_up(views, codes))
     ordered = [close_ups[number] for number in sorted(close_ups)]
     pairs = [ordered[i : i + 2] for i in range(0, len(ordered), 2)]
@@ -130,18 +151,34 @@ def save_error_sheet(
         output,
         volume=volume,
         threshold=threshold,
-        title=f"{volume}: errors at threshold {threshold:.2f}; close-ups beside annotation and segmentation",
-        part=alone,
+        title=f"{volume}: errors at threshold {threshold:.2f}. Close-ups: raw, annotation, segmentation",
+        part=searched,
         provenance=record,
         counts=[[NAMES[kind], MEANINGS[kind], COLOURS[kind], *counts[kind]] for kind in COLOURS],
     )
 
 
 def worst_places(codes: np.ndarray, size: int, number: int) -> list[tuple[Severity, Window]]:
-    """Up to `number` windows of `size` px with most errors in `codes` (y, x), and those counted there.
+    """Find the windows with most errors in one section.
 
-    Greedy: a window is centred where errors lie densest, and what it shows counts nowhere else. Splits and
-    mergers come first, because one pixel of them changes which cell a thousand others belong to.
+    The search is greedy. A window is centred where the density of errors is highest; its errors are then
+    removed, and the search continues. Splits and mergers come first, because one pixel of them changes to
+    which cell a thousand others belong.
+
+    Parameters
+    ----------
+    codes : (y, x) array of uint8
+        Kind of error at each pixel (`metrics.Mismatch`), 0 = none.
+    size : int
+        Side of the windows (px).
+    number : int
+        Maximum number of windows.
+
+    Returns
+    -------
+    list of ((int, int), (slice, slice))
+        For each window, the pixels of splits and mergers and of all errors that it adds; and its rows and
+        columns.
     """
     height, width = codes.shape
     left = codes.copy()
@@ -170,7 +207,7 @@ def _density(errors: np.ndarray, size: int) -> np.ndarray:
 
 
 def _grown(window: Window, by: int, shape: tuple[int, int]) -> Window:
-    """`window` with `by` px around it, within `shape`."""
+    """Return `window` extended by `by` px on each side, limited to `shape`."""
     y, x = (
         slice(max(edge.start - by, 0), min(edge.stop + by, length))
         for edge, length in zip(window, shape, strict=True)
@@ -179,29 +216,29 @@ def _grown(window: Window, by: int, shape: tuple[int, int]) -> Window:
 
 
 def _window(centre: int, size: int, length: int) -> slice:
-    """`size` px around `centre`, moved into 0..`length`."""
+    """Return `size` px around `centre`, shifted to be within 0..`length`."""
     start = max(min(centre - size // 2, length - size), 0)
     return slice(start, min(start + size, length))
 
 
 def _severity(codes: np.ndarray) -> Severity:
-    return np.count_nonzero(np.isin(codes, TOPOLOGICAL)), np.count_nonzero(codes)
+    return int(np.count_nonzero(np.isin(codes, TOPOLOGICAL))), int(np.count_nonzero(codes))
 
 
-def _counts(regions: pd.DataFrame) -> dict[Mismatch, tuple[int, int]]:
-    """Places and pixels of each kind of error in the regions of `metrics.error_regions`."""
+def _counts(regions: pd.DataFrame) -> dict[Mismatch, Count]:
+    """Count places and pixels of each kind of error in the regions of `metrics.error_regions`."""
     pixels = {kind: regions.pixels[regions.kind == kind.name.lower()] for kind in COLOURS}
-    return {kind: (len(found), int(found.sum())) for kind, found in pixels.items()}
+    return {kind: Count(len(found), int(found.sum())) for kind, found in pixels.items()}
 
 
-def _legend(counts: dict[Mismatch, tuple[int, int]]) -> list[tuple[str, str]]:
+def _legend(counts: dict[Mismatch, Count]) -> list[tuple[str, str]]:
     return [
         (COLOURS[kind], f"{NAMES[kind]}: {places:,} place{'' if places == 1 else 's'}, {pixels:,} px")
         for kind, (places, pixels) in counts.items()
     ]
 
 
-def _told(codes: np.ndarray) -> str:
+def _pixels_by_kind(codes: np.ndarray) -> str:
     counted = [(NAMES[kind], np.count_nonzero(codes == kind)) for kind in COLOURS]
     return ", ".join(f"{name} {pixels:,} px" for name, pixels in counted if pixels)
 
@@ -209,7 +246,7 @@ def _told(codes: np.ndarray) -> str:
 def _overview(
     image: np.ndarray, codes: np.ndarray, windows: dict[str, Window]
 ) -> tuple[np.ndarray, list[tuple[int, int, int, int, str]]]:
-    """The section with its errors at about `OVERVIEW` px, and the frames of `windows` in it."""
+    """Return the section with its errors, resized to about `OVERVIEW` px, and the frames of `windows`."""
     side = max(codes.shape)
     larger, smaller = max(OVERVIEW // side, 1), math.ceil(side / OVERVIEW)
     shown = error_overlay(magnified(image, larger), magnified(codes, larger), radius=3 * smaller)
@@ -221,7 +258,7 @@ def _overview(
 
 
 def _close_up(views: list[np.ndarray], codes: np.ndarray) -> np.ndarray:
-    """The three views beside each other, enlarged, the last one with the errors on it."""
+    """Return three enlarged views next to each other, with the errors marked on the last one."""
     factor = math.ceil(CLOSE_UP_SHOWN / max(codes.shape))
     raw, annotation, segmentation = (magnified(view, factor) for view in views)
     gap = np.full((len(raw), 8, 3), 255, np.uint8)

@@ -1,4 +1,4 @@
-"""Errors in their colours over a picture."""
+"""Mark errors in colour on a picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from pipeline_lib.figures.colouring import GREEN, PURPLE, SKY, VERMILLION, YELLOW, rgb
 from pipeline_lib.metrics import Mismatch
 
-TOPOLOGICAL = (Mismatch.SPLIT, Mismatch.MERGER)  # errors that part or join cells
+TOPOLOGICAL = (Mismatch.SPLIT, Mismatch.MERGER)  # errors that split or merge cells
 
 COLOURS = {
     Mismatch.SPLIT: VERMILLION,
@@ -22,10 +22,25 @@ COLOURS = {
 
 
 def error_overlay(image: np.ndarray, codes: np.ndarray, radius: int = 2) -> np.ndarray:
-    """`image`, RGB (y, x, 3), with each error of `codes` (y, x; see `metrics.Mismatch`) in its colour.
+    """Mark each error on a picture in the colour of its kind.
 
-    Errors are often single pixels: each is grown by `radius` px, with a dark rim of 1 px that stands out from
-    any ground. The inside of broad ones lets the image shine through. Splits and mergers cover other errors.
+    Errors are often single pixels. Therefore each is dilated by `radius` px and gets a dark rim of 1 px,
+    which is visible on any background. The inside of large errors is half transparent. Where errors overlap,
+    splits and mergers are shown.
+
+    Parameters
+    ----------
+    image : (y, x, 3) array of uint8
+        The picture, RGB.
+    codes : (y, x) array of uint8
+        Kind of error at each pixel (`metrics.Mismatch`), 0 = none.
+    radius : int, default 2
+        Radius of the dilation (px).
+
+    Returns
+    -------
+    (y, x, 3) array of uint8
+        Copy of `image` with the errors.
     """
     result = image.copy()
     result[near(codes > 0, radius + 1)] = 0
@@ -40,10 +55,10 @@ def error_overlay(image: np.ndarray, codes: np.ndarray, radius: int = 2) -> np.n
 
 
 def near(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Whether one of `mask` (y, x) lies within `radius` px: squared distances up to radius (radius + 0.5).
+    """Return the dilation of `mask` (y, x) by a disc: squared distances up to radius (radius + 0.5).
 
-    A dilation by a disc, put together from shifted rows that widen towards its middle: 50 passes over the
-    image at a radius of 12 px instead of 500.
+    The disc is composed of shifted rows that become wider towards its middle. At a radius of 12 px this takes
+    50 passes over the image instead of 500.
     """
     height = len(mask)
     result, row, width = mask.copy(), mask.copy(), 0
@@ -59,7 +74,7 @@ def near(mask: np.ndarray, radius: int) -> np.ndarray:
 
 
 def inside(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Whether all pixels within `radius` px are of `mask`; outside of the image none is."""
+    """Return the erosion of `mask` (y, x) by the same disc; pixels outside of the image are not in `mask`."""
     result = ~near(~mask, radius)
     edges = [slice(radius, max(length - radius, 0)) for length in mask.shape]
     kept = np.zeros_like(mask)

@@ -1,4 +1,4 @@
-"""Sheets of titled panels: PNG files that stand alone, and tell where their panels lie."""
+"""Sheets of titled panels: PNG files that are complete pictures and also describe where their panels are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -20,8 +20,12 @@ from matplotlib.transforms import IdentityTransform
 
 from pipeline_lib.figures.colouring import VERMILLION, Scale, coloured
 from pipeline_lib.runtime.files import replacing
+from pipeline_lib.runtime.types import Json
 
-# Sizes in px of the PNG. Pages show it at about two thirds of that.
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+# Sizes in px of the PNG file. Pages show it at about two thirds of its size.
 DPI = 100
 FONT = 20
 LINE = 30
@@ -32,8 +36,8 @@ SCALE_LABELS = 62
 LEGEND_COLUMN = 400
 INK, FAINT_INK, PAPER = "#1b1f24", "#57606a", "#ffffff"
 
-STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
+STYLE: dict[RcKeyType, Any] = {
+    "font.family": "DejaVu Sans",  # part of matplotlib, so letters are the same on every machine
     "font.size": FONT * 72 / DPI,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -56,9 +60,20 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture, RGB uint8 (y, x, 3) drawn pixel by pixel, under a title.
+    """A picture with a title, a colour scale and a legend.
 
-    On it frames (x, y, width, height, text), below it a colour scale and a legend of (colour or None, text).
+    Parameters
+    ----------
+    title : str
+        Text above the picture.
+    image : (y, x, 3) array of uint8
+        The picture, RGB, drawn without interpolation.
+    frames : sequence of (int, int, int, int, str)
+        Frames on the picture: x, y, width, height (px) and text.
+    legend : sequence of (str or None, str)
+        Lines below the picture: colour or None, and text.
+    scale : Scale, optional
+        Colour scale below the picture. None means no scale.
     """
 
     title: str
@@ -69,21 +84,36 @@ class Panel:
 
     @property
     def width(self) -> int:
+        """Width of picture and legend (px)."""
         return max(self.image.shape[1], LEGEND_COLUMN)
 
     @property
     def legend_columns(self) -> int:
+        """Number of columns of the legend."""
         return self.width // LEGEND_COLUMN
 
     @property
     def height(self) -> int:
+        """Height of title, picture, scale and legend (px)."""
         scale = SCALE_BAR + SCALE_LABELS if self.scale else 0
         legend = LINE * math.ceil(len(self.legend) / self.legend_columns)
         return LINE + GAP + self.image.shape[0] + GAP + scale + legend
 
 
 def save_sheet(rows: Sequence[Sequence[Panel]], output: Path, *, title: str, **facts: Any) -> None:
-    """Write `rows` of panels under `title` (PNG); `describe` gives back `facts` and the panels' places."""
+    """Write rows of panels as one PNG file that describes itself.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of Panel
+        Panels, row by row.
+    output : Path
+        PNG file to write.
+    title : str
+        Text above the panels.
+    **facts
+        Further entries of the description, which `describe` returns. They must be valid in JSON.
+    """
     width = max(sum(panel.width + MARGIN for panel in row) for row in rows) + MARGIN
     height = 2 * MARGIN + LINE + sum(max(panel.height for panel in row) + MARGIN for row in rows)
     with matplotlib.rc_context(STYLE):
@@ -100,20 +130,21 @@ def save_sheet(rows: Sequence[Sequence[Panel]], output: Path, *, title: str, **f
 
 
 def new_figure(width: int, height: int) -> Figure:
-    """An empty figure of `width` x `height` px, without pyplot's global state."""
+    """Return an empty figure of `width` x `height` px, without the global state of pyplot."""
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     FigureCanvasAgg(figure)
     return figure
 
 
-def save_png(figure: Figure, output: Path, description: dict[str, Any]) -> None:
-    """Write `figure` as PNG with `description` inside, and nothing that differs from run to run."""
+def save_png(figure: Figure, output: Path, description: Json) -> None:
+    """Write `figure` as PNG with `description` inside, and without anything that differs between runs."""
     with replacing(output) as temporary:
         metadata = {"Software": None, "Description": json.dumps(description)}
         figure.savefig(temporary, dpi=DPI, metadata=metadata)
 
 
-def _draw_panel(figure: Figure, panel: Panel, left: int, top: int) -> dict[str, Any]:
+def _draw_panel(figure: Figure, panel: Panel, left: int, top: int) -> Json:
+    """Draw one panel and return its description."""
     _text(figure, left, top, panel.title)
     top += LINE + GAP
     height, width = panel.image.shape[:2]
@@ -147,7 +178,7 @@ def _draw_scale(figure: Figure, scale: Scale, left: int, top: int, width: int) -
     axes.set(xticks=[], yticks=[])
     if scale.mark is not None:
         axes.axvline(scale.mark, color=VERMILLION, linewidth=5)
-    # Both ends and the label between them: three texts that never collide, unlike ticks.
+    # The two ends and the label between them never overlap; ticks could.
     top += SCALE_BAR + GAP
     _text(figure, left, top, f"{scale.low:.3g}", color=FAINT_INK)
     _text(figure, left + width / 2, top, scale.label, color=FAINT_INK, ha="center")
@@ -155,7 +186,7 @@ def _draw_scale(figure: Figure, scale: Scale, left: int, top: int, width: int) -
 
 
 def _colours(scale: Scale) -> list[str]:
-    """Enough colours of `scale` to draw it as a gradient."""
+    """Return 11 colours of `scale`, enough to draw it as a gradient."""
     return [to_hex(colour / 255) for colour in coloured(np.linspace(scale.low, scale.high, 11), scale)]
 
 

@@ -1,4 +1,4 @@
-"""What the pictures show of a stored segmentation."""
+"""Prepare a stored segmentation for the pictures."""
 
 from __future__ import annotations
 
@@ -9,10 +9,23 @@ from pipeline_lib.instances.postprocessing import above, largest_not_above
 
 
 def consecutive(labels: np.ndarray) -> np.ndarray:
-    """Return labels of one section (y, x) renumbered 1..n in their order; int32.
+    """Renumber the labels of one section 1..n in ascending order.
 
-    Colours follow from labels, so that a section's do not depend on the sections before it.
+    Colours depend on labels. With consecutive labels, the colours of a section do not depend on the number of
+    cells in the sections before it.
 
+    Parameters
+    ----------
+    labels : (y, x) array of int
+        Instance labels, 0 = background.
+
+    Returns
+    -------
+    (y, x) array of int32
+        Labels 0..n.
+
+    Examples
+    --------
     >>> consecutive(np.array([[0, 7, 7, 9]]))
     array([[0, 1, 1, 2]], dtype=int32)
     """
@@ -21,14 +34,30 @@ def consecutive(labels: np.ndarray) -> np.ndarray:
 
 
 def consistent_probability(cell_probability: np.ndarray, labels: np.ndarray, threshold: float) -> np.ndarray:
-    """Return a probability that is above `threshold` exactly in the segments; one section (y, x).
+    """Adjust a cell probability so that it is above the threshold exactly in the segments.
 
-    The error map shows where truth and a thresholded probability differ. With this probability it shows where
-    truth and segmentation differ, whatever made the segmentation. Segments that share a side are kept apart
-    by a separation border, as cells of the annotation are. Pixels on which probability and segmentation
-    agree already keep their value; the others get the nearest value on the other side of the threshold, so
-    that the warping, which takes the surest pixels first, comes to them last.
+    The error map shows where the truth differs from a thresholded probability. With the adjusted probability
+    it shows where the truth differs from the segmentation, however the segmentation was made. Segments that
+    share a side are separated by a border, like the cells of the annotation. Pixels where probability and
+    segmentation already agree keep their value. The others get the nearest value on the other side of the
+    threshold. The warping starts with the most certain pixels, so it changes these last.
 
+    Parameters
+    ----------
+    cell_probability : (y, x) array of float
+        Probability of one section.
+    labels : (y, x) array of int
+        Segments of this section, 0 = background.
+    threshold : float
+        Threshold at which the error map is made.
+
+    Returns
+    -------
+    (y, x) array of float
+        Adjusted probability; `cell_probability` itself if nothing has to change.
+
+    Examples
+    --------
     >>> consistent_probability(np.array([[0.2, 0.9, 0.3, 0.75]]), np.array([[0, 5, 0, 0]]), threshold=0.5)
     array([[0.2, 0.9, 0.3, 0.5]])
     """

@@ -1,11 +1,10 @@
-"""One section of a volume through all stages."""
+"""One section of a volume at all stages, from raw image to segmentation, as a row of pictures."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,98 +25,122 @@ from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
 from pipeline_lib.figures.stored import consecutive, consistent_probability
 from pipeline_lib.metrics.contingency import count_pairs
+from pipeline_lib.runtime.types import Json, Stored
 
-LARGEST = 4096  # px; of sections with a longer side the middle is looked at, which bounds the memory
-WINDOW = 512  # px; of larger sections the middle is shown, at a size that lets membranes be seen
+LARGEST = 4096  # px; of larger sections only the middle is evaluated, to limit the memory
+WINDOW = 512  # px; of larger sections only the middle is shown, so that membranes are visible
 SMALLEST = 400  # px; smaller sections are magnified
 
 
 def save_volume_strip(
     output: Path,
     *,
-    raw: np.ndarray,
-    labels: np.ndarray | None,
-    border: np.ndarray | None,
-    weights: np.ndarray | None,
-    probability: np.ndarray,
-    segmented: np.ndarray,
+    raw: Stored,
+    labels: Stored | None,
+    border: Stored | None,
+    weights: Stored | None,
+    probability: Stored,
+    segmented: Stored,
     threshold: float,
     volume: str,
     split: str,
-    record: dict[str, Any],
+    record: Json,
 ) -> None:
-    """Write the middle section of a volume as a strip of pictures (PNG).
+    """Draw the middle section of a volume as a row of pictures, and write it as PNG.
 
-    Raw image, annotation, separation border, weight map, cell probability, segmentation; fewer without
-    annotation or weight map. Segments have the colour of the annotated cell they share most pixels with: a
-    difference in colour is an error. Gray levels and errors are those of the section or, if a side is
-    longer than `LARGEST`, of its middle.
+    The pictures are raw image, annotation, separation border, weight map, cell probability and segmentation.
+    Without annotation or weight map there are fewer. A segment has the colour of the annotated cell with
+    which it shares most pixels, so a difference in colour is an error. If a side of the section is longer
+    than `LARGEST`, gray range and errors are those of its middle.
 
-    An array can be an HDF5 dataset. Only that section is read, or its middle.
+    Arrays may be HDF5 datasets. Only the middle section is read, or its middle.
 
     Parameters
     ----------
     output : Path
-        The file to write.
-    raw : array
-        Raw image (c, z, y, x).
-    labels, border : array or None
-        Instance labels and separation border of the annotation (z, y, x); None without annotation.
-    weights : array or None
-        Loss weights (z, y, x), if there are any.
-    probability, segmented : array
-        Cell probability and predicted instance labels (z, y, x).
+        PNG file to write.
+    raw : (c, z, y, x) array
+        Raw image.
+    labels : (z, y, x) array or None
+        Instance labels of the annotation. None without annotation.
+    border : (z, y, x) array or None
+        Separation border of the annotation. None without annotation.
+    weights : (z, y, x) array or None
+        Weight map. None if there is none.
+    probability : (z, y, x) array
+        Cell probability.
+    segmented : (z, y, x) array
+        Predicted instance labels.
     threshold : float
         Chosen threshold, which is marked in the scale of the probability.
     volume, split : str
         Name and split of the volume, for the title.
     record : dict
-        What the picture carries as its `provenance`.
+        Provenance record to store in the picture.
     """
     sections, height, width = probability.shape
     z = sections // 2
     part = middle((height, width), LARGEST)
-    probability = probability[(z, *part)]
+    shown_probability: np.ndarray = probability[(z, *part)]
     found = consecutive(segmented[(z, *part)])
-    window = middle(probability.shape, WINDOW)  # within `part`
+    window = middle((shown_probability.shape[0], shown_probability.shape[1]), WINDOW)  # within `part`
     factor = math.ceil(SMALLEST / max(edge.stop - edge.start for edge in window))
-    panels = []
+    panels: list[Panel] = []
 
-    def add(title: str, image: np.ndarray, *legend: tuple[str | None, str], scale: Scale | None = None):
+    def add(
+        title: str, image: np.ndarray, *legend: tuple[str | None, str], scale: Scale | None = None
+    ) -> None:
         panels.append(Panel(title, magnified(image, factor), legend=legend, scale=scale))
 
     size = ("" if max(height, width) <= WINDOW else "the middle of ") + f"{height} x {width} px"
     add("raw image", gray(raw[(slice(None), z, *part)], window), (None, size))
-    if labels is not None:
-        labels, border = labels[(z, *part)], border[(z, *part)]
-        touching = f"{np.count_nonzero(border[window]):,} px between cells that touch"
-        add("annotation", instances_coloured(labels, window), (None, _counted(labels[window])))
-        add("separation border", _bordered(labels[window], border[window]), (ORANGE, touching))
+    cells: np.ndarray | None = None
+    if labels is not None and border is not None:
+        truth, separating = labels[(z, *part)], border[(z, *part)]
+        cells = cells_apart(truth, separating)
+        touching = f"{np.count_nonzero(separating[window]):,} px between touching cells"
+        add("annotation", instances_coloured(truth, window), (None, _counted(truth[window])))
+        add("separation border", _bordered(truth[window], separating[window]), (ORANGE, touching))
     if weights is not None:
         place = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True))
-        weights = weights[(z, *place)]
-        scale = Scale("viridis", 0, float(weights.max()), "loss weight")
-        add("weight map", coloured(weights, scale), scale=scale)
+        shown_weights = weights[(z, *place)]
+        scale = Scale("viridis", 0, float(shown_weights.max()), "loss weight")
+        add("weight map", coloured(shown_weights, scale), scale=scale)
     scale = Scale("gray", 0, 1, f"threshold {threshold:.2f}", mark=threshold)
-    add("cell probability", coloured(probability[window], scale), scale=scale)
-    alone = () if probability.shape == (height, width) else ((None, f"found in {told(probability)}"),)
-    if labels is not None:
-        decided = consistent_probability(probability, found, threshold)
-        codes = metrics.error_map(cells_apart(labels, border), decided, threshold)[window]
+    add("cell probability", coloured(shown_probability[window], scale), scale=scale)
+    cut = shown_probability.shape != (height, width)
+    note = ((None, f"found in {describe_middle(shown_probability)}"),) if cut else ()
+    if cells is not None:
+        decided = consistent_probability(shown_probability, found, threshold)
+        codes = metrics.error_map(cells, decided, threshold)[window]
         codes[~np.isin(codes, TOPOLOGICAL)] = 0
         counts = [(COLOURS[k], f"{k.name.lower()}s: {(codes == k).sum():,} px") for k in TOPOLOGICAL]
-        add("segmentation", instances_coloured(matched_labels(labels, found), window), *counts, *alone)
+        add("segmentation", instances_coloured(matched_labels(truth, found), window), *counts, *note)
         marked = error_overlay(panels[-1].image, magnified(codes, factor))
         panels[-1] = replace(panels[-1], image=marked)
     else:
-        add("segmentation", instances_coloured(found, window), (None, _counted(found[window])), *alone)
+        add("segmentation", instances_coloured(found, window), (None, _counted(found[window])), *note)
     title = f"{volume}: section {z + 1} of {sections}, {split} split"
     save_sheet([panels], output, title=title, volume=volume, provenance=record)
 
 
 def middle(shape: tuple[int, int], size: int) -> Window:
-    """The middle of a section of `shape` (y, x), at most `size` px in either direction.
+    """Return the rows and columns in the middle of a section.
 
+    Parameters
+    ----------
+    shape : (int, int)
+        Shape of the section (y, x).
+    size : int
+        Largest number of rows and of columns (px).
+
+    Returns
+    -------
+    (slice, slice)
+        Rows and columns.
+
+    Examples
+    --------
     >>> middle((10, 3), 4)
     (slice(3, 7, None), slice(0, 3, None))
     """
@@ -126,16 +149,30 @@ def middle(shape: tuple[int, int], size: int) -> Window:
     return y, x
 
 
-def told(part: np.ndarray) -> str:
-    """Which part of a section `middle` took."""
+def describe_middle(part: np.ndarray) -> str:
+    """Return the size of a part that `middle` selected, as text."""
     return "the middle {:,} x {:,} px".format(*part.shape)
 
 
 def matched_labels(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """`found` (y, x) with each segment renamed to the cell of `labels` it shares most pixels with; int64.
+    """Rename each segment to the annotated cell with which it shares most pixels.
 
-    Segments on background alone get names of their own.
+    Segments that share pixels only with the background get labels that no cell has.
 
+    Parameters
+    ----------
+    labels : (y, x) array of int
+        Annotated instance labels, 0 = background.
+    found : (y, x) array of int
+        Segments 0..n, 0 = background.
+
+    Returns
+    -------
+    (y, x) array of int64
+        Segments with their new labels.
+
+    Examples
+    --------
     >>> matched_labels(np.array([[7, 7, 7, 7, 0, 0]]), np.array([[1, 1, 0, 2, 0, 3]]))
     array([[ 7,  7,  0,  7,  0, 10]])
     """
@@ -149,11 +186,13 @@ def matched_labels(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def _bordered(labels: np.ndarray, border: np.ndarray) -> np.ndarray:
+    """Return cells in gray and their separation border in colour, RGB."""
     image = np.where((labels > 0)[..., None], rgb("lightgray"), rgb(BACKGROUND))
     image[border > 0] = rgb(ORANGE)
     return image
 
 
 def _counted(labels: np.ndarray) -> str:
+    """Return the number of cells, as text."""
     count = np.count_nonzero(np.unique(labels))
     return f"{count:,} cell{'' if count == 1 else 's'}"

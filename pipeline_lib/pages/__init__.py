@@ -1,4 +1,4 @@
-"""HTML pages: one look for all of them, each a single file that needs nothing from outside."""
+"""HTML pages with a common style. Each page is a single file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ from pipeline_lib.runtime.files import replacing
 
 
 def write_page(template: str, output: str | Path, **content: Any) -> None:
-    """Write the page that `template`, a file beside this one, makes of `content`; all text is escaped."""
+    """Render a template of this folder and write the page.
+
+    Parameters
+    ----------
+    template : str
+        File name of the template.
+    output : str or Path
+        HTML file to write.
+    **content
+        Variables of the template. All text is escaped.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -29,14 +39,46 @@ def write_page(template: str, output: str | Path, **content: Any) -> None:
 
 
 def digits(value: float) -> str:
-    """A score with three decimals, small ones with two significant digits; `n/a` where it is not defined."""
+    """Format a score with three decimals, or with two significant digits if it is below 0.01.
+
+    Parameters
+    ----------
+    value : float
+        The score.
+
+    Returns
+    -------
+    str
+        The formatted score; `n/a` if it is not finite.
+
+    Examples
+    --------
+    >>> digits(0.90877), digits(0.00123), digits(float("nan"))
+    ('0.909', '0.0012', 'n/a')
+    """
     if not math.isfinite(value):
         return "n/a"
     return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 40 ms, 0.3 s, 42 s, 3 min 20 s or 2 h 05 min."""
+    """Format a duration in seconds.
+
+    Parameters
+    ----------
+    seconds : float
+        The duration (s).
+
+    Returns
+    -------
+    str
+        The duration with a suitable unit.
+
+    Examples
+    --------
+    >>> duration(0.04), duration(42), duration(200), duration(7500)
+    ('40 ms', '42 s', '3 min 20 s', '2 h 05 min')
+    """
     if seconds < 0.0995:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 9.95:
@@ -49,7 +91,23 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as 812 B, 3.4 kB, 34 kB, 340 MB or 2.1 GB."""
+    """Format a number of bytes.
+
+    Parameters
+    ----------
+    count : float
+        Number of bytes.
+
+    Returns
+    -------
+    str
+        The size with a decimal unit.
+
+    Examples
+    --------
+    >>> size(812), size(3400), size(2.1e9)
+    ('812 B', '3.4 kB', '2.1 GB')
+    """
     units = ["GB", "MB", "kB", "B"]
     while count >= 999.5 and len(units) > 1:
         count, _ = count / 1000, units.pop()
@@ -57,5 +115,21 @@ def size(count: float) -> str:
 
 
 def setting(value: Any) -> str:
-    """A value as it would be typed in the configuration."""
+    """Format a value as it is written in the configuration file.
+
+    Parameters
+    ----------
+    value : str, number, bool, list, dict or None
+        The value.
+
+    Returns
+    -------
+    str
+        The value in JSON, text without quotes.
+
+    Examples
+    --------
+    >>> setting("unet"), setting(True), setting([2, 5.0])
+    ('unet', 'true', '[2, 5.0]')
+    """
     return value if isinstance(value, str) else json.dumps(value)

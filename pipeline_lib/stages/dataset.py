@@ -136,10 +136,10 @@ def _write_truth(
         found, spared = [], []
         for area in blocks(shape[1:], block, border_halo(width)):
             around = read(z, *area.read)
-            cells, given_away = around[area.crop], separation_border(around, width)[area.crop]
-            labels[z, *area.write], border[z, *area.write] = cells, given_away
+            cells, separating = around[area.crop], separation_border(around, width)[area.crop]
+            labels[z, *area.write], border[z, *area.write] = cells, separating
             found.append(count_pixels(cells))
-            spared.append(count_pixels(np.where(given_away, 0, cells))[0])
+            spared.append(count_pixels(np.where(separating, 0, cells))[0])
         values, inverse = np.unique(np.concatenate([v for v, _ in found]), return_inverse=True)
         sizes = np.bincount(inverse, np.concatenate([n for _, n in found]))[values > 0]
         lost = np.setdiff1d(values[values > 0], np.concatenate(spared))
@@ -159,7 +159,7 @@ def _report_cells(output: Path, shape: tuple[int, int, int], counts: np.ndarray,
         )
     if lost := counts[:, 2].sum():
         logger.warning(
-            "%s: %d cells lie completely within the separation border, so they are background to the network. "
+            "%s: %d cells lie completely within the separation border, and are background to the network. "
             "To keep them, lower `dataset.separation_border_width` (now %d).",
             output,
             lost,

@@ -1,25 +1,26 @@
-"""Provenance page: what made each file of a run, from what, how and in what time (HTML)."""
+"""Provenance page: for each file of a run, its inputs, settings and cost, on one HTML page."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline_lib import provenance
 from pipeline_lib.pages import write_page
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.types import Json
 
 RAW = "raw files"
-OPEN_UP_TO = 60  # files, all of which are seen at once; of more, a stage at a time
-# What a record holds besides the settings of its stage and what the stage added to them
+OPEN_UP_TO = 60  # files; with more, all stages are folded at first
+# Entries of a record that are not settings, nor other facts that the stage recorded
 _SHOWN_APART = {
     "file", "sha256", "bytes", "stage", "version", "settings", "inputs", "records", "packages", "seconds",
     "peak_memory", "finished",
@@ -29,16 +30,32 @@ BOX, GAP = (172, 52), (20, 34)  # px, width and height
 
 @dataclass
 class File:
-    """A file of the run: `record` is what lies beside it, None for raw files.
+    """A file of the run.
 
-    `digests` is its SHA-256; of a raw file, all that it was used with. `outdated` are the inputs that have
-    been made anew, with other bytes, since this file was made of them.
+    Parameters
+    ----------
+    path : str
+        Path as recorded.
+    shown : str
+        Path as the page shows it: relative to the results folder for files of the run.
+    record : dict or None
+        Its provenance record, None for raw files.
+    inputs : dict of str to (str or None)
+        SHA-256 of each file it was made from, None if only the record of that file was compared.
+    gone : bool
+        Whether the file no longer exists.
+    digests : list of str
+        Its SHA-256. For a raw file, each different SHA-256 with which it was used.
+    outdated : set of str
+        Inputs that were replaced by different content after this file was made from them.
+    id : str
+        Identifier in the page, to which links lead.
     """
 
     path: str
     shown: str
-    record: dict[str, Any] | None
-    inputs: dict[str, str | None]  # path -> SHA-256, None where only its record was looked at
+    record: Json | None
+    inputs: dict[str, str | None]
     gone: bool
     digests: list[str] = field(default_factory=list)
     outdated: set[str] = field(default_factory=set)
@@ -46,12 +63,12 @@ class File:
 
     @property
     def stage(self) -> str:
-        """What made it, `RAW` for what was given."""
+        """Name of the stage that made the file, `RAW` for raw files."""
         return self.record["stage"] if self.record else RAW
 
     @cached_property
     def made_with(self) -> dict[str, Any]:
-        """The settings it was made with, device and threads too: `training.tile` and the like -> value."""
+        """Settings, and facts such as device and threads, under names such as `training.tile`."""
         record = self.record or {}
         added = {name: value for name, value in record.items() if name not in _SHOWN_APART}
         return dict(_flat(record.get("settings", {}) | added))
@@ -59,9 +76,22 @@ class File:
 
 @dataclass
 class Group:
-    """The files of one stage; settings that all of them share in `common`, the names of others in `columns`.
+    """The files of one stage.
 
-    `seconds` counts files that were made together once, `peak_memory` is in bytes.
+    Parameters
+    ----------
+    stage : str
+        Name of the stage.
+    files : list of File
+        Its files.
+    common : dict
+        Settings that have the same value for all files.
+    columns : list of str
+        Names of the other settings.
+    seconds : float
+        Total time (s). Files that were made together count once.
+    peak_memory : int
+        Largest peak memory of a job (bytes).
     """
 
     stage: str
@@ -72,17 +102,46 @@ class Group:
     peak_memory: int
 
 
-def write_provenance_page(starts: Sequence[Path], output: Path, *, title: str) -> None:
-    """Write the page of all files that those at `starts` were made from, back to the raw ones (HTML).
+class Chart(NamedTuple):
+    """Chart of the stages, in px from the upper left corner.
 
-    It is made of the records beside them alone (`provenance.beside`): no file is read or hashed. The first of
-    `starts` is the report that links to the page, and lies beside it.
+    Parameters
+    ----------
+    boxes : dict of str to (float, float)
+        Upper left corner (x, y) of the box of each stage.
+    lines : list of str
+        SVG paths of the arrows.
+    extent : (float, float)
+        Width and height.
+    """
+
+    boxes: dict[str, tuple[float, float]]
+    lines: list[str]
+    extent: tuple[float, float]
+
+
+def write_provenance_page(starts: Sequence[Path], output: Path, *, title: str) -> None:
+    """Write the HTML page that shows the origin of the given files, back to the raw images.
+
+    The page is made only from the records next to the files (`provenance.beside`). The files themselves are
+    neither read nor hashed.
+
+    Parameters
+    ----------
+    starts : sequence of Path
+        Files whose origin is shown. The first is the report, which must be in the folder of the page; both
+        link to each other.
+    output : Path
+        HTML file to write.
+    title : str
+        Title of the report.
     """
     with provenance.making("report", [output], [starts[0]]):
         files = read_files(starts)
         made = [file for file in files.values() if file.record]
+        records = [file.record for file in made if file.record]
         groups = group_by_stage(files.values())
-        boxes, lines, extent = draw_chain(stage_inputs(files))
+        chart = draw_chain(stage_inputs(files))
         write_page(
             "provenance.html.jinja",
             output,
@@ -99,22 +158,33 @@ def write_provenance_page(starts: Sequence[Path], output: Path, *, title: str) -
             dirty=any("-dirty" in version for version, _ in versions),
             packages={
                 name: values_of(name, made, "packages")
-                for name in sorted({name for file in made for name in file.record["packages"]})
+                for name in sorted({name for record in records for name in record["packages"]})
             },
-            finished=[of([file.record["finished"] for file in made])[:-4].split("T") for of in (min, max)],
+            finished=[of([record["finished"] for record in records])[:-4].split("T") for of in (min, max)],
             seconds=sum(group.seconds for group in groups),
             slowest=max(group.seconds for group in groups),
-            boxes=boxes,
-            lines=lines,
-            extent=extent,
+            boxes=chart.boxes,
+            lines=chart.lines,
+            extent=chart.extent,
             box_size=BOX,
         )
     logger.info("%s: %d files", output, len(files))
 
 
 def read_files(starts: Iterable[str | Path]) -> dict[str, File]:
-    """Path -> file, of all that those at `starts` were made from, in the order of the stages."""
-    records: dict[str, dict[str, Any] | None] = {}
+    """Read the records of the given files and of all files they were made from, back to the raw images.
+
+    Parameters
+    ----------
+    starts : iterable of str or Path
+        Files with records. The folder of the first is the results folder.
+
+    Returns
+    -------
+    dict of str to File
+        Files by path, sorted by the order of their stages.
+    """
+    records: dict[str, Json | None] = {}
     waiting = list(map(str, starts))
     folder = Path(waiting[0]).parent
     while waiting:
@@ -146,25 +216,52 @@ def read_files(starts: Iterable[str | Path]) -> dict[str, File]:
     return {file.path: file for file in ordered}
 
 
-def _inputs(record: dict[str, Any] | None) -> dict[str, str | None]:
+def _inputs(record: Json | None) -> dict[str, str | None]:
     if record is None:
         return {}
     return record["inputs"] | dict.fromkeys(record.get("records", ()))
 
 
 def _shown(path: str, folder: Path) -> str:
-    """Files of the run from its folder on, raw ones as they were given."""
+    """Return the path relative to the results folder, or unchanged for a file outside it."""
     return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
 
 
 def values_of(name: str, files: Iterable[File], section: str = "") -> list[tuple[str, int]]:
-    """The values of one entry of the records and how many files have each, the most common first."""
-    records = (file.record[section] if section else file.record for file in files)
+    """Count the different values of one entry of the records.
+
+    Parameters
+    ----------
+    name : str
+        Key of the entry.
+    files : iterable of File
+        Files with records.
+    section : str, default ""
+        Section of the record that has the entry. Empty means the record itself.
+
+    Returns
+    -------
+    list of (str, int)
+        Values and the number of files that have each, the most common first.
+    """
+    found = (file.record for file in files if file.record)
+    records = (record[section] if section else record for record in found)
     return Counter(record[name] for record in records if name in record).most_common()
 
 
 def group_by_stage(files: Iterable[File]) -> list[Group]:
-    """The files of each stage, in their order."""
+    """Group files by the stage that made them.
+
+    Parameters
+    ----------
+    files : iterable of File
+        Files in the order of their stages.
+
+    Returns
+    -------
+    list of Group
+        One group per stage, in the same order.
+    """
     by_stage: dict[str, list[File]] = {}
     for file in files:
         by_stage.setdefault(file.stage, []).append(file)
@@ -179,7 +276,7 @@ def _group(stage: str, files: list[File]) -> Group:
         for name in names
         if all(name in of_file and of_file[name] == facts[0][name] for of_file in facts)
     }
-    # files that were made together have the time of all of them
+    # Files that were made together have equal entries here; each records the time of the whole job.
     times = {
         json.dumps([file.record[key] for key in ("settings", "inputs", "finished", "seconds")]): file.record
         for file in files
@@ -195,7 +292,8 @@ def _group(stage: str, files: list[File]) -> Group:
     )
 
 
-def _flat(settings: dict[str, Any], section: str = "") -> Iterable[tuple[str, Any]]:
+def _flat(settings: Json, section: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield the names (`training.tile`) and values of nested settings."""
     for name, value in settings.items():
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{section}{name}.")
@@ -204,7 +302,18 @@ def _flat(settings: dict[str, Any], section: str = "") -> Iterable[tuple[str, An
 
 
 def stage_inputs(files: dict[str, File]) -> dict[str, set[str]]:
-    """Stage -> the other stages that made what it was given."""
+    """Find which stages use files of which other stages.
+
+    Parameters
+    ----------
+    files : dict of str to File
+        Files by path.
+
+    Returns
+    -------
+    dict of str to set of str
+        For each stage, the other stages that made its inputs.
+    """
     found: dict[str, set[str]] = {}
     for file in files.values():
         sources = {files[path].stage for path in file.inputs}
@@ -213,25 +322,44 @@ def stage_inputs(files: dict[str, File]) -> dict[str, set[str]]:
 
 
 def layers(inputs: dict[str, set[str]]) -> dict[str, int]:
-    """Stage -> 0 where it was given nothing, else one more than the largest of those that gave it files."""
+    """Assign each stage to a row of the chart, below all stages whose files it uses.
+
+    Parameters
+    ----------
+    inputs : dict of str to set of str
+        For each stage, the other stages that made its inputs.
+
+    Returns
+    -------
+    dict of str to int
+        Row of each stage: 0 without inputs, else 1 + the largest row of its inputs.
+    """
     layer = dict.fromkeys(inputs, 0)
-    for _ in inputs:  # as often as the longest chain has links
+    for _ in inputs:  # at least as often as the longest chain has links
         for stage, sources in inputs.items():
             layer[stage] = max((layer[source] + 1 for source in sources), default=0)
     return layer
 
 
-def draw_chain(
-    inputs: dict[str, set[str]],
-) -> tuple[dict[str, tuple[float, float]], list[str], tuple[float, float]]:
-    """The picture of the stages, in px: upper left corners of their boxes, lines as SVG paths, extent (x, y).
+def draw_chain(inputs: dict[str, set[str]]) -> Chart:
+    """Lay out the chart of the stages.
 
-    A line from one stage to another is left out where a way over other stages leads there, too. A line over
-    several layers has a place of its own in each of them, so that it crosses no box.
+    The arrow between two stages is omitted if there is also a path through other stages. An arrow that
+    crosses several rows gets its own place in each of them, so that it crosses no box.
+
+    Parameters
+    ----------
+    inputs : dict of str to set of str
+        For each stage, the other stages that made its inputs.
+
+    Returns
+    -------
+    Chart
+        Boxes and arrows (px).
     """
     layer = layers(inputs)
     rows: list[list[str]] = [[] for _ in range(max(layer.values()) + 1)]
-    ways = [
+    paths = [
         [source, *(f"{source}>{stage}@{row}" for row in range(layer[source] + 1, layer[stage])), stage]
         for stage, sources in inputs.items()
         for source in sorted(sources)
@@ -240,8 +368,8 @@ def draw_chain(
     above: dict[str, list[str]] = {stage: [] for stage in inputs}
     for stage, row in layer.items():
         rows[row].append(stage)
-    for way in ways:
-        for row, (upper, lower) in enumerate(pairwise(way), layer[way[0]] + 1):
+    for path in paths:
+        for row, (upper, lower) in enumerate(pairwise(path), layer[path[0]] + 1):
             if lower not in above:
                 rows[row].append(lower)
             above.setdefault(lower, []).append(upper)
@@ -250,18 +378,20 @@ def draw_chain(
     middle = {name: x + width[name] / 2 for name, x in left.items()}
     top = [row * (BOX[1] + GAP[1]) for row in range(len(rows))]
     lines = []
-    for way in ways:
-        path = ""
-        for row, (upper, lower) in enumerate(pairwise(way), layer[way[0]]):
+    for path in paths:
+        line = ""
+        for row, (upper, lower) in enumerate(pairwise(path), layer[path[0]]):
             x0, x1, y0, y1 = middle[upper], middle[lower], top[row] + BOX[1], top[row + 1]
-            path += f"{'L' if path else 'M'}{x0:g} {y0} C{x0:g} {y1} {x1:g} {y0} {x1:g} {y1}"
-        lines.append(path)
-    boxes = {stage: (left[stage], top[row]) for stage, row in layer.items()}
-    return boxes, lines, (max(left[name] + width[name] for name in left), top[-1] + BOX[1])
+            line += f"{'L' if line else 'M'}{x0:g} {y0} C{x0:g} {y1} {x1:g} {y0} {x1:g} {y1}"
+        lines.append(line)
+    boxes: dict[str, tuple[float, float]] = {stage: (left[stage], top[row]) for stage, row in layer.items()}
+    return Chart(boxes, lines, (max(left[name] + width[name] for name in left), top[-1] + BOX[1]))
 
 
-def _columns(rows: list[list[str]], above: dict[str, list[str]], width: dict[str, float]) -> dict[str, float]:
-    """Name -> left edge in px, so that all stand as far as there is room below what leads to them."""
+def _columns(
+    rows: list[list[str]], above: dict[str, list[str]], width: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the left edge (px) of each name, as close as possible below the names that lead to it."""
     left: dict[str, float] = {}
     for row in rows:
         wanted = {
@@ -280,7 +410,9 @@ def _columns(rows: list[list[str]], above: dict[str, list[str]], width: dict[str
 
 
 def _all_inputs(stage: str, inputs: dict[str, set[str]]) -> set[str]:
-    found, waiting = set(), [stage]
+    """Return all stages from which a path leads to `stage`."""
+    found: set[str] = set()
+    waiting = [stage]
     while waiting:
         new = inputs[waiting.pop()] - found
         found |= new

@@ -1,4 +1,4 @@
-"""Report stage: scores, curves and pictures in, one self-contained HTML page out."""
+"""Report stage: show scores, curves and pictures on one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pandas as pd
 
@@ -19,13 +19,26 @@ from pipeline_lib.pages import write_page
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import at_chosen_threshold, read_scores
 from pipeline_lib.tasks.segmentation import classes
 
 
 @dataclass(frozen=True)
 class Score:
-    """A metric in words: `name`, whether more of it is better, and its `meaning`."""
+    """A score as the report explains it.
+
+    Parameters
+    ----------
+    metric : str
+        Its name in the table of scores.
+    name : str
+        Its name in the report.
+    more_is_better : bool
+        Whether higher values are better.
+    meaning : str
+        Short explanation of what it measures.
+    """
 
     metric: str
     name: str
@@ -34,25 +47,56 @@ class Score:
 
     @property
     def direction(self) -> str:
+        """Whether higher or lower values are better, in the words of the report."""
         return "higher is better" if self.more_is_better else "lower is better"
 
 
-# Splits and mergers stand between scores that a useless prediction cannot fool.
+# A useless prediction can have few splits and mergers, so the scores before and after must be read with them.
 SCORES = (
-    Score("rand_error", "Rand error", False, "pairs of pixels wrongly parted or joined"),
-    Score("v_rand_thin", "V-Rand after thinning", True, "pairs rightly parted or joined, after thinning"),
-    Score("v_info_thin", "V-Info after thinning", True, "information that segments and cells share"),
-    Score("vi_split", "VI split", False, "cells in pieces (nats)"),
-    Score("vi_merge", "VI merge", False, "cells grown together (nats)"),
+    Score("rand_error", "Rand error", False, "pairs of pixels that are wrongly separated or wrongly joined"),
+    Score(
+        "v_rand_thin",
+        "V-Rand after thinning",
+        True,
+        "pairs of pixels that are correctly separated or joined, whatever the thickness of the membranes",
+    ),
+    Score(
+        "v_info_thin",
+        "V-Info after thinning",
+        True,
+        "information shared by true and predicted cells, whatever the thickness of the membranes",
+    ),
+    Score("vi_split", "VI split", False, "true cells broken into pieces (nats)"),
+    Score("vi_merge", "VI merge", False, "true cells merged with others (nats)"),
     Score("pixel_error", "Pixel error", False, "1 - F-score of the pixels inside cells"),
-    Score("warping_error", "Warping error", False, "share of pixels that differ in topology, not in place"),
-    Score("splits_mergers_error", "Splits and mergers", False, "share of pixels that part or join cells"),
-    Score("seg", "SEG", True, "overlap (IoU) of each cell with the segment that covers it"),
-    Score("average_precision", "Average precision", True, "cells found, mean over overlaps of 0.5 to 0.95"),
-    Score("average_precision_50", "Average precision at 0.5", True, "cells found, overlap of 0.5 or more"),
-    Score("panoptic_quality", "Panoptic quality", True, "cells found, weighted by their overlap"),
-    Score("iou", "IoU", True, "overlap of all segments with all cells"),
-    Score("dice", "Dice", True, "F-score of the pixels inside segments"),
+    Score(
+        "warping_error",
+        "Warping error",
+        False,
+        "fraction of pixels with an error of topology; a border that is slightly shifted does not count",
+    ),
+    Score(
+        "splits_mergers_error",
+        "Splits and mergers",
+        False,
+        "fraction of pixels that split a cell or merge two cells",
+    ),
+    Score(
+        "seg",
+        "SEG",
+        True,
+        "overlap (IoU) of each true cell with the segment that covers more than half of it, mean over cells",
+    ),
+    Score(
+        "average_precision",
+        "Average precision",
+        True,
+        "matched cells / all true and predicted cells, mean over required overlaps (IoU) of 0.5 to 0.95",
+    ),
+    Score("average_precision_50", "Average precision at 0.5", True, "the same at a required overlap of 0.5"),
+    Score("panoptic_quality", "Panoptic quality", True, "matched cells, weighted by their overlap"),
+    Score("iou", "IoU", True, "overlap of all predicted cells together with all true cells together"),
+    Score("dice", "Dice", True, "F-score of the pixels inside predicted cells"),
 )
 HEADLINE = ("rand_error", "v_rand_thin", "pixel_error", "seg")
 CLASSIFIERS = {"constant": "constant classifier", "smoothed_raw": "threshold of the smoothed raw image"}
@@ -65,32 +109,40 @@ class Contents:
 
     Parameters
     ----------
-    title
+    title : str
         Heading of the page.
-    network
-        The trained network whose scores, pictures and training are shown.
-    settings
+    network : str
+        Name of the trained network whose scores, pictures and training are shown.
+    settings : dict
         The whole configuration.
-    volumes
-        Rows of the table of volumes: volume, images, annotation, sections, split.
-    scores
-        Table of scores (CSV) of `network` and of the baselines.
-    spread
-        Table of the spread over seeds (CSV), where `network` was trained with several; otherwise empty.
-    history, model
-        Training history (CSV) and model of `network`.
-    postprocessing
-        Files <network>.json with the chosen threshold, for `network` and for the baselines.
-    statistics
+    volumes : sequence of dict
+        Rows of the table of volumes, with the keys volume, images, annotation, sections and split.
+    scores : Path
+        Table of the scores of `network` and of the baselines (CSV).
+    spread : sequence of Path
+        Table of the spread over seeds (CSV) if `network` was trained with several seeds, else empty.
+    history : Path
+        Training history of `network` (CSV).
+    model : Path
+        Model file of `network`.
+    postprocessing : sequence of Path
+        JSON files with the chosen thresholds of `network` and of the baselines, named after them.
+    statistics : Path
         Statistics of the training volumes (JSON).
-    strips, errors, training_figure, thresholds_figure
-        Pictures (PNG) drawn by `figures`.
+    strips : sequence of Path
+        Pictures of `stages.pictures.draw_volume_strip` (PNG).
+    errors : sequence of Path
+        Pictures of `stages.pictures.draw_errors` (PNG).
+    training_figure : Path
+        Picture of `stages.pictures.draw_training` (PNG).
+    thresholds_figure : Path
+        Picture of `stages.pictures.draw_thresholds` (PNG).
     """
 
     title: str
     network: str
-    settings: dict[str, Any]
-    volumes: Sequence[dict[str, Any]]
+    settings: Json
+    volumes: Sequence[Json]
     scores: Path
     spread: Sequence[Path]
     history: Path
@@ -104,7 +156,7 @@ class Contents:
 
     @property
     def files(self) -> list[Path]:
-        """All files that the report is made from."""
+        """All files from which the report is made."""
         return [
             self.scores,
             self.history,
@@ -120,12 +172,19 @@ class Contents:
 
 
 def write_report(contents: Contents, output: Path) -> None:
-    """Write the report, one HTML page that needs no other file: the same bytes from the same contents.
+    """Write the report as one HTML page that needs no other file. The same contents give the same bytes.
+
+    Parameters
+    ----------
+    contents : Contents
+        Files and settings to show.
+    output : Path
+        HTML file to write.
 
     Raises
     ------
     InputError
-        If the model was trained with other settings than `contents` has.
+        If the model was trained with settings that differ from those of `contents`.
     """
     network, settings = contents.network, contents.settings
     with provenance.making("report", [output], contents.files, **settings):
@@ -166,28 +225,81 @@ def write_report(contents: Contents, output: Path) -> None:
     logger.info("%s: %.1f MB", output, output.stat().st_size / 1e6)
 
 
-def _require_same(model: Path, trained: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raise `InputError` where `model` was trained with others than the `settings` that the report shows."""
+def _require_same(model: Path, trained: Json, settings: Json) -> None:
+    """Raise `InputError` if `model` was trained with settings other than the report's `settings`.
+
+    Snakemake does not notice this if its record of the results (`.snakemake`) is lost.
+    """
     for section, values in trained.items():
         if section in settings and values != settings[section]:
             raise InputError(
                 f"{model}: was trained with `{section}: {json.dumps(values)}`, but the config has "
-                f"`{section}: {json.dumps(settings[section])}`. Snakemake has lost its notes of these "
-                f"results (`.snakemake`), or they were moved. Type `rm {model}` and run the same command "
-                "again, or put the config right."
+                f"`{section}: {json.dumps(settings[section])}`. The results were moved, or the folder "
+                f"`.snakemake` is lost. To train again, type `rm {model}` and run the same command again; "
+                "otherwise correct the config."
             )
 
 
-def mean_scores(table: pd.DataFrame, network: str) -> dict[str, Any]:
-    """Means over the volumes of one split, for `rows` of the table of scores by metric.
+class ScoreRow(TypedDict):
+    """One row of the table of scores.
 
-    Each row has a `score`, `values` by network, the set of networks that are `best`, and the value of the
-    `best_baseline`. `uniform` are the networks with a section that is all one class: these can have 0 splits
-    and mergers, and are never best. `volumes` is the number of volumes.
+    Attributes
+    ----------
+    score : Score
+        The score of the row.
+    values : dict of str to float
+        Mean over the volumes, for each network and baseline.
+    best : set of str
+        Networks and baselines with the best value.
+    best_baseline : float
+        Best value of the baselines.
+    """
+
+    score: Score
+    values: dict[str, float]
+    best: set[str]
+    best_baseline: float
+
+
+class SplitScores(TypedDict):
+    """Scores of one split.
+
+    Attributes
+    ----------
+    volumes : int
+        Number of volumes.
+    rows : dict of str to ScoreRow
+        Row of each metric.
+    uniform : set of str
+        Networks and baselines that predict at least one section as all cell or all background.
+    """
+
+    volumes: int
+    rows: dict[str, ScoreRow]
+    uniform: set[str]
+
+
+def mean_scores(table: pd.DataFrame, network: str) -> SplitScores:
+    """Average the scores of one split over its volumes, and find the best values.
+
+    Networks and baselines that predict a whole section as one class are never best, because such a prediction
+    can have no splits and mergers without finding any cell.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of the table of scores for one split, one per volume, network and metric.
+    network : str
+        Name of the trained network; all others are baselines.
+
+    Returns
+    -------
+    SplitScores
+        Means of the metrics of `SCORES`.
     """
     means = table.groupby(["metric", "network"]).value.mean().unstack()
     uniform = set(means.columns[means.loc["uniform_sections"] > 0])
-    rows = {}
+    rows: dict[str, ScoreRow] = {}
     for score in SCORES:
         values = means.loc[score.metric]
         best_of = pd.Series.max if score.more_is_better else pd.Series.min
@@ -202,8 +314,8 @@ def mean_scores(table: pd.DataFrame, network: str) -> dict[str, Any]:
     return {"volumes": table.volume.nunique(), "rows": rows, "uniform": uniform}
 
 
-def _by_volume(table: pd.DataFrame, splits: Sequence[str]) -> list[dict[str, Any]]:
-    """Split, volume and value by metric, one entry per volume."""
+def _by_volume(table: pd.DataFrame, splits: Sequence[str]) -> list[Json]:
+    """Return split, name and the value of each metric for each volume."""
     values = table.groupby(["split", "volume", "metric"]).value.mean().unstack()
     return [
         {"split": split, "volume": volume, "values": row.to_dict()}
@@ -212,13 +324,13 @@ def _by_volume(table: pd.DataFrame, splits: Sequence[str]) -> list[dict[str, Any
     ]
 
 
-def _spread(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Split -> metric -> seeds, mean and standard deviation."""
+def _spread(path: Path) -> dict[str, dict[str, Json]]:
+    """Read the spread over seeds: split -> metric -> columns of the table."""
     table = pd.read_csv(path).set_index("metric")
     return {split: rows.to_dict("index") for split, rows in table.groupby("split")}
 
 
-def _picture(path: Path) -> dict[str, Any]:
-    """What a picture of `figures` tells about itself, and its bytes as `uri`."""
+def _picture(path: Path) -> Json:
+    """Return the description of a picture of `figures`, and its bytes as `uri`."""
     uri = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
     return figures.describe(path) | {"uri": uri}

@@ -217,7 +217,7 @@ def _nearest_border(cells: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np
 
 
 def _whole_cells(cells: np.ndarray, minimum: float) -> np.ndarray:
-    """Label the 4-connected regions of equal non-zero value 1..n (uint16), but not those below `minimum` px."""
+    """Label 4-connected regions of equal non-zero value 1..n (uint16), but not those below `minimum` px."""
     labels, count = np.zeros(cells.shape, np.uint16), 0
     for value, window in enumerate(ndimage.find_objects(cells), 1):
         if window is None:
