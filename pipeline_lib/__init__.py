@@ -1,18 +1,19 @@
-"""From raw microscope images and annotations to scored segmentations.
+"""Segment microscope images: from raw images and annotations to scored segmentations.
 
-A folder is a layer: it imports from those below it, never from one beside or above it.
+Each line below is a layer of folders and modules. Apart from itself, a folder imports only
+from lower layers::
 
     cli                                 the command `bordure`
-    stages                              one module per stage: paths and settings in, files out
-    training                            state, step, schedule, validation and loop
-    tasks, figures, pages               what a network is trained for; arrays to pictures; HTML
-    provenance, inference, instances    records of files; tiles; probabilities to instances
+    stages                              one module per stage: reads and writes files
+    training                            training loop, optimisation step, schedule, validation, saved state
+    tasks, figures, pages               what a network is trained for; pictures of arrays; HTML pages
+    provenance, inference, instances    records of files; prediction by tiles; instances from probabilities
     networks                            one folder per network, and model files
-    metrics, data                       scores; what a network is fed with
-    imageio                             image files <-> arrays
-    layout, scores, memory              what is in the files; what the jobs need
+    metrics, data                       scores; training data
+    imageio                             reading and writing image files
+    layout, scores, memory              content of HDF5 files; table of scores; memory needs of jobs
     kernels                             compiled loops, sections, blocks
-    runtime                             errors, files, locks, signals, log, devices, processes
+    runtime                             errors, files, locks, signals, logs, devices, processes
 """
 
 __version__ = "0.1.0"

@@ -18,7 +18,7 @@ from pipeline_lib.stages.segmentation import segment
 
 @pytest.fixture
 def folder(tmp_path):
-    """Instances that share a side, and a prediction that finds the border between them."""
+    """Two instances that share a side, and a prediction with a border between them."""
     labels = np.zeros((2, 24, 30), np.uint32)
     labels[:, 2:22, 2:15], labels[:, 2:22, 15:28] = 4, 9
     border = np.stack([separation_border(s, 2) for s in labels])
@@ -37,7 +37,7 @@ def write_case(folder, labels, border, probability):
 
 
 def scores(folder, threshold=0.55, minimum_size=0, segmentation=None, **settings):
-    """The table that `evaluate` writes; of `segmentation` or, without, of what `segment` makes."""
+    """The table that `evaluate` writes for `segmentation`, by default for the labels of `segment`."""
     settings = {"volume": "007", "split": "test", "network": "unet"} | settings
     write_json(folder / "unet.json", {"threshold": threshold, "minimum_size": minimum_size})
     if segmentation is None:
@@ -54,7 +54,7 @@ def scores(folder, threshold=0.55, minimum_size=0, segmentation=None, **settings
     return pd.read_csv(folder / "scores.csv", dtype={"volume": str}, float_precision="round_trip")
 
 
-def test_scores_are_tidy_over_the_challenges_thresholds_and_the_chosen_one(folder):
+def test_the_table_has_the_thresholds_of_the_challenge_and_the_chosen_one(folder):
     table = scores(folder)
     assert list(table.columns) == COLUMNS
     assert not table.duplicated(["metric", "threshold"]).any()
@@ -63,13 +63,13 @@ def test_scores_are_tidy_over_the_challenges_thresholds_and_the_chosen_one(folde
     for metric in ("pixel_error", "rand_error", "warping_error"):
         assert at[metric] == 0
     assert at["v_rand_thin"] > 0.9
-    assert at["seg"] == at["iou"] == pytest.approx(24 / 26)  # both cells lack their column of the border
+    assert at["seg"] == at["iou"] == pytest.approx(24 / 26)  # each cell lost one column to the border
     assert table[table.threshold == 0].set_index("metric").value["rand_error"] > 0.3
 
 
 @pytest.mark.parametrize("threshold", [0.55, metrics.CHALLENGE_THRESHOLDS[4]])
-def test_the_instance_scores_at_the_chosen_threshold_are_those_of_the_stored_labels(folder, threshold):
-    """Whatever made them: cells that share a side, numbers of any size. No other score follows them."""
+def test_instance_scores_at_the_chosen_threshold_use_the_stored_labels(folder, threshold):
+    """Also if cells share a side or labels are large. No other score depends on the stored labels."""
     before = scores(folder, threshold)
     with layout.require(folder / "dataset.h5") as file:
         labels = file["labels"][:]
@@ -86,7 +86,7 @@ def test_the_instance_scores_at_the_chosen_threshold_are_those_of_the_stored_lab
 
 
 @pytest.mark.parametrize("minimum_size", [0, 6])
-def test_scores_are_those_of_the_whole_stack_to_the_last_bit(tmp_path, minimum_size):
+def test_scores_by_section_equal_scores_of_the_whole_stack(tmp_path, minimum_size):
     rng = np.random.default_rng(minimum_size)
     labels = rng.integers(0, 4, (4, 3, 4)).repeat(12, axis=1).repeat(10, axis=2).astype(np.uint32)
     border = np.stack([separation_border(s, 2) for s in labels])
@@ -110,22 +110,22 @@ def test_scores_are_those_of_the_whole_stack_to_the_last_bit(tmp_path, minimum_s
             assert found[metric].iloc[k] == expected[metric], (metric, t)
 
 
-def test_threads_are_as_many_as_memory_gb_has_room_for(folder, monkeypatch):
-    asked = []
+def test_memory_gb_limits_the_number_of_threads(folder, monkeypatch):
+    used = []
     score = metrics.isbi_scores
     monkeypatch.setattr(
-        metrics, "isbi_scores", lambda *a, workers, **k: asked.append(workers) or score(*a, **k)
+        metrics, "isbi_scores", lambda *a, workers, **k: used.append(workers) or score(*a, **k)
     )
     monkeypatch.setattr("pipeline_lib.memory.PROCESS_BYTES", 0)
     section = 24 * 30 * SCORING_BYTES_PER_PIXEL / 1e9
     scores(folder, threads=4, memory_gb=2.5 * section)
     scores(folder, threads=2)
-    assert asked == [2, 2]
+    assert used == [2, 2]
     with pytest.raises(InputError, match="memory_gb"):
         scores(folder, memory_gb=0.9 * section)
 
 
-def test_shapes_that_differ_are_named(folder):
+def test_different_shapes_are_an_error(folder):
     with pytest.raises(InputError, match=r"segmentation\.h5: shape \(2, 20, 30\), but .* has \(2, 24, 30\)"):
         scores(folder, segmentation=np.zeros((2, 20, 30), np.uint32))
     with layout.create(folder / "prediction.h5", {}) as file:
@@ -134,7 +134,7 @@ def test_shapes_that_differ_are_named(folder):
         scores(folder)
 
 
-def test_tables_are_joined_whole(folder):
+def test_tables_are_concatenated_without_loss_of_digits(folder):
     first = scores(folder)
     (folder / "scores.csv").rename(folder / "a.csv")
     scores(folder, volume="b", split="validation").to_csv(folder / "b.csv", index=False)
@@ -142,11 +142,11 @@ def test_tables_are_joined_whole(folder):
     joined = pd.read_csv(folder / "all.csv", dtype={"volume": str}, float_precision="round_trip")
     assert len(joined) == 2 * len(first) and set(joined.volume) == {"007", "b"}
     written = pd.read_csv(folder / "all.csv", float_precision="round_trip")
-    assert set(metrics.CHALLENGE_THRESHOLDS) < set(written.threshold)  # to the last digit
+    assert set(metrics.CHALLENGE_THRESHOLDS) < set(written.threshold)  # all digits are kept
     pd.testing.assert_frame_equal(joined[joined.volume == "007"].reset_index(drop=True), first)
 
 
-def test_a_table_of_another_version_is_not_joined(folder):
+def test_a_table_of_another_version_is_an_error(folder):
     scores(folder)
     (folder / "old.csv").write_text("volume,metric,value\na,seg,1\n")
     with pytest.raises(InputError, match=r"old\.csv: columns volume,metric,value, expected volume,split,"):
@@ -156,24 +156,24 @@ def test_a_table_of_another_version_is_not_joined(folder):
 
 @pytest.fixture
 def images(folder):
-    """Truth and prediction of `folder` as images, the way another tool would leave them."""
+    """Truth and prediction of `folder` as TIFF files, as another tool would write them."""
     with layout.require(folder / "dataset.h5") as truth, layout.require(folder / "prediction.h5") as file:
         tifffile.imwrite(folder / "truth.tif", truth["labels"][:].astype(np.uint16), photometric="minisblack")
         imageio.write_probability(folder / "p.tif", file["cell_probability"])
     return folder / "truth.tif", folder / "p.tif"
 
 
-def test_any_tools_output_is_scored_from_the_command_line_as_in_the_workflow(folder, images, capsys):
+def test_the_command_gives_the_scores_of_the_workflow(folder, images, capsys):
     assert main(["evaluate", *map(str, images), "--csv", str(folder / "out.csv")]) == 0
     found = pd.read_csv(folder / "out.csv").set_index(["metric", "threshold"]).value
     expected = scores(folder, metrics.CHALLENGE_THRESHOLDS[5]).set_index(["metric", "threshold"]).value
     pd.testing.assert_series_equal(found.sort_index(), expected.sort_index())
     printed = capsys.readouterr().out
     assert "truth.tif: 2 sections of 24 x 30 px" in printed
-    assert "Instances, at the threshold with the best SEG (0.2):" in printed
+    assert "Instance scores at the threshold with the best SEG (0.2):" in printed
 
 
-def test_the_command_line_ends_on_one_sentence_and_writes_nothing(folder, images, capsys):
+def test_the_command_reports_an_error_and_writes_nothing(folder, images, capsys):
     truth, _ = images
     tifffile.imwrite(folder / "small.tif", np.zeros((2, 24, 29), np.float32), photometric="minisblack")
     assert main(["evaluate", str(truth), str(folder / "small.tif"), "--csv", str(folder / "out.csv")]) == 1

@@ -1,4 +1,4 @@
-"""What the pictures show, pixel by pixel, read back from the PNG files by the boxes they describe."""
+"""Pictures, compared pixel by pixel. Panels are cut out of the PNG files by the boxes they describe."""
 
 import json
 from itertools import product
@@ -35,7 +35,7 @@ SPLIT, MERGER = (rgb(COLOURS[kind]) for kind in (Mismatch.SPLIT, Mismatch.MERGER
 
 @pytest.fixture
 def case(tmp_path):
-    """Two sections of four cells; the second is predicted with cells 1 and 2 merged and cell 3 split."""
+    """Two sections of four cells. In the second, the prediction merges cells 1 and 2 and splits cell 3."""
     labels = np.zeros((2, 60, 50), np.uint32)
     for label, (y, x) in enumerate([(2, 2), (2, 26), (32, 2), (32, 26)], 1):
         labels[:, y : y + 26, x : x + 22] = label
@@ -64,7 +64,7 @@ def write_case(folder, labels, probability, annotated=True):
 
 
 def store_labels(folder, labels):
-    """In the place of what `segment` made."""
+    """Replace the labels that `segment` wrote."""
     with layout.create(folder / "segmentation.h5", {}) as file:
         layout.add(file, layout.LABELS, labels.shape)[:] = labels
     provenance.record_path(folder / "segmentation.h5").unlink()
@@ -93,7 +93,7 @@ def draw_error_map(case, output="errors.png"):
 
 
 def read_panels(picture):
-    """Title -> RGB array of the picture in the panel's box."""
+    """RGB array of the picture in each panel, by title."""
     image = np.asarray(Image.open(picture).convert("RGB"))
     boxes = {panel["title"]: panel["box"] for panel in describe(picture)["panels"]}
     return {title: image[y : y + h, x : x + w] for title, (x, y, w, h) in boxes.items()}
@@ -110,7 +110,7 @@ def has(image, colour):
     arrays(np.uint8, (12, 14), elements=st.sampled_from([0] * 40 + [int(kind) for kind in Mismatch])),
     st.integers(0, 2),
 )
-def test_errors_are_marked_where_they_are_and_nowhere_else(codes, radius):
+def test_errors_are_marked_only_where_they_are(codes, radius):
     image = np.full((*codes.shape, 3), 77, np.uint8)
     shown = error_overlay(image, codes, radius)
     order = list(COLOURS)
@@ -123,7 +123,7 @@ def test_errors_are_marked_where_they_are_and_nowhere_else(codes, radius):
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(0, 12))
-def test_what_is_near_is_a_dilation_by_a_disc(mask, radius):
+def test_near_is_a_dilation_and_inside_an_erosion_by_a_disc(mask, radius):
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     disc = y * y + x * x <= radius * (radius + 0.5)
     np.testing.assert_array_equal(near(mask, radius), binary_dilation(mask, disc))
@@ -131,14 +131,14 @@ def test_what_is_near_is_a_dilation_by_a_disc(mask, radius):
 
 
 def is_inside(codes, y, x, radius):
-    """Deep within one kind of error, where the image shines through."""
+    """Whether the pixel is deep within one kind of error, where the image is visible through it."""
     reach = range(-2 * radius, 2 * radius + 1)
     disc = [(y + i, x + j) for i in reach for j in reach if i * i + j * j <= 2 * radius * (2 * radius + 0.5)]
     within = all(0 <= i < codes.shape[0] and 0 <= j < codes.shape[1] for i, j in disc)
     return within and len({codes[at] for at in disc}) == 1
 
 
-def test_the_image_shines_through_broad_errors():
+def test_large_errors_are_half_transparent():
     image = np.full((30, 30, 3), 100, np.uint8)
     codes = np.full((30, 30), Mismatch.HOLE_ADDITION, np.uint8)
     yellow = rgb(COLOURS[Mismatch.HOLE_ADDITION])
@@ -146,23 +146,25 @@ def test_the_image_shines_through_broad_errors():
 
 
 # Machado et al. 2009, severity 1, for linear RGB
-COLOUR_BLIND = {
-    "nobody": np.eye(3),
+COLOUR_VISION = {
+    "normal": np.eye(3),
     "protan": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
     "deutan": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
     "tritan": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
 }
 
 
-@pytest.mark.parametrize("who", COLOUR_BLIND)
-def test_kinds_of_error_are_told_apart_by_the_colour_blind(who):
+@pytest.mark.parametrize("vision", COLOUR_VISION)
+def test_colour_blind_readers_can_distinguish_kinds_of_error(vision):
     linear = np.array([to_rgb(colour) for colour in COLOURS.values()]) ** 2.2
-    lab = rgb2lab(np.clip(linear @ np.array(COLOUR_BLIND[who]).T, 0, 1) ** (1 / 2.2))
+    lab = rgb2lab(np.clip(linear @ np.array(COLOUR_VISION[vision]).T, 0, 1) ** (1 / 2.2))
     distance = np.linalg.norm(lab[:, None] - lab, axis=2)
-    assert distance[~np.eye(len(lab), dtype=bool)].min() > 14  # 2 can just be told apart side by side
+    assert (
+        distance[~np.eye(len(lab), dtype=bool)].min() > 14
+    )  # colours at a distance of 2 can just be distinguished side by side
 
 
-def test_cells_that_touch_are_parted_by_a_line():
+def test_touching_cells_are_separated_by_a_line():
     labels = np.array([[5, 5, 5, 6, 6, 6], [5, 5, 5, 6, 6, 6], [0, 0, 0, 0, 5, 5]])
     shown = instances_coloured(labels)
     assert has(shown, rgb(BACKGROUND)).tolist() == [
@@ -174,14 +176,14 @@ def test_cells_that_touch_are_parted_by_a_line():
 
 
 @given(arrays(np.uint8, (7, 6), elements=st.integers(0, 2)), st.integers(0, 3), st.integers(0, 3))
-def test_a_window_shows_what_the_whole_picture_shows_there(labels, top, left):
+def test_a_window_shows_the_same_pixels_as_the_whole_picture(labels, top, left):
     window = slice(top, top + 3), slice(left, left + 3)
     assert (instances_coloured(labels, window) == instances_coloured(labels)[window]).all()
     assert (gray(labels[None], window) == gray(labels[None])[window]).all()
 
 
 @given(*(arrays(np.uint8, (4, 5), elements=st.integers(0, 4)) for _ in range(2)))
-def test_segments_are_named_after_the_cell_they_share_most_with(labels, found):
+def test_a_segment_gets_the_label_of_the_cell_with_most_shared_pixels(labels, found):
     matched = matched_labels(labels, found)
     assert ((matched == 0) == (found == 0)).all()
     for region in np.unique(found[found > 0]):
@@ -190,7 +192,7 @@ def test_segments_are_named_after_the_cell_they_share_most_with(labels, found):
         assert shared[name - 1] == shared.max() if shared.any() else name not in labels
 
 
-def test_gray_takes_the_mean_of_the_channels_and_bears_a_single_gray_level():
+def test_gray_is_the_mean_of_the_channels_and_accepts_a_constant_image():
     channels = np.stack([np.arange(200).reshape(10, 20), np.arange(200)[::-1].reshape(10, 20)])
     assert len(np.unique(gray(channels))) == 1
     level = gray(channels[:1])[..., 0].ravel()
@@ -202,7 +204,7 @@ def test_gray_takes_the_mean_of_the_channels_and_bears_a_single_gray_level():
 
 
 @given(arrays(np.uint32, (5, 6), elements=st.sampled_from([0, 0, 3, 70_000, 2**32 - 1])))
-def test_labels_are_renumbered_in_their_order(labels):
+def test_labels_are_renumbered_in_ascending_order(labels):
     found = consecutive(labels)
     values = np.unique(labels[labels > 0])
     assert found.dtype == np.int32 and ((found == 0) == (labels == 0)).all()
@@ -215,26 +217,26 @@ def test_labels_are_renumbered_in_their_order(labels):
     arrays(np.float32, (9, 11), elements=st.floats(0, 1, width=32)),
     st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.95, 1 - 2**-53]),
 )
-def test_a_consistent_probability_has_the_segments_and_is_else_as_it_was(labels, probability, t):
+def test_a_consistent_probability_gives_the_segments_and_is_otherwise_unchanged(labels, probability, t):
     decided = consistent_probability(probability, labels, t)
     cells, before = above(decided, t), above(probability, t)
     assert decided.dtype == np.float32 and decided.min() >= 0 and decided.max() <= 1
     np.testing.assert_array_equal(decided[cells == before], probability[cells == before])
-    assert np.abs(decided[cells != before] - np.float32(t)).max(initial=0) < 1e-7  # no more than needed
+    assert np.abs(decided[cells != before] - np.float32(t)).max(initial=0) < 1e-7  # not more than necessary
     assert not (cells & (labels == 0)).any()
     regions = metrics.connected_components(cells)
     assert all(len(np.unique(labels[regions == region])) == 1 for region in range(1, regions.max() + 1))
     touching = separation_border(labels, 2)
-    np.testing.assert_array_equal(cells | touching, labels > 0)  # no more is lost than between segments
+    np.testing.assert_array_equal(cells | touching, labels > 0)  # only pixels between segments are lost
 
 
 @given(arrays(np.float32, (9, 11), elements=st.floats(0, 1, width=32)))
-def test_the_probability_stays_as_it_is_where_nothing_was_removed_from_it(probability):
+def test_a_probability_that_agrees_with_the_segments_is_not_copied(probability):
     labels = instances(probability, PostProcessing(0.5))
     assert consistent_probability(probability, labels, 0.5) is probability
 
 
-# the strip of a volume
+# the row of pictures of a volume
 
 
 def test_panels_show_the_arrays_pixel_by_pixel(case):
@@ -270,7 +272,7 @@ def test_splits_and_mergers_are_marked_in_the_segmentation(case):
     for marked, place in ((merged, gap), (split, cut)):
         assert marked.any()
         assert not (marked & ~magnified(place, factor)).any()
-    # the warped truth crosses the gap all along, the cut (1 px thick) in a single pixel
+    # After warping, the gap differs along its whole length, the cut (1 px thick) only in a single pixel.
     legend = describe(case / "strip.png")["panels"][-1]["legend"]
     assert [text for _, text in legend] == ["splits: 1 px", "mergers: 6 px"]
 
@@ -294,7 +296,7 @@ def test_a_split_cell_keeps_its_colour_and_merged_cells_share_one(case):
         assert (segmentation[at[name]] == annotation[at[name]]).all()
 
 
-def test_a_volume_to_predict_shows_what_there_is(tmp_path):
+def test_a_volume_without_annotation_has_fewer_pictures(tmp_path):
     nothing = np.zeros((3, 8, 9), np.uint32)
     case = write_case(tmp_path, nothing, np.eye(8, 9)[None].repeat(3, 0), annotated=False)
     panels = read_panels(draw_strip(case, weight_map=False))
@@ -304,7 +306,7 @@ def test_a_volume_to_predict_shows_what_there_is(tmp_path):
     assert description["panels"][-1]["legend"] == [[None, "8 cells"]]
 
 
-def test_colours_do_not_depend_on_the_sections_before(case):
+def test_colours_do_not_depend_on_earlier_sections(case):
     for annotated in (True, False):
         if not annotated:
             with h5py.File(case / "dataset.h5", "a") as file:
@@ -318,7 +320,7 @@ def test_colours_do_not_depend_on_the_sections_before(case):
             np.testing.assert_array_equal(shown, panel)
 
 
-def test_arrays_give_the_pictures_of_the_files_and_are_not_changed(case):
+def test_arrays_give_the_same_pictures_as_files_and_are_not_changed(case):
     with (
         layout.require(case / "dataset.h5") as data,
         layout.require(case / "weight_map.h5") as weighted,
@@ -346,7 +348,7 @@ def test_arrays_give_the_pictures_of_the_files_and_are_not_changed(case):
             np.testing.assert_array_equal(shown, panel)
 
 
-def test_of_a_large_section_the_middle_is_shown(tmp_path):
+def test_only_the_middle_of_a_large_section_is_shown(tmp_path):
     nothing = np.zeros((1, 600, 40), np.uint32)
     case = write_case(tmp_path, nothing, nothing, annotated=False)
     shown = read_panels(draw_strip(case, weight_map=False))["raw image"]
@@ -358,7 +360,7 @@ def test_of_a_large_section_the_middle_is_shown(tmp_path):
 
 
 @given(arrays(np.uint8, (21, 34), elements=st.sampled_from([0] * 60 + [int(kind) for kind in Mismatch])))
-def test_enough_windows_count_every_error_once_and_splits_and_mergers_first(codes):
+def test_windows_count_every_error_once_and_splits_and_mergers_come_first(codes):
     places = worst_places(codes, 8, number=1000)
     topological = np.isin(codes, (Mismatch.SPLIT, Mismatch.MERGER)).sum()
     assert sum(severity[0] for severity, _ in places) == topological
@@ -370,7 +372,7 @@ def test_enough_windows_count_every_error_once_and_splits_and_mergers_first(code
 
 
 @given(st.integers(0, 10**6), st.integers(3, 20))
-def test_worst_places_are_those_of_the_density_of_the_errors_that_are_left(seed, size):
+def test_the_next_worst_place_has_the_highest_density_of_remaining_errors(seed, size):
     rng = np.random.default_rng(seed)
     codes = rng.choice([0, *Mismatch], p=[0.97] + [0.005] * 6, size=(90, 70)).astype(np.uint8)
     left, expected = codes.copy(), []
@@ -388,7 +390,7 @@ def test_worst_places_are_those_of_the_density_of_the_errors_that_are_left(seed,
     assert [window for _, window in worst_places(codes, size, 12)] == expected
 
 
-def test_a_window_is_centred_on_its_errors_and_stays_within_the_section():
+def test_a_window_is_centred_on_its_errors_within_the_section():
     codes = np.zeros((100, 100), np.uint8)
     codes[50, 70] = Mismatch.SPLIT
     codes[2, 3:6] = Mismatch.MERGER
@@ -409,12 +411,12 @@ def test_errors_are_counted_shown_and_listed(case):
     assert has(overview, MERGER)[12 * factor, 24 * factor : 26 * factor].any()
     assert has(overview, SPLIT)[45 * factor, 2 * factor : 24 * factor].any()
     assert [title for title, _ in close_ups] == ["1. section 2: split 1 px, merger 6 px"]
-    assert CLOSE_UP > 60  # one window holds both
+    assert CLOSE_UP > 60  # one window contains both
 
 
 @pytest.fixture
 def large(tmp_path):
-    """Of 40 x 44 px only the middle 30 x 30 will be looked at; there a merger and a split."""
+    """Sections of 40 x 44 px, with a merger and a split in the middle 30 x 30 px, which is searched."""
     labels = np.zeros((2, 40, 44), np.uint32)
     labels[:, 2:38, 2:21], labels[:, 2:38, 23:42] = 1, 2
     probability = np.where(labels > 0, 0.9, 0.1)
@@ -424,7 +426,7 @@ def large(tmp_path):
     return write_case(tmp_path, labels, probability)
 
 
-def test_of_sections_too_large_to_hold_the_middle_alone_is_looked_at(large, monkeypatch, tmp_path):
+def test_only_the_middle_of_too_large_sections_is_searched(large, monkeypatch, tmp_path):
     monkeypatch.setattr("pipeline_lib.figures.volume.LARGEST", 30)
     monkeypatch.setattr("pipeline_lib.figures.errors.LARGEST", 30)
     part = np.s_[:, 5:35, 7:37]
@@ -452,7 +454,7 @@ def test_of_sections_too_large_to_hold_the_middle_alone_is_looked_at(large, monk
     assert len(describe(cut / "strip.png")["panels"][-1]["legend"]) == 2
 
 
-def test_only_what_is_drawn_is_read(large, monkeypatch):
+def test_only_the_pixels_that_are_drawn_are_read(large, monkeypatch):
     monkeypatch.setattr("pipeline_lib.figures.volume.LARGEST", 30)
     monkeypatch.setattr("pipeline_lib.figures.errors.LARGEST", 30)
     read, most = h5py.Dataset.__getitem__, []
@@ -508,7 +510,7 @@ def tidy_scores(splits):
     return table.assign(value=rng.random(len(table)))
 
 
-def test_training_chart_holds_the_history():
+def test_the_training_chart_shows_the_history():
     loss, v_rand, rate = training_chart(HISTORY).axes
     assert [line.get_ydata().tolist() for line in loss.lines] == [[1.0, 0.5, 0.4], [0.9, 0.6, 0.7]]
     np.testing.assert_array_equal(v_rand.lines[0].get_ydata(), [0.1, np.nan, 0.8])
@@ -516,7 +518,7 @@ def test_training_chart_holds_the_history():
 
 
 @pytest.mark.parametrize("splits, shown", [(["validation", "test"], "test"), (["validation"], "validation")])
-def test_threshold_chart_holds_the_means_of_the_split_and_marks_the_choice(splits, shown):
+def test_the_threshold_chart_shows_means_and_marks_the_chosen_thresholds(splits, shown):
     scores = tidy_scores(splits)
     chosen_by, *charts = threshold_chart(scores, CHOSEN).axes
     assert chosen_by.get_title().startswith("SEG, validation split")
@@ -535,7 +537,7 @@ def test_threshold_chart_holds_the_means_of_the_split_and_marks_the_choice(split
 # files
 
 
-def test_pictures_are_the_same_bytes_each_time(case):
+def test_the_same_inputs_give_the_same_bytes(case):
     HISTORY.to_csv(case / "history.csv", index=False)
     tidy_scores(("test",)).to_csv(case / "scores.csv", index=False)
     for name, chosen in CHOSEN.items():
@@ -552,5 +554,5 @@ def test_pictures_are_the_same_bytes_each_time(case):
     for first, second in zip(draw("1"), draw("2"), strict=True):
         assert first.read_bytes() == second.read_bytes()
         with Image.open(first) as image:
-            assert list(image.text) == ["Description"]  # no version, no time of day
+            assert list(image.text) == ["Description"]  # no version and no date
             assert json.loads(image.text["Description"])["title"]

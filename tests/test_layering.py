@@ -1,6 +1,6 @@
-"""Imports run downward only, and heavy libraries stay where they are needed.
+"""Imports go only to lower layers, and heavy libraries are imported only where they are needed.
 
-The docstring of `pipeline_lib` shows the layers; a folder, or a module beside the folders, is in one of them.
+The docstring of `pipeline_lib` lists the layers. Each folder, and each module next to the folders, is in one.
 """
 
 import ast
@@ -18,8 +18,8 @@ PACKAGE = Path(pipeline_lib.__file__).parent
 LAYERS = [
     re.findall(r"\w+", line) for line in re.findall(r"^    ([\w, ]+?)  .*$", pipeline_lib.__doc__, re.M)
 ]
-LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-HOME = {  # library -> the rooms, or the modules in them, that may import it
+LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
+IMPORTERS = {  # library -> folders or modules that may import it
     "torch": r"data\.(augment|patches)|inference|networks\.(model|module|\w+\.module)"
     r"|runtime\.(devices|processes)|stages\.(prediction|training)|tasks\.\w+\.(task|losses)|training",
     "matplotlib": r"figures",
@@ -29,9 +29,9 @@ HOME = {  # library -> the rooms, or the modules in them, that may import it
 
 
 def read_imports() -> dict[str, set[str]]:
-    """Module -> what it imports, by its full name within our package, with the first name elsewhere.
+    """Return what each module imports: full names in this package, first names of other packages.
 
-    What is imported for type hints alone does not count.
+    Imports only for type hints do not count.
     """
     imports: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
@@ -57,7 +57,8 @@ def read_imports() -> dict[str, set[str]]:
     return {module: names for module, names in imports.items() if module != "__init__"}
 
 
-def room(name: str) -> str:
+def folder_of(name: str) -> str:
+    """Return the folder, or the module next to the folders, that contains `name`."""
     return name.partition(".")[0]
 
 
@@ -66,19 +67,19 @@ ARROWS = {
     (module, name)
     for module, names in IMPORTS.items()
     for name in names
-    if room(name) in LEVEL and room(name) != room(module)
+    if folder_of(name) in LEVEL and folder_of(name) != folder_of(module)
 }
 
 
-def test_every_folder_and_module_has_its_layer():
-    assert {room(module) for module in IMPORTS} == LEVEL.keys()
+def test_every_folder_is_in_a_layer():
+    assert {folder_of(module) for module in IMPORTS} == LEVEL.keys()
 
 
-def test_imports_run_downward():
-    assert [(a, b) for a, b in sorted(ARROWS) if LEVEL[room(a)] >= LEVEL[room(b)]] == []
+def test_imports_go_to_lower_layers():
+    assert [(a, b) for a, b in sorted(ARROWS) if LEVEL[folder_of(a)] >= LEVEL[folder_of(b)]] == []
 
 
-def test_modules_of_a_folder_do_not_import_each_other_in_circles():
+def test_there_are_no_circular_imports():
     graph = {
         module: {
             other
@@ -88,30 +89,32 @@ def test_modules_of_a_folder_do_not_import_each_other_in_circles():
         for module, names in IMPORTS.items()
     }
     packages = {module for module in IMPORTS if any(other.startswith(f"{module}.") for other in IMPORTS)}
-    # a package and its own modules are one: it shows what they define
+    # A package and its own modules count as one, because it re-exports what they define.
     graphlib.TopologicalSorter(
         {m: found - packages for m, found in graph.items() if m not in packages}
     ).prepare()
 
 
-def test_stages_meet_only_in_files():
-    between = {(a, b) for a, names in IMPORTS.items() for b in names if room(a) == room(b) == "stages"}
+def test_stages_do_not_import_each_other():
+    between = {
+        (a, b) for a, names in IMPORTS.items() for b in names if folder_of(a) == folder_of(b) == "stages"
+    }
     assert between == set()
 
 
-def test_figures_turn_arrays_into_pictures_and_open_no_files_of_results():
+def test_figures_do_not_import_readers_of_result_files():
     files = {"h5py", "imageio", "layout", "provenance"}
-    found = {(a, b) for a, names in IMPORTS.items() for b in names if room(a) == "figures"}
-    assert {(a, b) for a, b in found if room(b) in files} == set()
+    found = {(a, b) for a, names in IMPORTS.items() for b in names if folder_of(a) == "figures"}
+    assert {(a, b) for a, b in found if folder_of(b) in files} == set()
 
 
-@pytest.mark.parametrize("library", HOME)
-def test_libraries_stay_at_home(library):
+@pytest.mark.parametrize("library", IMPORTERS)
+def test_libraries_are_imported_only_where_allowed(library):
     found = {module for module, names in IMPORTS.items() if library in names}
-    assert {module for module in found if not re.match(rf"({HOME[library]})(\.|$)", module)} == set()
+    assert {module for module in found if not re.match(rf"({IMPORTERS[library]})(\.|$)", module)} == set()
 
 
-def test_what_the_dry_run_imports_is_free_of_torch_and_numba():
+def test_the_dry_run_does_not_import_torch_or_numba():
     code = """
 import sys
 from pipeline_lib import memory, networks

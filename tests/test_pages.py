@@ -1,4 +1,4 @@
-"""Numbers as the pages tell them."""
+"""Formats of numbers and settings on the HTML pages."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from pipeline_lib.pages import digits, duration, setting, size
         (float("nan"), "n/a"),
     ],
 )
-def test_scores_are_rounded_to_what_they_can_tell(value, text):
+def test_scores_have_three_decimals_and_small_ones_two_digits(value, text):
     assert digits(value) == text
 
 
@@ -33,7 +33,7 @@ def test_scores_are_rounded_to_what_they_can_tell(value, text):
         (7500, "2 h 05 min"),
     ],
 )
-def test_durations(seconds, text):
+def test_durations_have_a_suitable_unit(seconds, text):
     assert duration(seconds) == text
 
 
@@ -52,12 +52,12 @@ def test_durations(seconds, text):
         (4e12, "4000 GB"),
     ],
 )
-def test_sizes(count, text):
+def test_sizes_have_a_suitable_unit(count, text):
     assert size(count) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [("unet", "unet"), (True, "true"), ([2, 5.0], "[2, 5.0]"), (None, "null")]
 )
-def test_settings_are_told_as_they_are_typed(value, text):
+def test_settings_are_shown_as_in_the_configuration(value, text):
     assert setting(value) == text

@@ -1,4 +1,4 @@
-"""The page tells what the records beside the files say, links them, and draws where they came from."""
+"""The provenance page lists the records of all files, links them, and draws the chart of the stages."""
 
 import re
 from html.parser import HTMLParser
@@ -13,7 +13,7 @@ from pipeline_lib.stages.provenance_page import BOX, draw_chain, layers, read_fi
 
 
 def make(stage, outputs, inputs, **settings):
-    """Files with records, as a stage leaves them."""
+    """Write files with records, as a stage does."""
     with provenance.making(stage, outputs, inputs, **settings):
         for path in outputs:
             path.parent.mkdir(exist_ok=True)
@@ -21,13 +21,13 @@ def make(stage, outputs, inputs, **settings):
 
 
 def edit(path, **values):
-    """Change what the record of the file at `path` says."""
+    """Change entries in the record of the file at `path`."""
     write_json(provenance.record_path(path), read_json(provenance.record_path(path)) | values)
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run of two volumes, seen from its own folder as jobs see it."""
+    """A run with two volumes; the working directory is the one of its jobs."""
     monkeypatch.chdir(tmp_path)
     folder = type(tmp_path)("results")
     (tmp_path / "raw.tif").write_bytes(b"raw")
@@ -57,7 +57,7 @@ def write(folder):
 
 
 class Page(HTMLParser):
-    """Rows of tables by id, as their cells' texts; ids, links, all text; fails where tags do not pair."""
+    """Rows of tables by id (texts of their cells), ids, links and text. Fails if tags do not match."""
 
     VOID = frozenset({"meta", "wbr"})
 
@@ -96,32 +96,37 @@ class Page(HTMLParser):
             self.row[-1] += data
 
     def of(self, name):
-        """The cells of the file that is shown as `name`."""
+        """Return the cells of the file that is shown as `name`."""
         (row,) = (row for row in self.rows.values() if row and re.match(re.escape(name) + r"( |$)", row[0]))
         return [" ".join(cell.split()) for cell in row]
 
 
-def test_every_file_is_told_with_its_bytes_inputs_settings_and_costs(run):
+def test_every_file_is_listed_with_sha256_inputs_settings_and_costs(run):
     page = write(run)
     model = page.of("model/model.pt")
     assert model[1:3] == [sha256(run / "model/model.pt"), "dataset/a.h5, dataset/b.h5"]
     assert model[-2:] == ["1 min 40 s", "3.0 GB"]
     assert page.of("raw.tif") == ["raw.tif", sha256("raw.tif")]
-    assert page.of("dataset/b.h5")[2:] == ["raw.tif", "2", "2.5 s", "200 MB"]  # what differs has a column
+    assert page.of("dataset/b.h5")[2:] == [
+        "raw.tif",
+        "2",
+        "2.5 s",
+        "200 MB",
+    ]  # settings that differ have a column
     text = " ".join(page.text.split())
     for setting in ("channels 1", "training.tile 80", "seed 7", "device cuda", "threads 4"):
-        assert setting in text  # what all files of a stage share
+        assert setting in text  # settings that all files of a stage share
     assert sum(name.startswith("f") and name[1:].isdigit() for name in page.ids) == 8
 
 
-def test_files_made_together_cost_once(run):
+def test_the_time_of_files_made_together_counts_once(run):
     text = " ".join(write(run).text.split())
-    assert "7 files made from 1 raw file in 1 min 48 s of work" in text
+    assert "7 files made from 1 raw file. All stages together took 1 min 48 s." in text
     assert "train 2 files 1 min 40 s 3.0 GB" in text
     assert "build dataset 2 files 5.0 s 200 MB" in text
 
 
-def test_all_links_lead_somewhere_and_back_to_the_report(run):
+def test_all_links_have_a_target_and_one_leads_to_the_report(run):
     page = write(run)
     assert len(page.ids) == len(set(page.ids))
     assert {link for link in page.links if not link.startswith("#")} == {"report.html"}
@@ -129,29 +134,29 @@ def test_all_links_lead_somewhere_and_back_to_the_report(run):
     assert "url(" not in page.html.replace("url(#arrow)", "") and "@import" not in page.html
 
 
-def test_titles_and_settings_are_text_and_nothing_else(run):
+def test_titles_and_settings_are_escaped(run):
     page = write(run)
     assert "Provenance: A & B" in page.text
     assert "title <b>A & B</b>" in " ".join(page.text.split())
     assert "<b>A & B</b>" not in page.html
 
 
-def test_one_version_is_told_once_and_another_is_marked_where_it_was_at_work(run):
+def test_files_by_another_version_are_marked(run):
     version = provenance.version()
     page = write(run)
-    assert "Not all files were made by one version" not in page.text
+    assert "different versions of bordure" not in page.text
     assert page.text.count(version) == 1
     packages = read_json(provenance.record_path(run / "scores.csv"))["packages"]
     edit(run / "scores.csv", version="0.0.9 (abc)", packages=packages | {"numpy": "1.0"})
     page = write(run)
     text = " ".join(page.text.split())
-    assert f"made by one version of bordure: 6 files by {version}, 1 file by 0.0.9 (abc)." in text
+    assert f"made by different versions of bordure: 6 files by {version}, 1 file by 0.0.9 (abc)." in text
     assert page.of("scores.csv")[0].endswith("bordure 0.0.9 (abc)")
     assert "1.0 for 1 file" in text
     assert page.text.count("1.0 for 1 file") == 1
 
 
-def test_uncommitted_code_is_said_to_be_so(run):
+def test_a_note_explains_uncommitted_code(run):
     for path in run.rglob(".provenance/*.json"):
         edit(path.parents[1] / path.stem, version="1.0 (abc-dirty)")
     assert "not committed" in write(run).text
@@ -160,30 +165,30 @@ def test_uncommitted_code_is_said_to_be_so(run):
     assert "not committed" not in write(run).text
 
 
-def test_a_file_made_of_what_was_made_anew_is_named(run):
-    assert "made anew" not in write(run).text
+def test_files_with_changed_inputs_are_listed(run):
+    assert "changed since" not in write(run).text
     make("train", [run / "model/model.pt"], [], seed=8)
     page = write(run)
-    assert "3 files made of what has since been made anew, with other bytes" in " ".join(page.text.split())
-    assert page.of("scores.csv")[2].endswith("model/model.pt has been made anew since")
-    assert "anew" not in page.of("dataset/a.h5")[2]
+    assert "3 files made from inputs that have changed since" in " ".join(page.text.split())
+    assert page.of("scores.csv")[2].endswith("model/model.pt has changed since")
+    assert "changed" not in page.of("dataset/a.h5")[2]
     make("build_dataset", [run / "dataset/a.h5"], [], sections="0-1", channels=1)  # the same bytes again
-    assert "anew" not in write(run).of("model/history.csv")[2]
+    assert "changed" not in write(run).of("model/history.csv")[2]
 
 
 def test_a_raw_file_that_changed_between_its_uses_is_marked(run):
     (run.parent / "raw.tif").write_bytes(b"edited")
     make("build_dataset", [run / "dataset/b.h5"], [run.parent / "raw.tif"], sections="2", channels=1)
     page = write(run)
-    assert "changed between its uses" in page.of("raw.tif")[1]
+    assert "changed between uses" in page.of("raw.tif")[1]
 
 
-def test_files_that_are_gone_are_said_to_be(run):
+def test_missing_files_are_marked(run):
     (run / "a_labels.tif").unlink()
-    assert "no longer there" in write(run).of("a_labels.tif")[0]
+    assert "no longer exists" in write(run).of("a_labels.tif")[0]
 
 
-def test_what_took_no_time_is_told_as_all_else(run):
+def test_a_duration_of_zero_is_shown(run):
     edit(run / "scores.csv", seconds=0.0)
     assert write(run).of("scores.csv")[3] == "0 ms"
     for path in run.rglob(".provenance/*.json"):
@@ -191,15 +196,15 @@ def test_what_took_no_time_is_told_as_all_else(run):
     assert write(run).of("scores.csv")[3] == "0 ms"
 
 
-def test_a_result_that_has_lost_its_record_is_named(run):
-    assert "without a record" not in write(run).text
+def test_a_result_without_a_record_is_listed(run):
+    assert "without a provenance record" not in write(run).text
     provenance.record_path(run / "dataset/a.h5").unlink()
     text = " ".join(write(run).text.split())
-    assert "1 file in the results folder without a record beside it, taken for raw" in text
+    assert "1 file in the results folder without a provenance record, shown as a raw file below" in text
     assert write(run).of("dataset/a.h5")[1] == sha256(run / "dataset/a.h5")
 
 
-def test_few_files_are_unfolded_many_are_not(run):
+def test_long_lists_of_files_are_folded(run):
     assert write(run).html.count('<details class="stage"') == write(run).html.count(" open>")
     for number in range(80):
         make("evaluate", [run / f"scores-{number}.csv"], [])
@@ -209,17 +214,17 @@ def test_few_files_are_unfolded_many_are_not(run):
     assert page.of("report.html")[2].startswith("80 files")
 
 
-def test_the_order_is_that_of_the_work(run):
+def test_stages_are_in_the_order_of_the_workflow(run):
     stages = list(dict.fromkeys(file.stage for file in read_files([run / "report.html"]).values()))
     assert stages == ["raw files", "build_dataset", "train", "evaluate", "report"]
 
 
-# the picture
+# the chart
 
 
 @st.composite
 def graphs(draw):
-    """Stage -> those before it that it was given files of."""
+    """For each stage, earlier stages that made its inputs."""
     count = draw(st.integers(1, 9))
     return {
         str(n): draw(st.sets(st.sampled_from([str(m) for m in range(n)]))) if n else set()
@@ -247,8 +252,8 @@ def reach(links, start):
         "7": {"2"},
         "8": {"2", "1"},
     }
-)  # the line from 2 to 8 runs right of all boxes
-def test_the_picture_shows_all_ways_and_none_twice(inputs):
+)  # the arrow from 2 to 8 passes to the right of all boxes
+def test_the_chart_shows_all_connections_without_redundant_arrows(inputs):
     boxes, lines, (width, height) = draw_chain(inputs)
     layer = layers(inputs)
     for stage, (x, y) in boxes.items():
@@ -272,7 +277,7 @@ def test_the_picture_shows_all_ways_and_none_twice(inputs):
         assert all(-1e-3 <= x <= width + 1e-3 for x, _ in points)
         source, target = at(*points[0]), at(*points[-1])
         drawn.setdefault(target, set()).add(source)
-        # on its way down it passes rows between boxes
+        # the arrow passes between the boxes of other rows
         for (x, y), (x1, y1) in zip(points[3:-1:4], points[4::4], strict=True):
             assert x == x1 and y < y1
             assert not any(y == top and left <= x <= left + BOX[0] for left, top in boxes.values())

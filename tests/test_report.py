@@ -1,4 +1,4 @@
-"""The page tells what the files say, stands alone, and is well-formed."""
+"""The report shows the content of the files, needs no other file, and is well-formed HTML."""
 
 import base64
 import io
@@ -37,7 +37,7 @@ SETTINGS = {
 
 
 def tidy_scores(splits=("validation", "test"), volumes=2):
-    """Random scores at the challenge's thresholds and at two more, 0.3 almost being one of the former."""
+    """Random scores at the challenge's thresholds and at 0.3 and 0.85; 0.3 is almost one of the former."""
     rng = np.random.default_rng(0)
     at = [*metrics.CHALLENGE_THRESHOLDS, 0.3, 0.85]
     keys = product(splits, range(volumes), THRESHOLDS, METRICS, at)
@@ -49,7 +49,7 @@ def tidy_scores(splits=("validation", "test"), volumes=2):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A model, its history and pictures of an annotated volume and of one to predict."""
+    """A model with its history, and pictures of an annotated and of an unannotated volume."""
     folder = tmp_path_factory.mktemp("case")
     labels = np.zeros((1, 40, 40), np.uint32)
     labels[:, 4:18, 4:36], labels[:, 22:36, 4:36] = 1, 2
@@ -170,7 +170,7 @@ def page(pictures):
 
 
 class Page(HTMLParser):
-    """Elements as (tag, attributes), tables as rows of cells; fails where tags do not pair."""
+    """Elements as (tag, attributes), and tables as rows of cells. Fails if tags do not match."""
 
     VOID = frozenset({"meta", "link", "img", "br", "hr", "input"})
 
@@ -209,13 +209,13 @@ class Page(HTMLParser):
 
 
 def texts(html):
-    """First cell -> the others, of every row of every table."""
+    """Rows of all tables: first cell -> the other cells."""
     rows = [[cell["text"] for cell in row] for table in Page(html).tables for row in table]
     return {first: others for first, *others in rows}
 
 
 def score_tables(html):
-    """Test, then validation split: metric -> cells of the classifiers."""
+    """Tables of the test and of the validation split: metric -> cells of network and baselines."""
     metric = {score.name: score.metric for score in SCORES}
     tables = [table for table in Page(html).tables if table[0][0]["text"] == "score"]
     return [
@@ -227,7 +227,7 @@ def score_tables(html):
 # numbers
 
 
-def test_table_holds_the_means_of_the_scores_at_the_chosen_thresholds(page):
+def test_the_table_shows_mean_scores_at_the_chosen_thresholds(page):
     scores = tidy_scores()
     for split, table in zip(("test", "validation"), score_tables(page), strict=True):
         assert list(table) == [score.metric for score in SCORES]
@@ -239,7 +239,7 @@ def test_table_holds_the_means_of_the_scores_at_the_chosen_thresholds(page):
                 assert cell["text"] == digits(expected)
 
 
-def test_best_of_each_row_is_marked_by_its_direction(page):
+def test_the_best_value_of_each_row_is_marked(page):
     for metric, cells in score_tables(page)[0].items():
         values = [float(cell["value"]) for cell in cells]
         more_is_better = next(score.more_is_better for score in SCORES if score.metric == metric)
@@ -247,21 +247,21 @@ def test_best_of_each_row_is_marked_by_its_direction(page):
         assert [cell["class"] == "best" for cell in cells] == [value == best for value in values]
 
 
-def test_headline_has_the_criterion_beside_the_baselines(page):
+def test_the_headline_compares_the_criterion_with_the_baselines(page):
     scores = tidy_scores()
     scores = scores[(scores.split == "test") & (scores.metric == "v_rand_thin")]
     means = at_chosen_threshold(scores, THRESHOLDS).groupby("network").value.mean().map(digits)
     lead = " ".join(re.search('<p class="lead">(.*?)</p>', page, re.S)[1].split())
     lead = re.sub("<[^>]*>", "", lead)
     assert lead == (
-        f"On the test split (2 volumes), unet reaches a V-Rand after thinning of {means.unet} (higher is "
-        f"better). A constant classifier reaches {means.constant}, a threshold of the smoothed raw image "
-        f"{means.smoothed_raw}."
+        f"On the test split (2 volumes), unet has a V-Rand after thinning of {means.unet} (higher is "
+        f"better). For comparison: a constant classifier has {means.constant}, a threshold of the smoothed "
+        f"raw image {means.smoothed_raw}."
     )
     assert ("no better than a baseline" in page) == (means.unet < means.drop("unet").max())
 
 
-def test_a_prediction_of_one_class_is_never_best(pictures):
+def test_a_prediction_of_one_class_is_never_marked_as_best(pictures):
     scores = tidy_scores()
     constant = scores.network == "constant"
     scores.loc[constant, "value"] = np.where(scores.metric[constant] == "uniform_sections", 1.0, 0.0)
@@ -273,24 +273,24 @@ def test_a_prediction_of_one_class_is_never_best(pictures):
     assert "constant †" in Page(html).text
 
 
-def test_undefined_scores_are_said_to_be(pictures):
+def test_undefined_scores_are_shown_as_not_available(pictures):
     scores = tidy_scores()
     scores.loc[scores.metric == "seg", "value"] = np.nan
     cells = score_tables(write(pictures, scores, "nan.html"))[0]["seg"]
     assert [(cell["text"], cell["class"]) for cell in cells] == [("n/a", None)] * 3
 
 
-def test_every_score_is_explained_and_every_criterion_known():
+def test_every_score_is_computed_and_every_criterion_is_explained():
     labels = np.kron(np.arange(4).reshape(1, 2, 2), np.ones((5, 5))).astype(np.uint8)
-    told = {*metrics.isbi_scores(labels, labels / 4).metric, *metrics.INSTANCE_METRICS}
-    assert {score.metric for score in SCORES} | {"uniform_sections"} <= told
+    computed = {*metrics.isbi_scores(labels, labels / 4).metric, *metrics.INSTANCE_METRICS}
+    assert {score.metric for score in SCORES} | {"uniform_sections"} <= computed
     assert set(postprocessing.CRITERIA) <= {score.metric for score in SCORES} & set(charts.NAMES)
     for score in SCORES:
         if score.metric in postprocessing.CRITERIA:
             assert score.more_is_better == postprocessing.CRITERIA[score.metric][1]
 
 
-def test_the_spread_over_seeds_stands_below_the_networks_scores(pictures):
+def test_the_spread_over_seeds_is_below_the_scores_of_the_network(pictures):
     scores = tidy_scores()
     retrained = scores[scores.network == "unet"].assign(network="unet-seed8")
     retrained["value"] /= 2
@@ -304,25 +304,25 @@ def test_the_spread_over_seeds_stands_below_the_networks_scores(pictures):
         spread=[pictures / "spread.csv"],
         settings=SETTINGS | {"seeds": [8]},
     )
-    assert "with the seeds 7 and 8, all else alike" in Page(html).text
+    assert "2 times with identical settings, except for the seeds 7 and 8." in Page(html).text
     expected = found.set_index(["split", "metric"])
-    alone = score_tables(write(pictures, scores, "alone.html"))
-    for split, table, without in zip(("test", "validation"), score_tables(html), alone, strict=True):
+    one_seed = score_tables(write(pictures, scores, "one-seed.html"))
+    for split, table, without in zip(("test", "validation"), score_tables(html), one_seed, strict=True):
         for metric, cells in table.items():
             row = expected.loc[split, metric]
             n = " (n = 1)" if metric == "seg" else ""
-            told = f"{digits(row['mean'])} ±\xa0{digits(row.standard_deviation)}{n}"
-            assert cells[0]["text"] == f"{without[metric][0]['text']} {told}"
+            shown = f"{digits(row['mean'])} ±\xa0{digits(row.standard_deviation)}{n}"
+            assert cells[0]["text"] == f"{without[metric][0]['text']} {shown}"
             assert cells[1:] == without[metric][1:]
     row = expected.loc["test", "v_rand_thin"]
-    told = f"{digits(row['mean'])} ±\xa0{digits(row.standard_deviation)} over 2 seeds"
-    assert f"(higher is better; {told})" in " ".join(Page(html).text.split(" "))
+    shown = f"{digits(row['mean'])} ±\xa0{digits(row.standard_deviation)} over 2 seeds"
+    assert f"(higher is better; {shown})" in " ".join(Page(html).text.split(" "))
 
 
-# what was run
+# data, settings and software
 
 
-def test_volumes_settings_versions_and_sources_are_named(page):
+def test_the_page_lists_volumes_settings_and_versions(page):
     text = " ".join(Page(page).text.split())
     rows = texts(page)
     assert rows["train-0"] == ["train", "0-3", "train-0.tif", "labels.tif"]
@@ -343,7 +343,7 @@ def test_volumes_settings_versions_and_sources_are_named(page):
     assert f"numpy {np.__version__}" in text
 
 
-def test_titles_and_settings_are_text_and_nothing_else(pictures):
+def test_titles_and_settings_are_escaped(pictures):
     evil = '<script>alert("1")</script>'
     html = write(pictures, tidy_scores(), "evil.html", title=evil, settings=SETTINGS | {"note": evil})
     assert not any(tag == "script" for tag, _ in Page(html).elements)
@@ -353,19 +353,19 @@ def test_titles_and_settings_are_text_and_nothing_else(pictures):
 # the page
 
 
-def test_page_stands_alone(page):
+def test_the_page_needs_no_other_file(page):
     for tag, attributes in Page(page).elements:
         assert tag not in ("script", "link", "iframe")
         for name in ("href", "src"):
             assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,")) or (
                 attributes[name] == "provenance.html"
-            )  # which links back
+            )  # the page that links back
     style = re.search("<style>(.*)</style>", page, re.S)[1]
     assert "url(" not in style
     assert "@import" not in style
 
 
-def test_pictures_are_whole_and_every_panel_shows_one(page, pictures):
+def test_all_pictures_are_embedded_and_every_panel_is_shown(page, pictures):
     elements = Page(page).elements
     found = [a.get("src") or a["href"] for tag, a in elements if tag in ("img", "image")]
     files = ["strip/test-0", "strip/new", "errors/test-0", "training", "thresholds"]
@@ -381,7 +381,7 @@ def test_pictures_are_whole_and_every_panel_shows_one(page, pictures):
     assert sum(tag == "use" for tag, _ in elements) == panels
 
 
-def test_counts_of_errors_stand_beside_the_error_map(page, pictures):
+def test_the_counts_of_errors_are_shown_with_the_error_map(page, pictures):
     counts = {
         name: [f"{places:,}", f"{pixels:,}"]
         for name, _, _, places, pixels in figures.describe(pictures / "errors/test-0.png")["counts"]
@@ -392,11 +392,11 @@ def test_counts_of_errors_stand_beside_the_error_map(page, pictures):
     assert counts["object deleted"] == ["1", "1"]
 
 
-def test_page_is_the_same_bytes_each_time(pictures, page):
+def test_the_same_contents_give_the_same_bytes(pictures, page):
     assert write(pictures, tidy_scores(), "again.html") == page
 
 
-def test_without_a_test_volume_the_page_says_what_the_scores_are_worth(pictures):
+def test_a_note_explains_the_scores_if_there_is_no_test_volume(pictures):
     html = write(pictures, tidy_scores(splits=["validation"]), "validation.html", with_pictures=False)
     text = " ".join(Page(html).text.split())
     assert "There is no test volume." in text
@@ -406,7 +406,7 @@ def test_without_a_test_volume_the_page_says_what_the_scores_are_worth(pictures)
     assert "There is no test volume." not in write(pictures, tidy_scores(), "test.html")
 
 
-def test_the_volumes_of_the_network_stand_below_their_means(pictures):
+def test_the_scores_of_each_volume_follow_their_means(pictures):
     html = write(pictures, tidy_scores(volumes=30), "thirty.html")
     table = next(t for t in Page(html).tables if [cell["text"] for cell in t[0][:2]] == ["volume", "split"])
     assert [[cell["text"] for cell in row[:2]] for row in table[1:4]] == [
@@ -420,7 +420,7 @@ def test_the_volumes_of_the_network_stand_below_their_means(pictures):
             assert float(mean[column]["value"]) == pytest.approx(np.mean(values), rel=1e-12)
 
 
-def test_many_volumes_are_folded_away(pictures):
+def test_long_lists_of_volumes_are_folded(pictures):
     few = write(pictures, tidy_scores(), "few.html")
     many = write(pictures, tidy_scores(volumes=30), "many.html", volumes=[f"test-{i}" for i in range(60)])
     assert few.count("<details open>") == 2
@@ -428,7 +428,7 @@ def test_many_volumes_are_folded_away(pictures):
     assert {f"test-{i}" for i in range(60)} <= texts(many).keys()
 
 
-def test_means_are_those_of_the_volumes():
+def test_scores_are_means_over_the_volumes():
     scores = at_chosen_threshold(tidy_scores(volumes=5), THRESHOLDS)
     scores = scores[scores.split == "test"]
     found = mean_scores(scores, "unet")
@@ -438,8 +438,8 @@ def test_means_are_those_of_the_volumes():
     assert found["rows"]["seg"]["best_baseline"] == pytest.approx(seg.drop("unet").max())
 
 
-def test_a_model_of_other_settings_is_refused(tmp_path):
-    """Snakemake does not see it where its notes are lost: the page would tell settings that were not used."""
+def test_a_model_with_other_settings_is_an_error(tmp_path):
+    """Otherwise the page would show settings that were not used, if Snakemake has lost its records."""
     with pytest.raises(InputError, match=r"trained with `seed: 5`, but the config has `seed: 1`"):
         report._require_same(tmp_path / "model.pt", {"seed": 5}, {"seed": 1})
     report._require_same(tmp_path / "model.pt", {"seed": 1}, {"seed": 1, "report": {"title": "b"}})

@@ -37,7 +37,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_segmentation_opens_as_labels_numbered_through_the_stack(folder):
+def test_labels_are_numbered_through_all_sections(folder):
     write_postprocessing(folder, 0.8, 2)
     segment(folder / "prediction.h5", folder / "t.json", folder / "s.h5")
     write_tiffs(folder / "s.h5", folder / "prediction.h5", folder / "labels.tif", folder / "p.tif")
@@ -50,7 +50,7 @@ def test_segmentation_opens_as_labels_numbered_through_the_stack(folder):
         assert file.series[0].axes == "ZYX" and file.pages[0].compression.name == "ADOBE_DEFLATE"
 
 
-def test_tiffs_hold_what_the_files_hold_whatever_wrote_them(folder):
+def test_tiff_files_equal_the_hdf5_files(folder):
     labels = np.arange(2 * 20 * 30, dtype=np.uint32).reshape(2, 20, 30) * 60
     with layout.create(folder / "s.h5", {}) as file:
         layout.add(file, layout.LABELS, labels.shape)[:] = labels
@@ -63,7 +63,7 @@ def test_tiffs_hold_what_the_files_hold_whatever_wrote_them(folder):
 
 
 def percolating(shape):
-    """Cells that wind through everything, and many that do not."""
+    """Noise with cells that extend over the whole section, and many small ones."""
     probability = np.random.default_rng(1).random(shape, np.float32)
     probability[:, ::7] += 0.1
     return probability.clip(0, 1)
@@ -71,7 +71,7 @@ def percolating(shape):
 
 @pytest.fixture
 def volume(tmp_path):
-    """Two sections of 700 x 60 px of percolating noise, and what one job makes of them."""
+    """Two sections of 700 x 60 px of percolating noise, and the labels that one job makes of them."""
     probability = percolating((2, 700, 60))
     write_prediction(tmp_path / "prediction.h5", probability)
     write_postprocessing(tmp_path, 0.41, 3)
@@ -110,7 +110,7 @@ def test_labels_do_not_depend_on_the_jobs(volume, jobs):
     np.testing.assert_array_equal(tifffile.imread(folder / "labels.tif"), expected)
 
 
-def test_numbers_of_other_parts_are_refused(volume):
+def test_numbers_of_other_parts_are_an_error(volume):
     folder, probability, _ = volume
     for name in ("a.h5", "b.h5"):
         label_part(folder / "prediction.h5", folder / "t.json", folder / name)
@@ -122,7 +122,7 @@ def test_numbers_of_other_parts_are_refused(volume):
 # the post-processing
 
 
-def test_small_components_go_and_the_others_are_renumbered():
+def test_small_components_are_removed_and_the_others_renumbered():
     probability = np.array([[1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 1]], np.float32)
     every = instances(probability, PostProcessing(0.5))
     np.testing.assert_array_equal(every > 0, probability > 0.5)
@@ -133,7 +133,7 @@ def test_small_components_go_and_the_others_are_renumbered():
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 9))
 def test_instances_are_the_components_that_are_large_enough(seed, minimum_size):
-    """The slow twin looks at one component after the other; known components change nothing."""
+    """Compared with a loop over the components. Components that are given must not be changed."""
     probability = np.random.default_rng(seed).random((12, 15), np.float32)
     post_processing = PostProcessing(0.5, minimum_size)
     components = instances(probability, PostProcessing(0.5))
@@ -148,21 +148,21 @@ def test_instances_are_the_components_that_are_large_enough(seed, minimum_size):
     np.testing.assert_array_equal(components, before)
 
 
-def test_a_section_that_is_all_cell_is_one_instance_whatever_its_label_for_background():
+def test_a_section_that_is_all_cell_is_one_instance():
     assert (instances(np.ones((3, 4), np.float32), PostProcessing(0.5, 12)) == 1).all()
     assert not instances(np.ones((3, 4), np.float32), PostProcessing(0.5, 13)).any()
     assert not instances(np.zeros((3, 4), np.float32), PostProcessing(0.5, 13)).any()
 
 
-def test_thresholds_compare_in_float64():
-    """float32(0.7) is below 0.7, float32(0.3) above 0.3."""
+def test_thresholds_are_compared_in_float64():
+    """float32(0.7) is below 0.7, and float32(0.3) is above 0.3."""
     assert not instances(np.full((2, 2), 0.7, np.float32), PostProcessing(0.7)).any()
     assert instances(np.full((2, 2), 0.3, np.float32), PostProcessing(0.3)).all()
     assert not instances(np.full((2, 2), 0.5, np.float32), PostProcessing(0.5)).any()  # strictly above
 
 
 @given(st.floats(0, 1), st.floats(0, 1, width=32))
-def test_above_is_the_comparison_in_float64(threshold, value):
+def test_above_equals_the_comparison_in_float64(threshold, value):
     around = [np.nextafter(np.float32(threshold), end, dtype=np.float32) for end in (-1, 2)]
     probability = np.array([value, threshold, *around], np.float32)
     np.testing.assert_array_equal(above(probability, threshold), probability.astype(float) > threshold)
@@ -182,7 +182,7 @@ def test_above_is_the_comparison_in_float64(threshold, value):
         ({"threshold": 0.5, "minimum_size": True}, "`minimum_size`: found True"),
     ],
 )
-def test_a_file_that_holds_no_post_processing_is_named(tmp_path, content, message):
+def test_an_invalid_post_processing_file_is_an_error(tmp_path, content, message):
     path = tmp_path / "unet.json"
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=rf"unet\.json: .*{message}"):

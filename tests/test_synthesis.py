@@ -1,4 +1,4 @@
-"""The drawn volume: exact labels, the same bytes for one seed, an image neither trivial nor hopeless."""
+"""The drawn volume: exact labels, the same bytes for one seed, a task neither trivial nor too hard."""
 
 import hashlib
 
@@ -21,7 +21,7 @@ def section(size=128, seed=0, **settings):
 
 
 def touching_pairs(labels):
-    """Pairs of different cells with neighbouring pixels (4-connected), by brute force."""
+    """Pairs of different cells with adjacent pixels (4-connected)."""
     pairs = set()
     for a, b in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
         contact = (a != b) & (a > 0) & (b > 0)
@@ -37,7 +37,7 @@ def touching_pairs(labels):
     extra=st.floats(0, 2),
     seed=st.integers(0, 10**6),
 )
-def test_every_label_is_one_whole_cell(size, diameter, narrow, extra, seed):
+def test_every_label_is_one_connected_cell(size, diameter, narrow, extra, seed):
     image, labels = section(size, seed, cell_diameter=diameter, membrane_width=(narrow, narrow + extra))
     assert image.shape == labels.shape == (size, size)
     assert (image.dtype, labels.dtype) == (np.uint8, np.uint16)
@@ -47,7 +47,7 @@ def test_every_label_is_one_whole_cell(size, diameter, narrow, extra, seed):
         assert ndimage.label(labels == value)[1] == 1
 
 
-def test_cells_vary_in_size_about_the_diameter_and_fill_the_section():
+def test_cells_have_different_sizes_and_fill_the_section():
     drawn = [section(256, seed)[1] for seed in range(4)]
     areas = np.concatenate([np.bincount(labels.ravel())[1:] for labels in drawn])
     assert 30 < len(areas) / len(drawn) < 65  # (256 / 40)^2 = 41, and cells cut by the edge
@@ -76,7 +76,7 @@ def test_membranes_are_darker_than_cytoplasm_and_dark_pixels_are_not_only_membra
 
 
 def test_touching_cells_have_a_faint_line_between_them():
-    """The truth has no membrane there, yet the image tells where one cell ends."""
+    """The annotation has no membrane there, but the image shows the border."""
     darker = []
     for seed in range(4):
         image, labels = section(256, seed)
@@ -86,8 +86,8 @@ def test_touching_cells_have_a_faint_line_between_them():
     assert min(darker) > 15
 
 
-def test_a_plain_threshold_of_the_smoothed_image_is_not_enough():
-    """At its best threshold the Rand error is still large, yet far below that of one cell everywhere."""
+def test_a_threshold_of_the_smoothed_image_is_not_enough():
+    """At the best threshold, the Rand error is large, but much smaller than for a single cell everywhere."""
     image, labels = section(256)
     smooth = ndimage.gaussian_filter(image.astype(float), 1)
     errors = [
@@ -98,14 +98,14 @@ def test_a_plain_threshold_of_the_smoothed_image_is_not_enough():
 
 
 def rand_error(truth, found):
-    """1 - F-score of the Rand index over the truth's cells, from a dense table."""
+    """1 - F-score of pairs of pixels in true cells, from a dense contingency table."""
     table = np.zeros((truth.max() + 1, found.max() + 1))
     np.add.at(table, (truth, found), 1)
     table = table[1:]
     return 1 - 2 * (table**2).sum() / ((table.sum(0) ** 2).sum() + (table.sum(1) ** 2).sum())
 
 
-def test_noise_adds_noise():
+def test_more_noise_gives_more_grain():
     def grain(noise):
         image, labels = section(noise=noise)
         deep = ndimage.distance_transform_edt(labels > 0) > 6
@@ -123,13 +123,13 @@ def draw(folder, **settings):
     return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("i.tif", "l.tif")]
 
 
-def test_one_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
+def test_the_same_seed_gives_the_same_bytes(tmp_path):
     first = draw(tmp_path / "a", seed=3)
     assert draw(tmp_path / "b", seed=3) == first
     assert not set(draw(tmp_path / "c", seed=4)) & set(first)
 
 
-def test_a_section_depends_on_its_own_number_only(tmp_path):
+def test_a_section_depends_only_on_seed_and_number(tmp_path):
     draw(tmp_path / "a", sections=3)
     draw(tmp_path / "b", sections=1)
     for name in ("i.tif", "l.tif"):
@@ -138,7 +138,7 @@ def test_a_section_depends_on_its_own_number_only(tmp_path):
         assert (three[0] != three[1]).any()
 
 
-def test_the_files_are_read_as_what_they_are(tmp_path):
+def test_imageio_reads_the_files_as_images_and_instances(tmp_path):
     draw(tmp_path / "a")
     images = imageio.inspect(tmp_path / "a/i.tif")
     assert (images.shape, images.dtype) == ((1, 2, 96, 96), np.uint8)
@@ -159,7 +159,7 @@ def test_the_files_are_read_as_what_they_are(tmp_path):
         ({"size": 79}, r"`drawing.size`: found 79 px, expected at least twice .*cell_diameter` \(40 px\)"),
     ),
 )
-def test_settings_that_leave_no_cells(tmp_path, settings, match):
+def test_settings_without_room_for_cells_are_an_error(tmp_path, settings, match):
     with pytest.raises(InputError, match=match):
         draw(tmp_path / "a", **settings)
     assert not list((tmp_path / "a").iterdir())

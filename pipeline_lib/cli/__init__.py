@@ -1,4 +1,8 @@
-"""The command `bordure`. A subcommand is one module here; it calls the library and prints what it returns."""
+"""The command `bordure`.
+
+Each subcommand is a module of this package with the functions `make_parser` and `run`. It calls the library
+and prints the result.
+"""
 
 from __future__ import annotations
 
@@ -6,42 +10,75 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 from pipeline_lib import __version__
 from pipeline_lib.cli import evaluate, provenance
 from pipeline_lib.runtime.errors import InputError
 
-COMMANDS = (evaluate, provenance)
+COMMANDS = {"evaluate": evaluate, "provenance": provenance}
+
+DESCRIPTION = """\
+Segment microscope images and score segmentations.
+
+The commands work on single files. To run the workflow, from raw images to the
+report, type `snakemake --cores all`."""
+
+EPILOG = """\
+exit codes: 0 success; 1 a file cannot be used or has changed; 2 wrong arguments
+example:    bordure evaluate truth.tif probability.tif
+
+Type `bordure COMMAND --help` for the help of a command."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `bordure` with those of all its subcommands.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        The parser. Its results have the function to call in the attribute `run`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="bordure",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"bordure {__version__}")
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        own = command.make_parser()
+        subparsers.add_parser(
+            name,
+            parents=[own],
+            add_help=False,  # the parent has --help already
+            help=command.SUMMARY,
+            description=own.description,
+            epilog=own.epilog,
+            formatter_class=own.formatter_class,
+        ).set_defaults(run=command.run)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status.
+    """Run the command line and return its exit code.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        The words after `bordure`; by default those of this process.
+        The words after `bordure`. By default those of this process.
 
     Returns
     -------
     int
-        0, or 1 for an input that cannot be used or is not what its record says. Unknown words end the process
-        with 2.
+        0 for success, 1 if a file cannot be used or has changed. Wrong arguments end the process with exit
+        code 2.
     """
-    parser = argparse.ArgumentParser(
-        prog="bordure",
-        description="From raw microscope images to scored segmentations.",
-        formatter_class=partial(argparse.HelpFormatter, max_help_position=28),
-    )
-    parser.add_argument("--version", action="version", version=f"bordure {__version__}")
-    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(subparsers).set_defaults(run=command.run)
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
-        return options.run(options)
+        code: int = options.run(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return code

@@ -1,4 +1,4 @@
-"""`python -m pipeline_lib.cli`: the command `bordure` in a checkout where it is not installed."""
+"""Run the command `bordure` as `python -m pipeline_lib.cli`, for a checkout that is not installed."""
 
 import sys
 

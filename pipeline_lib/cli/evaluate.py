@@ -1,4 +1,4 @@
-"""`bordure evaluate`: score a probability map, of any tool, against an annotation."""
+"""`bordure evaluate`: score a probability map of any tool against an annotation."""
 
 from __future__ import annotations
 
@@ -9,23 +9,75 @@ from pipeline_lib.imageio import ANNOTATION_KINDS
 
 SHOWN = ["metric", "best", "threshold", "pixel_error", "rand_error", "v_rand_thin", "warping_error"]
 
+SUMMARY = "score a probability map against an annotation"
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Add this subcommand's parser to those of `bordure`."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="score a probability map against an annotation",
-        description="Score a probability map against an annotation. Both may be written by any tool.",
+DESCRIPTION = """\
+Score a probability map against an annotation, written by any tool: TIFF stacks,
+folders of PNG or TIFF slices, or HDF5 datasets (FILE.h5:/DATASET)."""
+
+EPILOG = """\
+output: for each score, its best value over the thresholds 0, 0.1, ..., 1, and
+other scores at that threshold; then the instance scores at the threshold with
+the best SEG. Errors: 0 is perfect. V scores and instance scores: 1 is perfect.
+All scores are explained in docs/explanation/scores.md.
+
+exit codes: 0 scored; 1 a file cannot be read or scored; 2 wrong arguments
+example:    bordure evaluate truth.tif probability.tif --csv scores.csv"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `bordure evaluate`.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        The parser.
+    """
+    parser = argparse.ArgumentParser(
+        prog="bordure evaluate",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("truth", type=Path, help="annotation: membranes or instance labels")
-    parser.add_argument("cell_probability", type=Path, help="probability of cell, 0..1 or 0..255")
-    parser.add_argument("--csv", type=Path, help="write every score at every threshold to this file")
-    parser.add_argument("--annotation-kind", choices=ANNOTATION_KINDS, default="auto")
+    parser.add_argument(
+        "truth", type=Path, help="annotation, (z, y, x) or (y, x): membranes or instance labels"
+    )
+    parser.add_argument(
+        "cell_probability",
+        type=Path,
+        help="probability of each pixel to be inside a cell, same shape; 0 to 1, or uint8 from 0 to 255",
+    )
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="also write every score at every threshold to this file"
+    )
+    parser.add_argument(
+        "--annotation-kind",
+        choices=ANNOTATION_KINDS,
+        default="auto",
+        metavar="KIND",
+        help=f"content of the annotation: {', '.join(ANNOTATION_KINDS)} (default: auto, which infers it)",
+    )
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the best value of each score and the other scores at its threshold; 0."""
+    """Print the best value of each score with other scores at its threshold, and return exit code 0.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Result of the parser.
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read or scored.
+    """
     from pipeline_lib import metrics
     from pipeline_lib.runtime.files import replacing
     from pipeline_lib.stages.evaluation import score_files
@@ -34,11 +86,11 @@ def run(options: argparse.Namespace) -> int:
     if options.csv:
         with replacing(options.csv) as temporary:
             scores.to_csv(temporary, index=False)
-    print("\nThe best of each score over the thresholds, and the other scores at that threshold:\n")
+    print("\nBest value of each score over the thresholds, and other scores at that threshold:\n")
     print(metrics.summary_table(scores)[SHOWN].to_string(index=False, float_format="%.4f"))
     of_instances = scores[scores.metric.isin(metrics.INSTANCE_METRICS)]
     at = of_instances.pivot(index="threshold", columns="metric", values="value")
     best = at.seg.idxmax()
-    print(f"\nInstances, at the threshold with the best SEG ({best:.1f}):\n")
+    print(f"\nInstance scores at the threshold with the best SEG ({best:.1f}):\n")
     print(at.loc[[best], list(metrics.INSTANCE_METRICS)].to_string(index=False, float_format="%.4f"))
     return 0

@@ -1,4 +1,4 @@
-"""`bordure provenance`: what a file was made from, back to the raw images."""
+"""`bordure provenance`: show what a file was made from, back to the raw images."""
 
 from __future__ import annotations
 
@@ -6,23 +6,62 @@ import argparse
 import signal
 from pathlib import Path
 
+SUMMARY = "show what a file was made from, and whether it is unchanged"
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Add this subcommand's parser to those of `bordure`."""
-    parser = subparsers.add_parser(
-        "provenance",
-        help="what a file was made from, and whether that is unchanged",
-        description="Show what a file was made from, back to the raw images, and whether it is unchanged.",
+DESCRIPTION = """\
+Show how a file was made, back to the raw images: files, settings and versions.
+All these files are read again to check whether they are unchanged."""
+
+EPILOG = """\
+output: the file and, indented below it, the files from which it was made, each
+with stage, time, memory and settings. Files that have changed or are missing are
+marked in capitals. The last line counts the files by state.
+
+exit codes: 0 nothing has changed (missing results that can be made again count
+            as unchanged); 1 a file has changed, a raw image is missing, or the
+            file has no record; 2 wrong arguments
+example:    bordure provenance results/scores.csv"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `bordure provenance`.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        The parser.
+    """
+    parser = argparse.ArgumentParser(
+        prog="bordure provenance",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path, help="a file that bordure wrote")
+    parser.add_argument("file", type=Path, help="file that bordure wrote")
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the chain of files; 0 if nothing has changed (intermediate files may be missing), else 1."""
+    """Print the chain of files and return the exit code.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Result of the parser.
+
+    Returns
+    -------
+    int
+        0 if nothing has changed, else 1. Missing results that can be made again do not count as changed.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it has no record.
+    """
     from pipeline_lib import provenance
 
     links = provenance.chain(options.file)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly if the reader stops, as in `| head`
     print("\n".join(provenance.describe(links)))
     return int(not all(link.still_holds for link in links.values()))
