@@ -20,7 +20,7 @@ from pipeline_lib.runtime.types import Json
 
 RAW = "raw files"
 OPEN_UP_TO = 60  # files; with more, all stages are folded at first
-# Entries of a record that are not settings, nor other facts that the stage recorded
+# Entries of a record other than settings and facts that a stage recorded
 _SHOWN_APART = {
     "file", "sha256", "bytes", "stage", "version", "settings", "inputs", "records", "packages", "seconds",
     "peak_memory", "finished",
@@ -123,8 +123,8 @@ class Chart(NamedTuple):
 def write_provenance_page(starts: Sequence[Path], output: Path, *, title: str) -> None:
     """Write the HTML page that shows the origin of the given files, back to the raw images.
 
-    The page is made only from the records next to the files (`provenance.beside`). The files themselves are
-    neither read nor hashed.
+    The page is made only from the records next to the files (`provenance.record_path`). The files themselves are
+    not read.
 
     Parameters
     ----------
@@ -190,8 +190,8 @@ def read_files(starts: Iterable[str | Path]) -> dict[str, File]:
     while waiting:
         path = waiting.pop()
         if path not in records:
-            beside = provenance.record_path(path)
-            records[path] = read_json(beside) if beside.exists() else None
+            record_file = provenance.record_path(path)
+            records[path] = read_json(record_file) if record_file.exists() else None
             waiting += _inputs(records[path])
     files = {
         path: File(path, _shown(path, folder), record, _inputs(record), not Path(path).exists())
