@@ -159,9 +159,8 @@ def test_colour_blind_readers_can_distinguish_kinds_of_error(vision):
     linear = np.array([to_rgb(colour) for colour in COLOURS.values()]) ** 2.2
     lab = rgb2lab(np.clip(linear @ np.array(COLOUR_VISION[vision]).T, 0, 1) ** (1 / 2.2))
     distance = np.linalg.norm(lab[:, None] - lab, axis=2)
-    assert (
-        distance[~np.eye(len(lab), dtype=bool)].min() > 14
-    )  # colours at a distance of 2 can just be distinguished side by side
+    # Colours at a distance of 2 can just be distinguished side by side.
+    assert distance[~np.eye(len(lab), dtype=bool)].min() > 14
 
 
 def test_touching_cells_are_separated_by_a_line():

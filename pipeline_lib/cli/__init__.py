@@ -1,6 +1,6 @@
 """The command `bordure`.
 
-Each subcommand is a module of this package with the functions `make_parser` and `run`. It calls the library
+Each subcommand is a module of this package with the functions `add_parser` and `run`. It calls the library
 and prints the result.
 """
 
@@ -15,7 +15,7 @@ from pipeline_lib import __version__
 from pipeline_lib.cli import evaluate, provenance
 from pipeline_lib.runtime.errors import InputError
 
-COMMANDS = {"evaluate": evaluate, "provenance": provenance}
+COMMANDS = (evaluate, provenance)
 
 DESCRIPTION = """\
 Segment microscope images and score segmentations.
@@ -46,17 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bordure {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        own = command.make_parser()
-        subparsers.add_parser(
-            name,
-            parents=[own],
-            add_help=False,  # the parent has --help already
-            help=command.SUMMARY,
-            description=own.description,
-            epilog=own.epilog,
-            formatter_class=own.formatter_class,
-        ).set_defaults(run=command.run)
+    for command in COMMANDS:
+        command.add_parser(subparsers).set_defaults(run=command.run)
     return parser
 
 

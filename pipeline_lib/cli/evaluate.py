@@ -9,8 +9,6 @@ from pipeline_lib.imageio import ANNOTATION_KINDS
 
 SHOWN = ["metric", "best", "threshold", "pixel_error", "rand_error", "v_rand_thin", "warping_error"]
 
-SUMMARY = "score a probability map against an annotation"
-
 DESCRIPTION = """\
 Score a probability map against an annotation, written by any tool: TIFF stacks,
 folders of PNG or TIFF slices, or HDF5 datasets (FILE.h5:/DATASET)."""
@@ -25,16 +23,24 @@ exit codes: 0 scored; 1 a file cannot be read or scored; 2 wrong arguments
 example:    bordure evaluate truth.tif probability.tif --csv scores.csv"""
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of `bordure evaluate`.
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> argparse.ArgumentParser:
+    """Add the parser of `bordure evaluate` to those of `bordure`.
+
+    Parameters
+    ----------
+    subparsers : argparse._SubParsersAction
+        Result of `ArgumentParser.add_subparsers`.
 
     Returns
     -------
     argparse.ArgumentParser
-        The parser.
+        The new parser. It can be shown in the documentation without running the command.
     """
-    parser = argparse.ArgumentParser(
-        prog="bordure evaluate",
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="score a probability map against an annotation",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

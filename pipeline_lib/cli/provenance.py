@@ -6,8 +6,6 @@ import argparse
 import signal
 from pathlib import Path
 
-SUMMARY = "show what a file was made from, and whether it is unchanged"
-
 DESCRIPTION = """\
 Show how a file was made, back to the raw images: files, settings and versions.
 All these files are read again to check whether they are unchanged."""
@@ -23,16 +21,24 @@ exit codes: 0 nothing has changed (missing results that can be made again count
 example:    bordure provenance results/scores.csv"""
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of `bordure provenance`.
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> argparse.ArgumentParser:
+    """Add the parser of `bordure provenance` to those of `bordure`.
+
+    Parameters
+    ----------
+    subparsers : argparse._SubParsersAction
+        Result of `ArgumentParser.add_subparsers`.
 
     Returns
     -------
     argparse.ArgumentParser
-        The parser.
+        The new parser. It can be shown in the documentation without running the command.
     """
-    parser = argparse.ArgumentParser(
-        prog="bordure provenance",
+    parser = subparsers.add_parser(
+        "provenance",
+        help="show what a file was made from, and whether it is unchanged",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
