@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/explanation/scores.md: `PYTHONPATH=. python docs/draw_metrics.py`.
+"""Draw the pictures of docs/explanation/scores.md: `PYTHONPATH=. python docs/draw_scores.py`.
 
 One tiny truth, a dozen predictions of it that are each wrong in one way, and what every score says of them.
 """
@@ -235,7 +235,7 @@ def main() -> None:
     }
     FOLDER.mkdir(exist_ok=True)
     for name, figure in pictures.items():
-        figure.savefig(FOLDER / f"metrics_{name}.png", dpi=120, metadata={"Software": None})
+        figure.savefig(FOLDER / f"scores_{name}.png", dpi=120, metadata={"Software": None})
 
 
 if __name__ == "__main__":
