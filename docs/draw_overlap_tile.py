@@ -7,6 +7,7 @@ for a U-Net of depth 3.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -27,7 +28,7 @@ SIZE, TILE, DEPTH = 240, 172, 3
 CORNER, CENTRE = 0, 4  # of the nine tiles
 
 
-def rectangle(axes: Axes, rows: tuple[int, int], columns: tuple[int, int], **style: object) -> None:
+def rectangle(axes: Axes, rows: tuple[int, int], columns: tuple[int, int], **style: Any) -> None:
     """Draw the outline of a region, given as start and stop in px of the section."""
     height, width = rows[1] - rows[0], columns[1] - columns[0]
     axes.add_patch(Rectangle((columns[0] - 0.5, rows[0] - 0.5), width, height, **{"fill": False, **style}))

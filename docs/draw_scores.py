@@ -6,12 +6,14 @@ One tiny truth, a dozen predictions of it that are each wrong in one way, and wh
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy import ndimage
 from scipy.spatial import KDTree
@@ -81,7 +83,7 @@ def score(cells: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
     return errors
 
 
-def show(axes: Axes, image: np.ndarray, title: str = "", **settings) -> None:
+def show(axes: Axes, image: np.ndarray, title: str = "", **settings: Any) -> None:
     """A small picture without ticks."""
     axes.imshow(image, interpolation="nearest", **settings)
     axes.set(xticks=[], yticks=[])
@@ -100,7 +102,7 @@ def with_errors(cells: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return image
 
 
-def draw_overview(cells: np.ndarray, predictions: dict[str, np.ndarray]) -> plt.Figure:
+def draw_overview(cells: np.ndarray, predictions: dict[str, np.ndarray]) -> Figure:
     """Rows: predictions with their residual mismatches; columns: scores as errors, darker where larger."""
     scores = {name: score(cells, prediction) for name, prediction in predictions.items()}
     values = np.array([list(row.values()) for row in scores.values()])
@@ -133,7 +135,7 @@ def draw_pair(
     name: str,
     forgiven: str,
     punished: str,
-) -> plt.Figure:
+) -> Figure:
     """Truth, a prediction that the score `name` forgives and one that it punishes."""
     figure, axes = plt.subplots(1, 3, figsize=(6.6, 1.75), layout="constrained")
     show(axes[0], gray(cells), "truth")
@@ -143,7 +145,7 @@ def draw_pair(
     return figure
 
 
-def draw_thinning(predictions: dict[str, np.ndarray]) -> plt.Figure:
+def draw_thinning(predictions: dict[str, np.ndarray]) -> Figure:
     """A prediction with thick membranes, its components, and the cells after thinning."""
     prediction = predictions["membranes 2 px thicker"]
     figure, axes = plt.subplots(1, 3, figsize=(6.6, 1.75), layout="constrained")
@@ -157,7 +159,7 @@ def draw_thinning(predictions: dict[str, np.ndarray]) -> plt.Figure:
     return figure
 
 
-def draw_warping(cells: np.ndarray, predictions: dict[str, np.ndarray]) -> plt.Figure:
+def draw_warping(cells: np.ndarray, predictions: dict[str, np.ndarray]) -> Figure:
     """Truth, a prediction with several errors, the truth warped to it, and what still differs."""
     labels = metrics.connected_components(cells)
     prediction = np.roll(predictions["a membrane missed"], 1, axis=1)
@@ -181,7 +183,7 @@ def draw_warping(cells: np.ndarray, predictions: dict[str, np.ndarray]) -> plt.F
     return figure
 
 
-def draw_objects() -> plt.Figure:
+def draw_objects() -> Figure:
     """One true object, and predicted objects with what each instance score makes of them."""
     y, x = np.indices((24, 32))
     disc = ((y - 12) ** 2 + (x - 13) ** 2 < 81).astype(int)

@@ -7,6 +7,7 @@ by the library, and the weights along one row.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -38,7 +39,7 @@ def draw_labels() -> np.ndarray:
     return labels
 
 
-def show(axes: Axes, image: np.ndarray, title: str, **settings: object) -> None:
+def show(axes: Axes, image: np.ndarray, title: str, **settings: Any) -> None:
     """Show an image without ticks, the row of the curve marked by a dashed line."""
     axes.imshow(image, interpolation="nearest", **settings)
     axes.set(xticks=[], yticks=[])
