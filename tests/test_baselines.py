@@ -9,7 +9,7 @@ from pipeline_lib.tasks.segmentation import baselines
 
 
 @pytest.mark.parametrize("bright", [True, False])
-def test_smoothed_raw_makes_cells_one_whether_bright_or_dark(bright):
+def test_smoothed_raw_is_near_1_in_bright_and_in_dark_cells(bright):
     rng = np.random.default_rng(0)
     labels = np.zeros((2, 40, 40), int)
     labels[:, 5:35, 5:18], labels[:, 5:35, 22:35] = 1, 2
@@ -27,7 +27,7 @@ def test_smoothed_raw_makes_cells_one_whether_bright_or_dark(bright):
 
 @pytest.fixture
 def volume():
-    """Raw (c, z, y, x), labels and border (z, y, x) with dark cells."""
+    """Return raw (c, z, y, x), labels and border (z, y, x) with dark cells."""
     rng = np.random.default_rng(2)
     raw = rng.integers(0, 255, (2, 2, 50, 61), np.uint8)
     labels = (raw.sum(axis=0) < 200).astype(np.uint32)
@@ -35,7 +35,7 @@ def volume():
 
 
 @pytest.mark.parametrize("step", [5, 16, 48])
-def test_what_is_measured_does_not_depend_on_the_blocks(volume, step, monkeypatch):
+def test_gray_range_does_not_depend_on_the_blocks(volume, step, monkeypatch):
     whole = baselines.measure([volume])
     smoothed = [baselines.smooth(volume[0][:, z]) for z in range(2)]
     low, high = np.mean([np.percentile(gray, (1, 99)) for gray in smoothed], axis=0)
@@ -48,7 +48,7 @@ def test_what_is_measured_does_not_depend_on_the_blocks(volume, step, monkeypatc
 
 
 @pytest.mark.parametrize("network", baselines.BASELINES)
-def test_what_is_predicted_does_not_depend_on_the_blocks(volume, network, tmp_path):
+def test_prediction_does_not_depend_on_the_blocks(volume, network, tmp_path):
     raw, _, _ = volume
     statistics = {"class_frequencies": [0.4, 0.6], "smoothed_raw": baselines.measure([volume])}
     (tmp_path / "s.json").write_text(json.dumps(statistics))

@@ -44,7 +44,7 @@ def image(height, width):
 
 
 def whole_image(net, raw):
-    """One forward pass of the mirrored image."""
+    """Compute one forward pass over the mirrored image."""
     context, shape = net.geometry.context, raw.shape[2:]
     pad = [(context, net.geometry.input_size(size) - context - size) for size in shape]
     padded = np.pad(raw[:, 0] / np.float32(255), [(0, 0), *pad], mode="reflect")
@@ -61,29 +61,29 @@ def whole_image(net, raw):
 )
 @example((1, 1), 0, 2, "up_convolution")
 @example((5, 130), 0, 2, "bilinear")
-def test_tiled_is_one_forward_pass_of_the_mirrored_image(shape, larger, depth, upsampling):
+def test_tiles_give_the_result_of_one_pass_over_the_mirrored_image(shape, larger, depth, upsampling):
     net, raw = network(depth, upsampling=upsampling), image(*shape)
     found = probability(net, raw, net.geometry.smallest + larger * net.geometry.stride)
     np.testing.assert_allclose(found, whole_image(net, raw), atol=1e-5)
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-6)
 
 
-def test_averaging_orientations_is_the_mean_over_turned_and_mirrored_images():
-    """On a square whose size needs no extra rim, so that turning the image is turning the tile."""
+def test_averaging_orientations_is_the_mean_over_rotated_and_mirrored_images():
+    """The section is a square with the size of one output tile, so rotating it rotates the tile."""
     net = network()
     size = net.geometry.output_size(net.geometry.input_size(32))
     raw = image(size, size)
     tile = net.geometry.input_size(size)
-    turned = []
+    oriented = []
     for k in range(8):
         source = np.rot90(raw[..., ::-1] if k >= 4 else raw, k % 4, (2, 3))
         p = np.rot90(probability(net, source, tile), -(k % 4), (1, 2))
-        turned.append(p[..., ::-1] if k >= 4 else p)
-    np.testing.assert_allclose(probability(net, raw, tile, True), np.mean(turned, axis=0), atol=1e-6)
-    assert np.abs(turned[0] - turned[3]).max() > 1e-3
+        oriented.append(p[..., ::-1] if k >= 4 else p)
+    np.testing.assert_allclose(probability(net, raw, tile, True), np.mean(oriented, axis=0), atol=1e-6)
+    assert np.abs(oriented[0] - oriented[3]).max() > 1e-3
 
 
-def test_averaging_orientations_is_tiled_without_seams():
+def test_averaging_orientations_leaves_no_seams_between_tiles():
     net, raw = network(), image(83, 61)
     small, large = (net.geometry.input_size(n) for n in (12, 200))
     np.testing.assert_allclose(
@@ -91,7 +91,7 @@ def test_averaging_orientations_is_tiled_without_seams():
     )
 
 
-def test_auto_tile_fits_the_network_and_the_memory():
+def test_auto_tile_is_valid_and_depends_on_the_memory_needed():
     for depth in (2, 3, 4):
         for channels in (1, 64, 700):
             plan = UNetPlan(depth=depth, base_channels=channels)
@@ -106,31 +106,34 @@ def test_auto_tile_fits_the_network_and_the_memory():
         inference.choose_tile(571, UNetPlan(), CPU, torch.float32, 8)
 
 
-def test_auto_tile_keeps_below_memory_gb_and_does_not_grow_beyond_a_block():
+def test_auto_tile_is_limited_by_memory_gb_and_block():
     geometry = UNetPlan().geometry
     sides = [inference.choose_tile("auto", UNetPlan(), CPU, torch.float32, gb) for gb in (1, 2, 4, 8)]
     assert sides == sorted(set(sides))
-    for side, gb in zip(sides, (1, 2, 4, 8), strict=True):  # measured: at most 1.6 bytes resident for each
+    for side, gb in zip(sides, (1, 2, 4, 8), strict=True):  # measured: at most 1.6 resident bytes per byte
         assert side**2 * 10 * 64 * 4 * 1.6 + 450e6 <= gb * 1e9
     tile = inference.choose_tile("auto", UNetPlan(base_channels=1), CPU, torch.float32, 8)
     assert tile == geometry.input_size(BLOCK)
-    with pytest.raises(InputError, match=r"`memory_gb`: 0\.5 is too little .* 204 px\. Set it to 1"):
+    with pytest.raises(
+        InputError, match=r"`memory_gb`: 0\.5 GB is too small .*204 px\)\. Set it to 1 or more"
+    ):
         inference.choose_tile("auto", UNetPlan(), CPU, torch.float32, 0.5)
 
 
-def test_a_tile_that_the_memory_holds_is_taken_and_another_gives_way_with_a_line(caplog):
+def test_tile_that_is_too_large_for_the_memory_is_replaced_with_a_warning(caplog):
     assert inference.choose_tile(572, UNetPlan(), CPU, torch.float32, 8) == 572
     assert not caplog.messages
     smaller = inference.choose_tile(57200 + 12, UNetPlan(), CPU, torch.float32, 8)
     assert smaller == inference.choose_tile("auto", UNetPlan(), CPU, torch.float32, 8)
     assert re.fullmatch(
-        rf"a tile of 57212 px takes .* GB, and cpu has .*: tiles of {smaller} px, with the same result",
+        r"a tile of 57212 px needs .* GB, but cpu has .* GB\. "
+        rf"Using tiles of {smaller} px, with the same result\.",
         *caplog.messages,
     )
 
 
-def test_the_least_memory_that_container_and_job_allow_counts(tmp_path):
-    whole = inference._machine_memory(tmp_path)  # no such files: another system
+def test_memory_is_the_lowest_limit_of_machine_container_and_job(tmp_path):
+    whole = inference._machine_memory(tmp_path)  # without these files, as on other systems
     assert whole == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     job = tmp_path / "sys/fs/cgroup/batch/job_1/step_0"
     job.mkdir(parents=True)
@@ -145,50 +148,52 @@ def test_the_least_memory_that_container_and_job_allow_counts(tmp_path):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_kept_memory_is_not_cleared_again_by_the_kernel():
-    """In a process of its own: another's memory may be in pieces."""
+    """In a separate process, because the memory of this one may be fragmented."""
     code = (
         "import resource, torch; from pipeline_lib.inference import passes as inference\n"
         "inference.keep_memory()\n"
         "torch.ones(2**24)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "torch.ones(2**24 - 2**12)\n"  # 64 MB are 16,384 pages; less, as alignment may take some
+        "torch.ones(2**24 - 2**12)\n"  # 64 MB are 16,384 pages; slightly less, because of alignment
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(ended.stdout) < 1000
 
 
-class SmallCard(nn.Module):
-    """A network on a card whose memory holds `largest` px of input."""
+class SmallGpu(nn.Module):
+    """A network on a simulated GPU with memory for `largest` px of input."""
 
     def __init__(self, network, largest):
         super().__init__()
         self.network, self.geometry, self.largest = network, network.geometry, largest
-        self.asked = []
+        self.sizes = []
 
     def forward(self, x):
-        self.asked.append(x.shape[2] * x.shape[3])
-        if self.asked[-1] > self.largest:
+        self.sizes.append(x.shape[2] * x.shape[3])
+        if self.sizes[-1] > self.largest:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return self.network(x)
 
 
 @pytest.mark.parametrize("shape", [(300, 60), (150, 150)])
 @pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
-def test_out_of_memory_a_pass_is_made_in_halves_with_the_same_result(shape, upsampling, caplog):
+def test_pass_that_runs_out_of_memory_is_split_with_the_same_result(shape, upsampling, caplog):
     net, raw = network(upsampling=upsampling), image(*shape)
     smallest = net.geometry.smallest
-    card = SmallCard(net, 2 * smallest**2)
-    found = probability(inference.InHalves(card), raw, net.geometry.input_size(100))
+    gpu = SmallGpu(net, 2 * smallest**2)
+    found = probability(inference.SplitIfTooLarge(gpu), raw, net.geometry.input_size(100))
     np.testing.assert_allclose(found, whole_image(net, raw), atol=1e-5)
-    failed = [pixels for pixels in card.asked if pixels > card.largest]
+    failed = [pixels for pixels in gpu.sizes if pixels > gpu.largest]
     assert failed == sorted(failed, reverse=True) and len(failed) == len(set(failed))  # each size once
     assert len(caplog.messages) == len(failed) > 0
-    assert caplog.messages[0].startswith("cpu has no memory for")
-    assert caplog.messages[0].endswith("px at a time: in halves, with the same result")
+    assert caplog.messages[0].startswith("cpu: not enough memory for")
+    assert caplog.messages[0].endswith("px. Processing them in halves, with the same result.")
 
 
-def test_a_card_too_small_for_any_pass_says_what_to_do():
+def test_gpu_that_is_too_small_for_the_smallest_tile_is_reported():
     net = network()
-    with pytest.raises(InputError, match=r"no memory for (\d+) x \1 px, the least .*`device: cpu`"):
-        probability(inference.InHalves(SmallCard(net, 0)), image(90, 90), net.geometry.input_size(100))
+    with pytest.raises(
+        InputError, match=r"not enough memory for (\d+) x \1 px, the smallest .*`device: cpu`"
+    ):
+        probability(inference.SplitIfTooLarge(SmallGpu(net, 0)), image(90, 90), net.geometry.input_size(100))

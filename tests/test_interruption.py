@@ -127,7 +127,7 @@ def test_sigterm_at_a_bad_moment(inputs, tmp_path, start, whole, moment, iterati
     assert status == 128 + signal.SIGTERM and "Traceback" not in said
     checkpoint = tmp_path / "model.checkpoint.pt"
     if iteration:
-        assert f"asked to end: iteration {iteration} is saved in {checkpoint}; the same command" in said
+        assert f"interrupted: iteration {iteration} is saved in {checkpoint}. Run the same command" in said
         assert read_tensors(checkpoint)["training"]["iteration"] == iteration
     assert not list(tmp_path.glob(".*partial*")) and not (tmp_path / "model.pt").exists()
     status, said = end(start(tmp_path, arguments), tmp_path)
@@ -143,7 +143,7 @@ def test_sigkill_at_a_bad_moment(inputs, tmp_path, start, whole, moment):  # noq
     assert end(killed, tmp_path)[0] == -signal.SIGKILL
     assert not (tmp_path / "model.pt").exists()
     status, said = end(start(tmp_path, arguments), tmp_path)
-    assert status == 0 and ("resuming at iteration" in said or "trained before" in said)
+    assert status == 0 and ("resuming at iteration" in said or "a finished training" in said)
     assert results(tmp_path) == whole and not list(tmp_path.glob(".*partial*"))
 
 
@@ -242,7 +242,7 @@ def test_sigterm_to_several_processes(inputs, tmp_path, launch, whole_of_two, wh
     arguments = arguments_of(inputs, tmp_path, network=PLAIN, batch=2)
     status, said = launch(tmp_path, arguments, "interrupted", whom)
     assert status == 128 + signal.SIGTERM and "Traceback" not in said
-    saved = re.search(r"asked to end: iteration (\d+) is saved in \S+model\.checkpoint\.pt;", said)
+    saved = re.search(r"interrupted: iteration (\d+) is saved in \S+model\.checkpoint\.pt\.", said)
     assert int(saved[1]) in iterations
     assert said.endswith("error: ended by SIGTERM. Run the same command again.\n")
     assert launch(tmp_path, arguments, "pipeline_lib.stages.training")[0] == 0

@@ -10,7 +10,7 @@ def example(scale=1.0):
     return logits, target, torch.rand(2, 5, 4, generator=generator)
 
 
-def test_energy_is_the_papers_sum_over_pixels():
+def test_loss_is_equation_1_of_the_paper():
     logits, target, weights = example()
     energy = 0.0
     for n in range(2):
@@ -23,7 +23,7 @@ def test_energy_is_the_papers_sum_over_pixels():
     )
 
 
-def test_large_logits_stay_finite_and_exact():
+def test_large_logits_give_a_finite_and_exact_loss():
     logits = torch.tensor([[[[2000.0, -2000.0]], [[0.0, 0.0]]]])
     target, weights = torch.tensor([[[1, 1]]]), torch.ones(1, 1, 2)
     assert weighted_cross_entropy(logits, target, weights) == 1000.0
@@ -38,7 +38,7 @@ def test_half_precision_logits_are_summed_in_float32():
     )
 
 
-def test_gradient_is_weight_times_probability_less_truth():
+def test_gradient_is_weight_times_probability_minus_truth():
     logits, target, weights = example()
     logits.requires_grad_()
     weighted_cross_entropy(logits, target, weights).backward()

@@ -23,14 +23,14 @@ def path(tmp_path):
     return tmp_path / "model.pt"
 
 
-def test_a_model_tells_about_itself_what_torch_would_find_in_it(path):
+def test_description_has_all_plain_values_of_the_model(path):
     content = torch.load(path, weights_only=True)
     described = modelfile.describe(path)
     parameters = sum(tensor.numel() for tensor in content.pop("state_dict").values())  # no batch statistics
     assert described == content | {"parameters": parameters}
 
 
-def test_reading_it_takes_no_torch(path):
+def test_description_is_read_without_torch(path):
     code = (
         "import json, sys; from pipeline_lib.networks import modelfile; d = modelfile.describe(sys.argv[1]); "
         "assert 'torch' not in sys.modules; print(json.dumps(d))"
@@ -39,7 +39,7 @@ def test_reading_it_takes_no_torch(path):
     assert json.loads(run.stdout) == modelfile.describe(path)
 
 
-def test_the_same_model_is_the_same_bytes(path):
+def test_same_model_gives_the_same_bytes(path):
     model = Model.load(path)
     model.save(path)
     first = path.read_bytes()
@@ -47,23 +47,23 @@ def test_the_same_model_is_the_same_bytes(path):
     assert path.read_bytes() == first
 
 
-def test_a_model_of_an_older_version_is_written_anew_as_the_message_says(path):
+def test_model_of_an_older_version_gets_a_description_by_the_command_in_the_message(path):
     described = modelfile.describe(path)
-    write_tensors(path, torch.load(path, weights_only=True))  # as older versions did
+    write_tensors(path, torch.load(path, weights_only=True))  # like older versions
     with pytest.raises(InputError, match=r"older version of bordure.*Model\.load\('.*model\.pt'\)\.save"):
         modelfile.describe(path)
     Model.load(path).save(path)
     assert modelfile.describe(path) == described
 
 
-def test_what_is_no_model_is_named(tmp_path):
+def test_unusable_model_files_are_reported(tmp_path):
     path = tmp_path / "model.pt"
-    with pytest.raises(InputError, match="no such model"):
+    with pytest.raises(InputError, match="no such model file"):
         modelfile.describe(path)
     path.write_bytes(b"nonsense")
     with pytest.raises(InputError, match="not a readable model file"):
         modelfile.describe(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/other.json", "{}")
-    with pytest.raises(InputError, match="not a model"):
+    with pytest.raises(InputError, match="it is not a model"):
         modelfile.describe(path)

@@ -23,11 +23,11 @@ def convolutions(network):
     return [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
 
 
-def test_the_papers_network_has_23_convolutions_and_its_31_million_parameters():
+def test_default_network_has_the_23_convolutions_and_31_million_parameters_of_the_paper():
     network = unet()
     assert len(convolutions(network)) == 23
     assert max(m.out_channels for m in convolutions(network)) == 1024
-    # by hand: sum over the figure's layers of (fan-in + 1) * channels
+    # by hand: sum of (fan-in + 1) * channels over the layers in figure 1
     widths = [64, 128, 256, 512, 1024]
     down = sum((9 * a + 1) * b + (9 * b + 1) * b for a, b in zip([1, *widths], widths, strict=False))
     up = sum((4 * 2 * c + 1) * c + (9 * 2 * c + 1) * c + (9 * c + 1) * c for c in widths[:-1])
@@ -36,7 +36,7 @@ def test_the_papers_network_has_23_convolutions_and_its_31_million_parameters():
 
 @pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_the_output_has_the_size_the_geometry_promises(upsampling, depth):
+def test_output_has_the_size_that_the_geometry_states(upsampling, depth):
     network = unet(depth=depth, base_channels=2, upsampling=upsampling).eval()
     size = network.geometry.input_size(20)
     assert network(torch.zeros(1, 1, size, size + network.geometry.stride)).shape[2:] == (
@@ -46,21 +46,21 @@ def test_the_output_has_the_size_the_geometry_promises(upsampling, depth):
 
 
 @pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
-def test_an_output_pixel_sees_its_context_and_no_farther(upsampling):
-    """By its gradient: the context on either side, give or take its place in a pooling square."""
+def test_output_pixel_depends_on_its_context_only(upsampling):
+    """Its gradient is the context on each side, up to the position of the pixel in a pooling square."""
     network = unet(depth=2, base_channels=8, upsampling=upsampling, dropout=0).double().eval()
     size, context, stride = network.geometry.input_size(24), network.geometry.context, network.geometry.stride
     image = torch.randn(1, 1, size, size, dtype=torch.double, requires_grad=True)
     pixel = (9, 12)
     network(image)[0, 0][pixel].backward()
-    for seen, place in zip(np.nonzero(image.grad[0, 0].numpy()), pixel, strict=True):
-        assert abs(seen.min() - place) < stride
-        assert abs(seen.max() - (place + 2 * context)) < stride
+    for used, position in zip(np.nonzero(image.grad[0, 0].numpy()), pixel, strict=True):
+        assert abs(used.min() - position) < stride
+        assert abs(used.max() - (position + 2 * context)) < stride
 
 
 @pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
-def test_a_network_that_copies_its_input_copies_it_to_the_same_place(upsampling):
-    """The way up alone, skip connections cut: a bright half plane stays on its side of the same edge."""
+def test_upsampling_does_not_shift_the_image(upsampling):
+    """A network that copies its input, without skip connections, leaves the edge of a half plane in place."""
     network = unet(depth=1, base_channels=2, upsampling=upsampling, dropout=0).eval()
     for layer in convolutions(network):
         nn.init.zeros_(layer.weight)
@@ -71,7 +71,8 @@ def test_a_network_that_copies_its_input_copies_it_to_the_same_place(upsampling)
         else:
             layer.weight.data[0, 0][middle] = 1
     network.merge[0][0].weight.data.zero_()
-    network.merge[0][0].weight.data[0, 2, 1, 1] = 1  # the first channel from below, not that of the skip
+    # copies the first channel of the lower level, and no channel of the skip connection
+    network.merge[0][0].weight.data[0, 2, 1, 1] = 1
     size = network.geometry.input_size(24)
     image = torch.zeros(1, 1, size, size)
     edge = network.geometry.context + 12
@@ -93,14 +94,14 @@ def test_initialisation_is_gaussian_with_variance_2_over_fan_in():
         assert (layer.bias == 0).all()
 
 
-def test_dropout_is_at_the_end_of_the_contracting_path_alone():
+def test_dropout_is_only_at_the_end_of_the_contracting_path():
     network = unet(depth=3, base_channels=4)
     network.dropout.p = 1.0
     seen = []
     for block in network.down:
         block.register_forward_hook(lambda _, inputs, __: seen.append(bool((inputs[0] == 0).all())))
     network(torch.rand(1, 1, 100, 100))
-    assert seen == [False, False, False, True]  # what leaves the third level is dropped, and the bottom's too
+    assert seen == [False, False, False, True]  # the outputs of the third level and of the bottom are dropped
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def model():
     return Model(plan, plan.build(), normalisation, {"version": "9.9"})
 
 
-def test_a_model_file_describes_itself(model, tmp_path):
+def test_saved_model_is_loaded_unchanged(model, tmp_path):
     model.save(tmp_path / "model.pt")
     loaded = Model.load(tmp_path / "model.pt")
     image = torch.rand(1, 1, 36, 36)
@@ -122,7 +123,7 @@ def test_a_model_file_describes_itself(model, tmp_path):
     assert torch.load(tmp_path / "model.pt", weights_only=True)["context"] == model.network.geometry.context
 
 
-def test_a_loaded_model_is_the_saved_one_and_draws_no_random_numbers(model, tmp_path):
+def test_loading_a_model_draws_no_random_numbers(model, tmp_path):
     model.network.down[0][1].running_mean += torch.rand(3)
     model.save(tmp_path / "model.pt")
     before = torch.get_rng_state()
@@ -140,16 +141,16 @@ class Harmful:
         return (print, ("code from the file ran",))
 
 
-def test_a_model_file_cannot_run_code(tmp_path, capsys):
+def test_model_file_cannot_run_code(tmp_path, capsys):
     torch.save({"format": "bordure-model", "x": Harmful()}, tmp_path / "model.pt")
     with pytest.raises(InputError, match="not a readable model file"):
         Model.load(tmp_path / "model.pt")
     assert "ran" not in capsys.readouterr().out
 
 
-def test_files_that_are_no_model_of_this_version_are_named(model, tmp_path):
+def test_unusable_model_files_are_reported(model, tmp_path):
     path = tmp_path / "model.pt"
-    with pytest.raises(InputError, match="no such model"):
+    with pytest.raises(InputError, match="no such model file"):
         Model.load(path)
     path.write_bytes(b"nonsense")
     with pytest.raises(InputError, match="not a readable model file"):
@@ -160,50 +161,50 @@ def test_files_that_are_no_model_of_this_version_are_named(model, tmp_path):
     model.save(path)
     content = torch.load(path, weights_only=True)
     torch.save({**content, "format_version": 99}, path)
-    with pytest.raises(InputError, match=r"version 99, expected 1\. Train it again"):
+    with pytest.raises(InputError, match=r"version 99, expected 1\. Train the model again"):
         Model.load(path)
     torch.save({**content, "arguments": {**content["arguments"], "bass_channels": 4}}, path)
     with pytest.raises(InputError, match=r"model\.pt: network: .*bass_channels"):
         Model.load(path)
     torch.save({**content, "arguments": {**content["arguments"], "base_channels": 4}}, path)
-    with pytest.raises(InputError, match="do not fit the network"):
+    with pytest.raises(InputError, match="do not match its network"):
         Model.load(path)
     state = content["state_dict"]
     without = {name: state[name] for name in list(state)[1:]}
     for damaged in (without, {**state, "more": torch.zeros(1)}, {**state, "score.bias": "no tensor"}):
         torch.save({**content, "state_dict": damaged}, path)
-        with pytest.raises(InputError, match=r"model\.pt: its parameters do not fit the network"):
+        with pytest.raises(InputError, match=r"model\.pt: its parameters do not match its network"):
             Model.load(path)
 
 
-def test_a_flipped_bit_is_met_wherever_it_matters(model, tmp_path):
-    """Every 41st byte and all at the end; where it is not met (time stamps, padding) it changes nothing."""
+def test_flipped_bit_is_detected_or_harmless(model, tmp_path):
+    """Every 41st byte, and all bytes at the end. Undetected bits (time stamps, padding) change nothing."""
     path = tmp_path / "model.pt"
     model.save(path)
     written, state = path.read_bytes(), model.network.state_dict()
-    contents = written.rindex(b"PK\1\2")  # the last entry of the table, that of the description
+    contents = written.rindex(b"PK\1\2")  # last entry of the table of contents: the description
     rng = np.random.default_rng(0)
-    met = 0
-    for place in [*range(0, len(written), 41), *range(contents, len(written))]:
+    detected = 0
+    for position in [*range(0, len(written), 41), *range(contents, len(written))]:
         flipped = bytearray(written)
-        flipped[place] ^= 1 << rng.integers(8)
+        flipped[position] ^= 1 << rng.integers(8)
         path.write_bytes(flipped)
         try:
             found = Model.load(path)
         except InputError as error:
             assert str(error).startswith(f"{path}: ")
-            met += 1
+            detected += 1
         else:
             assert (found.plan, found.task, found.provenance) == (model.plan, model.task, model.provenance)
             assert found.normalisation.to_dict() == model.normalisation.to_dict()
             assert all(
                 torch.equal(tensor, state[name]) for name, tensor in found.network.state_dict().items()
             )
-    assert met > 50
+    assert detected > 50
 
 
-def test_a_tensor_that_is_marked_as_a_folder_is_refused(model, tmp_path):
-    """One flipped bit, by which torch leaves the memory of the tensor as it found it."""
+def test_tensor_marked_as_folder_is_rejected(model, tmp_path):
+    """With this flipped bit, torch would leave the memory of the tensor uninitialised."""
     path = tmp_path / "model.pt"
     model.save(path)
     content = bytearray(path.read_bytes())
@@ -216,7 +217,7 @@ def test_a_tensor_that_is_marked_as_a_folder_is_refused(model, tmp_path):
         Model.load(path)
 
 
-def test_a_model_that_would_unpack_to_more_than_it_is_is_refused(tmp_path):
+def test_compressed_model_is_rejected(tmp_path):
     path = tmp_path / "model.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10**7))
@@ -224,7 +225,7 @@ def test_a_model_that_would_unpack_to_more_than_it_is_is_refused(tmp_path):
         Model.load(path)
 
 
-def test_what_is_written_with_a_model_does_not_disturb_it(model, tmp_path):
+def test_model_file_may_contain_more_values(model, tmp_path):
     other = {name: tensor + 1 for name, tensor in model.network.state_dict().items()}
     model.save(tmp_path / "model.pt", state_dict=other, more={"a": 1})
     found = Model.load(tmp_path / "model.pt").network.state_dict()
@@ -232,10 +233,10 @@ def test_what_is_written_with_a_model_does_not_disturb_it(model, tmp_path):
     assert read_tensors(tmp_path / "model.pt")["more"] == {"a": 1}
 
 
-def test_unknown_networks_and_settings_are_named():
+def test_unknown_networks_and_settings_are_rejected():
     with pytest.raises(InputError, match=r"network\.name: found `fcn99`, expected one of unet"):
         networks.plan("fcn99")
-    with pytest.raises(InputError, match=r"`bass_channels` is no setting of `unet`\. Its settings are"):
+    with pytest.raises(InputError, match=r"`bass_channels` is not a setting of `unet`\. Its settings are"):
         networks.plan("unet", bass_channels=3)
     with pytest.raises(InputError, match=r"network\.upsampling: found 'cubic', expected one of up_"):
         networks.plan("unet", upsampling="cubic")
@@ -253,14 +254,14 @@ def test_unknown_networks_and_settings_are_named():
         ("batch_normalisation", 1, "true or false"),
     ],
 )
-def test_settings_out_of_range_are_refused_by_the_plan(setting, value, expected):
+def test_plan_rejects_settings_out_of_range(setting, value, expected):
     with pytest.raises(InputError, match=rf"network\.{setting}: found {value}, expected {expected}"):
         networks.plan("unet", **{setting: value})
 
 
 @pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
 @pytest.mark.parametrize("batch_normalisation", [False, True])
-def test_the_plan_counts_the_parameters(upsampling, batch_normalisation):
+def test_plan_counts_the_parameters(upsampling, batch_normalisation):
     plan = UNetPlan(
         input_channels=3,
         classes=5,
@@ -272,15 +273,15 @@ def test_the_plan_counts_the_parameters(upsampling, batch_normalisation):
     assert plan.parameters == sum(p.numel() for p in plan.build().parameters())
 
 
-def test_a_network_says_what_it_cannot_take():
-    with pytest.raises(InputError, match=r"prediction\.tile: a tile of 571 px .* use 556 or 572\."):
+def test_invalid_tile_is_rejected_with_the_nearest_sizes():
+    with pytest.raises(InputError, match=r"prediction\.tile: a tile of 571 px .* Use 556 or 572\."):
         networks.plan("unet").require_tile(571, "prediction.tile")
     networks.plan("unet").require_tile(572, "training.tile")
 
 
 @pytest.mark.parametrize("name", networks.names())
 class TestEveryNetwork:
-    """What the workflow, inference and training rely on, for each network with its defaults made small."""
+    """Properties that the workflow, inference and training need, for small versions of all networks."""
 
     SMALL: ClassVar[dict] = {"unet": {"depth": 2, "base_channels": 3}}
 
@@ -288,11 +289,11 @@ class TestEveryNetwork:
         torch.manual_seed(0)
         return networks.plan(name, **self.SMALL.get(name, {}), **more).build().eval()
 
-    def test_its_plan_says_what_it_is(self, name):
+    def test_plan_matches_the_module(self, name):
         network = self.built(name, input_channels=2, classes=4)
         geometry = network.geometry
         assert network.plan.parameters == sum(p.numel() for p in network.parameters())
-        assert ALIGNMENT % geometry.stride == 0  # where several jobs may cut a section
+        assert ALIGNMENT % geometry.stride == 0  # several jobs may divide a section at its multiples
         for size in (geometry.smallest, geometry.smallest + 3 * geometry.stride):
             image = torch.zeros(1, 2, size, size + geometry.stride)
             output = geometry.output_size(size)
@@ -300,7 +301,7 @@ class TestEveryNetwork:
         assert networks.plan(name, **network.plan.arguments()) == network.plan
         assert {*network.plan.arguments()} == {"input_channels", "classes", *network.plan.schema()}
 
-    def test_tiles_that_move_by_its_stride_fit_together(self, name):
+    def test_output_moves_with_an_input_shifted_by_the_stride(self, name):
         network = self.built(name)
         stride, context = network.geometry.stride, network.geometry.context
         size = network.geometry.input_size(5 * stride)

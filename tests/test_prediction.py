@@ -35,7 +35,7 @@ def probability(path):
         return file["cell_probability"][:]
 
 
-def test_every_section_is_predicted_and_tiles_leave_no_trace(folder):
+def test_all_sections_are_predicted_independently_of_the_tile_size(folder):
     for name, tile in (("small", 60), ("auto", "auto")):
         predict(
             folder / "dataset.h5",
@@ -52,7 +52,7 @@ def test_every_section_is_predicted_and_tiles_leave_no_trace(folder):
 
 
 @pytest.mark.parametrize("jobs", [2, 3, 5])
-def test_the_parts_of_several_jobs_are_the_whole_without_a_seam(folder, jobs):
+def test_joined_parts_of_several_jobs_equal_the_whole_prediction(folder, jobs):
     raw = np.random.default_rng(1).integers(0, 255, (1, 2, 300, 51), np.uint8)
     with layout.create(folder / "large.h5", {}) as file:
         layout.add(file, layout.RAW, raw.shape, raw.dtype)[:] = raw
@@ -71,9 +71,9 @@ def test_the_parts_of_several_jobs_are_the_whole_without_a_seam(folder, jobs):
     join_predictions(files, folder / "joined.h5", shape=raw.shape[1:], jobs=jobs)
     joined = probability(folder / "joined.h5")
     np.testing.assert_allclose(joined, probability(folder / "whole.h5"), atol=1e-5)
-    assert (folder / "joined.h5").stat().st_size < joined.nbytes / 4  # nothing is copied
+    assert (folder / "joined.h5").stat().st_size < joined.nbytes / 4  # the parts are not copied
 
-    with h5py.File(folder / "joined.h5") as file:  # HDF5 shows zeros for what it has no room to open
+    with h5py.File(folder / "joined.h5") as file:  # HDF5 returns zeros for files that it cannot open
         sources = len(file["cell_probability"].virtual_sources())
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 1, limits[1]))
@@ -86,12 +86,12 @@ def test_the_parts_of_several_jobs_are_the_whole_without_a_seam(folder, jobs):
     for name in ("parts", "joined.h5"):
         (folder / name).rename(folder / "elsewhere" / name)
     assert np.array_equal(probability(folder / "elsewhere/joined.h5"), joined)
-    (folder / "elsewhere/parts/2.h5").unlink()  # HDF5 itself would show zeros
+    (folder / "elsewhere/parts/2.h5").unlink()  # HDF5 itself would return zeros
     with pytest.raises(InputError, match=r"2\.h5: this part of .* is missing or damaged .* Delete both"):
         probability(folder / "elsewhere/joined.h5")
 
 
-def test_a_part_of_another_shape_is_not_joined(folder):
+def test_part_with_the_wrong_shape_is_not_joined(folder):
     for name, jobs in (("1", 2), ("2", 1)):
         predict(folder / "dataset.h5", folder / "model.pt", folder / f"{name}.h5", part=1, jobs=jobs)
     with pytest.raises(
@@ -101,8 +101,8 @@ def test_a_part_of_another_shape_is_not_joined(folder):
     assert not (folder / "j.h5").exists()
 
 
-def on_a_small_card(forward):
-    """A network's `forward`, on a card whose memory holds 3,600 px."""
+def on_a_small_gpu(forward):
+    """Return the method `forward` of a network on a simulated GPU with memory for 3,600 px."""
 
     def limited(self, x):
         if x.shape[2] * x.shape[3] > 3600:
@@ -112,11 +112,11 @@ def on_a_small_card(forward):
     return limited
 
 
-def test_out_of_memory_the_sections_go_on_in_halves_with_a_line(folder, monkeypatch, caplog):
+def test_sections_are_split_with_a_warning_if_memory_runs_out(folder, monkeypatch, caplog):
     for name in ("model", "small"):
         with monkeypatch.context() as patch:
             if name == "small":
-                patch.setattr(UNet, "forward", on_a_small_card(UNet.forward))
+                patch.setattr(UNet, "forward", on_a_small_gpu(UNet.forward))
             predict(
                 folder / "dataset.h5",
                 folder / "model.pt",
@@ -126,17 +126,17 @@ def test_out_of_memory_the_sections_go_on_in_halves_with_a_line(folder, monkeypa
             )
     np.testing.assert_allclose(probability(folder / "small.h5"), probability(folder / "model.h5"), atol=1e-5)
     lines = [line for line in caplog.messages if "in halves" in line]
-    assert len(lines) == len(set(lines)) > 0  # once for a size, whatever the number of sections
+    assert len(lines) == len(set(lines)) > 0  # once for each size, not for each section
 
 
-def test_the_log_names_the_file_with_its_size(folder, caplog):
+def test_log_states_file_and_size(folder, caplog):
     caplog.set_level("INFO", "bordure")
     predict(folder / "dataset.h5", folder / "model.pt", folder / "p.h5", precision="float32", device="cpu")
     (line,) = [line for line in caplog.messages if "sections of" in line]
     assert line.startswith(f"{folder / 'p.h5'}: 2 sections of 70 x 51 px in ")
 
 
-def test_prediction_is_the_same_again(folder):
+def test_repeated_prediction_has_the_same_bytes(folder):
     for name in ("a.h5", "b.h5"):
         predict(
             folder / "dataset.h5", folder / "model.pt", folder / name, average_orientations=True, device="cpu"
@@ -144,7 +144,7 @@ def test_prediction_is_the_same_again(folder):
     assert sha256(folder / "a.h5") == sha256(folder / "b.h5")
 
 
-def test_settings_of_the_prediction_reach_the_network(folder):
+def test_settings_of_prediction_have_an_effect(folder):
     found = {}
     for name, settings in {
         "plain": {},
@@ -158,7 +158,7 @@ def test_settings_of_the_prediction_reach_the_network(folder):
     assert 1e-5 < np.abs(found["half"] - found["plain"]).max() < 0.1
 
 
-def test_images_of_another_kind_than_the_models_are_refused(folder):
+def test_images_with_another_type_than_in_training_are_rejected(folder):
     with layout.create(folder / "other.h5", {}) as file:
         layout.add(file, layout.RAW, (1, 1, 30, 30), np.uint16)
     with pytest.raises(
@@ -168,7 +168,7 @@ def test_images_of_another_kind_than_the_models_are_refused(folder):
     assert not (folder / "p.h5").exists() and not list(folder.glob(".p*"))
 
 
-def test_baselines(folder):
+def test_baselines_predict_constant_and_smoothed_gray_levels(folder):
     statistics = {"class_frequencies": [0.25, 0.75], "smoothed_raw": {"low": 140.0, "high": 115.0}}
     write_json(folder / "statistics.json", statistics)
     for network in ("constant", "smoothed_raw"):

@@ -280,8 +280,8 @@ if __name__ == "__main__":
 def test_if_one_gpu_is_too_small_all_processes_use_smaller_tiles(inputs, tmp_path, start):  # noqa: F811
     small = arguments_of(inputs, tmp_path / "two", network=PLAIN, batch=2, iterations=4)
     log = start("cramped", CRAMPED, **small)
-    assert "memory (that of another process): activations are computed twice" in log
-    (size,) = re.findall(r"set `training.tile: (\d+)`", log)
+    assert "(another process ran out of memory). Activations are now computed twice" in log
+    (size,) = re.findall(r"Set `training.tile: (\d+)`", log)
 
     class Small(training.Step):
         """Step of one process that uses equally small patches from the beginning."""

@@ -1,4 +1,4 @@
-"""A network of another package goes through the whole workflow without a change to any of our files."""
+"""The workflow runs with a network of another package, without a change to bordure."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from pipeline_lib.networks.model import Model
 from pipeline_lib.provenance import find_record
 
 NETWORK = '''
-"""A network of three layers, sizes in steps of 4 px."""
+"""A network with three convolutions, for sizes in steps of 4 px."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -71,7 +71,7 @@ class TinyPlan(Plan):
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """A folder as pip leaves it: a module, and the entry point that names it."""
+    """Return a folder like one that pip installs: a module and its entry point."""
     folder = tmp_path_factory.mktemp("packages")
     (folder / "tiny_network.py").write_text(NETWORK)
     (folder / "tiny-1.0.dist-info").mkdir()
@@ -88,7 +88,7 @@ def installed(package, monkeypatch):
 
 
 def snakemake(directory, *arguments):
-    """In a process of its own, which finds the package when it starts."""
+    """Run Snakemake in a separate process, which finds the package when it starts."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", directory]
     return subprocess.run([*command, "--cores", "2", *arguments], capture_output=True, text=True, check=False)
 
@@ -99,7 +99,7 @@ def config(training=(), **network):
 
 
 @pytest.mark.slow
-def test_it_goes_through_the_whole_workflow(installed, tmp_path):
+def test_workflow_runs_with_another_network(installed, tmp_path):
     arguments = write(tmp_path, config(width=3))
     answer = snakemake(tmp_path, *arguments)
     assert answer.returncode == 0, answer.stderr
@@ -122,13 +122,13 @@ def test_it_goes_through_the_whole_workflow(installed, tmp_path):
         (config(width=0), "`network.width`: found 0. Expected an integer of at least 1"),
         (
             config({"tile": 64}),
-            "training.tile: a tile of 64 px does not fit this network, which takes 14, ",
+            "training.tile: a tile of 64 px is not valid for this network. Valid sizes are 14, ",
         ),
         (config(width=10**5), "training on tiles of 62 px takes"),
         (config() | {"network": {"name": "huge"}}, '`network.name`: found "huge". Expected unet or tiny'),
         (CONFIG | {"network": {"width": 3}}, "`network.width`: unknown. It is a setting of tiny; the chosen"),
     ],
 )
-def test_what_does_not_fit_it_is_refused_in_the_dry_run(installed, tmp_path, settings, message):
+def test_dry_run_rejects_invalid_settings_of_another_network(installed, tmp_path, settings, message):
     answer = snakemake(tmp_path, "-n", *write(tmp_path, settings))
     assert answer.returncode == 1 and message in answer.stderr

@@ -8,7 +8,7 @@ from pipeline_lib.networks.unet import UPSAMPLING_LOSS, UNetPlan
 from pipeline_lib.runtime.errors import InputError
 
 
-def test_the_papers_network_takes_572_and_gives_388():
+def test_default_network_maps_572_px_to_388_px():
     geometry = UNetPlan().geometry
     assert geometry.output_size(572) == 388
     assert geometry.input_size(388) == 572
@@ -16,17 +16,17 @@ def test_the_papers_network_takes_572_and_gives_388():
 
 
 @pytest.mark.parametrize("tile", [571, 573, 580, 12, 0])
-def test_an_impossible_tile_names_the_nearest_possible_ones(tile):
-    with pytest.raises(InputError, match=r"training\.tile: .* use \d+ or \d+") as error:
+def test_invalid_tile_is_rejected_with_the_nearest_sizes(tile):
+    with pytest.raises(InputError, match=r"training\.tile: .* Use \d+ or \d+") as error:
         UNetPlan().require_tile(tile, "training.tile")
-    below, above = (int(word) for word in str(error.value).rstrip(".").split("use ")[1].split(" or "))
+    below, above = (int(word) for word in str(error.value).rstrip(".").split("Use ")[1].split(" or "))
     for size in (below, above):
         UNetPlan().require_tile(size, "training.tile")
     assert above - below == 16
 
 
 def level_sizes(size, depth, loss):
-    """Walk through the network by hand; None where a pooling sees an odd size or too little is left."""
+    """Compute the output size layer by layer; None if a pooling has an odd input or too little remains."""
     stride = 2**depth
     for _ in range(depth):
         size -= 4
@@ -41,7 +41,7 @@ def level_sizes(size, depth, loss):
 
 @pytest.mark.parametrize(("upsampling", "loss"), [("up_convolution", 0), ("nearest", 2), ("bilinear", 4)])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_valid_sizes_are_those_found_by_walking_through_the_network(depth, upsampling, loss):
+def test_valid_sizes_are_those_computed_layer_by_layer(depth, upsampling, loss):
     geometry = UNetPlan(depth=depth, upsampling=upsampling).geometry
     for size in range(1, 420):
         expected = level_sizes(size, depth, loss)
@@ -53,7 +53,7 @@ def test_valid_sizes_are_those_found_by_walking_through_the_network(depth, upsam
 
 
 @given(st.integers(1, 30), st.integers(-70, 70), st.integers(1, 90))
-def test_mirror_is_numpys_reflection(size, start, length):
+def test_mirror_equals_reflection_padding_of_numpy(size, start, length):
     before, after = max(-start, 0), max(start + length - size, 0)
     padded = np.pad(np.arange(size), (before, after), mode="reflect")
     np.testing.assert_array_equal(
@@ -68,7 +68,7 @@ geometries = st.builds(
 
 
 @given(sizes, sizes, st.integers(0, 8), geometries)
-def test_every_pixel_is_written_once_from_its_own_position(height, width, larger, geometry):
+def test_every_pixel_is_written_once_from_its_position(height, width, larger, geometry):
     tile = geometry.smallest + larger * geometry.stride
     position = np.arange(height * width).reshape(1, height, width)
     written = np.full((height, width), -1)
@@ -76,9 +76,8 @@ def test_every_pixel_is_written_once_from_its_own_position(height, width, larger
         assert np.prod([stop - start for start, stop in part.read]) <= tile**2
         for start, stop in part.read:
             geometry.output_size(stop - start)  # valid for the network
-            assert (
-                start + geometry.context
-            ) % geometry.stride == 0  # pooling sees the same squares everywhere
+            # pooling sees the same squares in every tile
+            assert (start + geometry.context) % geometry.stride == 0
         image = read_mirrored(
             position,
             0,
@@ -91,7 +90,7 @@ def test_every_pixel_is_written_once_from_its_own_position(height, width, larger
 
 
 def even_inputs(size, count, geometry):
-    """What `count` tiles as even as the stride allows read along an axis."""
+    """Return the input sizes along an axis of `count` tiles, as even as the stride allows."""
     step = size if count == 1 else -(-size // (count * geometry.stride)) * geometry.stride
     return [geometry.input_size(step)] * -(-size // step)
 
@@ -109,13 +108,13 @@ def test_no_other_division_into_even_tiles_reads_fewer_pixels(height, width, lar
     assert np.prod(read, axis=1).sum() == least
 
 
-def test_a_tile_too_small_to_move_on_by_a_stride_is_refused_from_the_start():
-    with pytest.raises(InputError, match=r"188 px does not fit this network.*use 204 or 220"):
+def test_tile_with_an_output_smaller_than_a_stride_is_rejected():
+    with pytest.raises(InputError, match=r"188 px is not valid for this network.*Use 204 or 220"):
         UNetPlan().require_tile(188, "training.tile")
     assert len(list(tiles((300, 300), 204, UNetPlan().geometry))) == 19**2
 
 
-def test_tiles_are_even_in_size_so_that_the_last_one_is_not_a_sliver():
+def test_last_tile_is_about_as_large_as_the_others():
     found = tiles((10, 1500), 572, UNetPlan().geometry)
     widths = [part.write[1].stop - part.write[1].start for part in found]
     assert widths == [752, 748]
@@ -126,8 +125,9 @@ def test_tiles_have_one_size():
     assert len({tuple(stop - start for start, stop in read) for read in found}) == 1 < len(found)
 
 
-def test_tiles_are_long_where_that_reads_less():
+def test_tiles_are_elongated_if_that_reads_fewer_pixels():
     geometry = UNetPlan().geometry
-    found = [part.read for part in tiles((2048, 2048), 1708, geometry)]  # squares would be four of 1212 px
+    # four square tiles of 1212 px would cover the section, too, but read more
+    found = [part.read for part in tiles((2048, 2048), 1708, geometry)]
     assert found == [((-92, 1120), (-92, 2144)), ((932, 2144), (-92, 2144))]
     assert len(list(tiles((2048, 2048), 1212, geometry))) == 4

@@ -36,7 +36,7 @@ AUGMENTATION = {"elastic_std": 3.0}
 
 
 def write_dataset(path, seed, sections=2):
-    """Bright squares on dark ground, some of them only a pixel apart."""
+    """Write a dataset of bright squares on dark background, some only 1 px apart."""
     rng = np.random.default_rng(seed)
     cells = np.zeros((sections, 60, 64), bool)
     for section in cells:
@@ -94,7 +94,7 @@ def step_of(settings, net):
     return Step(net.train(), make_optimizer(net, settings), tasks.load("segmentation"), settings, seed=0)
 
 
-def test_it_learns(inputs, tmp_path):
+def test_training_improves_the_scores(inputs, tmp_path):
     run(inputs, tmp_path, iterations=400, validation_interval=200, network=NETWORK | {"dropout": 0.0})
     history = pd.read_csv(tmp_path / "history.csv")
     assert list(history.iteration) == [200, 400]
@@ -102,7 +102,7 @@ def test_it_learns(inputs, tmp_path):
     assert history.validation_loss.iloc[-1] < 0.5 * history.training_loss.iloc[0]
 
 
-def test_one_seed_gives_one_model_and_another_seed_another(inputs, tmp_path):
+def test_same_seed_gives_the_same_model_and_another_seed_another(inputs, tmp_path):
     first, again, other = (
         run(inputs, tmp_path / "a"),
         run(inputs, tmp_path / "b"),
@@ -113,7 +113,7 @@ def test_one_seed_gives_one_model_and_another_seed_another(inputs, tmp_path):
 
 
 def interrupted(monkeypatch, after):
-    """Let the process die after so many updates, as a signal would: nothing is tidied up."""
+    """Let the process die after `after` updates, without any clean-up, as if it was killed."""
     step = Step.__call__
 
     def dying(self, patches, iteration, *args):
@@ -125,7 +125,7 @@ def interrupted(monkeypatch, after):
 
 
 def recorded_steps(monkeypatch):
-    """The iterations of all steps from now on."""
+    """Return a list that receives the iterations of all later steps."""
     steps = []
     step = Step.__call__
     monkeypatch.setattr(Step, "__call__", lambda self, *args: (steps.append(args[1]), step(self, *args))[1])
@@ -148,24 +148,25 @@ def test_interrupted_training_ends_with_the_same_bytes(inputs, tmp_path, monkeyp
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def of_version(monkeypatch, version):
+def set_version(monkeypatch, version):
+    """Pretend that bordure has this version."""
     for name in ("pipeline_lib.provenance.version", "pipeline_lib.provenance.record.version"):
         monkeypatch.setattr(name, lambda: version)
 
 
-def test_a_model_names_every_version_that_trained_it(inputs, tmp_path, monkeypatch):
+def test_provenance_lists_all_versions_that_trained_a_model(inputs, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupted(patch, after=7)
-        of_version(patch, "0.0 (old)")
+        set_version(patch, "0.0 (old)")
         with pytest.raises(KeyboardInterrupt):
             run(inputs, tmp_path)
-    of_version(monkeypatch, "0.1 (new)")
+    set_version(monkeypatch, "0.1 (new)")
     run(inputs, tmp_path)
     record = Model.load(tmp_path / "model.pt").provenance
     assert record["version"] == "0.1 (new)" and record["versions"] == ["0.0 (old)", "0.1 (new)"]
 
 
-def test_a_device_that_another_has_filled_is_told(inputs, tmp_path, monkeypatch):
+def test_full_device_is_reported(inputs, tmp_path, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB.\nMore")
 
@@ -176,7 +177,7 @@ def test_a_device_that_another_has_filled_is_told(inputs, tmp_path, monkeypatch)
         run(inputs, tmp_path)
 
 
-def test_a_checkpoint_of_other_settings_is_not_resumed(inputs, tmp_path, monkeypatch, caplog):
+def test_checkpoint_with_other_settings_is_ignored(inputs, tmp_path, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         interrupted(patch, after=7)
         with pytest.raises(KeyboardInterrupt):
@@ -193,8 +194,8 @@ def scores(loss, v_rand_thin):
 
 
 @pytest.mark.parametrize("best_by", ["loss", "v_rand_thin"])
-def test_the_best_state_by_validation_is_the_model(inputs, tmp_path, monkeypatch, best_by):
-    """Made-up values, of which loss and V-Rand find another state best, and neither the last."""
+def test_model_has_the_best_state_by_validation(inputs, tmp_path, monkeypatch, best_by):
+    """With simulated scores: loss and V-Rand select different states, and neither selects the last one."""
     values = {4: scores(0.5, 0.9), 8: scores(0.3, 0.6), 12: scores(0.9, 0.1)}
     iterations = iter(values)
     monkeypatch.setattr(training, "validate", lambda *_: values[next(iterations)])
@@ -220,8 +221,8 @@ def test_a_resumed_training_remembers_the_best_state(inputs, tmp_path, monkeypat
     assert Model.load(tmp_path / "model.pt").provenance["best_iteration"] == 4
 
 
-def test_a_training_that_was_only_to_be_saved_still_writes_its_history(inputs, tmp_path, monkeypatch):
-    """Killed between the last checkpoint and the model; the workflow has deleted the history."""
+def test_training_killed_before_the_model_was_saved_writes_its_history_again(inputs, tmp_path, monkeypatch):
+    """It is killed between the last checkpoint and the model, and the workflow has deleted the history."""
     save = Model.save
 
     def dying(self, path, **more):
@@ -238,8 +239,8 @@ def test_a_training_that_was_only_to_be_saved_still_writes_its_history(inputs, t
     assert list(pd.read_csv(tmp_path / "history.csv").iteration) == [4, 8, 12]
 
 
-def test_a_finished_training_is_not_done_again(inputs, tmp_path, monkeypatch, caplog):
-    """The workflow was killed before it knew; it deletes the results of a job that it knows nothing of."""
+def test_finished_training_is_not_repeated(inputs, tmp_path, monkeypatch, caplog):
+    """The workflow was killed before it recorded the job, and deletes the results of an unknown job."""
     caplog.set_level("INFO", "bordure")
     run(inputs, tmp_path)
     written = {path: path.read_bytes() for path in tmp_path.glob("[!.]*")}
@@ -250,7 +251,7 @@ def test_a_finished_training_is_not_done_again(inputs, tmp_path, monkeypatch, ca
     run(inputs, tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.glob("[!.]*")} == written
     assert re.search(
-        r"trained before, as \S+model\.checkpoint\.pt says: delete it to train again", caplog.text
+        r"model\.checkpoint\.pt contains a finished training\. Delete this file to train again\.", caplog.text
     )
     assert provenance.find_record(tmp_path / "model.pt")["seconds"] > seconds > 0
     monkeypatch.undo()
@@ -260,8 +261,8 @@ def test_a_finished_training_is_not_done_again(inputs, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_step_is_the_optimisers_with_rate_momentum_and_decay_of_the_settings(tmp_path, optimizer):
-    """Two steps of one weight, against the formulas written out."""
+def test_step_follows_the_formulas_of_the_optimisers(tmp_path, optimizer):
+    """Two steps of two weights, compared with explicit formulas of SGD and Adam."""
     settings = Settings(optimizer=optimizer, learning_rate=0.1, momentum=0.9, weight_decay=0.01, warm_up=4)
     net = torch.nn.Conv2d(1, 2, 1, bias=False)
     torch.nn.init.constant_(net.weight, 0.5)
@@ -282,7 +283,7 @@ def test_a_step_is_the_optimisers_with_rate_momentum_and_decay_of_the_settings(t
         np.testing.assert_allclose(net.weight.detach().numpy().ravel(), w, rtol=1e-5)
 
 
-def test_the_key_of_a_checkpoint_is_what_decides_the_result():
+def test_key_of_a_checkpoint_depends_only_on_what_affects_the_result():
     record = {
         "settings": {"seed": 1},
         "inputs": {"a.h5": "12"},
@@ -298,7 +299,7 @@ def test_the_key_of_a_checkpoint_is_what_decides_the_result():
     assert key != training.key_of(record | {"environment": {"device": "cpu"}})
 
 
-def test_validation_images_of_another_gray_scale_are_refused_before_training(inputs, tmp_path):
+def test_validation_images_with_another_type_are_rejected_before_training(inputs, tmp_path):
     with layout.require(inputs[2][0]) as source, layout.create(tmp_path / "other.h5", {}) as file:
         layout.add(file, layout.RAW, source["raw"].shape, np.uint16)[:] = source["raw"][:]
         for array in (layout.LABELS, layout.SEPARATION_BORDER):
@@ -309,8 +310,8 @@ def test_validation_images_of_another_gray_scale_are_refused_before_training(inp
         run([*inputs[:2], [tmp_path / "other.h5"], *inputs[3:]], tmp_path)
 
 
-def test_validation_is_the_training_energy_and_v_rand(inputs, tmp_path):
-    """Computed again from scratch, over whole sections."""
+def test_validation_scores_are_weighted_cross_entropy_and_v_rand(inputs, tmp_path):
+    """They are computed independently, over whole sections."""
     run(inputs, tmp_path, iterations=4)
     model = Model.load(tmp_path / "model.pt")
     net = model.network.eval()
@@ -343,7 +344,7 @@ def test_validation_is_the_training_energy_and_v_rand(inputs, tmp_path):
 
 
 class Cramped(module.UNet):
-    """A network on a device of so little memory: it counts what is kept for the gradient, in bytes."""
+    """A network on a simulated device with `limit` bytes of memory for activations."""
 
     limit = 0
 
@@ -372,33 +373,31 @@ def cramped(monkeypatch, caplog):
 PLAIN = NETWORK | {"batch_normalisation": False}
 
 
-def test_where_memory_is_short_activations_are_computed_twice_and_the_model_is_the_same(
+def test_with_little_memory_activations_are_computed_twice_and_the_model_is_the_same(
     inputs, tmp_path, cramped, caplog
 ):
     cramped(10**9)
     whole = run(inputs, tmp_path / "whole", network=PLAIN)
     cramped(300_000)
     assert same(run(inputs, tmp_path / "cramped", network=PLAIN), whole)
-    assert "computed twice instead of kept" in caplog.text and "going on with tiles" not in caplog.text
+    assert "computed twice instead of kept" in caplog.text and "continues with tiles" not in caplog.text
 
 
-def test_where_memory_is_very_short_tiles_are_smaller_with_a_line_that_says_so(
-    inputs, tmp_path, cramped, caplog
-):
+def test_with_very_little_memory_tiles_are_smaller_with_a_warning(inputs, tmp_path, cramped, caplog):
     cramped(150_000)
     trained = run(inputs, tmp_path / "cramped", network=PLAIN)
     record = Model.load(tmp_path / "cramped/model.pt").provenance
-    (size,) = set(re.findall(r"set `training.tile: (\d+)`", caplog.text))
+    (size,) = set(re.findall(r"Set `training.tile: (\d+)`", caplog.text))
     assert record["smallest_tile"] == int(size)
-    # patches have the same centres, and the loss is that of their inner part
+    # not the same: the patches have the centres of patches of the full size
     assert not same(trained, run(inputs, tmp_path / "small", network=PLAIN, tile=int(size)))
     cramped(0)
-    with pytest.raises(InputError, match=r"even tiles of \d+ px do not fit .* lower `network.depth` or"):
+    with pytest.raises(InputError, match=r"too small even for tiles of \d+ px .* lower `network.depth` or"):
         run(inputs, tmp_path / "none", network=PLAIN)
 
 
-def test_the_state_is_kept_where_memory_gets_too_short_in_the_middle(inputs, tmp_path, cramped, monkeypatch):
-    """Someone else takes the GPU at iteration 6; on an empty one training goes on and ends the same."""
+def test_state_is_saved_if_memory_runs_out_during_training(inputs, tmp_path, cramped, monkeypatch):
+    """Another process fills the GPU at iteration 6. Later, training resumes and gives the same result."""
     cramped(10**9)
     whole = run(inputs, tmp_path / "whole", network=PLAIN)
     step = Step.__call__
@@ -410,23 +409,27 @@ def test_the_state_is_kept_where_memory_gets_too_short_in_the_middle(inputs, tmp
 
     with monkeypatch.context() as patch:
         patch.setattr(Step, "__call__", occupied)
-        with pytest.raises(InputError, match=r"even tiles .*\.checkpoint\.pt has the state of iteration 6, "):
+        with pytest.raises(
+            InputError, match=r"even for tiles .*\.checkpoint\.pt contains the state of iteration 6 "
+        ):
             run(inputs, tmp_path / "cut", network=PLAIN)
     cramped(10**9)
     assert same(run(inputs, tmp_path / "cut", network=PLAIN), whole)
 
 
-def test_memory_that_ends_elsewhere_is_told_of_as_what_it_is(inputs, tmp_path, monkeypatch):
+def test_running_out_of_memory_in_validation_is_reported(inputs, tmp_path, monkeypatch):
     def full(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
 
     monkeypatch.setattr(training, "validate", full)
-    with pytest.raises(InputError, match=r"cpu has no memory left \(CUDA .* 2 GiB\.\)\. Free it and run"):
+    with pytest.raises(
+        InputError, match=r"cpu ran out of memory \(CUDA .* 2 GiB\.\)\. Free its memory and run"
+    ):
         run(inputs, tmp_path)
 
 
-def test_a_smaller_tile_is_the_middle_of_the_patch(tmp_path):
-    """Image, target and weights cut by hand give the loss and the step of the patch that is too large."""
+def test_smaller_tile_is_the_centre_of_the_patch(tmp_path):
+    """A patch that is cropped by hand gives the same loss and the same step."""
     rng = torch.Generator().manual_seed(0)
     image, weights = torch.rand(1, 1, 52, 52, generator=rng), torch.rand(1, 36, 36, generator=rng)
     truth = torch.stack([torch.randint(0, 2, (1, 36, 36), generator=rng), weights], dim=1)
@@ -443,8 +446,8 @@ def test_a_smaller_tile_is_the_middle_of_the_patch(tmp_path):
 
 
 @pytest.mark.parametrize("rim", [0, 4])
-def test_a_batch_is_one_update_with_the_gradient_of_the_joined_patches(tmp_path, rim):
-    """All patches in one pass; plain SGD at rate 1, so that the update is the gradient."""
+def test_batch_is_one_update_with_the_mean_gradient_of_its_patches(tmp_path, rim):
+    """Compared with all patches in one pass, by plain SGD with rate 1, whose update is the gradient."""
     rng = torch.Generator().manual_seed(0)
     images, weights = torch.rand(3, 1, 52, 52, generator=rng), torch.rand(3, 36, 36, generator=rng)
     targets = torch.randint(0, 2, (3, 36, 36), generator=rng)
@@ -467,19 +470,19 @@ def test_a_batch_is_one_update_with_the_gradient_of_the_joined_patches(tmp_path,
         torch.testing.assert_close(update, p.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_batch_normalisation_takes_a_batch_for_one_update(inputs, tmp_path):
-    """Its running mean moves by a tenth towards the mean over the patches of a batch."""
+def test_batch_normalisation_counts_a_batch_as_one_update(inputs, tmp_path):
+    """The running mean moves by a tenth towards the mean over the patches of the batch."""
     still = {"iterations": 1, "learning_rate": 1e-30}
     together = run(inputs, tmp_path / "both", batch=2, **still)
-    alone = []
+    separate = []
     for number in (0, 1):  # the same patches, one at a time, and the same initial parameters
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Step, "share", lambda *_, number=number: [number])
-            alone.append(run(inputs, tmp_path / str(number), **still))
+            separate.append(run(inputs, tmp_path / str(number), **still))
     for name, found in together.items():
         if "running" in name:
-            torch.testing.assert_close(found, (alone[0][name] + alone[1][name]) / 2)
-            assert not torch.equal(alone[0][name], alone[1][name])
+            torch.testing.assert_close(found, (separate[0][name] + separate[1][name]) / 2)
+            assert not torch.equal(separate[0][name], separate[1][name])
         if "tracked" in name:
             assert found == 1
 
@@ -487,11 +490,11 @@ def test_batch_normalisation_takes_a_batch_for_one_update(inputs, tmp_path):
 def test_batch_normalisation_counts_each_tile_once(inputs, tmp_path, cramped, caplog):
     cramped(500_000)
     trained = run(inputs, tmp_path)
-    assert "going on with tiles" in caplog.text and "computed twice" not in caplog.text
+    assert "continues with tiles" in caplog.text and "computed twice" not in caplog.text
     assert all(count == TRAINING["iterations"] for name, count in trained.items() if "tracked" in name)
 
 
-def test_a_loss_that_is_no_number_says_what_to_change(inputs, tmp_path):
+def test_nan_loss_is_reported_with_what_to_change(inputs, tmp_path):
     with pytest.raises(InputError, match=r"loss became nan in .*training\.learning_rate. \(now 1e\+30\)"):
         run(
             inputs,
@@ -505,7 +508,7 @@ def test_a_loss_that_is_no_number_says_what_to_change(inputs, tmp_path):
 
 
 def spoiled(monkeypatch, iteration, spoil):
-    """Let something happen after that iteration."""
+    """Call `spoil` after this iteration."""
     step = Step.__call__
 
     def spoiling(self, patches, before, *args):
@@ -518,13 +521,13 @@ def spoiled(monkeypatch, iteration, spoil):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_no_number_is_met_at_the_next_line_and_the_last_good_state_kept(
+def test_nan_or_infinite_loss_is_detected_and_the_last_good_state_is_kept(
     inputs, tmp_path, monkeypatch, value
 ):
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_LINES", 0)
     monkeypatch.setattr(state, "SECONDS_BETWEEN_SAVES", 0)
     spoiled(monkeypatch, 7, lambda _, loss: loss.fill_(value))
-    kept = "has the state of iteration 6, and as a model its .*, of iteration 4;"
+    kept = r"contains the state of iteration 6 and the best model so far \(iteration 4\);"
     with pytest.raises(InputError, match=rf"the loss became {value} in iteration 7\..* {kept}"):
         run(inputs, tmp_path)
     checkpoint = tmp_path / "model.checkpoint.pt"
@@ -540,8 +543,8 @@ def test_a_loss_that_is_no_number_is_met_at_the_next_line_and_the_last_good_stat
     assert found.provenance["best_iteration"] == 4 and same(found.network.state_dict(), best)
 
 
-def test_parameters_that_are_no_numbers_are_not_saved(inputs, tmp_path, monkeypatch):
-    """The loss of the iteration in which they became so still was one."""
+def test_infinite_parameters_are_not_saved(inputs, tmp_path, monkeypatch):
+    """The loss of the iteration in which they became infinite is still finite."""
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_LINES", 0)
     monkeypatch.setattr(state, "SECONDS_BETWEEN_SAVES", 0)
     spoiled(monkeypatch, 7, lambda step, _: next(step.net.parameters()).data[0].fill_(math.inf))
@@ -553,13 +556,13 @@ def test_parameters_that_are_no_numbers_are_not_saved(inputs, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (0.01, [15, 30, 45, 60, 75, 90]),  # at each line
-        (0.25, [15, 45, 76]),  # a hundredth of the time, to the next line
-        (60, [15, 376, 737]),  # every few minutes whatever it takes: 300 s after the 60 of writing
+        (0.01, [15, 30, 45, 60, 75, 90]),  # at each log line
+        (0.25, [15, 45, 76]),  # at the first log line after 100 times the duration of a save
+        (60, [15, 376, 737]),  # every 300 s, however long a save takes (here 60 s)
     ],
 )
-def test_the_state_is_saved_by_time_spent_on_it(inputs, tmp_path, monkeypatch, seconds, expected):
-    """A made-up clock: an iteration takes a second, and a save so many."""
+def test_interval_between_saves_depends_on_their_duration(inputs, tmp_path, monkeypatch, seconds, expected):
+    """With a simulated clock: an iteration takes 1 s and a save `seconds`."""
     now, saves = [0.0], []
 
     def step(*_):
@@ -581,7 +584,7 @@ def test_the_state_is_saved_by_time_spent_on_it(inputs, tmp_path, monkeypatch, s
     assert saves == expected
 
 
-def test_the_time_of_an_interrupted_training_adds_up(inputs, tmp_path, monkeypatch):
+def test_times_of_interrupted_trainings_are_added(inputs, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupted(patch, after=7)
         with pytest.raises(KeyboardInterrupt):
@@ -595,7 +598,7 @@ def test_the_time_of_an_interrupted_training_adds_up(inputs, tmp_path, monkeypat
     assert 1000 < provenance.find_record(tmp_path / "model.pt")["seconds"] < 1100
 
 
-def test_one_flipped_byte_in_a_checkpoint_is_told_and_training_starts_over(
+def test_damaged_checkpoint_is_reported_and_training_starts_from_the_beginning(
     inputs, tmp_path, monkeypatch, caplog
 ):
     whole = run(inputs, tmp_path / "whole")
@@ -613,12 +616,12 @@ def test_one_flipped_byte_in_a_checkpoint_is_told_and_training_starts_over(
     assert re.search(r"checkpoint\.pt: not a readable .* checksum .* starts from the beginning", caplog.text)
 
 
-def test_an_impossible_tile_is_met_before_training(inputs, tmp_path):
-    with pytest.raises(InputError, match="51 px does not fit"):
+def test_invalid_tile_is_rejected_before_training(inputs, tmp_path):
+    with pytest.raises(InputError, match="51 px is not valid"):
         run(inputs, tmp_path, tile=51)
 
 
-def test_the_rate_warms_up_and_decays_as_a_function_of_the_iteration():
+def test_learning_rate_warms_up_and_decays():
     settings = Settings(learning_rate=2.0, warm_up=4, iterations=12, decay="cosine")
     rates = [learning_rate(i, settings) for i in range(12)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]

@@ -18,7 +18,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def slow_weight_map(labels, w_c, w0, sigma):
-    """One distance transform per cell, then the two smallest."""
+    """Compute one distance transform per cell and use the two smallest distances."""
     cells = [k for k in np.unique(labels) if k]
     weights = np.where(labels > 0, w_c[1], w_c[0])
     if len(cells) < 2:
@@ -29,7 +29,7 @@ def slow_weight_map(labels, w_c, w0, sigma):
 
 
 def scattered(seed):
-    """Rectangles, more of them in some sections than in others, on sections of several strips and blocks."""
+    """Draw a random number of rectangles on a section that is larger than a strip and a block."""
     rng = np.random.default_rng(seed)
     labels = np.zeros(rng.integers(100, 200, 2), np.int32)
     for k in range(rng.integers(2, 40)):
@@ -56,7 +56,7 @@ def test_weight_map_of_larger_sections_is_exact_to_float32(seed, sigma):
 
 
 @pytest.mark.parametrize("sigma", [1e3, 1e6])
-def test_sigma_may_exceed_the_section(sigma):
+def test_sigma_may_be_larger_than_the_section(sigma):
     labels = np.zeros((3, 90), np.int32)
     labels[0, 0], labels[2, -1] = 1, 2
     expected = slow_weight_map(labels, W_C, 10, sigma)
@@ -65,7 +65,7 @@ def test_sigma_may_exceed_the_section(sigma):
 
 @settings(deadline=None, max_examples=30)
 @given(SEEDS, st.floats(0.5, 8), st.data())
-def test_block_with_its_halo_has_the_weights_of_the_whole(seed, sigma, data):
+def test_block_with_its_halo_has_the_weights_of_the_whole_section(seed, sigma, data):
     labels = scattered(seed)
     margin = halo(W_C, 10, sigma)
     (top, bottom), (left, right) = (
@@ -88,7 +88,7 @@ def test_weights_do_not_depend_on_the_blocks(seed, sigma, side):
     np.testing.assert_array_equal(found, weight_map(labels, W_C, 10, sigma))
 
 
-def test_labels_may_be_as_large_as_uint32():
+def test_labels_may_be_as_large_as_uint32_allows():
     labels = np.zeros((1, 30), np.uint32)
     labels[0, 0], labels[0, 9], labels[0, 19] = 1, 2, 3
     large = np.where(labels > 1, labels + np.uint32(2**32 - 4), labels)
@@ -96,13 +96,13 @@ def test_labels_may_be_as_large_as_uint32():
     np.testing.assert_array_equal(weight_map(large, W_C, 10, 5), weight_map(labels, W_C, 10, 5))
 
 
-def test_cells_almost_a_halo_away_still_count():
+def test_cell_at_the_edge_of_the_halo_counts():
     labels = np.zeros((1, 60), np.int32)
     labels[0, 0], labels[0, halo(W_C, 10, 5) - 1 :] = 1, 2
     assert weight_map(labels, W_C, 10, 5)[0, 1] > W_C[0]
 
 
-def test_the_weight_is_highest_in_the_narrowest_gap():
+def test_weight_is_highest_in_the_narrowest_gap():
     labels = np.zeros((9, 30), np.int32)
     labels[:, :5], labels[:, 6:15], labels[:, 22:] = 1, 2, 3
     w = weight_map(labels, np.array([1.0, 1.0]), 10.0, 5.0)[4]

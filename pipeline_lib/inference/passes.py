@@ -1,4 +1,4 @@
-"""A section through a network, tile by tile, and the choice of precision and tile size."""
+"""Forward passes over a section, tile by tile, and the choice of precision and tile size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,34 @@ from pipeline_lib.networks import Geometry, Plan
 from pipeline_lib.networks.module import Network
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.types import Stored
 
-_MEMORY_FOR_TILES = 4 * 2**30  # bytes; for the paper's network 1292 px in float32, 1820 in bfloat16
+# Bytes that an automatically chosen tile may use: with the paper's network 1292 px in float32, 1820 px in
+# bfloat16
+_MEMORY_FOR_TILES = 4 * 2**30
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """`float32`, `bfloat16`, or `auto`: bfloat16 where the device multiplies in it, else float32.
+    """Return the type in which convolutions are computed.
 
-    Convolutions in float32 are that on a GPU too: TF32, torch's default there, is switched off.
+    This function also switches off TF32, torch's default on GPUs, so that `float32` really is float32 there.
+
+    Parameters
+    ----------
+    precision : {"auto", "float32", "bfloat16"}
+        Setting of the user. `auto` is bfloat16 if the device has instructions for it, otherwise float32.
+    device : torch.device
+        Device that computes.
+
+    Returns
+    -------
+    torch.dtype
+        `torch.float32` or `torch.bfloat16`.
+
+    Examples
+    --------
+    >>> choose_precision("float32", torch.device("cpu"))
+    torch.float32
     """
     torch.backends.cudnn.allow_tf32 = False
     if precision == "auto":
@@ -40,106 +60,171 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
-def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager:
-    """Compute convolutions in `precision`; parameters and what is summed over stay in float32."""
+def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which convolutions are computed in `precision`.
+
+    Parameters and sums stay in float32.
+
+    Parameters
+    ----------
+    device : torch.device
+        Device that computes.
+    precision : torch.dtype
+        Type of the convolutions, see `choose_precision`.
+
+    Returns
+    -------
+    context manager
+        `torch.autocast`, or a context that does nothing for float32.
+    """
     return torch.autocast(device.type, precision) if precision != torch.float32 else contextlib.nullcontext()
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory it frees until it ends, where the C library is glibc.
+    """Let this process keep freed memory for later use. It has an effect only with the C library glibc.
 
-    Every large tensor is else taken from the kernel and given back, which clears it page by page each time:
-    half of the time of a forward pass over a whole image on the CPU.
+    By default, glibc requests each large tensor from the kernel and returns it when it is freed. The kernel
+    then clears the memory page by page, which takes half of the time of a forward pass over a whole image on
+    the CPU.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX: no block straight from the kernel
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing given back
+        mallopt(-4, 0)  # M_MMAP_MAX: request no single block from the kernel
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never return memory to the kernel
 
 
 def choose_tile(
-    tile: int | str,
+    tile: int | Literal["auto"],
     plan: Plan,
     device: torch.device,
     precision: torch.dtype,
     memory_gb: float,
 ) -> int:
-    """A tile size in px: the setting, checked, or for `auto` the largest that memory holds.
+    """Return the tile size for inference. The result of inference does not depend on it.
 
-    No larger than for an output of `blocks.BLOCK` px, or half of that where the network's context is small,
-    whose memory is the same for every larger image; than a quarter of a GPU's free memory, or of what this
-    process may use of the machine's (what is free there
-    changes from run to run), and than `_MEMORY_FOR_TILES`; on the CPU, where the tiles' memory is the
-    process's own, so that it stays below `memory_gb`. A set tile that would take more than there is gives way
-    to that of `auto`, with a line saying so: the result does not depend on it. Raises `InputError` where
-    `memory_gb` does not hold the smallest tile.
+    With `auto`, this is the largest valid size within the following limits:
+
+    - A tile needs at most 4 GiB.
+    - On a GPU, a tile needs at most a quarter of the free memory.
+    - On the CPU, a tile needs at most a quarter of the memory of the machine, container or job (not of the
+      free memory, which changes from run to run), and the process stays below `memory_gb`.
+    - The output has at most `kernels.blocks.BLOCK` px on each side, or half of that if the context of the
+      network is small. Larger tiles gain no speed, and with this limit the memory does not grow with the
+      image.
+
+    If a given tile needs more memory than is available, the size for `auto` is used instead, with a warning.
+
+    Parameters
+    ----------
+    tile : int or "auto"
+        Setting of the user: side of the input tile (px).
+    plan : Plan
+        Plan of the network.
+    device : torch.device
+        Device that computes.
+    precision : torch.dtype
+        Type of the convolutions, see `choose_precision`.
+    memory_gb : float
+        Memory that the process may use on the CPU (GB).
+
+    Returns
+    -------
+    int
+        Side of the input tile (px), a valid size of the network.
+
+    Raises
+    ------
+    InputError
+        If `tile` is not a valid size, or `memory_gb` is too small for the smallest valid tile.
     """
     geometry = plan.geometry
     pixel = plan.values_per_pixel * precision.itemsize
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what an earlier volume's tiles left to torch is free for these
-        there = torch.cuda.mem_get_info(device)[0]
-        share = there / 4
+        torch.cuda.empty_cache()  # memory that torch kept from the tiles of earlier volumes is available, too
+        available: float = torch.cuda.mem_get_info(device)[0]
+        share = available / 4
     else:
         machine = _machine_memory()
         allowed = (memory_gb * 1e9 - memory.TORCH_PROCESS_BYTES) / memory.KEPT
-        there, share = min(machine, allowed), min(machine / 4, allowed)
+        available, share = min(machine, allowed), min(machine / 4, allowed)
         if geometry.smallest**2 * pixel > allowed:
             needed = geometry.smallest**2 * pixel * memory.KEPT + memory.TORCH_PROCESS_BYTES
             raise InputError(
-                f"config key `memory_gb`: {memory_gb:g} is too little for this network's smallest tile, "
-                f"{geometry.smallest} px. Set it to {math.ceil(needed / 1e9)}."
+                f"config key `memory_gb`: {memory_gb:g} GB is too small for the smallest tile of this "
+                f"network ({geometry.smallest} px). Set it to {math.ceil(needed / 1e9)} or more."
             )
     if tile != "auto":
         geometry.output_size(tile)
-        if tile**2 * pixel <= there:
+        if tile**2 * pixel <= available:
             return tile
     side = math.isqrt(int(min(share, _MEMORY_FOR_TILES) / pixel))
-    # larger ones gain nothing (docs/measurements/performance.md): the context is a small part of them
+    # the context is a small part of larger tiles, so they gain no speed (docs/measurements/performance.md)
     side = min(side, geometry.input_size(min(BLOCK, max(BLOCK // 2, 48 * geometry.context))))
     side = max(side - (side - geometry.smallest) % geometry.stride, geometry.smallest)
     if tile != "auto":
         logger.warning(
-            "a tile of %d px takes %.1f GB, and %s has %.1f: tiles of %d px, with the same result",
+            "a tile of %d px needs %.1f GB, but %s has %.1f GB. Using tiles of %d px, with the same result.",
             tile,
             tile**2 * pixel / 1e9,
             device,
-            there / 1e9,
+            available / 1e9,
             side,
         )
     return side
 
 
 def _machine_memory(system: Path = Path("/")) -> int:
-    """Bytes this process may use: the machine's, or what its container or job is allowed (cgroup v2)."""
+    """Return the bytes that this process may use: memory of the machine, container or job (cgroup v2)."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError):  # not Linux
         group = (system / "proc/self/cgroup").read_text().rpartition("::/")[2].strip()
         innermost = system / "sys/fs/cgroup" / group
         for folder in (innermost, *innermost.parents):
-            with contextlib.suppress(OSError, ValueError):  # no file, or `max`: no limit
+            with contextlib.suppress(OSError, ValueError):  # no file, or the word `max`: no limit
                 memory = min(memory, int((folder / "memory.max").read_text()))
     return memory
 
 
-class InHalves(nn.Module):
-    """`network`, over no more of an image at a time than the GPU's memory holds.
+class SplitIfTooLarge(nn.Module):
+    """A network that splits its input into halves if the memory of the GPU is too small for it.
 
-    A pass that runs out of memory is made over one half of the output and then the other, and so is each
-    later one of its size; the result is the same. `InputError` where not even the smallest fits.
+    If a forward pass runs out of memory, it is repeated for each half of the output, and so on recursively.
+    Later inputs of this size or larger are split at once. The result is the same.
+
+    Parameters
+    ----------
+    network : Network
+        Network to apply.
     """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        self.too_large = math.inf  # px
+        self.too_large = math.inf  # px, size of the smallest input that ran out of memory
 
     @property
     def geometry(self) -> Geometry:
-        """That of the network."""
+        """Valid input sizes of the network, and its context."""
         return self.network.geometry
 
     def forward(self, image: Tensor) -> Tensor:
+        """Compute the output of the network.
+
+        Parameters
+        ----------
+        image : Tensor, (n, c, y, x), float32
+            Normalised images. Height and width must be valid sizes (`geometry`).
+
+        Returns
+        -------
+        Tensor, (n, classes, y - 2 context, x - 2 context)
+            Logits of the classes.
+
+        Raises
+        ------
+        InputError
+            If the memory is too small even for the smallest valid size.
+        """
         height, width = image.shape[2:]
         if height * width < self.too_large:
             try:
@@ -147,27 +232,27 @@ class InHalves(nn.Module):
             except torch.cuda.OutOfMemoryError:
                 self.too_large = height * width
                 logger.warning(
-                    "%s has no memory for %d x %d px at a time: in halves, with the same result",
+                    "%s: not enough memory for %d x %d px. Processing them in halves, with the same result.",
                     image.device,
                     height,
                     width,
                 )
-        # not inside `except`: the error holds on to all the failed pass had computed
+        # outside of `except`, because the exception keeps all tensors of the failed pass in memory
         axis, size = max(enumerate((height, width), 2), key=lambda side: side[1])
         half = self.geometry.output_size(size) // 2
         half -= half % self.geometry.stride
         if half == 0:
             raise InputError(
-                f"{image.device} has no memory for {height} x {width} px, the least this network takes. "
-                "Set `device: cpu`, or wait until the GPU is free."
+                f"{image.device}: not enough memory for {height} x {width} px, the smallest tile of "
+                "this network. Set `device: cpu`, or wait until the GPU is free."
             )
         first = self(image.narrow(axis, 0, self.geometry.input_size(half))).narrow(axis, 0, half)
         return torch.cat([first, self(image.narrow(axis, half, size - half))], axis)
 
 
 def tile_outputs(
-    network: Network | InHalves,
-    raw: Any,
+    network: Network | SplitIfTooLarge,
+    raw: Stored,
     section: int,
     normalisation: Normalisation,
     tile: int,
@@ -176,50 +261,97 @@ def tile_outputs(
     decode: Callable[[Callable[[Tensor], Tensor], Tensor], Any],
     rows: slice = slice(None),
 ) -> Iterator[tuple[Tile, Any]]:
-    """Each tile of a section, and what a task makes of the network's output there.
+    """Apply a network and the decoding of a task to each tile of a section.
 
     Parameters
     ----------
-    network : Network or InHalves
-        In evaluation mode.
+    network : Network or SplitIfTooLarge
+        Network on `device`, in evaluation mode.
     raw : array, (c, z, y, x)
-        Numpy or h5py.
+        Gray levels, numpy or h5py.
     section : int
-        Which section of `raw`.
-    normalisation, tile, device, precision
-        Of the network's input. A tile has at most `tile` x `tile` pixels.
+        Index of the section in `raw`.
+    normalisation : Normalisation
+        Normalisation of the gray levels.
+    tile : int
+        Largest tile, given as the side of a square (px): a tile has at most `tile` x `tile` px.
+    device : torch.device
+        Device that computes.
+    precision : torch.dtype
+        Type of the convolutions, see `choose_precision`.
     decode : callable
-        The task's `decode`, called with the network and the normalised tile, float32 (c, y, x).
-    rows : slice
-        Only this band of rows, from whose first row the tiles count. It begins at a multiple of the network's
-        stride.
+        Method `decode` of the task. It is called with the network and the normalised tile, (c, y, x) float32.
+    rows : slice, default all
+        Band of rows to process. It must start at a multiple of the network's stride. Positions of the tiles
+        are relative to its first row.
 
     Yields
     ------
-    Tile, object
-        Where the tile lies, and what `decode` returned for it.
+    part : Tile
+        Position of the tile.
+    output : object
+        Result of `decode` for the tile.
+
+    References
+    ----------
+    Ronneberger, Fischer & Brox (2015), section 2 and figure 2: overlap-tile strategy.
     """
     height, width = raw.shape[2:]
     band = range(height)[rows]
     for part in tiles((len(band), width), tile, network.geometry):
         (top, bottom), (left, right) = part.read
-        rows = mirror(band.start + top, band.start + bottom, height)
-        columns = mirror(left, right, width)
-        image = torch.from_numpy(
-            normalisation.apply(read_mirrored(raw, section, rows, columns), rows, columns)
-        ).to(device)
+        y, x = mirror(band.start + top, band.start + bottom, height), mirror(left, right, width)
+        image = torch.from_numpy(normalisation.apply(read_mirrored(raw, section, y, x), y, x)).to(device)
         with torch.inference_mode(), autocast(device, precision):
             output = decode(network, image)
         yield part, output
 
 
-def turned(image: Tensor, orientation: int) -> Tensor:
-    """`image` (..., y, x) in one of the 8 orientations, 0..7: 0 as it is, from 4 on mirrored."""
+def orient(image: Tensor, orientation: int) -> Tensor:
+    """Rotate and mirror an image into one of its 8 orientations.
+
+    Parameters
+    ----------
+    image : Tensor, (..., y, x)
+        Image in its original orientation.
+    orientation : int
+        0 to 7. The image is mirrored if it is 4 or more, then rotated `orientation % 4` times by 90 degrees.
+
+    Returns
+    -------
+    Tensor, (..., y, x) or (..., x, y)
+        Image in the new orientation.
+
+    Examples
+    --------
+    >>> orient(torch.tensor([[1, 2], [3, 4]]), 1)
+    tensor([[2, 4],
+            [1, 3]])
+    """
     mirrored = image.flip(-1) if orientation >= 4 else image
     return mirrored.rot90(orientation % 4, (-2, -1))
 
 
-def turned_back(image: Tensor, orientation: int) -> Tensor:
-    """Undo `turned`."""
+def orient_back(image: Tensor, orientation: int) -> Tensor:
+    """Return an image to its original orientation (inverse of `orient`).
+
+    Parameters
+    ----------
+    image : Tensor, (..., y, x)
+        Result of `orient`.
+    orientation : int
+        Orientation of `image`, 0 to 7.
+
+    Returns
+    -------
+    Tensor, (..., y, x) or (..., x, y)
+        Image in its original orientation.
+
+    Examples
+    --------
+    >>> orient_back(torch.tensor([[2, 4], [1, 3]]), 1)
+    tensor([[1, 2],
+            [3, 4]])
+    """
     image = image.rot90(-(orientation % 4), (-2, -1))
     return image.flip(-1) if orientation >= 4 else image

@@ -1,7 +1,7 @@
 """Networks by name.
 
-Each subfolder is one network: a torch-free plan and a module that torch runs. `plan` finds it by its name;
-`Model` (networks/model.py) is a trained one in a file.
+Each subfolder is one network: a plan, which does not import torch, and a torch module. `plan` returns the
+plan of the network with a given name. `networks.model.Model` is a trained network in a file.
 """
 
 from __future__ import annotations
@@ -14,33 +14,52 @@ from typing import Any
 from pipeline_lib.networks.plan import Geometry, Plan
 from pipeline_lib.runtime.errors import InputError
 
-ENTRY_POINTS = "bordure.networks"  # group in which other packages name the modules of their networks
+# Group of entry points in which other packages name the modules of their networks.
+ENTRY_POINTS = "bordure.networks"
 
 __all__ = ["ENTRY_POINTS", "Geometry", "Plan", "names", "plan", "plan_type"]
 
 
 def names() -> list[str]:
-    """Names of all known networks, those of other packages last."""
+    """Return the names of all available networks.
+
+    Returns
+    -------
+    list of str
+        Networks of this package first, then those that other packages add through the entry point group
+        `bordure.networks`.
+
+    Examples
+    --------
+    >>> "unet" in names()
+    True
+    """
     own = [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
     return [*own, *(point.name for point in metadata.entry_points(group=ENTRY_POINTS))]
 
 
 def plan_type(name: str) -> type[Plan]:
-    """The class of plans of the network called `name`.
+    """Return the plan class of the network `name`.
 
     Parameters
     ----------
     name : str
-        That of a folder here, or of an entry point of another package.
+        Name of a subfolder of `networks`, or of an entry point of another package.
 
     Returns
     -------
-    subclass of Plan
+    type
+        Subclass of `Plan` whose attribute `name` is `name`.
 
     Raises
     ------
     InputError
-        For an unknown name; the message lists the known ones.
+        If no network has this name. The message lists the available names.
+
+    Examples
+    --------
+    >>> plan_type("unet").__name__
+    'UNetPlan'
     """
     own = any(module.name == name and module.ispkg for module in pkgutil.iter_modules(__path__))
     others = () if own else metadata.entry_points(group=ENTRY_POINTS, name=name)
@@ -55,23 +74,25 @@ def plan_type(name: str) -> type[Plan]:
 
 
 def plan(name: str, **arguments: Any) -> Plan:
-    """The plan of a network.
+    """Return the plan of a network with the given settings.
 
     Parameters
     ----------
     name : str
-        One of `names`.
+        Name of the network, one of `names`.
     **arguments
-        Its settings, and `input_channels` and `classes` (`Plan`). What is left out has its default.
+        Settings of the network, and `input_channels` and `classes` (see `Plan`). Arguments that are left out
+        have their default.
 
     Returns
     -------
     Plan
+        Plan of the network. Its method `build` makes the torch module.
 
     Raises
     ------
     InputError
-        For an unknown network or setting, and for a value that the setting does not take.
+        If the network or a setting is unknown, or a value has the wrong type or is out of range.
 
     Examples
     --------
@@ -82,6 +103,7 @@ def plan(name: str, **arguments: Any) -> Plan:
     known = ("input_channels", "classes", *kind.schema())
     if unknown := [key for key in arguments if key not in known]:
         raise InputError(
-            f"network: `{unknown[0]}` is no setting of `{name}`. Its settings are {', '.join(kind.schema())}."
+            f"network: `{unknown[0]}` is not a setting of `{name}`. "
+            f"Its settings are {', '.join(kind.schema())}."
         )
     return kind(**arguments)

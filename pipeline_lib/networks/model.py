@@ -1,4 +1,7 @@
-"""Trained networks in files that describe themselves; reading one runs no code from it."""
+"""Model files: trained networks with all that prediction needs.
+
+Reading a model file never runs code from the file.
+"""
 
 from __future__ import annotations
 
@@ -22,62 +25,93 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing, require_file
 
 FORMAT_VERSION = 1
-_IS_FOLDER = 0x10  # among the attributes of an entry of a ZIP archive
+_IS_FOLDER = 0x10  # flag in the external attributes of a ZIP entry
 
 
 def write_tensors(
     path: str | Path, content: dict[str, Any], description: dict[str, Any] | None = None
 ) -> None:
-    """Write tensors and plain types, whole or not at all, with what `modelfile.describe` gives back."""
-    buffer = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError about positions
+    """Write tensors and plain values to a file that `torch.load` can read.
+
+    The file is replaced atomically: if writing fails, an existing file is unchanged.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write.
+    content : dict of str to object
+        Tensors, numbers, strings, lists and dicts of them.
+    description : dict, optional
+        JSON-compatible values that `modelfile.describe` returns without torch. None writes no description.
+    """
+    buffer = io.BytesIO()  # torch's own writer reports a full disk as a RuntimeError about file positions
     torch.save(content, buffer)
     if description:
         modelfile.add_description(buffer, description)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(buffer.getbuffer())
         file.flush()
-        os.fsync(file.fileno())  # else a machine that goes down may leave an empty file in its place
+        os.fsync(file.fileno())  # otherwise a crash of the machine may leave an empty file
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
-    """What `write_tensors` wrote; no code from the file runs.
+    """Read a file written by `write_tensors`, without running code from it.
 
-    Raises `InputError` for a missing file, and for a byte that is not as it was written: torch does not look
-    at the checksums (CRC-32) that it writes beside every tensor.
+    The checksum (CRC-32) of every entry is verified here, because torch writes these checksums but does not
+    check them.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to read.
+
+    Returns
+    -------
+    dict of str to object
+        Content of the file, with tensors on the CPU. Empty if the file does not contain a dict.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, or contains objects that are not tensors or plain values.
     """
     try:
         require_file(path)
         with zipfile.ZipFile(path) as archive:
-            # torch would unpack without end, and reads nothing where one is marked as a folder
+            # torch unpacks compressed entries of any size, and reads nothing from an entry marked as folder
             if any(entry.compress_type or entry.external_attr & _IS_FOLDER for entry in archive.infolist()):
-                raise zipfile.BadZipFile("compressed or folders inside")
+                raise zipfile.BadZipFile("compressed entries or folders in it")
             if sum(entry.file_size for entry in archive.infolist()) > os.path.getsize(path):
-                raise zipfile.BadZipFile("files inside overlap")
+                raise zipfile.BadZipFile("its entries overlap")
             if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"damaged: wrong checksum of {damaged}")
-        # mapped, a tensor cannot reach beyond the file, whatever length is claimed for it
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        # mapped into memory, so that a wrong length in the file cannot make torch allocate or read more
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such model. Train one, or correct the path.") from error
+        raise InputError(f"{path}: no such model file. Train a model, or correct the path.") from error
     except Exception as error:  # a damaged or hostile file can raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to run what is in the file
-            reason = "code or objects of Python, which are not loaded, or damaged"
+        if isinstance(error, pickle.UnpicklingError):  # torch's message suggests to run code from the file
+            reason = "it is damaged, or contains Python code or objects, which are never loaded"
         raise InputError(
-            f"{path}: not a readable model file ({reason}). Copy it again from its source, or train it again."
+            f"{path}: not a readable model file ({reason}). Copy the file again from its source, or train "
+            "the model again."
         ) from error
     return content if isinstance(content, dict) else {}
 
 
-class _Undrawn(TorchFunctionMode):
-    """Modules built inside draw no initial parameters, because theirs will be loaded.
+class _SkipInitialisation(TorchFunctionMode):
+    """Skip the random initialisation of modules that are built inside, because parameters are loaded next.
 
-    The meta device would do so too, but its first `normal_` takes a second to import 800 modules.
+    The meta device would also skip it, but its first call of `normal_` imports 800 modules, which takes a
+    second.
     """
 
-    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         if getattr(function, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"]
         return function(*args, **(kwargs or {}))
@@ -85,20 +119,35 @@ class _Undrawn(TorchFunctionMode):
 
 @dataclass
 class Model:
-    """What prediction needs: a network, what it was trained for, and how its input was normalised.
+    """A trained network with all that prediction needs.
 
     Parameters
     ----------
     plan : Plan
-        How the network is built.
+        Settings of the network.
     network : Network
-        The network itself.
+        Torch module with the trained parameters.
     normalisation : Normalisation
-        Measured on the training images.
-    provenance : dict
+        Normalisation of the images, measured on the training images.
+    provenance : dict, optional
         Record of the training.
-    task : str
-        Name of the task (`tasks`) that decodes the output.
+    task : str, default "segmentation"
+        Name of the task that decodes the output (one of `tasks.names`).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from pipeline_lib.data.normalisation import measure
+    >>> from pipeline_lib.networks import plan
+    >>> small = plan("unet", depth=1, base_channels=2)
+    >>> images = np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "model.pt")
+    ...     Model(small, small.build(), measure("mean_std", [images])).save(path)
+    ...     print(Model.load(path).plan.parameters)
+    434
     """
 
     plan: Plan
@@ -108,7 +157,17 @@ class Model:
     task: str = "segmentation"
 
     def save(self, path: str | Path, **more: Any) -> None:
-        """Write tensors and plain types only, with `more` of them; whole or not at all."""
+        """Write the model to a file of tensors and plain values.
+
+        The file is replaced atomically: if writing fails, an existing file is unchanged.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to write, usually `model.pt`.
+        **more
+            Further tensors and plain values for the file. `state_dict=` replaces the parameters of `network`.
+        """
         plain = {
             "format": "bordure-model",
             "format_version": FORMAT_VERSION,
@@ -124,28 +183,38 @@ class Model:
 
     @classmethod
     def load(cls, path: str | Path) -> Model:
-        """Read a model without running code from the file (`weights_only`).
+        """Read a model from a file, without running code from the file (`weights_only`).
+
+        Parameters
+        ----------
+        path : str or Path
+            File written by `save`.
+
+        Returns
+        -------
+        Model
+            Model on the CPU, with its network in training mode.
 
         Raises
         ------
         InputError
-            For a missing or foreign file, another format version, settings that the network does not take,
-            and parameters that do not fit it.
+            If the file is missing, damaged, not a model or of another format version, or if its settings or
+            parameters do not match the network.
         """
         content = read_tensors(path)
         if content.get("format") != "bordure-model":
             raise InputError(
-                f"{path}: not a bordure model; expected a `model.pt` written by the training stage."
+                f"{path}: not a bordure model. Expected a `model.pt` written by the training stage."
             )
         if content.get("format_version") != FORMAT_VERSION:
             raise InputError(
                 f"{path}: model format version {content.get('format_version')}, expected {FORMAT_VERSION}. "
-                "Train it again with this version of bordure, or predict with the version named in its "
-                "provenance."
+                "Train the model again with this version of bordure, or predict with the version that its "
+                "provenance names."
             )
         try:
             plan = networks.plan(content["name"], **content["arguments"])
-            with torch.device("meta"), _Undrawn():  # which allocates nothing, whatever size is claimed
+            with torch.device("meta"), _SkipInitialisation():  # allocates nothing, whatever the settings are
                 network = plan.build()
             network.load_state_dict(content["state_dict"], assign=True)
             normalisation = Normalisation.from_dict(content["normalisation"])
@@ -154,19 +223,20 @@ class Model:
             wrong = [name for name, tensor in network.state_dict().items() if not _usable(tensor)]
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        except Exception as error:  # what it holds may be of any kind
+        except Exception as error:  # the values in the file can be anything
             reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{path}: its parameters do not fit the network it names ({type(error).__name__}: {reason}). "
-                "Train it again."
+                f"{path}: its parameters do not match its network ({type(error).__name__}: {reason}). "
+                "Train the model again."
             ) from error
         if wrong or not (np.isfinite(normalisation.offset).all() and np.isfinite(normalisation.scale).all()):
             raise InputError(
-                f"{path}: holds numbers that are NaN or infinite, or of another type than float32 (in "
-                f"{wrong[0] if wrong else 'its normalisation'}). Train it again."
+                f"{path}: {wrong[0] if wrong else 'its normalisation'} contains NaN or infinite values, or "
+                "is not float32. Train the model again."
             )
         return cls(plan, network, normalisation, provenance, task)
 
 
 def _usable(tensor: torch.Tensor) -> bool:
+    """Return whether all values of `tensor` are finite float32 numbers, or counts (int64)."""
     return tensor.dtype == torch.int64 or (tensor.dtype == torch.float32 and bool(tensor.isfinite().all()))

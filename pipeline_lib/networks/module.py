@@ -1,19 +1,34 @@
-"""What all networks share that torch runs."""
+"""Base class of the torch modules of all networks."""
 
 from __future__ import annotations
 
+from typing import Self
+
+import torch
 from torch import nn
 
 from pipeline_lib.networks.plan import Geometry, Plan
 
 
 class Network(nn.Module):
-    """Base class of networks: (n, c, y, x) -> (n, classes, y - 2 context, x - 2 context).
+    """Base class of networks.
 
-    Convolutions are not padded: an output pixel depends on its context alone, wherever in a tile it lies.
+    A network maps images (n, c, y, x) to logits (n, classes, y - 2 context, x - 2 context). Convolutions are
+    not padded, so an output pixel depends only on the input within `context` of it. If a tile is shifted by a
+    multiple of the stride, the output is shifted, too, and is otherwise the same.
 
-    With `checkpointing` set, training keeps fewer activations and computes them again for the gradient: the
-    same numbers with less memory, more slowly. A network that cannot do so ignores it.
+    Parameters
+    ----------
+    plan : Plan
+        Settings and geometry of the network.
+
+    Attributes
+    ----------
+    plan : Plan
+        Settings and geometry of the network.
+    checkpointing : bool
+        If True, a training step keeps fewer activations and computes the others a second time for the
+        gradient. This takes less memory and more time; the result is the same. A network may ignore it.
     """
 
     checkpointing = False
@@ -24,5 +39,21 @@ class Network(nn.Module):
 
     @property
     def geometry(self) -> Geometry:
-        """Which sizes the network takes, and how much context it needs."""
+        """Valid input sizes of the network, and its context."""
         return self.plan.geometry
+
+    def move_to(self, device: torch.device) -> Self:
+        """Move the network to `device`, with its parameters in the channels-last memory layout.
+
+        Parameters
+        ----------
+        device : torch.device
+            Device that the network will run on.
+
+        Returns
+        -------
+        Network
+            The network itself.
+        """
+        # torch accepts `memory_format` here, but its type stubs do not list it together with a device
+        return self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,7 +1,7 @@
-"""What is known of a network without torch: its settings, sizes, parameters and memory.
+"""Plans of networks: settings, tile sizes, number of parameters and memory, without torch.
 
-The workflow, the checks of the dry run and the reader of model files ask a `Plan` and nothing else: an
-impossible tile fails in `snakemake -n`, and only jobs that compute import torch.
+The workflow, the checks of a dry run and the reader of model files use only the `Plan` of a network. So
+`snakemake -n` reports an invalid tile size, and only the jobs that compute import torch.
 """
 
 from __future__ import annotations
@@ -15,26 +15,45 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline_lib import memory
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Json
 
 if TYPE_CHECKING:
-    from torch import nn
+    from pipeline_lib.networks.module import Network
 
-_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}  # of JSON Schema
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}  # names in JSON Schema
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Input sizes a network takes, `smallest + k * stride`, and the context it needs.
+    """Valid input sizes of a network, and its context.
+
+    The valid input sizes are `smallest + k * stride` with k = 0, 1, 2, ... The output is `2 * context` px
+    smaller than the input.
 
     Parameters
     ----------
     stride : int
-        Tiles move by multiples of it (px). It divides 128 (`kernels.blocks.ALIGNMENT`), so that jobs which
-        share a section begin at a multiple, too.
+        Step between valid sizes (px). Tiles start at multiples of it. It must divide 128
+        (`kernels.blocks.ALIGNMENT`): jobs that share a section start at multiples of 128 px.
     smallest : int
-        Smallest input (px). Its output is at least one stride.
+        Smallest valid input size (px). Its output is at least one stride.
     context : int
-        How much smaller the output is, on either side (px).
+        Number of pixels by which the output is smaller than the input, on each side (px).
+
+    References
+    ----------
+    Ronneberger, Fischer & Brox (2015), section 2 and figure 2: overlap-tile strategy.
+
+    Examples
+    --------
+    The U-Net of the paper maps a tile of 572 px to 388 px:
+
+    >>> from pipeline_lib.networks.unet import UNetPlan
+    >>> geometry = UNetPlan().geometry
+    >>> geometry
+    Geometry(stride=16, smallest=204, context=92)
+    >>> geometry.output_size(572)
+    388
     """
 
     stride: int
@@ -42,71 +61,117 @@ class Geometry:
     context: int
 
     def output_size(self, input_size: int) -> int:
-        """Output size (px) for a valid `input_size`.
+        """Return the output size of a valid input size.
+
+        Parameters
+        ----------
+        input_size : int
+            Side of the input tile (px).
+
+        Returns
+        -------
+        int
+            Side of the output tile (px).
 
         Raises
         ------
         InputError
-            For another size; the message names the nearest valid ones.
+            If `input_size` is not valid. The message names the nearest valid sizes.
+
+        Examples
+        --------
+        >>> Geometry(stride=16, smallest=204, context=92).output_size(572)
+        388
         """
         steps, rest = divmod(input_size - self.smallest, self.stride)
         if rest or steps < 0:
             below = self.smallest + max(steps, 0) * self.stride
             raise InputError(
-                f"a tile of {input_size} px does not fit this network, which takes {self.smallest}, "
-                f"{self.smallest + self.stride}, {self.smallest + 2 * self.stride}, ... px; use {below} or "
+                f"a tile of {input_size} px is not valid for this network. Valid sizes are {self.smallest}, "
+                f"{self.smallest + self.stride}, {self.smallest + 2 * self.stride}, ... px. Use {below} or "
                 f"{below + self.stride}."
             )
         return input_size - 2 * self.context
 
     def input_size(self, output_size: int) -> int:
-        """Smallest valid input size (px) whose output covers `output_size`."""
+        """Return the smallest valid input size whose output has at least `output_size` px.
+
+        Parameters
+        ----------
+        output_size : int
+            Number of output pixels needed along one axis (px).
+
+        Returns
+        -------
+        int
+            Side of the input tile (px).
+
+        Examples
+        --------
+        >>> geometry = Geometry(stride=16, smallest=204, context=92)
+        >>> geometry.input_size(388), geometry.input_size(389)
+        (572, 588)
+        """
         steps = -(-(output_size + 2 * self.context - self.smallest) // self.stride)
         return self.smallest + max(steps, 0) * self.stride
 
 
 def setting(default: Any, description: str, **limits: Any) -> Any:
-    """A field of a `Plan` that users may set.
+    """Return a dataclass field for a setting of a network.
 
     Parameters
     ----------
-    default
-        Its value if a config does not have it.
+    default : bool, int, float or str
+        Value if the config does not set it.
     description : str
-        Its meaning, for the reference of settings.
+        Meaning of the setting, shown in the reference of settings (`config/README.md`).
     **limits
         Keywords of JSON Schema (`minimum`, `exclusiveMaximum`, `enum`, ...), and `unit`.
 
     Returns
     -------
     dataclasses.Field
+        Field for the body of a subclass of `Plan`.
+
+    Examples
+    --------
+    >>> setting(4, "Number of 2x2 poolings.", minimum=1).default
+    4
     """
     return dataclasses.field(default=default, metadata={"schema": {**limits, "description": description}})
 
 
 @dataclass(frozen=True)
 class Plan(ABC):
-    """A network before it is built. Base class; `networks/unet` shows how to write one.
+    """Settings of a network and what follows from them, before the network is built.
 
-    A network is a folder of `networks` (or a module that another package names in its entry points
-    `bordure.networks`) with a subclass of this one, which states `name`, its settings as fields made by
-    `setting`, and the properties and methods below. Nothing else has to be touched.
+    Base class of the plans of all networks. To add a network, write a subclass in a new folder of `networks`,
+    or in a module that another package names in the entry point group `bordure.networks`. The subclass
+    defines `name`, `smaller`, the settings (fields made by `setting`) and the abstract properties and methods
+    below. No other file has to change. `networks/unet` is an example.
 
     Parameters
     ----------
-    input_channels : int
-        Channels of the images.
-    classes : int
-        Channels of the output: the task's number of classes.
+    input_channels : int, default 1
+        Number of channels of the images.
+    classes : int, default 2
+        Number of channels of the output: the number of classes of the task.
+
+    Attributes
+    ----------
+    name : str
+        Name of the network in the config and in model files.
+    smaller : str
+        Advice for error messages about memory, for example "lower `network.depth`".
 
     Raises
     ------
     InputError
-        For a setting of the wrong type or out of range; the message names its key.
+        If a setting has the wrong type or is out of range. The message names its key.
     """
 
     name: ClassVar[str]
-    smaller: ClassVar[str]  # what to type where memory is short, e.g. "lower `network.depth`"
+    smaller: ClassVar[str]
 
     input_channels: int = 1
     classes: int = 2
@@ -114,26 +179,37 @@ class Plan(ABC):
     @property
     @abstractmethod
     def geometry(self) -> Geometry:
-        """Which sizes the network takes, and how much context it needs."""
+        """Valid input sizes of the network, and its context."""
 
     @property
     @abstractmethod
     def parameters(self) -> int:
-        """How many numbers are learned."""
+        """Number of trainable parameters."""
 
     @property
     @abstractmethod
     def values_per_pixel(self) -> float:
-        """Values held at most, per input pixel, in a forward pass without gradient."""
+        """Largest number of values held in memory per input pixel in a forward pass without gradient."""
 
     @abstractmethod
     def step_bytes_per_pixel(self, precision: str) -> float:
-        """Bytes held at most, per pixel of the tile, in a training step in `precision`."""
+        """Return the peak memory of a training step per input pixel.
+
+        Parameters
+        ----------
+        precision : str
+            `float32`, `bfloat16` or `auto`.
+
+        Returns
+        -------
+        float
+            Bytes per pixel of the input tile.
+        """
 
     def training_memory(
         self, tile: int, *, precision: str, on_gpu: bool, batch: int, volumes: int, pixels: int
     ) -> memory.Need:
-        """Memory of the training steps.
+        """Return the main memory that a training needs.
 
         Parameters
         ----------
@@ -142,18 +218,21 @@ class Plan(ABC):
         precision : str
             `float32`, `bfloat16` or `auto`.
         on_gpu : bool
-            Whether the steps take memory of a GPU, which does not count.
+            True if the steps run on a GPU. Memory of the GPU is not counted.
         batch : int
             Patches per iteration.
-        volumes, pixels : int
-            Number of all training and validation volumes, and of their pixels.
+        volumes : int
+            Number of training and validation volumes.
+        pixels : int
+            Number of pixels of all training and validation volumes.
 
         Returns
         -------
         memory.Need
+            Bytes that training needs, and advice for the case that this is too much.
         """
         step = 0 if on_gpu else self.step_bytes_per_pixel(precision) * tile**2
-        ahead = 70 * batch * tile**2  # patches prepared
+        ahead = 70 * batch * tile**2  # patches prepared in advance
         opened = 1.2e6 * volumes + min(memory.CHUNK_CACHE_BYTES, 10 * pixels)
         return memory.Need(
             f"training on tiles of {tile:,} px",
@@ -162,7 +241,15 @@ class Plan(ABC):
         )
 
     def prediction_memory(self) -> memory.Need:
-        """Memory of the smallest tile that prediction takes; where there is more, it takes larger ones."""
+        """Return the memory that prediction needs with the smallest valid tile.
+
+        Prediction uses larger tiles if there is more memory.
+
+        Returns
+        -------
+        memory.Need
+            Bytes that prediction needs, and advice for the case that this is too much.
+        """
         tile = self.geometry.smallest
         return memory.Need(
             f"prediction, even with its smallest tile of {tile} px,",
@@ -171,15 +258,34 @@ class Plan(ABC):
         )
 
     def require_tile(self, tile: int, key: str) -> None:
-        """Raise `InputError`, naming the setting `key`, unless the network takes a tile of `tile` px."""
+        """Check that a tile size is valid for the network.
+
+        Parameters
+        ----------
+        tile : int
+            Side of the input tile (px).
+        key : str
+            Name of the setting, for the error message.
+
+        Raises
+        ------
+        InputError
+            If `tile` is not valid. The message names `key` and the nearest valid sizes.
+        """
         try:
             self.geometry.output_size(tile)
         except InputError as error:
             raise InputError(f"{key}: {error}") from None
 
     @abstractmethod
-    def build(self) -> nn.Module:
-        """A new network (`networks.module.Network`) with random parameters. Imports torch."""
+    def build(self) -> Network:
+        """Return a new network with random initial parameters. This method imports torch.
+
+        Returns
+        -------
+        Network
+            Torch module (`networks.module.Network`) on the CPU.
+        """
 
     def __post_init__(self) -> None:
         for key, part in self.schema().items():
@@ -189,11 +295,17 @@ class Plan(ABC):
         for key in ("input_channels", "classes"):
             value = getattr(self, key)
             if type(value) is not int or value < 1:
-                raise InputError(f"{key} of a network: found {value!r}, expected a whole number, at least 1.")
+                raise InputError(f"network.{key}: found {value!r}, expected a whole number of at least 1.")
 
     @classmethod
-    def schema(cls) -> dict[str, dict[str, Any]]:
-        """Setting -> its JSON Schema with default and description, in the order of the fields."""
+    def schema(cls) -> dict[str, Json]:
+        """Return the JSON Schema of each setting.
+
+        Returns
+        -------
+        dict of str to dict
+            Name of the setting to its schema with default and description, in the order of the fields.
+        """
         hints = typing.get_type_hints(cls)
         return {
             field.name: {
@@ -206,15 +318,28 @@ class Plan(ABC):
         }
 
     def arguments(self) -> dict[str, Any]:
-        """All fields by name: what `networks.plan` makes the same plan of."""
+        """Return all fields as a dict. `networks.plan(plan.name, **plan.arguments())` is an equal plan.
+
+        Returns
+        -------
+        dict of str to bool, int, float or str
+            Name of each field to its value.
+        """
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
-def _fits(value: Any, part: dict[str, Any]) -> bool:
+def _fits(value: Any, part: Json) -> bool:
+    """Return whether `value` satisfies the schema `part` of a setting."""
     if "enum" in part:
         return value in part["enum"]
-    kinds = {"boolean": bool, "integer": int, "number": (int, float), "string": str}[part["type"]]
-    if not isinstance(value, kinds) or (isinstance(value, bool) and part["type"] != "boolean"):
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "boolean": bool,
+        "integer": int,
+        "number": (int, float),
+        "string": str,
+    }
+    kind = kinds[part["type"]]
+    if not isinstance(value, kind) or (isinstance(value, bool) and part["type"] != "boolean"):
         return False
     if isinstance(value, float) and not math.isfinite(value):
         return False
@@ -226,7 +351,8 @@ def _fits(value: Any, part: dict[str, Any]) -> bool:
     )
 
 
-def _expected(part: dict[str, Any]) -> str:
+def _expected(part: Json) -> str:
+    """Describe the values that the schema `part` of a setting allows."""
     if "enum" in part:
         return f"one of {', '.join(map(str, part['enum']))}"
     words = {

@@ -1,4 +1,4 @@
-"""Baseline stage: a dataset and the training statistics in, `cell_probability` of a baseline out."""
+"""Baseline stage: predicts `cell_probability` of a baseline from a dataset and training statistics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,26 @@ from pipeline_lib.tasks.segmentation.baselines import HALO, cell_probability
 
 
 def predict(dataset: Path, statistics: Path, output: Path, *, network: str, block: int = BLOCK) -> None:
-    """Write `cell_probability` of baseline `network` (`constant` or `smoothed_raw`) for `dataset` (HDF5)."""
+    """Write the `cell_probability` of a baseline for every section of a dataset.
+
+    Parameters
+    ----------
+    dataset : Path
+        Dataset with the array `raw` (HDF5).
+    statistics : Path
+        Statistics of the training split (JSON), written by the dataset stage.
+    output : Path
+        Prediction to write (HDF5).
+    network : {"constant", "smoothed_raw"}
+        Name of the baseline, see `tasks.segmentation.baselines.cell_probability`.
+    block : int, default 2048
+        Side of the blocks in which sections are processed (px). The result does not depend on it.
+
+    Raises
+    ------
+    InputError
+        If an input is missing or damaged.
+    """
     with (
         provenance.making("predict_baselines", [output], [dataset, statistics], network=network) as record,
         layout.require(dataset, layout.RAW) as source,

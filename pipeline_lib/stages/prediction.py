@@ -1,10 +1,11 @@
-"""Prediction stage: a dataset and a model (or a baseline) in, `cell_probability` out."""
+"""Prediction stage: predicts `cell_probability` from a dataset and a model."""
 
 from __future__ import annotations
 
 import time
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -22,7 +23,7 @@ def predict(
     model: Path,
     output: Path,
     *,
-    tile: int | str = "auto",
+    tile: int | Literal["auto"] = "auto",
     average_orientations: bool = False,
     precision: str = "auto",
     device: str = "auto",
@@ -31,38 +32,66 @@ def predict(
     memory_gb: float = 8.0,
     threads: int = 1,
 ) -> None:
-    """Write `cell_probability` of every section of `dataset` (HDF5), tile by tile.
+    """Write the `cell_probability` of every section of a dataset, tile by tile.
 
-    `tile` is the side in px of the network's input, or of a square of as many, or `auto` for the largest that
-    memory allows; the result is that of one pass over the whole image. `average_orientations` averages over
-    the 8 rotations and mirror images. Where several `jobs` share the volume, the share numbered `part` (from
-    1, `blocks.parts`) is written alone. `memory_gb` bounds the tiles on the CPU. Raises `InputError` where
-    model and images do not fit each other.
+    The result is that of one pass over each whole section; it does not depend on the size of the tiles.
+
+    Parameters
+    ----------
+    dataset : Path
+        Dataset with the array `raw` (HDF5).
+    model : Path
+        Model file.
+    output : Path
+        Prediction to write (HDF5).
+    tile : int or "auto", default "auto"
+        Largest tile, given as the side of a square (px): a tile has at most `tile` x `tile` px. `auto` is the
+        largest size that memory allows, see `inference.passes.choose_tile`.
+    average_orientations : bool, default False
+        If True, average the probabilities over the 8 rotations and mirror images of each tile.
+    precision : {"auto", "float32", "bfloat16"}, default "auto"
+        Type of the convolutions, see `inference.passes.choose_precision`.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        Device that computes. `auto` uses a GPU if there is one.
+    part : int, default 1
+        Number of the part of the volume that this job writes, from 1 (see `kernels.blocks.parts`).
+    jobs : int, default 1
+        Number of jobs that share the volume.
+    memory_gb : float, default 8.0
+        Memory that the process may use on the CPU (GB). It limits the size of the tiles.
+    threads : int, default 1
+        Number of CPU threads.
+
+    Raises
+    ------
+    InputError
+        If the images do not have the type, channels or size that the model needs, if `tile` is not a valid
+        size, or if an input is missing or damaged.
     """
     settings = {"tile": tile, "average_orientations": average_orientations, "precision": precision}
     inputs, shared = ([model], [dataset]) if jobs > 1 else ([dataset, model], [])
     with provenance.making("predict", [output], inputs, shared, **settings, part=part, jobs=jobs) as record:
         torch.set_num_threads(threads)
         passes.keep_memory()
-        found = Model.load(model)
-        where = devices.choose_device(device)
-        kind = passes.choose_precision(precision, where)
-        task = tasks.load(found.task)
-        net = passes.InHalves(found.network.to(where, memory_format=torch.channels_last).eval())
-        size = passes.choose_tile(tile, found.plan, where, kind, memory_gb)
+        trained = Model.load(model)
+        chosen_device = devices.choose_device(device)
+        dtype = passes.choose_precision(precision, chosen_device)
+        task = tasks.load(trained.task)
+        net = passes.SplitIfTooLarge(trained.network.move_to(chosen_device).eval())
+        size = passes.choose_tile(tile, trained.plan, chosen_device, dtype, memory_gb)
         decode = partial(task.decode, average_orientations=average_orientations)
         start = time.monotonic()
-        record |= {"device": where.type, "precision": str(kind).removeprefix("torch.")}
+        record |= {"device": chosen_device.type, "precision": str(dtype).removeprefix("torch.")}
         with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:
             raw = source[layout.RAW.name]
-            found.normalisation.check(raw, dataset)
+            trained.normalisation.check(raw, dataset)
             share = blocks.parts(raw.shape[1:], jobs)[part - 1]
             sections = range(raw.shape[1])[share.sections]
             shape = (len(sections), share.rows.stop - share.rows.start, raw.shape[3])
             target = task.create(file, shape)
             for number, z in enumerate(sections):
                 for region, decoded in passes.tile_outputs(
-                    net, raw, z, found.normalisation, size, where, kind, decode, share.rows
+                    net, raw, z, trained.normalisation, size, chosen_device, dtype, decode, share.rows
                 ):
                     task.write(target, number, region, decoded)
         logger.info(
@@ -70,7 +99,7 @@ def predict(
             output,
             *shape,
             time.monotonic() - start,
-            where,
-            str(kind).removeprefix("torch."),
+            chosen_device,
+            str(dtype).removeprefix("torch."),
             size,
         )

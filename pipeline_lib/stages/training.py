@@ -1,13 +1,13 @@
-"""Training stage: datasets and weight maps in, `model.pt` and `history.csv` out.
+"""Training stage: trains a network on datasets and weight maps, and writes `model.pt` and `history.csv`.
 
-The workflow starts one process for each GPU it is given, on one machine. Over several machines, which share a
-disk, type on each of them, where HOST is one of them,
+The workflow starts one process for each GPU of a job, on one machine. To train on several machines that share
+a file system, run the following command on each of them. HOST is the name of one of the machines::
 
     python -m torch.distributed.run --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d \\
         --rdzv-endpoint HOST:29500 -m pipeline_lib.stages.training ARGUMENTS.json
 
-with the arguments of `train` in a JSON file; `log_file` may be added. GPUs are not claimed then: nobody else
-should be at work on them. A training that was interrupted resumes in any number of processes.
+The JSON file contains the arguments of `train`, and optionally `log_file`. The GPUs are not reserved in this
+case, so no other process should use them. An interrupted training can resume with any number of processes.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from pipeline_lib import networks, provenance, tasks
 from pipeline_lib.data.augment import Augmentation
@@ -34,6 +35,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.processes import ALONE, Processes, launch, work
+from pipeline_lib.runtime.types import Json
 from pipeline_lib.training.loop import learn, write_history
 from pipeline_lib.training.schedule import Settings
 from pipeline_lib.training.state import Checkpoint
@@ -51,56 +53,66 @@ def train(
     model: Path,
     history: Path,
     *,
-    network: dict[str, Any],
-    training: dict[str, Any],
-    augmentation: dict[str, Any],
+    network: Json,
+    training: Json,
+    augmentation: Json,
     seed: int,
     task: str = "segmentation",
     threads: int = 1,
     processes: Processes = ALONE,
 ) -> None:
-    """Train a network and write the best state by validation to `model`.
+    """Train a network and write the best state by validation to a model file.
 
-    The state is saved beside the model, in `<model>.checkpoint.pt`, at each validation, every few minutes,
-    and when a signal asks the process to end. An interrupted training resumes from there and ends on the CPU
-    with the same bytes as an uninterrupted one. The file stays: a finished training whose results are lost,
-    for example because Snakemake was killed before it recorded them, is not repeated. The workflow deletes
-    the file when all is done.
+    The state of the training is saved in `<model>.checkpoint.pt`, next to the model: at each validation,
+    every few minutes, and when a signal asks the process to end. An interrupted training resumes from this
+    file. On the CPU, the result has the same bytes as that of an uninterrupted training. The file remains
+    after the training, so that a finished training is not repeated if its results are lost, for example
+    because Snakemake was killed before it recorded them. The workflow deletes the file at the end.
 
     Parameters
     ----------
-    train, train_weight_maps, validation, validation_weight_maps : sequence of Path
-        Datasets and weight maps (HDF5) of the volumes of both splits.
+    train : sequence of Path
+        Datasets of the training volumes (HDF5).
+    train_weight_maps : sequence of Path
+        Weight maps of the training volumes (HDF5), in the same order.
+    validation : sequence of Path
+        Datasets of the validation volumes (HDF5).
+    validation_weight_maps : sequence of Path
+        Weight maps of the validation volumes (HDF5), in the same order.
     statistics : Path
         Normalisation, measured on the training volumes (JSON).
-    model, history : Path
-        Outputs: the trained network, and a CSV with a row for each validation.
+    model : Path
+        Model file to write.
+    history : Path
+        CSV file to write, with one row for each validation.
     network : dict
-        Its `name` and its settings.
-    training, augmentation : dict
-        Arguments of `Settings` and `Augmentation`.
+        Name of the network (`name`) and its settings.
+    training : dict
+        Arguments of `training.schedule.Settings`.
+    augmentation : dict
+        Arguments of `data.augment.Augmentation`.
     seed : int
-        Of everything random.
-    task : str
-        What the network is trained for (`tasks`).
-    threads : int
-        Of the CPU, which the processes of a machine share.
-    processes : Processes
-        Each computes the gradients of its share of each batch and validates its share of the sections. The
-        result is that of one process, except for the order in which sums are taken.
+        Seed of all random numbers.
+    task : str, default "segmentation"
+        Name of the task (one of `tasks.names`).
+    threads : int, default 1
+        Number of CPU threads, shared by the processes of a machine.
+    processes : Processes, default one process
+        Processes that train together. Each computes the gradients of its share of each batch and validates
+        its share of the sections. The result is that of one process, except for the order of summation.
 
     Raises
     ------
     InputError
-        For a tile that the network does not take, a loss that is not finite, and settings that do not fit the
-        data.
+        If the tile is not a valid size of the network, the loss is not finite, the settings do not match the
+        data, or an input is missing or damaged.
     """
     settings = Settings(**training)
     if settings.batch % processes.number:
         raise InputError(
-            f"training.batch: {settings.batch} patches cannot be shared out evenly to {processes.number} "
-            f"processes. Set `training.batch: {math.lcm(settings.batch, processes.number)}`, or start a "
-            "number of processes that divides it."
+            f"training.batch: {settings.batch} patches cannot be divided evenly among {processes.number} "
+            f"processes. Set `training.batch: {math.lcm(settings.batch, processes.number)}`, or use a number "
+            "of processes that divides the batch."
         )
     torch.set_num_threads(max(threads // processes.on_this_machine, 1))
     passes.keep_memory()
@@ -108,31 +120,32 @@ def train(
     device = devices.choose_device(settings.device)
     precision = passes.choose_precision(settings.precision, device)
     normalisation = Normalisation.from_dict(read_json(statistics)["normalisation"])
-    goal = tasks.load(task)
-    if settings.best_by not in goal.scores:
+    trained_task = tasks.load(task)
+    if settings.best_by not in trained_task.scores:
         raise InputError(
-            f"training.best_by: found `{settings.best_by}`, but the scores of {task} are "
-            f"{', '.join(goal.scores)}. Choose one of them."
+            f"training.best_by: found `{settings.best_by}`, expected a score of the task {task}: "
+            f"{', '.join(trained_task.scores)}."
         )
-    given = {**network, "input_channels": len(normalisation.scale), "classes": goal.classes}
-    plan = networks.plan(given.pop("name"), **given)
+    arguments = {**network, "input_channels": len(normalisation.scale), "classes": trained_task.classes}
+    plan = networks.plan(arguments.pop("name"), **arguments)
     output = plan.geometry.output_size(settings.tile)
     net = plan.build()
-    net.load_state_dict(processes.from_first(net.state_dict))  # machines of another kind draw other numbers
-    net.to(device, memory_format=torch.channels_last)
-    torch.backends.cudnn.benchmark = True  # every tile has one size: worth finding its fastest algorithms
+    # machines of different kinds may draw different random numbers
+    net.load_state_dict(processes.from_first(net.state_dict))
+    net.move_to(device)
+    torch.backends.cudnn.benchmark = True  # tiles have one size, so the search for fast algorithms pays off
     inputs = [*train, *train_weight_maps, *validation, *validation_weight_maps, statistics]
-    settings_of_all = {
+    all_settings: Json = {
         "task": task,
         "network": network,
         "training": training,
         "augmentation": augmentation,
         "seed": seed,
     }
-    with ExitStack() as made:
+    with ExitStack() as recording:
         record = processes.from_first(
-            lambda: made.enter_context(
-                provenance.making("train", [model, history], inputs, **settings_of_all)
+            lambda: recording.enter_context(
+                provenance.making("train", [model, history], inputs, **all_settings)
             )
         )
         record["environment"] = {
@@ -143,19 +156,19 @@ def train(
             "processes": processes.number,
         }
         record["device"] = device.type
-        found = Model(plan, net, normalisation, record, task)
+        trained = Model(plan, net, normalisation, record, task)
         path = Path(model).with_suffix(".checkpoint.pt")
-        checkpoint = Checkpoint(path, key_of(record), found, settings, processes)
+        checkpoint = Checkpoint(path, key_of(record), trained, settings, processes)
         state = checkpoint.state
         if state.history and processes.first:
-            write_history(history, state.history)  # a failed job has lost it
+            write_history(history, state.history)  # Snakemake deleted it when the job failed
         if state.finished(settings):
-            logger.info("trained before, as %s says: delete it to train again", path)
+            logger.info("%s contains a finished training. Delete this file to train again.", path)
         else:
             if state.iteration:
                 logger.info("resuming at iteration %d", state.iteration)
             logger.info(
-                "training %s of %.1f million parameters on %s in %s: %d iterations, batches of %d, "
+                "training %s with %.1f million parameters on %s in %s: %d iterations, batches of %d, "
                 "tiles of %d -> %d px%s",
                 plan.name,
                 plan.parameters / 1e6,
@@ -168,11 +181,15 @@ def train(
                 f", in {processes.number} processes" if processes.number > 1 else "",
             )
             if processes.number > 1 and device.type == "cpu" and settings.device == "auto":
-                logger.warning("torch sees no GPU: the processes share the CPU, which is no faster than one")
+                logger.warning(
+                    "torch finds no GPU. The processes share the CPU, which is not faster than one process."
+                )
             with ExitStack() as stack:
-                volumes = open_volumes(stack, goal.open, train, train_weight_maps)
-                held_out = open_volumes(stack, goal.open, validation, validation_weight_maps)
-                for file, volume in zip([*train, *validation], [*volumes, *held_out], strict=True):
+                volumes = open_volumes(stack, trained_task.open, train, train_weight_maps)
+                validation_volumes = open_volumes(
+                    stack, trained_task.open, validation, validation_weight_maps
+                )
+                for file, volume in zip([*train, *validation], [*volumes, *validation_volumes], strict=True):
                     normalisation.check(volume.raw, file)
                 patches = Patches(
                     volumes,
@@ -182,15 +199,14 @@ def train(
                     Augmentation(**augmentation),
                     seed,
                 )
-                step = Step(net, checkpoint.optimizer, goal, settings, seed, precision, processes)
+                step = Step(net, checkpoint.optimizer, trained_task, settings, seed, precision, processes)
                 shares = map(step.share, range(state.iteration, settings.iterations))
-                # a device too small for a training tile is so for validation, too
-                in_halves = passes.InHalves(net)
+                # a device that is too small for a training tile is also too small for it in validation
                 scores = partial(
                     validate,
-                    in_halves,
-                    goal,
-                    held_out,
+                    passes.SplitIfTooLarge(net),
+                    trained_task,
+                    validation_volumes,
                     normalisation,
                     settings.tile,
                     device,
@@ -199,26 +215,32 @@ def train(
                 )
                 learn(checkpoint, step, patches.batches(shares, device), scores, history)
         if processes.first:
-            net.load_state_dict(state.best)
+            net.load_state_dict(cast("dict[str, Tensor]", state.best))  # set by the last validation
             net.cpu()
-            record |= state.account(settings)
-            found.save(model)
+            record |= state.provenance_entries(settings)
+            trained.save(model)
             record["seconds"] = state.seconds
 
 
-def train_on(gpus: int, log_file: Path, *, training: dict[str, Any], **arguments: Any) -> None:
-    """Train as `train` does, in one process of this machine for each of the GPUs that the job has.
+def train_on(gpus: int, log_file: Path, *, training: Json, **arguments: Any) -> None:
+    """Train like `train`, with one process of this machine for each GPU of the job.
 
     Parameters
     ----------
     gpus : int
-        With none or one, training runs in this process. Several processes are started and waited for.
+        Number of GPUs. With 0 or 1, training runs in this process. With more, this function starts one
+        process for each GPU and waits for them.
     log_file : Path
-        The log of the job.
+        Log file of the job.
     training : dict
-        Arguments of `Settings`.
+        Arguments of `training.schedule.Settings`.
     **arguments
-        The other arguments of `train`.
+        Other arguments of `train`.
+
+    Raises
+    ------
+    InputError
+        As for `train`, and if one of several processes was killed.
     """
     if gpus > 1:
         launch(__name__, gpus, training.get("device", "auto"), log_file, training=training, **arguments)
@@ -226,11 +248,22 @@ def train_on(gpus: int, log_file: Path, *, training: dict[str, Any], **arguments
         train(training=training, **arguments)
 
 
-def key_of(record: dict[str, Any]) -> str:
-    """What a checkpoint belongs to, as a hash: settings, data and the arithmetic.
+def key_of(record: Json) -> str:
+    """Return the key of a checkpoint: a hash of the settings, the data and the arithmetic.
 
-    Neither where files lie nor the library's commit counts, nor the number of processes and threads, which
-    are others on another machine: going on with them changes the result no more than beginning with them.
+    Paths of files and the version of the library are not part of the key. The number of processes and threads
+    is not part of it either, because it may differ on another machine: resuming with another number changes
+    the result as little as starting with that number.
+
+    Parameters
+    ----------
+    record : dict
+        Provenance record of the training, with `settings`, `inputs` and `environment`.
+
+    Returns
+    -------
+    str
+        SHA-256 hash as hexadecimal digits.
     """
     environment = {k: v for k, v in record["environment"].items() if k not in ("processes", "threads")}
     decisive = [record["settings"], list(record["inputs"].values()), environment]

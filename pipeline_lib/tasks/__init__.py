@@ -1,7 +1,7 @@
 """Tasks: what a network is trained for.
 
-A task is a folder here with a module `task` that defines a class `Task`. Training, inference and prediction
-know the methods of that class and nothing else of a task: another task needs no change there.
+A task is a subfolder with a module `task` that defines a class `Task`. Training, inference and prediction use
+a task only through the methods of the protocol `Task` below, so a new task needs no change there.
 """
 
 from __future__ import annotations
@@ -26,21 +26,23 @@ __all__ = ["Task", "load", "names"]
 
 
 class Task(Protocol):
-    """What training, inference and prediction ask of a task.
+    """Interface of a task, as training, inference and prediction use it. `Task()` takes no arguments.
 
     Attributes
     ----------
     name : str
-        That of its folder; models name their task by it.
+        Name of the task's folder. Model files store it.
     classes : int
-        Channels of the network's output.
+        Number of channels of the network's output.
     scores : dict of str to bool
-        Validation scores by name, and whether a higher one is better; `loss` is one of them.
+        Name of each validation score to whether a higher value is better. One of the scores is `loss`.
     """
 
     name: str
     classes: int
     scores: dict[str, bool]
+
+    def __init__(self) -> None: ...
 
     def open(self, stack: ExitStack, dataset: Path, weight_map: Path, cache_bytes: int) -> Volume:
         """Open the files of an annotated volume.
@@ -48,137 +50,158 @@ class Task(Protocol):
         Parameters
         ----------
         stack : ExitStack
-            The files stay open until it is closed.
-        dataset, weight_map : Path
-            HDF5 files of the volume.
+            Context that keeps the files open and closes them on exit.
+        dataset : Path
+            HDF5 file with the images and their annotation.
+        weight_map : Path
+            HDF5 file with the weight map.
         cache_bytes : int
-            For the unpacked chunks of each array.
+            Size of the cache for uncompressed chunks, for each array (bytes).
 
         Returns
         -------
         Volume
-            Raw images, and the truth that `loss` and `validate` compare with.
+            Raw images, and the truth for `loss` and `validate`.
         """
 
     def loss(self, output: Tensor, truth: Tensor) -> Tensor:
-        """The loss of a patch.
+        """Return the loss of a patch.
 
         Parameters
         ----------
-        output : Tensor
-            Of the network, for one patch.
+        output : Tensor, (1, classes, y, x)
+            Output of the network.
         truth : Tensor, (1, k, y, x), float32
-            What `Truth.read` gave, moved with the patch by nearest neighbour.
+            Result of `Truth.read` after augmentation, which samples it with nearest-neighbour interpolation.
 
         Returns
         -------
-        Tensor
-            A float32 scalar.
+        Tensor, float32
+            Scalar loss.
         """
 
-    def decode(self, network: Callable, image: Tensor, average_orientations: bool = False) -> Any:
-        """What the network says of a tile.
+    def decode(
+        self, network: Callable[[Tensor], Tensor], image: Tensor, average_orientations: bool = False
+    ) -> Any:
+        """Apply the network to a tile and convert its output to the result of the task.
 
         Parameters
         ----------
         network : callable
-            Takes a batch (1, c, y, x).
+            Function of a batch (1, c, y, x) that returns the output of the network.
         image : Tensor, (c, y, x), float32
-            Normalised, on the device of the network.
-        average_orientations : bool
-            Average over the 8 rotations and mirror images, if the task can.
+            Normalised tile, on the device of the network.
+        average_orientations : bool, default False
+            If True, average over the 8 rotations and mirror images of the tile, if the task supports it.
 
         Returns
         -------
         object
-            What `validate` and `write` take.
+            Result for the tile. `validate` and `write` receive it.
         """
 
     def validate(self, truth: Truth, section: int, outputs: Iterator[tuple[Tile, Any]]) -> Any:
-        """What one section adds to the scores.
+        """Compare the results of one section with the truth.
 
         Parameters
         ----------
         truth : Truth
-            Of the volume.
+            Truth of the volume.
         section : int
-            Which of its sections.
+            Index of the section in the volume.
         outputs : iterator of (Tile, object)
-            The tiles of the section, with what `decode` returned for each.
+            Each tile of the section, and the result of `decode` for it.
 
         Returns
         -------
         object
-            Plain values, which can be sent to another process.
+            Contribution of the section to the scores, as plain values that can be sent to another process.
         """
 
     def scores_of(self, found: list[Any]) -> dict[str, float]:
-        """The validation scores.
+        """Return the validation scores.
 
         Parameters
         ----------
         found : list
-            What `validate` returned, for all sections.
+            Results of `validate` for all sections.
 
         Returns
         -------
         dict of str to float
-            By the names in `scores`.
+            Name of each score (see `scores`) to its value.
         """
 
     def create(self, file: h5py.File, shape: tuple[int, int, int]) -> Any:
-        """Add to a new prediction file what `write` fills.
+        """Add the arrays that `write` fills to a new prediction file.
 
         Parameters
         ----------
         file : h5py.File
-            Open for writing.
+            Prediction file, open for writing.
         shape : tuple of int
-            Of the volume, (z, y, x).
+            Shape of the volume, (z, y, x).
 
         Returns
         -------
         object
-            The target of `write`.
+            Argument `target` of `write`.
         """
 
     def write(self, target: Any, section: int, tile: Tile, output: Any) -> None:
-        """Write what `decode` returned for a tile.
+        """Write the result for a tile to the prediction file.
 
         Parameters
         ----------
         target : object
-            What `create` returned.
+            Result of `create`.
         section : int
-            Where in the file.
+            Index of the section in the file.
         tile : Tile
-            Where in the section.
+            Position of the tile in the section.
         output : object
-            What `decode` returned.
+            Result of `decode` for the tile.
         """
 
 
 def names() -> list[str]:
-    """Names of all tasks."""
+    """Return the names of all tasks.
+
+    Returns
+    -------
+    list of str
+        Names of the subfolders of `tasks`.
+
+    Examples
+    --------
+    >>> names()
+    ['segmentation']
+    """
     return [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
 
 
 def load(name: str) -> Task:
-    """The task called `name`. Imports torch.
+    """Return the task with the given name. This function imports torch.
 
     Parameters
     ----------
     name : str
-        One of `names`.
+        Name of the task, one of `names`.
 
     Returns
     -------
     Task
+        Instance of the task.
 
     Raises
     ------
     InputError
-        For an unknown name; the message lists the known ones.
+        If no task has this name. The message lists the available names.
+
+    Examples
+    --------
+    >>> load("segmentation").scores
+    {'loss': False, 'v_rand_thin': True}
     """
     if name not in names():
         raise InputError(f"task: found `{name}`, expected one of {', '.join(names())}.")

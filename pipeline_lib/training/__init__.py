@@ -1,4 +1,4 @@
-"""Training: its schedule, its state in a file, one step, validation, and the loop that joins them.
+"""Training: schedule, checkpoint, one step, validation, and the loop that combines them.
 
-Tasks and networks are known by their interfaces alone (`tasks.Task`, `networks.Plan`).
+These modules use tasks and networks only through their interfaces (`tasks.Task`, `networks.Plan`).
 """

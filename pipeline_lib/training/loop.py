@@ -1,4 +1,4 @@
-"""The loop of a training."""
+"""Training loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -18,11 +17,12 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.signals import Interrupted, Signals
+from pipeline_lib.runtime.types import Json
 from pipeline_lib.training.state import Checkpoint, Diverged, State
 from pipeline_lib.training.step import Step, TooLarge
 
 SECONDS_BETWEEN_LINES = 15
-SHOWN = {"validation_v_rand_thin": "validation V-Rand"}  # how the log calls scores
+LOG_NAMES = {"validation_v_rand_thin": "validation V-Rand"}  # names of scores in the log
 
 
 def learn(
@@ -32,31 +32,32 @@ def learn(
     validate: Callable[[], dict[str, float]],
     history: Path,
 ) -> None:
-    """Go on with the training in `checkpoint` to its last iteration.
+    """Continue the training of a checkpoint up to its last iteration.
 
-    A signal that asks the process to end lets the iteration be finished, breaks off a validation, and has the
-    state saved before it takes effect.
+    If a signal asks the process to end, the current iteration is completed, or the current validation is
+    aborted, and the state is saved. Then the process ends as by that signal.
 
     Parameters
     ----------
     checkpoint : Checkpoint
-        The state, and its file.
+        State of the training, and its file.
     step : Step
-    batches : iterator
-        The patches of each iteration from the state's on.
+        Training step.
+    batches : iterator of sequence of (image, truth)
+        Patches of each iteration, beginning with the next iteration of the state.
     validate : callable
-        Returns the scores of the network on the validation volumes.
+        Function that returns the scores of the network on the validation volumes.
     history : Path
-        CSV with a row for each validation.
+        CSV file to write, with one row for each validation.
 
     Raises
     ------
     InputError
-        If a loss or parameter is not finite, or the device's memory is too small.
+        If a loss or parameter is not finite, or the memory of the device is too small.
     """
     state, settings, processes = checkpoint.state, step.settings, step.processes
     progress = Progress(state.iteration, settings.iterations)
-    with Signals() as signals, explained(checkpoint, step):
+    with Signals() as signals, explain_failures(checkpoint, step):
         while not state.finished(settings):
             if state.validation_due(settings):
                 mean_loss = state.mean_loss()
@@ -72,19 +73,32 @@ def learn(
             state.losses.append(loss)
             state.iteration += 1
             state.smallest_tile = min(state.smallest_tile, step.tile)
-            if ending and not signals.received:  # another process was asked to, and all end as that one
+            if ending and not signals.received:  # another process received a signal: end as it does
                 signals.received = signal.SIGTERM
             if ending or (processes.number == 1 and signals.received):
                 raise Interrupted
             if progress.due():
                 state.mean_loss()
                 progress.line(state.iteration, loss)
-                checkpoint.save_now_and_then()
+                checkpoint.save_if_due()
 
 
 @contextmanager
-def explained(checkpoint: Checkpoint, step: Step) -> Iterator[None]:
-    """Save what can be saved when a training ends early, and say in the error what to do."""
+def explain_failures(checkpoint: Checkpoint, step: Step) -> Iterator[None]:
+    """Save the state if the training ends early, and raise an `InputError` that says what to do.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        State of the training.
+    step : Step
+        Training step.
+
+    Raises
+    ------
+    InputError
+        If a loss or parameter is not finite, or the memory of the device is too small.
+    """
     settings = step.settings
     try:
         try:
@@ -94,32 +108,41 @@ def explained(checkpoint: Checkpoint, step: Step) -> Iterator[None]:
             raise
     except Interrupted:
         logger.warning(
-            "asked to end: iteration %d is saved in %s; the same command goes on from there",
+            "interrupted: iteration %d is saved in %s. Run the same command again to continue.",
             checkpoint.state.iteration,
             checkpoint.path,
         )
         raise
     except Diverged as error:
         raise InputError(
-            f"training: {error}. Lower `training.learning_rate` (now {settings.learning_rate:g}), lengthen "
-            f"`training.warm_up` (now {settings.warm_up}), or set `training.precision: float32`. "
-            f"With each of them training starts from the beginning.{checkpoint.kept()}"
+            f"training: {error}. Lower `training.learning_rate` (now {settings.learning_rate:g}), increase "
+            f"`training.warm_up` (now {settings.warm_up}) or set `training.precision: float32`; training "
+            f"then starts from the beginning.{checkpoint.describe_saved()}"
         ) from None
     except TooLarge as error:
         raise InputError(
             f"training: {error}. Free the device and run the same command again, {step.net.plan.smaller}, or "
-            f"set `training.device: cpu`.{checkpoint.kept()}"
+            f"set `training.device: cpu`.{checkpoint.describe_saved()}"
         ) from None
     except torch.cuda.OutOfMemoryError as error:
         device = next(step.net.parameters()).device
         raise InputError(
-            f"training: {device} has no memory left ({str(error).splitlines()[0]}). Free it and run the same "
-            f"command again, lower `training.tile`, or {step.net.plan.smaller}.{checkpoint.kept()}"
+            f"training: {device} ran out of memory ({str(error).splitlines()[0]}). Free its memory and run "
+            f"the same command again, lower `training.tile`, or {step.net.plan.smaller}."
+            f"{checkpoint.describe_saved()}"
         ) from error
 
 
-def write_history(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a row for each validation to `path` (CSV)."""
+def write_history(path: Path, rows: list[Json]) -> None:
+    """Write the history of a training to a CSV file.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    rows : list of dict
+        One row for each validation.
+    """
     with replacing(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
 
@@ -130,24 +153,32 @@ def log_validation(state: State) -> None:
     logger.info(
         "iteration %d: %s%s",
         state.iteration,
-        ", ".join(f"{SHOWN.get(name, name).replace('_', ' ')} {value:.4f}" for name, value in scores),
+        ", ".join(f"{LOG_NAMES.get(name, name).replace('_', ' ')} {value:.4f}" for name, value in scores),
         " (best)" if state.best_iteration == state.iteration else "",
     )
 
 
 class Progress:
-    """A line now and then with iteration, loss, speed and time left."""
+    """Progress of a training in the log: iteration, loss, speed and remaining time.
+
+    Parameters
+    ----------
+    first : int
+        Iteration at which this process starts.
+    last : int
+        Last iteration of the training.
+    """
 
     def __init__(self, first: int, last: int) -> None:
         self.first, self.last = first, last
         self.start = self.shown = time.monotonic()
 
     def due(self) -> bool:
-        """Whether it is time for the next line."""
+        """Return whether it is time for the next line."""
         return time.monotonic() - self.shown >= SECONDS_BETWEEN_LINES
 
     def line(self, iteration: int, loss: Tensor) -> None:
-        """Log it."""
+        """Log a line with the loss of an iteration."""
         self.shown = time.monotonic()
         rate = (iteration - self.first) / (self.shown - self.start)
         left = (self.last - iteration) / rate

@@ -1,4 +1,4 @@
-"""How to train: settings, learning rate and optimiser."""
+"""Schedule of a training: settings, learning rate and optimiser."""
 
 from __future__ import annotations
 
@@ -11,12 +11,42 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; sizes in px, lengths of time in iterations.
+    """Settings of a training. The defaults are those of the section `training` of a config.
 
-    An iteration is one update with the mean loss of `batch` patches of `tile` px.
-    `optimizer` sgd (with `momentum`), adam or adamw; `decay` constant, linear or cosine, after `warm_up`;
-    every `validation_interval` the model is scored on the validation volumes and the state saved, and the
-    state best by `best_by` (one of the task's scores) becomes the model.
+    An iteration is one update of the parameters with the mean loss of a batch.
+
+    Parameters
+    ----------
+    tile : int, default 572
+        Side of the patches (px). The output of the network is smaller by twice its context.
+    batch : int, default 1
+        Patches per iteration.
+    iterations : int, default 20000
+        Number of updates.
+    optimizer : {"sgd", "adam", "adamw"}, default "sgd"
+        Optimiser. The paper uses `sgd`.
+    learning_rate : float, default 1e-3
+        Highest learning rate.
+    momentum : float, default 0.99
+        Momentum of `sgd`. The other optimisers ignore it.
+    weight_decay : float, default 0.0
+        Weight decay.
+    warm_up : int, default 100
+        Number of iterations in which the learning rate rises to its highest value.
+    decay : {"constant", "linear", "cosine"}, default "cosine"
+        How the learning rate falls to 0 after the warm-up. With `constant` it does not fall.
+    validation_interval : int, default 250
+        Number of iterations between two validations. The state is saved at each of them.
+    best_by : str, default "loss"
+        Score of the task by which the best state is selected. That state becomes the model.
+    precision : {"auto", "float32", "bfloat16"}, default "auto"
+        Type of the convolutions, see `inference.passes.choose_precision`.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        Device of the training. `auto` uses a GPU if there is one.
+
+    References
+    ----------
+    Ronneberger, Fischer & Brox (2015), section 3: one large tile per batch and a momentum of 0.99.
     """
 
     tile: int = 572
@@ -35,9 +65,28 @@ class Settings:
 
 
 def learning_rate(iteration: int, settings: Settings) -> float:
-    """The rate of `iteration` (0-based).
+    """Return the learning rate of an iteration.
 
-    Linear warm-up, then constant, or falling to 0 linearly or as half a cosine.
+    The rate rises linearly during the warm-up. Afterwards it is constant, or falls to 0 linearly or like half
+    a period of a cosine.
+
+    Parameters
+    ----------
+    iteration : int
+        Number of the iteration, from 0.
+    settings : Settings
+        Settings of the training.
+
+    Returns
+    -------
+    float
+        Learning rate.
+
+    Examples
+    --------
+    >>> settings = Settings(learning_rate=0.1, warm_up=2, iterations=6, decay="linear")
+    >>> [round(learning_rate(i, settings), 3) for i in range(6)]
+    [0.05, 0.1, 0.1, 0.075, 0.05, 0.025]
     """
     if iteration < settings.warm_up:
         return settings.learning_rate * (iteration + 1) / settings.warm_up
@@ -49,7 +98,20 @@ def learning_rate(iteration: int, settings: Settings) -> float:
 
 
 def make_optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """The optimiser of `settings` for the parameters of `net`."""
+    """Return the optimiser for the parameters of a network.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Network to train.
+    settings : Settings
+        Settings of the training.
+
+    Returns
+    -------
+    torch.optim.Optimizer
+        SGD, Adam or AdamW.
+    """
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
             net.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay

@@ -1,4 +1,4 @@
-"""The state of a training, and the file from which an interrupted one resumes."""
+"""State of a training, and the checkpoint file from which an interrupted training resumes."""
 
 from __future__ import annotations
 
@@ -18,41 +18,46 @@ from pipeline_lib.networks.model import Model, read_tensors, write_tensors
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.processes import ALONE, Processes
+from pipeline_lib.runtime.types import Json
 from pipeline_lib.training.schedule import Settings, learning_rate, make_optimizer
 
-SECONDS_BETWEEN_SAVES = 300  # at most
+SECONDS_BETWEEN_SAVES = 300  # longest time without a save
 
 
 class Diverged(Exception):
-    """A loss or a parameter is not finite."""
+    """A loss or a parameter is NaN or infinite."""
 
 
 @dataclass
 class State:
-    """All that a training is at an iteration, but for the parameters of network and optimiser.
+    """State of a training after an iteration, without the parameters of the network and the optimiser.
 
     Parameters
     ----------
     smallest_tile : int
-        Side in px of the smallest tile that an update was made with.
-    iteration : int
-        Updates made.
-    losses : list of Tensor
+        Side of the smallest tile of all updates (px).
+    iteration : int, default 0
+        Number of updates so far.
+    losses : list of Tensor, optional
         Mean loss of each update since the last validation, on the device of the network.
-    history : list of dict
-        One row per validation.
-    best : dict, optional
-        Parameters (`state_dict`) of the best validation, with its value (less is better) and iteration.
-    versions : list of str
-        Versions of bordure that trained it, the first one first.
-    seconds : float
-        Time spent by earlier, interrupted processes.
+    history : list of dict, optional
+        One row for each validation.
+    best : dict of str to Tensor, optional
+        Parameters (`state_dict`) of the best validation so far. None before the first validation.
+    best_value : float, default inf
+        Value of the best validation. Lower is better.
+    best_iteration : int, default 0
+        Iteration of the best validation.
+    versions : list of str, optional
+        Versions of bordure that trained the network, oldest first.
+    seconds : float, default 0.0
+        Time that earlier, interrupted processes took (s).
     """
 
     smallest_tile: int
     iteration: int = 0
     losses: list[Tensor] = field(default_factory=list)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[Json] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
     best_value: float = math.inf
     best_iteration: int = 0
@@ -60,23 +65,23 @@ class State:
     seconds: float = 0.0
 
     def finished(self, settings: Settings) -> bool:
-        """Whether the last iteration was made and scored."""
+        """Return whether the last iteration is complete and validated."""
         return self.iteration == settings.iterations and not self.losses
 
     def validation_due(self, settings: Settings) -> bool:
-        """Whether the state has to be scored before training goes on."""
+        """Return whether the next action is a validation."""
         last = self.iteration == settings.iterations
         return bool(self.losses) and (last or self.iteration % settings.validation_interval == 0)
 
     def mean_loss(self) -> float:
-        """Mean loss since the last validation.
+        """Return the mean loss since the last validation.
 
         Raises
         ------
         Diverged
             If the loss of an iteration is not finite.
         """
-        losses = torch.stack(self.losses).cpu()  # here the CPU does wait for the GPU
+        losses = torch.stack(self.losses).cpu()  # the CPU waits for the GPU here
         if not losses.isfinite().all():
             number = int(losses.isfinite().logical_not().nonzero()[0])
             iteration = self.iteration - len(losses) + number + 1
@@ -91,7 +96,20 @@ class State:
         more_is_better: bool,
         net: torch.nn.Module,
     ) -> None:
-        """Add a validation to the history, and keep the parameters of `net` if they are the best so far.
+        """Add a validation to the history and keep the parameters if they are the best so far.
+
+        Parameters
+        ----------
+        settings : Settings
+            Settings of the training.
+        training_loss : float
+            Mean training loss since the last validation.
+        scores : dict of str to float
+            Scores of the validation.
+        more_is_better : bool
+            Whether a higher value of the score `settings.best_by` is better.
+        net : nn.Module
+            Network that was validated.
 
         Raises
         ------
@@ -114,31 +132,35 @@ class State:
             self.best, self.best_value = copy.deepcopy(net.state_dict()), value
             self.best_iteration = self.iteration
 
-    def account(self, settings: Settings) -> dict[str, Any]:
-        """What the record of the model says that was not known when the training began."""
-        found: dict[str, Any] = {"best_iteration": self.best_iteration}
+    def provenance_entries(self, settings: Settings) -> Json:
+        """Return entries for the provenance of the model that are known only after the training."""
+        found: Json = {"best_iteration": self.best_iteration}
         if self.smallest_tile < settings.tile:
             found["smallest_tile"] = self.smallest_tile
-        if len(self.versions) > 1:  # interrupted, and resumed with another
+        if len(self.versions) > 1:  # resumed with another version
             found["versions"] = self.versions
         return found
 
 
 class Checkpoint:
-    """The state of a training with its network and optimiser, and their file.
+    """State of a training with its network and optimiser, and the file that stores them.
 
-    The file is written whole or not at all. From the first validation on it is also a `Model`, of the best
-    state so far. Only the first of several processes reads and writes it.
+    If the file exists and has the right key, the training resumes from it. The file is replaced atomically.
+    After the first validation it is also a `Model` with the best parameters so far. If there are several
+    processes, only the first reads and writes the file.
 
     Parameters
     ----------
     path : Path
-        Of the file; it need not exist.
+        Checkpoint file. It need not exist.
     key : str
-        What the training's result depends on. A file with another key is not resumed from.
+        Hash of all that the result depends on. A file with another key is ignored.
     model : Model
-        Its network is trained; its provenance goes into the file.
+        Model whose network is trained. Its provenance is written to the file.
     settings : Settings
+        Settings of the training.
+    processes : Processes, default one process
+        Processes that train together.
     """
 
     def __init__(
@@ -150,19 +172,19 @@ class Checkpoint:
         self.optimizer = make_optimizer(self.net, settings)
         self.state = State(settings.tile)
         self._start = self._saved_at = time.monotonic()
-        self._saved, self._saving = 0, 0.0  # iteration, and seconds it took
+        self._saved, self._saving = 0, 0.0  # iteration of the last save, and its duration (s)
         if found := processes.from_first(self._read):
             self._resume(found)
         if not self.state.finished(settings):
             self.state.versions = list(dict.fromkeys([*self.state.versions, provenance.version()]))
 
     def save(self) -> None:
-        """Write the state as of the last iteration.
+        """Write the current state to the file.
 
         Raises
         ------
         Diverged
-            If a loss or parameter is not finite; what was saved before is kept.
+            If a loss or parameter is not finite. The file is unchanged then.
         """
         began = time.monotonic()
         state = self.state
@@ -178,30 +200,31 @@ class Checkpoint:
             if best is None:
                 write_tensors(self.path, {"training": content})
             else:
-                self.model.provenance |= state.account(self.settings)
+                self.model.provenance |= state.provenance_entries(self.settings)
                 self.model.save(self.path, state_dict=best, training=content)
         self._saved, self._saved_at = state.iteration, time.monotonic()
         self._saving = self._saved_at - began
 
-    def save_now_and_then(self) -> None:
-        """Save if that takes a hundredth of the time since the last save, and every few minutes at least."""
+    def save_if_due(self) -> None:
+        """Save if this takes at most 1 % of the time since the last save, or if that was 5 minutes ago."""
         waited = time.monotonic() - self._saved_at
         if self.processes.first and waited >= min(100 * self._saving, SECONDS_BETWEEN_SAVES):
             self.save()
 
-    def kept(self) -> str:
-        """What there is to go on from, for the end of an error message."""
+    def describe_saved(self) -> str:
+        """Return a sentence about the content of the file for the end of an error message."""
         if not self._saved:
             return ""
-        also = ""
+        best = ""
         if self.state.best:
-            also = f", and as a model its best state by validation, of iteration {self.state.best_iteration}"
+            best = f" and the best model so far (iteration {self.state.best_iteration})"
         return (
-            f" {self.path} has the state of iteration {self._saved}{also}; copy it if you want it, because "
+            f" {self.path} contains the state of iteration {self._saved}{best}; copy it to keep it, because "
             "training with other settings overwrites it."
         )
 
     def _resume(self, found: dict[str, Any]) -> None:
+        """Continue from the content `found` of the file."""
         content = found["training"]
         fields = {item.name: content[item.name] for item in dataclasses.fields(State) if item.name != "best"}
         fields["losses"] = [*content["losses"].to(next(self.net.parameters()).device)]
@@ -212,24 +235,27 @@ class Checkpoint:
         self._saved = self.state.iteration
 
     def _require_finite(self) -> None:
+        """Raise `Diverged` if a loss, or a value of the network or the optimiser, is not finite."""
         if self.state.losses:
             self.state.mean_loss()
         kept = (value for of_one in self.optimizer.state.values() for value in of_one.values())
         tensors = [*self.net.state_dict().values(), *filter(torch.is_tensor, kept)]
-        # by their sums, for that takes a tenth of the time
+        # testing the sum of a tensor takes a tenth of the time of testing each value
         if not all(bool(tensor.sum().isfinite()) for tensor in tensors):
             raise Diverged(f"the network's parameters became infinite in iteration {self.state.iteration}")
 
     def _read(self) -> dict[str, Any] | None:
-        """The content of the file, if there is one and it is this training's."""
+        """Return the content of the file, or None if it is missing, damaged or has another key."""
         if not self.path.exists():
             return None
         try:
-            found = copy.deepcopy(read_tensors(self.path))  # not in the file's own pages
-        except InputError as error:  # a checkpoint is only ever a saving of time
+            found = copy.deepcopy(read_tensors(self.path))  # tensors in memory, no longer mapped to the file
+        except InputError as error:  # a checkpoint only saves time, so the training can start without it
             logger.warning("%s Training starts from the beginning.", error)
             return None
         if found.get("training", {}).get("key") != self.key:
-            logger.warning("%s: belongs to other settings or data; starting from the beginning", self.path)
+            logger.warning(
+                "%s: belongs to other settings or data. Training starts from the beginning.", self.path
+            )
             return None
         return found

@@ -1,4 +1,4 @@
-"""One update of a network, on one device or several."""
+"""One training step: an update of the network, on one or several devices."""
 
 from __future__ import annotations
 
@@ -17,30 +17,39 @@ from pipeline_lib.training.schedule import Settings, learning_rate
 
 
 class TooLarge(Exception):
-    """Even the smallest tile does not fit into the device's memory."""
+    """The memory of the device is too small even for the smallest tile.
+
+    Parameters
+    ----------
+    tile : int
+        Smallest tile (px).
+    why : str
+        Message of torch.
+    """
 
     def __init__(self, tile: int, why: str) -> None:
-        super().__init__(f"even tiles of {tile} px do not fit into the device's memory ({why})")
+        super().__init__(f"the memory of the device is too small even for tiles of {tile} px ({why})")
 
 
 class Step:
-    """Updates a network with batches of patches.
+    """Training step: one update of a network with a batch of patches.
 
     Parameters
     ----------
     net : Network
-        On its device.
+        Network to train, on its device.
     optimizer : torch.optim.Optimizer
-        Of the parameters of `net`.
+        Optimiser of the parameters of `net`.
     task : Task
-        Whose loss is minimised.
+        Task whose loss is minimised.
     settings : Settings
+        Settings of the training.
     seed : int
-        Of the drop-out, with the number of each patch.
-    precision : torch.dtype
-        Of the convolutions.
-    processes : Processes
-        Those that share each batch.
+        Seed of the drop-out, together with the number of each patch.
+    precision : torch.dtype, default torch.float32
+        Type of the convolutions.
+    processes : Processes, default one process
+        Processes that share each batch.
     """
 
     def __init__(
@@ -55,52 +64,53 @@ class Step:
     ) -> None:
         self.net, self.optimizer, self.task, self.settings = net, optimizer, task, settings
         self.seed, self.precision, self.processes = seed, precision, processes
-        self.rim = 0  # px taken off each side of a patch that the device's memory does not hold
+        self.rim = 0  # px cut off on each side of a patch, if the memory is too small for whole patches
 
     @property
     def tile(self) -> int:
-        """Side in px of the tiles that the device's memory holds."""
+        """Side of the tiles (px). It is smaller than `settings.tile` if the memory was too small for that."""
         return self.settings.tile - 2 * self.rim
 
     def share(self, iteration: int) -> list[int]:
-        """The numbers of this process's patches in the batch of `iteration`."""
+        """Return the numbers of the patches that this process handles in the batch of `iteration`."""
         batch = self.settings.batch
         return [iteration * batch + k for k in self.processes.share(batch)]
 
     def __call__(
         self, patches: Sequence[Patch], iteration: int, ending: Callable[[], bool] = lambda: False
     ) -> tuple[Tensor, bool]:
-        """One update with this process's share of the batch of `iteration`.
+        """Update the network with a batch, of which this process handles its share.
 
-        If the device's memory does not hold a patch, all processes begin again with less: activations are
-        computed twice, then tiles are smaller.
+        If the device runs out of memory, all processes repeat the step with less memory: first activations
+        are computed twice, then tiles become smaller.
 
         Parameters
         ----------
         patches : sequence of (image, truth)
-            In the order of `share`.
+            Patches of this process, in the order of `share`.
         iteration : int
-            0-based.
-        ending : callable
-            Returns whether this process was asked to end.
+            Number of the iteration, from 0.
+        ending : callable, optional
+            Function that returns True if this process received a signal to end.
 
         Returns
         -------
-        Tensor, bool
-            Mean loss of the whole batch, which stays on the device so that the CPU need not wait for it, and
-            whether any process was asked to end.
+        loss : Tensor, float32
+            Mean loss of the whole batch, as a scalar on the device, so that the CPU need not wait for it.
+        any_ending : bool
+            True if any process received a signal to end.
 
         Raises
         ------
         TooLarge
-            If the smallest tile does not fit.
+            If the memory is too small even for the smallest tile.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(iteration, self.settings)
         loss, out_of_memory = self._gradients(patches, iteration)
         short, any_ending = self.processes.any(bool(out_of_memory), ending())
         if short:
-            self._save_memory(out_of_memory or "that of another process")
+            self._save_memory(out_of_memory or "another process ran out of memory")
             return self(patches, iteration, lambda: any_ending)
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         self.processes.sum_([*gradients, *_running_means(self.net), loss])
@@ -108,10 +118,11 @@ class Step:
         return loss, any_ending
 
     def _gradients(self, patches: Sequence[Patch], iteration: int) -> tuple[Tensor, str]:
-        """Leave this process's share of the batch's mean gradient and running means in the network.
+        """Compute the share of this process in the mean gradient and the running means of the batch.
 
-        Returns its share of the mean loss, and why memory ran out where it did. One patch at a time: as much
-        memory as one takes, and what batch normalisation sees does not depend on how patches are shared out.
+        Both are left in the network. Returns the share in the mean loss, and the message of torch if memory
+        ran out. Patches are processed one at a time, so that the memory is that of one patch and batch
+        normalisation does not depend on the number of processes.
         """
         before = [buffer.clone() for buffer in self.net.buffers()]
         running = [torch.zeros_like(mean) for mean in _running_means(self.net)]
@@ -120,11 +131,11 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         try:
             for number, (image, truth) in zip(self.share(iteration), patches, strict=True):
-                torch.manual_seed(self.seed * 2**31 + number)  # drop-out, too, is a function of the patch
+                torch.manual_seed(self.seed * 2**31 + number)  # drop-out depends on the patch only
                 _copy(before, self.net.buffers())
                 with autocast(device, self.precision):
-                    output = self.net(self._middle(image).contiguous(memory_format=torch.channels_last))
-                loss = self.task.loss(output, self._middle(truth)) / self.settings.batch
+                    output = self.net(self._without_rim(image).contiguous(memory_format=torch.channels_last))
+                loss = self.task.loss(output, self._without_rim(truth)) / self.settings.batch
                 del output
                 loss.backward()
                 total += loss.detach()
@@ -136,21 +147,22 @@ class Step:
         _copy(running, _running_means(self.net))
         return total, ""
 
-    def _middle(self, part: Tensor) -> Tensor:
-        """`part` (..., y, x) of a patch without the rim."""
+    def _without_rim(self, part: Tensor) -> Tensor:
+        """Cut the rim off `part` (..., y, x), the image or the truth of a patch."""
         return part[..., self.rim : part.shape[-2] - self.rim, self.rim : part.shape[-1] - self.rim]
 
     def _save_memory(self, why: str) -> None:
-        """Compute activations twice instead of keeping them; where that is not enough, take smaller tiles.
+        """Compute activations twice instead of keeping them. If that is not enough, use smaller tiles.
 
-        The first changes no number, but for batch normalisation, which would count every tile twice.
+        Computing activations twice does not change the result. With batch normalisation it would, because
+        each tile would count twice in the running means, so tiles become smaller at once.
         """
         geometry, tile = self.net.geometry, self.tile
         if not (self.net.checkpointing or _running_means(self.net)):
             self.net.checkpointing = True
             logger.info(
-                "tiles of %d px do not fit into the device's memory (%s): activations are computed twice "
-                "instead of kept, which takes longer and gives the same model",
+                "the memory of the device is too small for tiles of %d px (%s). Activations are now computed "
+                "twice instead of kept: training takes longer and gives the same model.",
                 tile,
                 why,
             )
@@ -160,8 +172,8 @@ class Step:
             raise TooLarge(tile, why)
         self.rim += (tile - smaller) // 2
         logger.warning(
-            "tiles of %d px do not fit into the device's memory (%s): going on with tiles of %d px, which "
-            "gives another model; set `training.tile: %d` to begin with them",
+            "the memory of the device is too small for tiles of %d px (%s). Training continues with tiles of "
+            "%d px, which gives a different model. Set `training.tile: %d` to start with them.",
             tile,
             why,
             smaller,
@@ -170,10 +182,11 @@ class Step:
 
 
 def _running_means(net: nn.Module) -> list[Tensor]:
-    """What batch normalisation averages over the updates; its number of updates is a whole number."""
+    """Return the running means and variances of batch normalisation (its counters are integers)."""
     return [buffer for buffer in net.buffers() if buffer.is_floating_point()]
 
 
 def _copy(source: Iterable[Tensor], target: Iterable[Tensor]) -> None:
+    """Copy the values of each tensor of `source` to the tensor of `target` at the same place."""
     for a, b in zip(source, target, strict=True):
         b.copy_(a)

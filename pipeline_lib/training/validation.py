@@ -1,4 +1,4 @@
-"""Scores of a network on whole validation volumes."""
+"""Validation: scores of a network on whole sections."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.data.patches import Volume
-from pipeline_lib.inference.passes import InHalves, tile_outputs
+from pipeline_lib.inference.passes import SplitIfTooLarge, tile_outputs
 from pipeline_lib.networks.module import Network
 from pipeline_lib.runtime.processes import ALONE, Processes
 from pipeline_lib.tasks import Task
 
 
 def validate(
-    net: Network | InHalves,
+    net: Network | SplitIfTooLarge,
     task: Task,
     volumes: Sequence[Volume],
     normalisation: Normalisation,
@@ -24,24 +24,31 @@ def validate(
     precision: torch.dtype,
     processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """The task's scores of `net` over the whole sections of `volumes`.
+    """Return the validation scores of a network over all sections of the volumes.
 
     Parameters
     ----------
-    net : Network or InHalves
-        Left in training mode.
+    net : Network or SplitIfTooLarge
+        Network on `device`. It is in training mode afterwards.
     task : Task
-        What is validated and how.
+        Task that decodes and scores the output.
     volumes : sequence of Volume
-    normalisation, tile, device, precision
-        As in training; `tile` in px.
-    processes : Processes
-        Each of them scores its share of the sections; all return the scores of all sections.
+        Validation volumes.
+    normalisation : Normalisation
+        Normalisation of the images, as in training.
+    tile : int
+        Largest tile, given as the side of a square (px).
+    device : torch.device
+        Device that computes.
+    precision : torch.dtype
+        Type of the convolutions.
+    processes : Processes, default one process
+        Processes that share the sections. Each of them returns the scores over all sections.
 
     Returns
     -------
     dict of str to float
-        By the names in `task.scores`.
+        Name of each score (see `task.scores`) to its value.
     """
     net.eval()
     sections = [(volume, z) for volume in volumes for z in range(volume.truth.shape[0])]

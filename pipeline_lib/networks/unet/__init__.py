@@ -1,4 +1,4 @@
-"""The U-Net (Ronneberger, Fischer & Brox 2015, figure 1) without torch."""
+"""Plan of the U-Net (Ronneberger, Fischer & Brox 2015, figure 1), without torch."""
 
 from __future__ import annotations
 
@@ -8,50 +8,84 @@ from typing import TYPE_CHECKING, ClassVar
 from pipeline_lib.networks.plan import Geometry, Plan, setting
 
 if TYPE_CHECKING:
-    from torch import nn
+    from pipeline_lib.networks.unet.module import UNet
 
-# px lost per up-sampling step so that nothing depends on what lies beyond the edge of a tile
+# Pixels that each up-sampling step cuts off (both sides together), so that no output depends on padding.
 UPSAMPLING_LOSS = {"up_convolution": 0, "nearest": 2, "bilinear": 4}
-# What a forward pass holds at most per input pixel and base channel: five at the top of the way up (the
-# up-convolution's output, both halves of the concatenation, two convolutions' outputs), and gaps between what
-# was freed and what is asked for next. Measured: 3.9 to 10.1, at depths 2 to 5 and 4 to 64 base channels.
+# Largest number of values in memory during a forward pass, per input pixel and base channel. Five are in use
+# at the end of the expanding path: the output of the up-convolution, both halves of the concatenation and the
+# outputs of two convolutions. The rest is fragmentation of the memory. Measured: 3.9 to 10.1 at depths 2 to 5
+# with 4 to 64 base channels.
 TILE_VALUES = 10
-STEP_BYTES = {"float32": 72, "bfloat16": 50}  # per px of the tile and base channel, measured
+STEP_BYTES = {"float32": 72, "bfloat16": 50}  # bytes per px of the tile and base channel, measured
 
 
 @dataclass(frozen=True)
 class UNetPlan(Plan):
-    """The U-Net: `depth` 2x2 max-poolings, `base_channels` doubled at each.
+    """Plan of the U-Net.
 
-    4 and 64 are the paper's network of 23 convolutional layers, 572 -> 388 px.
+    The defaults are the network of the paper: 23 convolutional layers and an input tile of 572 px for an
+    output tile of 388 px.
+
+    Parameters
+    ----------
+    input_channels : int, default 1
+        Number of channels of the images.
+    classes : int, default 2
+        Number of channels of the output: the number of classes of the task.
+    depth : int, default 4
+        Number of 2x2 max poolings, 1 to 7.
+    base_channels : int, default 64
+        Channels of the first level. Each pooling doubles the number of channels.
+    batch_normalisation : bool, default False
+        If True, batch normalisation follows each 3x3 convolution.
+    dropout : float, default 0.5
+        Drop-out rate at the end of the contracting path (its two lowest levels), 0 <= `dropout` < 1.
+    upsampling : {"up_convolution", "nearest", "bilinear"}, default "up_convolution"
+        How the expanding path doubles the resolution, see `networks.unet.module.UNet`.
+
+    References
+    ----------
+    Ronneberger, Fischer & Brox (2015), section 2 and figure 1.
+
+    Examples
+    --------
+    >>> plan = UNetPlan()
+    >>> plan.geometry.output_size(572)
+    388
+    >>> f"{plan.parameters:,}"
+    '31,030,658'
     """
 
     name: ClassVar[str] = "unet"
     smaller: ClassVar[str] = "lower `network.depth` or `network.base_channels`"
 
-    depth: int = setting(4, "Number of 2x2 poolings.", minimum=1, maximum=7)
-    base_channels: int = setting(64, "Channels of the first level, doubled at each pooling.", minimum=1)
-    batch_normalisation: bool = setting(False, "Batch normalisation after each 3x3 convolution.")
+    depth: int = setting(4, "Number of 2x2 max poolings.", minimum=1, maximum=7)
+    base_channels: int = setting(
+        64, "Number of channels of the first level. Each pooling doubles it.", minimum=1
+    )
+    batch_normalisation: bool = setting(False, "Whether batch normalisation follows each 3x3 convolution.")
     dropout: float = setting(
         0.5, "Drop-out rate at the end of the contracting path.", minimum=0, exclusiveMaximum=1
     )
     upsampling: str = setting(
         "up_convolution",
-        "The way up, 2x2 up-convolution or interpolation followed by a convolution.",
+        "How the expanding path doubles the resolution: 2x2 up-convolution as in the paper, or "
+        "interpolation followed by a convolution.",
         enum=[*UPSAMPLING_LOSS],
     )
 
     @property
     def geometry(self) -> Geometry:
-        """Depth 4 takes 572 px and gives 388 (Ronneberger et al. 2015, figure 1)."""
+        """Valid input sizes and context. At depth 4, a tile of 572 px gives 388 px (figure 1)."""
         bottom = 5
-        while self._sizes(bottom)[1] < 2**self.depth:  # tiles move on by whole strides
+        while self._sizes(bottom)[1] < 2**self.depth:  # the output of a tile is at least one stride
             bottom += 1
         before, after = self._sizes(bottom)
         return Geometry(stride=2**self.depth, smallest=before, context=(before - after) // 2)
 
     def _sizes(self, bottom: int) -> tuple[int, int]:
-        """Input and output size (px) for a size of `bottom` px at the lowest level."""
+        """Return the input and output size (px) for a size of `bottom` px at the lowest level."""
         before, after = bottom, bottom - 4  # two unpadded 3x3 convolutions at the bottom
         for _ in range(self.depth):
             before = 2 * before + 4
@@ -60,10 +94,10 @@ class UNetPlan(Plan):
 
     @property
     def parameters(self) -> int:
-        """Convolutions' kernels and biases, and two numbers per channel in batch normalisation."""
+        """Number of parameters: kernels, biases, and scale and shift per channel of batch normalisation."""
         widths = [self.base_channels * 2**level for level in range(self.depth + 1)]
         kernel = {"up_convolution": 4, "nearest": 4, "bilinear": 9}[self.upsampling]
-        own = 2 if self.batch_normalisation else 1  # scale and shift in place of the bias
+        own = 2 if self.batch_normalisation else 1  # scale and shift replace the bias
         down = sum(
             9 * (before + after) * after + 2 * own * after
             for before, after in zip([self.input_channels, *widths], widths, strict=False)
@@ -73,15 +107,34 @@ class UNetPlan(Plan):
 
     @property
     def values_per_pixel(self) -> float:
-        """As measured, at the top of the way up."""
+        """Largest number of values in memory per input pixel in a forward pass (measured)."""
         return TILE_VALUES * self.base_channels
 
     def step_bytes_per_pixel(self, precision: str) -> float:
-        """As measured; nearly all is kept for the gradient at the two highest levels."""
+        """Return the peak memory of a training step per input pixel.
+
+        It was measured. Activations of the two highest levels, kept for the gradient, are nearly all of it.
+
+        Parameters
+        ----------
+        precision : str
+            `float32`, `bfloat16` or `auto`. `auto` counts as `float32`.
+
+        Returns
+        -------
+        float
+            Bytes per pixel of the input tile.
+        """
         return STEP_BYTES.get(precision, STEP_BYTES["float32"]) * self.base_channels
 
-    def build(self) -> nn.Module:
-        """A new U-Net with random parameters."""
+    def build(self) -> UNet:
+        """Return a new U-Net with random initial parameters. This method imports torch.
+
+        Returns
+        -------
+        UNet
+            Torch module (`networks.unet.module.UNet`) on the CPU.
+        """
         from pipeline_lib.networks.unet import module
 
         return module.UNet(self)

@@ -1,4 +1,4 @@
-"""The U-Net (Ronneberger, Fischer & Brox 2015, figure 1)."""
+"""Torch module of the U-Net (Ronneberger, Fischer & Brox 2015, figure 1)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,41 @@ from pipeline_lib.networks.unet import UNetPlan
 
 
 class UNet(Network):
-    """Unpadded U-Net: (n, `input_channels`, y, x) -> logits (n, `classes`, y - 2 context, x - 2 context).
+    """U-Net with unpadded convolutions.
 
-    `dropout` is the rate at the end of the contracting path (its two lowest levels), `batch_normalisation`
-    follows each 3x3 convolution. `upsampling` halves the channels on the way up:
+    Each level of the contracting path has two 3x3 convolutions with ReLU, and a 2x2 max pooling leads to the
+    next level, which has twice as many channels. Each level of the expanding path doubles the resolution,
+    halves the number of channels, concatenates the result with the cropped output of the contracting path at
+    the same level, and has two 3x3 convolutions with ReLU. A 1x1 convolution computes the logits.
 
-    - `up_convolution`: 2x2 transposed convolution of stride 2, the paper's
-    - `nearest`: nearest neighbour, then a 2x2 convolution
-    - `bilinear`: bilinear interpolation, then a 3x3 convolution
+    The setting `upsampling` selects how the resolution is doubled:
 
-    The last two give up a rim of 1 and 2 px per step, where the result would depend on what lies beyond the
-    tile's edge.
+    - `up_convolution`: 2x2 transposed convolution with stride 2, as in the paper.
+    - `nearest`: nearest-neighbour interpolation, then a 2x2 convolution.
+    - `bilinear`: bilinear interpolation, then a 3x3 convolution.
 
-    With `checkpointing` set, training keeps only what goes in and out of each level: about a third less
-    memory, a third more slowly.
+    In each step, `nearest` cuts off a rim of 1 px and `bilinear` one of 2 px, where the result would depend
+    on padding.
+
+    If `checkpointing` is True, a training step keeps only the inputs and outputs of the levels. This takes
+    about a third less memory and a third more time.
+
+    Parameters
+    ----------
+    plan : UNetPlan
+        Settings of the network.
+
+    References
+    ----------
+    Ronneberger, Fischer & Brox (2015), section 2 and figure 1. He et al. (2015): initialisation.
+
+    Examples
+    --------
+    The network of the paper, here with only one base channel, maps a tile of 572 px to 388 px:
+
+    >>> network = UNet(UNetPlan(base_channels=1))
+    >>> network(torch.zeros(1, 1, 572, 572)).shape
+    torch.Size([1, 2, 388, 388])
     """
 
     def __init__(self, plan: UNetPlan) -> None:
@@ -49,6 +70,18 @@ class UNet(Network):
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits of a batch of tiles.
+
+        Parameters
+        ----------
+        x : Tensor, (n, input_channels, y, x), float32
+            Normalised images. Height and width must be valid sizes (`geometry`).
+
+        Returns
+        -------
+        Tensor, (n, classes, y - 2 context, x - 2 context)
+            Logits of the classes.
+        """
         skips = []
         depth = len(self.up)
         for level, block in enumerate(self.down):
@@ -59,20 +92,22 @@ class UNet(Network):
                 skips.append(x)
                 x = nn.functional.max_pool2d(x, 2)
         for up, merge in zip(self.up, self.merge, strict=True):
-            x = self._run(partial(_rise, up, merge), skips.pop(), x)
+            x = self._run(partial(_expand, up, merge), skips.pop(), x)
         return self.score(x)
 
     def _run(self, level: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Compute a level, with checkpointing if it is on."""
         if self.checkpointing and self.training:
-            # no drop-out inside, hence no random state to restore
+            # a level has no drop-out inside, so there is no random state to restore
             return checkpoint(level, *inputs, use_reentrant=False, preserve_rng_state=False)
         return level(*inputs)
 
 
 def _double_convolution(before: int, after: int, batch_normalisation: bool) -> nn.Sequential:
+    """Two unpadded 3x3 convolutions with ReLU, from `before` to `after` channels."""
     layers: list[nn.Module] = []
     for channels in (before, after):
-        # Batch normalisation brings a bias of its own.
+        # batch normalisation has its own bias
         layers.append(nn.Conv2d(channels, after, 3, bias=not batch_normalisation))
         if batch_normalisation:
             layers.append(nn.BatchNorm2d(after))
@@ -81,11 +116,12 @@ def _double_convolution(before: int, after: int, batch_normalisation: bool) -> n
 
 
 def _upsampling(before: int, after: int, kind: str) -> nn.Module:
+    """Layers that double the resolution, from `before` to `after` channels."""
     if kind == "up_convolution":
         return nn.ConvTranspose2d(before, after, 2, stride=2)
     if kind == "nearest":
-        # 2n - 1 px after the convolution; without the first, n - 1 on either side of the centre, aligned with
-        # the skip
+        # The convolution gives 2n - 1 px. Without the first row and column, n - 1 px remain on each side of
+        # the centre, so the result is aligned with the skip connection.
         return nn.Sequential(
             nn.Upsample(scale_factor=2, mode="nearest"),
             nn.Conv2d(before, after, 2),
@@ -96,28 +132,29 @@ def _upsampling(before: int, after: int, kind: str) -> nn.Module:
     )
 
 
-def _rise(up: nn.Module, merge: nn.Module, skip: Tensor, x: Tensor) -> Tensor:
+def _expand(up: nn.Module, merge: nn.Module, skip: Tensor, x: Tensor) -> Tensor:
+    """One level of the expanding path: up-sample, concatenate with the skip connection, convolve twice."""
     x = up(x)
     return merge(torch.cat([_centre(skip, x), x], dim=1))
 
 
 def _centre(skip: Tensor, like: Tensor) -> Tensor:
+    """Crop the centre of `skip` to the height and width of `like`."""
     top, left = ((skip.shape[axis] - like.shape[axis]) // 2 for axis in (2, 3))
     bottom, right = skip.shape[2] - like.shape[2] - top, skip.shape[3] - like.shape[3] - left
-    # Not a slice: its gradient would lose the channels-last layout, and a training step a fifth of its speed.
+    # The gradient of a slice would not be channels-last, which makes a training step a fifth slower.
     return nn.functional.pad(skip, (-left, -right, -top, -bottom))
 
 
 def _initialise(module: nn.Module) -> None:
-    """Gaussian of standard deviation sqrt(2 / N) (He et al. 2015), biases 0.
+    """Draw the weights from a Gaussian with standard deviation sqrt(2 / N) and set biases to 0.
 
-    N is the number of incoming nodes of one neuron.
+    N is the number of incoming nodes of one neuron (He et al. 2015; Ronneberger et al. 2015, section 3).
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         incoming = module.in_channels
-        if isinstance(
-            module, nn.Conv2d
-        ):  # in the 2x2 up-convolution of stride 2 each output sees one kernel pixel
+        # in the 2x2 up-convolution with stride 2, each output pixel depends on one pixel of the kernel
+        if isinstance(module, nn.Conv2d):
             incoming *= math.prod(module.kernel_size)
         nn.init.normal_(module.weight, std=math.sqrt(2 / incoming))
         if module.bias is not None:

@@ -1,5 +1,5 @@
-"""Semantic segmentation: a class for each pixel, trained with the U-Net's weight map.
+"""Semantic segmentation: each pixel gets a class; training uses the U-Net's weight map.
 
-`classes` says what the classes are, `weights` how much each pixel counts; `task` is what training and
-prediction ask.
+`classes` defines the classes, `weights` the weight map and `losses` the loss. `task` implements the interface
+`tasks.Task`, which training and prediction use.
 """

@@ -1,37 +1,59 @@
-"""Classifiers that learn (almost) nothing: what a score means is seen beside theirs."""
+"""Baselines: classifiers that learn almost nothing. Their scores show what the scores of a network mean."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline_lib.data.normalisation import STEP
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.layout import AnnotatedArrays
+from pipeline_lib.runtime.types import Json, Stored
 from pipeline_lib.tasks.segmentation.classes import BACKGROUND, CELL, CLASSES, target_class
 
 BASELINES = ("constant", "smoothed_raw")
 SMOOTHING = 2.0  # px, standard deviation of the Gaussian
-HALO = 8  # px, four standard deviations: where scipy cuts the Gaussian off
-SAMPLES = 2**20  # px of a section that its percentiles are taken from
+HALO = 8  # px, four standard deviations, the distance at which scipy truncates the Gaussian
+SAMPLES = 2**20  # approximate number of pixels of a section from which its percentiles are computed
 
 
-def smooth(raw: np.ndarray) -> np.ndarray:
-    """One section (c, y, x) as float32 (y, x): mean over channels, smoothed by a Gaussian."""
-    from scipy import ndimage  # 0.15 s, which the dry run does without
+def smooth(raw: np.ndarray) -> npt.NDArray[np.float32]:
+    """Return the mean over the channels of a section, smoothed by a Gaussian.
+
+    Parameters
+    ----------
+    raw : array, (c, y, x)
+        Gray levels.
+
+    Returns
+    -------
+    array, (y, x), float32
+        Smoothed gray levels.
+    """
+    from scipy import ndimage  # takes 0.15 s, which the dry run does not need
 
     return ndimage.gaussian_filter(raw.mean(axis=0, dtype=np.float32), SMOOTHING)
 
 
 def measure(volumes: Iterable[AnnotatedArrays]) -> dict[str, float]:
-    """Gray range of the smoothed training images, and whether cells are brighter than their surroundings.
+    """Measure the gray range of the smoothed training images.
 
-    `volumes` hold raw (c, z, y, x), labels and separation border (z, y, x), which are read block by block.
-    `low` and `high` are means over the sections of their 1st and 99th percentile, taken from about `SAMPLES`
-    pixels of a regular grid; `low` > `high` where cells are dark, so that one formula makes cells 1.
+    The range is the mean over all sections of the 1st and the 99th percentile. The percentiles are computed
+    from about `SAMPLES` pixels on a regular grid. If cells are darker than the background, the two are
+    swapped, so that (gray - low) / (high - low) is near 1 in cells in both cases.
+
+    Parameters
+    ----------
+    volumes : iterable of AnnotatedArrays
+        Arrays of the training volumes, numpy or h5py. They are read block by block.
+
+    Returns
+    -------
+    dict of str to float
+        Gray levels `low` and `high`.
     """
     sections = [_measure_section(*volume, z) for volume in volumes for z in range(volume.labels.shape[0])]
     low, high = np.mean([span for span, _ in sections], axis=0)
@@ -39,9 +61,9 @@ def measure(volumes: Iterable[AnnotatedArrays]) -> dict[str, float]:
     return {"low": float(low), "high": float(high)} if brighter else {"low": float(high), "high": float(low)}
 
 
-def _measure_section(raw: Any, labels: Any, border: Any, z: int) -> tuple[np.ndarray, float]:
-    """1st and 99th percentile of one smoothed section, and by how much its cells are brighter."""
-    shape = labels.shape[1:]
+def _measure_section(raw: Stored, labels: Stored, border: Stored, z: int) -> tuple[np.ndarray, float]:
+    """Return the 1st and 99th percentile of a smoothed section, and mean of cells minus background."""
+    shape = labels.shape[1], labels.shape[2]
     every = math.ceil(math.sqrt(shape[0] * shape[1] / SAMPLES))
     samples, sums, counts = [], np.zeros(CLASSES), np.zeros(CLASSES, int)
     for area in blocks(shape, STEP, HALO):
@@ -55,11 +77,28 @@ def _measure_section(raw: Any, labels: Any, border: Any, z: int) -> tuple[np.nda
     return np.percentile(np.concatenate(samples), (1, 99)), contrast
 
 
-def cell_probability(network: str, raw: np.ndarray, statistics: dict[str, Any]) -> np.ndarray:
-    """What baseline `network` says of one section, or of a block with `HALO` (c, y, x): float32 0..1 (y, x).
+def cell_probability(network: str, raw: np.ndarray, statistics: Json) -> npt.NDArray[np.float32]:
+    """Return the cell probability that a baseline predicts.
 
-    `constant` gives every pixel the training split's share of cell pixels, `smoothed_raw` the smoothed gray
-    level as a fraction of the training range.
+    Parameters
+    ----------
+    network : {"constant", "smoothed_raw"}
+        `constant` returns the share of cell pixels in the training split for every pixel. `smoothed_raw`
+        returns the smoothed gray level as a fraction of the gray range of the training split.
+    raw : array, (c, y, x)
+        Gray levels of a section, or of a block with a halo of `HALO` px.
+    statistics : dict
+        Statistics of the training split: `class_frequencies`, and `smoothed_raw` as `measure` returns it.
+
+    Returns
+    -------
+    array, (y, x), float32
+        Cell probability, 0 to 1.
+
+    Examples
+    --------
+    >>> cell_probability("constant", np.zeros((1, 1, 3)), {"class_frequencies": [0.25, 0.75]})
+    array([[0.75, 0.75, 0.75]], dtype=float32)
     """
     if network == "constant":
         return np.full(raw.shape[1:], statistics["class_frequencies"][CELL], np.float32)

@@ -1,4 +1,4 @@
-"""The training energy."""
+"""Loss functions of the segmentation task."""
 
 from __future__ import annotations
 
@@ -6,14 +6,45 @@ from torch import Tensor
 
 
 def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Pixel-wise soft-max cross entropy times the weight map, averaged over pixels.
+    """Return the soft-max cross entropy of each pixel times its weight, averaged over all pixels.
 
-    Ronneberger et al. 2015, equation 1.
+    The loss is E = -mean(w(x) log p_l(x)), where l is the true class of pixel x, and p_k is the soft-max
+    exp(a_k) / sum_j exp(a_j) of the logits a_k. The formula in the paper has no minus sign, but E is
+    minimised.
 
-    `logits` (n, k, y, x), `target` (n, y, x) int64 in 0..k-1, `weights` (n, y, x); a float32 scalar.
-    E = -mean w log p_l, with log p_l = a_l - log sum_k exp a_k in one pass that neither overflows nor takes
-    the logarithm of a rounded zero.
+    log p_l is computed as a_l - log sum_j exp(a_j). So large logits do not overflow, and a small p_l is not
+    rounded to 0 before the logarithm.
+
+    Parameters
+    ----------
+    logits : Tensor, (n, k, y, x), float32, bfloat16 or float16
+        Output of the network for k classes.
+    target : Tensor, (n, y, x), int64
+        True class of each pixel, 0 to k - 1.
+    weights : Tensor, (n, y, x), float32
+        Weight map.
+
+    Returns
+    -------
+    Tensor, float32
+        Scalar loss.
+
+    References
+    ----------
+    Ronneberger, Fischer & Brox (2015), section 3, equation 1.
+
+    Examples
+    --------
+    With equal logits, each of two classes has the probability 1/2. The loss is the mean weight, 2, times
+    log 2 = 0.693:
+
+    >>> import torch
+    >>> logits = torch.zeros(1, 2, 1, 3)
+    >>> target = torch.tensor([[[0, 1, 1]]])
+    >>> weights = torch.tensor([[[1.0, 1.0, 4.0]]])
+    >>> round(weighted_cross_entropy(logits, target, weights).item(), 3)
+    1.386
     """
-    logits = logits.float()  # half precision has too few digits for a sum over exponentials
+    logits = logits.float()  # half precision has too few digits for a sum of exponentials
     own = logits.gather(1, target[:, None])[:, 0]
     return (weights * (logits.logsumexp(1) - own)).mean()

@@ -1,4 +1,4 @@
-"""Semantic segmentation as a task: target, loss, validation and decoding."""
+"""Semantic segmentation as a task: truth, loss, decoding and validation."""
 
 from __future__ import annotations
 
@@ -8,54 +8,86 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple, cast
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from pipeline_lib import layout, metrics
 from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.data.patches import Volume
-from pipeline_lib.inference.passes import turned, turned_back
+from pipeline_lib.inference.passes import orient, orient_back
 from pipeline_lib.inference.tiling import Tile
+from pipeline_lib.runtime.types import Stored
 from pipeline_lib.tasks.segmentation.classes import CLASSES, of_cells, target_class
 from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
 
-# What costs a few hundredths of a second per section of 512 px; float64, in which ties are decided
+# Scoring at these thresholds takes a few hundredths of a second per section of 512 px. They are float64, so
+# that ties are decided in float64.
 VALIDATION_THRESHOLDS = tuple(np.arange(1, 10) / 10)
 
 
 @dataclass(frozen=True)
 class PixelTruth:
-    """The truth of a volume: instance labels, separation border and weight map (z, y, x), numpy or h5py."""
+    """Truth of a volume for the loss and the validation.
 
-    labels: Any
-    separation_border: Any
-    weight_map: Any
+    Parameters
+    ----------
+    labels : array, (z, y, x), uint32
+        Instance labels, 0 = background. Numpy or h5py, as the other two arrays.
+    separation_border : array, (z, y, x), uint8
+        1 where a pixel of a cell counts as background.
+    weight_map : array, (z, y, x), float32
+        Weight of each pixel in the loss.
+    """
+
+    labels: Stored
+    separation_border: Stored
+    weight_map: Stored
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(z, y, x)."""
-        return self.labels.shape
+        """Shape of the volume, (z, y, x)."""
+        depth, height, width = self.labels.shape
+        return depth, height, width
 
-    def read(self, section: int, window: tuple[slice, slice]) -> np.ndarray:
-        """Class and weight of each pixel of a window, float32 (2, h, w)."""
+    def read(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.float32]:
+        """Return class and weight of each pixel in a window of a section, (2, y, x) float32."""
         region = (section, *window)
         target = target_class(self.labels[region], self.separation_border[region])
         return np.stack([target, self.weight_map[region]], dtype=np.float32)
 
 
+class SectionScores(NamedTuple):
+    """Contribution of one section to the validation scores.
+
+    Attributes
+    ----------
+    energies : list of float
+        Sum of the weighted cross entropy over the pixels of each tile.
+    v_rand : list of float
+        V-Rand after thinning at each of `VALIDATION_THRESHOLDS`. Empty if the section has no cells.
+    pixels : int
+        Number of pixels.
+    """
+
+    energies: list[float]
+    v_rand: list[float]
+    pixels: int
+
+
 class Task:
-    """Segmentation into `classes.CLASSES` classes; see `tasks.Task` for what each method is for."""
+    """Segmentation of the pixels into `classes.CLASSES` classes. `tasks.Task` documents the methods."""
 
     name: ClassVar[str] = "segmentation"
     classes: ClassVar[int] = CLASSES
     scores: ClassVar[dict[str, bool]] = {"loss": False, "v_rand_thin": True}
 
     def open(self, stack: ExitStack, dataset: Path, weight_map: Path, cache_bytes: int) -> Volume:
-        """Raw images, and labels, separation border and weight map as `PixelTruth`."""
+        """Open raw images, and labels, separation border and weight map as `PixelTruth`."""
         arrays = (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)
         file = stack.enter_context(layout.require(dataset, *arrays, cache_bytes=cache_bytes))
         weights = stack.enter_context(layout.require(weight_map, layout.WEIGHT_MAP, cache_bytes=cache_bytes))
@@ -64,28 +96,29 @@ class Task:
         return Volume(found.raw, truth)
 
     def loss(self, output: Tensor, truth: Tensor) -> Tensor:
-        """Weighted cross entropy; `output` are logits (1, classes, y, x)."""
+        """Return the weighted cross entropy of the logits `output` (1, classes, y, x)."""
         return weighted_cross_entropy(output, truth[:, 0].long(), truth[:, 1])
 
     def decode(
         self, network: Callable[[Tensor], Tensor], image: Tensor, average_orientations: bool = False
     ) -> Tensor:
-        """Probabilities of the classes, float32 (classes, y, x)."""
+        """Return the probabilities of the classes, (classes, y, x) float32."""
         total: Tensor | float = 0.0
         orientations = range(8) if average_orientations else range(1)
         for orientation in orientations:
-            batch = turned(image, orientation)[None].contiguous(memory_format=torch.channels_last)
-            total = total + turned_back(network(batch)[0].float().softmax(0), orientation)
-        return total / len(orientations)
+            batch = orient(image, orientation)[None].contiguous(memory_format=torch.channels_last)
+            total = total + orient_back(network(batch)[0].float().softmax(0), orientation)
+        return cast("Tensor", total) / len(orientations)
 
     def validate(
         self, truth: PixelTruth, section: int, outputs: Iterator[tuple[Tile, Tensor]]
-    ) -> tuple[list[float], list[float], int]:
-        """Energy of each tile, V-Rand at each of `VALIDATION_THRESHOLDS` (none without cells), pixels."""
+    ) -> SectionScores:
+        """Return the energies of the tiles and V-Rand of a section."""
         labels, border = truth.labels[section], truth.separation_border[section]
         target, weights = target_class(labels, border), truth.weight_map[section]
         probability = np.empty(labels.shape, np.float32)
-        energies, scores = [], []
+        energies: list[float] = []
+        scores: list[float] = []
         for tile, output in outputs:
             p = output[(slice(None), *tile.crop)].cpu().numpy()
             own = np.take_along_axis(p, target[None, *tile.write].astype(np.intp), 0)[0]
@@ -95,22 +128,22 @@ class Task:
             cells = metrics.connected_components(cells_apart(labels, border))
             thinned = (metrics.thin_borders(probability > t) for t in VALIDATION_THRESHOLDS)
             scores = [metrics.v_rand(cells, predicted) for predicted in thinned]
-        return energies, scores, target.size
+        return SectionScores(energies, scores, target.size)
 
-    def scores_of(self, found: list[tuple[list[float], list[float], int]]) -> dict[str, float]:
-        """Weighted cross entropy per pixel, and V-Rand after thinning at its best threshold.
+    def scores_of(self, found: list[SectionScores]) -> dict[str, float]:
+        """Return the weighted cross entropy per pixel, and V-Rand after thinning at its best threshold.
 
-        V-Rand is averaged over the sections that have cells, and NaN where none has.
+        V-Rand is the mean over the sections that have cells. It is NaN if no section has cells.
         """
         energies, scores, pixels = zip(*found, strict=True)
-        scores = [row for row in scores if row]
-        v_rand = float(np.max(np.mean(scores, axis=0))) if scores else math.nan
+        with_cells = [row for row in scores if row]
+        v_rand = float(np.max(np.mean(with_cells, axis=0))) if with_cells else math.nan
         return {"loss": sum(itertools.chain(*energies)) / sum(pixels), "v_rand_thin": v_rand}
 
     def create(self, file: h5py.File, shape: tuple[int, int, int]) -> h5py.Dataset:
-        """The array `cell_probability`."""
+        """Add the array `cell_probability` to a prediction file."""
         return layout.add(file, layout.CELL_PROBABILITY, shape)
 
     def write(self, target: h5py.Dataset, section: int, tile: Tile, output: Tensor) -> None:
-        """The probability of being inside a cell."""
+        """Write the probability that a pixel is inside a cell."""
         target[(section, *tile.write)] = of_cells(output[(slice(None), *tile.crop)]).cpu().numpy()

@@ -1,89 +1,170 @@
-"""The U-Net's weight map: class balance plus a term that rises where two cells come close."""
+"""Weight map of the U-Net: class balance plus a term that is large in narrow gaps between two cells."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline_lib.kernels.compiled import compiled
 
-# A cell seen from a pixel is one integer, its key: squared distance << 32 | label. Keys compare as distances
-# do and carry the label along, and loops over them run on the processor's vector units.
+# A key is one integer that describes a cell seen from a pixel: squared distance << 32 | label. Keys have the
+# same order as distances and carry the label, and loops over them use the vector units of the processor.
 PIXEL = np.int64(1 << 32)
 LABEL = PIXEL - 1
-LARGEST = 2.0**15  # px; two squares of it fit into the upper half of a key
-STRIP = 64  # rows whose keys are held at a time: they stay in the cache
-BLOCK = 64  # px of a row that are searched together, as far as one of them needs
+LARGEST = 2.0**15  # px; the sum of two squares of it fits into the upper half of a key
+STRIP = 64  # rows whose keys are held at a time, so that they stay in the cache
+BLOCK = 64  # px of a row that are searched together, until no search can improve any of them
+
+_Keys = npt.NDArray[np.int64]
 
 
-def class_weights(frequencies: np.ndarray) -> np.ndarray:
-    """w_c per class, 1 / (K f_k): the mean weight of a training pixel is 1.
+def class_weights(frequencies: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return the class balance w_c: the weight 1 / (K f_k) of each of K classes.
 
-    `frequencies` (K,) are the classes' shares f_k of the training pixels.
+    With these weights the mean weight of a training pixel is 1.
+
+    Parameters
+    ----------
+    frequencies : array_like, (K,)
+        Share f_k of each class in the training pixels.
+
+    Returns
+    -------
+    array, (K,), float64
+        Weight of each class.
+
+    References
+    ----------
+    Ronneberger, Fischer & Brox (2015), section 3, equation 2: w_c.
+
+    Examples
+    --------
+    >>> class_weights([0.25, 0.75]).round(3)
+    array([2.   , 0.667])
     """
-    return 1.0 / (len(frequencies) * np.asarray(frequencies, float))
+    frequencies = np.asarray(frequencies, float)
+    return 1.0 / (len(frequencies) * frequencies)
 
 
-def weight_map(cells: np.ndarray, w_c: np.ndarray, w0: float, sigma: float) -> np.ndarray:
-    """w = w_c + w0 exp(-(d1 + d2)^2 / 2 sigma^2) of one section, float32 (y, x).
+def weight_map(cells: np.ndarray, w_c: npt.ArrayLike, w0: float, sigma: float) -> npt.NDArray[np.float32]:
+    """Return the weight map of one section.
 
-    Ronneberger et al. 2015, equation 2.
+    The weight is w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)) in the background and w_c in cells. d1 and d2 are
+    the distances from a pixel to the nearest and to the second-nearest cell. The second term is 0 if the
+    section has fewer than two cells. The result is exact to float32: the term is left out only where it is
+    smaller than the rounding error of w_c.
 
-    `cells` (y, x) are instance labels without the separation border, 0 = background; `w_c` holds the weights
-    of background and cell; d1, d2 are the distances (px) to the nearest and second-nearest cell, `sigma` in
-    px. The second term is that of background pixels; where there are fewer than two cells it is 0. Exact to
-    float32: the term is left out only where it is below the rounding of w_c.
+    Parameters
+    ----------
+    cells : array of integers, (y, x)
+        Instance labels without the separation border, 0 = background.
+    w_c : array_like, (2,)
+        Weights of the classes background and cell, see `class_weights`.
+    w0 : float
+        Factor of the second term. The paper uses 10.
+    sigma : float
+        Standard deviation of the second term (px). The paper uses about 5 px.
 
-    Two passes (the separable scheme of Felzenszwalb & Huttenlocher 2012, kept for two labels): down and up
-    each column for its two nearest different cells, then along each row over those. The nearest pixel that is
-    not of the nearest cell lies in some column, and there in one of the two nearest different cells.
+    Returns
+    -------
+    array, (y, x), float32
+        Weight of each pixel.
+
+    Notes
+    -----
+    The two nearest different cells are found in two passes, like the separable distance transform of
+    Felzenszwalb & Huttenlocher (2012), but with two labels per pixel. The first pass goes down and up each
+    column and finds the two nearest different cells in the column. The second pass goes along each row and
+    combines the results of its columns. This is sufficient: the nearest pixel of the second-nearest cell lies
+    in some column, and there it belongs to one of the two nearest different cells of that column.
+
+    References
+    ----------
+    Ronneberger, Fischer & Brox (2015), section 3, equation 2.
+
+    Felzenszwalb & Huttenlocher (2012), Distance transforms of sampled functions.
+
+    Examples
+    --------
+    Two cells with a gap of 1 px between them, where d1 + d2 is 2 px:
+
+    >>> cells = np.array([[0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 2, 2, 0], [0, 1, 1, 0, 2, 2, 0]])
+    >>> weight_map(cells, w_c=[1.0, 1.0], w0=10, sigma=2).round(1)
+    array([[1.2, 2.1, 3.7, 4.7, 3.7, 2.1, 1.2],
+           [1.4, 1. , 1. , 7.1, 1. , 1. , 1.4],
+           [1.4, 1. , 1. , 7.1, 1. , 1. , 1.4]], dtype=float32)
     """
     weights = np.empty(cells.shape, np.float32)
     w_c = np.asarray(w_c, float)
-    reach = min(_reach(w_c, w0, sigma), 2.0 * sum(cells.shape))  # no sum exceeds the second
-    _weigh(weights, np.ascontiguousarray(cells, np.uint32), w_c, float(w0), float(sigma), reach)
+    reach = min(_reach(w_c, w0, sigma), 2.0 * sum(cells.shape))  # d1 + d2 never exceeds the latter
+    _fill(weights, np.ascontiguousarray(cells, np.uint32), w_c, float(w0), float(sigma), reach)
     return weights
 
 
-def halo(w_c: np.ndarray, w0: float, sigma: float) -> int:
-    """Pixels around a block of a section that give it the very weights it has in the whole section.
+def halo(w_c: npt.ArrayLike, w0: float, sigma: float) -> int:
+    """Return the width of the halo with which a block gets the same weights as in the whole section.
 
-    The term is left out where it is below 2^-26 w_c, a quarter of the rounding of w_c in float32: where
-    d1 + d2 > r = sigma sqrt(2 ln(2^26 w0 / w_c)). On background d1 >= 1, so a term that counts is one of
-    cells at most r - 1 px away. Without the others, sums beyond r only become longer.
+    The second term is left out where it is below 2^-26 w_c, a quarter of the rounding error of w_c in
+    float32. That is where d1 + d2 > r = sigma sqrt(2 ln(2^26 w0 / w_c)). Background pixels have d1 >= 1, so
+    only cells at a distance of at most r - 1 px matter. Without the other cells, sums larger than r only
+    become larger.
 
-    >>> halo(np.array([2.0, 0.7]), w0=10, sigma=5)
+    Parameters
+    ----------
+    w_c : array_like, (2,)
+        Weights of the classes background and cell.
+    w0 : float
+        Factor of the second term.
+    sigma : float
+        Standard deviation of the second term (px).
+
+    Returns
+    -------
+    int
+        Width of the halo on each side of a block (px).
+
+    Examples
+    --------
+    >>> halo([2.0, 0.7], w0=10, sigma=5)
     30
     """
-    return max(int(_reach(w_c, w0, sigma)) - 1, 0)
+    return max(int(_reach(np.asarray(w_c, float), w0, sigma)) - 1, 0)
 
 
-def _reach(w_c: np.ndarray, w0: float, sigma: float) -> float:
-    """The largest d1 + d2 (px) whose term counts; 0 where none does."""
+def _reach(w_c: npt.NDArray[np.float64], w0: float, sigma: float) -> float:
+    """Return the largest d1 + d2 (px) at which the second term matters, 0 if it never does."""
     negligible = 2.0**-26 * w_c[0]
     return min(sigma * math.sqrt(2 * math.log(w0 / negligible)), LARGEST) if w0 > negligible else 0.0
 
 
 @compiled
-def _weigh(weights, cells, w_c, w0, sigma, reach):
-    """Fill `weights`, a strip of rows and its halo at a time."""
+def _fill(
+    weights: npt.NDArray[np.float32],
+    cells: npt.NDArray[np.uint32],
+    w_c: npt.NDArray[np.float64],
+    w0: float,
+    sigma: float,
+    reach: float,
+) -> None:
+    """Fill `weights`, one strip of rows with its halo at a time."""
     height, width = cells.shape
     halo = max(int(reach) - 1, 0)
-    nothing = PIXEL * (halo + 1) ** 2
-    too_far = PIXEL * (int(max(reach - 1, 0) ** 2) + 1)  # for a second cell
+    nothing = PIXEL * (halo + 1) ** 2  # key of a pixel that no cell is near to
+    too_far = PIXEL * (int(max(reach - 1, 0) ** 2) + 1)  # the same for the second-nearest cell
     strip = min(max(STRIP, halo), height)
-    one = np.full((strip, width + 2 * halo), nothing)  # with a halo at both sides
+    one = np.full((strip, width + 2 * halo), nothing)  # with a halo on both sides
     two = one.copy()
     first, second = np.empty(width, np.int64), np.empty(width, np.int64)
     for top in range(0, height, strip):
         bottom = min(top + strip, height)
-        _along_columns(cells, top, bottom, halo, one, two)
+        _search_columns(cells, top, bottom, halo, one, two)
         for y in range(top, bottom):
             for x in range(width):
                 first[x] = nothing
                 second[x] = 0 if cells[y, x] else too_far
-            _along_row(first, second, one[y - top], two[y - top])
+            _search_row(first, second, one[y - top], two[y - top])
             for x in range(width):
                 d = math.sqrt(first[x] >> 32) + math.sqrt(second[x] >> 32)
                 if cells[y, x]:
@@ -95,25 +176,30 @@ def _weigh(weights, cells, w_c, w0, sigma, reach):
 
 
 @compiled
-def _along_columns(cells, top, bottom, halo, one, two):
-    """Keys of the nearest two different cells in its column for each pixel of the rows `top` to `bottom`."""
+def _search_columns(
+    cells: npt.NDArray[np.uint32], top: int, bottom: int, halo: int, one: _Keys, two: _Keys
+) -> None:
+    """Write the keys of the two nearest different cells in each column, for rows `top` to `bottom`."""
     height, width = cells.shape
     inside = slice(halo, halo + width)
     last, before = np.full(width, PIXEL * (halo + 1)), np.full(width, PIXEL * (halo + 1))
     for y in range(max(top - halo, 0), bottom):
-        _step(last, before, cells[y], halo)
+        _advance(last, before, cells[y], halo)
         if y >= top:
             one[y - top, inside], two[y - top, inside] = last, before
     last[:] = before[:] = PIXEL * (halo + 1)
     for y in range(min(bottom + halo, height) - 1, top - 1, -1):
-        _step(last, before, cells[y], halo)
+        _advance(last, before, cells[y], halo)
         if y < bottom:
-            _join(one[y - top, inside], two[y - top, inside], last, before)
+            _merge_directions(one[y - top, inside], two[y - top, inside], last, before)
 
 
 @compiled
-def _step(last, before, row, halo):
-    """Go on by one pixel to `row` with the keys, of plain distances, of the last two different cells met."""
+def _advance(last: _Keys, before: _Keys, row: npt.NDArray[np.uint32], halo: int) -> None:
+    """Move on by one pixel to `row` and update the keys of the last two different cells that were passed.
+
+    These keys contain the distance, not its square.
+    """
     for x in range(row.size):
         near = min(last[x] + PIXEL, PIXEL * (halo + 1))
         far = min(before[x] + PIXEL, PIXEL * (halo + 1))
@@ -126,37 +212,38 @@ def _step(last, before, row, halo):
 
 
 @compiled
-def _join(one, two, last, before):
-    """Put together what was met from above and from below, and square the distances."""
+def _merge_directions(one: _Keys, two: _Keys, last: _Keys, before: _Keys) -> None:
+    """Merge the keys found above (`one`, `two`) and below (`last`, `before`), and square the distances."""
     for x in range(one.size):
-        near, far = _meet(one[x], two[x], last[x])
-        near, far = _meet(near, far, before[x])
+        near, far = _two_nearest(one[x], two[x], last[x])
+        near, far = _two_nearest(near, far, before[x])
         one[x] = (near >> 32) ** 2 << 32 | near & LABEL
         two[x] = (far >> 32) ** 2 << 32 | far & LABEL
 
 
 @compiled
-def _along_row(first, second, one, two):
-    """Lower the keys `first`, `second` of a row to those of the nearest two different cells.
+def _search_row(first: _Keys, second: _Keys, one: _Keys, two: _Keys) -> None:
+    """Lower the keys `first` and `second` of a row to those of the two nearest different cells.
 
-    `one`, `two` are those within each column, with a halo at both sides. Where `second` is 0 it stays.
+    `one` and `two` are the keys found in each column, with a halo on both sides. Pixels whose `second` is 0
+    lie in a cell; it stays 0 there.
     """
     halo = (one.size - first.size) // 2
     for start in range(0, first.size, BLOCK):
         stop = min(start + BLOCK, first.size)
         offset = 0
-        farthest = PIXEL if _two_cells(one, two, start, stop + 2 * halo) else 0
+        farthest = PIXEL if _has_two_cells(one, two, start, stop + 2 * halo) else 0
         while PIXEL * offset**2 < farthest:
-            farthest = _look_aside(first, second, one, two, start, stop, halo, offset)
+            farthest = _compare_columns(first, second, one, two, start, stop, halo, offset)
             offset += 1
 
 
 @compiled
-def _two_cells(one, two, start, stop):
-    """Whether the keys of two different cells are among these."""
+def _has_two_cells(one: _Keys, two: _Keys, start: int, stop: int) -> np.bool:
+    """Return whether the keys of columns `start` to `stop` belong to two different cells or more."""
     lowest, highest, second = LABEL, np.int64(0), np.int64(0)
     for i in range(start, stop):
-        x = np.uint64(i)  # an index that might be negative would keep the loop from the vector units
+        x = np.uint64(i)  # an index that could be negative would prevent vector instructions
         label = one[x] & LABEL
         lowest = min(lowest, label if label else LABEL)
         highest = max(highest, label)
@@ -165,24 +252,26 @@ def _two_cells(one, two, start, stop):
 
 
 @compiled
-def _look_aside(first, second, one, two, start, stop, halo, offset):
-    """Meet the keys `offset` px to the left and to the right; returns the largest second key."""
+def _compare_columns(
+    first: _Keys, second: _Keys, one: _Keys, two: _Keys, start: int, stop: int, halo: int, offset: int
+) -> np.int64:
+    """Compare each pixel with the columns `offset` px left and right, and return the largest second key."""
     farthest = np.int64(0)
     squared = PIXEL * offset**2
     for i in range(start, stop):
         x, left, right = np.uint64(i), np.uint64(i + halo - offset), np.uint64(i + halo + offset)
-        near, far = _meet(first[x], second[x], one[left] + squared)
-        near, far = _meet(near, far, two[left] + squared)
-        near, far = _meet(near, far, one[right] + squared)
-        near, far = _meet(near, far, two[right] + squared)
+        near, far = _two_nearest(first[x], second[x], one[left] + squared)
+        near, far = _two_nearest(near, far, two[left] + squared)
+        near, far = _two_nearest(near, far, one[right] + squared)
+        near, far = _two_nearest(near, far, two[right] + squared)
         first[x], second[x] = near, far
         farthest = max(farthest, far)
     return farthest
 
 
 @compiled
-def _meet(first, second, key):
-    """The lowest keys of two different cells among three; `first` and `second` are of different ones."""
+def _two_nearest(first: np.int64, second: np.int64, key: np.int64) -> tuple[np.int64, np.int64]:
+    """Return the two lowest keys of different cells among three. The first two are of different cells."""
     if (first ^ key) & LABEL:
         second = min(second, max(first, key))
     return min(first, key), second
