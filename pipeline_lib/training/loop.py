@@ -78,7 +78,7 @@ def learn(
             if ending or (processes.number == 1 and signals.received):
                 raise Interrupted
             if progress.due():
-                state.mean_loss()
+                state.mean_loss()  # raises `Diverged` if a loss is not finite
                 progress.line(state.iteration, loss)
                 checkpoint.save_if_due()
 
