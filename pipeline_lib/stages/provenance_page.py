@@ -123,8 +123,8 @@ class Chart(NamedTuple):
 def write_provenance_page(starts: Sequence[Path], output: Path, *, title: str) -> None:
     """Write the HTML page that shows the origin of the given files, back to the raw images.
 
-    The page is made only from the records next to the files (`provenance.record_path`). The files themselves are
-    not read.
+    The page is made only from the records next to the files (`provenance.record_path`). The files themselves
+    are not read.
 
     Parameters
     ----------
