@@ -89,7 +89,9 @@ def objects() -> Iterator[str]:
         for member in members(name):
             value = getattr(module, member)
             if inspect.isclass(value):
-                yield f"{name}.{member}"
+                # Protocols are not created; numpydoc asks for the parameters of their artificial __init__.
+                if not getattr(value, "_is_protocol", False):
+                    yield f"{name}.{member}"
                 for key, method in vars(value).items():
                     if inspect.isfunction(method) and not key.startswith("_"):
                         yield f"{name}.{member}.{key}"
