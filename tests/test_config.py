@@ -53,7 +53,7 @@ def complete(**given_settings):
         ({"trainning": {"tile": 572}}, "`trainning`: unknown. Did you mean `training`?"),
         ({"sigma": 3}, "`sigma`: unknown. Did you mean `weight_map.sigma`?"),
         ({"weight_map": {"tile": 572}}, "`weight_map.tile`: unknown. Did you mean `training.tile`?"),
-        ({"xyzzy": 1}, "`xyzzy`: unknown. Known are volumes, data_dir, "),
+        ({"xyzzy": 1}, "`xyzzy`: unknown. Known keys are volumes, data_dir, "),
         (
             {"training": {"iterations": "many"}},
             '`training.iterations`: found "many". Expected an integer of at',

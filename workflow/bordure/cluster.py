@@ -1,9 +1,9 @@
-"""Jobs of a run in the queue of a Slurm cluster: submitted, watched, cancelled, found again after a crash.
+"""Submit, monitor and cancel the jobs of a run on a Slurm cluster, and find them again after a crash.
 
-`profiles/cluster` runs this file: `cluster.py submit JOBSCRIPT` and `cluster.py status JOB`. The workflow
-cancels with it what an earlier run left in the queue. All jobs of a results folder have one name, by which
-the queue finds them. Only the standard library is used, so that any Python from 3.8 on runs it.
-docs/howto/other-schedulers.md says what to change for another scheduler.
+`profiles/cluster` runs this file as `cluster.py submit JOBSCRIPT` and `cluster.py status JOB`. The workflow
+imports it to cancel jobs that an earlier run left in the queue. All jobs of one results folder have the same
+name, so that they can be found in the queue. The file needs only the standard library and runs with Python
+3.8 or newer. docs/howto/other-schedulers.md explains the changes for another scheduler.
 """
 
 from __future__ import annotations
@@ -17,27 +17,32 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
-# Seconds after which a job that is not in the queue and left no word of its end is taken for killed: some
-# queues show a new job late, and a network file system a new file.
+Value = TypeVar("Value")
+
+# A job that is not in the queue and has no exit record counts as killed after this many seconds. Some queues
+# show a new job late, and network file systems show a new file late.
 GRACE = 10
-OUTAGE = 3600  # s for which a queue that does not answer is waited for
-PAUSE = 5  # s until it is asked again
-# environment variables: the name of this run's jobs, and the path of this file
+OUTAGE = 3600  # s to wait for a queue that does not answer
+PAUSE = 5  # s between two attempts to reach the queue
+# Environment variables with the name of this run's jobs and with the path of this file.
 NAME, PROGRAM = "BORDURE_JOBS", "BORDURE_CLUSTER"
 
-# Prints the numbers of the jobs called {name} that are in the queue; fails where the queue does not answer.
+# Prints the numbers of the jobs called {name} that are in the queue. Fails if the queue does not answer.
 UNFINISHED = "squeue --noheader --user=$(id -u) --name={name} --format=%A"
 
-# Only this shell hears of the end to come: it tells all processes of the job, waits for them, leaves word.
+# Slurm signals only this shell before the time limit. The shell passes SIGTERM on to all processes of the
+# job, waits for them and writes the exit status to the exit record.
 SCRIPT = """#!/bin/sh
 record={folder}/$SLURM_JOB_ID.exit
 rm -f "$record"
 trap 'trap "" TERM USR2; kill -TERM 0' TERM USR2
 (
-trap : TERM USR2  # waits for what it started, which hears as well
+trap : TERM USR2  # wait for the commands, which receive the signal as well
 {job}
 ) &
 while :; do
@@ -51,25 +56,31 @@ exit $status
 
 
 class Outage(Exception):
-    """The queue does not answer."""
+    """Raised if the queue does not answer."""
 
 
 class Contended(Exception):
-    """Jobs, named by their numbers, that may be another run's."""
+    """Raised with the numbers of jobs in the queue that may belong to another run."""
 
 
 def name_of(results: str | Path) -> str:
-    """The name of all jobs that write to a results folder."""
+    """Return the name of all jobs that write to a results folder, 15 characters with a hash of its path."""
     return f"bordure-{hashlib.sha256(os.fsencode(Path(results).resolve())).hexdigest()[:7]}"
 
 
 def available() -> bool:
-    """Whether this machine can submit to a cluster."""
+    """Return whether this machine can submit jobs to a cluster."""
     return shutil.which("sbatch") is not None
 
 
 def unfinished(name: str) -> list[str]:
-    """The numbers of the jobs called `name` that wait or run. Raises `Outage`."""
+    """Return the numbers of the jobs called `name` that wait or run.
+
+    Raises
+    ------
+    Outage
+        If the queue does not answer.
+    """
     command = UNFINISHED.format(name=name)
     try:
         answer = subprocess.run(command, shell=True, capture_output=True, text=True, check=True, timeout=60)
@@ -80,8 +91,8 @@ def unfinished(name: str) -> list[str]:
     return answer.stdout.split()
 
 
-def patiently(ask, seconds: float = OUTAGE):
-    """What `ask()` returns, asked again and again while it raises `Outage`, for so many seconds."""
+def retried(ask: Callable[[], Value], seconds: float = OUTAGE) -> Value:
+    """Return `ask()`; if it raises `Outage`, repeat it for up to `seconds`."""
     limit = time.monotonic() + seconds
     while True:
         try:
@@ -89,43 +100,57 @@ def patiently(ask, seconds: float = OUTAGE):
         except Outage as outage:
             if time.monotonic() > limit:
                 raise
-            tell(f"the queue does not answer ({outage}); asking again")
+            log(f"the queue does not answer ({outage}); trying again")
         time.sleep(PAUSE)
 
 
-def cancel_orphans(name: str, seconds: float, alone: bool) -> None:
-    """Cancel the jobs called `name`, which an earlier run left behind, and wait until all have ended.
+def cancel_orphans(name: str, seconds: float, exclusive: bool) -> None:
+    """Cancel jobs that an earlier run left in the queue, and wait until all have ended.
 
-    `alone`: no other run can have such jobs. Raises `Contended` where it is not sure and there are some, and
-    `Outage` where the queue does not answer for so many seconds.
+    Parameters
+    ----------
+    name : str
+        Name of the jobs (`name_of`).
+    seconds : float
+        Time to wait for a queue that does not answer.
+    exclusive : bool
+        Whether this run holds the lock of the results folder, so that no other run can have such jobs.
+
+    Raises
+    ------
+    Contended
+        If there are such jobs and `exclusive` is false.
+    Outage
+        If the queue does not answer within `seconds`.
     """
     if not available():
         return
-    told = 0.0
-    while jobs := patiently(lambda: unfinished(name), seconds):
-        if not alone:
+    logged = 0.0
+    while jobs := retried(lambda: unfinished(name), seconds):
+        if not exclusive:
             raise Contended(" ".join(jobs))
-        if not told or time.monotonic() - told > 60:
-            tell(f"jobs that an earlier run left in the queue are cancelled and waited for: {' '.join(jobs)}")
-            told = time.monotonic()
+        if not logged or time.monotonic() - logged > 60:
+            log(f"cancelling jobs that an earlier run left in the queue: {' '.join(jobs)}")
+            logged = time.monotonic()
         cancel(*jobs)
         time.sleep(2)
 
 
 def cancel(*jobs: str) -> None:
-    """Cancel jobs by their numbers; those that have ended by now are no error."""
+    """Cancel jobs by their numbers. Jobs that have ended meanwhile are ignored."""
     subprocess.run(["scancel", *jobs], stderr=subprocess.DEVNULL, check=False)
 
 
 def submit(jobscript: str) -> str:
-    """Submit a script of Snakemake's and return its number; waits while the queue does not answer.
+    """Submit a job script that Snakemake wrote, and return the number of the job.
 
-    Exits with the scheduler's message where it refuses the job.
+    If the queue does not answer, the submission is repeated. If the scheduler refuses the job, the process
+    exits with its message.
     """
     folder = records()
     folder.mkdir(parents=True, exist_ok=True)
     text = Path(jobscript).read_text()
-    job = json.loads(re.search(r"^# properties = (.*)$", text, re.MULTILINE)[1])
+    job = json.loads(_found(re.search(r"^# properties = (.*)$", text, re.MULTILINE))[1])
     script = Path(f"{jobscript}.submitted")
     script.write_text(SCRIPT.format(folder=shlex.quote(str(folder)), job=text))
     command = [str(word) for word in submission(job, os.environ[NAME], folder)]
@@ -134,24 +159,31 @@ def submit(jobscript: str) -> str:
         with open(script) as stdin:
             answer = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)
         if answer.returncode == 0:
-            return re.search(r"\d+", answer.stdout)[0]
-        unfinished(os.environ[NAME])  # or an outage
+            return _found(re.search(r"\d+", answer.stdout))[0]
+        unfinished(os.environ[NAME])  # raises Outage if the queue is the reason
         sys.exit(f"error: {shlex.join(command)}: {answer.stderr.strip()}")
 
-    return patiently(ask)
+    return retried(ask)
 
 
-def submission(job: dict, name: str, folder: Path) -> list:
-    """The command that submits a job, whose script it reads from its standard input.
+def submission(job: dict[str, Any], name: str, folder: Path) -> list[Any]:
+    """Return the command that submits a job. The command reads the job's script from standard input.
 
-    `job` is what Snakemake says of it: `threads` and `resources`, of which mem_mb (MB), runtime (minutes)
-    and gpu are requested, from the queue `partition` or, with a GPU, `gpu_partition`; `cluster_options` are
-    passed on.
+    Parameters
+    ----------
+    job : dict
+        Properties of the job from Snakemake: `threads` and `resources`. The resources `mem_mb` (MB),
+        `runtime` (minutes) and `gpu` (number) are requested from the queue `partition` or, with a GPU,
+        `gpu_partition`. The options in `cluster_options` are passed to the command.
+    name : str
+        Name of the job in the queue.
+    folder : Path
+        Folder for the job's output.
     """
     resources = job["resources"]
     minutes, gpus = resources["runtime"], resources.get("gpu", 0)
     queue = resources.get("gpu_partition" if gpus else "partition")
-    # SIGTERM before the time is up: a training takes a few seconds to write down where it stands
+    # SIGTERM comes this many seconds before the time limit, since a training needs a few to save its state
     warning = min(90, 15 * minutes)
     return [
         "sbatch",
@@ -173,47 +205,50 @@ def submission(job: dict, name: str, folder: Path) -> list:
 
 
 def status(job: str) -> str:
-    """What became of a job, as Snakemake wants to hear it: running, success or failed.
+    """Return the status of a job in Snakemake's terms: `running`, `success` or `failed`.
 
-    A queue that does not answer changes nothing: the job is running until it is known to have left. How it
-    ended says the record it left; a job without one was killed. A job that ended well while the controller
-    was away Slurm may hold in the queue for ever: the record counts.
+    The exit record that the job writes decides whether it succeeded; a job without a record was killed. While
+    the queue does not answer, the job counts as running. If a job succeeds while the controller is away,
+    Slurm may keep it in the queue forever: such a job is cancelled, and its record counts.
     """
     folder = records()
     record, missed = folder / f"{job}.exit", folder / f"{job}.missed"
     try:
         if job in unfinished(os.environ[NAME]):
             missed.unlink(missing_ok=True)
-            if not _done_long_since(record):
+            if not _succeeded_earlier(record):
                 return "running"
-            tell(f"job {job} ended well, which the queue has missed; it is cancelled there")
+            log(f"job {job} succeeded but is still in the queue; it is cancelled there")
             cancel(job)
     except Outage as outage:
-        tell(f"the queue does not answer ({outage}); job {job} is taken to go on")
+        log(f"the queue does not answer ({outage}); job {job} counts as running")
         return "running"
-    os.listdir(folder)  # makes a network file system look anew
+    os.listdir(folder)  # makes a network file system refresh its view of the folder
     with suppress(FileNotFoundError):
         ended = record.read_text().strip()
         if ended == "0":
             for left in folder.glob(f"{job}.*"):
                 left.unlink()
             return "success"
-        tell(f"job {job} ended with status {ended}; what it said is in {folder}/{job}.log")
+        log(f"job {job} failed with status {ended}; its output is in {folder}/{job}.log")
         return "failed"
     if not missed.exists():
         missed.touch()
     if time.time() - missed.stat().st_mtime < GRACE:
         return "running"
     missed.unlink()
-    tell(
-        f"job {job} left the queue without a word: cancelled, killed for memory or time, or its node failed; "
-        f"what it said is in {folder}/{job}.log"
+    log(
+        f"job {job} ended without an exit status: it was cancelled, exceeded its memory or time limit, or "
+        f"its node failed; its output is in {folder}/{job}.log"
     )
     return "failed"
 
 
-def _done_long_since(record: Path) -> bool:
-    """Whether a job left word of its success a while ago; one that starts again takes back what it left."""
+def _succeeded_earlier(record: Path) -> bool:
+    """Return whether a job recorded its success more than `GRACE` seconds ago.
+
+    A job that is started again removes its record.
+    """
     try:
         return record.read_text().strip() == "0" and time.time() - record.stat().st_mtime > GRACE
     except FileNotFoundError:
@@ -221,11 +256,19 @@ def _done_long_since(record: Path) -> bool:
 
 
 def records() -> Path:
-    """Where jobs leave what they say and how they ended."""
+    """Return the folder in which jobs leave their output and exit records."""
     return Path(".snakemake/cluster").absolute()
 
 
-def tell(message: str) -> None:
+def _found(match: re.Match[str] | None) -> re.Match[str]:
+    """Return `match`, which is known to exist."""
+    if match is None:
+        raise ValueError("the scheduler or Snakemake wrote text in an unknown format")
+    return match
+
+
+def log(message: str) -> None:
+    """Print a message to standard error."""
     print(f"cluster: {message}", file=sys.stderr, flush=True)
 
 

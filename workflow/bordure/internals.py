@@ -1,6 +1,6 @@
-"""Everything that reaches into Snakemake beyond its documented interface, each with its reason.
+"""All uses of Snakemake beyond its documented interface, each with its reason.
 
-Tried with Snakemake 9.27. A new version is tested by tests/test_workflow_surface.py.
+They work with Snakemake 9.27. tests/test_workflow_surface.py tests them for a new version.
 """
 
 from __future__ import annotations
@@ -17,59 +17,59 @@ from snakemake.dag import DAG
 from snakemake.settings.types import DeploymentMethod, PrintDag
 from snakemake.shell import shell
 
-HOOKS = "bordure_hooks"  # attribute of a workflow: results folder -> what runs before its jobs
+HOOKS = "bordure_hooks"  # attribute of a workflow: results folder -> function that runs before its jobs
 SHOWN_AS = "bordure_shown_as"  # attribute of a rule: its name in the rule graph
 
 
 def is_imported(workflow: Any) -> bool:
-    """Whether another workflow imports the Snakefile that is being read (`module`).
+    """Return whether another workflow imports the Snakefile that is being read (`module`).
 
-    Snakemake does not tell a Snakefile so, and several things differ: hooks do not run, the config files on
-    the command line are not ours.
+    In an imported Snakefile the hooks do not run, and the config files on the command line are those of the
+    importing workflow. Snakemake has no documented way to find out.
     """
     return not workflow.modifier.is_main_snakefile()
 
 
 def own_rules(workflow: Any) -> Iterable[Any]:
-    """The rules of the Snakefile that is being read, without those of a workflow that imports it.
+    """Return the rules of the Snakefile that is being read, without those of a workflow that imports it.
 
-    `workflow.rules` has the rules of both.
+    `workflow.rules` contains the rules of both.
     """
     return workflow.modifier.rules
 
 
 def changes_paths(workflow: Any) -> bool:
-    """Whether the importing workflow puts a prefix before our paths (`prefix`, `replace_prefix`).
+    """Return whether the importing workflow changes our paths (`prefix`, `replace_prefix`).
 
-    Snakemake would put it before the raw images, too, and not before the paths among the parameters.
+    Snakemake would change the paths of the raw images, too, but not the paths in parameters.
     """
     changes = workflow.modifier.path_modifier
     return bool(changes.prefix or changes._prefix_replacements)
 
 
 def wants_container(workflow: Any) -> bool:
-    """Whether jobs run in a container (`--software-deployment-method apptainer`).
+    """Return whether jobs run in a container (`--software-deployment-method apptainer`).
 
-    Snakemake checks the path of the image on every run and refuses one with a space, even where no container
-    is asked for. The setting is documented, but not how a Snakefile reads it.
+    The image must be named only then: Snakemake checks its path on every run and refuses one with a space,
+    even if no container is used. The setting is documented, but not how a Snakefile reads it.
     """
     return DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 
 
 def executor_of(workflow: Any) -> Any:
-    """The executor of a run that is about to start. No public attribute leads to it."""
+    """Return the executor of a run that is about to start. No public attribute leads to it."""
     return workflow.scheduler._executor
 
 
 def before_jobs(workflow: Any, results: str, function: Callable[[], None]) -> None:
     """Call `function` once before the first job of a run, never in a dry run.
 
-    For an imported Snakefile, whose `onstart` Snakemake leaves out, and which must not replace the `onstart`
-    of the workflow that imports it, be that read before or after. A Snakefile that is imported again (`use
-    rule train_model from ...`) is read again: for each `results` folder one function counts.
+    This is for an imported Snakefile: Snakemake ignores its `onstart`, and it must not replace the `onstart`
+    of the importing workflow, which may be read earlier or later. A Snakefile that is imported again (`use
+    rule train_model from ...`) is read again; only one function is called for each `results` folder.
     """
     if not hasattr(workflow, HOOKS):
-        given = type(workflow)
+        given: Any = type(workflow)
 
         class WithHooks(given):
             @property
@@ -77,13 +77,13 @@ def before_jobs(workflow: Any, results: str, function: Callable[[], None]) -> No
                 def start(log: Any) -> None:
                     for hook in getattr(self, HOOKS).values():
                         hook()
-                    vars(self)["_onstart"](log)
+                    self.__dict__["_onstart"](log)
 
                 return start
 
             @_onstart.setter
             def _onstart(self, function: Callable[[Any], None]) -> None:
-                vars(self)["_onstart"] = function
+                self.__dict__["_onstart"] = function
 
         setattr(workflow, HOOKS, {})
         workflow.__class__ = WithHooks
@@ -91,22 +91,22 @@ def before_jobs(workflow: Any, results: str, function: Callable[[], None]) -> No
 
 
 def before_commands(text: str) -> None:
-    """Put `text` before each shell command, those of scripts included, and keep what is there.
+    """Put `text` before each shell command, including those that run scripts, and keep the existing prefix.
 
-    `shell.prefix` replaces what an importing workflow has set, and Snakemake's own strict mode.
+    `shell.prefix` would replace the prefix of an importing workflow and Snakemake's strict mode.
     """
     if text not in (given := shell._get_process_prefix("bash")):
         shell._process_prefix = text + given
 
 
 def compare_adapters_by_text(workflow: Any, folder: Path) -> None:
-    """A rule runs again when the text of its script changed, not when the date of the script is new.
+    """Run a rule again if the text of its script changed, and not if only the date of the script is new.
 
-    Snakemake's trigger `code` compares the date of a script with that of each output: after a fresh checkout
-    or a copy, which have new dates, it would train again. Here the hash of the text is a parameter of each
-    rule (trigger `params`), and the dates of the scripts in `folder` count as old. So it works with every
-    profile and every --rerun-triggers, and in a workflow that imports this one, whose own scripts are
-    compared as ever.
+    Snakemake's trigger `code` compares the date of a script with that of each output. After a fresh checkout
+    or a copy all dates are new, so that it would train again. Here the hash of the text becomes a parameter
+    of each rule (trigger `params`), and the dates of the scripts in `folder` count as old. This works with
+    every profile and all --rerun-triggers, and does not affect the scripts of a workflow that imports this
+    one.
     """
     for rule in own_rules(workflow):
         if rule.script:
@@ -121,10 +121,10 @@ def compare_adapters_by_text(workflow: Any, folder: Path) -> None:
 
 
 def draw_batches_as_one_node(workflow: Any) -> None:
-    """`--rulegraph` shows the batches of a stage (predict_test_1, predict_test_2, ...) as one node.
+    """Let `--rulegraph` show the batches of a stage (predict_test_1, predict_test_2, ...) as one node.
 
-    One rule per batch is how a job takes many volumes; a table of hundreds would give a graph that nobody can
-    read. Snakemake draws a node for each rule and has no option for it.
+    Each batch of volumes has its own rule. Snakemake draws one node for each rule and has no option to
+    combine them, so that the graph of a table with hundreds of volumes would be unreadable.
     """
     for rule in own_rules(workflow):
         setattr(rule, SHOWN_AS, re.sub("_[0-9]+$", "", rule.name))
@@ -132,13 +132,13 @@ def draw_batches_as_one_node(workflow: Any) -> None:
 
 
 def _rule_dot(dag: Any) -> str:
-    """As `DAG.rule_dot`, with one node for all rules that are shown by one name."""
+    """Return the same as `DAG.rule_dot`, with one node for all rules that are shown under the same name."""
 
     def name_of(rule: Any) -> str:
         return getattr(rule, SHOWN_AS, rule.name)
 
     first: dict[str, Any] = {}
-    graph = defaultdict(set)
+    graph: dict[Any, set[Any]] = defaultdict(set)
     for job in dag.jobs:
         node = first.setdefault(name_of(job.rule), job.rule)
         graph[node].update(

@@ -1,6 +1,6 @@
-"""Settings against their schema: typing errors refused, defaults filled, and the same schema told as tables.
+"""Check settings against their schema, fill in defaults, and write the schema as Markdown tables.
 
-`python workflow/bordure/settings.py` writes the tables of `config/README.md` anew from the schemas.
+`PYTHONPATH=. python workflow/bordure/settings.py` updates the tables of `config/README.md` from the schemas.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from jsonschema import Draft202012Validator as Validator
 from pipeline_lib import networks
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import require_file
+from pipeline_lib.runtime.types import Json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LARGEST_CONFIG = 2**20  # bytes, and values
+LARGEST_CONFIG = 2**20  # bytes of a config file, and number of values in it
 README = REPOSITORY / "config/README.md"
 TYPES = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
 LIMITS = {
@@ -33,28 +35,39 @@ LIMITS = {
 }
 
 
-def read_schema(name: str) -> dict[str, Any]:
-    """The JSON Schema `workflow/schemas/<name>.schema.yaml`; `unit` is ours, the rest is standard."""
+def read_schema(name: str) -> Json:
+    """Return the JSON Schema `workflow/schemas/<name>.schema.yaml`.
+
+    The keyword `unit` is an addition of this project; all others are standard.
+    """
     return yaml.safe_load((REPOSITORY / f"workflow/schemas/{name}.schema.yaml").read_text())
 
 
-def config_schema(network: str | None = None) -> dict[str, Any]:
-    """The JSON Schema of a config file, with the settings of one network, by default the schema's default.
+def config_schema(network: str | None = None) -> Json:
+    """Return the JSON Schema of a config file, including the settings of one network.
 
-    Networks state their settings themselves (`networks.Plan`). An unknown network is refused later, with the
-    config.
+    Parameters
+    ----------
+    network : str, optional
+        Name of the network whose settings are included. If it is None or unknown, the default network of the
+        schema is used; an unknown name is reported when the config is checked.
+
+    Returns
+    -------
+    dict
+        The schema. The section `network` is completed by `networks.plan_type(network).schema()`.
     """
     schema = read_schema("config")
     section = schema["properties"]["network"]["properties"]
     section["name"]["enum"] = networks.names()
-    if network not in section["name"]["enum"]:
-        network = section["name"]["default"]
+    if network is None or network not in section["name"]["enum"]:
+        network = str(section["name"]["default"])
     section |= networks.plan_type(network).schema()
     return schema
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without Python objects, and without keys that appear twice, of which the first would not count."""
+    """YAML loader that rejects Python objects and duplicate keys; PyYAML would keep the last of these."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):
@@ -71,15 +84,29 @@ def _require_unique(keys: list[Any], lines: list[int] | None = None) -> None:
             raise InputError(f"the key `{key}` appears twice{where}. Keep one.")
 
 
-def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> Json:
     _require_unique([key for key, _ in pairs])
     return dict(pairs)
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The settings in a config file, YAML or JSON, more strictly read than Snakemake does.
+def read_config(path: str | Path) -> Json:
+    """Read a config file in YAML or JSON, more strictly than Snakemake does.
 
-    Raises `InputError` for what is no such file, for keys that appear twice, and for objects of Python.
+    Parameters
+    ----------
+    path : str or Path
+        The config file, in UTF-8 and of at most `LARGEST_CONFIG` bytes.
+
+    Returns
+    -------
+    dict
+        The settings as they are in the file, without defaults.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is neither YAML nor JSON, has a key twice, or contains Python objects or
+        expressions.
     """
     try:
         require_file(path, LARGEST_CONFIG)
@@ -99,24 +126,46 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: {error}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        hint = " YAML takes spaces, not tabs, to indent." if "\t" in str(error) else ""
+        hint = " Indent with spaces, not with tabs." if "\t" in str(error) else ""
         line = mark.line + 1 if mark else 1
-        raise InputError(f"{path}, line {line}: not YAML ({error.problem}).{hint}") from error
+        raise InputError(f"{path}, line {line}: not valid YAML ({error.problem}).{hint}") from error
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())[:200]}).") from error
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]}).") from error
     if not isinstance(settings, dict):
         found = "nothing" if settings is None else f"a {type(settings).__name__}"
-        raise InputError(f"{path}: holds {found}, expected keys with values, such as `volumes: my.tsv`.")
+        raise InputError(f"{path}: contains {found}, expected keys with values, such as `volumes: my.tsv`.")
     if "__use_yte__" in settings:
-        raise InputError(f"{path}: `__use_yte__` lets a config run Python. Write the settings plainly.")
+        raise InputError(
+            f"{path}: `__use_yte__` is not allowed, because it lets a config run Python code. Remove it and "
+            "write all values directly."
+        )
     return settings
 
 
-def complete(settings: dict[str, Any]) -> dict[str, Any]:
-    """`settings` with the defaults of the schema filled in, section by section, checked key by key.
+def complete(settings: Json) -> Json:
+    """Check settings key by key and fill in the defaults of the schema.
 
-    Raises `InputError` for an unknown key (naming the nearest known one), a missing key, a value of the wrong
-    type or out of range, and a setting of another network than the chosen one.
+    Parameters
+    ----------
+    settings : dict
+        Settings as read from a config file.
+
+    Returns
+    -------
+    dict
+        All settings of the schema. Optional keys without a default are included only if they are in
+        `settings`.
+
+    Raises
+    ------
+    InputError
+        If a key is unknown (the message names the most similar one) or missing, if a value has the wrong type
+        or is out of range, or if a setting belongs to another network than the chosen one.
+
+    Examples
+    --------
+    >>> complete({"volumes": "my.tsv", "weight_map": {"sigma": 3}})["weight_map"]
+    {'w0': 10.0, 'sigma': 3, 'class_balance': True}
     """
     _require_small(settings)
     section = settings.get("network")
@@ -125,13 +174,13 @@ def complete(settings: dict[str, Any]) -> dict[str, Any]:
     known = [*_names(schema)]
     for name in _given(settings, schema):
         if name not in known:
-            hint = _of_another_network(name, schema) or _hint(name, known)
+            hint = _other_network_hint(name, schema) or _hint(name, known)
             raise InputError(f"config key `{name}`: unknown. {hint} config/README.md explains every key.")
     return _complete(settings, schema, "")
 
 
-def _of_another_network(name: str, schema: dict[str, Any]) -> str:
-    """What to say of a key of the section `network` that only other networks have."""
+def _other_network_hint(name: str, schema: Json) -> str:
+    """Return a hint if `name` is a setting of another network, else an empty text."""
     section, _, key = name.rpartition(".")
     if section != "network":
         return ""
@@ -141,7 +190,7 @@ def _of_another_network(name: str, schema: dict[str, Any]) -> str:
 
 
 def _require_small(settings: Any) -> None:
-    """Aliases of YAML can make a few lines stand for more values than memory holds, or for themselves."""
+    """Raise `InputError` if YAML aliases expand to too many values or contain themselves."""
     sizes: dict[int, float] = {}
 
     def size(value: Any) -> float:
@@ -149,33 +198,36 @@ def _require_small(settings: Any) -> None:
         if not isinstance(value, dict | list | tuple):
             return 1
         if id(value) not in sizes:
-            sizes[id(value)] = math.inf  # what it is as long as it is being looked at: within itself, endless
+            sizes[id(value)] = math.inf  # counts if the value contains itself
             sizes[id(value)] = 1 + sum(map(size, children))
         return sizes[id(value)]
 
     if size(settings) > LARGEST_CONFIG:
-        raise InputError("config: aliases (`*name`) stand for more values than there can be. Write them out.")
+        raise InputError(
+            f"config: its aliases (`*name`) expand to more than {LARGEST_CONFIG:,} values. Write the values "
+            "out instead."
+        )
 
 
-def _complete(settings: dict[str, Any], schema: dict[str, Any], section: str) -> dict[str, Any]:
-    completed = {}
+def _complete(settings: Json, schema: Json, section: str) -> Json:
+    completed: Json = {}
     for key, part in schema["properties"].items():
         name = section + key
         if key not in settings and key in schema.get("required", []):
-            raise InputError(f"config key `{name}`: missing. {_told(part)}")
+            raise InputError(f"config key `{name}`: missing. {_expectation(part)}")
         if key not in settings and "default" not in part:
             continue
         value = _convert(settings.get(key, part.get("default")), part)
-        # the keys of a section are looked at one by one, for messages that name them
+        # the keys of a section are checked one by one later, so that messages name them
         allowed = Validator({"type": "object"} if "properties" in part else part).is_valid(value)
         if not (allowed and _finite(value)):
-            raise InputError(f"config key `{name}`: found {_shown(value)}. {_told(part)}")
+            raise InputError(f"config key `{name}`: found {_shown(value)}. {_expectation(part)}")
         completed[key] = _complete(value, part, f"{name}.") if "properties" in part else value
     return completed
 
 
-def _convert(value: Any, part: dict[str, Any]) -> Any:
-    """YAML reads `1e-3` as text and a section whose lines are all commented out as null."""
+def _convert(value: Any, part: Json) -> Any:
+    """Correct two misreadings by YAML: `1e-3` as text, and a section with all lines commented out as null."""
     if value is None and "properties" in part:
         return {}
     if isinstance(value, list) and "items" in part:
@@ -190,7 +242,7 @@ def _convert(value: Any, part: dict[str, Any]) -> Any:
 
 
 def _finite(value: Any) -> bool:
-    """NaN passes the limits of a schema."""
+    """Return whether all numbers are finite; NaN passes the limits of a schema."""
     if isinstance(value, list):
         return all(map(_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
@@ -201,14 +253,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _names(schema: dict[str, Any], section: str = "") -> Iterator[str]:
+def _names(schema: Json, section: str = "") -> Iterator[str]:
+    """Yield the name of every key of the schema, `section.key` in sections."""
     for key, part in schema["properties"].items():
         yield section + key
         if "properties" in part:
             yield from _names(part, f"{section}{key}.")
 
 
-def _given(settings: dict[str, Any], schema: dict[str, Any], section: str = "") -> Iterator[str]:
+def _given(settings: Json, schema: Json, section: str = "") -> Iterator[str]:
+    """Yield the name of every key in `settings`, `section.key` in sections."""
     for key, value in settings.items():
         yield f"{section}{key}"
         part = schema["properties"].get(key, {})
@@ -217,22 +271,37 @@ def _given(settings: dict[str, Any], schema: dict[str, Any], section: str = "") 
 
 
 def _hint(name: str, known: list[str]) -> str:
-    def likeness(other: str) -> float:  # alike as a whole, or the right key in the wrong section
+    def similarity(other: str) -> float:  # of the whole name, or of the key if it is in the wrong section
         pairs = ((name, other), (name.rpartition(".")[2], other.rpartition(".")[2]))
         return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
-    nearest = max(known, key=likeness)
-    if likeness(nearest) > 0.6:
+    nearest = max(known, key=similarity)
+    if similarity(nearest) > 0.6:
         return f"Did you mean `{nearest}`?"
-    return f"Known are {', '.join(other for other in known if '.' not in other)}."
+    return f"Known keys are {', '.join(other for other in known if '.' not in other)}."
 
 
-def _told(part: dict[str, Any]) -> str:
-    return f"Expected {expected(part)}: {_one_line(part['description'])}"
+def _expectation(part: Json) -> str:
+    """Return the values that a key accepts and the first sentence of its description."""
+    first = re.split(r"(?<!et al)\. ", _one_line(part["description"]))[0]
+    return f"Expected {expected(part)}: {first.removesuffix('.')}."
 
 
-def expected(part: dict[str, Any]) -> str:
-    """The values a key takes, in words: 'an integer of at least 1'."""
+def expected(part: Json) -> str:
+    """Return the values that a key accepts as a phrase.
+
+    Parameters
+    ----------
+    part : dict
+        JSON Schema of the key.
+
+    Examples
+    --------
+    >>> expected({"type": "integer", "minimum": 1})
+    'an integer of at least 1'
+    >>> expected({"enum": ["auto", "cpu"]})
+    'auto or cpu'
+    """
     if "enum" in part:
         return " or ".join(map(_plain, part["enum"]))
     if "anyOf" in part:
@@ -247,7 +316,7 @@ def expected(part: dict[str, Any]) -> str:
 
 
 def settings_tables() -> str:
-    """Markdown of the config schema: a table of the plain keys, then one for each section."""
+    """Return the config schema as Markdown: a table of the top-level keys, then one for each section."""
     keys = read_schema("config")["properties"]
     keys["network"]["properties"]["name"]["enum"] = networks.names()
     plain = {key: part for key, part in keys.items() if "properties" not in part}
@@ -264,13 +333,13 @@ def settings_tables() -> str:
 
 
 def column_table() -> str:
-    """Markdown of the columns in the table of volumes."""
+    """Return the columns of the table of volumes as a Markdown table."""
     columns = read_schema("volumes")["properties"].items()
     rows = [(f"`{name}`", _one_line(part["description"])) for name, part in columns]
     return _markdown(("column", "meaning"), rows)
 
 
-def _table(keys: dict[str, Any], section: str = "") -> str:
+def _table(keys: Json, section: str = "") -> str:
     return _markdown(
         ("key", "default", "unit", "values", "meaning"),
         [
@@ -286,7 +355,7 @@ def _table(keys: dict[str, Any], section: str = "") -> str:
     )
 
 
-def _markdown(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [header, ("---",) * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
@@ -300,7 +369,7 @@ def _plain(value: Any) -> str:
 
 
 def with_tables(readme: str) -> str:
-    """`readme` with what stands between its marks replaced by the tables of today's schemas."""
+    """Return `readme` with the text between its markers replaced by tables made from the schemas."""
     for name, table in (("columns", column_table()), ("settings", settings_tables())):
         start, end = f"<!-- {name}: made by workflow/bordure/settings.py -->\n", f"<!-- end of {name} -->\n"
         before, _, rest = readme.partition(start)
