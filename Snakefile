@@ -1,5 +1,6 @@
-# What `snakemake` runs in a checkout: the workflow (workflow/Snakefile), with the demo where no --configfile names another run.
-if not workflow.overwrite_configfiles:  # --configfile replaces the demo, it does not add to it
+# Default Snakefile of a checkout: the workflow (workflow/Snakefile), with the config of the demo unless
+# --configfile is given. Without the condition, Snakemake would add --configfile to the demo's config.
+if not workflow.overwrite_configfiles:
 
     configfile: f"{workflow.current_basedir}/config/config.yaml"
 

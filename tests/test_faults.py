@@ -95,9 +95,7 @@ def test_without_locks_jobs_in_the_queue_are_not_cancelled_as_orphans(finished, 
 
     answer = project.start("--forcerun", "collect_scores", before=before).wait()
     assert answer.status == 1 and "Traceback" not in answer.output
-    assert (
-        "results lies on a file system without locks, and jobs of it are in the queue: 3 4." in answer.output
-    )
+    assert "its file system has no locks, and jobs for this folder are in the queue: 3 4." in answer.output
     assert not (tmp_path / "cancelled").exists()
 
 

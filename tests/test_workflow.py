@@ -440,7 +440,7 @@ def _without(split: str) -> str:
 BAD = {
     "unknown key": (CONFIG | {"weight_map": {"sigm": 3}}, TABLE, "weight_map.sigm`", "`weight_map.sigma`"),
     "value out of range": (CONFIG | {"seed": -1}, TABLE, "seed", "found -1"),
-    "seed twice": (CONFIG | {"seed": 2, "seeds": [1, 2]}, TABLE, "`seeds`: has 2", "Leave it out."),
+    "seed twice": (CONFIG | {"seed": 2, "seeds": [1, 2]}, TABLE, "`seeds`: contains 2", "Remove it"),
     "impossible training tile": (CONFIG | {"training": {"tile": 81}}, TABLE, "training.tile", "use 80 or 82"),
     "impossible prediction tile": (CONFIG | {"prediction": {"tile": 81}}, TABLE, "prediction.tile", "use 80"),
     "drawing and data": (CONFIG | {"data_dir": "."}, TABLE, "drawing", "data_dir"),
@@ -523,5 +523,5 @@ def test_a_results_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "results").write_text("taken")
     answer = snakemake(tmp_path, "-n", *write(tmp_path, CONFIG))
     assert answer.returncode != 0
-    assert re.search(r"error: config key `results`: .*results is no folder that can be", answer.stderr)
+    assert re.search(r"error: config key `results`: .*results is not a writable folder", answer.stderr)
     assert "Traceback" not in answer.stderr

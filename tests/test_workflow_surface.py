@@ -117,7 +117,7 @@ class TestImported:
 
     def test_leaves_the_shell_of_the_host_strict(self, clone):
         answer = snakemake(clone, *IMPORTING, "--", "segment")  # ends at `false`
-        assert answer.returncode == 1 and "error: not all was done" in answer.stderr
+        assert answer.returncode == 1 and "error: the run is incomplete" in answer.stderr
 
     def test_a_second_run_in_the_results_folder_is_refused(self, clone):
         hold = "from pipeline_lib.runtime import locks; locks.hold_results('results')"
@@ -145,7 +145,7 @@ def test_a_prefix_of_paths_is_refused(tmp_path):
     )
     (tmp_path / "Snakefile").write_text(lines)
     answer = snakemake(tmp_path, "-n")
-    assert answer.returncode == 1 and answer.stderr.endswith("by the config key `results`.\n")
+    assert answer.returncode == 1 and answer.stderr.endswith("with the config key `results`.\n")
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def read_only_folders(project: Project, reference: Reference) -> Row:
         with read_only(project.results / folder):
             answer = project.run("--", target)
         message = re.search(
-            rf"{project.config['results']}.*cannot be written|is no folder that can be written|"
+            rf"{project.config['results']}.*cannot be written|is not a writable folder|"
             rf"Read-only file system: '{project.config['results']}/{folder}",
             answer.output,
         )

@@ -109,7 +109,7 @@ def _one(
         seconds = time.monotonic() - begin
     elif seconds > SECONDS_BETWEEN_SIGNALS:  # otherwise the job had nearly finished
         wrong.append(f"{log}: continued for {seconds:.1f} s after the signal")
-    if re.search("Traceback|killed, mostly", answer.output):
+    if re.search("Traceback|killed, most likely", answer.output):
         wrong.append(f"{log}: unexpected output\n{answer.output[-1500:]}")
     if halves := [name for name in project.files() if ".partial-" in name]:
         wrong.append(f"{log}: left {', '.join(halves)}")

@@ -1,4 +1,5 @@
-# What the rules share: settings and volumes, checked before anything runs. No rules here.
+# Settings and volumes, checked before anything runs, and functions that several rules use. This file has no
+# rules.
 import math
 import os
 import re
@@ -11,9 +12,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-# Not `workflow.basedir`, which is the folder of the workflow that imports this one.
+# Not `workflow.basedir`, which is the folder of the importing workflow if there is one.
 REPOSITORY = Path(workflow.current_basedir).parents[1]
-# The library of this checkout serves the checks below and, through the environment, the jobs; nothing is to be installed.
+# The checks below and the jobs (through the environment) use the library of this checkout. It need not be
+# installed.
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "workflow")]
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])))
 
@@ -30,20 +32,23 @@ from bordure.settings import complete, read_config
 
 IMPORTED = internals.is_imported(workflow)
 START = time.time()
-# Jobs on this machine end when their Snakemake is killed.
+# Jobs on this machine watch this process and end when it is killed.
 os.environ[WORKFLOW] = f"{socket.gethostname()}:{os.getpid()}"
 
 
 def read_volumes():
-    """By name the rows of the table of volumes, the shapes (z, y, x) of their images, and further files of these.
+    """Return three dicts by volume: its row of the table, shape (z, y, x), and further files of its images.
 
-    Their files are looked into unless they are still to be drawn.
+    The headers of all image files are checked, unless the images are drawn by the run.
     """
-    beside_configs = [Path(path).parent for path in workflow.configfiles]
-    found = (folder / config["volumes"] for folder in (Path(), *beside_configs, REPOSITORY))
+    config_folders = [Path(path).parent for path in workflow.configfiles]
+    found = (folder / config["volumes"] for folder in (Path(), *config_folders, REPOSITORY))
     table = next(filter(Path.exists, found), config["volumes"])
     if "drawing" in config and "data_dir" in config:
-        raise InputError("config keys `drawing` and `data_dir`: take one; a drawn volume has its own folder.")
+        raise InputError(
+            "config keys `drawing` and `data_dir`: both are set, expected one. Remove `data_dir` to draw "
+            "images, or `drawing` to use your own."
+        )
     drawn = f"{config['results']}/drawn" if "drawing" in config else None
     rows = volumes.read_table(table, drawn or config.get("data_dir", "."))
     if drawn:
@@ -59,36 +64,39 @@ def read_volumes():
 
 
 def check_results():
-    """The results folder, or the folder it will be made in, must take files, and so must those in it."""
+    """Raise `InputError` unless the results folder (or the one it will be created in) can be written to.
+
+    The same holds for the folders in it.
+    """
     results = Path(config["results"]).absolute()
     folder = next(path for path in (results, *results.parents) if path.exists())
     inside = [results / name for name in ("logs", "benchmarks") if (results / name).exists()]
     for folder in (folder, *inside, *(record.parent for record in results.rglob(provenance.FOLDER))):
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise InputError(
-                f"config key `results`: {folder} is no folder that can be written to. Make it one, or choose "
-                "another."
+                f"config key `results`: {folder} is not a writable folder. Change its permissions or choose "
+                "another folder."
             )
 
 
 def check_tiles():
-    """Tile sizes are checked here, not hours later in the queue."""
+    """Raise `InputError` if the network cannot process a tile size, now and not after hours in the queue."""
     for section in ("training", "prediction"):
         if (tile := config[section]["tile"]) != "auto":
             PLAN.require_tile(tile, f"{section}.tile")
 
 
 def check_seeds():
-    """A training more is one with another seed."""
+    """Raise `InputError` if `seeds` contains `seed`."""
     if config["seed"] in config["seeds"]:
         raise InputError(
-            f"config key `seeds`: has {config['seed']}, the `seed` of the model itself, which counts among them "
-            "already. Leave it out."
+            f"config key `seeds`: contains {config['seed']}, which is already the value of `seed`. Remove it "
+            "from `seeds`."
         )
 
 
 def check_outputs():
-    """No output may take the place of an input: images within the results folder, under a name of its files."""
+    """Raise `InputError` if an output would overwrite an image in the results folder."""
     results = os.path.realpath(config["results"])
     inputs = {path for row in VOLUMES.values() for path in (row.images, row.annotation) if path}
     for path in sorted(inputs) if "drawing" not in config else ():
@@ -97,19 +105,20 @@ def check_outputs():
         for output in (output for made in internals.own_rules(workflow) for output in made.output):
             if output.match(target) or str(output).startswith(f"{target}/"):
                 raise InputError(
-                    f"{path}: the run writes {output} and would overwrite it. Choose another folder with "
-                    "`results:`, or move these images elsewhere."
+                    f"{path}: the run would overwrite this file with its output {output}. Choose another "
+                    "folder with `results:`, or move these images elsewhere."
                 )
 
 
 if internals.changes_paths(workflow):
     sys.exit(
-        "error: module: found `prefix` or `replace_prefix`. Choose the folder by the config key `results`."
+        "error: module: `prefix` and `replace_prefix` are not supported. Choose the results folder with the "
+        "config key `results`."
     )
 
 try:
     for path in [] if IMPORTED else workflow.configfiles:
-        read_config(path)  # refuses what Snakemake takes without a word
+        read_config(path)  # raises an error for mistakes that Snakemake ignores
     config.update(complete(config))
     for key in ("results", "data_dir"):
         if key in config:
@@ -120,13 +129,13 @@ try:
     check_tiles()
     check_seeds()
 except InputError as error:
-    sys.exit(f"error: {error}")  # the message alone; an exception would be printed with its traceback
+    sys.exit(f"error: {error}")  # an exception would be printed with its traceback
 
 
 def claim_results():
-    """No other run is at work in the results folder, and none will be while this process lives.
+    """Lock the results folder until this process ends, or end the run if another run holds the lock.
 
-    False where the file system knows no locks, so that nobody can tell.
+    Returns False if the file system has no locks; then another run may be using the folder.
     """
     try:
         return locks.hold_results(config["results"])
@@ -135,9 +144,9 @@ def claim_results():
 
 
 def memory_needs():
-    """What the jobs that may need much will take of memory."""
+    """Yield the memory that each kind of job with a large need takes (`memory.Need`)."""
     training, channels = config["training"], config["dataset"]["channels"]
-    seen = TRAIN + VALIDATION  # by the training
+    seen = TRAIN + VALIDATION  # volumes that the training reads
     yield memory.blockwise(config["block"])
     yield PLAN.prediction_memory()
     yield PLAN.training_memory(
@@ -155,37 +164,39 @@ def memory_needs():
 
 
 def jobs_of(volume):
-    """How many jobs share a volume: no more than it has blocks."""
+    """Return how many jobs share a volume: at most `jobs_per_volume`, and at most one per block of pixels."""
     return min(config["jobs_per_volume"], math.ceil(math.prod(SHAPES[volume]) / blocks.BLOCK**2))
 
 
 def parts_of(volume):
-    """What each of them takes."""
+    """Return the sections and rows of each job that shares a volume."""
     return blocks.parts(SHAPES[volume], jobs_of(volume))
 
 
 TRAIN, VALIDATION, TEST, PREDICT = (
     [name for name, volume in VOLUMES.items() if volume.split == split] for split in volumes.SPLITS
 )
-# The models: trained ones, which are the wildcard {model}, with their seeds, and baselines. The first is the one whose
-# segmentation and pictures are results; the further ones are scored and no more.
+# Trained models and their seeds; their names are the values of the wildcard {model}. The segmentations and
+# pictures of the first model are results. The further models are only scored.
 MODEL = config["network"]["name"]
 TRAINED = {MODEL: config["seed"]} | {f"{MODEL}-seed{seed}": seed for seed in config["seeds"]}
 FURTHER = [model for model in TRAINED if model != MODEL]
 BASELINES = [*baselines.BASELINES]
 SEGMENTED = VALIDATION + TEST + PREDICT
 EVALUATED = VALIDATION + TEST
-# Some of each split, in turn: a table of hundreds of images has a report that can be read all the same.
+# Volumes shown in the report: some of each split, in turn, so that the report stays short for hundreds of
+# volumes.
 TURNS = [name for turn in zip_longest(TEST, VALIDATION, PREDICT, TRAIN) for name in turn if name]
 SHOWN = TURNS[: config["report"]["volumes"]]
 SHOWN_ERRORS = [name for name in SHOWN if name in EVALUATED]
 SHOWN_TRAIN, SHOWN_TEST = ([name for name in SHOWN if name in split] for split in (TRAIN, TEST))
 SHOWN_WEIGHED = [name for name in SHOWN if name not in PREDICT]
+# Volumes that several jobs share
 SCATTERED = [name for name in SHOWN_TRAIN + SEGMENTED if len(parts_of(name)) > 1]
 
 
 def growing(first, most=math.inf):
-    """A resource that grows with each attempt at a job, for a cluster where the first asked for too little."""
+    """Return a resource that grows with each attempt, since the first request may have been too small."""
     return lambda wildcards, attempt: min(first * attempt, most)
 
 
@@ -198,26 +209,26 @@ except InputError as error:
     sys.exit(f"error: {error}")
 if workflow.is_main_process:
     print(
-        f"memory of a job: {LARGEST.bytes / 1e9:.1f} GB at least ({LARGEST.job}), and up to `memory_gb` "
-        f"({config['memory_gb']:g} GB) where more makes it faster",
+        f"memory: the largest job ({LARGEST.job}) needs at least {LARGEST.bytes / 1e9:.1f} GB; jobs use up "
+        f"to `memory_gb` ({config['memory_gb']:g} GB) if that makes them faster",
         file=sys.stderr,
     )
 
 
 class Batch(NamedTuple):
-    """Volumes that one job takes together."""
+    """Volumes that one job processes."""
 
     rule_name: str
-    group: str  # what the volumes are
-    name: str  # the group, numbered where it has several batches
+    group: str  # kind of volumes, for example "test"
+    name: str  # the group, with a number if it has several batches
     volumes: list[str]
 
 
 def batches_of(stage, **groups):
-    """The batches of the volumes in `groups`, none of which holds volumes of two groups.
+    """Yield the batches of the volumes in `groups` (group=volumes). Each batch has volumes of one group.
 
-    A job that runs again makes all its outputs anew, and whatever is made of them: new images to predict must not make
-    a new model.
+    A job that runs again replaces all its outputs, so that everything that depends on them runs again, too.
+    With separate groups, new images to predict do not cause a new training.
     """
     for group, names in groups.items():
         batches = volumes.batches({name: math.prod(SHAPES[name]) for name in names})
@@ -227,20 +238,21 @@ def batches_of(stage, **groups):
 
 
 def one_of(names):
-    """A constraint that a wildcard has one of these values."""
+    """Return a wildcard constraint that allows only these values."""
     return "|".join(map(re.escape, names))
 
 
 def paths(pattern, **wildcards):
-    """The files that `pattern` stands for, as `expand` gives them, for the parameters of a rule."""
+    """Return the files of a pattern with wildcards and `<results>` as `Path`, for parameters of a rule."""
     return [Path(path) for path in expand(pattern.replace("<results>", config["results"]), **wildcards)]
 
 
 def each(names=None, models=None, **arguments):
-    """A parameter: the arguments of a stage for each of the volumes `names` or {volume}, and of `models` or {model}.
+    """Return a parameter function that lists the keyword arguments of a stage for each volume and model.
 
-    An argument is a file of the results (`<results>/...`) or a text, both with {volume} and {model}, for all volumes or
-    by volume.
+    `names` are the volumes, or None for {volume}; `models` are the models, or None for {model}. Each argument
+    is a file of the results (`<results>/...`), another text or None, with {volume} and {model} filled in. A
+    dict gives one value per volume.
     """
 
     def filled(value, **wildcards):
@@ -261,7 +273,7 @@ def each(names=None, models=None, **arguments):
 
 
 def choices(models=None):
-    """A parameter: what the post-processing of each of `models`, or of {model}, is chosen on."""
+    """Return a parameter function: the files of `choose_postprocessing` for `models`, or for {model}."""
     return lambda wildcards: [
         {
             "datasets": paths("<results>/dataset/{volume}.h5", volume=VALIDATION),
@@ -273,7 +285,7 @@ def choices(models=None):
 
 
 def segmentations(names, models=None):
-    """A parameter: what is segmented of each of the volumes `names`, for each of `models` or for {model}."""
+    """Return a parameter function: the files of `segment` for volumes `names` and `models`, or {model}."""
     return each(
         names,
         models,
@@ -284,7 +296,7 @@ def segmentations(names, models=None):
 
 
 def tiffs(names=None):
-    """A parameter: what becomes TIFF of each of the volumes `names`, or of {volume}."""
+    """Return a parameter function: the files of `write_tiffs` for the volumes `names`, or for {volume}."""
     return each(
         names,
         [MODEL],
@@ -296,7 +308,7 @@ def tiffs(names=None):
 
 
 def evaluations(names, models=None):
-    """A parameter: what is scored of each of the volumes `names`, for each of `models` or for {model}."""
+    """Return a parameter function: arguments of `evaluate` for volumes `names` and `models`, or {model}."""
     return each(
         names,
         models,
@@ -312,31 +324,31 @@ def evaluations(names, models=None):
 
 
 def whole(names):
-    """Those of the volumes `names` that no jobs share."""
+    """Return the volumes among `names` that one job processes as a whole."""
     return [name for name in names if name not in SCATTERED]
 
 
 def source_files(name):
-    """The input files of a volume: images and, where there is one, annotation."""
+    """Return all input files of a volume: images and, if there is one, the annotation."""
     volume = VOLUMES[name]
     paths = [imageio.source_file(path) for path in (volume.images, volume.annotation) if path]
     return [file for path in [*paths, *OTHERS[name]] for file in files_of(path)]
 
 
 def files_of(path):
-    """A file, or the slices in a folder: edited slices do not touch the folder's own time stamp."""
+    """Return a file, or the slices in a folder. Editing a slice does not change the folder's time stamp."""
     return list(map(str, imageio.slice_files(path))) if path.is_dir() else [str(path)]
 
 
 def part_files(pattern):
-    """The files of all parts of a volume, in their order, as an input function."""
+    """Return an input function that gives the files of all parts of a volume, in order."""
     return lambda wildcards: [
         pattern.format(**wildcards, part=number) for number, _ in enumerate(parts_of(wildcards.volume), 1)
     ]
 
 
 def pictures(kind, names, figure):
-    """The pictures of the volumes `names`, each with its place in Snakemake's own report."""
+    """Return the pictures of the volumes `names`, marked for Snakemake's own report."""
     of_volume = partial(report, caption=f"../report/{kind}.rst", category="Volumes")
     return [
         of_volume(f"<results>/figures/{kind}/{name}.png", labels={"volume": name, "figure": figure})
@@ -345,12 +357,15 @@ def pictures(kind, names, figure):
 
 
 def gpu_slots(section):
-    """Whether a job asks for a GPU; one that may find none on a machine without asks all the same."""
+    """Return the number of GPUs a job requests: 0 if `device` is `cpu`, else 1, even without a GPU here."""
     return 0 if config[section]["device"] == "cpu" else 1
 
 
 def clear_states():
-    """What trainings could have been resumed from: of use only until all is done, and not some targets alone."""
+    """Delete the states that trainings could resume from, after a run that made the report.
+
+    A run of some targets only keeps them.
+    """
     if not any(f"{config['results']}/report.html" in job.output for job in workflow.dag.jobs):
         return
     for state in Path(config["results"], "models").glob("*/model.checkpoint.pt"):
@@ -359,7 +374,7 @@ def clear_states():
 
 
 def results_message():
-    """Where the results are, for the end of a run that may have been asked for some of them only."""
+    """Return the paths of the main results that exist, one per line."""
     paths = {
         "report": "report.html",
         "scores": "scores.csv",
@@ -371,25 +386,27 @@ def results_message():
 
 
 def with_row(error):
-    """An error of a volume, with the row of the table that says where its files are, as in the dry run."""
+    """Return an error of a volume with file and line of its row in the table in front, as in the dry run."""
     name = re.match("volume ([A-Za-z0-9_.-]+): ", error)
     return f"{VOLUMES[name[1]].row}, {error}" if name and name[1] in VOLUMES else error
 
 
 def error_message():
-    """The last error of each log written by this run, so that the reason is the last thing to be read."""
+    """Return the error in each log that this run wrote. It is printed last, so that users see the reason."""
     logs = [path for path in Path(config["results"], "logs").rglob("*.log") if path.stat().st_mtime >= START]
-    told = {path: path.read_text(errors="replace") for path in logs}
-    errors = {path: with_row(text.partition("error: ")[2].strip()) for path, text in told.items()}
+    texts = {path: path.read_text(errors="replace") for path in logs}
+    errors = {path: with_row(text.partition("error: ")[2].strip()) for path, text in texts.items()}
     errors |= {
-        path: "the job ended without a word: it was killed, mostly for lack of memory (lower `memory_gb`, so that jobs "
-        "take less, or run fewer at a time with `--cores`), or the disk is full. Then run the same command again."
-        for path, text in told.items()
-        if text and not re.search("error: |Traceback|done in", text)  # empty: it never began
+        path: "the job ended without an error message. It was killed, most likely because memory ran out, or "
+        "the disk is full. Lower `memory_gb` or `--cores`, or free disk space, and run the same command "
+        "again."
+        for path, text in texts.items()
+        if text and not re.search("error: |Traceback|done in", text)  # empty: the job never started
     }
     if shutil.disk_usage(config["results"]).free < 10**6:
         errors[Path(config["results"])] = "the disk is full. Free space there and run the same command again."
     return (
         "\n".join(f"error: {text}\n({path})" for path, text in errors.items() if text)
-        or "error: not all was done. Where nothing above says why, the run was ended from outside: the same command goes on."
+        or "error: the run is incomplete. If no message above gives the reason, it was ended from outside. "
+        "Run the same command again to continue."
     )

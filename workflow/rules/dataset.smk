@@ -1,4 +1,4 @@
-# raw images and annotations -> dataset (HDF5), statistics of the training volumes, weight maps
+# From raw images and annotations to datasets (HDF5), statistics of the training volumes and weight maps.
 
 
 rule dataset:

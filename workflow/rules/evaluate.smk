@@ -1,4 +1,4 @@
-# cell probability -> post-processing, scores, and their spread over seeds
+# From cell probabilities to post-processing, scores and their spread over seeds.
 
 
 rule evaluate:

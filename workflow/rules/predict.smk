@@ -1,4 +1,4 @@
-# dataset and model -> cell probability of whole volumes
+# From datasets and models to cell probabilities of whole volumes.
 
 
 rule predict:
@@ -7,7 +7,7 @@ rule predict:
         expand("<results>/prediction/{model}/{volume}.h5", model=FURTHER + BASELINES, volume=EVALUATED),
 
 
-# Further models are scored and no more, hence without the training volumes that the report shows.
+# Further models are only scored, so they need not predict the training volumes that the report shows.
 PREDICTED = {"train": SHOWN_TRAIN + VALIDATION, "test": TEST, "new": PREDICT}
 if FURTHER:
     PREDICTED["validation"] = VALIDATION

@@ -1,4 +1,4 @@
-# pictures, the report they go into, and where all files come from
+# Pictures, the report, and the provenance page that shows what all files were made from.
 
 
 rule draw_figures:

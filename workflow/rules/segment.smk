@@ -1,4 +1,5 @@
-# cell probability and post-processing -> instances, which scores and pictures read, and as TIFF for Fiji and napari
+# From cell probabilities and post-processing to instances: HDF5 for scores and pictures, TIFF for Fiji and
+# napari.
 
 
 rule segment:
@@ -7,7 +8,7 @@ rule segment:
         expand("<results>/segmentation/{model}/{volume}.h5", model=FURTHER + BASELINES, volume=EVALUATED),
 
 
-# Further models are scored and no more, hence without the training volumes that the report shows.
+# Further models are only scored, so they need not segment the training volumes that the report shows.
 LABELLED = {"annotated": SHOWN_TRAIN + EVALUATED, "new": PREDICT}
 if FURTHER:
     LABELLED["held_out"] = EVALUATED

@@ -1,4 +1,4 @@
-# training and validation volumes -> models
+# From training and validation volumes to models.
 
 
 rule train:
@@ -26,7 +26,7 @@ rule train_model:
     resources:
         gpu=gpu_slots("training"),
         mem_mb=MEMORY_MB,
-        runtime=growing(720, 1440),  # min; one that is ended for its time resumes
+        runtime=growing(720, 1440),  # min; a training that reaches its time limit is resumed
     params:
         network=config["network"],
         training=config["training"],

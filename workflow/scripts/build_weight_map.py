@@ -1,3 +1,5 @@
+"""Write the weight maps of a batch of volumes."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

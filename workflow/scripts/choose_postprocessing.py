@@ -1,3 +1,5 @@
+"""Choose the post-processing of one trained model, or of each baseline."""
+
 from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:

@@ -1,3 +1,5 @@
+"""Collect the scores of all models and volumes in one table."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

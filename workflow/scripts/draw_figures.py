@@ -1,3 +1,5 @@
+"""Draw all figures of the report."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

@@ -1,3 +1,5 @@
+"""Draw images and labels that replace real data."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

@@ -1,3 +1,5 @@
+"""Score the predictions of a batch of volumes."""
+
 from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:

@@ -1,3 +1,5 @@
+"""Join the labels of all parts of a volume."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

@@ -1,3 +1,5 @@
+"""Label the pieces of cells in one part of a volume."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

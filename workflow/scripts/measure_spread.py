@@ -1,3 +1,5 @@
+"""Measure the spread of the scores over the seeds."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

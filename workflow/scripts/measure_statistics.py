@@ -1,3 +1,5 @@
+"""Measure class frequencies and normalisation on the training volumes."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

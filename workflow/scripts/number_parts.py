@@ -1,3 +1,5 @@
+"""Give cells that cross the borders of parts one number."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

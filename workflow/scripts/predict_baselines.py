@@ -1,3 +1,5 @@
+"""Predict a batch of volumes with the baselines."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

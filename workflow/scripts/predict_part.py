@@ -1,3 +1,5 @@
+"""Predict one part of a volume with a trained model."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

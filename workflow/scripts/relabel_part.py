@@ -1,3 +1,5 @@
+"""Write the final labels of one part of a volume."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

@@ -1,3 +1,5 @@
+"""Write the report and the provenance page."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

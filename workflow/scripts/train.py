@@ -1,3 +1,5 @@
+"""Train one model."""
+
 from pathlib import Path
 
 from pipeline_lib.runtime.log import stage

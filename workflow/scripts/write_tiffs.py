@@ -1,3 +1,5 @@
+"""Write the segmentations of a batch of volumes as TIFF."""
+
 from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
