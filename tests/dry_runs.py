@@ -1,8 +1,8 @@
-"""Dry runs of Snakemake without its start-up time: one second of computing each instead of two and a half.
+"""Dry runs of Snakemake without its start-up time, each in one second of CPU time instead of two and a half.
 
-A server process imports Snakemake, and the packages that a dry run imports, once. Each dry run is a process
-forked from the server, which runs Snakemake's command line to its end. Our own modules are not imported
-beforehand: each dry run imports them as usual.
+A server process imports Snakemake and the packages that a dry run needs once. Each dry run is a process that
+is forked from the server and executes Snakemake's command line. The server does not import our own modules:
+each dry run imports them as usual.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def snakemake(*arguments: str | Path) -> subprocess.CompletedProcess:
     Parameters
     ----------
     arguments
-        What follows `snakemake` on the command line; `-n` is among them.
+        Arguments of `snakemake`. They must include `-n`.
 
     Returns
     -------
     subprocess.CompletedProcess
-        As from `subprocess.run` with `capture_output` and `text`. A dry run that hangs is ended by SIGALRM.
+        The same as from `subprocess.run` with `capture_output` and `text`. SIGALRM ends a dry run that hangs.
     """
     arguments = [str(argument) for argument in arguments]
     assert "-n" in arguments, arguments
@@ -72,15 +72,15 @@ def _server() -> subprocess.Popen:
     server = subprocess.Popen(
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    atexit.register(server.communicate)  # closes its input, which ends it
+    atexit.register(server.communicate)  # closes the standard input of the server, which ends it
     return server
 
 
 def serve() -> None:
-    """Fork a process for each dry run that standard input describes; answer with its exit status."""
+    """Fork a process for each dry run described on standard input, and print its exit status."""
     for package in PACKAGES:
         importlib.import_module(package)
-    sys.modules["snakemake.cli"].get_argument_parser()  # looks for plugins
+    sys.modules["snakemake.cli"].get_argument_parser()  # searches for plugins
     for line in sys.stdin:
         if not (child := os.fork()):
             dry_run(**json.loads(line))
@@ -89,7 +89,7 @@ def serve() -> None:
 
 
 def dry_run(arguments: list[str], folder: str, environment: dict[str, str], streams: list[str]) -> None:
-    """Do what `python -m snakemake` does, with standard output and error in the files `streams`."""
+    """Do the same as `python -m snakemake`, with standard output and error in the files `streams`."""
     signal.alarm(SECONDS)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, path in enumerate(streams, 1):

@@ -1,4 +1,7 @@
-"""Every malformed input is told of in words, in time, within memory, and in tests/bad_inputs.md as in the code."""
+"""Every malformed input ends in a clear message, within limits of time and memory.
+
+The messages are compared with the snapshot in tests/bad_inputs/messages.md.
+"""
 
 import contextlib
 import os
@@ -22,16 +25,22 @@ from pipeline_lib.imageio import apart
 from pipeline_lib.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 60  # until a case counts as a hang; the slowest takes five on a busy machine
-BOMBS = [case for case in bad_inputs.CASES if re.search("bomb|claims|million|unpacks|never ends", case.what)]
-PEAK = 400e6  # bytes; Python with torch and the libraries for images has 330e6
-ROWS = [row for row in bad_inputs.DOCS.read_text().splitlines() if row.startswith("|")]
-IDS = [f"{case.group}: {case.what}" for case in bad_inputs.CASES]
+SECONDS = 60  # after which a case counts as a hang; the slowest takes five on a busy machine
+BOMBS = [case for case in bad_inputs.CASES if re.search("bomb|claims|million|unpacks|never ends", case.name)]
+PEAK = 400e6  # bytes; Python with torch and the image libraries needs 330e6
+ROWS = [row for row in bad_inputs.MESSAGES.read_text().splitlines() if row.startswith("|")]
+IDS = [f"{case.group}: {case.name}" for case in bad_inputs.CASES]
+
+
+def make(name):
+    """Make the input of the first case with this name, in a folder with a sound run."""
+    bad_inputs.sound_run()
+    next(case for case in bad_inputs.CASES if case.name == name).make()
 
 
 @pytest.fixture
 def folder():
-    """An empty working folder that other users may look into."""
+    """An empty working folder that other users may read."""
     with tempfile.TemporaryDirectory() as path, contextlib.chdir(path):
         os.chmod(path, 0o755)
         yield Path(path)
@@ -42,39 +51,36 @@ def _hangs(*_):
 
 
 @pytest.mark.parametrize("case", bad_inputs.CASES, ids=IDS)
-def test_is_told_in_words_and_runs_nothing(case, folder):
+def test_input_is_rejected_with_a_clear_message(case, folder):
     before = signal.signal(signal.SIGALRM, _hangs)
     signal.alarm(SECONDS)
     try:
-        where, message = bad_inputs.meet(case)
+        answer = bad_inputs.run_case(case)
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
     assert not (folder / "harmed").exists()
-    assert "Traceback" not in message and "\n" not in message
-    row = bad_inputs.line(case, where, message)
-    assert row in ROWS, f"run `python -m tests.bad_inputs` if this is meant: {row}"
+    assert "Traceback" not in answer.message and "\n" not in answer.message
+    row = bad_inputs.row(case, answer)
+    assert row in ROWS, f"if the change is intended, run `python -m tests.bad_inputs`: {row}"
 
 
-def test_the_docs_have_each_case_and_no_other():
-    whats = [
-        row.split(" | ")[0].removeprefix("| ") for row in ROWS if not row.startswith(("| input", "| ---"))
-    ]
-    assert whats == [
-        bad_inputs.line(case, "", "").split(" | ")[0].removeprefix("| ") for case in bad_inputs.CASES
-    ]
+def test_snapshot_contains_each_case_and_no_other():
+    names = [row.split(" | ")[0] for row in ROWS if not row.startswith(("| input", "| ---"))]
+    empty = bad_inputs.Answer("", "")
+    assert names == [bad_inputs.row(case, empty).split(" | ")[0] for case in bad_inputs.CASES]
     assert len(set(IDS)) == len(bad_inputs.CASES) >= 60
 
 
 def test_memory_stays_bounded():
-    """All bombs in one process, whose peak is that of the largest."""
+    """All bombs run in one process, whose peak is that of the largest."""
     code = (
         "import contextlib, sys, tempfile; from tests import bad_inputs\n"
         "from pipeline_lib.runtime.log import peak_memory\n"
         "from pipeline_lib.networks.model import Model\n"
         "for number in map(int, sys.argv[1:]):\n"
         "    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):\n"
-        "        bad_inputs.meet(bad_inputs.CASES[number])\n"
+        "        bad_inputs.run_case(bad_inputs.CASES[number])\n"
         "print(peak_memory())"
     )
     numbers = [str(bad_inputs.CASES.index(case)) for case in BOMBS]
@@ -82,10 +88,10 @@ def test_memory_stays_bounded():
     run = subprocess.run(
         [sys.executable, "-c", code, *numbers], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert int(run.stdout) < PEAK + 512e6  # HDF5 may take what it keeps of chunks before it is stopped
+    assert int(run.stdout) < PEAK + 512e6  # HDF5 may fill its chunk cache before it is stopped
 
 
-# --------------------------------------------------------------------- what only a real run can show
+# --------------------------------------------------------------------------- with Snakemake
 
 
 def snakemake(*arguments):
@@ -96,22 +102,21 @@ def snakemake(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-REAL = (
-    "cut within its pixels",
-    "a named pipe",
-    "a link to another file",
-    "a name that leads elsewhere (`..`)",
-    "a key twice",
-    "a list at its top",
-    "an object of Python",
+WITH_SNAKEMAKE = (
+    "file cut off in the pixels",
+    "named pipe",
+    "link to another file",
+    "name that leads to another folder (`..`)",
+    "duplicate key",
+    "list at the top level",
+    "Python object",
 )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", REAL)
-def test_a_real_dry_run_ends_in_the_message_alone(what, folder):
-    bad_inputs.sound_run()
-    next(case for case in bad_inputs.CASES if case.what == what).make()
+@pytest.mark.parametrize("name", WITH_SNAKEMAKE)
+def test_dry_run_of_snakemake_ends_with_the_message(name, folder):
+    make(name)
     answer = snakemake("-n", "--configfile", "my.yaml")
     assert answer.returncode == 1
     assert "Traceback" not in answer.stderr + answer.stdout
@@ -120,9 +125,8 @@ def test_a_real_dry_run_ends_in_the_message_alone(what, folder):
 
 
 @pytest.mark.slow
-def test_a_real_job_names_volume_and_file_and_leaves_nothing(folder):
-    bad_inputs.sound_run()
-    next(case for case in bad_inputs.CASES if case.what == "a damaged strip").make()
+def test_failed_job_names_volume_and_file_and_leaves_no_output(folder):
+    make("damaged strip")
     answer = snakemake("--configfile", "my.yaml", "--", "results/dataset/bad.h5")
     assert answer.returncode == 1
     after = answer.stderr.partition("Exiting because a job execution failed")[2]
@@ -132,7 +136,7 @@ def test_a_real_job_names_volume_and_file_and_leaves_nothing(folder):
 
 
 @pytest.mark.slow
-def test_paths_are_never_taken_for_commands(folder):
+def test_paths_are_never_run_as_commands(folder):
     bad_inputs.sound_run()
     odd = "im ag;es '$(touch harmed)' \"`touch harmed`\" * & | x"
     os.mkdir(odd)
@@ -140,20 +144,20 @@ def test_paths_are_never_taken_for_commands(folder):
     rows = bad_inputs.SOUND_ROWS.replace("images.tif", odd.replace('"', '""') + "/images.tif")
     cells = (line.split("\t") for line in rows.splitlines())
     quoted = "".join("\t".join([cell[0], f'"{cell[1]}"', *cell[2:]]) + "\n" for cell in cells)
-    bad_inputs.table(bad_inputs.HEADER + quoted)
+    bad_inputs.write_table(bad_inputs.HEADER + quoted)
     answer = snakemake("--configfile", "my.yaml", "--", "results/dataset/learn.h5")
     assert answer.returncode == 0, answer.stderr
     assert (folder / "results/dataset/learn.h5").exists() and not (folder / "harmed").exists()
 
 
 @pytest.mark.slow
-def test_no_output_takes_the_place_of_an_input(folder):
+def test_no_output_overwrites_an_input(folder):
     bad_inputs.sound_run()
     os.makedirs("results/segmentation")
     os.rename("images.tif", "results/segmentation/choose_labels.tif")
     os.symlink("results", "elsewhere")
-    taken = bad_inputs.SOUND_ROWS.replace("images.tif", "elsewhere/segmentation/choose_labels.tif")
-    bad_inputs.table(bad_inputs.HEADER + taken)
+    rows = bad_inputs.SOUND_ROWS.replace("images.tif", "elsewhere/segmentation/choose_labels.tif")
+    bad_inputs.write_table(bad_inputs.HEADER + rows)
     answer = snakemake("-n", "--configfile", "my.yaml")
     assert answer.returncode == 1
     assert re.search(
@@ -162,7 +166,7 @@ def test_no_output_takes_the_place_of_an_input(folder):
     )
 
 
-# ------------------------------------------------------------ headers looked at in a process of their own
+# ------------------------------------------------------------------------ headers read in a separate process
 
 
 @pytest.fixture
@@ -172,7 +176,7 @@ def paths(folder):
     return ["a.tif", "b.tif", "c.tif"]
 
 
-def test_headers_are_told_as_they_are(paths):
+def test_headers_are_the_same_as_without_a_separate_process(paths):
     assert list(imageio.inspect_apart(paths, 1.0)) == [imageio.inspect(path) for path in paths]
 
 
@@ -185,19 +189,19 @@ def test_headers_are_told_as_they_are(paths):
     ],
     ids=("crash", "exit", "hang"),
 )
-def test_a_file_that_harms_its_reader_is_named(paths, monkeypatch, harm, words):
-    """The second file does to its reader what damaged files do to HDF5's library."""
+def test_file_that_crashes_or_blocks_its_reader_is_named(paths, monkeypatch, harm, words):
+    """The second file has the effect that damaged files can have on the HDF5 library."""
     sound = apart.inspect
     monkeypatch.setattr(apart, "SECONDS", 0.2)
     monkeypatch.setattr(apart, "inspect", lambda path: harm() if path == "b.tif" else sound(path))
-    told = imageio.inspect_apart(paths, 1.0)
-    assert next(told) == sound("a.tif")
+    infos = imageio.inspect_apart(paths, 1.0)
+    assert next(infos) == sound("a.tif")
     with pytest.raises(InputError, match=f"^b.tif: reading its headers {words}"):
-        next(told)
+        next(infos)
 
 
-def test_a_file_over_which_the_library_of_hdf5_loops_for_ever_is_named(folder, monkeypatch):
-    """Found by fuzzing: strings of variable length lie in a heap, of which free space has the length 0."""
+def test_file_that_makes_the_hdf5_library_loop_forever_is_named(folder, monkeypatch):
+    """Found by fuzzing: the heap of strings of variable length has free space of length 0."""
     with h5py.File("a.h5", "w") as file:
         file.create_dataset("raw", data=np.ones((2, 8, 9), np.uint8)).attrs["axes"] = "zyx"
     content = bytearray(Path("a.h5").read_bytes())
@@ -210,8 +214,8 @@ def test_a_file_over_which_the_library_of_hdf5_loops_for_ever_is_named(folder, m
         list(imageio.inspect_apart(["a.h5:/raw"], 1.0))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no other system limits a process's memory")
-def test_headers_may_not_take_all_memory(paths, monkeypatch):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+def test_headers_may_not_use_all_memory(paths, monkeypatch):
     sound = imageio.formats.open_tiff
 
     @contextlib.contextmanager
@@ -226,10 +230,10 @@ def test_headers_may_not_take_all_memory(paths, monkeypatch):
         list(imageio.inspect_apart(["a.tif"], 0.25))
 
 
-def test_nothing_is_left_running_where_not_all_is_asked_for(paths):
+def test_reader_ends_if_not_all_headers_are_read(paths):
     before = psutil.Process().children()  # of other tests
-    told = imageio.inspect_apart(paths * 1000, 1.0)
-    next(told)
+    infos = imageio.inspect_apart(paths * 1000, 1.0)
+    next(infos)
     (reader,) = {*psutil.Process().children()} - {*before}
-    told.close()
+    infos.close()
     assert reader not in psutil.Process().children()

@@ -1,4 +1,4 @@
-"""Settings: what is refused and how, and that schema, code, README and shipped configs say the same."""
+"""Settings: error messages, defaults, and agreement of schema, code, README and the configs in config/."""
 
 import inspect
 from pathlib import Path
@@ -23,8 +23,8 @@ SCHEMA = settings.config_schema()
 SECTIONS = {key: part["properties"] for key, part in SCHEMA["properties"].items() if "properties" in part}
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 
-# What each section is handed to, and which arguments come from elsewhere
-TAKERS = {
+# Section -> function that receives its settings, and the arguments of that function that are not settings
+FUNCTIONS = {
     "drawing": (synthesis.draw_volume, {"images", "annotation", "seed"}),
     "dataset": (dataset.build_dataset, {"images", "annotation", "output", "sections", "block", "memory_gb"}),
     "weight_map": (dataset.build_weight_map, {"dataset", "statistics", "output", "block"}),
@@ -82,32 +82,42 @@ def complete(**given_settings):
         ({"seeds": [-1]}, "`seeds`: found [-1]. Expected a list"),
     ],
 )
-def test_refused_with_key_finding_and_expectation(given_settings, message):
+def test_message_names_key_found_value_and_expected_values(given_settings, message):
     with pytest.raises(InputError) as caught:
         complete(**given_settings)
     assert str(caught.value).startswith(f"config key {message}")
 
 
-def test_missing_table_of_volumes_is_asked_for():
+def test_message_only_quotes_the_first_sentence_of_a_description():
+    with pytest.raises(InputError) as caught:
+        complete(weight_map=5)
+    assert str(caught.value) == (
+        "config key `weight_map`: found 5. Expected a section with w0, sigma, class_balance: Weight of each "
+        "pixel in the loss, `w = w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2))` (Ronneberger et al. 2015, "
+        "equation 2)."
+    )
+
+
+def test_missing_table_of_volumes_is_an_error():
     with pytest.raises(InputError, match="config key `volumes`: missing"):
         settings.complete({})
 
 
-def test_defaults_fill_what_is_left_out_and_nothing_else():
+def test_only_missing_keys_get_defaults():
     completed = complete(weight_map={"sigma": 3})
     assert completed["weight_map"] == {"w0": 10.0, "sigma": 3, "class_balance": True}
     assert completed["network"]["base_channels"] == 64
     assert "drawing" not in completed  # a config without it does not draw
 
 
-def test_section_with_all_lines_commented_out_has_its_defaults():
+def test_section_with_all_lines_commented_out_gets_defaults():
     assert complete(**yaml.safe_load("drawing:\nweight_map:"))["weight_map"] == complete()["weight_map"]
 
 
 def test_number_that_yaml_reads_as_text_is_a_number():
     assert complete(**yaml.safe_load("training: {learning_rate: 1e-3}"))["training"]["learning_rate"] == 0.001
     assert complete(**yaml.safe_load("training: {iterations: 2e3}"))["training"]["iterations"] == 2000
-    assert complete(seeds=["1", "2"])["seeds"] == [1, 2]  # as `--config 'seeds=[1,2]'` hands them over
+    assert complete(seeds=["1", "2"])["seeds"] == [1, 2]  # as `--config 'seeds=[1,2]'` passes them
 
 
 TEXT = st.sampled_from(["auto", "1e3", "", "cpu", "nan"])
@@ -116,7 +126,7 @@ SECTION = st.dictionaries(st.sampled_from(["tile", "sigma", "device", "iteration
 
 
 @given(st.dictionaries(st.sampled_from([*SCHEMA["properties"], "x"]), PLAIN | SECTION | st.lists(PLAIN)))
-def test_any_config_is_completed_or_refused_in_words(content):
+def test_any_config_is_completed_or_rejected_with_the_key(content):
     try:
         completed = settings.complete(content)
     except InputError as error:
@@ -126,7 +136,7 @@ def test_any_config_is_completed_or_refused_in_words(content):
         assert settings.complete(completed) == completed
 
 
-def test_schema_is_one_and_explains_every_key():
+def test_schema_is_valid_and_describes_every_key():
     for name in ("config", "volumes"):
         schema = settings.read_schema(name)
         jsonschema.Draft202012Validator.check_schema(schema)
@@ -135,50 +145,51 @@ def test_schema_is_one_and_explains_every_key():
         assert all(key["description"] for part in parts for key in part["properties"].values())
 
 
-@pytest.mark.parametrize("section", TAKERS)
-def test_section_is_what_the_code_takes_with_its_defaults(section):
-    function, from_elsewhere = TAKERS[section]
+@pytest.mark.parametrize("section", FUNCTIONS)
+def test_section_has_the_parameters_and_defaults_of_its_function(section):
+    function, others = FUNCTIONS[section]
     parameters = inspect.signature(function).parameters.values()
-    taken = {p.name: p.default for p in parameters if p.name not in from_elsewhere}
+    of_function = {p.name: p.default for p in parameters if p.name not in others}
     defaults = {key: part["default"] for key, part in SECTIONS[section].items()}
     if section == "network":
-        taken["name"] = "unet"
-    assert {key: [*value] if isinstance(value, tuple) else value for key, value in taken.items()} == defaults
+        of_function["name"] = "unet"
+    lists = {key: [*value] for key, value in of_function.items() if isinstance(value, tuple)}
+    assert of_function | lists == defaults
 
 
-def test_choices_are_those_of_the_code():
+def test_choices_match_the_code():
     assert SECTIONS["dataset"]["annotation_kind"]["enum"] == list(imageio.ANNOTATION_KINDS)
     assert SECTIONS["network"]["name"]["enum"] == networks.names()
     assert SECTIONS["segmentation"]["criterion"]["enum"] == list(postprocessing.CRITERIA)
     assert SCHEMA["properties"]["normalisation"]["enum"] == list(normalisation.KINDS)
 
 
-def test_columns_of_the_table_are_those_of_the_code():
+def test_columns_of_the_table_match_the_code():
     schema = settings.read_schema("volumes")
     assert list(schema["properties"]) == list(volumes.COLUMNS)
     assert set(volumes.COLUMNS) - set(schema["required"]) == set(volumes.OPTIONAL_COLUMNS)
     assert schema["properties"]["split"]["enum"] == list(volumes.SPLITS)
 
 
-def test_readme_has_the_tables_of_the_schema():
+def test_tables_in_the_readme_are_up_to_date():
     readme = settings.README.read_text()
     assert settings.with_tables(readme) == readme, "run `PYTHONPATH=. python workflow/bordure/settings.py`"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_shipped_config_is_valid_with_a_tile_its_network_takes(path):
+def test_config_is_valid_and_its_tile_fits_its_network(path):
     completed = settings.complete(yaml.safe_load(path.read_text()))
     networks.plan(**completed["network"]).require_tile(completed["training"]["tile"], "training.tile")
     assert volumes.read_table(ROOT / completed["volumes"], "data")
     assert ("drawing" in completed) != ("data_dir" in completed)
 
 
-def test_shipped_configs_write_to_folders_of_their_own():
+def test_configs_write_to_different_folders():
     results = [yaml.safe_load(path.read_text())["results"] for path in CONFIGS]
     assert len(set(results)) == len(results)
 
 
-def test_paper_config_is_the_paper():
+def test_paper_config_has_the_settings_of_the_paper():
     completed = settings.complete(yaml.safe_load((ROOT / "config/isbi2012-paper.yaml").read_text()))
     paper = {
         "network": {
@@ -197,7 +208,7 @@ def test_paper_config_is_the_paper():
     }
 
 
-def test_isbi_sections_are_split_in_blocks():
+def test_splits_of_isbi_are_adjacent_sections():
     table = volumes.read_table(ROOT / "config/isbi2012.tsv", "data")
     assert {(row.split, row.sections) for row in table if row.annotation} == {
         ("train", "0-19"),
@@ -206,7 +217,7 @@ def test_isbi_sections_are_split_in_blocks():
     }
 
 
-def test_every_fifth_nucleus_image_is_held_out():
+def test_every_fifth_image_of_nuclei_is_a_test_image():
     numbers = {split: [] for split in volumes.SPLITS}
     for row in volumes.read_table(ROOT / "config/nuclei.tsv", "data"):
         numbers[row.split].append(int(row.volume.removeprefix("nuclei_")))

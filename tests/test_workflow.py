@@ -1,4 +1,4 @@
-"""The workflow from the command line: a small run from drawing to report, what re-runs, and bad input."""
+"""The workflow from the command line: a small run from drawing to report, re-runs, and bad input."""
 
 import json
 import os
@@ -52,14 +52,14 @@ def snakemake(directory: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def write(directory: Path, config: dict, table: str = TABLE) -> tuple[str, str]:
-    """Write config and table; the arguments that run them."""
+    """Write config and table, and return the arguments that run them."""
     (directory / "volumes.tsv").write_text(table)
     (directory / "my.yaml").write_text(yaml.safe_dump(config))
     return "--configfile", str(directory / "my.yaml")
 
 
 def write_stacks(directory: Path) -> None:
-    """Files that the headers tell apart: images, labels, small, rgb and truncated."""
+    """Write image files whose headers differ: images, labels, small, rgb, big and truncated."""
     stack = np.zeros((4, 96, 96), np.uint8)
     for name, array in {"images": stack, "labels": stack, "small": stack[:, 1:]}.items():
         tifffile.imwrite(directory / f"{name}.tif", array, photometric="minisblack")
@@ -70,12 +70,12 @@ def write_stacks(directory: Path) -> None:
 
 
 def planned(directory: Path, *arguments: str) -> set[str]:
-    """Names of the rules that would run."""
+    """Return the names of the rules that would run."""
     return {*counts(directory, *arguments)}
 
 
 def counts(directory: Path, *arguments: str) -> dict[str, int]:
-    """How many jobs of each rule would run."""
+    """Return how many jobs of each rule would run."""
     answer = snakemake(directory, "-n", *arguments)
     assert answer.returncode == 0, answer.stderr
     found = re.findall(r"^(\w+) +(\d+)$", answer.stdout + answer.stderr, re.MULTILINE)
@@ -84,7 +84,7 @@ def counts(directory: Path, *arguments: str) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    """A finished run: its folder, the arguments that made it, and what it said."""
+    """A finished run: its folder, its arguments, and its output."""
     directory = tmp_path_factory.mktemp("run")
     arguments = write(directory, CONFIG)
     answer = snakemake(directory, *arguments)
@@ -94,13 +94,13 @@ def run(tmp_path_factory):
 
 @pytest.mark.slow
 class TestFinishedRun:
-    def test_says_where_the_results_are(self, run):
-        directory, _, said = run
+    def test_output_lists_the_results(self, run):
+        directory, _, output = run
         for name in ("report.html", "scores.csv", "segmentation", "models/unet/model.pt"):
-            assert f"results/{name}" in said
+            assert f"results/{name}" in output
             assert (directory / "results" / name).exists()
 
-    def test_scores_every_annotated_held_out_volume_and_the_baselines(self, run):
+    def test_scores_network_and_baselines_on_validation_and_test_volumes(self, run):
         scores = pd.read_csv(run[0] / "results/scores.csv")
         assert set(zip(scores.volume, scores.split, scores.network, strict=True)) == {
             (volume, split, network)
@@ -116,30 +116,30 @@ class TestFinishedRun:
             "new_labels.tif",
         }
         assert tifffile.imread(folder / "score_labels.tif").shape[-2:] == (96, 96)
-        # one section with and without its annotation: prediction does not see it
+        # the same section with and without an annotation, which prediction must not use
         names = ("score_cell_probability.tif", "new_cell_probability.tif")
         assert np.array_equal(*(tifffile.imread(folder / name) for name in names))
 
     def test_model_was_trained_with_the_threads_of_its_rule(self, run):
         model = Model.load(run[0] / "results/models/unet/model.pt")
-        assert model.provenance["environment"]["threads"] == 2  # the rule's 16, as far as --cores goes
+        assert model.provenance["environment"]["threads"] == 2  # the rule's 16, limited by --cores
 
     def test_report_shows_the_title(self, run):
         assert "Small run" in (run[0] / "results/report.html").read_text()
 
-    def test_pictures_are_as_many_as_asked_for(self, run):
+    def test_number_of_pictures_is_that_of_the_config(self, run):
         strips = (run[0] / "results/figures/volume").glob("*.png")
         assert {path.stem for path in strips} == {"score", "choose", "new"}
 
     def test_every_job_left_a_log_and_a_benchmark(self, run):
-        directory, _, said = run
+        directory, _, output = run
         results = directory / "results"
         logs, benchmarks = (
             {path.relative_to(results / folder).with_suffix("") for path in (results / folder).rglob("*.*")}
             for folder in ("logs", "benchmarks")
         )
         assert logs == benchmarks
-        assert re.search(rf"^total +{len(logs) + 1}$", said, re.MULTILINE)  # with `all`, which does nothing
+        assert re.search(rf"^total +{len(logs) + 1}$", output, re.MULTILINE)  # with `all`, which does nothing
 
     def test_every_log_ends_with_time_and_memory(self, run):
         for log in (run[0] / "results/logs").rglob("*.log"):
@@ -151,7 +151,7 @@ class TestFinishedRun:
         assert "Nothing to be done" in answer.stderr
         assert time.monotonic() - start < 15
 
-    def test_another_sigma_leaves_drawing_and_datasets_alone(self, run):
+    def test_another_sigma_does_not_repeat_drawing_and_datasets(self, run):
         assert planned(run[0], *run[1], "--config", "weight_map={sigma: 3}") == {
             "build_weight_map_train",
             "build_weight_map_test",
@@ -170,19 +170,19 @@ class TestFinishedRun:
             "report",
         }
 
-    def test_another_title_makes_the_report_alone(self, run):
+    def test_another_title_repeats_only_the_report(self, run):
         assert planned(run[0], *run[1], "--config", "report={title: Other}") == {"report"}
 
-    def test_another_learning_rate_leaves_weight_maps_alone(self, run):
+    def test_another_learning_rate_does_not_repeat_weight_maps(self, run):
         rules = planned(run[0], *run[1], "--config", "training={learning_rate: 0.01}")
         assert {"train_model", "predict_train"} <= rules
         earlier = {"draw_volume", "build_dataset_train", "measure_statistics", "build_weight_map_train"}
         assert not rules & earlier
 
-    def test_neither_memory_nor_blocks_make_anything_but_the_report_again(self, run):
+    def test_other_memory_and_blocks_repeat_only_the_report(self, run):
         assert planned(run[0], *run[1], "--config", "memory_gb=4", "block=256") == {"report"}
 
-    def test_each_file_of_a_batch_is_made_from_its_own_volume_and_network(self, run):
+    def test_each_file_of_a_batch_is_made_from_its_volume_and_network(self, run):
         results = run[0] / "results"
         for table in results.glob("scores/*/*.csv"):
             network, volume = table.parent.name, table.stem
@@ -213,11 +213,11 @@ class TestFinishedRun:
                 drawn = tifffile.imread(results / "drawn/images.tif")[numbers]
                 assert np.array_equal(file["raw"][0], drawn)
 
-    def test_another_seed_draws_and_trains_anew(self, run):
+    def test_another_seed_repeats_drawing_and_training(self, run):
         rules = planned(run[0], *run[1], "--config", "seed=1")
         assert {"draw_volume", "build_dataset_train", "train_model", "report"} <= rules
 
-    def test_further_seeds_are_trained_and_scored_and_leave_the_rest_alone(self, run, tmp_path):
+    def test_further_seeds_are_trained_and_scored_without_repeating_the_rest(self, run, tmp_path):
         directory = shutil.copytree(run[0], tmp_path / "seeds")
         results, arguments = directory / "results", (*run[1], "--config")
         without = {"collect_scores": 1, "draw_figures": 1, "report": 1}
@@ -263,7 +263,7 @@ class TestFinishedRun:
         assert counts(directory, *arguments, "seeds=[3, 5]") == again | dict.fromkeys(further, 1)
         assert counts(directory, *arguments, "seeds=[]") == without
 
-    def test_a_second_run_in_the_folder_is_refused(self, run):
+    def test_second_run_in_the_results_folder_is_rejected(self, run):
         hold = "from pipeline_lib.runtime import locks; locks.hold_results('results')"
         code = f"{hold}; print(flush=True); input()"
         holder = subprocess.Popen(
@@ -277,11 +277,11 @@ class TestFinishedRun:
         answer = snakemake(run[0], *run[1], "--forcerun", "report")
         holder.communicate(b"\n")
         assert answer.returncode == 1
-        told = f"error: results: another run is at work there (process {holder.pid} on "
-        assert told in answer.stderr and "Traceback" not in answer.stderr
+        message = f"error: results: another run is at work there (process {holder.pid} on "
+        assert message in answer.stderr and "Traceback" not in answer.stderr
         assert snakemake(run[0], *run[1], "--forcerun", "collect_scores").returncode == 0
 
-    def test_the_state_of_a_training_goes_when_all_is_done_and_not_before(self, run):
+    def test_state_of_a_training_is_deleted_only_after_a_complete_run(self, run):
         state = run[0] / "results/models/unet/model.checkpoint.pt"
         assert not state.exists()
         state.touch()
@@ -292,7 +292,7 @@ class TestFinishedRun:
             assert snakemake(run[0], *run[1], *targets).returncode == 0
             assert state.exists() == left
 
-    def test_snakemake_report_carries_the_figures(self, run):
+    def test_snakemake_report_contains_the_figures(self, run):
         answer = snakemake(run[0], *run[1], "--report", "workflow.html")
         assert answer.returncode == 0, answer.stderr
         page = (run[0] / "workflow.html").read_text()
@@ -301,7 +301,7 @@ class TestFinishedRun:
 
 
 @pytest.mark.slow
-def test_raw_images_are_watched_in_all_their_files(tmp_path):
+def test_change_of_a_virtual_dataset_source_repeats_its_dataset(tmp_path):
     write_stacks(tmp_path)
     shown = h5py.VirtualLayout((4, 96, 96), np.uint8)
     shown[:] = h5py.VirtualSource("part.h5", "raw", (4, 96, 96))
@@ -344,7 +344,7 @@ def large(tmp_path_factory):
     prediction, threshold = "results/prediction/unet/large.h5", "results/postprocessing/unet.json"
     answer = snakemake(folder, *arguments, "--", prediction, threshold)
     assert answer.returncode == 0, answer.stderr
-    with h5py.File(folder / prediction) as file:  # hardly trained, the network sees cells all over
+    with h5py.File(folder / prediction) as file:  # after so little training, everything is cell
         middle = float(np.median(file["cell_probability"][:]))
     threshold = folder / threshold
     threshold.write_text(json.dumps(json.loads(threshold.read_text()) | {"threshold": middle}))
@@ -356,9 +356,9 @@ def large(tmp_path_factory):
 
 @pytest.mark.slow
 class TestLargeVolume:
-    """A volume large enough to be shared, beside the small ones; drawn beforehand as files."""
+    """A volume that is large enough for several jobs, together with small ones, all from files."""
 
-    def test_is_shared_by_jobs_which_give_what_one_gives(self, large):
+    def test_jobs_that_share_a_volume_give_the_result_of_one_job(self, large):
         folder, _ = large
         results = folder / "results"
         parts = sorted(results.glob("prediction/unet/parts/large/*.h5"))
@@ -379,14 +379,14 @@ class TestLargeVolume:
             tifffile.imread(path) for path in (folder / "l.tif", results / "segmentation/large_labels.tif")
         )
         assert len(np.unique(in_two)) > 10 and np.array_equal(joined, in_two)
-        assert (in_one != in_two).mean() < 1e-3  # but for ties of the threshold
+        assert (in_one != in_two).mean() < 1e-3  # except for values equal to the threshold
         in_one, in_two = (
             tifffile.imread(path)
             for path in (folder / "p.tif", results / "segmentation/large_cell_probability.tif")
         )
         np.testing.assert_allclose(in_one, in_two, atol=1e-5)
 
-    def test_a_lost_part_is_made_again_and_it_alone(self, large):
+    def test_only_a_missing_part_is_made_again(self, large):
         folder, arguments = large
         joined = folder / "results/prediction/unet/large.h5"
         (folder / "results/prediction/unet/parts/large/2.h5").unlink()
@@ -394,7 +394,7 @@ class TestLargeVolume:
         answer = snakemake(folder, "-n", *arguments, "--", str(joined.relative_to(folder)))
         assert re.search(r"^predict_part +1$", answer.stdout, re.MULTILINE), answer.stdout + answer.stderr
 
-    def test_new_images_to_predict_do_not_train_again(self, large):
+    def test_new_images_to_predict_do_not_repeat_the_training(self, large):
         folder, arguments = large
         with (folder / "volumes.tsv").open("a") as table:
             table.write("another\timages.tif\t\t2\tpredict\n")
@@ -404,8 +404,8 @@ class TestLargeVolume:
 
 
 @pytest.mark.slow
-def test_training_runs_in_as_many_processes_as_its_job_has_gpus(tmp_path):
-    config = CONFIG | {"training": CONFIG["training"] | {"batch": 2}}  # on the CPU, as they would on GPUs
+def test_training_runs_in_one_process_per_gpu_of_its_job(tmp_path):
+    config = CONFIG | {"training": CONFIG["training"] | {"batch": 2}}  # on the CPU in place of GPUs
     options = ("--resources", "gpu=2", "--set-resources", "train_model:gpu=2")
     answer = snakemake(tmp_path, *write(tmp_path, config), *options, "--", "results/models/unet/model.pt")
     assert answer.returncode == 0, answer.stderr
@@ -413,7 +413,7 @@ def test_training_runs_in_as_many_processes_as_its_job_has_gpus(tmp_path):
     assert Model.load(tmp_path / "results/models/unet/model.pt").provenance["environment"]["processes"] == 2
 
 
-def test_a_large_volume_is_shared_by_jobs_for_further_seeds_too(tmp_path):
+def test_large_volume_is_shared_by_jobs_for_each_seed(tmp_path):
     write_stacks(tmp_path)
     large = "big.h5:/raw\tbig.h5:/raw\t0"
     table = TABLE.replace("images.tif\tlabels.tif\t3", large)
@@ -424,11 +424,11 @@ def test_a_large_volume_is_shared_by_jobs_for_further_seeds_too(tmp_path):
     assert found["label_part"] == 3 * 3 and found["join_labels"] == 3
 
 
-def test_demo_is_planned_from_any_folder(tmp_path):
+def test_dry_run_of_the_demo_works_in_any_folder(tmp_path):
     assert {"draw_volume", "train_model", "report"} <= planned(tmp_path)
 
 
-def test_configfile_takes_the_place_of_the_demo(tmp_path):
+def test_configfile_replaces_the_demo(tmp_path):
     write_stacks(tmp_path)
     assert "draw_volume" not in planned(tmp_path, *write(tmp_path, FILES))
 
@@ -463,7 +463,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_ends_the_dry_run_in_one_message(case, tmp_path):
+def test_bad_input_ends_the_dry_run_with_one_message(case, tmp_path):
     config, table, *words = BAD[case]
     write_stacks(tmp_path)
     answer = snakemake(tmp_path, "-n", *write(tmp_path, config, table))
@@ -475,7 +475,7 @@ def test_bad_input_ends_the_dry_run_in_one_message(case, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_bad_input_met_by_a_job_is_told_last_and_leaves_nothing_half_written(tmp_path):
+def test_bad_input_detected_by_a_job_is_reported_last_and_leaves_no_output(tmp_path):
     write_stacks(tmp_path)  # an annotation of one value
     target = "results/dataset/learn.h5"
     answer = snakemake(tmp_path, *write(tmp_path, FILES), "--", target)
@@ -489,7 +489,7 @@ def test_bad_input_met_by_a_job_is_told_last_and_leaves_nothing_half_written(tmp
 
 
 FIGURES = {"draw_figures"}
-# library -> the stages that may import it; each costs a fifth of a second or more, torch a whole one
+# library -> stages that may import it; each import takes a fifth of a second or more, torch a second
 STAGES_OF = {
     "torch": {"train", "predict", "predict_part"},
     "matplotlib": FIGURES,
@@ -500,7 +500,7 @@ ADAPTERS = sorted((ROOT / "workflow/scripts").glob("*.py"))
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.stem)
-def test_a_stage_imports_no_library_that_it_can_do_without(adapter, tmp_path):
+def test_stage_imports_no_library_that_it_does_not_need(adapter, tmp_path):
     code = (
         "import sys\nfrom types import SimpleNamespace\n"
         f"snakemake = SimpleNamespace(log=['{tmp_path}/log'], threads=1, resources=SimpleNamespace(gpu=0))\n"
@@ -512,14 +512,14 @@ def test_a_stage_imports_no_library_that_it_can_do_without(adapter, tmp_path):
     assert STAGES_OF.keys() & {*modules} <= allowed
 
 
-def test_the_table_is_found_beside_the_config_from_any_folder(tmp_path):
+def test_table_next_to_the_config_is_found_from_any_folder(tmp_path):
     folder, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
     folder.mkdir()
     elsewhere.mkdir()
     assert "draw_volume" in planned(elsewhere, *write(folder, CONFIG))
 
 
-def test_a_results_folder_that_is_a_file_is_refused(tmp_path):
+def test_results_folder_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "results").write_text("taken")
     answer = snakemake(tmp_path, "-n", *write(tmp_path, CONFIG))
     assert answer.returncode != 0

@@ -1,4 +1,4 @@
-"""The workflow as others meet it: in a folder with an awkward name, imported by another one, in parts."""
+"""The workflow in a folder with special characters, imported by another workflow, and in parts."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from test_workflow import TABLE
 
 ROOT = Path(__file__).parents[1]
 CHECKOUT = ("Snakefile", "workflow", "pipeline_lib", "profiles", "config", "environment.yml")
-FILES = {key: part for key, part in DRAWN.items() if key != "drawing"}  # the same for images that exist
+FILES = {key: part for key, part in DRAWN.items() if key != "drawing"}  # the same without drawing
 HOST = """
 import json
 
@@ -27,7 +27,7 @@ module bordure:
 
 use rule * from bordure as bordure_*
 
-use rule train_model from bordure as bordure_train_model with:  # reads bordure once more
+use rule train_model from bordure as bordure_train_model with:  # reads bordure again
     threads: 1
 
 onstart:
@@ -59,43 +59,45 @@ IMPORTING = ("--snakefile", "host.smk", "--configfile", "host.yaml")
 
 
 def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """What a user types in `folder`, where a Snakefile is found by itself."""
+    """Run Snakemake as a user does in `folder`, where it finds the Snakefile."""
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
     return subprocess.run(
         command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
     )
 
 
-def said(answer: subprocess.CompletedProcess) -> str:
+def output(answer: subprocess.CompletedProcess) -> str:
+    """Return the output of a run, which must have succeeded."""
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer.stdout + answer.stderr
 
 
 def rules_in(text: str) -> set[str]:
-    """Names of the rules in a table of jobs."""
+    """Return the names of the rules in a table of jobs."""
     return {*re.findall(r"^(\w+) +\d+$", text, re.MULTILINE)} - {"total", "default"}
 
 
 def planned(folder: Path, *arguments: str) -> set[str]:
-    return rules_in(said(snakemake(folder, "-n", *arguments)))
+    """Return the names of the rules that would run."""
+    return rules_in(output(snakemake(folder, "-n", *arguments)))
 
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory) -> Path:
-    """A clone in a folder with a space and an apostrophe in its path.
+    """A clone in a folder with a space and an apostrophe in its path, with a finished run.
 
-    In it a workflow, host.smk, that imports bordure and has rules of its own called as rules of bordure are,
-    and the finished run of this workflow.
+    The run is that of the workflow `host.smk`, which imports bordure and has rules with the same names as
+    rules of bordure.
     """
     folder = tmp_path_factory.mktemp("clone") / "Ana's work/bordure clone"
     folder.mkdir(parents=True)
-    for name in CHECKOUT:  # with changes that are not committed
+    for name in CHECKOUT:  # including uncommitted changes
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, folder / name)
     (folder / "host.smk").write_text(HOST.format(snakefile=str(folder / "workflow/Snakefile")))
     (folder / "volumes.tsv").write_text(TABLE)
     (folder / "my.yaml").write_text(yaml.safe_dump(DRAWN))
     (folder / "host.yaml").write_text(yaml.safe_dump({"cells": DRAWN, "own": "setting"}))
-    said(snakemake(folder, *IMPORTING))
+    output(snakemake(folder, *IMPORTING))
     return folder
 
 
@@ -104,10 +106,10 @@ class TestImported:
     def test_runs_to_the_end(self, clone):
         made = (clone / "report.txt").read_text().splitlines()
         assert {"results/report.html", "results/segmentation/new_labels.tif"} <= {*made}
-        assert (clone / "started").read_text() == "own\n"  # its own hook runs, too
+        assert (clone / "started").read_text() == "own\n"  # the host's own hook runs, too
         assert [path.name for path in (clone / "results/models/unet").glob("*.pt")] == ["model.pt"]
 
-    def test_leaves_the_rules_of_the_host_alone_and_keeps_its_own(self, clone):
+    def test_groups_and_local_rules_apply_only_to_rules_of_bordure(self, clone):
         rules = json.loads((clone / "rules.json").read_text())
         assert rules["segment"] == rules["report"] == [None, False]
         assert rules["bordure_segment_new"] == ["finish", False]
@@ -115,11 +117,11 @@ class TestImported:
         assert rules["bordure_train_model"] == [None, False]
         assert rules["bordure_report"] == [None, True]
 
-    def test_leaves_the_shell_of_the_host_strict(self, clone):
-        answer = snakemake(clone, *IMPORTING, "--", "segment")  # ends at `false`
+    def test_shell_of_the_host_stays_strict(self, clone):
+        answer = snakemake(clone, *IMPORTING, "--", "segment")  # fails at `false`
         assert answer.returncode == 1 and "error: the run is incomplete" in answer.stderr
 
-    def test_a_second_run_in_the_results_folder_is_refused(self, clone):
+    def test_second_run_in_the_results_folder_is_rejected(self, clone):
         hold = "from pipeline_lib.runtime import locks; locks.hold_results('results')"
         code = f"{hold}; print(flush=True); input()"
         holder = subprocess.Popen(
@@ -128,17 +130,17 @@ class TestImported:
         holder.stdout.readline()
         lock = (clone / "results/.lock").read_text()
         again = (*IMPORTING, "--forcerun", "report")
-        for options in (["-n"], ["--unlock"], ["--rulegraph", "mermaid-js"]):  # only look
-            said(snakemake(clone, *again, *options))
+        for options in (["-n"], ["--unlock"], ["--rulegraph", "mermaid-js"]):  # these only read
+            output(snakemake(clone, *again, *options))
         assert (clone / "results/.lock").read_text() == lock
         answer = snakemake(clone, *again)
         holder.communicate(b"\n")
         assert answer.returncode == 1
         assert f"error: results: another run is at work there (process {holder.pid} on " in answer.stderr
-        said(snakemake(clone, *again))
+        output(snakemake(clone, *again))
 
 
-def test_a_prefix_of_paths_is_refused(tmp_path):
+def test_prefix_of_paths_is_rejected(tmp_path):
     lines = (
         f"module bordure:\n    snakefile: {str(ROOT / 'workflow/Snakefile')!r}\n"
         "    config: {'volumes': 'volumes.tsv'}\n    prefix: 'here'\nuse rule * from bordure\n"
@@ -155,12 +157,12 @@ class TestClone:
         [MAIN, IMPORTING, (*MAIN, "--rerun-triggers", "code", "mtime")],
         ids=["main", "imported", "other triggers"],
     )
-    def test_new_dates_of_adapters_plan_nothing(self, clone, options):
+    def test_new_dates_of_scripts_repeat_nothing(self, clone, options):
         for script in (clone / "workflow/scripts").iterdir():
             script.touch()
-        assert "Nothing to be done" in said(snakemake(clone, "-n", *options))
+        assert "Nothing to be done" in output(snakemake(clone, "-n", *options))
 
-    def test_a_changed_adapter_plans_its_rule(self, clone):
+    def test_changed_script_repeats_its_rule(self, clone):
         adapter = clone / "workflow/scripts/choose_postprocessing.py"
         text = adapter.read_text()
         adapter.write_text(f"{text}# changed\n")
@@ -173,18 +175,18 @@ class TestClone:
 
     def test_finished_parts_have_nothing_to_do(self, clone):
         parts = ("dataset", "train", "predict", "segment", "evaluate")
-        assert "Nothing to be done" in said(snakemake(clone, "-n", *MAIN, "--", *parts))
+        assert "Nothing to be done" in output(snakemake(clone, "-n", *MAIN, "--", *parts))
 
     @pytest.mark.parametrize("options", [("--", "predict"), ("--until", "train")])
-    def test_a_part_alone(self, clone, options):
-        """With another learning rate, so that everything from the training on would run."""
+    def test_only_a_part_runs(self, clone, options):
+        """With another learning rate, everything from the training on would run otherwise."""
         rules = planned(clone, *MAIN, "--config", "training={learning_rate: 0.02}", *options)
         models = {"train_model"}
         predictions = {"predict_train", "predict_test", "predict_new"}
         part = options[-1]
         assert rules - {"train", "predict"} == models | (predictions if part == "predict" else set())
 
-    def test_the_documented_line_forces_all_predictions(self, clone):
+    def test_documented_command_forces_all_predictions(self, clone):
         line = "--forcerun $(snakemake --list-rules | grep ^predict_)"
         assert line in (ROOT / "config/README.md").read_text()
         command = f"{sys.executable} -m snakemake --cores 2 {' '.join(MAIN)}"
@@ -196,16 +198,16 @@ class TestClone:
             text=True,
             check=False,
         )
-        rules = rules_in(said(answer))
+        rules = rules_in(output(answer))
         assert {"predict_train", "predict_test", "predict_new", "predict_baselines", "report"} <= rules
         assert not rules & {"train_model", "build_dataset_train"}
 
-    def test_profile_cluster_submits_jobs_and_the_run_goes_on_to_the_report(self, clone, tmp_path):
-        """Commands in place of Slurm's run each job at once."""
+    def test_profile_cluster_submits_jobs_and_makes_the_report(self, clone, tmp_path):
+        """Commands that replace Slurm's run each job immediately."""
         commands = tmp_path / "commands"
         commands.mkdir()
         for name, text in {
-            "sbatch": f'echo "$@" >> {tmp_path}/asked; SLURM_JOB_ID=7 sh > /dev/null 2>&1; echo 7',
+            "sbatch": f'echo "$@" >> {tmp_path}/requests; SLURM_JOB_ID=7 sh > /dev/null 2>&1; echo 7',
             "squeue": "true",
             "scancel": "true",
         }.items():
@@ -214,14 +216,14 @@ class TestClone:
         path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
         (clone / "results/report.html").unlink()
         options = ("--workflow-profile", "profiles/cluster", "--latency-wait", "5")
-        said(snakemake(clone, *MAIN, *options, "--forcerun", "evaluate_held_out", PATH=path))
+        output(snakemake(clone, *MAIN, *options, "--forcerun", "evaluate_held_out", PATH=path))
         assert (clone / "results/report.html").exists()
-        (asked,) = (tmp_path / "asked").read_text().splitlines()
-        assert "--comment=finish" in asked
+        (request,) = (tmp_path / "requests").read_text().splitlines()
+        assert "--comment=finish" in request
 
 
 def write_many(folder: Path, number: int) -> None:
-    """A table of so many sections of one image."""
+    """Write a table with this number of volumes, which are sections of one image."""
     for name in ("images", "labels"):
         stack = np.zeros((number, 80, 80), np.uint8)
         tifffile.imwrite(folder / f"{name}.tif", stack, photometric="minisblack")
@@ -234,14 +236,14 @@ def write_many(folder: Path, number: int) -> None:
     (folder / "my.yaml").write_text(yaml.safe_dump(FILES | {"data_dir": "."}))
 
 
-def test_batches_are_named_by_what_they_hold_and_drawn_as_one(tmp_path):
-    """As many images as the nuclei have: several batches of a kind are numbered, one is not."""
+def test_batches_are_named_by_their_volumes_and_drawn_as_one_node(tmp_path):
+    """With as many images as BBBC038: several batches of a kind have numbers, a single one has none."""
     write_many(tmp_path, 670)
     arguments = ("--snakefile", str(ROOT / "Snakefile"), *MAIN)
-    rules = said(snakemake(tmp_path, *arguments, "--list-rules")).split()
+    rules = output(snakemake(tmp_path, *arguments, "--list-rules")).split()
     assert {"predict_test_1", "predict_test_2", "build_dataset_train_1", "evaluate_held_out_1"} <= {*rules}
     assert {"draw_figures", "build_weight_map_test", "train_model"} <= {*rules}  # of one batch
-    graph = said(snakemake(tmp_path, *arguments, "--rulegraph"))
+    graph = output(snakemake(tmp_path, *arguments, "--rulegraph"))
     names = re.findall(r'label = "(\w+)"', graph)
     assert len(names) == len({*names}) <= 25 and {"predict_test", "train_model"} <= {*names}
     assert not [name for name in names if re.search("_[0-9]+$", name)]

@@ -1,4 +1,4 @@
-"""Give cells that cross the borders of parts one number."""
+"""Give the pieces of cells in all parts of a volume their final labels."""
 
 from pathlib import Path
 

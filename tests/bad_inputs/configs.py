@@ -1,0 +1,53 @@
+"""Malformed configs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .harness import Group
+from .sound import CONFIG, write_config
+
+GROUP = Group("Configs")
+add = GROUP.add
+
+
+add("missing file", lambda: Path("my.yaml").unlink())
+add("folder instead of a file", lambda: (Path("my.yaml").unlink(), Path("my.yaml").mkdir()))
+add("empty file", write_config, "", "")
+add("file larger than any config", lambda: os.truncate("my.yaml", 2**30))
+add("binary file", lambda: Path("my.yaml").write_bytes(b"\x89PNG\xff\xfe\0"))
+add("list at the top level", write_config, "- volumes\n- data_dir\n", "")
+add("single word at the top level", write_config, "volumes", "")
+add("indentation by a tab", write_config, "prediction:\n\ttile: auto\n")
+add("unmatched bracket", write_config, "report: {title: [a}\n")
+add("duplicate key", write_config, "seed: 1\nseed: 2\n")
+add("duplicate key in a section", write_config, "report: {title: a, title: b}\n")
+add("duplicate key in JSON", write_config, '{"volumes": "volumes.tsv", "seed": 1, "seed": 2}', "")
+add("Python object", write_config, 'report: !!python/object/apply:os.system ["touch harmed"]\n')
+add("Python expressions (YTE)", write_config, "__use_yte__: true\n")
+add("nesting 3,000 levels deep", write_config, f"report: {'[' * 3000}{']' * 3000}\n")
+add("alias that contains itself", write_config, "report: &a {title: *a}\n")
+add(
+    "aliases that expand to 10,000,000,000 values",
+    write_config,
+    "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 11)),
+)
+add("unknown key", write_config, "trainning: {}\n")
+add("unknown key in a section", write_config, "weight_map: {sigm: 3}\n")
+add("list as a key", write_config, "? [a, b]\n: c\n")
+add("no table of volumes", write_config, "seed: 1\n", "")
+add("number instead of the path of the table", write_config, "volumes: 5\n", "")
+add("text instead of a number", write_config, "seed: many\n")
+add("fraction instead of an integer", write_config, "block: 128.5\n")
+add("number out of range", write_config, "seed: -1\n")
+add("NaN", write_config, "weight_map: {sigma: .nan}\n")
+add("infinity", write_config, "weight_map: {w0: .inf}\n")
+add("integer of 5,000 digits", write_config, f"seed: {'9' * 5000}\n")
+add("separation border wider than allowed", write_config, "dataset: {separation_border_width: 1000000}\n")
+add("list instead of a section", write_config, "report: [a]\n")
+add("unknown choice", write_config, "normalisation: median\n")
+add("tile that the network cannot process", write_config, "", CONFIG.replace("tile: 44", "tile: 45"))
+add("missing table of volumes", write_config, "", CONFIG.replace("volumes.tsv", "none.tsv"))
+add("NUL in a path", write_config, 'results: "a\\0b"\n')
+add("braces in the results folder", write_config, 'results: "{volume}"\n')
