@@ -1,4 +1,4 @@
-"""A training in a process of its own, ended from outside at the worst moments, resumes to the same bytes."""
+"""A training that is interrupted at critical moments resumes and ends with the same bytes."""
 
 import multiprocessing
 import os
@@ -23,7 +23,8 @@ ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     "OMP_NUM_THREADS": "1",
 }
-# Half of an update, the signal, the other half
+# Code that is executed before the training. It makes the training send itself the signal HOW at a critical
+# moment, here between the two halves of an update.
 MIDDLE_OF_AN_UPDATE = """
 class Halves(torch.optim.Adam):
     def step(self):
@@ -38,7 +39,7 @@ class Halves(torch.optim.Adam):
 
 state.make_optimizer = lambda net, settings: Halves(net.parameters(), fused=True)
 """
-# A validation that would take until the end of days
+# The same during a validation that never ends.
 VALIDATION = """
 def endless(*_):
     calls.append(None)
@@ -51,7 +52,7 @@ def endless(*_):
 calls, validate = [], training.validate
 training.validate = endless
 """
-# With all of the state's bytes written, before they take the place of the old ones
+# The same when the new state is written but has not yet replaced the old one.
 CHECKPOINT = """
 def interrupted(file):
     fsync(file)
@@ -67,7 +68,7 @@ MOMENTS = {"update": MIDDLE_OF_AN_UPDATE, "validation": VALIDATION, "checkpoint"
 
 
 def train(folder, arguments, sabotage, how):
-    """As the workflow's script, but for the sabotage."""
+    """Do the same as the script of the workflow, after executing `sabotage`."""
     os.chdir(folder)
     loop.SECONDS_BETWEEN_LINES = state.SECONDS_BETWEEN_SAVES = 0
     with log.stage("log", 1) as run:
@@ -78,7 +79,7 @@ def train(folder, arguments, sabotage, how):
 
 @pytest.fixture(scope="module")
 def start():
-    """Start a training in a process that has imported all it needs: `start(folder, arguments, ...)`."""
+    """`start(folder, arguments, ...)` starts a training in a process that has imported its modules."""
     context = multiprocessing.get_context("forkserver")
     modules = ["pipeline_lib.stages.training", "pipeline_lib.runtime.processes", "pandas", "pytest"]
     context.set_forkserver_preload(modules)
@@ -96,7 +97,7 @@ def start():
 
 
 def end(process, folder):
-    """Status and log of a process, when it has ended."""
+    """Wait until a process has ended, and return its status and log."""
     process.join(400)
     process.kill()
     process.join()
@@ -108,11 +109,11 @@ def results(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(inputs, tmp_path_factory, start):  # noqa: F811
-    """The results of a training that nobody disturbs."""
-    folder = tmp_path_factory.mktemp("whole")
-    status, said = end(start(folder, arguments_of(inputs, folder)), folder)
-    assert status == 0, said
+def uninterrupted(inputs, tmp_path_factory, start):  # noqa: F811
+    """The results of a training that is not interrupted."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    status, output = end(start(folder, arguments_of(inputs, folder)), folder)
+    assert status == 0, output
     return results(folder)
 
 
@@ -120,39 +121,39 @@ def whole(inputs, tmp_path_factory, start):  # noqa: F811
 @pytest.mark.parametrize(
     ("moment", "iteration"), [("update", 6), ("validation", 8), ("checkpoint", 3), ("model", None)]
 )
-def test_sigterm_at_a_bad_moment(inputs, tmp_path, start, whole, moment, iteration):  # noqa: F811
-    """The update is finished, the validation done anew, what was being written is whole."""
+def test_sigterm_at_a_critical_moment(inputs, tmp_path, start, uninterrupted, moment, iteration):  # noqa: F811
+    """The update is finished, the validation is repeated, and files that were being written are complete."""
     arguments = arguments_of(inputs, tmp_path)
-    status, said = end(start(tmp_path, arguments, MOMENTS[moment]), tmp_path)
-    assert status == 128 + signal.SIGTERM and "Traceback" not in said
+    status, output = end(start(tmp_path, arguments, MOMENTS[moment]), tmp_path)
+    assert status == 128 + signal.SIGTERM and "Traceback" not in output
     checkpoint = tmp_path / "model.checkpoint.pt"
     if iteration:
-        assert f"interrupted: iteration {iteration} is saved in {checkpoint}. Run the same command" in said
+        assert f"interrupted: iteration {iteration} is saved in {checkpoint}. Run the same command" in output
         assert read_tensors(checkpoint)["training"]["iteration"] == iteration
     assert not list(tmp_path.glob(".*partial*")) and not (tmp_path / "model.pt").exists()
-    status, said = end(start(tmp_path, arguments), tmp_path)
-    assert status == 0 and (f"resuming at iteration {iteration}" in said or not iteration)
-    assert results(tmp_path) == whole
+    status, output = end(start(tmp_path, arguments), tmp_path)
+    assert status == 0 and (f"resuming at iteration {iteration}" in output or not iteration)
+    assert results(tmp_path) == uninterrupted
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_sigkill_at_a_bad_moment(inputs, tmp_path, start, whole, moment):  # noqa: F811
+def test_sigkill_at_a_critical_moment(inputs, tmp_path, start, uninterrupted, moment):  # noqa: F811
     arguments = arguments_of(inputs, tmp_path)
     killed = start(tmp_path, arguments, MOMENTS[moment], signal.SIGKILL)
     assert end(killed, tmp_path)[0] == -signal.SIGKILL
     assert not (tmp_path / "model.pt").exists()
-    status, said = end(start(tmp_path, arguments), tmp_path)
-    assert status == 0 and ("resuming at iteration" in said or "a finished training" in said)
-    assert results(tmp_path) == whole and not list(tmp_path.glob(".*partial*"))
+    status, output = end(start(tmp_path, arguments), tmp_path)
+    assert status == 0 and ("resuming at iteration" in output or "a finished training" in output)
+    assert results(tmp_path) == uninterrupted and not list(tmp_path.glob(".*partial*"))
 
 
 @pytest.mark.slow
-def test_sigkill_at_random_moments(inputs, tmp_path, start, whole):  # noqa: F811
-    """Soon after some iteration; each run goes on where the one before was, at most an iteration earlier."""
+def test_sigkill_at_random_moments(inputs, tmp_path, start, uninterrupted):  # noqa: F811
+    """Soon after an iteration. Each run resumes later than the one before."""
     rng = random.Random(0)
     arguments = arguments_of(inputs, tmp_path)
-    begun = []
+    resumed = []
     for _ in range(5):
         process = start(tmp_path, arguments)
         iterations = rng.randint(2, 4)
@@ -160,18 +161,18 @@ def test_sigkill_at_random_moments(inputs, tmp_path, start, whole):  # noqa: F81
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.05))
         process.kill()
-        _, said = end(process, tmp_path)
-        begun += map(int, re.findall(r"resuming at iteration (\d+)", said))
-    assert begun == sorted(set(begun))
+        _, output = end(process, tmp_path)
+        resumed += map(int, re.findall(r"resuming at iteration (\d+)", output))
+    assert resumed == sorted(set(resumed))
     assert end(start(tmp_path, arguments), tmp_path)[0] == 0
-    assert results(tmp_path) == whole
+    assert results(tmp_path) == uninterrupted
 
 
 @pytest.mark.slow
-def test_sigterm_writes_no_useless_state_over_a_good_one_either(inputs, tmp_path, start):  # noqa: F811
+def test_sigterm_does_not_replace_a_good_state_by_an_infinite_one(inputs, tmp_path, start):  # noqa: F811
     sabotage = MOMENTS["update"].replace("os.kill", "parameters[0].data.fill_(torch.inf); os.kill")
-    status, said = end(start(tmp_path, arguments_of(inputs, tmp_path), sabotage), tmp_path)
-    assert status == 1 and "parameters became infinite in iteration 6" in said
+    status, output = end(start(tmp_path, arguments_of(inputs, tmp_path), sabotage), tmp_path)
+    assert status == 1 and "parameters became infinite in iteration 6" in output
     assert read_tensors(tmp_path / "model.checkpoint.pt")["training"]["iteration"] == 5
 
 
@@ -205,7 +206,7 @@ if __name__ == "__main__":
 
 
 def launch_two(folder, arguments, module, whom):
-    """As the workflow's script, where its job has two GPUs; standard error goes to a file."""
+    """Do the same as the script of the workflow if its job has two GPUs; standard error goes to a file."""
     os.chdir(folder)
     paths = os.pathsep.join([str(folder), ENVIRONMENT["PYTHONPATH"]])
     os.environ.update(PYTHONPATH=paths, WHOM=whom)
@@ -227,23 +228,23 @@ def launch(start):
 
 
 @pytest.fixture(scope="module")
-def whole_of_two(inputs, tmp_path_factory, launch):  # noqa: F811
+def uninterrupted_two(inputs, tmp_path_factory, launch):  # noqa: F811
     folder = tmp_path_factory.mktemp("two")
     arguments = arguments_of(inputs, folder, network=PLAIN, batch=2)
-    status, said = launch(folder, arguments, "pipeline_lib.stages.training")
-    assert status == 0, said
+    status, output = launch(folder, arguments, "pipeline_lib.stages.training")
+    assert status == 0, output
     return results(folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("whom", "iterations"), [("launcher", {7, 8}), ("one", {7}), ("validation", {8})])
-def test_sigterm_to_several_processes(inputs, tmp_path, launch, whole_of_two, whom, iterations):  # noqa: F811
-    """To the one that started them, which hands it on, or to one of them: they agree where to end."""
+def test_sigterm_to_several_processes(inputs, tmp_path, launch, uninterrupted_two, whom, iterations):  # noqa: F811
+    """Either the launcher or one process receives the signal. All processes end at the same iteration."""
     arguments = arguments_of(inputs, tmp_path, network=PLAIN, batch=2)
-    status, said = launch(tmp_path, arguments, "interrupted", whom)
-    assert status == 128 + signal.SIGTERM and "Traceback" not in said
-    saved = re.search(r"interrupted: iteration (\d+) is saved in \S+model\.checkpoint\.pt\.", said)
+    status, output = launch(tmp_path, arguments, "interrupted", whom)
+    assert status == 128 + signal.SIGTERM and "Traceback" not in output
+    saved = re.search(r"interrupted: iteration (\d+) is saved in \S+model\.checkpoint\.pt\.", output)
     assert int(saved[1]) in iterations
-    assert said.endswith("error: ended by SIGTERM. Run the same command again.\n")
+    assert output.endswith("error: ended by SIGTERM. Run the same command again.\n")
     assert launch(tmp_path, arguments, "pipeline_lib.stages.training")[0] == 0
-    assert results(tmp_path) == whole_of_two
+    assert results(tmp_path) == uninterrupted_two
