@@ -1,4 +1,4 @@
-"""Jobs in the queue of a cluster, with scripts that replace Slurm's commands. tests/cluster uses a real Slurm."""
+"""Jobs in a cluster queue, with scripts that replace Slurm's commands. tests/cluster uses a real Slurm."""
 
 import json
 import os
