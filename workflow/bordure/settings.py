@@ -132,7 +132,8 @@ def read_config(path: str | Path) -> Json:
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]}).") from error
     if not isinstance(settings, dict):
-        found = "nothing" if settings is None else f"a {type(settings).__name__}"
+        kinds = {type(None): "nothing", str: "text", list: "a list"}
+        found = kinds.get(type(settings), "a single value")
         raise InputError(f"{path}: contains {found}, expected keys with values, such as `volumes: my.tsv`.")
     if "__use_yte__" in settings:
         raise InputError(
