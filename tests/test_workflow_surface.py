@@ -179,7 +179,7 @@ class TestClone:
 
     @pytest.mark.parametrize("options", [("--", "predict"), ("--until", "train")])
     def test_only_a_part_runs(self, clone, options):
-        """With another learning rate, everything from the training on would run otherwise."""
+        """With another learning rate, a complete run would repeat everything from the training on."""
         rules = planned(clone, *MAIN, "--config", "training={learning_rate: 0.02}", *options)
         models = {"train_model"}
         predictions = {"predict_train", "predict_test", "predict_new"}

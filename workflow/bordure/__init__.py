@@ -1,1 +1,1 @@
-"""Python code of the workflow, in a package so that no name clashes with one of an importing workflow."""
+"""Python code of the workflow. The package avoids name clashes with modules of an importing workflow."""
