@@ -3,8 +3,8 @@ from bordure import cluster
 
 # If all volumes together are at most one batch, most stages take seconds, less than waiting in the queue.
 # They are put into groups, each of which is one cluster job. Training and prediction need the most resources
-# and have separate jobs. A rule with `localrule: True` takes a second or two and little memory; outside a
-# group it runs on the machine where Snakemake runs.
+# and have separate jobs. `localrule: True` marks stages that take a second or two and little memory; outside
+# a group they run on the machine where Snakemake runs.
 SMALL = sum(map(math.prod, SHAPES.values())) <= volumes.BATCH
 PREPARE, FINISH = ("prepare", "finish") if SMALL else (None, None)
 # With further models, the jobs of each model stay separate and run in parallel.
