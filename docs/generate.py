@@ -1,0 +1,196 @@
+"""Write the generated parts of the reference: arrays, command line, columns, API pages.
+
+`docs/conf.py` calls `write_all` before each build. The files are not committed: `docs/_generated` has fragments
+that pages include, `docs/reference/api` one page per module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+import public_api
+from bordure import settings
+
+from pipeline_lib import cli, layout
+
+DOCS = Path(__file__).parent
+FRAGMENTS = DOCS / "_generated"
+PAGES = DOCS / "reference/api"
+
+# Every HDF5 file in a results folder and the arrays in it. `tests/test_docs.py` compares this with a run.
+HDF5_FILES: dict[str, tuple[layout.Array, ...]] = {
+    "dataset/VOLUME.h5": (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER),
+    "weight_map/VOLUME.h5": (layout.WEIGHT_MAP,),
+    "prediction/MODEL/VOLUME.h5": (layout.CELL_PROBABILITY,),
+    "segmentation/MODEL/VOLUME.h5": (layout.LABELS,),
+    "prediction/MODEL/parts/VOLUME/PART.h5": (layout.CELL_PROBABILITY,),
+    "segmentation/MODEL/parts/VOLUME/PART.h5": (layout.LABELS,),
+    "segmentation/MODEL/parts/VOLUME/PART_pieces.h5": (
+        layout.PIECES,
+        layout.COMPONENT,
+        layout.FIRST_PIXEL,
+        layout.SIZE,
+    ),
+    "segmentation/MODEL/parts/VOLUME/numbers.h5": (layout.NUMBER,),
+}
+
+# The groups of the API reference, in order: title, and how the names of their modules start.
+GROUPS = (
+    ("Scores", ("pipeline_lib.metrics",)),
+    ("Files", ("pipeline_lib.imageio", "pipeline_lib.layout", "pipeline_lib.data.volumes")),
+    ("Training data", ("pipeline_lib.data",)),
+    ("Tasks", ("pipeline_lib.tasks",)),
+    ("Networks", ("pipeline_lib.networks",)),
+    ("Inference", ("pipeline_lib.inference",)),
+    ("Instances", ("pipeline_lib.instances",)),
+    ("Stages", ("pipeline_lib.stages",)),
+)
+
+
+def write_all() -> None:
+    """Write all generated files. A file whose content is unchanged is not touched."""
+    fragments = {"arrays": arrays_table(), "columns": settings.column_table(), "cli": command_line()}
+    fragments["api"] = api_index()
+    for name, text in fragments.items():
+        _write(FRAGMENTS / f"{name}.md", text)
+    pages = {f"{name}.rst": api_page(name, title) for name, title in public_api.MODULES.items()}
+    for name, text in pages.items():
+        _write(PAGES / name, text)
+    for path in PAGES.glob("*.rst"):
+        if path.name not in pages:
+            path.unlink()  # of a module that is no longer public
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def arrays_table() -> str:
+    """Return a Markdown table of the arrays in each HDF5 file, from `pipeline_lib.layout`.
+
+    Returns
+    -------
+    str
+        The table, one row per file and array.
+    """
+    rows = [
+        (f"`{file}`", f"`{a.name}`", f"`{a.axes}`", a.dtype or "as in the source", a.unit, a.meaning)
+        for file, arrays in HDF5_FILES.items()
+        for a in arrays
+    ]
+    return _table(("file", "array", "axes", "dtype", "unit", "meaning"), rows)
+
+
+def command_line() -> str:
+    """Return the Markdown of the command `bordure`: usage and arguments of each subcommand.
+
+    Returns
+    -------
+    str
+        One section per subcommand.
+    """
+    subparsers = argparse.ArgumentParser(prog="bordure").add_subparsers()
+    return "\n".join(_command(command.add_parser(subparsers)) for command in cli.COMMANDS)
+
+
+def _command(parser: argparse.ArgumentParser) -> str:
+    usage = parser.format_usage().removeprefix("usage: ")
+    rows = [
+        (
+            ", ".join(f"`{name}`" for name in _names(action)),
+            _values(action),
+            _default(action),
+            action.help or "",
+        )
+        for action in parser._actions
+        if not isinstance(action, argparse._HelpAction)
+    ]
+    table = _table(("argument", "values", "default", "meaning"), rows)
+    return f"## `{parser.prog}`\n\n{parser.description}\n\n```text\n{usage}```\n\n{table}"
+
+
+def _names(action: argparse.Action) -> Sequence[str]:
+    return action.option_strings or [str(action.metavar or action.dest)]
+
+
+def _values(action: argparse.Action) -> str:
+    if action.nargs == 0:
+        return "none (a switch)"
+    if action.choices:
+        return ", ".join(f"`{choice}`" for choice in action.choices)
+    return {"Path": "a path", "int": "an integer", "float": "a number"}.get(
+        getattr(action.type, "__name__", ""), "text"
+    )
+
+
+def _default(action: argparse.Action) -> str:
+    if action.required:
+        return "required"
+    return "none" if action.default in (None, False) else f"`{action.default}`"
+
+
+def api_index() -> str:
+    """Return the Markdown lists of the API pages, by group.
+
+    Returns
+    -------
+    str
+        A heading and a table of contents for each group.
+    """
+    left = [*public_api.MODULES]
+    parts = []
+    for title, starts in GROUPS:
+        own = [name for name in left if name.startswith(starts)]
+        left = [name for name in left if name not in own]
+        entries = "\n".join(f"{public_api.MODULES[name]} <api/{name}>" for name in own)
+        parts.append(f"## {title}\n\n```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```\n")
+    if left:
+        raise ValueError(f"docs/generate.py: no group for {', '.join(left)}. Add them to GROUPS.")
+    return "\n".join(parts)
+
+
+def api_page(name: str, title: str) -> str:
+    """Return the page of a module.
+
+    Parameters
+    ----------
+    name : str
+        Name of the module.
+    title : str
+        Title of the page.
+
+    Returns
+    -------
+    str
+        reStructuredText of the page: the module's docstring, then its public members.
+    """
+    module = importlib.import_module(name)
+    lines = [title, "=" * len(title), "", f"``import {name}``", "", f".. automodule:: {name}", ""]
+    constants = []
+    for member in public_api.members(name):
+        value = getattr(module, member)
+        if inspect.isclass(value):
+            lines += [f".. autoclass:: {name}.{member}", "   :members:", ""]
+        elif callable(value):
+            # a function that has the name of a module, which is the one in the index
+            hidden = ["   :no-index:"] if f"{name}.{member}" in public_api.MODULES else []
+            lines += [f".. autofunction:: {name}.{member}", *hidden, ""]
+        else:
+            constants.append((member, value))
+    if constants:
+        lines += [".. rubric:: Constants", ""]
+        for member, value in constants:
+            lines += [f".. py:data:: {name}.{member}", f"   :value: {value!r}", ""]
+    return "\n".join(lines)
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n"
