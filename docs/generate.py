@@ -1,7 +1,7 @@
 """Write the generated parts of the reference: arrays, command line, columns, API pages.
 
-`docs/conf.py` calls `write_all` before each build. The files are not committed: `docs/_generated` has fragments
-that pages include, `docs/reference/api` one page per module.
+`docs/conf.py` calls `write_all` before each build. The files are not committed: `docs/_generated` has
+fragments that pages include, `docs/reference/api` has one page per module.
 """
 
 from __future__ import annotations

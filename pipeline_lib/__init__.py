@@ -16,4 +16,4 @@ from lower layers::
     runtime                             errors, files, locks, signals, logs, devices, processes
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
