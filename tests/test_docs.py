@@ -1,0 +1,248 @@
+"""The documentation: its code runs, its pages agree with the code, and the README stays short."""
+
+import ast
+import doctest
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+LIBRARY = ROOT / "pipeline_lib"
+CHECKOUT = (
+    "Makefile",
+    "Snakefile",
+    "config",
+    "environment.yml",
+    "pipeline_lib",
+    "profiles",
+    "pyproject.toml",
+)
+CHECKOUT += ("requirements.lock", "workflow")
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# What makes the runs of the tutorials short: a small network and few iterations, on small images.
+SMALLER_DEMO = {
+    "size: 256": "size: 96",
+    "depth: 3": "depth: 1",
+    "base_channels: 16": "base_channels: 4",
+    "tile: 220": "tile: 80",
+    "iterations: 1500": "iterations: 10",
+    "validation_interval: 250": "validation_interval: 5",
+}
+SMALLER_NUCLEI = {
+    "depth: 3": "depth: 1",
+    "base_channels: 16": "base_channels: 4",
+    "tile: 300": "tile: 80",
+    "iterations: 8000": "iterations: 10",
+    "validation_interval: 500": "validation_interval: 5",
+}
+
+
+def replaced(text: str, replacements: dict[str, str]) -> str:
+    """`text` with each key replaced, which must occur once."""
+    for before, after in replacements.items():
+        assert text.count(before) == 1, f"{before!r} occurs {text.count(before)} times"
+        text = text.replace(before, after)
+    return text
+
+
+def script(page: Path) -> str:
+    """The `bash` and `python` blocks of a page as one shell script, which stops at the first error."""
+    lines = ["set -euo pipefail"]
+    for number, (language, code) in enumerate(BLOCK.findall(page.read_text()), 1):
+        lines.append(f"echo '--- block {number} of {page.name}' >&2")
+        lines.append(code if language == "bash" else f".venv/bin/python - <<'PYTHON'\n{code}PYTHON\n")
+    return "\n".join(lines)
+
+
+def copy_checkout(folder: Path) -> Path:
+    """A copy of this checkout in `folder`, with the packages of this Python as its `.venv`."""
+    clone = folder / "bordure"
+    clone.mkdir()
+    for name in CHECKOUT.split():
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, clone / name)
+    (clone / ".venv").mkdir()
+    for path in Path(sys.prefix).iterdir():
+        (clone / ".venv" / path.name).symlink_to(path)
+    installed = clone / ".venv/installed"  # make finds nothing to install
+    installed.unlink(missing_ok=True)
+    installed.touch()
+    return clone
+
+
+def run(code: str, clone: Path) -> str:
+    """Run a shell script in `clone` and return what it prints."""
+    environment = os.environ | {"PYTHONPATH": str(clone)}
+    found = subprocess.run(
+        ["bash", "-c", code], cwd=clone, env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, f"{found.stdout}\n{found.stderr}"
+    return found.stdout
+
+
+@pytest.mark.slow
+class TestTutorialEM:
+    @pytest.fixture(scope="class")
+    def finished(self, tmp_path_factory):
+        """The copy in which the tutorial was followed, and what was printed."""
+        clone = copy_checkout(tmp_path_factory.mktemp("em"))
+        config = clone / "config/config.yaml"
+        config.write_text(replaced(config.read_text(), SMALLER_DEMO))
+        return clone, run(script(DOCS / "tutorials/em.md"), clone)
+
+    def test_its_commands_run(self, finished):
+        clone, printed = finished
+        assert "The demo is done" in printed
+        assert "(2, 96, 96) uint32" in printed or "(2, 96, 96) uint16" in printed
+        assert (clone / "results/report.html").exists()
+
+    def test_hdf5_files_have_the_documented_arrays(self, finished):
+        documented = generate().HDF5_FILES
+        results = finished[0] / "results"
+        found = [*results.rglob("*.h5")]
+        assert found
+        for path in found:
+            folder, *model = path.relative_to(results).parts[:-1]
+            pattern = "/".join([folder, *("MODEL" for _ in model), "VOLUME.h5"])
+            with h5py.File(path) as file:
+                assert {*file} == {array.name for array in documented[pattern]}, path
+
+    def test_files_are_documented(self, finished):
+        page = (DOCS / "reference/files.md").read_text()
+        results = finished[0] / "results"
+        names = {
+            path.relative_to(results).as_posix()
+            for path in results.rglob("*")
+            if path.is_file() and not {".provenance", "logs", "benchmarks"} & {*path.parts}
+        }
+        for name in names - {".lock"}:
+            pattern = re.sub(r"\b(train|validation|test)(?=[._])", "VOLUME", name)
+            pattern = re.sub(r"\b(unet|constant|smoothed_raw)\b", "MODEL", pattern)
+            assert f"`{pattern}`" in page, name
+
+
+@pytest.mark.slow
+class TestTutorialNuclei:
+    @pytest.fixture(scope="class")
+    def finished(self, tmp_path_factory):
+        """The copy in which the tutorial was followed, and what was printed."""
+        folder = tmp_path_factory.mktemp("nuclei")
+        for number in range(11):
+            draw_sample(folder / "stage1_train" / f"sample{number:02}", number, bright=number == 4)
+        clone = copy_checkout(folder)
+        code = replaced(script(DOCS / "tutorials/nuclei.md"), SMALLER_NUCLEI)
+        return folder / "nuclei", run(code, clone)
+
+    def test_its_commands_run(self, finished):
+        folder, printed = finished
+        assert "10 images" in printed and "10 volumes" in printed
+        assert (folder / "results/report.html").exists()
+
+    def test_splits(self, finished):
+        lines = (finished[0] / "volumes.tsv").read_text().splitlines()
+        assert [line.split("\t")[4] for line in lines] == [
+            "split",
+            *("test", "train", "train", "validation", "train"),
+            *("test", "train", "train", "train", "train"),
+        ]
+
+
+def draw_sample(folder: Path, seed: int, bright: bool) -> None:
+    """Draw a sample of BBBC038: an image in RGBA, and a mask for each of two nuclei that touch."""
+    centres = np.random.default_rng(seed).integers(20, 44, 2) + np.array([[0, -8], [0, 8]])
+    masks = [np.hypot(*(np.indices((64, 64)) - centre[:, None, None])) < 8 for centre in centres]
+    masks[1] &= ~masks[0]
+    image = np.where(masks[0] | masks[1], 180, 20).astype(np.uint8)
+    image = 255 - image // 4 if bright else image
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    Image.fromarray(image).convert("RGBA").save(folder / "images" / f"{folder.name}.png")
+    for number, mask in enumerate(masks):
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "masks" / f"{number}.png")
+
+
+def generate():
+    """The module `docs/generate.py`."""
+    sys.path.insert(0, str(DOCS))
+    try:
+        return importlib.import_module("generate")
+    finally:
+        sys.path.remove(str(DOCS))
+
+
+def modules_with_examples() -> list[str]:
+    """Names of the library's modules whose docstrings have examples."""
+    paths = sorted(path for path in LIBRARY.rglob("*.py") if ">>> " in path.read_text())
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return [name.removesuffix(".__init__") for name in names]
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_examples_in_docstrings(name):
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted and not found.failed
+
+
+def test_readme_can_be_read_in_three_minutes():
+    assert len((ROOT / "README.md").read_text().split()) <= 900
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "config/README.md"])
+def test_links_lead_to_files(page):
+    """Pages outside docs/, whose links Sphinx does not check."""
+    for link in re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text()):
+        if "://" not in link:
+            assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+def test_every_output_of_a_rule_is_documented():
+    page = (DOCS / "reference/files.md").read_text()
+    names = {
+        "volume": "VOLUME",
+        "model": "MODEL",
+        "MODEL": "MODEL",
+        "part": "PART",
+        "kind": "volume",
+        "name": "VOLUME",
+    }
+    for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
+        for text in re.findall(r'"<results>/([^"]+\.\w+)"', path.read_text()):
+            pattern = re.sub(r"\{+(\w+)\}+", lambda match: names[match[1]], text)
+            assert f"`{pattern}`" in page, f"{path.name}: {text}"
+
+
+def texts_of_the_code() -> str:
+    """All texts in the code of the library and the workflow, parts of f-strings on lines of their own."""
+    found = []
+    for path in [*LIBRARY.rglob("*.py"), *(ROOT / "workflow").rglob("*.py")]:
+        nodes = ast.walk(ast.parse(path.read_text()))
+        values = (node.value for node in nodes if isinstance(node, ast.Constant))
+        found += [value for value in values if isinstance(value, str)]
+    return "\n".join(found)
+
+
+def messages() -> list[str]:
+    """The messages on the page of messages."""
+    return re.findall(r"^\| `(.+?)`(?: \(warning\))? \|", (DOCS / "reference/messages.md").read_text(), re.M)
+
+
+def test_page_of_messages_is_short():
+    assert 20 <= len(messages()) <= 30
+
+
+def test_messages_are_those_of_the_code():
+    code = texts_of_the_code()
+    for message in messages():
+        for part in message.split("…"):
+            assert part.strip() in code, f"{message}: no text of the code has `{part.strip()}`"
