@@ -35,6 +35,7 @@ myst_heading_anchors = 4  # links to headings of other pages are checked, too
 # Docstrings
 default_role = "code"  # single backticks are code
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # what torch says of `forward` is not about our networks
 autodoc_typehints = "none"  # numpydoc's sections have the types, with shapes and units
@@ -57,6 +58,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"bordure {version}"
 html_static_path = ["_static"]
 html_css_files = ["bordure.css"]
+html_js_files = ["bordure.js"]
 html_show_sourcelink = False
 html_copy_source = False
 html_last_updated_fmt = None

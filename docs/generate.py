@@ -186,7 +186,7 @@ def api_page(name: str, title: str) -> str:
     if constants:
         lines += [".. rubric:: Constants", ""]
         for member, value in constants:
-            lines += [f".. py:data:: {name}.{member}", f"   :value: {value!r}", ""]
+            lines += [f".. py:data:: {member}", f"   :value: {value!r}", ""]
     return "\n".join(lines)
 
 
