@@ -100,7 +100,7 @@ def command_line() -> str:
 
 
 def _command(parser: argparse.ArgumentParser) -> str:
-    usage = parser.format_usage().removeprefix("usage: ")
+    usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
     rows = [
         (
             ", ".join(f"`{name}`" for name in _names(action)),
@@ -112,7 +112,7 @@ def _command(parser: argparse.ArgumentParser) -> str:
         if not isinstance(action, argparse._HelpAction)
     ]
     table = _table(("argument", "values", "default", "meaning"), rows)
-    return f"## `{parser.prog}`\n\n{parser.description}\n\n```text\n{usage}```\n\n{table}"
+    return f"## `{parser.prog}`\n\n{parser.description}\n\n```text\n{usage}\n```\n\n{table}"
 
 
 def _names(action: argparse.Action) -> Sequence[str]:
