@@ -18,7 +18,16 @@ import h5py
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline_lib.figures.colouring import Scale, coloured, gray, instances_coloured, magnified
+from pipeline_lib.figures.colouring import (
+    BACKGROUND,
+    ORANGE,
+    Scale,
+    coloured,
+    gray,
+    instances_coloured,
+    magnified,
+    rgb,
+)
 from pipeline_lib.figures.volume import matched_labels
 
 IMAGES = Path(__file__).parent / "images"
@@ -33,6 +42,7 @@ def section(results: Path, volume: str, model: str = "unet") -> dict[str, np.nda
     paths = {
         "raw": ("dataset", "raw"),
         "labels": ("dataset", "labels"),
+        "border": ("dataset", "separation_border"),
         "weights": ("weight_map", "weight_map"),
         "probability": (f"prediction/{model}", "cell_probability"),
         "segmented": (f"segmentation/{model}", "labels"),
@@ -58,6 +68,25 @@ def draw_strip(results: Path, volume: str, output: Path, second: str = "weight m
     }
     titles = ["raw image", second, "cell probability", "cells"]
     _save([[(title, views[title]) for title in titles]], output)
+
+
+def draw_steps(results: Path, volume: str, output: Path) -> None:
+    """Draw the steps of a section in two rows: what the network learns from, and what it finds."""
+    found = section(results, volume)
+    weights = found["weights"]
+    border = np.where(found["labels"][..., None] > 0, rgb("lightgray"), rgb(BACKGROUND))
+    border[found["border"] > 0] = rgb(ORANGE)
+    learned = [
+        ("1. raw image", gray(found["raw"])),
+        ("2. annotation", instances_coloured(found["labels"])),
+        ("3. separation border", border),
+    ]
+    steps = [
+        ("4. weight map", coloured(weights, Scale("viridis", 0, float(weights.max()), ""))),
+        ("5. cell probability", coloured(found["probability"], Scale("gray", 0, 1, ""))),
+        ("6. segmentation", instances_coloured(matched_labels(found["labels"], found["segmented"]))),
+    ]
+    _save([learned, steps], output)
 
 
 def draw_examples(results: Path, volumes: list[str], output: Path) -> None:
@@ -92,20 +121,31 @@ def _square(view: np.ndarray) -> Image.Image:
     return Image.fromarray(view).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def copy_figure(figure: Path, output: Path, width: int, crop: tuple[int, int] | None = None) -> None:
-    """Copy a figure of the report at `width` px; `crop` is the size of its upper left part to keep."""
+def copy_figure(figure: Path, output: Path, width: int) -> None:
+    """Copy a figure of the report at `width` px."""
     with Image.open(figure) as image:
-        part = image.convert("RGB").crop((0, 0, *(crop or image.size)))
-    _write(part.resize((width, round(part.height * width / part.width)), Image.Resampling.LANCZOS), output)
+        _write(_resized(image.convert("RGB"), width), output)
 
 
 def copy_errors(figure: Path, output: Path, width: int) -> None:
-    """Copy the overview and the first row of close-ups of an error sheet."""
+    """Copy the overview of an error sheet, with the first close-ups next to it."""
     with Image.open(figure) as image:
-        panels = json.loads(image.info["Description"])["panels"]
-        bottom = max(panel["box"][1] + panel["box"][3] for panel in panels[1:3])
-        size = image.width, bottom + 8
-    copy_figure(figure, output, width, size)
+        overview, *close_ups = [panel["box"] for panel in json.loads(image.info["Description"])["panels"]]
+        parts = [
+            image.convert("RGB").crop((left, top - 42, left + across, top + down))
+            for left, top, across, down in [overview, *close_ups[:4]]
+        ]
+    first, *others = parts
+    others = [_resized(part, 640) for part in others]
+    sheet = Image.new("RGB", (first.width + 2 * GAP + others[0].width, first.height), "white")
+    sheet.paste(first, (0, 0))
+    for number, part in enumerate(others):
+        sheet.paste(part, (first.width + 2 * GAP, number * first.height // len(others)))
+    _write(_resized(sheet, width), output)
+
+
+def _resized(image: Image.Image, width: int) -> Image.Image:
+    return image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
 
 
 def _write(sheet: Image.Image, output: Path) -> None:
@@ -122,8 +162,8 @@ def main() -> int:
     figures = options.results / "figures"
     if options.what == "demo":
         draw_strip(options.results, "test", IMAGES / "strip.png")
-        copy_figure(figures / "volume/test.png", IMAGES / "demo_volume.png", 1600)
-        copy_errors(figures / "errors/test.png", IMAGES / "demo_errors.png", 900)
+        draw_steps(options.results, "test", IMAGES / "demo_steps.png")
+        copy_errors(figures / "errors/test.png", IMAGES / "demo_errors.png", 1100)
         copy_figure(figures / "training.png", IMAGES / "demo_training.png", 600)
         copy_figure(figures / "thresholds.png", IMAGES / "demo_thresholds.png", 600)
     else:
