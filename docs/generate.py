@@ -112,7 +112,8 @@ def _command(parser: argparse.ArgumentParser) -> str:
         if not isinstance(action, argparse._HelpAction)
     ]
     table = _table(("argument", "values", "default", "meaning"), rows)
-    return f"## `{parser.prog}`\n\n{parser.description}\n\n```text\n{usage}\n```\n\n{table}"
+    notes = f"\n```text\n{parser.epilog}\n```\n" if parser.epilog else ""
+    return f"## `{parser.prog}`\n\n{parser.description}\n\n```text\n{usage}\n```\n\n{table}{notes}"
 
 
 def _names(action: argparse.Action) -> Sequence[str]:
