@@ -243,7 +243,7 @@ def _require_same(model: Path, trained: Json, settings: Json) -> None:
 class ScoreRow(TypedDict):
     """One row of the table of scores.
 
-    Attributes
+    Parameters
     ----------
     score : Score
         The score of the row.
