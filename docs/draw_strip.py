@@ -38,7 +38,10 @@ COLOURS = 192  # of the palette, which keeps the files small; rare colours, as o
 
 
 def section(results: Path, volume: str, model: str = "unet") -> dict[str, np.ndarray]:
-    """Return the middle section of a volume: raw, labels, weights, probability and segmentation."""
+    """Return the middle section of a volume: raw, labels, border, weights, probability and segmentation.
+
+    There are no weights of a volume that neither training nor the report uses.
+    """
     paths = {
         "raw": ("dataset", "raw"),
         "labels": ("dataset", "labels"),
@@ -49,7 +52,10 @@ def section(results: Path, volume: str, model: str = "unet") -> dict[str, np.nda
     }
     found = {}
     for name, (folder, array) in paths.items():
-        with h5py.File(results / folder / f"{volume}.h5") as file:
+        path = results / folder / f"{volume}.h5"
+        if name == "weights" and not path.exists():
+            continue
+        with h5py.File(path) as file:
             stored = file[array]
             found[name] = stored[..., stored.shape[-3] // 2, :, :]
     return found
@@ -170,7 +176,6 @@ def main() -> int:
         draw_examples(
             options.results, ["nuclei_010", "nuclei_040", "nuclei_055"], IMAGES / "nuclei_cells.png"
         )
-        copy_figure(figures / "training.png", IMAGES / "nuclei_training.png", 600)
     return 0
 
 
