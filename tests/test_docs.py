@@ -22,21 +22,23 @@ LINKED = ("Makefile", "Snakefile", "environment.yml", "pipeline_lib", "profiles"
 LINKED += ("requirements.lock", "workflow")
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-# What makes the runs of the tutorials short: a small network and few iterations, on small images.
+# What makes the runs of the tutorials short: a small network, few iterations, small images and few pictures.
 SMALLER_DEMO = {
     "size: 256": "size: 96",
     "depth: 3": "depth: 1",
     "base_channels: 16": "base_channels: 4",
     "tile: 220": "tile: 80",
-    "iterations: 1500": "iterations: 10",
-    "validation_interval: 250": "validation_interval: 5",
+    "iterations: 1500": "iterations: 4",
+    "validation_interval: 250": "validation_interval: 4",
+    "title: Demo on a drawn volume": "volumes: 1",
 }
 SMALLER_NUCLEI = {
     "depth: 3": "depth: 1",
     "base_channels: 16": "base_channels: 4",
     "tile: 300": "tile: 80",
-    "iterations: 3000": "iterations: 10",
-    "validation_interval: 250": "validation_interval: 5",
+    "iterations: 3000": "iterations: 4",
+    "validation_interval: 250": "validation_interval: 4",
+    "title: Nuclei": "volumes: 1",
 }
 
 
