@@ -243,16 +243,10 @@ def _require_same(model: Path, trained: Json, settings: Json) -> None:
 class ScoreRow(TypedDict):
     """One row of the table of scores.
 
-    Parameters
-    ----------
-    score : Score
-        The score of the row.
-    values : dict of str to float
-        Mean over the volumes, for each network and baseline.
-    best : set of str
-        Networks and baselines with the best value.
-    best_baseline : float
-        Best value of the baselines.
+    - `score`: score of the row
+    - `values`: mean over the volumes, for each network and baseline
+    - `best`: networks and baselines with the best value
+    - `best_baseline`: best value of the baselines
     """
 
     score: Score
