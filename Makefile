@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-cluster soak lint docs bench bench-large fuzz clean
+.PHONY: help venv demo test test-python test-cluster soak lint docs bench bench-large fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,17 @@ demo: venv ## run the demo: draw a small volume, train, predict, score, report (
 
 test: venv ## run all tests, on all cores
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder --max-worker-restart 0 $(TESTS)
+
+# Tests of what works without torch, whose builds for other versions of Python are several gigabytes of CUDA.
+WITHOUT_TORCH := $(addprefix tests/test_, metrics_*.py imageio*.py blocks.py labelling.py labels.py layout.py volumes.py \
+	postprocessing.py scores.py files.py normalisation.py figures.py evaluation.py synthesis.py memory.py dataset.py segmentation.py)
+
+test-python: ## run the tests that need no torch with another Python: make test-python PYTHON=python3.13
+	@$(PYTHON) -m venv $(VENV)-other
+	@grep --invert-match '^torch==' requirements.lock > $(VENV)-other/requirements.lock
+	@$(VENV)-other/bin/python -m pip install --quiet --requirement $(VENV)-other/requirements.lock
+	@$(VENV)-other/bin/python -m pytest --numprocesses auto --dist loadscope $(WITHOUT_TORCH)
+	@rm -rf $(VENV)-other
 
 test-cluster: venv ## run the workflow on a private Slurm, which is installed as root on Debian; ten minutes
 	@$(BIN)/python -m pytest tests/cluster
