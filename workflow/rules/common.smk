@@ -398,8 +398,8 @@ def error_message():
     errors = {path: with_row(text.partition("error: ")[2].strip()) for path, text in texts.items()}
     errors |= {
         path: "the job ended without an error message. It was killed, most likely because memory ran out, or "
-        "the disk is full. Lower `memory_gb` or `--cores`, or free disk space, and run the same command "
-        "again."
+        "the disk is full. Lower `--cores` or `memory_gb` (for a training: `training.tile`), or free disk space, "
+        "and run the same command again."
         for path, text in texts.items()
         if text and not re.search("error: |Traceback|done in", text)  # empty: the job never started
     }
