@@ -20,6 +20,7 @@ copyright = "2026, bordure developers"
 version = release = pipeline_lib.__version__
 
 extensions = [
+    "api_links",
     "myst_parser",
     "numpydoc",
     "sphinx.ext.autodoc",
@@ -33,7 +34,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4  # links to headings of other pages are checked, too
 
 # Docstrings
-default_role = "code"  # single backticks are code
+default_role = "code"  # single backticks are code; `api_links` makes links of names of documented objects
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
