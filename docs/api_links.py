@@ -2,8 +2,8 @@
 
 Single backticks in docstrings are code. This extension makes a link of each one that names a documented
 object: by its full name, without `pipeline_lib.`, by the end of its name if this is unique (`layout.RAW`,
-`Images.read`), or by its own name within its module or class. Other names stay code. The types in the sections
-Parameters, Returns, Yields and Raises are linked in the same way.
+`Images.read`), or by its own name within its module or class. Other names stay code. The types in the
+sections Parameters, Returns, Yields and Raises are linked in the same way.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 from docutils import nodes
@@ -20,8 +21,16 @@ from sphinx.application import Sphinx
 from sphinx.domains.python import ObjectEntry
 from sphinx.util.nodes import make_refnode
 
+from pipeline_lib import layout
+
 PACKAGE = "pipeline_lib"
 NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+# Names of arrays in HDF5 files, which are also names of functions.
+ARRAYS = {
+    value.name: f"{layout.__name__}.{key}"
+    for key, value in vars(layout).items()
+    if isinstance(value, layout.Array) and "_" in value.name
+}
 # A documented NamedTuple has these texts for fields, which its section Parameters describes already.
 NOISE = "Alias for field number"
 
@@ -44,13 +53,15 @@ def skip_alias(app: Sphinx, what: str, name: str, value: object, skip: bool, opt
 def clean_signature(
     app: Sphinx, what: str, name: str, value: object, options: object, signature: str | None, returned: str
 ) -> tuple[str, str] | None:
-    """Show no arguments for protocols, and default factories as what they make."""
-    if getattr(value, "_is_protocol", False):
+    """Show no arguments for protocols and enumerations, and default factories as what they make."""
+    if getattr(value, "_is_protocol", False) or (inspect.isclass(value) and issubclass(value, Enum)):
         return "", returned
     if signature and "<factory>" in signature and inspect.isclass(value):
         fields = vars(value)["__dataclass_fields__"]
         for field in (field for field in fields.values() if callable(field.default_factory)):
-            signature = signature.replace(f"{field.name}=<factory>", f"{field.name}={field.default_factory()!r}")
+            signature = signature.replace(
+                f"{field.name}=<factory>", f"{field.name}={field.default_factory()!r}"
+            )
         return signature, returned
     return None
 
@@ -146,14 +157,18 @@ class _Scope:
                 if "." not in name and self.objects[full].objtype == "module":
                     return None  # a word such as `provenance` can mean other things
                 return full if full != f"{self.module}.{self.own}" else None
+        if name in ARRAYS:
+            return ARRAYS[name]
         if "." not in name and "_" not in name and not name[0].isupper():
             return None  # a word such as `train` can mean other things
         return self._unique(f".{name}")
 
     def _unique(self, ending: str) -> str | None:
-        """Return the only object outside of classes, or else the only one at all, with this end of its name."""
+        """Return the only object with this end of its name; members of classes come second."""
         found = [name for name in self.objects if name.endswith(ending)]
-        top = [name for name in found if self.objects[name].objtype not in ("method", "attribute", "property")]
+        top = [
+            name for name in found if self.objects[name].objtype not in ("method", "attribute", "property")
+        ]
         if "." not in ending[1:]:
             found = []  # an attribute without its class
         return next((names[0] for names in (top, found) if len(names) == 1), None)

@@ -20,6 +20,7 @@ from pipeline_lib import cli, layout
 DOCS = Path(__file__).parent
 FRAGMENTS = DOCS / "_generated"
 PAGES = DOCS / "reference/api"
+LONGEST_VALUE = 120  # characters; longer values of constants are not shown
 
 # Every HDF5 file in a results folder and the arrays in it. `tests/test_docs.py` compares this with a run.
 HDF5_FILES: dict[str, tuple[layout.Array, ...]] = {
@@ -37,18 +38,6 @@ HDF5_FILES: dict[str, tuple[layout.Array, ...]] = {
     ),
     "segmentation/MODEL/parts/VOLUME/numbers.h5": (layout.NUMBER,),
 }
-
-# The groups of the API reference, in order: title, and how the names of their modules start.
-GROUPS = (
-    ("Scores", ("pipeline_lib.metrics",)),
-    ("Files", ("pipeline_lib.imageio", "pipeline_lib.layout", "pipeline_lib.data.volumes")),
-    ("Training data", ("pipeline_lib.data",)),
-    ("Tasks", ("pipeline_lib.tasks",)),
-    ("Networks", ("pipeline_lib.networks",)),
-    ("Inference", ("pipeline_lib.inference",)),
-    ("Instances", ("pipeline_lib.instances",)),
-    ("Stages", ("pipeline_lib.stages",)),
-)
 
 
 def write_all() -> None:
@@ -137,23 +126,30 @@ def _default(action: argparse.Action) -> str:
 
 
 def api_index() -> str:
-    """Return the Markdown lists of the API pages, by group.
+    """Return the Markdown of the groups of API pages.
 
     Returns
     -------
     str
-        A heading and a table of contents for each group.
+        For each group a heading, a table with a line about each module, and a hidden table of contents.
     """
-    left = [*public_api.MODULES]
     parts = []
-    for title, starts in GROUPS:
-        own = [name for name in left if name.startswith(starts)]
-        left = [name for name in left if name not in own]
-        entries = "\n".join(f"{public_api.MODULES[name]} <api/{name}>" for name in own)
-        parts.append(f"## {title}\n\n```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```\n")
-    if left:
-        raise ValueError(f"docs/generate.py: no group for {', '.join(left)}. Add them to GROUPS.")
+    for title, modules in public_api.GROUPS.items():
+        rows = [
+            (f"[{page}](api/{name}.rst)", f"`{name.removeprefix('pipeline_lib.')}`", _summary(name))
+            for name, page in modules.items()
+        ]
+        entries = "\n".join(f"{page} <api/{name}>" for name, page in modules.items())
+        contents = f"```{{toctree}}\n:hidden:\n\n{entries}\n```\n"
+        parts.append(f"## {title}\n\n{_table(('page', 'module', 'content'), rows)}\n{contents}")
     return "\n".join(parts)
+
+
+def _summary(name: str) -> str:
+    """Return the first sentence of a module's docstring, without the word `stage` before it."""
+    text = (importlib.import_module(name).__doc__ or "").strip().partition("\n\n")[0]
+    kind, _, rest = " ".join(text.split()).partition(" stage: ")
+    return rest[:1].upper() + rest[1:] if rest else kind
 
 
 def api_page(name: str, title: str) -> str:
@@ -169,25 +165,37 @@ def api_page(name: str, title: str) -> str:
     Returns
     -------
     str
-        reStructuredText of the page: the module's docstring, then its public members.
+        reStructuredText of the page: the module's docstring, then its public members. A member that the page
+        of another module describes is only mentioned.
     """
-    module = importlib.import_module(name)
-    lines = [title, "=" * len(title), "", f"``import {name}``", "", f".. automodule:: {name}", ""]
-    constants = []
+    module, described = importlib.import_module(name), public_api.descriptions(name)
+    # `networks.plan` is a module and a function; the name in the index is that of the function
+    package, _, last = name.rpartition(".")
+    is_function = package in public_api.MODULES and last in public_api.members(package)
+    lines = [title, "=" * len(title), "", f"``import {name}``", "", f".. automodule:: {name}"]
+    lines += [*(["   :no-index:"] if is_function else []), ""]
+    constants, elsewhere = [], []
     for member in public_api.members(name):
         value = getattr(module, member)
-        if inspect.isclass(value):
-            lines += [f".. autoclass:: {name}.{member}", "   :members:", ""]
-        elif callable(value):
-            # a function that has the name of a module, which is the one in the index
-            hidden = ["   :no-index:"] if f"{name}.{member}" in public_api.MODULES else []
-            lines += [f".. autofunction:: {name}.{member}", *hidden, ""]
-        else:
+        if public_api.is_constant(value):
             constants.append((member, value))
+        elif value.__module__ != name and value.__module__ in public_api.MODULES:
+            elsewhere.append(f"`{value.__module__}.{member}`")
+        elif inspect.isclass(value):
+            has_base = issubclass(value, Exception) or value.__base__.__module__ in public_api.MODULES
+            bases = ["   :show-inheritance:"] if has_base else []
+            lines += [f".. autoclass:: {name}.{member}", "   :members:", *bases, ""]
+        else:
+            lines += [f".. autofunction:: {name}.{member}", ""]
+    if elsewhere:
+        lines += [".. rubric:: Also in this module", "", f"{', '.join(elsewhere)}.", ""]
     if constants:
         lines += [".. rubric:: Constants", ""]
         for member, value in constants:
-            lines += [f".. py:data:: {member}", f"   :value: {value!r}", ""]
+            lines.append(f".. py:data:: {member}")
+            shown = repr(value)
+            lines += [*([f"   :value: {shown}"] if len(shown) <= LONGEST_VALUE else []), ""]
+            lines += [f"   {described.get(member, '')}", ""]
     return "\n".join(lines)
 
 

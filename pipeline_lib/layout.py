@@ -20,8 +20,10 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import allow_open_files, replacing
 from pipeline_lib.runtime.types import Json, Stored
 
+#: Version of the format, stored in each file. Files of other versions are refused.
 FORMAT_VERSION = 2
-CHUNK = ALIGNMENT  # px; a patch of 572 px touches 5 x 5 chunks, a chunk of float32 is 64 KiB
+#: Side of a chunk (px). A patch of 572 px touches 5 x 5 chunks; a chunk of float32 has 64 KiB.
+CHUNK = ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Array:
         Unit of the values; "1" for numbers without unit.
     meaning : str
         What the values mean, as a noun phrase. It is stored as an attribute of the dataset.
-    compressed : bool, default: True
+    compressed : bool, default True
         Whether the dataset is compressed with gzip.
     """
 
@@ -112,11 +114,11 @@ class AnnotatedArrays(NamedTuple):
 
     Parameters
     ----------
-    raw : array or HDF5 dataset, (c, z, y, x)
+    raw : (c, z, y, x) array or HDF5 dataset
         Gray levels, see `RAW`.
-    labels : array or HDF5 dataset, (z, y, x)
+    labels : (z, y, x) array or HDF5 dataset
         Instance labels, see `LABELS`.
-    separation_border : array or HDF5 dataset, (z, y, x)
+    separation_border : (z, y, x) array or HDF5 dataset
         Separation border, see `SEPARATION_BORDER`.
     """
 
@@ -127,7 +129,7 @@ class AnnotatedArrays(NamedTuple):
 
 @contextmanager
 def create(path: str | Path, provenance: Json) -> Iterator[h5py.File]:
-    """Create an HDF5 file that appears at its path only when it is complete.
+    """Create an HDF5 file, which appears at its path only when it is complete. Context manager.
 
     Parameters
     ----------
@@ -140,6 +142,25 @@ def create(path: str | Path, provenance: Json) -> Iterator[h5py.File]:
     ------
     h5py.File
         The file, open for writing.
+
+    Raises
+    ------
+    InputError
+        If the disk is full or the folder is not writable.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pipeline_lib import layout
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "volume.h5")
+    ...     with layout.create(path, provenance={}) as file:
+    ...         layout.add(file, layout.LABELS, (1, 2, 3))[:] = 7
+    ...     with layout.require(path, layout.LABELS) as file:
+    ...         file["labels"][0]
+    array([[7, 7, 7],
+           [7, 7, 7]], dtype=uint32)
     """
     # No HDF5 lock, because some network file systems do not support it. It is not needed: only this process
     # writes, and it writes to a name that no other process uses.
@@ -258,7 +279,7 @@ def join(
 
 @contextmanager
 def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Iterator[h5py.File]:
-    """Open an HDF5 file of bordure for reading, and check that it contains the given arrays.
+    """Open an HDF5 file of bordure for reading, and check its arrays. Context manager.
 
     Parameters
     ----------
@@ -266,7 +287,7 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
         File to read.
     *arrays : Array
         Arrays that the file must contain.
-    cache_bytes : int, default: 2**20
+    cache_bytes : int, default 2**20
         Size of the cache of decompressed chunks, for each array, in bytes.
 
     Yields
@@ -279,6 +300,12 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
     InputError
         If the file is missing or damaged, was not written by this version of the format, or lacks an array;
         or if a file that it shows as a part of an array is missing or damaged.
+
+    Examples
+    --------
+    >>> from pipeline_lib import layout
+    >>> with layout.require("dataset/a.h5", layout.RAW) as file:  # doctest: +SKIP
+    ...     section = file["raw"][0, 0]
     """
     try:
         # ten slots per cached chunk, as HDF5 recommends: of two chunks with the same slot only one is cached

@@ -1,6 +1,6 @@
 """Memory that jobs need. The dry run compares it with `memory_gb`, before hours of work.
 
-The numbers were measured (docs/measurements/performance.md). This module does not import torch or numba,
+The numbers were measured, see :doc:`/measurements/performance`. This module does not import torch or numba,
 because the dry run works without them.
 """
 

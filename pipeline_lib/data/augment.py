@@ -1,7 +1,7 @@
 """Augmentation of training patches: rotation, mirroring, elastic deformation and variation of gray values.
 
-It follows Ronneberger et al. 2015, section 3.1. A transform is a few numbers that are drawn on the CPU. The
-pixels are moved on the device of the training.
+It follows section 3.1 of the U-Net paper (see `Augmentation`). A transform is a few numbers that are drawn on
+the CPU. The pixels are moved on the device of the training.
 
 Images are interpolated bicubically. Bilinear interpolation blurs, and a network trained on blurred patches
 would see sharper images in prediction. Labels and weights are not interpolated: each pixel takes the value of
@@ -30,26 +30,29 @@ class Augmentation:
 
     Parameters
     ----------
-    rotate : bool, default: True
+    rotate : bool, default True
         Whether to rotate by any angle.
-    mirror : bool, default: True
+    mirror : bool, default True
         Whether to mirror half of the patches.
-    elastic_std : float, default: 10.0
+    elastic_std : float, default 10.0
         Standard deviation in px of the Gaussian displacement of each node.
-    elastic_grid : int, default: 3
+    elastic_grid : int, default 3
         Nodes along each side of the square grid of displacements that covers a patch.
-    gain : float, default: 0.2
+    gain : float, default 0.2
         Gray values are multiplied by a factor from 1 / (1 + `gain`) to 1 + `gain`.
-    offset : float, default: 0.2
+    offset : float, default 0.2
         A number from -`offset` to `offset`, in units of the normalised image, is added to gray values.
-    gamma : float, default: 0.2
+    gamma : float, default 0.2
         Gray values within the range of the patch are raised to a power from 1 / (1 + `gamma`) to 1 + `gamma`.
-    noise : float, default: 0.1
+    noise : float, default 0.1
         Largest standard deviation of the Gaussian noise, in units of the normalised image.
 
     References
     ----------
-    Ronneberger et al. 2015, section 3.1: displacements on a grid of 3 x 3 with a standard deviation of 10 px.
+    Section 3.1 of [1]_: displacements on a grid of 3 x 3 with a standard deviation of 10 px.
+
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional networks for biomedical image
+       segmentation", MICCAI, LNCS 9351:234-241, 2015.
     """
 
     rotate: bool = True
@@ -68,10 +71,10 @@ class Transform:
 
     Parameters
     ----------
-    matrix : float64 array, (2, 2)
+    matrix : (2, 2) array of float64
         Rotation and mirroring: maps (row, column) relative to the centre of a patch to (row, column) relative
         to its centre in the image.
-    nodes : float64 array, (2, grid, grid)
+    nodes : (2, grid, grid) array of float64
         Displacement (row, column) of each node in px.
     gain, offset, gamma : float
         Factor, summand and power of the gray values.
@@ -97,7 +100,7 @@ def draw(settings: Augmentation, rng: np.random.Generator) -> Transform:
     ----------
     settings : Augmentation
         Ranges to draw from.
-    rng : np.random.Generator
+    rng : numpy.random.Generator
         Source of the random numbers.
 
     Returns
@@ -143,7 +146,8 @@ def reach(transform: Transform, tile: int) -> int:
 def basis(tile: int, grid: int, device: torch.device) -> Tensor:
     """Return the functions of one coordinate from which the positions of a patch are computed.
 
-    `basis @ placement @ basis.T` gives the positions in the image (2, tile, tile) of all pixels of a patch.
+    With the coefficients C of `placement`, `basis @ C @ basis.T` is the (2, tile, tile) array of row and
+    column in the image of each pixel of the patch.
 
     Parameters
     ----------
@@ -156,7 +160,7 @@ def basis(tile: int, grid: int, device: torch.device) -> Tensor:
 
     Returns
     -------
-    Tensor, (tile, grid + 2), float32
+    (tile, grid + 2) Tensor of float32
         For each row (or column) of the patch: the bicubic weight of each node, the distance from the centre
         pixel in px, and 1.
     """
@@ -168,7 +172,10 @@ def basis(tile: int, grid: int, device: torch.device) -> Tensor:
 
 
 def placement(transform: Transform, centre: tuple[int, int]) -> np.ndarray:
-    """Return the coefficients of the positions of a patch, to be multiplied by `basis` from both sides.
+    """Return the coefficients of the positions of a patch.
+
+    They are the array C for which `basis @ C @ basis.T` has the row and the column in the image of each pixel
+    of the patch, where `basis` is the result of the function `basis`.
 
     Parameters
     ----------
@@ -179,8 +186,21 @@ def placement(transform: Transform, centre: tuple[int, int]) -> np.ndarray:
 
     Returns
     -------
-    float64 array, (2, grid + 2, grid + 2)
+    (2, grid + 2, grid + 2) array of float64
         Coefficients of the row and of the column.
+
+    Examples
+    --------
+    Without rotation and deformation, a patch of 3 px at (5, 7) has the rows 4 to 6 and the columns 6 to 8.
+
+    >>> import numpy as np
+    >>> import torch
+    >>> from pipeline_lib.data.augment import Transform, basis, placement
+    >>> transform = Transform(np.eye(2), np.zeros((2, 3, 3)), gain=1.0, offset=0.0, gamma=1.0, noise=0.0)
+    >>> functions = basis(3, 3, torch.device("cpu")).numpy()
+    >>> rows, columns = functions @ placement(transform, (5, 7)) @ functions.T
+    >>> rows[:, 0], columns[0]
+    (array([4., 5., 6.]), array([6., 7., 8.]))
     """
     grid = transform.nodes.shape[-1]
     terms = np.zeros((2, grid + 2, grid + 2))
@@ -196,19 +216,32 @@ def sample(image: Tensor, terms: np.ndarray, basis: Tensor, mode: str) -> Tensor
 
     Parameters
     ----------
-    image : Tensor, (c, h, w), float32
+    image : (c, y, x) Tensor of float32
         Image to sample.
-    terms : float64 array, (2, grid + 2, grid + 2)
+    terms : (2, grid + 2, grid + 2) array of float64
         Coefficients from `placement`.
-    basis : Tensor, (tile, grid + 2), float32
+    basis : (tile, grid + 2) Tensor of float32
         Functions from `basis`, or some rows of them for the middle of a patch.
     mode : {"bicubic", "nearest"}
         Interpolation; "nearest" does not change values.
 
     Returns
     -------
-    Tensor, (c, tile, tile), float32
+    (c, tile, tile) Tensor of float32
         Values of the patch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from pipeline_lib.data.augment import Transform, basis, placement, sample
+    >>> transform = Transform(np.eye(2), np.zeros((2, 3, 3)), gain=1.0, offset=0.0, gamma=1.0, noise=0.0)
+    >>> image = torch.arange(25.0).reshape(1, 5, 5)
+    >>> functions = basis(3, 3, torch.device("cpu"))
+    >>> sample(image, placement(transform, (2, 3)), functions, "nearest")
+    tensor([[[ 7.,  8.,  9.],
+             [12., 13., 14.],
+             [17., 18., 19.]]])
     """
     last = np.maximum(np.array(image.shape[1:]) - 1, 1)[:, None, None]
     terms = terms * (2 / last)
@@ -224,7 +257,7 @@ def vary_gray(image: Tensor, transform: Transform, generator: torch.Generator) -
 
     Parameters
     ----------
-    image : Tensor, (c, y, x), float32
+    image : (c, y, x) Tensor of float32
         Normalised patch.
     transform : Transform
         Transform of the patch.
@@ -233,7 +266,7 @@ def vary_gray(image: Tensor, transform: Transform, generator: torch.Generator) -
 
     Returns
     -------
-    Tensor, (c, y, x), float32
+    (c, y, x) Tensor of float32
         The varied patch.
     """
     low, high = image.aminmax()

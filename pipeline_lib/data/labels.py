@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-BORDER_WIDTH = 2  # px, default of the setting `dataset.separation_border_width`
+#: Default of the setting `dataset.separation_border_width` (px).
+BORDER_WIDTH = 2
 
 
 def separation_border(labels: np.ndarray, width: int) -> np.ndarray:
@@ -16,24 +17,29 @@ def separation_border(labels: np.ndarray, width: int) -> np.ndarray:
 
     Parameters
     ----------
-    labels : array of integers, (y, x)
+    labels : (y, x) array of int
         Instance labels of one section, 0 = background.
     width : int
         Width of the border in px; 0 gives no border.
 
     Returns
     -------
-    bool array, (y, x)
+    (y, x) array of bool
         True on the border.
 
     References
     ----------
-    Ronneberger et al. 2015, section 3: the border is "computed using morphological operations".
+    Section 3 of [1]_: the border is "computed using morphological operations".
+
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional networks for biomedical image
+       segmentation", MICCAI, LNCS 9351:234-241, 2015.
 
     Examples
     --------
     Two cells that touch lose one pixel each:
 
+    >>> import numpy as np
+    >>> from pipeline_lib.data.labels import separation_border
     >>> separation_border(np.array([[1, 1, 1, 2, 2, 2]]), width=2).astype(int)
     array([[0, 0, 1, 1, 0, 0]])
 
@@ -105,18 +111,20 @@ def count_pixels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Parameters
     ----------
-    labels : array of integers, (y, x)
+    labels : (y, x) array of int
         Instance labels of one section.
 
     Returns
     -------
-    values : array, (n,)
+    values : (n,) array
         The distinct values in ascending order, background included.
-    counts : int64 array, (n,)
+    counts : (n,) array of int64
         Number of pixels of each value.
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.data.labels import count_pixels
     >>> values, counts = count_pixels(np.array([[0, 7, 7], [0, 0, 7]]))
     >>> values, counts
     (array([0, 7]), array([3, 3]))
@@ -133,7 +141,7 @@ def share_sides(labels: np.ndarray) -> bool:
 
     Parameters
     ----------
-    labels : array of integers, (y, x)
+    labels : (y, x) array of int
         Instance labels of one section, 0 = background.
 
     Returns
@@ -155,18 +163,20 @@ def cells_apart(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarray
 
     Parameters
     ----------
-    labels : array of integers, (y, x)
+    labels : (y, x) array of int
         Instance labels of the section, 0 = background.
-    separation_border : array, (y, x)
+    separation_border : (y, x) array
         Separation border of the section, non-zero on the border.
 
     Returns
     -------
-    bool array, (y, x)
+    (y, x) array of bool
         True inside cells.
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.data.labels import cells_apart, separation_border
     >>> labels = np.array([[1, 1, 2, 2]])
     >>> cells_apart(labels, separation_border(labels, width=2)).astype(int)
     array([[1, 0, 0, 1]])

@@ -15,6 +15,7 @@ from pipeline_lib.runtime.types import Json, Stored
 
 STEP = 1024  # px, side of the blocks that are summed; fixed, because sums of floats depend on their order
 
+#: Kinds of normalisation, see `measure`.
 KINDS = ("none", "mean", "mean_std", "mean_image")
 
 
@@ -32,9 +33,9 @@ class Normalisation:
     dtype : str
         Type of the training images, for instance "uint8". Images of another type are not accepted, because
         their gray levels have another scale.
-    offset : float32 array, (c, 1, 1), or (c, y, x) for a mean image
+    offset : (c, 1, 1) array of float32, (c, y, x) for a mean image
         Gray level that becomes 0.
-    scale : float32 array, (c, 1, 1)
+    scale : (c, 1, 1) array of float32
         Difference of gray levels that becomes 1.
     """
 
@@ -48,14 +49,14 @@ class Normalisation:
 
         Parameters
         ----------
-        raw : array, (c, h, w)
+        raw : (c, y, x) array
             Gray levels.
-        rows, columns : array of int, (h,) and (w,)
+        rows, columns : (y,) and (x,) array of int
             Rows and columns of the region in the section; a mean image is subtracted at this place.
 
         Returns
         -------
-        float32 array, (c, h, w)
+        (c, y, x) array of float32
             Normalised gray levels.
         """
         offset = self.offset
@@ -68,7 +69,7 @@ class Normalisation:
 
         Parameters
         ----------
-        raw : array or HDF5 dataset, (c, z, y, x)
+        raw : (c, z, y, x) array or HDF5 dataset
             Images of a volume.
         path : str or Path
             Their file, for the message.
@@ -123,6 +124,11 @@ class Normalisation:
         -------
         Normalisation
             The normalisation.
+
+        Raises
+        ------
+        KeyError
+            If `content` lacks a field.
         """
         return cls(
             content["kind"],
@@ -144,9 +150,9 @@ def measure(kind: str, volumes: Iterable[Stored], *, memory_gb: float = 8.0) -> 
         - "mean": as "none", after subtraction of the mean of each channel.
         - "mean_std": the mean of each channel is subtracted, the result divided by its standard deviation.
         - "mean_image": as "mean", with the mean of each pixel over all sections.
-    volumes : iterable of array or HDF5 dataset, (c, z, y, x)
+    volumes : iterable of (c, z, y, x) array or HDF5 dataset
         Images of the training volumes. For "mean_image" all sections must have the same size.
-    memory_gb : float, default: 8.0
+    memory_gb : float, default 8.0
         Limit of memory for a mean image in GB (10^9 bytes).
 
     Returns
@@ -162,6 +168,8 @@ def measure(kind: str, volumes: Iterable[Stored], *, memory_gb: float = 8.0) -> 
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.data.normalisation import measure
     >>> image = np.array([[[[0, 100], [100, 200]]]], np.uint8)  # one channel, one section
     >>> normalisation = measure("mean_std", [image])
     >>> normalisation.apply(image[:, 0], np.arange(2), np.arange(2)).round(2)

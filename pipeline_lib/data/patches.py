@@ -47,7 +47,7 @@ class Truth(Protocol):
 
         Returns
         -------
-        float32 array, (k, h, w)
+        (k, y, x) array of float32
             The task's k numbers for each pixel, for instance class and weight.
         """
 
@@ -57,7 +57,7 @@ class Volume(NamedTuple):
 
     Parameters
     ----------
-    raw : array or HDF5 dataset, (c, z, y, x)
+    raw : (c, z, y, x) array or HDF5 dataset
         Gray levels of the images.
     truth : Truth
         What the output of the network is compared with.
@@ -72,9 +72,9 @@ class Patch(NamedTuple):
 
     Parameters
     ----------
-    image : Tensor, (1, c, tile, tile), float32
+    image : (1, c, tile, tile) Tensor of float32
         Normalised and augmented images.
-    truth : Tensor, (1, k, out, out), float32
+    truth : (1, k, out, out) Tensor of float32
         Truth of the middle of the patch; out = tile - 2 * context is the side of the network's output.
     """
 
@@ -91,9 +91,9 @@ class Region:
 
     Parameters
     ----------
-    image : Tensor, (c, h, w), float32
+    image : (c, y, x) Tensor of float32
         Normalised images.
-    truth : Tensor, (k, h, w), float32
+    truth : (k, y, x) Tensor of float32
         Truth of the same pixels.
     centre : tuple of int
         Row and column in the region of the centre of the patch.
@@ -215,7 +215,7 @@ class Patches:
         return Patch(augment.vary_gray(image, transform, generator)[None], truth[None])
 
     def batches(self, numbers: Iterable[Sequence[int]], device: torch.device) -> Iterator[list[Patch]]:
-        """Prepare batches of patches ahead of the training, in a separate thread.
+        """Yield batches of patches, which a separate thread prepares ahead of the training.
 
         If the training runs on the CPU, the thread uses cores that the training step leaves idle.
 

@@ -18,12 +18,17 @@ from pipeline_lib import imageio
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import require_file
 
+#: Columns of the table.
 COLUMNS = ("volume", "images", "annotation", "sections", "split")
+#: Columns that can be left out.
 OPTIONAL_COLUMNS = ("annotation", "sections")
+#: Uses of a volume.
 SPLITS = ("train", "validation", "test", "predict")
 
-BATCH = 64 * 2**20  # px, limit for one job, unless a single volume has more
-BATCH_NAMES = 64  # average number of volumes of one job if they are small
+#: Largest number of pixels of one job (px), unless a single volume has more.
+BATCH = 64 * 2**20
+#: Average number of volumes of one job if they are small.
+BATCH_NAMES = 64
 
 LARGEST_TABLE = 64 * 2**20  # bytes; a million rows
 
@@ -51,7 +56,7 @@ class Volume:
         Selected sections as written in the table, for instance "0-3,8"; empty for all.
     split : {"train", "validation", "test", "predict"}
         What the volume is used for.
-    row : str, default: ""
+    row : str, default ""
         File and line of the row, for messages.
     """
 
@@ -132,9 +137,9 @@ def check_files(
     ----------
     volumes : iterable of Volume
         Rows of the table of volumes.
-    channels : int, default: 1
+    channels : int, default 1
         Expected number of channels of the images.
-    memory_gb : float, default: 8.0
+    memory_gb : float, default 8.0
         Memory in which the files must be readable, in GB (10^9 bytes).
 
     Returns
@@ -197,11 +202,11 @@ def _info(
 def batches(*groups: Mapping[str, int]) -> dict[str, list[str]]:
     """Distribute volumes over batches. Each stage runs one job for each batch.
 
-    Small volumes share a job, because starting a job takes a second. A batch has at most `BATCH` px, unless a
-    single volume has more. Most batches end earlier, after a name with a certain checksum: one in
-    `BATCH_NAMES` names, or in a quarter of the volumes that fit into a batch if these are fewer. If rows are
-    added to the table or removed, the batches after such a name stay the same, and their jobs do not have to
-    run again.
+    Small volumes share a job, because starting a job takes a second. A batch has at most 2^26 px (`BATCH`),
+    unless a single volume has more. A batch also ends after a volume whose name has a certain hash, so that
+    adding a row changes few batches. On average this is every N-th volume; N is 64 (`BATCH_NAMES`), or a
+    quarter of the volumes of this size that fit into a batch if that is less. Jobs of batches that stay the
+    same do not have to run again.
 
     Parameters
     ----------

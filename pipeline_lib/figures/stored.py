@@ -26,6 +26,8 @@ def consecutive(labels: np.ndarray) -> np.ndarray:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.figures.stored import consecutive
     >>> consecutive(np.array([[0, 7, 7, 9]]))
     array([[0, 1, 1, 2]], dtype=int32)
     """
@@ -58,6 +60,8 @@ def consistent_probability(cell_probability: np.ndarray, labels: np.ndarray, thr
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.figures.stored import consistent_probability
     >>> consistent_probability(np.array([[0.2, 0.9, 0.3, 0.75]]), np.array([[0, 5, 0, 0]]), threshold=0.5)
     array([[0.2, 0.9, 0.3, 0.5]])
     """

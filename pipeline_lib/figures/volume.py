@@ -141,6 +141,7 @@ def middle(shape: tuple[int, int], size: int) -> Window:
 
     Examples
     --------
+    >>> from pipeline_lib.figures.volume import middle
     >>> middle((10, 3), 4)
     (slice(3, 7, None), slice(0, 3, None))
     """
@@ -173,6 +174,8 @@ def matched_labels(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.figures.volume import matched_labels
     >>> matched_labels(np.array([[7, 7, 7, 7, 0, 0]]), np.array([[1, 1, 0, 2, 0, 3]]))
     array([[ 7,  7,  0,  7,  0, 10]])
     """

@@ -1,6 +1,6 @@
 """Read images and annotations as arrays, and write arrays as TIFF files.
 
-All knowledge of file formats, axes and polarity is in this package.
+This package alone knows file formats, the order of axes, and whether 0 is black or white.
 
 Readable formats: TIFF (strips or tiles, multi-page, ImageJ, OME, BigTIFF), a single PNG, a folder of PNG or
 TIFF slices in natural order, and HDF5 as `file.h5:/dataset`. Files are read region by region; only the

@@ -16,6 +16,7 @@ from pipeline_lib.imageio.images import Images, open_chosen
 from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.runtime.errors import InputError
 
+#: What an annotation can contain. "auto" infers it from the values.
 ANNOTATION_KINDS = ("auto", "black_membranes", "white_membranes", "instances")
 
 _SAMPLE = 2048  # px, side of the square in the first section in which separate areas are counted
@@ -28,13 +29,13 @@ _MAKE_ANNOTATION = (
 
 @dataclass(frozen=True)
 class Annotation:
-    """An annotation in memory, with its polarity resolved; `read_annotation` creates it.
+    """An annotation in memory; `read_annotation` creates it. It is known which of its values are cells.
 
     Parameters
     ----------
     kind : {"membranes", "instances"}
         What `array` contains.
-    array : array, (z, y, x)
+    array : (z, y, x) array
         For "membranes" uint8, 1 = cell and 0 = membrane. For "instances" unsigned integers, 0 = background
         and each other value one cell.
     description : str
@@ -48,7 +49,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class AnnotationRegions:
-    """An open annotation with its polarity resolved; `open_annotation` creates it.
+    """An open annotation; `open_annotation` creates it. It is known which of its values are cells.
 
     Parameters
     ----------
@@ -56,11 +57,11 @@ class AnnotationRegions:
         What the values mean, see `Annotation`.
     description : str
         What was found in the file and what was inferred, for the log.
-    dtype : np.dtype
+    dtype : numpy.dtype
         Type of the values that `read` returns.
     images : Images
-        The open file.
-    cells_are_zero : bool, default: False
+        Regions of the file as they are stored.
+    cells_are_zero : bool, default False
         For "membranes": whether cells are stored as 0.
     """
 
@@ -87,7 +88,7 @@ class AnnotationRegions:
 
         Returns
         -------
-        array, (h, w)
+        (y, x) array
             Values of type `dtype`, with the meaning given by `kind`.
 
         Raises
@@ -105,7 +106,7 @@ class AnnotationRegions:
 def open_annotation(
     path: str | Path, *, sections: str | None = None, kind: str = "auto", block: int = BLOCK
 ) -> Iterator[AnnotationRegions]:
-    """Open an annotation to read regions of it, and find out what its values mean.
+    """Open an annotation to read regions of it, and find out what its values mean. Context manager.
 
     All values are read once or twice when the annotation is opened. Black and white are what Fiji displays:
     with `WhiteIsZero`, zeros are white. Instance labels are never inverted. Gray levels, as in smoothed or
@@ -117,7 +118,7 @@ def open_annotation(
         TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
     sections : str, optional
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
-    kind : {"auto", "black_membranes", "white_membranes", "instances"}, default: "auto"
+    kind : {"auto", "black_membranes", "white_membranes", "instances"}, default "auto"
         Meaning of the values:
 
         - "black_membranes": membranes are 0 and cells another value, as in the ISBI 2012 challenge.
@@ -126,18 +127,31 @@ def open_annotation(
         - "auto": two values, one of them 0, are black membranes. More values are instances if they form
           areas. They are classes, which is an error, if the first 2048 x 2048 px of the first section have
           more than ten separate areas per value.
-    block : int, default: 2048
+    block : int, default 2048
         Side in px of the blocks in which the values are read. The result does not depend on it.
 
     Yields
     ------
     AnnotationRegions
-        The selected sections.
+        The selected sections. They can be read inside the `with` statement.
 
     Raises
     ------
     InputError
         As `open_images`, and if the values do not fit `kind`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from pipeline_lib.imageio import open_annotation, write_images
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "membranes.tif")
+    ...     write_images(path, np.array([[[255, 0, 255, 255]]], np.uint8))
+    ...     with open_annotation(path) as annotation:
+    ...         print(annotation.kind, annotation.read(0, slice(0, 1), slice(0, 3)))
+    membranes [[1 0 1]]
     """
     if kind not in ANNOTATION_KINDS:
         raise InputError(
@@ -168,7 +182,7 @@ def read_annotation(path: str | Path, *, sections: str | None = None, kind: str 
         TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
     sections : str, optional
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
-    kind : {"auto", "black_membranes", "white_membranes", "instances"}, default: "auto"
+    kind : {"auto", "black_membranes", "white_membranes", "instances"}, default "auto"
         Meaning of the values, see `open_annotation`.
 
     Returns

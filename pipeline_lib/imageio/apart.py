@@ -20,7 +20,7 @@ SECONDS = 60  # limit of CPU time for the headers of one image; 10,000 slices ta
 
 
 def inspect_apart(paths: Sequence[str | Path], memory_gb: float) -> Generator[ImageInfo, None, None]:
-    """Inspect images in a separate process with limits of time and memory.
+    """Yield shape and type of images, inspected in a separate process with limits of time and memory.
 
     All images are read by one forked process. The caller survives a file that makes a decoder crash or run
     forever, as some damaged HDF5 files do.

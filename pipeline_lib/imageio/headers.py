@@ -29,16 +29,16 @@ class ImageInfo:
         Number of sections; 1 for a single image.
     height, width : int
         Size of a section in px.
-    dtype : np.dtype
+    dtype : numpy.dtype
         Type of the values in native byte order.
     axes : str
         Axes of the stored array in the order of the file, for instance `QYX`, `ZCYX` or `YXS`.
-    white_is_zero : bool, default: False
+    white_is_zero : bool, default False
         Whether the file is displayed inverted: `WhiteIsZero` in TIFF, an inverting LUT in Fiji.
-    smallest_read : int, default: 0
+    smallest_read : int, default 0
         Size in bytes, decoded, of the smallest part that can be read: a strip or tile of a TIFF, a chunk of
         HDF5, a whole PNG, or one pixel of an uncompressed file.
-    others : tuple of Path, default: ()
+    others : tuple of Path, default ()
         Other files that contain pixels of the image, for instance those of an OME set or the sources of a
         virtual HDF5 dataset.
     """
@@ -79,7 +79,7 @@ def require_channels(
     read : callable, optional
         Region reader of the image. If given, the message states whether the first block of the first section
         has equal values in all channels, that is gray levels saved as colour.
-    annotation : bool, default: False
+    annotation : bool, default False
         Whether the image is an annotation. The message then does not suggest to change `dataset.channels`.
 
     Raises

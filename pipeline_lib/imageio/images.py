@@ -73,7 +73,7 @@ class Images:
 
         Returns
         -------
-        array, (c, h, w)
+        (c, y, x) array
             Gray levels of type `dtype`.
 
         Raises
@@ -100,7 +100,7 @@ class Images:
 
         Returns
         -------
-        array, (c, h, w)
+        (c, y, x) array
             Gray levels of type `dtype`.
 
         Raises
@@ -114,7 +114,7 @@ class Images:
 
 @contextmanager
 def open_images(path: str | Path, *, sections: str | None = None, channels: int = 1) -> Iterator[Images]:
-    """Open an image to read regions of it.
+    """Open an image to read regions of it. Context manager.
 
     Images stored with `WhiteIsZero` are inverted, so that high values are always bright.
 
@@ -124,13 +124,13 @@ def open_images(path: str | Path, *, sections: str | None = None, channels: int 
         TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
     sections : str, optional
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
-    channels : int, default: 1
+    channels : int, default 1
         Expected number of channels.
 
     Yields
     ------
     Images
-        The selected sections.
+        The selected sections. They can be read inside the `with` statement.
 
     Raises
     ------
@@ -138,6 +138,20 @@ def open_images(path: str | Path, *, sections: str | None = None, channels: int 
         If the file is missing, damaged or of an unknown format, its axes are ambiguous, the number of
         channels differs (RGB), a selected section does not exist, or a part of the file that must be decoded
         at once does not fit into the memory of this machine.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from pipeline_lib.imageio import open_images, write_images
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "stack.tif")
+    ...     write_images(path, np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
+    ...     with open_images(path, sections="1") as images:
+    ...         print(images.shape, images.read(0, slice(0, 2), slice(0, 3)))
+    (1, 1, 3, 4) [[[12 13 14]
+      [16 17 18]]]
     """
     with open_chosen(path, sections, channels) as images:
         yield images
@@ -161,7 +175,8 @@ def open_chosen(
 def read_images(path: str | Path, *, sections: str | None = None, channels: int = 1) -> np.ndarray:
     """Read an image as a whole.
 
-    Images stored with `WhiteIsZero` are inverted, so that high values are always bright.
+    The pixels of the file can be integers or floats of any width, or bool. Images stored with `WhiteIsZero`
+    are inverted, so that high values are always bright.
 
     Parameters
     ----------
@@ -169,18 +184,23 @@ def read_images(path: str | Path, *, sections: str | None = None, channels: int 
         TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
     sections : str, optional
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
-    channels : int, default: 1
+    channels : int, default 1
         Expected number of channels.
 
     Returns
     -------
-    array, (c, z, y, x)
+    (c, z, y, x) array
         Gray levels in the type of the file, bool as uint8.
 
     Raises
     ------
     InputError
         As `open_images` and `Images.read`, and if the sections do not fit into the memory of this machine.
+
+    Examples
+    --------
+    >>> from pipeline_lib.imageio import read_images
+    >>> images = read_images("stack.tif", sections="0-3,8")  # doctest: +SKIP
     """
     with open_images(path, sections=sections, channels=channels) as images:
         require_whole(path, images.info, math.prod(images.shape) * images.dtype.itemsize)

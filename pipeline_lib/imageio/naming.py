@@ -45,6 +45,7 @@ def source_file(path: str | Path) -> Path:
 
     Examples
     --------
+    >>> from pipeline_lib.imageio import source_file
     >>> source_file("a.h5:/raw").name
     'a.h5'
     """
@@ -142,6 +143,7 @@ def natural_key(name: str) -> tuple[list[int | str], str]:
 
     Examples
     --------
+    >>> from pipeline_lib.imageio import natural_key
     >>> sorted(["slice10.tif", "slice2.tif"], key=natural_key)
     ['slice2.tif', 'slice10.tif']
     """
@@ -171,6 +173,7 @@ def section_ranges(text: str | None) -> list[range] | None:
 
     Examples
     --------
+    >>> from pipeline_lib.imageio import section_ranges
     >>> section_ranges("8,0-3")
     [range(0, 4), range(8, 9)]
     """
@@ -219,6 +222,7 @@ def parse_sections(text: str | None, available: int) -> list[int]:
 
     Examples
     --------
+    >>> from pipeline_lib.imageio import parse_sections
     >>> parse_sections("0-2,5", available=9)
     [0, 1, 2, 5]
     """

@@ -26,11 +26,16 @@ def write_images(path: str | Path, images: Stored, *, provenance: Json | None = 
     ----------
     path : str or Path
         File to write. It replaces an existing file only when it is complete.
-    images : array-like, (z, y, x)
+    images : (z, y, x) array_like
         Gray levels: uint8, uint16 or float32. Array, HDF5 dataset, or any object with `shape`, `dtype` and
         `[z, rows, columns]`. 128 rows are read at a time.
     provenance : dict, optional
         Record of how the file was made, stored as JSON in the description of the first page.
+
+    Raises
+    ------
+    InputError
+        If the disk is full or the folder is not writable.
     """
     _write_tiff(path, images, images.dtype, provenance)
 
@@ -44,12 +49,17 @@ def write_labels(path: str | Path, labels: Stored, *, provenance: Json | None = 
     ----------
     path : str or Path
         File to write. It replaces an existing file only when it is complete.
-    labels : array-like, (z, y, x)
+    labels : (z, y, x) array_like
         Instance labels, 0 = background. They are written as uint16, or as uint32 if a label is above 65535.
         Array, HDF5 dataset, or any object with `shape` and `[z, rows, columns]`. 128 rows are read at a time.
         All are read once, and again from the start if a label above 65535 is found.
     provenance : dict, optional
         Record of how the file was made, stored as JSON in the description of the first page.
+
+    Raises
+    ------
+    InputError
+        If the disk is full or the folder is not writable.
     """
     try:
         _write_tiff(path, labels, np.dtype(np.uint16), provenance)
@@ -70,11 +80,16 @@ def write_probability(path: str | Path, probability: Stored, *, provenance: Json
     ----------
     path : str or Path
         File to write. It replaces an existing file only when it is complete.
-    probability : array-like, (z, y, x)
+    probability : (z, y, x) array_like
         Probabilities, written as float32. Array, HDF5 dataset, or any object with `shape` and
         `[z, rows, columns]`. 128 rows are read at a time.
     provenance : dict, optional
         Record of how the file was made, stored as JSON in the description of the first page.
+
+    Raises
+    ------
+    InputError
+        If the disk is full or the folder is not writable.
     """
     _write_tiff(path, probability, np.dtype(np.float32), provenance)
 

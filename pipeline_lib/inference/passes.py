@@ -29,14 +29,15 @@ _MEMORY_FOR_TILES = 4 * 2**30
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type in which convolutions are computed.
+    """Switch off TF32, and return the type in which convolutions are computed.
 
-    This function also switches off TF32, torch's default on GPUs, so that `float32` really is float32 there.
+    TF32 is torch's default on GPUs. It is switched off for the whole process, so that `float32` really is
+    float32.
 
     Parameters
     ----------
     precision : {"auto", "float32", "bfloat16"}
-        Setting of the user. `auto` is bfloat16 if the device has instructions for it, otherwise float32.
+        Setting of the user. "auto" is bfloat16 if the device has instructions for it, otherwise float32.
     device : torch.device
         Device that computes.
 
@@ -47,6 +48,8 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
 
     Examples
     --------
+    >>> import torch
+    >>> from pipeline_lib.inference.passes import choose_precision
     >>> choose_precision("float32", torch.device("cpu"))
     torch.float32
     """
@@ -100,9 +103,10 @@ def choose_tile(
     precision: torch.dtype,
     memory_gb: float,
 ) -> int:
-    """Return the tile size for inference. The result of inference does not depend on it.
+    """Return the tile size for inference.
 
-    With `auto`, this is the largest valid size within the following limits:
+    The result of inference does not depend on it, up to rounding (1e-5). With "auto", this is the largest
+    valid size within the following limits:
 
     - A tile needs at most 4 GiB.
     - On a GPU, a tile needs at most a quarter of the free memory.
@@ -112,7 +116,7 @@ def choose_tile(
       network is small. Larger tiles gain no speed, and with this limit the memory does not grow with the
       image.
 
-    If a given tile needs more memory than is available, the size for `auto` is used instead, with a warning.
+    If a given tile needs more memory than is available, the size for "auto" is used instead, with a warning.
 
     Parameters
     ----------
@@ -125,7 +129,7 @@ def choose_tile(
     precision : torch.dtype
         Type of the convolutions, see `choose_precision`.
     memory_gb : float
-        Memory that the process may use on the CPU (GB).
+        Memory that the process may use on the CPU, in GB (10^9 bytes).
 
     Returns
     -------
@@ -189,7 +193,7 @@ class SplitIfTooLarge(nn.Module):
     """A network that splits its input into halves if the memory of the GPU is too small for it.
 
     If a forward pass runs out of memory, it is repeated for each half of the output, and so on recursively.
-    Later inputs of this size or larger are split at once. The result is the same.
+    Later inputs of this size or larger are split at once. The result is the same up to rounding (1e-5).
 
     Parameters
     ----------
@@ -212,12 +216,12 @@ class SplitIfTooLarge(nn.Module):
 
         Parameters
         ----------
-        image : Tensor, (n, c, y, x), float32
+        image : (n, c, y, x) Tensor of float32
             Normalised images. Height and width must be valid sizes (`geometry`).
 
         Returns
         -------
-        Tensor, (n, classes, y - 2 context, x - 2 context)
+        (n, classes, y - 2 context, x - 2 context) Tensor
             Logits of the classes.
 
         Raises
@@ -261,13 +265,13 @@ def tile_outputs(
     decode: Callable[[Callable[[Tensor], Tensor], Tensor], Any],
     rows: slice = slice(None),
 ) -> Iterator[tuple[Tile, Any]]:
-    """Apply a network and the decoding of a task to each tile of a section.
+    """Yield the decoded output of a network for each tile of a section.
 
     Parameters
     ----------
     network : Network or SplitIfTooLarge
         Network on `device`, in evaluation mode.
-    raw : array, (c, z, y, x)
+    raw : (c, z, y, x) array
         Gray levels, numpy or h5py.
     section : int
         Index of the section in `raw`.
@@ -281,9 +285,9 @@ def tile_outputs(
         Type of the convolutions, see `choose_precision`.
     decode : callable
         Method `decode` of the task. It is called with the network and the normalised tile, (c, y, x) float32.
-    rows : slice, default all
-        Band of rows to process. It must start at a multiple of the network's stride. Positions of the tiles
-        are relative to its first row.
+    rows : slice, optional
+        Band of rows to process, by default all. It must start at a multiple of the network's stride.
+        Positions of the tiles are relative to its first row.
 
     Yields
     ------
@@ -294,7 +298,10 @@ def tile_outputs(
 
     References
     ----------
-    Ronneberger, Fischer & Brox (2015), section 2 and figure 2: overlap-tile strategy.
+    Section 2 and figure 2 of [1]_: overlap-tile strategy.
+
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional networks for biomedical image
+       segmentation", MICCAI, LNCS 9351:234-241, 2015.
     """
     height, width = raw.shape[2:]
     band = range(height)[rows]
@@ -312,18 +319,20 @@ def orient(image: Tensor, orientation: int) -> Tensor:
 
     Parameters
     ----------
-    image : Tensor, (..., y, x)
+    image : (..., y, x) Tensor
         Image in its original orientation.
     orientation : int
         0 to 7. The image is mirrored if it is 4 or more, then rotated `orientation % 4` times by 90 degrees.
 
     Returns
     -------
-    Tensor, (..., y, x) or (..., x, y)
+    (..., y, x) or (..., x, y) Tensor
         Image in the new orientation.
 
     Examples
     --------
+    >>> import torch
+    >>> from pipeline_lib.inference.passes import orient
     >>> orient(torch.tensor([[1, 2], [3, 4]]), 1)
     tensor([[2, 4],
             [1, 3]])
@@ -337,18 +346,20 @@ def orient_back(image: Tensor, orientation: int) -> Tensor:
 
     Parameters
     ----------
-    image : Tensor, (..., y, x)
+    image : (..., y, x) Tensor
         Result of `orient`.
     orientation : int
         Orientation of `image`, 0 to 7.
 
     Returns
     -------
-    Tensor, (..., y, x) or (..., x, y)
+    (..., y, x) or (..., x, y) Tensor
         Image in its original orientation.
 
     Examples
     --------
+    >>> import torch
+    >>> from pipeline_lib.inference.passes import orient_back
     >>> orient_back(torch.tensor([[2, 4], [1, 3]]), 1)
     tensor([[1, 2],
             [3, 4]])

@@ -1,8 +1,8 @@
 """Overlap-tile geometry: which part of a section each tile reads, crops and writes.
 
 This module uses integers only and imports neither torch nor h5py. All sizes and positions are in pixels (px).
-Pixels outside the section are mirrored at its edges (Ronneberger, Fischer & Brox 2015, section 2 and figure
-2).
+Pixels outside the section are mirrored at its edges (the overlap-tile strategy of
+the U-Net paper, figure 2).
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class Tile:
 
 
 def tiles(shape: tuple[int, int], tile: int, geometry: Geometry) -> Iterator[Tile]:
-    """Cover a section with tiles, row by row.
+    """Yield tiles that cover a section, row by row.
 
     Tiles start at multiples of the network's stride, so that pooling sees the same 2x2 squares as in one pass
     over the whole section, and the results are equal.
 
-    Tiles are square or elongated, whichever reads the fewest pixels in total: the cost of a forward pass is
-    proportional to the pixels it reads plus those it writes, and every division writes the same number
-    (docs/measurements/performance.md). All tiles have the same size, so that memory freed by one tile fits
-    the next. The last ones may extend beyond the section.
+    Tiles are square or elongated, so that they read as few pixels as possible in total. The cost of a forward
+    pass is proportional to the pixels it reads plus those it writes (see :doc:`/measurements/performance`),
+    and every pixel of the section is written once however it is divided. All tiles have the same size, so
+    that memory freed by one tile fits the next. The last ones may extend beyond the section.
 
     Parameters
     ----------
@@ -70,13 +70,18 @@ def tiles(shape: tuple[int, int], tile: int, geometry: Geometry) -> Iterator[Til
 
     References
     ----------
-    Ronneberger, Fischer & Brox (2015), section 2 and figure 2.
+    Section 2 and figure 2 of [1]_.
+
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional networks for biomedical image
+       segmentation", MICCAI, LNCS 9351:234-241, 2015.
 
     Examples
     --------
     A network with a context of 5 px needs two tiles of 22 x 14 px for a section of 12 x 8 px, if a tile may
     have 18 x 18 px:
 
+    >>> from pipeline_lib.inference.tiling import tiles
+    >>> from pipeline_lib.networks import Geometry
     >>> geometry = Geometry(stride=4, smallest=14, context=5)
     >>> for part in tiles((12, 8), 18, geometry):
     ...     print(part.read, part.write)
@@ -151,15 +156,19 @@ def mirror(start: int, stop: int, size: int) -> npt.NDArray[np.int_]:
 
     Returns
     -------
-    array, (stop - start,), int64
+    (stop - start,) array of int64
         Index into the axis for each position, 0 to `size` - 1.
 
     References
     ----------
-    Ronneberger, Fischer & Brox (2015), section 2 and figure 2.
+    Section 2 and figure 2 of [1]_.
+
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional networks for biomedical image
+       segmentation", MICCAI, LNCS 9351:234-241, 2015.
 
     Examples
     --------
+    >>> from pipeline_lib.inference.tiling import mirror
     >>> mirror(-2, 6, 4)
     array([2, 1, 0, 1, 2, 3, 2, 1])
     """
@@ -177,22 +186,24 @@ def read_mirrored(array: Stored, section: int, rows: np.ndarray, columns: np.nda
 
     Parameters
     ----------
-    array : array, (..., z, y, x)
+    array : (..., z, y, x) array
         Numpy or h5py array.
     section : int
         Index of the section.
-    rows : array of int, (h,)
+    rows : (y,) array of int
         Indices of rows, as `mirror` returns them.
-    columns : array of int, (w,)
+    columns : (x,) array of int
         Indices of columns.
 
     Returns
     -------
-    array, (..., h, w)
+    (..., y, x) array
         Values of the section, with the type of `array`.
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.inference.tiling import mirror, read_mirrored
     >>> image = np.arange(6).reshape(1, 2, 3)
     >>> read_mirrored(image, 0, mirror(0, 2, 2), mirror(-1, 4, 3))
     array([[1, 0, 1, 2, 1],

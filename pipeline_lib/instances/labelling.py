@@ -72,9 +72,9 @@ def find_pieces(
         Output: the pieces of section `z`, numbered from 1 in the order of the blocks; 0 = background.
     z : int
         Number of the section.
-    block : int
+    block : int, default 2048
         Side of the blocks that are in memory one at a time (px).
-    memory_gb : float
+    memory_gb : float, default 8.0
         Limit for the tables of the pieces (GB).
 
     Returns
@@ -91,6 +91,8 @@ def find_pieces(
     --------
     Blocks of 2 px cut the only component into two pieces.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.instances.labelling import find_pieces
     >>> foreground = np.array([[[1, 1, 1], [0, 0, 1]]], bool)
     >>> pieces = np.zeros((1, 2, 3), np.uint32)
     >>> found = find_pieces(lambda z, rows, columns: foreground[z, rows, columns], pieces, 0, block=2)
@@ -140,12 +142,12 @@ def number_components(
         Tables of the bands of the section, from top to bottom; a single one for a whole section.
     heights : sequence of int
         Number of rows of each band.
-    seams : sequence of tuple of array
+    seams : sequence of tuple of array, optional
         For each two neighbouring bands, the pieces in the last row of the upper band and those in the first
         row of the lower band.
-    minimum_size : int
+    minimum_size : int, default 0
         Components with fewer pixels get the label 0 (px).
-    before : int
+    before : int, default 0
         Last label of the sections before; the first label is `before` + 1.
 
     Returns
@@ -265,7 +267,7 @@ def labelled(
     block: int = BLOCK,
     memory_gb: float = 8.0,
 ) -> Iterator[tuple[Labels, int]]:
-    """Yield the connected components of a volume, numbered consecutively through its sections.
+    """Label the connected components of a volume, numbered through its sections. Context manager.
 
     The pieces of a volume with more pixels than one block are in a temporary file, which is removed on exit.
 
@@ -278,11 +280,11 @@ def labelled(
         Shape (z, y, x) of the volume.
     output : Path
         File that the labels are for. The temporary file is in the same folder.
-    minimum_size : int
+    minimum_size : int, default 0
         Components with fewer pixels are left out (px).
-    block : int
+    block : int, default 2048
         Side of the blocks that are in memory one at a time (px). It does not change the labels.
-    memory_gb : float
+    memory_gb : float, default 8.0
         Limit for the tables of the pieces of one section (GB).
 
     Yields
@@ -296,6 +298,18 @@ def labelled(
     ------
     InputError
         If the tables need more than `memory_gb`, or there are more components than uint32 can number.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from pipeline_lib.instances.labelling import labelled
+    >>> cells = np.array([[[1, 0, 1], [1, 0, 0]]], bool)
+    >>> read = lambda z, rows, columns: cells[z, rows, columns]
+    >>> with labelled(read, cells.shape, Path("labels.h5")) as (labels, count):
+    ...     labels[0, :, :], count
+    (array([[1, 0, 2],
+           [1, 0, 0]], dtype=uint32), 2)
     """
 
     def number(pieces: np.ndarray | h5py.Dataset, keep: Callable[[int, np.ndarray], None]) -> int:

@@ -33,7 +33,7 @@ class PostProcessing:
     ----------
     threshold : float
         Pixels belong to a cell if their cell probability is above it. At least 0 and below 1.
-    minimum_size : int
+    minimum_size : int, default 0
         Components with fewer pixels are removed (px).
 
     Raises
@@ -146,6 +146,8 @@ def instances(
     --------
     The single pixel at the upper right is smaller than the minimum size.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.instances.postprocessing import PostProcessing, instances
     >>> instances(np.array([[0.9, 0.2, 0.9], [0.9, 0.2, 0.3]]), PostProcessing(threshold=0.5, minimum_size=2))
     array([[1, 0, 0],
            [1, 0, 0]], dtype=int32)
@@ -165,7 +167,7 @@ def instances_by_block(
     block: int = BLOCK,
     memory_gb: float = 8.0,
 ) -> AbstractContextManager[tuple[Labels, int]]:
-    """Return a context manager for the instances of a volume of any size.
+    """Label the instances of a volume of any size. Context manager.
 
     Parameters
     ----------
@@ -174,10 +176,10 @@ def instances_by_block(
     post_processing : PostProcessing
         Threshold and minimum size.
     output : Path
-        File that the labels are for. A temporary file is in the same folder until the context ends.
-    block : int
+        File that the labels are for. A temporary file is in the same folder until the `with` statement ends.
+    block : int, default 2048
         Side of the blocks that are in memory one at a time (px). It does not change the labels.
-    memory_gb : float
+    memory_gb : float, default 8.0
         Limit for the tables of the components of one section (GB).
 
     Returns
@@ -190,6 +192,17 @@ def instances_by_block(
     ------
     InputError
         If the tables need more than `memory_gb`, or there are more components than uint32 can number.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from pipeline_lib.instances.postprocessing import PostProcessing, instances_by_block
+    >>> probability = np.array([[[0.9, 0.2, 0.9], [0.9, 0.2, 0.3]]])
+    >>> with instances_by_block(probability, PostProcessing(0.5), Path("labels.h5")) as (labels, count):
+    ...     labels[0, :, :], count
+    (array([[1, 0, 2],
+           [1, 0, 0]], dtype=uint32), 2)
     """
     sections, height, width = cell_probability.shape
     return labelled(
@@ -205,8 +218,9 @@ def instances_by_block(
 def above(cell_probability: np.ndarray, threshold: float) -> np.ndarray:
     """Return where a probability is above a threshold, compared in float64 as in the challenge.
 
-    The comparison matters for ties: 0.7 in float32 is not 0.7 in float64. Nothing is converted to float64;
-    a float32 is above the threshold if it is above the largest float32 that is not (`largest_not_above`).
+    The comparison matters for ties: 0.7 in float32 is not 0.7 in float64. The map is not converted to
+    float64. Instead, the threshold is rounded down to the type of the map (`largest_not_above`); a value
+    above that is also above the threshold in float64.
 
     Parameters
     ----------
@@ -218,12 +232,14 @@ def above(cell_probability: np.ndarray, threshold: float) -> np.ndarray:
     Returns
     -------
     array of bool
-        Array of the same shape.
+        True where the probability is above the threshold; same shape.
 
     Examples
     --------
     In float32, 0.7 is slightly smaller than in float64, and 0.3 is slightly larger.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.instances.postprocessing import above
     >>> above(np.array([0.7], np.float32), 0.7), above(np.array([0.3], np.float32), 0.3)
     (array([False]), array([ True]))
     """
@@ -247,6 +263,8 @@ def largest_not_above(threshold: float, dtype: np.dtype[np.floating] | type[np.f
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.instances.postprocessing import largest_not_above
     >>> float(largest_not_above(0.3, np.float32)) < 0.3 < float(np.float32(0.3))
     True
     """

@@ -11,8 +11,11 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-BLOCK = 2048  # px, side of a square block: 4 million pixels, a few hundred megabytes in the largest stage
-ALIGNMENT = 128  # px; blocks start at the borders of HDF5 chunks, so that each chunk is written once
+#: Default side of a block (px): 4 million pixels, a few hundred megabytes in the largest stage.
+BLOCK = 2048
+#: Blocks and bands of rows start at multiples of it (px). It is the side of HDF5 chunks: each is written
+#: once.
+ALIGNMENT = 128
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def blocks(shape: tuple[int, int], side: int = BLOCK, halo: int = 0) -> Iterator
 
     Examples
     --------
+    >>> from pipeline_lib.kernels.blocks import blocks
     >>> [block.read for block in blocks((3, 5), side=3, halo=1)]
     [(slice(0, 3, None), slice(0, 4, None)), (slice(0, 3, None), slice(2, 5, None))]
     """
@@ -99,6 +103,7 @@ def parts(shape: tuple[int, int, int], number: int) -> list[Part]:
 
     Examples
     --------
+    >>> from pipeline_lib.kernels.blocks import parts
     >>> parts((1, 1000, 500), 3)  # doctest: +NORMALIZE_WHITESPACE
     [Part(sections=slice(0, 1, None), rows=slice(0, 384, None)),
      Part(sections=slice(0, 1, None), rows=slice(384, 768, None)),

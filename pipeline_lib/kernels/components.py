@@ -32,6 +32,8 @@ def connected_components(binary: Stored) -> np.ndarray:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import connected_components
     >>> connected_components(np.array([[1, 1, 0], [0, 0, 1], [1, 0, 1]]))
     array([[1, 1, 0],
            [0, 0, 3],

@@ -10,12 +10,12 @@ Nothing is connected across sections: an object is a label within one section.
 The *reference* is the challenge's own software, Fiji's Trainable Segmentation. Where scores differ from it,
 their documentation states so.
 
-docs/explanation/scores.md explains with pictures what each score punishes and what it forgives.
+The page :doc:`/explanation/scores` explains with pictures what each score punishes and what it forgives.
 """
 
 from pipeline_lib.kernels.components import connected_components
 from pipeline_lib.metrics.challenge import CHALLENGE_THRESHOLDS, challenge_summary, isbi_scores, summary_table
-from pipeline_lib.metrics.contingency import ContingencyTable, contingency_tables
+from pipeline_lib.metrics.contingency import ContingencyTable, Foreground, contingency_tables
 from pipeline_lib.metrics.information import v_info, vi_merge, vi_split
 from pipeline_lib.metrics.instances import (
     INSTANCE_METRICS,
@@ -45,6 +45,7 @@ __all__ = [
     "INSTANCE_METRICS",
     "IOU_THRESHOLDS",
     "ContingencyTable",
+    "Foreground",
     "Mismatch",
     "adapted_rand_error",
     "average_precision",

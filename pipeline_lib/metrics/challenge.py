@@ -28,8 +28,8 @@ from pipeline_lib.runtime.types import Stored
 if TYPE_CHECKING:
     import pandas as pd
 
-# The reference adds up 0.1 in floating point, so the last threshold is just below 1, and a probability of 1
-# is above it.
+#: Thresholds of the challenge, 0, 0.1, ..., 0.9999999999999999. The reference adds up 0.1 in floating point,
+#: so the last threshold is just below 1, and a probability of 1 is above it.
 CHALLENGE_THRESHOLDS = tuple(float(t) for t in np.cumsum([0.0] + [0.1] * 10))
 SPLITS_MERGERS_LIMIT = 0.9  # the challenge's minimum of splits and mergers is over thresholds up to 0.9
 
@@ -107,7 +107,7 @@ def isbi_scores(
         Truth: cell is not 0, membrane is 0. Cells that touch count as one cell.
     cell_probability : array of float
         Probability of cell in 0..1, of the same shape. A uint8 map is divided by 255.
-    thresholds : sequence of float
+    thresholds : sequence of float, optional
         The prediction at a threshold is `cell_probability > threshold`, compared in float64. In 0..1. The
         default is the challenge's: 0, 0.1, ..., 0.9999999999999999.
     mask : array, optional
@@ -122,7 +122,7 @@ def isbi_scores(
         instance labels (y, x). By default the components are the instances. Other scores do not depend on it.
     workers : int, optional
         Number of threads. By default one for each core that this process may use.
-    progress : callable
+    progress : callable, optional
         Wraps the iterable of finished sections, for instance `tqdm.tqdm`.
 
     Returns
@@ -133,13 +133,14 @@ def isbi_scores(
     Raises
     ------
     InputError
-        If the shapes differ, the probability has NaN or values outside 0..1, labels are not integers or
-        negative, or a threshold is outside 0..1.
+        If the shapes differ, the probability has NaN or values outside 0..1, a label is negative
+        or not an integer, or a threshold is outside 0..1.
 
     Notes
     -----
-    All values are errors, where 0 is perfect, except for v_rand_thin and v_info_thin, where 1 is perfect, and
-    uniform_sections:
+    Without `labels`, all values are errors, where 0 is perfect, except for v_rand_thin and v_info_thin, where
+    1 is perfect, and uniform_sections. With `labels`, the `INSTANCE_METRICS` are added, where 1 is perfect;
+    `instance_scores` describes them. The other metrics are:
 
     =========================  ===================================================================
     metric                     definition
@@ -160,7 +161,8 @@ def isbi_scores(
     Sections without true cells are left out of rand_error_n2, vi_split and vi_merge; they count as 0 in
     v_rand_thin and v_info_thin. A stack without any true cell is logged; it has a rand_error of 0, a
     rand_error_n2 of 1, v_rand_thin and v_info_thin of 0, and vi_split and vi_merge of NaN. A map that is
-    anticorrelated with the truth is logged and scored as it is.
+    anticorrelated with the truth is logged and scored as it is. For a stack without true cells, the function
+    `metrics.rand_error` returns NaN instead of 0.
 
     The truth is `cells != 0` at all thresholds; the reference compares it with the threshold, too.
 
@@ -178,6 +180,8 @@ def isbi_scores(
     --------
     The membrane between two cells has a gap (0.7), which merges them at a threshold of 0.5 but not at 0.75.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import isbi_scores
     >>> cells = np.array([[1, 1, 0, 1, 1], [1, 1, 0, 1, 1]])
     >>> probability = np.array([[0.8, 0.8, 0.1, 0.8, 0.8], [0.8, 0.8, 0.7, 0.8, 0.8]])
     >>> scores = isbi_scores(cells, probability, thresholds=[0.5, 0.75])
@@ -308,6 +312,8 @@ def challenge_summary(scores: pd.DataFrame) -> dict[str, float]:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import challenge_summary, isbi_scores
     >>> cells = np.array([[1, 1, 0, 1, 1], [1, 1, 0, 1, 1]])
     >>> probability = np.array([[0.8, 0.8, 0.1, 0.8, 0.8], [0.8, 0.8, 0.7, 0.8, 0.8]])
     >>> for name, value in challenge_summary(isbi_scores(cells, probability, [0.5, 0.9])).items():
@@ -365,6 +371,8 @@ def summary_table(scores: pd.DataFrame) -> pd.DataFrame:
     The prediction merges two cells at a threshold of 0.5. It is all membrane at 0.9, where
     splits_mergers_error is 0; the pixel error and the Rand error in this row show that it is useless there.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import isbi_scores, summary_table
     >>> cells = np.array([[1, 1, 0, 1, 1], [1, 1, 0, 1, 1]])
     >>> probability = np.array([[0.8, 0.8, 0.1, 0.8, 0.8], [0.8, 0.8, 0.7, 0.8, 0.8]])
     >>> table = summary_table(isbi_scores(cells, probability, [0.5, 0.9]))

@@ -37,7 +37,7 @@ class ContingencyTable:
 
     @cached_property
     def foreground(self) -> Foreground:
-        """Sums over the pixels inside true cells, on which Rand scores and entropies are based."""
+        """Sums (`Foreground`) over the pixels inside true cells, for Rand scores and entropies."""
         inside = self.truth > 0
         truth, predicted, count = self.truth[inside], self.predicted[inside], self.count[inside]
         cell = predicted > 0
@@ -85,22 +85,26 @@ def contingency_tables(labels: Stored, predicted_labels: Stored) -> list[Conting
     labels : (z, y, x) or (y, x) array of int or bool
         Labels of the truth, 0 = background.
     predicted_labels : array of int or bool
-        Predicted labels of the same shape, 0 = background.
+        Predicted labels of the same shape, 0 = background. Labels of both can be any integers that are not
+        negative.
 
     Returns
     -------
     list of ContingencyTable
-        One table for each section.
+        One table for each section. In a section of N pixels whose largest label is above 4 N + 1000, the
+        labels are renumbered from 1 in ascending order; the background stays 0. This changes no score.
 
     Raises
     ------
     InputError
-        If the shapes differ, or values are not integers or negative.
+        If the shapes differ, or a label is negative or not an integer.
 
     Examples
     --------
     Cell 1 of the truth is split into 1 and 3; cell 2 is one cell.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import contingency_tables
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
     >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])
     >>> (table,) = contingency_tables(truth, split)

@@ -80,7 +80,7 @@ def v_info(labels: Stored, predicted_labels: Stored) -> float:
     Raises
     ------
     InputError
-        If the shapes differ, or values are not integers or negative.
+        If the shapes differ, or a label is negative or not an integer.
 
     References
     ----------
@@ -93,6 +93,8 @@ def v_info(labels: Stored, predicted_labels: Stored) -> float:
     --------
     Two touching cells of 4 px, one of them split: H(truth) = I = ln 2, H(prediction) = 3/2 ln 2.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import v_info
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
     >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])
     >>> round(v_info(truth, split), 4)
@@ -130,7 +132,7 @@ def vi_split(labels: Stored, predicted_labels: Stored) -> float:
     Raises
     ------
     InputError
-        If the shapes differ, or values are not integers or negative.
+        If the shapes differ, or a label is negative or not an integer.
 
     References
     ----------
@@ -143,6 +145,8 @@ def vi_split(labels: Stored, predicted_labels: Stored) -> float:
     --------
     One of two equal cells is split in halves: half of the pixels need ln 2 nats more.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import vi_split
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
     >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])
     >>> round(vi_split(truth, split), 4), round(float(np.log(2)) / 2, 4)
@@ -175,7 +179,7 @@ def vi_merge(labels: Stored, predicted_labels: Stored) -> float:
     Raises
     ------
     InputError
-        If the shapes differ, or values are not integers or negative.
+        If the shapes differ, or a label is negative or not an integer.
 
     References
     ----------
@@ -188,6 +192,8 @@ def vi_merge(labels: Stored, predicted_labels: Stored) -> float:
     --------
     Two touching cells of one size are merged: each pixel needs ln 2 nats more.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import vi_merge
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
     >>> round(vi_merge(truth, np.ones_like(truth)), 4), round(float(np.log(2)), 4)
     (0.6931, 0.6931)

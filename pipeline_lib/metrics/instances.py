@@ -21,7 +21,9 @@ from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, pool
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Stored
 
+#: Default thresholds of `average_precision`.
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
+#: Scores of instance labels in which higher is better, in the order of `instance_scores`.
 INSTANCE_METRICS = ("seg", "average_precision", "average_precision_50", "panoptic_quality", "iou", "dice")
 
 
@@ -176,12 +178,12 @@ def seg(labels: Stored, predicted_labels: Stored) -> float:
     Raises
     ------
     InputError
-        If the shapes differ, or values are not integers or negative.
+        If the shapes differ, or a label is negative or not an integer.
 
     References
     ----------
-    SEG is defined in [1]_. Here each section of a volume is scored separately, and objects of all sections
-    are averaged.
+    SEG is defined in [1]_. Here an object of one section is not connected with those of other sections, and
+    the mean is over the objects of all sections.
 
     .. [1] M. Maska et al., "A benchmark for comparison of cell tracking algorithms", Bioinformatics
        30(11):1609-1617, 2014.
@@ -191,6 +193,8 @@ def seg(labels: Stored, predicted_labels: Stored) -> float:
     The merged object covers both cells, with an IoU of 1/2 each. Neither half of the split cell covers more
     than half of it.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import seg
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
     >>> merged = np.ones_like(truth)
     >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])
@@ -215,7 +219,7 @@ def average_precision(
         Instance labels of the truth, 0 = background.
     predicted_labels : array of int
         Predicted instance labels of the same shape, 0 = background.
-    thresholds : sequence of float
+    thresholds : sequence of float, optional
         IoU thresholds in 0.5..1. The default is 0.5, 0.55, ..., 0.95.
 
     Returns
@@ -226,7 +230,7 @@ def average_precision(
     Raises
     ------
     InputError
-        If the shapes differ, values are not integers or negative, or a threshold is outside 0.5..1.
+        If the shapes differ, a label is negative or not an integer, or a threshold is outside 0.5..1.
 
     References
     ----------
@@ -241,6 +245,8 @@ def average_precision(
     The merged object has an IoU of 1/2 with both cells and matches one of them: TP 1, FP 0, FN 1. The
     halves of the split cell have an IoU of 1/2 with it, and one of them matches: TP 2, FP 1, FN 0.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import average_precision
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
     >>> merged = np.ones_like(truth)
     >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])
@@ -276,7 +282,7 @@ def panoptic_quality(labels: Stored, predicted_labels: Stored) -> float:
     Raises
     ------
     InputError
-        If the shapes differ, or values are not integers or negative.
+        If the shapes differ, or a label is negative or not an integer.
 
     References
     ----------
@@ -290,6 +296,8 @@ def panoptic_quality(labels: Stored, predicted_labels: Stored) -> float:
     An IoU of exactly one half is no match: the merged object matches nothing, and only the cell that is not
     split matches, 1 / (1 + 2 / 2 + 1 / 2).
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import panoptic_quality
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
     >>> merged = np.ones_like(truth)
     >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])
@@ -320,10 +328,12 @@ def iou(labels: Stored, predicted_labels: Stored) -> float:
     Raises
     ------
     InputError
-        If the shapes differ, or values are not integers or negative.
+        If the shapes differ, or a label is negative or not an integer.
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import iou
     >>> truth = np.array([[1, 1, 0, 2, 2]])
     >>> iou(truth, np.array([[1, 1, 1, 1, 1]]))
     0.8
@@ -352,10 +362,12 @@ def dice(labels: Stored, predicted_labels: Stored) -> float:
     Raises
     ------
     InputError
-        If the shapes differ, or values are not integers or negative.
+        If the shapes differ, or a label is negative or not an integer.
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import dice
     >>> truth = np.array([[1, 1, 0, 2, 2]])
     >>> round(dice(truth, np.array([[1, 1, 1, 1, 1]])), 4)
     0.8889
@@ -383,10 +395,12 @@ def instance_scores(labels: Stored, predicted_labels: Stored) -> dict[str, float
     Raises
     ------
     InputError
-        If the shapes differ, or values are not integers or negative.
+        If the shapes differ, or a label is negative or not an integer.
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import instance_scores
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
     >>> merged = np.ones_like(truth)
     >>> for name, value in instance_scores(truth, merged).items():

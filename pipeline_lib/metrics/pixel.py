@@ -46,7 +46,7 @@ def pixel_error(cells: Stored, predicted_cells: Stored) -> float:
     Raises
     ------
     InputError
-        If the shapes differ, or values are not integers or negative.
+        If the shapes differ, or a label is negative or not an integer.
 
     References
     ----------
@@ -59,6 +59,7 @@ def pixel_error(cells: Stored, predicted_cells: Stored) -> float:
     --------
     Two of eight cell pixels are missed: precision 1, recall 3/4, F-score 6/7.
 
+    >>> from pipeline_lib.metrics import pixel_error
     >>> import numpy as np
     >>> cells = np.array([[1, 1, 0, 1, 1], [1, 1, 0, 1, 1]])
     >>> predicted = np.array([[1, 1, 0, 0, 1], [1, 1, 0, 0, 1]])

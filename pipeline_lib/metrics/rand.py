@@ -35,13 +35,13 @@ def rand_error(labels: Stored, predicted_labels: Stored) -> float:
     Returns
     -------
     float
-        0 (best) to 1. NaN without any true cell, where `isbi_scores` reports 0 as the reference does. 1 if
-        nothing is predicted.
+        0 (best) to 1. 1 if nothing is predicted. NaN without any true cell. The table of `isbi_scores` has 0
+        in that case, as the reference does.
 
     Raises
     ------
     InputError
-        If the shapes differ, or values are not integers or negative.
+        If the shapes differ, or a label is negative or not an integer.
 
     See Also
     --------
@@ -59,6 +59,8 @@ def rand_error(labels: Stored, predicted_labels: Stored) -> float:
     --------
     Two touching cells of 4 px have 6 pairs each. Merged, they have 28: precision 12/28, recall 1.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import rand_error
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
     >>> merged = np.ones_like(truth)
     >>> rand_error(truth, merged)
@@ -97,7 +99,7 @@ def adapted_rand_error(labels: Stored, predicted_labels: Stored) -> float:
     Raises
     ------
     InputError
-        If the shapes differ, or values are not integers or negative.
+        If the shapes differ, or a label is negative or not an integer.
 
     References
     ----------
@@ -110,6 +112,8 @@ def adapted_rand_error(labels: Stored, predicted_labels: Stored) -> float:
     --------
     Two touching cells of 4 px, merged: precision (16 + 16) / 64, recall 1.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import adapted_rand_error
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
     >>> round(adapted_rand_error(truth, np.ones_like(truth)), 4)
     0.3333
@@ -118,7 +122,13 @@ def adapted_rand_error(labels: Stored, predicted_labels: Stored) -> float:
 
 
 def v_rand(labels: Stored, predicted_labels: Stored) -> float:
-    """Return V_rand: the F-score of N^2 pairs of pixels, averaged over sections.
+    """Return V_rand: the F-score of pairs of pixels, averaged over sections.
+
+    All pairs of pixels inside true cells are counted, in both orders and with each pixel paired with itself:
+    N^2 pairs for N pixels. A pair is positive if both pixels are in the same cell. With p_ij pixels in the
+    true cell i and the predicted segment j, t_i pixels in the true cell i, and s_j pixels in the predicted
+    segment j, precision is sum p_ij^2 / sum s_j^2, recall is sum p_ij^2 / sum t_i^2, and
+    V_rand = 2 sum p_ij^2 / (sum s_j^2 + sum t_i^2).
 
     The challenge's "V_rand(thinned)" is `v_rand(labels, thin_borders(predicted_cells))`.
 
@@ -139,7 +149,7 @@ def v_rand(labels: Stored, predicted_labels: Stored) -> float:
     Raises
     ------
     InputError
-        If the shapes differ, or values are not integers or negative.
+        If the shapes differ, or a label is negative or not an integer.
 
     References
     ----------
@@ -153,6 +163,8 @@ def v_rand(labels: Stored, predicted_labels: Stored) -> float:
     Two touching cells of 4 px, merged: precision 32/64, recall 1. One of them split: precision 1, recall
     (4 + 4 + 16) / 32.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import v_rand
     >>> truth = np.array([[1, 1, 2, 2], [1, 1, 2, 2]])
     >>> merged = np.ones_like(truth)
     >>> split = np.array([[1, 3, 2, 2], [1, 3, 2, 2]])

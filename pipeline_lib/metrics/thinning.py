@@ -51,6 +51,8 @@ def thin_borders(predicted_cells: Stored) -> np.ndarray:
     --------
     A membrane of three pixels becomes a dam of one.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import thin_borders
     >>> thin_borders(np.array([[1, 1, 0, 0, 0, 1, 1]]))
     array([[1, 1, 1, 0, 2, 2, 2]], dtype=int32)
     """

@@ -30,17 +30,17 @@ class Mismatch(IntEnum):  # numpydoc ignore=PR01
 
     Attributes
     ----------
-    MERGER
+    MERGER : 1
         Predicted cell that joins two or more cells.
-    SPLIT
+    SPLIT : 2
         Predicted membrane that divides a cell.
-    HOLE_ADDITION
+    HOLE_ADDITION : 4
         Predicted hole in a cell, or predicted cell that closes a ring.
-    OBJECT_DELETION
+    OBJECT_DELETION : 8
         Remaining pixel of a cell that is not predicted.
-    OBJECT_ADDITION
+    OBJECT_ADDITION : 16
         Predicted cell in the membrane.
-    HOLE_DELETION
+    HOLE_DELETION : 32
         Hole of a cell that is not predicted, or a ring of cell that is predicted open.
     """
 
@@ -86,7 +86,7 @@ def warp(
         Truth: cell is not 0, membrane is 0.
     cell_probability : array of float
         Probability of cell in 0..1, of the same shape. A uint8 map is divided by 255.
-    threshold : float
+    threshold : float, default 0.5
         Pixels with a larger probability are predicted as cell; compared in float64. In 0..1.
     mask : array, optional
         Pixels that can be flipped are not 0; same shape. By default all can, as in the challenge.
@@ -114,6 +114,8 @@ def warp(
     --------
     The membrane between two cells moves by one pixel to where it is predicted.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import warp
     >>> cells = np.array([[1, 1, 1, 0, 0, 1, 1]] * 2)
     >>> predicted = np.array([[1.0, 1, 0, 0, 1, 1, 1]] * 2)
     >>> warp(cells, predicted)
@@ -149,11 +151,11 @@ def error_map(
         Truth: cell is not 0, membrane is 0.
     cell_probability : array of float
         Probability of cell in 0..1, of the same shape. A uint8 map is divided by 255.
-    threshold : float
+    threshold : float, default 0.5
         Pixels with a larger probability are predicted as cell; compared in float64. In 0..1.
     mask : array, optional
         Pixels whose errors count are not 0; same shape. By default all count, as in the challenge.
-    radius : int
+    radius : int, default 20
         Half side of a window (px) that decides about predicted membrane in a cell. It is a split if it
         separates parts of the cell within the window of 2 `radius` + 1 px, otherwise it opens a ring (hole
         deletion). If `radius` is below 1 or larger than the section, the window is the whole section.
@@ -178,6 +180,8 @@ def error_map(
     --------
     A prediction without membrane merges two cells; 1 is `Mismatch.MERGER`.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import error_map
     >>> cells = np.array([[1, 1, 1, 0, 0, 1, 1]] * 2)
     >>> error_map(cells, np.ones((2, 7)))
     array([[0, 0, 0, 0, 1, 0, 0],
@@ -211,11 +215,11 @@ def error_maps(
         Truth: cell is not 0, membrane is 0.
     cell_probability : array of float
         Probability of cell in 0..1, of the same shape. A uint8 map is divided by 255.
-    threshold : float
+    threshold : float, default 0.5
         Pixels with a larger probability are predicted as cell; compared in float64. In 0..1.
     mask : array, optional
         Pixels whose errors count are not 0; same shape. By default all count, as in the challenge.
-    radius : int
+    radius : int, default 20
         Half side of the window (px) that decides whether predicted membrane in a cell is a split; see
         `error_map`.
 
@@ -249,7 +253,7 @@ def warping_error(
         Truth: cell is not 0, membrane is 0.
     cell_probability : array of float
         Probability of cell in 0..1, of the same shape. A uint8 map is divided by 255.
-    threshold : float
+    threshold : float, default 0.5
         Pixels with a larger probability are predicted as cell; compared in float64. In 0..1.
     mask : array, optional
         Pixels whose errors count are not 0; same shape. By default all count, as in the challenge.
@@ -278,6 +282,8 @@ def warping_error(
     --------
     A prediction without membrane merges two cells along a line of 2 of 14 pixels.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import warping_error
     >>> cells = np.array([[1, 1, 1, 0, 0, 1, 1]] * 2)
     >>> round(warping_error(cells, np.ones((2, 7))), 4)
     0.1429
@@ -306,7 +312,7 @@ def splits_mergers_error(
         Truth: cell is not 0, membrane is 0.
     cell_probability : array of float
         Probability of cell in 0..1, of the same shape. A uint8 map is divided by 255.
-    threshold : float
+    threshold : float, default 0.5
         Pixels with a larger probability are predicted as cell; compared in float64. In 0..1.
     mask : array, optional
         Pixels whose errors count are not 0; same shape. By default all count, as in the challenge.
@@ -328,6 +334,8 @@ def splits_mergers_error(
     A prediction without membrane merges two cells along a line of 2 of 14 pixels. One without cells scores
     perfectly.
 
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import splits_mergers_error
     >>> cells = np.array([[1, 1, 1, 0, 0, 1, 1]] * 2)
     >>> round(splits_mergers_error(cells, np.ones((2, 7))), 4)
     0.1429
@@ -351,7 +359,7 @@ def error_regions(errors: Stored, cell_probability: Stored, threshold: float = 0
         Error map.
     cell_probability : array of float
         Probability map from which `errors` was made.
-    threshold : float
+    threshold : float, default 0.5
         Threshold with which `errors` was made.
 
     Returns
@@ -367,6 +375,8 @@ def error_regions(errors: Stored, cell_probability: Stored, threshold: float = 0
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import error_map, error_regions
     >>> cells, probability = np.array([[1, 1, 1, 0, 0, 1, 1]] * 2), np.ones((2, 7))
     >>> error_regions(error_map(cells, probability), probability)
        section    kind  pixels    y    x

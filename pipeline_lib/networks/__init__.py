@@ -14,7 +14,7 @@ from typing import Any
 from pipeline_lib.networks.plan import Geometry, Plan
 from pipeline_lib.runtime.errors import InputError
 
-# Group of entry points in which other packages name the modules of their networks.
+#: Group of entry points in which other packages name the modules of their networks.
 ENTRY_POINTS = "bordure.networks"
 
 __all__ = ["ENTRY_POINTS", "Geometry", "Plan", "names", "plan", "plan_type"]
@@ -31,6 +31,7 @@ def names() -> list[str]:
 
     Examples
     --------
+    >>> from pipeline_lib.networks import names
     >>> "unet" in names()
     True
     """
@@ -58,6 +59,7 @@ def plan_type(name: str) -> type[Plan]:
 
     Examples
     --------
+    >>> from pipeline_lib.networks import plan_type
     >>> plan_type("unet").__name__
     'UNetPlan'
     """
@@ -96,6 +98,7 @@ def plan(name: str, **arguments: Any) -> Plan:
 
     Examples
     --------
+    >>> from pipeline_lib.networks import plan
     >>> plan("unet", depth=4).geometry.output_size(572)
     388
     """

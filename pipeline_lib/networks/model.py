@@ -42,7 +42,13 @@ def write_tensors(
     content : dict of str to object
         Tensors, numbers, strings, lists and dicts of them.
     description : dict, optional
-        JSON-compatible values that `modelfile.describe` returns without torch. None writes no description.
+        JSON-compatible values that `modelfile.describe` returns without torch. By default, the file gets no
+        description.
+
+    Raises
+    ------
+    InputError
+        If the disk is full or the folder is not writable.
     """
     buffer = io.BytesIO()  # torch's own writer reports a full disk as a RuntimeError about file positions
     torch.save(content, buffer)
@@ -136,6 +142,7 @@ class Model:
 
     Examples
     --------
+    >>> from pipeline_lib.networks.model import Model
     >>> import tempfile
     >>> from pathlib import Path
     >>> import numpy as np
@@ -167,6 +174,11 @@ class Model:
             File to write, usually `model.pt`.
         **more
             Further tensors and plain values for the file. `state_dict=` replaces the parameters of `network`.
+
+        Raises
+        ------
+        InputError
+            If the disk is full or the folder is not writable.
         """
         plain = {
             "format": "bordure-model",
@@ -185,6 +197,9 @@ class Model:
     def load(cls, path: str | Path) -> Model:
         """Read a model from a file, without running code from the file (`weights_only`).
 
+        The network is in training mode, as every new torch module, so its drop-out is active. Before
+        inference, call `.network.eval()`.
+
         Parameters
         ----------
         path : str or Path
@@ -193,7 +208,7 @@ class Model:
         Returns
         -------
         Model
-            Model on the CPU, with its network in training mode.
+            Model on the CPU.
 
         Raises
         ------

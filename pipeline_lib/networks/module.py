@@ -13,9 +13,18 @@ from pipeline_lib.networks.plan import Geometry, Plan
 class Network(nn.Module):
     """Base class of networks.
 
-    A network maps images (n, c, y, x) to logits (n, classes, y - 2 context, x - 2 context). Convolutions are
-    not padded, so an output pixel depends only on the input within `context` of it. If a tile is shifted by a
-    multiple of the stride, the output is shifted, too, and is otherwise the same.
+    A subclass defines `forward`, a function of one argument: normalised images, (n, c, y, x) Tensor of
+    float32, whose height and width are valid sizes of `geometry`. It returns the logits of the classes,
+    (n, classes, y - 2 context, x - 2 context) Tensor of float32, or of bfloat16 under `torch.autocast`.
+
+    A network must have these properties, from which it follows that tiles have no seams and that results can
+    be reproduced:
+
+    - Convolutions are not padded, so an output pixel depends only on the input within `context` of it.
+    - If a tile is shifted by a multiple of the stride, the output is shifted, too, and is otherwise the same.
+    - Random numbers, for instance of drop-out, are drawn only in training mode and from torch's default
+      generator. The training seeds it before each patch from its own seed and the number of the patch, so
+      drop-out is a function of these two.
 
     Parameters
     ----------

@@ -42,7 +42,10 @@ class Geometry:
 
     References
     ----------
-    Ronneberger, Fischer & Brox (2015), section 2 and figure 2: overlap-tile strategy.
+    Section 2 and figure 2 of [1]_: overlap-tile strategy.
+
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional networks for biomedical image
+       segmentation", MICCAI, LNCS 9351:234-241, 2015.
 
     Examples
     --------
@@ -80,6 +83,7 @@ class Geometry:
 
         Examples
         --------
+        >>> from pipeline_lib.networks import Geometry
         >>> Geometry(stride=16, smallest=204, context=92).output_size(572)
         388
         """
@@ -108,6 +112,7 @@ class Geometry:
 
         Examples
         --------
+        >>> from pipeline_lib.networks import Geometry
         >>> geometry = Geometry(stride=16, smallest=204, context=92)
         >>> geometry.input_size(388), geometry.input_size(389)
         (572, 588)
@@ -124,7 +129,7 @@ def setting(default: Any, description: str, **limits: Any) -> Any:
     default : bool, int, float or str
         Value if the config does not set it.
     description : str
-        Meaning of the setting, shown in the reference of settings (`config/README.md`).
+        Meaning of the setting, shown in :doc:`/reference/settings`.
     **limits
         Keywords of JSON Schema (`minimum`, `exclusiveMaximum`, `enum`, ...), and `unit`.
 
@@ -135,6 +140,7 @@ def setting(default: Any, description: str, **limits: Any) -> Any:
 
     Examples
     --------
+    >>> from pipeline_lib.networks.plan import setting
     >>> setting(4, "Number of 2x2 poolings.", minimum=1).default
     4
     """
@@ -198,7 +204,7 @@ class Plan(ABC):
         Parameters
         ----------
         precision : str
-            `float32`, `bfloat16` or `auto`.
+            "float32", "bfloat16" or "auto".
 
         Returns
         -------
@@ -216,7 +222,7 @@ class Plan(ABC):
         tile : int
             Side of the patches (px).
         precision : str
-            `float32`, `bfloat16` or `auto`.
+            "float32", "bfloat16" or "auto".
         on_gpu : bool
             True if the steps run on a GPU. Memory of the GPU is not counted.
         batch : int

@@ -53,6 +53,7 @@ def digits(value: float) -> str:
 
     Examples
     --------
+    >>> from pipeline_lib.pages import digits
     >>> digits(0.90877), digits(0.00123), digits(float("nan"))
     ('0.909', '0.0012', 'n/a')
     """
@@ -76,6 +77,7 @@ def duration(seconds: float) -> str:
 
     Examples
     --------
+    >>> from pipeline_lib.pages import duration
     >>> duration(0.04), duration(42), duration(200), duration(7500)
     ('40 ms', '42 s', '3 min 20 s', '2 h 05 min')
     """
@@ -105,6 +107,7 @@ def size(count: float) -> str:
 
     Examples
     --------
+    >>> from pipeline_lib.pages import size
     >>> size(812), size(3400), size(2.1e9)
     ('812 B', '3.4 kB', '2.1 GB')
     """
@@ -129,6 +132,7 @@ def setting(value: Any) -> str:
 
     Examples
     --------
+    >>> from pipeline_lib.pages import setting
     >>> setting("unet"), setting(True), setting([2, 5.0])
     ('unet', 'true', '[2, 5.0]')
     """

@@ -31,6 +31,7 @@ from pipeline_lib.runtime.log import peak_memory
 from pipeline_lib.runtime.types import Json
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Name of the folder of the records, next to the files that they describe.
 FOLDER = ".provenance"
 _OWN = ("file", "sha256", "bytes")  # entries that describe the file itself
 _VARYING = ("seconds", "peak_memory", "threads", "finished")  # entries that differ between runs
@@ -72,7 +73,7 @@ def making(
     shared: Iterable[str | Path] = (),
     **settings: Any,
 ) -> Iterator[Json]:
-    """Check the inputs of a stage, yield the record to embed in its outputs, and write their records.
+    """Check the inputs of a stage and write the records of its outputs. Context manager.
 
     Run everything that the stage does inside this `with` statement. The record contains the stage, the
     version of bordure, the settings (including the seed), the SHA-256 of each input, the versions of
@@ -104,6 +105,18 @@ def making(
     ------
     InputError
         If an input is missing or differs from its own record.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pipeline_lib import provenance
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     output = Path(folder, "sum.txt")
+    ...     with provenance.making("add", [output], [], first=1, second=2):
+    ...         _ = output.write_text("3")
+    ...     print(provenance.find_record(output)["settings"])
+    {'first': 1, 'second': 2}
     """
     hashed, unhashed = list(map(Path, inputs)), list(map(Path, shared))
     for source in hashed:
@@ -142,7 +155,24 @@ def making(
 
 
 def record_path(path: str | Path) -> Path:
-    """Return the path of the record of the output at `path`, in the folder `.provenance` next to it."""
+    """Return the path of the record of a file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Any file.
+
+    Returns
+    -------
+    Path
+        `.provenance/NAME.json` next to the file. It need not exist.
+
+    Examples
+    --------
+    >>> from pipeline_lib.provenance import record_path
+    >>> record_path("results/scores.csv").as_posix()
+    'results/.provenance/scores.csv.json'
+    """
     path = Path(path)
     return path.parent / FOLDER / f"{path.name}.json"
 
@@ -189,10 +219,20 @@ def read_record(path: Path) -> Json:
 
 
 def embedded_record(path: Path) -> Json | None:
-    """Return the record that is embedded in the file at `path`, or None for a format without records.
+    """Return the record that is embedded in a file.
 
-    Raises various exceptions if the file is damaged. Packages that read files are imported only when needed.
+    Parameters
+    ----------
+    path : Path
+        File that bordure wrote. If it is damaged, the exception depends on the format.
+
+    Returns
+    -------
+    dict or None
+        The record, or None if there is none or if the format has no records. HDF5, model files, JSON, TIFF
+        and PNG have records.
     """
+    # packages that read files are imported only when needed
     if path.suffix == ".h5":
         from pipeline_lib import layout
 
@@ -227,7 +267,18 @@ def _sha256_of_record(path: Path) -> str:
 
 
 def digest(record: Json) -> str:
-    """Return the SHA-256 of the constant entries of a record, the same for both records of a file."""
+    """Return the SHA-256 of the constant entries of a record, the same for both records of a file.
+
+    Parameters
+    ----------
+    record : dict
+        Embedded record of a file, or its record in `.provenance`.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
     constant = {name: value for name, value in record.items() if name not in (*_OWN, *_VARYING)}
     return hashlib.sha256(json.dumps(constant).encode()).hexdigest()
 
@@ -239,7 +290,18 @@ def _parts_of(inputs: Iterable[Path]) -> list[Path]:
 
 
 def require_unchanged(path: Path) -> None:
-    """Raise `InputError` if a file is missing or differs from its record. Raw images have no record."""
+    """Check that a file is unchanged since its record was written.
+
+    Parameters
+    ----------
+    path : Path
+        Any file. If it has no record, as raw images, only its existence is checked.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, or differs from its record.
+    """
     if not path.exists():
         remedy = (
             _remedy(path) if record_path(path).exists() else "Check the path, or run the workflow to make it."

@@ -147,7 +147,7 @@ def claim(
         Free memory in bytes of the GPU with the given index. It is called only if more GPUs are free than
         requested, since the call itself uses some hundred megabytes on the GPU. The GPUs with the most free
         memory are then chosen.
-    number : int, default: 1
+    number : int, default 1
         Number of GPUs.
     folder : Path
         Folder of the lock files.

@@ -30,9 +30,10 @@ _OTHER_FILES = 100  # open files of a stage that are not counted: models, checkp
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path, which replaces `path` on success and is deleted on error.
+    """Write a file completely or not at all. Context manager.
 
-    Missing folders are created. Temporary files that killed processes left for the same `path` are deleted.
+    A temporary file is written. It replaces `path` on success, and is deleted on error. Missing folders are
+    created. Temporary files that killed processes left for the same `path` are deleted.
 
     Parameters
     ----------
@@ -49,6 +50,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
     ------
     InputError
         If the disk is full or the folder is not writable. `path` then keeps its previous content.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pipeline_lib.runtime.files import replacing
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(Path(folder, "new/greeting.txt")) as temporary:
+    ...         _ = temporary.write_text("hello")
+    ...     print([path.name for path in Path(folder, "new").iterdir()])
+    ['greeting.txt']
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
@@ -192,13 +204,37 @@ def allow_open_files(number: int, what: str, remedy: str) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` as indented JSON, completely or not at all (see `replacing`)."""
+    """Write indented JSON, completely or not at all (see `replacing`).
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write.
+    content : object
+        Values that JSON can store.
+    """
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the content of a JSON file; raises `InputError` if it is missing or not valid JSON."""
+    """Return the content of a JSON file.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to read.
+
+    Returns
+    -------
+    object
+        Its content.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or not valid JSON.
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

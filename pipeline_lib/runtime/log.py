@@ -53,9 +53,9 @@ def stage(log: str | Path, threads: int = 1, processes: int = 1) -> Iterator[Cal
     ----------
     log : str or Path
         Log file. New lines are appended.
-    threads : int, default: 1
+    threads : int, default 1
         Number of threads of numpy, numba and torch.
-    processes : int, default: 1
+    processes : int, default 1
         Number of processes that the stage starts. The threads are divided among them.
 
     Yields

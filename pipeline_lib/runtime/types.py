@@ -17,7 +17,7 @@ class Stored(Protocol):
     ----------
     shape : tuple of int
         Length of each axis.
-    dtype : np.dtype
+    dtype : numpy.dtype
         Type of its values.
     """
 

@@ -1,4 +1,4 @@
-"""Baseline stage: predicts `cell_probability` of a baseline from a dataset and training statistics."""
+"""Baseline stage: predict `cell_probability` of a baseline from a dataset and training statistics."""
 
 from __future__ import annotations
 

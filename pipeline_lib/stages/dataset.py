@@ -182,8 +182,8 @@ def measure_statistics(
         HDF5 files of the training volumes, written by `build_dataset` with an annotation.
     output : Path
         JSON file to write.
-    normalisation_kind : str, default "mean_std"
-        How images are normalised: `none`, `mean`, `mean_std` or `mean_image`.
+    normalisation_kind : {"none", "mean", "mean_std", "mean_image"}, default "mean_std"
+        How images are normalised, see `data.normalisation.measure`.
     memory_gb : float, default 8.0
         Memory limit for a mean image (GB).
 
@@ -259,10 +259,17 @@ def build_weight_map(
     block : int, default 2048
         Side of the square blocks that are processed one at a time (px). It does not change the result.
 
+    Raises
+    ------
+    InputError
+        If an input is missing or damaged, or the dataset has no annotation.
+
     References
     ----------
-    Ronneberger et al. 2015, "U-Net: Convolutional networks for biomedical image segmentation", section 3,
-    equation 2.
+    Section 3, equation 2 of [1]_.
+
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional networks for biomedical image
+       segmentation", MICCAI, LNCS 9351:234-241, 2015.
     """
     settings: dict[str, Any] = {"w0": w0, "sigma": sigma, "class_balance": class_balance}
     with (

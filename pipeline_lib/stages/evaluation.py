@@ -75,7 +75,8 @@ def evaluate(
     Raises
     ------
     InputError
-        If the files differ in shape, or if `memory_gb` is too small to score one section.
+        If an input is missing, damaged or lacks an array, if the files differ in shape, or if `memory_gb` is
+        too small to score one section.
     """
     names: dict[str, Any] = {"volume": volume, "split": split, "network": network, "fold": fold}
     inputs = [dataset, prediction, segmentation, postprocessing]
@@ -164,6 +165,11 @@ def measure_spread(scores: Path, postprocessings: Sequence[Path], output: Path) 
         column `network` of `scores`.
     output : Path
         CSV file to write, with the columns `scores.SPREAD_COLUMNS`.
+
+    Raises
+    ------
+    InputError
+        If an input is missing or damaged.
     """
     with provenance.making("measure_spread", [output], [scores, *postprocessings]):
         chosen = {path.stem: PostProcessing.read(path).threshold for path in postprocessings}
@@ -173,7 +179,9 @@ def measure_spread(scores: Path, postprocessings: Sequence[Path], output: Path) 
     logger.info("%s: spread of the scores over %d seeds", output, len(chosen))
 
 
-def score_files(truth: Path, cell_probability: Path, *, annotation_kind: str = "auto") -> pd.DataFrame:
+def score_files(
+    truth: str | Path, cell_probability: str | Path, *, annotation_kind: str = "auto"
+) -> pd.DataFrame:
     """Score a probability map against an annotation, both read from image files of any tool.
 
     For the challenge's scores, touching cells of an instance annotation are separated by a border of 2 px, as
@@ -181,9 +189,10 @@ def score_files(truth: Path, cell_probability: Path, *, annotation_kind: str = "
 
     Parameters
     ----------
-    truth : Path
-        Annotation, (z, y, x) or (y, x), in any form that `imageio` reads: membranes or instance labels.
-    cell_probability : Path
+    truth : str or Path
+        Annotation, (z, y, x) or (y, x), in any form that `imageio` reads, also `file.h5:/dataset`: membranes
+        or instance labels.
+    cell_probability : str or Path
         Probability that a pixel is inside a cell, of the same shape: 0 to 1, or uint8 from 0 to 255.
     annotation_kind : str, default "auto"
         What the annotation contains, one of `imageio.ANNOTATION_KINDS`.

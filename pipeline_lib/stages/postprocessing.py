@@ -18,7 +18,8 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger
 
-# Up to 0.95, because after a short training only a high threshold closes the gaps in the membranes.
+#: Thresholds that are tried: 0.05, 0.1, ..., 0.95. They are that high because after a short training only a
+#: high threshold closes the gaps in the membranes.
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
 
 # name -> (score of labels against predicted labels, whether higher is better)
@@ -41,9 +42,9 @@ def choose_postprocessing(
 ) -> None:
     """Choose the threshold of a model on the validation volumes, and write its post-processing as JSON.
 
-    Each threshold of `THRESHOLDS` is scored by the mean of the criterion over all sections of all validation
-    volumes, and the best one is chosen. If several thresholds are equally good, the middle one of them is
-    chosen, because it is farthest from the thresholds with a worse score.
+    The thresholds 0.05, 0.1, ..., 0.95 (`THRESHOLDS`) are tried. Each is scored by the mean of the criterion
+    over all sections of all validation volumes, and the best one is chosen. If several thresholds are equally
+    good, the middle one of them is chosen, because it is farthest from the thresholds with a worse score.
 
     Parameters
     ----------
@@ -66,7 +67,8 @@ def choose_postprocessing(
     Raises
     ------
     InputError
-        If the criterion is unknown, or if `memory_gb` is too small to score one section.
+        If an input is missing, damaged or lacks an array, if the criterion is unknown, or if `memory_gb` is
+        too small to score one section.
     """
     inputs = [*datasets, *predictions]
     settings: dict[str, Any] = {"criterion": criterion, "minimum_size": minimum_size}

@@ -1,4 +1,4 @@
-"""Prediction stage: predicts `cell_probability` from a dataset and a model."""
+"""Prediction stage: predict `cell_probability` from a dataset and a model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def predict(
 ) -> None:
     """Write the `cell_probability` of every section of a dataset, tile by tile.
 
-    The result is that of one pass over each whole section; it does not depend on the size of the tiles.
+    The result is that of one pass over each whole section, up to rounding (1e-5). So it does not depend on
+    the size of the tiles or on the number of jobs.
 
     Parameters
     ----------
@@ -45,20 +46,21 @@ def predict(
     output : Path
         Prediction to write (HDF5).
     tile : int or "auto", default "auto"
-        Largest tile, given as the side of a square (px): a tile has at most `tile` x `tile` px. `auto` is the
+        Largest tile, given as the side of a square (px): a tile has at most `tile` x `tile` px. "auto" is the
         largest size that memory allows, see `inference.passes.choose_tile`.
     average_orientations : bool, default False
         If True, average the probabilities over the 8 rotations and mirror images of each tile.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
         Type of the convolutions, see `inference.passes.choose_precision`.
     device : {"auto", "cpu", "cuda"}, default "auto"
-        Device that computes. `auto` uses a GPU if there is one.
+        Device that computes. "auto" uses a GPU if there is one.
     part : int, default 1
-        Number of the part of the volume that this job writes, from 1 (see `kernels.blocks.parts`).
+        Number of the part of the volume that this job writes, from 1 (see `kernels.blocks.parts`). `output`
+        then contains only the sections and rows of this part; `stages.joining.join_predictions` joins them.
     jobs : int, default 1
-        Number of jobs that share the volume.
+        Number of jobs that share the volume. With 1, `output` contains the whole volume.
     memory_gb : float, default 8.0
-        Memory that the process may use on the CPU (GB). It limits the size of the tiles.
+        Memory that the process may use on the CPU, in GB (10^9 bytes). It limits the size of the tiles.
     threads : int, default 1
         Number of CPU threads.
 

@@ -1,4 +1,4 @@
-"""Provenance page: for each file of a run, its inputs, settings and cost, on one HTML page."""
+"""Provenance page stage: show the inputs, settings and cost of each file of a run on one HTML page."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from pipeline_lib.pages import write_page
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
+
+__all__ = ["write_provenance_page"]
 
 RAW = "raw files"
 OPEN_UP_TO = 60  # files; with more, all stages are folded at first
@@ -135,6 +137,11 @@ def write_provenance_page(starts: Sequence[Path], output: Path, *, title: str) -
         HTML file to write.
     title : str
         Title of the report.
+
+    Raises
+    ------
+    InputError
+        If a record is damaged, or the report differs from its record.
     """
     with provenance.making("report", [output], [starts[0]]):
         files = read_files(starts)

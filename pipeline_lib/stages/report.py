@@ -23,6 +23,8 @@ from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import at_chosen_threshold, read_scores
 from pipeline_lib.tasks.segmentation import classes
 
+__all__ = ["Contents", "write_report"]
+
 
 @dataclass(frozen=True)
 class Score:

@@ -56,7 +56,8 @@ def segment(
     Raises
     ------
     InputError
-        If a section has too many components for `memory_gb`.
+        If an input is missing, damaged or lacks an array, or if a section has too many components for
+        `memory_gb`.
     """
     with (
         provenance.making("segment", [segmentation], [prediction, postprocessing]) as record,
@@ -92,6 +93,11 @@ def write_tiffs(segmentation: Path, prediction: Path, labels: Path, cell_probabi
         TIFF file to write: labels as uint16, or as uint32 if a label exceeds 65,535.
     cell_probability : Path
         TIFF file to write: cell probability, float32, 0 to 1.
+
+    Raises
+    ------
+    InputError
+        If an input is missing, damaged or lacks an array, or an output cannot be written.
     """
     with (
         provenance.making("write_tiffs", [labels, cell_probability], [segmentation, prediction]) as record,

@@ -1,4 +1,4 @@
-"""Training stage: trains a network on datasets and weight maps, and writes `model.pt` and `history.csv`.
+"""Training stage: train a network on datasets and weight maps, and write `model.pt` and `history.csv`.
 
 The workflow starts one process for each GPU of a job, on one machine. To train on several machines that share
 a file system, run the following command on each of them. HOST is the name of one of the machines::
@@ -88,9 +88,9 @@ def train(
     network : dict
         Name of the network (`name`) and its settings.
     training : dict
-        Arguments of `training.schedule.Settings`.
+        Arguments of `training.schedule.Settings`, by name.
     augmentation : dict
-        Arguments of `data.augment.Augmentation`.
+        Arguments of `data.augment.Augmentation`, by name.
     seed : int
         Seed of all random numbers.
     task : str, default "segmentation"
@@ -233,7 +233,7 @@ def train_on(gpus: int, log_file: Path, *, training: Json, **arguments: Any) -> 
     log_file : Path
         Log file of the job.
     training : dict
-        Arguments of `training.schedule.Settings`.
+        Arguments of `training.schedule.Settings`, by name.
     **arguments
         Other arguments of `train`.
 

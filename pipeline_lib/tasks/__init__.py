@@ -69,9 +69,9 @@ class Task(Protocol):
 
         Parameters
         ----------
-        output : Tensor, (1, classes, y, x)
+        output : (1, classes, y, x) Tensor
             Output of the network.
-        truth : Tensor, (1, k, y, x), float32
+        truth : (1, k, y, x) Tensor of float32
             Result of `Truth.read` after augmentation, which samples it with nearest-neighbour interpolation.
 
         Returns
@@ -89,7 +89,7 @@ class Task(Protocol):
         ----------
         network : callable
             Function of a batch (1, c, y, x) that returns the output of the network.
-        image : Tensor, (c, y, x), float32
+        image : (c, y, x) Tensor of float32
             Normalised tile, on the device of the network.
         average_orientations : bool, default False
             If True, average over the 8 rotations and mirror images of the tile, if the task supports it.
@@ -174,6 +174,7 @@ def names() -> list[str]:
 
     Examples
     --------
+    >>> from pipeline_lib.tasks import names
     >>> names()
     ['segmentation']
     """
@@ -200,6 +201,7 @@ def load(name: str) -> Task:
 
     Examples
     --------
+    >>> from pipeline_lib.tasks import load
     >>> load("segmentation").scores
     {'loss': False, 'v_rand_thin': True}
     """

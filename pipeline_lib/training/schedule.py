@@ -34,7 +34,7 @@ class Settings:
     warm_up : int, default 100
         Number of iterations in which the learning rate rises to its highest value.
     decay : {"constant", "linear", "cosine"}, default "cosine"
-        How the learning rate falls to 0 after the warm-up. With `constant` it does not fall.
+        How the learning rate falls to 0 after the warm-up. With "constant" it does not fall.
     validation_interval : int, default 250
         Number of iterations between two validations. The state is saved at each of them.
     best_by : str, default "loss"
@@ -42,11 +42,14 @@ class Settings:
     precision : {"auto", "float32", "bfloat16"}, default "auto"
         Type of the convolutions, see `inference.passes.choose_precision`.
     device : {"auto", "cpu", "cuda"}, default "auto"
-        Device of the training. `auto` uses a GPU if there is one.
+        Device of the training. "auto" uses a GPU if there is one.
 
     References
     ----------
-    Ronneberger, Fischer & Brox (2015), section 3: one large tile per batch and a momentum of 0.99.
+    Section 3 of [1]_: one large tile per batch and a momentum of 0.99.
+
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional networks for biomedical image
+       segmentation", MICCAI, LNCS 9351:234-241, 2015.
     """
 
     tile: int = 572
@@ -84,6 +87,7 @@ def learning_rate(iteration: int, settings: Settings) -> float:
 
     Examples
     --------
+    >>> from pipeline_lib.training.schedule import Settings, learning_rate
     >>> settings = Settings(learning_rate=0.1, warm_up=2, iterations=6, decay="linear")
     >>> [round(learning_rate(i, settings), 3) for i in range(6)]
     [0.05, 0.1, 0.1, 0.075, 0.05, 0.025]
@@ -102,7 +106,7 @@ def make_optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
 
     Parameters
     ----------
-    net : nn.Module
+    net : torch.nn.Module
         Network to train.
     settings : Settings
         Settings of the training.

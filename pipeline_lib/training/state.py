@@ -108,7 +108,7 @@ class State:
             Scores of the validation.
         more_is_better : bool
             Whether a higher value of the score `settings.best_by` is better.
-        net : nn.Module
+        net : torch.nn.Module
             Network that was validated.
 
         Raises

@@ -1,4 +1,4 @@
-"""Plan of the U-Net (Ronneberger, Fischer & Brox 2015, figure 1), without torch."""
+"""Plan of the U-Net, without torch."""
 
 from __future__ import annotations
 
@@ -46,10 +46,14 @@ class UNetPlan(Plan):
 
     References
     ----------
-    Ronneberger, Fischer & Brox (2015), section 2 and figure 1.
+    Section 2 and figure 1 of [1]_.
+
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional networks for biomedical image
+       segmentation", MICCAI, LNCS 9351:234-241, 2015.
 
     Examples
     --------
+    >>> from pipeline_lib.networks.unet import UNetPlan
     >>> plan = UNetPlan()
     >>> plan.geometry.output_size(572)
     388
@@ -118,7 +122,7 @@ class UNetPlan(Plan):
         Parameters
         ----------
         precision : str
-            `float32`, `bfloat16` or `auto`. `auto` counts as `float32`.
+            "float32", "bfloat16" or "auto". "auto" counts as "float32".
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Torch module of the U-Net (Ronneberger, Fischer & Brox 2015, figure 1)."""
+"""Torch module of the U-Net."""
 
 from __future__ import annotations
 
@@ -41,12 +41,21 @@ class UNet(Network):
 
     References
     ----------
-    Ronneberger, Fischer & Brox (2015), section 2 and figure 1. He et al. (2015): initialisation.
+    Section 2 and figure 1 of [1]_; initialisation of [2]_.
+
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional networks for biomedical image
+       segmentation", MICCAI, LNCS 9351:234-241, 2015.
+
+    .. [2] K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers: Surpassing human-level performance
+       on ImageNet classification", ICCV, 1026-1034, 2015.
 
     Examples
     --------
     The network of the paper, here with only one base channel, maps a tile of 572 px to 388 px:
 
+    >>> import torch
+    >>> from pipeline_lib.networks.unet import UNetPlan
+    >>> from pipeline_lib.networks.unet.module import UNet
     >>> network = UNet(UNetPlan(base_channels=1))
     >>> network(torch.zeros(1, 1, 572, 572)).shape
     torch.Size([1, 2, 388, 388])
@@ -74,12 +83,12 @@ class UNet(Network):
 
         Parameters
         ----------
-        x : Tensor, (n, input_channels, y, x), float32
+        x : (n, input_channels, y, x) Tensor of float32
             Normalised images. Height and width must be valid sizes (`geometry`).
 
         Returns
         -------
-        Tensor, (n, classes, y - 2 context, x - 2 context)
+        (n, classes, y - 2 context, x - 2 context) Tensor
             Logits of the classes.
         """
         skips = []

@@ -25,12 +25,12 @@ def smooth(raw: np.ndarray) -> npt.NDArray[np.float32]:
 
     Parameters
     ----------
-    raw : array, (c, y, x)
+    raw : (c, y, x) array
         Gray levels.
 
     Returns
     -------
-    array, (y, x), float32
+    (y, x) array of float32
         Smoothed gray levels.
     """
     from scipy import ndimage  # takes 0.15 s, which the dry run does not need
@@ -85,18 +85,20 @@ def cell_probability(network: str, raw: np.ndarray, statistics: Json) -> npt.NDA
     network : {"constant", "smoothed_raw"}
         `constant` returns the share of cell pixels in the training split for every pixel. `smoothed_raw`
         returns the smoothed gray level as a fraction of the gray range of the training split.
-    raw : array, (c, y, x)
+    raw : (c, y, x) array
         Gray levels of a section, or of a block with a halo of `HALO` px.
     statistics : dict
         Statistics of the training split: `class_frequencies`, and `smoothed_raw` as `measure` returns it.
 
     Returns
     -------
-    array, (y, x), float32
+    (y, x) array of float32
         Cell probability, 0 to 1.
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.tasks.segmentation.baselines import cell_probability
     >>> cell_probability("constant", np.zeros((1, 1, 3)), {"class_frequencies": [0.25, 0.75]})
     array([[0.75, 0.75, 0.75]], dtype=float32)
     """

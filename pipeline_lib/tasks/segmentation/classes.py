@@ -43,6 +43,8 @@ def target_class(labels: np.ndarray, separation_border: np.ndarray) -> npt.NDArr
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.tasks.segmentation.classes import target_class
     >>> target_class(np.array([0, 4, 4, 7, 7]), np.array([0, 0, 1, 1, 0]))
     array([0, 1, 0, 0, 1], dtype=uint8)
     """
@@ -59,7 +61,7 @@ def count_classes(volumes: Iterable[tuple[Stored, Stored]]) -> npt.NDArray[np.in
 
     Returns
     -------
-    array, (`CLASSES`,), int64
+    (`CLASSES`,) array of int64
         Number of pixels of each class.
     """
     counts = np.zeros(CLASSES, np.int64)
@@ -78,16 +80,18 @@ def class_frequencies(counts: np.ndarray) -> npt.NDArray[np.float64]:
 
     Parameters
     ----------
-    counts : array, (`CLASSES`,)
+    counts : (`CLASSES`,) array
         Number of pixels of each class.
 
     Returns
     -------
-    array, (`CLASSES`,), float64
+    (`CLASSES`,) array of float64
         Share of each class, 0 to 1. The shares add up to 1.
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pipeline_lib.tasks.segmentation.classes import class_frequencies
     >>> class_frequencies(np.array([30, 90]))
     array([0.25, 0.75])
     """

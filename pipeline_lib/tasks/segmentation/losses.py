@@ -17,11 +17,11 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> T
 
     Parameters
     ----------
-    logits : Tensor, (n, k, y, x), float32, bfloat16 or float16
+    logits : (n, k, y, x) Tensor of float32, bfloat16 or float16
         Output of the network for k classes.
-    target : Tensor, (n, y, x), int64
+    target : (n, y, x) Tensor of int64
         True class of each pixel, 0 to k - 1.
-    weights : Tensor, (n, y, x), float32
+    weights : (n, y, x) Tensor of float32
         Weight map.
 
     Returns
@@ -31,13 +31,17 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> T
 
     References
     ----------
-    Ronneberger, Fischer & Brox (2015), section 3, equation 1.
+    Section 3, equation 1 of [1]_.
+
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional networks for biomedical image
+       segmentation", MICCAI, LNCS 9351:234-241, 2015.
 
     Examples
     --------
     With equal logits, each of two classes has the probability 1/2. The loss is the mean weight, 2, times
     log 2 = 0.693:
 
+    >>> from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
     >>> import torch
     >>> logits = torch.zeros(1, 2, 1, 3)
     >>> target = torch.tensor([[[0, 1, 1]]])

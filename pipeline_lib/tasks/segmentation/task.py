@@ -36,11 +36,11 @@ class PixelTruth:
 
     Parameters
     ----------
-    labels : array, (z, y, x), uint32
+    labels : (z, y, x) array of uint32
         Instance labels, 0 = background. Numpy or h5py, as the other two arrays.
-    separation_border : array, (z, y, x), uint8
+    separation_border : (z, y, x) array of uint8
         1 where a pixel of a cell counts as background.
-    weight_map : array, (z, y, x), float32
+    weight_map : (z, y, x) array of float32
         Weight of each pixel in the loss.
     """
 

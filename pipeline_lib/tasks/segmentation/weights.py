@@ -27,20 +27,24 @@ def class_weights(frequencies: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
     Parameters
     ----------
-    frequencies : array_like, (K,)
+    frequencies : (k,) array_like
         Share f_k of each class in the training pixels.
 
     Returns
     -------
-    array, (K,), float64
+    (k,) array of float64
         Weight of each class.
 
     References
     ----------
-    Ronneberger, Fischer & Brox (2015), section 3, equation 2: w_c.
+    Section 3, equation 2 of [1]_: w_c.
+
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional networks for biomedical image
+       segmentation", MICCAI, LNCS 9351:234-241, 2015.
 
     Examples
     --------
+    >>> from pipeline_lib.tasks.segmentation.weights import class_weights
     >>> class_weights([0.25, 0.75]).round(3)
     array([2.   , 0.667])
     """
@@ -58,9 +62,9 @@ def weight_map(cells: np.ndarray, w_c: npt.ArrayLike, w0: float, sigma: float) -
 
     Parameters
     ----------
-    cells : array of integers, (y, x)
+    cells : (y, x) array of int
         Instance labels without the separation border, 0 = background.
-    w_c : array_like, (2,)
+    w_c : (2,) array_like
         Weights of the classes background and cell, see `class_weights`.
     w0 : float
         Factor of the second term. The paper uses 10.
@@ -69,27 +73,33 @@ def weight_map(cells: np.ndarray, w_c: npt.ArrayLike, w0: float, sigma: float) -
 
     Returns
     -------
-    array, (y, x), float32
+    (y, x) array of float32
         Weight of each pixel.
 
     Notes
     -----
     The two nearest different cells are found in two passes, like the separable distance transform of
-    Felzenszwalb & Huttenlocher (2012), but with two labels per pixel. The first pass goes down and up each
+    [2]_, but with two labels per pixel. The first pass goes down and up each
     column and finds the two nearest different cells in the column. The second pass goes along each row and
     combines the results of its columns. This is sufficient: the nearest pixel of the second-nearest cell lies
     in some column, and there it belongs to one of the two nearest different cells of that column.
 
     References
     ----------
-    Ronneberger, Fischer & Brox (2015), section 3, equation 2.
+    Section 3, equation 2 of [1]_; algorithm similar to [2]_.
 
-    Felzenszwalb & Huttenlocher (2012), Distance transforms of sampled functions.
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional networks for biomedical image
+       segmentation", MICCAI, LNCS 9351:234-241, 2015.
+
+    .. [2] P. Felzenszwalb, D. Huttenlocher, "Distance transforms of sampled functions", Theory of Computing
+       8:415-428, 2012.
 
     Examples
     --------
     Two cells with a gap of 1 px between them, where d1 + d2 is 2 px:
 
+    >>> import numpy as np
+    >>> from pipeline_lib.tasks.segmentation.weights import weight_map
     >>> cells = np.array([[0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 2, 2, 0], [0, 1, 1, 0, 2, 2, 0]])
     >>> weight_map(cells, w_c=[1.0, 1.0], w0=10, sigma=2).round(1)
     array([[1.2, 2.1, 3.7, 4.7, 3.7, 2.1, 1.2],
@@ -108,12 +118,12 @@ def halo(w_c: npt.ArrayLike, w0: float, sigma: float) -> int:
 
     The second term is left out where it is below 2^-26 w_c, a quarter of the rounding error of w_c in
     float32. That is where d1 + d2 > r = sigma sqrt(2 ln(2^26 w0 / w_c)). Background pixels have d1 >= 1, so
-    only cells at a distance of at most r - 1 px matter. Without the other cells, sums larger than r only
-    become larger.
+    only cells at a distance of at most r - 1 px matter. If more distant cells are left out, a sum above r can
+    only grow, so its term stays negligible.
 
     Parameters
     ----------
-    w_c : array_like, (2,)
+    w_c : (2,) array_like
         Weights of the classes background and cell.
     w0 : float
         Factor of the second term.
@@ -127,6 +137,7 @@ def halo(w_c: npt.ArrayLike, w0: float, sigma: float) -> int:
 
     Examples
     --------
+    >>> from pipeline_lib.tasks.segmentation.weights import halo
     >>> halo([2.0, 0.7], w0=10, sigma=5)
     30
     """
