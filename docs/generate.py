@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,13 +96,15 @@ def _command(parser: argparse.ArgumentParser) -> str:
             ", ".join(f"`{name}`" for name in _names(action)),
             _values(action),
             _default(action),
-            action.help or "",
+            re.sub(r" \([^)]*default: .*\)$", "", action.help or ""),  # the columns before have it
         )
         for action in parser._actions
         if not isinstance(action, argparse._HelpAction)
     ]
     table = _table(("argument", "values", "default", "meaning"), rows)
     notes = f"\n```text\n{parser.epilog}\n```\n" if parser.epilog else ""
+    if see := re.search(r"^(.*) docs/(\S+)\.$\n", notes, re.MULTILINE):  # a page of this site
+        notes = f"{notes.replace(see[0], '')}\n{see[1]} [](../{see[2]}).\n"
     return f"## `{parser.prog}`\n\n{parser.description}\n\n```text\n{usage}\n```\n\n{table}{notes}"
 
 

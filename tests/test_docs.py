@@ -173,9 +173,14 @@ def draw_sample(folder: Path, seed: int, bright: bool) -> None:
 
 def generate():
     """The module `docs/generate.py`."""
+    return module_of_docs("generate")
+
+
+def module_of_docs(name):
+    """A module of the folder `docs`."""
     sys.path.insert(0, str(DOCS))
     try:
-        return importlib.import_module("generate")
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(DOCS))
 
@@ -191,6 +196,24 @@ def modules_with_examples() -> list[str]:
 def test_examples_in_docstrings(name):
     found = doctest.testmod(importlib.import_module(name))
     assert found.attempted and not found.failed
+
+
+def test_public_constants_are_described():
+    public_api = module_of_docs("public_api")
+    described = public_api.descriptions("pipeline_lib.metrics")
+    assert described["IOU_THRESHOLDS"].startswith("Default thresholds")
+    assert "INVERTED" not in described  # not public
+    assert public_api.descriptions("pipeline_lib.layout")["RAW"].startswith('"raw", (c, z, y, x) array')
+
+
+def test_each_object_has_one_page():
+    """A class that two modules export is described once, and a function can have the name of a module."""
+    pages = {name: generate().api_page(name, "Title") for name in module_of_docs("public_api").MODULES}
+    described = [line for page in pages.values() for line in page.splitlines() if line.startswith(".. auto")]
+    assert len(described) == len({*described})
+    assert ".. autofunction:: pipeline_lib.networks.plan\n" in pages["pipeline_lib.networks"]
+    assert ".. automodule:: pipeline_lib.networks.plan\n   :no-index:" in pages["pipeline_lib.networks.plan"]
+    assert ".. autoclass:: pipeline_lib.networks.Plan" not in pages["pipeline_lib.networks"]
 
 
 def test_readme_can_be_read_in_three_minutes():

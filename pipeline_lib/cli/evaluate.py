@@ -61,7 +61,7 @@ def add_parser(
         choices=ANNOTATION_KINDS,
         default="auto",
         metavar="KIND",
-        help=f"content of the annotation: {', '.join(ANNOTATION_KINDS)} (default: auto, which infers it)",
+        help=f"content of the annotation; auto infers it ({', '.join(ANNOTATION_KINDS)}; default: auto)",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Networks by name.
+"""Plans of networks by name.
 
 Each subfolder is one network: a plan, which does not import torch, and a torch module. `plan` returns the
 plan of the network with a given name. `networks.model.Model` is a trained network in a file.
