@@ -31,8 +31,8 @@ _MEMORY_FOR_TILES = 4 * 2**30
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """Switch off TF32, and return the type in which convolutions are computed.
 
-    TF32 is torch's default on GPUs. It is switched off for the whole process, so that `float32` really is
-    float32.
+    TF32 is torch's default for convolutions on GPUs. It is switched off for the whole process, so that
+    `float32` really is float32.
 
     Parameters
     ----------

@@ -1,8 +1,7 @@
 """Overlap-tile geometry: which part of a section each tile reads, crops and writes.
 
 This module uses integers only and imports neither torch nor h5py. All sizes and positions are in pixels (px).
-Pixels outside the section are mirrored at its edges (the overlap-tile strategy of
-the U-Net paper, figure 2).
+Pixels outside the section are mirrored at its edges (the overlap-tile strategy of the U-Net paper, figure 2).
 """
 
 from __future__ import annotations

@@ -44,9 +44,9 @@ def blocks(shape: tuple[int, int], side: int = BLOCK, halo: int = 0) -> Iterator
     ----------
     shape : tuple of int
         Shape (y, x) of the section (px).
-    side : int
+    side : int, default 2048
         Side of a block (px). Blocks at the end of a row or column can be smaller.
-    halo : int
+    halo : int, default 0
         Width of the surrounding to read with each block (px).
 
     Yields

@@ -59,8 +59,8 @@ def pixel_error(cells: Stored, predicted_cells: Stored) -> float:
     --------
     Two of eight cell pixels are missed: precision 1, recall 3/4, F-score 6/7.
 
-    >>> from pipeline_lib.metrics import pixel_error
     >>> import numpy as np
+    >>> from pipeline_lib.metrics import pixel_error
     >>> cells = np.array([[1, 1, 0, 1, 1], [1, 1, 0, 1, 1]])
     >>> predicted = np.array([[1, 1, 0, 0, 1], [1, 1, 0, 0, 1]])
     >>> round(pixel_error(cells, predicted), 4)

@@ -44,7 +44,7 @@ def thin_borders(predicted_cells: Stored) -> np.ndarray:
 
     References
     ----------
-    .. [1] L. Vincent and P. Soille, "Watersheds in digital spaces: an efficient algorithm based on immersion
+    .. [1] L. Vincent, P. Soille, "Watersheds in digital spaces: an efficient algorithm based on immersion
        simulations", IEEE Transactions on Pattern Analysis and Machine Intelligence 13(6):583-598, 1991.
 
     Examples

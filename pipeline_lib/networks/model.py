@@ -142,12 +142,12 @@ class Model:
 
     Examples
     --------
-    >>> from pipeline_lib.networks.model import Model
     >>> import tempfile
     >>> from pathlib import Path
     >>> import numpy as np
     >>> from pipeline_lib.data.normalisation import measure
     >>> from pipeline_lib.networks import plan
+    >>> from pipeline_lib.networks.model import Model
     >>> small = plan("unet", depth=1, base_channels=2)
     >>> images = np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8)
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -28,8 +28,9 @@ class Link:
         Its record, None for raw images.
     state : {"unchanged", "changed", "missing", "unknown"}
         State of the file compared with its record; `unknown` if no SHA-256 was recorded.
-    inputs : dict of str to bool
-        Recorded path of each file it was made from -> whether that file is still the same, as far as known.
+    inputs : dict of str to bool, optional
+        Recorded path of each file it was made from, and whether that file is still the same as far as is
+        known. By default empty.
     """
 
     path: Path

@@ -89,7 +89,7 @@ def making(
         Files that the stage writes. Their previous records are deleted.
     inputs : iterable of str or Path
         Files that the stage reads.
-    shared : iterable of str or Path
+    shared : iterable of str or Path, optional
         HDF5 inputs of which many jobs read one part each. So that not every job has to read the whole file,
         only its size and embedded record are compared, and the SHA-256 of the embedded record is recorded.
     **settings

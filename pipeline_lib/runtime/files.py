@@ -120,8 +120,8 @@ def require_file(path: str | Path, largest: float = math.inf) -> None:
     ----------
     path : str or Path
         File to check.
-    largest : float
-        Maximum size in bytes.
+    largest : float, optional
+        Maximum size in bytes. By default there is no limit.
 
     Raises
     ------

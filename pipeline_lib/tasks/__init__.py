@@ -76,7 +76,7 @@ class Task(Protocol):
 
         Returns
         -------
-        Tensor, float32
+        () Tensor of float32
             Scalar loss.
         """
 

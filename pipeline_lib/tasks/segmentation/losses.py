@@ -26,7 +26,7 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> T
 
     Returns
     -------
-    Tensor, float32
+    () Tensor of float32
         Scalar loss.
 
     References
@@ -41,8 +41,8 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> T
     With equal logits, each of two classes has the probability 1/2. The loss is the mean weight, 2, times
     log 2 = 0.693:
 
-    >>> from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
     >>> import torch
+    >>> from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
     >>> logits = torch.zeros(1, 2, 1, 3)
     >>> target = torch.tensor([[[0, 1, 1]]])
     >>> weights = torch.tensor([[[1.0, 1.0, 4.0]]])
