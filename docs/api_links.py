@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
-from docutils import nodes
+from docutils import nodes  # type: ignore[import-untyped]
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.domains.python import ObjectEntry
@@ -79,7 +79,7 @@ def link_names(app: Sphinx, tree: nodes.document, page: str) -> None:
     for node in [*tree.findall(_may_be_name)]:
         if _inside(node, nodes.reference) or _inside(node, addnodes.desc_signature):
             continue
-        scope = _Scope(node, page, objects)
+        scope = Scope(node, page, objects)
         if isinstance(node, nodes.literal):
             target = scope.find(node.astext())
             if target:
@@ -113,7 +113,7 @@ def _link(
 
 
 def _linked_types(
-    app: Sphinx, page: str, objects: Mapping[str, ObjectEntry], scope: _Scope, text: str
+    app: Sphinx, page: str, objects: Mapping[str, ObjectEntry], scope: Scope, text: str
 ) -> Iterator[nodes.Node]:
     """Yield the text of a type, with links for the documented classes in it."""
     end = 0
@@ -126,7 +126,7 @@ def _linked_types(
     yield nodes.Text(text[end:])
 
 
-class _Scope:
+class Scope:
     """The module, class and object whose description contains a node."""
 
     def __init__(self, node: nodes.Node, page: str, objects: Mapping[str, ObjectEntry]) -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -214,6 +215,42 @@ def test_each_object_has_one_page():
     assert ".. autofunction:: pipeline_lib.networks.plan\n" in pages["pipeline_lib.networks"]
     assert ".. automodule:: pipeline_lib.networks.plan\n   :no-index:" in pages["pipeline_lib.networks.plan"]
     assert ".. autoclass:: pipeline_lib.networks.Plan" not in pages["pipeline_lib.networks"]
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("read_images", "pipeline_lib.imageio.read_images"),  # of the same module
+        ("Images.read", "pipeline_lib.imageio.Images.read"),
+        ("imageio.read_images()", "pipeline_lib.imageio.read_images"),
+        ("InputError", "pipeline_lib.runtime.errors.InputError"),  # the only one of this name
+        ("weight_map", "pipeline_lib.layout.WEIGHT_MAP"),  # an array, not the function
+        ("sections", None),  # a parameter
+        ("train", None),  # a word
+        ("open_images", None),  # the object that is described
+        ("torch.float32", None),
+    ],
+)
+def test_names_in_docstrings_are_links(text, target):
+    from docutils import nodes
+    from sphinx import addnodes
+
+    kinds = {
+        "imageio.open_images": "function",
+        "imageio.read_images": "function",
+        "imageio.Images.read": "method",
+        "layout.WEIGHT_MAP": "data",
+        "runtime.errors.InputError": "class",
+        "stages.training.train": "function",
+        "stages.sections": "function",
+        "tasks.segmentation.weights.weight_map": "function",
+    }
+    objects = {f"pipeline_lib.{name}": SimpleNamespace(objtype=kind) for name, kind in kinds.items()}
+    signature = addnodes.desc_signature(module="pipeline_lib.imageio", fullname="open_images")
+    code = nodes.literal(text=text)
+    addnodes.desc("", signature, addnodes.desc_content("", code), domain="py", objtype="function")
+    scope = module_of_docs("api_links").Scope(code, "reference/api/pipeline_lib.imageio", objects)
+    assert scope.find(text) == target
 
 
 def test_readme_can_be_read_in_three_minutes():

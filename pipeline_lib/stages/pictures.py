@@ -32,8 +32,10 @@ def draw_volume_strip(
 ) -> None:
     """Draw the middle section of a volume as a row of pictures, from raw image to segmentation (PNG).
 
-    `figures.volume.save_volume_strip` describes the pictures. Only the middle section is read; if it is
-    large, only its middle.
+    The pictures are raw image, annotation, separation border, weight map, cell probability and segmentation.
+    Without annotation or weight map there are fewer. A segment has the colour of the annotated cell with
+    which it shares most pixels, so a difference in colour is an error. Only the middle section is read; if it
+    is larger than 4096 px, only its middle.
 
     Parameters
     ----------
@@ -101,7 +103,9 @@ def draw_errors(
     """Draw where the segmentation of an annotated volume is wrong (PNG).
 
     The picture shows the errors in the worst section and close-ups of the ten worst places of the volume.
-    `figures.errors.save_error_sheet` defines the errors and the worst places. Sections are read one by one.
+    Errors are the pixels in which truth and segmentation differ after warping (`metrics.error_map`). The
+    worst places and the worst section have most pixels of splits and mergers; if equal, most pixels of all
+    errors. If sections are larger than 4096 px, only their middle is searched. Sections are read one by one.
 
     Parameters
     ----------

@@ -14,10 +14,15 @@ from pipeline_lib.layout import AnnotatedArrays
 from pipeline_lib.runtime.types import Json, Stored
 from pipeline_lib.tasks.segmentation.classes import BACKGROUND, CELL, CLASSES, target_class
 
+#: Names of the baselines.
 BASELINES = ("constant", "smoothed_raw")
-SMOOTHING = 2.0  # px, standard deviation of the Gaussian
-HALO = 8  # px, four standard deviations, the distance at which scipy truncates the Gaussian
-SAMPLES = 2**20  # approximate number of pixels of a section from which its percentiles are computed
+#: Standard deviation of the Gaussian that smooths the gray levels (px).
+SMOOTHING = 2.0
+#: Width of the surrounding that smoothing depends on (px): four standard deviations, where scipy truncates
+#: the Gaussian.
+HALO = 8
+#: Approximate number of pixels of a section from which its percentiles are computed.
+SAMPLES = 2**20
 
 
 def smooth(raw: np.ndarray) -> npt.NDArray[np.float32]:
