@@ -42,8 +42,12 @@ PACKAGES = ("h5py", "imagecodecs", "numba", "numpy", "pandas", "pillow", "scipy"
 def version() -> str:
     """Return bordure's version and, in a git checkout, the commit, with `-dirty` if files were edited.
 
-    git refuses to read a checkout that belongs to another user unless it is declared safe, as is done here.
+    Returns
+    -------
+    str
+        For example "1.0.0 (3f2a91c-dirty)".
     """
+    # git refuses to read a checkout that belongs to another user unless it is declared safe
     if not (ROOT / ".git").exists():
         return __version__
     command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "describe", "--always", "--dirty"]
