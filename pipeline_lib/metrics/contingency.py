@@ -139,7 +139,8 @@ def as_labels(section: np.ndarray, name: str) -> np.ndarray:
             f"{name} has the negative label {section.min()}, expected 0 = background and 1..n = cells. "
             "Replace it, for instance by 0."
         )
-    if section.max() > 4 * section.size + 1000:  # `sums_by` needs memory for all labels up to the largest
+    # `sums_by` needs memory for all labels up to the largest, and larger ones than 2^31 - 1 are not int32.
+    if section.max() > min(4 * section.size + 1000, 2**31 - 1):
         values, inverse = np.unique(section, return_inverse=True)
         section = (inverse + (values[0] > 0)).reshape(section.shape)
     return np.ascontiguousarray(section, np.int32)
