@@ -1,6 +1,7 @@
 """Check settings against their schema, fill in defaults, and write the schema as Markdown tables.
 
-`PYTHONPATH=. python workflow/bordure/settings.py` updates the tables of `config/README.md` from the schemas.
+`PYTHONPATH=. python workflow/bordure/settings.py` updates the tables of `config/README.md` and
+`docs/reference/volumes.md` from the schemas.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipeline_lib.runtime.types import Json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LARGEST_CONFIG = 2**20  # bytes of a config file, and number of values in it
-README = REPOSITORY / "config/README.md"
+PAGES = (REPOSITORY / "config/README.md", REPOSITORY / "docs/reference/volumes.md")  # with generated tables
 TYPES = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
 LIMITS = {
     "minimum": "of at least",
@@ -322,13 +323,13 @@ def settings_tables() -> str:
     keys["network"]["properties"]["name"]["enum"] = networks.names()
     plain = {key: part for key, part in keys.items() if "properties" not in part}
     sections = {key: part for key, part in keys.items() if "properties" in part}
-    tables = [_table(plain)]
+    tables = [f"## Keys outside sections\n\n{_table(plain)}"]
     for key, part in sections.items():
-        table = _table(part["properties"], f"{key}.")
-        tables.append(f"### `{key}`\n\n{_one_line(part['description'])}\n\n{table}")
+        table = _table(part["properties"])
+        tables.append(f"## Section `{key}`\n\n{_one_line(part['description'])}\n\n{table}")
         if key == "network":
             for name in networks.names():
-                own = _table(networks.plan_type(name).schema(), "network.")
+                own = _table(networks.plan_type(name).schema())
                 tables.append(f"With `name: {name}`:\n\n{own}")
     return "\n".join(tables)
 
@@ -340,20 +341,16 @@ def column_table() -> str:
     return _markdown(("column", "meaning"), rows)
 
 
-def _table(keys: Json, section: str = "") -> str:
-    return _markdown(
-        ("key", "default", "unit", "values", "meaning"),
-        [
-            (
-                f"`{section}{key}`",
-                f"`{_plain(part['default'])}`" if "default" in part else "none",
-                part.get("unit", ""),
-                expected(part),
-                _one_line(part["description"]),
-            )
-            for key, part in keys.items()
-        ],
-    )
+def _table(keys: Json) -> str:
+    """Return two columns: the key with its default, values and unit below it, and the meaning."""
+    rows = []
+    for key, part in keys.items():
+        default = f"default: `{_plain(part['default'])}`" if "default" in part else "no default"
+        values = " or ".join(f"`{_plain(value)}`" for value in part.get("enum", ())) or expected(part)
+        if "unit" in part:
+            values += f", in {part['unit']}"
+        rows.append((f"`{key}`<br>{default}<br>{values}", _one_line(part["description"])))
+    return _markdown(("key", "meaning"), rows)
 
 
 def _markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -369,14 +366,16 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def with_tables(readme: str) -> str:
-    """Return `readme` with the text between its markers replaced by tables made from the schemas."""
+def with_tables(page: str) -> str:
+    """Return `page` with the text between its markers replaced by tables made from the schemas."""
     for name, table in (("columns", column_table()), ("settings", settings_tables())):
         start, end = f"<!-- {name}: made by workflow/bordure/settings.py -->\n", f"<!-- end of {name} -->\n"
-        before, _, rest = readme.partition(start)
-        readme = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
-    return readme
+        if start in page:
+            before, _, rest = page.partition(start)
+            page = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
+    return page
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text()))
+    for path in PAGES:
+        path.write_text(with_tables(path.read_text()))
