@@ -1,10 +1,12 @@
 """Draw the pictures of the README, the front page and the tutorials from finished runs.
 
     PYTHONPATH=. python docs/draw_strip.py demo results
+    PYTHONPATH=. python docs/draw_strip.py strip results-long
     PYTHONPATH=. python docs/draw_strip.py nuclei results-nuclei
 
-The first command reads the demo (`make demo`), the second the run of the nuclei tutorial. Both write to
-`docs/images`.
+The first command reads the demo (`make demo`), the third the run of the nuclei tutorial. The second reads a demo
+with a longer training: `--config results=results-long 'training={iterations: 6000, validation_interval: 500}'`.
+All write to `docs/images`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from pipeline_lib.figures.colouring import (
     BACKGROUND,
@@ -24,7 +27,6 @@ from pipeline_lib.figures.colouring import (
     Scale,
     coloured,
     gray,
-    instances_coloured,
     magnified,
     rgb,
 )
@@ -33,7 +35,10 @@ from pipeline_lib.figures.volume import matched_labels
 IMAGES = Path(__file__).parent / "images"
 SIDE = 320  # px of a panel
 GAP = 12  # px between panels
-TITLE = 34  # px above a panel
+TITLE = 46  # px above a panel
+FONT = 30  # px
+CLOSE_UPS = 3  # next to the overview of errors
+PALETTE = ("#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e5c494", "#7cc7e8")  # of cells
 COLOURS = 192  # of the palette, which keeps the files small; rare colours, as of errors, are kept
 
 
@@ -61,19 +66,53 @@ def section(results: Path, volume: str, model: str = "unet") -> dict[str, np.nda
     return found
 
 
-def draw_strip(results: Path, volume: str, output: Path, second: str = "weight map") -> None:
-    """Draw raw image, weight map or annotation, cell probability and cells of a section side by side."""
+def cells_coloured(labels: np.ndarray, found: np.ndarray | None = None) -> np.ndarray:
+    """Return annotated cells, or the cells found, as RGB. Neighbours have different colours.
+
+    Each cell found has the colour of the annotated cell with which it shares most pixels, or else is white.
+    """
+    colours = _colours_of(labels)
+    shown = labels if found is None else matched_labels(labels, found)
+    image = np.full((*shown.shape, 3), 255, np.uint8)
+    for label, colour in colours.items():
+        image[shown == label] = colour
+    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        image[here][shown[here] != shown[there]] = rgb(BACKGROUND)
+    image[shown == 0] = rgb(BACKGROUND)
+    return image
+
+
+def _colours_of(labels: np.ndarray) -> dict[int, np.ndarray]:
+    """Return the colour of each label. Two labels whose areas would meet if they grew differ in colour."""
+    rows, columns = ndimage.distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
+    grown = labels[rows, columns]
+    neighbours: dict[int, set[int]] = {int(label): set() for label in np.unique(labels[labels > 0])}
+    for here, there in ((grown[1:], grown[:-1]), (grown[:, 1:], grown[:, :-1])):
+        for pair in np.unique(np.stack([here[here != there], there[here != there]]), axis=1).T:
+            one, other = map(int, pair)
+            neighbours[one].add(other)
+            neighbours[other].add(one)
+    numbers: dict[int, int] = {}
+    for place, label in enumerate(sorted(neighbours, key=lambda label: -len(neighbours[label]))):
+        used = {numbers.get(other) for other in neighbours[label]}
+        order = [(place + shift) % len(PALETTE) for shift in range(len(PALETTE))]
+        numbers[label] = next((number for number in order if number not in used), place % len(PALETTE))
+    return {label: rgb(PALETTE[number]) for label, number in numbers.items()}
+
+
+def draw_strip(results: Path, volume: str) -> None:
+    """Draw raw image, weight map, cell probability and cells of a section side by side, and one by one."""
     found = section(results, volume)
     weights = found["weights"]
-    views = {
-        "raw image": gray(found["raw"]),
-        "weight map": coloured(weights, Scale("viridis", 0, float(weights.max()), "")),
-        "annotation": instances_coloured(found["labels"]),
-        "cell probability": coloured(found["probability"], Scale("gray", 0, 1, "")),
-        "cells": instances_coloured(matched_labels(found["labels"], found["segmented"])),
-    }
-    titles = ["raw image", second, "cell probability", "cells"]
-    _save([[(title, views[title]) for title in titles]], output)
+    panels = [
+        ("raw image", gray(found["raw"])),
+        ("weight map", coloured(weights, Scale("viridis", 0, float(weights.max()), ""))),
+        ("cell probability", coloured(found["probability"], Scale("gray", 0, 1, ""))),
+        ("cells", cells_coloured(found["labels"], found["segmented"])),
+    ]
+    _save([panels], IMAGES / "strip.png")
+    for title, view in panels:
+        _write(_square(view), IMAGES / f"strip_{title.replace(' ', '_')}.png")
 
 
 def draw_steps(results: Path, volume: str, output: Path) -> None:
@@ -84,13 +123,13 @@ def draw_steps(results: Path, volume: str, output: Path) -> None:
     border[found["border"] > 0] = rgb(ORANGE)
     learned = [
         ("1. raw image", gray(found["raw"])),
-        ("2. annotation", instances_coloured(found["labels"])),
+        ("2. annotation", cells_coloured(found["labels"])),
         ("3. separation border", border),
     ]
     steps = [
         ("4. weight map", coloured(weights, Scale("viridis", 0, float(weights.max()), ""))),
         ("5. cell probability", coloured(found["probability"], Scale("gray", 0, 1, ""))),
-        ("6. segmentation", instances_coloured(matched_labels(found["labels"], found["segmented"]))),
+        ("6. segmentation", cells_coloured(found["labels"], found["segmented"])),
     ]
     _save([learned, steps], output)
 
@@ -100,17 +139,27 @@ def draw_examples(results: Path, volumes: list[str], output: Path) -> None:
     rows = []
     for volume in volumes:
         found = section(results, volume)
-        cells = instances_coloured(matched_labels(found["labels"], found["segmented"]))
-        annotation = instances_coloured(found["labels"])
+        cells = cells_coloured(found["labels"], found["segmented"])
+        annotation = cells_coloured(found["labels"])
         rows.append([("raw image", gray(found["raw"])), ("annotation", annotation), ("cells found", cells)])
     _save(rows, output)
+
+
+def draw_tiffs(results: Path, volume: str, output: Path) -> None:
+    """Draw a raw image and its two TIFFs."""
+    found = section(results, volume)
+    labels = cells_coloured(found["labels"], found["segmented"])
+    probability = coloured(found["probability"], Scale("gray", 0, 1, ""))
+    _save(
+        [[("raw image", gray(found["raw"])), ("labels", labels), ("cell probability", probability)]], output
+    )
 
 
 def _save(rows: list[list[tuple[str, np.ndarray]]], output: Path) -> None:
     width = max(len(row) for row in rows) * (SIDE + GAP) - GAP
     height = len(rows) * (SIDE + TITLE + GAP) - GAP
     sheet = Image.new("RGB", (width, height), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
     for y, row in enumerate(rows):
         for x, (title, view) in enumerate(row):
             left, top = x * (SIDE + GAP), y * (SIDE + TITLE + GAP)
@@ -133,21 +182,25 @@ def copy_figure(figure: Path, output: Path, width: int) -> None:
         _write(_resized(image.convert("RGB"), width), output)
 
 
-def copy_errors(figure: Path, output: Path, width: int) -> None:
-    """Copy the overview of an error sheet, with the first close-ups next to it."""
+def copy_errors(figure: Path, output: Path) -> None:
+    """Copy the overview of an error sheet, with the first close-ups and their titles next to it."""
     with Image.open(figure) as image:
-        overview, *close_ups = [panel["box"] for panel in json.loads(image.info["Description"])["panels"]]
-        parts = [
-            image.convert("RGB").crop((left, top - 42, left + across, top + down))
-            for left, top, across, down in [overview, *close_ups[:4]]
-        ]
-    first, *others = parts
-    others = [_resized(part, 640) for part in others]
-    sheet = Image.new("RGB", (first.width + 2 * GAP + others[0].width, first.height), "white")
-    sheet.paste(first, (0, 0))
-    for number, part in enumerate(others):
-        sheet.paste(part, (first.width + 2 * GAP, number * first.height // len(others)))
-    _write(_resized(sheet, width), output)
+        panels = json.loads(image.info["Description"])["panels"][: CLOSE_UPS + 1]
+        boxes = [panel["box"] for panel in panels]
+        parts = [image.convert("RGB").crop((x, y, x + width, y + height)) for x, y, width, height in boxes]
+    others = [_resized(part, 500) for part in parts[1:]]
+    step = TITLE + others[0].height + GAP
+    height = step * CLOSE_UPS - GAP
+    overview = _resized(parts[0], round(height * parts[0].width / parts[0].height))
+    sheet = Image.new("RGB", (overview.width + 2 * GAP + others[0].width, height), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
+    sheet.paste(overview, (0, 0))
+    for number, (panel, other) in enumerate(zip(panels[1:], others, strict=True)):
+        left, top = overview.width + 2 * GAP, number * step
+        title = panel["title"].partition(":")[0]
+        pen.text((left, top + 4), title, fill="#1b1f24", font=font)
+        sheet.paste(other, (left, top + TITLE))
+    _write(sheet, output)
 
 
 def _resized(image: Image.Image, width: int) -> Image.Image:
@@ -162,17 +215,19 @@ def _write(sheet: Image.Image, output: Path) -> None:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["demo", "nuclei"])
+    parser.add_argument("what", choices=["demo", "strip", "nuclei"])
     parser.add_argument("results", type=Path, help="folder of the finished run")
     options = parser.parse_args()
     figures = options.results / "figures"
     if options.what == "demo":
-        draw_strip(options.results, "test", IMAGES / "strip.png")
         draw_steps(options.results, "test", IMAGES / "demo_steps.png")
-        copy_errors(figures / "errors/test.png", IMAGES / "demo_errors.png", 1100)
+        copy_errors(figures / "errors/test.png", IMAGES / "demo_errors.png")
         copy_figure(figures / "training.png", IMAGES / "demo_training.png", 600)
         copy_figure(figures / "thresholds.png", IMAGES / "demo_thresholds.png", 600)
+    elif options.what == "strip":
+        draw_strip(options.results, "test")
     else:
+        draw_tiffs(options.results, "nuclei_010", IMAGES / "nuclei_tiffs.png")
         draw_examples(
             options.results, ["nuclei_010", "nuclei_040", "nuclei_055"], IMAGES / "nuclei_cells.png"
         )
