@@ -4,8 +4,12 @@
     PYTHONPATH=. python docs/draw_strip.py strip results-long
     PYTHONPATH=. python docs/draw_strip.py nuclei results-nuclei
 
-The first command reads the demo (`make demo`), the third the run of the nuclei tutorial. The second reads a demo
-with a longer training: `--config results=results-long 'training={iterations: 6000, validation_interval: 500}'`.
+The first command reads the demo (`make demo`), the last one the run of the nuclei tutorial. The second
+command reads a demo with a longer training:
+
+    snakemake --cores all --config results=results-long \\
+        'training={iterations: 6000, validation_interval: 500}'
+
 All write to `docs/images`.
 """
 
