@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline_lib.data import volumes
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 LIBRARY = ROOT / "pipeline_lib"
@@ -156,6 +158,46 @@ class TestTutorialNuclei:
             *("test", "train", "train", "validation", "train"),
             *("test", "train", "train", "train", "train"),
         ]
+
+
+def blocks(page: str, pattern: str) -> list[str]:
+    """The parts of a page in docs/ that match `pattern`."""
+    return re.findall(pattern, (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_own_images_shows_the_config_of_the_tutorial():
+    shown = blocks("howto/own-images.md", r"^```yaml\n(.*?)^```$")
+    assert shown == blocks("tutorials/nuclei.md", r"<<'END'\n(.*?)^END$")
+
+
+def test_script_of_own_images_writes_the_table_of_the_tutorial(tmp_path, monkeypatch):
+    for folder in ("images", "labels"):
+        (tmp_path / "nuclei" / folder).mkdir(parents=True)
+        for number in range(12):
+            (tmp_path / "nuclei" / folder / f"nuclei_{number:03}.tif").touch()
+    (tmp_path / "bordure").mkdir()
+    monkeypatch.chdir(tmp_path / "bordure")
+    table = tmp_path / "nuclei/volumes.tsv"
+    tables = []
+    for page in ("tutorials/nuclei.md", "howto/own-images.md"):
+        [code] = [code for code in blocks(page, r"^```python\n(.*?)^```$") if "if number % 10 == 3" in code]
+        exec(code, {})
+        tables.append(table.read_text())
+    assert tables[0] == tables[1]
+
+    (tmp_path / "nuclei/images/a (1).png").touch()
+    (tmp_path / "nuclei/labels/a (1)_cp_masks.png").touch()
+    exec(code, {})
+    assert "a__1_\timages/a (1).png\tlabels/a (1)_cp_masks.png\t\ttest\n" in table.read_text()
+
+
+def test_documented_command_writes_a_table_of_volumes(tmp_path):
+    [code] = blocks("reference/volumes.md", r"^```bash\n(.*?)^```$")
+    subprocess.run(["bash", "-c", code], cwd=tmp_path, check=True)
+    rows = volumes.read_table(tmp_path / "my.tsv", "data")
+    assert [row.split for row in rows] == ["train", "validation", "test", "predict"]
+    readme = (ROOT / "README.md").read_text()
+    assert all(line.strip().replace("new.h5:/raw", "new.tif") in readme for line in code.splitlines())
 
 
 def draw_sample(folder: Path, seed: int, bright: bool) -> None:
