@@ -60,6 +60,7 @@ lint: $(VENV)/dev-installed ## check style, formatting, types and docstrings
 	@$(BIN)/python docs/public_api.py
 
 docs: $(VENV)/dev-installed ## build the documentation site in docs/_build/html
+	@rm -rf docs/_build docs/_generated docs/reference/api # pages of earlier versions
 	@$(BIN)/python -m sphinx --fail-on-warning --nitpicky --quiet docs docs/_build/html
 	@echo "The site is built: open docs/_build/html/index.html in a browser."
 

@@ -1,4 +1,4 @@
-"""Write the generated parts of the reference: arrays, command line, columns, API pages.
+"""Write the generated parts of the reference: arrays, command line, API pages.
 
 `docs/conf.py` calls `write_all` before each build. The files are not committed: `docs/_generated` has
 fragments that pages include, `docs/reference/api` has one page per module.
@@ -43,7 +43,7 @@ HDF5_FILES: dict[str, tuple[layout.Array, ...]] = {
 
 def write_all() -> None:
     """Write all generated files. A file whose content is unchanged is not touched."""
-    fragments = {"arrays": arrays_table(), "columns": settings.column_table(), "cli": command_line()}
+    fragments = {"arrays": arrays_table(), "cli": command_line()}
     fragments["api"] = api_index()
     for name, text in fragments.items():
         _write(FRAGMENTS / f"{name}.md", text)
