@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import public_api
-from bordure import settings
 
 from pipeline_lib import cli, layout
 
