@@ -41,23 +41,13 @@ HDF5_FILES: dict[str, tuple[layout.Array, ...]] = {
 
 
 def write_all() -> None:
-    """Write all generated files. A file whose content is unchanged is not touched."""
-    fragments = {"arrays": arrays_table(), "cli": command_line()}
-    fragments["api"] = api_index()
-    for name, text in fragments.items():
-        _write(FRAGMENTS / f"{name}.md", text)
-    pages = {f"{name}.rst": api_page(name, title) for name, title in public_api.MODULES.items()}
-    for name, text in pages.items():
-        _write(PAGES / name, text)
-    for path in PAGES.glob("*.rst"):
-        if path.name not in pages:
-            path.unlink()  # of a module that is no longer public
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
+    """Write all generated files. `make docs` removes those of an earlier build."""
+    FRAGMENTS.mkdir(exist_ok=True)
+    for name, text in {"arrays": arrays_table(), "cli": command_line(), "api": api_index()}.items():
+        (FRAGMENTS / f"{name}.md").write_text(text)
+    PAGES.mkdir(exist_ok=True)
+    for name, title in public_api.MODULES.items():
+        (PAGES / f"{name}.rst").write_text(api_page(name, title))
 
 
 def arrays_table() -> str:

@@ -27,18 +27,17 @@ from pipeline_lib.metrics.instances import (
     panoptic_quality,
     seg,
 )
-from pipeline_lib.metrics.pixel import pixel_error
-from pipeline_lib.metrics.rand import adapted_rand_error, rand_error, v_rand
-from pipeline_lib.metrics.thinning import thin_borders
-from pipeline_lib.metrics.warping import (
+from pipeline_lib.metrics.mismatches import (
     Mismatch,
     error_map,
     error_maps,
     error_regions,
     splits_mergers_error,
-    warp,
-    warping_error,
 )
+from pipeline_lib.metrics.pixel import pixel_error
+from pipeline_lib.metrics.rand import adapted_rand_error, rand_error, v_rand
+from pipeline_lib.metrics.thinning import thin_borders
+from pipeline_lib.metrics.warping import warp, warping_error
 
 __all__ = [
     "CHALLENGE_THRESHOLDS",

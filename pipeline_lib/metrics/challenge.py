@@ -18,10 +18,11 @@ from pipeline_lib.metrics.counts import Counts
 from pipeline_lib.metrics.information import Information, information
 from pipeline_lib.metrics.inputs import MapChecker, as_probability, checked_thresholds
 from pipeline_lib.metrics.instances import Objects, count_objects, pooled_objects
+from pipeline_lib.metrics.mismatches import CHALLENGE_RADIUS, Mismatch, classify
 from pipeline_lib.metrics.pixel import pixel_counts
 from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, unrestricted_pairs
 from pipeline_lib.metrics.thinning import flood
-from pipeline_lib.metrics.warping import CHALLENGE_RADIUS, Mismatch, allowed, classify, warp_section
+from pipeline_lib.metrics.warping import allowed, warp_section
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Stored
 

@@ -126,8 +126,7 @@ def train(
             f"training.best_by: found `{settings.best_by}`, expected a score of the task {task}: "
             f"{', '.join(trained_task.scores)}."
         )
-    arguments = {**network, "input_channels": len(normalisation.scale), "classes": trained_task.classes}
-    plan = networks.plan(arguments.pop("name"), **arguments)
+    plan = networks.plan(**network, input_channels=len(normalisation.scale), classes=trained_task.classes)
     output = plan.geometry.output_size(settings.tile)
     net = plan.build()
     # machines of different kinds may draw different random numbers

@@ -25,7 +25,10 @@ from pipeline_lib.runtime.types import Json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LARGEST_CONFIG = 2**20  # bytes of a config file, and number of values in it
-PAGES = (REPOSITORY / "config/README.md", REPOSITORY / "docs/reference/volumes.md")  # with generated tables
+SETTINGS_PAGE, COLUMNS_PAGE = (
+    REPOSITORY / "config/README.md",
+    REPOSITORY / "docs/reference/volumes.md",
+)  # with generated tables
 TYPES = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
 LIMITS = {
     "minimum": "of at least",
@@ -285,7 +288,7 @@ def _hint(name: str, known: list[str]) -> str:
 
 def _expectation(part: Json) -> str:
     """Return the values that a key accepts and the first sentence of its description."""
-    first = re.split(r"(?<!et al)\. ", _one_line(part["description"]))[0]
+    first = re.split(r"\. (?=[A-Z`])", _one_line(part["description"]))[0]
     return f"Expected {expected(part)}: {first.removesuffix('.')}."
 
 
@@ -366,16 +369,20 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def with_tables(page: str) -> str:
-    """Return `page` with the text between its markers replaced by tables made from the schemas."""
-    for name, table in (("columns", column_table()), ("settings", settings_tables())):
-        start, end = f"<!-- {name}: made by workflow/bordure/settings.py -->\n", f"<!-- end of {name} -->\n"
-        if start in page:
-            before, _, rest = page.partition(start)
-            page = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
-    return page
+START, END = "<!-- table: made by workflow/bordure/settings.py -->\n", "<!-- end of table -->\n"
+
+
+def pages() -> dict[Path, str]:
+    """Return the text of each page that has a generated table, with the table made from the schema."""
+    tables = {SETTINGS_PAGE: settings_tables(), COLUMNS_PAGE: column_table()}
+    return {path: _with_table(path.read_text(), table) for path, table in tables.items()}
+
+
+def _with_table(page: str, table: str) -> str:
+    before, _, rest = page.partition(START)
+    return f"{before}{START}\n{table}\n{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":
-    for path in PAGES:
-        path.write_text(with_tables(path.read_text()))
+    for path, text in pages().items():
+        path.write_text(text)
