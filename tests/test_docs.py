@@ -139,6 +139,10 @@ def finished_nuclei(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nuclei")
     for number in range(11):
         draw_sample(folder / "stage1_train" / f"sample{number:02}", number, bright=number == 4)
+    new = folder / "nuclei/new"
+    new.mkdir(parents=True)
+    gray_levels = np.random.default_rng(0).integers(0, 180, (64, 64), np.uint8)
+    Image.fromarray(gray_levels).save(new / "experiment1.tif")
     clone = copy_checkout(folder)
     code = replaced(script(DOCS / "tutorials/nuclei.md"), SMALLER_NUCLEI)
     return folder / "nuclei", run(code, clone)
@@ -150,6 +154,7 @@ class TestTutorialNuclei:
         folder, printed = finished_nuclei
         assert "10 images" in printed and "10 volumes" in printed
         assert (folder / "results/report.html").exists()
+        assert (folder / "results/segmentation/experiment1_labels.tif").exists()
 
     def test_splits(self, finished_nuclei):
         lines = (finished_nuclei[0] / "volumes.tsv").read_text().splitlines()
@@ -157,6 +162,7 @@ class TestTutorialNuclei:
             "split",
             *("test", "train", "train", "validation", "train"),
             *("test", "train", "train", "train", "train"),
+            "predict",
         ]
 
 
