@@ -24,7 +24,13 @@ LONGEST_VALUE = 120  # characters; longer values of constants are not shown
 
 # Every HDF5 file in a results folder and the arrays in it. `tests/test_docs.py` compares this with a run.
 HDF5_FILES: dict[str, tuple[layout.Array, ...]] = {
-    "dataset/VOLUME.h5": (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER),
+    "dataset/VOLUME.h5": (
+        layout.RAW,
+        layout.SECTION_HASH,
+        layout.LABELS,
+        layout.SEPARATION_BORDER,
+        layout.IGNORE,
+    ),
     "weight_map/VOLUME.h5": (layout.WEIGHT_MAP,),
     "prediction/MODEL/VOLUME.h5": (layout.CELL_PROBABILITY,),
     "segmentation/MODEL/VOLUME.h5": (layout.LABELS,),

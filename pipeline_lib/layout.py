@@ -21,7 +21,7 @@ from pipeline_lib.runtime.files import allow_open_files, replacing
 from pipeline_lib.runtime.types import Json, Stored
 
 #: Version of the format, stored in each file. Files of other versions are refused.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 #: Side of a chunk (px). A patch of 572 px touches 5 x 5 chunks; a chunk of float32 has 64 KiB.
 CHUNK = ALIGNMENT
 
@@ -35,7 +35,8 @@ class Array:
     name : str
         Name of the dataset.
     axes : str
-        One letter per axis: `c` channel, `z` section, `y` row, `x` column, `p` piece, `k` component.
+        One letter per axis: `c` channel, `z` section, `y` row, `x` column, `p` piece, `k` component, `b`
+        byte.
     dtype : str or None
         Type of the values; None for the type of the source file.
     unit : str
@@ -64,6 +65,22 @@ SEPARATION_BORDER = Array(
     "uint8",
     "1",
     "border between touching cells: 1 = cell pixel that counts as background, 0 = any other pixel",
+)
+IGNORE = Array(
+    "ignore",
+    "zyx",
+    "uint8",
+    "1",
+    "1 = pixel that is not annotated, which is neither learned from nor scored, 0 = any other pixel; the "
+    "array exists only if there are such pixels",
+)
+SECTION_HASH = Array(
+    "section_hash",
+    "zb",
+    "uint8",
+    "1",
+    "SHA-256 of the gray levels of each section, one byte per element; 0 if all gray levels of the section "
+    "are equal",
 )
 WEIGHT_MAP = Array(
     "weight_map",
@@ -110,7 +127,7 @@ NUMBER = Array(
 
 
 class AnnotatedArrays(NamedTuple):
-    """Arrays of the dataset file of an annotated volume.
+    """Arrays of the dataset file of an annotated volume; `annotated` returns them.
 
     Parameters
     ----------
@@ -120,11 +137,14 @@ class AnnotatedArrays(NamedTuple):
         Instance labels, see `LABELS`.
     separation_border : (z, y, x) array or HDF5 dataset
         Separation border, see `SEPARATION_BORDER`.
+    ignore : (z, y, x) array or HDF5 dataset, or None
+        Pixels that are not annotated, see `IGNORE`. None if all pixels are annotated.
     """
 
     raw: Stored
     labels: Stored
     separation_border: Stored
+    ignore: Stored | None = None
 
 
 @contextmanager
@@ -214,6 +234,19 @@ def add(
     )
     _write_texts(dataset, axes=array.axes, unit=array.unit, meaning=array.meaning)
     return dataset
+
+
+def write_findings(file: h5py.File, found: Json) -> None:
+    """Store what `findings` returns.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Dataset file, open for writing.
+    found : dict
+        What was found in the images and the annotation.
+    """
+    _write_texts(file, findings=json.dumps(found))
 
 
 def _write_texts(item: h5py.Group | h5py.Dataset, **texts: str) -> None:
@@ -338,6 +371,41 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
                 )
             _require_sources(Path(path), file[array.name])
         yield file
+
+
+def annotated(file: h5py.File) -> AnnotatedArrays:
+    """Return the arrays of an open dataset file of an annotated volume.
+
+    Parameters
+    ----------
+    file : h5py.File
+        File that `require` opened with the arrays `RAW`, `LABELS` and `SEPARATION_BORDER`.
+
+    Returns
+    -------
+    AnnotatedArrays
+        The arrays as HDF5 datasets.
+    """
+    raw, labels, border = (file[array.name] for array in (RAW, LABELS, SEPARATION_BORDER))
+    return AnnotatedArrays(raw, labels, border, file.get(IGNORE.name))
+
+
+def findings(file: h5py.File) -> Json:
+    """Return what `stages.dataset.build_dataset` found in the images and the annotation.
+
+    Parameters
+    ----------
+    file : h5py.File
+        An open dataset file.
+
+    Returns
+    -------
+    dict
+        `gray`: smallest (`low`) and largest (`high`) gray level, mean and standard deviation (`std`), each a
+        list with one value per channel. `annotation`: None, or a dict with its `description` and a list of
+        `doubts`, each with `name`, `weight` (0 to 1) and `text`.
+    """
+    return json.loads(file.attrs["findings"])
 
 
 def open_file(path: str | Path, **options: Any) -> h5py.File:

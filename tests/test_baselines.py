@@ -49,7 +49,7 @@ def test_gray_range_does_not_depend_on_the_blocks(volume, step, monkeypatch):
 
 @pytest.mark.parametrize("network", baselines.BASELINES)
 def test_prediction_does_not_depend_on_the_blocks(volume, network, tmp_path):
-    raw, _, _ = volume
+    raw = volume.raw
     statistics = {"class_frequencies": [0.4, 0.6], "smoothed_raw": baselines.measure([volume])}
     (tmp_path / "s.json").write_text(json.dumps(statistics))
     with layout.create(tmp_path / "a.h5", {}) as file:

@@ -12,12 +12,14 @@ import numpy as np
 
 from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.data import normalisation
+from pipeline_lib.data.gray import HASH_BYTES, GrayLevels
 from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, count_pixels, separation_border
 from pipeline_lib.instances.labelling import Read, labelled
 from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import allow_open_files, read_json, write_json
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.types import Json
 from pipeline_lib.tasks.segmentation import baselines, classes, weights
 
 
@@ -97,11 +99,9 @@ def build_dataset(
             )
         )
         file = stack.enter_context(layout.create(output, record))
-        stored = layout.add(file, layout.RAW, raw.shape, raw.dtype)
-        for z in range(raw.shape[1]):
-            for area in blocks(raw.shape[2:], block):
-                stored[:, z, *area.write] = raw.read(z, *area.write)
+        gray = _write_raw(file, raw, block)
         if truth is None:
+            layout.write_findings(file, {"gray": gray, "annotation": None})
             return
         read = truth.read
         if truth.kind == "membranes":
@@ -110,6 +110,8 @@ def build_dataset(
             )
             read = cells.read
         counts = _write_truth(file, read, truth.shape, separation_border_width, block)
+        found: Json = {"description": truth.description, "doubts": []}
+        layout.write_findings(file, {"gray": gray, "annotation": found})
     _report_cells(output, truth.shape, counts, separation_border_width)
 
 
@@ -120,6 +122,20 @@ def _named(volume: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"volume {volume}: {error}") from error
+
+
+def _write_raw(file: h5py.File, images: imageio.Images, block: int) -> Json:
+    """Write `raw` and `section_hash`, and return the summary of the gray levels."""
+    raw = layout.add(file, layout.RAW, images.shape, images.dtype)
+    hashes = layout.add(file, layout.SECTION_HASH, (images.shape[1], HASH_BYTES))
+    gray = GrayLevels(images.shape[0])
+    for z in range(images.shape[1]):
+        for area in blocks(images.shape[2:], block):
+            region = images.read(z, *area.write)
+            raw[:, z, *area.write] = region
+            gray.add(region, area.write[0].start, area.write[1].start)
+        hashes[z] = gray.end_section()
+    return gray.to_dict()
 
 
 def _write_truth(
@@ -203,7 +219,7 @@ def measure_statistics(
             file = stack.enter_context(
                 layout.require(path, *arrays, cache_bytes=layout.CHUNK**2)  # each chunk is read once
             )
-            volumes.append(layout.AnnotatedArrays(*(file[array.name] for array in arrays)))
+            volumes.append(layout.annotated(file))
         counts = classes.count_classes((v.labels, v.separation_border) for v in volumes)
         cell, total = int(classes.of_cells(counts)), int(counts.sum())
         if not counts.all():

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline_lib.data.normalisation import STEP
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.layout import AnnotatedArrays
-from pipeline_lib.runtime.types import Json, Stored
+from pipeline_lib.runtime.types import Json
 from pipeline_lib.tasks.segmentation.classes import BACKGROUND, CELL, CLASSES, target_class
 
 #: Names of the baselines.
@@ -60,14 +60,15 @@ def measure(volumes: Iterable[AnnotatedArrays]) -> dict[str, float]:
     dict of str to float
         Gray levels `low` and `high`.
     """
-    sections = [_measure_section(*volume, z) for volume in volumes for z in range(volume.labels.shape[0])]
+    sections = [_measure_section(volume, z) for volume in volumes for z in range(volume.labels.shape[0])]
     low, high = np.mean([span for span, _ in sections], axis=0)
     brighter = sum(contrast for _, contrast in sections) >= 0
     return {"low": float(low), "high": float(high)} if brighter else {"low": float(high), "high": float(low)}
 
 
-def _measure_section(raw: Stored, labels: Stored, border: Stored, z: int) -> tuple[np.ndarray, float]:
+def _measure_section(volume: AnnotatedArrays, z: int) -> tuple[np.ndarray, float]:
     """Return the 1st and 99th percentile of a smoothed section, and mean of cells minus background."""
+    raw, labels, border, _ = volume
     shape = labels.shape[1], labels.shape[2]
     every = math.ceil(math.sqrt(shape[0] * shape[1] / SAMPLES))
     samples, sums, counts = [], np.zeros(CLASSES), np.zeros(CLASSES, int)

@@ -91,7 +91,7 @@ class Task:
         arrays = (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)
         file = stack.enter_context(layout.require(dataset, *arrays, cache_bytes=cache_bytes))
         weights = stack.enter_context(layout.require(weight_map, layout.WEIGHT_MAP, cache_bytes=cache_bytes))
-        found = layout.AnnotatedArrays(*(file[array.name] for array in arrays))
+        found = layout.annotated(file)
         truth = PixelTruth(found.labels, found.separation_border, weights[layout.WEIGHT_MAP.name])
         return Volume(found.raw, truth)
 

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from pipeline_lib.data.gray import GrayLevels
+from pipeline_lib.kernels.blocks import blocks
+
+
+def summary(sections, block):
+    gray = GrayLevels(sections.shape[0])
+    hashes = []
+    for z in range(sections.shape[1]):
+        for area in blocks(sections.shape[2:], block):
+            gray.add(sections[:, z, *area.write], area.write[0].start, area.write[1].start)
+        hashes.append(gray.end_section().tobytes())
+    return gray.to_dict(), hashes
+
+
+def random_sections(shape=(2, 3, 300, 200)):
+    return np.random.default_rng(0).integers(3, 200, shape, np.uint8)
+
+
+@pytest.mark.parametrize("block", [128, 256, 1024])
+def test_summary_and_hashes_do_not_depend_on_the_blocks(block):
+    sections = random_sections()
+    found, hashes = summary(sections, block)
+    assert found["low"] == [3, 3] and found["high"] == [199, 199]
+    assert found["mean"] == pytest.approx(sections.mean(axis=(1, 2, 3)), rel=1e-12)
+    assert found["std"] == pytest.approx(sections.std(axis=(1, 2, 3)), rel=1e-12)
+    assert hashes == summary(sections, 512)[1]
+
+
+def test_equal_hashes_mean_equal_pixels():
+    sections = random_sections()
+    sections[:, 2] = sections[:, 0]
+    _, hashes = summary(sections, 256)
+    assert hashes[0] == hashes[2] != hashes[1]
+    changed = sections.copy()
+    changed[1, 2, 299, 199] += 1  # the last pixel
+    swapped = sections.copy()
+    swapped[:, 2, :128, :128], swapped[:, 2, 128:256, :128] = (
+        sections[:, 2, 128:256, :128],
+        sections[:, 2, :128, :128],
+    )
+    for other in (changed, swapped, sections[:, :, ::-1], sections[:, :, :299], sections.astype(np.uint16)):
+        assert summary(other, 256)[1][2] != hashes[2]
+
+
+def test_sections_of_one_gray_level_are_not_identified():
+    sections = random_sections((1, 3, 20, 20))
+    sections[0, 0], sections[0, 1] = 7, 7
+    sections[0, 1, 0, 0] = 8
+    _, hashes = summary(sections, 128)
+    assert hashes[0] == bytes(32) and bytes(32) not in hashes[1:]
