@@ -1,6 +1,7 @@
 """Settings: error messages, defaults, and agreement of schema, code, README and the configs in config/."""
 
 import inspect
+import re
 from pathlib import Path
 
 import jsonschema
@@ -26,7 +27,10 @@ CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 # Section -> function that receives its settings, and the arguments of that function that are not settings
 FUNCTIONS = {
     "drawing": (synthesis.draw_volume, {"images", "annotation", "seed"}),
-    "dataset": (dataset.build_dataset, {"images", "annotation", "output", "sections", "block", "memory_gb"}),
+    "dataset": (
+        dataset.build_dataset,
+        {"images", "annotation", "ignore_mask", "output", "sections", "block", "memory_gb"},
+    ),
     "weight_map": (dataset.build_weight_map, {"dataset", "statistics", "output", "block"}),
     "network": (UNetPlan, {"input_channels", "classes"}),
     "training": (Settings, set()),
@@ -150,7 +154,7 @@ def test_section_has_the_parameters_and_defaults_of_its_function(section):
     function, others = FUNCTIONS[section]
     parameters = inspect.signature(function).parameters.values()
     of_function = {p.name: p.default for p in parameters if p.name not in others}
-    defaults = {key: part["default"] for key, part in SECTIONS[section].items()}
+    defaults = {key: part.get("default") for key, part in SECTIONS[section].items()}
     if section == "network":
         of_function["name"] = "unet"
     lists = {key: [*value] for key, value in of_function.items() if isinstance(value, tuple)}
@@ -169,6 +173,38 @@ def test_columns_of_the_table_match_the_code():
     assert list(schema["properties"]) == list(volumes.COLUMNS)
     assert set(volumes.COLUMNS) - set(schema["required"]) == set(volumes.OPTIONAL_COLUMNS)
     assert schema["properties"]["split"]["enum"] == list(volumes.SPLITS)
+    assert {*volumes.DATASET_COLUMNS} < {*SECTIONS["dataset"]}
+
+
+def test_columns_replace_settings_of_the_section_dataset():
+    given = {"annotation_kind": "auto", "ignore": 255, "channels": 1}
+    own = {
+        "annotation_kind": "classes",
+        "classes": "{background: 0, cell: [1, 2]}",
+        "ignore": "-1",
+        "relabel": "true",
+        "scale": "1e-3",
+    }
+    assert settings.of_volume(given, own, "my.tsv, line 2") == {
+        "annotation_kind": "classes",
+        "classes": {"background": 0, "cell": [1, 2]},
+        "ignore": -1,
+        "relabel": True,
+        "scale": 0.001,
+        "channels": 1,
+    }
+    assert settings.of_volume(given, {}, "") == given
+    for key, cell in (
+        ("ignore", "white"),
+        ("relabel", "7"),
+        ("classes", "{background: a}"),
+        ("classes", "[1"),
+        ("scale", "0"),
+        ("empty_sections", "no"),
+        ("pairing", "{a: 1, a: 2}"),
+    ):
+        with pytest.raises(InputError, match=rf"my\.tsv, line 2, column `{key}`: found `{re.escape(cell)}`"):
+            settings.of_volume(given, {key: cell}, "my.tsv, line 2")
 
 
 def test_generated_tables_are_up_to_date():

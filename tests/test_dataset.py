@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from pipeline_lib import layout
+from pipeline_lib import imageio, layout
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.metrics import connected_components
 from pipeline_lib.runtime.errors import InputError
@@ -142,7 +142,7 @@ def test_nothing_depends_on_the_blocks(tangled, annotation, caplog):
                 tangled / "images.tif",
                 tangled / f"{annotation}.tif",
                 tangled / "a.h5",
-                annotation_kind="instances" if annotation == "instances" else "auto",
+                annotation_kind="instances" if annotation == "instances" else "black_membranes",
                 separation_border_width=5,
                 block=block,
             )
@@ -197,7 +197,9 @@ def test_a_cell_larger_than_a_block_is_counted_once(files, caplog):
 def test_an_annotation_that_is_likely_inverted_is_reported(files, caplog):
     write(files / "inverted.tif", 255 - tifffile.imread(files / "cells.tif"))
     with caplog.at_level(logging.WARNING, "bordure"):
-        build_dataset(files / "images.tif", files / "inverted.tif", files / "a.h5")
+        build_dataset(
+            files / "images.tif", files / "inverted.tif", files / "a.h5", annotation_kind="black_membranes"
+        )
     assert "one cell covers 72 % of a section" in caplog.text and "annotation_kind" in caplog.text
 
 
@@ -205,3 +207,110 @@ def test_a_missing_image_is_named_and_no_file_is_written(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.tif: no such file"):
         build_dataset(str(tmp_path / "nowhere.tif"), None, tmp_path / "a.h5")
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------- what is not annotated
+
+
+def arrays(path):
+    with layout.require(path, layout.LABELS) as file:
+        return {name: file[name][:] for name in file}, layout.findings(file)
+
+
+def test_ignored_pixels_have_no_label_no_border_and_no_weight(files):
+    instances = tifffile.imread(files / "instances.tif").astype(np.int32)
+    ignored = np.zeros(instances.shape, bool)
+    ignored[:, :, 12:], ignored[1, 5] = True, True
+    write(files / "declared.tif", np.where(ignored, -1, instances))
+    write(files / "mask.tif", ignored.astype(np.uint8) * 3)
+    found = []
+    for annotation, settings in (
+        ("declared.tif", {"ignore": -1}),
+        ("instances.tif", {"ignore_mask": files / "mask.tif"}),
+    ):
+        build_dataset(
+            files / "images.tif",
+            files / annotation,
+            files / "a.h5",
+            annotation_kind="instances",
+            block=7,
+            **settings,
+        )
+        measure_statistics([files / "a.h5"], files / "s.json")
+        build_weight_map(files / "a.h5", files / "s.json", files / "w.h5", block=7)
+        data, _ = arrays(files / "a.h5")
+        with layout.require(files / "w.h5") as file:
+            weights = file["weight_map"][:]
+        labels = np.where(ignored, 0, instances)
+        np.testing.assert_array_equal(data["ignore"], ignored)
+        np.testing.assert_array_equal(data["labels"], labels)
+        assert not data["separation_border"][ignored].any() and not weights[ignored].any()
+        frequencies = np.array(json.loads((files / "s.json").read_text())["class_frequencies"])
+        for z in range(3):
+            cells = np.where(data["separation_border"][z], 0, labels[z])
+            expected = np.where(ignored[z], 0, weight_map(cells, 0.5 / frequencies, 10, 5))
+            np.testing.assert_array_equal(weights[z], expected)
+        found.append(data["labels"])
+    np.testing.assert_array_equal(*found)
+
+
+def test_sections_without_cells_are_asked(files):
+    instances = tifffile.imread(files / "instances.tif")
+    instances[1] = 0
+    write(files / "sparse.tif", instances)
+    sources = files / "images.tif", files / "sparse.tif", files / "a.h5"
+    with pytest.raises(
+        InputError, match=r"1 of 3 sections have no cell \(section 1\).*empty_sections: ignore}`"
+    ):
+        build_dataset(*sources)
+    assert not (files / "a.h5").exists()
+    build_dataset(*sources, empty_sections="background")
+    assert "ignore" not in arrays(files / "a.h5")[0]
+    build_dataset(*sources, empty_sections="ignore")
+    assert arrays(files / "a.h5")[0]["ignore"].any(axis=(1, 2)).tolist() == [False, True, False]
+    build_dataset(*sources, sections="1", annotation_kind="instances")
+    assert not arrays(files / "a.h5")[0]["labels"].any()
+    with pytest.raises(InputError, match="no section has a cell"):
+        build_dataset(*sources, sections="1", annotation_kind="instances", empty_sections="ignore")
+
+
+def test_one_mask_for_each_cell_is_recognised(files):
+    instances = tifffile.imread(files / "instances.tif")
+    (files / "masks").mkdir()
+    for number in (3, 7):
+        write(files / f"masks/{number}.tif", (instances[0] == number).astype(np.uint8) * 255)
+    write(files / "image.tif", tifffile.imread(files / "images.tif")[0])
+    build_dataset(files / "image.tif", files / "masks", files / "a.h5")
+    expected = np.where(instances[0] == 3, 1, np.where(instances[0] == 7, 2, 0))
+    data, found = arrays(files / "a.h5")
+    np.testing.assert_array_equal(data["labels"][0], expected)
+    assert found["annotation"]["description"].startswith("2 masks of 20 x 24 px")
+
+
+@pytest.mark.parametrize("block", [5, 16, 2048])
+def test_classes_become_cells_with_their_border(files, block):
+    """Borders that are wider than a block, and cells of two classes that touch."""
+    rng = np.random.default_rng(1)
+    classes = np.kron(rng.integers(0, 4, (2, 5, 6)), np.ones((4, 4), np.uint8)).astype(np.uint8)
+    write(files / "classes.tif", classes)
+    write(files / "stack.tif", tifffile.imread(files / "images.tif")[:2])
+    named = {"background": 0, "a": 1, "b": 2, "border": 3}
+    stated = {"annotation_kind": "classes", "classes": named}
+    build_dataset(files / "stack.tif", files / "classes.tif", files / "a.h5", block=block, **stated)
+    labels = arrays(files / "a.h5")[0]["labels"]
+    read = imageio.read_annotation(files / "classes.tif", kind="classes", classes=named).labels
+    for z in range(2):
+        pairs = np.unique(np.stack([labels[z].ravel(), read[z].ravel()]), axis=1)
+        assert len(pairs[0]) == len(set(pairs[0])) == len(set(pairs[1]))  # the same cells, other numbers
+    assert (labels > 0).sum() == (read > 0).sum() > ((classes == 1) | (classes == 2)).sum()
+
+
+def test_scaled_gray_levels_are_floats(files):
+    build_dataset(files / "images.tif", None, files / "a.h5", scale=1 / 255)
+    with layout.require(files / "a.h5") as file:
+        raw = tifffile.imread(files / "images.tif")
+        np.testing.assert_array_equal(file["raw"][0], (raw / 255).astype(np.float32))
+        gray = layout.findings(file)["gray"]
+    assert gray["high"] == pytest.approx([raw.max() / 255]) and gray["std"] == pytest.approx(
+        [raw.std() / 255]
+    )

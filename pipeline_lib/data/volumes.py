@@ -18,10 +18,22 @@ from pipeline_lib import imageio
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import require_file
 
-#: Columns of the table.
-COLUMNS = ("volume", "images", "annotation", "sections", "split")
+#: Columns with settings of the config section `dataset` that may differ between volumes.
+DATASET_COLUMNS = (
+    "annotation_kind",
+    "classes",
+    "ignore",
+    "relabel",
+    "empty_sections",
+    "pairing",
+    "scale",
+)
+#: Columns of most tables.
+MAIN_COLUMNS = ("volume", "images", "annotation", "sections", "split")
+#: All columns of the table.
+COLUMNS = (*MAIN_COLUMNS, "ignore_mask", *DATASET_COLUMNS)
 #: Columns that can be left out.
-OPTIONAL_COLUMNS = ("annotation", "sections")
+OPTIONAL_COLUMNS = ("annotation", "sections", "ignore_mask", *DATASET_COLUMNS)
 #: Uses of a volume.
 SPLITS = ("train", "validation", "test", "predict")
 
@@ -58,6 +70,10 @@ class Volume:
         What the volume is used for.
     row : str, default ""
         File and line of the row, for messages.
+    ignore_mask : str or None, default None
+        Path of an image whose pixels other than 0 are not annotated, with `data_dir` in front.
+    dataset : dict of str to str
+        Cells of the columns `DATASET_COLUMNS` that are not empty.
     """
 
     volume: str
@@ -66,6 +82,8 @@ class Volume:
     sections: str
     split: str
     row: str = field(default="", compare=False)
+    ignore_mask: str | None = None
+    dataset: Mapping[str, str] = field(default_factory=dict)
 
     def source(self) -> dict[str, str | None]:
         """Return the fields from which the dataset of the volume is made.
@@ -73,9 +91,24 @@ class Volume:
         Returns
         -------
         dict of str to str or None
-            `images`, `annotation` and `sections`.
+            `images`, `annotation`, `sections` and `ignore_mask`.
         """
-        return {"images": self.images, "annotation": self.annotation, "sections": self.sections}
+        return {
+            "images": self.images,
+            "annotation": self.annotation,
+            "sections": self.sections,
+            "ignore_mask": self.ignore_mask,
+        }
+
+    def paths(self) -> list[str]:
+        """Return the paths of the images, the annotation and the mask, as far as there are any.
+
+        Returns
+        -------
+        list of str
+            One to three paths.
+        """
+        return [path for path in (self.images, self.annotation, self.ignore_mask) if path]
 
 
 def read_table(path: str | Path, data_dir: str | Path) -> list[Volume]:
@@ -155,7 +188,7 @@ def check_files(
     """
     volumes, first, found = list(volumes), None, {}
     paths: dict[str, imageio.ImageInfo | None] = dict.fromkeys(
-        path for volume in volumes for path in (volume.images, volume.annotation) if path
+        path for volume in volumes for path in volume.paths()
     )
     with closing(imageio.inspect_apart([*paths], memory_gb)) as infos:
         for volume in volumes:
@@ -172,17 +205,20 @@ def check_files(
                 imageio.require_memory(volume.images, images, memory_gb)
                 sections = imageio.parse_sections(volume.sections, images.sections)
                 found[volume.volume] = replace(images, sections=len(sections))
-                if volume.annotation is not None:
-                    annotation = _info(volume.annotation, paths, infos)
-                    imageio.require_channels(volume.annotation, annotation, 1, annotation=True)
-                    imageio.require_memory(volume.annotation, annotation, memory_gb)
-                    others = images.others + annotation.others
+                for path in volume.paths()[1:]:
+                    other = _info(path, paths, infos)
+                    imageio.require_channels(path, other, 1, annotation=True)
+                    imageio.require_memory(path, other, memory_gb)
+                    others = found[volume.volume].others + other.others
                     found[volume.volume] = replace(found[volume.volume], others=others)
-                    if annotation.shape[1:] != images.shape[1:]:
+                    if path == volume.annotation and imageio.is_folder_of_masks(path, images.sections):
+                        other = replace(other, sections=1)
+                    if other.shape[1:] != images.shape[1:]:
+                        what = "annotation" if path == volume.annotation else "mask of ignored pixels"
                         raise InputError(
-                            f"{volume.annotation}: the annotation has {annotation}, but its images "
-                            f"{volume.images} have {images}. Both must have the same sections, height and "
-                            "width. Check that they belong together and that neither was cropped or scaled."
+                            f"{path}: the {what} has {other}, but its images {volume.images} have {images}. "
+                            "Both must have the same sections, height and width. Check that they belong "
+                            "together and that neither was cropped or scaled."
                         )
             except InputError as error:
                 raise InputError(f"{volume.row}, volume {volume.volume}: {error}") from error
@@ -272,7 +308,7 @@ def _lines(path: str | Path) -> list[tuple[int, list[str]]]:
     if not found:
         raise InputError(
             f"{path}: the table is empty. Write the names of the columns into its first line, separated by "
-            f"tabs: {', '.join(COLUMNS)}. Each following line is a volume."
+            f"tabs: {', '.join(MAIN_COLUMNS)}. Each following line is a volume."
         )
     return found
 
@@ -294,7 +330,7 @@ def _columns(path: str | Path, header: list[str]) -> list[str]:
     if missing:
         raise InputError(
             f"{path}: no column `{missing[0]}` (found: {', '.join(header)}). The columns are "
-            f"{', '.join(COLUMNS)}, separated by tabs."
+            f"{', '.join(MAIN_COLUMNS)}, separated by tabs."
         )
     return header
 
@@ -337,13 +373,21 @@ def _volume(row: str, columns: list[str], line: list[str], data_dir: Path) -> Vo
         raise InputError(f"{row}, volume {name}: {error}") from error
     images_path = str(data_dir / cells["images"])
     annotation_path = str(data_dir / annotation) if annotation else None
-    for path in filter(None, (images_path, annotation_path)):
+    mask_path = str(data_dir / cells["ignore_mask"]) if cells.get("ignore_mask") else None
+    if mask_path and not annotation:
+        raise InputError(
+            f"{row}, volume {name}: the column `ignore_mask` is set, but `annotation` is empty. Write the "
+            "path of the annotation, or remove the mask."
+        )
+    dataset = {key: cells[key] for key in DATASET_COLUMNS if cells.get(key)}
+    volume = Volume(name, images_path, annotation_path, sections, split, row, mask_path, dataset)
+    for path in volume.paths():
         if found := re.search(r"[{}<>]", path):
             raise InputError(
                 f"{row}, volume {name}: {path}: found `{found[0]}` in a path, which the workflow reads as a "
                 "placeholder. Rename the file or folder."
             )
-    return Volume(name, images_path, annotation_path, sections, split, row)
+    return volume
 
 
 def _check_names_differ(volumes: list[Volume]) -> None:

@@ -23,6 +23,7 @@ from pipeline_lib.imageio.headers import ImageInfo, require_channels, require_me
 from pipeline_lib.imageio.images import Images, inspect, open_images, read_images
 from pipeline_lib.imageio.naming import (
     identity,
+    is_folder_of_masks,
     natural_key,
     parse_sections,
     section_ranges,
@@ -40,6 +41,7 @@ __all__ = [
     "identity",
     "inspect",
     "inspect_apart",
+    "is_folder_of_masks",
     "natural_key",
     "open_annotation",
     "open_images",

@@ -1,83 +1,108 @@
-"""Read annotations. What their values mean is inferred block by block, or given by a setting."""
+"""Read annotations. What their values mean is stated by settings, or inferred from clear evidence."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from pipeline_lib.imageio import meaning
 from pipeline_lib.imageio.headers import require_whole, size
 from pipeline_lib.imageio.images import Images, open_chosen
-from pipeline_lib.kernels.blocks import BLOCK, blocks
+from pipeline_lib.imageio.meaning import Values
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Json
 
-#: What an annotation can contain. "auto" infers it from the values.
-ANNOTATION_KINDS = ("auto", "black_membranes", "white_membranes", "instances")
+#: What an annotation can contain. "auto" infers it from the areas that the values form.
+ANNOTATION_KINDS = ("auto", "black_membranes", "white_membranes", "instances", "classes")
+#: Classes of annotations that are not cells. Each other class is a class of cells.
+NO_CELLS = ("background", "border")
 
-_SAMPLE = 2048  # px, side of the square in the first section in which separate areas are counted
+BORDER = 255  # in regions of classes, pixels of the class `border`
+
 _MOST_LABELS = 2**25  # limit for one volume; each label takes at least 16 bytes while pixels are counted
-_MAKE_ANNOTATION = (
-    "Make it black and white (Fiji: Image > Adjust > Threshold..., Apply), or save instance "
-    "labels (0 = background, 1..n = cells)."
-)
+_SPLIT, _SPLIT_OF_FEW, _FEW = 0.5, 0.1, 4  # limits of `Areas.split` for instance labels, and for few labels
+_MADE_OF_GRAY = 4.0  # px; a smaller median of areas means gray levels
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """An annotation in memory; `read_annotation` creates it. It is known which of its values are cells.
+    """An annotation in memory; `read_annotation` creates it.
 
     Parameters
     ----------
-    kind : {"membranes", "instances"}
-        What `array` contains.
-    array : (z, y, x) array
-        For "membranes" uint8, 1 = cell and 0 = membrane. For "instances" unsigned integers, 0 = background
-        and each other value one cell.
+    kind : {"membranes", "instances", "classes", "masks"}
+        What the file contains.
+    labels : (z, y, x) array of unsigned int
+        Instance labels, 0 = background. For "membranes", the 4-connected components of each section.
+    ignore : (z, y, x) array of bool, or None
+        True where the image is not annotated; None if all pixels are annotated.
     description : str
         What was found in the file and what was inferred, for the log.
     """
 
     kind: str
-    array: np.ndarray
+    labels: np.ndarray
+    ignore: np.ndarray | None
     description: str
 
 
 @dataclass(frozen=True)
 class AnnotationRegions:
-    """An open annotation; `open_annotation` creates it. It is known which of its values are cells.
+    """An open annotation, whose values have a known meaning; `open_annotation` creates it.
 
     Parameters
     ----------
-    kind : {"membranes", "instances"}
-        What the values mean, see `Annotation`.
+    kind : {"membranes", "instances", "classes", "masks"}
+        What the file contains. "masks" are slices that each show one cell of the same image.
     description : str
         What was found in the file and what was inferred, for the log.
     dtype : numpy.dtype
         Type of the values that `read` returns.
+    separate : bool
+        Whether each connected area of equal values is a cell. If False, each value is a cell.
     images : Images
         Regions of the file as they are stored.
     cells_are_zero : bool, default False
         For "membranes": whether cells are stored as 0.
+    classes : tuple of (int, tuple of int), default ()
+        For "classes": number of each class that `read` returns, and its values in the file.
+    ignore : int or None, default None
+        Value that means "not annotated".
+    mask : Images or None, default None
+        Image of the same size that is not 0 where the annotation is ignored.
+    doubts : list of dict, default ()
+        What looks wrong, although it is allowed: `name`, `weight` (0 to 1) and `text`.
     """
 
     kind: str
     description: str
     dtype: np.dtype
+    separate: bool
     images: Images = field(repr=False)
     cells_are_zero: bool = False
+    classes: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    ignore: int | None = None
+    mask: Images | None = field(default=None, repr=False)
+    doubts: Sequence[Json] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Lengths of the axes `zyx`; z counts the selected sections."""
-        return self.images.shape[1:]
+        sections, height, width = self.images.shape[1:]
+        return 1 if self.kind == "masks" else sections, height, width
+
+    @property
+    def may_ignore(self) -> bool:
+        """Whether pixels may be ignored. If False, `read_ignore` is False everywhere."""
+        return self.ignore is not None or self.mask is not None
 
     def read(self, z: int, rows: slice, columns: slice) -> np.ndarray:
-        """Return a region of one section.
+        """Return a region of one section. Ignored pixels are 0.
 
         Parameters
         ----------
@@ -89,28 +114,110 @@ class AnnotationRegions:
         Returns
         -------
         (y, x) array
-            Values of type `dtype`, with the meaning given by `kind`.
+            Values of type `dtype`. For "membranes", 1 = cell and 0 = membrane. For "classes", 0 = background,
+            `BORDER` = border, and each other value a class of cells. Otherwise 0 = background and each other
+            value one cell.
 
         Raises
         ------
         InputError
-            If the file is damaged.
+            If the file is damaged, or for "masks", if a pixel belongs to two cells.
         """
-        region = self.images.read(z, rows, columns)[0]
+        if self.kind == "masks":
+            found = self._read_masks(rows, columns)
+        else:
+            region = self.images.read(z, rows, columns)[0]
+            found = self._meaning_of(region)
+        if self.may_ignore:
+            found[self.read_ignore(z, rows, columns)] = 0
+        return found
+
+    def _meaning_of(self, region: np.ndarray) -> np.ndarray:
+        """Return what the values of a region mean, as a new array."""
         if self.kind == "membranes":
             return ((region == 0) == self.cells_are_zero).view(np.uint8)
-        return region.astype(self.dtype, copy=False)
+        if self.kind == "classes":
+            found = np.zeros(region.shape, self.dtype)
+            for number, values in self.classes:
+                found[np.isin(region, values)] = number
+            return found
+        with np.errstate(invalid="ignore"):  # ignored values may not fit
+            return region.astype(self.dtype)
+
+    def _read_masks(self, rows: slice, columns: slice) -> np.ndarray:
+        """Return the number of the slice, from 1, that is not 0 at each pixel."""
+        found = np.zeros((0, 0), self.dtype)
+        for number in range(self.images.shape[1]):
+            own = self.images.read(number, rows, columns)[0] != 0
+            found = found if number else np.zeros(own.shape, self.dtype)
+            if (both := own & (found > 0)).any():
+                other = int(found[both][0])
+                raise InputError(
+                    f"{self.images.path}: the masks number {other} and {number + 1} overlap in "
+                    f"{np.count_nonzero(both)} px; expected one cell for each pixel. Remove one of them, or "
+                    "save one image with instance labels."
+                )
+            found[own] = number + 1
+        return found
+
+    def read_ignore(self, z: int, rows: slice, columns: slice) -> np.ndarray:
+        """Return where a region of one section is not annotated.
+
+        Parameters
+        ----------
+        z : int
+            Index of the section among the selected sections.
+        rows, columns : slice
+            Rows and columns of the region, as for indexing an array, without step.
+
+        Returns
+        -------
+        (y, x) array of bool
+            True where the image is not annotated.
+
+        Raises
+        ------
+        InputError
+            If a file is damaged.
+        """
+        return _ignored(self.images, self.ignore, self.mask, z, rows, columns, self.kind == "masks")
+
+
+def _ignored(
+    images: Images,
+    ignore: int | None,
+    mask: Images | None,
+    z: int,
+    rows: slice,
+    columns: slice,
+    masks: bool = False,
+) -> np.ndarray:
+    """Return where a region is not annotated; see `AnnotationRegions.read_ignore`."""
+    shape = (len(range(*part.indices(n))) for part, n in zip((rows, columns), images.shape[2:], strict=True))
+    found = np.zeros(tuple(shape), bool)
+    if ignore is not None and not masks:
+        found |= images.read(z, rows, columns)[0] == ignore
+    if mask is not None:
+        found |= mask.read(z, rows, columns)[0] != 0
+    return found
 
 
 @contextmanager
 def open_annotation(
-    path: str | Path, *, sections: str | None = None, kind: str = "auto", block: int = BLOCK
+    path: str | Path,
+    *,
+    sections: str | None = None,
+    kind: str = "auto",
+    classes: Mapping[str, int | Sequence[int]] | None = None,
+    ignore: int | None = None,
+    ignore_mask: str | Path | None = None,
+    relabel: bool = False,
+    masks: bool = False,
 ) -> Iterator[AnnotationRegions]:
     """Open an annotation to read regions of it, and find out what its values mean. Context manager.
 
-    All values are read once or twice when the annotation is opened. Black and white are what Fiji displays:
-    with `WhiteIsZero`, zeros are white. Instance labels are never inverted. Gray levels, as in smoothed or
-    antialiased drawings, are an error, because only the annotator knows which of them are membrane.
+    All values are read once when the annotation is opened. Black and white are what Fiji displays: with
+    `WhiteIsZero`, zeros are white. Instance labels are never inverted.
 
     Parameters
     ----------
@@ -118,17 +225,27 @@ def open_annotation(
         TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
     sections : str, optional
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
-    kind : {"auto", "black_membranes", "white_membranes", "instances"}, default "auto"
+    kind : {"auto", "black_membranes", "white_membranes", "instances", "classes"}, default "auto"
         Meaning of the values:
 
         - "black_membranes": membranes are 0 and cells another value, as in the ISBI 2012 challenge.
         - "white_membranes": cells are 0 and membranes another value.
         - "instances": 0 is background, each other value one cell.
-        - "auto": two values, one of them 0, are black membranes. More values are instances if they form
-          areas. They are classes, which is an error, if the first 2048 x 2048 px of the first section have
-          more than ten separate areas per value.
-    block : int, default 2048
-        Side in px of the blocks in which the values are read. The result does not depend on it.
+        - "classes": see `classes`.
+        - "auto": two values, one of them 0, are cells and membranes or background: cells are the value that
+          forms many compact areas. More values are instances if most values form one area. Anything else is
+          an error that lists the values, their shares and areas, and the settings to choose from.
+    classes : mapping of str to int or list of int, optional
+        Values of each class, for "classes". Each connected area of a class is a cell, except for the classes
+        "background" and "border".
+    ignore : int, optional
+        Value that means "not annotated".
+    ignore_mask : str or Path, optional
+        Image of the same size, in the same formats; its pixels other than 0 are not annotated.
+    relabel : bool, default False
+        Whether each connected area of an instance label is a separate cell.
+    masks : bool, default False
+        Whether the file or folder has one binary slice for each cell of a single section.
 
     Yields
     ------
@@ -138,7 +255,7 @@ def open_annotation(
     Raises
     ------
     InputError
-        As `open_images`, and if the values do not fit `kind`.
+        As `open_images`, if the values do not fit `kind`, or if "auto" finds no clear meaning.
 
     Examples
     --------
@@ -149,41 +266,67 @@ def open_annotation(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "membranes.tif")
     ...     write_images(path, np.array([[[255, 0, 255, 255]]], np.uint8))
-    ...     with open_annotation(path) as annotation:
+    ...     with open_annotation(path, kind="black_membranes") as annotation:
     ...         print(annotation.kind, annotation.read(0, slice(0, 1), slice(0, 3)))
     membranes [[1 0 1]]
     """
+    _check_settings(kind, classes)
+    with ExitStack() as stack:
+        images = stack.enter_context(open_chosen(path, None if masks else sections, 1, annotation=True))
+        mask = None
+        if ignore_mask is not None:
+            mask = stack.enter_context(open_chosen(ignore_mask, sections, 1, annotation=True))
+            if mask.shape[1 + masks :] != images.shape[1 + masks :]:
+                raise InputError(
+                    f"{ignore_mask}: the mask of ignored pixels has {size(mask.shape[1:])}, but {path} has "
+                    f"{size(images.shape[1:])}. Both must show the same sections."
+                )
+        if masks:
+            yield _masks(images, mask)
+            return
+        found = _count_values(images, ignore, mask)
+        given = _Given(images, found, kind, classes or {}, ignore, mask, relabel)
+        yield given.regions()
+
+
+def _check_settings(kind: str, classes: Mapping[str, int | Sequence[int]] | None) -> None:
     if kind not in ANNOTATION_KINDS:
         raise InputError(
             f"config key `dataset.annotation_kind`: found {kind}, expected one of "
             f"{', '.join(ANNOTATION_KINDS)}."
         )
-    with open_chosen(path, sections, 1, annotation=True) as images:
-        values, counts = _count_values(images, block)
-        share = counts / math.prod(images.shape)
-        if len(values) == 1:
+    if kind == "classes" and not classes:
+        raise InputError(
+            "config key `dataset.classes`: missing. With `annotation_kind: classes` it gives the values of "
+            "each class, for example `classes: {background: 0, cell: 1}`."
+        )
+    if kind == "classes" and classes is not None:
+        listed = [value for values in classes.values() for value in _listed(values)]
+        twice = next((value for value in listed if listed.count(value) > 1), None)
+        if twice is not None:
+            raise InputError(f"config key `dataset.classes`: the value {twice} has two classes. Keep one.")
+        if all(name in NO_CELLS for name in classes):
             raise InputError(
-                f"{path}: every pixel of the annotation is {values[0]:g}; expected 0 for membranes or "
-                "background, and other values for cells. Check that this is the annotation of these images "
-                "and that it was saved after drawing."
+                f"config key `dataset.classes`: found only {' and '.join(classes)}; expected at least one "
+                "class of cells, for example `cell: 1`."
             )
-        if kind.endswith("membranes") or (kind == "auto" and len(values) == 2 and values[0] == 0):
-            yield _membranes(images, values, share, kind)
-        else:
-            yield _instances(images, values, share, kind, block)
 
 
-def read_annotation(path: str | Path, *, sections: str | None = None, kind: str = "auto") -> Annotation:
+def _listed(values: int | Sequence[int]) -> tuple[int, ...]:
+    return (values,) if isinstance(values, int) else tuple(values)
+
+
+def read_annotation(path: str | Path, *, kind: str = "auto", **settings: object) -> Annotation:
     """Read an annotation as a whole, and find out what its values mean.
 
     Parameters
     ----------
     path : str or Path
         TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
-    sections : str, optional
-        Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
-    kind : {"auto", "black_membranes", "white_membranes", "instances"}, default "auto"
+    kind : {"auto", "black_membranes", "white_membranes", "instances", "classes"}, default "auto"
         Meaning of the values, see `open_annotation`.
+    **settings
+        Other arguments of `open_annotation`.
 
     Returns
     -------
@@ -195,158 +338,353 @@ def read_annotation(path: str | Path, *, sections: str | None = None, kind: str 
     InputError
         As `open_annotation`, and if the sections do not fit into the memory of this machine.
     """
-    with open_annotation(path, sections=sections, kind=kind) as regions:
+    from pipeline_lib.kernels.components import equal_components  # imports numba, which the dry run avoids
+
+    with open_annotation(path, kind=kind, **settings) as regions:  # type: ignore[arg-type]
         require_whole(path, regions.images.info, math.prod(regions.shape) * regions.dtype.itemsize)
-        array = np.empty(regions.shape, regions.dtype)
-        for z in range(len(array)):
-            array[z] = regions.read(z, slice(None), slice(None))
-        return Annotation(regions.kind, array, regions.description)
+        everything = slice(None), slice(None)
+        array = np.stack([regions.read(z, *everything) for z in range(regions.shape[0])])
+        ignore = None
+        if regions.may_ignore:
+            ignore = np.stack([regions.read_ignore(z, *everything) for z in range(regions.shape[0])])
+        if regions.separate:
+            border = (array == BORDER) & (regions.kind == "classes")
+            array = equal_components(np.where(border, 0, array)).astype(np.uint32)
+            array = np.stack([grow(own, at) for own, at in zip(array, border, strict=True)])
+        return Annotation(regions.kind, array, ignore, regions.description)
 
 
-def _count_values(images: Images, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct values in ascending order and the number of pixels of each, both int64.
+#: Largest distance of a pixel of the class `border` from its cell (px).
+REACH = 32
 
-    Raises `InputError` for values that cannot be labels, with the histogram of the first block with any.
+
+def grow(labels: np.ndarray, border: np.ndarray) -> np.ndarray:
+    """Give each pixel of the border to the nearest cell that it is connected to within the border.
+
+    The distance is the number of steps between pixels that share a side, at most `REACH`. If two cells are
+    equally near, the pixel belongs to the one with the smaller label. A block with a halo of `REACH` has the
+    same result as the whole section.
+
+    Parameters
+    ----------
+    labels : (y, x) array of unsigned int
+        Instance labels of one section, 0 = background.
+    border : (y, x) array of bool
+        Pixels of the class `border`, where `labels` is 0.
+
+    Returns
+    -------
+    (y, x) array of unsigned int
+        Labels that cover the border, too.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pipeline_lib.imageio.annotation import grow
+    >>> grow(np.array([[0, 0, 1, 0, 0, 2, 0]]), np.array([[0, 1, 0, 1, 1, 0, 0]], bool))
+    array([[0, 1, 1, 1, 2, 2, 0]])
     """
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    grown, last = labels.copy(), np.iinfo(labels.dtype).max
+    for _ in range(REACH):
+        nearest = np.full(grown.shape, last, grown.dtype)
+        around = np.where(grown > 0, grown, last)
+        for here, there in (
+            (np.s_[1:], np.s_[:-1]),
+            (np.s_[:-1], np.s_[1:]),
+            (np.s_[:, 1:], np.s_[:, :-1]),
+            (np.s_[:, :-1], np.s_[:, 1:]),
+        ):
+            nearest[here] = np.minimum(nearest[here], around[there])
+        reached = border & (grown == 0) & (nearest < last)
+        if not reached.any():
+            break
+        grown[reached] = nearest[reached]
+    return grown
+
+
+def _count_values(images: Images, ignore: int | None, mask: Images | None) -> Values:
+    """Count the pixels of each value that is not ignored."""
+    counter = meaning.ValueCounter()
     for z in range(images.shape[1]):
-        for part in blocks(images.shape[2:], block):
-            values, counts = _count(images.read(z, *part.read)[0])
-            if values[0] < 0 or values[-1] >= 2**32 or (values != np.floor(values)).any():
-                raise InputError(
-                    f"{images.path}: found negative, fractional or too large values in the annotation "
-                    f"({_histogram(values, counts / counts.sum())}). Expected whole numbers from 0 to "
-                    f"4,294,967,295. {_MAKE_ANNOTATION}"
-                )
-            found.append((values.astype(np.int64), counts))
-            if sum(len(values) for values, _ in found[1:]) > 2 * len(found[0][0]):
-                found = [_joined(found)]
-            if len(found[0][0]) > _MOST_LABELS:
+        for part in meaning.sampled_blocks(images.shape[2:]):
+            region = images.read(z, *part.read)[0]
+            if ignore is not None or mask is not None:
+                region = region[~_ignored(images, ignore, mask, z, *part.read)]
+            if counter.add(z, part, region.ravel()) > _MOST_LABELS:
                 raise InputError(
                     f"{images.path}: found more than {_MOST_LABELS:,} different values, the limit for one "
                     "volume. Check that the file is an annotation, not an image. Split a large annotation "
                     "into several volumes with the column `sections` of the table of volumes."
                 )
-    return _joined(found)
+    return counter.result()
 
 
-def _count(region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct values of a region in ascending order and the number of pixels of each."""
-    low, high = region.min(), region.max()
-    if region.dtype.kind in "iu" and high < 2**32 and int(high) - int(low) < 2**22:  # a table of 32 MB
-        above = region.astype(np.int64)
-        above -= int(low)
-        counts = np.bincount(above.ravel())
-        values = np.flatnonzero(counts)
-        return values + int(low), counts[values]
-    return np.unique(region, return_counts=True)
-
-
-def _joined(found: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Add up the counts of equal values."""
-    values, place = np.unique(np.concatenate([values for values, _ in found]), return_inverse=True)
-    total = np.zeros(len(values), np.int64)
-    np.add.at(total, place, np.concatenate([counts for _, counts in found]))
-    return values, total
-
-
-def _histogram(values: np.ndarray, share: np.ndarray) -> str:
-    """Describe which share of the pixels each value has, or each of 8 equal ranges of more values."""
-    if len(values) <= 8:
-        return ", ".join(f"{v:g}: {s:.2%}" for v, s in zip(values, share, strict=True))
-    edges = np.linspace(float(values[0]), float(values[-1]), 9)
-    bins, _ = np.histogram(values, edges, weights=share)
-    ranges = zip(itertools.pairwise(edges), bins, strict=True)
-    return f"{len(values)} values, " + ", ".join(f"{a:g} to {b:g}: {s:.2%}" for (a, b), s in ranges)
-
-
-def _membranes(images: Images, values: np.ndarray, share: np.ndarray, kind: str) -> AnnotationRegions:
-    """Return an annotation of membranes; `share` is that of each of `values` in the pixels."""
-    if len(values) != 2 or values[0] != 0:
+def _masks(images: Images, mask: Images | None) -> AnnotationRegions:
+    """Return an annotation with one slice for each cell."""
+    found = _count_values(images, None, None)
+    if len(found.values) > 2 or (len(found.values) == 2 and found.values[0] != 0):
         raise InputError(
-            f"{images.path}: `dataset.annotation_kind: {kind}` expects two values, 0 and another one; found "
-            f"{_histogram(values, share)}. {_MAKE_ANNOTATION} For instance labels, set "
-            "`dataset.annotation_kind: instances`."
+            f"{images.path}: found {images.shape[1]} slices for one image, expected one black and white mask "
+            f"for each cell; their values are {meaning.histogram(found)}. Save one image with instance "
+            "labels, or name an image with as many sections."
         )
-    # black and white are what Fiji displays: with WhiteIsZero, zeros are white
-    cells_are_zero = (kind == "white_membranes") != images.info.white_is_zero
-    cells = share[0] if cells_are_zero else share[1]
-    drawn = "white" if kind == "white_membranes" else "black"
-    description = (
-        f"{size(images.shape[1:])}, values 0 and {values[1]:g}: {drawn} membranes, cells cover {cells:.1%} "
-        "of the pixels"
-    )
-    if images.info.white_is_zero:
-        description += "; 0 is displayed as white"
-    if kind == "auto":
-        description += "; inferred from the two values"
-        if cells < 0.5:
-            description += (
-                ". Cells cover less than half: if the membranes are white, set "
-                "`dataset.annotation_kind: white_membranes`; if the cells are sparse, set "
-                "`dataset.annotation_kind: instances`"
+    description = f"{images.shape[1]} masks of {images.shape[2]} x {images.shape[3]} px, each one cell"
+    dtype = np.dtype(np.uint16 if images.shape[1] < 2**16 else np.uint32)
+    return AnnotationRegions("masks", description, dtype, False, images, mask=mask)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """An annotation whose values were counted, and what the settings say about it."""
+
+    images: Images
+    found: Values
+    kind: str
+    classes: Mapping[str, int | Sequence[int]]
+    ignore: int | None
+    mask: Images | None
+    relabel: bool
+
+    @property
+    def path(self) -> str | Path:
+        return self.images.path
+
+    def regions(self) -> AnnotationRegions:
+        """Return the regions of the annotation with the meaning of its values."""
+        if not len(self.found.values):
+            raise InputError(
+                f"{self.path}: every pixel is ignored, expected some that are annotated. Correct "
+                "`dataset.ignore` or the mask, or remove this volume."
             )
-    return AnnotationRegions("membranes", description, np.dtype(np.uint8), images, cells_are_zero)
+        if self.kind == "classes":
+            return self._classes()
+        meaning.require_labels(self.path, self.found, self.ignore)
+        if self.kind.endswith("membranes"):
+            return self._membranes(self.kind == "white_membranes", inferred=False)
+        if self.kind == "instances":
+            return self._instances(inferred=False)
+        return self._inferred()
 
+    def _inferred(self) -> AnnotationRegions:
+        """Return the regions with the meaning that the values clearly have, or raise `InputError`."""
+        values = self.found.values
+        if len(values) == 1:
+            raise InputError(
+                f"{self.path}: every pixel of the annotation is {meaning.plain(values[0])}; expected 0 for "
+                "membranes or background, and other values for cells. Check that it was saved after drawing. "
+                "If the images show no cell, or one cell covers them, set "
+                "`dataset: {annotation_kind: instances}`."
+            )
+        if len(values) == 2 and values[0] == 0:
+            cells = self._cells_of_two()
+            if cells is None:
+                raise InputError(
+                    f"{self.path}: it is not clear which of two values are cells "
+                    f"({self._evidence()}). "
+                    f"If {meaning.plain(values[1])} are cells, set `dataset: {{annotation_kind: "
+                    f"{self._drawn(black=True)}}}`; if 0 are cells, set `dataset: {{annotation_kind: "
+                    f"{self._drawn(black=False)}}}`; if {meaning.plain(values[1])} is one single cell, set "
+                    "`dataset: {annotation_kind: instances}`."
+                )
+            return self._membranes((cells == 0) != self.images.info.white_is_zero, inferred=True)
+        areas = meaning.measure_areas(self.found, self._sample())
+        labels = int(np.count_nonzero(values))
+        if areas.median_size < _MADE_OF_GRAY and labels > _FEW:
+            raise InputError(
+                f"{self.path}: found gray levels, not an annotation: the values are scattered and form areas "
+                f"of {areas.median_size:.1f} px (median), as in images and after smoothing or scaling "
+                f"({meaning.histogram(self.found)}). Save the labels without smoothing, or make membranes "
+                "black and white (Fiji: Image > Adjust > Threshold..., Apply)."
+            )
+        if areas.split <= _SPLIT and (value := meaning.sentinel(self.found)) is not None:
+            share = self.found.share[-1]
+            raise InputError(
+                f"{self.path}: found the value {value} in {share:.2%} of the pixels, far above the other "
+                f"{len(values) - 1} values up to {meaning.plain(values[-2])}. If it means not annotated, set "
+                f"`dataset: {{ignore: {value}}}`; if it is a cell, set "
+                "`dataset: {annotation_kind: instances}`."
+            )
+        few = labels <= _FEW or values[0] != 0
+        if areas.split > (_SPLIT_OF_FEW if few else _SPLIT) or areas.enclosed > 0.3:
+            raise InputError(self._not_instances(areas, labels))
+        if values[0] != 0 and labels <= _FEW:
+            raise InputError(
+                f"{self.path}: found {labels} values, none of them 0 ({self._evidence()}); expected 0 "
+                "for membranes or background. For classes of pixels, set "
+                f"{meaning.class_lines(self.found, self._sample())}. If each value is one cell, set "
+                "`dataset: {annotation_kind: instances}`."
+            )
+        return self._instances(inferred=True)
 
-def _instances(
-    images: Images, values: np.ndarray, share: np.ndarray, kind: str, block: int
-) -> AnnotationRegions:
-    """Return an annotation of instance labels; `share` is that of each of `values` in the pixels."""
-    few = 2 if kind == "auto" else 4  # if the setting says instances, a few labels may be very narrow cells
-    if len(values) > few and _share_in_areas(images, values[np.argsort(share)[-2:]], block) < 0.7:
-        raise InputError(
-            f"{images.path}: found gray levels, not an annotation. All but the two most common values are "
-            "scattered and form no areas, as after smoothing, scaling or antialiasing "
-            f"({_histogram(values, share)}). {_MAKE_ANNOTATION}"
+    def _not_instances(self, areas: meaning.Areas, labels: int) -> str:
+        """Return the message for values that are no instance labels."""
+        described = meaning.histogram(self.found, areas)
+        if labels <= 8:
+            classes = meaning.class_lines(self.found, self._sample())
+            return (
+                f"{self.path}: the meaning of the values is not clear ({described}). For classes of pixels, "
+                f"set {classes}, with the names that fit. If a value means not annotated, add `ignore`. If "
+                "each value is one cell, set `dataset: {annotation_kind: instances}`."
+            )
+        return (
+            f"{self.path}: {areas.split:.0%} of the {labels} labels have several separate areas in a section "
+            f"({described}). If labels were used for several cells, set `dataset: {{annotation_kind: "
+            "instances, relabel: true}`; if each label is one cell, set "
+            "`dataset: {annotation_kind: instances}`."
         )
-    if kind == "auto" and len(values) == 2:
-        raise InputError(
-            f"{images.path}: found two values, {values[0]:g} and {values[1]:g}; one of them must be 0 to "
-            "tell cells from membranes. Save membranes as 0 and cells as 255. For two cells without "
-            "background, set `dataset.annotation_kind: instances`."
+
+    def _sample(self) -> Iterator[np.ndarray]:
+        """Yield the sampled regions; ignored pixels have the smallest value, mostly the background."""
+        for z, block in self.found.sample:
+            region = self.images.read(z, *block.read)[0]
+            if self.ignore is not None or self.mask is not None:
+                ignored = _ignored(self.images, self.ignore, self.mask, z, *block.read)
+                region = np.where(ignored, self.found.values[0], region)
+            yield region
+
+    def _cells_of_two(self) -> int | None:
+        """Return whether the pixels that are 0 (0) or the others (1) look like cells; None if unclear."""
+        return meaning.cells_of_two(region != 0 for region in self._sample())
+
+    def _evidence(self) -> str:
+        return meaning.histogram(self.found, meaning.measure_areas(self.found, self._sample()))
+
+    def _drawn(self, *, black: bool) -> str:
+        """Return the kind of membranes that are 0 (`black`), or of cells that are 0, as displayed."""
+        return "black_membranes" if black != self.images.info.white_is_zero else "white_membranes"
+
+    def _ignored_share(self) -> str:
+        total = math.prod(self.images.shape)
+        ignored = total - int(self.found.counts.sum())
+        if self.ignore is None and self.mask is None:
+            return ""
+        return f", {ignored / total:.1%} of the pixels are not annotated"
+
+    def _membranes(self, white: bool, *, inferred: bool) -> AnnotationRegions:
+        """Return an annotation of membranes that are displayed as `white` or black."""
+        values, kind = self.found.values, "white_membranes" if white else "black_membranes"
+        if np.count_nonzero(values) > 1:
+            raise InputError(
+                f"{self.path}: `dataset.annotation_kind: {kind}` expects two values, 0 and another one; "
+                f"found {meaning.histogram(self.found)}. Save two values, or set "
+                "`dataset: {annotation_kind: instances}` for instance labels."
+            )
+        # black and white are what Fiji displays: with WhiteIsZero, zeros are white
+        cells_are_zero = white != self.images.info.white_is_zero
+        cells = float(self.found.share[(values == 0) == cells_are_zero].sum())
+        description = (
+            f"{size(self.images.shape[1:])}, values {' and '.join(map(meaning.plain, values))}: "
+            f"{'white' if white else 'black'} membranes or background, cells cover {cells:.1%} of the pixels"
+            f"{self._ignored_share()}"
         )
-    labels = values[values > 0]
-    if kind == "auto" and _areas(images.read(0, slice(_SAMPLE), slice(_SAMPLE))[0]) > 10 * len(labels):
-        raise InputError(
-            f"{images.path}: found {len(labels)} values other than 0 ({_histogram(values, share)}) with many "
-            f"separate areas each, like classes of pixels; expected one value per cell. {_MAKE_ANNOTATION} "
-            "If each value is one cell, set `dataset.annotation_kind: instances`."
+        if self.images.info.white_is_zero:
+            description += "; 0 is displayed as white"
+        if inferred:
+            description += "; inferred from the shapes of the areas"
+        doubts = []
+        if not inferred and len(values) == 2:
+            seen = self._cells_of_two()
+            if seen is not None and (seen == 0) != cells_are_zero:
+                doubts.append(
+                    meaning.doubt(
+                        "inverted",
+                        0.9,
+                        f"The annotation looks inverted: the value {meaning.plain(values[seen])} forms many "
+                        f"compact areas, like cells, but `annotation_kind: {kind}` makes it the membranes.",
+                    )
+                )
+        return AnnotationRegions(
+            "membranes",
+            description,
+            np.dtype(np.uint8),
+            True,
+            self.images,
+            cells_are_zero,
+            ignore=self.ignore,
+            mask=self.mask,
+            doubts=doubts,
         )
-    background = share[0] if values[0] == 0 else 0.0
-    description = (
-        f"{size(images.shape[1:])}, instance labels: {len(labels)} values from {labels[0]:g} to "
-        f"{labels[-1]:g}, background covers {background:.1%} of the pixels"
-    )
-    if kind == "auto":
-        description += "; inferred from values that form areas"
-    small = images.dtype.kind in "iu" and images.dtype.itemsize <= 4
-    dtype = np.dtype(f"u{images.dtype.itemsize}" if small else np.uint32)
-    return AnnotationRegions("instances", description, dtype, images)
 
+    def _instances(self, *, inferred: bool) -> AnnotationRegions:
+        """Return an annotation of instance labels."""
+        values, share = self.found.values, self.found.share
+        labels = values[values > 0]
+        background = float(share[0]) if values[0] == 0 else 0.0
+        spread = f" from {meaning.plain(labels[0])} to {meaning.plain(labels[-1])}" if len(labels) else ""
+        description = (
+            f"{size(self.images.shape[1:])}, instance labels: {len(labels)} values{spread}, background "
+            f"covers {background:.1%} of the pixels{self._ignored_share()}"
+        )
+        if inferred:
+            description += "; inferred from values that form one area each"
+        if self.relabel:
+            description += "; each connected area is one cell"
+        small = self.images.dtype.kind in "iu" and self.images.dtype.itemsize <= 4
+        dtype = np.dtype(f"u{self.images.dtype.itemsize}" if small else np.uint32)
+        return AnnotationRegions(
+            "instances",
+            description,
+            dtype,
+            self.relabel,
+            self.images,
+            ignore=self.ignore,
+            mask=self.mask,
+            doubts=self._doubts_of_instances() if len(labels) else (),
+        )
 
-def _share_in_areas(images: Images, common: np.ndarray, block: int) -> float:
-    """Return the share of pixels in a 2 x 2 square of one value, among pixels without the `common` values.
+    def _doubts_of_instances(self) -> list[Json]:
+        doubts = []
+        if (value := meaning.sentinel(self.found)) is not None:
+            text = (
+                f"The label {value} covers {self.found.share[-1]:.1%} of the pixels and is far above all "
+                f"others. If it means not annotated, set `ignore: {value}`."
+            )
+            doubts.append(meaning.doubt("sentinel", 0.7, text))
+        areas = meaning.measure_areas(self.found, self._sample())
+        if areas.median_size < _MADE_OF_GRAY and len(self.found.values) > _FEW:
+            text = (
+                f"The labels are scattered and form areas of {areas.median_size:.1f} px (median), like the "
+                "gray levels of an image."
+            )
+            doubts.append(meaning.doubt("gray_levels", 0.95, text))
+        elif areas.split > 0.02 and not self.relabel:
+            text = (
+                f"{areas.split:.0%} of the labels have several separate areas in a section. If these are "
+                "different cells, set `relabel: true`."
+            )
+            doubts.append(meaning.doubt("several_areas", 0.4 if areas.split < _SPLIT else 0.7, text))
+        return doubts
 
-    It is above 0.99 for instance labels, below 0.1 for antialiased membranes, and below 0.5 for very smooth
-    raw images.
-    """
-    inside = others = 0
-    for z, part in itertools.product(range(images.shape[1]), blocks(images.shape[2:], block, halo=1)):
-        region = images.read(z, *part.read)[0]
-        along_x = region[:, 1:] == region[:, :-1]
-        square = along_x[1:] & along_x[:-1] & (region[1:, 1:] == region[:-1, 1:])
-        in_square = np.zeros(region.shape, bool)
-        for y, x in itertools.product((slice(None, -1), slice(1, None)), repeat=2):
-            in_square[y, x] |= square
-        other = ((region != common[0]) & (region != common[1]))[part.crop]
-        others += int(np.count_nonzero(other))
-        inside += int(np.count_nonzero(in_square[part.crop] & other))
-    return inside / others
-
-
-def _areas(section: np.ndarray) -> int:
-    """Count the 4-connected areas of equal value, for non-zero values among the 50 smallest."""
-    from scipy import ndimage  # takes 0.2 s, so it is imported only where annotations are read
-
-    return sum(ndimage.label(section == value)[1] for value in np.unique(section)[:50] if value)
+    def _classes(self) -> AnnotationRegions:
+        """Return an annotation of classes."""
+        named = {name: _listed(values) for name, values in self.classes.items()}
+        known = [value for values in named.values() for value in values]
+        unknown = ~np.isin(self.found.values, known)
+        if unknown.any():
+            raise InputError(
+                f"{self.path}: the values {', '.join(map(meaning.plain, self.found.values[unknown][:10]))} "
+                f"have no class ({meaning.histogram(self.found)}). Add them to `dataset.classes`, or set "
+                "`dataset.ignore` for a value that means not annotated."
+            )
+        cells = [name for name in named if name not in NO_CELLS]
+        if len(cells) >= BORDER:
+            raise InputError(
+                f"config key `dataset.classes`: {len(cells)} classes of cells, expected fewer than {BORDER}."
+            )
+        numbers = [(number, named[name]) for number, name in enumerate(cells, 1)]
+        numbers += [(BORDER, named["border"])] if "border" in named else []
+        shares = {
+            name: float(self.found.share[np.isin(self.found.values, values)].sum())
+            for name, values in named.items()
+        }
+        described = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        return AnnotationRegions(
+            "classes",
+            f"{size(self.images.shape[1:])}, classes: {described}{self._ignored_share()}",
+            np.dtype(np.uint8),
+            True,
+            self.images,
+            classes=tuple(numbers),
+            ignore=self.ignore,
+            mask=self.mask,
+        )

@@ -41,6 +41,8 @@ class Images:
         Numbers of the selected sections in the file, ascending; the first section of a file is 0.
     inverted : bool
         Whether values are inverted when read (`WhiteIsZero`).
+    scale : float or None
+        Factor by which values are multiplied when read; None to keep them.
     decode : callable
         Region reader of the file.
     """
@@ -49,6 +51,7 @@ class Images:
     info: ImageInfo
     numbers: list[int]
     inverted: bool
+    scale: float | None
     decode: Reader = field(repr=False)
 
     @property
@@ -58,7 +61,14 @@ class Images:
 
     @property
     def dtype(self) -> np.dtype:
-        """Type of the values as they are read: that of the file in native byte order, uint8 for bool."""
+        """Type of the values as they are read: that of the file in native byte order, uint8 for bool.
+
+        With a `scale` it is float32.
+        """
+        return np.dtype(np.float32) if self.scale else self._stored_dtype
+
+    @property
+    def _stored_dtype(self) -> np.dtype:
         return np.dtype(np.uint8) if self.info.dtype.kind == "b" else self.info.dtype
 
     def read(self, z: int, rows: slice, columns: slice) -> np.ndarray:
@@ -108,12 +118,16 @@ class Images:
         InputError
             If the file is damaged.
         """
-        region = self.decode(self.numbers[z], rows, columns).astype(self.dtype, copy=False)
-        return np.subtract(np.iinfo(self.dtype).max, region, out=region) if self.inverted else region
+        region = self.decode(self.numbers[z], rows, columns).astype(self._stored_dtype, copy=False)
+        if self.inverted:
+            np.subtract(np.iinfo(region.dtype).max, region, out=region)
+        return (region * np.float64(self.scale)).astype(np.float32) if self.scale else region
 
 
 @contextmanager
-def open_images(path: str | Path, *, sections: str | None = None, channels: int = 1) -> Iterator[Images]:
+def open_images(
+    path: str | Path, *, sections: str | None = None, channels: int = 1, scale: float | None = None
+) -> Iterator[Images]:
     """Open an image to read regions of it. Context manager.
 
     Images stored with `WhiteIsZero` are inverted, so that high values are always bright.
@@ -126,6 +140,8 @@ def open_images(path: str | Path, *, sections: str | None = None, channels: int 
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
     channels : int, default 1
         Expected number of channels.
+    scale : float, optional
+        Factor by which gray levels are multiplied. They are then read as float32.
 
     Yields
     ------
@@ -153,13 +169,18 @@ def open_images(path: str | Path, *, sections: str | None = None, channels: int 
     (1, 1, 3, 4) [[[12 13 14]
       [16 17 18]]]
     """
-    with open_chosen(path, sections, channels) as images:
+    with open_chosen(path, sections, channels, scale=scale) as images:
         yield images
 
 
 @contextmanager
 def open_chosen(
-    path: str | Path, sections: str | None, channels: int, *, annotation: bool = False
+    path: str | Path,
+    sections: str | None,
+    channels: int,
+    *,
+    annotation: bool = False,
+    scale: float | None = None,
 ) -> Iterator[Images]:
     """Open as `open_images`; values of an `annotation` are not inverted, and messages fit an annotation."""
     with open_file(path) as (info, decode):
@@ -169,7 +190,7 @@ def open_chosen(
             numbers = parse_sections(sections, info.sections)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        yield Images(path, info, numbers, info.white_is_zero and not annotation, decode)
+        yield Images(path, info, numbers, info.white_is_zero and not annotation, scale, decode)
 
 
 def read_images(path: str | Path, *, sections: str | None = None, channels: int = 1) -> np.ndarray:

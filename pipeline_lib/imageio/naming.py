@@ -95,6 +95,25 @@ def slice_files(folder: Path) -> list[Path]:
     return sorted(slices, key=lambda path: natural_key(path.name))
 
 
+def is_folder_of_masks(annotation: str | Path, image_sections: int) -> bool:
+    """Return whether an annotation has one slice for each cell of a single image.
+
+    Parameters
+    ----------
+    annotation : str or Path
+        Path of the annotation.
+    image_sections : int
+        Number of sections in the file of the images.
+
+    Returns
+    -------
+    bool
+        True for a folder of several slices and an image with one section.
+    """
+    folder = source_file(annotation)
+    return image_sections == 1 and folder.is_dir() and len(slice_files(folder)) > 1
+
+
 def check_numbers(folder: Path, slices: list[Path]) -> None:
     """Raise `InputError` if two slices have the same number; log a warning if a number seems to be missing.
 

@@ -66,8 +66,8 @@ def find_pieces(
     Parameters
     ----------
     read : callable
-        Takes the number of the section, rows and columns (slices), and returns the foreground of this region
-        (bool, or uint8 that is not 0).
+        Takes the number of the section, rows and columns (slices), and returns this region as bool or
+        unsigned integers. Only pixels of the same value are connected; 0 is background.
     stored : (z, y, x) array of uint32 or HDF5 dataset
         Output: the pieces of section `z`, numbered from 1 in the order of the blocks; 0 = background.
     z : int
@@ -104,12 +104,15 @@ def find_pieces(
     """
     shape = stored.shape[1:]
     first, size, contacts = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], []
-    above = np.zeros(shape[1], np.uint32)  # last row of the blocks above
-    left = np.zeros(0, np.uint32)  # last column of the block to the left
+    # pieces and values of the last row of the blocks above, and of the last column of the block to the left
+    above, above_values = np.zeros(shape[1], np.uint32), np.zeros(shape[1], np.uint32)
+    left, left_values = np.zeros(0, np.uint32), np.zeros(0, np.uint32)
     used = 0
     for area in blocks(shape, block):
         rows, columns = area.write
-        labels = padded_components(padded(read(z, rows, columns), np.uint8)).view(np.uint32)
+        values = read(z, rows, columns)
+        values = values.view(np.uint8) if values.dtype.kind == "b" else values
+        labels = padded_components(padded(values, values.dtype)).view(np.uint32)
         inside = labels[1:-1, 1:-1]
         count = int(inside.max())
         _require_memory(used + count, memory_gb)
@@ -117,10 +120,11 @@ def find_pieces(
         size.append(np.zeros(count, np.int64))
         _measure(labels, used, columns.start * shape[0] + rows.start, shape[0], first[-1], size[-1])
         if rows.start:
-            contacts.append(_touching(above[columns], inside[:, 0]))
+            contacts.append(_touching(above[columns], inside[:, 0], above_values[columns] == values[0]))
         if columns.start:
-            contacts.append(_touching(left, inside[0]))
+            contacts.append(_touching(left, inside[0], left_values == values[:, 0]))
         above[columns], left = inside[:, -1], inside[-1].copy()
+        above_values[columns], left_values = values[-1], values[:, -1].copy()
         stored[z, rows, columns] = unpadded(labels)
         used += count
     return _join(_joined(first), _joined(size), contacts)
@@ -274,8 +278,8 @@ def labelled(
     Parameters
     ----------
     read : callable
-        Takes the number of a section, rows and columns (slices), and returns the foreground of this region
-        (bool, or uint8 that is not 0).
+        Takes the number of a section, rows and columns (slices), and returns this region as bool or
+        unsigned integers. Only pixels of the same value are connected; 0 is background.
     shape : tuple of int
         Shape (z, y, x) of the volume.
     output : Path
@@ -368,9 +372,9 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return whole
 
 
-def _touching(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the pairs (2, n) of pieces that touch in two neighbouring lines of pixels."""
-    both = (one > 0) & (other > 0)
+def _touching(one: np.ndarray, other: np.ndarray, equal: np.ndarray | bool = True) -> np.ndarray:
+    """Return the pairs (2, n) of pieces that touch in two neighbouring lines, at pixels that are `equal`."""
+    both = (one > 0) & (other > 0) & equal
     return np.stack([one[both], other[both]])
 
 

@@ -46,8 +46,22 @@ def connected_components(binary: Stored) -> np.ndarray:
     return labels
 
 
+def equal_components(values: np.ndarray) -> np.ndarray:
+    """Label the 4-connected components of equal values of each section; 0 is background.
+
+    The labels (int32) are numbered as by `connected_components`.
+    """
+    labels = np.empty(values.shape, np.int32)
+    for z, own in enumerate(sections_of(values)):
+        section(labels, z)[...] = unpadded(padded_components(padded(own, own.dtype)))
+    return labels
+
+
 def padded_components(cells: np.ndarray) -> np.ndarray:
-    """Return the labels (int32, border `OUTSIDE`) of a padded section of uint8 0/1."""
+    """Return the labels (int32, border `OUTSIDE`) of a padded section of unsigned integers.
+
+    Only pixels of the same value are connected; 0 is background.
+    """
     labels = np.full(cells.shape, OUTSIDE, np.int32)
     _label(cells, labels)
     return labels
@@ -64,17 +78,18 @@ def root(parent: np.ndarray, label: int) -> int:
 
 @compiled
 def _label(cells: np.ndarray, labels: np.ndarray) -> None:
-    """Fill `labels` with the 4-connected components of the padded section `cells` in scan order."""
+    """Fill `labels` with the 4-connected components of equal values of the padded section `cells`."""
     rows, columns = cells.shape
     parent = np.empty(cells.size // 2 + 2, np.int32)  # the most that is possible: a checkerboard
     used = 0
     for x in range(1, rows - 1):
         for y in range(1, columns - 1):
-            if cells[x, y] == 0:
+            value = cells[x, y]
+            if value == 0:
                 labels[x, y] = 0
                 continue
-            before = labels[x - 1, y]
-            above = labels[x, y - 1]
+            before = labels[x - 1, y] if cells[x - 1, y] == value else 0
+            above = labels[x, y - 1] if cells[x, y - 1] == value else 0
             if before > 0 and above > 0:
                 if before != above:
                     # The smaller root becomes the parent: it belongs to the earlier pixel, which keeps the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.data import normalisation
 from pipeline_lib.data.gray import HASH_BYTES, GrayLevels
 from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, count_pixels, separation_border
+from pipeline_lib.imageio.annotation import BORDER, REACH, grow
 from pipeline_lib.instances.labelling import Read, labelled
 from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.runtime.errors import InputError
@@ -28,8 +29,15 @@ def build_dataset(
     annotation: str | None,
     output: Path,
     *,
+    ignore_mask: str | None = None,
     sections: str = "",
     annotation_kind: str = "auto",
+    classes: Mapping[str, int | list[int]] | None = None,
+    ignore: int | None = None,
+    relabel: bool = False,
+    empty_sections: str = "ask",
+    pairing: str = "names",
+    scale: float | None = None,
     channels: int = 1,
     separation_border_width: int = BORDER_WIDTH,
     block: int = BLOCK,
@@ -37,22 +45,38 @@ def build_dataset(
 ) -> None:
     """Convert one volume to HDF5: the raw image and, if there is an annotation, its instance labels.
 
-    The file has the array `raw` and, with an annotation, `labels` and `separation_border`. In an annotation
-    of membranes, each 4-connected region of a section becomes one instance. Instance labels are copied
-    unchanged.
+    The file has the arrays `raw` and `section_hash`, with an annotation `labels` and `separation_border`, and
+    `ignore` if some pixels are not annotated. In an annotation of membranes or classes, each 4-connected
+    region of a section becomes one instance. Instance labels are copied unchanged.
 
     Parameters
     ----------
     images : str
         Image file, folder or `file.h5:/dataset`, in any form that `imageio` reads.
     annotation : str or None
-        Annotation of the same sections, in the same forms. None for a volume without annotation.
+        Annotation of the same sections, in the same forms. None for a volume without annotation. For a
+        single section, a folder of several slices has one mask for each cell.
     output : Path
         HDF5 file to write. Its name without suffix is the volume's name in error messages.
+    ignore_mask : str or None, default None
+        Image of the same sections whose pixels other than 0 are not annotated.
     sections : str, default ""
         Sections to use, as in the table of volumes, for example `0-9,12`. Empty means all.
     annotation_kind : str, default "auto"
         What the annotation contains, one of `imageio.ANNOTATION_KINDS`.
+    classes : mapping of str to int or list of int, optional
+        Values of each class in an annotation of classes, see `imageio.open_annotation`.
+    ignore : int, optional
+        Value in the annotation that means "not annotated".
+    relabel : bool, default False
+        Whether each connected area of an instance label becomes a separate cell.
+    empty_sections : {"ask", "background", "ignore"}, default "ask"
+        Meaning of sections without cells in a volume that has cells in other sections: an error, sections
+        that show no cells, or sections that are not annotated.
+    pairing : {"names", "order"}, default "names"
+        How the slices of two folders are paired.
+    scale : float, optional
+        Factor by which gray levels are multiplied. They are then stored as float32.
     channels : int, default 1
         Number of channels that the images must have.
     separation_border_width : int, default 2
@@ -65,19 +89,31 @@ def build_dataset(
     Raises
     ------
     InputError
-        If the images or the annotation cannot be used, or if their shapes differ.
+        If the images or the annotation cannot be used, if their shapes differ, or if the meaning of the
+        annotation is not clear.
     """
     with ExitStack() as stack:
         stack.enter_context(_named(output.stem))
-        sources = [imageio.source_file(path) for path in (images, annotation) if path]
+        sources = [imageio.source_file(path) for path in (images, annotation, ignore_mask) if path]
         # Drawn images have records: report a damaged file as such before a reader fails on it.
         for path in filter(Path.exists, sources):
             provenance.require_unchanged(path)
-        raw = stack.enter_context(imageio.open_images(images, sections=sections, channels=channels))
+        raw = stack.enter_context(
+            imageio.open_images(images, sections=sections, channels=channels, scale=scale)
+        )
         truth = None
         if annotation:
             truth = stack.enter_context(
-                imageio.open_annotation(annotation, sections=sections, kind=annotation_kind, block=block)
+                imageio.open_annotation(
+                    annotation,
+                    sections=sections,
+                    kind=annotation_kind,
+                    classes=classes,
+                    ignore=ignore,
+                    ignore_mask=ignore_mask,
+                    relabel=relabel,
+                    masks=imageio.is_folder_of_masks(annotation, raw.info.sections),
+                )
             )
             logger.info("%s: %s", annotation, truth.description)
             if truth.shape != raw.shape[1:]:
@@ -94,6 +130,12 @@ def build_dataset(
                 sources,
                 sections=sections,
                 annotation_kind=annotation_kind,
+                classes=classes,
+                ignore=ignore,
+                relabel=relabel,
+                empty_sections=empty_sections,
+                pairing=pairing,
+                scale=scale,
                 channels=channels,
                 separation_border_width=separation_border_width,
             )
@@ -103,16 +145,85 @@ def build_dataset(
         if truth is None:
             layout.write_findings(file, {"gray": gray, "annotation": None})
             return
-        read = truth.read
-        if truth.kind == "membranes":
-            cells, _ = stack.enter_context(
-                labelled(truth.read, truth.shape, output, block=block, memory_gb=memory_gb)
-            )
-            read = cells.read
+        read: Read = truth.read
+        if truth.separate:
+            read = stack.enter_context(_separated(truth, output, block, memory_gb))
+        if truth.may_ignore:
+            _write_ignore(file, truth, block)
         counts = _write_truth(file, read, truth.shape, separation_border_width, block)
-        found: Json = {"description": truth.description, "doubts": []}
+        _decide_empty_sections(file, annotation or "", truth, counts, empty_sections)
+        found: Json = {"description": truth.description, "doubts": list(truth.doubts)}
         layout.write_findings(file, {"gray": gray, "annotation": found})
     _report_cells(output, truth.shape, counts, separation_border_width)
+
+
+@contextmanager
+def _separated(
+    truth: imageio.AnnotationRegions, output: Path, block: int, memory_gb: float
+) -> Iterator[Read]:
+    """Yield a function that reads labels: one label for each connected area of equal values."""
+    if truth.kind != "classes":
+        with labelled(truth.read, truth.shape, output, block=block, memory_gb=memory_gb) as (cells, _):
+            yield cells.read
+        return
+
+    def read_cells(z: int, rows: slice, columns: slice) -> np.ndarray:
+        values = truth.read(z, rows, columns)
+        return np.where(values == BORDER, 0, values)
+
+    with labelled(read_cells, truth.shape, output, block=block, memory_gb=memory_gb) as (cells, _):
+
+        def read(z: int, rows: slice, columns: slice) -> np.ndarray:
+            around, crop = [], []
+            for part, size in zip((rows, columns), truth.shape[1:], strict=True):
+                first = max(part.start - REACH, 0)
+                around.append(slice(first, min(part.stop + REACH, size)))
+                crop.append(slice(part.start - first, part.stop - first))
+            border = truth.read(z, *around) == BORDER
+            return grow(cells.read(z, *around), border)[tuple(crop)]
+
+        yield read
+
+
+def _write_ignore(file: h5py.File, truth: imageio.AnnotationRegions, block: int) -> None:
+    """Write `ignore` if any pixel is ignored."""
+    target = None
+    for z in range(truth.shape[0]):
+        for area in blocks(truth.shape[1:], block):
+            ignored = truth.read_ignore(z, *area.write)
+            if ignored.any():
+                if target is None:
+                    target = layout.add(file, layout.IGNORE, truth.shape)
+                target[z, *area.write] = ignored
+
+
+def _decide_empty_sections(
+    file: h5py.File, path: str, truth: imageio.AnnotationRegions, counts: np.ndarray, meaning: str
+) -> None:
+    """Mark sections without cells as not annotated, or raise `InputError` if their meaning is not known."""
+    ignored = file.get(layout.IGNORE.name)
+    empty = [
+        z for z, (cells, *_) in enumerate(counts) if not cells and (ignored is None or not ignored[z].all())
+    ]
+    if not empty or meaning == "background" or (meaning == "ask" and not counts[:, 0].any()):
+        return
+    if meaning == "ignore":
+        if not counts[:, 0].any():
+            raise InputError(
+                f"{path}: no section has a cell, and `empty_sections: ignore` leaves out sections without "
+                "cells. Set `dataset: {empty_sections: background}` if the images show no cells."
+            )
+        target = ignored if ignored is not None else layout.add(file, layout.IGNORE, truth.shape)
+        for z in empty:
+            target[z] = 1
+        return
+    numbers = [truth.images.numbers[z] for z in empty]
+    listed = ", ".join(map(str, numbers[:12])) + (" ..." if len(numbers) > 12 else "")
+    raise InputError(
+        f"{path}: {len(numbers)} of {truth.shape[0]} sections have no cell (section {listed}). If they are "
+        "not annotated, set `dataset: {empty_sections: ignore}`; if they show no cells, set "
+        "`dataset: {empty_sections: background}`."
+    )
 
 
 @contextmanager
@@ -257,6 +368,7 @@ def build_weight_map(
 
     The weight of a pixel in the loss is w = w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)), where d1 and d2 are the
     distances (px) to the nearest and the second nearest cell. The second term is added to background only.
+    The weight of a pixel that is not annotated is 0.
 
     Parameters
     ----------
@@ -296,13 +408,17 @@ def build_weight_map(
         frequencies = np.array(read_json(statistics)["class_frequencies"])
         w_c = weights.class_weights(frequencies) if class_balance else np.ones(len(frequencies))
         labels, border = source[layout.LABELS.name], source[layout.SEPARATION_BORDER.name]
+        ignore = source.get(layout.IGNORE.name)
         target = layout.add(file, layout.WEIGHT_MAP, labels.shape)
         target.attrs.update(w_c=w_c, w0=w0, sigma=sigma)
         for z in range(labels.shape[0]):
             for area in blocks(labels.shape[1:], block, weights.halo(w_c, w0, sigma)):
                 cells = labels[z, *area.read]
                 cells[border[z, *area.read] > 0] = 0
-                target[z, *area.write] = weights.weight_map(cells, w_c, w0, sigma)[area.crop]
+                weight = weights.weight_map(cells, w_c, w0, sigma)[area.crop]
+                if ignore is not None:
+                    weight[ignore[z, *area.write] > 0] = 0
+                target[z, *area.write] = weight
 
 
 def _size(shape: Sequence[int]) -> str:

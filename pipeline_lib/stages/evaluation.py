@@ -209,16 +209,13 @@ def score_files(
     """
     annotation = imageio.read_annotation(truth, kind=annotation_kind)
     probability = imageio.read_images(cell_probability)[0]
-    if annotation.array.shape != probability.shape:
+    labels = annotation.labels
+    if labels.shape != probability.shape:
         raise InputError(
             f"{cell_probability}: shape (z, y, x) {probability.shape}, but {truth} has "
-            f"{annotation.array.shape}. Both must show the same sections at the same size."
+            f"{labels.shape}. Both must show the same sections at the same size."
         )
     print(f"{truth}: {annotation.description}")
-    cells, labels = annotation.array, annotation.array
-    if annotation.kind == "instances":
-        cells = np.stack([cells_apart(own, separation_border(own, BORDER_WIDTH)) for own in cells])
-    else:
-        labels = metrics.connected_components(cells)
+    cells = np.stack([cells_apart(own, separation_border(own, BORDER_WIDTH)) for own in labels])
     progress = partial(tqdm, total=len(cells), unit="section", leave=False)
     return metrics.isbi_scores(cells, probability, labels=labels, progress=progress)

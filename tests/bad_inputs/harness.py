@@ -89,6 +89,8 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
     config = settings.complete(settings.read_config("my.yaml"))
     networks.plan(**config["network"]).require_tile(config["training"]["tile"], "training.tile")
     rows = volumes.read_table(config["volumes"], config.get("data_dir", "."))
+    for row in rows:
+        settings.of_volume(config["dataset"], row.dataset, row.row)
     volumes.check_files(rows, config["dataset"]["channels"], config["memory_gb"])
     return rows, config
 
@@ -122,7 +124,8 @@ def run_case(case: Case) -> Answer:
 def _build(volume: volumes.Volume, dataset: Json) -> None:
     from pipeline_lib.stages.dataset import build_dataset
 
-    build_dataset(output=Path("results", f"{volume.volume}.h5"), **volume.source(), **dataset)
+    own = settings.of_volume(dataset, volume.dataset, volume.row)
+    build_dataset(output=Path("results", f"{volume.volume}.h5"), **volume.source(), **own)
 
 
 def _load(path: str) -> None:

@@ -10,7 +10,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,42 @@ def complete(settings: Json) -> Json:
     return _complete(settings, schema, "")
 
 
+def of_volume(settings: Json, own: Mapping[str, str], row: str) -> Json:
+    """Return the settings of the section `dataset` for one volume.
+
+    Parameters
+    ----------
+    settings : dict
+        The section `dataset` of the config.
+    own : mapping of str to str
+        Cells of the volume's row that replace settings (`data.volumes.Volume.dataset`).
+    row : str
+        File and line of the row, for messages.
+
+    Returns
+    -------
+    dict
+        Settings of the volume.
+
+    Raises
+    ------
+    InputError
+        If a cell is not a valid value.
+    """
+    section = read_schema("config")["properties"]["dataset"]["properties"]
+    found = dict(settings)
+    for key, cell in own.items():
+        try:
+            value = _convert(yaml.load(cell, _Loader), section[key])
+            valid = Validator(section[key]).is_valid(value) and _finite(value)
+        except (yaml.YAMLError, InputError):
+            valid = False
+        if not valid:
+            raise InputError(f"{row}, column `{key}`: found `{cell:.100}`. {_expectation(section[key])}")
+        found[key] = value
+    return found
+
+
 def _other_network_hint(name: str, schema: Json) -> str:
     """Return a hint if `name` is a setting of another network, else an empty text."""
     section, _, key = name.rpartition(".")
@@ -235,6 +271,8 @@ def _convert(value: Any, part: Json) -> Any:
     """Correct two misreadings by YAML: `1e-3` as text, and a section with all lines commented out as null."""
     if value is None and "properties" in part:
         return {}
+    if isinstance(value, dict) and "additionalProperties" in part and "properties" not in part:
+        return {str(name): _convert(item, part["additionalProperties"]) for name, item in value.items()}
     if isinstance(value, list) and "items" in part:
         return [_convert(item, part["items"]) for item in value]
     if part.get("type") in ("number", "integer"):
@@ -313,7 +351,11 @@ def expected(part: Json) -> str:
         return " or ".join(map(expected, part["anyOf"]))
     if "properties" in part:
         return "a section with " + ", ".join(part["properties"])
+    if part["type"] == "object":
+        return f"names, each with {expected(part['additionalProperties'])}"
     if part["type"] == "array":
+        if "minItems" in part and "maxItems" not in part:
+            return f"a list of {expected(part['items'])}"
         which = "without repetitions" if part.get("uniqueItems") else f"of {part['minItems']}"
         return f"a list {which}, each {expected(part['items'])}"
     limits = " and ".join(f"{words} {part[limit]}" for limit, words in LIMITS.items() if limit in part)

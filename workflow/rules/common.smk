@@ -28,7 +28,7 @@ from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import explained
 from pipeline_lib.runtime.log import WORKFLOW
-from bordure.settings import complete, read_config
+from bordure.settings import complete, of_volume, read_config
 
 IMPORTED = internals.is_imported(workflow)
 START = time.time()
@@ -98,7 +98,7 @@ def check_seeds():
 def check_outputs():
     """Raise `InputError` if an output would overwrite an image in the results folder."""
     results = os.path.realpath(config["results"])
-    inputs = {path for row in VOLUMES.values() for path in (row.images, row.annotation) if path}
+    inputs = {path for row in VOLUMES.values() for path in row.paths()}
     for path in sorted(inputs) if "drawing" not in config else ():
         inside = os.path.relpath(os.path.realpath(imageio.source_file(path)), results)
         target = os.path.join(config["results"], inside)
@@ -125,6 +125,7 @@ try:
             config[key] = os.path.normpath(os.path.expanduser(config[key]))
     check_results()
     VOLUMES, SHAPES, OTHERS = read_volumes()
+    DATASET = {name: of_volume(config["dataset"], row.dataset, row.row) for name, row in VOLUMES.items()}
     PLAN = networks.plan(**config["network"], input_channels=config["dataset"]["channels"])
     check_tiles()
     check_seeds()
@@ -330,8 +331,7 @@ def whole(names):
 
 def source_files(name):
     """Return all input files of a volume: images and, if there is one, the annotation."""
-    volume = VOLUMES[name]
-    paths = [imageio.source_file(path) for path in (volume.images, volume.annotation) if path]
+    paths = map(imageio.source_file, VOLUMES[name].paths())
     return [file for path in [*paths, *OTHERS[name]] for file in files_of(path)]
 
 

@@ -49,10 +49,11 @@ for batch in batches_of("build_dataset", train=TRAIN + VALIDATION, test=TEST, ne
                 batch.volumes,
                 images={name: VOLUMES[name].images for name in batch.volumes},
                 annotation={name: VOLUMES[name].annotation for name in batch.volumes},
+                ignore_mask={name: VOLUMES[name].ignore_mask for name in batch.volumes},
                 sections={name: VOLUMES[name].sections for name in batch.volumes},
                 output="<results>/dataset/{volume}.h5",
             ),
-            dataset=config["dataset"],
+            datasets=[DATASET[name] for name in batch.volumes],
         script:
             "../scripts/build_dataset.py"
 

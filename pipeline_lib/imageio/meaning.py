@@ -1,0 +1,347 @@
+"""Infer what the values of an annotation mean from the areas that they form."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline_lib.kernels.blocks import Block, blocks
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Json
+
+#: Side of the blocks whose values are counted, and of those whose areas are measured (px).
+SIDE = 1024
+SAMPLES = 8  # number of blocks whose areas are measured
+
+_LARGEST_LABEL = 2**32 - 1
+_SENTINELS = {2**bits - 1 for bits in (8, 15, 16, 31, 32, 63, 64)}  # values that often mean "not annotated"
+_SPECK = 0.05  # an area counts if it has at least this share of the pixels of the largest area of its value
+_SMALL = 16  # px; smaller areas of two values are noise
+_COMPACT = 8.0  # upper limit of the elongation of cells; it is 2 for most cells and above 20 for membranes
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values of an annotation, without those that are ignored.
+
+    Parameters
+    ----------
+    values : (n,) array
+        Distinct values in ascending order, in the type of the file.
+    counts : (n,) array of int64
+        Number of pixels of each value.
+    sample : list of (int, Block)
+        Section and block of the regions with the most pixels other than 0, in the order of the file.
+    """
+
+    values: np.ndarray
+    counts: np.ndarray
+    sample: list[tuple[int, Block]]
+
+    @property
+    def share(self) -> np.ndarray:
+        """Share of each value in the pixels."""
+        return self.counts / self.counts.sum()
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Connected areas of each value in the sampled regions; pixels that touch at a corner are connected.
+
+    Parameters
+    ----------
+    number : (n,) array of int
+        Number of areas of each value.
+    split : float
+        Share of the occurrences of labels in a region where the label has several areas.
+    enclosed : float
+        Share of the areas of labels that are enclosed by one area of another label.
+    median_size : float
+        Median number of pixels of an area (px).
+    """
+
+    number: np.ndarray
+    split: float
+    enclosed: float
+    median_size: float
+
+
+class ValueCounter:
+    """Count the values of an annotation, region by region."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[np.ndarray, np.ndarray]] = []
+        self._sample: list[tuple[int, int, int, Block]] = []
+
+    def add(self, z: int, block: Block, region: np.ndarray) -> int:
+        """Add the pixels of a region that are not ignored, and return the number of distinct values so far.
+
+        Parameters
+        ----------
+        z : int
+            Section of the region.
+        block : Block
+            Place of the region in the section.
+        region : (n,) array
+            Values of its pixels.
+        """
+        if region.size:
+            values, counts = _count(region)
+            self._found.append((values, counts))
+            self._sample.append((int(counts[values != 0].sum()), -z, -len(self._sample), block))
+            self._sample = sorted(self._sample, key=lambda found: found[:3], reverse=True)[:SAMPLES]
+            if sum(len(values) for values, _ in self._found[1:]) > 2 * len(self._found[0][0]):
+                self._found = [_joined(self._found)]
+        return len(self._found[0][0]) if self._found else 0
+
+    def result(self) -> Values:
+        """Return what was counted."""
+        values, counts = _joined(self._found) if self._found else (np.zeros(0, int), np.zeros(0, np.int64))
+        sample = [(-z, block) for _, z, _, block in sorted(self._sample, key=lambda found: found[1:3])]
+        return Values(values, counts, sample[::-1])
+
+
+def _count(region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct values of a region in ascending order and the number of pixels of each."""
+    low, high = region.min(), region.max()
+    if region.dtype.kind in "iu" and int(high) - int(low) < 2**22:  # a table of 32 MB
+        above = (region - low).astype(np.int64) if region.dtype.kind == "u" else region.astype(np.int64) - low
+        counts = np.bincount(above.ravel())
+        values = np.flatnonzero(counts)
+        return (values.astype(region.dtype) + low).astype(region.dtype), counts[values]
+    return np.unique(region, return_counts=True)
+
+
+def _joined(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Add up the counts of equal values."""
+    values, place = np.unique(np.concatenate([values for values, _ in found]), return_inverse=True)
+    total = np.zeros(len(values), np.int64)
+    np.add.at(total, place, np.concatenate([counts for _, counts in found]))
+    return values, total
+
+
+def histogram(found: Values, areas: Areas | None = None) -> str:
+    """Describe the share of each value and its number of areas, or the share of 8 ranges of more values."""
+    values, share = found.values, found.share
+    if len(values) <= 8:
+        numbers = [""] * len(values) if areas is None else [_areas(int(n)) for n in areas.number]
+        described = zip(values, share, numbers, strict=True)
+        return ", ".join(f"{plain(v)}: {s:.2%}{number}" for v, s, number in described)
+    edges = np.linspace(float(values[0]), float(values[-1]), 9)
+    bins, _ = np.histogram(values.astype(float), edges, weights=share)
+    ranges = zip(itertools.pairwise(edges), bins, strict=True)
+    return f"{len(values)} values, " + ", ".join(f"{a:g} to {b:g}: {s:.2%}" for (a, b), s in ranges)
+
+
+def _areas(number: int) -> str:
+    return f" in {number} area{'s' * (number != 1)}"
+
+
+def plain(value: float | np.generic) -> str:
+    """Return a value as text: whole numbers with all digits."""
+    number = value.item() if isinstance(value, np.generic) else value
+    return str(int(number)) if float(number).is_integer() else f"{number:g}"
+
+
+def require_labels(path: object, found: Values, ignore: int | None) -> None:
+    """Raise `InputError` unless all values are whole numbers from 0 to 4,294,967,295.
+
+    The message names the key that declares a value which often means "not annotated".
+    """
+    values = found.values
+    fractional = values.dtype.kind == "f" and bool((values != np.floor(values)).any())
+    if not fractional and values[0] >= 0 and values[-1] <= _LARGEST_LABEL:
+        return
+    odd = values[0] if values[0] < 0 else values[-1]
+    only = int(np.count_nonzero((values < 0) | (values > _LARGEST_LABEL))) == 1
+    if not fractional and only and ignore is None:
+        share = float(found.share[values == odd][0])
+        raise InputError(
+            f"{path}: found the value {plain(odd)} in {share:.2%} of the pixels, which cannot be a label. If "
+            f"it means not annotated, set `dataset: {{ignore: {plain(odd)}}}`. Otherwise save instance "
+            "labels from 0 to 4,294,967,295."
+        )
+    raise InputError(
+        f"{path}: found negative, fractional or too large values in the annotation ({histogram(found)}). "
+        "Expected whole numbers from 0 to 4,294,967,295: 0 and one other value for membranes, or one value "
+        "per cell. Save labels, not gray levels or probabilities."
+    )
+
+
+def sentinel(found: Values) -> int | None:
+    """Return the largest value if it probably means "not annotated": 255, 65535 ... far above all others."""
+    values = found.values
+    if len(values) < 4 or int(values[-1]) not in _SENTINELS:
+        return None
+    return int(values[-1]) if int(values[-1]) - int(values[-2]) > max(len(values), 16) else None
+
+
+def measure_areas(found: Values, regions: Iterable[np.ndarray]) -> Areas:
+    """Measure the areas of each value in the sampled `regions` (y, x)."""
+    from skimage import measure  # takes 0.3 s, which is needed only where annotations are read
+
+    number = np.zeros(len(found.values), np.int64)
+    occurrences = split = labels = enclosed = 0
+    sizes: list[np.ndarray] = []
+    for region in regions:
+        rank = np.searchsorted(found.values, region)
+        area_of = measure.label(rank + 1, connectivity=2)  # type: ignore[no-untyped-call]
+        size = np.bincount(area_of.ravel())[1:]
+        value_of = np.zeros(len(size) + 1, np.intp)
+        value_of[area_of.ravel()] = rank.ravel()
+        largest = np.zeros(len(found.values), np.int64)
+        np.maximum.at(largest, value_of[1:], size)
+        counted = size >= _SPECK * largest[value_of[1:]]
+        of_value = np.bincount(value_of[1:][counted], minlength=len(number))
+        number += of_value
+        of_label = of_value[found.values != 0]
+        occurrences += int(np.count_nonzero(of_label))
+        split += int(np.count_nonzero(of_label > 1))
+        is_label = np.append(False, found.values[value_of[1:]] != 0)
+        labels += int(is_label.sum())
+        enclosed += int(np.count_nonzero(_enclosed(area_of, is_label)))
+        sizes.append(size)
+    median = float(np.median(np.concatenate(sizes)))
+    return Areas(number, split / max(occurrences, 1), enclosed / max(labels, 1), median)
+
+
+def _enclosed(area_of: np.ndarray, is_label: np.ndarray) -> np.ndarray:
+    """Return which areas of labels are enclosed by one other area of a label."""
+    pairs = []
+    for one, other in ((area_of[1:], area_of[:-1]), (area_of[:, 1:], area_of[:, :-1])):
+        differ = one != other
+        a, b = one[differ].astype(np.int64), other[differ].astype(np.int64)
+        pairs += [a * len(is_label) + b, b * len(is_label) + a]
+    listed = np.sort(np.concatenate(pairs))  # much faster than `np.unique`, which hashes
+    both = np.divmod(listed[np.diff(listed, prepend=-1) > 0], len(is_label))
+    neighbours = np.bincount(both[0], minlength=len(is_label))
+    neighbour = np.zeros(len(is_label), np.intp)
+    neighbour[both[0]] = both[1]
+    frame = np.concatenate([area_of[0], area_of[-1], area_of[:, 0], area_of[:, -1]])
+    found = is_label & (neighbours == 1) & is_label[neighbour]
+    found[frame] = False
+    return found
+
+
+def cells_of_two(regions: Iterable[np.ndarray]) -> int | None:
+    """Return which of two values is that of cells: 0, 1, or None if the shapes do not tell.
+
+    Cells are many compact areas. Membranes and background are few areas; membranes are thinner than cells.
+
+    Parameters
+    ----------
+    regions : iterable of (y, x) array of bool
+        Sampled regions; True is the value 1.
+    """
+    parts = [[_areas_of(region == value) for value in (False, True)] for region in regions]
+    shapes = [_shape(of_value) for of_value in zip(*parts, strict=True)]
+    for value in (1, 0):
+        own, other = shapes[value], shapes[1 - value]
+        compact = own.number > 0 and own.elongation < _COMPACT
+        many = own.number >= 2 * other.number
+        # in an inverted drawing the membranes are thinner; white background with dark cells stays unclear
+        thin = value == 1 or other.thickness < 0.75 * own.thickness
+        alone = value == 1 and own.frame < 0.05  # some objects in front of a background
+        if compact and ((many and thin) or alone):
+            return value
+    return None
+
+
+class _Part(NamedTuple):
+    """Areas of one value in one region: size and elongation of the larger ones, and as in `_Shape`."""
+
+    size: np.ndarray
+    elongation: np.ndarray
+    thickness: float
+    frame: float
+
+
+class _Shape(NamedTuple):
+    """Shape of the areas of one of two values.
+
+    `elongation` is the median of size / (pi r^2), where r is the radius of the largest circle in the area;
+    `thickness` is the 95th percentile of the distance to the edge (px), `frame` the share of the frame.
+    """
+
+    number: int
+    elongation: float
+    thickness: float
+    frame: float
+
+
+def _areas_of(mask: np.ndarray) -> _Part:
+    from scipy import ndimage  # takes 0.2 s, which is needed only where annotations are read
+
+    # the image continues beyond its edge, so that areas there are not thinner
+    distance = ndimage.distance_transform_edt(np.pad(mask, 1, mode="edge"))[1:-1, 1:-1]
+    area_of, number = ndimage.label(mask)
+    size = np.bincount(area_of.ravel(), minlength=number + 1)[1:]
+    radius = ndimage.maximum(distance, area_of, np.arange(1, number + 1)) if number else np.zeros(0)
+    elongation = size / (np.pi * np.maximum(radius, 0.5) ** 2)
+    kept = size >= _SMALL
+    thickness = float(np.percentile(distance[mask], 95)) if mask.any() else 0.0
+    frame = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    return _Part(size[kept], elongation[kept], thickness, float(frame.mean()))
+
+
+def _shape(parts: Sequence[_Part]) -> _Shape:
+    size = np.concatenate([part.size for part in parts])
+    elongation = np.concatenate([part.elongation for part in parts])
+    if not len(size):
+        return _Shape(0, np.inf, 0.0, 0.0)
+    order = np.argsort(elongation)
+    middle = np.searchsorted(np.cumsum(size[order]), size.sum() / 2)
+    return _Shape(
+        len(size),
+        float(elongation[order][middle]),
+        float(np.mean([part.thickness for part in parts])),
+        float(np.mean([part.frame for part in parts])),
+    )
+
+
+def class_lines(found: Values, regions: Iterable[np.ndarray]) -> str:
+    """Return the settings to type for an annotation of classes, with a guess that the user can correct.
+
+    The background is the most common value at the frame. Of two other values, the one that has no contact
+    with the background is the inside of the cells, and the other one their border. A largest value such as
+    255 that is far above all others is ignored.
+    """
+    values, ignored = found.values, ""
+    if int(values[-1]) in _SENTINELS and values[-1] > 100 > 16 >= values[-2]:
+        ignored = f", ignore: {plain(values[-1])}"
+        regions = [np.where(region == values[-1], values[0], region) for region in regions]
+        values = values[:-1]
+    at_frame = np.zeros(len(values), np.int64)
+    contact = np.zeros((len(values), len(values)), np.int64)
+    for region in regions:
+        rank = np.searchsorted(values, region)
+        frame = np.concatenate([rank[0], rank[-1], rank[:, 0], rank[:, -1]])
+        at_frame += np.bincount(frame, minlength=len(values))
+        for one, other in ((rank[1:], rank[:-1]), (rank[:, 1:], rank[:, :-1])):
+            pairs = np.bincount((one * len(values) + other).ravel(), minlength=len(values) ** 2)
+            contact += pairs.reshape(contact.shape)
+    contact = contact + contact.T
+    background = int(at_frame.argmax())
+    others = [n for n in range(len(values)) if n != background]
+    names = {others[0]: "cell"} if len(others) == 1 else {n: f"cell_{k}" for k, n in enumerate(others, 1)}
+    if len(others) == 2:
+        share = [contact[n, background] / max(contact[n].sum() - contact[n, n], 1) for n in others]
+        if min(share) < 0.1 < max(share):
+            names = {others[int(np.argmin(share))]: "cell", others[int(np.argmax(share))]: "border"}
+    listed = [f"background: {plain(values[background])}"]
+    listed += [f"{name}: {plain(values[n])}" for n, name in names.items()]
+    return f"`dataset: {{annotation_kind: classes, classes: {{{', '.join(listed)}}}{ignored}}}`"
+
+
+def doubt(name: str, weight: float, text: str) -> Json:
+    """Return a doubt about an annotation, to be shown by the check; its weight is between 0 and 1."""
+    return {"name": name, "weight": weight, "text": text}
+
+
+def sampled_blocks(shape: tuple[int, int]) -> list[Block]:
+    """Return the blocks in which values are counted. They are fixed, so that the result is, too."""
+    return list(blocks(shape, SIDE))
