@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
+import yaml
 
 from pipeline_lib import imageio
 from pipeline_lib.imageio import apart
@@ -29,6 +30,7 @@ SECONDS = 60  # after which a case counts as a hang; the slowest takes five on a
 BOMBS = [case for case in bad_inputs.CASES if re.search("bomb|claims|million|unpacks|never ends", case.name)]
 PEAK = 400e6  # bytes; Python with torch and the image libraries needs 330e6
 ROWS = [row for row in bad_inputs.MESSAGES.read_text().splitlines() if row.startswith("|")]
+ROWS_OF_CASES = [row for row in ROWS if not row.startswith(("| input", "| ---"))]
 IDS = [f"{case.group}: {case.name}" for case in bad_inputs.CASES]
 
 
@@ -65,8 +67,29 @@ def test_input_is_rejected_with_a_clear_message(case, folder):
     assert row in ROWS, f"if the change is intended, run `python -m tests.bad_inputs`: {row}"
 
 
+FIXES = re.compile(r"`dataset: (\{[^`]*\})`")  # settings that a message suggests
+WITH_FIXES = [case for case, row in zip(bad_inputs.CASES, ROWS_OF_CASES, strict=True) if FIXES.search(row)]
+
+
+@pytest.mark.parametrize("case", WITH_FIXES, ids=lambda case: case.name)
+def test_settings_that_a_message_suggests_solve_the_problem(case, folder):
+    suggested = FIXES.findall(bad_inputs.run_case(case).message)
+    assert suggested
+    for fix in map(yaml.safe_load, suggested):
+        config = yaml.safe_load(Path("my.yaml").read_text())
+        fixed = config | {"dataset": config.get("dataset", {}) | fix}
+        Path("my.yaml").write_text(yaml.safe_dump(fixed))
+        rows, settings = bad_inputs.dry_run()
+        bad_inputs.build(rows[-1], settings["dataset"])
+        Path("my.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_there_are_messages_with_settings():
+    assert len(WITH_FIXES) >= 12
+
+
 def test_snapshot_contains_each_case_and_no_other():
-    names = [row.split(" | ")[0] for row in ROWS if not row.startswith(("| input", "| ---"))]
+    names = [row.split(" | ")[0] for row in ROWS_OF_CASES]
     empty = bad_inputs.Answer("", "")
     assert names == [bad_inputs.row(case, empty).split(" | ")[0] for case in bad_inputs.CASES]
     assert len(set(IDS)) == len(bad_inputs.CASES) >= 60

@@ -158,7 +158,8 @@ def require_labels(path: object, found: Values, ignore: int | None) -> None:
         return
     odd = values[0] if values[0] < 0 else values[-1]
     only = int(np.count_nonzero((values < 0) | (values > _LARGEST_LABEL))) == 1
-    if not fractional and only and ignore is None:
+    sentinel_like = len(values) > 2 and (odd < 0 or int(odd) in _SENTINELS)
+    if not fractional and only and ignore is None and sentinel_like:
         share = float(found.share[values == odd][0])
         raise InputError(
             f"{path}: found the value {plain(odd)} in {share:.2%} of the pixels, which cannot be a label. If "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,41 @@ GROUP = Group("Annotations")
 add, case = GROUP.add, GROUP.case
 
 
-def write_annotation(array: np.ndarray, kind: str = "auto", **options: Any) -> None:
-    """Write the annotation of the volume `bad`, whose section 2 is used."""
+def write_annotation(array: np.ndarray, dataset: str = "", mask: str = "", **options: Any) -> None:
+    """Write the annotation of the volume `bad`; `dataset` is the section of the config."""
     tifffile.imwrite("a.tif", array, **({"photometric": "minisblack"} | options))
-    bad_row(annotation="a.tif", sections="2", split="test")
-    if kind != "auto":
-        write_config(f"dataset: {{annotation_kind: {kind}}}\n")
+    columns = {"ignore_mask": mask} if mask else {}
+    bad_row(annotation="a.tif", sections="2", split="test", **columns)
+    if dataset:
+        write_config(f"dataset: {dataset}\n")
 
 
 def stack3(section: np.ndarray) -> np.ndarray:
     """Return three times the same section."""
     return np.repeat(section[None], 3, axis=0)
+
+
+def noise() -> np.ndarray:
+    """Return a stack in which each pixel has its own value."""
+    return np.random.default_rng(0).integers(0, 2**32, (3, 32, 32), dtype=np.uint32)
+
+
+def discs(background: int, inside: int, border: int) -> np.ndarray:
+    """Return a section of four cells, each a disc with a ring of another value."""
+    y, x = np.mgrid[:32, :32] % 16 - 8
+    radius = np.hypot(y, x)
+    return np.where(radius < 4, inside, np.where(radius < 6, border, background)).astype(np.uint8)
+
+
+def labels_and(value: int, dtype: type) -> np.ndarray:
+    """Return a stack of 12 labels and one other value on the right."""
+    labels = np.zeros((3, 32, 32), dtype)
+    for number in range(12):
+        labels[:, 8 * (number // 3) : 8 * (number // 3) + 6, 8 * (number % 3) : 8 * (number % 3) + 6] = (
+            number + 1
+        )
+    labels[:, :, 26:] = value
+    return labels
 
 
 add("gray values", write_annotation, gray(3, 32, 32))
@@ -52,7 +77,7 @@ add(
     "instance labels, but configured as membranes",
     write_annotation,
     stack3((np.arange(32) // 8 * np.ones((32, 1))).astype(np.uint8)),
-    "black_membranes",
+    "{annotation_kind: black_membranes}",
 )
 
 
@@ -65,7 +90,47 @@ def _():
     write_annotation(stack3(wide))
 
 
-@case("32-bit noise, a different label for each pixel")
+add("32-bit noise, a different label for each pixel", write_annotation, noise())
+add("class mask with interior and border of 8 cells", write_annotation, stack3(discs(0, 1, 2)))
+add("classes 1, 2, 3 of ilastik", write_annotation, stack3(discs(1, 2, 3)))
+add("labels and 255", write_annotation, labels_and(255, np.uint8))
+add("labels and -1", write_annotation, labels_and(-1, np.int32))
+add("labels and 2^64 - 1", write_annotation, labels_and(2**64 - 1, np.uint64))
+add("two values of equal shapes", write_annotation, stack3(np.arange(32) // 4 % 2 * np.full((32, 1), 255)))
+add(
+    "labels that are used for several cells",
+    write_annotation,
+    stack3(np.arange(64).reshape(8, 8).repeat(4, 0).repeat(4, 1) % 12),
+)
+add(
+    "a value without a class",
+    write_annotation,
+    stack3(discs(0, 1, 2)),
+    "{annotation_kind: classes, classes: {background: 0, cell: 1}}",
+)
+add("classes without values", write_annotation, stack3(discs(0, 1, 2)), "{annotation_kind: classes}")
+add("every pixel ignored", write_annotation, np.full((3, 32, 32), 9, np.uint8), "{ignore: 9}")
+
+
+@case("stack with sections that have no cell")
 def _():
-    noise = np.random.default_rng(0).integers(0, 2**32, (3, 32, 32), dtype=np.uint32)
-    write_annotation(noise, "instances")
+    labels = labels_and(0, np.uint16)
+    labels[1] = 0
+    write_annotation(labels)
+    tifffile.imwrite("i.tif", gray(3, 32, 32), photometric="minisblack")
+    bad_row("i.tif", "a.tif", split="test")
+
+
+@case("mask of ignored pixels of another size")
+def _():
+    tifffile.imwrite("mask.tif", gray(3, 32, 31), photometric="minisblack")
+    write_annotation(stack3(cells()), mask="mask.tif")
+
+
+@case("masks of cells that overlap")
+def _():
+    tifffile.imwrite("image.tif", gray(32, 32), photometric="minisblack")
+    Path("masks").mkdir()
+    for name in "ab":
+        tifffile.imwrite(f"masks/{name}.tif", cells(), photometric="minisblack")
+    bad_row("image.tif", annotation="masks", split="test")

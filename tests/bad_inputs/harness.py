@@ -113,7 +113,7 @@ def run_case(case: Case) -> Answer:
                 modelfile.describe("model.pt")
             else:
                 stage = "dataset"
-                _build(rows[-1], config["dataset"])
+                build(rows[-1], config["dataset"])
     except InputError as error:
         left = [str(path) for path in Path("results").rglob("*") if path.is_file()]
         assert not left, f"{case.name}: the incomplete files {left} remain"
@@ -121,7 +121,8 @@ def run_case(case: Case) -> Answer:
     raise AssertionError(f"{case.name}: accepted without an error")
 
 
-def _build(volume: volumes.Volume, dataset: Json) -> None:
+def build(volume: volumes.Volume, dataset: Json) -> None:
+    """Run the dataset stage for a volume."""
     from pipeline_lib.stages.dataset import build_dataset
 
     own = settings.of_volume(dataset, volume.dataset, volume.row)

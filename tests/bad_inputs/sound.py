@@ -43,9 +43,12 @@ def bad_row(
     sections: str = "",
     split: str = "predict",
     name: str = "bad",
+    **columns: str,
 ) -> None:
-    """Add a volume to the table, by default the volume `bad`."""
-    write_table(f"{HEADER}{SOUND_ROWS}{name}\t{images}\t{annotation}\t{sections}\t{split}\n")
+    """Add a volume to the table, by default the volume `bad`, and further `columns` with its values."""
+    header = "\t".join([HEADER.strip(), *columns])
+    cells = "\t".join([name, images, annotation, sections, split, *columns.values()])
+    write_table(f"{header}\n{SOUND_ROWS}{cells}\n")
 
 
 def bad_image(name: str, content: bytes) -> None:
