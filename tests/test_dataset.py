@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from pipeline_lib import imageio, layout
+from pipeline_lib import figures, imageio, layout
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.metrics import connected_components
 from pipeline_lib.runtime.errors import InputError
@@ -272,6 +272,24 @@ def test_sections_without_cells_are_asked(files):
     assert not arrays(files / "a.h5")[0]["labels"].any()
     with pytest.raises(InputError, match="no section has a cell"):
         build_dataset(*sources, sections="1", annotation_kind="instances", empty_sections="ignore")
+
+
+def test_a_picture_shows_the_values_that_are_not_clear(files):
+    y, x = np.mgrid[:20, :24]
+    radius = np.hypot(y % 12 - 6, x % 12 - 6)
+    write(
+        files / "classes.tif",
+        np.where(radius < 3, 1, np.where(radius < 5, 2, 0)).astype(np.uint8)[None].repeat(3, 0),
+    )
+    picture = files / "a.unclear.png"
+    with pytest.raises(
+        InputError, match=r"kind: instances}`\. The picture .*a\.unclear\.png shows the values\."
+    ):
+        build_dataset(files / "images.tif", files / "classes.tif", files / "a.h5")
+    shown = figures.describe(picture)
+    assert shown["panels"][1]["legend"][1][1].startswith("1: ")
+    build_dataset(files / "images.tif", files / "classes.tif", files / "a.h5", annotation_kind="instances")
+    assert not picture.exists()
 
 
 def test_one_mask_for_each_cell_is_recognised(files):

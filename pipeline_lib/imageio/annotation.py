@@ -29,6 +29,22 @@ _SPLIT, _SPLIT_OF_FEW, _FEW = 0.5, 0.1, 4  # limits of `Areas.split` for instanc
 _MADE_OF_GRAY = 4.0  # px; a smaller median of areas means gray levels
 
 
+class UnclearAnnotation(InputError):
+    """Raised if the values of an annotation have no clear meaning and no setting states it.
+
+    Parameters
+    ----------
+    message : str
+        Evidence, and the settings to choose from.
+    found : Values
+        Values of the annotation, with sampled regions that show them.
+    """
+
+    def __init__(self, message: str, found: Values) -> None:
+        super().__init__(message)
+        self.found = found
+
+
 @dataclass(frozen=True)
 class Annotation:
     """An annotation in memory; `read_annotation` creates it.
@@ -465,11 +481,14 @@ class _Given:
             return self._instances(inferred=False)
         return self._inferred()
 
+    def _unclear(self, message: str) -> UnclearAnnotation:
+        return UnclearAnnotation(message, self.found)
+
     def _inferred(self) -> AnnotationRegions:
         """Return the regions with the meaning that the values clearly have, or raise `InputError`."""
         values = self.found.values
         if len(values) == 1:
-            raise InputError(
+            raise self._unclear(
                 f"{self.path}: every pixel of the annotation is {meaning.plain(values[0])}; expected 0 for "
                 "membranes or background, and other values for cells. Check that it was saved after drawing. "
                 "If the images show no cell, or one cell covers them, set "
@@ -478,7 +497,7 @@ class _Given:
         if len(values) == 2 and values[0] == 0:
             cells = self._cells_of_two()
             if cells is None:
-                raise InputError(
+                raise self._unclear(
                     f"{self.path}: it is not clear which of two values are cells "
                     f"({self._evidence()}). "
                     f"If {meaning.plain(values[1])} are cells, set `dataset: {{annotation_kind: "
@@ -490,7 +509,7 @@ class _Given:
         areas = meaning.measure_areas(self.found, self._sample())
         labels = int(np.count_nonzero(values))
         if areas.median_size < _MADE_OF_GRAY and labels > _FEW:
-            raise InputError(
+            raise self._unclear(
                 f"{self.path}: found gray levels, not an annotation: the values are scattered and form areas "
                 f"of {areas.median_size:.1f} px (median), as in images and after smoothing or scaling "
                 f"({meaning.histogram(self.found)}). Save the labels without smoothing, or make membranes "
@@ -498,7 +517,7 @@ class _Given:
             )
         if areas.split <= _SPLIT and (value := meaning.sentinel(self.found)) is not None:
             share = self.found.share[-1]
-            raise InputError(
+            raise self._unclear(
                 f"{self.path}: found the value {value} in {share:.2%} of the pixels, far above the other "
                 f"{len(values) - 1} values up to {meaning.plain(values[-2])}. If it means not annotated, set "
                 f"`dataset: {{ignore: {value}}}`; if it is a cell, set "
@@ -506,9 +525,9 @@ class _Given:
             )
         few = labels <= _FEW or values[0] != 0
         if areas.split > (_SPLIT_OF_FEW if few else _SPLIT) or areas.enclosed > 0.3:
-            raise InputError(self._not_instances(areas, labels))
+            raise self._unclear(self._not_instances(areas, labels))
         if values[0] != 0 and labels <= _FEW:
-            raise InputError(
+            raise self._unclear(
                 f"{self.path}: found {labels} values, none of them 0 ({self._evidence()}); expected 0 "
                 "for membranes or background. For classes of pixels, set "
                 f"{meaning.class_lines(self.found, self._sample())}. If each value is one cell, set "

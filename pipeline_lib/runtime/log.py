@@ -61,7 +61,8 @@ def stage(log: str | Path, threads: int = 1, processes: int = 1) -> Iterator[Cal
     Yields
     ------
     callable
-        `run(function, *arguments, **settings)`, which calls `function`. Call it once, or once per volume.
+        `run(function, *arguments, **settings)`, which calls `function`. Call it once, or once per volume. An
+        `InputError` of one volume does not keep the others from being checked: all errors are logged.
     """
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(max(threads // max(processes, 1), 1))
@@ -83,6 +84,12 @@ def stage(log: str | Path, threads: int = 1, processes: int = 1) -> Iterator[Cal
     if workflow := os.getenv(WORKFLOW):
         threading.Thread(target=_end_with, args=workflow.split(":"), daemon=True).start()
     spent = 0.0
+    errors: list[str] = []
+
+    def report(error: InputError) -> None:
+        if str(error) not in errors:
+            logger.error("error: %s", error)
+            errors.append(str(error))
 
     def run(function: Callable[..., Any], *arguments: Any, **settings: Any) -> None:
         nonlocal spent
@@ -90,20 +97,24 @@ def stage(log: str | Path, threads: int = 1, processes: int = 1) -> Iterator[Cal
             gc.freeze()
             gc.enable()
         start = time.perf_counter()
-        function(*arguments, **settings)
+        try:
+            function(*arguments, **settings)
+        except InputError as error:
+            report(error)
         spent += time.perf_counter() - start
 
     try:
         yield run
     except InputError as error:
-        logger.error("error: %s", error)
-        leave(1)
+        report(error)
     except SystemExit as ended:
         status = cast(int, ended.code)  # from `_end`
         logger.error("error: ended by %s. Run the same command again.", signal.Signals(status - 128).name)
         leave(status)
     except Exception:
         logger.error("%s", traceback.format_exc())
+        leave(1)
+    if errors:
         leave(1)
     logger.info("done in %.2f s, %.0f MB at most", spent, peak_memory() / 1e6)
     leave(0)

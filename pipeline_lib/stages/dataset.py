@@ -14,7 +14,8 @@ from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.data import normalisation
 from pipeline_lib.data.gray import HASH_BYTES, GrayLevels
 from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, count_pixels, separation_border
-from pipeline_lib.imageio.annotation import BORDER, REACH, grow
+from pipeline_lib.imageio.annotation import BORDER, REACH, UnclearAnnotation, grow
+from pipeline_lib.imageio.meaning import Values
 from pipeline_lib.instances.labelling import Read, labelled
 from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.runtime.errors import InputError
@@ -94,6 +95,8 @@ def build_dataset(
     """
     with ExitStack() as stack:
         stack.enter_context(_named(output.stem))
+        picture = output.with_suffix(".unclear.png")
+        picture.unlink(missing_ok=True)
         sources = [imageio.source_file(path) for path in (images, annotation, ignore_mask) if path]
         # Drawn images have records: report a damaged file as such before a reader fails on it.
         for path in filter(Path.exists, sources):
@@ -103,18 +106,21 @@ def build_dataset(
         )
         truth = None
         if annotation:
-            truth = stack.enter_context(
-                imageio.open_annotation(
-                    annotation,
-                    sections=sections,
-                    kind=annotation_kind,
-                    classes=classes,
-                    ignore=ignore,
-                    ignore_mask=ignore_mask,
-                    relabel=relabel,
-                    masks=imageio.is_folder_of_masks(annotation, raw.info.sections),
-                )
+            opened = imageio.open_annotation(
+                annotation,
+                sections=sections,
+                kind=annotation_kind,
+                classes=classes,
+                ignore=ignore,
+                ignore_mask=ignore_mask,
+                relabel=relabel,
+                masks=imageio.is_folder_of_masks(annotation, raw.info.sections),
             )
+            try:
+                truth = stack.enter_context(opened)
+            except UnclearAnnotation as error:
+                _draw_values(raw, annotation, sections, error.found, picture)
+                raise InputError(f"{error} The picture {picture} shows the values.") from error
             logger.info("%s: %s", annotation, truth.description)
             if truth.shape != raw.shape[1:]:
                 raise InputError(
@@ -155,6 +161,19 @@ def build_dataset(
         found: Json = {"description": truth.description, "doubts": list(truth.doubts)}
         layout.write_findings(file, {"gray": gray, "annotation": found})
     _report_cells(output, truth.shape, counts, separation_border_width)
+
+
+def _draw_values(raw: imageio.Images, annotation: str, sections: str, found: Values, picture: Path) -> None:
+    """Write a picture of the values of an annotation, which may have another size than the images."""
+    from pipeline_lib.figures.values import save_values  # imports matplotlib, which is rarely needed here
+
+    z, block = found.sample[0]
+    if z >= raw.shape[1] or block.read[0].stop > raw.shape[2] or block.read[1].stop > raw.shape[3]:
+        return
+    with imageio.open_images(annotation, sections=sections) as images:
+        region = images.read_unchecked(z, *block.read)[0]
+    shares = dict(zip(found.values.tolist(), found.share.tolist(), strict=True))
+    save_values(raw.read(z, *block.read), region, shares, picture, title=f"{annotation}, section {z}")
 
 
 @contextmanager

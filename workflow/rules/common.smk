@@ -395,7 +395,11 @@ def error_message():
     """Return the error in each log that this run wrote. It is printed last, so that users see the reason."""
     logs = [path for path in Path(config["results"], "logs").rglob("*.log") if path.stat().st_mtime >= START]
     texts = {path: path.read_text(errors="replace") for path in logs}
-    errors = {path: with_row(text.partition("error: ")[2].strip()) for path, text in texts.items()}
+    logged = re.compile(r"^\S* ?error: (.*(?:\n(?!\d\d:\d\d:\d\d ).*)*)", re.MULTILINE)
+    errors = {
+        path: "\nerror: ".join(with_row(error.strip()) for error in logged.findall(text))
+        for path, text in texts.items()
+    }
     errors |= {
         path: "the job ended without an error message. It was killed, most likely because memory ran out, or "
         "the disk is full. Lower `--cores` or `memory_gb` (for a training: `training.tile`), or free disk space, "

@@ -1,0 +1,65 @@
+"""Picture of an annotation whose meaning is not clear: its values beside the image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from pipeline_lib.figures.colouring import (
+    BACKGROUND,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    YELLOW,
+    gray,
+    instances_coloured,
+    magnified,
+    rgb,
+)
+from pipeline_lib.figures.sheet import STYLE, Panel, save_sheet
+
+LARGEST = 512  # px, side of the part that is shown
+COLOURS = (BACKGROUND, YELLOW, SKY, VERMILLION, GREEN, PURPLE, BLUE, ORANGE)
+
+
+def save_values(
+    raw: np.ndarray, annotation: np.ndarray, shares: dict[float, float], output: Path, *, title: str
+) -> None:
+    """Write a picture of the raw image and of the values of its annotation, each in its own colour.
+
+    Parameters
+    ----------
+    raw : (c, y, x) array
+        Gray levels of a region.
+    annotation : (y, x) array
+        Values of the annotation in this region.
+    shares : dict of float to float
+        Share of each value in the pixels of the volume, in ascending order of the values.
+    output : Path
+        PNG file to write.
+    title : str
+        Text above the picture.
+    """
+    raw, annotation = raw[:, :LARGEST, :LARGEST], annotation[:LARGEST, :LARGEST]
+    factor = max(LARGEST // (2 * max(annotation.shape)), 1)
+    listed: list[tuple[str | None, str]] = [(None, f"{len(shares)} values, in 12 colours")]
+    if len(shares) <= len(COLOURS):
+        rank = np.searchsorted(np.array([*shares]), annotation).clip(0, len(shares) - 1)
+        image = np.array([rgb(colour) for colour in COLOURS])[rank]
+        listed = [
+            (colour, f"{value:g}: {share:.1%} of the pixels")
+            for colour, (value, share) in zip(COLOURS, shares.items(), strict=False)
+        ]
+    else:
+        image = instances_coloured(np.unique(annotation, return_inverse=True)[1].reshape(annotation.shape))
+    with matplotlib.rc_context(STYLE):
+        panels = [
+            Panel("raw image", magnified(gray(raw), factor)),
+            Panel("values of the annotation", magnified(image, factor), legend=listed),
+        ]
+        save_sheet([panels], output, title=title, provenance={})
