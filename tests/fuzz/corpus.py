@@ -92,7 +92,7 @@ def write(target: str, folder: Path) -> int:
         tifffile.imwrite(scratch / "i.tif", labels, compression="zlib")
         contents = [
             bytes([0]) + (scratch / "c.tif").read_bytes(),
-            bytes([9]) + (scratch / "i.tif").read_bytes(),
+            bytes([9 + 30]) + (scratch / "i.tif").read_bytes(),
             bytes([1]) + imagecodecs.png_encode(cells),
             bytes([4]) + imagecodecs.png_encode(cells),
             *(bytes([2]) + data for data in hdf5s("labels", [labels])),

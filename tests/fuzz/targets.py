@@ -52,18 +52,21 @@ def _image(name: str, dataset: str = "") -> Callable[[bytes], None]:
 
 
 def annotation(data: bytes) -> None:
-    """Read an annotation, whose format and kind are chosen by the first byte."""
+    """Read an annotation, whose format, kind and other settings are chosen by the first byte."""
     name = ("a.tif", "a.png", "a.h5")[data[0] % 3]
-    kind = imageio.ANNOTATION_KINDS[data[0] // 3 % 4]
+    kind = imageio.ANNOTATION_KINDS[data[0] // 3 % 5]
+    others = ({}, {"ignore": 0}, {"ignore": 255, "relabel": True}, {"masks": True})[data[0] // 15 % 4]
+    classes = {"background": 0, "cell": 255, "border": [1, 2]} if kind == "classes" else None
     (FOLDER / name).write_bytes(data[1:])
     path = f"{FOLDER / name}{':/labels' if name == 'a.h5' else ''}"
     info = imageio.inspect(path)
     imageio.require_memory(path, info, MEMORY_GB)
     if info.height * info.width * info.sections > 2**22:  # all of it is read, so this limits time, not memory
         return
-    with imageio.open_annotation(path, kind=kind, block=512) as regions:
+    with imageio.open_annotation(path, kind=kind, classes=classes, **others) as regions:
         array = regions.read(0, slice(None), slice(None))
         assert array.dtype.kind == "u" and array.dtype == regions.dtype
+        assert not array[regions.read_ignore(0, slice(None), slice(None))].any()
 
 
 def table(data: bytes) -> None:
