@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import codecs
 import csv
 import difflib
@@ -9,7 +10,7 @@ import itertools
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -159,12 +160,13 @@ def read_table(path: str | Path, data_dir: str | Path) -> list[Volume]:
 
 
 def check_files(
-    volumes: Iterable[Volume], channels: int = 1, memory_gb: float = 8.0
+    volumes: Iterable[Volume], channels: int = 1, memory_gb: float = 8.0, pairing: str = "names"
 ) -> dict[str, imageio.ImageInfo]:
     """Check the files of volumes by their headers, without reading pixels.
 
     The files must exist, images and annotation must have the same shape, and all images the same type. The
-    dry run calls this for volumes whose files exist before the run.
+    names of slices must tell which annotation belongs to which image. A section must not belong to two
+    splits, whatever its file is called. The dry run calls this for volumes whose files exist before the run.
 
     Parameters
     ----------
@@ -174,6 +176,8 @@ def check_files(
         Expected number of channels of the images.
     memory_gb : float, default 8.0
         Memory in which the files must be readable, in GB (10^9 bytes).
+    pairing : {"names", "order"}, default "names"
+        How the files of two folders are paired, see `imageio.matching_slices`.
 
     Returns
     -------
@@ -211,7 +215,12 @@ def check_files(
                     imageio.require_memory(path, other, memory_gb)
                     others = found[volume.volume].others + other.others
                     found[volume.volume] = replace(found[volume.volume], others=others)
-                    if path == volume.annotation and imageio.is_folder_of_masks(path, images.sections):
+                    slices = imageio.matching_slices(
+                        volume.images, path, volume.dataset.get("pairing") or pairing, volume.sections
+                    )
+                    if slices is not None:
+                        other = replace(other, sections=len(slices))
+                    elif path == volume.annotation and imageio.is_folder_of_masks(path, images.sections):
                         other = replace(other, sections=1)
                     if other.shape[1:] != images.shape[1:]:
                         what = "annotation" if path == volume.annotation else "mask of ignored pixels"
@@ -222,6 +231,7 @@ def check_files(
                         )
             except InputError as error:
                 raise InputError(f"{volume.row}, volume {volume.volume}: {error}") from error
+    _check_splits_disjoint(volumes, {path: info.stored for path, info in paths.items() if info})
     return found
 
 
@@ -402,28 +412,59 @@ def _check_names_differ(volumes: list[Volume]) -> None:
             )
 
 
-def _check_splits_disjoint(volumes: list[Volume]) -> None:
-    """Raise `InputError` if a section belongs to two splits: a score on training data is meaningless."""
-    by_file: dict[tuple[str, str], list[Volume]] = {}
-    for volume in volumes:
-        if volume.split != "predict":
-            by_file.setdefault(imageio.identity(volume.images), []).append(volume)
-    for same_file in by_file.values():
-        ranges = [
-            (part.start, part.stop, volume)
-            for volume in same_file
-            for part in imageio.section_ranges(volume.sections) or [range(sys.maxsize)]
-        ]
-        reaches: dict[str, tuple[int, Volume]] = {}  # largest end of a range so far, by split
-        for start, stop, volume in sorted(ranges, key=lambda found: found[0]):
-            for split, (reach, other) in reaches.items():
-                if split != volume.split and start < reach:
-                    first, second = sorted((volume, other), key=same_file.index)
+def _check_splits_disjoint(
+    volumes: list[Volume], stored: Mapping[str, Sequence[imageio.Stored]] | None = None
+) -> None:
+    """Raise `InputError` if a section belongs to two splits: a score on training data is meaningless.
+
+    `stored` tells where the sections of each path are. Without it, they are known by the names of files.
+    """
+    scored = [volume for volume in volumes if volume.split != "predict"]
+    by_key: dict[str, list[tuple[int, int, int]]] = {}  # places in a file, with the number of the volume
+    known = {path: stored[path] if stored else [_named(path)] for path in {v.images for v in scored}}
+    longest = {path: max((place.sections for place in places), default=0) for path, places in known.items()}
+    for number, volume in enumerate(scored):
+        path, ranges = volume.images, imageio.section_ranges(volume.sections)
+        for key, start, stop in _places(known[path], longest[path], ranges or [range(sys.maxsize)]):
+            by_key.setdefault(key, []).append((start, stop, number))
+    for found in by_key.values():
+        reaches: dict[str, tuple[int, int]] = {}  # largest end of a range so far and its volume, by split
+        for start, stop, number in sorted(found):
+            split = scored[number].split
+            for other_split, (reach, other) in reaches.items():
+                if split != other_split and start < reach:
+                    first, second = (scored[n] for n in sorted((number, other)))
                     raise InputError(
                         f"{second.row}: volume {second.volume} ({second.split}) shares sections of "
                         f"{second.images} with volume {first.volume} ({first.split}, {first.row}): "
-                        f"`{second.sections or 'all'}` and `{first.sections or 'all'}`. Give each split its "
-                        "own `sections`."
+                        f"`{second.sections or 'all'}` and `{first.sections or 'all'}`"
+                        f"{'' if first.images == second.images else f' of {first.images}'}. Give each split "
+                        "its own `sections`, or remove one of these rows."
                     )
-            if stop > reaches.get(volume.split, (0, volume))[0]:
-                reaches[volume.split] = stop, volume
+            if stop > reaches.get(split, (0, number))[0]:
+                reaches[split] = stop, number
+
+
+def _named(path: str) -> imageio.Stored:
+    """Return the sections of an image that was not opened, by the name of its file."""
+    return imageio.Stored(imageio.identity(path), 0, sys.maxsize, 0)
+
+
+def _places(
+    stored: Sequence[imageio.Stored], longest: int, ranges: Sequence[range]
+) -> Iterator[tuple[str, int, int]]:
+    """Yield key, start and end of each place in which selected sections are.
+
+    `stored` is in the order of sections, and none has more than `longest` of them.
+    """
+    for part in ranges:
+        begin = bisect.bisect_right(stored, part.start - longest, key=lambda place: place.first)
+        for number in range(begin, len(stored)):
+            key, first, sections, at, size = stored[number]
+            if first >= part.stop:
+                break
+            low, high = max(part.start, first), min(part.stop, first + sections)
+            if low < high and at is None:
+                yield key, 0, sys.maxsize
+            elif low < high and at is not None:
+                yield key, at + (low - first) * size, at + (high - first) * size

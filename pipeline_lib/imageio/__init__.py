@@ -3,8 +3,8 @@
 This package alone knows file formats, the order of axes, and whether 0 is black or white.
 
 Readable formats: TIFF (strips or tiles, multi-page, ImageJ, OME, BigTIFF), a single PNG, a folder of PNG or
-TIFF slices in natural order, and HDF5 as `file.h5:/dataset`. Files are read region by region; only the
-strips, tiles or chunks that a region touches are decoded.
+TIFF slices in natural order or a pattern of their names, and HDF5 as `file.h5:/dataset`. Files are read
+region by region; only the strips, tiles or chunks that a region touches are decoded.
 
 Written format: compressed TIFF for Fiji and napari, one strip at a time.
 
@@ -19,9 +19,10 @@ from pipeline_lib.imageio.annotation import (
     read_annotation,
 )
 from pipeline_lib.imageio.apart import inspect_apart
-from pipeline_lib.imageio.headers import ImageInfo, require_channels, require_memory
+from pipeline_lib.imageio.headers import ImageInfo, Stored, require_channels, require_memory
 from pipeline_lib.imageio.images import Images, inspect, open_images, read_images
 from pipeline_lib.imageio.naming import (
+    are_slices,
     identity,
     is_folder_of_masks,
     natural_key,
@@ -29,19 +30,25 @@ from pipeline_lib.imageio.naming import (
     section_ranges,
     slice_files,
     source_file,
+    source_files,
 )
+from pipeline_lib.imageio.series import PAIRINGS, matching_slices
 from pipeline_lib.imageio.writing import write_images, write_labels, write_probability
 
 __all__ = [
     "ANNOTATION_KINDS",
+    "PAIRINGS",
     "Annotation",
     "AnnotationRegions",
     "ImageInfo",
     "Images",
+    "Stored",
+    "are_slices",
     "identity",
     "inspect",
     "inspect_apart",
     "is_folder_of_masks",
+    "matching_slices",
     "natural_key",
     "open_annotation",
     "open_images",
@@ -53,6 +60,7 @@ __all__ = [
     "section_ranges",
     "slice_files",
     "source_file",
+    "source_files",
     "write_images",
     "write_labels",
     "write_probability",

@@ -229,6 +229,8 @@ def open_annotation(
     ignore_mask: str | Path | None = None,
     relabel: bool = False,
     masks: bool = False,
+    slices: Sequence[Path | None] | None = None,
+    mask_slices: Sequence[Path | None] | None = None,
 ) -> Iterator[AnnotationRegions]:
     """Open an annotation to read regions of it, and find out what its values mean. Context manager.
 
@@ -262,6 +264,9 @@ def open_annotation(
         Whether each connected area of an instance label is a separate cell.
     masks : bool, default False
         Whether the file or folder has one binary slice for each cell of a single section.
+    slices, mask_slices : sequence of Path or None, optional
+        Files of the folder `path` and of the folder `ignore_mask` in the order in which to read them, as
+        returned by `matching_slices`.
 
     Yields
     ------
@@ -288,10 +293,14 @@ def open_annotation(
     """
     _check_settings(kind, classes)
     with ExitStack() as stack:
-        images = stack.enter_context(open_chosen(path, None if masks else sections, 1, annotation=True))
+        images = stack.enter_context(
+            open_chosen(path, None if masks else sections, 1, annotation=True, slices=slices)
+        )
         mask = None
         if ignore_mask is not None:
-            mask = stack.enter_context(open_chosen(ignore_mask, sections, 1, annotation=True))
+            mask = stack.enter_context(
+                open_chosen(ignore_mask, sections, 1, annotation=True, slices=mask_slices)
+            )
             if mask.shape[1 + masks :] != images.shape[1 + masks :]:
                 raise InputError(
                     f"{ignore_mask}: the mask of ignored pixels has {size(mask.shape[1:])}, but {path} has "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,17 @@ import numpy as np
 
 from pipeline_lib.imageio.hdf5 import open_hdf5
 from pipeline_lib.imageio.headers import ImageInfo, Reader
-from pipeline_lib.imageio.naming import TIFF_SUFFIXES, check_numbers, hdf5_path, slice_files, source_file
+from pipeline_lib.imageio.naming import (
+    TIFF_SUFFIXES,
+    check_numbers,
+    hdf5_path,
+    is_pattern,
+    natural_key,
+    slice_files,
+    source_file,
+)
 from pipeline_lib.imageio.png import open_png
+from pipeline_lib.imageio.series import require_one_stack
 from pipeline_lib.imageio.tiff import open_tiff
 from pipeline_lib.runtime.errors import InputError
 
@@ -26,20 +35,24 @@ _READABLE = (
 
 
 @contextmanager
-def open_file(path: str | Path, *, every_slice: bool = False) -> Iterator[tuple[ImageInfo, Reader]]:
+def open_file(
+    path: str | Path, *, every_slice: bool = False, slices: Sequence[Path | None] | None = None
+) -> Iterator[tuple[ImageInfo, Reader]]:
     """Yield an image's info and its region reader; any exception of a decoder becomes an `InputError`.
 
     With `every_slice`, the headers of all slices of a folder are checked, not only that of the first.
+    `slices` are read instead of all slices of a folder; None stands for a section that is not read.
     """
     file = source_file(path)
-    is_folder = _require_readable(path, file)
+    pattern = is_pattern(path)
+    is_folder = not pattern and _require_readable(path, file)
     suffix = file.suffix.lower()
-    if named := hdf5_path(path):
+    if pattern or (is_folder and not hdf5_path(path)):
+        opened = _open_slices(file, slices, every_slice)
+    elif named := hdf5_path(path):
         if is_folder:
             raise InputError(f"{path}: {file} is a folder, expected an HDF5 file. {_READABLE}.")
         opened = open_hdf5(path, named)
-    elif is_folder:
-        opened = _open_slices(file, every_slice)
     elif suffix in TIFF_SUFFIXES:
         opened = open_tiff(file)
     elif suffix == ".png":
@@ -47,7 +60,7 @@ def open_file(path: str | Path, *, every_slice: bool = False) -> Iterator[tuple[
     else:
         raise InputError(f"{path}: unknown image format with suffix `{suffix}`. {_READABLE}.")
     with ExitStack() as stack:
-        with _errors_explained(path):
+        with errors_explained(path):
             info, read = stack.enter_context(opened)
         if info.dtype.kind not in "buif" or min(info.shape) < 1:
             raise InputError(
@@ -57,7 +70,7 @@ def open_file(path: str | Path, *, every_slice: bool = False) -> Iterator[tuple[
             )
 
         def read_region(z: int, rows: slice, columns: slice) -> np.ndarray:
-            with _errors_explained(path):
+            with errors_explained(path):
                 return read(z, rows, columns)
 
         yield info, read_region
@@ -96,7 +109,7 @@ def _require_readable(path: str | Path, file: Path) -> bool:
 
 
 @contextmanager
-def _errors_explained(path: str | Path) -> Iterator[None]:
+def errors_explained(path: str | Path) -> Iterator[None]:
     """Turn any exception of a decoder into an `InputError` that names the file."""
     try:
         yield
@@ -122,26 +135,28 @@ def _one_line(error: Exception) -> str:
 
 
 @contextmanager
-def _open_slices(folder: Path, every_slice: bool) -> Iterator[tuple[ImageInfo, Reader]]:
-    """Yield the info and the region reader of a folder of slices."""
-    slices = slice_files(folder)
-    if not slices:
-        found = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
+def _open_slices(
+    path: Path, chosen: Sequence[Path | None] | None, every_slice: bool
+) -> Iterator[tuple[ImageInfo, Reader]]:
+    """Yield the info and the region reader of a folder or pattern of slices, or of the `chosen` ones."""
+    slices = slice_files(path)
+    if is_pattern(path):
+        if not slices:
+            raise InputError(_no_match(path))
+    elif not slices:
+        found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
+        raise InputError(f"{path}: the folder contains no PNG or TIFF slices (found: {found}). {_READABLE}.")
+    else:
+        require_one_stack(path, slices)
+    if folders := [file for file in slices if file.is_dir()]:
         raise InputError(
-            f"{folder}: the folder contains no PNG or TIFF slices (found: {found}). {_READABLE}."
-        )
-    if len({path.suffix.lower() == ".png" for path in slices}) > 1:
-        raise InputError(
-            f"{folder}: the folder contains both PNG and TIFF slices, expected only one of them. Move the "
-            "others to another folder."
-        )
-    if folders := [path for path in slices if path.is_dir()]:
-        raise InputError(
-            f"{folders[0]}: found a folder among the slices of {folder}, expected only files. Move it "
+            f"{folders[0]}: found a folder among the slices of {path}, expected only files. Move it "
             "elsewhere."
         )
     if every_slice:
-        check_numbers(folder, slices)
+        check_numbers(path, slices)
+    places = [*slices] if chosen is None else [*chosen]
+    slices = [file for file in places if file is not None]
     first = _info(slices[0])
 
     def check(path: Path, info: ImageInfo) -> None:
@@ -157,9 +172,9 @@ def _open_slices(folder: Path, every_slice: bool) -> Iterator[tuple[ImageInfo, R
             )
 
     smallest_read = first.smallest_read
-    for path in slices if every_slice else slices[:1]:
-        info = _info(path)
-        check(path, info)
+    for file in slices if every_slice else slices[:1]:
+        info = _info(file)
+        check(file, info)
         smallest_read = max(smallest_read, info.smallest_read)
 
     with ExitStack() as opened:  # keeps the last slice open, with its decoded strips or tiles
@@ -169,12 +184,32 @@ def _open_slices(folder: Path, every_slice: bool) -> Iterator[tuple[ImageInfo, R
             if z not in current:
                 current.clear()
                 opened.close()
-                info, read_slice = opened.enter_context(open_file(slices[z]))
-                check(slices[z], info)
+                file = places[z]
+                if file is None:
+                    raise InputError(f"{path}: section {z} has no annotation. Leave it out of `sections`.")
+                info, read_slice = opened.enter_context(open_file(file))
+                check(file, info)
                 current[z] = read_slice
             return current[z](0, rows, columns)
 
-        yield replace(first, sections=len(slices), axes=f"Z{first.axes}", smallest_read=smallest_read), read
+        yield replace(first, sections=len(places), axes=f"Z{first.axes}", smallest_read=smallest_read), read
+
+
+def _no_match(path: Path) -> str:
+    """Return a message about a pattern that matches no file."""
+    folder = path.parent
+    if not folder.is_dir():
+        return (
+            f"{path}: there is no folder {folder}. Check the path; only the name of a file, not that of a "
+            "folder, may contain *, ? or [."
+        )
+    present = sorted((file.name for file in slice_files(folder)), key=natural_key)
+    near = difflib.get_close_matches(path.name, present, 3, 0.3) or present[:3]
+    found = f"it has {len(present)}, such as {', '.join(near)}" if near else "it has none"
+    return (
+        f"{path}: no PNG or TIFF file in the folder matches this pattern; {found}. * stands for any text, ? "
+        "for one letter, [0-4] for one of several; upper and lower case differ."
+    )
 
 
 def _info(path: Path) -> ImageInfo:

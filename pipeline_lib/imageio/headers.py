@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,29 @@ from pipeline_lib.runtime.errors import InputError
 
 # Number of a section in the file, rows and columns (slices with start and stop) -> region (c, y, x)
 Reader = Callable[[int, slice, slice], np.ndarray]
+
+
+class Stored(NamedTuple):
+    """Where consecutive sections of an image are stored, to find out whether two images share pixels.
+
+    Parameters
+    ----------
+    key : str
+        File, object of an HDF5 file, or set of files in which the sections are.
+    first, sections : int
+        First section of the image, and number of sections.
+    at : int or None
+        Place in `key` where the first section begins. None if the place is not known: each section may be
+        anywhere.
+    size : int, default 1
+        Length of a section in the unit of `at`: 1 if it counts sections, else bytes.
+    """
+
+    key: str
+    first: int
+    sections: int
+    at: int | None
+    size: int = 1
 
 
 @dataclass(frozen=True)
@@ -41,6 +65,8 @@ class ImageInfo:
     others : tuple of Path, default ()
         Other files that contain pixels of the image, for instance those of an OME set or the sources of a
         virtual HDF5 dataset.
+    stored : tuple of Stored, default ()
+        Where the sections are stored; only `inspect` fills it in.
     """
 
     channels: int
@@ -52,6 +78,7 @@ class ImageInfo:
     white_is_zero: bool = False
     smallest_read: int = 0
     others: tuple[Path, ...] = ()
+    stored: tuple[Stored, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib.imageio.formats import open_file
+from pipeline_lib.imageio.formats import errors_explained, open_file
 from pipeline_lib.imageio.headers import (
     ImageInfo,
     Reader,
@@ -20,6 +20,7 @@ from pipeline_lib.imageio.headers import (
     require_whole,
 )
 from pipeline_lib.imageio.naming import parse_sections
+from pipeline_lib.imageio.stored import stored_sections
 from pipeline_lib.runtime.errors import InputError
 
 
@@ -135,7 +136,7 @@ def open_images(
     Parameters
     ----------
     path : str or Path
-        TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
+        TIFF or PNG file, folder or pattern of PNG or TIFF slices, or `file.h5:/dataset`.
     sections : str, optional
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
     channels : int, default 1
@@ -181,9 +182,13 @@ def open_chosen(
     *,
     annotation: bool = False,
     scale: float | None = None,
+    slices: Sequence[Path | None] | None = None,
 ) -> Iterator[Images]:
-    """Open as `open_images`; values of an `annotation` are not inverted, and messages fit an annotation."""
-    with open_file(path) as (info, decode):
+    """Open as `open_images`; values of an `annotation` are not inverted, and messages fit an annotation.
+
+    `slices` are read instead of all slices of a folder, as returned by `matching_slices`.
+    """
+    with open_file(path, slices=slices) as (info, decode):
         require_memory(path, info, machine_memory() / 1e9)
         require_channels(path, info, channels, decode, annotation=annotation)
         try:
@@ -202,7 +207,7 @@ def read_images(path: str | Path, *, sections: str | None = None, channels: int 
     Parameters
     ----------
     path : str or Path
-        TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
+        TIFF or PNG file, folder or pattern of PNG or TIFF slices, or `file.h5:/dataset`.
     sections : str, optional
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
     channels : int, default 1
@@ -238,8 +243,8 @@ def inspect(path: str | Path) -> ImageInfo:
     Parameters
     ----------
     path : str or Path
-        TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`. The headers of all slices of a
-        folder are read.
+        TIFF or PNG file, folder or pattern of PNG or TIFF slices, or `file.h5:/dataset`. The headers of all
+        slices of a folder are read.
 
     Returns
     -------
@@ -252,8 +257,8 @@ def inspect(path: str | Path) -> ImageInfo:
         If the file is missing, damaged or of an unknown format, its axes are ambiguous, or the slices of a
         folder differ in shape or type.
     """
-    with open_file(path, every_slice=True) as (info, _):
-        return info
+    with open_file(path, every_slice=True) as (info, _), errors_explained(path):
+        return replace(info, stored=stored_sections(path, info))
 
 
 def require_finite(

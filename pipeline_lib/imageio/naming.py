@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,46 +54,119 @@ def source_file(path: str | Path) -> Path:
     return Path(named.file) if named else Path(path)
 
 
-def identity(path: str | Path) -> tuple[str, str]:
-    """Return a value that is equal for two paths of the same images.
-
-    Symbolic links and hard links to one file have the same identity; copies of a file differ.
+def source_files(path: str | Path) -> list[Path]:
+    """Return the files or folder of a path in a table of volumes.
 
     Parameters
     ----------
     path : str or Path
-        Path of a file or folder, or `file.h5:/dataset`.
+        Path of a file or folder, `file.h5:/dataset`, or a pattern such as `folder/*_ch00.tif`.
 
     Returns
     -------
-    tuple of str
-        Device and inode number of the file (its real path if it does not exist), and the name of the dataset,
-        which is empty for other formats than HDF5.
+    list of Path
+        The files that match a pattern, or else the one path of `source_file`.
     """
-    named = hdf5_path(path)
-    file = os.path.realpath(source_file(path))
-    with suppress(OSError):
-        status = os.stat(file)
-        file = f"{status.st_dev}:{status.st_ino}"
-    return file, named.dataset if named else ""
+    return slice_files(path) if is_pattern(path) else [source_file(path)]
 
 
-def slice_files(folder: Path) -> list[Path]:
-    """Return the PNG and TIFF files of a folder in natural order, without hidden files.
+def is_pattern(path: str | Path) -> bool:
+    """Return whether the last part of a path contains `*`, `?` or `[`, and no file has this very name.
 
     Parameters
     ----------
-    folder : Path
-        Folder with one file per section.
+    path : str or Path
+        Path in a table of volumes.
+
+    Returns
+    -------
+    bool
+        Whether the path stands for all files that match it.
+    """
+    return not {*"*?["}.isdisjoint(Path(path).name) and not hdf5_path(path) and not os.path.lexists(path)
+
+
+def are_slices(path: str | Path) -> bool:
+    """Return whether a path is a folder or a pattern, whose files are the sections.
+
+    Parameters
+    ----------
+    path : str or Path
+        Path in a table of volumes.
+
+    Returns
+    -------
+    bool
+        Whether `slice_files` returns the sections.
+    """
+    return is_pattern(path) or (not hdf5_path(path) and os.path.isdir(path))
+
+
+def file_key(*paths: str | Path) -> str:
+    """Return a text that is equal for all names of a file, or of several files in any order.
+
+    Parameters
+    ----------
+    *paths : str or Path
+        Files, which need not exist.
+
+    Returns
+    -------
+    str
+        Device and inode number of each file, or its real path if it does not exist.
+    """
+    keys = []
+    for path in paths:
+        key = os.path.realpath(path)
+        with suppress(OSError, ValueError):
+            status = os.stat(path)
+            key = f"{status.st_dev}:{status.st_ino}"
+        keys.append(key)
+    return " ".join(sorted({*keys}))
+
+
+def identity(path: str | Path) -> str:
+    """Return a text that is equal for two paths of the same images, without opening a file.
+
+    Symbolic links and hard links to one file have the same identity; copies of a file differ. Links within an
+    HDF5 file and files of a folder are compared by `ImageInfo.stored`.
+
+    Parameters
+    ----------
+    path : str or Path
+        Path of a file or folder, `file.h5:/dataset`, or a pattern.
+
+    Returns
+    -------
+    str
+        `file_key` of the file, and the name of the dataset of an HDF5 file.
+    """
+    named = hdf5_path(path)
+    return f"{file_key(source_file(path))}:{named.dataset if named else ''}"
+
+
+def slice_files(path: str | Path) -> list[Path]:
+    """Return the PNG and TIFF files of a folder or pattern in natural order, without hidden files.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder with one file per section, or a pattern of such files in a folder, such as `folder/*_ch00.tif`:
+        `*` stands for any text, `?` for one letter, `[0-4]` for one of several.
 
     Returns
     -------
     list of Path
         The slices; `slice2.tif` comes before `slice10.tif`.
     """
-    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    slices = (path for path in visible if path.suffix.lower() in SLICE_SUFFIXES)
-    return sorted(slices, key=lambda path: natural_key(path.name))
+    path = Path(path)
+    folder, pattern = (path.parent, path.name) if is_pattern(path) else (path, "*")
+    if not folder.is_dir() and pattern != "*":
+        return []
+    visible = (file for file in folder.iterdir() if not file.name.startswith("."))
+    slices = (file for file in visible if file.suffix.lower() in SLICE_SUFFIXES)
+    matching = (file for file in slices if fnmatchcase(file.name, pattern))
+    return sorted(matching, key=lambda file: natural_key(file.name))
 
 
 def is_folder_of_masks(annotation: str | Path, image_sections: int) -> bool:
@@ -108,10 +182,9 @@ def is_folder_of_masks(annotation: str | Path, image_sections: int) -> bool:
     Returns
     -------
     bool
-        True for a folder of several slices and an image with one section.
+        True for a folder or pattern of several slices and an image with one section.
     """
-    folder = source_file(annotation)
-    return image_sections == 1 and folder.is_dir() and len(slice_files(folder)) > 1
+    return image_sections == 1 and are_slices(annotation) and len(slice_files(annotation)) > 1
 
 
 def check_numbers(folder: Path, slices: list[Path]) -> None:
@@ -129,14 +202,15 @@ def check_numbers(folder: Path, slices: list[Path]) -> None:
         return
     numbers = [int(name[differing[0]]) if differing else 0 for name in names]
     steps = [b - a for a, b in itertools.pairwise(numbers)]
-    least = min(steps)
-    place, step = next(((n, step) for n, step in enumerate(steps) if step != least or step == 0), (0, least))
-    if step == 0:
+    if 0 in steps:
+        first = steps.index(0)
         raise InputError(
-            f"{folder}: {slices[place].name} and {slices[place + 1].name} have the same number; expected a "
+            f"{folder}: {slices[first].name} and {slices[first + 1].name} have the same number; expected a "
             "different number for each slice. Keep one of them."
         )
-    if step != least:
+    least = min(steps)
+    place = next((n for n, step in enumerate(steps) if step != least), None)
+    if place is not None:
         logger.warning(
             "%s: slice %d is missing between %s and %s. Copy it into the folder, or ignore this warning if "
             "the annotation lacks it, too.",

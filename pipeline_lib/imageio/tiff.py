@@ -123,7 +123,7 @@ def _region_reader(
     _require_segments(path, complete, key)
     files = {page.parent.filehandle.path: page.parent.filehandle.size for page in complete}
     named = Path(path)
-    others = sorted({*map(os.path.basename, files)} - {named.name})
+    others = sorted({*map(os.path.basename, files)} - {named.name, named.resolve().name})
     info = replace(info, others=tuple(map(named.with_name, others)))
     dense = key.compression in (34925, 50000)  # LZMA, Zstandard
     require_plausible(path, info, sum(files.values()), 1_000_000 if dense else 5000)

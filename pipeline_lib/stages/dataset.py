@@ -15,6 +15,7 @@ from pipeline_lib.data import normalisation
 from pipeline_lib.data.gray import HASH_BYTES, GrayLevels
 from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, count_pixels, separation_border
 from pipeline_lib.imageio.annotation import BORDER, REACH, UnclearAnnotation, grow
+from pipeline_lib.imageio.images import open_chosen
 from pipeline_lib.imageio.meaning import Values
 from pipeline_lib.instances.labelling import Read, labelled
 from pipeline_lib.kernels.blocks import BLOCK, blocks
@@ -75,7 +76,7 @@ def build_dataset(
         Meaning of sections without cells in a volume that has cells in other sections: an error, sections
         that show no cells, or sections that are not annotated.
     pairing : {"names", "order"}, default "names"
-        How the slices of two folders are paired.
+        How the files of two folders are paired, see `imageio.matching_slices`.
     scale : float, optional
         Factor by which gray levels are multiplied. They are then stored as float32.
     channels : int, default 1
@@ -97,7 +98,8 @@ def build_dataset(
         stack.enter_context(_named(output.stem))
         picture = output.with_suffix(".unclear.png")
         picture.unlink(missing_ok=True)
-        sources = [imageio.source_file(path) for path in (images, annotation, ignore_mask) if path]
+        paths = [path for path in (images, annotation, ignore_mask) if path]
+        sources = [file for path in paths for file in imageio.source_files(path)]
         # Drawn images have records: report a damaged file as such before a reader fails on it.
         for path in filter(Path.exists, sources):
             provenance.require_unchanged(path)
@@ -106,6 +108,10 @@ def build_dataset(
         )
         truth = None
         if annotation:
+            slices, mask_slices = (
+                imageio.matching_slices(images, path, pairing, sections) if path else None
+                for path in (annotation, ignore_mask)
+            )
             opened = imageio.open_annotation(
                 annotation,
                 sections=sections,
@@ -115,11 +121,13 @@ def build_dataset(
                 ignore_mask=ignore_mask,
                 relabel=relabel,
                 masks=imageio.is_folder_of_masks(annotation, raw.info.sections),
+                slices=slices,
+                mask_slices=mask_slices,
             )
             try:
                 truth = stack.enter_context(opened)
             except UnclearAnnotation as error:
-                _draw_values(raw, annotation, sections, error.found, picture)
+                _draw_values(raw, annotation, sections, slices, error.found, picture)
                 raise InputError(f"{error} The picture {picture} shows the values.") from error
             logger.info("%s: %s", annotation, truth.description)
             if truth.shape != raw.shape[1:]:
@@ -163,14 +171,21 @@ def build_dataset(
     _report_cells(output, truth.shape, counts, separation_border_width)
 
 
-def _draw_values(raw: imageio.Images, annotation: str, sections: str, found: Values, picture: Path) -> None:
+def _draw_values(
+    raw: imageio.Images,
+    annotation: str,
+    sections: str,
+    slices: Sequence[Path | None] | None,
+    found: Values,
+    picture: Path,
+) -> None:
     """Write a picture of the values of an annotation, which may have another size than the images."""
     from pipeline_lib.figures.values import save_values  # imports matplotlib, which is rarely needed here
 
     z, block = found.sample[0]
     if z >= raw.shape[1] or block.read[0].stop > raw.shape[2] or block.read[1].stop > raw.shape[3]:
         return
-    with imageio.open_images(annotation, sections=sections) as images:
+    with open_chosen(annotation, sections, 1, annotation=True, slices=slices) as images:
         region = images.read_unchecked(z, *block.read)[0]
     shares = dict(zip(found.values.tolist(), found.share.tolist(), strict=True))
     save_values(raw.read(z, *block.read), region, shares, picture, title=f"{annotation}, section {z}")

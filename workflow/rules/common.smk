@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from functools import partial
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +57,8 @@ def read_volumes():
         chosen = {row.volume: imageio.parse_sections(row.sections, sections) for row in rows}
         shapes = {name: (len(numbers), size, size) for name, numbers in chosen.items()}
     else:
-        found = volumes.check_files(rows, config["dataset"]["channels"], config["memory_gb"])
+        dataset = config["dataset"]
+        found = volumes.check_files(rows, dataset["channels"], config["memory_gb"], dataset["pairing"])
         shapes = {name: images.shape[1:] for name, images in found.items()}
         others = {name: images.others for name, images in found.items()}
     return {row.volume: row for row in rows}, shapes, others
@@ -100,9 +101,10 @@ def check_outputs():
     results = os.path.realpath(config["results"])
     inputs = {path for row in VOLUMES.values() for path in row.paths()}
     for path in sorted(inputs) if "drawing" not in config else ():
-        inside = os.path.relpath(os.path.realpath(imageio.source_file(path)), results)
-        target = os.path.join(config["results"], inside)
-        for output in (output for made in internals.own_rules(workflow) for output in made.output):
+        inside = [os.path.relpath(os.path.realpath(file), results) for file in imageio.source_files(path)]
+        targets = [os.path.join(config["results"], name) for name in inside if not name.startswith("..")]
+        outputs = [output for made in internals.own_rules(workflow) for output in made.output if targets]
+        for target, output in product(targets, outputs):
             if output.match(target) or str(output).startswith(f"{target}/"):
                 raise InputError(
                     f"{path}: the run would overwrite this file with its output {output}. Choose another "
@@ -331,13 +333,14 @@ def whole(names):
 
 def source_files(name):
     """Return all input files of a volume: images and, if there is one, the annotation."""
-    paths = map(imageio.source_file, VOLUMES[name].paths())
-    return [file for path in [*paths, *OTHERS[name]] for file in files_of(path)]
+    paths = [*VOLUMES[name].paths(), *OTHERS[name]]
+    return [file for path in paths for file in files_of(path)]
 
 
 def files_of(path):
-    """Return a file, or the slices in a folder. Editing a slice does not change the folder's time stamp."""
-    return list(map(str, imageio.slice_files(path))) if path.is_dir() else [str(path)]
+    """Return a file, or the slices of a folder or pattern: editing one does not change the folder's time."""
+    slices = imageio.are_slices(path)
+    return list(map(str, imageio.slice_files(path) if slices else [imageio.source_file(path)]))
 
 
 def part_files(pattern):
