@@ -205,6 +205,10 @@ SERIES = {
         [*numbered("slice_{:03}.tif", range(1, 6)), "slice_001_edit.tif"],
         {"slice_???.tif": 5, "slice_001_edit.tif": 1},
     ),
+    "a mask among words": (
+        ["cat.tif", "mouse_7.tif", "labels.tif"],
+        {"cat.tif": 1, "mouse_7.tif": 1, "labels.tif": 1},
+    ),
     "PNG and TIFF": (["a1.png", "a2.tif", "a3.tif"], {"a1.png": 1, "a*.tif": 2}),
     "brackets in names": (
         numbered("z{}[ch{}].tif", range(3), (0, 1)),
@@ -611,6 +615,7 @@ def stored(tmp_path_factory):
     )
     virtual("single", (4, 6), (everything, raw, 5))
     virtual("nested", (2, 4, 6), (everything, ("v.h5", "last", (3, 4, 6)), slice(1, 3)))
+    virtual("nested_gaps", (2, 4, 6), (everything, ("v.h5", "gaps", (6, 4, 6)), slice(3, 5)))
     virtual("of_link", (2, 4, 6), (everything, ("a.h5", "soft", (6, 4, 6)), slice(0, 2)))
     numbered_sections([50, 51, 52]).tofile(folder / "a.bin")
     section = 2 * 4 * 6
@@ -620,6 +625,8 @@ def stored(tmp_path_factory):
         file["flat"] = numbered_sections([40])[0]
         file.create_dataset("bytes", (3, 4, 6), "u2", external=[(folder / "a.bin", 0, h5py.h5f.UNLIMITED)])
         file.create_dataset("bytes_2", (1, 4, 6), "u2", external=[(folder / "a.bin", 2 * section, section)])
+        parts = [(folder / "a.bin", 0, section // 2), (folder / "a.bin", section // 2, 5 * section // 2)]
+        file.create_dataset("parts", (3, 4, 6), "u2", external=parts)
         file.create_dataset(
             "swapped",
             (2, 4, 6),
@@ -644,7 +651,9 @@ def stored(tmp_path_factory):
         "far.tif",
     ]
     names += ["o0.ome.tif", "o1.ome.tif", *(f"v.h5:/{name}" for name in layouts)]
-    names += [f"a.h5:/{name}" for name in ("g/raw", "soft", "twin", "flat", "bytes", "bytes_2", "swapped")]
+    names += [
+        f"a.h5:/{name}" for name in ("g/raw", "soft", "twin", "flat", "bytes", "bytes_2", "parts", "swapped")
+    ]
     names += ["b.h5:/twin"]
     paths = [f"{folder}/{name}" for name in names]
     values = {path: imageio.read_images(path)[0, :, 0, 0].tolist() for path in paths}
@@ -681,22 +690,30 @@ def test_two_images_share_sections_however_they_are_named(stored):
 
 
 def test_a_selection_that_is_not_understood_is_the_whole_source(tmp_path):
-    """The rows of the virtual dataset are the sections of its source."""
-    across = h5py.VirtualLayout((1, 3, 6), "u2")
-    across[0] = h5py.VirtualSource("a.h5", "raw", shape=(3, 4, 6))[:, 2, :]
-    missing = h5py.VirtualLayout((1, 4, 6), "u2")
-    missing[0, 0] = h5py.VirtualSource("a.h5", "cube", shape=(24,))[:6]
+    across = h5py.VirtualLayout((1, 3, 6), "u2")  # its rows are the sections of the source
+    across[0] = h5py.VirtualSource("a.h5", "raw", shape=(4, 4, 6))[:3, 2, :]
+    turned = h5py.VirtualLayout((4, 4, 6), "u2")  # its rows are called sections
+    turned[:] = h5py.VirtualSource("a.h5", "raw", shape=(4, 4, 6))
+    no_image = h5py.VirtualLayout((1, 4, 6), "u2")
+    no_image[0, 0] = h5py.VirtualSource("a.h5", "line", shape=(24,))[:6]
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["raw"] = numbered_sections([1, 2, 3])
-        file["cube"] = np.zeros(24)
+        file["raw"] = numbered_sections([1, 2, 3, 4])
+        file["line"] = np.zeros(24)
     with h5py.File(tmp_path / "v.h5", "w") as file:
-        for name, layout in (("across", across), ("missing", missing)):
+        for name, layout in (("across", across), ("turned", turned), ("no_image", no_image)):
             file.create_virtual_dataset(name, layout)
-    (whole,) = imageio.inspect(f"{tmp_path}/v.h5:/across").stored
-    (raw,) = imageio.inspect(f"{tmp_path}/a.h5:/raw").stored
-    assert (whole.key, whole.first, whole.sections, whole.at) == (raw.key, 0, 1, None)
-    (whole,) = imageio.inspect(f"{tmp_path}/v.h5:/missing").stored
-    assert whole.key.endswith(":cube") and whole.at is None
+        file["turned"].attrs["axes"] = "yzx"
+    raw = f"{tmp_path}/a.h5:/raw"
+    (stored,) = imageio.inspect(raw).stored
+    for name, sections in (("across", 1), ("turned", 4)):
+        path = f"{tmp_path}/v.h5:/{name}"
+        (whole,) = imageio.inspect(path).stored
+        assert whole == imageio.Stored(stored.key, 0, sections, None)
+        rows = [volumes.Volume("a", path, "", "0", "train"), volumes.Volume("b", raw, "", "3", "test")]
+        with pytest.raises(InputError, match="shares sections of"):
+            volumes._check_splits_disjoint(rows, {path: (whole,), raw: (stored,)})
+    (whole,) = imageio.inspect(f"{tmp_path}/v.h5:/no_image").stored
+    assert whole.key.endswith(":line") and whole.at is None
 
 
 def check_splits(tmp_path, *rows):
