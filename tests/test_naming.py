@@ -400,7 +400,7 @@ def test_names_that_do_not_decide_are_refused_with_a_fix_that_works(tmp_path, im
         imageio.matching_slices(str(raw), str(truth))
     message = str(caught.value)
     if fix == "order":
-        assert "`dataset.pairing: order`" in message
+        assert "`dataset: {pairing: order}`" in message
         found = imageio.matching_slices(str(raw), str(truth), "order")
         assert found == imageio.slice_files(truth)
         shown = re.findall(r"(\S+) with (\S+?)(?:,|\.$| and)", message.partition("right: ")[2])

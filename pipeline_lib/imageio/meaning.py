@@ -21,7 +21,7 @@ _LARGEST_LABEL = 2**32 - 1
 _SENTINELS = {2**bits - 1 for bits in (8, 15, 16, 31, 32, 63, 64)}  # values that often mean "not annotated"
 _SPECK = 0.05  # an area counts if it has at least this share of the pixels of the largest area of its value
 _SMALL = 16  # px; smaller areas of two values are noise
-_COMPACT = 12.0  # upper limit of the elongation of cells: it is 2 for most, 8 for rods, above 20 for membranes
+_COMPACT = 12.0  # largest elongation of cells; it is 2 for most, 8 for rods, above 20 for membranes
 
 
 @dataclass(frozen=True)

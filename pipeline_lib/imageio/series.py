@@ -176,8 +176,8 @@ def _not_paired(
     elif len(raw) == len(truth):
         order = ", ".join(f"{a.name} with {b.name}" for a, b in list(zip(raw, truth, strict=True))[:3])
         fix = (
-            "Rename the files so that a pair has the same number or name, or set `dataset.pairing: order` if "
-            f"this is right: {order}{' and so on' * (len(raw) > 3)}."
+            "Rename the files so that a pair has the same number or name, or set `dataset: {pairing: order}` "
+            f"if this is right: {order}{' and so on' * (len(raw) > 3)}."
         )
     else:
         fix = (

@@ -91,7 +91,8 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
     rows = volumes.read_table(config["volumes"], config.get("data_dir", "."))
     for row in rows:
         settings.of_volume(config["dataset"], row.dataset, row.row)
-    volumes.check_files(rows, config["dataset"]["channels"], config["memory_gb"])
+    dataset = config["dataset"]
+    volumes.check_files(rows, dataset["channels"], config["memory_gb"], pairing=dataset["pairing"])
     return rows, config
 
 
