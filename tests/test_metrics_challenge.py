@@ -209,8 +209,9 @@ def spoiled(probability, value):
         (lambda p: p.T[:-1], "same order"),
         (lambda p: spoiled(p, np.nan), "1 NaN or infinite values in section 1"),
         (lambda p: spoiled(p, np.inf), "1 NaN or infinite values in section 1"),
-        (lambda p: spoiled(p, 1.5), "to 1.5 in section 1, expected 0..1"),
-        (lambda p: spoiled(p, -0.25), "values from -0.25 to"),
+        (lambda p: spoiled(p, 1.5), r"is 1.5 at row 2, column 3 of section 1 .* to 1.5\), expected 0..1"),
+        (lambda p: spoiled(p.astype(np.float64), 1 + 2e-6), r"is 1.000002 at row 2, column 3 of section 1"),
+        (lambda p: spoiled(p, -0.25), "is -0.25 at row 2, column 3 of section 1 .values from -0.25 to"),
         (lambda p: (p * 65535).astype(np.uint16), "cell_probability / 65535"),
         (lambda p: (p > 0.5).astype(np.uint8), "binary map"),
         (lambda p: p.astype(complex), "complex128"),
@@ -248,6 +249,22 @@ def test_eight_bit_map_is_divided_by_255_and_logged(caplog):
     assert not caplog.records
     assert metrics.isbi_scores(cells, bytes_).equals(expected)
     assert "divided by 255" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rounding_errors_beyond_0_and_1_are_clipped_and_logged(dtype, caplog):
+    cells, probability = drawn_stack()
+    clean = probability.astype(dtype)
+    clean[:, 5], clean[:, 9] = 1, 0
+    rounded = clean.copy()
+    rounded[:, 5], rounded[1, 9] = np.nextafter(dtype(1), dtype(2)), -9e-7
+    expected = metrics.isbi_scores(cells, clean, [0.0, 0.5, 1.0])
+    assert not caplog.records
+    assert metrics.isbi_scores(cells, rounded, [0.0, 0.5, 1.0]).equals(expected)
+    assert [record.message for record in caplog.records] == [
+        "cell_probability has values up to 1e-06 beyond 0..1, which were clipped."
+    ]
+    np.testing.assert_array_equal(metrics.error_map(cells, rounded, 1), metrics.error_map(cells, clean, 1))
 
 
 def test_inverted_map_is_logged_and_scored_as_it_is(caplog):

@@ -15,12 +15,19 @@ from pipeline_lib.runtime.errors import InputError
 binaries = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=14))
 
 
-def slow_flood(cells):
-    """Flood a (y, x) array with two levels, on a dictionary (x, y) -> label in the order of columns."""
-    components = metrics.connected_components(cells)
-    if not cells.any():
-        return np.ones(cells.shape, int)
-    columns_first = [(x, y) for x in range(cells.shape[1]) for y in range(cells.shape[0])]
+def slow_components(cells, ignore):
+    """Label the components of the cells that are not ignored, in the order of columns."""
+    return ndimage.label((cells & ~ignore).T)[0].T
+
+
+def slow_flood(cells, ignore=None):
+    """Flood a (y, x) array with two levels, on a dictionary (x, y) -> label in the order of columns.
+
+    Ignored pixels are not in the dictionary. Parts without cells become one cell each.
+    """
+    ignore = np.zeros(cells.shape, bool) if ignore is None else ignore
+    components = slow_components(cells, ignore)
+    columns_first = [(x, y) for x in range(cells.shape[1]) for y in range(cells.shape[0]) if not ignore[y, x]]
     label = {(x, y): int(components[y, x]) if cells[y, x] else "membrane" for x, y in columns_first}
 
     def around(x, y):
@@ -45,7 +52,11 @@ def slow_flood(cells):
             elif label[other] == "membrane":
                 label[other] = "queued"
                 queue.append(other)
-    return np.array([[label[x, y] for x in range(cells.shape[1])] for y in range(cells.shape[0])])
+    flooded = np.zeros(cells.shape, int)
+    for (x, y), value in label.items():
+        flooded[y, x] = -1 if value == "membrane" else value
+    rest = slow_components(flooded == -1, ignore)
+    return np.where(rest > 0, components.max(initial=0) + rest, flooded)
 
 
 @given(binaries)
@@ -78,6 +89,29 @@ def test_many_provisional_labels_are_joined():
 @given(binaries)
 def test_thinning_equals_the_slow_implementation(binary):
     np.testing.assert_array_equal(metrics.thin_borders(binary), slow_flood(binary))
+
+
+with_ignored = array_shapes(min_dims=2, max_dims=2, max_side=14).flatmap(
+    lambda shape: st.tuples(
+        arrays(bool, shape), arrays(np.int8, shape, elements=st.sampled_from([0, 0, 0, -1, 7]))
+    )
+)
+
+
+@given(with_ignored)
+def test_nothing_is_connected_or_grows_through_ignored_pixels(images):
+    binary, ignore = images
+    expected = slow_components(binary, ignore != 0)
+    np.testing.assert_array_equal(metrics.connected_components(binary, ignore=ignore), expected)
+    np.testing.assert_array_equal(
+        metrics.thin_borders(binary, ignore=ignore), slow_flood(binary, ignore != 0)
+    )
+
+
+def test_part_without_cells_behind_ignored_pixels_is_one_cell():
+    binary, ignore = np.array([[0, 1, 0, 0, 0, 0]]), np.array([[0, 0, 0, 1, 0, 0]])
+    np.testing.assert_array_equal(metrics.thin_borders(binary, ignore=ignore), [[1, 1, 1, 0, 2, 2]])
+    np.testing.assert_array_equal(metrics.thin_borders(0 * binary, ignore=ignore), [[1, 1, 1, 0, 2, 2]])
 
 
 @given(binaries.filter(lambda binary: binary.any()), st.booleans())

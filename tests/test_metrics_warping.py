@@ -49,14 +49,18 @@ def slow_warp(cells, probability, threshold, mask=None):
     return warped[1:-1, 1:-1], mismatches
 
 
-def slow_error_map(cells, probability, threshold, radius, mask=None):
-    warped, mismatches = slow_warp(cells, probability, threshold, mask)
+def slow_error_map(cells, probability, threshold, radius, mask=True, ignore=False):
+    """Ignored pixels are like those beyond the edge: membrane that neither changes nor counts."""
+    inside = ~np.broadcast_to(ignore, cells.shape)
+    warped, mismatches = slow_warp(cells * inside, probability, threshold, mask & inside)
     labels, _ = ndimage.label(warped)
     errors = np.zeros(cells.shape, int)
     height, width = cells.shape
-    reach = radius if 1 <= radius <= min(height, width) else max(height, width)
+    sides = [np.ptp(places) + 1 for places in np.nonzero(inside)]
+    reach = radius if 1 <= radius <= min(sides) else max(height, width)
     for y, x in mismatches:
-        near = {labels[y + dy, x + dx] for dx, dy in RING if 0 <= y + dy < height and 0 <= x + dx < width}
+        around = [(y + dy, x + dx) for dx, dy in RING if 0 <= y + dy < height and 0 <= x + dx < width]
+        near = {labels[pixel] for pixel in around if inside[pixel]}
         white = warped[y, x]
         if near in (set(), {0}):
             kind = Mismatch.OBJECT_DELETION if white else Mismatch.OBJECT_ADDITION
@@ -132,6 +136,29 @@ def test_pixels_outside_the_mask_neither_change_nor_count(images, threshold, see
         metrics.error_map(cells, probability, threshold, mask),
         slow_error_map(cells, probability, threshold, 20, mask),
     )
+
+
+@given(
+    maps(20), thresholds, st.sampled_from([1, 3, 20]), st.integers(0, 100), st.sampled_from([0.1, 0.3, 0.7])
+)
+def test_ignored_pixels_are_like_those_beyond_the_edge(images, threshold, radius, seed, share):
+    cells, probability = images
+    rng = np.random.default_rng(seed)
+    ignore, mask = rng.random(cells.shape) < share, rng.random(cells.shape) < 0.7
+    ignore[0, 0] = False
+    other, spoiled = np.where(ignore, 1 - cells, cells), np.where(ignore, np.nan, probability)
+    expected = slow_error_map(cells, probability, threshold, radius, ignore=ignore)
+    found = metrics.error_map(other, spoiled, threshold, radius=radius, ignore=ignore)
+    np.testing.assert_array_equal(found, expected)
+    size = np.count_nonzero(~ignore)
+    error = metrics.warping_error(other, spoiled, threshold, ignore=ignore)
+    assert error == np.count_nonzero(expected) / size
+    np.testing.assert_array_equal(
+        metrics.error_map(other, spoiled, threshold, mask, radius, ignore=ignore),
+        slow_error_map(cells, probability, threshold, radius, mask, ignore),
+    )
+    warped, _ = slow_warp(cells * ~ignore, probability, threshold, ~ignore)
+    np.testing.assert_array_equal(metrics.warp(other, spoiled, threshold, ignore=ignore), warped)
 
 
 @given(maps(60), thresholds)

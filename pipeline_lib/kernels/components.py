@@ -5,11 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline_lib.kernels.compiled import compiled
-from pipeline_lib.kernels.sections import OUTSIDE, check_shapes, padded, section, sections_of, unpadded
+from pipeline_lib.kernels.sections import (
+    OUTSIDE,
+    check_shapes,
+    count_sections,
+    ignored_pixels,
+    padded,
+    section,
+    sections_of,
+    unpadded,
+    without,
+)
 from pipeline_lib.runtime.types import Stored
 
 
-def connected_components(binary: Stored) -> np.ndarray:
+def connected_components(binary: Stored, *, ignore: Stored | None = None) -> np.ndarray:
     """Label the 4-connected components of each section.
 
     Pixels that touch only at a corner are not connected, and nothing is connected across sections.
@@ -18,6 +28,8 @@ def connected_components(binary: Stored) -> np.ndarray:
     ----------
     binary : (z, y, x) or (y, x) array
         Binary image of any type; pixels that are not 0 are foreground.
+    ignore : array, optional
+        Pixels that are not part of the image are not 0; same shape. They are background in the result.
 
     Returns
     -------
@@ -28,7 +40,7 @@ def connected_components(binary: Stored) -> np.ndarray:
     Raises
     ------
     InputError
-        If the shape is not (z, y, x) or (y, x), or an axis is empty.
+        If the shape is not (z, y, x) or (y, x), an axis is empty, or the shapes differ.
 
     Examples
     --------
@@ -39,10 +51,11 @@ def connected_components(binary: Stored) -> np.ndarray:
            [0, 0, 3],
            [2, 0, 3]], dtype=int32)
     """
-    check_shapes(binary=binary)
+    check_shapes(binary=binary, ignore=ignore)
     labels = np.empty(binary.shape, np.int32)
-    for z, cells in enumerate(sections_of(binary)):
-        section(labels, z)[...] = unpadded(padded_components(padded(cells != 0, np.uint8)))
+    for z in range(count_sections(binary)):
+        cells = without(section(binary, z) != 0, ignored_pixels(ignore, z))
+        section(labels, z)[...] = unpadded(padded_components(padded(cells, np.uint8)))
     return labels
 
 
@@ -57,13 +70,16 @@ def equal_components(values: np.ndarray) -> np.ndarray:
     return labels
 
 
-def padded_components(cells: np.ndarray) -> np.ndarray:
-    """Return the labels (int32, border `OUTSIDE`) of a padded section of unsigned integers.
+def padded_components(cells: np.ndarray, beyond: np.ndarray | None = None) -> np.ndarray:
+    """Return the labels (int32) of a padded section of unsigned integers; `beyond` is that of `outside`.
 
-    Only pixels of the same value are connected; 0 is background.
+    Only pixels of the same value are connected; 0 is background. The padding and ignored pixels, which must
+    be 0 in `cells`, have the label `OUTSIDE`.
     """
     labels = np.full(cells.shape, OUTSIDE, np.int32)
     _label(cells, labels)
+    if beyond is not None:
+        labels[beyond] = OUTSIDE
     return labels
 
 

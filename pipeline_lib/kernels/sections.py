@@ -7,6 +7,7 @@ one pixel, so that kernels can read all neighbours of a pixel without checking f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Stored
 
 LARGEST_SECTION = 2**31 - 1  # px; pixels are numbered in int32
-OUTSIDE = -1  # border of a padded label image; components are 1..n, background is 0
+OUTSIDE = -1  # label of the padding and of ignored pixels; components are 1..n, background is 0
 
 
 class Sections:
@@ -61,6 +62,29 @@ def sections_of(array: Stored) -> Iterator[np.ndarray]:
     return (section(array, z) for z in range(count_sections(array)))
 
 
+def ignored_pixels(ignore: Stored | None, z: int) -> np.ndarray | None:
+    """Return the pixels of section `z` that are ignored (y, x), bool; None if there are none."""
+    if ignore is None:
+        return None
+    ignored = section(ignore, z) != 0
+    return ignored if ignored.any() else None
+
+
+def without(section: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
+    """Return a section with 0 at the ignored pixels; `section` itself if none are ignored."""
+    if ignored is None:
+        return section
+    kept = section.copy()
+    kept[ignored] = 0
+    return kept
+
+
+def count_pixels(array: Stored, ignore: Stored | None) -> int:
+    """Return the number of pixels of an array that are not ignored."""
+    left_out = () if ignore is None else map(np.count_nonzero, sections_of(ignore))
+    return math.prod(array.shape) - sum(map(int, left_out))
+
+
 def padded(section: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
     """Return a section (y, x) transposed and padded with 0: a contiguous (x + 2, y + 2) array of `dtype`."""
     height, width = section.shape
@@ -74,9 +98,20 @@ def unpadded(array: np.ndarray) -> np.ndarray:
     return array[1:-1, 1:-1].T
 
 
-def check_shapes(**arrays: Stored) -> None:
-    """Raise `InputError` unless all arrays have the same shape (z, y, x) or (y, x) without an empty axis."""
-    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+def outside(ignored: np.ndarray | None) -> np.ndarray | None:
+    """Return the padding and the ignored pixels of a padded section as bool; None if none are ignored.
+
+    The kernels treat ignored pixels like pixels beyond the edge of the image, so no cell crosses them.
+    """
+    return None if ignored is None else ~padded(~ignored, bool)
+
+
+def check_shapes(**arrays: Stored | None) -> None:
+    """Raise `InputError` unless all arrays have the same shape (z, y, x) or (y, x) without an empty axis.
+
+    Arrays that are None are optional ones that were not given.
+    """
+    shapes = {name: tuple(array.shape) for name, array in arrays.items() if array is not None}
     found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     if len(set(shapes.values())) > 1:
         raise InputError(

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipeline_lib.kernels.components import padded_components
-from pipeline_lib.kernels.sections import count_sections, padded, section, unpadded
+from pipeline_lib.kernels.sections import count_sections, ignored_pixels, outside, padded, section, unpadded
 from pipeline_lib.kernels.threads import over_sections
 from pipeline_lib.metrics.contingency import as_labels, count_pairs
 from pipeline_lib.metrics.counts import Counts
 from pipeline_lib.metrics.information import Information, information
-from pipeline_lib.metrics.inputs import MapChecker, as_probability, checked_thresholds
+from pipeline_lib.metrics.inputs import MapChecker, checked_thresholds
 from pipeline_lib.metrics.instances import Objects, count_objects, pooled_objects
 from pipeline_lib.metrics.mismatches import CHALLENGE_RADIUS, Mismatch, classify
 from pipeline_lib.metrics.pixel import pixel_counts
@@ -52,13 +52,15 @@ _SUMMARISED = [
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Section `z` in the form that the kernels need: padded, except for the instance labels."""
+    """Section `z` in the form that the kernels need: padded, except for `ignored` and `labels`."""
 
     z: int
     truth: np.ndarray
     components: np.ndarray
     probability: np.ndarray
     may_change: np.ndarray
+    ignored: np.ndarray | None
+    beyond: np.ndarray | None
     labels: np.ndarray | None
 
 
@@ -94,6 +96,7 @@ def isbi_scores(
     cell_probability: Stored,
     thresholds: Sequence[float] = CHALLENGE_THRESHOLDS,
     *,
+    ignore: Stored | None = None,
     mask: Stored | None = None,
     labels: Stored | None = None,
     segment: Segment | None = None,
@@ -111,9 +114,13 @@ def isbi_scores(
     thresholds : sequence of float, optional
         The prediction at a threshold is `cell_probability > threshold`, compared in float64. In 0..1. The
         default is the challenge's: 0, 0.1, ..., 0.9999999999999999.
+    ignore : array, optional
+        Pixels that are not annotated are not 0; same shape. All scores are computed as if these pixels were
+        not in the image, so no cell, thinned border or deformation crosses them. Values of the other arrays
+        at these pixels are not used.
     mask : array, optional
         Pixels that can change and whose errors count in the warping errors are not 0; same shape. By default
-        all pixels count, as in the challenge.
+        all pixels count, as in the challenge. Unlike `ignore`, it affects no other score.
     labels : array of int, optional
         Instance labels of the truth, 0 = background; same shape. If they are given, the table also has the
         `INSTANCE_METRICS`.
@@ -121,6 +128,7 @@ def isbi_scores(
         Makes the instances that are compared with `labels`. It takes the number of a section, its cell
         probability (y, x), the threshold and the 4-connected components above it (int32), and returns
         instance labels (y, x). By default the components are the instances. Other scores do not depend on it.
+        Ignored pixels have probability 0 there, and labels at them are not used.
     workers : int, optional
         Number of threads. By default one for each core that this process may use.
     progress : callable, optional
@@ -135,7 +143,7 @@ def isbi_scores(
     ------
     InputError
         If the shapes differ, the probability has NaN or values outside 0..1, a label is negative
-        or not an integer, or a threshold is outside 0..1.
+        or not an integer, a threshold is outside 0..1, or all pixels are ignored.
 
     Notes
     -----
@@ -164,6 +172,9 @@ def isbi_scores(
     rand_error_n2 of 1, v_rand_thin and v_info_thin of 0, and vi_split and vi_merge of NaN. A map that is
     anticorrelated with the truth is logged and scored as it is. For a stack without true cells, the function
     `metrics.rand_error` returns NaN instead of 0.
+
+    A section whose pixels are all ignored is left out. Probabilities up to 1e-6 beyond 0..1 are clipped,
+    which is logged.
 
     The truth is `cells != 0` at all thresholds; the reference compares it with the threshold, too.
 
@@ -201,22 +212,31 @@ def isbi_scores(
     import pandas as pd  # imported here because it takes 0.25 s; most stages that use a score need no table
 
     thresholds = checked_thresholds(thresholds)
-    arrays = {"mask": mask, "labels": labels}
-    check = MapChecker(cells, cell_probability, **{k: a for k, a in arrays.items() if a is not None})
+    check = MapChecker(cells, cell_probability, ignore=ignore, mask=mask, labels=labels)
 
     def prepare(z: int) -> _Prepared:
-        truth, probability = section(cells, z), section(cell_probability, z)
-        check(z, truth, probability)
-        truth, probability = padded(truth != 0, np.uint8), padded(as_probability(probability), np.float32)
-        own = None if labels is None else as_labels(section(labels, z), "labels")
-        return _Prepared(z, truth, padded_components(truth), probability, allowed(mask, z), own)
+        ignored = ignored_pixels(ignore, z)
+        beyond = outside(ignored)
+        truth, probability = check(z, section(cells, z), section(cell_probability, z), ignored)
+        truth, probability = padded(truth, np.uint8), padded(probability, np.float32)
+        return _Prepared(
+            z=z,
+            truth=truth,
+            components=padded_components(truth, beyond),
+            probability=probability,
+            may_change=allowed(mask, z, ignored),
+            ignored=ignored,
+            beyond=beyond,
+            labels=None if labels is None else as_labels(section(labels, z), "labels", ignored),
+        )
 
     def score(prepared: _Prepared, threshold: float) -> _Section:
         return _Section(_partition(prepared, threshold, segment), _warping(prepared, threshold))
 
     per_section = over_sections(prepare, score, count_sections(cells), thresholds, workers, progress)
     check.finish()
-    at_threshold = dict(zip(thresholds, zip(*per_section, strict=True), strict=True))
+    annotated = [scores for scores in per_section if scores[0].partition.pixels.total]
+    at_threshold = dict(zip(thresholds, zip(*annotated, strict=True), strict=True))
     kinds = [_pooled] if labels is None else [_pooled, _pooled_objects]
     rows = [
         (metric, threshold, value)
@@ -229,7 +249,9 @@ def isbi_scores(
 
 def _partition(section: _Prepared, threshold: float, segment: Segment | None) -> _Partition:
     """Score a section from contingency tables, which are counted before and after thinning."""
-    predicted = padded_components(np.greater(section.probability, np.float64(threshold)).view(np.uint8))
+    above = np.greater(section.probability, np.float64(threshold)).view(np.uint8)
+    predicted = padded_components(above, section.beyond)
+    del above
     table = count_pairs(section.components, predicted)
     pixels, pairs, squares = pixel_counts(table), foreground_pairs(table), foreground_squares(table)
     all_pairs, entropies = unrestricted_pairs(table), information(table)
@@ -239,7 +261,7 @@ def _partition(section: _Prepared, threshold: float, segment: Segment | None) ->
         found = np.ascontiguousarray(unpadded(predicted))
         if segment is not None:
             found = segment(section.z, unpadded(section.probability), threshold, found)
-            found = as_labels(found, "the segmentation")
+            found = as_labels(found, "the segmentation", section.ignored)
         objects = count_objects(count_pairs(section.labels, found))
         del found
     flood(predicted)
@@ -260,7 +282,7 @@ def _warping(section: _Prepared, threshold: float) -> _Warping:
     """Deform the truth of a section and count the remaining errors."""
     warped = section.truth.copy()
     remaining = warp_section(warped, section.probability, threshold, section.may_change)
-    codes = classify(warped, remaining, CHALLENGE_RADIUS).ravel()[remaining]
+    codes = classify(warped, remaining, section.beyond, CHALLENGE_RADIUS).ravel()[remaining]
     split_or_merger = (codes == Mismatch.SPLIT) | (codes == Mismatch.MERGER)
     return _Warping(remaining.size, int(np.count_nonzero(split_or_merger)))
 
@@ -269,7 +291,6 @@ def _pooled(sections: Sequence[_Section]) -> dict[str, float]:
     """Return the scores of one threshold over all sections."""
     partitions = [s.partition for s in sections]
     pixels = reduce(add, (p.pixels for p in partitions))
-    size = pixels.tp + pixels.tn + pixels.fp + pixels.fn
     with_cells = [p for p in partitions if p.pixels.tp + p.pixels.fn] or partitions
     uniform = [p.pixels.tp + p.pixels.fp == 0 or p.pixels.tn + p.pixels.fn == 0 for p in partitions]
     return {
@@ -280,8 +301,8 @@ def _pooled(sections: Sequence[_Section]) -> dict[str, float]:
         "rand_error_unrestricted": 1 - reduce(add, (p.all_pairs for p in partitions)).f_score,
         "v_rand_thin": float(np.mean([p.v_rand_thin for p in partitions])),
         "v_info_thin": float(np.mean([p.v_info_thin for p in partitions])),
-        "warping_error": sum(s.warping.remaining for s in sections) / size,
-        "splits_mergers_error": sum(s.warping.splits_mergers for s in sections) / size,
+        "warping_error": sum(s.warping.remaining for s in sections) / pixels.total,
+        "splits_mergers_error": sum(s.warping.splits_mergers for s in sections) / pixels.total,
         "vi_split": float(np.mean([p.entropies.vi_split for p in with_cells])),
         "vi_merge": float(np.mean([p.entropies.vi_merge for p in with_cells])),
         "uniform_sections": float(np.mean(uniform)),

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from pipeline_lib.kernels.compiled import compiled
-from pipeline_lib.kernels.sections import check_shapes, sections_of
+from pipeline_lib.kernels.sections import (
+    OUTSIDE,
+    check_shapes,
+    count_sections,
+    ignored_pixels,
+    section,
+    without,
+)
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Stored
 
@@ -77,7 +85,9 @@ class Foreground:
         return int(self.truth.sum())
 
 
-def contingency_tables(labels: Stored, predicted_labels: Stored) -> list[ContingencyTable]:
+def contingency_tables(
+    labels: Stored, predicted_labels: Stored, *, ignore: Stored | None = None
+) -> list[ContingencyTable]:
     """Return the contingency table of each section.
 
     Parameters
@@ -87,12 +97,15 @@ def contingency_tables(labels: Stored, predicted_labels: Stored) -> list[Conting
     predicted_labels : array of int or bool
         Predicted labels of the same shape, 0 = background. Labels of both can be any integers that are not
         negative.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
     list of ContingencyTable
-        One table for each section. In a section of N pixels whose largest label is above 4 N + 1000, the
-        labels are renumbered from 1 in ascending order; the background stays 0. This changes no score.
+        One table for each section, without entries if all its pixels are left out. In a section of N pixels
+        whose largest label is above 4 N + 1000, the labels are renumbered from 1 in ascending order; the
+        background stays 0. This changes no score.
 
     Raises
     ------
@@ -113,8 +126,21 @@ def contingency_tables(labels: Stored, predicted_labels: Stored) -> list[Conting
            [1, 3, 2],
            [2, 2, 4]], dtype=int32)
     """
-    check_shapes(labels=labels, predicted_labels=predicted_labels)
-    return list(map(_table, sections_of(labels), sections_of(predicted_labels)))
+    check_shapes(labels=labels, predicted_labels=predicted_labels, ignore=ignore)
+    tables = []
+    for z in range(count_sections(labels)):
+        ignored = ignored_pixels(ignore, z)
+        truth = as_labels(section(labels, z), "labels", ignored)
+        tables.append(
+            count_pairs(truth, as_labels(section(predicted_labels, z), "predicted_labels", ignored))
+        )
+    return tables
+
+
+def mean_of_sections(score: Callable[[ContingencyTable], float], tables: Sequence[ContingencyTable]) -> float:
+    """Return the mean of `score` over the sections that have pixels; NaN if there are none."""
+    values = [score(table) for table in tables if table.count.size]
+    return float(np.mean(values)) if values else float("nan")
 
 
 def sums_by(labels: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -123,12 +149,12 @@ def sums_by(labels: np.ndarray, count: np.ndarray) -> np.ndarray:
     return sums[sums > 0].astype(np.int64)
 
 
-def _table(labels: np.ndarray, predicted_labels: np.ndarray) -> ContingencyTable:
-    return count_pairs(as_labels(labels, "labels"), as_labels(predicted_labels, "predicted_labels"))
+def as_labels(section: np.ndarray, name: str, ignored: np.ndarray | None = None) -> np.ndarray:
+    """Return a section of labels as contiguous int32, with `OUTSIDE` at the ignored pixels.
 
-
-def as_labels(section: np.ndarray, name: str) -> np.ndarray:
-    """Return a section of labels as contiguous int32; raise `InputError` if its values cannot be labels."""
+    Raises `InputError` if the values of the other pixels cannot be labels.
+    """
+    section = without(section, ignored)
     if section.dtype.kind not in "uib":
         raise InputError(
             f"{name} has dtype {section.dtype}, expected integer labels with 0 = background. Label a "
@@ -143,7 +169,10 @@ def as_labels(section: np.ndarray, name: str) -> np.ndarray:
     if section.max() > min(4 * section.size + 1000, 2**31 - 1):
         values, inverse = np.unique(section, return_inverse=True)
         section = (inverse + (values[0] > 0)).reshape(section.shape)
-    return np.ascontiguousarray(section, np.int32)
+    checked = np.ascontiguousarray(section, np.int32)
+    if ignored is not None:
+        checked[ignored] = OUTSIDE  # `checked` is a copy, made by `without`
+    return checked
 
 
 def count_pairs(labels: np.ndarray, predicted_labels: np.ndarray) -> ContingencyTable:

@@ -42,10 +42,14 @@ class Counts:
         return f_score(self.precision, self.recall)
 
     @property
+    def total(self) -> float:
+        """TP + TN + FP + FN."""
+        return self.tp + self.tn + self.fp + self.fn
+
+    @property
     def mismatch(self) -> float:
         """Fraction that is wrong, (FP + FN) / (TP + TN + FP + FN); NaN if nothing was counted."""
-        total = self.tp + self.tn + self.fp + self.fn
-        return (self.fp + self.fn) / total if total else float("nan")
+        return (self.fp + self.fn) / self.total if self.total else float("nan")
 
 
 def f_score(precision: float, recall: float) -> float:

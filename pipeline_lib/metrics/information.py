@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline_lib.metrics.contingency import ContingencyTable, contingency_tables
+from pipeline_lib.metrics.contingency import ContingencyTable, contingency_tables, mean_of_sections
 from pipeline_lib.metrics.counts import f_score
 from pipeline_lib.runtime.types import Stored
 
@@ -54,7 +54,7 @@ class Information:
         return f_score(self.precision, self.recall)
 
 
-def v_info(labels: Stored, predicted_labels: Stored) -> float:
+def v_info(labels: Stored, predicted_labels: Stored, *, ignore: Stored | None = None) -> float:
     """Return V_info: the F-score of the information that truth and prediction share, averaged over sections.
 
     Precision is I / H(truth), which falls with mergers. Recall is I / H(prediction), which falls with splits.
@@ -69,6 +69,8 @@ def v_info(labels: Stored, predicted_labels: Stored) -> float:
     predicted_labels : array of int
         Predicted instance labels of the same shape. A pixel of a true cell that is predicted as background
         counts as a segment of one pixel.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
@@ -105,11 +107,11 @@ def v_info(labels: Stored, predicted_labels: Stored) -> float:
     >>> v_info(truth, np.ones_like(truth))
     0.0
     """
-    tables = contingency_tables(labels, predicted_labels)
-    return float(np.mean([information(table).f_score for table in tables]))
+    tables = contingency_tables(labels, predicted_labels, ignore=ignore)
+    return mean_of_sections(lambda table: information(table).f_score, tables)
 
 
-def vi_split(labels: Stored, predicted_labels: Stored) -> float:
+def vi_split(labels: Stored, predicted_labels: Stored, *, ignore: Stored | None = None) -> float:
     """Return the split part of the variation of information, H(prediction | truth), in nats.
 
     It is the entropy of the predicted label of a pixel if its true cell is known. It rises if true cells are
@@ -122,6 +124,8 @@ def vi_split(labels: Stored, predicted_labels: Stored) -> float:
     predicted_labels : array of int
         Predicted instance labels of the same shape. A pixel of a true cell that is predicted as background
         counts as a segment of one pixel, so thick predicted membranes raise the score, too.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
@@ -154,10 +158,10 @@ def vi_split(labels: Stored, predicted_labels: Stored) -> float:
     >>> vi_split(truth, np.ones_like(truth))
     0.0
     """
-    return mean_vi(contingency_tables(labels, predicted_labels))[0]
+    return mean_vi(contingency_tables(labels, predicted_labels, ignore=ignore))[0]
 
 
-def vi_merge(labels: Stored, predicted_labels: Stored) -> float:
+def vi_merge(labels: Stored, predicted_labels: Stored, *, ignore: Stored | None = None) -> float:
     """Return the merge part of the variation of information, H(truth | prediction), in nats.
 
     It is the entropy of the true cell of a pixel if its predicted label is known. It rises if true cells are
@@ -170,6 +174,8 @@ def vi_merge(labels: Stored, predicted_labels: Stored) -> float:
     predicted_labels : array of int
         Predicted instance labels of the same shape. A pixel of a true cell that is predicted as background
         counts as a segment of one pixel.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
@@ -200,7 +206,7 @@ def vi_merge(labels: Stored, predicted_labels: Stored) -> float:
     >>> vi_merge(truth, np.array([[1, 3, 2, 2], [1, 3, 2, 2]]))
     0.0
     """
-    return mean_vi(contingency_tables(labels, predicted_labels))[1]
+    return mean_vi(contingency_tables(labels, predicted_labels, ignore=ignore))[1]
 
 
 def mean_vi(tables: Sequence[ContingencyTable]) -> tuple[float, float]:

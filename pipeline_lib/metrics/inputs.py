@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline_lib.kernels.sections import check_shapes, count_sections
+from pipeline_lib.kernels.sections import check_shapes, count_sections, without
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Stored
 
+ROUNDING = 1e-6  # probabilities up to this far beyond 0..1 are clipped: other programs compute in float32
 INVERTED = -0.05  # a map with a lower correlation with the truth is probably inverted; noise stays above
 
 
@@ -18,9 +19,12 @@ class MapChecker:
     """Check a truth and a probability map, section by section.
 
     Raises `InputError` at once for different shapes and for integer probabilities other than uint8, for NaN
-    and probabilities outside 0..1 when their section is checked, and at the end for a uint8 map of 0 and 1.
-    At the end it logs what is probably a mistake: a uint8 map (which is divided by 255), a truth without
-    cells, and a map that is anticorrelated with the truth.
+    and probabilities outside 0..1 when their section is checked, and at the end for a uint8 map of 0 and 1,
+    and if all pixels are ignored. At the end it logs what was changed (a uint8 map is divided by 255, values
+    up to `ROUNDING` beyond 0..1 are clipped), and what is probably a mistake: a truth without cells, and a
+    map that is anticorrelated with the truth.
+
+    Values at ignored pixels are not checked; they may be NaN.
 
     Parameters
     ----------
@@ -28,11 +32,11 @@ class MapChecker:
         Truth: cell is not 0.
     cell_probability : array
         Probability map of the same shape.
-    **others : array
+    **others : array or None
         Further arrays that must have the same shape, by the name to use in errors.
     """
 
-    def __init__(self, cells: Stored, cell_probability: Stored, **others: Stored) -> None:
+    def __init__(self, cells: Stored, cell_probability: Stored, **others: Stored | None) -> None:
         check_shapes(cells=cells, cell_probability=cell_probability, **others)
         self._dtype = np.dtype(cell_probability.dtype)
         if self._dtype.kind not in "fb" and self._dtype != np.uint8:
@@ -42,21 +46,38 @@ class MapChecker:
             )
         sections = count_sections(cells)
         self._highest, self._moments = np.zeros(sections), np.zeros((sections, 5))
+        self._clipped = np.zeros(sections, bool)
 
-    def __call__(self, z: int, truth: np.ndarray, probability: np.ndarray) -> None:
-        """Check section `z`; several threads can check different sections at a time."""
+    def __call__(
+        self, z: int, truth: np.ndarray, probability: np.ndarray, ignored: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Check section `z`; several threads can check different sections at a time.
+
+        Returns the cells of the truth (bool) and the probability (float32), both 0 at ignored pixels.
+        """
+        truth, probability = without(truth, ignored), without(probability, ignored)
         if truth.dtype.kind == "f" and np.isnan(truth).any():
             raise InputError(
                 f"cells has NaN in section {z}, expected 0 for membrane and other numbers for cells. Replace "
                 "the NaN, for instance by 0."
             )
         if self._dtype.kind == "f":
-            _check_values(probability, z)
+            self._clipped[z] = _check_values(probability, z)
         self._highest[z] = probability.max()
-        self._moments[z] = _moments(truth != 0, as_probability(probability))
+        cells, probability = truth != 0, as_probability(probability)
+        self._moments[z] = _moments(cells, probability)
+        if ignored is not None:
+            self._moments[z, 0] -= np.count_nonzero(ignored)
+        return cells, probability
 
     def finish(self) -> None:
         """Check the stack as a whole, after all sections were checked."""
+        sums = self._moments.sum(axis=0)
+        if sums[0] == 0:
+            raise InputError(
+                "every pixel is ignored, so there is nothing to score. Check the value or the mask that "
+                "means `not annotated`."
+            )
         if self._dtype == np.uint8 and self._highest.max() == 1:
             raise InputError(
                 "cell_probability is uint8 without values above 1, expected 0..255. For a binary map pass "
@@ -64,7 +85,8 @@ class MapChecker:
             )
         if self._dtype == np.uint8:
             logger.warning("cell_probability is uint8 and was divided by 255.")
-        sums = self._moments.sum(axis=0)
+        if self._clipped.any():
+            logger.warning("cell_probability has values up to %g beyond 0..1, which were clipped.", ROUNDING)
         if sums[1] == 0:
             logger.warning(
                 "the truth has no cells, so rand_error is 0 by definition and has no meaning. Check the "
@@ -88,14 +110,14 @@ def checked_thresholds(thresholds: Sequence[float]) -> list[float]:
 
 
 def as_probability(probability: np.ndarray) -> np.ndarray:
-    """Return a section of a probability map as float32, with uint8 divided by 255."""
+    """Return a section of a probability map as float32 in 0..1, with uint8 divided by 255."""
     if probability.dtype == np.uint8:
         return probability.astype(np.float32) / np.float32(255)
-    return probability.astype(np.float32, copy=False)
+    return np.clip(probability.astype(np.float32, copy=False), 0, 1)
 
 
-def _check_values(probability: np.ndarray, z: int) -> None:
-    """Raise `InputError` unless all values of section `z` are finite and in 0..1."""
+def _check_values(probability: np.ndarray, z: int) -> bool:
+    """Return whether values of section `z` are slightly beyond 0..1; raise `InputError` for all others."""
     lowest, highest = float(probability.min()), float(probability.max())
     if not np.isfinite([lowest, highest]).all():
         count = np.count_nonzero(~np.isfinite(probability))
@@ -103,11 +125,15 @@ def _check_values(probability: np.ndarray, z: int) -> None:
             f"cell_probability has {count} NaN or infinite values in section {z}. Check the program that "
             "wrote the map, or pass np.nan_to_num(cell_probability), which scores NaN as membrane."
         )
-    if lowest < 0 or highest > 1:
+    if lowest < -ROUNDING or highest > 1 + ROUNDING:
+        place = probability.argmin() if -lowest > highest - 1 else probability.argmax()
+        row, column = np.unravel_index(place, probability.shape)
         raise InputError(
-            f"cell_probability has values from {lowest:.6g} to {highest:.6g} in section {z}, expected 0..1. "
-            "Divide it by its largest possible value, apply the sigmoid to logits, or clip it."
+            f"cell_probability is {probability[row, column]} at row {row}, column {column} of section {z} "
+            f"(values from {lowest:.6g} to {highest:.6g}), expected 0..1. Divide it by its largest possible "
+            "value, apply the sigmoid to logits, or clip it."
         )
+    return lowest < 0 or highest > 1
 
 
 def _moments(truth: np.ndarray, probability: np.ndarray) -> np.ndarray:

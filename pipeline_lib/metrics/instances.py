@@ -153,11 +153,11 @@ def _of_tables(tables: Sequence[ContingencyTable]) -> Objects:
 def _objects(labels: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the number of each entry's object (-1 = background) and the sizes of all objects (px)."""
     values, position = np.unique(labels, return_inverse=True)
-    background = int(values[0] == 0)
+    background = int(np.count_nonzero(values[:1] == 0))
     return position - background, np.bincount(position, count)[background:]
 
 
-def seg(labels: Stored, predicted_labels: Stored) -> float:
+def seg(labels: Stored, predicted_labels: Stored, *, ignore: Stored | None = None) -> float:
     """Return SEG of the Cell Tracking Challenge: the mean intersection over union (IoU) of true objects.
 
     Each true object is compared with the predicted object that covers more than half of it. It counts as 0 if
@@ -169,6 +169,8 @@ def seg(labels: Stored, predicted_labels: Stored) -> float:
         Instance labels of the truth, 0 = background.
     predicted_labels : array of int
         Predicted instance labels of the same shape, 0 = background.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
@@ -201,11 +203,15 @@ def seg(labels: Stored, predicted_labels: Stored) -> float:
     >>> seg(truth, merged), seg(truth, split)
     (0.5, 0.5)
     """
-    return _of_tables(contingency_tables(labels, predicted_labels)).seg()
+    return _of_tables(contingency_tables(labels, predicted_labels, ignore=ignore)).seg()
 
 
 def average_precision(
-    labels: Stored, predicted_labels: Stored, thresholds: Sequence[float] = IOU_THRESHOLDS
+    labels: Stored,
+    predicted_labels: Stored,
+    thresholds: Sequence[float] = IOU_THRESHOLDS,
+    *,
+    ignore: Stored | None = None,
 ) -> float:
     """Return the mean of TP / (TP + FP + FN) over thresholds of the intersection over union (IoU).
 
@@ -221,6 +227,8 @@ def average_precision(
         Predicted instance labels of the same shape, 0 = background.
     thresholds : sequence of float, optional
         IoU thresholds in 0.5..1. The default is 0.5, 0.55, ..., 0.95.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
@@ -257,10 +265,12 @@ def average_precision(
     >>> round(average_precision(truth, merged), 4), round(average_precision(truth, split), 4)
     (0.05, 0.2917)
     """
-    return _of_tables(contingency_tables(labels, predicted_labels)).average_precision(thresholds)
+    return _of_tables(contingency_tables(labels, predicted_labels, ignore=ignore)).average_precision(
+        thresholds
+    )
 
 
-def panoptic_quality(labels: Stored, predicted_labels: Stored) -> float:
+def panoptic_quality(labels: Stored, predicted_labels: Stored, *, ignore: Stored | None = None) -> float:
     """Return the panoptic quality: the summed IoU of matches / (TP + FP / 2 + FN / 2).
 
     A true and a predicted object match if their intersection over union (IoU) is above one half. TP is the
@@ -273,6 +283,8 @@ def panoptic_quality(labels: Stored, predicted_labels: Stored) -> float:
         Instance labels of the truth, 0 = background.
     predicted_labels : array of int
         Predicted instance labels of the same shape, 0 = background.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
@@ -304,10 +316,10 @@ def panoptic_quality(labels: Stored, predicted_labels: Stored) -> float:
     >>> panoptic_quality(truth, merged), panoptic_quality(truth, split)
     (0.0, 0.4)
     """
-    return _of_tables(contingency_tables(labels, predicted_labels)).panoptic_quality()
+    return _of_tables(contingency_tables(labels, predicted_labels, ignore=ignore)).panoptic_quality()
 
 
-def iou(labels: Stored, predicted_labels: Stored) -> float:
+def iou(labels: Stored, predicted_labels: Stored, *, ignore: Stored | None = None) -> float:
     """Return the intersection over union (Jaccard index) of the foreground, TP / (TP + FP + FN) in pixels.
 
     The score does not depend on which object a pixel belongs to, so splits and mergers cost nothing. Pixels
@@ -319,6 +331,8 @@ def iou(labels: Stored, predicted_labels: Stored) -> float:
         Instance labels of the truth, 0 = background.
     predicted_labels : array of int
         Predicted instance labels of the same shape, 0 = background.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
@@ -338,10 +352,10 @@ def iou(labels: Stored, predicted_labels: Stored) -> float:
     >>> iou(truth, np.array([[1, 1, 1, 1, 1]]))
     0.8
     """
-    return _of_tables(contingency_tables(labels, predicted_labels)).pixel_iou()
+    return _of_tables(contingency_tables(labels, predicted_labels, ignore=ignore)).pixel_iou()
 
 
-def dice(labels: Stored, predicted_labels: Stored) -> float:
+def dice(labels: Stored, predicted_labels: Stored, *, ignore: Stored | None = None) -> float:
     """Return the Dice coefficient of the foreground, 2 TP / (2 TP + FP + FN) in pixels.
 
     The score does not depend on which object a pixel belongs to, so splits and mergers cost nothing. Pixels
@@ -353,6 +367,8 @@ def dice(labels: Stored, predicted_labels: Stored) -> float:
         Instance labels of the truth, 0 = background.
     predicted_labels : array of int
         Predicted instance labels of the same shape, 0 = background.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
@@ -372,10 +388,12 @@ def dice(labels: Stored, predicted_labels: Stored) -> float:
     >>> round(dice(truth, np.array([[1, 1, 1, 1, 1]])), 4)
     0.8889
     """
-    return _of_tables(contingency_tables(labels, predicted_labels)).dice()
+    return _of_tables(contingency_tables(labels, predicted_labels, ignore=ignore)).dice()
 
 
-def instance_scores(labels: Stored, predicted_labels: Stored) -> dict[str, float]:
+def instance_scores(
+    labels: Stored, predicted_labels: Stored, *, ignore: Stored | None = None
+) -> dict[str, float]:
     """Return all scores of predicted instance labels at once, from contingency tables that are counted once.
 
     Parameters
@@ -384,6 +402,8 @@ def instance_scores(labels: Stored, predicted_labels: Stored) -> dict[str, float
         Instance labels of the truth, 0 = background.
     predicted_labels : array of int
         Predicted instance labels of the same shape, 0 = background.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
@@ -416,7 +436,7 @@ def instance_scores(labels: Stored, predicted_labels: Stored) -> dict[str, float
     vi_split 0.0
     vi_merge 0.6931
     """
-    tables = contingency_tables(labels, predicted_labels)
+    tables = contingency_tables(labels, predicted_labels, ignore=ignore)
     split, merge = mean_vi(tables)
     return _of_tables(tables).scores() | {
         "rand_error": pooled_error(foreground_pairs, tables),

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.kernels.components import padded_components, root
-from pipeline_lib.kernels.sections import OUTSIDE, check_shapes, section, sections_of, unpadded
+from pipeline_lib.kernels.sections import OUTSIDE, check_shapes, count_pixels, section, sections_of, unpadded
 from pipeline_lib.metrics.inputs import as_probability
 from pipeline_lib.metrics.warping import warped_sections
 from pipeline_lib.runtime.types import Stored
@@ -58,6 +58,8 @@ def error_map(
     threshold: float = 0.5,
     mask: Stored | None = None,
     radius: int = CHALLENGE_RADIUS,
+    *,
+    ignore: Stored | None = None,
 ) -> np.ndarray:
     """Return where the deformed truth still differs from the prediction, and the kind of each error.
 
@@ -77,6 +79,8 @@ def error_map(
         Half side of a window (px) that decides about predicted membrane in a cell. It is a split if it
         separates parts of the cell within the window of 2 `radius` + 1 px, otherwise it opens a ring (hole
         deletion). If `radius` is below 1 or larger than the section, the window is the whole section.
+    ignore : array, optional
+        Pixels that are not part of the image are not 0; same shape. They are 0 in the error map, see `warp`.
 
     Returns
     -------
@@ -113,7 +117,7 @@ def error_map(
            [0, 2, 0, 0, 0, 0, 0]], dtype=uint8)
     """
     errors = np.empty(cells.shape, np.uint8)
-    for z, codes in enumerate(error_maps(cells, cell_probability, threshold, mask, radius)):
+    for z, codes in enumerate(error_maps(cells, cell_probability, threshold, mask, radius, ignore=ignore)):
         section(errors, z)[...] = codes
     return errors
 
@@ -124,6 +128,8 @@ def error_maps(
     threshold: float = 0.5,
     mask: Stored | None = None,
     radius: int = CHALLENGE_RADIUS,
+    *,
+    ignore: Stored | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the `error_map` of each section, with one section in memory at a time.
 
@@ -140,6 +146,8 @@ def error_maps(
     radius : int, default 20
         Half side of the window (px) that decides whether predicted membrane in a cell is a split; see
         `error_map`.
+    ignore : array, optional
+        Pixels that are not part of the image are not 0; same shape. They are 0 in the error map, see `warp`.
 
     Yields
     ------
@@ -152,12 +160,17 @@ def error_maps(
         If the shapes differ, the probability has NaN or values outside 0..1, or the threshold is outside
         0..1.
     """
-    for warped, remaining in warped_sections(cells, cell_probability, threshold, mask):
-        yield unpadded(classify(warped, remaining, radius))
+    for found in warped_sections(cells, cell_probability, threshold, mask, ignore):
+        yield unpadded(classify(*found, radius))
 
 
 def splits_mergers_error(
-    cells: Stored, cell_probability: Stored, threshold: float = 0.5, mask: Stored | None = None
+    cells: Stored,
+    cell_probability: Stored,
+    threshold: float = 0.5,
+    mask: Stored | None = None,
+    *,
+    ignore: Stored | None = None,
 ) -> float:
     """Return the fraction of pixels that are splits or mergers after the truth was deformed by `warp`.
 
@@ -175,12 +188,14 @@ def splits_mergers_error(
         Pixels with a larger probability are predicted as cell; compared in float64. In 0..1.
     mask : array, optional
         Pixels whose errors count are not 0; same shape. By default all count, as in the challenge.
+    ignore : array, optional
+        Pixels that are not part of the image are not 0; same shape. They are 0 in the error map, see `warp`.
 
     Returns
     -------
     float
-        0 (best) to 1, as a fraction of all pixels. 0 without any true cell. 0 also for an empty prediction:
-        each cell is deformed to a single pixel, whose kind is object deletion.
+        0 (best) to 1, as a fraction of all pixels that are not ignored. 0 without any true cell. 0 also for
+        an empty prediction: each cell is deformed to a single pixel, whose kind is object deletion.
 
     Raises
     ------
@@ -201,9 +216,9 @@ def splits_mergers_error(
     >>> splits_mergers_error(cells, np.zeros((2, 7)))
     0.0
     """
-    errors = error_map(cells, cell_probability, threshold, mask)
+    errors = error_map(cells, cell_probability, threshold, mask, ignore=ignore)
     split_or_merger = (errors == Mismatch.SPLIT) | (errors == Mismatch.MERGER)
-    return float(np.count_nonzero(split_or_merger) / errors.size)
+    return np.count_nonzero(split_or_merger) / count_pixels(cells, ignore)
 
 
 def error_regions(errors: Stored, cell_probability: Stored, threshold: float = 0.5) -> pd.DataFrame:
@@ -261,15 +276,25 @@ def error_regions(errors: Stored, cell_probability: Stored, threshold: float = 0
     return table.sort_values("pixels", ascending=False, kind="stable", ignore_index=True)
 
 
-def classify(warped: np.ndarray, remaining: np.ndarray, radius: int) -> np.ndarray:
-    """Return the kinds (uint8, see `Mismatch`) of the remaining pixels of a padded section; 0 elsewhere."""
-    rows, columns = warped.shape
-    if not 1 <= radius <= min(rows, columns) - 2:
-        radius = max(rows, columns)
+def classify(warped: np.ndarray, remaining: np.ndarray, beyond: np.ndarray | None, radius: int) -> np.ndarray:
+    """Return the kinds (uint8, see `Mismatch`) of the remaining pixels of a padded section; 0 elsewhere.
+
+    `beyond` is the result of `sections.outside`.
+    """
+    if not 1 <= radius <= _smaller_side(warped, beyond):
+        radius = max(warped.shape)
     codes = np.zeros(warped.shape, np.uint8)
     background, parent = _background_components(warped)
-    _classify(warped, padded_components(warped), background, parent, remaining, radius, codes)
+    _classify(warped, padded_components(warped, beyond), background, parent, remaining, radius, codes)
     return codes
+
+
+def _smaller_side(warped: np.ndarray, beyond: np.ndarray | None) -> int:
+    """Return the smaller side of the smallest rectangle around the pixels of the image (px)."""
+    if beyond is None:
+        return min(warped.shape) - 2
+    inside = (np.flatnonzero(~beyond.all(axis)) for axis in (0, 1))
+    return min(int(places[-1] - places[0]) + 1 if places.size else 0 for places in inside)
 
 
 @compiled

@@ -24,7 +24,7 @@ def pixel_counts(table: ContingencyTable) -> Counts:
     )
 
 
-def pixel_error(cells: Stored, predicted_cells: Stored) -> float:
+def pixel_error(cells: Stored, predicted_cells: Stored, *, ignore: Stored | None = None) -> float:
     """Return the pixel error of a binary prediction: 1 - F-score of the cell pixels.
 
     Pixels of all sections are counted together. The score does not depend on which cell a pixel belongs to:
@@ -36,6 +36,8 @@ def pixel_error(cells: Stored, predicted_cells: Stored) -> float:
         Truth: cell is not 0, membrane and background are 0.
     predicted_cells : array of int or bool
         Prediction of the same shape, with the same meaning.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
@@ -66,4 +68,6 @@ def pixel_error(cells: Stored, predicted_cells: Stored) -> float:
     >>> round(pixel_error(cells, predicted), 4)
     0.1429
     """
-    return 1 - reduce(add, map(pixel_counts, contingency_tables(cells, predicted_cells))).f_score
+    return (
+        1 - reduce(add, map(pixel_counts, contingency_tables(cells, predicted_cells, ignore=ignore))).f_score
+    )

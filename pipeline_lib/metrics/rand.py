@@ -11,12 +11,12 @@ from operator import add
 
 import numpy as np
 
-from pipeline_lib.metrics.contingency import ContingencyTable, contingency_tables, sums_by
+from pipeline_lib.metrics.contingency import ContingencyTable, contingency_tables, mean_of_sections, sums_by
 from pipeline_lib.metrics.counts import Counts
 from pipeline_lib.runtime.types import Stored
 
 
-def rand_error(labels: Stored, predicted_labels: Stored) -> float:
+def rand_error(labels: Stored, predicted_labels: Stored, *, ignore: Stored | None = None) -> float:
     """Return the foreground-restricted Rand error: 1 - F-score of pairs of pixels.
 
     A pair of different pixels inside true cells is positive if both are in the same cell. Precision falls
@@ -31,6 +31,8 @@ def rand_error(labels: Stored, predicted_labels: Stored) -> float:
     predicted_labels : array of int
         Predicted instance labels of the same shape. A pixel of a true cell that is predicted as background
         counts as a segment of one pixel.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
@@ -72,10 +74,10 @@ def rand_error(labels: Stored, predicted_labels: Stored) -> float:
     >>> round(rand_error(truth, split), 4)
     0.2
     """
-    return pooled_error(foreground_pairs, contingency_tables(labels, predicted_labels))
+    return pooled_error(foreground_pairs, contingency_tables(labels, predicted_labels, ignore=ignore))
 
 
-def adapted_rand_error(labels: Stored, predicted_labels: Stored) -> float:
+def adapted_rand_error(labels: Stored, predicted_labels: Stored, *, ignore: Stored | None = None) -> float:
     """Return the adapted Rand error of SNEMI3D and CREMI: 1 - F-score of N^2 pairs of pixels.
 
     Like `rand_error`, but each pixel is also paired with itself, and each pair counts in both orders. The
@@ -89,6 +91,8 @@ def adapted_rand_error(labels: Stored, predicted_labels: Stored) -> float:
     predicted_labels : array of int
         Predicted instance labels of the same shape. A pixel of a true cell that is predicted as background
         counts as a segment of one pixel.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
@@ -118,10 +122,10 @@ def adapted_rand_error(labels: Stored, predicted_labels: Stored) -> float:
     >>> round(adapted_rand_error(truth, np.ones_like(truth)), 4)
     0.3333
     """
-    return pooled_error(foreground_squares, contingency_tables(labels, predicted_labels))
+    return pooled_error(foreground_squares, contingency_tables(labels, predicted_labels, ignore=ignore))
 
 
-def v_rand(labels: Stored, predicted_labels: Stored) -> float:
+def v_rand(labels: Stored, predicted_labels: Stored, *, ignore: Stored | None = None) -> float:
     """Return V_rand: the F-score of pairs of pixels, averaged over sections.
 
     All pairs of pixels inside true cells are counted, in both orders and with each pixel paired with itself:
@@ -139,12 +143,14 @@ def v_rand(labels: Stored, predicted_labels: Stored) -> float:
     predicted_labels : array of int
         Predicted instance labels of the same shape. A pixel of a true cell that is predicted as background
         counts as a segment of one pixel.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
 
     Returns
     -------
     float
-        0 to 1 (best). A section without true cells counts as 0. If nothing is predicted it is above 0,
-        because each pixel is paired with itself.
+        0 to 1 (best). A section without true cells counts as 0; one that is ignored as a whole does not
+        count. If nothing is predicted it is above 0, because each pixel is paired with itself.
 
     Raises
     ------
@@ -171,8 +177,8 @@ def v_rand(labels: Stored, predicted_labels: Stored) -> float:
     >>> round(v_rand(truth, merged), 4), round(v_rand(truth, split), 4)
     (0.6667, 0.8571)
     """
-    tables = contingency_tables(labels, predicted_labels)
-    return float(np.mean([foreground_squares(table).f_score for table in tables]))
+    tables = contingency_tables(labels, predicted_labels, ignore=ignore)
+    return mean_of_sections(lambda table: foreground_squares(table).f_score, tables)
 
 
 def pooled_error(counts: Callable[[ContingencyTable], Counts], tables: Sequence[ContingencyTable]) -> float:

@@ -6,7 +6,16 @@ import numpy as np
 
 from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.kernels.components import padded_components
-from pipeline_lib.kernels.sections import check_shapes, padded, section, sections_of, unpadded
+from pipeline_lib.kernels.sections import (
+    check_shapes,
+    count_sections,
+    ignored_pixels,
+    outside,
+    padded,
+    section,
+    unpadded,
+    without,
+)
 from pipeline_lib.runtime.types import Stored
 
 DAM = 0
@@ -14,7 +23,7 @@ MEMBRANE = -2  # not reached yet
 QUEUED = -3
 
 
-def thin_borders(predicted_cells: Stored) -> np.ndarray:
+def thin_borders(predicted_cells: Stored, *, ignore: Stored | None = None) -> np.ndarray:
     """Grow the components of a binary prediction into the predicted membrane until they touch.
 
     After this step the width of a predicted membrane has no influence on a score. The ISBI 2012 challenge
@@ -24,18 +33,22 @@ def thin_borders(predicted_cells: Stored) -> np.ndarray:
     ----------
     predicted_cells : (z, y, x) or (y, x) array
         Binary prediction: cell is not 0, membrane is 0.
+    ignore : array, optional
+        Pixels that are not part of the image are not 0; same shape. Cells do not grow into them or through
+        them, and they are 0 in the result.
 
     Returns
     -------
     (z, y, x) or (y, x) array of int32
         Labels 1..n in each section, and 0 on the dams between cells. Dams are usually one pixel wide, and
         wider where several pixels have the same distance to two cells. A section without predicted cells
-        becomes a single cell, like a section without membrane; this is what the reference does.
+        becomes a single cell, like a section without membrane; this is what the reference does. So does each
+        part without predicted cells that ignored pixels separate from the rest of the section.
 
     Raises
     ------
     InputError
-        If the shape is not (z, y, x) or (y, x), or an axis is empty.
+        If the shape is not (z, y, x) or (y, x), an axis is empty, or the shapes differ.
 
     Notes
     -----
@@ -56,18 +69,20 @@ def thin_borders(predicted_cells: Stored) -> np.ndarray:
     >>> thin_borders(np.array([[1, 1, 0, 0, 0, 1, 1]]))
     array([[1, 1, 1, 0, 2, 2, 2]], dtype=int32)
     """
-    check_shapes(predicted_cells=predicted_cells)
+    check_shapes(predicted_cells=predicted_cells, ignore=ignore)
     labels = np.empty(predicted_cells.shape, np.int32)
-    for z, cells in enumerate(sections_of(predicted_cells)):
-        thinned = padded_components(padded(cells != 0, np.uint8))
+    for z in range(count_sections(predicted_cells)):
+        ignored = ignored_pixels(ignore, z)
+        cells = without(section(predicted_cells, z) != 0, ignored)
+        thinned = padded_components(padded(cells, np.uint8), outside(ignored))
         flood(thinned)
-        section(labels, z)[...] = unpadded(thinned)
+        section(labels, z)[...] = without(unpadded(thinned), ignored)
     return labels
 
 
 @compiled
 def flood(labels: np.ndarray) -> None:
-    """Grow the components of a padded label image in place; background is 0, the border is negative."""
+    """Grow the components of a padded label image in place; background is 0, `OUTSIDE` stays as it is."""
     rows, columns = labels.shape
     membrane = 0
     for x in range(1, rows - 1):
@@ -75,11 +90,6 @@ def flood(labels: np.ndarray) -> None:
             if labels[x, y] == 0:
                 labels[x, y] = MEMBRANE
                 membrane += 1
-    if membrane == (rows - 2) * (columns - 2):
-        for x in range(1, rows - 1):
-            for y in range(1, columns - 1):
-                labels[x, y] = 1
-        return
     queue = np.empty(membrane, np.int32)
     tail = 0
     for x in range(1, rows - 1):
@@ -118,3 +128,22 @@ def flood(labels: np.ndarray) -> None:
                 queue[tail] = pixel + step
                 tail += 1
         flat[pixel] = label
+    if tail == membrane:
+        return
+    # No cell reached the rest: all of the section, or parts that ignored pixels cut off. Each is one cell.
+    part = max(labels.max(), 0)
+    for start in range(flat.size):
+        if flat[start] != MEMBRANE:
+            continue
+        part += 1
+        flat[start] = part
+        queue[tail] = start
+        tail += 1
+        while head < tail:
+            pixel = queue[head]
+            head += 1
+            for step in neighbours:
+                if flat[pixel + step] == MEMBRANE:
+                    flat[pixel + step] = part
+                    queue[tail] = pixel + step
+                    tail += 1

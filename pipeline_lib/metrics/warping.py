@@ -7,15 +7,23 @@ computed it: cells are 4-connected, background is 8-connected, and outside of th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline_lib.kernels.compiled import compiled
-from pipeline_lib.kernels.sections import padded, section, sections_of, unpadded
-from pipeline_lib.metrics.inputs import MapChecker, as_probability, checked_thresholds
+from pipeline_lib.kernels.sections import (
+    count_pixels,
+    count_sections,
+    ignored_pixels,
+    outside,
+    padded,
+    section,
+    unpadded,
+    without,
+)
+from pipeline_lib.metrics.inputs import MapChecker, checked_thresholds
 from pipeline_lib.runtime.types import Stored
 
 
@@ -38,7 +46,12 @@ REMAINING, READY, FLIPPED = 256, 512, 1024  # bits of a pixel's state, above the
 
 
 def warp(
-    cells: Stored, cell_probability: Stored, threshold: float = 0.5, mask: Stored | None = None
+    cells: Stored,
+    cell_probability: Stored,
+    threshold: float = 0.5,
+    mask: Stored | None = None,
+    *,
+    ignore: Stored | None = None,
 ) -> np.ndarray:
     """Deform the true cells towards the prediction without changing their topology.
 
@@ -57,6 +70,9 @@ def warp(
         Pixels with a larger probability are predicted as cell; compared in float64. In 0..1.
     mask : array, optional
         Pixels that can be flipped are not 0; same shape. By default all can, as in the challenge.
+    ignore : array, optional
+        Pixels that are not part of the image are not 0; same shape. Like pixels beyond the edge of the image
+        they are membrane that cannot change, so they are 0 in the result.
 
     Returns
     -------
@@ -96,13 +112,18 @@ def warp(
            [1, 1, 1, 1, 0, 1, 1]], dtype=uint8)
     """
     warped_cells = np.empty(cells.shape, np.uint8)
-    for z, found in enumerate(warped_sections(cells, cell_probability, threshold, mask)):
+    for z, found in enumerate(warped_sections(cells, cell_probability, threshold, mask, ignore)):
         section(warped_cells, z)[...] = unpadded(found.warped)
     return warped_cells
 
 
 def warping_error(
-    cells: Stored, cell_probability: Stored, threshold: float = 0.5, mask: Stored | None = None
+    cells: Stored,
+    cell_probability: Stored,
+    threshold: float = 0.5,
+    mask: Stored | None = None,
+    *,
+    ignore: Stored | None = None,
 ) -> float:
     """Return the warping error: the fraction of pixels that remain wrong after the truth was deformed.
 
@@ -120,13 +141,16 @@ def warping_error(
         Pixels with a larger probability are predicted as cell; compared in float64. In 0..1.
     mask : array, optional
         Pixels whose errors count are not 0; same shape. By default all count, as in the challenge.
+    ignore : array, optional
+        Pixels that are not part of the image are not 0; same shape. Like pixels beyond the edge of the image
+        they are membrane that cannot change, and they do not count.
 
     Returns
     -------
     float
-        0 (best) to 1, as a fraction of all pixels. Without any true cell, each predicted cell pixel is an
-        error. For an empty prediction, each cell without holes is deformed to a single pixel, which is an
-        error.
+        0 (best) to 1, as a fraction of all pixels that are not ignored. Without any true cell, each predicted
+        cell pixel is an error. For an empty prediction, each cell without holes is deformed to a single
+        pixel, which is an error.
 
     Raises
     ------
@@ -156,34 +180,41 @@ def warping_error(
     >>> warping_error(cells, np.array([[1.0, 1, 0, 0, 1, 1, 1]] * 2))
     0.0
     """
-    found = warped_sections(cells, cell_probability, threshold, mask)
-    return sum(remaining.size for _, remaining in found) / math.prod(cells.shape)
+    found = warped_sections(cells, cell_probability, threshold, mask, ignore)
+    return sum(remaining.size for _, remaining, _ in found) / count_pixels(cells, ignore)
 
 
 class Warped(NamedTuple):
-    """The deformed truth of a section (padded), and the flat indices of the pixels that remain wrong."""
+    """The deformed truth of a section, the pixels that remain wrong (flat indices), and `sections.outside`.
+
+    The arrays are padded.
+    """
 
     warped: np.ndarray
     remaining: np.ndarray
+    beyond: np.ndarray | None
 
 
 def warped_sections(
-    cells: Stored, cell_probability: Stored, threshold: float, mask: Stored | None
+    cells: Stored, cell_probability: Stored, threshold: float, mask: Stored | None, ignore: Stored | None
 ) -> Iterator[Warped]:
     """Check, deform and yield one section after the other."""
     (threshold,) = checked_thresholds([threshold])
-    check = MapChecker(cells, cell_probability, **({} if mask is None else {"mask": mask}))
-    for z, truth in enumerate(sections_of(cells)):
-        probability = section(cell_probability, z)
-        check(z, truth, probability)
-        warped, probability = padded(truth != 0, np.uint8), padded(as_probability(probability), np.float32)
-        yield Warped(warped, warp_section(warped, probability, threshold, allowed(mask, z)))
+    check = MapChecker(cells, cell_probability, mask=mask, ignore=ignore)
+    for z in range(count_sections(cells)):
+        ignored = ignored_pixels(ignore, z)
+        truth, probability = check(z, section(cells, z), section(cell_probability, z), ignored)
+        warped, probability = padded(truth, np.uint8), padded(probability, np.float32)
+        remaining = warp_section(warped, probability, threshold, allowed(mask, z, ignored))
+        yield Warped(warped, remaining, outside(ignored))
     check.finish()
 
 
-def allowed(mask: Stored | None, z: int) -> np.ndarray:
+def allowed(mask: Stored | None, z: int, ignored: np.ndarray | None) -> np.ndarray:
     """Return the padded 0/1 map of the pixels that can change in section `z`; an empty array if all can."""
-    return np.empty((0, 0), np.uint8) if mask is None else padded(section(mask, z) != 0, np.uint8)
+    if mask is not None:
+        return padded(without(section(mask, z) != 0, ignored), np.uint8)
+    return np.empty((0, 0), np.uint8) if ignored is None else padded(~ignored, np.uint8)
 
 
 def warp_section(
