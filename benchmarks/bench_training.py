@@ -292,7 +292,7 @@ def reading(patches: Patches, step: float) -> list[Row]:
     """Measure reading random patches from the dataset file (already cached) and from arrays in memory."""
     in_memory = Patches(
         [
-            Volume(raw[...], PixelTruth(*(array[...] for array in vars(truth).values())))
+            Volume(raw[...], PixelTruth(*(array[...] for array in vars(truth).values() if array is not None)))
             for raw, truth in patches.volumes
         ],
         patches.normalisation,

@@ -233,6 +233,22 @@ def test_loop_that_closes_outside_the_window_is_a_split():
     assert Mismatch.HOLE_DELETION in far and Mismatch.SPLIT not in far
 
 
+def test_window_is_the_whole_image_if_it_is_larger_than_the_part_that_is_not_ignored():
+    """A ring of 61 x 9 px is opened. It closes outside the window, which is whole for an image of 9 px."""
+    truth = np.ones((9, 61), bool)
+    truth[3:6, 3:58] = False
+    cut = truth.copy()
+    cut[:3, 30] = False
+    cropped = metrics.error_map(truth, cut.astype(np.float32), radius=12)
+    assert Mismatch.HOLE_DELETION in cropped and Mismatch.SPLIT not in cropped
+    truth, cut = (np.pad(image, ((0, 40), (0, 0))) for image in (truth, cut))
+    ignore = np.arange(49)[:, None] >= np.full(61, 9)
+    found = metrics.error_map(truth, cut.astype(np.float32), radius=12, ignore=ignore)
+    np.testing.assert_array_equal(found[:9], cropped)
+    assert not found[9:].any()
+    assert Mismatch.SPLIT in metrics.error_map(truth, cut.astype(np.float32), radius=12)
+
+
 def test_opened_ring_with_a_corner_next_to_it_is_no_split():
     truth = drawn("....... ....... ....##. .###.#. .#.#.#. .#####. .......")
     cut = truth.copy()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline_lib.kernels.sections import without
+
 #: Default of the setting `dataset.separation_border_width` (px).
 BORDER_WIDTH = 2
 
@@ -155,7 +157,9 @@ def share_sides(labels: np.ndarray) -> bool:
     )
 
 
-def cells_apart(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarray:
+def cells_apart(
+    labels: np.ndarray, separation_border: np.ndarray, ignored: np.ndarray | None = None
+) -> np.ndarray:
     """Return the cells of one section for scores that treat cells as 4-connected regions.
 
     If two instances share a side, they would form one region; the separation border is then removed from the
@@ -167,6 +171,8 @@ def cells_apart(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarray
         Instance labels of the section, 0 = background.
     separation_border : (y, x) array
         Separation border of the section, non-zero on the border.
+    ignored : (y, x) array of bool, optional
+        Pixels that are not annotated. They belong to no cell.
 
     Returns
     -------
@@ -181,5 +187,6 @@ def cells_apart(labels: np.ndarray, separation_border: np.ndarray) -> np.ndarray
     >>> cells_apart(labels, separation_border(labels, width=2)).astype(int)
     array([[1, 0, 0, 1]])
     """
+    labels = without(labels, ignored)
     cells = labels > 0
     return cells & (separation_border == 0) if share_sides(labels) else cells

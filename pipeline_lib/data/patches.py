@@ -30,10 +30,15 @@ class Truth(Protocol):
     ----------
     shape : tuple of int
         Shape of the volume, (z, y, x).
+    ignore : (z, y, x) array or None
+        Non-zero where nothing is known; no patch has its centre there. None if there are no such pixels.
     """
 
     @property
     def shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def ignore(self) -> Stored | None: ...
 
     def read(self, section: int, window: tuple[slice, slice]) -> np.ndarray:
         """Return the truth in a window of a section.
@@ -123,8 +128,8 @@ class Region:
 class Patches:
     """Random training patches. Each patch depends only on the seed and its number.
 
-    Every pixel of the volumes is the centre of a patch with equal probability. Outside of a section the image
-    is mirrored.
+    Every pixel of the volumes is the centre of a patch with equal probability, except for pixels that
+    `Truth.ignore` excludes. Outside of a section the image is mirrored.
 
     Parameters
     ----------
@@ -175,8 +180,7 @@ class Patches:
         """
         rng = np.random.default_rng([self.seed, number])
         transform = augment.draw(self.augmentation, rng)
-        raw, truth = self.volumes[rng.choice(len(self.volumes), p=self.share)]
-        section, row, column = (int(rng.integers(size)) for size in truth.shape)
+        (raw, truth), (section, row, column) = self._centre(rng)
         reach = augment.reach(transform, self.tile)
         first_row, first_column = max(row - reach, 0), max(column - reach, 0)
         window = slice(first_row, row + reach + 1), slice(first_column, column + reach + 1)
@@ -189,6 +193,14 @@ class Patches:
             transform,
             int(rng.integers(2**62)),
         )
+
+    def _centre(self, rng: np.random.Generator) -> tuple[Volume, tuple[int, int, int]]:
+        """Draw a volume and a pixel (z, y, x) of it. Pixels that are not annotated are drawn again."""
+        while True:
+            volume = self.volumes[rng.choice(len(self.volumes), p=self.share)]
+            section, row, column = (int(rng.integers(size)) for size in volume.truth.shape)
+            if volume.truth.ignore is None or not volume.truth.ignore[section, row, column]:
+                return volume, (section, row, column)
 
     def move(self, region: Region, device: torch.device) -> Patch:
         """Move a patch to a device and augment it there.
@@ -278,5 +290,5 @@ def open_volumes(
     """
     allow_open_files(2 * len(datasets), "training", "make the images sections of fewer volumes")
     # `CHUNK_CACHE_BYTES` are for all volumes together: many patches read the same decompressed chunks
-    cache = CHUNK_CACHE_BYTES // max(4 * len(datasets), 1)
+    cache = CHUNK_CACHE_BYTES // max(5 * len(datasets), 1)
     return [open_volume(stack, *paths, cache) for paths in zip(datasets, weight_maps, strict=True)]

@@ -79,7 +79,7 @@ def without(section: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
     return kept
 
 
-def count_pixels(array: Stored, ignore: Stored | None) -> int:
+def count_annotated(array: Stored, ignore: Stored | None) -> int:
     """Return the number of pixels of an array that are not ignored."""
     left_out = () if ignore is None else map(np.count_nonzero, sections_of(ignore))
     return math.prod(array.shape) - sum(map(int, left_out))

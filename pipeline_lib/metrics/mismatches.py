@@ -14,7 +14,14 @@ import numpy as np
 
 from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.kernels.components import padded_components, root
-from pipeline_lib.kernels.sections import OUTSIDE, check_shapes, count_pixels, section, sections_of, unpadded
+from pipeline_lib.kernels.sections import (
+    OUTSIDE,
+    check_shapes,
+    count_annotated,
+    section,
+    sections_of,
+    unpadded,
+)
 from pipeline_lib.metrics.inputs import as_probability
 from pipeline_lib.metrics.warping import warped_sections
 from pipeline_lib.runtime.types import Stored
@@ -218,7 +225,7 @@ def splits_mergers_error(
     """
     errors = error_map(cells, cell_probability, threshold, mask, ignore=ignore)
     split_or_merger = (errors == Mismatch.SPLIT) | (errors == Mismatch.MERGER)
-    return np.count_nonzero(split_or_merger) / count_pixels(cells, ignore)
+    return np.count_nonzero(split_or_merger) / count_annotated(cells, ignore)
 
 
 def error_regions(errors: Stored, cell_probability: Stored, threshold: float = 0.5) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.kernels.sections import (
-    count_pixels,
+    count_annotated,
     count_sections,
     ignored_pixels,
     outside,
@@ -181,7 +181,7 @@ def warping_error(
     0.0
     """
     found = warped_sections(cells, cell_probability, threshold, mask, ignore)
-    return sum(remaining.size for _, remaining, _ in found) / count_pixels(cells, ignore)
+    return sum(remaining.size for _, remaining, _ in found) / count_annotated(cells, ignore)
 
 
 class Warped(NamedTuple):

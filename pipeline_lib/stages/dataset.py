@@ -365,7 +365,7 @@ def measure_statistics(
                 layout.require(path, *arrays, cache_bytes=layout.CHUNK**2)  # each chunk is read once
             )
             volumes.append(layout.annotated(file))
-        counts = classes.count_classes((v.labels, v.separation_border) for v in volumes)
+        counts = classes.count_classes((v.labels, v.separation_border, v.ignore) for v in volumes)
         cell, total = int(classes.of_cells(counts)), int(counts.sum())
         if not counts.all():
             raise InputError(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from pipeline_lib import imageio, layout, metrics, provenance
 from pipeline_lib.data.labels import BORDER_WIDTH, cells_apart, separation_border
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
-from pipeline_lib.kernels.sections import Sections
+from pipeline_lib.kernels.sections import Sections, ignored_pixels
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
@@ -43,14 +43,16 @@ def evaluate(
 
     The volume is scored at the thresholds of the ISBI 2012 challenge and at the chosen threshold. The
     challenge's scores are computed from the probability map; true cells are 4-connected regions. The instance
-    scores compare annotated with predicted labels. At the chosen threshold the predicted labels are those in
+    scores compare annotated with predicted labels. Pixels that are not annotated are left out of all scores
+    (`metrics.isbi_scores`). At the chosen threshold the predicted labels are those in
     `segmentation`; at the other thresholds they are made from the probability map by the same
     post-processing. Sections are read one by one.
 
     Parameters
     ----------
     dataset : Path
-        HDF5 file of the volume with `labels` and `separation_border` (`dataset.build_dataset`).
+        HDF5 file of the volume with `labels`, `separation_border` and, if pixels are not annotated, `ignore`
+        (`dataset.build_dataset`).
     prediction : Path
         HDF5 file with the `cell_probability` of the volume.
     segmentation : Path
@@ -91,6 +93,7 @@ def evaluate(
         ):
             probability = predicted[layout.CELL_PROBABILITY.name]
             labels, border = truth[layout.LABELS.name], truth[layout.SEPARATION_BORDER.name]
+            ignore = truth.get(layout.IGNORE.name)
             stored = segmented[layout.LABELS.name]
             for path, array in ((prediction, probability), (segmentation, stored)):
                 if array.shape != labels.shape:
@@ -104,10 +107,14 @@ def evaluate(
                     return stored[z]
                 return instances(section, replace(chosen, threshold=threshold), components)
 
+            def cells(z: int) -> np.ndarray:
+                return cells_apart(labels[z], border[z], ignored_pixels(ignore, z))
+
             scores = metrics.isbi_scores(
-                Sections(labels.shape, bool, lambda z: cells_apart(labels[z], border[z])),
+                Sections(labels.shape, bool, cells),
                 probability,
                 sorted({*metrics.CHALLENGE_THRESHOLDS, chosen.threshold}),
+                ignore=ignore,
                 labels=labels,
                 segment=segment,
                 workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),

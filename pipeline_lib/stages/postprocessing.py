@@ -12,6 +12,7 @@ import numpy as np
 from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
+from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.kernels.threads import over_sections
 from pipeline_lib.memory import CHOICE_BYTES_PER_PIXEL, threads_for
 from pipeline_lib.runtime.errors import InputError
@@ -22,10 +23,15 @@ from pipeline_lib.runtime.log import logger
 #: high threshold closes the gaps in the membranes.
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
 
-# name -> (score of labels against predicted labels, whether higher is better)
-CRITERIA: dict[str, tuple[Callable[[np.ndarray, np.ndarray], float], bool]] = {
+
+def _v_rand_thin(labels: np.ndarray, predicted: np.ndarray, *, ignore: np.ndarray | None = None) -> float:
+    return metrics.v_rand(labels, metrics.thin_borders(predicted, ignore=ignore), ignore=ignore)
+
+
+# name -> (score of labels against predicted labels with `ignore`, whether higher is better)
+CRITERIA: dict[str, tuple[Callable[..., float], bool]] = {
     "rand_error": (metrics.rand_error, False),
-    "v_rand_thin": (lambda labels, predicted: metrics.v_rand(labels, metrics.thin_borders(predicted)), True),
+    "v_rand_thin": (_v_rand_thin, True),
     "seg": (metrics.seg, True),
 }
 
@@ -43,7 +49,8 @@ def choose_postprocessing(
     """Choose the threshold of a model on the validation volumes, and write its post-processing as JSON.
 
     The thresholds 0.05, 0.1, ..., 0.95 (`THRESHOLDS`) are tried. Each is scored by the mean of the criterion
-    over all sections of all validation volumes, and the best one is chosen. If several thresholds are equally
+    over all sections of all validation volumes, and the best one is chosen. Pixels that are not annotated
+    are left out. If several thresholds are equally
     good, the middle one of them is chosen, because it is farthest from the thresholds with a worse score.
 
     Parameters
@@ -124,16 +131,21 @@ def _values(
     ):
         labels, border = truth[layout.LABELS.name], truth[layout.SEPARATION_BORDER.name]
         probability = predicted[layout.CELL_PROBABILITY.name]
+        ignore = truth.get(layout.IGNORE.name)
 
-        def prepare(z: int) -> tuple[np.ndarray, np.ndarray]:
-            own = labels[z]
+        def prepare(z: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+            own, ignored = labels[z], ignored_pixels(ignore, z)
             if criterion != "seg":
-                own = metrics.connected_components(cells_apart(own, border[z]))
-            return own, probability[z]
+                own = metrics.connected_components(cells_apart(own, border[z], ignored))
+            return own, without(probability[z], ignored), ignored
+
+        def score_at(section: tuple[np.ndarray, np.ndarray, np.ndarray | None], at: PostProcessing) -> float:
+            own, of_cells, ignored = section
+            return score(own, instances(of_cells, at), ignore=ignored)
 
         return over_sections(
             prepare,
-            lambda section, candidate: score(section[0], instances(section[1], candidate)),
+            score_at,
             len(labels),
             candidates,
             threads_for(labels.shape[1:], CHOICE_BYTES_PER_PIXEL, memory_gb, threads),

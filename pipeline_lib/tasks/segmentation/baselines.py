@@ -67,8 +67,11 @@ def measure(volumes: Iterable[AnnotatedArrays]) -> dict[str, float]:
 
 
 def _measure_section(volume: AnnotatedArrays, z: int) -> tuple[np.ndarray, float]:
-    """Return the 1st and 99th percentile of a smoothed section, and mean of cells minus background."""
-    raw, labels, border, _ = volume
+    """Return the 1st and 99th percentile of a smoothed section, and mean of cells minus background.
+
+    Pixels that are not annotated count in the percentiles, which do not depend on the annotation.
+    """
+    raw, labels, border, ignore = volume
     shape = labels.shape[1], labels.shape[2]
     every = math.ceil(math.sqrt(shape[0] * shape[1] / SAMPLES))
     samples, sums, counts = [], np.zeros(CLASSES), np.zeros(CLASSES, int)
@@ -76,8 +79,9 @@ def _measure_section(volume: AnnotatedArrays, z: int) -> tuple[np.ndarray, float
         gray = smooth(raw[:, z, *area.read])[area.crop]
         samples.append(gray[tuple(slice(-side.start % every, None, every) for side in area.write)].ravel())
         cell = target_class(labels[z, *area.write], border[z, *area.write])
-        counts += np.bincount(cell.ravel(), minlength=CLASSES)
-        sums += np.bincount(cell.ravel(), gray.ravel(), minlength=CLASSES)
+        annotated = np.ones(cell.shape, bool) if ignore is None else ignore[z, *area.write] == 0
+        counts += np.bincount(cell[annotated], minlength=CLASSES)
+        sums += np.bincount(cell[annotated], gray[annotated], minlength=CLASSES)
     inside, outside = CELL, BACKGROUND
     contrast = float(sums[inside] / counts[inside] - sums[outside] / counts[outside]) if counts.all() else 0.0
     return np.percentile(np.concatenate(samples), (1, 99)), contrast

@@ -51,13 +51,14 @@ def target_class(labels: np.ndarray, separation_border: np.ndarray) -> npt.NDArr
     return ((labels > 0) & (separation_border == 0)).astype(np.uint8)
 
 
-def count_classes(volumes: Iterable[tuple[Stored, Stored]]) -> npt.NDArray[np.int64]:
-    """Count the pixels of each class.
+def count_classes(volumes: Iterable[tuple[Stored, Stored, Stored | None]]) -> npt.NDArray[np.int64]:
+    """Count the annotated pixels of each class.
 
     Parameters
     ----------
-    volumes : iterable of (labels, separation_border)
-        Arrays (z, y, x), numpy or h5py. They are read block by block.
+    volumes : iterable of (labels, separation_border, ignore)
+        Arrays (z, y, x), numpy or h5py. They are read block by block. `ignore` is non-zero where a pixel is
+        not annotated, or None if all are annotated.
 
     Returns
     -------
@@ -65,11 +66,13 @@ def count_classes(volumes: Iterable[tuple[Stored, Stored]]) -> npt.NDArray[np.in
         Number of pixels of each class.
     """
     counts = np.zeros(CLASSES, np.int64)
-    for labels, border in volumes:
+    for labels, border, ignore in volumes:
         depth, height, width = labels.shape
         for z in range(depth):
             for area in blocks((height, width)):
                 target = target_class(labels[z, *area.read], border[z, *area.read])
+                if ignore is not None:
+                    target = target[ignore[z, *area.read] == 0]
                 others = [int(np.count_nonzero(target == number)) for number in range(CELL, CLASSES)]
                 counts += [target.size - sum(others), *others]
     return counts

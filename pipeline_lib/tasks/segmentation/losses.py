@@ -8,6 +8,9 @@ from torch import Tensor
 def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """Return the soft-max cross entropy of each pixel times its weight, averaged over all pixels.
 
+    A pixel of weight 0 contributes nothing. It still counts in the mean, so that a pixel with a weight counts
+    the same in every patch, however many other pixels of the patch are annotated.
+
     The loss is E = -mean(w(x) log p_l(x)), where l is the true class of pixel x, and p_k is the soft-max
     exp(a_k) / sum_j exp(a_j) of the logits a_k. The formula in the paper has no minus sign, but E is
     minimised.

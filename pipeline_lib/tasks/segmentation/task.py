@@ -21,6 +21,7 @@ from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.data.patches import Volume
 from pipeline_lib.inference.passes import orient, orient_back
 from pipeline_lib.inference.tiling import Tile
+from pipeline_lib.kernels.sections import count_annotated, ignored_pixels, without
 from pipeline_lib.runtime.types import Stored
 from pipeline_lib.tasks.segmentation.classes import CLASSES, of_cells, target_class
 from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
@@ -37,16 +38,19 @@ class PixelTruth:
     Parameters
     ----------
     labels : (z, y, x) array of uint32
-        Instance labels, 0 = background. Numpy or h5py, as the other two arrays.
+        Instance labels, 0 = background. Numpy or h5py, as the other arrays.
     separation_border : (z, y, x) array of uint8
         1 where a pixel of a cell counts as background.
     weight_map : (z, y, x) array of float32
-        Weight of each pixel in the loss.
+        Weight of each pixel in the loss. It is 0 where `ignore` is not.
+    ignore : (z, y, x) array of uint8 or None, optional
+        1 where a pixel is not annotated. None if all are annotated.
     """
 
     labels: Stored
     separation_border: Stored
     weight_map: Stored
+    ignore: Stored | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -71,7 +75,7 @@ class SectionScores(NamedTuple):
     v_rand : list of float
         V-Rand after thinning at each of `VALIDATION_THRESHOLDS`. Empty if the section has no cells.
     pixels : int
-        Number of pixels.
+        Number of annotated pixels.
     """
 
     energies: list[float]
@@ -87,12 +91,13 @@ class Task:
     scores: ClassVar[dict[str, bool]] = {"loss": False, "v_rand_thin": True}
 
     def open(self, stack: ExitStack, dataset: Path, weight_map: Path, cache_bytes: int) -> Volume:
-        """Open raw images, and labels, separation border and weight map as `PixelTruth`."""
+        """Open raw images, and labels, separation border, weight map and ignored pixels as `PixelTruth`."""
         arrays = (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)
         file = stack.enter_context(layout.require(dataset, *arrays, cache_bytes=cache_bytes))
         weights = stack.enter_context(layout.require(weight_map, layout.WEIGHT_MAP, cache_bytes=cache_bytes))
         found = layout.annotated(file)
-        truth = PixelTruth(found.labels, found.separation_border, weights[layout.WEIGHT_MAP.name])
+        weighted = weights[layout.WEIGHT_MAP.name]
+        truth = PixelTruth(found.labels, found.separation_border, weighted, found.ignore)
         return Volume(found.raw, truth)
 
     def loss(self, output: Tensor, truth: Tensor) -> Tensor:
@@ -114,8 +119,9 @@ class Task:
         self, truth: PixelTruth, section: int, outputs: Iterator[tuple[Tile, Tensor]]
     ) -> SectionScores:
         """Return the energies of the tiles and V-Rand of a section."""
+        ignored = ignored_pixels(truth.ignore, section)
         labels, border = truth.labels[section], truth.separation_border[section]
-        target, weights = target_class(labels, border), truth.weight_map[section]
+        target, weights = target_class(without(labels, ignored), border), truth.weight_map[section]
         probability = np.empty(labels.shape, np.float32)
         energies: list[float] = []
         scores: list[float] = []
@@ -125,15 +131,16 @@ class Task:
             energies.append(-float((weights[tile.write] * np.log(np.maximum(own, 1e-12))).sum(dtype=float)))
             probability[tile.write] = of_cells(p)
         if target.any():
-            cells = metrics.connected_components(cells_apart(labels, border))
-            thinned = (metrics.thin_borders(probability > t) for t in VALIDATION_THRESHOLDS)
-            scores = [metrics.v_rand(cells, predicted) for predicted in thinned]
-        return SectionScores(energies, scores, target.size)
+            cells = metrics.connected_components(cells_apart(labels, border, ignored))
+            thinned = (metrics.thin_borders(probability > t, ignore=ignored) for t in VALIDATION_THRESHOLDS)
+            scores = [metrics.v_rand(cells, predicted, ignore=ignored) for predicted in thinned]
+        return SectionScores(energies, scores, count_annotated(target, ignored))
 
     def scores_of(self, found: list[SectionScores]) -> dict[str, float]:
         """Return the weighted cross entropy per pixel, and V-Rand after thinning at its best threshold.
 
-        V-Rand is the mean over the sections that have cells. It is NaN if no section has cells.
+        Only annotated pixels count. V-Rand is the mean over the sections that have cells. It is NaN if no
+        section has cells.
         """
         energies, scores, pixels = zip(*found, strict=True)
         with_cells = [row for row in scores if row]
