@@ -19,7 +19,15 @@ from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.figures import describe
 from pipeline_lib.figures.charts import ERRORS, threshold_chart, training_chart
-from pipeline_lib.figures.colouring import BACKGROUND, gray, instances_coloured, magnified, rgb
+from pipeline_lib.figures.colouring import (
+    BACKGROUND,
+    HATCH,
+    gray,
+    hatched,
+    instances_coloured,
+    magnified,
+    rgb,
+)
 from pipeline_lib.figures.errors import CLOSE_UP, NAMES, save_error_sheet, worst_places
 from pipeline_lib.figures.overlay import COLOURS, error_overlay, inside, near
 from pipeline_lib.figures.stored import consecutive, consistent_probability
@@ -101,6 +109,81 @@ def read_panels(picture):
 
 def has(image, colour):
     return (image == colour).all(axis=2)
+
+
+def add_ignored(case, ignore):
+    """Add pixels that are not annotated to the dataset of a case, as `build_dataset` does."""
+    with h5py.File(case / "dataset.h5", "r+") as file:
+        layout.add(file, layout.IGNORE, ignore.shape)[:] = ignore
+        for name in ("labels", "separation_border"):
+            file[name][:] = np.where(ignore, 0, file[name][:])
+
+
+def legends(picture):
+    return [text for panel in describe(picture)["panels"] for _, text in panel["legend"]]
+
+
+# pixels that are not annotated
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_only_ignored_pixels_are_hatched(scale):
+    image = np.full((40, 60, 3), 200, np.uint8)
+    ignored = np.zeros((20, 30), bool)
+    ignored[5:, :20] = True
+    shown = hatched(image, ignored, scale)
+    inside = magnified(ignored, 2)
+    assert (shown[~inside] == 200).all() and (shown[inside] != 200).all()
+    stripes = has(shown, rgb(HATCH))
+    assert 0.2 < stripes[inside].mean() < 0.4
+    np.testing.assert_array_equal(stripes[11:, :39], stripes[10:-1, 1:40])  # diagonal
+    assert hatched(image, None) is image
+
+
+def test_ignored_pixels_are_hatched_in_pictures_of_truth_and_errors(case):
+    """The second section has a merger at (10..15, 24..25) and a split at row 45; the merger is ignored."""
+    before = read_panels(draw_strip(case))
+    all_legends = legends(case / "strip.png")
+    assert "mergers: 0 px" not in all_legends and "splits: 0 px" not in all_legends
+    ignore = np.zeros((2, 60, 50), np.uint8)
+    ignore[1, :20, 10:] = 1
+    add_ignored(case, ignore)
+    after = read_panels(draw_strip(case, output="hatched.png"))
+    factor = len(after["annotation"]) // 60
+    inside = magnified(ignore[1] > 0, factor)
+    for title in ("annotation", "separation border", "weight map", "segmentation"):
+        stripes = has(after[title], rgb(HATCH))
+        assert stripes[inside].mean() > 0.2 and not stripes[~inside].any(), title
+    for title in ("raw image", "cell probability"):
+        np.testing.assert_array_equal(after[title], before[title])
+    found = legends(case / "hatched.png")
+    assert found.count("hatched: not annotated, 800 px") == 4 and "mergers: 0 px" in found
+
+    sheet = draw_error_map(case)
+    assert "hatched: not annotated, 800 px" in legends(sheet)
+    counts = {name: places for name, _, _, places, _ in describe(sheet)["counts"]}
+    assert counts["split"] == 1 and counts["merger"] == 0
+
+
+@pytest.mark.parametrize("section", [0, 1])
+def test_section_that_is_not_annotated_at_all_is_drawn(case, section):
+    ignore = np.zeros((2, 60, 50), np.uint8)
+    ignore[section] = 1
+    add_ignored(case, ignore)
+    assert ("hatched: not annotated, 3,000 px" in legends(draw_strip(case))) == (section == 1)
+    merged = {name: places for name, _, _, places, _ in describe(draw_error_map(case))["counts"]}["merger"]
+    assert merged == (section == 0)
+
+
+def test_no_ignored_pixel_changes_no_picture(case):
+    before = read_panels(draw_strip(case)), read_panels(draw_error_map(case))
+    texts = legends(case / "strip.png"), legends(case / "errors.png")
+    add_ignored(case, np.zeros((2, 60, 50), np.uint8))
+    after = read_panels(draw_strip(case)), read_panels(draw_error_map(case))
+    assert texts == (legends(case / "strip.png"), legends(case / "errors.png"))
+    for one, other in zip(before, after, strict=True):
+        for title in one:
+            np.testing.assert_array_equal(one[title], other[title])
 
 
 # colours

@@ -164,12 +164,14 @@ def test_section_that_is_ignored_as_a_whole_is_left_out():
         assert score(labels, predicted, ignore=ignore) == score(labels[::2], predicted[::2])
 
 
-def test_nothing_to_score_is_an_error():
+def test_nothing_to_score_is_an_error_or_nan():
     stack = drawn(2)
     everywhere = np.ones(stack[0].shape, bool)
-    for score in (metrics.isbi_scores, metrics.error_map, metrics.warp):
-        with pytest.raises(InputError, match="every pixel is ignored"):
-            score(*stack[:2], ignore=everywhere)
+    with pytest.raises(InputError, match="every pixel is ignored"):
+        metrics.isbi_scores(*stack[:2], ignore=everywhere)
+    assert not metrics.error_map(*stack[:2], ignore=everywhere).any()
+    for score in (metrics.warping_error, metrics.splits_mergers_error):
+        assert np.isnan(score(*stack[:2], ignore=everywhere))
     assert all(np.isnan(v) for v in metrics.instance_scores(*stack[::2], ignore=everywhere).values())
     assert np.isnan(metrics.v_rand(*stack[::2], ignore=everywhere))
 

@@ -19,6 +19,8 @@ ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
     "#CC79A7",
 )
 BACKGROUND = "#23272e"
+HATCH = "#8b949e"  # stripes on pixels that are not annotated
+HATCH_PERIOD, HATCH_WIDTH = 14, 4  # px, along a row of the picture
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,41 @@ def instances_coloured(labels: np.ndarray, window: Window = WHOLE) -> np.ndarray
         image[here][labels[here] != labels[there]] = rgb(BACKGROUND)
     image[labels == 0] = rgb(BACKGROUND)
     return image[above:, left:]
+
+
+def hatched(image: np.ndarray, ignored: np.ndarray | None, scale: int = 1) -> np.ndarray:
+    """Return a picture, darker and with diagonal gray stripes on the pixels that are not annotated.
+
+    Parameters
+    ----------
+    image : (y, x, 3) array of uint8
+        The picture, RGB, magnified to its final size.
+    ignored : (y, x) array of bool or None
+        Pixels of the section that are not annotated; the picture has a multiple of their number. None if all
+        are annotated.
+    scale : int, default 1
+        Factor of the width of the stripes, for a picture that is shown smaller.
+
+    Returns
+    -------
+    (y, x, 3) array of uint8
+        `image` itself if all pixels are annotated.
+    """
+    if ignored is None:
+        return image
+    where = magnified(ignored, len(image) // len(ignored))
+    rows, columns = np.ogrid[: where.shape[0], : where.shape[1]]
+    result = image.copy()
+    result[where] = image[where] // 2 + rgb(BACKGROUND) // 2
+    result[where & ((rows + columns) // scale % HATCH_PERIOD < HATCH_WIDTH)] = rgb(HATCH)
+    return result
+
+
+def hatch_legend(ignored: np.ndarray | None) -> list[tuple[str | None, str]]:
+    """Return the line of the legend that explains `hatched`; none if all pixels are annotated."""
+    if ignored is None or not ignored.any():
+        return []
+    return [(HATCH, f"hatched: not annotated, {np.count_nonzero(ignored):,} px")]
 
 
 def magnified(array: np.ndarray, factor: int) -> np.ndarray:

@@ -13,12 +13,12 @@ from scipy import ndimage
 
 from pipeline_lib import metrics
 from pipeline_lib.data.labels import cells_apart
-from pipeline_lib.figures.colouring import Window, gray, instances_coloured, magnified
+from pipeline_lib.figures.colouring import Window, gray, hatch_legend, hatched, instances_coloured, magnified
 from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
 from pipeline_lib.figures.stored import consecutive, consistent_probability
 from pipeline_lib.figures.volume import LARGEST, describe_middle, matched_labels, middle
-from pipeline_lib.kernels.sections import Sections
+from pipeline_lib.kernels.sections import Sections, ignored_pixels, without
 from pipeline_lib.metrics import Mismatch
 from pipeline_lib.runtime.types import Json, Stored
 
@@ -62,6 +62,7 @@ def save_error_sheet(
     raw: Stored,
     labels: Stored,
     border: Stored,
+    ignore: Stored | None = None,
     probability: Stored,
     segmented: Stored,
     threshold: float,
@@ -88,6 +89,8 @@ def save_error_sheet(
         Instance labels of the annotation.
     border : (z, y, x) array
         Separation border of the annotation.
+    ignore : (z, y, x) array or None, optional
+        Non-zero where a pixel is not annotated. There are no errors there, and it is hatched.
     probability : (z, y, x) array
         Cell probability.
     segmented : (z, y, x) array
@@ -105,7 +108,15 @@ def save_error_sheet(
     places: list[tuple[Severity, int, Window, np.ndarray]] = []
     counts = dict.fromkeys(COLOURS, Count(0, 0))
     worst, worst_codes, worst_severity = 0, np.zeros((rows, columns), np.uint8), (-1, -1)
-    cells = Sections(shape, bool, lambda z: cells_apart(labels[(z, *part)], border[(z, *part)]))
+
+    def ignored(z: int) -> np.ndarray | None:
+        return ignored_pixels(ignore, z, part)
+
+    def annotated(z: int) -> np.ndarray:
+        return without(labels[(z, *part)], ignored(z))
+
+    cells = Sections(shape, bool, lambda z: cells_apart(annotated(z), border[(z, *part)]))
+    left_out = None if ignore is None else Sections(shape, ignore.dtype, lambda z: ignore[(z, *part)])
     decided = Sections(
         shape,
         probability.dtype,
@@ -113,7 +124,7 @@ def save_error_sheet(
             lambda z: consistent_probability(probability[(z, *part)], segmented[(z, *part)], threshold)
         ),
     )
-    for z, codes in enumerate(metrics.error_maps(cells, decided, threshold)):
+    for z, codes in enumerate(metrics.error_maps(cells, decided, threshold, ignore=left_out)):
         found = _counts(metrics.error_regions(codes, decided[z], threshold))
         counts = {
             kind: Count(before.places + found[kind].places, before.pixels + found[kind].pixels)
@@ -134,16 +145,19 @@ def save_error_sheet(
         "" if worst_codes.shape == labels.shape[1:] else f", only {describe_middle(worst_codes)} of each"
     )
     image = gray(raw[(slice(None), worst, *part)])
-    overview = Panel(title + searched, *_overview(image, worst_codes, frames), _legend(counts))
+    legend = [*_legend(counts), *hatch_legend(ignored(worst))]
+    overview = Panel(title + searched, *_overview(image, worst_codes, frames, ignored(worst)), legend)
     close_ups = {}
     for z in {z for _, z, _, _ in places}:
-        truth, section = labels[(z, *part)], raw[(slice(None), z, *part)]
+        truth, section, hidden = annotated(z), raw[(slice(None), z, *part)], ignored(z)
         segments = matched_labels(truth, consecutive(segmented[(z, *part)]))
         for number, (_, own, window, codes) in enumerate(places, 1):
             if own == z:
                 views = [gray(section, window), *(instances_coloured(a, window) for a in (truth, segments))]
                 title = f"{number}. section {z + 1}: {_pixels_by_kind(codes)}"
-                close_ups[number] = Panel(title, _close_up(views, codes))
+                close_ups[number] = Panel(
+                    title, _close_up(views, codes, None if hidden is None else hidden[window])
+                )
     ordered = [close_ups[number] for number in sorted(close_ups)]
     pairs = [ordered[i : i + 2] for i in range(0, len(ordered), 2)]
     save_sheet(
@@ -244,12 +258,13 @@ def _pixels_by_kind(codes: np.ndarray) -> str:
 
 
 def _overview(
-    image: np.ndarray, codes: np.ndarray, windows: dict[str, Window]
+    image: np.ndarray, codes: np.ndarray, windows: dict[str, Window], ignored: np.ndarray | None
 ) -> tuple[np.ndarray, list[tuple[int, int, int, int, str]]]:
     """Return the section with its errors, resized to about `OVERVIEW` px, and the frames of `windows`."""
     side = max(codes.shape)
     larger, smaller = max(OVERVIEW // side, 1), math.ceil(side / OVERVIEW)
-    shown = error_overlay(magnified(image, larger), magnified(codes, larger), radius=3 * smaller)
+    shown = hatched(magnified(image, larger), ignored, scale=smaller)
+    shown = error_overlay(shown, magnified(codes, larger), radius=3 * smaller)
     frames = [
         [edge * larger // smaller for edge in (x.start, y.start, x.stop - x.start, y.stop - y.start)]
         for y, x in windows.values()
@@ -257,9 +272,10 @@ def _overview(
     return shown[::smaller, ::smaller], [(*frame, text) for frame, text in zip(frames, windows, strict=True)]
 
 
-def _close_up(views: list[np.ndarray], codes: np.ndarray) -> np.ndarray:
+def _close_up(views: list[np.ndarray], codes: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
     """Return three enlarged views next to each other, with the errors marked on the last one."""
     factor = math.ceil(CLOSE_UP_SHOWN / max(codes.shape))
     raw, annotation, segmentation = (magnified(view, factor) for view in views)
+    annotation, segmentation = hatched(annotation, ignored), hatched(segmentation, ignored)
     gap = np.full((len(raw), 8, 3), 255, np.uint8)
     return np.hstack([raw, gap, annotation, gap, error_overlay(segmentation, magnified(codes, factor))])

@@ -17,6 +17,8 @@ from pipeline_lib.figures.colouring import (
     Window,
     coloured,
     gray,
+    hatch_legend,
+    hatched,
     instances_coloured,
     magnified,
     rgb,
@@ -24,6 +26,7 @@ from pipeline_lib.figures.colouring import (
 from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
 from pipeline_lib.figures.stored import consecutive, consistent_probability
+from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.metrics.contingency import count_pairs
 from pipeline_lib.runtime.types import Json, Stored
 
@@ -38,6 +41,7 @@ def save_volume_strip(
     raw: Stored,
     labels: Stored | None,
     border: Stored | None,
+    ignore: Stored | None = None,
     weights: Stored | None,
     probability: Stored,
     segmented: Stored,
@@ -65,6 +69,8 @@ def save_volume_strip(
         Instance labels of the annotation. None without annotation.
     border : (z, y, x) array or None
         Separation border of the annotation. None without annotation.
+    ignore : (z, y, x) array or None, optional
+        Non-zero where a pixel is not annotated. Such pixels are hatched in the pictures of truth and errors.
     weights : (z, y, x) array or None
         Weight map. None if there is none.
     probability : (z, y, x) array
@@ -87,35 +93,48 @@ def save_volume_strip(
     factor = math.ceil(SMALLEST / max(edge.stop - edge.start for edge in window))
     panels: list[Panel] = []
 
+    ignored = ignored_pixels(ignore, z, part)
+    hidden = None if ignored is None else ignored[window]
+
     def add(
         title: str, image: np.ndarray, *legend: tuple[str | None, str], scale: Scale | None = None
     ) -> None:
         panels.append(Panel(title, magnified(image, factor), legend=legend, scale=scale))
 
+    def hatch() -> None:
+        """Hatch the pixels of the last panel that are not annotated."""
+        panel = panels[-1]
+        legend = [*panel.legend, *hatch_legend(hidden)]
+        panels[-1] = replace(panel, image=hatched(panel.image, hidden), legend=legend)
+
     size = ("" if max(height, width) <= WINDOW else "the middle of ") + f"{height} x {width} px"
     add("raw image", gray(raw[(slice(None), z, *part)], window), (None, size))
     cells: np.ndarray | None = None
     if labels is not None and border is not None:
-        truth, separating = labels[(z, *part)], border[(z, *part)]
+        truth, separating = without(labels[(z, *part)], ignored), border[(z, *part)]
         cells = cells_apart(truth, separating)
         touching = f"{np.count_nonzero(separating[window]):,} px between touching cells"
         add("annotation", instances_coloured(truth, window), (None, _counted(truth[window])))
+        hatch()
         add("separation border", _bordered(truth[window], separating[window]), (ORANGE, touching))
+        hatch()
     if weights is not None:
         place = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True))
         shown_weights = weights[(z, *place)]
         scale = Scale("viridis", 0, float(shown_weights.max()), "loss weight")
         add("weight map", coloured(shown_weights, scale), scale=scale)
+        hatch()
     scale = Scale("gray", 0, 1, f"threshold {threshold:.2f}", mark=threshold)
     add("cell probability", coloured(shown_probability[window], scale), scale=scale)
     cut = shown_probability.shape != (height, width)
     note = ((None, f"found in {describe_middle(shown_probability)}"),) if cut else ()
     if cells is not None:
         decided = consistent_probability(shown_probability, found, threshold)
-        codes = metrics.error_map(cells, decided, threshold)[window]
+        codes = metrics.error_map(cells, decided, threshold, ignore=ignored)[window]
         codes[~np.isin(codes, TOPOLOGICAL)] = 0
         counts = [(COLOURS[k], f"{k.name.lower()}s: {(codes == k).sum():,} px") for k in TOPOLOGICAL]
         add("segmentation", instances_coloured(matched_labels(truth, found), window), *counts, *note)
+        hatch()
         marked = error_overlay(panels[-1].image, magnified(codes, factor))
         panels[-1] = replace(panels[-1], image=marked)
     else:

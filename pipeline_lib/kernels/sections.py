@@ -62,11 +62,13 @@ def sections_of(array: Stored) -> Iterator[np.ndarray]:
     return (section(array, z) for z in range(count_sections(array)))
 
 
-def ignored_pixels(ignore: Stored | None, z: int) -> np.ndarray | None:
-    """Return the pixels of section `z` that are ignored (y, x), bool; None if there are none."""
+def ignored_pixels(
+    ignore: Stored | None, z: int, window: tuple[slice, slice] | None = None
+) -> np.ndarray | None:
+    """Return the pixels of section `z`, or of a window of it, that are ignored (bool); None if none are."""
     if ignore is None:
         return None
-    ignored = section(ignore, z) != 0
+    ignored = (section(ignore, z) if window is None else ignore[(z, *window)]) != 0
     return ignored if ignored.any() else None
 
 

@@ -23,6 +23,7 @@ from pipeline_lib.metrics.pixel import pixel_counts
 from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares, unrestricted_pairs
 from pipeline_lib.metrics.thinning import flood
 from pipeline_lib.metrics.warping import allowed, warp_section
+from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Stored
 
@@ -216,17 +217,16 @@ def isbi_scores(
 
     def prepare(z: int) -> _Prepared:
         ignored = ignored_pixels(ignore, z)
-        beyond = outside(ignored)
         truth, probability = check(z, section(cells, z), section(cell_probability, z), ignored)
         truth, probability = padded(truth, np.uint8), padded(probability, np.float32)
         return _Prepared(
             z=z,
             truth=truth,
-            components=padded_components(truth, beyond),
+            components=padded_components(truth),
             probability=probability,
-            may_change=allowed(mask, z, ignored),
+            may_change=allowed(mask, z),
             ignored=ignored,
-            beyond=beyond,
+            beyond=outside(ignored),
             labels=None if labels is None else as_labels(section(labels, z), "labels", ignored),
         )
 
@@ -236,6 +236,11 @@ def isbi_scores(
     per_section = over_sections(prepare, score, count_sections(cells), thresholds, workers, progress)
     check.finish()
     annotated = [scores for scores in per_section if scores[0].partition.pixels.total]
+    if not annotated:
+        raise InputError(
+            "every pixel is ignored, so there is nothing to score. Check the value or the mask that means "
+            "`not annotated`."
+        )
     at_threshold = dict(zip(thresholds, zip(*annotated, strict=True), strict=True))
     kinds = [_pooled] if labels is None else [_pooled, _pooled_objects]
     rows = [

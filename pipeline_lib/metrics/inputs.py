@@ -19,10 +19,10 @@ class MapChecker:
     """Check a truth and a probability map, section by section.
 
     Raises `InputError` at once for different shapes and for integer probabilities other than uint8, for NaN
-    and probabilities outside 0..1 when their section is checked, and at the end for a uint8 map of 0 and 1,
-    and if all pixels are ignored. At the end it logs what was changed (a uint8 map is divided by 255, values
-    up to `ROUNDING` beyond 0..1 are clipped), and what is probably a mistake: a truth without cells, and a
-    map that is anticorrelated with the truth.
+    and probabilities outside 0..1 when their section is checked, and at the end for a uint8 map of 0 and 1.
+    At the end it logs what was changed (a uint8 map is divided by 255, values up to `ROUNDING` beyond 0..1
+    are clipped), and what is probably a mistake: a truth without cells, and a map that is anticorrelated with
+    the truth.
 
     Values at ignored pixels are not checked; they may be NaN.
 
@@ -73,11 +73,6 @@ class MapChecker:
     def finish(self) -> None:
         """Check the stack as a whole, after all sections were checked."""
         sums = self._moments.sum(axis=0)
-        if sums[0] == 0:
-            raise InputError(
-                "every pixel is ignored, so there is nothing to score. Check the value or the mask that "
-                "means `not annotated`."
-            )
         if self._dtype == np.uint8 and self._highest.max() == 1:
             raise InputError(
                 "cell_probability is uint8 without values above 1, expected 0..255. For a binary map pass "
@@ -87,7 +82,7 @@ class MapChecker:
             logger.warning("cell_probability is uint8 and was divided by 255.")
         if self._clipped.any():
             logger.warning("cell_probability has values up to %g beyond 0..1, which were clipped.", ROUNDING)
-        if sums[1] == 0:
+        if sums[0] > 0 and sums[1] == 0:
             logger.warning(
                 "the truth has no cells, so rand_error is 0 by definition and has no meaning. Check the "
                 "annotation."

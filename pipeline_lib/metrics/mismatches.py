@@ -201,8 +201,9 @@ def splits_mergers_error(
     Returns
     -------
     float
-        0 (best) to 1, as a fraction of all pixels that are not ignored. 0 without any true cell. 0 also for
-        an empty prediction: each cell is deformed to a single pixel, whose kind is object deletion.
+        0 (best) to 1, as a fraction of all pixels that are not ignored; NaN if all are. 0 without any true
+        cell. 0 also for an empty prediction: each cell is deformed to a single pixel, whose kind is object
+        deletion.
 
     Raises
     ------
@@ -225,7 +226,8 @@ def splits_mergers_error(
     """
     errors = error_map(cells, cell_probability, threshold, mask, ignore=ignore)
     split_or_merger = (errors == Mismatch.SPLIT) | (errors == Mismatch.MERGER)
-    return np.count_nonzero(split_or_merger) / count_annotated(cells, ignore)
+    pixels = count_annotated(cells, ignore)
+    return np.count_nonzero(split_or_merger) / pixels if pixels else float("nan")
 
 
 def error_regions(errors: Stored, cell_probability: Stored, threshold: float = 0.5) -> pd.DataFrame:

@@ -21,7 +21,6 @@ from pipeline_lib.kernels.sections import (
     padded,
     section,
     unpadded,
-    without,
 )
 from pipeline_lib.metrics.inputs import MapChecker, checked_thresholds
 from pipeline_lib.runtime.types import Stored
@@ -148,9 +147,9 @@ def warping_error(
     Returns
     -------
     float
-        0 (best) to 1, as a fraction of all pixels that are not ignored. Without any true cell, each predicted
-        cell pixel is an error. For an empty prediction, each cell without holes is deformed to a single
-        pixel, which is an error.
+        0 (best) to 1, as a fraction of all pixels that are not ignored; NaN if all are. Without any true
+        cell, each predicted cell pixel is an error. For an empty prediction, each cell without holes is
+        deformed to a single pixel, which is an error.
 
     Raises
     ------
@@ -181,7 +180,8 @@ def warping_error(
     0.0
     """
     found = warped_sections(cells, cell_probability, threshold, mask, ignore)
-    return sum(remaining.size for _, remaining, _ in found) / count_annotated(cells, ignore)
+    errors, pixels = sum(remaining.size for _, remaining, _ in found), count_annotated(cells, ignore)
+    return errors / pixels if pixels else float("nan")
 
 
 class Warped(NamedTuple):
@@ -205,16 +205,14 @@ def warped_sections(
         ignored = ignored_pixels(ignore, z)
         truth, probability = check(z, section(cells, z), section(cell_probability, z), ignored)
         warped, probability = padded(truth, np.uint8), padded(probability, np.float32)
-        remaining = warp_section(warped, probability, threshold, allowed(mask, z, ignored))
+        remaining = warp_section(warped, probability, threshold, allowed(mask, z))
         yield Warped(warped, remaining, outside(ignored))
     check.finish()
 
 
-def allowed(mask: Stored | None, z: int, ignored: np.ndarray | None) -> np.ndarray:
+def allowed(mask: Stored | None, z: int) -> np.ndarray:
     """Return the padded 0/1 map of the pixels that can change in section `z`; an empty array if all can."""
-    if mask is not None:
-        return padded(without(section(mask, z) != 0, ignored), np.uint8)
-    return np.empty((0, 0), np.uint8) if ignored is None else padded(~ignored, np.uint8)
+    return np.empty((0, 0), np.uint8) if mask is None else padded(section(mask, z) != 0, np.uint8)
 
 
 def warp_section(

@@ -34,13 +34,14 @@ def draw_volume_strip(
 
     The pictures are raw image, annotation, separation border, weight map, cell probability and segmentation.
     Without annotation or weight map there are fewer. A segment has the colour of the annotated cell with
-    which it shares most pixels, so a difference in colour is an error. Only the middle section is read; if it
+    which it shares most pixels, so a difference in colour is an error. Pixels that are not annotated are
+    hatched. Only the middle section is read; if it
     is larger than 4096 px, only its middle.
 
     Parameters
     ----------
     dataset : Path
-        HDF5 file of the volume: `raw` and, if it is annotated, `labels` and `separation_border`.
+        HDF5 file of the volume: `raw` and, if it is annotated, `labels`, `separation_border` and `ignore`.
     weight_map : Path or None
         HDF5 file with the `weight_map`. None if the volume has none.
     prediction : Path
@@ -81,6 +82,7 @@ def draw_volume_strip(
             raw=data[layout.RAW.name],
             labels=data[layout.LABELS.name] if annotated else None,
             border=data[layout.SEPARATION_BORDER.name] if annotated else None,
+            ignore=data.get(layout.IGNORE.name),
             weights=weighted.get(layout.WEIGHT_MAP.name),
             probability=probability,
             segmented=_stored_labels(segmented, probability.shape),
@@ -105,12 +107,13 @@ def draw_errors(
     The picture shows the errors in the worst section and close-ups of the ten worst places of the volume.
     Errors are the pixels in which truth and segmentation differ after warping (`metrics.error_map`). The
     worst places and the worst section have most pixels of splits and mergers; if equal, most pixels of all
-    errors. If sections are larger than 4096 px, only their middle is searched. Sections are read one by one.
+    errors. Pixels that are not annotated are hatched; there are no errors there. If sections are larger than
+    4096 px, only their middle is searched. Sections are read one by one.
 
     Parameters
     ----------
     dataset : Path
-        HDF5 file of the volume with `raw`, `labels` and `separation_border`.
+        HDF5 file of the volume with `raw`, `labels`, `separation_border` and, if there is one, `ignore`.
     prediction : Path
         HDF5 file with the `cell_probability`.
     segmentation : Path
@@ -141,6 +144,7 @@ def draw_errors(
             raw=data[layout.RAW.name],
             labels=data[layout.LABELS.name],
             border=data[layout.SEPARATION_BORDER.name],
+            ignore=data.get(layout.IGNORE.name),
             probability=probability,
             segmented=_stored_labels(segmented, probability.shape),
             threshold=PostProcessing.read(postprocessing).threshold,
