@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from scipy import ndimage
 
 from pipeline_lib import imageio, layout, metrics, provenance
 from pipeline_lib.cli import main
@@ -12,7 +13,7 @@ from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
-from pipeline_lib.stages.evaluation import COLUMNS, collect_scores, evaluate
+from pipeline_lib.stages.evaluation import COLUMNS, collect_scores, evaluate, score_files
 from pipeline_lib.stages.segmentation import segment
 
 
@@ -180,3 +181,140 @@ def test_the_command_reports_an_error_and_writes_nothing(folder, images, capsys)
     message = r"error: .*small\.tif: shape \(z, y, x\) \(2, 24, 29\), but .*truth\.tif"
     assert re.match(message, capsys.readouterr().err)
     assert not (folder / "out.csv").exists()
+
+
+def drawn_labels(seed=0, shape=(2, 96, 96), number=40):
+    """Return sections of cells around random points, with membranes between them."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(shape, np.int64)
+    for section in labels:
+        points = rng.uniform(0, shape[1:], (number, 2))
+        y, x = np.indices(section.shape)
+        distance = np.stack([np.hypot(y - a, x - b) for a, b in points])
+        first, second = np.sort(distance, axis=0)[:2]
+        section[...] = np.where(second - first > 3, distance.argmin(axis=0) + 1, 0)
+    return labels
+
+
+def blurred(labels, sigma=1.5):
+    return ndimage.gaussian_filter((labels > 0).astype(float), (0, sigma, sigma))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda a: a.astype(np.uint8), "labels"),
+        (lambda a: a.astype(np.uint16) * 100, "labels"),
+        (lambda a: a * 2**40, "labels"),
+        (lambda a: a.astype(np.float32), "labels"),
+        (lambda a: np.where(a > 0, a % 7 + 1, 0).astype(np.int32), "labels"),  # values used for several cells
+        (lambda a: np.round(blurred(a) * 255).astype(np.uint8), "probability"),
+        (lambda a: np.round(blurred(a, 4) * 255).astype(np.uint8), "probability"),
+        (lambda a: np.round(blurred(a) * 65535).astype(np.uint16), "probability"),
+        (lambda a: np.random.default_rng(0).integers(0, 65536, a.shape, np.uint16), "probability"),
+        (lambda a: blurred(a).astype(np.float32), "probability"),
+        (lambda a: (a > 0).astype(np.float32), "probability"),
+        (lambda a: (a > 0).astype(np.int64), "probability"),
+        (lambda a: (a > 0).astype(np.uint8) * 255, "probability"),
+        (lambda a: a > 0, "probability"),
+    ],
+)
+def test_labels_and_probabilities_are_recognised(make, kind):
+    assert imageio.kind_of_prediction("p.tif", make(drawn_labels())) == kind
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a: np.where(a > 0, a % 7 + 1, 0).astype(np.uint8),  # values used for several cells
+        lambda a: np.digitize(blurred(a), [0.5, 0.9]).astype(np.uint8),  # classes of pixels
+        lambda a: (np.digitize(blurred(a), [0.5, 0.9]) * 127).astype(np.uint8),
+    ],
+)
+def test_values_that_could_be_both_are_asked_for_and_each_answer_works(folder, make, capsys):
+    labels = drawn_labels()
+    tifffile.imwrite(folder / "truth.tif", labels.astype(np.uint16), photometric="minisblack")
+    tifffile.imwrite(folder / "p.tif", make(labels), photometric="minisblack")
+    command = ["evaluate", str(folder / "truth.tif"), str(folder / "p.tif")]
+    assert main(command) == 1
+    message = capsys.readouterr().err
+    assert "p.tif: the values could be labels or a probability map" in message
+    answers = re.findall(r"`(--prediction \w+)`", message)
+    assert answers == ["--prediction labels", "--prediction probability"]
+    for answer in answers:
+        assert main([*command, *answer.split()]) == 0
+    printed = capsys.readouterr().out
+    assert "Instance scores of the labels" in printed and "over the thresholds" in printed
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, np.float32])
+def test_predicted_labels_are_scored_as_labels(folder, dtype, capsys):
+    truth, predicted = drawn_labels(0), drawn_labels(1)
+    predicted[0, :50] = truth[0, :50]
+    tifffile.imwrite(folder / "truth.tif", truth.astype(np.uint16), photometric="minisblack")
+    tifffile.imwrite(folder / "p.tif", predicted.astype(dtype), photometric="minisblack")
+    files = [str(folder / name) for name in ("truth.tif", "p.tif")]
+    assert main(["evaluate", *files, "--csv", str(folder / "out.csv")]) == 0
+    found = pd.read_csv(folder / "out.csv", float_precision="round_trip")
+    assert found.threshold.isna().all()
+    assert dict(zip(found.metric, found.value, strict=True)) == metrics.instance_scores(truth, predicted)
+    number = np.unique(predicted).size - 1
+    assert f"p.tif: labels, {number} values; inferred from the values" in capsys.readouterr().out
+
+
+def test_binary_map_of_integers_is_a_probability_of_0_and_1(folder, capsys):
+    labels = drawn_labels()
+    tifffile.imwrite(folder / "truth.tif", labels.astype(np.uint16), photometric="minisblack")
+    tables = []
+    for name, map_ in (("a", (labels > 0).astype(np.uint8)), ("b", (labels > 0).astype(np.float32))):
+        tifffile.imwrite(folder / f"{name}.tif", map_, photometric="minisblack")
+        tables.append(score_files(folder / "truth.tif", folder / f"{name}.tif"))
+    pd.testing.assert_frame_equal(*tables)
+    assert "a.tif: binary map, 1 is cell; inferred from the values" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("predicted_labels", [False, True])
+def test_ignored_pixels_of_files_are_left_out(folder, predicted_labels):
+    truth, other = drawn_labels(0), drawn_labels(1)
+    prediction = other.astype(np.uint16) if predicted_labels else blurred(other).astype(np.float32)
+    marked, mask = truth.copy(), np.zeros(truth.shape, np.uint8)
+    marked[:, :, 60:], mask[:, :, 60:] = 255, 1
+    for name, array in (
+        ("marked", marked.astype(np.uint8)),
+        ("plain", truth.astype(np.uint8)),
+        ("mask", mask),
+        ("p", prediction),
+        ("cropped", truth[..., :60].astype(np.uint8)),
+        ("p_cropped", prediction[..., :60]),
+    ):
+        tifffile.imwrite(folder / f"{name}.tif", array, photometric="minisblack")
+    expected = score_files(folder / "cropped.tif", folder / "p_cropped.tif", annotation_kind="instances")
+    for name, settings in (("marked", {"ignore": 255}), ("plain", {"ignore_mask": folder / "mask.tif"})):
+        found = score_files(folder / f"{name}.tif", folder / "p.tif", annotation_kind="instances", **settings)
+        pd.testing.assert_frame_equal(found, expected, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("annotate", "options"),
+    [
+        (lambda a: np.where(np.indices(a.shape)[2] > 70, 255, a), "--ignore 255"),
+        (lambda a: np.where(np.indices(a.shape)[2] > 70, -1, a), "--ignore -1"),
+        (lambda a: np.where(a > 0, a % 20 + 1, 0), "--annotation-kind instances --relabel"),
+        (
+            lambda a: np.digitize(blurred(a), [0.5, 0.9]),
+            r"--annotation-kind classes --classes( \w+=\d){3}",
+        ),
+    ],
+)
+def test_command_line_that_an_error_names_works_on_this_file(folder, annotate, options, capsys):
+    labels = drawn_labels()
+    tifffile.imwrite(folder / "truth.tif", annotate(labels).astype(np.int16), photometric="minisblack")
+    tifffile.imwrite(folder / "p.tif", blurred(labels).astype(np.float32), photometric="minisblack")
+    command = ["evaluate", str(folder / "truth.tif"), str(folder / "p.tif")]
+    assert main(command) == 1
+    message = capsys.readouterr().err
+    found = re.search(f"`({options})`", message)
+    assert found and "dataset" not in message
+    assert main([*command, *found[1].split()]) == 0
+    assert main([*command, "--annotation-kind", "classes"]) == 1
+    assert "error: `--classes`: missing" in capsys.readouterr().err

@@ -1,23 +1,25 @@
-"""`bordure evaluate`: score a probability map of any tool against an annotation."""
+"""`bordure evaluate`: score a prediction of any tool against an annotation."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
-from pipeline_lib.imageio import ANNOTATION_KINDS
+from pipeline_lib.imageio import ANNOTATION_KINDS, PREDICTION_KINDS
+from pipeline_lib.runtime.errors import InputError
 
 SHOWN = ["metric", "best", "threshold", "pixel_error", "rand_error", "v_rand_thin", "warping_error"]
 
 DESCRIPTION = """\
-Score a probability map against an annotation, written by any tool: TIFF stacks,
+Score a prediction against an annotation, written by any tool: TIFF stacks,
 folders of PNG or TIFF slices, or HDF5 datasets (FILE.h5:/DATASET)."""
 
 EPILOG = """\
-output: for each score, its best value over the thresholds 0, 0.1, ..., 1, and
-other scores at that threshold; then the instance scores at the threshold with
-the best SEG. Errors: 0 is perfect. V scores and instance scores: 1 is perfect.
-All scores are explained in docs/explanation/scores.md.
+output: for a probability map, the best value of each score over the thresholds
+0, 0.1, ..., 1, other scores at that threshold, and the instance scores at the
+threshold with the best SEG; for labels, the instance scores. Errors: 0 is
+perfect. Others: 1 is perfect. They are explained in docs/explanation/scores.md.
 
 exit codes: 0 scored; 1 a file cannot be read or scored; 2 wrong arguments
 example:    bordure evaluate truth.tif probability.tif --csv scores.csv"""
@@ -40,28 +42,49 @@ def add_parser(
     """
     parser = subparsers.add_parser(
         "evaluate",
-        help="score a probability map against an annotation",
+        help="score a prediction against an annotation",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("truth", type=Path, help="annotation, (z, y, x) or (y, x)")
     parser.add_argument(
-        "truth", type=Path, help="annotation, (z, y, x) or (y, x): membranes or instance labels"
-    )
-    parser.add_argument(
-        "cell_probability",
+        "prediction",
         type=Path,
-        help="probability of each pixel to be inside a cell, same shape; 0 to 1, or uint8 from 0 to 255",
+        help="cell probability, 0 to 1 or uint8 0 to 255, or instance labels; same shape",
     )
-    parser.add_argument(
-        "--csv", type=Path, metavar="FILE", help="also write every score at every threshold to this file"
-    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write every score to this file")
     parser.add_argument(
         "--annotation-kind",
         choices=ANNOTATION_KINDS,
         default="auto",
         metavar="KIND",
-        help=f"content of the annotation; auto infers it ({', '.join(ANNOTATION_KINDS)}; default: auto)",
+        help=f"of the annotation: {', '.join(ANNOTATION_KINDS)}; default: auto, which infers it",
+    )
+    parser.add_argument(
+        "--classes",
+        type=_class,
+        nargs="+",
+        metavar="NAME=N",
+        help="value of each class, or values as 1,2; with the kind `classes`",
+    )
+    parser.add_argument(
+        "--ignore",
+        type=int,
+        metavar="N",
+        help="value in the annotation that means `not annotated`",
+    )
+    parser.add_argument(
+        "--ignore-mask", type=Path, metavar="FILE", help="image whose pixels other than 0 are not annotated"
+    )
+    parser.add_argument("--relabel", action="store_true", help="each area of an instance label is a cell")
+    parser.add_argument(
+        "--prediction",
+        dest="prediction_kind",
+        choices=PREDICTION_KINDS,
+        default="auto",
+        metavar="KIND",
+        help=f"of the prediction: {', '.join(PREDICTION_KINDS)}; default: auto",
     )
     return parser
 
@@ -88,10 +111,26 @@ def run(options: argparse.Namespace) -> int:
     from pipeline_lib.runtime.files import replacing
     from pipeline_lib.stages.evaluation import score_files
 
-    scores = score_files(options.truth, options.cell_probability, annotation_kind=options.annotation_kind)
+    try:
+        scores = score_files(
+            options.truth,
+            options.prediction,
+            annotation_kind=options.annotation_kind,
+            classes=dict(options.classes) if options.classes else None,
+            ignore=options.ignore,
+            ignore_mask=options.ignore_mask,
+            relabel=options.relabel,
+            prediction_kind=options.prediction_kind,
+        )
+    except InputError as error:
+        raise InputError(_as_options(str(error))) from error
     if options.csv:
         with replacing(options.csv) as temporary:
             scores.to_csv(temporary, index=False)
+    if scores.threshold.isna().all():
+        print("\nInstance scores of the labels:\n")
+        print(scores[["metric", "value"]].to_string(index=False, float_format="%.4f"))
+        return 0
     print("\nBest value of each score over the thresholds, and other scores at that threshold:\n")
     print(metrics.summary_table(scores)[SHOWN].to_string(index=False, float_format="%.4f"))
     of_instances = scores[scores.metric.isin(metrics.INSTANCE_METRICS)]
@@ -100,3 +139,27 @@ def run(options: argparse.Namespace) -> int:
     print(f"\nInstance scores at the threshold with the best SEG ({best:.1f}):\n")
     print(at.loc[[best], list(metrics.INSTANCE_METRICS)].to_string(index=False, float_format="%.4f"))
     return 0
+
+
+def _class(text: str) -> tuple[str, list[int]]:
+    """Return name and values of a class that is given as `cell=1` or `cell=1,2`."""
+    name, _, values = text.partition("=")
+    return name, [int(value) for value in values.split(",")]
+
+
+def _as_options(message: str) -> str:
+    """Replace settings of the section `dataset`, which errors say to set, by options of the command line."""
+
+    def option(key: str, value: str) -> str:
+        if value.startswith("{"):
+            value = value.strip("{}").replace(": ", "=").replace(",", "")
+        return f"--{key.replace('_', '-')}{'' if value in ('', 'true') else ' ' + value}"
+
+    def options(match: re.Match[str]) -> str:
+        found = re.findall(r"(\w+): (\{[^}]*\}|[^,{}]+)", match[1])
+        return f"`{' '.join(option(key, value) for key, value in found)}`"
+
+    message = re.sub(r"`dataset: \{([^`]*)\}`", options, message)
+    return re.sub(
+        r"(?:config key )?`dataset\.(\w+)(?:: (\w+))?`", lambda m: f"`{option(m[1], m[2] or '')}`", message
+    )

@@ -32,12 +32,14 @@ from pipeline_lib.imageio.naming import (
     source_file,
     source_files,
 )
+from pipeline_lib.imageio.prediction import PREDICTION_KINDS, kind_of_prediction
 from pipeline_lib.imageio.series import PAIRINGS, matching_slices
 from pipeline_lib.imageio.writing import write_images, write_labels, write_probability
 
 __all__ = [
     "ANNOTATION_KINDS",
     "PAIRINGS",
+    "PREDICTION_KINDS",
     "Annotation",
     "AnnotationRegions",
     "ImageInfo",
@@ -48,6 +50,7 @@ __all__ = [
     "inspect",
     "inspect_apart",
     "is_folder_of_masks",
+    "kind_of_prediction",
     "matching_slices",
     "natural_key",
     "open_annotation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -187,42 +187,85 @@ def measure_spread(scores: Path, postprocessings: Sequence[Path], output: Path) 
 
 
 def score_files(
-    truth: str | Path, cell_probability: str | Path, *, annotation_kind: str = "auto"
+    truth: str | Path,
+    prediction: str | Path,
+    *,
+    annotation_kind: str = "auto",
+    classes: Mapping[str, int | Sequence[int]] | None = None,
+    ignore: int | None = None,
+    ignore_mask: str | Path | None = None,
+    relabel: bool = False,
+    prediction_kind: str = "auto",
 ) -> pd.DataFrame:
-    """Score a probability map against an annotation, both read from image files of any tool.
+    """Score a probability map or labels against an annotation, both read from image files of any tool.
 
-    For the challenge's scores, touching cells of an instance annotation are separated by a border of 2 px, as
-    the workflow does by default. The instance scores use the labels as they are.
+    For the challenge's scores, touching cells of the annotation are separated by a border of 2 px, as the
+    workflow does by default. The instance scores use the labels as they are.
 
     Parameters
     ----------
     truth : str or Path
-        Annotation, (z, y, x) or (y, x), in any form that `imageio` reads, also `file.h5:/dataset`: membranes
-        or instance labels.
-    cell_probability : str or Path
-        Probability that a pixel is inside a cell, of the same shape: 0 to 1, or uint8 from 0 to 255.
+        Annotation, (z, y, x) or (y, x), in any form that `imageio` reads, also `file.h5:/dataset`.
+    prediction : str or Path
+        Prediction of the same shape: the probability that a pixel is inside a cell, 0 to 1, or uint8 from 0
+        to 255; or instance labels, 0 = background.
     annotation_kind : str, default "auto"
         What the annotation contains, one of `imageio.ANNOTATION_KINDS`.
+    classes : mapping of str to int or list of int, optional
+        Values of each class in an annotation of classes, see `imageio.open_annotation`.
+    ignore : int, optional
+        Value in the annotation that means "not annotated". These pixels are left out of all scores.
+    ignore_mask : str or Path, optional
+        Image of the same size whose pixels other than 0 are not annotated.
+    relabel : bool, default False
+        Whether each connected area of an instance label is a separate cell.
+    prediction_kind : str, default "auto"
+        What the prediction contains, one of `imageio.PREDICTION_KINDS`.
 
     Returns
     -------
     pandas.DataFrame
-        Columns `metric`, `threshold` and `value`: every score at every threshold of the challenge.
+        Columns `metric`, `threshold` and `value`. For a probability map every score at every threshold of the
+        challenge (`metrics.isbi_scores`), for labels those of `metrics.instance_scores`, with NaN as
+        threshold.
 
     Raises
     ------
     InputError
-        If a file cannot be read, if the shapes differ, or if the values cannot be scored.
+        If a file cannot be read, if the shapes differ, if the meaning of a file is not clear, or if the
+        values cannot be scored.
     """
-    annotation = imageio.read_annotation(truth, kind=annotation_kind)
-    probability = imageio.read_images(cell_probability)[0]
-    labels = annotation.labels
-    if labels.shape != probability.shape:
+    import pandas as pd
+
+    annotation = imageio.read_annotation(
+        truth,
+        kind=annotation_kind,
+        classes=classes,
+        ignore=ignore,
+        ignore_mask=ignore_mask,
+        relabel=relabel,
+    )
+    predicted, labels, ignored = imageio.read_images(prediction)[0], annotation.labels, annotation.ignore
+    if labels.shape != predicted.shape:
         raise InputError(
-            f"{cell_probability}: shape (z, y, x) {probability.shape}, but {truth} has "
-            f"{labels.shape}. Both must show the same sections at the same size."
+            f"{prediction}: shape (z, y, x) {predicted.shape}, but {truth} has {labels.shape}. Both must "
+            "show the same sections at the same size."
         )
     print(f"{truth}: {annotation.description}")
+    kind, inferred = prediction_kind, ""
+    if kind == "auto":
+        kind, inferred = imageio.kind_of_prediction(prediction, predicted), "; inferred from the values"
+    if kind == "labels":
+        predicted = predicted.astype(np.int64) if predicted.dtype.kind == "f" else predicted
+        print(f"{prediction}: labels, {len(np.unique(predicted[predicted > 0]))} values{inferred}")
+        scores = metrics.instance_scores(labels, predicted, ignore=ignored)
+        rows = [(metric, float("nan"), value) for metric, value in scores.items()]
+        return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
+    if predicted.dtype.kind in "iu" and np.unique(predicted[predicted != 0]).size == 1:
+        print(f"{prediction}: binary map, {predicted.max()} is cell{inferred}")
+        predicted = predicted != 0
+    else:
+        print(f"{prediction}: probability map{inferred}")
     cells = np.stack([cells_apart(own, separation_border(own, BORDER_WIDTH)) for own in labels])
     progress = partial(tqdm, total=len(cells), unit="section", leave=False)
-    return metrics.isbi_scores(cells, probability, labels=labels, progress=progress)
+    return metrics.isbi_scores(cells, predicted, labels=labels, ignore=ignored, progress=progress)
