@@ -1,12 +1,13 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline_lib.data.augment import Augmentation
+from pipeline_lib.data.augment import Augmentation, draw
 from pipeline_lib.data.normalisation import measure
 from pipeline_lib.data.patches import Patches, Volume
 from pipeline_lib.inference.tiling import mirror
@@ -97,6 +98,60 @@ def test_every_pixel_is_equally_likely_the_centre(volumes):
     _, y, x = np.unravel_index(centres[centres < 10_000].astype(int), volumes[0].truth.shape)
     assert y.min() < 2 and y.max() > 27 and x.min() < 2 and x.max() > 38
     assert np.histogram(x, 4)[0].min() > 60
+
+
+def ignoring(volume, ignore):
+    """The volume with ignored pixels, whose weight is 0; that of all others is not."""
+    truth = volume.truth
+    weights = np.where(ignore, 0, truth.weight_map + 1).astype(np.float32)
+    return volume._replace(truth=PixelTruth(truth.labels, truth.separation_border, weights, ignore))
+
+
+def test_every_annotated_pixel_is_equally_likely_the_centre_and_no_other(volumes):
+    rng = np.random.default_rng(0)
+    ignores = [(rng.random(volume.truth.shape) < 0.5).astype(np.uint8) for volume in volumes]
+    ignores[0][1], ignores[0][0, :, :20] = 1, 1
+    source = patches([ignoring(*pair) for pair in zip(volumes, ignores, strict=True)])
+    middle = TILE // 2 - GEOMETRY.context
+    centres = np.array([source.move(source.read(i), CPU)[1][0, 1, middle, middle].item() for i in range(800)])
+    assert (centres > 0).all()
+    first, second = (np.count_nonzero(ignore == 0) for ignore in ignores)
+    assert (centres <= 10_000).mean() == pytest.approx(first / (first + second), abs=0.05)
+    z, _, x = np.unravel_index(centres[centres <= 10_000].astype(int) - 1, ignores[0].shape)
+    assert not z.any() and np.histogram(x, 3, (20, 41))[0].min() > 40
+
+
+def test_ignored_pixels_have_no_weight_in_any_patch(volumes):
+    """Also in rotated and deformed patches, and where the image is mirrored at its edges."""
+    ignores = [np.random.default_rng(1).random(volume.truth.shape) < 0.3 for volume in volumes]
+    ignored = [ignoring(*pair) for pair in zip(volumes, ignores, strict=True)]
+    source = patches(ignored, Augmentation(elastic_std=5))
+    annotated = {weight for volume in ignored for weight in np.unique(volume.truth.weight_map)}
+    for number in range(20):
+        weights = source.move(source.read(number), CPU).truth[0, 1]
+        assert set(weights.unique().tolist()) <= annotated
+        assert 0.1 < (weights == 0).float().mean() < 0.5
+
+
+def test_volumes_without_ignored_pixels_have_the_same_patches_as_ever(volumes):
+    nothing = [
+        volume._replace(truth=replace(volume.truth, ignore=np.zeros(volume.truth.shape, np.uint8)))
+        for volume in volumes
+    ]
+    source, expected = patches(nothing, Augmentation()), patches(volumes, Augmentation())
+    for number in range(5):
+        one, other = source.move(source.read(number), CPU), expected.move(expected.read(number), CPU)
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    rng = np.random.default_rng([0, 3])  # drawn in this order: transform, volume, pixel
+    draw(Augmentation(), rng)
+    volume = rng.choice(2, p=source.share)
+    section, row, column = (int(rng.integers(size)) for size in volumes[volume].truth.shape)
+    region = expected.read(3)
+    raw = expected.normalisation.apply(
+        volumes[volume].raw[:, section, row : row + 1, column : column + 1], np.arange(1), np.arange(1)
+    )
+    assert region.image[:, *region.centre].tolist() == raw[:, 0, 0].tolist()
+    assert region.seed == int(rng.integers(2**62))
 
 
 def test_as_many_files_are_opened_as_the_system_allows(tmp_path):
