@@ -81,7 +81,7 @@ def test_scores_with_any_ignored_pixels_equal_those_of_the_other_pixels_in_a_row
     found = table(*spoiled(cells, probability, labels, ignore), ignore)[:, threshold]
 
     annotated = [z for z in range(len(cells)) if not ignore[z].all()]
-    rows, thinned, errors, uniform = [], [], 0, []
+    rows, thinned, errors, topological, uniform = [], [], 0, 0, []
     for z in annotated:
         inside, predicted = ~ignore[z], (probability[z] > threshold) & ~ignore[z]
         truth = metrics.connected_components((cells[z] > 0) & inside)
@@ -90,6 +90,7 @@ def test_scores_with_any_ignored_pixels_equal_those_of_the_other_pixels_in_a_row
         thinned.append((truth[inside], grown[inside]))
         own = metrics.error_map(cells[z], probability[z], threshold, ignore=ignore[z])
         errors += np.count_nonzero(own)
+        topological += np.isin(own, [metrics.Mismatch.SPLIT, metrics.Mismatch.MERGER]).sum()
         uniform.append(predicted[inside].all() or not predicted.any())
     size = sum(len(truth) for truth, _, _ in rows)
 
@@ -107,6 +108,7 @@ def test_scores_with_any_ignored_pixels_equal_those_of_the_other_pixels_in_a_row
         "v_rand_thin": mean(metrics.v_rand, thinned),
         "v_info_thin": mean(metrics.v_info, thinned),
         "warping_error": errors / size,
+        "splits_mergers_error": topological / size,
         "uniform_sections": np.mean(uniform),
         "seg": metrics.seg(instances, predicted),
         "average_precision": metrics.average_precision(instances, predicted),

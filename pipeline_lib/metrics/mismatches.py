@@ -227,7 +227,7 @@ def splits_mergers_error(
     errors = error_map(cells, cell_probability, threshold, mask, ignore=ignore)
     split_or_merger = (errors == Mismatch.SPLIT) | (errors == Mismatch.MERGER)
     pixels = count_annotated(cells, ignore)
-    return np.count_nonzero(split_or_merger) / pixels if pixels else float("nan")
+    return float(np.count_nonzero(split_or_merger) / pixels) if pixels else float("nan")
 
 
 def error_regions(errors: Stored, cell_probability: Stored, threshold: float = 0.5) -> pd.DataFrame:
