@@ -166,13 +166,20 @@ def test_ignored_pixels_are_hatched_in_pictures_of_truth_and_errors(case):
 
 
 @pytest.mark.parametrize("section", [0, 1])
-def test_section_that_is_not_annotated_at_all_is_drawn(case, section):
+def test_section_without_annotation_is_drawn_only_if_no_other_has_any(case, section):
     ignore = np.zeros((2, 60, 50), np.uint8)
     ignore[section] = 1
     add_ignored(case, ignore)
-    assert ("hatched: not annotated, 3,000 px" in legends(draw_strip(case))) == (section == 1)
+    assert not any("hatched" in text for text in legends(draw_strip(case)))
+    assert describe(case / "strip.png")["title"] == f"v: section {2 - section} of 2, test split"
     merged = {name: places for name, _, _, places, _ in describe(draw_error_map(case))["counts"]}["merger"]
     assert merged == (section == 0)
+
+
+def test_volume_without_any_annotation_is_hatched_as_a_whole(case):
+    add_ignored(case, np.ones((2, 60, 50), np.uint8))
+    assert legends(draw_strip(case)).count("hatched: not annotated, 3,000 px") == 4
+    assert not any(places for _, _, _, places, _ in describe(draw_error_map(case))["counts"])
 
 
 def test_no_ignored_pixel_changes_no_picture(case):

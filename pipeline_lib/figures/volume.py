@@ -52,12 +52,14 @@ def save_volume_strip(
 ) -> None:
     """Draw the middle section of a volume as a row of pictures, and write it as PNG.
 
+    If nothing is annotated in the middle section, the nearest one with annotated pixels is drawn.
+
     The pictures are raw image, annotation, separation border, weight map, cell probability and segmentation.
     Without annotation or weight map there are fewer. A segment has the colour of the annotated cell with
     which it shares most pixels, so a difference in colour is an error. If a side of the section is longer
     than `LARGEST`, gray range and errors are those of its middle.
 
-    Arrays may be HDF5 datasets. Only the middle section is read, or its middle.
+    Arrays may be HDF5 datasets. Only one section is read, or its middle.
 
     Parameters
     ----------
@@ -85,8 +87,8 @@ def save_volume_strip(
         Provenance record to store in the picture.
     """
     sections, height, width = probability.shape
-    z = sections // 2
     part = middle((height, width), LARGEST)
+    z = _annotated_section(ignore, sections, part)
     shown_probability: np.ndarray = probability[(z, *part)]
     found = consecutive(segmented[(z, *part)])
     window = middle((shown_probability.shape[0], shown_probability.shape[1]), WINDOW)  # within `part`
@@ -141,6 +143,15 @@ def save_volume_strip(
         add("segmentation", instances_coloured(found, window), (None, _counted(found[window])), *note)
     title = f"{volume}: section {z + 1} of {sections}, {split} split"
     save_sheet([panels], output, title=title, volume=volume, provenance=record)
+
+
+def _annotated_section(ignore: Stored | None, sections: int, part: Window) -> int:
+    """Return the section with annotated pixels that is nearest to the middle; the middle one if none has."""
+    for z in sorted(range(sections), key=lambda z: abs(z - sections // 2)):
+        ignored = ignored_pixels(ignore, z, part)
+        if ignored is None or not ignored.all():
+            return z
+    return sections // 2
 
 
 def middle(shape: tuple[int, int], size: int) -> Window:

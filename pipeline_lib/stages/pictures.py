@@ -35,8 +35,8 @@ def draw_volume_strip(
     The pictures are raw image, annotation, separation border, weight map, cell probability and segmentation.
     Without annotation or weight map there are fewer. A segment has the colour of the annotated cell with
     which it shares most pixels, so a difference in colour is an error. Pixels that are not annotated are
-    hatched. Only the middle section is read; if it
-    is larger than 4096 px, only its middle.
+    hatched; if that is all of the middle section, another one is drawn. If a section is larger than 4096 px,
+    only its middle is read.
 
     Parameters
     ----------

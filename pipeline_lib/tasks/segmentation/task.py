@@ -133,7 +133,7 @@ class Task:
         if target.any():
             cells = metrics.connected_components(cells_apart(labels, border, ignored))
             thinned = (metrics.thin_borders(probability > t, ignore=ignored) for t in VALIDATION_THRESHOLDS)
-            scores = [metrics.v_rand(cells, predicted, ignore=ignored) for predicted in thinned]
+            scores = [metrics.v_rand(cells, predicted) for predicted in thinned]
         return SectionScores(energies, scores, count_annotated(target, ignored))
 
     def scores_of(self, found: list[SectionScores]) -> dict[str, float]:
