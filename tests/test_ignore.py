@@ -1,6 +1,7 @@
 """Pixels that are not annotated change nothing: dataset, statistics, training, threshold and scores."""
 
 import json
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import h5py
@@ -13,10 +14,11 @@ from scipy import ndimage
 
 from pipeline_lib import layout, metrics
 from pipeline_lib.data.labels import separation_border
+from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.networks.model import Model
 from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
 from pipeline_lib.stages.evaluation import evaluate
-from pipeline_lib.stages.postprocessing import CRITERIA, choose_postprocessing
+from pipeline_lib.stages.postprocessing import CRITERIA, THRESHOLDS, choose_postprocessing
 from pipeline_lib.stages.training import train
 from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.tasks.segmentation.classes import count_classes, target_class
@@ -99,6 +101,9 @@ def test_annotation_at_ignored_pixels_changes_no_byte_of_dataset_statistics_and_
         ignored = file["ignore"][:] > 0
         assert 0.25 < ignored.mean() < 0.35
         assert not weighted["weight_map"][:][ignored].any() and weighted["weight_map"][:][~ignored].all()
+    with ExitStack() as stack:
+        opened = Task().open(stack, one / "learn.h5", one / "learn_weights.h5", 2**20).truth
+        np.testing.assert_array_equal(opened.ignore[:] > 0, ignored)
     a, b = (json.loads((folder / "statistics.json").read_text()) for folder in (one, other))
     assert a.pop("provenance") and b.pop("provenance") and a == b
     assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
@@ -188,11 +193,21 @@ def test_threshold_and_scores_depend_on_annotated_pixels_only(volume, tmp_path, 
         chosen = json.loads(paths[3].read_text())
         found.append((chosen["threshold"], chosen["value"], pd.read_csv(paths[4])))
     assert found[0][:2] == found[1][:2]
+    _, labels, border, ignore = volume[0]
+    own = labels if criterion == "seg" else metrics.connected_components(np.where(border > 0, 0, labels))
+    values = []
+    for z in range(len(labels)):
+        inside = ignore[z] == 0
+        segments_there = instances(np.where(inside, probability[z], 0), PostProcessing(found[0][0], 3))
+        if criterion == "v_rand_thin":
+            segments_there = metrics.thin_borders(segments_there, ignore=~inside)
+        score = getattr(metrics, criterion.removesuffix("_thin"))
+        values.append(score(own[z][inside][None], segments_there[inside][None]))
+    assert found[0][1][THRESHOLDS.index(found[0][0])] == pytest.approx(np.mean(values))
     pd.testing.assert_frame_equal(found[0][2], found[1][2], check_exact=True)
 
-    _, labels, _, ignore = volume[0]  # and the scores are those of the annotated pixels
     at = found[0][2].set_index(["metric", "threshold"]).value[:, found[0][0]]
-    inside = ignore == 0
+    inside = ignore == 0  # and the scores are those of the annotated pixels
     expected = metrics.instance_scores(*(np.where(inside, a, 0) for a in (labels, segments)))
     assert at["seg"] == pytest.approx(expected["seg"]) and at["dice"] == pytest.approx(expected["dice"])
     assert at["pixel_mismatch"] == pytest.approx(
