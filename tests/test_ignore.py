@@ -16,6 +16,7 @@ from pipeline_lib import layout, metrics
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.networks.model import Model
+from pipeline_lib.runtime.files import write_json
 from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
 from pipeline_lib.stages.evaluation import evaluate
 from pipeline_lib.stages.postprocessing import CRITERIA, THRESHOLDS, choose_postprocessing
@@ -216,3 +217,21 @@ def test_threshold_and_scores_depend_on_annotated_pixels_only(volume, tmp_path, 
             != (probability.astype(float) > found[0][0])[inside]
         )
     )
+
+
+def test_cells_that_share_a_side_at_ignored_pixels_do_not_change_other_cells(tmp_path):
+    """The cells touch at a corner only, so their border is not removed from them for the scores."""
+    labels, border, ignore = (np.zeros(SHAPE, np.uint8) for _ in range(3))
+    labels[:, 10:20, 10:20], labels[:, 20:30, 20:30] = 1, 2
+    border[:] = [separation_border(section, 2) for section in labels]
+    ignore[:, 40:] = 1
+    assert border.any()
+    paths = [tmp_path / name for name in ("d.h5", "p.h5", "s.h5", "unet.json", "scores.csv")]
+    write_json(paths[3], {"threshold": 0.5, "minimum_size": 0})
+    write(paths[1], CELL_PROBABILITY=labels > 0)
+    write(paths[2], LABELS=labels)
+    labels[:, 40:] = np.arange(64)
+    write(paths[0], LABELS=labels, SEPARATION_BORDER=border, IGNORE=ignore)
+    evaluate(*paths, volume="v", split="test", network="unet")
+    table = pd.read_csv(paths[4])
+    assert table[(table.threshold == 0.5) & (table.metric == "pixel_error")].value.item() == 0

@@ -120,3 +120,6 @@ def test_truth_for_scores_is_the_annotation_unless_cells_share_a_side():
     np.testing.assert_array_equal(cells_apart(diagonal, separation_border(diagonal, 2)), diagonal > 0)
     adjacent = np.array([[1, 1, 2, 2]])
     np.testing.assert_array_equal(cells_apart(adjacent, separation_border(adjacent, 2)), [[1, 0, 0, 1]])
+    ignored, touching = np.array([[0, 0, 0], [0, 0, 1]]) > 0, np.array([[1, 0, 0], [0, 2, 3]])
+    found = cells_apart(touching, separation_border(touching, 2), ignored)
+    np.testing.assert_array_equal(found, [[1, 0, 0], [0, 1, 0]])
