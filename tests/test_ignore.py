@@ -107,6 +107,9 @@ def test_annotation_at_ignored_pixels_changes_no_byte_of_dataset_statistics_and_
         np.testing.assert_array_equal(opened.ignore[:] > 0, ignored)
     a, b = (json.loads((folder / "statistics.json").read_text()) for folder in (one, other))
     assert a.pop("provenance") and b.pop("provenance") and a == b
+    with layout.require(one / "learn.h5") as file:
+        target = target_class(file["labels"][:], file["separation_border"][:])[~ignored]
+    assert a["class_frequencies"] == pytest.approx([1 - target.mean(), target.mean()])
     assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
     a, b = (Model.load(folder / "model.pt").network.state_dict() for folder in (one, other))
     assert all(torch.equal(a[name], b[name]) for name in a)
