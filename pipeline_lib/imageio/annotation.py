@@ -25,8 +25,6 @@ NO_CELLS = ("background", "border")
 BORDER = 255  # in regions of classes, pixels of the class `border`
 
 _MOST_LABELS = 2**25  # limit for one volume; each label takes at least 16 bytes while pixels are counted
-_SPLIT, _SPLIT_OF_FEW, _FEW = 0.5, 0.1, 4  # limits of `Areas.split` for instance labels, and for few labels
-_MADE_OF_GRAY = 4.0  # px; a smaller median of areas means gray levels
 
 
 class UnclearAnnotation(InputError):
@@ -517,14 +515,14 @@ class _Given:
             return self._membranes((cells == 0) != self.images.info.white_is_zero, inferred=True)
         areas = meaning.measure_areas(self.found, self._sample())
         labels = int(np.count_nonzero(values))
-        if areas.median_size < _MADE_OF_GRAY and labels > _FEW:
+        if areas.scattered(labels):
             raise self._unclear(
                 f"{self.path}: found gray levels, not an annotation: the values are scattered and form areas "
                 f"of {areas.median_size:.1f} px (median), as in images and after smoothing or scaling "
                 f"({meaning.histogram(self.found)}). Save the labels without smoothing, or make membranes "
                 "black and white (Fiji: Image > Adjust > Threshold..., Apply)."
             )
-        if areas.split <= _SPLIT and (value := meaning.sentinel(self.found)) is not None:
+        if areas.split <= meaning.MOST_SPLIT and (value := meaning.sentinel(self.found)) is not None:
             share = self.found.share[-1]
             raise self._unclear(
                 f"{self.path}: found the value {value} in {share:.2%} of the pixels, far above the other "
@@ -532,10 +530,9 @@ class _Given:
                 f"`dataset: {{ignore: {value}}}`; if it is a cell, set "
                 "`dataset: {annotation_kind: instances}`."
             )
-        few = labels <= _FEW or values[0] != 0
-        if areas.split > (_SPLIT_OF_FEW if few else _SPLIT) or areas.enclosed > 0.3:
+        if not areas.like_labels(few=labels <= meaning.FEW or values[0] != 0):
             raise self._unclear(self._not_instances(areas, labels))
-        if values[0] != 0 and labels <= _FEW:
+        if values[0] != 0 and labels <= meaning.FEW:
             raise self._unclear(
                 f"{self.path}: found {labels} values, none of them 0 ({self._evidence()}); expected 0 "
                 "for membranes or background. For classes of pixels, set "
@@ -669,7 +666,7 @@ class _Given:
             )
             doubts.append(meaning.doubt("sentinel", 0.7, text))
         areas = meaning.measure_areas(self.found, self._sample())
-        if areas.median_size < _MADE_OF_GRAY and len(self.found.values) > _FEW:
+        if areas.scattered(int(np.count_nonzero(self.found.values))):
             text = (
                 f"The labels are scattered and form areas of {areas.median_size:.1f} px (median), like the "
                 "gray levels of an image."
@@ -680,7 +677,9 @@ class _Given:
                 f"{areas.split:.0%} of the labels have several separate areas in a section. If these are "
                 "different cells, set `relabel: true`."
             )
-            doubts.append(meaning.doubt("several_areas", 0.4 if areas.split < _SPLIT else 0.7, text))
+            doubts.append(
+                meaning.doubt("several_areas", 0.4 if areas.split <= meaning.MOST_SPLIT else 0.7, text)
+            )
         return doubts
 
     def _classes(self) -> AnnotationRegions:

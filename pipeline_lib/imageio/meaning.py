@@ -17,6 +17,12 @@ from pipeline_lib.runtime.types import Json
 SIDE = 1024
 SAMPLES = 8  # number of blocks whose areas are measured
 
+FEW = 4  # labels; so few values may also be classes
+MOST_SPLIT = 0.5  # largest `Areas.split` of instance labels
+
+_SPLIT_OF_FEW = 0.1  # the same for few labels
+_MOST_ENCLOSED = 0.3  # largest `Areas.enclosed` of instance labels
+_MADE_OF_GRAY = 4.0  # px; a smaller median of the areas means gray levels
 _LARGEST_LABEL = 2**32 - 1
 _SENTINELS = {2**bits - 1 for bits in (8, 15, 16, 31, 32, 63, 64)}  # values that often mean "not annotated"
 _SPECK = 0.05  # an area counts if it has at least this share of the pixels of the largest area of its value
@@ -61,13 +67,24 @@ class Areas:
     enclosed : float
         Share of the areas of labels that are enclosed by one area of another label.
     median_size : float
-        Median number of pixels of an area (px).
+        Median number of pixels of an area of a label (px).
     """
 
     number: np.ndarray
     split: float
     enclosed: float
     median_size: float
+
+    def scattered(self, labels: int) -> bool:
+        """Return whether the values of so many labels are scattered, like the gray levels of an image."""
+        return self.median_size < _MADE_OF_GRAY and labels > FEW
+
+    def like_labels(self, *, few: bool) -> bool:
+        """Return whether each value is one object: most form one area, and few areas enclose another one.
+
+        With `few` labels, hardly any may have several areas, because classes of pixels are few, too.
+        """
+        return self.split <= (_SPLIT_OF_FEW if few else MOST_SPLIT) and self.enclosed <= _MOST_ENCLOSED
 
 
 class ValueCounter:
@@ -205,8 +222,9 @@ def measure_areas(found: Values, regions: Iterable[np.ndarray]) -> Areas:
         is_label = np.append(False, found.values[value_of[1:]] != 0)
         labels += int(is_label.sum())
         enclosed += int(np.count_nonzero(_enclosed(area_of, is_label)))
-        sizes.append(size)
-    median = float(np.median(np.concatenate(sizes)))
+        sizes.append(size[is_label[1:]])
+    listed = np.concatenate(sizes)
+    median = float(np.median(listed)) if len(listed) else 0.0
     return Areas(number, split / max(occurrences, 1), enclosed / max(labels, 1), median)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_lib.imageio import meaning
-from pipeline_lib.imageio.annotation import _FEW, _MADE_OF_GRAY, _SPLIT, _SPLIT_OF_FEW
 from pipeline_lib.imageio.meaning import Areas, Values
 from pipeline_lib.runtime.errors import InputError
 
@@ -61,12 +60,11 @@ def kind_of_prediction(path: str | Path, prediction: np.ndarray) -> str:
         return "labels"
     sample = [prediction[(z, *block.read)] for z, block in found.sample]
     areas = meaning.measure_areas(found, sample)
-    pixels, number = sum(map(np.count_nonzero, sample)), int(areas.number[found.values != 0].sum())
-    scattered = pixels < _MADE_OF_GRAY * number and labels > _FEW
-    limit = _SPLIT_OF_FEW if labels <= _FEW else _SPLIT
-    if not scattered and areas.split <= limit and areas.enclosed <= 0.3:
+    if areas.scattered(labels):
+        return "probability"
+    if areas.like_labels(few=labels <= meaning.FEW):
         return "labels"
-    if scattered or (areas.split > _SPLIT and labels > _SMOOTH and _step(sample) < _SMOOTH):
+    if areas.split > meaning.MOST_SPLIT and labels > _SMOOTH and _step(sample) < _SMOOTH:
         return "probability"
     raise InputError(_question(path, prediction, found, areas))
 

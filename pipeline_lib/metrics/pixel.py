@@ -43,7 +43,7 @@ def pixel_error(cells: Stored, predicted_cells: Stored, *, ignore: Stored | None
     -------
     float
         0 (best) to 1. Without any true cell: 0 if no cell is predicted, otherwise 1. With true cells but an
-        empty prediction: 1.
+        empty prediction: 1. NaN if all pixels are ignored.
 
     Raises
     ------
@@ -68,6 +68,5 @@ def pixel_error(cells: Stored, predicted_cells: Stored, *, ignore: Stored | None
     >>> round(pixel_error(cells, predicted), 4)
     0.1429
     """
-    return (
-        1 - reduce(add, map(pixel_counts, contingency_tables(cells, predicted_cells, ignore=ignore))).f_score
-    )
+    counts = reduce(add, map(pixel_counts, contingency_tables(cells, predicted_cells, ignore=ignore)))
+    return 1 - counts.f_score if counts.total else float("nan")
