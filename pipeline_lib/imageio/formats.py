@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline_lib.imageio.fixes import without_alpha, without_palette
 from pipeline_lib.imageio.hdf5 import open_hdf5
 from pipeline_lib.imageio.headers import ImageInfo, Reader
 from pipeline_lib.imageio.naming import (
@@ -65,8 +66,7 @@ def open_file(
         if info.dtype.kind not in "buif" or min(info.shape) < 1:
             raise InputError(
                 f"{path}: found {info}; expected integer, float or bool values and at least one pixel. Save "
-                "the image as 8- or 16-bit grayscale TIFF (Fiji: Image > Type > 16-bit, then File > Save As "
-                "> Tiff...)."
+                "one number per pixel with one of these types, as TIFF, PNG or HDF5."
             )
 
         def read_region(z: int, rows: slice, columns: slice) -> np.ndarray:
@@ -159,15 +159,26 @@ def _open_slices(
     slices = [file for file in places if file is not None]
     first = _info(slices[0])
 
-    def check(path: Path, info: ImageInfo) -> None:
+    def check(file: Path, info: ImageInfo) -> None:
         if info.sections != 1:
             raise InputError(
-                f"{path}: found {info.sections} sections; expected one section per file in a folder of "
+                f"{file}: found {info.sections} sections; expected one section per file in a folder of "
                 "slices. To read this stack, name the file itself in the table of volumes."
             )
-        if (info.shape, info.dtype, info.white_is_zero) != (first.shape, first.dtype, first.white_is_zero):
+        if info.palette != first.palette:
             raise InputError(
-                f"{path}: found {info}, but {slices[0].name} has {first}. All slices of a folder must have "
+                f"{file}: its palette differs from that of {slices[0].name}, so the same value has another "
+                "meaning. Remove all palettes of the folder (this overwrites its files), for labels:\n"
+                f"{without_palette(path, 'L')}\nor for an image:\n{without_palette(path, 'RGB')}"
+            )
+        if info.alpha != first.alpha:
+            raise InputError(
+                f"{file}: only some slices of {path} have transparency. To keep the stored colours and "
+                f"remove it (this overwrites the files):\n{without_alpha(path, info)}"
+            )
+        if _kind(info) != _kind(first):
+            raise InputError(
+                f"{file}: found {info}, but {slices[0].name} has {first}. All slices of a folder must have "
                 "the same size and type. Convert or remove those that differ."
             )
 
@@ -210,6 +221,11 @@ def _no_match(path: Path) -> str:
         f"{path}: no PNG or TIFF file in the folder matches this pattern; {found}. * stands for any text, ? "
         "for one letter, [0-4] for one of several; upper and lower case differ."
     )
+
+
+def _kind(info: ImageInfo) -> tuple[object, ...]:
+    """Return what the slices of a folder must have in common."""
+    return info.shape, info.dtype, info.bits, info.white_is_zero
 
 
 def _info(path: Path) -> ImageInfo:

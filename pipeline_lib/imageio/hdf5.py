@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import resource
 import sys
 import threading
@@ -18,7 +19,15 @@ import h5py
 import numpy as np
 
 from pipeline_lib import layout
-from pipeline_lib.imageio.headers import ImageInfo, Reader, arrange, cyx, region_index, require_plausible
+from pipeline_lib.imageio.fixes import python_line
+from pipeline_lib.imageio.headers import (
+    ImageInfo,
+    Reader,
+    arrange,
+    cyx,
+    region_index,
+    require_plausible,
+)
 from pipeline_lib.imageio.naming import HDF5Path
 from pipeline_lib.imageio.tiff import CACHE_BYTES
 from pipeline_lib.kernels.blocks import BLOCK
@@ -33,6 +42,30 @@ _FILTERS = {
     32015: "Zstandard",
     32026: "Blosc2",
 }  # filters that other programs use and HDF5 itself lacks
+# Attributes that name axes, in lower case and without `_`
+_AXES_ATTRIBUTES = (
+    *(
+        "axes",
+        "axis",
+        "axistags",
+        "axisorder",
+        "axesorder",
+        "axisnames",
+        "axesnames",
+        "axislabels",
+        "axeslabels",
+    ),
+    *("dimensionorder", "dimensionnames", "dimorder", "dimnames", "arraydimensions", "dims"),
+)
+_AXES_NAMES = {
+    **dict.fromkeys(("depth", "slice", "slices", "section", "sections", "plane", "planes"), "z"),
+    **dict.fromkeys(("height", "row", "rows"), "y"),
+    **dict.fromkeys(("width", "col", "cols", "column", "columns"), "x"),
+    **dict.fromkeys(("channel", "channels", "ch", "rgb", "colour", "color"), "c"),
+    **dict.fromkeys(("time", "frame", "frames"), "t"),
+}
+_INTERLACED = {"INTERLACE_PIXEL": "yxc", "INTERLACE_LINE": "ycx", "INTERLACE_PLANE": "cyx"}  # HDF5 images
+_MOST_CHANNELS = 4  # of an array whose axes are not stated
 _LISTED = 20  # limit of datasets that a message names
 _SEARCHED = 1000  # limit of objects that are searched for them
 _LIMITING = threading.Lock()  # a memory limit is for the whole process; HDF5 runs one thread at a time anyway
@@ -46,11 +79,14 @@ def open_hdf5(path: str | Path, named: HDF5Path) -> Iterator[tuple[ImageInfo, Re
         dataset = _dataset(path, file, source, name)
         _require_data(path, dataset)
         chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
-        info, z_axis = arrange(path, _axes(path, dataset), dataset.shape, dataset.dtype, chunk_bytes)
+        axes = _axes(path, dataset)
+        fix = _write_part(dataset, axes)
+        info, z_axis = arrange(path, axes, dataset.shape, dataset.dtype, chunk_bytes, fix)
         if not (dataset.is_virtual or dataset.external):
             # chunks that were never written read as zeros; they may be most of a large volume of labels
             require_plausible(path, info, dataset.id.get_storage_size(), 1_000_000)
-        info = replace(info, others=_others(Path(source), dataset))
+        white_is_zero = bool(np.any(dataset.attrs.get("IMAGE_WHITE_IS_ZERO", 0)))  # as HDF5 specifies images
+        info = replace(info, others=_others(Path(source), dataset), white_is_zero=white_is_zero)
         cache = _cache(dataset.chunks, info)
     with layout.open_file(source, **cache) as file:
         dataset = file[name]
@@ -171,17 +207,106 @@ def _cache(chunks: tuple[int, ...] | None, info: ImageInfo) -> dict[str, int]:
 
 
 def _axes(path: str | Path, dataset: h5py.Dataset) -> str:
-    """Return the axes from the attribute `axes`, ilastik's `axistags`, or the number of dimensions."""
-    if "axes" in dataset.attrs:
-        axes = str(np.asarray(dataset.attrs["axes"]).astype(str))
-    elif "axistags" in dataset.attrs:
-        axes = "".join(tag["key"] for tag in json.loads(dataset.attrs["axistags"])["axes"])
-    else:
-        axes = {2: "yx", 3: "zyx", 4: "czyx"}.get(dataset.ndim, "")
-    if len(axes) != dataset.ndim or not axes:
+    """Return the axes of a dataset, one letter per dimension.
+
+    They are stated by attributes (`axes`, ilastik's `axistags` and similar names), dimension labels, or the
+    HDF5 specification of images. If nothing is stated, they follow from the shape, if this is clear.
+    """
+    if dataset.ndim < 2:
         raise InputError(
-            f"{path}: found {dataset.ndim} dimensions {dataset.shape} with axes `{axes}`, expected yx, zyx "
-            "or czyx. For other axes, write an attribute with one letter per dimension (h5py: "
-            "dataset.attrs['axes'] = 'zyxc')."
+            f"{path}: found the shape {dataset.shape}, expected at least rows and columns. Name another "
+            "dataset."
+        )
+    stated = dict(_stated_axes(dataset))
+    for name, axes in stated.items():
+        if len(axes) != dataset.ndim or not set(axes) <= {*"zyxctsqi"}:
+            raise InputError(
+                f"{path}: found {name} {axes!r:.100} for {dataset.ndim} dimensions {dataset.shape}; expected "
+                f"one letter for each: z, y, x, c (channel) or t (time). {_write_axes(dataset, stated)}"
+            )
+    if len({*stated.values()}) > 1:
+        found = " and ".join(f"{name} `{axes}`" for name, axes in stated.items())
+        raise InputError(
+            f"{path}: found {found}, which contradict each other, for the shape {dataset.shape}. "
+            f"{_write_axes(dataset, stated)}"
+        )
+    axes = next(iter(stated.values()), None) or _usual_axes(dataset.shape)
+    if not axes:
+        raise InputError(
+            f"{path}: its {dataset.ndim} dimensions {dataset.shape} have no names, and their order is "
+            f"unclear; without names yx, zyx or czyx is expected. {_write_axes(dataset, stated)}"
         )
     return axes
+
+
+def _stated_axes(dataset: h5py.Dataset) -> Iterator[tuple[str, str]]:
+    """Yield what states the axes, and the axes as one letter per dimension if it can be understood."""
+    for name, value in dataset.attrs.items():
+        if name.lower().replace("_", "").replace(" ", "") in _AXES_ATTRIBUTES:
+            yield f"the attribute `{name}`", _letters(np.asarray(value).astype(str).ravel().tolist())
+    labels = [dimension.label for dimension in dataset.dims]
+    if any(labels):
+        yield "the dimension labels", _letters(labels)
+    interlaced = dataset.attrs.get("INTERLACE_MODE")
+    if interlaced is not None and dataset.ndim == 3:
+        mode = str(np.asarray(interlaced).astype(str))
+        yield "the attribute `INTERLACE_MODE`", _INTERLACED.get(mode.rstrip("\0"), mode)
+
+
+def _letters(texts: list[str]) -> str:
+    """Return axes as one lower-case letter per dimension, from any of the usual spellings."""
+    if len(texts) == 1 and texts[0].lstrip().startswith("{"):  # vigra.AxisTags
+        texts = [str(tag["key"]) for tag in json.loads(texts[0])["axes"]]
+    elif len(texts) == 1:
+        text = texts[0].strip().strip("[]()")
+        texts = re.split(r"[\s,;]+", text) if re.search(r"[\s,;]", text) else [*text]
+    names = [text.strip("'\"` ").lower() for text in texts]
+    return "".join(_AXES_NAMES.get(name, name) if len(name) != 1 else name for name in names)
+
+
+def _usual_axes(shape: tuple[int, ...]) -> str:
+    """Return yx, zyx or czyx; nothing if the lengths suggest another order."""
+    if len(shape) == 4 and not (shape[0] == 1 or shape[0] <= _MOST_CHANNELS < shape[1]):
+        return ""  # rather zcyx
+    if len(shape) >= 3:
+        z, y, x = shape[-3:]
+        if x in (3, 4) or (x < min(z, y) and (z == y or 2 * x < min(z, y))):
+            return ""  # rather colours, or sections last
+    return {2: "yx", 3: "zyx", 4: "czyx"}.get(len(shape), "")
+
+
+def _write_axes(dataset: h5py.Dataset, stated: dict[str, str]) -> str:
+    """Return how to state the axes: a line for a terminal, which also removes other statements."""
+    shape = dataset.shape
+    if len(shape) > 3:
+        guess = ("tzcyx" if shape[-1] > _MOST_CHANNELS else "tzyxc")[-len(shape) :]
+    else:
+        guess = "yx" if len(shape) == 2 else "yxc" if shape[-1] <= _MOST_CHANNELS else "yxz"
+    guess = next(
+        (axes for axes in stated.values() if len(axes) == len(shape) and {*axes} <= {*"zyxctsqi"}), guess
+    )
+    others = [name.split("`")[1] for name in stated if "`" in name and name != "the attribute `axes`"]
+    if "the dimension labels" in stated:
+        others.append("DIMENSION_LABELS")
+    removed = f"[d.attrs.pop(name) for name in {others}]; " if others else ""
+    line = python_line(
+        f"import h5py; d = h5py.File({dataset.file.filename!r}, 'r+')[{dataset.name!r}]; {removed}"
+        f"d.attrs['axes'] = '{guess}'"
+    )
+    return (
+        f"Write the right ones, for instance `{guess}` (z: sections, y: rows, x: columns, c: channels):\n"
+        f"{line}"
+    )
+
+
+def _write_part(dataset: h5py.Dataset, axes: str) -> str:
+    """Return how to write a part with at most one axis of sections and one of channels."""
+    section = [axis for axis in axes if axis not in "yxcs" and dataset.shape[axes.index(axis)] > 1]
+    kept = {*"yx", *section[-1:], *[axis for axis in axes if axis in "cs"][-1:]}
+    index = ", ".join(":" if axis in kept else "0" for axis in axes)
+    name, left = f"{dataset.name}_0", "".join(axis for axis in axes if axis in kept)
+    line = python_line(
+        f"import h5py; f = h5py.File({dataset.file.filename!r}, 'r+'); "
+        f"f[{name!r}] = f[{dataset.name!r}][{index}]; f[{name!r}].attrs['axes'] = {left!r}"
+    )
+    return f"Write one part as {dataset.file.filename}:{name}, and name it in the table:\n{line}"

@@ -11,11 +11,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline_lib.kernels.blocks import BLOCK
+from pipeline_lib.imageio.fixes import set_tag
 from pipeline_lib.runtime.errors import InputError
 
 # Number of a section in the file, rows and columns (slices with start and stop) -> region (c, y, x)
 Reader = Callable[[int, slice, slice], np.ndarray]
+
+# Sides of the displayed image on which row 0 and column 0 are stored, for each Orientation of TIFF
+ORIENTATIONS = {
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
 
 
 class Stored(NamedTuple):
@@ -43,12 +55,12 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Shape and type of an image, read from its headers.
+    """Shape, type and meaning of the values of an image, read from its headers.
 
     Parameters
     ----------
     channels : int
-        Number of channels.
+        Number of channels, without transparency. An image with a palette has 1, its index.
     sections : int
         Number of sections; 1 for a single image.
     height, width : int
@@ -58,7 +70,18 @@ class ImageInfo:
     axes : str
         Axes of the stored array in the order of the file, for instance `QYX`, `ZCYX` or `YXS`.
     white_is_zero : bool, default False
-        Whether the file is displayed inverted: `WhiteIsZero` in TIFF, an inverting LUT in Fiji.
+        Whether 0 is displayed as white: `WhiteIsZero` in TIFF, an inverting LUT in Fiji, a palette of gray
+        levels whose brightest is the first.
+    bits : int, default 0
+        Bits of an unsigned integer that are used, for instance 12; 0 means all.
+    rgb : bool, default False
+        Whether the channels are red, green and blue.
+    alpha : bool, default False
+        Whether the region reader returns transparency as an additional last channel.
+    palette : tuple of tuple of int, default ()
+        Displayed colour of each value: red, green, blue and, if `alpha`, opacity.
+    orientation : int, default 1
+        Orientation in which a TIFF was stored, 1 to 8. Shape and regions are those that are displayed.
     smallest_read : int, default 0
         Size in bytes, decoded, of the smallest part that can be read: a strip or tile of a TIFF, a chunk of
         HDF5, a whole PNG, or one pixel of an uncompressed file.
@@ -76,6 +99,11 @@ class ImageInfo:
     dtype: np.dtype
     axes: str
     white_is_zero: bool = False
+    bits: int = 0
+    rgb: bool = False
+    alpha: bool = False
+    palette: tuple[tuple[int, ...], ...] = ()
+    orientation: int = 1
     smallest_read: int = 0
     others: tuple[Path, ...] = ()
     stored: tuple[Stored, ...] = ()
@@ -85,15 +113,22 @@ class ImageInfo:
         """Lengths of the axes `czyx`."""
         return self.channels, self.sections, self.height, self.width
 
+    @property
+    def highest(self) -> int:
+        """Highest value that an unsigned integer of this image can have."""
+        return 2 ** (self.bits or (1 if self.dtype.kind == "b" else 8 * self.dtype.itemsize)) - 1
+
     def __str__(self) -> str:
         channels = f"{self.channels} channels, " if self.channels > 1 else ""
-        return f"{channels}{size(self.shape[1:])}, {self.dtype}"
+        bits = f" of {self.bits} bits" if self.bits else ""
+        return f"{channels}{size(self.shape[1:])}, {self.dtype}{bits}"
 
 
-def require_channels(
-    path: str | Path, info: ImageInfo, channels: int, read: Reader | None = None, *, annotation: bool = False
-) -> None:
-    """Raise `InputError` if an image does not have the expected number of channels.
+def require_channels(path: str | Path, info: ImageInfo, channels: int, *, annotation: bool = False) -> None:
+    """Raise `InputError` if an image cannot be read with the expected number of channels.
+
+    Colours (RGB) are accepted where one channel is expected. `Images.read` then requires that red, green and
+    blue are equal in each pixel.
 
     Parameters
     ----------
@@ -103,38 +138,53 @@ def require_channels(
         Shape and type of the image.
     channels : int
         Expected number of channels.
-    read : callable, optional
-        Region reader of the image. If given, the message states whether the first block of the first section
-        has equal values in all channels, that is gray levels saved as colour.
     annotation : bool, default False
-        Whether the image is an annotation. The message then does not suggest to change `dataset.channels`.
+        Whether the image is an annotation. Then the values of a palette are its labels, and the message does
+        not suggest what changes labels.
 
     Raises
     ------
     InputError
-        If the number of channels differs.
+        If the number of channels differs, or if 0 is displayed as white and the type of the values defines
+        no value that is black.
     """
-    if info.channels == channels:
+    if info.white_is_zero and info.dtype.kind not in "bu" and not annotation:
+        raise InputError(
+            f"{path}: 0 is displayed as white (WhiteIsZero, or an inverting LUT in Fiji), but {info.dtype} "
+            "defines no value for black; expected unsigned integers. If high values are bright, change the "
+            f"tag:\n{set_tag(path, 262, 1)}"
+        )
+    colours = is_coloured(info) and not annotation
+    if (3 if colours else info.channels) == channels or (channels == 1 and (colours or info.rgb)):
         return
     found = f"{info.channels} channels (axes {info.axes})" if info.channels > 1 else "1 channel"
-    if info.channels in (3, 4):
+    if colours:
+        found = "a palette of colours (3 channels)"
+    elif info.rgb:
         found = f"RGB, {found}"
-    if read is not None and info.channels > 1:
-        corner = slice(0, min(BLOCK, info.height)), slice(0, min(BLOCK, info.width))
-        first = read(0, *corner)[:3]  # a fourth channel would be transparency
-        found += ", all equal: gray levels saved as colour" if (first == first[:1]).all() else ""
+    if info.alpha:
+        found += " and transparency, which is not a channel"
     expected = f"expected {channels} channel{'s' * (channels > 1)}"
-    if channels > 1:
+    if annotation:
         raise InputError(
-            f"{path}: found {found}, {expected}. Set `dataset.channels: {info.channels}`, or save the "
-            f"image with {channels} channels (axes CZYX)."
+            f"{path}: found {found}, {expected}. Save one number per pixel: one image of black and white, or "
+            "of instance labels (0 = background, 1..n = cells)."
         )
-    ways = ["Convert it to grayscale (Fiji: Image > Type > 8-bit, then File > Save As > Tiff...)"]
-    if info.axes.startswith("S"):  # separate planes: some programs save a stack of three sections like this
-        ways.append("if these are sections, save them as a stack (tifffile: photometric='minisblack')")
-    if not annotation:
-        ways.append(f"set `dataset.channels: {info.channels}`")
-    raise InputError(f"{path}: found {found}, {expected}. {', or '.join(ways)}.")
+    raise InputError(
+        f"{path}: found {found}, {expected}. Set `dataset: {{channels: {3 if colours else info.channels}}}`, "
+        f"or save the image with {channels} channel{'s' * (channels > 1)}{' (axes CZYX)' * (channels > 1)}."
+    )
+
+
+def is_coloured(info: ImageInfo) -> bool:
+    """Return whether the palette of an image contains colours, not only gray levels."""
+    return any(len({*entry[:3]}) > 1 for entry in info.palette)
+
+
+def is_inverted(palette: tuple[tuple[int, ...], ...]) -> bool:
+    """Return whether a palette has only gray levels, of which the first is the brightest."""
+    grays = [entry[0] for entry in palette if len({*entry[:3]}) == 1]
+    return 1 < len(grays) == len(palette) and grays[0] > max(grays[1:])
 
 
 def require_memory(path: str | Path, info: ImageInfo, memory_gb: float) -> None:
@@ -206,11 +256,12 @@ def arrange(
     shape: tuple[int, ...],
     dtype: np.dtype,
     smallest_read: int,
-    white_is_zero: bool = False,
+    fix: str,
 ) -> tuple[ImageInfo, int | None]:
     """Return the info of an array with the given axes, and which of its axes is that of the sections, if any.
 
-    Raises `InputError` if `axes` are not rows, columns, at most one axis of sections and one of channels.
+    Raises `InputError` if `axes` are not rows, columns, at most one axis of sections and one of channels;
+    `fix` is the end of its message.
     """
     axes = axes.upper()
     others = [i for i, axis in enumerate(axes) if axis not in "YX" and shape[i] > 1]
@@ -220,10 +271,8 @@ def arrange(
         lengths = ", ".join(f"{axis} = {length}" for axis, length in zip(axes, shape, strict=True))
         raise InputError(
             f"{path}: axes {axes} ({lengths}) are ambiguous. Expected rows (Y), columns (X), at most one "
-            "axis of sections (Z, T, Q or I) and at most one of channels (C or S). Save a single stack "
-            "(Fiji: Image > Duplicate... with one channel or frame, then File > Save As > Tiff...)."
+            f"axis of sections (Z, T, Q or I) and at most one of channels (C or S). {fix}"
         )
-    # tifffile marks every bool array as WhiteIsZero when it writes it; this is no request to invert it
     info = ImageInfo(
         channels=shape[channel[0]] if channel else 1,
         sections=shape[section[0]] if section else 1,
@@ -231,7 +280,6 @@ def arrange(
         width=shape[axes.index("X")],
         dtype=dtype.newbyteorder("="),
         axes=axes,
-        white_is_zero=white_is_zero and dtype.kind == "u",
         smallest_read=smallest_read,
     )
     return info, section[0] if section else None

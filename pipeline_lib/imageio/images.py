@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline_lib.imageio.fixes import as_stack, numbered, without_alpha
 from pipeline_lib.imageio.formats import errors_explained, open_file
 from pipeline_lib.imageio.headers import (
+    ORIENTATIONS,
     ImageInfo,
     Reader,
     machine_memory,
@@ -22,6 +24,7 @@ from pipeline_lib.imageio.headers import (
 from pipeline_lib.imageio.naming import parse_sections
 from pipeline_lib.imageio.stored import stored_sections
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import logger
 
 
 @dataclass(frozen=True)
@@ -40,25 +43,25 @@ class Images:
         Shape and type of the whole image.
     numbers : list of int
         Numbers of the selected sections in the file, ascending; the first section of a file is 0.
-    inverted : bool
-        Whether values are inverted when read (`WhiteIsZero`).
+    channels : int
+        Number of channels that are read.
     scale : float or None
         Factor by which values are multiplied when read; None to keep them.
     decode : callable
-        Region reader of the file.
+        Reader of regions with this number of channels.
     """
 
     path: str | Path
     info: ImageInfo
     numbers: list[int]
-    inverted: bool
+    channels: int
     scale: float | None
     decode: Reader = field(repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Lengths of the axes `czyx`; z counts the selected sections."""
-        return self.info.channels, len(self.numbers), self.info.height, self.info.width
+        return self.channels, len(self.numbers), self.info.height, self.info.width
 
     @property
     def dtype(self) -> np.dtype:
@@ -66,11 +69,7 @@ class Images:
 
         With a `scale` it is float32.
         """
-        return np.dtype(np.float32) if self.scale else self._stored_dtype
-
-    @property
-    def _stored_dtype(self) -> np.dtype:
-        return np.dtype(np.uint8) if self.info.dtype.kind == "b" else self.info.dtype
+        return np.dtype(np.float32) if self.scale else _stored_type(self.info)
 
     def read(self, z: int, rows: slice, columns: slice) -> np.ndarray:
         """Return a region of one section.
@@ -90,7 +89,8 @@ class Images:
         Raises
         ------
         InputError
-            If the file is damaged or a value is NaN or infinite.
+            If the file is damaged, a value is NaN or infinite, a pixel is transparent, or one channel is
+            expected and red, green and blue of a pixel differ.
         """
         rows, columns = (
             slice(*part.indices(n)[:2]) for part, n in zip((rows, columns), self.shape[2:], strict=True)
@@ -117,11 +117,9 @@ class Images:
         Raises
         ------
         InputError
-            If the file is damaged.
+            As `read`, except for NaN and infinity.
         """
-        region = self.decode(self.numbers[z], rows, columns).astype(self._stored_dtype, copy=False)
-        if self.inverted:
-            np.subtract(np.iinfo(region.dtype).max, region, out=region)
+        region = self.decode(self.numbers[z], rows, columns)
         return (region * np.float64(self.scale)).astype(np.float32) if self.scale else region
 
 
@@ -131,7 +129,10 @@ def open_images(
 ) -> Iterator[Images]:
     """Open an image to read regions of it. Context manager.
 
-    Images stored with `WhiteIsZero` are inverted, so that high values are always bright.
+    Images are read as they are displayed: those stored with `WhiteIsZero` are inverted, so that high values
+    are bright; a TIFF is turned as its tag `Orientation` says; a palette gives gray levels or colours.
+    Transparency is left out, and all pixels must be opaque. Where one channel is expected, colours (RGB) are
+    read as gray levels, and must be equal in each pixel.
 
     Parameters
     ----------
@@ -153,8 +154,8 @@ def open_images(
     ------
     InputError
         If the file is missing, damaged or of an unknown format, its axes are ambiguous, the number of
-        channels differs (RGB), a selected section does not exist, or a part of the file that must be decoded
-        at once does not fit into the memory of this machine.
+        channels differs, a selected section does not exist, or a part of the file that must be decoded at
+        once does not fit into the memory of this machine.
 
     Examples
     --------
@@ -184,25 +185,125 @@ def open_chosen(
     scale: float | None = None,
     slices: Sequence[Path | None] | None = None,
 ) -> Iterator[Images]:
-    """Open as `open_images`; values of an `annotation` are not inverted, and messages fit an annotation.
+    """Open as `open_images`. Values of an `annotation` are neither inverted nor looked up in a palette.
 
     `slices` are read instead of all slices of a folder, as returned by `matching_slices`.
     """
-    with open_file(path, slices=slices) as (info, decode):
+    with open_file(path, slices=slices) as (info, read):
         require_memory(path, info, machine_memory() / 1e9)
-        require_channels(path, info, channels, decode, annotation=annotation)
+        require_channels(path, info, channels, annotation=annotation)
         try:
             numbers = parse_sections(sections, info.sections)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        yield Images(path, info, numbers, info.white_is_zero and not annotation, scale, decode)
+        for note in _notes(info, channels, annotation):
+            logger.info("%s: %s", path, note)
+        yield Images(path, info, numbers, channels, scale, _displayed(path, info, channels, annotation, read))
+
+
+def _notes(info: ImageInfo, channels: int, annotation: bool) -> Iterator[str]:
+    """Yield what is inferred from the metadata of an image, for the log."""
+    if info.orientation != 1:
+        row, column = ORIENTATIONS[info.orientation]
+        where = f"row 0 is at the {row}, column 0 at the {column}"
+        yield f"turned as its tag Orientation says ({info.orientation}: {where})"
+    if info.palette:
+        meaning = "labels are the numbers of its colours" if annotation else "its colours are read"
+        yield f"has a palette; {meaning}"
+    elif info.white_is_zero and not annotation:
+        yield "inverted, because 0 is displayed as white"
+    if info.alpha and (not info.palette or not annotation):
+        yield "transparency is left out; all pixels must be opaque"
+    if info.rgb and channels == 1:
+        yield "colours are read as gray levels; red, green and blue must be equal in all pixels"
+
+
+def _displayed(path: str | Path, info: ImageInfo, channels: int, annotation: bool, read: Reader) -> Reader:
+    """Return a reader of `channels` opaque channels, as displayed or, for an annotation, as stored."""
+    dtype = _stored_type(info)
+    alpha = info.alpha and not (annotation and info.palette)
+    table = np.array(() if annotation else info.palette, dtype).T
+    inverted = info.white_is_zero and not annotation and not info.palette
+
+    def read_displayed(z: int, rows: slice, columns: slice) -> np.ndarray:
+        region = read(z, rows, columns).astype(dtype, copy=False)
+        at = z, rows.start, columns.start
+        if table.size:
+            if region.max() >= table.shape[1]:
+                raise InputError(
+                    f"{path}: found the value {region.max()}, but its palette has only {table.shape[1]} "
+                    "colours. The file is damaged. Copy it again from its source."
+                )
+            region = table[:, region[0]]
+        if alpha:
+            _require_opaque(path, info, region[-1], at)
+            region = region[:-1]
+        if inverted:
+            np.subtract(info.highest, region, out=region)
+        if len(region) > channels:
+            _require_gray(path, info, region, at, annotation)
+            region = region[:1]
+        return region
+
+    return read_displayed
+
+
+def _stored_type(info: ImageInfo) -> np.dtype:
+    """Return the type of values that are read."""
+    return np.dtype(np.uint8) if info.dtype.kind == "b" else info.dtype
+
+
+def _first(wrong: np.ndarray, at: tuple[int, int, int]) -> tuple[tuple[int, int], str]:
+    """Return where `wrong` (y, x) is first true, as an index and as words; `at` is its first pixel."""
+    y, x = np.unravel_index(np.argmax(wrong), wrong.shape)
+    return (int(y), int(x)), f"the first in section {at[0]}, row {at[1] + y}, column {at[2] + x}"
+
+
+def _require_opaque(path: str | Path, info: ImageInfo, alpha: np.ndarray, at: tuple[int, int, int]) -> None:
+    """Raise `InputError` if a pixel is transparent; `at` are section, row and column of the first."""
+    opaque = 1.0 if info.dtype.kind == "f" else np.iinfo(info.dtype).max if info.palette else info.highest
+    if not (wrong := alpha != opaque).any():
+        return
+    index, where = _first(wrong, at)
+    raise InputError(
+        f"{path}: found transparent pixels, {where} (opacity {alpha[index]:g} of {opaque:g}). What they show "
+        f"depends on the program. {_sections_hint(path, info)}To keep the stored colours and remove the "
+        f"transparency (this overwrites the file):\n{without_alpha(path, info)}"
+    )
+
+
+def _require_gray(
+    path: str | Path, info: ImageInfo, region: np.ndarray, at: tuple[int, int, int], annotation: bool
+) -> None:
+    """Raise `InputError` if channels differ; `at` are section, row and column of the first pixel."""
+    if not (wrong := (region != region[:1]).any(0)).any():
+        return
+    index, where = _first(wrong, at)
+    colour = ", ".join(f"{value:g}" for value in region[:, *index])
+    found = f"{path}: found colours (RGB), {where} ({colour}); expected"
+    if annotation:
+        raise InputError(
+            f"{found} one number per pixel. {_sections_hint(path, info)}If each colour is one cell and black "
+            f"is background, write numbers (this overwrites the file):\n{numbered(path, info)}"
+        )
+    raise InputError(
+        f"{found} gray levels. {_sections_hint(path, info)}Set `dataset: {{channels: 3}}`, or convert the "
+        "image to grayscale (Fiji: Image > Type > 8-bit, then File > Save As > Tiff...)."
+    )
+
+
+def _sections_hint(path: str | Path, info: ImageInfo) -> str:
+    """Return how to correct a stack of three or four sections that was saved as planes of a colour image."""
+    if not info.axes.startswith("S"):
+        return ""
+    return f"If these are sections, save them as a stack (this overwrites the file):\n{as_stack(path)}\n"
 
 
 def read_images(path: str | Path, *, sections: str | None = None, channels: int = 1) -> np.ndarray:
     """Read an image as a whole.
 
-    The pixels of the file can be integers or floats of any width, or bool. Images stored with `WhiteIsZero`
-    are inverted, so that high values are always bright.
+    The pixels of the file can be integers or floats of any width, or bool. Images are read as they are
+    displayed, see `open_images`.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import os
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,17 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from pipeline_lib.imageio.headers import ImageInfo, Reader, arrange, cyx, region_index, require_plausible
+from pipeline_lib.imageio.fixes import set_description, set_tag
+from pipeline_lib.imageio.headers import (
+    ORIENTATIONS,
+    ImageInfo,
+    Reader,
+    arrange,
+    cyx,
+    is_inverted,
+    region_index,
+    require_plausible,
+)
 from pipeline_lib.runtime.errors import InputError
 
 CACHE_BYTES = 256 * 2**20  # limit of decoded data kept for later regions: 2048 float32 rows of 32,768 px
@@ -35,13 +46,37 @@ _IMAGE_CODECS = {
     34933: "PNG",
 }  # image formats whose size is known before decoding; not JPEG XR: its decoder crashes on damaged images
 
+_SIZES = re.compile(r'Size[ZCT]="\d+"')
+_MOST_TAGS = 4096  # the limit of tifffile
+_HEIGHT, _PHOTOMETRIC_TAG, _ORIENTATION, _ROWS_PER_STRIP = 257, 262, 274, 278
+# Tags that must be alike in all pages of a stack, with the values that are used if they are absent
+_ALIKE = {
+    256: ("ImageWidth", 0),
+    257: ("ImageLength", 0),
+    258: ("BitsPerSample", 1),
+    259: ("Compression", 1),
+    262: ("PhotometricInterpretation", 1),
+    266: ("FillOrder", 1),
+    274: ("Orientation", 1),
+    277: ("SamplesPerPixel", 1),
+    278: ("RowsPerStrip", 2**32 - 1),
+    284: ("PlanarConfiguration", 1),
+    317: ("Predictor", 1),
+    322: ("TileWidth", 0),
+    323: ("TileLength", 0),
+    339: ("SampleFormat", 1),
+}
+_GRAY_LEVELS = (0, 1)  # PhotometricInterpretation: WhiteIsZero, BlackIsZero
+_RGB, _PALETTE, _YCBCR = 2, 3, 6
+
 _Page: TypeAlias = tifffile.TiffPage | tifffile.TiffFrame
+_Tags: TypeAlias = dict[int, int]
 
 
 @contextmanager
 def open_tiff(path: Path) -> Iterator[tuple[ImageInfo, Reader]]:
     """Yield the info and the region reader of a TIFF file that contains one stack."""
-    _require_chain(path)
+    tags = _page_tags(path)
     with _broken_pages() as broken, tifffile.TiffFile(path) as tiff:
         _require_own_pages(path, tiff)
         series = tiff.series
@@ -53,12 +88,22 @@ def open_tiff(path: Path) -> Iterator[tuple[ImageInfo, Reader]]:
             )
         if not series:
             raise InputError(f"{path}: the TIFF file contains no image. Copy it again from its source.")
+        levels = [level for one in series for level in one.levels[1:]]
+        series += [level for level in levels if not (level.keyframe.is_reduced or level.keyframe.is_subifd)]
         if len(series) != 1:
+            if len({(s.axes, s.shape, s.dtype) for s in series}) == 1:
+                raise InputError(
+                    f"{path}: found {len(series)} separate images ({series[0].axes} {series[0].shape}), "
+                    "expected one stack. If they are its sections, remove the description that separates "
+                    f"them:\n{set_description(path, '')}"
+                )
             found = ", ".join(f"{s.axes} {s.shape}" for s in series[:5])
             raise InputError(
                 f"{path}: found {len(series)} images of different size or type ({found}), expected one "
                 "stack. Save the one to use as a separate file."
             )
+        _require_same_pages(path, series[0], tags)
+        _require_stated_pages(path, tiff, series[0])
         yield _region_reader(path, tiff, series[0])
 
 
@@ -99,19 +144,20 @@ def _region_reader(
     # offset of the stack if the file has a single page, which the other sections follow as plain bytes
     start = series.dataoffset if outer is None else None
     decoded = 1 if start is not None or key.is_final else math.prod(_segment_shape(key))
-    info, z_axis = arrange(
-        path, axes, shape, dtype, decoded * dtype.itemsize, key.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+    fix = (
+        "Save a single stack (Fiji: Image > Duplicate... with one channel or frame, then File > Save As > "
+        "Tiff...)."
     )
-    stored = tiff.filehandle.size
+    info, z_axis = arrange(path, axes, shape, dtype, decoded * dtype.itemsize, fix)
     if start is not None:
-        _require_end(path, start + math.prod(shape) * dtype.itemsize, stored)
+        _require_end(path, start + math.prod(shape) * dtype.itemsize, tiff.filehandle.size)
 
         def read_piece(z: int, rows: slice, columns: slice) -> np.ndarray:
             index = region_index(info, z_axis, z, rows, columns)
             stored = dtype.newbyteorder(tiff.byteorder)
             return cyx(_mapped(path, stored, start, shape, index, info.axes.index("Y")), info)
 
-        return info, read_piece
+        return _displayed(path, tiff, key, info, read_piece)
     places = None if outer is None else _places(shape[outer:], key.shaped)
     if places is None or any(page is None for page in pages):
         raise InputError(
@@ -143,11 +189,74 @@ def _region_reader(
         lengths = [len(range(*part.indices(n))) for part, n in zip(index, shape, strict=True)]
         return cyx(region.reshape(lengths), info)
 
-    return info, read
+    return _displayed(path, tiff, key, info, read)
 
 
-def _require_chain(path: Path) -> None:
-    """Raise `InputError` if the list of pages is circular or leaves the file: tifffile may never finish."""
+def _displayed(
+    path: Path, tiff: tifffile.TiffFile, key: tifffile.TiffPage, info: ImageInfo, read: Reader
+) -> tuple[ImageInfo, Reader]:
+    """Add the meaning of values, which the tags of a page state, and turn the image as displayed."""
+    photometric = key.photometric
+    colours = photometric == _RGB or (photometric == _YCBCR and key.compression in _JPEG)  # decoded as RGB
+    indexed = photometric == _PALETTE and info.channels == 1
+    if not (colours or indexed or photometric in _GRAY_LEVELS):
+        name = getattr(photometric, "name", photometric)
+        raise InputError(
+            f"{path}: found values of the kind {name} (tag PhotometricInterpretation), expected gray levels, "
+            "RGB or a palette. Save it as gray levels or RGB with the program that made it."
+        )
+    # tifffile marks every bool array as WhiteIsZero when it writes it; 1 is white nevertheless
+    own = info.dtype.kind == "b" and (tiff.is_shaped or (key.software or "").startswith("tifffile"))
+    palette: tuple[tuple[int, ...], ...] = ()
+    if indexed and not tiff.is_imagej:  # ImageJ: the colours of a LUT
+        if key.colormap is None:
+            raise InputError(
+                f"{path}: the file is damaged: its palette is missing. Copy it again from its source."
+            )
+        table = np.asarray(key.colormap) >> (8 if info.dtype.itemsize == 1 else 0)
+        palette = tuple(map(tuple, table.T.tolist()))
+    alpha = len(key.extrasamples) == 1 and key.extrasamples[0] in (1, 2) and info.channels > 1
+    bits = key.bitspersample if isinstance(key.bitspersample, int) and info.dtype.kind == "u" else 0
+    orientation = int(key.tags.valueof(_ORIENTATION, 1))
+    info = replace(
+        info,
+        channels=info.channels - alpha,
+        white_is_zero=is_inverted(palette) or (photometric == _GRAY_LEVELS[0] and not own),
+        bits=bits if bits < 8 * info.dtype.itemsize else 0,
+        rgb=colours and info.channels - alpha == 3,
+        alpha=alpha,
+        palette=palette,
+        orientation=orientation,
+    )
+    return _turned(info, read) if orientation != 1 else (info, read)
+
+
+def _turned(info: ImageInfo, read: Reader) -> tuple[ImageInfo, Reader]:
+    """Return the info and the reader of an image that is displayed as its orientation says."""
+    row, column = ORIENTATIONS[info.orientation]
+    transposed = row in ("left", "right")
+    flips = row in ("bottom", "right"), column in ("bottom", "right")
+    lengths = info.height, info.width
+
+    def read_turned(z: int, rows: slice, columns: slice) -> np.ndarray:
+        parts = (columns, rows) if transposed else (rows, columns)
+        stored = (
+            slice(length - part.stop, length - part.start) if flip else part
+            for part, flip, length in zip(parts, flips, lengths, strict=True)
+        )
+        region = np.flip(read(z, *stored), tuple(axis for axis, flip in enumerate(flips, 1) if flip))
+        return region.swapaxes(1, 2) if transposed else region
+
+    if transposed:
+        info = replace(info, height=info.width, width=info.height)
+    return info, read_turned
+
+
+def _page_tags(path: Path) -> dict[int, _Tags]:
+    """Return the tags of each page by its offset: integers that are stored in the list of tags itself.
+
+    Raises `InputError` if the list of pages is circular or leaves the file: tifffile may never finish.
+    """
     with open(path, "rb") as file:
         head = file.read(16)
         order, version = {b"II": "<", b"MM": ">"}.get(head[:2], ""), head[2:4]
@@ -160,19 +269,31 @@ def _require_chain(path: Path) -> None:
         # lengths of the number of entries and of one entry; types of the number of entries and of an offset
         lengths, kinds = ((2, 12), ("H", "I")) if version == classic else ((8, 20), ("Q", "Q"))
         at = 4 if version == classic else 8
-        seen: set[int] = set()
+        pages: dict[int, _Tags] = {}
         while True:
-            offset = _number(path, file, at, f"{order}{kinds[1]}", len(seen))
+            offset = _number(path, file, at, f"{order}{kinds[1]}", len(pages))
             if not offset:
-                return
-            if offset in seen:
+                return pages
+            if offset in pages:
                 raise InputError(
-                    f"{path}: the file is damaged: its list of pages is circular after page {len(seen)}. "
+                    f"{path}: the file is damaged: its list of pages is circular after page {len(pages)}. "
                     "Copy it again from its source."
                 )
-            seen.add(offset)
-            entries = _number(path, file, offset, f"{order}{kinds[0]}", len(seen) - 1)
+            entries = _number(path, file, offset, f"{order}{kinds[0]}", len(pages))
             at = offset + lengths[0] + entries * lengths[1]
+            table = file.read(min(entries, _MOST_TAGS) * lengths[1])
+            pages[offset] = dict(_integers(table, lengths[1], order, kinds[1]))
+
+
+def _integers(table: bytes, length: int, order: str, count: str) -> Iterator[tuple[int, int]]:
+    """Yield code and value, -1 if it is not one integer, of the tags of a page that must be alike."""
+    formats = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
+    entry = struct.Struct(f"{order}HH{count}")
+    for at in range(0, len(table) - length + 1, length):
+        code, kind, number = entry.unpack_from(table, at)
+        if code in _ALIKE:
+            single = number == 1 and kind in formats and not (kind == 16 and length == 12)
+            yield code, struct.unpack_from(order + formats[kind], table, at + entry.size)[0] if single else -1
 
 
 def _number(path: Path, file: BinaryIO, at: int, kind: str, pages: int) -> int:
@@ -198,6 +319,80 @@ def _require_own_pages(path: Path, tiff: tifffile.TiffFile) -> None:
                 f"{path}: its OME metadata refer to the file {name!r:.100}, which is not in the same folder. "
                 "Put all files of the set into one folder, or save the stack as one file."
             )
+
+
+def _require_same_pages(path: Path, series: tifffile.TiffPageSeries, tags: dict[int, _Tags]) -> None:
+    """Raise `InputError` if tags of a page differ from those of the first: tifffile reads only the latter."""
+    smaller = {page.offset for level in series.levels[1:] for page in level.pages if page is not None}
+    first: _Tags = {}
+    for number, found in enumerate(own for offset, own in tags.items() if offset not in smaller):
+        own = {code: found.get(code, default) for code, (_, default) in _ALIKE.items()}
+        own[_ROWS_PER_STRIP] = min(own[_ROWS_PER_STRIP], own[_HEIGHT])
+        if own[_ORIENTATION] not in ORIENTATIONS:
+            raise InputError(
+                f"{path}: the tag Orientation is {own[_ORIENTATION]}, which TIFF does not define (1 to 8). "
+                f"If row 0 is at the top and column 0 on the left, write 1:\n{set_tag(path, _ORIENTATION, 1)}"
+            )
+        first = first or own
+        code = next((code for code in _ALIKE if own[code] != first[code]), None)
+        if code is not None:
+            fix = "Save the stack again with the program that made it, uncompressed."
+            if code == _ORIENTATION:
+                fix = f"If row 0 is at the top and column 0 on the left, write 1:\n{set_tag(path, code, 1)}"
+            elif code == _PHOTOMETRIC_TAG:
+                fix = f"If all pages are like the first, change the tag:\n{set_tag(path, code, first[code])}"
+            raise InputError(
+                f"{path}: {_ALIKE[code][0]} of page {number} is {own[code]}, but that of page 0 is "
+                f"{first[code]}. All pages of a stack must be stored in the same way. {fix}"
+            )
+
+
+def _require_stated_pages(path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
+    """Raise `InputError` if the description of a stack states another number of images than it has pages."""
+    key = series.keyframe
+    if not math.prod(key.shape):
+        return  # damaged, which is reported later
+    files = {page.parent for page in series.pages if page} if series.is_multifile else {tiff}
+    smaller = sum(len(level.pages) for level in series.levels[1:] if not level.keyframe.is_subifd)
+    pages = sum(len(file.pages) for file in files) - smaller
+    images = math.prod(series.get_shape(squeeze=False)) // math.prod(key.shape)
+    described = any((tiff.is_shaped, tiff.is_ome, tiff.is_imagej))
+    ignored = described and series.kind in ("generic", "uniform")  # tifffile did not understand it
+    stated = {images}
+    if tiff.is_imagej and series.kind != "ome":
+        stated |= _stated_by_imagej(tiff, key)
+    one_piece = pages == 1 and series.dataoffset is not None  # the other images follow the first
+    if not ignored and (
+        (stated == {pages} and (series.is_multifile or all(series.pages))) or (one_piece and len(stated) == 1)
+    ):
+        return
+    comment = (
+        (key.description or "") if not tiff.is_ome else " ".join(_SIZES.findall(tiff.ome_metadata or ""))
+    )
+    description = ""
+    if one_piece and not ignored:  # without a description, only the first would be read
+        count = max(stated, key=lambda n: (_fits(key, n), n))
+        description = f"ImageJ=1.54f\nimages={count}\nslices={count}\n"
+    raise InputError(
+        f"{path}: the description `{' '.join(comment.split())[:100]}` does not fit its {pages} "
+        f"page{'s' * (pages != 1)}. If the file is truncated, copy it again from its source. If its pages "
+        f"are right, correct the description:\n{set_description(path, description)}"
+    )
+
+
+def _stated_by_imagej(tiff: tifffile.TiffFile, key: tifffile.TiffPage) -> set[int]:
+    """Return the numbers of images that the description of ImageJ states: `images`, and that of its axes."""
+    meta = tiff.imagej_metadata or {}
+    channels = meta.get("channels", 1)
+    if channels in (key.shaped[0], key.shaped[4]):  # the samples of RGB
+        channels = 1
+    axes = channels * meta.get("slices", 1) * meta.get("frames", 1)
+    return ({axes} if axes > 1 else set()) | ({meta["images"]} if "images" in meta else set())
+
+
+def _fits(key: tifffile.TiffPage, images: int) -> bool:
+    """Return whether so many images of plain bytes fit into the file."""
+    return key.dataoffsets[0] + images * key.nbytes <= key.parent.filehandle.size
 
 
 def _require_codec(path: Path, key: tifffile.TiffPage) -> None:

@@ -72,6 +72,7 @@ add("labels of 2^32 and more", write_annotation, stack3(cells().astype(np.uint64
 add("only background", write_annotation, np.zeros((3, 32, 32), np.uint8))
 add("only one cell", write_annotation, np.full((3, 32, 32), 255, np.uint8))
 add("RGB", write_annotation, gray(3, 32, 32, 3), photometric="rgb")
+add("four channels", write_annotation, gray(3, 32, 32, 4), photometric="rgb", extrasamples=["unspecified"])
 add("two values, neither of them 0", write_annotation, stack3(cells() // 255 + 1))
 add(
     "instance labels, but configured as membranes",

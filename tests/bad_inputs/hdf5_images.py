@@ -59,6 +59,28 @@ def _():
         file["raw"] = gray(1, 2, 2, 32, 32)
 
 
+@case("sections last, without axes")
+def _():
+    with write_hdf5() as file:
+        file["raw"] = gray(32, 32, 3)
+
+
+@case("axes and dimension labels that contradict each other")
+def _():
+    with write_hdf5() as file:
+        file["raw"] = gray(3, 32, 32)
+        file["raw"].attrs["axes"] = "zyx"
+        for dimension, label in zip(file["raw"].dims, "xyz", strict=True):
+            dimension.label = label
+
+
+@case("time and depth")
+def _():
+    with write_hdf5() as file:
+        file["raw"] = gray(2, 3, 32, 32)
+        file["raw"].attrs["axes"] = "tzyx"
+
+
 @case("scalar")
 def _():
     with write_hdf5() as file:

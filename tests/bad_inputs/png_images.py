@@ -7,12 +7,13 @@ import zlib
 
 import imagecodecs
 import numpy as np
+from PIL import Image
 
 from .harness import Group
-from .sound import bad_image, gray
+from .sound import bad_image, bad_row, gray
 
 GROUP = Group("Images: PNG")
-add = GROUP.add
+add, case = GROUP.add, GROUP.case
 
 
 def png_bytes(array: np.ndarray | None = None) -> bytes:
@@ -50,6 +51,26 @@ add(
     + bytes(2**23 + 4)
     + png_bytes()[-12:],
 )
-add("PNG with indexed colours", bad_image, "a.png", png_header(png_bytes(), rest=b"\x08\x03\0\0\0"))
+add(
+    "PNG without the palette of its indexed colours",
+    bad_image,
+    "a.png",
+    png_header(png_bytes(), rest=b"\x08\x03\0\0\0"),
+)
 add("PNG with transparency", bad_image, "a.png", png_bytes(gray(32, 32, 2)))
 add("PNG with an unknown colour type", bad_image, "a.png", png_header(png_bytes(), rest=b"\x08\x05\0\0\0"))
+
+
+@case("PNG with a palette of colours")
+def _():
+    image = Image.fromarray(gray(32, 32)).convert("P")
+    image.putpalette(bytes(range(255, -1, -1)) * 3)
+    image.save("a.png")
+    bad_row("a.png")
+
+
+@case("PNG with several images (animation)")
+def _():
+    frames = [Image.fromarray(frame) for frame in gray(3, 32, 32)]
+    frames[0].save("a.png", save_all=True, append_images=frames[1:])
+    bad_row("a.png")

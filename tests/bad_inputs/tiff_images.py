@@ -199,12 +199,8 @@ def _():
 
 
 add("three channels (RGB)", write_tiff, array=gray(32, 32, 3), photometric="rgb")
-add(
-    "RGB with three equal channels",
-    write_tiff,
-    array=np.repeat(gray(32, 32, 1), 3, axis=2),
-    photometric="rgb",
-)
+add("RGB with transparent pixels", write_tiff, array=gray(32, 32, 4), photometric="rgb")
+add("three sections saved as colours", write_tiff, photometric="rgb", planarconfig="separate")
 add("four channels (CMYK)", write_tiff, array=gray(32, 32, 4), photometric="separated")
 add(
     "stack with both time and depth",
@@ -228,6 +224,34 @@ def write_floats(value: float) -> None:
     write_tiff(array=stack)
 
 
+add("floats of which 0 is white", write_tiff, array=gray(32, 32, dtype=np.float32), photometric="miniswhite")
+add("orientation that is not defined", write_tiff, extratags=[(274, 3, 1, 9, True)])
+add(
+    "pages of which only the first is turned",
+    write_tiff,
+    metadata=None,
+    extratags=[(274, 3, 1, 1, False)],
+    change=lambda content: with_tag(content, 274, 3, kind=(3, 1)),
+)
+
+
+@case("sections written one by one")
+def _():
+    with tifffile.TiffWriter("a.tif") as writer:
+        for section in gray(3, 32, 32):
+            writer.write(section)
+    bad_row("a.tif")
+
+
+add(
+    "ImageJ metadata of more pages", write_tiff, metadata=None, description="ImageJ=1.54f\nimages=5\nslices=5"
+)
+add(
+    "ImageJ metadata of fewer pages",
+    write_tiff,
+    metadata=None,
+    description="ImageJ=1.54f\nimages=2\nslices=2",
+)
 add("NaN values", write_floats, np.nan)
 add("infinite values", write_floats, np.inf)
 
@@ -246,6 +270,7 @@ def write_ome(planes: str) -> None:
     write_tiff(name="a.ome.tif", description=xml, metadata=None)
 
 
+add("OME metadata of fewer sections", write_ome, '<TiffData IFD="0" FirstZ="1"/>')
 add(
     "OME metadata that name a file in another folder",
     write_ome,

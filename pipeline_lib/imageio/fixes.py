@@ -1,0 +1,100 @@
+"""Lines for a terminal that messages name: each corrects the file that caused the message."""
+
+from __future__ import annotations
+
+import glob
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline_lib.imageio.naming import is_pattern, slice_files
+
+if TYPE_CHECKING:
+    from pipeline_lib.imageio.headers import ImageInfo
+
+
+def python_line(code: str) -> str:
+    """Return a line for a terminal that runs Python code."""
+    plain = not set(code) & set('"$`\\!')
+    return f'python -c "{code}"' if plain else f"python -c {shlex.quote(code)}"
+
+
+def _files(path: str | Path) -> str:
+    """Return a Python expression for the names of the files of an image: one, or its slices."""
+    if is_pattern(path):
+        return f"__import__('glob').glob({str(path)!r})"
+    if not Path(path).is_dir() or not (slices := slice_files(Path(path))):
+        return f"[{str(path)!r}]"
+    return f"__import__('glob').glob({glob.escape(str(path)) + '/*' + slices[0].suffix!r})"
+
+
+def set_tag(path: str | Path, code: int, value: int) -> str:
+    """Return a line for a terminal that sets a tag of all pages of a TIFF file or folder, where present."""
+    return python_line(
+        f"import tifffile; [[page.tags[{code}].overwrite({value}) for page in file.pages if {code} in "
+        "page.tags] and file.close() for file in (tifffile.TiffFile(name, mode='r+') for name in "
+        f"{_files(path)})]"
+    )
+
+
+def set_description(path: str | Path, description: str) -> str:
+    """Return a line for a terminal that replaces the description of the first page of a TIFF file."""
+    name, text = json.dumps(str(path), ensure_ascii=False), json.dumps(description)
+    return python_line(f"import tifffile; tifffile.tiffcomment({name}, {text})")
+
+
+def as_stack(path: str | Path) -> str:
+    """Return a line for a terminal that saves the planes of a TIFF file as sections instead of colours."""
+    return _rewritten(path, "a", "minisblack")
+
+
+def without_alpha(path: str | Path, info: ImageInfo) -> str:
+    """Return a line for a terminal that removes transparency, which is the last channel where present."""
+    if info.rgb or info.palette:
+        return _rewritten(path, "a[..., :3]", "rgb", info)
+    return _rewritten(
+        path, "n.atleast_3d(a)[..., 0]", "miniswhite" if info.white_is_zero else "minisblack", info
+    )
+
+
+def without_palette(path: str | Path, mode: str) -> str:
+    """Return a line for a terminal that replaces palettes by numbers (mode "L") or colours (mode "RGB")."""
+    image = "i.open(name)" if mode == "L" else f"i.open(name).convert('{mode}')"
+    return python_line(
+        "import numpy as n; from PIL import Image as i; "
+        f"[i.fromarray(n.array({image})).save(name) for name in {_files(path)}]"
+    )
+
+
+def frames_as_tiff(path: Path) -> str:
+    """Return a line for a terminal that writes the images of a PNG animation as sections of a TIFF file."""
+    return python_line(
+        f"import numpy as n, tifffile as t; from PIL import Image as i, ImageSequence as s; "
+        f"t.imwrite({str(path.with_suffix('.tif'))!r}, n.stack([n.array(frame.convert('RGB')) for frame in "
+        f"s.Iterator(i.open({str(path)!r}))]), photometric='rgb')"
+    )
+
+
+def numbered(path: str | Path, info: ImageInfo) -> str:
+    """Return a line for a terminal that replaces colours by numbers in ascending order; black becomes 0."""
+    numbers = "n.unique(a.reshape(-1, 3), axis=0, return_inverse=True)[1].reshape(a.shape[:-1]).astype('u2')"
+    return _rewritten(path, numbers, "minisblack", info)
+
+
+def _rewritten(path: str | Path, result: str, photometric: str, info: ImageInfo | None = None) -> str:
+    """Return a line for a terminal that replaces the array `a` of each file of an image by `result`.
+
+    With `info`, colours are the last axis of `a`, and the orientation is kept.
+    """
+    files, modules = _files(path), "numpy as n, tifffile as t"
+    array, options = "t.imread(name)", f", photometric='{photometric}'"
+    if info and "S" in info.axes[:-1]:
+        array = f"n.moveaxis({array}, -3, -1)"
+    if info and info.orientation != 1:
+        options += f", extratags=[(274, 3, 1, {info.orientation}, True)]"
+    if files.lower().endswith((".png']", ".png')")):
+        result, options, modules = f"{result}.copy()", "", "numpy as n, imagecodecs as t"
+    return python_line(
+        f"import {modules}; [t.imwrite(name, {result}{options}) for name in {files} for a in [{array}]]"
+    )
