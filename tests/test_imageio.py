@@ -226,12 +226,10 @@ def test_the_message_for_another_number_of_channels_names_the_setting(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", colour, photometric="rgb")
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(colour))
     for name in ("a.tif", "a.png"):
-        match = r"RGB, 3 channels \(axes YXS\), expected 4 channels\. Set `dataset: \{channels: 3\}`"
+        match = r"RGB, 3 channels \(axes YXS\), expected 4 channels\. Set `dataset\.channels: 3`"
         fails(tmp_path / name, match, channels=4)
     tifffile.imwrite(tmp_path / "mono.tif", gray())
-    fails(
-        tmp_path / "mono.tif", r"1 channel, expected 3 channels\. Set `dataset: \{channels: 1\}`", channels=3
-    )
+    fails(tmp_path / "mono.tif", r"1 channel, expected 3 channels\. Set `dataset\.channels: 1`", channels=3)
 
 
 def test_ambiguous_axes_are_named(tmp_path):

@@ -618,7 +618,7 @@ def test_colours_of_a_palette_are_those_of_an_image(tmp_path, suffix):
     image = Image.frombytes("P", GRAY.shape[::-1], GRAY.tobytes())
     image.putpalette(colours.tobytes())
     image.save(tmp_path / f"a.{suffix}")
-    refused(tmp_path / f"a.{suffix}", r"found colours \(RGB\).* Set `dataset: \{channels: 3\}`")
+    refused(tmp_path / f"a.{suffix}", r"found colours \(RGB\).* Set `dataset\.channels: 3`")
     np.testing.assert_array_equal(
         read(tmp_path / f"a.{suffix}", channels=3)[:, 0], np.moveaxis(colours[GRAY], -1, 0)
     )

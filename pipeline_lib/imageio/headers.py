@@ -171,7 +171,7 @@ def require_channels(path: str | Path, info: ImageInfo, channels: int, *, annota
             "of instance labels (0 = background, 1..n = cells)."
         )
     raise InputError(
-        f"{path}: found {found}, {expected}. Set `dataset: {{channels: {3 if colours else info.channels}}}`, "
+        f"{path}: found {found}, {expected}. Set `dataset.channels: {3 if colours else info.channels}`, "
         f"or save the image with {channels} channel{'s' * (channels > 1)}{' (axes CZYX)' * (channels > 1)}."
     )
 

@@ -287,8 +287,9 @@ def _require_gray(
             f"is background, write numbers (this overwrites the file):\n{numbered(path, info)}"
         )
     raise InputError(
-        f"{found} gray levels. {_sections_hint(path, info)}Set `dataset: {{channels: 3}}`, or convert the "
-        "image to grayscale (Fiji: Image > Type > 8-bit, then File > Save As > Tiff...)."
+        f"{found} gray levels. {_sections_hint(path, info)}Set `dataset.channels: 3` if all images of the "
+        "table have colours, or convert it to grayscale (Fiji: Image > Type > 8-bit, then File > Save As > "
+        "Tiff...)."
     )
 
 
