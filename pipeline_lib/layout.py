@@ -401,10 +401,22 @@ def findings(file: h5py.File) -> Json:
     Returns
     -------
     dict
-        `gray`: smallest (`low`) and largest (`high`) gray level, mean and standard deviation (`std`), each a
-        list with one value per channel. `annotation`: None, or a dict with its `description` and a list of
-        `doubts`, each with `name`, `weight` (0 to 1) and `text`.
+        `gray`: smallest (`low`) and largest (`high`) gray level, mean, standard deviation (`std`) and
+        `roughness` (see `data.gray.GrayLevels.to_dict`), each a list with one value per channel; type of the
+        gray levels (`dtype`), and the factor by which they were multiplied (`scale`) or None. `annotation`:
+        None, or a dict with its `description` and a list of `doubts`, each with `name`, `weight` (0 to 1) and
+        `text`.
+
+    Raises
+    ------
+    InputError
+        If the file has no findings, because version 0.2.0 or older wrote it.
     """
+    if "findings" not in file.attrs:
+        raise InputError(
+            f"{file.filename}: has no `findings`, so it was written by an older version of bordure. Delete "
+            "it and run the workflow again."
+        )
     return json.loads(file.attrs["findings"])
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline_lib import layout, networks
+from pipeline_lib.data.gray import summary
 from pipeline_lib.data.normalisation import measure
 from pipeline_lib.kernels import blocks
 from pipeline_lib.networks.model import Model
@@ -23,6 +24,7 @@ def folder(tmp_path):
     raw = np.random.default_rng(0).integers(0, 255, (1, 2, 70, 51), np.uint8)
     with layout.create(tmp_path / "dataset.h5", {}) as file:
         layout.add(file, layout.RAW, raw.shape, raw.dtype)[:] = raw
+        layout.write_findings(file, {"gray": summary(raw), "annotation": None})
     torch.manual_seed(0)
     arguments = {"input_channels": 1, "depth": 2, "base_channels": 4}
     plan = networks.plan("unet", **arguments)
@@ -56,6 +58,7 @@ def test_joined_parts_of_several_jobs_equal_the_whole_prediction(folder, jobs):
     raw = np.random.default_rng(1).integers(0, 255, (1, 2, 300, 51), np.uint8)
     with layout.create(folder / "large.h5", {}) as file:
         layout.add(file, layout.RAW, raw.shape, raw.dtype)[:] = raw
+        layout.write_findings(file, {"gray": summary(raw), "annotation": None})
     files = [folder / "parts" / f"{part}.h5" for part in range(1, len(blocks.parts(raw.shape[1:], jobs)) + 1)]
     predict(folder / "large.h5", folder / "model.pt", folder / "whole.h5", precision="float32", tile=92)
     for part, path in enumerate(files, 1):
@@ -160,9 +163,12 @@ def test_settings_of_prediction_have_an_effect(folder):
 
 def test_images_with_another_type_than_in_training_are_rejected(folder):
     with layout.create(folder / "other.h5", {}) as file:
-        layout.add(file, layout.RAW, (1, 1, 30, 30), np.uint16)
+        raw = np.arange(900, dtype=np.uint16).reshape(1, 1, 30, 30)
+        layout.add(file, layout.RAW, raw.shape, raw.dtype)[:] = raw
+        layout.write_findings(file, {"gray": summary(raw), "annotation": None})
     with pytest.raises(
-        InputError, match=r"other\.h5: uint16 gray levels, but the model was trained on uint8"
+        InputError,
+        match=r"other\.h5: uint16 gray levels from 0 to 899, but the training images are uint8 and have 0 to 254",
     ):
         predict(folder / "other.h5", folder / "model.pt", folder / "p.h5")
     assert not (folder / "p.h5").exists() and not list(folder.glob(".p*"))

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from pipeline_lib.data.gray import pool, summary
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.memory import MEAN_IMAGE_BYTES_PER_PIXEL
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json, Stored
 
 STEP = 1024  # px, side of the blocks that are summed; fixed, because sums of floats depend on their order
 
 #: Kinds of normalisation, see `measure`.
 KINDS = ("none", "mean", "mean_std", "mean_image")
+#: What is known about the gray levels of the training images.
+MOMENTS = ("low", "high", "mean", "std")
+#: Upper ends of the usual gray scales: floats from 0 to 1, and integers of 8, 12 and 16 bits.
+FULL_SCALES = (1, 255, 4095, 65535)
 
 
 @dataclass(frozen=True)
@@ -31,18 +39,22 @@ class Normalisation:
     kind : {"none", "mean", "mean_std", "mean_image"}
         What is subtracted and divided by, see `measure`.
     dtype : str
-        Type of the training images, for instance "uint8". Images of another type are not accepted, because
-        their gray levels have another scale.
+        Type of the training images, for instance "uint8". Images of another type are accepted only with a
+        stated `scale`, because their gray levels may have another scale.
     offset : (c, 1, 1) array of float32, (c, y, x) for a mean image
         Gray level that becomes 0.
     scale : (c, 1, 1) array of float32
         Difference of gray levels that becomes 1.
+    gray : dict or None, default None
+        Summary of the gray levels of the training images: `low`, `high`, `mean` and `std`, lists with one
+        value per channel, and `dtype`. None if it is not known, as in models of version 0.2.0 and older.
     """
 
     kind: str
     dtype: str
     offset: np.ndarray
     scale: np.ndarray
+    gray: Json | None = None
 
     def apply(self, raw: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Normalise a region of a section.
@@ -64,8 +76,8 @@ class Normalisation:
             offset = offset[:, rows[:, None], columns]
         return (raw.astype(np.float32) - offset) / self.scale
 
-    def check(self, raw: Stored, path: str | Path) -> None:
-        """Raise `InputError` unless images match the training images in channels and type.
+    def check(self, raw: Stored, path: str | Path, gray: Json | None = None) -> None:
+        """Raise `InputError` unless images match the training images in channels, type and gray scale.
 
         Parameters
         ----------
@@ -73,22 +85,34 @@ class Normalisation:
             Images of a volume.
         path : str or Path
             Their file, for the message.
+        gray : dict, optional
+            Summary of their gray levels, as in `layout.findings`. Without it only the type is compared. A
+            doubtful gray scale is logged as a warning.
 
         Raises
         ------
         InputError
-            If the number of channels or the type differs, or, for a mean image, the size of the sections.
+            If the number of channels, the type or clearly the gray scale differs, or, for a mean image, the
+            size of the sections.
         """
         if raw.shape[0] != len(self.scale):
             raise InputError(
                 f"{path}: {raw.shape[0]} channels, but the model was trained on {len(self.scale)}. Use "
                 f"images with {len(self.scale)} channels and set `dataset.channels: {len(self.scale)}`."
             )
-        if str(raw.dtype) != self.dtype:
-            raise InputError(
-                f"{path}: {raw.dtype} gray levels, but the model was trained on {self.dtype}. "
-                f"Convert the images to {self.dtype}, with the same gray scale as the training images."
-            )
+        if gray is None or self.gray is None:
+            if str(raw.dtype) != self.dtype and not (gray and gray["scale"]):
+                raise InputError(
+                    f"{path}: {raw.dtype} gray levels, but the model was trained on {self.dtype}. "
+                    f"Convert the images to {self.dtype}, with the same gray scale as the training images, "
+                    "or write the factor between the scales into the column `scale` of the table of volumes."
+                )
+            if gray is not None:
+                _say_that_scales_are_not_compared()
+        elif doubt := compare(self.gray, gray):
+            if doubt["weight"] == 1:
+                raise InputError(f"{path}: {doubt['text']}")
+            logger.warning("%s: %s", path, doubt["text"])
         if self.kind == "mean_image" and raw.shape[2:] != self.offset.shape[1:]:
             raise InputError(
                 f"{path}: sections of {raw.shape[2]} x {raw.shape[3]} px, but the mean image of the model "
@@ -109,6 +133,7 @@ class Normalisation:
             "dtype": self.dtype,
             "offset": self.offset.tolist(),
             "scale": self.scale.tolist(),
+            "gray": self.gray and {key: self.gray[key] for key in MOMENTS},
         }
 
     @classmethod
@@ -127,18 +152,132 @@ class Normalisation:
 
         Raises
         ------
-        KeyError
-            If `content` lacks a field.
+        KeyError, TypeError, ValueError
+            If `content` lacks a field or a value is not a number.
         """
+        gray = content.get("gray")  # not in models of version 0.2.0 and older
         return cls(
             content["kind"],
             content["dtype"],
             np.array(content["offset"], np.float32),
             np.array(content["scale"], np.float32),
+            gray
+            and {key: [float(value) for value in gray[key]] for key in MOMENTS} | {"dtype": content["dtype"]},
         )
 
 
-def measure(kind: str, volumes: Iterable[Stored], *, memory_gb: float = 8.0) -> Normalisation:
+def compare(training: Json, gray: Json) -> Json | None:
+    """Compare the gray scale of a volume with that of the training images.
+
+    The range and the standard deviation of the gray levels are compared, so that an offset does not matter.
+    Images differ in brightness, and images without cells are dark. So the scale is only certain to differ if
+
+    - range and standard deviation are at least 8 times those of the training images, or
+    - both are at most 1/8, the gray levels fill more than a quarter of a scale (0 to 1 or 0 to 255) that the
+      training images exceed at least 32 times, and they are not just noise (a roughness above 0.5).
+
+    8-bit images have the same scale, unless they contain only 0 and 1. All channels are compared together.
+
+    Parameters
+    ----------
+    training : dict
+        Summary of the training images: `low`, `high`, `mean` and `std` of each channel, and `dtype`.
+    gray : dict
+        Summary of the volume, see `layout.findings`. If its `scale` is 1, the user states that the gray scale
+        is that of the training images, and it is not certain to differ.
+
+    Returns
+    -------
+    dict or None
+        A doubt: `name`, `weight` and `text`. The weight is 1 if the scale is certain to differ, and 0.5 if
+        the images may also be darker or brighter. None if there is no doubt.
+
+    Examples
+    --------
+    >>> from pipeline_lib.data.normalisation import compare
+    >>> training = {"low": [0], "high": [1], "mean": [0.4], "std": [0.2], "dtype": "float32"}
+    >>> volume = {"low": [5], "high": [250], "mean": [90], "std": [50], "dtype": "float32", "scale": None}
+    >>> compare(training, volume)["text"][:85]
+    'gray levels from 5 to 250, but the training images have 0 to 1, another gray scale. W'
+    """
+    stated = gray["scale"]
+    (low, high, std), (new_low, new_high, new_std) = map(_joint, (training, gray))
+    ratio, std_ratio = _ratio(new_high - new_low, high - low), _ratio(new_std, std)
+    found = f"gray levels from {new_low:.4g} to {new_high:.4g}"
+    trained = f"{low:.4g} to {high:.4g}"
+    factor = _factor(high, new_high, ratio)
+    line = f"`scale` of the table of volumes: {(stated or 1) * factor:.6g}"
+    if stated is None and gray["dtype"] != training["dtype"]:
+        return _doubt(
+            1.0,
+            f"{gray['dtype']} {found}, but the training images are {training['dtype']} and have {trained}. "
+            f"Write the factor between the gray scales into the column {line}"
+            + (", or 1 if gray levels mean the same." if factor != 1 else "."),
+        )
+    if ratio is None or std_ratio is None:
+        return None
+    if gray["dtype"] == training["dtype"] == "uint8" and (new_high > 1) == (high > 1):
+        return None
+    larger = ratio >= 8 and std_ratio >= 8
+    smaller = (
+        max(ratio, std_ratio) <= 1 / 8
+        and max(gray["roughness"]) <= 0.5  # above it is the noise of a dark image
+        and any(high >= 32 * end and end / 4 <= new_high <= end * 1.001 for end in FULL_SCALES[:2])
+    )
+    if larger or smaller:
+        return _doubt(
+            0.5 if stated == 1 else 1.0,
+            f"{found}, but the training images have {trained}, another gray scale. Write the factor between "
+            f"the scales into the column {line}, or 1 if gray levels mean the same.",
+        )
+    if max(ratio, std_ratio) >= 8 or max(ratio, std_ratio) <= 1 / 8:
+        return _doubt(
+            0.5,
+            f"{found}, but the training images have {trained}. If the gray scale differs, and not only the "
+            f"brightness, write the factor between the scales into the column {line}.",
+        )
+    return None
+
+
+def _joint(gray: Json) -> tuple[float, float, float]:
+    """Return low, high and standard deviation of all channels together."""
+    std = float(np.sqrt(np.mean(np.square(gray["std"]))))
+    return min(gray["low"]), max(gray["high"]), std
+
+
+def _ratio(new: float, old: float) -> float | None:
+    """Return `new / old`, or None if one is 0: images of one single gray level have no scale."""
+    return new / old if new > 0 and old > 0 else None
+
+
+def _factor(high: float, new_high: float, ratio: float | None) -> float:
+    """Return the factor from the new gray scale to that of the training, from the ends of usual scales."""
+    ends = [next((end for end in FULL_SCALES if value <= end * 1.001), None) for value in (high, new_high)]
+    if ends[0] and ends[1] and (ratio is None or 1 / 8 < ratio * ends[0] / ends[1] < 8):
+        return ends[0] / ends[1]
+    return 1 / ratio if ratio else 1.0
+
+
+def _doubt(weight: float, text: str) -> Json:
+    return {"name": "gray scale", "weight": weight, "text": text}
+
+
+@cache
+def _say_that_scales_are_not_compared() -> None:
+    """Log once that a model lacks the gray levels of its training images."""
+    logger.info(
+        "the model is of version 0.2.0 or older and does not know the gray levels of its training images: "
+        "the gray scale of new images is not compared"
+    )
+
+
+def measure(
+    kind: str,
+    volumes: Iterable[Stored],
+    gray: Sequence[Json] | None = None,
+    *,
+    memory_gb: float = 8.0,
+) -> Normalisation:
     """Measure a normalisation on the images of the training split, block by block.
 
     Parameters
@@ -152,6 +291,9 @@ def measure(kind: str, volumes: Iterable[Stored], *, memory_gb: float = 8.0) -> 
         - "mean_image": as "mean", with the mean of each pixel over all sections.
     volumes : iterable of (c, z, y, x) array or HDF5 dataset
         Images of the training volumes. For "mean_image" all sections must have the same size.
+    gray : sequence of dict, optional
+        Summary of the gray levels of each volume, as in `layout.findings`. By default it is measured. The
+        type of volumes with a stated `scale` may differ from that of the others.
     memory_gb : float, default 8.0
         Limit of memory for a mean image in GB (10^9 bytes).
 
@@ -179,17 +321,23 @@ def measure(kind: str, volumes: Iterable[Stored], *, memory_gb: float = 8.0) -> 
     if kind not in KINDS:
         raise InputError(f"normalisation: found `{kind}`, expected one of {', '.join(KINDS)}.")
     volumes = list(volumes)
+    if gray is None:
+        gray = [summary(volume) for volume in volumes]
+    types = {str(v.dtype) for v, found in zip(volumes, gray, strict=True) if found["scale"] is None}
     for what, found in (
-        ("types", {str(v.dtype) for v in volumes}),
+        ("types", types),
         ("numbers of channels", {v.shape[0] for v in volumes}),
         ("section sizes", {v.shape[2:] for v in volumes} if kind == "mean_image" else {0}),
     ):
         if len(found) > 1:
+            factor = (
+                ", or write factors between gray scales into the column `scale`" if found is types else ""
+            )
             raise InputError(
                 f"normalisation `{kind}`: the training images have different {what}: "
-                f"{', '.join(map(str, sorted(found)))}. Convert the images so that all have the same."
+                f"{', '.join(map(str, sorted(found)))}. Convert the images so that all have the same{factor}."
             )
-    dtype = volumes[0].dtype
+    dtype = np.dtype(types.pop() if types else volumes[0].dtype)
     channels = volumes[0].shape[0]
     full = float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
     offset, scale = np.zeros((channels, 1, 1)), np.full((channels, 1, 1), full)
@@ -212,7 +360,10 @@ def measure(kind: str, volumes: Iterable[Stored], *, memory_gb: float = 8.0) -> 
                     "so its standard deviation is 0. Check the training images, or set `normalisation: mean`."
                 )
             scale = np.sqrt(total)[:, None, None]
-    return Normalisation(kind, str(dtype), offset.astype(np.float32), scale.astype(np.float32))
+    pooled = pool(gray, [math.prod(volume.shape[1:]) for volume in volumes])
+    return Normalisation(
+        kind, str(dtype), offset.astype(np.float32), scale.astype(np.float32), pooled | {"dtype": str(dtype)}
+    )
 
 
 def _blocks_of(volume: Stored) -> Iterator[np.ndarray]:

@@ -15,6 +15,8 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from pipeline_lib import imageio
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import require_file
@@ -160,13 +162,18 @@ def read_table(path: str | Path, data_dir: str | Path) -> list[Volume]:
 
 
 def check_files(
-    volumes: Iterable[Volume], channels: int = 1, memory_gb: float = 8.0, pairing: str = "names"
+    volumes: Iterable[Volume],
+    channels: int = 1,
+    memory_gb: float = 8.0,
+    pairing: str = "names",
+    scale: float | None = None,
 ) -> dict[str, imageio.ImageInfo]:
     """Check the files of volumes by their headers, without reading pixels.
 
-    The files must exist, images and annotation must have the same shape, and all images the same type. The
-    names of slices must tell which annotation belongs to which image. A section must not belong to two
-    splits, whatever its file is called. The dry run calls this for volumes whose files exist before the run.
+    The files must exist, images and annotation must have the same shape, and all images the same type, except
+    for those with a stated `scale`. The names of slices must tell which annotation belongs to which image. A
+    section must not belong to two splits, whatever its file is called. The dry run calls this for volumes
+    whose files exist before the run.
 
     Parameters
     ----------
@@ -178,6 +185,8 @@ def check_files(
         Memory in which the files must be readable, in GB (10^9 bytes).
     pairing : {"names", "order"}, default "names"
         How the files of two folders are paired, see `imageio.matching_slices`.
+    scale : float, optional
+        Setting `dataset.scale`, for volumes without a value of their own.
 
     Returns
     -------
@@ -198,13 +207,9 @@ def check_files(
         for volume in volumes:
             try:
                 images = _info(volume.images, paths, infos)
-                first = first or (volume, images)
-                if images.dtype != first[1].dtype:
-                    raise InputError(
-                        f"{volume.images}: found {images.dtype} gray levels, but {first[0].images} has "
-                        f"{first[1].dtype}; all images must have the same type and gray scale. Convert one "
-                        "of them (Fiji: Image > Type), with the same scaling for all images."
-                    )
+                if not (scale or volume.dataset.get("scale")):
+                    first = first or (volume, images)
+                    _require_type(volume.images, images.dtype, first[0].images, first[1].dtype)
                 imageio.require_channels(volume.images, images, channels)
                 imageio.require_memory(volume.images, images, memory_gb)
                 sections = imageio.parse_sections(volume.sections, images.sections)
@@ -233,6 +238,18 @@ def check_files(
                 raise InputError(f"{volume.row}, volume {volume.volume}: {error}") from error
     _check_splits_disjoint(volumes, {path: info.stored for path, info in paths.items() if info})
     return found
+
+
+def _require_type(path: str, dtype: np.dtype, first: str, expected: np.dtype) -> None:
+    """Raise `InputError` with the factor between the gray scales unless both types are equal."""
+    if dtype != expected:
+        end, expected_end = (np.iinfo(t).max if t.kind in "iu" else 1 for t in (dtype, expected))
+        raise InputError(
+            f"{path}: found {dtype} gray levels, but {first} has {expected}; all images must have the same "
+            "type and gray scale. Write the factor between the scales into the column `scale` of the table "
+            f"of volumes: {expected_end / end:.6g} if {end} here means {expected_end} there, or 1 if the "
+            "values mean the same."
+        )
 
 
 def _info(

@@ -280,7 +280,7 @@ def _write_raw(file: h5py.File, images: imageio.Images, block: int) -> Json:
             raw[:, z, *area.write] = region
             gray.add(region, area.write[0].start, area.write[1].start)
         hashes[z] = gray.end_section()
-    return gray.to_dict()
+    return gray.to_dict() | {"dtype": str(images.dtype), "scale": images.scale}
 
 
 def _write_truth(
@@ -351,20 +351,22 @@ def measure_statistics(
     Raises
     ------
     InputError
-        If the volumes differ in type, in channels or, for a mean image, in shape; if a mean image needs more
-        than `memory_gb`; or if the annotations contain only cell or only background.
+        If the volumes differ in type, in gray scale, in channels or, for a mean image, in shape; if a mean
+        image needs more than `memory_gb`; or if the annotations contain only cell or only background.
     """
     allow_open_files(len(datasets), "statistics", "make the images sections of fewer volumes")
     with ExitStack() as stack:
         record = stack.enter_context(
             provenance.making("measure_statistics", [output], datasets, normalisation=normalisation_kind)
         )
-        arrays, volumes = (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER), []
+        arrays = layout.RAW, layout.LABELS, layout.SEPARATION_BORDER
+        volumes, gray = [], []
         for path in datasets:
             file = stack.enter_context(
                 layout.require(path, *arrays, cache_bytes=layout.CHUNK**2)  # each chunk is read once
             )
             volumes.append(layout.annotated(file))
+            gray.append(layout.findings(file)["gray"])
         counts = classes.count_classes((v.labels, v.separation_border, v.ignore) for v in volumes)
         cell, total = int(classes.of_cells(counts)), int(counts.sum())
         if not counts.all():
@@ -372,13 +374,15 @@ def measure_statistics(
                 f"training volumes: {cell} of {total} px are cell, but training needs cell and background. "
                 "Check the annotations of the training volumes."
             )
+        measured = normalisation.measure(
+            normalisation_kind, [volume.raw for volume in volumes], gray, memory_gb=memory_gb
+        )
+        _require_one_scale(dict(zip(datasets, gray, strict=True)), measured)
         write_json(
             output,
             {
                 "class_frequencies": classes.class_frequencies(counts).tolist(),
-                "normalisation": normalisation.measure(
-                    normalisation_kind, [volume.raw for volume in volumes], memory_gb=memory_gb
-                ).to_dict(),
+                "normalisation": measured.to_dict(),
                 "smoothed_raw": baselines.measure(volumes),
                 "provenance": record,
             },
@@ -386,6 +390,18 @@ def measure_statistics(
     logger.info(
         "training split: %d volumes, %.1f %% of pixels inside cells", len(datasets), 100 * cell / total
     )
+
+
+def _require_one_scale(gray: Mapping[Path, Json], measured: normalisation.Normalisation) -> None:
+    """Raise `InputError` if volumes have another gray scale than the training volumes together."""
+    doubts = {path.stem: normalisation.compare(measured.gray or {}, found) for path, found in gray.items()}
+    certain = [name for name, doubt in doubts.items() if doubt and doubt["weight"] == 1]
+    if certain:
+        others = f" The same holds for {', '.join(certain[1:])}." if certain[1:] else ""
+        raise InputError(f"volume {certain[0]}: {(doubts[certain[0]] or {})['text']}{others}")
+    for name, doubt in doubts.items():
+        if doubt:
+            logger.warning("volume %s: %s", name, doubt["text"])
 
 
 def build_weight_map(

@@ -86,7 +86,7 @@ def predict(
         record |= {"device": chosen_device.type, "precision": str(dtype).removeprefix("torch.")}
         with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:
             raw = source[layout.RAW.name]
-            trained.normalisation.check(raw, dataset)
+            trained.normalisation.check(raw, dataset, layout.findings(source)["gray"])
             share = blocks.parts(raw.shape[1:], jobs)[part - 1]
             sections = range(raw.shape[1])[share.sections]
             shape = (len(sections), share.rows.stop - share.rows.start, raw.shape[3])

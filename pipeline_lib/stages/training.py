@@ -24,7 +24,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from pipeline_lib import networks, provenance, tasks
+from pipeline_lib import layout, networks, provenance, tasks
 from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.data.patches import Patches, open_volumes
@@ -189,7 +189,8 @@ def train(
                     stack, trained_task.open, validation, validation_weight_maps
                 )
                 for file, volume in zip([*train, *validation], [*volumes, *validation_volumes], strict=True):
-                    normalisation.check(volume.raw, file)
+                    with layout.require(file) as source:
+                        normalisation.check(volume.raw, file, layout.findings(source)["gray"])
                 patches = Patches(
                     volumes,
                     normalisation,

@@ -58,7 +58,9 @@ def read_volumes():
         shapes = {name: (len(numbers), size, size) for name, numbers in chosen.items()}
     else:
         dataset = config["dataset"]
-        found = volumes.check_files(rows, dataset["channels"], config["memory_gb"], dataset["pairing"])
+        found = volumes.check_files(
+            rows, dataset["channels"], config["memory_gb"], dataset["pairing"], dataset.get("scale")
+        )
         shapes = {name: images.shape[1:] for name, images in found.items()}
         others = {name: images.others for name, images in found.items()}
     return {row.volume: row for row in rows}, shapes, others
