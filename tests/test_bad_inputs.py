@@ -85,6 +85,25 @@ def test_settings_that_a_message_suggests_solve_the_problem(case, folder):
         Path("my.yaml").write_text(yaml.safe_dump(config))
 
 
+SCALE = re.compile(r"column `scale` of the table of volumes: ([0-9.e-]+)")
+WITH_SCALE = [case for case, row in zip(bad_inputs.CASES, ROWS_OF_CASES, strict=True) if SCALE.search(row)]
+
+
+@pytest.mark.parametrize("case", WITH_SCALE, ids=lambda case: case.name)
+def test_factors_that_a_message_suggests_solve_the_problem(case, folder):
+    suggested = SCALE.search(bad_inputs.run_case(case).message)[1]
+    header, *others, last = Path("volumes.tsv").read_text().splitlines()
+    for scale in (suggested, "1"):
+        Path("volumes.tsv").write_text("\n".join([f"{header}\tscale", *others, f"{last}\t{scale}"]))
+        rows, settings = bad_inputs.dry_run()
+        bad_inputs.build(rows[-1], settings["dataset"])
+        bad_inputs.compare(rows, settings["dataset"])
+
+
+def test_there_are_messages_with_factors():
+    assert len(WITH_SCALE) >= 4
+
+
 def test_there_are_messages_with_settings():
     assert len(WITH_FIXES) >= 12
 

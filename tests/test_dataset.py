@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -321,6 +322,43 @@ def test_classes_become_cells_with_their_border(files, block):
         pairs = np.unique(np.stack([labels[z].ravel(), read[z].ravel()]), axis=1)
         assert len(pairs[0]) == len(set(pairs[0])) == len(set(pairs[1]))  # the same cells, other numbers
     assert (labels > 0).sum() == (read > 0).sum() > ((classes == 1) | (classes == 2)).sum()
+
+
+def training(files, **factors):
+    """Return datasets `a`, `b` ... of images multiplied by factors, as float32, or by None, as uint8."""
+    raw, paths = tifffile.imread(files / "images.tif"), []
+    for name, (factor, scale) in factors.items():
+        image = raw if factor is None else (raw * np.float32(factor)).astype(np.float32)
+        write(files / f"raw_{name}.tif", image)
+        paths.append(files / f"{name}.h5")
+        build_dataset(files / f"raw_{name}.tif", files / "cells.tif", paths[-1], scale=scale)
+    return paths
+
+
+def test_training_volumes_of_other_scales_are_refused_until_their_factor_is_stated(files):
+    paths = training(files, a=(1 / 255, None), b=(1, None), c=(1 / 255, None))
+    with pytest.raises(InputError, match=r"^volume a: gray levels .* The same holds for c\.$") as error:
+        measure_statistics(paths, files / "statistics.json")
+    scale = float(re.search(r"`scale` of the table of volumes: (\S+),", str(error.value))[1])
+    assert scale == 255
+    paths = training(files, a=(1 / 255, scale), b=(1, None), c=(1 / 255, scale))
+    measure_statistics(paths, files / "statistics.json")
+    found = json.loads((files / "statistics.json").read_text())["normalisation"]
+    raw = tifffile.imread(files / "images.tif")
+    assert found["offset"][0][0][0] == pytest.approx(raw.mean(), rel=1e-6)
+    assert found["scale"][0][0][0] == pytest.approx(raw.std(), rel=1e-6)
+    assert found["gray"]["high"] == pytest.approx([raw.max()]) and found["gray"]["std"] == pytest.approx(
+        [raw.std()]
+    )
+
+
+def test_training_volumes_of_another_type_need_a_scale(files):
+    paths = training(files, a=(None, None), b=(1 / 255, None))
+    with pytest.raises(InputError, match=r"types: float32, uint8\. .* factors .* column `scale`"):
+        measure_statistics(paths, files / "statistics.json")
+    measure_statistics(training(files, a=(None, None), b=(1 / 255, 255)), files / "statistics.json")
+    found = json.loads((files / "statistics.json").read_text())["normalisation"]
+    assert found["dtype"] == "uint8" and found["gray"]["low"] == [tifffile.imread(files / "images.tif").min()]
 
 
 def test_scaled_gray_levels_are_floats(files):

@@ -1,9 +1,17 @@
 import json
+import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from pipeline_lib.data.normalisation import Normalisation, measure
+from pipeline_lib.data import normalisation as module
+from pipeline_lib.data.gray import pool, summary
+from pipeline_lib.data.normalisation import Normalisation, compare, measure
 from pipeline_lib.runtime.errors import InputError
 
 EVERY = (np.arange(7), np.arange(9))
@@ -88,3 +96,231 @@ def test_a_mean_image_larger_than_the_memory_raises_an_error(volumes):
         InputError, match=r"7 x 9 px takes .* `memory_gb` is 1e-06\. Set `normalisation: mean_std`"
     ):
         measure("mean_image", volumes, memory_gb=1e-6)
+
+
+DATA = Path(os.environ.get("BORDURE_DATA", Path(__file__).parents[2] / "shared/data"))
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason=f"no real images in {DATA}; set BORDURE_DATA to test on them"
+)
+
+
+def cells(seed=0, dark=60, bright=180):
+    """Return bright squares on a dark background with noise, (1, 1, 96, 96) float64 in 0..255."""
+    image = np.full((96, 96), dark)
+    for y, x in np.ndindex(4, 4):
+        image[24 * y + 3 : 24 * y + 21, 24 * x + 3 : 24 * x + 21] = bright
+    image = image + np.random.default_rng(seed).normal(0, 8, image.shape)
+    return np.clip(image, 0, 255).round()[None, None]
+
+
+def times(found, factor, dtype, offset=0):
+    """Return the summary of the volume after multiplication of its gray levels by `factor`."""
+    levels = {key: [factor * value + offset for value in found[key]] for key in ("low", "high", "mean")}
+    return found | levels | {"std": [factor * value for value in found["std"]], "dtype": dtype}
+
+
+def verdict(training, found):
+    """Return "same", "doubtful" or "other" scale."""
+    doubt = compare(training, found)
+    return {None: "same", 0.5: "doubtful", 1: "other"}[doubt and doubt["weight"]]
+
+
+def stated(doubt):
+    """Return the factor that a message names."""
+    return float(re.search(r"column `scale` of the table of volumes: ([0-9.e-]+)", doubt["text"])[1])
+
+
+# images to train on and new images: type, largest value of their scale, expected factor
+SCALES = [
+    ("float32", 1, "float32", 255, 1 / 255),
+    ("float32", 1, "float32", 65535, 1 / 65535),
+    ("float32", 255, "float32", 1, 255),
+    ("float32", 255, "float32", 65535, 255 / 65535),
+    ("float32", 65535, "float32", 1, 65535),
+    ("float32", 65535, "float32", 255, 257),
+    ("uint16", 4095, "uint16", 65535, 4095 / 65535),
+    ("uint16", 255, "uint16", 65535, 255 / 65535),
+    ("uint16", 65535, "uint16", 255, 257),
+    ("uint8", 255, "uint8", 1, 255),
+    ("uint8", 255, "float32", 1, 255),
+    ("uint8", 255, "float32", 255, 1),
+    ("uint8", 255, "uint16", 4095, 255 / 4095),
+    ("uint16", 65535, "uint8", 255, 257),
+    ("float32", 1, "uint8", 255, 1 / 255),
+    ("int16", 4095, "uint16", 4095, 1),
+]
+
+
+@pytest.mark.parametrize(("trained", "full", "dtype", "new_full", "factor"), SCALES)
+def test_another_gray_scale_is_refused_and_the_stated_factor_corrects_it(
+    trained, full, dtype, new_full, factor
+):
+    training = measure("mean_std", [(cells(0) / 255 * full).astype(trained)])
+    new = cells(1, bright=230) / 255 * new_full
+    new = (new > 0.5 if (dtype, new_full) == ("uint8", 1) else new).astype(dtype)
+    with pytest.raises(InputError, match=r"a\.h5: .*gray levels from .* but the training images ") as error:
+        training.check(new, "a.h5", summary(new))
+    scale = stated({"text": str(error.value)})
+    assert scale == pytest.approx(factor, rel=1e-5)
+    scaled = (new * scale).astype(np.float32)  # as `imageio.Images` reads it
+    training.check(scaled, "a.h5", summary(scaled) | {"scale": scale})
+    if (dtype, new_full) != ("uint8", 1):
+        right = cells(1, bright=230) / 255 * full
+        np.testing.assert_allclose(scaled, right, rtol=1e-5, atol=scale if dtype[0] != "f" else 0)
+    training.check(new, "a.h5", summary(new) | {"scale": 1})  # the user states that the scale is the same
+
+
+def test_a_wrong_stated_factor_is_refused_with_the_right_one():
+    training = measure("mean_std", [(cells(0) / 255).astype(np.float32)])
+    new = (cells(1) * 255).astype(np.float32)  # 0..255 times 255 instead of 1 / 255
+    with pytest.raises(InputError, match="another gray scale") as error:
+        training.check(new, "a.h5", summary(new) | {"scale": 255.0})
+    assert stated({"text": str(error.value)}) == pytest.approx(1 / 255, rel=1e-5)
+
+
+def test_factors_of_unusual_scales_come_from_the_ranges():
+    training = summary(cells(0) * 1000) | {"dtype": "float64"}
+    doubt = compare(training, times(training, 50, "float64"))
+    assert stated(doubt) == pytest.approx(1 / 50, rel=1e-5)
+
+
+summaries = st.builds(
+    lambda low, span, mean, std: {
+        "low": [low],
+        "high": [low + span],
+        "mean": [low + mean * span],
+        "std": [std * span],
+        "roughness": [0.01],
+        "scale": None,
+    },
+    st.sampled_from([0.0, 0.001, 1, 100]),
+    st.sampled_from([0.3, 1, 90, 255, 4000, 60000, 1e6]),
+    st.floats(0.01, 0.9),
+    st.floats(0.01, 0.5),
+)
+
+
+@given(summaries, st.floats(1 / 4, 4), st.floats(0, 1), st.sampled_from(["uint8", "uint16", "float32"]))
+def test_other_brightness_is_never_refused(found, factor, offset, dtype):
+    training = found | {"dtype": dtype}
+    span = found["high"][0] - found["low"][0]
+    assert verdict(training, times(found, factor, dtype, offset * span)) == "same"
+
+
+@given(summaries, st.floats(16, 1e5), st.floats(0, 1), st.sampled_from(["uint16", "float32"]))
+def test_a_scale_at_least_16_times_as_large_is_always_refused(found, factor, offset, dtype):
+    training = found | {"dtype": dtype}
+    span = found["high"][0] - found["low"][0]
+    new = times(found, factor, dtype, offset * span)
+    doubt = compare(training, new)
+    assert doubt["weight"] == 1
+    corrected = times(new, stated(doubt), "float32") | {"scale": stated(doubt)}
+    assert verdict(training, corrected) != "other"
+
+
+@given(st.floats(0, 1), st.sampled_from([0.1, 1, 3, 30, 1000]), st.sampled_from([0, 100]), st.integers(0, 9))
+def test_noise_of_a_dark_image_is_never_refused(background, photons, pedestal, seed):
+    """The dark image has any share of the training images' range, down to single gray levels."""
+    rng = np.random.default_rng(seed)
+    for full, dtype in ((255, "uint8"), (65535, "uint16"), (255, "float32"), (1, "float32")):
+        training = summary((cells(0) / 255 * full).astype(dtype))
+        noise = rng.poisson(photons, (1, 1, 64, 64)) * background * full / 10 / max(photons, 1)
+        dark = (noise + pedestal * full / 65535).astype(dtype)
+        assume(dark.std() < training["std"][0])
+        assert verdict(training, summary(dark)) != "other"
+
+
+def test_images_of_one_gray_level_are_not_refused():
+    training = summary((cells(0) / 255).astype(np.float32))
+    assert verdict(training, summary(np.full((1, 1, 9, 9), 200, np.float32))) == "same"
+
+
+def test_bright_pixels_alone_are_doubtful():
+    image = cells(0).astype(np.uint16)
+    training = summary(image)
+    image[0, 0, 5, 5] = 3000
+    assert verdict(training, summary(image)) == "doubtful"
+    assert verdict(summary(image), summary(cells(1).astype(np.uint16))) == "same"
+    assert verdict(summary(image), summary((16 * cells(1)).astype(np.uint16))) != "same"
+
+
+def test_a_doubtful_scale_is_logged(caplog):
+    training = measure("mean_std", [cells(0).astype(np.uint16) * 200])
+    dim = (cells(1) * 10).astype(np.uint16)
+    training.check(dim, "a.h5", summary(dim))
+    (line,) = caplog.messages
+    assert line.startswith("a.h5: gray levels from ") and "brightness" in line
+
+
+def test_models_without_gray_levels_are_not_compared(caplog):
+    caplog.set_level("INFO", "bordure")
+    module._say_that_scales_are_not_compared.cache_clear()
+    content = measure("mean_std", [(cells(0) / 255).astype(np.float32)]).to_dict()
+    del content["gray"]
+    old, new = Normalisation.from_dict(content), cells(1).astype(np.float32)
+    for _ in range(2):
+        old.check(new, "a.h5", summary(new))
+    assert len(caplog.messages) == 1 and "gray scale of new images is not compared" in caplog.text
+    with pytest.raises(InputError, match="float64 gray levels, but the model was trained on float32"):
+        old.check(cells(1), "a.h5", summary(cells(1)))
+    old.check(cells(1), "a.h5", summary(cells(1)) | {"scale": 1.0})
+
+
+def test_gray_levels_of_a_model_must_be_numbers():
+    content = measure("mean_std", [cells(0)]).to_dict()
+    for wrong in (
+        {"low": [0]},
+        {key: ["x"] for key in module.MOMENTS},
+        dict.fromkeys(module.MOMENTS, 1),
+        3,
+    ):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            Normalisation.from_dict(content | {"gray": wrong})
+
+
+def test_volumes_with_a_stated_scale_may_have_another_type():
+    volumes = [cells(0).astype(np.uint8), cells(1).astype(np.float32)]
+    gray = [summary(volumes[0]), summary(volumes[1]) | {"scale": 255.0}]
+    found = measure("none", volumes, gray)
+    assert found.dtype == "uint8" and found.scale == 255
+    assert found.gray == pool(gray, [96 * 96] * 2) | {"dtype": "uint8"}
+    found = measure("mean_std", volumes[::-1], gray[::-1])
+    assert found.dtype == "uint8"
+    np.testing.assert_allclose(found.offset, np.mean(volumes), rtol=1e-6)
+    assert measure("none", volumes[1:], gray[1:]).dtype == "float32"
+    with pytest.raises(InputError, match=r"types: float32, uint8\. .* into the column `scale`"):
+        measure("none", volumes)
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("full", "dtype"), [(255, "uint8"), (4080, "uint16"), (65535, "uint16"), (1, "float32")]
+)
+def test_real_images_of_one_scale_are_never_doubtful(full, dtype):
+    """Each image is compared with each other image, and with all of them."""
+    images = [tifffile.imread(path)[None, None] for path in sorted((DATA / "nuclei/images").glob("*.tif"))]
+    nuclei = [summary(image) for image in images]
+    stack = tifffile.imread(DATA / "isbi2012/train-volume.tif")[None]
+    found = [*nuclei, *(summary(stack[:, z : z + 1]) for z in range(30)), summary(stack)]
+    trainings = [*found, pool(nuclei, [image.size for image in images])]
+    assert len(nuclei) == 60
+    found = [times(one, full / 255, dtype) for one in found]
+    for training in trainings:
+        training = times(training, full / 255, dtype)
+        assert [verdict(training, one) for one in found] == ["same"] * 91
+
+
+@needs_data
+def test_real_images_of_other_scales_are_refused():
+    """Of the nuclei, only images that use less than a quarter of their scale are merely doubtful."""
+    images = [tifffile.imread(path)[None, None] for path in sorted((DATA / "nuclei/images").glob("*.tif"))]
+    nuclei = [summary(image) for image in images]
+    together = pool(nuclei, [image.size for image in images])
+    stack = summary(tifffile.imread(DATA / "isbi2012/train-volume.tif")[None])
+    for full, new_full in ((1, 255), (1, 65535), (255, 65535), (255, 1), (65535, 1), (65535, 255)):
+        for training, volumes, expected in ((together, nuclei, 60), (stack, [stack], 1)):
+            training = times(training, full / 255, "float32")
+            verdicts = [verdict(training, times(one, new_full / 255, "float32")) for one in volumes]
+            refused = verdicts.count("other")
+            dim = sum(one["high"][0] < 255 / 4 for one in volumes) if new_full < full else 0
+            assert refused == expected - dim and verdicts.count("same") == 0

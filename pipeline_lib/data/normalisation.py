@@ -203,10 +203,10 @@ def compare(training: Json, gray: Json) -> Json | None:
     stated = gray["scale"]
     (low, high, std), (new_low, new_high, new_std) = map(_joint, (training, gray))
     ratio, std_ratio = _ratio(new_high - new_low, high - low), _ratio(new_std, std)
-    found = f"gray levels from {new_low:.4g} to {new_high:.4g}"
-    trained = f"{low:.4g} to {high:.4g}"
-    factor = _factor(high, new_high, ratio)
-    line = f"`scale` of the table of volumes: {(stated or 1) * factor:.6g}"
+    found = f"gray levels from {new_low:.5g} to {new_high:.5g}"
+    trained = f"{low:.5g} to {high:.5g}"
+    factor = _factor(high, new_high / (stated or 1), ratio and ratio / (stated or 1))
+    line = f"`scale` of the table of volumes: {factor:.6g}"
     if stated is None and gray["dtype"] != training["dtype"]:
         return _doubt(
             1.0,
@@ -251,7 +251,7 @@ def _ratio(new: float, old: float) -> float | None:
 
 
 def _factor(high: float, new_high: float, ratio: float | None) -> float:
-    """Return the factor from the new gray scale to that of the training, from the ends of usual scales."""
+    """Return the factor from a gray scale to that of the training, from the ends of usual scales."""
     ends = [next((end for end in FULL_SCALES if value <= end * 1.001), None) for value in (high, new_high)]
     if ends[0] and ends[1] and (ratio is None or 1 / 8 < ratio * ends[0] / ends[1] < 8):
         return ends[0] / ends[1]
@@ -259,7 +259,7 @@ def _factor(high: float, new_high: float, ratio: float | None) -> float:
 
 
 def _doubt(weight: float, text: str) -> Json:
-    return {"name": "gray scale", "weight": weight, "text": text}
+    return {"name": "gray_scale", "weight": weight, "text": text}
 
 
 @cache

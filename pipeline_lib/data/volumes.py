@@ -244,11 +244,14 @@ def _require_type(path: str, dtype: np.dtype, first: str, expected: np.dtype) ->
     """Raise `InputError` with the factor between the gray scales unless both types are equal."""
     if dtype != expected:
         end, expected_end = (np.iinfo(t).max if t.kind in "iu" else 1 for t in (dtype, expected))
+        factor = "1."
+        if end != expected_end:
+            factor = f"{expected_end / end:.6g} if {end} here means {expected_end} there, or 1 if the values "
+            factor += "mean the same."
         raise InputError(
             f"{path}: found {dtype} gray levels, but {first} has {expected}; all images must have the same "
             "type and gray scale. Write the factor between the scales into the column `scale` of the table "
-            f"of volumes: {expected_end / end:.6g} if {end} here means {expected_end} there, or 1 if the "
-            "values mean the same."
+            f"of volumes: {factor}"
         )
 
 

@@ -6,7 +6,7 @@ compares their messages with the snapshot in `messages.md`, which `python -m tes
 """
 
 from . import annotations, configs, folders, hdf5_images, models, png_images, tables, tiff_images
-from .harness import MESSAGES, Answer, Case, build, dry_run, row, run_case
+from .harness import MESSAGES, Answer, Case, build, compare, dry_run, row, run_case
 from .sound import HEADER, SOUND_ROWS, sound_run, write_table
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Answer",
     "Case",
     "build",
+    "compare",
     "dry_run",
     "row",
     "run_case",

@@ -92,7 +92,9 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
     for row in rows:
         settings.of_volume(config["dataset"], row.dataset, row.row)
     dataset = config["dataset"]
-    volumes.check_files(rows, dataset["channels"], config["memory_gb"], pairing=dataset["pairing"])
+    volumes.check_files(
+        rows, dataset["channels"], config["memory_gb"], dataset["pairing"], dataset.get("scale")
+    )
     return rows, config
 
 
@@ -115,10 +117,13 @@ def run_case(case: Case) -> Answer:
             else:
                 stage = "dataset"
                 build(rows[-1], config["dataset"])
+                stage = "prediction"
+                compare(rows, config["dataset"])
     except InputError as error:
         left = [str(path) for path in Path("results").rglob("*") if path.is_file()]
         left = [path for path in left if path not in str(error)]  # a picture that the message names
-        assert not left, f"{case.name}: the incomplete files {left} remain"
+        # before a prediction there is a complete dataset
+        assert stage == "prediction" or not left, f"{case.name}: the incomplete files {left} remain"
         return Answer(stage, str(error))
     raise AssertionError(f"{case.name}: accepted without an error")
 
@@ -129,6 +134,19 @@ def build(volume: volumes.Volume, dataset: Json) -> None:
 
     own = settings.of_volume(dataset, volume.dataset, volume.row)
     build_dataset(output=Path("results", f"{volume.volume}.h5"), **volume.source(), **own)
+
+
+def compare(rows: list[volumes.Volume], dataset: Json) -> None:
+    """Compare the last volume, of which a dataset was built, with the first one, as training images."""
+    from pipeline_lib import layout
+    from pipeline_lib.data.normalisation import measure
+    from pipeline_lib.stages.dataset import build_dataset
+
+    trained, new = Path("trained.h5"), Path("results", f"{rows[-1].volume}.h5")
+    build_dataset(output=trained, **rows[0].source(), **settings.of_volume(dataset, rows[0].dataset, ""))
+    with layout.require(trained) as first, layout.require(new) as last:
+        normalisation = measure("mean_std", [first["raw"]], [layout.findings(first)["gray"]])
+        normalisation.check(last["raw"], new, layout.findings(last)["gray"])
 
 
 def _load(path: str) -> None:

@@ -216,6 +216,24 @@ def _():
     write_tiff(array=gray(3, 32, 32, dtype=np.uint16))
 
 
+@case("floats from 0 to 1, where the other images are 8-bit")
+def _():
+    write_tiff(array=gray(3, 32, 32, dtype=np.float32) / np.float32(255))
+
+
+@case("gray levels of 16 bits, where the other images are floats from 0 to 1")
+def _():
+    sound_run(np.float32)
+    tifffile.imwrite("images.tif", tifffile.imread("images.tif") / 255, photometric="minisblack")
+    write_tiff(array=257 * gray(3, 32, 32, dtype=np.float32))
+
+
+@case("gray levels of 16 bits, where the other images have 8 bits in files of 16 bits")
+def _():
+    sound_run(np.uint16)
+    write_tiff(array=500 * gray(3, 32, 32, dtype=np.uint16))
+
+
 def write_floats(value: float) -> None:
     """Write float images, one of whose pixels has this value."""
     sound_run(np.float32)
