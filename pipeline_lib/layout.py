@@ -410,7 +410,7 @@ def findings(file: h5py.File) -> Json:
     Raises
     ------
     InputError
-        If the file has no findings, because version 0.2.0 or older wrote it.
+        If the file has no findings, because an older version wrote it.
     """
     if "findings" not in file.attrs:
         raise InputError(

@@ -230,6 +230,28 @@ def test_noise_of_a_dark_image_is_never_refused(background, photons, pedestal, s
         assert verdict(training, summary(dark)) != "other"
 
 
+def test_brightness_of_8_bit_images_is_never_compared():
+    dim, bright = ((factor * cells()).astype(np.uint8) for factor in (0.05, 1))
+    assert verdict(summary(dim), summary(bright)) == verdict(summary(bright), summary(dim)) == "same"
+
+
+def test_an_image_in_8_of_12_bits_may_be_dim():
+    levels = [(cells() / 255 * full).astype(np.uint16) for full in (4095, 255)]
+    assert verdict(*map(summary, levels)) == "doubtful"
+
+
+def test_low_levels_are_another_scale_only_if_they_also_vary_less():
+    training = summary((40000 + 4 * cells()).astype(np.uint16))
+    assert verdict(training, summary(cells(1).astype(np.uint16))) == "same"
+
+
+def test_the_factor_comes_from_the_ranges_if_both_images_belong_to_one_usual_scale():
+    training, new = (summary((cells() / 255 * full).astype(np.uint16)) for full in (6000, 64000))
+    doubt = compare(training, new)
+    assert doubt["weight"] == 1 and stated(doubt) == pytest.approx(6000 / 64000, rel=0.01)
+    assert compare(training, times(new, stated(doubt), "float32") | {"scale": stated(doubt)}) is None
+
+
 def test_images_of_one_gray_level_are_not_refused():
     training = summary((cells(0) / 255).astype(np.float32))
     assert verdict(training, summary(np.full((1, 1, 9, 9), 200, np.float32))) == "same"

@@ -47,7 +47,7 @@ class Normalisation:
         Difference of gray levels that becomes 1.
     gray : dict or None, default None
         Summary of the gray levels of the training images: `low`, `high`, `mean` and `std`, lists with one
-        value per channel, and `dtype`. None if it is not known, as in models of version 0.2.0 and older.
+        value per channel, and `dtype`. None if it is not known, as in models of older versions.
     """
 
     kind: str
@@ -155,7 +155,7 @@ class Normalisation:
         KeyError, TypeError, ValueError
             If `content` lacks a field or a value is not a number.
         """
-        gray = content.get("gray")  # not in models of version 0.2.0 and older
+        gray = content.get("gray")  # not in models of older versions
         return cls(
             content["kind"],
             content["dtype"],
@@ -266,8 +266,8 @@ def _doubt(weight: float, text: str) -> Json:
 def _say_that_scales_are_not_compared() -> None:
     """Log once that a model lacks the gray levels of its training images."""
     logger.info(
-        "the model is of version 0.2.0 or older and does not know the gray levels of its training images: "
-        "the gray scale of new images is not compared"
+        "the model is of an older version and does not know the gray levels of its training images, so the "
+        "gray scale of new images is not compared"
     )
 
 
