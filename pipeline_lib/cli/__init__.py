@@ -12,16 +12,16 @@ import sys
 from collections.abc import Sequence
 
 from pipeline_lib import __version__
-from pipeline_lib.cli import evaluate, provenance
+from pipeline_lib.cli import check, evaluate, provenance
 from pipeline_lib.runtime.errors import InputError
 
-COMMANDS = (evaluate, provenance)
+COMMANDS = (check, evaluate, provenance)
 
 DESCRIPTION = """\
 Segment microscope images and score segmentations.
 
-The commands work on single files. To run the workflow, from raw images to the
-report, type `snakemake --cores all`."""
+To run the workflow, from raw images to the report, type `snakemake --cores all`.
+`bordure check` runs its first part; the other commands work on single files."""
 
 EPILOG = """\
 exit codes: 0 success; 1 a file cannot be used or has changed; 2 wrong arguments

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from pipeline_lib import provenance
 from pipeline_lib.runtime.files import replacing
@@ -32,10 +34,38 @@ def write_page(template: str, output: str | Path, **content: Any) -> None:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"digits": digits, "duration": duration, "setting": setting, "size": size}
+    environment.filters |= {
+        "code": code,
+        "digits": digits,
+        "duration": duration,
+        "setting": setting,
+        "size": size,
+    }
     page = environment.get_template(template).render(content, bordure=provenance.version())
     with replacing(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def code(text: str) -> Markup:
+    """Format a message as HTML: parts between backticks become code.
+
+    Parameters
+    ----------
+    text : str
+        The message.
+
+    Returns
+    -------
+    markupsafe.Markup
+        The message, escaped.
+
+    Examples
+    --------
+    >>> from pipeline_lib.pages import code
+    >>> code("a < b: set `x`.")
+    Markup('a &lt; b: set <code>x</code>.')
+    """
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def digits(value: float) -> str:

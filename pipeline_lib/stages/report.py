@@ -131,6 +131,8 @@ class Contents:
         JSON files with the chosen thresholds of `network` and of the baselines, named after them.
     statistics : Path
         Statistics of the training volumes (JSON).
+    check : Path
+        Doubts of `stages.check.check` (JSON), whose page `check.html` is linked.
     strips : sequence of Path
         Pictures of `stages.pictures.draw_volume_strip` (PNG).
     errors : sequence of Path
@@ -151,6 +153,7 @@ class Contents:
     model: Path
     postprocessing: Sequence[Path]
     statistics: Path
+    check: Path
     strips: Sequence[Path]
     errors: Sequence[Path]
     training_figure: Path
@@ -164,6 +167,7 @@ class Contents:
             self.history,
             *self.postprocessing,
             self.statistics,
+            self.check,
             self.model,
             *self.strips,
             *self.errors,
@@ -219,6 +223,7 @@ def write_report(contents: Contents, output: Path) -> None:
             context=trained["context"],
             cell_share=classes.of_cells(read_json(contents.statistics)["class_frequencies"]),
             volumes=contents.volumes,
+            doubts=len(read_json(contents.check)["doubts"]),
             sections={name: part for name, part in settings.items() if isinstance(part, dict)},
             plain={name: value for name, value in settings.items() if not isinstance(value, dict)},
             software={"bordure": provenance.version(), "Python": platform.python_version()}

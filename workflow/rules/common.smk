@@ -26,7 +26,7 @@ from pipeline_lib.kernels import blocks
 from pipeline_lib.runtime import locks
 from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import explained
+from pipeline_lib.runtime.files import explained, read_json
 from pipeline_lib.runtime.log import WORKFLOW
 from bordure.settings import complete, of_volume, read_config
 
@@ -382,12 +382,23 @@ def results_message():
     """Return the paths of the main results that exist, one per line."""
     paths = {
         "report": "report.html",
+        "check": "check.html",
         "scores": "scores.csv",
         "segmentation": "segmentation",
         "model": f"models/{MODEL}/model.pt",
     }
     results = {name: Path(config["results"], path) for name, path in paths.items()}
-    return "".join(f"{name:<13} {path}\n" for name, path in results.items() if path.exists())
+    notes = {"check": doubts_found()}
+    return "".join(
+        f"{name:<13} {path}{notes.get(name, '')}\n" for name, path in results.items() if path.exists()
+    )
+
+
+def doubts_found():
+    """Return the number of doubts in `check.json` as text, or nothing if there is no such file."""
+    path = Path(config["results"], "check.json")
+    number = len(read_json(path)["doubts"]) if path.exists() else None
+    return "" if number is None else f" ({number} doubt{'' if number == 1 else 's'})"
 
 
 def with_row(error):

@@ -72,6 +72,8 @@ rule report:
         model=f"<results>/models/{MODEL}/model.pt",
         postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
         statistics="<results>/statistics.json",
+        check="<results>/check.json",
+        passed="<results>/check_passed.json",
         strips=expand("<results>/figures/volume/{volume}.png", volume=SHOWN),
         errors=expand("<results>/figures/errors/{volume}.png", volume=SHOWN_ERRORS),
         training="<results>/figures/training.png",

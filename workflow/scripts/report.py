@@ -19,6 +19,7 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         model=Path(snakemake.input.model),
         postprocessing=[*map(Path, snakemake.input.postprocessing)],
         statistics=Path(snakemake.input.statistics),
+        check=Path(snakemake.input.check),
         strips=[*map(Path, snakemake.input.strips)],
         errors=[*map(Path, snakemake.input.errors)],
         training_figure=Path(snakemake.input.training),

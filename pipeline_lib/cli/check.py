@@ -1,0 +1,83 @@
+"""`bordure check`: compare images and annotations before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline_lib.runtime.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+DESCRIPTION = """\
+Compare the images and annotations of a config before anything is trained: runs
+the workflow up to the check, which is also the first part of each run."""
+
+EPILOG = """\
+output: check.html in the results folder, with the outlines of the annotated
+cells on the images and a list of doubts. The last lines give its path.
+Arguments after the config file go to Snakemake.
+
+exit codes: 0 nothing stops a run; 1 a doubt stops it, or a file cannot be used;
+            2 wrong arguments
+example:    bordure check my.yaml --config data_dir=/data/nuclei"""
+
+
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> argparse.ArgumentParser:
+    """Add the parser of `bordure check` to those of `bordure`.
+
+    Parameters
+    ----------
+    subparsers : argparse._SubParsersAction
+        Result of `ArgumentParser.add_subparsers`.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        The new parser. It can be shown in the documentation without running the command.
+    """
+    parser = subparsers.add_parser(
+        "check",
+        help="compare images and annotations before a training",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", type=Path, help="config file of a run")
+    parser.add_argument(
+        "snakemake", nargs=argparse.REMAINDER, metavar="...", help="further arguments of Snakemake"
+    )
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the rule `check` of the workflow and return Snakemake's exit code.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Result of the parser.
+
+    Returns
+    -------
+    int
+        0 if nothing stops a run.
+
+    Raises
+    ------
+    InputError
+        If the workflow is not installed with this package.
+    """
+    snakefile = REPOSITORY / "Snakefile"
+    if not snakefile.exists():
+        raise InputError(
+            f"{snakefile}: no such file. `bordure check` needs a checkout of the repository; install the "
+            "package from it with `make venv`."
+        )
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--cores", "all"]
+    command += ["--configfile", str(options.config), *options.snakemake, "--", "check"]
+    return subprocess.run(command, check=False).returncode
