@@ -22,6 +22,7 @@ _STRONGEST = 95  # percentile of the edges; stronger ones count the same, so tha
 _NEAR = 12  # px; shorter shifts are no evidence against an annotation
 _FEWEST = 40  # px of outline, below which nothing can be said
 _BETTER = 1.3  # times a correlation, above which another one is clearly better
+_SAME = 0.5  # correlation of two outlines, from which on they are the same for this purpose
 _WEAK = 0.1  # correlation that is found by chance
 _AT_A_TIME = 256  # images that are compared with all outlines at a time, to limit the memory
 # The same cells in another orientation, as mistakes of axes and of the row order make them
@@ -226,26 +227,31 @@ def _partners(group: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def _fit(marked: np.ndarray, strength: np.ndarray) -> Fit | None:
     if np.count_nonzero(marked) < _FEWEST or strength.min() == strength.max():
         return None
-    of_edges, shape = fft.rfft2(_standard(strength)), strength.shape
+    of_edges, of_marked = fft.rfft2(_standard(strength)), fft.rfft2(_standard(marked))
+    shape = strength.shape
     near, far = _shifts(shape)
-    at_shift = _correlations(of_edges, marked, shape)
+    at_shift = _correlations(of_edges, of_marked, shape)
     own = float(at_shift[near].max())
-    turned = {
-        f"the annotation {words}": float(_correlations(of_edges, turn(marked), shape)[near].max())
-        for words, turn in _TURNS.items()
-        if turn(marked).shape == shape
-    }
-    chance = max(float(at_shift[far].max(initial=0)), *turned.values())
+    # Outlines that look the same when they are shifted or turned, as those of a grid, fit there as well.
+    with_itself = _correlations(of_marked, of_marked, shape)
+    other = ndimage.maximum_filter(with_itself, 2 * TOLERANCE + 1, mode="wrap") < _SAME
+    turned = {}
+    for words, turn in _TURNS.items():
+        if turn(marked).shape == shape:
+            of_turned = fft.rfft2(_standard(turn(marked)))
+            if _correlations(of_marked, of_turned, shape)[near].max() < _SAME:
+                fit = _correlations(of_edges, of_turned, shape)[near].max()
+                turned[f"the annotation {words}"] = float(fit)
+    chance = max(float(at_shift[far & other].max(initial=0)), *turned.values(), 0.0)
     candidates = dict(turned)
-    if not near.all():
-        y, x = divmod(int(np.where(near, -1, at_shift).argmax()), shape[1])
+    if (shifted := ~near & other).any():
+        y, x = divmod(int(np.where(shifted, at_shift, -1).argmax()), shape[1])
         shift = (at - size if at > size // 2 else at for at, size in zip((y, x), shape, strict=True))
         words = "the annotation shifted by {:+d} rows and {:+d} columns".format(*shift)
         candidates[words] = float(at_shift[y, x])
-    words = max(candidates, key=candidates.__getitem__)
-    best, second = sorted([*candidates.values(), 0.0])[:-3:-1]
+    best, second = sorted([*candidates.values(), 0.0, 0.0])[:-3:-1]
     if best > _BETTER * max(own, second, _WEAK):
-        return Fit(own, chance, words, best)
+        return Fit(own, chance, max(candidates, key=candidates.__getitem__), best)
     return Fit(own, chance)
 
 
@@ -263,10 +269,12 @@ def _standard(values: np.ndarray) -> np.ndarray:
     return np.asarray(centred / length if length > 0 else centred, np.float32)
 
 
-def _correlations(of_edges: np.ndarray, marked: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the correlation of edges, given by their Fourier transform, with outlines at all shifts."""
-    product = of_edges * np.conj(fft.rfft2(_standard(marked)))
-    return np.asarray(fft.irfft2(product, s=shape))
+def _correlations(of_one: np.ndarray, of_other: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the correlation of one image with another at all shifts of the other.
+
+    Both are Fourier transforms of `_standard`.
+    """
+    return np.asarray(fft.irfft2(of_one * np.conj(of_other), s=shape))
 
 
 def _halved(values: np.ndarray) -> np.ndarray:
