@@ -43,6 +43,7 @@ GROUPS = {
     "Stages": {
         "pipeline_lib.stages.synthesis": "Stage: synthesis",
         "pipeline_lib.stages.dataset": "Stage: dataset",
+        "pipeline_lib.stages.check": "Stage: check",
         "pipeline_lib.stages.training": "Stage: training",
         "pipeline_lib.stages.prediction": "Stage: prediction",
         "pipeline_lib.stages.baselines": "Stage: baselines",
@@ -58,6 +59,7 @@ GROUPS = {
         "pipeline_lib.data.volumes": "Table of volumes",
         "pipeline_lib.data.augment": "Augmentation",
         "pipeline_lib.data.patches": "Training patches",
+        "pipeline_lib.data.correspondence": "Correspondence of annotation and image",
         "pipeline_lib.training.schedule": "Training schedule",
         "pipeline_lib.tasks": "Tasks",
         "pipeline_lib.tasks.segmentation.losses": "Losses",

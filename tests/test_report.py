@@ -106,6 +106,7 @@ def pictures(tmp_path_factory):
     thresholds = [folder / f"{name}.json" for name in THRESHOLDS]
     draw_thresholds(folder / "scores.csv", thresholds, folder / "thresholds.png")
     write_json(folder / "statistics.json", {"class_frequencies": [0.25, 0.75]})
+    write_json(folder / "check.json", {"doubts": [{}, {}]})
     arguments = {"depth": 1, "base_channels": 2, "input_channels": 1}
     normalisation = Normalisation("mean_std", "uint8", np.zeros((1, 1, 1)), np.ones((1, 1, 1)))
     environment = {"torch": "2.0", "device": "cuda", "precision": "float32", "threads": 3}
@@ -155,6 +156,7 @@ def write(
         model=folder / "model.pt",
         postprocessing=thresholds,
         statistics=folder / "statistics.json",
+        check=folder / "check.json",
         strips=strips,
         errors=errors,
         training_figure=folder / "training.png",
