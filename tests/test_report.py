@@ -360,8 +360,8 @@ def test_the_page_needs_no_other_file(page):
         assert tag not in ("script", "link", "iframe")
         for name in ("href", "src"):
             assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,")) or (
-                attributes[name] == "provenance.html"
-            )  # the page that links back
+                attributes[name] in ("check.html", "provenance.html")
+            )  # pages of the same run
     style = re.search("<style>(.*)</style>", page, re.S)[1]
     assert "url(" not in style
     assert "@import" not in style
@@ -378,7 +378,7 @@ def test_all_pictures_are_embedded_and_every_panel_is_shown(page, pictures):
     ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     links = [attributes["href"] for tag, attributes in elements if tag in ("use", "a")]
-    assert set(links) - {"provenance.html"} <= {f"#{name}" for name in ids}
+    assert set(links) - {"provenance.html", "check.html"} <= {f"#{name}" for name in ids}
     panels = sum(len(figures.describe(pictures / f"{name}.png")["panels"]) for name in files[:3])
     assert sum(tag == "use" for tag, _ in elements) == panels
 

@@ -170,6 +170,25 @@ class TestFinishedRun:
             "report",
         }
 
+    def test_a_new_volume_to_predict_does_not_repeat_the_training(self, run):
+        table = run[0] / "volumes.tsv"
+        table.write_text(f"{TABLE}newer\timages.tif\t\t2\tpredict\n")
+        try:
+            rules = planned(*run[:1], *run[1])
+        finally:
+            table.write_text(TABLE)
+        assert {"check_volumes", "require_accepted", "predict_new", "report"} <= rules
+        assert not rules & {"measure_statistics", "build_weight_map_train", "train_model", "predict_train"}
+
+    def test_accepted_doubts_repeat_only_the_check_and_the_report(self, run):
+        accepted = ("--config", "check={accept: [context]}")
+        assert planned(run[0], *run[1], *accepted) == {"check_volumes", "require_accepted", "report"}
+
+    def test_the_check_is_listed_and_linked(self, run):
+        assert re.search(r"^check +results/check.html \(0 doubts\)$", run[2], re.MULTILINE)
+        report = (run[0] / "results/report.html").read_text()
+        assert 'href="check.html"' in report and "no doubts" in report
+
     def test_another_title_repeats_only_the_report(self, run):
         assert planned(run[0], *run[1], "--config", "report={title: Other}") == {"report"}
 
@@ -525,3 +544,48 @@ def test_results_folder_that_is_a_file_is_an_error(tmp_path):
     assert answer.returncode != 0
     assert re.search(r"error: config key `results`: .*results is not a writable folder", answer.stderr)
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.slow
+def test_doubts_stop_the_run_before_the_training_and_the_page_remains(tmp_path):
+    for command in (["-m", "pipeline_lib.cli", "check"], ["-m", "snakemake", "--cores", "2", "--configfile"]):
+        folder = tmp_path / command[1]
+        folder.mkdir()
+        arguments = write(folder, FILES | {key: CONFIG[key] for key in ("network", "training", "prediction")})
+        draw_volume(
+            folder / "images.tif", folder / "labels.tif", sections=4, size=96, cell_diameter=24, seed=0
+        )
+        labels = tifffile.imread(folder / "labels.tif")
+        labels[:2] = labels[:2, ::-1]  # of the training volume
+        tifffile.imwrite(folder / "labels.tif", labels)
+        for record in (folder / ".provenance").glob("*"):
+            record.unlink()
+        where = ["--snakefile", str(ROOT / "Snakefile")] if command[1] == "snakemake" else []
+        config, environment = arguments[1], os.environ | {"PYTHONPATH": str(ROOT)}
+        answer = subprocess.run(
+            [sys.executable, *command, config, *where],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert answer.returncode == 1
+        assert "mirrored from top to bottom fits better" in answer.stderr
+        typed = re.search(r"`(check: \{accept: \[learn:wrong_pair\]\})`", answer.stderr)[1]
+        results = folder / "results"
+        assert (results / "check.html").exists() and not (results / "statistics.json").exists()
+        my = folder / "my.yaml"
+        my.write_text(f"{my.read_text()}{typed}\n")
+        assert "train_model" in planned(folder, *arguments)
+    passed = subprocess.run(
+        [sys.executable, "-m", "pipeline_lib.cli", "check", config, "--quiet"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert passed.returncode == 0, passed.stderr
+    assert "check         results/check.html (1 doubt)" in passed.stdout + passed.stderr
+    assert (results / "check_passed.json").exists()
