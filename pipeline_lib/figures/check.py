@@ -17,6 +17,7 @@ from pipeline_lib.figures.volume import LARGEST, SMALLEST, WINDOW, middle
 from pipeline_lib.runtime.types import Json, Stored
 
 OUTLINE = ORANGE
+MOST_CURVES = 300  # in a chart; of more volumes, every second, third ... is drawn
 HATCH = 8  # px between the lines on pixels that are not annotated
 SPLITS = {"train": BLUE, "validation": GREEN, "test": VERMILLION, "predict": PURPLE}
 
@@ -121,9 +122,9 @@ def save_gray_chart(
         figure = new_figure(WIDTH, 420)
         figure.set_layout_engine("constrained")
         axes = figure.subplots()
-        faint = max(0.15, min(1.0, 6 / len(curves)))
+        faint = max(0.1, min(1.0, 6 / len(curves)))
         seen: set[str] = set()
-        for _, split, edges, share in curves:
+        for _, split, edges, share in curves[:: -(-len(curves) // MOST_CURVES)]:
             label = None if split in seen else split
             seen.add(split)
             axes.plot(*_curve(edges, share), color=SPLITS[split], alpha=faint, linewidth=2, label=label)

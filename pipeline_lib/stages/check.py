@@ -391,6 +391,7 @@ def _copies(volumes: Sequence[Volume], doubt: MakeDoubt) -> Iterator[Json]:
 def _wrong_pairs(samples: Sequence[Sample], doubt: MakeDoubt) -> Iterator[Json]:
     """Yield doubts about volumes whose outlines do not follow the edges of the image."""
     known = [(sample, sample.fit) for sample in samples if sample.fit is not None]
+    clear = [fit.own for _, fit in known if fit.own > _CLEAR * fit.chance]
     of_volume: defaultdict[str, list[tuple[Sample, correspondence.Fit]]] = defaultdict(list)
     for sample, fit in known:
         of_volume[sample.volume].append((sample, fit))
@@ -410,10 +411,8 @@ def _wrong_pairs(samples: Sequence[Sample], doubt: MakeDoubt) -> Iterator[Json]:
             yield doubt("wrong_pair", name, 0.95, text, sample.z)
         elif chance:
             sample, fit = min(chance, key=lambda pair: pair[1].own)
-            doubtful = {(name, s.z) for s, _ in chance}
-            others = [f for s, f in known if (s.volume, s.z) not in doubtful]
-            clear = [f.own for f in others if f.own > _CLEAR * f.chance]
-            certain = len(clear) > len(others) / 2 and fit.own < 0.5 * float(np.median(clear))
+            others = len(known) - len(chance)
+            certain = len(clear) > others / 2 and fit.own < 0.5 * float(np.median(clear))
             text = (
                 f"{many.format(len(chance))} outlines of the cells follow the edges of the image no better "
                 f"than shifted or mirrored outlines do (correlation {fit.own:.2f}"
@@ -426,21 +425,23 @@ def _wrong_pairs(samples: Sequence[Sample], doubt: MakeDoubt) -> Iterator[Json]:
 
 def _gray_scales(volumes: Sequence[Volume], doubt: MakeDoubt) -> Iterator[Json]:
     """Yield doubts about volumes whose gray levels or contrast differ from those of the training volumes."""
-    training = [volume for volume in volumes if volume.split == "train"]
+    training = [v for v in volumes if v.split == "train" and max(v.gray["std"]) > 0]
+    spread = np.array([max(volume.gray["std"]) for volume in training])
+    place = {volume.name: number for number, volume in enumerate(training)}
     for volume in volumes:
-        others = [other for other in training if other is not volume and max(other.gray["std"]) > 0]
         own = max(volume.gray["std"])
-        if not others:
-            continue
         low, high, mean = min(volume.gray["low"]), max(volume.gray["high"]), np.mean(volume.gray["mean"])
         if own == 0:
             text = f"All gray levels are {low:g}. Check that the image is the right one."
             yield doubt("gray_scale", volume.name, 0.6, text)
             continue
-        ratios = [own / max(other.gray["std"]) for other in others]
-        nearest = int(np.argmin(np.abs(np.log(ratios))))
-        ratio, other = ratios[nearest], others[nearest]
-        factor = max(ratio, 1 / ratio)
+        distance = np.abs(np.log(own / spread))
+        if volume.name in place:
+            distance[place[volume.name]] = np.inf
+        nearest = int(distance.argmin()) if len(training) else -1
+        if nearest < 0 or not np.isfinite(distance[nearest]):
+            continue
+        ratio, other, factor = own / spread[nearest], training[nearest], float(np.exp(distance[nearest]))
         if factor > 4:
             theirs = (min(other.gray["low"]), max(other.gray["high"]), np.mean(other.gray["mean"]))
             text = (
