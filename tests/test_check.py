@@ -123,6 +123,10 @@ class TestCorrespondence:
         fit = correspondence.make_sample("a", 0, (128, 128, 0, 0), labels, image[None]).fit
         assert fit.own == pytest.approx(max(correlations.values()), abs=1e-5) and not fit.better
         assert fit.own > 2 * fit.chance
+        shifted = np.roll(labels, (2, -3), (0, 1))
+        assert correspondence.make_sample(
+            "a", 0, (128, 128, 0, 0), shifted, image[None]
+        ).fit.own == pytest.approx(fit.own, abs=0.05)
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -214,6 +218,14 @@ class TestPairs:
         assert doubt["name"] == "wrong_pair" and doubt["weight"] == 0.95 and doubt["section"] in (2, 4)
         assert "In 2 of 6 sections" in doubt["text"]
         assert f"the image of section {7 - doubt['section']}" in doubt["text"]
+
+    def test_weight_without_a_better_place(self, tmp_path):
+        """The weight is that of certainty only if the outlines of others are clear."""
+        rows = five(tmp_path, lambda k, a: discs(100) if k == 3 else a)
+        doubts = found(tmp_path, rows)
+        assert doubts["v3", "wrong_pair"]["weight"] == 0.9
+        assert "no better than" in doubts["v3", "wrong_pair"]["text"]
+        assert found(tmp_path, rows[3:4])["v3", "wrong_pair"]["weight"] == 0.5
 
     def test_outlines_that_follow_nothing_in_all_volumes_do_not_stop(self, tmp_path):
         rows = [

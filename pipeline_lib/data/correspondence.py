@@ -23,7 +23,7 @@ _NEAR = 12  # px; shorter shifts are no evidence against an annotation
 _FEWEST = 40  # px of outline, below which nothing can be said
 _BETTER = 1.3  # times a correlation, above which another one is clearly better
 _SAME = 0.5  # correlation of two outlines, from which on they are the same for this purpose
-_WEAK = 0.1  # correlation that is found by chance
+_WEAK = 0.15  # correlation that is found by chance
 _AT_A_TIME = 256  # images that are compared with all outlines at a time, to limit the memory
 # The same cells in another orientation, as mistakes of axes and of the row order make them
 _TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
