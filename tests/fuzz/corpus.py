@@ -9,6 +9,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 from image_files import WRITERS, drawn_cells, gray, imagej, instances, ome, one_page_with_depth
+from PIL import Image
 
 from tests.fuzz import ROOT
 
@@ -35,14 +36,22 @@ def tiffs(folder: Path):
     for compression in ("zlib", "lzw", "packbits", "zstd", "lzma", "jpeg", "jpeg2000", "png"):
         tifffile.imwrite(folder / "c.tif", gray((16, 16)), compression=compression, tile=(16, 16))
         yield (folder / "c.tif").read_bytes()
-    for array in (gray((2, 5, 6), np.float32), gray((5, 6, 3)), gray((5, 6)) > 50):
+    for array in (gray((2, 5, 6), np.float32), gray((5, 6, 3)), gray((5, 6, 4)), gray((5, 6)) > 50):
         tifffile.imwrite(folder / "c.tif", array)
+        yield (folder / "c.tif").read_bytes()
+    colours = {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}
+    for options in ({"photometric": "miniswhite"}, colours, {"extratags": [(274, 3, 1, 6, False)]}):
+        tifffile.imwrite(folder / "c.tif", gray((5, 6)), **options)
         yield (folder / "c.tif").read_bytes()
 
 
 def pngs():
     for array in (gray((5, 6)), gray((5, 6), np.uint16), gray((5, 6, 3)), gray((5, 6, 2)), gray((5, 6, 4))):
         yield imagecodecs.png_encode(array)
+    for mode, options in (("P", {}), ("P", {"transparency": 0}), ("L", {"transparency": 3}), ("1", {})):
+        buffer = io.BytesIO()
+        Image.fromarray(gray((5, 6))).convert(mode).save(buffer, "png", **options)
+        yield buffer.getvalue()
 
 
 def hdf5s(name: str, arrays):
@@ -53,6 +62,8 @@ def hdf5s(name: str, arrays):
                 with h5py.File(buffer, "w", libver=version) as file:
                     dataset = file.create_dataset(name, data=array, **options)
                     dataset.attrs["axes"] = "zyx"[-array.ndim :]
+                    for dimension, label in zip(dataset.dims, "zyx"[-array.ndim :], strict=True):
+                        dimension.label = label
                 yield buffer.getvalue()
 
 
