@@ -52,11 +52,19 @@ def run(line):
 def tiff(path, pages, **tags):
     """Write pages (bytes of one strip each) with exactly these tags, which tifffile would not write."""
     order = tags.pop("order", "<")
-    names = {"width": 256, "height": 257, "bits": 258, "photometric": 262, "fill": 266, "orientation": 274}
+    names = {
+        "width": 256,
+        "height": 257,
+        "bits": 258,
+        "photometric": 262,
+        "fill": 266,
+        "orientation": 274,
+        "rows": 278,
+    }
     offset, content, at = 8, b"", 0
     for number, data in enumerate(pages):
         given = {names[k]: v[number] if isinstance(v, list) else v for k, v in tags.items()}
-        given |= {259: 1, 277: 1, 278: given[257], 279: len(data)}
+        given = {259: 1, 277: 1, 278: given[257], 279: len(data)} | given
         size = 2 + 12 * (len(given) + 1) + 4
         given[273] = offset + size
         entries = b"".join(struct.pack(f"{order}HHII", code, 4, 1, given[code]) for code in sorted(given))
@@ -212,6 +220,12 @@ def test_pages_of_different_orientation_are_refused(tmp_path, orientations):
     path = tiff(tmp_path / "a.tif", [section.tobytes() for section in stack], **tags)
     run(*refused(path, "Orientation", imageio.inspect))
     np.testing.assert_array_equal(read(path)[0], stack)
+
+
+def test_pages_of_one_strip_may_state_its_rows_in_two_ways(tmp_path):
+    stack = gray((2, 6, 8))
+    tags = {"width": 8, "height": 6, "bits": 8, "photometric": 1, "rows": [6, 2**32 - 1]}
+    np.testing.assert_array_equal(read(tiff(tmp_path / "a.tif", [*map(bytes, stack)], **tags))[0], stack)
 
 
 def test_pages_of_different_polarity_are_separate_images(tmp_path):
@@ -460,9 +474,11 @@ def test_white_is_zero_of_the_hdf5_specification_of_images(tmp_path):
         ((64, 50, 8), "yxz"),
         ((64, 64, 3), "yxc"),
         ((64, 50, 4), "yxc"),
+        ((5, 64, 3), "yxc"),
         ((5, 64, 64, 3), "zyxc"),
         ((5, 3, 64, 64), "zcyx"),
         ((9, 12, 20, 20), "zcyx"),
+        ((3, 2, 64, 64), "zcyx"),
         ((5, 1, 64, 64), "zcyx"),
         ((2, 64, 64, 30), "zyxc"),
     ),
@@ -605,11 +621,14 @@ def test_a_gray_palette_is_read_as_displayed(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ("png", "tif"))
 @pytest.mark.parametrize("white", (0, 1))
-def test_membranes_of_a_black_and_white_palette_are_as_displayed(tmp_path, suffix, white):
+@pytest.mark.parametrize("kind", ("auto", "black_membranes"))
+def test_membranes_of_a_black_and_white_palette_are_as_displayed(tmp_path, suffix, white, kind):
     image = Image.frombytes("P", (32, 32), np.where(CELLS, white, 1 - white).astype("u1").tobytes())
     image.putpalette(bytes([255] * 3 + [0] * 3 if white == 0 else [0] * 3 + [255] * 3))
     image.save(tmp_path / f"a.{suffix}")
-    np.testing.assert_array_equal(imageio.read_annotation(tmp_path / f"a.{suffix}").labels[0] > 0, CELLS)
+    np.testing.assert_array_equal(
+        imageio.read_annotation(tmp_path / f"a.{suffix}", kind=kind).labels[0] > 0, CELLS
+    )
 
 
 @pytest.mark.parametrize("suffix", ("png", "tif"))
