@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from pipeline_lib import layout
 from pipeline_lib.data import correspondence
-from pipeline_lib.data.gray import GrayLevels
+from pipeline_lib.data.gray import GrayLevels, summary
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.figures import describe
 from pipeline_lib.figures.check import OUTLINE, hatched, save_check_picture
@@ -63,7 +63,7 @@ def write(folder, name, raw, labels=None, split="train", width=2, ignore=None, d
             annotation = {"description": f"how {name} was read", "doubts": list(doubts)}
         if ignore is not None:
             layout.add(file, layout.IGNORE, ignore.shape)[:] = ignore
-        layout.write_findings(file, {"gray": gray.to_dict(), "annotation": annotation})
+        layout.write_findings(file, {"gray": summary(raw[None]), "annotation": annotation})
     return {"volume": name, "split": split, "dataset": path}
 
 
@@ -461,3 +461,27 @@ class TestPage:
 def test_all_doubts_are_in_the_reference():
     text = (DOCS / "reference/check.md").read_text()
     assert {*re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)} == {*DOUBTS}
+
+
+class TestAccepted:
+    def test_an_entry_that_names_nothing_is_refused(self, tmp_path, sound):
+        for entry, hint in (
+            ("whole_sectoin", "no doubt `whole_sectoin`. Did you mean `whole_section`"),
+            ("b:context", "no volume `b`"),
+            ("v1:contxt", "Did you mean `context`"),
+        ):
+            with pytest.raises(InputError, match=re.escape(f"found `{entry}`")) as error:
+                found(tmp_path, sound, accept=[entry])
+            assert hint in str(error.value)
+
+    def test_another_gray_scale_stops_before_the_training_and_cannot_be_accepted(self, tmp_path):
+        images = [image_of(discs(k), k)[None] / np.float32(255) for k in range(3)]
+        rows = [write(tmp_path, f"v{k}", images[k], discs(k)[None]) for k in range(2)]
+        rows += [write(tmp_path, "same", images[2], split="predict")]
+        rows += [write(tmp_path, "other", images[2] * np.float32(255), split="predict")]
+        doubts = found(tmp_path, rows, accept=["gray_scale"], stop_above=1)
+        assert {*doubts} == {("other", "gray_scale")}
+        assert doubts["other", "gray_scale"]["state"] == "stops"
+        with pytest.raises(InputError, match=r"column `scale` .*: 0\.00392157") as error:
+            require_accepted(tmp_path / "check.json", tmp_path / "check.html", tmp_path / "passed.json")
+        assert "accept: [" not in str(error.value)

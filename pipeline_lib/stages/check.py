@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,9 @@ import numpy as np
 from pipeline_lib import figures, layout, provenance
 from pipeline_lib.data import correspondence
 from pipeline_lib.data.correspondence import Sample
+from pipeline_lib.data.gray import pool
 from pipeline_lib.data.labels import count_pixels
+from pipeline_lib.data.normalisation import compare
 from pipeline_lib.data.volumes import SPLITS
 from pipeline_lib.figures.check import save_check_picture, save_gray_chart
 from pipeline_lib.kernels.blocks import BLOCK, blocks
@@ -47,7 +50,7 @@ DOUBTS = {
 }
 #: Weight above which a doubt stops the run, unless it is accepted.
 STOP_ABOVE = 0.8
-_NEVER_ACCEPTED = "copies"
+_CERTAIN = 1.0  # weight of mistakes that are certain; they cannot be accepted
 _SECTIONS = 32  # sections of a volume of which samples are compared
 _RUN = 4  # ... in runs of consecutive ones, because annotations may be shifted by one section
 _SAMPLES = 1024  # samples of all volumes
@@ -128,7 +131,8 @@ def check(
     context : int, default 0
         Pixels on each side of an output pixel that the network sees (px).
     accept : sequence of str, optional
-        Doubts that do not stop the run: names, or `VOLUME:NAME` for one volume.
+        Doubts that do not stop the run: names, or `VOLUME:NAME` for one volume. Doubts of weight 1 are
+        certain mistakes and always stop the run.
     stop_above : float, default 0.8
         Weight above which a doubt stops the run.
     shown : int, default 6
@@ -139,8 +143,9 @@ def check(
     Raises
     ------
     InputError
-        If a file is missing or damaged.
+        If a file is missing or damaged, or `accept` names no doubt.
     """
+    _check_names(accept, [row["volume"] for row in volumes])
     settings: Json = {"context": context, "accept": [*accept], "stop_above": stop_above, "shown": shown}
     paths = [Path(volume["dataset"]) for volume in volumes]
     with provenance.making("check", [page, doubts], paths, **settings) as record:
@@ -162,6 +167,21 @@ def check(
     logger.info(
         "%s: doubts: %d in %d volumes, of which %d stop the run", page, len(listed), len(volumes), stopping
     )
+
+
+def _check_names(accept: Sequence[str], volumes: Sequence[str]) -> None:
+    """Raise `InputError` if an entry of `check.accept` names no doubt or no volume."""
+    for entry in accept:
+        volume, _, name = entry.rpartition(":")
+        for given, known in ((name, list(DOUBTS)), *([(volume, list(volumes))] if volume else [])):
+            if given not in known:
+                near = difflib.get_close_matches(given, known, 1)
+                hint = f" Did you mean `{near[0]}`?" if near else ""
+                raise InputError(
+                    f"config key `check.accept`: found `{entry}`, but there is no "
+                    f"{'doubt' if given == name else 'volume'} `{given}`.{hint} Doubts are "
+                    f"{', '.join(DOUBTS)}."
+                )
 
 
 def require_accepted(doubts: Path, page: Path, output: Path) -> None:
@@ -196,7 +216,7 @@ def _message(stopping: Sequence[Json], page: Path, accepted: Sequence[str]) -> s
     lines += [f"  {doubt['volume']}, {doubt['name']}: {doubt['text']}" for doubt in stopping[:_LISTED]]
     if len(stopping) > _LISTED:
         lines.append(f"  ... and {len(stopping) - _LISTED} more.")
-    if acceptable := [doubt for doubt in stopping if doubt["name"] != _NEVER_ACCEPTED]:
+    if acceptable := [doubt for doubt in stopping if doubt["weight"] < _CERTAIN]:
         entries = [f"{doubt['volume']}:{doubt['name']}" for doubt in acceptable]
         if len(entries) > _LISTED:
             entries = [doubt["name"] for doubt in acceptable]
@@ -207,7 +227,7 @@ def _message(stopping: Sequence[Json], page: Path, accepted: Sequence[str]) -> s
 
 def _state(doubt: Json, accept: Sequence[str], stop_above: float) -> str:
     """Return whether a doubt `stops` the run, is `accepted`, or is only `noted`."""
-    if doubt["name"] == _NEVER_ACCEPTED:
+    if doubt["weight"] >= _CERTAIN:
         return "stops"
     if doubt["name"] in accept or f"{doubt['volume']}:{doubt['name']}" in accept:
         return "accepted"
@@ -426,6 +446,10 @@ def _wrong_pairs(samples: Sequence[Sample], doubt: MakeDoubt) -> Iterator[Json]:
 def _gray_scales(volumes: Sequence[Volume], doubt: MakeDoubt) -> Iterator[Json]:
     """Yield doubts about volumes whose gray levels or contrast differ from those of the training volumes."""
     training = [v for v in volumes if v.split == "train" and max(v.gray["std"]) > 0]
+    pooled: Json | None = None
+    if training:
+        pixels = [int(np.prod(volume.shape[1:])) for volume in training]
+        pooled = pool([volume.gray for volume in training], pixels) | {"dtype": training[0].gray["dtype"]}
     spread = np.array([max(volume.gray["std"]) for volume in training])
     place = {volume.name: number for number, volume in enumerate(training)}
     for volume in volumes:
@@ -434,6 +458,10 @@ def _gray_scales(volumes: Sequence[Volume], doubt: MakeDoubt) -> Iterator[Json]:
         if own == 0:
             text = f"All gray levels are {low:g}. Check that the image is the right one."
             yield doubt("gray_scale", volume.name, 0.6, text)
+            continue
+        # the comparison that a prediction makes, too, which would end the run after the training
+        if pooled and volume.split != "train" and (found := compare(pooled, volume.gray)) is not None:
+            yield doubt("gray_scale", volume.name, found["weight"], found["text"])
             continue
         distance = np.abs(np.log(own / spread))
         if volume.name in place:
@@ -530,7 +558,6 @@ def _write_page(
                 state: sum(d["state"] == state for d in doubts) for state in ("stops", "accepted", "noted")
             },
             titles=DOUBTS,
-            never_accepted=_NEVER_ACCEPTED,
             stop_above=stop_above,
             pictures=pictures,
             chart=_embedded(chart),
