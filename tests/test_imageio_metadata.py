@@ -1,6 +1,7 @@
 """Metadata that change polarity, geometry, axes or colours are honoured, or refused with a fix that works."""
 
 import json
+import re
 import shlex
 import struct
 import subprocess
@@ -240,9 +241,30 @@ def test_pages_of_an_imagej_stack_that_differ_are_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, metadata={"axes": "ZYX"}, compression="zlib")
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
         file.pages[2].tags[262].overwrite(0)
-    (line,) = refused(tmp_path / "a.tif", "PhotometricInterpretation of page 2 is 0, but that of page 0 is 1")
+    (line,) = refused(
+        tmp_path / "a.tif", "PhotometricInterpretation of page 2 is 0, but that of the first is 1"
+    )
     run(line)
     np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], stack)
+
+
+@pytest.mark.parametrize("tags", ([(274, 3, 1, 3, True)], []), ids=("turned", "inverted"))
+@pytest.mark.parametrize("other", ("a", "b"))
+def test_files_of_an_ome_set_that_differ_are_refused(tmp_path, tags, other):
+    path, stack, names = tmp_path / "a.ome.tif", gray((2, 6, 8)), ("a", "b")
+    planes = "".join(
+        f'<TiffData IFD="0" FirstZ="{z}" PlaneCount="1"><UUID FileName="{name}.ome.tif">urn:uuid:{z}</UUID>'
+        "</TiffData>"
+        for z, name in enumerate(names)
+    )
+    for z, name in enumerate(names):
+        text = re.sub("<TiffData.*/>", planes, ome(Z=2)).replace("<OME", f'<OME UUID="urn:uuid:{z}"', 1)
+        options = {"extratags": tags} if name == other else {}
+        options["photometric"] = "miniswhite" if name == other and not tags else "minisblack"
+        tifffile.imwrite(tmp_path / f"{name}.ome.tif", stack[z], description=text, metadata=None, **options)
+    run(*refused(tmp_path / "b.ome.tif", "but that of the first is", lambda _: imageio.inspect(path)))
+    found = read(path)[0]
+    np.testing.assert_array_equal(found, 255 - stack if other == "a" and not tags else stack)
 
 
 # ---------------------------------------------------------------------------------------- number of pages

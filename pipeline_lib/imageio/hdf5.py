@@ -241,9 +241,10 @@ def _axes(path: str | Path, dataset: h5py.Dataset) -> str:
 
 def _stated_axes(dataset: h5py.Dataset) -> Iterator[tuple[str, str]]:
     """Yield what states the axes, and the axes as one letter per dimension if it can be understood."""
-    for name, value in dataset.attrs.items():
+    for name in dataset.attrs:
         if name.lower().replace("_", "").replace(" ", "") in _AXES_ATTRIBUTES:
-            yield f"the attribute `{name}`", _letters(np.asarray(value).astype(str).ravel().tolist())
+            value = np.asarray(dataset.attrs[name]).astype(str)
+            yield f"the attribute `{name}`", _letters(value.ravel().tolist())
     labels = [dimension.label for dimension in dataset.dims]
     if any(labels):
         yield "the dimension labels", _letters(labels)

@@ -324,25 +324,31 @@ def _require_own_pages(path: Path, tiff: tifffile.TiffFile) -> None:
 def _require_same_pages(path: Path, series: tifffile.TiffPageSeries, tags: dict[int, _Tags]) -> None:
     """Raise `InputError` if tags of a page differ from those of the first: tifffile reads only the latter."""
     smaller = {page.offset for level in series.levels[1:] for page in level.pages if page is not None}
+    pages = [(path, number, found) for number, (at, found) in enumerate(tags.items()) if at not in smaller]
+    files = {page.parent.filehandle.path for page in series.pages if page} if series.is_multifile else set()
+    for file in sorted(map(Path, files)):  # of an OME set
+        if file.name != path.name:
+            pages += [(file, number, found) for number, found in enumerate(_page_tags(file).values())]
     first: _Tags = {}
-    for number, found in enumerate(own for offset, own in tags.items() if offset not in smaller):
+    for file, number, found in pages:
         own = {code: found.get(code, default) for code, (_, default) in _ALIKE.items()}
         own[_ROWS_PER_STRIP] = min(own[_ROWS_PER_STRIP], own[_HEIGHT])
         if own[_ORIENTATION] not in ORIENTATIONS:
             raise InputError(
-                f"{path}: the tag Orientation is {own[_ORIENTATION]}, which TIFF does not define (1 to 8). "
-                f"If row 0 is at the top and column 0 on the left, write 1:\n{set_tag(path, _ORIENTATION, 1)}"
+                f"{file}: the tag Orientation is {own[_ORIENTATION]}, which TIFF does not define (1 to 8). "
+                f"If row 0 is at the top and column 0 on the left, write 1:\n{set_tag(file, _ORIENTATION, 1)}"
             )
         first = first or own
         code = next((code for code in _ALIKE if own[code] != first[code]), None)
         if code is not None:
             fix = "Save the stack again with the program that made it, uncompressed."
             if code == _ORIENTATION:
-                fix = f"If row 0 is at the top and column 0 on the left, write 1:\n{set_tag(path, code, 1)}"
+                wrong = file if first[code] == 1 else path
+                fix = f"If row 0 is at the top and column 0 on the left, write 1:\n{set_tag(wrong, code, 1)}"
             elif code == _PHOTOMETRIC_TAG:
-                fix = f"If all pages are like the first, change the tag:\n{set_tag(path, code, first[code])}"
+                fix = f"If all pages are like the first, change the tag:\n{set_tag(file, code, first[code])}"
             raise InputError(
-                f"{path}: {_ALIKE[code][0]} of page {number} is {own[code]}, but that of page 0 is "
+                f"{file}: {_ALIKE[code][0]} of page {number} is {own[code]}, but that of the first is "
                 f"{first[code]}. All pages of a stack must be stored in the same way. {fix}"
             )
 
