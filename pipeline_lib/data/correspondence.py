@@ -23,7 +23,7 @@ _NEAR = 12  # px; shorter shifts are no evidence against an annotation
 _FEWEST = 40  # px of outline, below which nothing can be said
 _BETTER = 1.3  # times a correlation, above which another one is clearly better
 _SAME = 0.5  # correlation of two outlines, from which on they are the same for this purpose
-_WEAK = 0.15  # correlation that is found by chance
+_WEAK = 0.1  # correlation that is found by chance
 _AT_A_TIME = 256  # images that are compared with all outlines at a time, to limit the memory
 # The same cells in another orientation, as mistakes of axes and of the row order make them
 _TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -243,15 +243,17 @@ def _fit(marked: np.ndarray, strength: np.ndarray) -> Fit | None:
                 fit = _correlations(of_edges, of_turned, shape)[near].max()
                 turned[f"the annotation {words}"] = float(fit)
     chance = max(float(at_shift[far & other].max(initial=0)), *turned.values(), 0.0)
-    candidates = dict(turned)
+    candidates = [(0.0, ""), (0.0, ""), *((fit, words) for words, fit in turned.items())]
     if (shifted := ~near & other).any():
-        y, x = divmod(int(np.where(shifted, at_shift, -1).argmax()), shape[1])
-        shift = (at - size if at > size // 2 else at for at, size in zip((y, x), shape, strict=True))
-        words = "the annotation shifted by {:+d} rows and {:+d} columns".format(*shift)
-        candidates[words] = float(at_shift[y, x])
-    best, second = sorted([*candidates.values(), 0.0, 0.0])[:-3:-1]
-    if best > _BETTER * max(own, second, _WEAK):
-        return Fit(own, chance, max(candidates, key=candidates.__getitem__), best)
+        at = np.where(shifted, at_shift, 0)
+        y, x = divmod(int(at.argmax()), shape[1])
+        rows, columns = (n - size if n > size // 2 else n for n, size in zip((y, x), shape, strict=True))
+        words = f"the annotation shifted by {rows:+d} rows and {columns:+d} columns"
+        candidates.append((float(at[y, x]), words))
+        candidates.append((float(at[np.roll(far, (y, x), (0, 1))].max(initial=0)), ""))  # another shift
+    (best, words), (second, _) = sorted(candidates, reverse=True)[:2]
+    if words and best > _BETTER * max(own, second, _WEAK):
+        return Fit(own, chance, words, best)
     return Fit(own, chance)
 
 
