@@ -242,7 +242,12 @@ def write_floats(value: float) -> None:
     write_tiff(array=stack)
 
 
-add("floats of which 0 is white", write_tiff, array=gray(32, 32, dtype=np.float32), photometric="miniswhite")
+@case("floats of which 0 is white")
+def _():
+    sound_run(np.float32)
+    write_tiff(array=gray(32, 32, dtype=np.float32), photometric="miniswhite")
+
+
 add("orientation that is not defined", write_tiff, extratags=[(274, 3, 1, 9, True)])
 add(
     "pages of which only the first is turned",
