@@ -13,8 +13,7 @@ from image_files import DTYPES, drawn_cells, instances
 from scipy import ndimage
 
 from pipeline_lib import imageio
-from pipeline_lib.imageio import annotation as reading
-from pipeline_lib.imageio import meaning
+from pipeline_lib.imageio import meaning, regions
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.kernels.components import connected_components
 from pipeline_lib.runtime.errors import InputError
@@ -363,7 +362,7 @@ def test_border_pixels_belong_to_the_nearest_cell(seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, (9, 11)) * (rng.random((9, 11)) < 0.2)
     border = (labels == 0) & (rng.random((9, 11)) < 0.7)
-    assert reading.grow(labels.astype(np.uint32), border).tolist() == nearest_in_border(labels, border)
+    assert regions.grow(labels.astype(np.uint32), border).tolist() == nearest_in_border(labels, border)
 
 
 def test_the_message_for_membranes_with_a_third_value_suggests_instances(tmp_path):
@@ -453,7 +452,7 @@ def test_many_labels_are_counted():
 
 
 def test_more_labels_than_can_be_counted_raise_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline_lib.imageio.annotation._MOST_LABELS", 1000)
+    monkeypatch.setattr("pipeline_lib.imageio.kinds._MOST_LABELS", 1000)
     with pytest.raises(InputError, match=r"\.tif: found more than 1,000 different values, the limit for one"):
         annotation(tmp_path, np.arange(64 * 64, dtype=np.uint32).reshape(64, 64))
     assert annotation(tmp_path, instances()).labels.max() == 16

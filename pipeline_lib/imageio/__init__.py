@@ -11,16 +11,11 @@ Written format: compressed TIFF for Fiji and napari, one strip at a time.
 Axes are `c` (channel), `z` (section), `y` (row) and `x` (column).
 """
 
-from pipeline_lib.imageio.annotation import (
-    ANNOTATION_KINDS,
-    Annotation,
-    AnnotationRegions,
-    open_annotation,
-    read_annotation,
-)
+from pipeline_lib.imageio.annotation import Annotation, open_annotation, read_annotation
 from pipeline_lib.imageio.apart import inspect_apart
 from pipeline_lib.imageio.headers import ImageInfo, Stored, require_channels, require_memory
 from pipeline_lib.imageio.images import Images, inspect, open_images, read_images
+from pipeline_lib.imageio.kinds import ANNOTATION_KINDS
 from pipeline_lib.imageio.naming import (
     are_slices,
     identity,
@@ -33,6 +28,7 @@ from pipeline_lib.imageio.naming import (
     source_files,
 )
 from pipeline_lib.imageio.prediction import PREDICTION_KINDS, kind_of_prediction
+from pipeline_lib.imageio.regions import AnnotationRegions
 from pipeline_lib.imageio.series import PAIRINGS, matching_slices
 from pipeline_lib.imageio.writing import write_images, write_labels, write_probability
 

@@ -55,6 +55,7 @@ _SECTIONS = 32  # sections of a volume of which samples are compared
 _RUN = 4  # ... in runs of consecutive ones, because annotations may be shifted by one section
 _SAMPLES = 1024  # samples of all volumes
 _BINS = 64  # of the histograms of gray levels
+_SPECK = 16  # px; smaller areas do not count
 _CLEAR = 1.5  # fit of a sample that surely belongs to its image, as a multiple of what chance gives
 _UNCLEAR = 1.15  # ... of one that fits no better than by chance; real pairs have 1.3 at least
 _LISTED = 8  # doubts in an error message
@@ -89,6 +90,7 @@ class Volume:
     largest: float = 0.0  # share of a section that the largest cell covers
     largest_section: int = 0
     largest_sides: int = 0  # sides of the section that this cell touches
+    largest_parts: int = 0  # its separate areas or its holes, whichever are more
     contrast: float = 0.0  # mean gray level in cells minus that outside, in standard deviations
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(_BINS))
     edges: np.ndarray = field(default_factory=lambda: np.zeros(_BINS + 1))  # of the histogram
@@ -267,10 +269,23 @@ def _measure(volume: Volume, file: h5py.File, block: int) -> None:
                 volume.largest, volume.largest_section = float(share), z
                 biggest = values[of_cells.argmax()]
                 volume.largest_sides = sum(bool((np.concatenate(side) == biggest).any()) for side in sides)
+                window = z, slice(0, BLOCK), slice(0, BLOCK)
+                volume.largest_parts = _parts(arrays.labels[window] == biggest)
         volume.sizes, volume.cells, volume.lost = np.concatenate(sizes), np.array(cells), in_border
         total = raw.shape[1] * raw.shape[2] * raw.shape[3]
         volume.share = float(volume.sizes.sum()) / max(total - ignored, 1)
         volume.ignored = ignored / total
+
+
+def _parts(cell: np.ndarray) -> int:
+    """Return the number of separate areas of a cell (y, x) or of its holes, whichever are more."""
+    from scipy import ndimage  # takes 0.2 s, and is needed for few volumes
+
+    areas, _ = ndimage.label(cell)
+    around, _ = ndimage.label(~cell)
+    frame = np.concatenate([around[0], around[-1], around[:, 0], around[:, -1]])
+    holes = np.where(np.isin(around, frame), 0, around)
+    return max(int(np.count_nonzero(np.bincount(found.ravel())[1:] >= _SPECK)) for found in (areas, holes))
 
 
 def _sides(labels: np.ndarray, at: tuple[slice, slice], shape: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -502,8 +517,8 @@ def _cells(volume: Volume, doubt: MakeDoubt) -> Iterator[Json]:
         yield doubt("no_cells", volume.name, 0.4, text)
         return
     if volume.largest > 0.5:
-        # a cell inside a section, or one that is all of it, is not the background between other cells
-        around = volume.largest_sides >= 3 and volume.largest < 0.999
+        # the background between cells has holes, and cells that share one label are separate areas
+        around = volume.largest_sides >= 3 and volume.largest_parts >= 3
         text = (
             f"One cell covers {volume.largest:.0%} of section {volume.largest_section + 1}. If it is the "
             "background or the membranes, the annotation is inverted or has another meaning: set "

@@ -14,9 +14,10 @@ from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.data import normalisation
 from pipeline_lib.data.gray import HASH_BYTES, GrayLevels
 from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, count_pixels, separation_border
-from pipeline_lib.imageio.annotation import BORDER, REACH, UnclearAnnotation, grow
 from pipeline_lib.imageio.images import open_chosen
+from pipeline_lib.imageio.kinds import UnclearAnnotation
 from pipeline_lib.imageio.meaning import Values
+from pipeline_lib.imageio.regions import BORDER, REACH, grow
 from pipeline_lib.instances.labelling import Read, labelled
 from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.runtime.errors import InputError
