@@ -44,6 +44,7 @@ GROUPS = {
         "pipeline_lib.stages.synthesis": "Stage: synthesis",
         "pipeline_lib.stages.dataset": "Stage: dataset",
         "pipeline_lib.stages.check": "Stage: check",
+        "pipeline_lib.stages.acceptance": "Stage: acceptance",
         "pipeline_lib.stages.training": "Stage: training",
         "pipeline_lib.stages.prediction": "Stage: prediction",
         "pipeline_lib.stages.baselines": "Stage: baselines",

@@ -19,7 +19,8 @@ from pipeline_lib.figures.check import OUTLINE, hatched, save_check_picture
 from pipeline_lib.figures.colouring import rgb
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
-from pipeline_lib.stages.check import DOUBTS, check, require_accepted
+from pipeline_lib.stages.acceptance import require_accepted
+from pipeline_lib.stages.check import DOUBTS, check
 from pipeline_lib.stages.dataset import build_dataset
 
 DOCS = Path(__file__).parents[1] / "docs"

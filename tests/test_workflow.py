@@ -419,7 +419,9 @@ class TestLargeVolume:
             table.write("another\timages.tif\t\t2\tpredict\n")
         target = "results/segmentation/another_labels.tif"
         rules = planned(folder, *arguments, "--", target)
-        assert rules == {"build_dataset_new", "predict_new", "segment_new", "write_tiffs_new"}, rules
+        checked = {"check_volumes", "require_accepted"}
+        new = {"build_dataset_new", "predict_new", "segment_new", "write_tiffs_new"}
+        assert rules == checked | new, rules
 
 
 @pytest.mark.slow
@@ -511,9 +513,9 @@ FIGURES = {"draw_figures"}
 # library -> stages that may import it; each import takes a fifth of a second or more, torch a second
 STAGES_OF = {
     "torch": {"train", "predict", "predict_part"},
-    "matplotlib": FIGURES,
+    "matplotlib": {"check_volumes"} | FIGURES,
     "pandas": {"train", "evaluate", "measure_spread", "report"} | FIGURES,
-    "scipy.ndimage": {"draw_volume", "draw_figures"},
+    "scipy.ndimage": {"check_volumes", "draw_volume", "draw_figures"},
 }
 ADAPTERS = sorted((ROOT / "workflow/scripts").glob("*.py"))
 

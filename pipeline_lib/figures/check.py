@@ -10,13 +10,13 @@ import matplotlib
 import numpy as np
 
 from pipeline_lib.data.correspondence import outlines
-from pipeline_lib.figures.charts import WIDTH
 from pipeline_lib.figures.colouring import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, gray, magnified, rgb
 from pipeline_lib.figures.sheet import INK, STYLE, Panel, new_figure, save_png, save_sheet
 from pipeline_lib.figures.volume import LARGEST, SMALLEST, WINDOW, middle
 from pipeline_lib.runtime.types import Json, Stored
 
 OUTLINE = ORANGE
+CHART = 720, 420  # px
 MOST_CURVES = 300  # in a chart; of more volumes, every second, third ... is drawn
 HATCH = 8  # px between the lines on pixels that are not annotated
 SPLITS = {"train": BLUE, "validation": GREEN, "test": VERMILLION, "predict": PURPLE}
@@ -119,7 +119,7 @@ def save_gray_chart(
         Provenance record to store in the picture.
     """
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(WIDTH, 420)
+        figure = new_figure(*CHART)
         figure.set_layout_engine("constrained")
         axes = figure.subplots()
         faint = max(0.1, min(1.0, 6 / len(curves)))

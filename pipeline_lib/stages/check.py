@@ -25,11 +25,11 @@ from pipeline_lib.figures.check import save_check_picture, save_gray_chart
 from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.pages import write_page
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import read_json, write_json
+from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
 
-__all__ = ["DOUBTS", "STOP_ABOVE", "check", "require_accepted"]
+__all__ = ["DOUBTS", "STOP_ABOVE", "check"]
 
 #: Each doubt and its title.
 DOUBTS = {
@@ -50,7 +50,7 @@ DOUBTS = {
 }
 #: Weight above which a doubt stops the run, unless it is accepted.
 STOP_ABOVE = 0.8
-_CERTAIN = 1.0  # weight of mistakes that are certain; they cannot be accepted
+_CERTAIN = 1.0  # weight of mistakes that are certain; `stages.acceptance` does not accept them
 _SECTIONS = 32  # sections of a volume of which samples are compared
 _RUN = 4  # ... in runs of consecutive ones, because annotations may be shifted by one section
 _SAMPLES = 1024  # samples of all volumes
@@ -58,7 +58,6 @@ _BINS = 64  # of the histograms of gray levels
 _SPECK = 16  # px; smaller areas do not count
 _CLEAR = 1.5  # fit of a sample that surely belongs to its image, as a multiple of what chance gives
 _UNCLEAR = 1.15  # ... of one that fits no better than by chance; real pairs have 1.3 at least
-_LISTED = 8  # doubts in an error message
 _CARDS = 40  # doubts on the page; the table of volumes has the names of all
 
 
@@ -115,7 +114,7 @@ def check(
     """Compare the images and annotations of all volumes, and write a page with pictures and doubts.
 
     A doubt has a name (`DOUBTS`), a weight from 0 to 1, and a text that says what to do. Doubts above
-    `stop_above` stop the run later, in `require_accepted`, so that the page remains. The same files give the
+    `stop_above` stop the run later, in `stages.acceptance`, so that the page remains. The same files give the
     same bytes.
 
     Sections are read in blocks. Pairs of images and annotations are compared in a window of at most 512 px of
@@ -184,47 +183,6 @@ def _check_names(accept: Sequence[str], volumes: Sequence[str]) -> None:
                     f"{'doubt' if given == name else 'volume'} `{given}`.{hint} Doubts are "
                     f"{', '.join(DOUBTS)}."
                 )
-
-
-def require_accepted(doubts: Path, page: Path, output: Path) -> None:
-    """Raise `InputError` if doubts stop the run, or write the list of doubts that were accepted.
-
-    Parameters
-    ----------
-    doubts : Path
-        JSON file of `check`.
-    page : Path
-        Its page, named in the message.
-    output : Path
-        JSON file to write.
-
-    Raises
-    ------
-    InputError
-        If a doubt is above the limit and not accepted. The message lists these doubts with what to type.
-    """
-    with provenance.making("require_accepted", [output], [doubts]) as record:
-        content = read_json(doubts)
-        if stopping := [doubt for doubt in content["doubts"] if doubt["state"] == "stops"]:
-            raise InputError(_message(stopping, page, content["provenance"]["settings"]["accept"]))
-        accepted = [doubt for doubt in content["doubts"] if doubt["state"] == "accepted"]
-        write_json(output, {"accepted": accepted, "provenance": record})
-
-
-def _message(stopping: Sequence[Json], page: Path, accepted: Sequence[str]) -> str:
-    """Return the message that lists doubts, and what to type to continue."""
-    number = "1 doubt stops" if len(stopping) == 1 else f"{len(stopping)} doubts stop"
-    lines = [f"{number} the run; {page} shows pictures."]
-    lines += [f"  {doubt['volume']}, {doubt['name']}: {doubt['text']}" for doubt in stopping[:_LISTED]]
-    if len(stopping) > _LISTED:
-        lines.append(f"  ... and {len(stopping) - _LISTED} more.")
-    if acceptable := [doubt for doubt in stopping if doubt["weight"] < _CERTAIN]:
-        entries = [f"{doubt['volume']}:{doubt['name']}" for doubt in acceptable]
-        if len(entries) > _LISTED:
-            entries = [doubt["name"] for doubt in acceptable]
-        entries = [*dict.fromkeys([*accepted, *entries])]
-        lines.append(f"If everything is right, set `check: {{accept: [{', '.join(entries)}]}}`.")
-    return "\n".join(lines)
 
 
 def _state(doubt: Json, accept: Sequence[str], stop_above: float) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.stages.check import require_accepted
+    from pipeline_lib.stages.acceptance import require_accepted
 
     run(
         require_accepted,
