@@ -143,7 +143,7 @@ def test_imageio_reads_the_files_as_images_and_instances(tmp_path):
     images = imageio.inspect(tmp_path / "a/i.tif")
     assert (images.shape, images.dtype) == ((1, 2, 96, 96), np.uint8)
     truth = imageio.read_annotation(tmp_path / "a/l.tif")
-    assert truth.kind == "instances" and truth.array.dtype == np.uint16
+    assert truth.kind == "instances" and truth.labels.dtype == np.uint16
     with tifffile.TiffFile(tmp_path / "a/i.tif") as tiff:
         assert tiff.series[0].axes == "ZYX"
 

@@ -63,7 +63,12 @@ def write_stacks(directory: Path) -> None:
     stack = np.zeros((4, 96, 96), np.uint8)
     for name, array in {"images": stack, "labels": stack, "small": stack[:, 1:]}.items():
         tifffile.imwrite(directory / f"{name}.tif", array, photometric="minisblack")
-    tifffile.imwrite(directory / "rgb.tif", np.stack([stack] * 3, axis=-1), photometric="rgb")
+    tifffile.imwrite(
+        directory / "channels.tif",
+        np.stack([stack] * 2, axis=1),
+        metadata={"axes": "ZCYX"},
+        photometric="minisblack",
+    )
     with h5py.File(directory / "big.h5", "w") as file:  # a header, and one chunk
         file.create_dataset("raw", (1, 20_000, 20_000), np.uint8, chunks=(1, 256, 256))[0, 0, 0] = 1
     (directory / "truncated.tif").write_bytes((directory / "images.tif").read_bytes()[:20_000])
@@ -472,7 +477,7 @@ BAD = {
     "duplicate volume": (CONFIG, TABLE.replace("score", "choose"), "volumes.tsv, line 4", "choose"),
     "missing file": (FILES, TABLE.replace("images.tif", "absent.tif"), "absent.tif", "volume learn"),
     "truncated TIFF": (FILES, TABLE.replace("images.tif", "truncated.tif"), "truncated.tif", "volume learn"),
-    "RGB": (FILES, TABLE.replace("images.tif", "rgb.tif"), "rgb.tif", "3 channels"),
+    "channels": (FILES, TABLE.replace("images.tif", "channels.tif"), "channels.tif", "2 channels"),
     "too large": (
         FILES | {"memory_gb": 1},
         TABLE.replace("images.tif\tlabels.tif\t3", "big.h5:/raw\tbig.h5:/raw\t0"),
