@@ -260,3 +260,16 @@ def test_every_fifth_image_of_nuclei_is_a_test_image():
     assert numbers["test"] == [*range(0, 60, 5)]
     assert numbers["validation"] == [*range(3, 60, 10)]
     assert len(numbers["train"]) == 42
+
+
+def test_the_schema_is_read_once_for_all_volumes(monkeypatch):
+    """A table can have thousands of rows, and each dry run checks all of them."""
+    read, names = settings.read_schema, []
+    monkeypatch.setattr(settings, "read_schema", lambda name: names.append(name) or read(name))
+    settings._dataset_keys.cache_clear()
+    for _ in range(3):
+        assert settings.of_volume({}, {}, "") == {}
+    assert names == []
+    for _ in range(3):
+        assert settings.of_volume({}, {"relabel": "true"}, "") == {"relabel": True}
+    assert names == ["config"]

@@ -137,7 +137,8 @@ def build_dataset(
                     f"{_size(raw.shape[1:])}. Both must show the same sections. "
                     "Correct `images`, `annotation` or `sections` in the table of volumes."
                 )
-        sources += [*raw.info.others, *(truth.images.info.others if truth else ())]
+        for opened_images in (raw, truth and truth.images, truth and truth.mask):
+            sources += opened_images.info.others if opened_images else ()
         record = stack.enter_context(
             provenance.making(
                 "build_dataset",
