@@ -42,6 +42,7 @@ class UnclearAnnotation(InputError):
 
 
 def check_settings(kind: str, classes: Mapping[str, int | Sequence[int]] | None) -> None:
+    """Raise `InputError` unless `kind` is known and, for "classes", each value has one class."""
     if kind not in ANNOTATION_KINDS:
         raise InputError(
             f"config key `dataset.annotation_kind`: found {kind}, expected one of "

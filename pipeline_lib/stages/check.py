@@ -166,7 +166,7 @@ def check(
         _write_page(found, listed, page, shown=shown, stop_above=stop_above, record=record)
     stopping = sum(doubt["state"] == "stops" for doubt in listed)
     logger.info(
-        "%s: doubts: %d in %d volumes, of which %d stop the run", page, len(listed), len(volumes), stopping
+        "%s: doubts: %d in %d volumes; %d of them stop the run", page, len(listed), len(volumes), stopping
     )
 
 
