@@ -20,7 +20,6 @@ from benchmarks import harness
 from benchmarks.drawing import draw_labels
 from pipeline_lib import imageio
 from pipeline_lib.data.labels import separation_border
-from pipeline_lib.metrics import connected_components
 from pipeline_lib.tasks.segmentation.weights import weight_map
 
 W_C, W0, SIGMA = np.array([2.0, 0.7]), 10, 5
@@ -111,7 +110,7 @@ def against_transforms(name: str, cells: np.ndarray) -> dict[str, Any]:
 
 
 def first_section(annotation: str) -> np.ndarray:
-    labels = connected_components(imageio.read_annotation(annotation, sections="0").array[0])
+    labels = imageio.read_annotation(annotation, sections="0").labels[0]
     return np.where(separation_border(labels, 2), 0, labels)
 
 

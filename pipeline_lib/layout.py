@@ -21,7 +21,7 @@ from pipeline_lib.runtime.files import allow_open_files, replacing
 from pipeline_lib.runtime.types import Json, Stored
 
 #: Version of the format, stored in each file. Files of other versions are refused.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 #: Side of a chunk (px). A patch of 572 px touches 5 x 5 chunks; a chunk of float32 has 64 KiB.
 CHUNK = ALIGNMENT
 

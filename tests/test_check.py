@@ -12,15 +12,17 @@ from scipy import ndimage
 
 from pipeline_lib import layout
 from pipeline_lib.data import correspondence
+from pipeline_lib.data.cells import CellCounter, doubts_of_cells
 from pipeline_lib.data.gray import GrayLevels, summary
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.figures import describe
 from pipeline_lib.figures.check import OUTLINE, hatched, save_check_picture
 from pipeline_lib.figures.colouring import rgb
+from pipeline_lib.runtime.doubts import DOUBTS, doubt
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.stages.acceptance import require_accepted
-from pipeline_lib.stages.check import DOUBTS, check
+from pipeline_lib.stages.check import check
 from pipeline_lib.stages.dataset import build_dataset
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -61,7 +63,13 @@ def write(folder, name, raw, labels=None, split="train", width=2, ignore=None, d
             layout.add(file, layout.LABELS, labels.shape)[:] = labels
             border = layout.add(file, layout.SEPARATION_BORDER, labels.shape)
             border[:] = np.stack([separation_border(section, width) for section in labels])
-            annotation = {"description": f"how {name} was read", "doubts": list(doubts)}
+            counter = CellCounter()
+            for section in zip(labels, border, strict=True):
+                counter.add(*section)
+                counter.end_section()
+            cells = counter.to_dict(labels, 0 if ignore is None else np.count_nonzero(ignore))
+            listed = [*doubts, *doubts_of_cells(cells, width)]
+            annotation = {"description": f"how {name} was read", "cells": cells, "doubts": listed}
         if ignore is not None:
             layout.add(file, layout.IGNORE, ignore.shape)[:] = ignore
         layout.write_findings(file, {"gray": summary(raw[None]), "annotation": annotation})
@@ -327,7 +335,7 @@ class TestOtherDoubts:
 
     def test_doubts_of_the_dataset_are_listed(self, tmp_path):
         labels = discs(8)
-        own = [{"name": "sentinel", "weight": 0.7, "text": "A label."}]
+        own = [doubt("sentinel", 0.7, "A label.")]
         assert self.doubts_of(tmp_path, image_of(labels)[None], labels[None], doubts=own) == {"sentinel": 0.7}
 
     def test_ignored_pixels_are_not_compared(self, tmp_path):
@@ -417,17 +425,17 @@ class TestPage:
         assert all(row["volume"] in page for row in rows) and page.count("how v") == 5
         assert "1 doubt stops the run" in page and "check: {accept: [v4:wrong_pair]}" in page
         assert not re.search(r'(src|href)="(?!data:|#)', page)
-        found(tmp_path, rows, shown=3, block=128)
+        found(tmp_path, rows, shown=3)
         assert (tmp_path / "check.html").read_text() == page
 
     def test_the_volumes_table_has_number_and_size_of_cells(self, tmp_path):
         labels = np.zeros((1, 300, 300), int)
         for label, (y, size) in enumerate([(5, 10), (50, 20), (120, 40)], 1):
-            labels[0, y : y + size, 120 : 120 + size] = label  # across the edge of blocks
+            labels[0, y : y + size, 120 : 120 + size] = label
         ignore = np.zeros_like(labels, np.uint8)
         ignore[:, 200:] = 1
         row = write(tmp_path, "a", image_of(labels[0])[None], labels, ignore=ignore)
-        found(tmp_path, [row], block=128)
+        found(tmp_path, [row])
         page = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", (tmp_path / "check.html").read_text()))
         assert "a train 1 300 x 300 uint8 3 400 100 to 1,600 3.5 %" in page  # 2100 of 200 x 300 px
 

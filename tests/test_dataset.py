@@ -90,7 +90,7 @@ def test_cells_lost_to_the_border_are_reported(files, caplog):
             sections="0",
             annotation_kind="instances",
         )
-    assert "1 cells lie completely within the separation border" in caplog.text
+    assert "1 of 2 cells lie completely within the separation border" in caplog.text
 
 
 def test_statistics_are_those_of_the_training_pixels(files):
@@ -191,8 +191,8 @@ def test_a_cell_larger_than_a_block_is_counted_once(files, caplog):
             block=4,
         )
     assert "20 x 24 px, 6 cells" in caplog.text
-    assert "one cell covers 80 % of a section" in caplog.text
-    assert "3 cells lie completely within the separation border" in caplog.text
+    assert "One cell covers 80% of section 1" in caplog.text
+    assert "3 of 6 cells lie completely within the separation border" in caplog.text
 
 
 def test_an_annotation_that_is_likely_inverted_is_reported(files, caplog):
@@ -201,7 +201,7 @@ def test_an_annotation_that_is_likely_inverted_is_reported(files, caplog):
         build_dataset(
             files / "images.tif", files / "inverted.tif", files / "a.h5", annotation_kind="black_membranes"
         )
-    assert "one cell covers 72 % of a section" in caplog.text and "annotation_kind" in caplog.text
+    assert "One cell covers 72% of section 1" in caplog.text and "annotation_kind" in caplog.text
 
 
 def test_a_missing_image_is_named_and_no_file_is_written(tmp_path):

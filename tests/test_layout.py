@@ -39,11 +39,11 @@ def test_messages_for_files_of_another_kind_or_version(tmp_path):
         pass
     with h5py.File(path, "w") as file:
         file["raw"] = np.zeros((1, 1, 4, 4))
-    with pytest.raises(InputError, match=r"format version None, expected 3"), layout.require(path):
+    with pytest.raises(InputError, match=r"format version None, expected 4"), layout.require(path):
         pass
     with h5py.File(path, "a") as file:
         file.attrs.update(format=np.bytes_(b"bordure"), format_version=99)
-    with pytest.raises(InputError, match=r"format version 99, expected 3"), layout.require(path):
+    with pytest.raises(InputError, match=r"format version 99, expected 4"), layout.require(path):
         pass
 
 

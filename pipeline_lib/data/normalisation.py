@@ -13,6 +13,7 @@ import numpy as np
 from pipeline_lib.data.gray import pool, summary
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.memory import MEAN_IMAGE_BYTES_PER_PIXEL
+from pipeline_lib.runtime.doubts import doubt
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json, Stored
@@ -109,10 +110,10 @@ class Normalisation:
                 )
             if gray is not None:
                 _say_that_scales_are_not_compared()
-        elif doubt := compare(self.gray, gray):
-            if doubt["weight"] == 1:
-                raise InputError(f"{path}: {doubt['text']}")
-            logger.warning("%s: %s", path, doubt["text"])
+        elif found := compare(self.gray, gray):
+            if found["weight"] == 1:
+                raise InputError(f"{path}: {found['text']}")
+            logger.warning("%s: %s", path, found["text"])
         if self.kind == "mean_image" and raw.shape[2:] != self.offset.shape[1:]:
             raise InputError(
                 f"{path}: sections of {raw.shape[2]} x {raw.shape[3]} px, but the mean image of the model "
@@ -208,7 +209,8 @@ def compare(training: Json, gray: Json) -> Json | None:
     factor = _factor(high, new_high / (stated or 1), ratio and ratio / (stated or 1))
     line = f"`scale` of the table of volumes: {factor:.6g}"
     if stated is None and gray["dtype"] != training["dtype"]:
-        return _doubt(
+        return doubt(
+            "gray_scale",
             1.0,
             f"{gray['dtype']} {found}, but the training images are {training['dtype']} and have {trained}. "
             f"Write the factor between the gray scales into the column {line}"
@@ -225,13 +227,15 @@ def compare(training: Json, gray: Json) -> Json | None:
         and any(high >= 32 * end and end / 4 <= new_high <= end * 1.001 for end in FULL_SCALES[:2])
     )
     if larger or smaller:
-        return _doubt(
+        return doubt(
+            "gray_scale",
             0.5 if stated == 1 else 1.0,
             f"{found}, but the training images have {trained}, another gray scale. Write the factor between "
             f"the scales into the column {line}, or 1 if gray levels mean the same.",
         )
     if max(ratio, std_ratio) >= 8 or max(ratio, std_ratio) <= 1 / 8:
-        return _doubt(
+        return doubt(
+            "gray_scale",
             0.5,
             f"{found}, but the training images have {trained}. If the gray scale differs, and not only the "
             f"brightness, write the factor between the scales into the column {line}.",
@@ -256,10 +260,6 @@ def _factor(high: float, new_high: float, ratio: float | None) -> float:
     if ends[0] and ends[1] and (ratio is None or 1 / 8 < ratio * ends[0] / ends[1] < 8):
         return ends[0] / ends[1]
     return 1 / ratio if ratio else 1.0
-
-
-def _doubt(weight: float, text: str) -> Json:
-    return {"name": "gray_scale", "weight": weight, "text": text}
 
 
 @cache

@@ -11,7 +11,7 @@ Written format: compressed TIFF for Fiji and napari, one strip at a time.
 Axes are `c` (channel), `z` (section), `y` (row) and `x` (column).
 """
 
-from pipeline_lib.imageio.annotation import Annotation, open_annotation, read_annotation
+from pipeline_lib.imageio.annotation import Annotation, AnnotationSettings, open_annotation, read_annotation
 from pipeline_lib.imageio.apart import inspect_apart
 from pipeline_lib.imageio.headers import ImageInfo, Stored, require_channels, require_memory
 from pipeline_lib.imageio.images import Images, inspect, open_images, read_images
@@ -38,6 +38,7 @@ __all__ = [
     "PREDICTION_KINDS",
     "Annotation",
     "AnnotationRegions",
+    "AnnotationSettings",
     "ImageInfo",
     "Images",
     "Stored",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 
@@ -37,6 +38,20 @@ class Annotation:
     labels: np.ndarray
     ignore: np.ndarray | None
     description: str
+
+
+class AnnotationSettings(TypedDict, total=False):
+    """Optional arguments of `open_annotation`, which describes them."""
+
+    sections: str | None
+    kind: str
+    classes: Mapping[str, int | Sequence[int]] | None
+    ignore: int | None
+    ignore_mask: str | Path | None
+    relabel: bool
+    masks: bool
+    slices: Sequence[Path | None] | None
+    mask_slices: Sequence[Path | None] | None
 
 
 @contextmanager
@@ -135,17 +150,15 @@ def open_annotation(
         yield given.regions()
 
 
-def read_annotation(path: str | Path, *, kind: str = "auto", **settings: object) -> Annotation:
+def read_annotation(path: str | Path, **settings: Unpack[AnnotationSettings]) -> Annotation:
     """Read an annotation as a whole, and find out what its values mean.
 
     Parameters
     ----------
     path : str or Path
         TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
-    kind : {"auto", "black_membranes", "white_membranes", "instances", "classes"}, default "auto"
-        Meaning of the values, see `open_annotation`.
     **settings
-        Other arguments of `open_annotation`.
+        `kind` and other arguments of `open_annotation`.
 
     Returns
     -------
@@ -159,7 +172,7 @@ def read_annotation(path: str | Path, *, kind: str = "auto", **settings: object)
     """
     from pipeline_lib.kernels.components import equal_components  # imports numba, which the dry run avoids
 
-    with open_annotation(path, kind=kind, **settings) as regions:  # type: ignore[arg-type]
+    with open_annotation(path, **settings) as regions:
         require_whole(path, regions.images.info, math.prod(regions.shape) * regions.dtype.itemsize)
         everything = slice(None), slice(None)
         array = np.stack([regions.read(z, *everything) for z in range(regions.shape[0])])

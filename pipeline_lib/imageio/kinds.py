@@ -14,6 +14,7 @@ from pipeline_lib.imageio.headers import size
 from pipeline_lib.imageio.images import Images
 from pipeline_lib.imageio.meaning import Values
 from pipeline_lib.imageio.regions import BORDER, AnnotationRegions, ignored_pixels
+from pipeline_lib.runtime.doubts import doubt
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Json
 
@@ -255,7 +256,7 @@ class Given:
             seen = self._cells_of_two()
             if seen is not None and (seen == 0) != cells_are_zero:
                 doubts.append(
-                    meaning.doubt(
+                    doubt(
                         "inverted",
                         0.9,
                         f"The annotation looks inverted: the value {meaning.plain(values[seen])} forms many "
@@ -308,22 +309,20 @@ class Given:
                 f"The label {value} covers {self.found.share[-1]:.1%} of the pixels and is far above all "
                 f"others. If it means not annotated, set `ignore: {value}`."
             )
-            doubts.append(meaning.doubt("sentinel", 0.7, text))
+            doubts.append(doubt("sentinel", 0.7, text))
         areas = meaning.measure_areas(self.found, self._sample())
         if areas.scattered(int(np.count_nonzero(self.found.values))):
             text = (
                 f"The labels are scattered and form areas of {areas.median_size:.1f} px (median), like the "
                 "gray levels of an image."
             )
-            doubts.append(meaning.doubt("gray_levels", 0.95, text))
+            doubts.append(doubt("gray_levels", 0.95, text))
         elif areas.split > 0.02 and not self.relabel:
             text = (
                 f"{areas.split:.0%} of the labels have several separate areas in a section. If these are "
                 "different cells, set `relabel: true`."
             )
-            doubts.append(
-                meaning.doubt("several_areas", 0.4 if areas.split <= meaning.MOST_SPLIT else 0.7, text)
-            )
+            doubts.append(doubt("several_areas", 0.4 if areas.split <= meaning.MOST_SPLIT else 0.7, text))
         return doubts
 
     def _classes(self) -> AnnotationRegions:

@@ -11,7 +11,6 @@ import numpy as np
 
 from pipeline_lib.kernels.blocks import Block, blocks
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.types import Json
 
 #: Side of the blocks whose values are counted, and of those whose areas are measured (px).
 SIDE = 1024
@@ -354,11 +353,6 @@ def class_lines(found: Values, regions: Iterable[np.ndarray]) -> str:
     listed = [f"background: {plain(values[background])}"]
     listed += [f"{name}: {plain(values[n])}" for n, name in names.items()]
     return f"`dataset: {{annotation_kind: classes, classes: {{{', '.join(listed)}}}{ignored}}}`"
-
-
-def doubt(name: str, weight: float, text: str) -> Json:
-    """Return a doubt about an annotation, to be shown by the check; its weight is between 0 and 1."""
-    return {"name": name, "weight": weight, "text": text}
 
 
 def sampled_blocks(shape: tuple[int, int]) -> list[Block]:

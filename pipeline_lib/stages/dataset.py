@@ -12,8 +12,9 @@ import numpy as np
 
 from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.data import normalisation
+from pipeline_lib.data.cells import CellCounter, doubts_of_cells
 from pipeline_lib.data.gray import HASH_BYTES, GrayLevels
-from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, count_pixels, separation_border
+from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, separation_border
 from pipeline_lib.imageio.images import open_chosen
 from pipeline_lib.imageio.kinds import UnclearAnnotation
 from pipeline_lib.imageio.meaning import Values
@@ -95,10 +96,20 @@ def build_dataset(
         If the images or the annotation cannot be used, if their shapes differ, or if the meaning of the
         annotation is not clear.
     """
+    settings: Json = {
+        "sections": sections,
+        "annotation_kind": annotation_kind,
+        "classes": classes,
+        "ignore": ignore,
+        "relabel": relabel,
+        "empty_sections": empty_sections,
+        "pairing": pairing,
+        "scale": scale,
+        "channels": channels,
+        "separation_border_width": separation_border_width,
+    }
     with ExitStack() as stack:
         stack.enter_context(_named(output.stem))
-        picture = output.with_suffix(".unclear.png")
-        picture.unlink(missing_ok=True)
         paths = [path for path in (images, annotation, ignore_mask) if path]
         sources = [file for path in paths for file in imageio.source_files(path)]
         # Drawn images have records: report a damaged file as such before a reader fails on it.
@@ -107,77 +118,66 @@ def build_dataset(
         raw = stack.enter_context(
             imageio.open_images(images, sections=sections, channels=channels, scale=scale)
         )
+        sources += raw.info.others
         truth = None
         if annotation:
-            slices, mask_slices = (
-                imageio.matching_slices(images, path, pairing, sections) if path else None
-                for path in (annotation, ignore_mask)
-            )
-            opened = imageio.open_annotation(
-                annotation,
-                sections=sections,
-                kind=annotation_kind,
-                classes=classes,
-                ignore=ignore,
-                ignore_mask=ignore_mask,
-                relabel=relabel,
-                masks=imageio.is_folder_of_masks(annotation, raw.info.sections),
-                slices=slices,
-                mask_slices=mask_slices,
-            )
-            try:
-                truth = stack.enter_context(opened)
-            except UnclearAnnotation as error:
-                _draw_values(raw, annotation, sections, slices, error.found, picture)
-                raise InputError(f"{error} The picture {picture} shows the values.") from error
-            logger.info("%s: %s", annotation, truth.description)
-            if truth.shape != raw.shape[1:]:
-                raise InputError(
-                    f"{annotation}: annotation of {_size(truth.shape)}, but {images} has "
-                    f"{_size(raw.shape[1:])}. Both must show the same sections. "
-                    "Correct `images`, `annotation` or `sections` in the table of volumes."
-                )
-        for opened_images in (raw, truth and truth.images, truth and truth.mask):
-            sources += opened_images.info.others if opened_images else ()
-        record = stack.enter_context(
-            provenance.making(
-                "build_dataset",
-                [output],
-                sources,
-                sections=sections,
-                annotation_kind=annotation_kind,
-                classes=classes,
-                ignore=ignore,
-                relabel=relabel,
-                empty_sections=empty_sections,
-                pairing=pairing,
-                scale=scale,
-                channels=channels,
-                separation_border_width=separation_border_width,
-            )
-        )
+            described: imageio.AnnotationSettings = {
+                "sections": sections,
+                "kind": annotation_kind,
+                "classes": classes,
+                "ignore": ignore,
+                "ignore_mask": ignore_mask,
+                "relabel": relabel,
+                "masks": imageio.is_folder_of_masks(annotation, raw.info.sections),
+                "slices": imageio.matching_slices(images, annotation, pairing, sections),
+            }
+            if ignore_mask:
+                described["mask_slices"] = imageio.matching_slices(images, ignore_mask, pairing, sections)
+            picture = output.with_suffix(".unclear.png")
+            truth = stack.enter_context(_opened_annotation(annotation, raw, described, picture))
+            sources += truth.images.info.others
+            sources += truth.mask.info.others if truth.mask else ()
+        record = stack.enter_context(provenance.making("build_dataset", [output], sources, **settings))
         file = stack.enter_context(layout.create(output, record))
         gray = _write_raw(file, raw, block)
-        if truth is None:
-            layout.write_findings(file, {"gray": gray, "annotation": None})
-            return
-        read: Read = truth.read
-        if truth.separate:
-            read = stack.enter_context(_separated(truth, output, block, memory_gb))
-        if truth.may_ignore:
-            _write_ignore(file, truth, block)
-        counts = _write_truth(file, read, truth.shape, separation_border_width, block)
-        _decide_empty_sections(file, annotation or "", truth, counts, empty_sections)
-        found: Json = {"description": truth.description, "doubts": list(truth.doubts)}
+        found = None
+        if truth is not None:
+            with _cells_of(truth, output, block, memory_gb) as read:
+                found = _write_annotation(file, truth, read, empty_sections, separation_border_width, block)
         layout.write_findings(file, {"gray": gray, "annotation": found})
-    _report_cells(output, truth.shape, counts, separation_border_width)
+    if found is not None:
+        number = found["cells"]["number"]
+        logger.info("%s: %s, %d cells", output, _size(raw.shape[1:]), number)
+        for doubt in found["doubts"]:
+            logger.warning("%s: %s", output, doubt["text"])
+
+
+@contextmanager
+def _opened_annotation(
+    path: str, raw: imageio.Images, settings: imageio.AnnotationSettings, picture: Path
+) -> Iterator[imageio.AnnotationRegions]:
+    """Open an annotation; draw a picture of its values if their meaning is not clear."""
+    picture.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        try:
+            truth = stack.enter_context(imageio.open_annotation(path, **settings))
+        except UnclearAnnotation as error:
+            _draw_values(raw, path, settings, error.found, picture)
+            raise InputError(f"{error} The picture {picture} shows the values.") from error
+        logger.info("%s: %s", path, truth.description)
+        if truth.shape != raw.shape[1:]:
+            raise InputError(
+                f"{path}: annotation of {_size(truth.shape)}, but {raw.path} has {_size(raw.shape[1:])}. "
+                "Both must show the same sections. Correct `images`, `annotation` or `sections` in the table "
+                "of volumes."
+            )
+        yield truth
 
 
 def _draw_values(
     raw: imageio.Images,
     annotation: str,
-    sections: str,
-    slices: Sequence[Path | None] | None,
+    settings: imageio.AnnotationSettings,
     found: Values,
     picture: Path,
 ) -> None:
@@ -187,17 +187,19 @@ def _draw_values(
     z, block = found.sample[0]
     if z >= raw.shape[1] or block.read[0].stop > raw.shape[2] or block.read[1].stop > raw.shape[3]:
         return
-    with open_chosen(annotation, sections, 1, annotation=True, slices=slices) as images:
+    opened = open_chosen(annotation, settings["sections"], 1, annotation=True, slices=settings["slices"])
+    with opened as images:
         region = images.read_unchecked(z, *block.read)[0]
     shares = dict(zip(found.values.tolist(), found.share.tolist(), strict=True))
     save_values(raw.read(z, *block.read), region, shares, picture, title=f"{annotation}, section {z}")
 
 
 @contextmanager
-def _separated(
-    truth: imageio.AnnotationRegions, output: Path, block: int, memory_gb: float
-) -> Iterator[Read]:
-    """Yield a function that reads labels: one label for each connected area of equal values."""
+def _cells_of(truth: imageio.AnnotationRegions, output: Path, block: int, memory_gb: float) -> Iterator[Read]:
+    """Yield a function that reads instance labels. If `separate`, each connected area has its own."""
+    if not truth.separate:
+        yield truth.read
+        return
     if truth.kind != "classes":
         with labelled(truth.read, truth.shape, output, block=block, memory_gb=memory_gb) as (cells, _):
             yield cells.read
@@ -221,38 +223,61 @@ def _separated(
         yield read
 
 
-def _write_ignore(file: h5py.File, truth: imageio.AnnotationRegions, block: int) -> None:
-    """Write `ignore` if any pixel is ignored."""
-    target = None
+def _write_annotation(
+    file: h5py.File, truth: imageio.AnnotationRegions, read: Read, empty_sections: str, width: int, block: int
+) -> Json:
+    """Write `labels`, as returned by `read`, `separation_border` and `ignore`; return the findings."""
+    ignored = _write_ignore(file, truth, block)
+    labels, border = (
+        layout.add(file, array, truth.shape) for array in (layout.LABELS, layout.SEPARATION_BORDER)
+    )
+    counter, numbers = CellCounter(), []
     for z in range(truth.shape[0]):
+        for area in blocks(truth.shape[1:], block, border_halo(width)):
+            around = read(z, *area.read)
+            cells, separating = around[area.crop], separation_border(around, width)[area.crop]
+            labels[z, *area.write], border[z, *area.write] = cells, separating
+            counter.add(cells, separating)
+        numbers.append(counter.end_section())
+    pixels = truth.shape[1] * truth.shape[2]
+    empty = [z for z, number in enumerate(numbers) if number == 0 and ignored[z] < pixels]
+    if _are_ignored(empty, any(numbers), truth, empty_sections):
+        target = file.get(layout.IGNORE.name) or layout.add(file, layout.IGNORE, truth.shape)
+        for z in empty:
+            target[z], ignored[z] = 1, pixels
+    found = counter.to_dict(labels, int(ignored.sum()))
+    doubts = [*truth.doubts, *doubts_of_cells(found, width)]
+    return {"description": truth.description, "cells": found, "doubts": doubts}
+
+
+def _write_ignore(file: h5py.File, truth: imageio.AnnotationRegions, block: int) -> np.ndarray:
+    """Write `ignore` if any pixel is ignored; return the number of ignored pixels of each section."""
+    target, counts = None, np.zeros(truth.shape[0], np.int64)
+    for z in range(truth.shape[0]) if truth.may_ignore else ():
         for area in blocks(truth.shape[1:], block):
             ignored = truth.read_ignore(z, *area.write)
             if ignored.any():
                 if target is None:
                     target = layout.add(file, layout.IGNORE, truth.shape)
                 target[z, *area.write] = ignored
+                counts[z] += np.count_nonzero(ignored)
+    return counts
 
 
-def _decide_empty_sections(
-    file: h5py.File, path: str, truth: imageio.AnnotationRegions, counts: np.ndarray, meaning: str
-) -> None:
-    """Mark sections without cells as not annotated, or raise `InputError` if their meaning is not known."""
-    ignored = file.get(layout.IGNORE.name)
-    empty = [
-        z for z, (cells, *_) in enumerate(counts) if not cells and (ignored is None or not ignored[z].all())
-    ]
-    if not empty or meaning == "background" or (meaning == "ask" and not counts[:, 0].any()):
-        return
+def _are_ignored(
+    empty: Sequence[int], any_cells: bool, truth: imageio.AnnotationRegions, meaning: str
+) -> bool:
+    """Return whether sections without cells are not annotated; raise `InputError` if that is not known."""
+    if not empty or meaning == "background" or (meaning == "ask" and not any_cells):
+        return False
+    path = truth.images.path
     if meaning == "ignore":
-        if not counts[:, 0].any():
+        if not any_cells:
             raise InputError(
                 f"{path}: no section has a cell, and `empty_sections: ignore` leaves out sections without "
                 "cells. Set `dataset: {empty_sections: background}` if the images show no cells."
             )
-        target = ignored if ignored is not None else layout.add(file, layout.IGNORE, truth.shape)
-        for z in empty:
-            target[z] = 1
-        return
+        return True
     numbers = [truth.images.numbers[z] for z in empty]
     listed = ", ".join(map(str, numbers[:12])) + (" ..." if len(numbers) > 12 else "")
     raise InputError(
@@ -283,51 +308,6 @@ def _write_raw(file: h5py.File, images: imageio.Images, block: int) -> Json:
             gray.add(region, area.write[0].start, area.write[1].start)
         hashes[z] = gray.end_section()
     return gray.to_dict() | {"dtype": str(images.dtype), "scale": images.scale}
-
-
-def _write_truth(
-    file: h5py.File, read: Read, shape: tuple[int, int, int], width: int, block: int
-) -> np.ndarray:
-    """Write `labels`, as returned by `read`, and `separation_border`.
-
-    Returns int64 (z, 3). The columns are the number of cells in a section, the size of the largest cell (px),
-    and the number of cells that lie completely within the separation border.
-    """
-    labels, border = (layout.add(file, array, shape) for array in (layout.LABELS, layout.SEPARATION_BORDER))
-    counts = np.zeros((shape[0], 3), np.int64)
-    for z in range(shape[0]):
-        found, spared = [], []
-        for area in blocks(shape[1:], block, border_halo(width)):
-            around = read(z, *area.read)
-            cells, separating = around[area.crop], separation_border(around, width)[area.crop]
-            labels[z, *area.write], border[z, *area.write] = cells, separating
-            found.append(count_pixels(cells))
-            spared.append(count_pixels(np.where(separating, 0, cells))[0])
-        values, inverse = np.unique(np.concatenate([v for v, _ in found]), return_inverse=True)
-        sizes = np.bincount(inverse, np.concatenate([n for _, n in found]))[values > 0]
-        lost = np.setdiff1d(values[values > 0], np.concatenate(spared))
-        counts[z] = len(sizes), sizes.max(initial=0), len(lost)
-    return counts
-
-
-def _report_cells(output: Path, shape: tuple[int, int, int], counts: np.ndarray, width: int) -> None:
-    logger.info("%s: %d sections of %d x %d px, %d cells", output, *shape, counts[:, 0].sum())
-    largest = counts[:, 1].max() / (shape[1] * shape[2])
-    if largest > 0.5:
-        logger.warning(
-            "%s: one cell covers %.0f %% of a section. If this is the background or the membranes, the "
-            "annotation is inverted: set `dataset.annotation_kind` (see config/README.md).",
-            output,
-            100 * largest,
-        )
-    if lost := counts[:, 2].sum():
-        logger.warning(
-            "%s: %d cells lie completely within the separation border, and are background to the network. "
-            "To keep them, lower `dataset.separation_border_width` (now %d).",
-            output,
-            lost,
-            width,
-        )
 
 
 def measure_statistics(

@@ -16,5 +16,4 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         accept=snakemake.params.accept,
         stop_above=snakemake.params.stop_above,
         shown=snakemake.params.shown,
-        block=snakemake.config["block"],
     )

@@ -1,0 +1,207 @@
+"""Compare the volumes of a run with each other: copies, wrong pairs, other gray levels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline_lib.data.correspondence import Fit, Sample
+from pipeline_lib.data.gray import pool
+from pipeline_lib.data.normalisation import compare
+from pipeline_lib.runtime.doubts import doubt
+from pipeline_lib.runtime.types import Json
+
+_CLEAR = 1.5  # fit of a sample that surely belongs to its image, as a multiple of what chance gives
+_UNCLEAR = 1.15  # ... of one that fits no better than by chance; real pairs have 1.3 at least
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What the check knows of a volume.
+
+    Parameters
+    ----------
+    name, split : str
+        Name and split.
+    path : Path
+        Dataset file.
+    shape : tuple of int
+        Shape (c, z, y, x).
+    dtype : str
+        Type of the gray levels.
+    hashes : list of bytes
+        Hash of the gray levels of each section, see `layout.SECTION_HASH`.
+    gray, annotation : dict
+        As in `layout.findings`. `annotation` is None without annotation.
+    contrast : float
+        Mean gray level in cells minus that outside, in standard deviations; 0 if one of them has no pixels.
+    edges, histogram : array of float
+        Edges of bins of gray levels, and share of the pixels in each bin.
+    """
+
+    name: str
+    split: str
+    path: Path
+    shape: tuple[int, ...]
+    dtype: str
+    hashes: list[bytes]
+    gray: Json
+    annotation: Json | None
+    contrast: float
+    edges: np.ndarray
+    histogram: np.ndarray
+
+
+def compare_volumes(
+    volumes: Sequence[Volume], samples: Sequence[Sample], context: int
+) -> Iterator[tuple[str, Json]]:
+    """Find what is doubtful about volumes when they are compared with each other and with the network.
+
+    Parameters
+    ----------
+    volumes : sequence of Volume
+        All volumes.
+    samples : sequence of Sample
+        Samples of the annotated ones, as returned by `correspondence.with_partners`.
+    context : int
+        Pixels on each side of an output pixel that the network sees (px).
+
+    Yields
+    ------
+    tuple of (str, dict)
+        Name of the volume, and a doubt as `runtime.doubts.doubt` makes it.
+    """
+    yield from _copies(volumes)
+    yield from _wrong_pairs(samples)
+    yield from _gray_scales(volumes)
+    for volume in volumes:
+        if context > min(volume.shape[2:]):
+            text = (
+                f"The network sees {context} px on each side of a pixel, but the sections have "
+                f"{volume.shape[2]} x {volume.shape[3]} px. Beyond the edge it sees mirror images; a smaller "
+                "`network.depth` sees less."
+            )
+            yield volume.name, doubt("context", 0.3, text)
+
+
+def _copies(volumes: Sequence[Volume]) -> Iterator[tuple[str, Json]]:
+    """Yield doubts about sections with equal pixels. Volumes to predict may repeat anything."""
+    places: defaultdict[bytes, list[tuple[Volume, int]]] = defaultdict(list)
+    for volume in volumes:
+        for z, digest in enumerate(volume.hashes):
+            if volume.split != "predict" and any(digest):
+                places[digest].append((volume, z))
+    shared: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    named = {volume.name: volume for volume in volumes}
+    for found in places.values():
+        for k, (volume, z) in enumerate(found):
+            for same_split in (False, True):
+                earlier = ((v, at) for v, at in found[:k] if (v.split == volume.split) == same_split)
+                if (first := next(earlier, None)) is not None:
+                    shared[volume.name, first[0].name].append((z, first[1]))
+    for (name, other_name), pairs in shared.items():
+        one, other = named[name], named[other_name]
+        z, at = pairs[0]
+        number, has = ("1 section", "has") if len(pairs) == 1 else (f"{len(pairs)} sections", "have")
+        where = f"for example section {z + 1} is section {at + 1} of {other_name}"
+        if one.split != other.split:
+            text = (
+                f"{number} of this {one.split} volume {has} the same pixels as the {other.split} volume "
+                f"{other_name}: {where}. Scores on images that the training saw mean nothing, so remove one "
+                "of the two from the table of volumes; no setting accepts this."
+            )
+            yield name, doubt("copies", 1.0, text, z)
+        else:
+            text = (
+                f"{number} {has} the same pixels as other sections of the {one.split} split: {where}. They "
+                "count twice. Remove one of the two from the table of volumes."
+            )
+            yield name, doubt("duplicates", 0.3, text, z)
+
+
+def _wrong_pairs(samples: Sequence[Sample]) -> Iterator[tuple[str, Json]]:
+    """Yield doubts about volumes whose outlines do not follow the edges of the image."""
+    known = [(sample, sample.fit) for sample in samples if sample.fit is not None]
+    clear = [fit.own for _, fit in known if fit.own > _CLEAR * fit.chance]
+    of_volume: defaultdict[str, list[tuple[Sample, Fit]]] = defaultdict(list)
+    for sample, fit in known:
+        of_volume[sample.volume].append((sample, fit))
+    for name, own in of_volume.items():
+        better = [(sample, fit) for sample, fit in own if fit.better]
+        chance = [(sample, fit) for sample, fit in own if not fit.better and fit.own < _UNCLEAR * fit.chance]
+        many = f"In {{}} of {len(own)} sections that were compared, the" if len(own) > 1 else "The"
+        if better:
+            sample, fit = max(better, key=lambda pair: pair[1].better_fit)
+            here = f"In section {sample.z + 1}, t" if len(own) > 1 else "T"
+            text = (
+                f"{many.format(len(better))} outlines of the cells do not follow the edges of the image "
+                f"(correlation {fit.own:.2f}). {here}{fit.better.removeprefix('t')} fits better "
+                f"({fit.better_fit:.2f}). Correct `images`, `annotation` or `sections` in the table of "
+                "volumes, or the files."
+            )
+            yield name, doubt("wrong_pair", 0.95, text, sample.z)
+        elif chance:
+            sample, fit = min(chance, key=lambda pair: pair[1].own)
+            others = len(known) - len(chance)
+            certain = len(clear) > others / 2 and fit.own < 0.5 * float(np.median(clear))
+            text = (
+                f"{many.format(len(chance))} outlines of the cells follow the edges of the image no better "
+                f"than shifted or mirrored outlines do (correlation {fit.own:.2f}"
+                + (f", elsewhere {np.median(clear):.2f}" if clear else "")
+                + "). Look at the picture. If the annotation belongs to another image, correct `images`, "
+                "`annotation` or `sections` in the table of volumes."
+            )
+            yield name, doubt("wrong_pair", 0.9 if certain else 0.5, text, sample.z)
+
+
+def _gray_scales(volumes: Sequence[Volume]) -> Iterator[tuple[str, Json]]:
+    """Yield doubts about volumes whose gray levels or contrast differ from those of the training volumes."""
+    training = [v for v in volumes if v.split == "train" and max(v.gray["std"]) > 0]
+    pooled: Json | None = None
+    if training:
+        pixels = [int(np.prod(volume.shape[1:])) for volume in training]
+        pooled = pool([volume.gray for volume in training], pixels) | {"dtype": training[0].gray["dtype"]}
+    spread = np.array([max(volume.gray["std"]) for volume in training])
+    place = {volume.name: number for number, volume in enumerate(training)}
+    for volume in volumes:
+        own = max(volume.gray["std"])
+        low, high, mean = min(volume.gray["low"]), max(volume.gray["high"]), np.mean(volume.gray["mean"])
+        if own == 0:
+            text = f"All gray levels are {low:g}. Check that the image is the right one."
+            yield volume.name, doubt("gray_scale", 0.6, text)
+            continue
+        # the comparison that a prediction makes, too, which would end the run after the training
+        if pooled and volume.split != "train" and (found := compare(pooled, volume.gray)) is not None:
+            yield volume.name, found
+            continue
+        distance = np.abs(np.log(own / spread))
+        if volume.name in place:
+            distance[place[volume.name]] = np.inf
+        nearest = int(distance.argmin()) if len(training) else -1
+        if nearest < 0 or not np.isfinite(distance[nearest]):
+            continue
+        ratio, other, factor = own / spread[nearest], training[nearest], float(np.exp(distance[nearest]))
+        if factor > 4:
+            theirs = (min(other.gray["low"]), max(other.gray["high"]), np.mean(other.gray["mean"]))
+            text = (
+                f"Its gray levels ({low:g} to {high:g}, mean {mean:.3g}) vary {factor:.3g} times "
+                f"{'more' if ratio > 1 else 'less'} than those of the most similar training volume, "
+                f"{other.name} ({theirs[0]:g} to {theirs[1]:g}, mean {theirs[2]:.3g}). If they are on "
+                "another scale, multiply them with the column `scale` of the table of volumes."
+            )
+            yield volume.name, doubt("gray_scale", 0.85 if factor > 30 else 0.6 if factor > 8 else 0.3, text)
+    clear = [volume for volume in volumes if abs(volume.contrast) > 0.5]
+    brighter = sum(volume.contrast > 0 for volume in clear)
+    for volume in clear:
+        same = brighter if volume.contrast > 0 else len(clear) - brighter
+        if same < 0.2 * len(clear):
+            here, there = ("brighter", "darker") if volume.contrast > 0 else ("darker", "brighter")
+            text = (
+                f"The annotated cells are {here} than the rest of the image; in {len(clear) - same} of "
+                f"{len(clear)} volumes they are {there}. Check that neither image nor annotation is inverted."
+            )
+            yield volume.name, doubt("contrast", 0.5, text)
