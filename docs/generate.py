@@ -81,7 +81,7 @@ def command_line() -> str:
         One section per subcommand.
     """
     subparsers = argparse.ArgumentParser(prog="bordure").add_subparsers()
-    return "\n".join(_command(command.add_parser(subparsers)) for command in cli.COMMANDS)
+    return "\n".join(_command(cli.add_command(subparsers, command)) for command in cli.COMMANDS)
 
 
 def _command(parser: argparse.ArgumentParser) -> str:

@@ -1,7 +1,7 @@
 """The command `bordure`.
 
-Each subcommand is a module of this package with the functions `add_parser` and `run`. It calls the library
-and prints the result.
+Each subcommand is a module of this package with its texts (`HELP`, `DESCRIPTION`, `EPILOG`) and the functions
+`add_arguments` and `run`. It calls the library and prints the result.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from pipeline_lib import __version__
 from pipeline_lib.cli import check, evaluate, provenance
@@ -47,7 +48,36 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"bordure {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
-        command.add_parser(subparsers).set_defaults(run=command.run)
+        add_command(subparsers, command)
+    return parser
+
+
+def add_command(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], command: ModuleType
+) -> argparse.ArgumentParser:
+    """Add the parser of a subcommand to those of `bordure`.
+
+    Parameters
+    ----------
+    subparsers : argparse._SubParsersAction
+        Result of `ArgumentParser.add_subparsers`.
+    command : module
+        One of `COMMANDS`.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        The new parser. It can be shown in the documentation without running the command.
+    """
+    parser = subparsers.add_parser(
+        command.__name__.rpartition(".")[2],
+        help=command.HELP,
+        description=command.DESCRIPTION,
+        epilog=command.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
     return parser
 
 

@@ -11,6 +11,7 @@ from pipeline_lib.runtime.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+HELP = "compare images and annotations before a training"
 DESCRIPTION = """\
 Compare the images and annotations of a config before anything is trained: runs
 the workflow up to the check, which is also the first part of each run."""
@@ -25,33 +26,18 @@ exit codes: 0 nothing stops a run; 1 a doubt stops it, or a file cannot be used;
 example:    bordure check my.yaml --config data_dir=/data/nuclei"""
 
 
-def add_parser(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
-) -> argparse.ArgumentParser:
-    """Add the parser of `bordure check` to those of `bordure`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to its parser.
 
     Parameters
     ----------
-    subparsers : argparse._SubParsersAction
-        Result of `ArgumentParser.add_subparsers`.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-        The new parser. It can be shown in the documentation without running the command.
+    parser : argparse.ArgumentParser
+        Parser of the command.
     """
-    parser = subparsers.add_parser(
-        "check",
-        help="compare images and annotations before a training",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("config", type=Path, help="config file of a run")
     parser.add_argument(
         "snakemake", nargs=argparse.REMAINDER, metavar="...", help="further arguments of Snakemake"
     )
-    return parser
 
 
 def run(options: argparse.Namespace) -> int:

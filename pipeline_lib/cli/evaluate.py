@@ -11,6 +11,7 @@ from pipeline_lib.runtime.errors import InputError
 
 SHOWN = ["metric", "best", "threshold", "pixel_error", "rand_error", "v_rand_thin", "warping_error"]
 
+HELP = "score a prediction against an annotation"
 DESCRIPTION = """\
 Score a prediction against an annotation, written by any tool: TIFF stacks,
 folders of PNG or TIFF slices, or HDF5 datasets (FILE.h5:/DATASET)."""
@@ -25,28 +26,14 @@ exit codes: 0 scored; 1 a file cannot be read or scored; 2 wrong arguments
 example:    bordure evaluate truth.tif probability.tif --csv scores.csv"""
 
 
-def add_parser(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
-) -> argparse.ArgumentParser:
-    """Add the parser of `bordure evaluate` to those of `bordure`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to its parser.
 
     Parameters
     ----------
-    subparsers : argparse._SubParsersAction
-        Result of `ArgumentParser.add_subparsers`.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-        The new parser. It can be shown in the documentation without running the command.
+    parser : argparse.ArgumentParser
+        Parser of the command.
     """
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="score a prediction against an annotation",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("truth", type=Path, help="annotation, (z, y, x) or (y, x)")
     parser.add_argument(
         "prediction",
@@ -86,7 +73,6 @@ def add_parser(
         metavar="KIND",
         help=f"of the prediction: {', '.join(PREDICTION_KINDS)}; default: auto",
     )
-    return parser
 
 
 def run(options: argparse.Namespace) -> int:

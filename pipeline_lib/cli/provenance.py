@@ -6,6 +6,7 @@ import argparse
 import signal
 from pathlib import Path
 
+HELP = "show what a file was made from, and whether it is unchanged"
 DESCRIPTION = """\
 Show how a file was made, back to the raw images: files, settings and versions.
 All these files are read again to check whether they are unchanged."""
@@ -21,30 +22,15 @@ exit codes: 0 nothing has changed (missing results that can be made again count
 example:    bordure provenance results/scores.csv"""
 
 
-def add_parser(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
-) -> argparse.ArgumentParser:
-    """Add the parser of `bordure provenance` to those of `bordure`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to its parser.
 
     Parameters
     ----------
-    subparsers : argparse._SubParsersAction
-        Result of `ArgumentParser.add_subparsers`.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-        The new parser. It can be shown in the documentation without running the command.
+    parser : argparse.ArgumentParser
+        Parser of the command.
     """
-    parser = subparsers.add_parser(
-        "provenance",
-        help="show what a file was made from, and whether it is unchanged",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("file", type=Path, help="file that bordure wrote")
-    return parser
 
 
 def run(options: argparse.Namespace) -> int:

@@ -27,9 +27,9 @@ from pipeline_lib.imageio.naming import (
     source_file,
     source_files,
 )
+from pipeline_lib.imageio.pairing import PAIRINGS, matching_slices
 from pipeline_lib.imageio.prediction import PREDICTION_KINDS, kind_of_prediction
 from pipeline_lib.imageio.regions import AnnotationRegions
-from pipeline_lib.imageio.series import PAIRINGS, matching_slices
 from pipeline_lib.imageio.writing import write_images, write_labels, write_probability
 
 __all__ = [

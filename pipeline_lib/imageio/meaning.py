@@ -91,7 +91,7 @@ class ValueCounter:
 
     def __init__(self) -> None:
         self._found: list[tuple[np.ndarray, np.ndarray]] = []
-        self._sample: list[tuple[int, int, int, Block]] = []
+        self._sample: list[tuple[int, int, Block]] = []  # pixels other than 0, section, block
 
     def add(self, z: int, block: Block, region: np.ndarray) -> int:
         """Add the pixels of a region that are not ignored, and return the number of distinct values so far.
@@ -108,8 +108,8 @@ class ValueCounter:
         if region.size:
             values, counts = _count(region)
             self._found.append((values, counts))
-            self._sample.append((int(counts[values != 0].sum()), -z, -len(self._sample), block))
-            self._sample = sorted(self._sample, key=lambda found: found[:3], reverse=True)[:SAMPLES]
+            self._sample.append((int(counts[values != 0].sum()), z, block))
+            self._sample = sorted(self._sample, key=lambda found: (-found[0], _place(*found[1:])))[:SAMPLES]
             if sum(len(values) for values, _ in self._found[1:]) > 2 * len(self._found[0][0]):
                 self._found = [_joined(self._found)]
         return len(self._found[0][0]) if self._found else 0
@@ -117,8 +117,12 @@ class ValueCounter:
     def result(self) -> Values:
         """Return what was counted."""
         values, counts = _joined(self._found) if self._found else (np.zeros(0, int), np.zeros(0, np.int64))
-        sample = [(-z, block) for _, z, _, block in sorted(self._sample, key=lambda found: found[1:3])]
-        return Values(values, counts, sample[::-1])
+        sample = sorted(((z, block) for _, z, block in self._sample), key=lambda found: _place(*found))
+        return Values(values, counts, sample)
+
+
+def _place(z: int, block: Block) -> tuple[int, int, int]:
+    return z, block.read[0].start, block.read[1].start
 
 
 def _count(region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
