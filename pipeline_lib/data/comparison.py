@@ -76,7 +76,7 @@ def compare_volumes(
         Name of the volume, and a doubt as `runtime.doubts.doubt` makes it.
     """
     yield from _copies(volumes)
-    yield from _wrong_pairs(samples)
+    yield from wrong_pairs(samples)
     yield from _gray_scales(volumes)
     for volume in volumes:
         if context > min(volume.shape[2:]):
@@ -123,8 +123,19 @@ def _copies(volumes: Sequence[Volume]) -> Iterator[tuple[str, Json]]:
             yield name, doubt("duplicates", 0.3, text, z)
 
 
-def _wrong_pairs(samples: Sequence[Sample]) -> Iterator[tuple[str, Json]]:
-    """Yield doubts about volumes whose outlines do not follow the edges of the image."""
+def wrong_pairs(samples: Sequence[Sample]) -> Iterator[tuple[str, Json]]:
+    """Find volumes whose outlines do not follow the edges of the image.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+        Samples of all volumes, as returned by `correspondence.with_partners`.
+
+    Yields
+    ------
+    tuple of (str, dict)
+        Name of the volume, and the doubt.
+    """
     known = [(sample, sample.fit) for sample in samples if sample.fit is not None]
     clear = [fit.own for _, fit in known if fit.own > _CLEAR * fit.chance]
     of_volume: defaultdict[str, list[tuple[Sample, Fit]]] = defaultdict(list)
