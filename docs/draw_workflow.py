@@ -22,6 +22,7 @@ WIDTH, HEIGHT = 2.5, 0.62
 STAGES = {  # name -> centre; y grows upwards
     "dataset": (1.5, 5.0),
     "weight map": (5.0, 5.0),
+    "check": (5.0, 4.0),
     "training": (8.5, 4.0),
     "prediction": (1.5, 3.0),
     "post-processing": (5.0, 2.0),
@@ -70,7 +71,8 @@ def main() -> None:
     draw_arrow(axes, (1.5 + side, 5), (5 - side, 5))
     draw_arrow(axes, (1.5, 5 - half), (1.5, 3 + half))
     draw_arrow(axes, (5 + side, 5), (8.5, 5), (8.5, 4 + half))
-    draw_arrow(axes, (1.5, 4), (8.5 - side, 4))
+    draw_arrow(axes, (1.5, 4), (5 - side, 4))
+    draw_arrow(axes, (5 + side, 4), (8.5 - side, 4))
     draw_arrow(axes, (8.5, 4 - half), (8.5, 3), (1.5 + side, 3))
     draw_arrow(axes, (1.5, 3 - half), (1.5, 1 + half))
     draw_arrow(axes, (1.5, 2), (5 - side, 2))
