@@ -26,6 +26,9 @@ _LARGEST_LABEL = 2**32 - 1
 _SENTINELS = {2**bits - 1 for bits in (8, 15, 16, 31, 32, 63, 64)}  # values that often mean "not annotated"
 _SPECK = 0.05  # an area counts if it has at least this share of the pixels of the largest area of its value
 _SMALL = 16  # px; smaller areas of two values are noise
+_MANY = 5  # areas; fewer may as well be parts of a background
+_LINE = 1.5  # px; largest `_Shape.thickness` of lines of 1 or 2 px
+_AROUND = 0.5  # smallest share of the frame that a background has
 _COMPACT = 12.0  # largest elongation of cells; it is 2 for most, 8 for rods, above 20 for membranes
 
 
@@ -252,7 +255,8 @@ def _enclosed(area_of: np.ndarray, is_label: np.ndarray) -> np.ndarray:
 def cells_of_two(regions: Iterable[np.ndarray]) -> int | None:
     """Return which of two values is that of cells: 0, 1, or None if the shapes do not tell.
 
-    Cells are many compact areas. Membranes and background are few areas; membranes are thinner than cells.
+    Cells are many compact areas, or some in front of a background. Membranes and background are few areas,
+    and membranes are thinner than cells. Lines, and areas of which one is like a background, are no cells.
 
     Parameters
     ----------
@@ -261,16 +265,17 @@ def cells_of_two(regions: Iterable[np.ndarray]) -> int | None:
     """
     parts = [[_areas_of(region == value) for value in (False, True)] for region in regions]
     shapes = [_shape(of_value) for of_value in zip(*parts, strict=True)]
+    like_cells = []
     for value in (1, 0):
         own, other = shapes[value], shapes[1 - value]
-        compact = own.number > 0 and own.elongation < _COMPACT
-        many = own.number >= 2 * other.number
+        compact = own.number > 0 and own.elongation < _COMPACT and own.thickness > _LINE
+        many = own.number >= max(2 * other.number, _MANY) and own.around < _AROUND
         # in an inverted drawing the membranes are thinner; white background with dark cells stays unclear
         thin = value == 1 or other.thickness < 0.75 * own.thickness
-        alone = value == 1 and own.frame < 0.05  # some objects in front of a background
+        alone = value == 1 and own.frame < 0.05
         if compact and ((many and thin) or alone):
-            return value
-    return None
+            like_cells.append(value)
+    return like_cells[0] if len(like_cells) == 1 else None
 
 
 class _Part(NamedTuple):
@@ -280,19 +285,22 @@ class _Part(NamedTuple):
     elongation: np.ndarray
     thickness: float
     frame: float
+    around: float
 
 
 class _Shape(NamedTuple):
     """Shape of the areas of one of two values.
 
     `elongation` is the median of size / (pi r^2), where r is the radius of the largest circle in the area;
-    `thickness` is the 95th percentile of the distance to the edge (px), `frame` the share of the frame.
+    `thickness` is the 95th percentile of the distance to the edge (px), `frame` the share of the frame, and
+    `around` the share of the frame that belongs to one area, at most.
     """
 
     number: int
     elongation: float
     thickness: float
     frame: float
+    around: float
 
 
 def _areas_of(mask: np.ndarray) -> _Part:
@@ -307,14 +315,16 @@ def _areas_of(mask: np.ndarray) -> _Part:
     kept = size >= _SMALL
     thickness = float(np.percentile(distance[mask], 95)) if mask.any() else 0.0
     frame = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    return _Part(size[kept], elongation[kept], thickness, float(frame.mean()))
+    at_frame = np.concatenate([area_of[0], area_of[-1], area_of[:, 0], area_of[:, -1]])
+    around = np.bincount(at_frame, minlength=2)[1:].max() / len(at_frame)
+    return _Part(size[kept], elongation[kept], thickness, float(frame.mean()), float(around))
 
 
 def _shape(parts: Sequence[_Part]) -> _Shape:
     size = np.concatenate([part.size for part in parts])
     elongation = np.concatenate([part.elongation for part in parts])
     if not len(size):
-        return _Shape(0, np.inf, 0.0, 0.0)
+        return _Shape(0, np.inf, 0.0, 0.0, 0.0)
     order = np.argsort(elongation)
     middle = np.searchsorted(np.cumsum(size[order]), size.sum() / 2)
     return _Shape(
@@ -322,6 +332,7 @@ def _shape(parts: Sequence[_Part]) -> _Shape:
         float(elongation[order][middle]),
         float(np.mean([part.thickness for part in parts])),
         float(np.mean([part.frame for part in parts])),
+        max(part.around for part in parts),
     )
 
 
