@@ -261,7 +261,7 @@ def test_sections_without_cells_are_asked(files):
     write(files / "sparse.tif", instances)
     sources = files / "images.tif", files / "sparse.tif", files / "a.h5"
     with pytest.raises(
-        InputError, match=r"1 of 3 sections have no cell \(section 1\).*empty_sections: ignore}`"
+        InputError, match=r"1 of 3 sections have no cell \(section 1, counted.*empty_sections: ignore}`"
     ):
         build_dataset(*sources)
     assert not (files / "a.h5").exists()

@@ -1,9 +1,13 @@
 """The meaning of the values of an annotation is inferred and reported, or the message names the next step."""
 
 import os
+import shlex
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -11,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from image_files import DTYPES, drawn_cells, instances
 from scipy import ndimage
+from skimage.morphology import skeletonize
+from skimage.segmentation import clear_border, find_boundaries
 
 from pipeline_lib import imageio
 from pipeline_lib.imageio import meaning, regions
@@ -198,7 +204,7 @@ def test_the_largest_value_of_a_type_is_questioned(tmp_path, dtype, value):
     labels = instances().astype(dtype)
     labels[:, 48:] = value
     with pytest.raises(
-        InputError, match=f"found the value {value} in 25.00%.*{{ignore: {value}}}`; if it is a"
+        InputError, match=f"found the value {value} in 25.00%.*{{ignore: {value}}}`; if it is the"
     ):
         annotation(tmp_path, labels)
     assert annotation(tmp_path, labels, kind="instances").ignore is None
@@ -400,13 +406,21 @@ def test_regions_are_those_of_the_whole(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("annotation") / "a.tif"
     tifffile.imwrite(path, stack, photometric="minisblack", rowsperstrip=4, compression="zlib")
     ignore = data.draw(st.sampled_from([None, *values]))
+    background = data.draw(st.sampled_from([0, 0, *values]))
     expected_ignore = np.zeros(shape, bool) if ignore is None else stack == dtype(ignore)
     if expected_ignore.all():
         return
-    with imageio.open_annotation(path, kind="instances", ignore=ignore) as regions:
+    labels = np.where(stack == background, 0, np.where(stack == 0, background, stack))
+    labels[expected_ignore] = 0
+    whole = [len(np.unique(stack[z])) == 1 and labels[z].any() for z in range(shape[0])]
+    several = [len(np.unique(s[~e])) > 1 for s, e in zip(stack, expected_ignore, strict=True)]
+    if any(several):
+        labels[whole] = 0  # one cell that covers a section is not believed beside others
+    settings = {"kind": "instances", "ignore": ignore, "background": background}
+    with imageio.open_annotation(path, **settings) as regions:
         for z in range(shape[0]):
             for part in blocks(shape[1:], data.draw(st.integers(1, 31))):
-                expected = np.where(expected_ignore, 0, stack)[z, *part.write]
+                expected = labels[z, *part.write]
                 np.testing.assert_array_equal(regions.read(z, *part.write), expected)
                 found = regions.read_ignore(z, *part.write)
                 np.testing.assert_array_equal(found, expected_ignore[z, *part.write])
@@ -518,3 +532,211 @@ def test_nuclei_are_read_as_instances_and_their_images_are_not_an_annotation(tmp
         tifffile.imwrite(tmp_path / "mask.tif", mask)
         read = imageio.read_annotation(tmp_path / "mask.tif")
         np.testing.assert_array_equal(read.labels[0], connected_components(mask))
+
+
+# -------------------------------------------------------------------------------- meanings that are not clear
+
+
+def write_stack(path, *sections):
+    tifffile.imwrite(path, np.stack(sections), photometric="minisblack")
+
+
+@pytest.mark.parametrize("line", ["skeleton", "outlines"])
+def test_thin_lines_are_asked_about_and_stated_without_a_doubt(tmp_path, line):
+    """Lines of one pixel fall into specks, and are neither cells nor does the right setting look inverted."""
+    labels = tiled_cells()
+    drawn = {"skeleton": skeletonize(find_boundaries(labels, mode="thick"))}
+    drawn["outlines"] = find_boundaries(instances(), mode="inner")
+    write_stack(tmp_path / "a.tif", np.where(drawn[line], 255, 0).astype(np.uint8))
+    try:
+        with imageio.open_annotation(tmp_path / "a.tif") as regions:
+            assert line == "skeleton" and regions.cells_are_zero
+    except InputError as error:
+        assert "not clear which of two values are cells" in str(error)
+    assert not doubts_of(tmp_path / "a.tif", kind="white_membranes")
+
+
+def tiled_cells():
+    """Cells that fill the section (y, x): nearest of 40 points."""
+    points = np.random.default_rng(1).uniform(0, 256, (40, 2))
+    at = np.indices((256, 256)).reshape(2, -1, 1) - points.T[:, None]
+    return (at**2).sum(0).argmin(1).reshape(256, 256) + 1
+
+
+@pytest.mark.parametrize("white", [True, False])
+def test_a_fibre_across_the_image_is_asked_about(tmp_path, white):
+    fibre = np.zeros((256, 256), bool)
+    fibre[100:140] = True
+    write_stack(tmp_path / "a.tif", np.where(fibre == white, 255, 0).astype(np.uint8))
+    with pytest.raises(InputError, match="not clear which of two values are cells"):
+        imageio.read_annotation(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(np.uint8, 1), (np.uint16, 65535), (np.int16, -1), (np.uint16, 32768)]
+)
+def test_a_background_that_is_not_0(tmp_path, dtype, value):
+    """Labels from 1 and from 0, above another background: the message names the setting, which is right."""
+    labels = instances().astype(np.int64)
+    stored = np.where(labels == 0, value, labels + value if value in (1, 32768) else labels - 1)
+    write_stack(tmp_path / "a.tif", stored.astype(dtype))
+    with pytest.raises(InputError, match=rf"`dataset: {{background: {value}}}`"):
+        imageio.read_annotation(tmp_path / "a.tif")
+    found = imageio.read_annotation(tmp_path / "a.tif", kind="instances", background=value).labels[0]
+    np.testing.assert_array_equal(found > 0, labels > 0)
+    assert len(np.unique(found[labels > 0])) == len(
+        {*zip(found[labels > 0], labels[labels > 0], strict=True)}
+    )
+
+
+def test_a_background_that_the_type_cannot_have(tmp_path):
+    write_stack(tmp_path / "a.tif", instances().astype(np.uint8))
+    with pytest.raises(InputError, match=r"no pixel has the value 300 of `dataset\.background`"):
+        imageio.read_annotation(tmp_path / "a.tif", background=300)
+
+
+def test_what_is_ignored_is_the_value_in_the_file_whatever_the_background(tmp_path):
+    labels = instances().astype(np.int16) - 1
+    labels[:10] = 99
+    write_stack(tmp_path / "a.tif", labels)
+    found = imageio.read_annotation(tmp_path / "a.tif", kind="instances", background=-1, ignore=99)
+    np.testing.assert_array_equal(found.ignore[0], labels == 99)
+    np.testing.assert_array_equal(found.labels[0], np.where(labels == 99, 0, labels + 1))
+
+
+def doubts_of(path, **settings):
+    with imageio.open_annotation(path, **settings) as regions:
+        return {found["name"]: found for found in regions.doubts}
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_a_mask_that_is_stated_to_be_instances_stops(tmp_path, classes):
+    """All cells would be one cell, or one for each class."""
+    write_stack(tmp_path / "a.tif", np.where(instances() > 0, 1 + instances() % classes, 0).astype(np.uint8))
+    found = doubts_of(tmp_path / "a.tif", kind="instances")["several_areas"]
+    assert found["weight"] == 0.9 and "`relabel: true`" in found["text"]
+    assert not doubts_of(tmp_path / "a.tif", kind="instances", relabel=True)
+
+
+def test_numbers_of_8_bits_that_were_used_again_are_asked_about(tmp_path):
+    y, x = np.mgrid[:400, :400]
+    labels = np.where((y % 20 < 16) & (x % 20 < 16), 1 + y // 20 * 20 + x // 20, 0)
+    write_stack(tmp_path / "a.tif", (np.where(labels <= 300, labels, 0) % 256).astype(np.uint8))
+    with pytest.raises(InputError, match="relabel: true"):
+        imageio.read_annotation(tmp_path / "a.tif")
+    assert doubts_of(tmp_path / "a.tif", kind="instances")["several_areas"]["weight"] == 0.9
+    found = imageio.read_annotation(tmp_path / "a.tif", kind="instances", relabel=True)
+    assert found.labels.max() == 299  # number 256 became 0 when the file was written
+
+
+def test_outlines_that_are_not_filled_are_a_doubt_and_the_line_fills_them(tmp_path):
+    labels = clear_border(instances())
+    rims = np.where(find_boundaries(labels, mode="inner"), labels, 0).astype(np.uint16)
+    write_stack(tmp_path / "a.tif", rims)
+    found = doubts_of(tmp_path / "a.tif", kind="instances")["hollow"]
+    assert found["weight"] == 0.85
+    subprocess.run([*python_command(found["text"])], check=True, cwd=tmp_path)
+    assert not doubts_of(tmp_path / "a.tif", kind="instances")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif")[0], labels)
+
+
+def test_cells_inside_a_cell_are_not_hollow(tmp_path):
+    labels = np.zeros((64, 64), np.uint8)
+    labels[8:56, 8:56], labels[16:48, 16:48] = 1, 2
+    write_stack(tmp_path / "a.tif", labels)
+    assert not doubts_of(tmp_path / "a.tif", kind="instances")
+
+
+def python_command(text):
+    """Return the Python command at the end of a message as a list of words."""
+    return [sys.executable, *shlex.split(text.splitlines()[-1])[1:]]
+
+
+@pytest.mark.parametrize("kind", ["auto", "black_membranes"])
+@pytest.mark.parametrize("spoil", ["antialiased", "jpeg"])
+def test_a_smoothed_mask_gets_a_line_that_makes_two_values(tmp_path, spoil, kind):
+    mask = np.where(instances() > 0, 255, 0).astype(np.uint8)
+    if spoil == "jpeg":
+        stored = imagecodecs.jpeg_decode(imagecodecs.jpeg_encode(mask, level=90))
+    else:
+        shifted = np.pad(mask, 1)[:-2, :-2]
+        stored = ((mask.astype(int) + shifted) // 2).astype(np.uint8)
+    write_stack(tmp_path / "a.tif", stored)
+    with pytest.raises(InputError, match="make two values") as caught:
+        imageio.read_annotation(tmp_path / "a.tif", kind=kind)
+    subprocess.run(python_command(str(caught.value)), check=True, cwd=tmp_path)
+    found = imageio.read_annotation(tmp_path / "a.tif", kind=kind).labels[0] > 0
+    expected = stored > 127
+    np.testing.assert_array_equal(found, expected)
+    assert np.count_nonzero(expected != (mask > 0)) < 0.2 * np.count_nonzero(mask)
+
+
+def test_one_inverted_section_of_a_stack_is_a_doubt(tmp_path):
+    mask = np.where(instances() > 0, 255, 0).astype(np.uint8)
+    write_stack(tmp_path / "a.tif", mask, mask, 255 - mask, mask)
+    with imageio.open_annotation(tmp_path / "a.tif", kind="black_membranes") as regions:
+        (found,) = regions.doubts if regions.doubts else (None,)
+    assert found is None or (found["name"], found["section"]) == ("inverted", 2)
+    cells = np.where(tiled_membranes(), 0, 255).astype(np.uint8)
+    write_stack(tmp_path / "b.tif", cells, cells, 255 - cells, cells)
+    found = doubts_of(tmp_path / "b.tif")["inverted"]
+    assert (found["weight"], found["section"]) == (0.9, 2)
+    assert "1 of 4 sections look inverted (the first is section 3, counted from 1)" in found["text"]
+
+
+def tiled_membranes():
+    return ndimage.binary_dilation(find_boundaries(tiled_cells(), mode="thick"))
+
+
+def test_classes_that_are_exchanged_are_a_doubt_and_the_line_of_the_message_is_right(tmp_path):
+    """Membranes 0, cells 1, 255 not annotated; and 1 and 2, as of ilastik."""
+    membranes = tiled_membranes()
+    for values in ((0, 1), (1, 2)):
+        stored = np.where(membranes, *values).astype(np.uint8)
+        stored[:20] = 255
+        write_stack(tmp_path / "a.tif", stored)
+        right = rf"classes: {{background: {values[0]}, cell: {values[1]}}}, ignore: 255"
+        with pytest.raises(InputError, match=right):
+            imageio.read_annotation(tmp_path / "a.tif")
+        for cell, background in (values, values[::-1]):
+            settings = {"kind": "classes", "classes": {"background": background, "cell": cell}, "ignore": 255}
+            assert [*doubts_of(tmp_path / "a.tif", **settings)] == ["inverted"] * (cell == values[0])
+
+
+def test_sections_that_are_one_cell_are_not_believed_beside_others(tmp_path):
+    cells = np.where(tiled_membranes(), 0, 255).astype(np.uint8)
+    write_stack(tmp_path / "a.tif", cells, np.full_like(cells, 255), cells)
+    for kind in ("auto", "black_membranes"):
+        with imageio.open_annotation(tmp_path / "a.tif", kind=kind) as regions:
+            assert regions.blank == (1,)
+            assert not regions.read(1, slice(0, 256), slice(0, 256)).any()
+            assert regions.read(0, slice(0, 256), slice(0, 256)).any()
+
+
+@pytest.mark.parametrize(("dtype", "first"), [(np.float16, 2048), (np.float32, 2**24)])
+def test_numbers_that_a_float_cannot_have_are_refused(tmp_path, dtype, first):
+    labels = instances().astype(np.int64)
+    for offset, clear in ((first - 1 - labels.max(), True), (first, False)):
+        write_stack(tmp_path / "a.tif", np.where(labels > 0, labels + offset, 0).astype(dtype))
+        if clear:
+            found = imageio.read_annotation(tmp_path / "a.tif", kind="instances").labels[0]
+            np.testing.assert_array_equal(found, np.where(labels > 0, labels + offset, 0))
+        else:
+            with pytest.raises(InputError, match=r"has only every second or fourth number"):
+                imageio.read_annotation(tmp_path / "a.tif", kind="instances")
+
+
+def test_a_folder_of_class_masks_is_not_one_mask_per_cell(tmp_path):
+    for name in ("nuclei", "cytoplasm"):
+        write_stack(tmp_path / f"{name}.tif", np.where(instances() > 0, 255, 0).astype(np.uint8))
+    with pytest.raises(InputError, match="100% of the 2 slices have several separate areas"):
+        imageio.read_annotation(tmp_path, masks=True)
+
+
+@pytest.mark.parametrize("most", [40, 137])
+def test_a_sentinel_is_found_beside_many_labels(tmp_path, most):
+    labels = np.repeat(np.arange(most + 1, dtype=np.uint8), 60).reshape(1, most + 1, 60)
+    labels[..., 50:] = 255
+    write_stack(tmp_path / "a.tif", *labels)
+    with pytest.raises(InputError, match=r"ignore: 255}`; if it is the background"):
+        imageio.read_annotation(tmp_path / "a.tif")

@@ -226,7 +226,9 @@ def test_sections_that_nobody_annotated():
     labels[[0, 3]] = grid()
     write("raw.tif", np.stack([photo(grid(), seed) for seed in range(6)]))
     write("labels.tif", labels)
-    with pytest.raises(InputError, match=r"4 of 6 sections have no cell \(section 1, 2, 4, 5\)"):
+    with pytest.raises(
+        InputError, match=r"4 of 6 sections have no cell \(section 1, 2, 4, 5, counted from 0"
+    ):
         build(("raw.tif", "labels.tif"))
     (found,) = build(("raw.tif", "labels.tif", "ignore"), columns=["empty_sections"])
     assert found["ignore"].all(axis=(1, 2)).tolist() == [False, True, True, False, True, True]

@@ -154,7 +154,8 @@ def doubts_of_cells(cells: Json, border_width: int) -> list[Json]:
         text = (
             f"One cell covers {widest['share']:.0%} of section {widest['section'] + 1}. If it is the "
             "background or the membranes, the annotation is inverted or has another meaning: set "
-            "`dataset.annotation_kind`, or the column `annotation_kind` of this volume."
+            "`dataset.annotation_kind`, or for instance labels `dataset.background` to the value of the "
+            "background. Both can also be columns of the table of volumes."
         )
         weight = 0.85 if around else 0.5
         doubts.append(doubt("whole_section", weight, text, widest["section"]))

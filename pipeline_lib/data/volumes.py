@@ -25,6 +25,7 @@ from pipeline_lib.runtime.files import require_file
 DATASET_COLUMNS = (
     "annotation_kind",
     "classes",
+    "background",
     "ignore",
     "relabel",
     "empty_sections",

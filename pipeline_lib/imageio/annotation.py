@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
 import numpy as np
 
 from pipeline_lib.imageio.headers import require_whole, size
-from pipeline_lib.imageio.images import open_chosen
+from pipeline_lib.imageio.images import Images, open_chosen
 from pipeline_lib.imageio.kinds import Given, check_settings, count_values, masks_of_cells
 from pipeline_lib.imageio.regions import BORDER, AnnotationRegions, grow
 from pipeline_lib.runtime.errors import InputError
@@ -46,6 +46,7 @@ class AnnotationSettings(TypedDict, total=False):
     sections: str | None
     kind: str
     classes: Mapping[str, int | Sequence[int]] | None
+    background: int
     ignore: int | None
     ignore_mask: str | Path | None
     relabel: bool
@@ -61,6 +62,7 @@ def open_annotation(
     sections: str | None = None,
     kind: str = "auto",
     classes: Mapping[str, int | Sequence[int]] | None = None,
+    background: int = 0,
     ignore: int | None = None,
     ignore_mask: str | Path | None = None,
     relabel: bool = False,
@@ -92,6 +94,8 @@ def open_annotation(
     classes : mapping of str to int or list of int, optional
         Values of each class, for "classes". Each connected area of a class is a cell, except for the classes
         "background" and "border".
+    background : int, default 0
+        Value of the background of instance labels. If it is not 0, a pixel that is 0 belongs to a cell.
     ignore : int, optional
         Value that means "not annotated".
     ignore_mask : str or Path, optional
@@ -132,6 +136,8 @@ def open_annotation(
         images = stack.enter_context(
             open_chosen(path, None if masks else sections, 1, annotation=True, slices=slices)
         )
+        if background:
+            images, ignore = _with_background(images, background, ignore)
         mask = None
         if ignore_mask is not None:
             mask = stack.enter_context(
@@ -148,6 +154,32 @@ def open_annotation(
         found = count_values(images, ignore, mask)
         given = Given(images, found, kind, classes or {}, ignore, mask, relabel)
         yield given.regions()
+
+
+def _with_background(images: Images, value: int, ignore: int | None) -> tuple[Images, int | None]:
+    """Return images of which `value` is 0, and the number that `ignore` becomes.
+
+    Negative values are moved up, otherwise 0 and `value` are exchanged: each number remains one cell.
+    """
+    if images.dtype.kind in "iu" and value > np.iinfo(images.dtype).max:
+        raise InputError(
+            f"{images.path}: no pixel has the value {value} of `dataset.background`, because the file has "
+            f"{images.dtype}. Correct it."
+        )
+    exchanged = {0: value, value: 0}
+    if value < 0:
+        ignore = None if ignore is None else ignore - value
+    elif ignore is not None:
+        ignore = exchanged.get(ignore, ignore)
+    info = replace(images.info, dtype=np.dtype(np.int64)) if value < 0 else images.info
+
+    def decode(z: int, rows: slice, columns: slice) -> np.ndarray:
+        region = images.decode(z, rows, columns)
+        if value < 0:
+            return region.astype(np.int64) - value
+        return np.where(region == value, 0, np.where(region == 0, value, region)).astype(region.dtype)
+
+    return replace(images, info=info, decode=decode), ignore
 
 
 def read_annotation(path: str | Path, **settings: Unpack[AnnotationSettings]) -> Annotation:

@@ -82,6 +82,21 @@ def numbered(path: str | Path, info: ImageInfo) -> str:
     return _rewritten(path, numbers, "minisblack", info)
 
 
+def black_and_white(path: str | Path, info: ImageInfo, middle: float) -> str:
+    """Return a line for a terminal that makes values up to `middle` 0 and others 255."""
+    array = "a[..., 0]" if info.rgb else "a"
+    return _rewritten(path, f"n.uint8({array} > {middle:g}) * n.uint8(255)", "minisblack", info)
+
+
+def fill_outlines(path: str | Path) -> str:
+    """Return a line for a terminal that fills the holes of each label of an annotation."""
+    fill = "__import__('scipy.ndimage').ndimage.binary_fill_holes"
+    filled = f"({fill}(s == k) * k for k in n.unique(s)[1:])"
+    section = f"__import__('functools').reduce(n.maximum, {filled}, s)"
+    sections = f"n.stack([{section} for s in a.reshape(-1, *a.shape[-2:])])"
+    return _rewritten(path, f"{sections}.reshape(a.shape).astype(a.dtype)", "minisblack")
+
+
 def _rewritten(path: str | Path, result: str, photometric: str, info: ImageInfo | None = None) -> str:
     """Return a line for a terminal that replaces the array `a` of each file of an image by `result`.
 

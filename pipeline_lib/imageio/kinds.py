@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipeline_lib.imageio import meaning
+from pipeline_lib.imageio.fixes import black_and_white, fill_outlines
 from pipeline_lib.imageio.headers import size
 from pipeline_lib.imageio.images import Images
 from pipeline_lib.imageio.meaning import Values
+from pipeline_lib.imageio.naming import hdf5_path
 from pipeline_lib.imageio.regions import BORDER, AnnotationRegions, ignored_pixels
+from pipeline_lib.kernels.blocks import Block
 from pipeline_lib.runtime.doubts import doubt
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Json
@@ -34,12 +37,14 @@ class UnclearAnnotation(InputError):
     message : str
         Evidence, and the settings to choose from.
     found : Values
-        Values of the annotation, with sampled regions that show them.
+        Values of the annotation.
+    region : (y, x) array
+        The first sampled region, which shows them.
     """
 
-    def __init__(self, message: str, found: Values) -> None:
+    def __init__(self, message: str, found: Values, region: np.ndarray) -> None:
         super().__init__(message)
-        self.found = found
+        self.found, self.region = found, region
 
 
 def check_settings(kind: str, classes: Mapping[str, int | Sequence[int]] | None) -> None:
@@ -96,6 +101,13 @@ def masks_of_cells(images: Images, mask: Images | None) -> AnnotationRegions:
             f"for each cell; their values are {meaning.histogram(found)}. Save one image with instance "
             "labels, or name an image with as many sections."
         )
+    regions = (images.read(z, *block.read)[0] for z, block in found.sample)
+    if (areas := meaning.measure_areas(found, regions)).split > meaning.MOST_SPLIT:
+        raise InputError(
+            f"{images.path}: {areas.split:.0%} of the {images.shape[1]} slices have several separate areas, "
+            "expected one cell in each, because there is one image. If the slices are classes or annotators, "
+            "name one of them in the table, for example a file instead of the folder."
+        )
     description = f"{images.shape[1]} masks of {images.shape[2]} x {images.shape[3]} px, each one cell"
     dtype = np.dtype(np.uint16 if images.shape[1] < 2**16 else np.uint32)
     return AnnotationRegions("masks", description, dtype, False, images, mask=mask)
@@ -134,7 +146,7 @@ class Given:
         return self._inferred()
 
     def _unclear(self, message: str) -> UnclearAnnotation:
-        return UnclearAnnotation(message, self.found)
+        return UnclearAnnotation(message, self.found, next(self._sample()))
 
     def _inferred(self) -> AnnotationRegions:
         """Return the regions with the meaning that the values clearly have, or raise `InputError`."""
@@ -164,15 +176,23 @@ class Given:
             raise self._unclear(
                 f"{self.path}: found gray levels, not an annotation: the values are scattered and form areas "
                 f"of {areas.median_size:.1f} px (median), as in images and after smoothing or scaling "
-                f"({meaning.histogram(self.found)}). Save the labels without smoothing, or make membranes "
-                "black and white (Fiji: Image > Adjust > Threshold..., Apply)."
+                f"({meaning.histogram(self.found)}). {self._threshold()}"
             )
         if areas.split <= meaning.MOST_SPLIT and (value := meaning.sentinel(self.found)) is not None:
             share = self.found.share[-1]
             raise self._unclear(
                 f"{self.path}: found the value {value} in {share:.2%} of the pixels, far above the other "
                 f"{len(values) - 1} values up to {meaning.plain(values[-2])}. If it means not annotated, set "
-                f"`dataset: {{ignore: {value}}}`; if it is a cell, set "
+                f"`dataset: {{ignore: {value}}}`; if it is the background, set "
+                f"`dataset: {{background: {value}}}`; if it is a cell, set "
+                "`dataset: {annotation_kind: instances}`."
+            )
+        if labels > meaning.FEW and areas.frame.max() > meaning.AROUND and values[0] != 0:
+            background = meaning.plain(values[areas.frame.argmax()])
+            raise self._unclear(
+                f"{self.path}: found {labels} values, none of them 0, and {background} in "
+                f"{areas.frame.max():.0%} of the pixels at the sides, like a background. If it is the "
+                f"background, set `dataset: {{background: {background}}}`; if it is a cell, set "
                 "`dataset: {annotation_kind: instances}`."
             )
         if not areas.like_labels(few=labels <= meaning.FEW or values[0] != 0):
@@ -184,17 +204,39 @@ class Given:
                 f"{meaning.class_lines(self.found, self._sample())}. If each value is one cell, set "
                 "`dataset: {annotation_kind: instances}`."
             )
+        if self._restarted(areas):
+            raise self._unclear(self._not_instances(areas, labels))
         return self._instances(inferred=True)
+
+    def _restarted(self, areas: meaning.Areas) -> bool:
+        """Return whether all numbers of 8 bits are labels, and some were used again for other cells."""
+        return self.images.dtype.itemsize == 1 and len(self.found.values) == 256 and areas.split > 0.02
+
+    def _threshold(self) -> str:
+        """Return how to make two values of gray levels."""
+        if meaning.smoothed(self.found, self._sample()):
+            middle = (float(self.found.values[0]) + float(self.found.values[-1])) / 2
+            line = "" if hdf5_path(self.path) else black_and_white(self.path, self.images.info, middle)
+            return (
+                "If it is a black and white mask that was smoothed, scaled or saved as JPEG, make two "
+                f"values, 0 up to {middle:g} and 255 above"
+                + (f" (this overwrites the file):\n{line}" if line else ".")
+            )
+        return (
+            "Save the labels without smoothing, or make membranes black and white (Fiji: Image > Adjust > "
+            "Threshold..., Apply)."
+        )
 
     def _not_instances(self, areas: meaning.Areas, labels: int) -> str:
         """Return the message for values that are no instance labels."""
         described = meaning.histogram(self.found, areas)
         if labels <= 8:
             classes = meaning.class_lines(self.found, self._sample())
+            smoothed = f" {self._threshold()}" if meaning.smoothed(self.found, self._sample()) else ""
             return (
                 f"{self.path}: the meaning of the values is not clear ({described}). For classes of pixels, "
                 f"set {classes}, with the names that fit. If a value means not annotated, add `ignore`. If "
-                "each value is one cell, set `dataset: {annotation_kind: instances}`."
+                f"each value is one cell, set `dataset: {{annotation_kind: instances}}`.{smoothed}"
             )
         return (
             f"{self.path}: {areas.split:.0%} of the {labels} labels have several separate areas in a section "
@@ -204,17 +246,28 @@ class Given:
         )
 
     def _sample(self) -> Iterator[np.ndarray]:
-        """Yield the sampled regions; ignored pixels have the smallest value, mostly the background."""
-        for z, block in self.found.sample:
-            region = self.images.read(z, *block.read)[0]
-            if self.ignore is not None or self.mask is not None:
-                ignored = ignored_pixels(self.images, self.ignore, self.mask, z, *block.read)
-                region = np.where(ignored, self.found.values[0], region)
-            yield region
+        """Yield the sampled regions."""
+        return (self._region(z, block) for z, block in self.found.sample)
+
+    def _region(self, z: int, block: Block) -> np.ndarray:
+        """Return a region in which ignored pixels have the smallest value, mostly the background."""
+        region = self.images.read(z, *block.read)[0]
+        if self.ignore is not None or self.mask is not None:
+            ignored = ignored_pixels(self.images, self.ignore, self.mask, z, *block.read)
+            region = np.where(ignored, self.found.values[0], region)
+        return region
 
     def _cells_of_two(self) -> int | None:
         """Return whether the pixels that are 0 (0) or the others (1) look like cells; None if unclear."""
-        return meaning.cells_of_two(region != 0 for region in self._sample())
+        return meaning.cells_of_two(self._marked(z, block, [0]) for z, block in self.found.sample)
+
+    def _marked(self, z: int, block: Block, values: Sequence[int]) -> np.ndarray:
+        """Return a region that is 0 for some values, 1 for others, and -1 where it is ignored."""
+        region = self.images.read(z, *block.read)[0]
+        found = np.where(np.isin(region, values), np.int8(0), np.int8(1))
+        if self.ignore is not None or self.mask is not None:
+            found[ignored_pixels(self.images, self.ignore, self.mask, z, *block.read)] = -1
+        return found
 
     def _evidence(self) -> str:
         return meaning.histogram(self.found, meaning.measure_areas(self.found, self._sample()))
@@ -223,6 +276,14 @@ class Given:
         """Return the kind of membranes that are 0 (`black`), or of cells that are 0, as displayed."""
         return "black_membranes" if black != self.images.info.white_is_zero else "white_membranes"
 
+    def _blank(self, is_cell: Callable[[float], bool]) -> tuple[int, ...]:
+        """Return the sections that are one single cell, if other sections have several values."""
+        whole = self.images.shape[2] * self.images.shape[3]
+        if all(section.low == section.high for section in self.found.sections):
+            return ()
+        uniform = [s for s in self.found.sections if s.low == s.high and s.pixels == whole]
+        return tuple(section.z for section in uniform if is_cell(section.low))
+
     def _ignored_share(self) -> str:
         total = math.prod(self.images.shape)
         ignored = total - int(self.found.counts.sum())
@@ -230,14 +291,22 @@ class Given:
             return ""
         return f", {ignored / total:.1%} of the pixels are not annotated"
 
+    def _two_values(self) -> str:
+        """Return what to do about more than two values of an annotation of membranes."""
+        if meaning.smoothed(self.found, self._sample()):
+            return self._threshold()
+        if len(self.found.values) == 3 and int(self.found.values[-1]) in meaning.SENTINELS:
+            value = meaning.plain(self.found.values[-1])
+            return f"If {value} means not annotated, set `dataset: {{ignore: {value}}}`."
+        return "Save two values, or set `dataset: {annotation_kind: instances}` for instance labels."
+
     def _membranes(self, white: bool, *, inferred: bool) -> AnnotationRegions:
         """Return an annotation of membranes that are displayed as `white` or black."""
         values, kind = self.found.values, "white_membranes" if white else "black_membranes"
         if np.count_nonzero(values) > 1:
             raise InputError(
                 f"{self.path}: `dataset.annotation_kind: {kind}` expects two values, 0 and another one; "
-                f"found {meaning.histogram(self.found)}. Save two values, or set "
-                "`dataset: {annotation_kind: instances}` for instance labels."
+                f"found {meaning.histogram(self.found)}. {self._two_values()}"
             )
         # black and white are what Fiji displays: with WhiteIsZero, zeros are white
         cells_are_zero = white != self.images.info.white_is_zero
@@ -251,18 +320,15 @@ class Given:
             description += "; 0 is displayed as white"
         if inferred:
             description += "; inferred from the shapes of the areas"
-        doubts = []
+        doubts = self._inverted_sections(cells_are_zero)
         if not inferred and len(values) == 2:
             seen = self._cells_of_two()
             if seen is not None and (seen == 0) != cells_are_zero:
-                doubts.append(
-                    doubt(
-                        "inverted",
-                        0.9,
-                        f"The annotation looks inverted: the value {meaning.plain(values[seen])} forms many "
-                        f"compact areas, like cells, but `annotation_kind: {kind}` makes it the membranes.",
-                    )
+                text = (
+                    f"The annotation looks inverted: the value {meaning.plain(values[seen])} forms many "
+                    f"compact areas, like cells, but `annotation_kind: {kind}` makes it the membranes."
                 )
+                doubts = [doubt("inverted", 0.9, text)]
         return AnnotationRegions(
             "membranes",
             description,
@@ -270,10 +336,30 @@ class Given:
             True,
             self.images,
             cells_are_zero,
+            blank=self._blank(lambda value: (value == 0) == cells_are_zero),
             ignore=self.ignore,
             mask=self.mask,
             doubts=doubts,
         )
+
+    def _inverted_sections(self, cells_are_zero: bool) -> list[Json]:
+        """Return a doubt if black and white are exchanged in some sections."""
+        shares = np.array([section.not_zero / section.pixels for section in self.found.sections])
+        usual = float(np.median(shares))
+        numbers = []
+        for section, share in zip(self.found.sections, shares, strict=True):
+            if abs(share - (1 - usual)) < abs(share - usual):
+                blocks = meaning.sampled_blocks(self.images.shape[2:])[: meaning.SAMPLES]
+                seen = meaning.cells_of_two(self._marked(section.z, block, [0]) for block in blocks)
+                if seen is not None and (seen == 0) != cells_are_zero:
+                    numbers.append(section.z)
+        if not numbers:
+            return []
+        text = (
+            f"{len(numbers)} of {len(shares)} sections look inverted (the first is section {numbers[0] + 1}, "
+            "counted from 1). Exchange black and white there, or leave them out with the column `sections`."
+        )
+        return [doubt("inverted", 0.9, text, numbers[0])]
 
     def _instances(self, *, inferred: bool) -> AnnotationRegions:
         """Return an annotation of instance labels."""
@@ -297,6 +383,7 @@ class Given:
             dtype,
             self.relabel,
             self.images,
+            blank=self._blank(lambda value: value != 0),
             ignore=self.ignore,
             mask=self.mask,
             doubts=self._doubts_of_instances() if len(labels) else (),
@@ -307,22 +394,41 @@ class Given:
         if (value := meaning.sentinel(self.found)) is not None:
             text = (
                 f"The label {value} covers {self.found.share[-1]:.1%} of the pixels and is far above all "
-                f"others. If it means not annotated, set `ignore: {value}`."
+                f"others. If it means not annotated, set `ignore: {value}`; if it is the background, set "
+                f"`background: {value}`."
             )
-            doubts.append(doubt("sentinel", 0.7, text))
+            doubts.append(doubt("sentinel", 0.85, text))
         areas = meaning.measure_areas(self.found, self._sample())
-        if areas.scattered(int(np.count_nonzero(self.found.values))):
+        labels = int(np.count_nonzero(self.found.values))
+        if areas.scattered(labels):
             text = (
                 f"The labels are scattered and form areas of {areas.median_size:.1f} px (median), like the "
                 "gray levels of an image."
             )
             doubts.append(doubt("gray_levels", 0.95, text))
         elif areas.split > 0.02 and not self.relabel:
+            text = f"{areas.split:.0%} of the labels have several separate areas in a section. "
+            several = int(areas.number[self.found.values != 0].sum())
+            if labels <= meaning.FEW and areas.split > meaning.MOST_SPLIT and several > 4 * labels:
+                text += (
+                    f"So few labels ({labels}) for {several} areas are those of a mask or of classes: set "
+                    "`relabel: true` if each area is one cell, or the right `annotation_kind`."
+                )
+                doubts.append(doubt("several_areas", 0.9, text))
+            else:
+                text += "If these are different cells, set `relabel: true`."
+                restarted = self._restarted(areas)
+                weight = 0.9 if restarted else 0.4 if areas.split <= meaning.MOST_SPLIT else 0.7
+                doubts.append(doubt("several_areas", weight, text))
+        if not self.relabel and (share := meaning.hollow(self._sample())) > 0.5:
             text = (
-                f"{areas.split:.0%} of the labels have several separate areas in a section. If these are "
-                "different cells, set `relabel: true`."
+                f"{share:.0%} of the labels are rings around background that is larger than they are, like "
+                "outlines that were not filled. The network then learns the rings."
             )
-            doubts.append(doubt("several_areas", 0.4 if areas.split <= meaning.MOST_SPLIT else 0.7, text))
+            if not hdf5_path(self.path):
+                line = fill_outlines(self.path)
+                text += f" If the insides are cells, fill them (this overwrites the file):\n{line}"
+            doubts.append(doubt("hollow", 0.85, text))
         return doubts
 
     def _classes(self) -> AnnotationRegions:
@@ -348,13 +454,24 @@ class Given:
             for name, values in named.items()
         }
         described = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        doubts = []
+        of_cells = [value for name in cells for value in named[name]]
+        regions = (self._marked(z, block, of_cells) for z, block in self.found.sample)
+        if meaning.cells_of_two(regions) == 1:
+            text = (
+                f"The annotation looks inverted: the pixels that are not {' or '.join(cells)} form many "
+                "compact areas, like cells. Correct `dataset.classes`."
+            )
+            doubts = [doubt("inverted", 0.9, text)]
         return AnnotationRegions(
             "classes",
             f"{size(self.images.shape[1:])}, classes: {described}{self._ignored_share()}",
             np.dtype(np.uint8),
             True,
             self.images,
+            blank=self._blank(lambda value: value in of_cells),
             classes=tuple(numbers),
             ignore=self.ignore,
             mask=self.mask,
+            doubts=doubts,
         )

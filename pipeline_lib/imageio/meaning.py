@@ -23,13 +23,23 @@ _SPLIT_OF_FEW = 0.1  # the same for few labels
 _MOST_ENCLOSED = 0.3  # largest `Areas.enclosed` of instance labels
 _MADE_OF_GRAY = 4.0  # px; a smaller median of the areas means gray levels
 _LARGEST_LABEL = 2**32 - 1
-_SENTINELS = {2**bits - 1 for bits in (8, 15, 16, 31, 32, 63, 64)}  # values that often mean "not annotated"
+SENTINELS = {2**bits - 1 for bits in (8, 15, 16, 31, 32, 63, 64)}  # values that often mean "not annotated"
 _SPECK = 0.05  # an area counts if it has at least this share of the pixels of the largest area of its value
 _SMALL = 16  # px; smaller areas of two values are noise
-_MANY = 5  # areas; fewer may as well be parts of a background
+_MANY = 4  # areas; fewer may as well be parts of a background
 _LINE = 1.5  # px; largest `_Shape.thickness` of lines of 1 or 2 px
-_AROUND = 0.5  # smallest share of the frame that a background has
+AROUND = 0.5  # smallest share of the frame that a background has
 _COMPACT = 12.0  # largest elongation of cells; it is 2 for most, 8 for rods, above 20 for membranes
+
+
+class Section(NamedTuple):
+    """Smallest and largest value of a section, its number of pixels, and how many of them are not 0."""
+
+    z: int
+    low: float
+    high: float
+    pixels: int
+    not_zero: int
 
 
 @dataclass(frozen=True)
@@ -43,12 +53,16 @@ class Values:
     counts : (n,) array of int64
         Number of pixels of each value.
     sample : list of (int, Block)
-        Section and block of the regions with the most pixels other than 0, in the order of the file.
+        Section and block of the regions with the most pixels other than 0, in the order of the file. Regions
+        of one single value, which show no areas, are left out if there are others.
+    sections : list of Section
+        What each section has, in the order of the file; only those with pixels that count.
     """
 
     values: np.ndarray
     counts: np.ndarray
     sample: list[tuple[int, Block]]
+    sections: list[Section]
 
     @property
     def share(self) -> np.ndarray:
@@ -70,12 +84,15 @@ class Areas:
         Share of the areas of labels that are enclosed by one area of another label.
     median_size : float
         Median number of pixels of an area of a label (px).
+    frame : (n,) array of float
+        Share of each value in the pixels at the frame of the regions.
     """
 
     number: np.ndarray
     split: float
     enclosed: float
     median_size: float
+    frame: np.ndarray
 
     def scattered(self, labels: int) -> bool:
         """Return whether the values of so many labels are scattered, like the gray levels of an image."""
@@ -94,7 +111,9 @@ class ValueCounter:
 
     def __init__(self) -> None:
         self._found: list[tuple[np.ndarray, np.ndarray]] = []
-        self._sample: list[tuple[int, int, Block]] = []  # pixels other than 0, section, block
+        # pixels other than 0, whether there are several values, section, block
+        self._sample: list[tuple[int, bool, int, Block]] = []
+        self._sections: dict[int, Section] = {}
 
     def add(self, z: int, block: Block, region: np.ndarray) -> int:
         """Add the pixels of a region that are not ignored, and return the number of distinct values so far.
@@ -111,8 +130,18 @@ class ValueCounter:
         if region.size:
             values, counts = _count(region)
             self._found.append((values, counts))
-            self._sample.append((int(counts[values != 0].sum()), z, block))
-            self._sample = sorted(self._sample, key=lambda found: (-found[0], _place(*found[1:])))[:SAMPLES]
+            not_zero = int(counts[values != 0].sum())
+            known = self._sections.get(z, Section(z, np.inf, -np.inf, 0, 0))
+            self._sections[z] = Section(
+                z,
+                min(known.low, values[0].item()),
+                max(known.high, values[-1].item()),
+                known.pixels + region.size,
+                known.not_zero + not_zero,
+            )
+            self._sample.append((not_zero, len(values) > 1, z, block))
+            self._sample.sort(key=lambda found: (not found[1], -found[0], _place(*found[2:])))
+            del self._sample[SAMPLES:]
             if sum(len(values) for values, _ in self._found[1:]) > 2 * len(self._found[0][0]):
                 self._found = [_joined(self._found)]
         return len(self._found[0][0]) if self._found else 0
@@ -120,8 +149,9 @@ class ValueCounter:
     def result(self) -> Values:
         """Return what was counted."""
         values, counts = _joined(self._found) if self._found else (np.zeros(0, int), np.zeros(0, np.int64))
-        sample = sorted(((z, block) for _, z, block in self._sample), key=lambda found: _place(*found))
-        return Values(values, counts, sample)
+        kept = [found for found in self._sample if found[1]] or self._sample
+        sample = sorted(((z, block) for *_, z, block in kept), key=lambda found: _place(*found))
+        return Values(values, counts, sample, [self._sections[z] for z in sorted(self._sections)])
 
 
 def _place(z: int, block: Block) -> tuple[int, int, int]:
@@ -177,17 +207,24 @@ def require_labels(path: object, found: Values, ignore: int | None) -> None:
     """
     values = found.values
     fractional = values.dtype.kind == "f" and bool((values != np.floor(values)).any())
+    if values.dtype.kind == "f" and values[-1] >= 2 ** (np.finfo(values.dtype).nmant + 1):
+        most = 2 ** (np.finfo(values.dtype).nmant + 1)
+        raise InputError(
+            f"{path}: found the value {plain(values[-1])} in {values.dtype}, which has only every second or "
+            f"fourth number above {most:,}, so that different cells may have the same label. Save the labels "
+            "as uint32."
+        )
     if not fractional and values[0] >= 0 and values[-1] <= _LARGEST_LABEL:
         return
     odd = values[0] if values[0] < 0 else values[-1]
     only = int(np.count_nonzero((values < 0) | (values > _LARGEST_LABEL))) == 1
-    sentinel_like = len(values) > 2 and (odd < 0 or int(odd) in _SENTINELS)
+    sentinel_like = len(values) > 2 and (odd < 0 or int(odd) in SENTINELS)
     if not fractional and only and ignore is None and sentinel_like:
         share = float(found.share[values == odd][0])
         raise InputError(
             f"{path}: found the value {plain(odd)} in {share:.2%} of the pixels, which cannot be a label. If "
-            f"it means not annotated, set `dataset: {{ignore: {plain(odd)}}}`. Otherwise save instance "
-            "labels from 0 to 4,294,967,295."
+            f"it means not annotated, set `dataset: {{ignore: {plain(odd)}}}`; if it is the background, set "
+            f"`dataset: {{background: {plain(odd)}}}`. Otherwise save labels from 0 to 4,294,967,295."
         )
     raise InputError(
         f"{path}: found negative, fractional or too large values in the annotation ({histogram(found)}). "
@@ -199,9 +236,10 @@ def require_labels(path: object, found: Values, ignore: int | None) -> None:
 def sentinel(found: Values) -> int | None:
     """Return the largest value if it probably means "not annotated": 255, 65535 ... far above all others."""
     values = found.values
-    if len(values) < 4 or int(values[-1]) not in _SENTINELS:
+    if len(values) < 4 or int(values[-1]) not in SENTINELS:
         return None
-    return int(values[-1]) if int(values[-1]) - int(values[-2]) > max(len(values), 16) else None
+    gaps = np.diff(values.astype(float))
+    return int(values[-1]) if gaps[-1] > max(16, 4 * gaps[:-1].max()) else None
 
 
 def measure_areas(found: Values, regions: Iterable[np.ndarray]) -> Areas:
@@ -209,10 +247,12 @@ def measure_areas(found: Values, regions: Iterable[np.ndarray]) -> Areas:
     from skimage import measure  # takes 0.3 s, which is needed only where annotations are read
 
     number = np.zeros(len(found.values), np.int64)
+    at_frame = np.zeros(len(found.values), np.int64)
     occurrences = split = labels = enclosed = 0
     sizes: list[np.ndarray] = []
     for region in regions:
         rank = np.searchsorted(found.values, region)
+        at_frame += np.bincount(_frame(rank), minlength=len(number))
         area_of = measure.label(rank + 1, connectivity=2)  # type: ignore[no-untyped-call]
         size = np.bincount(area_of.ravel())[1:]
         value_of = np.zeros(len(size) + 1, np.intp)
@@ -231,7 +271,13 @@ def measure_areas(found: Values, regions: Iterable[np.ndarray]) -> Areas:
         sizes.append(size[is_label[1:]])
     listed = np.concatenate(sizes)
     median = float(np.median(listed)) if len(listed) else 0.0
-    return Areas(number, split / max(occurrences, 1), enclosed / max(labels, 1), median)
+    frame = at_frame / max(at_frame.sum(), 1)
+    return Areas(number, split / max(occurrences, 1), enclosed / max(labels, 1), median, frame)
+
+
+def _frame(region: np.ndarray) -> np.ndarray:
+    """Return the pixels at the four sides of a region (y, x)."""
+    return np.concatenate([region[0], region[-1], region[:, 0], region[:, -1]])
 
 
 def _enclosed(area_of: np.ndarray, is_label: np.ndarray) -> np.ndarray:
@@ -246,10 +292,66 @@ def _enclosed(area_of: np.ndarray, is_label: np.ndarray) -> np.ndarray:
     neighbours = np.bincount(both[0], minlength=len(is_label))
     neighbour = np.zeros(len(is_label), np.intp)
     neighbour[both[0]] = both[1]
-    frame = np.concatenate([area_of[0], area_of[-1], area_of[:, 0], area_of[:, -1]])
     found = is_label & (neighbours == 1) & is_label[neighbour]
-    found[frame] = False
+    found[_frame(area_of)] = False
     return found
+
+
+def hollow(regions: Iterable[np.ndarray]) -> float:
+    """Return the share of labels that enclose more background than they have pixels, like outlines.
+
+    Parameters
+    ----------
+    regions : iterable of (y, x) array of int
+        Sampled regions, 0 = background.
+    """
+    from scipy import ndimage  # takes 0.2 s, which is needed only where annotations are read
+
+    rings = labels = 0
+    for region in regions:
+        names, label = np.unique(region, return_inverse=True)
+        # background whose pixels share a side, so that outlines of which pixels touch at corners are closed
+        hole, number = ndimage.label(region == 0)
+        pairs = [np.zeros(0, np.int64)]
+        for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+            for one, other in ((here, there), (there, here)):
+                contact = (hole[one] > 0) & (region[other] != 0)
+                pairs.append(hole[one][contact].astype(np.int64) * len(names) + label[other][contact])
+        holes, around = np.divmod(np.unique(np.concatenate(pairs)), len(names))
+        enclosed_by_one = np.bincount(holes, minlength=number + 1)[holes] == 1
+        closed = enclosed_by_one & ~np.isin(holes, _frame(hole))
+        enclosed = np.zeros(len(names), np.int64)
+        np.add.at(enclosed, around[closed], np.bincount(hole.ravel())[holes[closed]])
+        is_label = names != 0
+        pixels = np.bincount(label.ravel(), minlength=len(names))
+        labels += int(np.count_nonzero(is_label))
+        rings += int(np.count_nonzero(is_label & (enclosed > pixels)))
+    return rings / max(labels, 1)
+
+
+def smoothed(found: Values, regions: Iterable[np.ndarray]) -> bool:
+    """Return whether values between the smallest and the largest are edges, as in a smoothed mask.
+
+    Parameters
+    ----------
+    found : Values
+        Values of the annotation.
+    regions : iterable of (y, x) array
+        Sampled regions.
+    """
+    from scipy import ndimage  # takes 0.2 s, which is needed only where annotations are read
+
+    low, high = float(found.values[0]), float(found.values[-1])
+    place = (found.values - low) / (high - low)
+    between = at_edge = 0
+    for region in regions:
+        part = (region - low) / (high - low)
+        middle = (part >= 0.25) & (part <= 0.75)
+        edge = (ndimage.minimum_filter(part, 3) < 0.25) & (ndimage.maximum_filter(part, 3) > 0.75)
+        between += int(np.count_nonzero(middle))
+        at_edge += int(np.count_nonzero(middle & edge))
+    ends = float(found.share[(place < 0.25) | (place > 0.75)].sum())
+    return ends > 0.8 and (at_edge > 0.8 * between if between else len(place) > 2 * FEW)
 
 
 def cells_of_two(regions: Iterable[np.ndarray]) -> int | None:
@@ -260,16 +362,16 @@ def cells_of_two(regions: Iterable[np.ndarray]) -> int | None:
 
     Parameters
     ----------
-    regions : iterable of (y, x) array of bool
-        Sampled regions; True is the value 1.
+    regions : iterable of (y, x) array of bool or int
+        Sampled regions of 0 and 1. Pixels with other values are ignored.
     """
-    parts = [[_areas_of(region == value) for value in (False, True)] for region in regions]
+    parts = [[_areas_of(region == value) for value in (0, 1)] for region in regions]
     shapes = [_shape(of_value) for of_value in zip(*parts, strict=True)]
     like_cells = []
     for value in (1, 0):
         own, other = shapes[value], shapes[1 - value]
         compact = own.number > 0 and own.elongation < _COMPACT and own.thickness > _LINE
-        many = own.number >= max(2 * other.number, _MANY) and own.around < _AROUND
+        many = own.number >= max(2 * other.number, _MANY) and own.around < AROUND
         # in an inverted drawing the membranes are thinner; white background with dark cells stays unclear
         thin = value == 1 or other.thickness < 0.75 * own.thickness
         alone = value == 1 and own.frame < 0.05
@@ -314,10 +416,9 @@ def _areas_of(mask: np.ndarray) -> _Part:
     elongation = size / (np.pi * np.maximum(radius, 0.5) ** 2)
     kept = size >= _SMALL
     thickness = float(np.percentile(distance[mask], 95)) if mask.any() else 0.0
-    frame = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    at_frame = np.concatenate([area_of[0], area_of[-1], area_of[:, 0], area_of[:, -1]])
+    at_frame = _frame(area_of)
     around = np.bincount(at_frame, minlength=2)[1:].max() / len(at_frame)
-    return _Part(size[kept], elongation[kept], thickness, float(frame.mean()), float(around))
+    return _Part(size[kept], elongation[kept], thickness, float((at_frame > 0).mean()), float(around))
 
 
 def _shape(parts: Sequence[_Part]) -> _Shape:
@@ -339,12 +440,13 @@ def _shape(parts: Sequence[_Part]) -> _Shape:
 def class_lines(found: Values, regions: Iterable[np.ndarray]) -> str:
     """Return the settings to type for an annotation of classes, with a guess that the user can correct.
 
-    The background is the most common value at the frame. Of two other values, the one that has no contact
-    with the background is the inside of the cells, and the other one their border. A largest value such as
-    255 that is far above all others is ignored.
+    The background is the most common value at the frame, or of two values, the one that does not look like
+    cells. Of two other values, the one that has no contact with the background is the inside of the cells,
+    and the other one their border. A largest value such as 255 that is far above all others is ignored.
     """
-    values, ignored = found.values, ""
-    if int(values[-1]) in _SENTINELS and values[-1] > 100 > 16 >= values[-2]:
+    values, ignored, regions = found.values, "", [*regions]
+    two = [np.select([region == value for value in values[:2]], [0, 1], -1) for region in regions]
+    if int(values[-1]) in SENTINELS and values[-1] > 100 > 16 >= values[-2]:
         ignored = f", ignore: {plain(values[-1])}"
         regions = [np.where(region == values[-1], values[0], region) for region in regions]
         values = values[:-1]
@@ -352,13 +454,15 @@ def class_lines(found: Values, regions: Iterable[np.ndarray]) -> str:
     contact = np.zeros((len(values), len(values)), np.int64)
     for region in regions:
         rank = np.searchsorted(values, region)
-        frame = np.concatenate([rank[0], rank[-1], rank[:, 0], rank[:, -1]])
-        at_frame += np.bincount(frame, minlength=len(values))
+        at_frame += np.bincount(_frame(rank), minlength=len(values))
         for one, other in ((rank[1:], rank[:-1]), (rank[:, 1:], rank[:, :-1])):
             pairs = np.bincount((one * len(values) + other).ravel(), minlength=len(values) ** 2)
             contact += pairs.reshape(contact.shape)
     contact = contact + contact.T
     background = int(at_frame.argmax())
+    if len(values) == 2:
+        cells = cells_of_two(two)
+        background = background if cells is None else 1 - cells
     others = [n for n in range(len(values)) if n != background]
     names = {others[0]: "cell"} if len(others) == 1 else {n: f"cell_{k}" for k, n in enumerate(others, 1)}
     if len(others) == 2:

@@ -32,6 +32,9 @@ class AnnotationRegions:
         Whether each connected area of equal values is a cell. If False, each value is a cell.
     images : Images
         Regions of the file as they are stored.
+    blank : tuple of int, default ()
+        Sections that would be one single cell although others show more: probably not annotated. `read`
+        returns 0 there.
     cells_are_zero : bool, default False
         For "membranes": whether cells are stored as 0.
     classes : tuple of (int, tuple of int), default ()
@@ -49,6 +52,7 @@ class AnnotationRegions:
     dtype: np.dtype
     separate: bool
     images: Images = field(repr=False)
+    blank: tuple[int, ...] = field(default=(), kw_only=True)
     cells_are_zero: bool = False
     classes: tuple[tuple[int, tuple[int, ...]], ...] = ()
     ignore: int | None = None
@@ -92,7 +96,7 @@ class AnnotationRegions:
             found = self._read_masks(rows, columns)
         else:
             region = self.images.read(z, rows, columns)[0]
-            found = self._meaning_of(region)
+            found = self._meaning_of(region) if z not in self.blank else np.zeros(region.shape, self.dtype)
         if self.may_ignore:
             found[self.read_ignore(z, rows, columns)] = 0
         return found

@@ -12,6 +12,7 @@ DOUBTS = {
     "inverted": "The annotation looks inverted",
     "whole_section": "One cell covers most of a section",
     "lost_in_border": "Cells are lost in the separation border",
+    "hollow": "Labels are outlines that are not filled",
     "sentinel": "A label may mean not annotated",
     "several_areas": "Labels have several areas",
     "gray_scale": "Other gray levels than the training volumes",

@@ -15,9 +15,7 @@ from pipeline_lib.data import normalisation
 from pipeline_lib.data.cells import CellCounter, doubts_of_cells
 from pipeline_lib.data.gray import HASH_BYTES, GrayLevels
 from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, separation_border
-from pipeline_lib.imageio.images import open_chosen
 from pipeline_lib.imageio.kinds import UnclearAnnotation
-from pipeline_lib.imageio.meaning import Values
 from pipeline_lib.imageio.regions import BORDER, REACH, grow
 from pipeline_lib.instances.labelling import Read, labelled
 from pipeline_lib.kernels.blocks import BLOCK, blocks
@@ -37,6 +35,7 @@ def build_dataset(
     sections: str = "",
     annotation_kind: str = "auto",
     classes: Mapping[str, int | list[int]] | None = None,
+    background: int = 0,
     ignore: int | None = None,
     relabel: bool = False,
     empty_sections: str = "ask",
@@ -70,6 +69,8 @@ def build_dataset(
         What the annotation contains, one of `imageio.ANNOTATION_KINDS`.
     classes : mapping of str to int or list of int, optional
         Values of each class in an annotation of classes, see `imageio.open_annotation`.
+    background : int, default 0
+        Value of the background in instance labels.
     ignore : int, optional
         Value in the annotation that means "not annotated".
     relabel : bool, default False
@@ -100,6 +101,7 @@ def build_dataset(
         "sections": sections,
         "annotation_kind": annotation_kind,
         "classes": classes,
+        "background": background,
         "ignore": ignore,
         "relabel": relabel,
         "empty_sections": empty_sections,
@@ -125,6 +127,7 @@ def build_dataset(
                 "sections": sections,
                 "kind": annotation_kind,
                 "classes": classes,
+                "background": background,
                 "ignore": ignore,
                 "ignore_mask": ignore_mask,
                 "relabel": relabel,
@@ -162,7 +165,7 @@ def _opened_annotation(
         try:
             truth = stack.enter_context(imageio.open_annotation(path, **settings))
         except UnclearAnnotation as error:
-            _draw_values(raw, path, settings, error.found, picture)
+            _draw_values(raw, path, error, picture)
             raise InputError(f"{error} The picture {picture} shows the values.") from error
         logger.info("%s: %s", path, truth.description)
         if truth.shape != raw.shape[1:]:
@@ -174,24 +177,16 @@ def _opened_annotation(
         yield truth
 
 
-def _draw_values(
-    raw: imageio.Images,
-    annotation: str,
-    settings: imageio.AnnotationSettings,
-    found: Values,
-    picture: Path,
-) -> None:
+def _draw_values(raw: imageio.Images, annotation: str, error: UnclearAnnotation, picture: Path) -> None:
     """Write a picture of the values of an annotation, which may have another size than the images."""
     from pipeline_lib.figures.values import save_values  # imports matplotlib, which is rarely needed here
 
-    z, block = found.sample[0]
+    z, block = error.found.sample[0]
     if z >= raw.shape[1] or block.read[0].stop > raw.shape[2] or block.read[1].stop > raw.shape[3]:
         return
-    opened = open_chosen(annotation, settings["sections"], 1, annotation=True, slices=settings["slices"])
-    with opened as images:
-        region = images.read_unchecked(z, *block.read)[0]
-    shares = dict(zip(found.values.tolist(), found.share.tolist(), strict=True))
-    save_values(raw.read(z, *block.read), region, shares, picture, title=f"{annotation}, section {z}")
+    shares = dict(zip(error.found.values.tolist(), error.found.share.tolist(), strict=True))
+    title = f"{annotation}, section {z}"
+    save_values(raw.read(z, *block.read), error.region, shares, picture, title=title)
 
 
 @contextmanager
@@ -281,9 +276,10 @@ def _are_ignored(
     numbers = [truth.images.numbers[z] for z in empty]
     listed = ", ".join(map(str, numbers[:12])) + (" ..." if len(numbers) > 12 else "")
     raise InputError(
-        f"{path}: {len(numbers)} of {truth.shape[0]} sections have no cell (section {listed}). If they are "
-        "not annotated, set `dataset: {empty_sections: ignore}`; if they show no cells, set "
-        "`dataset: {empty_sections: background}`."
+        f"{path}: {len(numbers)} of {truth.shape[0]} sections have no cell"
+        f"{', or one that covers them completely' if truth.blank else ''} (section {listed}, counted from 0 "
+        "as in the column `sections`). If they are not annotated, set `dataset: {empty_sections: ignore}`; "
+        "if they show no cells, set `dataset: {empty_sections: background}`."
     )
 
 

@@ -130,8 +130,40 @@ def _():
 
 @case("masks of cells that overlap")
 def _():
-    tifffile.imwrite("image.tif", gray(32, 32), photometric="minisblack")
+    tifffile.imwrite("image.tif", gray(16, 16), photometric="minisblack")
     Path("masks").mkdir()
     for name in "ab":
-        tifffile.imwrite(f"masks/{name}.tif", cells(), photometric="minisblack")
+        tifffile.imwrite(f"masks/{name}.tif", discs(0, 0, 255)[:16, :16], photometric="minisblack")
     bad_row("image.tif", annotation="masks", split="test")
+
+
+@case("sections that are one single cell")
+def _():
+    labels = labels_and(0, np.uint16)
+    labels[1] = 5
+    write_annotation(labels)
+    tifffile.imwrite("i.tif", gray(3, 32, 32), photometric="minisblack")
+    bad_row("i.tif", "a.tif", split="test")
+
+
+@case("masks of two classes instead of one cell each")
+def _():
+    tifffile.imwrite("image.tif", gray(32, 32), photometric="minisblack")
+    Path("masks").mkdir()
+    y, x = np.mgrid[:32, :32] % 16
+    for name, column in (("nuclei", 0), ("cytoplasm", 8)):
+        here = (y < 12) & (x >= column) & (x < column + 6)
+        tifffile.imwrite(f"masks/{name}.tif", np.uint8(here) * 255, photometric="minisblack")
+    bad_row("image.tif", annotation="masks", split="test")
+
+
+add("outlines of cells", write_annotation, stack3(discs(0, 0, 255) & ~np.roll(discs(0, 0, 255), 1, 0)))
+add(
+    "a fibre across the image",
+    write_annotation,
+    stack3(np.uint8(np.arange(32)[:, None] // 9 == 1) * np.full(32, 255, np.uint8)),
+)
+add("background 1", write_annotation, labels_and(0, np.uint16) + 1)
+add("background 32768", write_annotation, labels_and(0, np.uint16) + 32768)
+add("labels of 16-bit floats above 2048", write_annotation, np.float16(labels_and(0, np.uint16) * 300))
+add("a background that the type cannot have", write_annotation, labels_and(0, np.uint8), "{background: 300}")
