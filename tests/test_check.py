@@ -10,9 +10,10 @@ import tifffile
 from PIL import Image
 from scipy import ndimage
 
-from pipeline_lib import layout
+from pipeline_lib import imageio, layout
 from pipeline_lib.data import correspondence
 from pipeline_lib.data.cells import CellCounter, doubts_of_cells
+from pipeline_lib.data.comparison import wrong_pairs
 from pipeline_lib.data.gray import GrayLevels, summary
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.figures import describe
@@ -178,7 +179,7 @@ class TestCorrespondence:
                 for cells in (labels, discs(4))
             )
             assert own.own > 1.5 * own.chance and not own.better
-            assert other.own < 0.2 < 0.5 < own.own
+            assert other.own < 0.2 < 0.3 < own.own
 
     def test_the_order_and_number_of_images_at_a_time_change_nothing(self, monkeypatch):
         cells = [discs(k, 64) for k in range(5)]
@@ -243,6 +244,19 @@ class TestPairs:
         ]
         doubts = found(tmp_path, rows)
         assert doubts and {(d["name"], d["state"]) for d in doubts.values()} == {("wrong_pair", "noted")}
+
+    @needs_data
+    def test_labels_that_fill_the_membranes_fit(self):
+        """Outlines in the middle of membranes, as of many EM volumes, are between the edges of the image."""
+        with imageio.open_images(DATA / "isbi2012/train-volume.tif", sections="0-7") as images:
+            raw = np.stack([images.read(z, slice(None), slice(None)) for z in range(8)])
+        truth = imageio.read_annotation(DATA / "isbi2012/train-labels.tif", sections="0-7").labels
+        samples = []
+        for z, labels in enumerate(truth):
+            _, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
+            dense = labels[tuple(nearest)]
+            samples.append(correspondence.make_sample("a", z, (512, 512, 0, 0), dense, raw[z]))
+        assert not [*wrong_pairs(correspondence.with_partners(samples))]
 
     @needs_data
     def test_real_pairs_have_no_doubt_and_exchanged_ones_stop(self, tmp_path):

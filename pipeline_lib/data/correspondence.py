@@ -18,6 +18,7 @@ WINDOW = 512
 #: Distance of outlines and edges that counts as equal (px).
 TOLERANCE = 3
 _SMOOTHING = 2.0  # px, standard deviation of the Gaussian with which edges are found
+_WIDTH = 5  # px; outlines in the middle of a membrane are between its two edges
 _STRONGEST = 95  # percentile of the edges; stronger ones count the same, so that dirt does not dominate
 _NEAR = 12  # px; shorter shifts are no evidence against an annotation
 _FEWEST = 40  # px of outline, below which nothing can be said
@@ -166,12 +167,13 @@ def edges(image: np.ndarray, ignore: np.ndarray | None = None) -> np.ndarray:
     Returns
     -------
     (y, x) array of uint8
-        Magnitude of the smoothed gradient of the mean over channels, on a scale whose end is the 95th
-        percentile.
+        Largest magnitude of the smoothed gradient of the mean over channels within 2 px, on a scale whose
+        end is the 95th percentile.
     """
     gradient = ndimage.gaussian_gradient_magnitude(image.mean(axis=0, dtype=np.float32), _SMOOTHING)
     if ignore is not None and (ignored := ignore > 0).any() and not ignored.all():
         gradient[ignored] = np.median(gradient[~ignored])
+    gradient = ndimage.maximum_filter(gradient, _WIDTH)
     end = np.percentile(gradient, _STRONGEST)
     scaled = np.minimum(gradient / end, 1) if end > 0 else np.zeros_like(gradient)
     return np.round(scaled * 255).astype(np.uint8)
