@@ -10,7 +10,19 @@ import matplotlib
 import numpy as np
 
 from pipeline_lib.data.correspondence import outlines
-from pipeline_lib.figures.colouring import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, gray, magnified, rgb
+from pipeline_lib.figures.colouring import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    gray,
+    hatch_legend,
+    hatched,
+    instances_coloured,
+    magnified,
+    rgb,
+)
 from pipeline_lib.figures.sheet import INK, STYLE, Panel, new_figure, save_png, save_sheet
 from pipeline_lib.figures.volume import LARGEST, SMALLEST, WINDOW, middle
 from pipeline_lib.runtime.types import Json, Stored
@@ -18,7 +30,7 @@ from pipeline_lib.runtime.types import Json, Stored
 OUTLINE = ORANGE
 CHART = 720, 420  # px
 MOST_CURVES = 300  # in a chart; of more volumes, every second, third ... is drawn
-HATCH = 8  # px between the lines on pixels that are not annotated
+TINT = 0.3  # share of the colour of a cell
 SPLITS = {"train": BLUE, "validation": GREEN, "test": VERMILLION, "predict": PURPLE}
 
 
@@ -34,6 +46,7 @@ def save_check_picture(
 ) -> None:
     """Draw one section with the outline of every annotated cell, and write it as PNG.
 
+    Cells are tinted, so that one sees on which side of the outline they are, and which ones share a label.
     Pixels that are not annotated are hatched. Of a large section, a window of `WINDOW` px in its middle is
     shown, with the contrast of its middle `LARGEST` px. Arrays may be HDF5 datasets; only this is read.
 
@@ -60,41 +73,24 @@ def save_check_picture(
     image = magnified(image, factor)
     place = [slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True)]
     legend: list[tuple[str | None, str]] = []
-    if ignore is not None:
-        ignored = magnified(ignore[(z, *place)] > 0, factor)
-        image = hatched(image, ignored)
-        legend.append((None, f"hatched: not annotated, {ignored.mean():.0%}"))
     if labels is not None:
         shown = labels[(z, *place)]
-        image[outlines(magnified(shown, factor))] = rgb(OUTLINE)
+        cells = magnified(shown, factor)
+        tinted = (1 - TINT) * image + TINT * instances_coloured(cells)
+        image = np.where((cells > 0)[..., None], tinted, image).astype(np.uint8)
+        image[outlines(cells)] = rgb(OUTLINE)
         count = np.count_nonzero(np.unique(shown))
-        legend.insert(0, (OUTLINE, f"{count:,} annotated cell{'' if count == 1 else 's'}"))
+        legend = [(OUTLINE, f"{count:,} annotated cell{'' if count == 1 else 's'}")]
+    if ignore is not None:
+        ignored = ignore[(z, *place)] > 0
+        image = hatched(image, ignored)
+        legend += hatch_legend(ignored)
+    shown_gray = raw[(slice(None), z, *place)]
+    legend.append((None, f"gray levels {shown_gray.min():g} to {shown_gray.max():g}"))
     size = f"{'' if max(height, width) <= WINDOW else 'the middle of '}{height} x {width} px"
     title = f"{volume}: section {z + 1} of {sections}" if sections > 1 else volume
     panel = Panel(title, image, legend=[*legend, (None, f"{split} split, {size}")])
     save_sheet([[panel]], output, title=volume, volume=volume)
-
-
-def hatched(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return a picture with gray diagonal lines where a mask is set.
-
-    Parameters
-    ----------
-    image : (y, x, 3) array of uint8
-        The picture, RGB.
-    mask : (y, x) array of bool
-        Where to draw.
-
-    Returns
-    -------
-    (y, x, 3) array of uint8
-        Copy of `image` that is half as bright in the mask, with lines of `HATCH` px distance.
-    """
-    y, x = np.arange(mask.shape[0])[:, None], np.arange(mask.shape[1])
-    result = image.copy()
-    result[mask] = image[mask] // 2 + 32
-    result[mask & ((y + x) % HATCH < 2)] = 160
-    return result
 
 
 def save_gray_chart(
@@ -131,7 +127,7 @@ def save_gray_chart(
         for line, name in zip(("--", ":", "-."), marked, strict=False):
             _, _, edges, share = next(curve for curve in curves if curve[0] == name)
             axes.plot(*_curve(edges, share), color=INK, linewidth=3, linestyle=line, label=name)
-        axes.set(xlabel="gray level", ylabel="share of the pixels", yscale="log")
+        axes.set(xlabel="gray level", ylabel="share of the pixels (logarithmic)", yscale="log")
         axes.set_yticks([])
         legend = figure.legend(loc="outside upper left", ncols=3)
         for handle in legend.get_lines():

@@ -43,7 +43,7 @@ def require_accepted(doubts: Path, page: Path, output: Path) -> None:
 def _message(stopping: Sequence[Json], page: Path, accepted: Sequence[str]) -> str:
     """Return the message that lists doubts, and what to type to continue."""
     number = "1 doubt stops" if len(stopping) == 1 else f"{len(stopping)} doubts stop"
-    lines = [f"{number} the run; {page} shows pictures."]
+    lines = [f"{number} the run; {page} shows pictures. Sections are counted from 1."]
     lines += [f"  {doubt['volume']}, {doubt['name']}: {doubt['text']}" for doubt in stopping[:_LISTED]]
     if len(stopping) > _LISTED:
         lines.append(f"  ... and {len(stopping) - _LISTED} more.")
