@@ -395,10 +395,15 @@ def results_message():
 
 
 def doubts_found():
-    """Return the number of doubts in `check.json` as text, or nothing if there is no such file."""
+    """Return the number of doubts in `check.json` as text, and the heaviest; nothing if there is no such file."""
     path = Path(config["results"], "check.json")
-    number = len(read_json(path)["doubts"]) if path.exists() else None
-    return "" if number is None else f" ({number} doubt{'' if number == 1 else 's'})"
+    if not path.exists():
+        return ""
+    doubts = read_json(path)["doubts"]
+    texts = [f"{doubt['volume']}, {doubt['name']}: {doubt['text'].splitlines()[0]}" for doubt in doubts[:3]]
+    texts += ["..."] * (len(doubts) > 3)
+    number = f" ({len(doubts)} doubt{'' if len(doubts) == 1 else 's'})"
+    return "\n    ".join([number, *texts])
 
 
 def with_row(error):
