@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.fuzz import __main__ as fuzz
 from tests.fuzz import corpus, targets
 
 
@@ -32,3 +33,19 @@ def test_targets_can_read_valid_files(target, tmp_path):
         except targets.InputError:
             pass
     assert count >= 3
+
+
+@pytest.mark.parametrize("target", ("hdf5", "annotation", "config"))
+def test_files_that_the_dry_run_refuses_are_no_findings(target, tmp_path, monkeypatch):
+    corpus.write(target, tmp_path)
+    content = next(path for path in sorted(tmp_path.iterdir())).read_bytes()
+    (tmp_path / "sound").write_bytes(content)
+    (tmp_path / "cut").write_bytes(content[: len(content) // 2])
+    figures = fuzz.sort_findings(target, {"sound", "cut"}, tmp_path)
+    refused = [] if target == "config" else ["cut"]
+    assert figures == {"findings": sorted({"sound", "cut"} - {*refused}), "refused by the dry run": refused}
+    for names in (figures["findings"], refused):
+        found = fuzz.sort_findings(target, {*names}, tmp_path)
+        monkeypatch.setattr(fuzz, "fuzz", lambda *_, found=found: found)
+        monkeypatch.setattr("sys.argv", ["fuzz", target, "--folder", str(tmp_path)])
+        assert fuzz.main() == bool(found["findings"])
