@@ -34,7 +34,7 @@ def test_the_help_is_complete_and_short(words, capsys, monkeypatch):
         cli.main([*words, "--help"])
     text = capsys.readouterr().out
     lines = text.splitlines()
-    assert len(lines) <= 36 and max(map(len, lines)) <= 81
+    assert len(lines) <= 50 and max(map(len, lines)) <= 81
     assert "exit codes: 0 " in text and "example:    bordure " in text
     assert "output: " in text if words else all(name in text for name in NAMES)
 

@@ -1,5 +1,12 @@
+import os
 import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +16,7 @@ from scipy import ndimage
 from pipeline_lib import imageio, layout, metrics, provenance
 from pipeline_lib.cli import main
 from pipeline_lib.data.labels import cells_apart, separation_border
+from pipeline_lib.imageio import apart
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL
 from pipeline_lib.runtime.errors import InputError
@@ -207,12 +215,15 @@ def blurred(labels, sigma=1.5):
         (lambda a: a.astype(np.uint16) * 100, "labels"),
         (lambda a: a * 2**40, "labels"),
         (lambda a: a.astype(np.float32), "labels"),
-        (lambda a: np.where(a > 0, a % 7 + 1, 0).astype(np.int32), "labels"),  # values used for several cells
         (lambda a: np.round(blurred(a) * 255).astype(np.uint8), "probability"),
         (lambda a: np.round(blurred(a, 4) * 255).astype(np.uint8), "probability"),
         (lambda a: np.round(blurred(a) * 65535).astype(np.uint16), "probability"),
         (lambda a: np.random.default_rng(0).integers(0, 65536, a.shape, np.uint16), "probability"),
+        (lambda a: np.round(blurred(a) * 255).astype(np.int64), "probability"),
+        (lambda a: np.round(blurred(a) * 65535).astype(np.uint32), "probability"),
         (lambda a: blurred(a).astype(np.float32), "probability"),
+        (lambda a: (np.round(blurred(a) * 255) / 255).astype(np.float32), "probability"),
+        (lambda a: (np.digitize(blurred(a), [0.2, 0.5, 0.9]) / 3).astype(np.float32), "probability"),
         (lambda a: (a > 0).astype(np.float32), "probability"),
         (lambda a: (a > 0).astype(np.int64), "probability"),
         (lambda a: (a > 0).astype(np.uint8) * 255, "probability"),
@@ -223,28 +234,328 @@ def test_labels_and_probabilities_are_recognised(make, kind):
     assert imageio.kind_of_prediction("p.tif", make(drawn_labels())) == kind
 
 
+def classes_of(labels):
+    """Return 0 outside, 1 at the border and 2 inside cells."""
+    return np.digitize(blurred(labels), [0.5, 0.9]).astype(np.uint8)
+
+
+WHITE = {"photometric": "miniswhite"}
+
+
 @pytest.mark.parametrize(
-    "make",
-    [
-        lambda a: np.where(a > 0, a % 7 + 1, 0).astype(np.uint8),  # values used for several cells
-        lambda a: np.digitize(blurred(a), [0.5, 0.9]).astype(np.uint8),  # classes of pixels
-        lambda a: (np.digitize(blurred(a), [0.5, 0.9]) * 127).astype(np.uint8),
+    ("make", "written", "right"),
+    [  # what another tool may write, how, and answers to the question with their results
+        (
+            lambda a: np.where(a > 0, a % 7 + 1, 0).astype(np.uint8),
+            {},
+            {"labels": lambda a: np.where(a > 0, a % 7 + 1, 0)},
+        ),
+        (lambda a: np.where(a > 0, a % 7 + 1, 0).astype(np.int32), {}, {"labels": None}),
+        (lambda a: (a + 1).astype(np.uint16), {}, {"labels --prediction-background 1": lambda a: a}),
+        (lambda a: (a - 1).astype(np.int32), {}, {"labels --prediction-background -1": lambda a: a}),
+        (lambda a: (a - 1).astype(np.float32), {}, {"labels --prediction-background -1": lambda a: a}),
+        (
+            lambda a: np.where(np.indices(a.shape)[2] < 9, 65535, a).astype(np.uint16),
+            {},
+            {
+                "labels": lambda a: np.where(np.indices(a.shape)[2] < 9, 65535, a),
+                "labels --prediction-background 0 65535": lambda a: np.where(
+                    np.indices(a.shape)[2] < 9, 0, a
+                ),
+            },
+        ),
+        (lambda a: (a / 65535).astype(np.float32), {}, {"labels": lambda a: a, "probability": None}),
+        (lambda a: (a / a.max()).astype(np.float32), {}, {"labels": lambda a: a, "probability": None}),
+        (classes_of, {}, {"classes": lambda a: classes_of(a) > 0}),
+        (lambda a: classes_of(a) * 127, {}, {"classes": lambda a: classes_of(a) > 0}),
+        (
+            lambda a: np.where(np.indices(a.shape)[2] < 48, 1, 2).astype(np.uint8),
+            {},
+            {"classes --prediction-background 1": lambda a: np.indices(a.shape)[2] >= 48},
+        ),
+        (
+            lambda a: np.where(a > 0, 2, 1).astype(np.uint8),
+            {},
+            {"classes --prediction-background 1": np.sign},
+        ),
+        (
+            lambda a: np.where(a > 0, 1, 2).astype(np.uint8),
+            {},
+            {"classes --prediction-background 2": np.sign},
+        ),
+        (
+            lambda a: np.where(a > 0, 254, 255).astype(np.uint8),
+            {},
+            {"classes --prediction-background 255": np.sign},
+        ),
+        (
+            lambda a: np.where(a > 0, 255, 0).astype(np.uint8),
+            WHITE,
+            {"classes": np.sign, "classes --prediction-background 255": lambda a: a == 0},
+        ),
     ],
 )
-def test_values_that_could_be_both_are_asked_for_and_each_answer_works(folder, make, capsys):
+def test_unclear_predictions_are_asked_for_and_each_answer_works(folder, make, written, right, capsys):
     labels = drawn_labels()
+    edge = ndimage.grey_dilation(labels, (1, 3, 3)) != labels  # no cell touches another one or the frame
+    labels[edge | (labels == labels[:, :1, :1])] = 0
+    labels[:, 0] = labels[:, -1] = labels[:, :, 0] = labels[:, :, -1] = 0
     tifffile.imwrite(folder / "truth.tif", labels.astype(np.uint16), photometric="minisblack")
-    tifffile.imwrite(folder / "p.tif", make(labels), photometric="minisblack")
+    tifffile.imwrite(folder / "p.tif", make(labels), **({"photometric": "minisblack"} | written))
     command = ["evaluate", str(folder / "truth.tif"), str(folder / "p.tif")]
     assert main(command) == 1
     message = capsys.readouterr().err
-    assert "p.tif: the values could be labels or a probability map" in message
-    answers = re.findall(r"`(--prediction \w+)`", message)
-    assert answers == ["--prediction labels", "--prediction probability"]
+    assert "p.tif: it is not clear what the values mean" in message
+    answers = re.findall(r"^(--[^:]+): ", message, re.MULTILINE)
+    assert {f"--prediction {answer}" for answer in right} <= {*answers}
     for answer in answers:
-        assert main([*command, *answer.split()]) == 0
-    printed = capsys.readouterr().out
-    assert "Instance scores of the labels" in printed and "over the thresholds" in printed
+        assert main([*command, *answer.split(), "--csv", str(folder / "out.csv")]) == 0, answer
+        found = pd.read_csv(folder / "out.csv", float_precision="round_trip")
+        if expected := right.get(answer.removeprefix("--prediction ")):
+            if "labels" in answer:
+                own = metrics.instance_scores(labels, expected(labels))
+                assert dict(zip(found.metric, found.value, strict=True)) == own
+            else:
+                cells = np.stack([cells_apart(own, separation_border(own, 2)) for own in labels])
+                own = metrics.isbi_scores(cells, expected(labels) > 0, labels=labels)
+                pd.testing.assert_frame_equal(found, own, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "highest", "asked"),
+    [
+        (np.uint8, 100, "`--highest 100` or `--highest 255`"),
+        (np.float32, 100, "`--highest 100` or `--highest 255`"),
+        (np.uint16, 255, "`--highest 255`"),
+        (np.uint16, 4095, "`--highest 4095`"),
+        (np.uint16, 65535, "`--highest 65535`"),
+        (np.int64, 255, "`--highest 255`"),
+        (np.uint32, 65535, "`--highest 65535`"),
+        (np.float32, 255, "`--highest 255`"),
+    ],
+)
+@pytest.mark.parametrize("stated", [(), ("--prediction", "probability")])
+def test_probabilities_of_another_scale_are_asked_for(folder, dtype, highest, asked, stated, capsys):
+    labels = drawn_labels(shape=(1, 64, 64), number=16)
+    p = blurred(labels)
+    p = np.round(p / p.max() * highest).astype(dtype)
+    tifffile.imwrite(folder / "truth.tif", labels.astype(np.uint16), photometric="minisblack")
+    tifffile.imwrite(folder / "p.tif", p, photometric="minisblack")
+    tifffile.imwrite(folder / "unit.tif", (p / highest).astype(np.float32), photometric="minisblack")
+    command = ["evaluate", str(folder / "truth.tif"), str(folder / "p.tif"), *stated]
+    assert main(command) == 1
+    message = capsys.readouterr().err
+    assert f"values up to {highest}; expected 0 to 1" in message and asked in message
+    expected = score_files(folder / "truth.tif", folder / "unit.tif")
+    for option in re.findall(r"`(--highest \d+)`", message):
+        assert main([*command, *option.split(), "--csv", str(folder / "out.csv")]) == 0
+        found = pd.read_csv(folder / "out.csv", float_precision="round_trip")
+        assert found.equals(expected) == (option == f"--highest {highest}")
+    assert main([*command, "--highest", str(highest - 1)]) == 1
+    assert f"has values up to {highest}" in capsys.readouterr().err
+
+
+def test_unfit_options_of_the_prediction_are_refused(folder, images, capsys):
+    for options, words in (
+        ("--highest 1 --prediction labels", "`--highest` is for probabilities"),
+        ("--prediction-background 0", "`--prediction-background` needs `labels` or `classes`"),
+        ("--prediction labels --prediction-background 7", "found no pixel with the value 7"),
+        ("--channel 1", r"there is no channel 1; found 1 (axes "),
+    ):
+        files = [images[0], images[0] if "labels" in options else images[1]]
+        assert main(["evaluate", *map(str, files), *options.split()]) == 1
+        assert words in capsys.readouterr().err
+    tifffile.imwrite(folder / "n.tif", np.int16([[-1, 0], [2, 2]]), photometric="minisblack")
+    with pytest.raises(InputError, match=r"negative label -1.*add `--prediction-background -1`"):
+        imageio.read_prediction(folder / "n.tif", kind="labels")
+    found = imageio.read_prediction(folder / "n.tif", kind="labels", background=[-1, 0])
+    assert found.array.tolist() == [[[0, 0], [1, 1]]]
+    found = imageio.read_prediction(folder / "n.tif", kind="classes", background=[-1])
+    assert found.array.tolist() == [[[0, 1], [1, 1]]] and found.description == "classes, 0 and 2 is cell"
+
+
+def test_predicted_labels_are_read_as_stored(folder):
+    """WhiteIsZero is not inverted, and the values of a palette are its numbers; maps are as displayed."""
+    labels, p = drawn_labels(), np.round(blurred(drawn_labels()) * 255).astype(np.uint8)
+    tifffile.imwrite(folder / "w.tif", labels.astype(np.uint16), photometric="miniswhite")
+    colours = np.random.default_rng(0).integers(0, 65536, (3, 256), np.uint16)
+    tifffile.imwrite(folder / "c.tif", labels.astype(np.uint8), photometric="palette", colormap=colours)
+    for name in ("w", "c"):
+        found = imageio.read_prediction(folder / f"{name}.tif")
+        numbers = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+        assert found.kind == "labels" and np.array_equal(found.array, numbers)
+    tifffile.imwrite(folder / "p.tif", 255 - p, photometric="miniswhite")
+    for kind in ("auto", "probability"):
+        found = imageio.read_prediction(folder / "p.tif", kind=kind)
+        assert found.kind == "probability" and np.array_equal(found.array, p)
+
+
+def test_coloured_labels_and_maps_of_several_channels(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    labels, p = drawn_labels(), blurred(drawn_labels())
+    tifffile.imwrite("truth.tif", labels.astype(np.uint16), photometric="minisblack")
+    with h5py.File("p.h5", "w") as file:
+        file["map"] = np.stack([1 - p, p], axis=-1).astype(np.float32)
+        file["map"].attrs["axes"] = "zyxc"
+    tifffile.imwrite("p.tif", p.astype(np.float32), photometric="minisblack")
+    assert main(["evaluate", "truth.tif", "p.h5:/map"]) == 1
+    message = capsys.readouterr().err
+    assert re.findall(r"`(--\S+ \d)`", message) == ["--channel 0", "--channel 1"]
+    expected = score_files("truth.tif", "p.tif")
+    pd.testing.assert_frame_equal(score_files("truth.tif", "p.h5:/map", channel=1), expected)
+    assert not score_files("truth.tif", "p.h5:/map", channel=0).equals(expected)
+
+    colours = np.random.default_rng(0).integers(30, 256, (labels.max() + 1, 3), np.uint8)
+    colours[0] = 0
+    tifffile.imwrite("rgb.tif", colours[labels], photometric="rgb")
+    assert main(["evaluate", "truth.tif", "rgb.tif"]) == 1
+    message = capsys.readouterr().err
+    assert "dataset" not in message and "`--channel 1`" in message
+    red = imageio.read_prediction("rgb.tif", channel=0, kind="labels").array
+    assert np.array_equal(red, np.unique(colours[labels][..., 0], return_inverse=True)[1].reshape(red.shape))
+    (line,) = re.findall("^python .*$", message, re.MULTILINE)
+    subprocess.run([sys.executable, *shlex.split(line)[1:]], check=True)
+    found = score_files("truth.tif", "rgb.tif")
+    assert found.set_index("metric").value["average_precision"] == 1
+
+
+def write_slices(folder, arrays):
+    folder.mkdir(parents=True)
+    for name, array in arrays.items():
+        tifffile.imwrite(folder / f"{name}.tif", array, photometric="minisblack")
+
+
+@pytest.fixture
+def slices(tmp_path, monkeypatch):
+    """Four sections of labels, and folders of slices in which the order of names is another one."""
+    monkeypatch.chdir(tmp_path)
+    labels = drawn_labels(shape=(4, 64, 64), number=12).astype(np.uint16)
+    mask = np.zeros(labels.shape, np.uint8)
+    for z in range(4):
+        mask[z, : 10 * z] = 1
+    write_slices(tmp_path / "T", {f"cell{'ABCD'[z]}": labels[z] for z in range(4)})
+    write_slices(tmp_path / "P", {f"{9 - z}_cell{'ABCD'[z]}_masks": labels[z] for z in range(4)})
+    write_slices(tmp_path / "M", {f"{(z + 2) % 4}_cell{'ABCD'[z]}": mask[z] for z in range(4)})
+    return labels, mask
+
+
+def test_slices_of_folders_are_paired_by_their_names(slices):
+    labels, mask = slices
+    found = score_files("T", "P").set_index("metric").value
+    assert found["seg"] == found["average_precision"] == 1
+    order = score_files("T", "P", pairing="order").set_index("metric").value
+    assert order.to_dict() == metrics.instance_scores(labels, labels[::-1])
+    other = labels[::-1].copy()
+    write_slices(Path("Q"), {f"cell{'DCBA'[z]}": labels[z] for z in range(4)})
+    found = score_files("T", "Q", ignore_mask="M").set_index("metric").value
+    expected = metrics.instance_scores(labels, other, ignore=mask > 0)
+    assert found.to_dict() == expected != metrics.instance_scores(labels, other, ignore=mask[::-1] > 0)
+
+
+@pytest.mark.parametrize(
+    ("truth", "prediction", "fix"),
+    [
+        ("ABCD", "ABCE", "`(--pairing order)`"),
+        ("AC", "ABCD", "add `(--sections 0,2)`"),
+        ("ABCD", "AC", r"add a pattern to the path of the annotation: (/\S+)\."),
+    ],
+)
+def test_slices_without_a_partner_are_refused_with_an_option_that_works(
+    slices, truth, prediction, fix, capsys
+):
+    for folder, names in (("A", truth), ("B", prediction)):
+        write_slices(Path(folder), {f"cell{name}": slices[0]["ABCDE".index(name) % 4] for name in names})
+    assert main(["evaluate", "A", "B"]) == 1
+    message = capsys.readouterr().err
+    assert "column" not in message and "dataset" not in message and "no image" not in message
+    answer = re.search(fix, message)[1]
+    words = ["A" + answer, "B"] if answer.startswith("/") else ["A", "B", *answer.split()]
+    assert main(["evaluate", *words]) == 0
+    kept = [["ABCDE".index(name) % 4 for name in names] for names in (truth, prediction)]
+    if "order" not in answer:
+        kept[0] = kept[1] = [0, 2]
+    expected = metrics.instance_scores(slices[0][kept[0]], slices[0][kept[1]])
+    assert f"seg {expected['seg']:.4f}" in re.sub(" +", " ", capsys.readouterr().out)
+
+
+def test_sections_are_chosen_in_stacks_and_folders(slices, capsys):
+    labels, _ = slices
+    tifffile.imwrite("t.tif", labels, photometric="minisblack")
+    tifffile.imwrite("p.tif", labels[::-1], photometric="minisblack")
+    expected = metrics.instance_scores(labels[1:3], labels[::-1][1:3])
+    found = score_files("t.tif", "p.tif", sections="1-2").set_index("metric").value
+    assert found.to_dict() == expected
+    assert main(["evaluate", "t.tif", "p.tif", "--sections", "9"]) == 1
+    assert "`--sections 9`: there is no section 9, only 4 sections" in capsys.readouterr().err
+
+
+def test_a_folder_of_masks_is_one_section(tmp_path):
+    labels = drawn_labels(shape=(1, 64, 64), number=12)[0]
+    values = np.unique(labels[labels > 0])
+    write_slices(tmp_path / "M", {f"{n:02}": np.uint8(255) * (labels == n) for n in values})
+    tifffile.imwrite(tmp_path / "p.tif", labels.astype(np.uint16), photometric="minisblack")
+    found = score_files(tmp_path / "M", tmp_path / "p.tif").set_index("metric").value
+    assert found["average_precision"] == 1
+
+
+@pytest.mark.parametrize("empty", ["background", "ignore"])
+def test_sections_without_cells_are_asked_for_and_each_answer_works(slices, empty, capsys):
+    labels, mask = slices
+    truth = labels.copy()
+    truth[[0, 2]] = 0
+    mask[0] = 1
+    for name, array in (("t", truth), ("p", labels), ("m", mask)):
+        tifffile.imwrite(f"{name}.tif", array, photometric="minisblack")
+    assert main(["evaluate", "t.tif", "p.tif"]) == 1
+    message = capsys.readouterr().err
+    assert "2 of 4 sections have no cell (section 0, 2, counted from 0 as in `--sections`)" in message
+    assert "dataset" not in message
+    assert re.findall("set `(.*?)`", message) == [
+        "--empty-sections ignore",
+        "--empty-sections background",
+    ]
+    with pytest.raises(InputError, match=r"1 of 4 sections have no cell \(section 2,"):
+        score_files("t.tif", "p.tif", ignore_mask="m.tif")  # section 0 is ignored as a whole
+    ignored = np.zeros(truth.shape, bool)
+    ignored[[0, 2]] = empty == "ignore"
+    for masks in ({}, {"ignore_mask": "m.tif"}):
+        found = score_files("t.tif", "p.tif", empty_sections=empty, **masks).set_index("metric").value
+        both = ignored | (mask > 0) if masks else ignored
+        assert found.to_dict() == metrics.instance_scores(truth, labels, ignore=both)
+
+
+def test_doubts_of_the_annotation_are_logged_with_options_that_work(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    labels = drawn_labels()
+    reused = np.where(labels > 0, labels % 20 + 1, 0).astype(np.uint8)
+    for name, array in (("t", reused), ("p", labels.astype(np.uint16))):
+        tifffile.imwrite(f"{name}.tif", array, photometric="minisblack")
+    command = ["evaluate", "t.tif", "p.tif", "--annotation-kind", "instances"]
+    assert main(command) == 0
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert re.match(r"t\.tif: \d+% of the labels have several separate areas", warning)
+    assert re.findall("`(.*?)`", warning) == ["--relabel"]
+    caplog.clear()
+    assert main([*command, "--relabel"]) == 0 and not caplog.records
+    few = np.where(labels > 36, labels - 36, labels).astype(np.uint16)  # some labels have two cells
+    tifffile.imwrite("p.tif", few, photometric="minisblack")
+    assert score_files("p.tif", "p.tif", annotation_kind="instances", relabel=True) is not None
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert re.match(r"p\.tif: \d+% of the labels .* Each label is scored as one object", warning)
+
+
+def test_a_file_that_crashes_the_hdf5_library_is_an_error(images, monkeypatch, capsys):
+    """Damaged HDF5 files can do so."""
+    sound = apart.inspect
+
+    def inspect(path):
+        return os.kill(os.getpid(), signal.SIGSEGV) if str(path).endswith("p.h5:/map") else sound(path)
+
+    monkeypatch.setattr(apart, "inspect", inspect)
+    for options in (["p.h5:/map"], [str(images[1]), "--ignore-mask", "p.h5:/map"]):
+        assert main(["evaluate", str(images[0]), *options]) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("error: p.h5:/map: reading its headers crashed the library")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, np.float32])
@@ -300,6 +611,7 @@ def test_ignored_pixels_of_files_are_left_out(folder, predicted_labels):
         (lambda a: np.where(np.indices(a.shape)[2] > 70, 255, a), "--ignore 255"),
         (lambda a: np.where(np.indices(a.shape)[2] > 70, -1, a), "--ignore -1"),
         (lambda a: np.where(a > 0, a % 20 + 1, 0), "--annotation-kind instances --relabel"),
+        (lambda a: np.where(a > 0, a, 255), "--background 255"),
         (
             lambda a: np.digitize(blurred(a), [0.5, 0.9]),
             r"--annotation-kind classes --classes( \w+=\d){3}",

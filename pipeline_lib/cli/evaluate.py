@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from pathlib import Path
 
-from pipeline_lib.imageio import ANNOTATION_KINDS, PREDICTION_KINDS
+from pipeline_lib.imageio import ANNOTATION_KINDS, PAIRINGS, PREDICTION_KINDS
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import logger
 
 SHOWN = ["metric", "best", "threshold", "pixel_error", "rand_error", "v_rand_thin", "warping_error"]
 
@@ -41,38 +43,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cell probability, 0 to 1 or uint8 0 to 255, or instance labels; same shape",
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write every score to this file")
+    parser.add_argument("--sections", default="", metavar="N", help="sections to score, such as 0-3,8")
     parser.add_argument(
+        "--pairing", choices=PAIRINGS, default="names", metavar="HOW", help="of files: names or order"
+    )
+    truth = parser.add_argument_group("the annotation")
+    truth.add_argument(
         "--annotation-kind",
         choices=ANNOTATION_KINDS,
         default="auto",
         metavar="KIND",
-        help=f"of the annotation: {', '.join(ANNOTATION_KINDS)}; default: auto, which infers it",
+        help=f"{', '.join(ANNOTATION_KINDS)}; default: auto, which infers it",
     )
-    parser.add_argument(
+    truth.add_argument(
         "--classes",
         type=_class,
         nargs="+",
         metavar="NAME=N",
-        help="value of each class, or values as 1,2; with the kind `classes`",
+        help="values of each class, such as cell=1,2",
     )
-    parser.add_argument(
-        "--ignore",
-        type=int,
-        metavar="N",
-        help="value in the annotation that means `not annotated`",
+    truth.add_argument(
+        "--background", type=int, default=0, metavar="N", help="background in instance labels; default: 0"
     )
-    parser.add_argument(
+    truth.add_argument("--ignore", type=int, metavar="N", help="value that means `not annotated`")
+    truth.add_argument(
         "--ignore-mask", type=Path, metavar="FILE", help="image whose pixels other than 0 are not annotated"
     )
-    parser.add_argument("--relabel", action="store_true", help="each area of an instance label is a cell")
-    parser.add_argument(
+    truth.add_argument("--relabel", action="store_true", help="each area of an instance label is a cell")
+    truth.add_argument(
+        "--empty-sections",
+        choices=("ask", "background", "ignore"),
+        default="ask",
+        metavar="WHAT",
+        help="if they have no cells: background or ignore",
+    )
+    predicted = parser.add_argument_group("the prediction")
+    predicted.add_argument(
         "--prediction",
         dest="prediction_kind",
         choices=PREDICTION_KINDS,
         default="auto",
         metavar="KIND",
-        help=f"of the prediction: {', '.join(PREDICTION_KINDS)}; default: auto",
+        help=f"{', '.join(PREDICTION_KINDS)}; default: auto",
     )
+    predicted.add_argument(
+        "--prediction-background",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="N",
+        help="background in labels and classes; default: 0",
+    )
+    predicted.add_argument("--highest", type=float, metavar="N", help="value for a probability of 1")
+    predicted.add_argument("--channel", type=int, metavar="N", help="channel that shows cells, from 0")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -97,19 +120,29 @@ def run(options: argparse.Namespace) -> int:
     from pipeline_lib.runtime.files import replacing
     from pipeline_lib.stages.evaluation import score_files
 
+    logger.addFilter(_log_as_options)
     try:
         scores = score_files(
             options.truth,
             options.prediction,
+            sections=options.sections,
+            pairing=options.pairing,
             annotation_kind=options.annotation_kind,
             classes=dict(options.classes) if options.classes else None,
+            background=options.background,
             ignore=options.ignore,
             ignore_mask=options.ignore_mask,
             relabel=options.relabel,
+            empty_sections=options.empty_sections,
             prediction_kind=options.prediction_kind,
+            prediction_background=options.prediction_background,
+            highest=options.highest,
+            channel=options.channel,
         )
     except InputError as error:
         raise InputError(_as_options(str(error))) from error
+    finally:
+        logger.removeFilter(_log_as_options)
     if options.csv:
         with replacing(options.csv) as temporary:
             scores.to_csv(temporary, index=False)
@@ -133,6 +166,23 @@ def _class(text: str) -> tuple[str, list[int]]:
     return name, [int(value) for value in values.split(",")]
 
 
+def _log_as_options(record: logging.LogRecord) -> bool:
+    record.msg, record.args = _as_options(record.getMessage()), None
+    return True
+
+
+#: Words of messages that are for the workflow, and those for this command.
+_WORDS = {
+    r"; paths in a table of volumes are relative to `data_dir`": "",
+    r" in the table(?: of volumes)?": "",
+    r"write in the column `sections`: ([\d,-]+)": r"add `--sections \1`",
+    r"the column `sections`( of the table of volumes)?": "`--sections`",
+    r"of `sections`": "of `--sections`",
+    r"(sections) `([^`]*)`(?=: there is no section)": r"\1 `--sections \2`",
+    r"no image for": "no prediction for",
+}
+
+
 def _as_options(message: str) -> str:
     """Replace settings of the section `dataset`, which errors say to set, by options of the command line."""
 
@@ -146,6 +196,7 @@ def _as_options(message: str) -> str:
         return f"`{' '.join(option(key, value) for key, value in found)}`"
 
     message = re.sub(r"`dataset: \{([^`]*)\}`", options, message)
-    return re.sub(
-        r"(?:config key )?`dataset\.(\w+)(?:: (\w+))?`", lambda m: f"`{option(m[1], m[2] or '')}`", message
-    )
+    for words, replacement in _WORDS.items():
+        message = re.sub(words, replacement, message)
+    setting = r"(?:config key )?`(?:dataset\.(\w+)|(?:(\w+)(?=: )))(?:: ([\w-]+|\{[^}`]*\}))?`"
+    return re.sub(setting, lambda m: f"`{option(m[1] or m[2], m[3] or '')}`", message)

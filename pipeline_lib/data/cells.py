@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from pipeline_lib.data.labels import count_pixels
 from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.runtime.doubts import doubt
+from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Json, Stored
 
 _SPECK = 16  # px; smaller areas and holes do not count
@@ -174,3 +177,57 @@ def doubts_of_cells(cells: Json, border_width: int) -> list[Json]:
         )
         doubts.append(doubt("small_cells", 0.5, text))
     return doubts
+
+
+def any_ignored(
+    path: str | Path,
+    empty: Sequence[int],
+    sections: int,
+    any_cells: bool,
+    empty_sections: str,
+    *,
+    blank: bool = False,
+) -> bool:
+    """Return whether sections without cells are not annotated.
+
+    Parameters
+    ----------
+    path : str or Path
+        Annotation, for messages.
+    empty : sequence of int
+        Numbers of its sections that have no cell.
+    sections : int
+        Number of all sections.
+    any_cells : bool
+        Whether a section has a cell.
+    empty_sections : {"ask", "background", "ignore"}
+        Setting of this name.
+    blank : bool, default False
+        Whether some of these sections are one single cell in the file.
+
+    Returns
+    -------
+    bool
+        True if there are such sections and they are to be ignored.
+
+    Raises
+    ------
+    InputError
+        If the setting has to be stated, or would ignore all sections.
+    """
+    if not empty or empty_sections == "background" or (empty_sections == "ask" and not any_cells):
+        return False
+    if empty_sections == "ignore":
+        if not any_cells:
+            raise InputError(
+                f"{path}: no section has a cell, and `empty_sections: ignore` leaves out sections without "
+                "cells. Set `dataset: {empty_sections: background}` if the images show no cells."
+            )
+        return True
+    listed = ", ".join(map(str, empty[:12])) + (" ..." if len(empty) > 12 else "")
+    raise InputError(
+        f"{path}: {len(empty)} of {sections} sections have no cell"
+        f"{', or one that covers them completely' if blank else ''} (section {listed}, counted from 0 as in "
+        "the column `sections`). If they are not annotated, set `dataset: {empty_sections: ignore}`; if they "
+        "show no cells, set `dataset: {empty_sections: background}`."
+    )

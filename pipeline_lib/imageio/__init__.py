@@ -28,7 +28,12 @@ from pipeline_lib.imageio.naming import (
     source_files,
 )
 from pipeline_lib.imageio.pairing import PAIRINGS, matching_slices
-from pipeline_lib.imageio.prediction import PREDICTION_KINDS, kind_of_prediction
+from pipeline_lib.imageio.prediction import (
+    PREDICTION_KINDS,
+    Prediction,
+    kind_of_prediction,
+    read_prediction,
+)
 from pipeline_lib.imageio.regions import AnnotationRegions
 from pipeline_lib.imageio.writing import write_images, write_labels, write_probability
 
@@ -41,6 +46,7 @@ __all__ = [
     "AnnotationSettings",
     "ImageInfo",
     "Images",
+    "Prediction",
     "Stored",
     "are_slices",
     "identity",
@@ -55,6 +61,7 @@ __all__ = [
     "parse_sections",
     "read_annotation",
     "read_images",
+    "read_prediction",
     "require_channels",
     "require_memory",
     "section_ranges",

@@ -16,6 +16,7 @@ from pipeline_lib.imageio.images import Images, open_chosen
 from pipeline_lib.imageio.kinds import Given, check_settings, count_values, masks_of_cells
 from pipeline_lib.imageio.regions import BORDER, AnnotationRegions, grow
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Json
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,18 @@ class Annotation:
         True where the image is not annotated; None if all pixels are annotated.
     description : str
         What was found in the file and what was inferred, for the log.
+    doubts : list of dict, default ()
+        What looks wrong, although it is allowed; see `AnnotationRegions`.
+    blank : tuple of int, default ()
+        Sections that are one single cell in the file, and probably not annotated; `labels` are 0 there.
     """
 
     kind: str
     labels: np.ndarray
     ignore: np.ndarray | None
     description: str
+    doubts: Sequence[Json] = ()
+    blank: tuple[int, ...] = ()
 
 
 class AnnotationSettings(TypedDict, total=False):
@@ -215,4 +222,4 @@ def read_annotation(path: str | Path, **settings: Unpack[AnnotationSettings]) ->
             border = (array == BORDER) & (regions.kind == "classes")
             array = equal_components(np.where(border, 0, array)).astype(np.uint32)
             array = np.stack([grow(own, at) for own, at in zip(array, border, strict=True)])
-        return Annotation(regions.kind, array, ignore, regions.description)
+        return Annotation(regions.kind, array, ignore, regions.description, regions.doubts, regions.blank)

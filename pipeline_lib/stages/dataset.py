@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.data import normalisation
-from pipeline_lib.data.cells import CellCounter, doubts_of_cells
+from pipeline_lib.data.cells import CellCounter, any_ignored, doubts_of_cells
 from pipeline_lib.data.gray import HASH_BYTES, GrayLevels
 from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, separation_border
 from pipeline_lib.imageio.kinds import UnclearAnnotation
@@ -236,7 +236,9 @@ def _write_annotation(
         numbers.append(counter.end_section())
     pixels = truth.shape[1] * truth.shape[2]
     empty = [z for z, number in enumerate(numbers) if number == 0 and ignored[z] < pixels]
-    if _are_ignored(empty, any(numbers), truth, empty_sections):
+    sections = [truth.images.numbers[z] for z in empty]
+    any_cells, blank = any(numbers), bool(truth.blank)
+    if any_ignored(truth.images.path, sections, truth.shape[0], any_cells, empty_sections, blank=blank):
         target = file.get(layout.IGNORE.name) or layout.add(file, layout.IGNORE, truth.shape)
         for z in empty:
             target[z], ignored[z] = 1, pixels
@@ -257,30 +259,6 @@ def _write_ignore(file: h5py.File, truth: imageio.AnnotationRegions, block: int)
                 target[z, *area.write] = ignored
                 counts[z] += np.count_nonzero(ignored)
     return counts
-
-
-def _are_ignored(
-    empty: Sequence[int], any_cells: bool, truth: imageio.AnnotationRegions, meaning: str
-) -> bool:
-    """Return whether sections without cells are not annotated; raise `InputError` if that is not known."""
-    if not empty or meaning == "background" or (meaning == "ask" and not any_cells):
-        return False
-    path = truth.images.path
-    if meaning == "ignore":
-        if not any_cells:
-            raise InputError(
-                f"{path}: no section has a cell, and `empty_sections: ignore` leaves out sections without "
-                "cells. Set `dataset: {empty_sections: background}` if the images show no cells."
-            )
-        return True
-    numbers = [truth.images.numbers[z] for z in empty]
-    listed = ", ".join(map(str, numbers[:12])) + (" ..." if len(numbers) > 12 else "")
-    raise InputError(
-        f"{path}: {len(numbers)} of {truth.shape[0]} sections have no cell"
-        f"{', or one that covers them completely' if truth.blank else ''} (section {listed}, counted from 0 "
-        "as in the column `sections`). If they are not annotated, set `dataset: {empty_sections: ignore}`; "
-        "if they show no cells, set `dataset: {empty_sections: background}`."
-    )
 
 
 @contextmanager

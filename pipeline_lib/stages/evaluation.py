@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline_lib import imageio, layout, metrics, provenance
+from pipeline_lib.data.cells import any_ignored
 from pipeline_lib.data.labels import BORDER_WIDTH, cells_apart, separation_border
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import Sections, ignored_pixels
@@ -23,6 +24,8 @@ from pipeline_lib.scores import COLUMNS, at_chosen_threshold, read_scores, sprea
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_HEADERS_GB = 8.0  # limit of memory for reading headers, as in the workflow by default
 
 
 def evaluate(
@@ -190,12 +193,19 @@ def score_files(
     truth: str | Path,
     prediction: str | Path,
     *,
+    sections: str = "",
+    pairing: str = "names",
     annotation_kind: str = "auto",
     classes: Mapping[str, int | Sequence[int]] | None = None,
+    background: int = 0,
     ignore: int | None = None,
     ignore_mask: str | Path | None = None,
     relabel: bool = False,
+    empty_sections: str = "ask",
     prediction_kind: str = "auto",
+    prediction_background: Sequence[int] = (),
+    highest: float | None = None,
+    channel: int | None = None,
 ) -> pd.DataFrame:
     """Score a probability map or labels against an annotation, both read from image files of any tool.
 
@@ -209,18 +219,33 @@ def score_files(
     prediction : str or Path
         Prediction of the same shape: the probability that a pixel is inside a cell, 0 to 1, or uint8 from 0
         to 255; or instance labels, 0 = background.
+    sections : str, default ""
+        Sections to score, for example `0-9,12`. Empty means all.
+    pairing : {"names", "order"}, default "names"
+        How the files of two folders are paired, see `imageio.matching_slices`.
     annotation_kind : str, default "auto"
         What the annotation contains, one of `imageio.ANNOTATION_KINDS`.
     classes : mapping of str to int or list of int, optional
         Values of each class in an annotation of classes, see `imageio.open_annotation`.
+    background : int, default 0
+        Value of the background in an annotation with instance labels.
     ignore : int, optional
         Value in the annotation that means "not annotated". These pixels are left out of all scores.
     ignore_mask : str or Path, optional
         Image of the same size whose pixels other than 0 are not annotated.
     relabel : bool, default False
         Whether each connected area of an instance label is a separate cell.
+    empty_sections : {"ask", "background", "ignore"}, default "ask"
+        Meaning of sections without cells in an annotation that has cells in other sections: an error,
+        sections that show no cells, or sections that are not annotated.
     prediction_kind : str, default "auto"
         What the prediction contains, one of `imageio.PREDICTION_KINDS`.
+    prediction_background : sequence of int, default ()
+        Values of the background in labels and classes; 0 if there are none.
+    highest : float, optional
+        Value in a probability map that means 1: by default 1 for floats and 255 for uint8.
+    channel : int, optional
+        Channel of the prediction, from 0. Needed if it has several.
 
     Returns
     -------
@@ -237,35 +262,63 @@ def score_files(
     """
     import pandas as pd
 
+    paths = [prediction, truth, *([ignore_mask] if ignore_mask else [])]
+    info, *_ = imageio.inspect_apart(paths, _HEADERS_GB)
+
+    def paired(path: str | Path) -> list[Path | None] | None:
+        return imageio.matching_slices(str(prediction), str(path), pairing, sections)
+
     annotation = imageio.read_annotation(
         truth,
+        sections=sections,
         kind=annotation_kind,
         classes=classes,
+        background=background,
         ignore=ignore,
         ignore_mask=ignore_mask,
         relabel=relabel,
+        masks=imageio.is_folder_of_masks(truth, info.sections),
+        slices=paired(truth),
+        mask_slices=paired(ignore_mask) if ignore_mask else None,
     )
-    predicted, labels, ignored = imageio.read_images(prediction)[0], annotation.labels, annotation.ignore
-    if labels.shape != predicted.shape:
-        raise InputError(
-            f"{prediction}: shape (z, y, x) {predicted.shape}, but {truth} has {labels.shape}. Both must "
-            "show the same sections at the same size."
-        )
     print(f"{truth}: {annotation.description}")
-    kind, inferred = prediction_kind, ""
-    if kind == "auto":
-        kind, inferred = imageio.kind_of_prediction(prediction, predicted), "; inferred from the values"
-    if kind == "labels":
-        predicted = predicted.astype(np.int64) if predicted.dtype.kind == "f" else predicted
-        print(f"{prediction}: labels, {len(np.unique(predicted[predicted > 0]))} values{inferred}")
-        scores = metrics.instance_scores(labels, predicted, ignore=ignored)
+    for doubt in annotation.doubts:
+        logger.warning("%s: %s", truth, doubt["text"])
+    predicted = imageio.read_prediction(
+        prediction,
+        sections=sections,
+        kind=prediction_kind,
+        background=prediction_background,
+        highest=highest,
+        channel=channel,
+    )
+    labels = annotation.labels
+    if labels.shape != predicted.array.shape:
+        raise InputError(
+            f"{prediction}: shape (z, y, x) {predicted.array.shape}, but {truth} has {labels.shape}. Both "
+            "must show the same sections at the same size."
+        )
+    print(f"{prediction}: {predicted.description}")
+    numbers = imageio.parse_sections(sections, info.sections)
+    ignored = _with_empty_sections(truth, annotation, numbers, empty_sections)
+    if predicted.kind == "labels":
+        scores = metrics.instance_scores(labels, predicted.array, ignore=ignored)
         rows = [(metric, float("nan"), value) for metric, value in scores.items()]
         return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
-    if predicted.dtype.kind in "iu" and np.unique(predicted[predicted != 0]).size == 1:
-        print(f"{prediction}: binary map, {predicted.max()} is cell{inferred}")
-        predicted = predicted != 0
-    else:
-        print(f"{prediction}: probability map{inferred}")
     cells = np.stack([cells_apart(own, separation_border(own, BORDER_WIDTH)) for own in labels])
     progress = partial(tqdm, total=len(cells), unit="section", leave=False)
-    return metrics.isbi_scores(cells, predicted, labels=labels, ignore=ignored, progress=progress)
+    return metrics.isbi_scores(cells, predicted.array, labels=labels, ignore=ignored, progress=progress)
+
+
+def _with_empty_sections(
+    truth: str | Path, annotation: imageio.Annotation, numbers: Sequence[int], empty_sections: str
+) -> np.ndarray | None:
+    """Return the ignored pixels, with those of sections without cells if these are to be ignored."""
+    ignored, labels = annotation.ignore, annotation.labels
+    empty = [z for z, own in enumerate(labels) if not own.any() and (ignored is None or not ignored[z].all())]
+    listed = [numbers[z] for z in empty]
+    any_cells, blank = bool(labels.any()), bool(annotation.blank)
+    if any_ignored(truth, listed, len(labels), any_cells, empty_sections, blank=blank):
+        ignored = np.zeros(labels.shape, bool) if ignored is None else ignored
+        ignored[empty] = True
+    return ignored
