@@ -234,6 +234,16 @@ def test_labels_and_probabilities_are_recognised(make, kind):
     assert imageio.kind_of_prediction("p.tif", make(drawn_labels())) == kind
 
 
+def test_small_specks_that_are_numbered_are_labels():
+    """Most segments of a bad network have one or two pixels, as do the areas of gray levels."""
+    specks = np.random.default_rng(0).random((1, 128, 128)) < 0.1
+    labels = ndimage.label(specks)[0]
+    assert np.median(np.bincount(labels.ravel())[1:]) < 3
+    for dtype in (np.uint16, np.int64, np.float32):
+        assert imageio.kind_of_prediction("p.tif", labels.astype(dtype)) == "labels"
+    assert imageio.kind_of_prediction("p.tif", np.where(specks, labels % 250, 0)) == "probability"
+
+
 def classes_of(labels):
     """Return 0 outside, 1 at the border and 2 inside cells."""
     return np.digitize(blurred(labels), [0.5, 0.9]).astype(np.uint8)

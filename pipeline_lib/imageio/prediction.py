@@ -126,8 +126,9 @@ def kind_of_prediction(path: str | Path, prediction: np.ndarray, *, white_is_zer
     """Return whether a prediction has instance labels or probabilities.
 
     One or two values, one of them 0, are a binary map, which is a probability. Other whole numbers are labels
-    if most of them form one area. They are probabilities if they are scattered or change smoothly, as gray
-    levels do. Values with a fractional part are probabilities, unless they form areas like labels.
+    if most of them form one area, or if they are numbered without a gap and nearly all form one area. They
+    are probabilities if they are scattered or change smoothly, as gray levels do. Values with a fractional
+    part are probabilities, unless they form areas like labels.
 
     Parameters
     ----------
@@ -175,6 +176,9 @@ def kind_of_prediction(path: str | Path, prediction: np.ndarray, *, white_is_zer
     if fractions and (labels <= meaning.FEW or not like_labels):
         return "probability"
     clear = labels > 1 and values[0] >= 0 and not fractions
+    # numbered without a gap, each value one area: labels, however small they are
+    if clear and labels > meaning.FEW and values[-1] == labels and areas.split <= _SPLIT:
+        return "labels"
     if clear and areas.scattered(labels):
         return "probability"
     if clear and like_labels and meaning.sentinel(found) is None and (values[0] == 0 or labels > meaning.FEW):
@@ -264,7 +268,8 @@ def _scaled(path: str | Path, array: np.ndarray, highest: float | None) -> np.nd
     scales = " or ".join(f"`--highest {scale}`" for scale in _full_scales(largest.item()))
     raise InputError(
         f"{path}: found a probability map of {array.dtype} values up to {meaning.plain(largest)}; expected 0 "
-        f"to 1, or uint8 from 0 to 255. State the value that means a probability of 1, for instance {scales}."
+        f"to 1, or uint8 from 0 to 255. State the value that means a probability of 1, for instance {scales}; "
+        "or state `--prediction labels` if each value is one object."
     )
 
 

@@ -32,9 +32,6 @@ class AnnotationRegions:
         Whether each connected area of equal values is a cell. If False, each value is a cell.
     images : Images
         Regions of the file as they are stored.
-    blank : tuple of int, default ()
-        Sections that would be one single cell although others show more: probably not annotated. `read`
-        returns 0 there.
     cells_are_zero : bool, default False
         For "membranes": whether cells are stored as 0.
     classes : tuple of (int, tuple of int), default ()
@@ -45,6 +42,9 @@ class AnnotationRegions:
         Image of the same size that is not 0 where the annotation is ignored.
     doubts : list of dict, default ()
         What looks wrong, although it is allowed: `name`, `weight` (0 to 1) and `text`.
+    blank : tuple of int, default ()
+        Sections that would be one single cell although others show more: probably not annotated. `read`
+        returns 0 there.
     """
 
     kind: str
@@ -52,12 +52,12 @@ class AnnotationRegions:
     dtype: np.dtype
     separate: bool
     images: Images = field(repr=False)
-    blank: tuple[int, ...] = field(default=(), kw_only=True)
     cells_are_zero: bool = False
     classes: tuple[tuple[int, tuple[int, ...]], ...] = ()
     ignore: int | None = None
     mask: Images | None = field(default=None, repr=False)
     doubts: Sequence[Json] = ()
+    blank: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
