@@ -177,7 +177,7 @@ def kind_of_prediction(path: str | Path, prediction: np.ndarray, *, white_is_zer
         return "probability"
     clear = labels > 1 and values[0] >= 0 and not fractions
     # numbered without a gap, each value one area: labels, however small they are
-    if clear and labels > meaning.FEW and values[-1] == labels and areas.split <= _SPLIT:
+    if clear and values[0] == 0 and values[-1] == labels > meaning.FEW and areas.split <= _SPLIT:
         return "labels"
     if clear and areas.scattered(labels):
         return "probability"
@@ -268,7 +268,7 @@ def _scaled(path: str | Path, array: np.ndarray, highest: float | None) -> np.nd
     scales = " or ".join(f"`--highest {scale}`" for scale in _full_scales(largest.item()))
     raise InputError(
         f"{path}: found a probability map of {array.dtype} values up to {meaning.plain(largest)}; expected 0 "
-        f"to 1, or uint8 from 0 to 255. State the value that means a probability of 1, for instance {scales}; "
+        f"to 1, or uint8 from 0 to 255. State the value that means a probability of 1, such as {scales}; "
         "or state `--prediction labels` if each value is one object."
     )
 
