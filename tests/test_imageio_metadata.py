@@ -409,6 +409,118 @@ def test_imagej_hyperstacks_in_any_order(tmp_path, order):
     np.testing.assert_array_equal(read(path, channels=2), stack)
 
 
+@pytest.mark.parametrize("name", ("a.tif", "a.ome.tif"))
+@pytest.mark.parametrize("sections", (2, 3, 5))
+def test_sections_that_tifffile_saved_as_channels(tmp_path, name, sections):
+    stack = gray((sections, 32, 32))
+    labels = np.stack([np.roll(instances(32), z) for z in range(sections)])
+    for array in (stack, labels.astype("u2")):
+        tifffile.imwrite(tmp_path / name, array, imagej=name == "a.tif", photometric="minisblack")
+        open_, settings = imageio.read_images, {}
+        if array is not stack:
+            open_, settings = imageio.read_annotation, {"kind": "instances"}
+        run(
+            *refused(tmp_path / name, f"found {sections} channels .*If these are sections", open_, **settings)
+        )
+        found = open_(tmp_path / name, **settings)
+        found = found[0] if array is stack else found.labels
+        np.testing.assert_array_equal(found, array)
+
+
+def test_channels_of_several_sections_are_not_taken_for_sections(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", gray((3, 2, 7, 11)), imagej=True)
+    assert refused(tmp_path / "a.tif", "found 2 channels") == []
+
+
+# ------------------------------------------------------------------------------ other pages and values
+
+
+def pages(path, *arrays, kinds):
+    """Write pages with these values of the tag NewSubfileType."""
+    with tifffile.TiffWriter(path) as writer:
+        for array in arrays:
+            writer.write(array, photometric="minisblack", metadata=None, subfiletype=2)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for page, kind in zip(file.pages, kinds, strict=True):
+            page.tags[254].overwrite(kind)
+    return path
+
+
+@pytest.mark.parametrize("kinds", ((0, 4), (0, 1), (2, 3), (0, 5), (1, 0), (4, 2)))
+def test_copies_and_masks_among_pages_are_no_sections(tmp_path, kinds):
+    own = next(place for place, kind in enumerate(kinds) if not kind & 5)
+    arrays = [gray((7, 11), seed=seed) for seed in range(2)]
+    path = pages(tmp_path / "a.tif", *arrays, kinds=kinds)
+    run(*refused(path, f"page {1 - own} is marked as a smaller copy or a mask", imageio.inspect))
+    np.testing.assert_array_equal(read(path)[0], [arrays[own]])
+    arrays[1 - own] = arrays[1 - own][:3, :5]  # of another size, it is left out
+    pages(path, *arrays, kinds=kinds)
+    np.testing.assert_array_equal(read(path)[0], [arrays[own]])
+
+
+def test_pages_of_a_stack_may_all_be_marked(tmp_path):
+    stack = gray((2, 7, 11))
+    for kinds in ((2, 2), (1, 1)):
+        np.testing.assert_array_equal(read(pages(tmp_path / "a.tif", *stack, kinds=kinds))[0], stack)
+
+
+@pytest.mark.parametrize("described", (True, False))
+def test_a_thumbnail_in_front_of_the_image_is_left_out(tmp_path, described):
+    options = {"photometric": "minisblack"} | ({} if described else {"metadata": None})
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(gray((3, 4)), subfiletype=1, **options)
+        writer.write(GRAY, **options)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0, 0], GRAY)
+
+
+def no_data(path, array, value):
+    tifffile.imwrite(path, array, photometric="minisblack", extratags=[(42113, "s", 0, value, True)])
+    return path
+
+
+@pytest.mark.parametrize(("value", "dtype"), (("-9999", np.float32), ("0", np.uint8), ("65535", np.uint16)))
+def test_no_data_of_gdal_is_not_a_gray_level(tmp_path, value, dtype):
+    array = gray((7, 11), dtype) + dtype(1)
+    np.testing.assert_array_equal(read(no_data(tmp_path / "a.tif", array, value))[0, 0], array)
+    array[4, 6] = float(value)
+    path = no_data(tmp_path / "a.tif", array, value)
+    run(
+        *refused(
+            path, f"found the value {value}, the first in section 0, row 4, column 6, which means no data"
+        )
+    )
+    np.testing.assert_array_equal(read(path)[0, 0], array)
+
+
+@pytest.mark.parametrize("kind", ("auto", "instances"))
+def test_no_data_of_gdal_is_asked_in_an_annotation(tmp_path, caplog, kind):
+    labels = instances(32).astype("u1")
+    labels[:, 28:] = 200
+    path = no_data(tmp_path / "a.tif", labels, "200")
+    (line,) = refused(
+        path, r"which means no data .* `dataset: \{ignore: 200\}`", imageio.read_annotation, kind=kind
+    )
+    found = imageio.read_annotation(path, kind=kind, ignore=200)
+    np.testing.assert_array_equal(found.labels[0], np.where(labels == 200, 0, labels))
+    np.testing.assert_array_equal(found.ignore[0], labels == 200)
+    run(line)
+    np.testing.assert_array_equal(imageio.read_annotation(path, kind="instances").labels[0], labels)
+    caplog.set_level("INFO", "bordure")
+    np.testing.assert_array_equal(
+        imageio.read_annotation(no_data(path, instances(32), "0")).labels[0], instances(32)
+    )
+    assert "0 means no data; it is read as background" in caplog.text
+
+
+def test_white_is_zero_of_one_bit_is_logged(tmp_path, caplog):
+    """A bool array of tifffile without any description looks like a scanned page, in which 0 is white."""
+    caplog.set_level("INFO", "bordure")
+    tifffile.imwrite(tmp_path / "a.tif", CELLS, metadata=None, software=False)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0, 0], ~CELLS)
+    assert "inverted, because 0 is displayed as white" in caplog.text
+    assert "0 is displayed as white" in imageio.read_annotation(tmp_path / "a.tif").description
+
+
 # --------------------------------------------------------------------------------------------- HDF5 axes
 
 
@@ -440,6 +552,8 @@ STATED = {
     "axistags as letters": {"axistags": "yxz"},
     "axistags": {"axistags": vigra("yxz")},
     "axistags of time": {"axistags": vigra("yxt")},
+    "names of labels": {"dimension_labels": ["y", "x", "z"]},
+    "labels": {"labels": ["y", "x", "z"]},
     "two that agree": {"axes": "yxz", "axistags": vigra("yxz")},
 }
 
@@ -455,6 +569,94 @@ def test_axes_of_dimension_labels(tmp_path):
     stack = gray((5, 7, 11))
     for labels in ("yxz", ("Y", "X", "Z"), ("row", "column", "section")):
         np.testing.assert_array_equal(read(hdf5(tmp_path, stack.transpose(1, 2, 0), labels=labels))[0], stack)
+
+
+@pytest.mark.parametrize("named", ("scale", "dataset"))
+def test_axes_of_dimension_scales(tmp_path, named):
+    """As netCDF and xarray write them."""
+    stack = gray((5, 7, 11))
+    path = hdf5(tmp_path, stack.transpose(2, 1, 0))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        for number, name in enumerate("xyz"):
+            file[name] = np.arange(file["raw"].shape[number])
+            file[name].make_scale(name if named == "scale" else "This is a netCDF dimension")
+            file["raw"].dims[number].attach_scale(file[name])
+    np.testing.assert_array_equal(read(path)[0], stack)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["raw"].attrs["axes"] = "zxy"
+    (line,) = refused(path, "`axes` `zxy` and the dimension scales `xyz`", lambda _: imageio.inspect(path))
+    run(line.replace("'zxy'", "'xyz'"))
+    np.testing.assert_array_equal(read(path)[0], stack)
+
+
+def test_scales_and_labels_that_are_no_axes(tmp_path):
+    stack = gray((5, 7, 11))
+    path = hdf5(tmp_path, stack, {"labels": ["cell", "membrane"]})
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["phony_dim_0"] = np.arange(5)
+        file["phony_dim_0"].make_scale()
+        file["raw"].dims[0].attach_scale(file["phony_dim_0"])
+        file.attrs["axes"] = "yx"  # of another dataset
+    np.testing.assert_array_equal(read(path)[0], stack)
+
+
+def test_axes_of_the_group(tmp_path):
+    """As NeXus writes them. Those of the dataset win."""
+    stack = gray((5, 7, 11))
+    path = hdf5(tmp_path, stack.transpose(1, 2, 0))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file.attrs["axes"] = ["y", "x", "z"]
+    np.testing.assert_array_equal(read(path)[0], stack)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["raw"].attrs["axes"] = "xyz"
+    np.testing.assert_array_equal(read(path)[0], stack.swapaxes(1, 2))
+
+
+@pytest.mark.parametrize("attributes", ({"MATLAB_class": np.bytes_("uint8")}, {"order": "F"}))
+@pytest.mark.parametrize("axes", ("zxy", "xy", "czxy"))
+def test_reversed_axes_are_asked(tmp_path, attributes, axes):
+    array = gray((2, 5, 7, 11)[-len(axes) :])
+    path = hdf5(tmp_path, array, attributes)
+    run(*refused(path, "may be stored in reversed order", imageio.inspect).copy())
+    channels = 2 if "c" in axes else 1
+    np.testing.assert_array_equal(
+        read(path, channels=channels), array.swapaxes(-1, -2).reshape(channels, -1, 11, 7)
+    )
+    np.testing.assert_array_equal(read(hdf5(tmp_path, gray((5, 7, 11)), {"order": "C"}))[0], gray((5, 7, 11)))
+
+
+@pytest.mark.parametrize(("origin", "flipped"), (("LL", (0,)), ("UR", (1,)), ("LR", (0, 1))))
+def test_an_origin_that_is_not_at_the_upper_left_is_asked(tmp_path, origin, flipped):
+    attributes = {"CLASS": "IMAGE", "DISPLAY_ORIGIN": np.bytes_(origin)}
+    for chosen, expected in enumerate((GRAY, np.flip(GRAY, flipped))):
+        path = hdf5(tmp_path, np.flip(GRAY, flipped), attributes)
+        run(refused(path, f"`DISPLAY_ORIGIN` is '{origin}', expected UL")[chosen])
+        np.testing.assert_array_equal(read(path)[0, 0], expected)
+    assert read(hdf5(tmp_path, GRAY, {"DISPLAY_ORIGIN": "UL"})).shape == (1, 1, *GRAY.shape)
+
+
+def test_scaled_values_are_asked(tmp_path):
+    for chosen, name in enumerate(("raw", "raw_scaled")):
+        path = hdf5(tmp_path, GRAY, {"scale_factor": np.array([0.5]), "add_offset": 10.0})
+        run(refused(path, "`scale_factor` .* and `add_offset` .* in another scale")[chosen])
+        expected = GRAY * 0.5 + 10 if chosen else GRAY
+        np.testing.assert_array_equal(read(f"{tmp_path}/a.h5:/{name}")[0, 0], expected)
+    np.testing.assert_array_equal(read(hdf5(tmp_path, GRAY, {"scale_factor": 1.0}))[0, 0], GRAY)
+
+
+def test_an_indexed_image_of_hdf5_has_the_colours_of_its_palette(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (256, 3), "u1")
+    path = hdf5(tmp_path, GRAY, {"CLASS": "IMAGE", "IMAGE_SUBCLASS": np.bytes_("IMAGE_INDEXED")})
+    (line,) = refused(path, "IMAGE_INDEXED, but its `PALETTE` is missing")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["palette"] = colours
+        file["raw"].attrs["PALETTE"] = file["palette"].ref
+    np.testing.assert_array_equal(read(path, channels=3)[:, 0], np.moveaxis(colours[GRAY], -1, 0))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["palette"][:] = np.arange(256)[::-1, None]
+    np.testing.assert_array_equal(read(path)[0, 0], 255 - GRAY)
+    run(line)
+    np.testing.assert_array_equal(read(path)[0, 0], GRAY)
 
 
 @pytest.mark.parametrize("axes", ("tzyxc", "zyxc", "yxc", "cyx", "zcyx", "czyx"))
@@ -768,10 +970,32 @@ def test_a_palette_with_transparency(tmp_path):
     np.testing.assert_array_equal(read(path, channels=3)[:, 0, 0].T, [[9, 8, 7], [1, 2, 3], [1, 2, 3]])
 
 
-def test_extra_samples_that_are_not_alpha_are_channels(tmp_path):
-    four = gray((7, 11, 4))
-    tifffile.imwrite(tmp_path / "a.tif", four, photometric="rgb", extrasamples=["unspecified"])
-    np.testing.assert_array_equal(read(tmp_path / "a.tif", channels=4)[:, 0], np.moveaxis(four, -1, 0))
+@pytest.mark.parametrize("channels", (1, 3))
+def test_extra_samples_without_a_meaning(tmp_path, channels):
+    """They are channels, or transparency where one channel less is expected."""
+    colour = gray((*GRAY.shape, 3)[: channels + 1])
+    path, expected = tmp_path / "a.tif", np.moveaxis(np.atleast_3d(colour), -1, 0)
+    for opacity in (OPAQUE, HOLE):
+        stored = with_alpha(colour, opacity)
+        photometric = "rgb" if channels == 3 else "minisblack"
+        options = {"photometric": photometric, "extrasamples": ["unspecified"], "planarconfig": "contig"}
+        tifffile.imwrite(path, stored, **options)
+        np.testing.assert_array_equal(read(path, channels=channels + 1)[:, 0], np.moveaxis(stored, -1, 0))
+        if opacity is OPAQUE:
+            np.testing.assert_array_equal(read(path, channels=channels)[:, 0], expected)
+            imageio.require_channels(path, imageio.inspect(path), channels)
+    match = rf"without a stated meaning .*row 4, column 6 \(0 of 255\).*channels: {channels + 1}`"
+    run(*refused(path, match, channels=channels))
+    np.testing.assert_array_equal(read(path, channels=channels)[:, 0], expected)
+
+
+def test_labels_with_an_extra_sample_without_a_meaning(tmp_path):
+    labels = instances(32).astype("u1")
+    options = {"extrasamples": ["unspecified"], "planarconfig": "contig"}
+    for array, photometric in ((labels, "minisblack"), (np.dstack([labels] * 3), "rgb")):
+        stored = with_alpha(array, np.ones(labels.shape))
+        tifffile.imwrite(tmp_path / "a.tif", stored, photometric=photometric, **options)
+        np.testing.assert_array_equal(imageio.read_annotation(tmp_path / "a.tif").labels[0], labels)
 
 
 @pytest.mark.parametrize("name", ("a.png", "a.tif"))
@@ -814,6 +1038,72 @@ def test_an_annotation_with_a_colour_per_cell(tmp_path, name):
     assert len(np.unique(found)) == labels.max() + 1  # one number per colour, which are those of the cells
     np.testing.assert_array_equal(found == 0, labels == 0)
     assert all(len(np.unique(found[labels == label])) == 1 for label in range(labels.max() + 1))
+
+
+@pytest.mark.parametrize("background", (0, 255))
+@pytest.mark.parametrize("suffix", ("png", "tif"))
+def test_colours_of_cells_have_the_same_numbers_in_all_files(tmp_path, background, suffix):
+    """Also in a file that is all cells."""
+    labels = instances(32)
+    colours = np.random.default_rng(0).permutation(256)[: 3 * (labels.max() + 1)].reshape(-1, 3).astype("u1")
+    colours[0] = background
+    stack = np.stack([labels, np.where(labels == 0, 2, labels), labels.T])
+    for z, section in enumerate(stack):
+        write(tmp_path / f"{z}.{suffix}", colours[section])
+    colour = "white" if background else "black"
+    run(*refused(tmp_path, f"each colour is one cell and {colour} is background", imageio.read_annotation))
+    found = read(tmp_path)[0]
+    np.testing.assert_array_equal(found == 0, stack == 0)
+    assert len({*zip(found.ravel().tolist(), stack.ravel().tolist(), strict=True)}) == labels.max() + 1
+    assert len(np.unique(found)) == labels.max() + 1
+
+
+@pytest.mark.parametrize("ignore", (None, 7, -1, 2**64 - 3))
+@pytest.mark.parametrize("name", ("a.tif", "folder", "a.h5"))
+def test_labels_beyond_32_bits_are_numbered(tmp_path, ignore, name):
+    labels = instances(32)
+    ids = (
+        np.random.default_rng(0)
+        .integers(2**40, 2**62, labels.max() + 1)
+        .astype("i8" if ignore == -1 else "u8")
+    )
+    ids[0] = 0
+    stack = np.stack([labels, np.where(labels == 3, 0, labels)])
+    stored = ids[stack]
+    if ignore is not None:
+        stored[:, :3] = np.array(ignore).astype(stored.dtype)
+    path = tmp_path / name
+    if name == "a.h5":
+        path = hdf5(tmp_path, stored)
+    elif name == "folder":
+        path.mkdir()
+        for z, section in enumerate(stored):
+            write(path / f"{z}.tif", section)
+    else:
+        tifffile.imwrite(path, stored, photometric="minisblack")
+    settings = {"kind": "instances", "ignore": ignore}
+    run(
+        *refused(
+            path, "found labels up to .* expected at most 4,294,967,295", imageio.read_annotation, **settings
+        )
+    )
+    found = imageio.read_annotation(path, **settings).labels
+    if ignore is not None:
+        stack[:, :3] = 0
+    np.testing.assert_array_equal(found == 0, stack == 0)
+    pairs = {*zip(found.ravel().tolist(), stack.ravel().tolist(), strict=True)}
+    assert len(pairs) == len(np.unique(found)) == len(np.unique(stack))
+
+
+def test_one_value_beyond_63_bits_is_not_a_label(tmp_path):
+    """The Boss of CREMI marks what is not annotated by 2^64 - 3."""
+    labels = instances(32).astype("u8")
+    labels[:3] = 2**64 - 3
+    path = write(tmp_path / "a.tif", labels)
+    assert refused(path, rf"`dataset: \{{ignore: {2**64 - 3}\}}`", imageio.read_annotation) == []
+    found = imageio.read_annotation(path, ignore=2**64 - 3)
+    np.testing.assert_array_equal(found.labels[0, 3:], labels[3:])
+    assert found.ignore[0, :3].all() and not found.ignore[0, 3:].any()
 
 
 def test_messages_for_annotations_do_not_name_steps_that_change_labels(tmp_path):

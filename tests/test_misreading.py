@@ -143,8 +143,16 @@ def test_one_mask_for_each_cell():
     write("images/a.png", photo(cells))
     for number in range(1, 17):
         write(f"masks/a/{number:02d}.png", np.where(cells == number, 255, 0).astype(np.uint8))
-    (found,) = build(("images/a.png", "masks/a"))
-    np.testing.assert_array_equal(found["labels"][0], cells)
+    masks = np.stack([np.where(cells == number, 255, 0).astype(np.uint8) for number in range(1, 17)])
+    write("masks.tif", masks)
+    with h5py.File("masks.h5", "w") as file:
+        file["masks"] = masks
+    rows = [("images/a.png", "masks/a"), ("images/a.png", "masks.tif"), ("images/a.png", "masks.h5:/masks")]
+    for found in build(*rows):
+        np.testing.assert_array_equal(found["labels"][0], cells)
+    write("stack.tif", np.stack([cells] * 3))
+    with pytest.raises(InputError, match=r"3 slices for one image, .* an image with as many sections"):
+        build(("images/a.png", "stack.tif"))
 
 
 @pytest.mark.parametrize(

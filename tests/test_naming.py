@@ -77,6 +77,8 @@ STACKS = {
     ],
     "places without a grid": [f"crop_x{x}_y{y}.tif" for x, y in ((120, 340), (15, 22), (400, 340), (7, 99))],
     "both signs": ["z-01.tif", "z+00.tif", "z+01.tif"],
+    "negative numbers": ["z-12.tif", "z-2.tif", "z0.tif", "z1.tif", "z11.tif"],
+    "decimals": numbered("s{}.{}.tif", range(12), (0, 5)),
     "a single file": ["overview.tif"],
 }
 
@@ -331,6 +333,28 @@ PAIRS = {
     ),
     "ImageJ": (numbered("stack-{:04}.tif", range(1, 9)), "labels{:02}.tif", range(1, 9)),
     "a single file": (["overview.tif"], "{}.tif", ["drawn"]),
+    "negative numbers": (["z-12.tif", "z-2.tif", "z0.tif", "z2.tif"], "m_{}.tif", (-12, -2, 0, 2)),
+    "decimals": (numbered("s{}.{}.tif", (0, 1, 2), (0, 5)), "m{}.tif", (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)),
+    "composed and decomposed letters": (["é.tif", "ü.tif"], "{}.tif", ("e\u0301", "u\u0308")),
+    "the same, with other words": (["café_1.tif", "thé_2.tif"], "{}_mask.tif", ("cafe\u0301", "the\u0301")),
+    **{
+        f"numbers in another order, {pattern}": (
+            [f"pos{a}_t{b}.tif" for a, b in ((1, 2), (2, 1), (3, 4), (4, 3), (1, 5))],
+            "{}.tif",
+            [pattern.format(a=a, b=b) for a, b in ((1, 2), (2, 1), (3, 4), (4, 3), (1, 5))],
+        )
+        for pattern in (
+            "t{b}_pos{a}_mask",
+            "t{b}pos{a}",
+            "{b}t_{a}pos",
+            "t_{b}_pos_{a}",
+            "mask_t{b}_p{a}",
+            "frame_t{b}_series{a}",
+            "pos{a}_frame{b}",
+            "{a}_{b}",
+            "mask_{a}_{b}",
+        )
+    },
 }
 
 
@@ -354,6 +378,76 @@ def test_grids_are_paired_by_the_order_of_numbers(tmp_path):
     b = touch(tmp_path / "b", [f"m {name.replace('z', 'section')}.tif" for name in names])
     found = imageio.matching_slices(f"{a}/t*.tif", f"{b}/m*.tif")
     assert [path.stem.replace("section", "z") for path in found] == [f"m {name}" for name in names]
+
+
+@pytest.mark.parametrize("first", ("row{}_col{}", "tile_{}row_{}col", "row_{}_col_{}"))
+@pytest.mark.parametrize(
+    "second", ("col{1}_row{0}", "c{1}r{0}", "m_{1}col_{0}row", "r{0}_c{1}", "row{0}_x{1}")
+)
+def test_grids_are_paired_by_the_words_of_numbers(tmp_path, first, second):
+    grid = [*itertools.product((1, 2, 3), repeat=2)]
+    a = touch(tmp_path / "a", [f"{first.format(*at)}.tif" for at in grid])
+    b = touch(tmp_path / "b", [f"{second.format(*at)}.tif" for at in grid])
+    for images, annotation, names in ((a, b, (first, second)), (b, a, (second, first))):
+        found = imageio.matching_slices(f"{images}/*.tif", f"{annotation}/*.tif")
+        pairs = {
+            path.stem: other.stem for path, other in zip(imageio.slice_files(images), found, strict=True)
+        }
+        assert pairs == {names[0].format(*at): names[1].format(*at) for at in grid}
+
+
+TRANSPOSED = {
+    "words without a relation": ("x{}_y{}", "row{}_col{}"),
+    "other values of the same words": ("1_row_{}_col_{}", "1_col_{}_row_{}"),
+    "numbers in front of their words": ("{}_row_{}_col", "{}_col_{}_row"),
+    "numbers in another order": ("{0}_{1}", "{1}_{0}"),
+    "other words": ("row{}_col{}", "z{}_slice{}"),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), TRANSPOSED.values(), ids=TRANSPOSED)
+def test_numbers_whose_meaning_is_not_known_are_not_paired(tmp_path, first, second):
+    at = [(1, 2), (2, 3), (3, 1), (2, 1), (3, 3)] if "1}_{0" not in second else [(1, 2), (2, 3), (3, 1)]
+    a = touch(tmp_path / "a", [f"{first.format(*numbers)}.tif" for numbers in at])
+    b = touch(tmp_path / "b", [f"{second.format(*numbers)}.tif" for numbers in at])
+    with pytest.raises(InputError, match="do not pair them"):
+        imageio.matching_slices(f"{a}/*.tif", f"{b}/*.tif")
+
+
+def test_images_of_other_formats_among_slices_are_named(tmp_path):
+    folder = write(tmp_path / "a", ["s1.tif", "s2.tif", "s4.tif"])
+    (folder / "s3.jpg").write_bytes(b"\xff\xd8")
+    (folder / "notes.txt").touch()
+    for path in (folder, f"{folder}/s*"):
+        with pytest.raises(InputError, match=r"s3\.jpg: found 1 image with the suffix `\.jpg`") as caught:
+            imageio.inspect(path)
+        pattern = re.search(r"with the pattern (\S+)\.$", str(caught.value))[1]
+        assert imageio.inspect(pattern).sections == 3
+    Image.fromarray(np.zeros((5, 6), np.uint8)).save(folder / "s3.tif")  # the other fix
+    (folder / "s3.jpg").unlink()
+    assert imageio.inspect(folder).sections == 4
+
+
+def test_order_of_negative_numbers_and_of_dates(tmp_path):
+    for names in (
+        ["s_-10.tif", "s_-5.tif", "s_0.tif", "s_5.tif"],
+        ["2021-03-04_z-2.tif", "2021-03-04_z-1.tif", "2021-03-04_z+0.tif", "2021-03-04_z+1.tif"],
+        ["2021-03-04.tif", "2021-03-11.tif", "2021-04-01.tif"],
+        ["slice-1.tif", "slice-2.tif", "slice-10.tif"],
+    ):
+        folder = tmp_path / names[0]
+        touch(folder, names[::-1])
+        assert [path.name for path in imageio.slice_files(folder)] == names
+
+
+def test_numbers_that_are_no_decimals(tmp_path):
+    """Tiles or channels after a dot form a grid; fractions of different lengths have no clear order."""
+    for number, names in enumerate(
+        (numbered("s{}.{}.tif", (1, 2), (0, 1)), numbered("s{}.{}.tif", (0, 1), (5, 25)))
+    ):
+        folder = write(tmp_path / str(number), names)
+        with pytest.raises(InputError, match="do not show one stack"):
+            imageio.inspect(folder)
 
 
 @given(st.sets(st.integers(0, 2000), min_size=2, max_size=20), st.data())

@@ -226,7 +226,7 @@ def check_files(
                     )
                     if slices is not None:
                         other = replace(other, sections=len(slices))
-                    elif path == volume.annotation and imageio.is_folder_of_masks(path, images.sections):
+                    elif path == volume.annotation and images.sections == 1:  # or one mask per cell
                         other = replace(other, sections=1)
                     if other.shape[1:] != images.shape[1:]:
                         what = "annotation" if path == volume.annotation else "mask of ignored pixels"

@@ -19,7 +19,6 @@ from pipeline_lib.imageio.kinds import ANNOTATION_KINDS
 from pipeline_lib.imageio.naming import (
     are_slices,
     identity,
-    is_folder_of_masks,
     natural_key,
     parse_sections,
     section_ranges,
@@ -52,7 +51,6 @@ __all__ = [
     "identity",
     "inspect",
     "inspect_apart",
-    "is_folder_of_masks",
     "kind_of_prediction",
     "matching_slices",
     "natural_key",

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_lib.imageio.naming import is_pattern, slice_files
+from pipeline_lib.imageio.naming import hdf5_path, is_pattern, slice_files
 
 if TYPE_CHECKING:
     from pipeline_lib.imageio.headers import ImageInfo
@@ -29,10 +29,10 @@ def _files(path: str | Path) -> str:
     return f"__import__('glob').glob({glob.escape(str(path)) + '/*' + slices[0].suffix!r})"
 
 
-def set_tag(path: str | Path, code: int, value: int) -> str:
+def set_tag(path: str | Path, code: int, value: int | str) -> str:
     """Return a line for a terminal that sets a tag of all pages of a TIFF file or folder, where present."""
     return python_line(
-        f"import tifffile; [[page.tags[{code}].overwrite({value}) for page in file.pages if {code} in "
+        f"import tifffile; [[page.tags[{code}].overwrite({value!r}) for page in file.pages if {code} in "
         "page.tags] and file.close() for file in (tifffile.TiffFile(name, mode='r+') for name in "
         f"{_files(path)})]"
     )
@@ -42,6 +42,15 @@ def set_description(path: str | Path, description: str) -> str:
     """Return a line for a terminal that replaces the description of the first page of a TIFF file."""
     name, text = json.dumps(str(path), ensure_ascii=False), json.dumps(description)
     return python_line(f"import tifffile; tifffile.tiffcomment({name}, {text})")
+
+
+def without_marked_pages(path: str | Path, photometric: int) -> str:
+    """Return a line for a terminal that removes smaller copies and masks from the pages of a TIFF file."""
+    return python_line(
+        f"import tifffile as t; f = t.TiffFile({str(path)!r}); a = [page.asarray() for page in f.pages if "
+        f"not page.subfiletype & 5]; f.close(); t.imwrite({str(path)!r}, a, photometric={int(photometric)}, "
+        "ome=False)"
+    )
 
 
 def as_stack(path: str | Path) -> str:
@@ -76,10 +85,21 @@ def frames_as_tiff(path: Path) -> str:
     )
 
 
-def numbered(path: str | Path, info: ImageInfo) -> str:
-    """Return a line for a terminal that replaces colours by numbers in ascending order; black becomes 0."""
-    numbers = "n.unique(a.reshape(-1, 3), axis=0, return_inverse=True)[1].reshape(a.shape[:-1]).astype('u2')"
-    return _rewritten(path, numbers, "minisblack", info)
+def numbered(path: str | Path, info: ImageInfo, background: int) -> str:
+    """Return a line for a terminal that replaces colours by numbers, the same in all files of a folder.
+
+    `background` is the value of red, green and blue of the background, which becomes 0.
+    """
+    # k: number of each colour; c: colours of a file; r: their ranks at each pixel
+    numbers = "n.array([k.setdefault(tuple(x), len(k)) for x in c.tolist()], 'u2')[r.reshape(a.shape[:-1])]"
+    return _rewritten(
+        path,
+        numbers,
+        "minisblack",
+        info,
+        before=f"k = {{{(background,) * 3}: 0}}; ",
+        loops=" for c, r in [n.unique(a.reshape(-1, 3), axis=0, return_inverse=True)]",
+    )
 
 
 def black_and_white(path: str | Path, info: ImageInfo, middle: float) -> str:
@@ -97,13 +117,40 @@ def fill_outlines(path: str | Path) -> str:
     return _rewritten(path, f"{sections}.reshape(a.shape).astype(a.dtype)", "minisblack")
 
 
-def _rewritten(path: str | Path, result: str, photometric: str, info: ImageInfo | None = None) -> str:
+def renumbered(path: str | Path, ignore: int | None) -> str:
+    """Return a line for a terminal that numbers labels from 1, the same in all files of a folder.
+
+    0 and the value `ignore` are kept.
+    """
+    before = f"k = { ({0: 0} if ignore is None else {0: 0, ignore: ignore}) }; "
+    first = ignore if ignore and 0 < ignore < 2**32 else 0
+    numbers = f"n.array([k.setdefault(x, len(k) + {first}) for x in c.tolist()], a.dtype)[r.reshape(a.shape)]"
+    ranks = "n.unique(a, return_inverse=True)"
+    if named := hdf5_path(path):
+        return python_line(
+            f"import h5py, numpy as n; {before}d = h5py.File({named.file!r}, 'r+')[{named.dataset!r}]; "
+            f"a = d[()]; c, r = {ranks}; d[...] = {numbers}"
+        )
+    return _rewritten(path, numbers, "minisblack", before=before, loops=f" for c, r in [{ranks}]")
+
+
+def _rewritten(
+    path: str | Path,
+    result: str,
+    photometric: str,
+    info: ImageInfo | None = None,
+    *,
+    before: str = "",
+    loops: str = "",
+) -> str:
     """Return a line for a terminal that replaces the array `a` of each file of an image by `result`.
 
-    With `info`, colours are the last axis of `a`, and the orientation is kept.
+    With `info`, colours are the last axis of `a`, and the orientation is kept. The code `before` is run once,
+    and `loops` define further names for `result`.
     """
     files, modules = _files(path), "numpy as n, tifffile as t"
-    array, options = "t.imread(name)", f", photometric='{photometric}'"
+    # in x.ome.tif, tifffile would describe sections as channels
+    array, options = "t.imread(name)", f", photometric='{photometric}', ome=False"
     if info and "S" in info.axes[:-1]:
         array = f"n.moveaxis({array}, -3, -1)"
     if info and info.orientation != 1:
@@ -111,5 +158,6 @@ def _rewritten(path: str | Path, result: str, photometric: str, info: ImageInfo 
     if files.lower().endswith((".png']", ".png')")):
         result, options, modules = f"{result}.copy()", "", "numpy as n, imagecodecs as t"
     return python_line(
-        f"import {modules}; [t.imwrite(name, {result}{options}) for name in {files} for a in [{array}]]"
+        f"import {modules}; {before}[t.imwrite(name, {result}{options}) for name in {files} for a in "
+        f"[{array}]{loops}]"
     )

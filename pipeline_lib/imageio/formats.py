@@ -21,11 +21,12 @@ from pipeline_lib.imageio.naming import (
     hdf5_path,
     is_pattern,
     natural_key,
+    other_images,
     slice_files,
     source_file,
 )
 from pipeline_lib.imageio.png import open_png
-from pipeline_lib.imageio.series import require_one_stack
+from pipeline_lib.imageio.series import pattern_of, require_one_stack
 from pipeline_lib.imageio.tiff import open_tiff
 from pipeline_lib.runtime.errors import InputError
 
@@ -155,6 +156,7 @@ def _open_slices(
         )
     if every_slice:
         check_numbers(path, slices)
+        _require_no_others(path, slices)
     places = [*slices] if chosen is None else [*chosen]
     slices = [file for file in places if file is not None]
     first = _info(slices[0])
@@ -223,9 +225,23 @@ def _no_match(path: Path) -> str:
     )
 
 
+def _require_no_others(path: Path, slices: Sequence[Path]) -> None:
+    """Raise `InputError` if a folder or pattern also has images of formats that are not read."""
+    if others := other_images(path):
+        folder = slices[0].parent
+        every = [file.name for file in (*slice_files(folder), *other_images(folder))]
+        pattern = pattern_of([file.name for file in slices], every)
+        rest = f"name the others with the pattern {folder}/{pattern}" if pattern else "move it elsewhere"
+        raise InputError(
+            f"{others[0]}: found {len(others)} image{'s' * (len(others) > 1)} with the suffix "
+            f"`{others[0].suffix}` among {len(slices)} slices; only PNG and TIFF are read. If it is a slice, "
+            f"save it as {slices[0].suffix}; if not, {rest}."
+        )
+
+
 def _kind(info: ImageInfo) -> tuple[object, ...]:
     """Return what the slices of a folder must have in common."""
-    return info.shape, info.dtype, info.bits, info.white_is_zero
+    return info.shape, info.dtype, info.bits, info.white_is_zero, info.nodata, info.unspecified
 
 
 def _info(path: Path) -> ImageInfo:

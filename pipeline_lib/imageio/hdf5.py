@@ -25,6 +25,7 @@ from pipeline_lib.imageio.headers import (
     Reader,
     arrange,
     cyx,
+    is_inverted,
     region_index,
     require_plausible,
 )
@@ -55,7 +56,15 @@ _AXES_ATTRIBUTES = (
         "axislabels",
         "axeslabels",
     ),
-    *("dimensionorder", "dimensionnames", "dimorder", "dimnames", "arraydimensions", "dims"),
+    *(
+        "dimensionlabels",
+        "dimensionorder",
+        "dimensionnames",
+        "dimorder",
+        "dimnames",
+        "arraydimensions",
+        "dims",
+    ),
 )
 _AXES_NAMES = {
     **dict.fromkeys(("depth", "slice", "slices", "section", "sections", "plane", "planes"), "z"),
@@ -80,13 +89,20 @@ def open_hdf5(path: str | Path, named: HDF5Path) -> Iterator[tuple[ImageInfo, Re
         _require_data(path, dataset)
         chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
         axes = _axes(path, dataset)
+        _require_as_stored(path, dataset, axes)
         fix = _write_part(dataset, axes)
         info, z_axis = arrange(path, axes, dataset.shape, dataset.dtype, chunk_bytes, fix)
         if not (dataset.is_virtual or dataset.external):
             # chunks that were never written read as zeros; they may be most of a large volume of labels
             require_plausible(path, info, dataset.id.get_storage_size(), 1_000_000)
         white_is_zero = bool(np.any(dataset.attrs.get("IMAGE_WHITE_IS_ZERO", 0)))  # as HDF5 specifies images
-        info = replace(info, others=_others(Path(source), dataset), white_is_zero=white_is_zero)
+        palette = _palette(path, dataset) if info.channels == 1 else ()
+        info = replace(
+            info,
+            others=_others(Path(source), dataset),
+            white_is_zero=is_inverted(palette) if palette else white_is_zero,
+            palette=palette,
+        )
         cache = _cache(dataset.chunks, info)
     with layout.open_file(source, **cache) as file:
         dataset = file[name]
@@ -230,7 +246,14 @@ def _axes(path: str | Path, dataset: h5py.Dataset) -> str:
             f"{path}: found {found}, which contradict each other, for the shape {dataset.shape}. "
             f"{_write_axes(dataset, stated)}"
         )
-    axes = next(iter(stated.values()), None) or _usual_axes(dataset.shape)
+    axes = next(iter(stated.values()), "") or _indirect_axes(dataset)
+    if not axes and (reversing := _reversing(dataset)):
+        raise InputError(
+            f"{path}: found {reversing}, so that rows, columns and sections may be stored in reversed order; "
+            f"expected the names of its {dataset.ndim} dimensions {dataset.shape}. "
+            f"{_write_axes(dataset, {}, 'tczxy'[-dataset.ndim :])}"
+        )
+    axes = axes or _usual_axes(dataset.shape)
     if not axes:
         raise InputError(
             f"{path}: its {dataset.ndim} dimensions {dataset.shape} have no names, and their order is "
@@ -242,16 +265,104 @@ def _axes(path: str | Path, dataset: h5py.Dataset) -> str:
 def _stated_axes(dataset: h5py.Dataset) -> Iterator[tuple[str, str]]:
     """Yield what states the axes, and the axes as one letter per dimension if it can be understood."""
     for name in dataset.attrs:
-        if name.lower().replace("_", "").replace(" ", "") in _AXES_ATTRIBUTES:
+        short = name.lower().replace("_", "").replace(" ", "")
+        if short in _AXES_ATTRIBUTES and name != "DIMENSION_LABELS":  # of HDF5 itself
             value = np.asarray(dataset.attrs[name]).astype(str)
             yield f"the attribute `{name}`", _letters(value.ravel().tolist())
     labels = [dimension.label for dimension in dataset.dims]
     if any(labels):
         yield "the dimension labels", _letters(labels)
+    scales = [_scale(dataset, number) for number in range(dataset.ndim)]
+    if any(scales) and _are_axes([name for name in scales if name]):
+        yield "the dimension scales", _letters(scales)
     interlaced = dataset.attrs.get("INTERLACE_MODE")
     if interlaced is not None and dataset.ndim == 3:
-        mode = str(np.asarray(interlaced).astype(str))
-        yield "the attribute `INTERLACE_MODE`", _INTERLACED.get(mode.rstrip("\0"), mode)
+        mode = _text(interlaced)
+        yield "the attribute `INTERLACE_MODE`", _INTERLACED.get(mode, mode)
+
+
+def _indirect_axes(dataset: h5py.Dataset) -> str:
+    """Return axes that an attribute `labels`, or `axes` of the group (NeXus), states; "" if it does not."""
+    for value in (dataset.attrs.get("labels"), dataset.parent.attrs.get("axes")):
+        if value is not None:
+            texts = np.asarray(value).astype(str).ravel().tolist()
+            if _are_axes(texts) and len(_letters(texts)) == dataset.ndim:
+                return _letters(texts)
+    return ""
+
+
+def _scale(dataset: h5py.Dataset, number: int) -> str:
+    """Return the name of the scale of a dimension (netCDF, xarray), or that of its dataset; "" if none."""
+    for name, scale in dataset.dims[number].items():
+        return name if _are_axes([name]) else scale.name.rpartition("/")[2]
+    return ""
+
+
+def _are_axes(texts: list[str]) -> bool:
+    """Return whether texts name axes, each of them once."""
+    letters = _letters(texts)
+    return len(letters) == len({*letters}) > 0 and {*letters} <= {*"zyxctsqi"}
+
+
+def _text(value: object) -> str:
+    """Return the text of an attribute."""
+    return str(np.asarray(value).astype(str)).rstrip("\0")
+
+
+def _reversing(dataset: h5py.Dataset) -> str:
+    """Return which attribute shows that a program wrote the axes in reversed order; "" if none does."""
+    if "MATLAB_class" in dataset.attrs:
+        return "the attribute `MATLAB_class`"
+    order = _text(dataset.attrs.get("order", ""))
+    return f"the attribute `order` {order!r}" if order[:1].upper() == "F" else ""
+
+
+def _require_as_stored(path: str | Path, dataset: h5py.Dataset, axes: str) -> None:
+    """Raise `InputError` if attributes state that an image is turned, or that its values are scaled."""
+    source, name = dataset.file.filename, dataset.name
+    start = f"import h5py, numpy as n; f = h5py.File({source!r}, 'r+'); d = f[{name!r}]; "
+    origin = _text(dataset.attrs.get("DISPLAY_ORIGIN", "UL")).upper()
+    if origin != "UL":
+        flipped = [axes.index(axis) for axis, side in zip("yx", "LR", strict=True) if side in origin]
+        flip = python_line(f"{start}d[...] = n.flip(d[()], {flipped}); d.attrs['DISPLAY_ORIGIN'] = 'UL'")
+        keep = python_line(f"{start}d.attrs['DISPLAY_ORIGIN'] = 'UL'")
+        raise InputError(
+            f"{path}: the attribute `DISPLAY_ORIGIN` is {origin!r:.50}, expected UL: row 0 at the top, "
+            f"column 0 on the left. To turn the stored image:\n{flip}\nIf it is right as it is stored, "
+            f"correct the attribute:\n{keep}"
+        )
+    factor, offset = dataset.attrs.get("scale_factor", 1), dataset.attrs.get("add_offset", 0)
+    if np.any(np.not_equal(factor, 1)) or np.any(np.not_equal(offset, 0)):
+        write = python_line(
+            f"{start}s, o = (n.ravel(d.attrs.get(k, v))[0] for k, v in (('scale_factor', 1), ('add_offset', "
+            f"0))); f[{name + '_scaled'!r}] = (d[()] * s + o).astype('f4'); f[{name + '_scaled'!r}]"
+            f".attrs['axes'] = {axes!r}"
+        )
+        keep = python_line(f"{start}[d.attrs.pop(k, None) for k in ('scale_factor', 'add_offset')]")
+        raise InputError(
+            f"{path}: the attributes `scale_factor` ({factor}) and `add_offset` ({offset}) state that "
+            f"values are stored in another scale. To use the stored values:\n{keep}\nTo write the real "
+            f"values, and name {source}:{name}_scaled in the table:\n{write}"
+        )
+
+
+def _palette(path: str | Path, dataset: h5py.Dataset) -> tuple[tuple[int, ...], ...]:
+    """Return the colours of an indexed image, as HDF5 specifies images; nothing for other images."""
+    if _text(dataset.attrs.get("IMAGE_SUBCLASS", "")) != "IMAGE_INDEXED":
+        return ()
+    reference = np.ravel(dataset.attrs.get("PALETTE", ()))
+    table = dataset.file[reference[0]] if len(reference) else None
+    model = "RGB" if table is None else _text(table.attrs.get("PAL_COLORMODEL", "RGB"))
+    if model != "RGB" or table is None or table.shape[1:] != (3,) or table.dtype != np.uint8:
+        line = python_line(
+            f"import h5py; h5py.File({dataset.file.filename!r}, 'r+')[{dataset.name!r}]"
+            ".attrs['IMAGE_SUBCLASS'] = 'IMAGE_GRAYSCALE'"
+        )
+        raise InputError(
+            f"{path}: the attribute `IMAGE_SUBCLASS` is IMAGE_INDEXED, but its `PALETTE` is missing or does "
+            f"not contain red, green and blue. If the values are gray levels or labels, write:\n{line}"
+        )
+    return tuple(map(tuple, table[()].tolist()))
 
 
 def _letters(texts: list[str]) -> str:
@@ -276,19 +387,21 @@ def _usual_axes(shape: tuple[int, ...]) -> str:
     return {2: "yx", 3: "zyx", 4: "czyx"}.get(len(shape), "")
 
 
-def _write_axes(dataset: h5py.Dataset, stated: dict[str, str]) -> str:
-    """Return how to state the axes: a line for a terminal, which also removes other statements."""
+def _write_axes(dataset: h5py.Dataset, stated: dict[str, str], guess: str = "") -> str:
+    """Return how to state the axes, for instance as `guess`, by a line that also removes other statements."""
     shape = dataset.shape
     if len(shape) > 3:
-        guess = ("tzcyx" if shape[-1] > _MOST_CHANNELS else "tzyxc")[-len(shape) :]
+        usual = ("tzcyx" if shape[-1] > _MOST_CHANNELS else "tzyxc")[-len(shape) :]
     else:
-        guess = "yx" if len(shape) == 2 else "yxc" if shape[-1] <= _MOST_CHANNELS else "yxz"
-    guess = next(
-        (axes for axes in stated.values() if len(axes) == len(shape) and {*axes} <= {*"zyxctsqi"}), guess
+        usual = "yx" if len(shape) == 2 else "yxc" if shape[-1] <= _MOST_CHANNELS else "yxz"
+    guess = guess or next(
+        (axes for axes in stated.values() if len(axes) == len(shape) and {*axes} <= {*"zyxctsqi"}), usual
     )
     others = [name.split("`")[1] for name in stated if "`" in name and name != "the attribute `axes`"]
     if "the dimension labels" in stated:
         others.append("DIMENSION_LABELS")
+    if "the dimension scales" in stated:
+        others.append("DIMENSION_LIST")
     removed = f"[d.attrs.pop(name) for name in {others}]; " if others else ""
     line = python_line(
         f"import h5py; d = h5py.File({dataset.file.filename!r}, 'r+')[{dataset.name!r}]; {removed}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline_lib.imageio.fixes import set_tag
+from pipeline_lib.imageio.fixes import as_stack, set_tag
 from pipeline_lib.runtime.errors import InputError
 
 # Number of a section in the file, rows and columns (slices with start and stop) -> region (c, y, x)
@@ -78,6 +78,11 @@ class ImageInfo:
         Whether the channels are red, green and blue.
     alpha : bool, default False
         Whether the region reader returns transparency as an additional last channel.
+    unspecified : bool, default False
+        Whether the last channel is an additional sample of a TIFF whose meaning is not stated. It is
+        transparency where one channel less is expected, see `as_expected`.
+    nodata : int, float or None, default None
+        Value that means "no data", as the tag `GDAL_NODATA` of a TIFF states.
     palette : tuple of tuple of int, default ()
         Displayed colour of each value: red, green, blue and, if `alpha`, opacity.
     orientation : int, default 1
@@ -102,6 +107,8 @@ class ImageInfo:
     bits: int = 0
     rgb: bool = False
     alpha: bool = False
+    unspecified: bool = False
+    nodata: int | float | None = None
     palette: tuple[tuple[int, ...], ...] = ()
     orientation: int = 1
     smallest_read: int = 0
@@ -154,6 +161,7 @@ def require_channels(path: str | Path, info: ImageInfo, channels: int, *, annota
             "defines no value for black; expected unsigned integers. If high values are bright, change the "
             f"tag:\n{set_tag(path, 262, 1)}"
         )
+    info = as_expected(info, channels)
     colours = is_coloured(info) and not annotation
     if (3 if colours else info.channels) == channels or (channels == 1 and (colours or info.rgb)):
         return
@@ -165,15 +173,38 @@ def require_channels(path: str | Path, info: ImageInfo, channels: int, *, annota
     if info.alpha:
         found += " and transparency, which is not a channel"
     expected = f"expected {channels} channel{'s' * (channels > 1)}"
+    hint = sections_hint(path, info).rstrip()
+    hint = f" {hint}" if hint else ""
     if annotation:
         raise InputError(
             f"{path}: found {found}, {expected}. Save one number per pixel: one image of black and white, or "
-            "of instance labels (0 = background, 1..n = cells)."
+            f"of instance labels (0 = background, 1..n = cells).{hint}"
         )
     raise InputError(
         f"{path}: found {found}, {expected}. Set `dataset.channels: {3 if colours else info.channels}`, "
         f"or save the image with {channels} channel{'s' * (channels > 1)}{' (axes CZYX)' * (channels > 1)}."
+        f"{hint}"
     )
+
+
+def as_expected(info: ImageInfo, channels: int) -> ImageInfo:
+    """Return the info with a sample of unknown meaning as transparency, if this gives `channels`."""
+    rgb = info.channels == 4
+    if not info.unspecified or not (info.channels == channels + 1 or (rgb and channels == 1)):
+        return info
+    return replace(info, channels=info.channels - 1, rgb=rgb, alpha=True)
+
+
+def sections_hint(path: str | Path, info: ImageInfo) -> str:
+    """Return how to correct a stack whose sections were saved as channels or planes of a colour image.
+
+    tifffile does this by default for ImageJ and OME files, and for three or four sections.
+    """
+    planes = info.axes.startswith("S") or "C" in info.axes.partition("Y")[0]
+    tiff = Path(path).suffix.lower() in (".tif", ".tiff")
+    if not (tiff and planes) or info.sections > 1 or info.others:
+        return ""
+    return f"If these are sections, save them as a stack (this overwrites the file):\n{as_stack(path)}\n"
 
 
 def is_coloured(info: ImageInfo) -> bool:

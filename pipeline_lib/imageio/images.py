@@ -10,16 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib.imageio.fixes import as_stack, numbered, without_alpha
+from pipeline_lib.imageio.fixes import numbered, set_tag, without_alpha
 from pipeline_lib.imageio.formats import errors_explained, open_file
 from pipeline_lib.imageio.headers import (
     ORIENTATIONS,
     ImageInfo,
     Reader,
+    as_expected,
     machine_memory,
     require_channels,
     require_memory,
     require_whole,
+    sections_hint,
 )
 from pipeline_lib.imageio.naming import parse_sections
 from pipeline_lib.imageio.stored import stored_sections
@@ -192,6 +194,7 @@ def open_chosen(
     with open_file(path, slices=slices) as (info, read):
         require_memory(path, info, machine_memory() / 1e9)
         require_channels(path, info, channels, annotation=annotation)
+        info = as_expected(info, channels)
         try:
             numbers = parse_sections(sections, info.sections)
         except InputError as error:
@@ -214,6 +217,8 @@ def _notes(info: ImageInfo, channels: int, annotation: bool) -> Iterator[str]:
         yield "inverted, because 0 is displayed as white"
     if info.alpha and (not info.palette or not annotation):
         yield "transparency is left out; all pixels must be opaque"
+    if annotation and info.nodata == 0:
+        yield "the tag GDAL_NODATA states that 0 means no data; it is read as background"
     if info.rgb and channels == 1:
         yield "colours are read as gray levels; red, green and blue must be equal in all pixels"
 
@@ -228,6 +233,8 @@ def _displayed(path: str | Path, info: ImageInfo, channels: int, annotation: boo
     def read_displayed(z: int, rows: slice, columns: slice) -> np.ndarray:
         region = read(z, rows, columns).astype(dtype, copy=False)
         at = z, rows.start, columns.start
+        if info.nodata is not None and not annotation:
+            _require_data(path, info.nodata, region, at)
         if table.size:
             if region.max() >= table.shape[1]:
                 raise InputError(
@@ -236,7 +243,7 @@ def _displayed(path: str | Path, info: ImageInfo, channels: int, annotation: boo
                 )
             region = table[:, region[0]]
         if alpha:
-            _require_opaque(path, info, region[-1], at)
+            _require_opaque(path, info, region[-1], at, annotation)
             region = region[:-1]
         if inverted:
             np.subtract(info.highest, region, out=region)
@@ -259,17 +266,42 @@ def _first(wrong: np.ndarray, at: tuple[int, int, int]) -> tuple[tuple[int, int]
     return (int(y), int(x)), f"the first in section {at[0]}, row {at[1] + y}, column {at[2] + x}"
 
 
-def _require_opaque(path: str | Path, info: ImageInfo, alpha: np.ndarray, at: tuple[int, int, int]) -> None:
+def _require_data(path: str | Path, nodata: float, region: np.ndarray, at: tuple[int, int, int]) -> None:
+    """Raise `InputError` if a pixel has the value that means "no data"; `at` are as for `_require_opaque`."""
+    if not (wrong := (region == nodata).any(0)).any():
+        return
+    raise InputError(
+        f"{path}: found the value {nodata}, {_first(wrong, at)[1]}, which means no data (tag GDAL_NODATA). "
+        "Crop the images, or exclude such sections with the column `sections`. If the value is a gray level, "
+        f"remove its meaning:\n{set_tag(path, 42113, 'nan')}"
+    )
+
+
+def _require_opaque(
+    path: str | Path, info: ImageInfo, alpha: np.ndarray, at: tuple[int, int, int], annotation: bool
+) -> None:
     """Raise `InputError` if a pixel is transparent; `at` are section, row and column of the first."""
-    opaque = 1.0 if info.dtype.kind == "f" else np.iinfo(info.dtype).max if info.palette else info.highest
+    opaque = np.iinfo(info.dtype).max if info.palette else _brightest(info)
     if not (wrong := alpha != opaque).any():
         return
     index, where = _first(wrong, at)
+    if info.unspecified:
+        channel = "" if annotation else f"If it is a channel, set `dataset.channels: {info.channels + 1}`. "
+        raise InputError(
+            f"{path}: found an additional sample without a stated meaning that is not opaque, {where} "
+            f"({alpha[index]:g} of {opaque:g}). {channel}To remove it (this overwrites the file):\n"
+            f"{without_alpha(path, info)}"
+        )
     raise InputError(
         f"{path}: found transparent pixels, {where} (opacity {alpha[index]:g} of {opaque:g}). What they show "
-        f"depends on the program. {_sections_hint(path, info)}To keep the stored colours and remove the "
+        f"depends on the program. {sections_hint(path, info)}To keep the stored colours and remove the "
         f"transparency (this overwrites the file):\n{without_alpha(path, info)}"
     )
+
+
+def _brightest(info: ImageInfo) -> int:
+    """Return the value that means white, or opaque."""
+    return 1 if info.dtype.kind == "f" else info.highest
 
 
 def _require_gray(
@@ -282,22 +314,18 @@ def _require_gray(
     colour = ", ".join(f"{value:g}" for value in region[:, *index])
     found = f"{path}: found colours (RGB), {where} ({colour}); expected"
     if annotation:
+        ends = {"black": 0, "white": _brightest(info)}
+        seen = [name for name, value in ends.items() if (region == value).all(0).any()]
+        name = "white" if seen == ["white"] else "black"
         raise InputError(
-            f"{found} one number per pixel. {_sections_hint(path, info)}If each colour is one cell and black "
-            f"is background, write numbers (this overwrites the file):\n{numbered(path, info)}"
+            f"{found} one number per pixel. {sections_hint(path, info)}If each colour is one cell and {name} "
+            f"is background, write numbers (this overwrites the file):\n{numbered(path, info, ends[name])}"
         )
     raise InputError(
-        f"{found} gray levels. {_sections_hint(path, info)}Set `dataset.channels: 3` if all images of the "
+        f"{found} gray levels. {sections_hint(path, info)}Set `dataset.channels: 3` if all images of the "
         "table have colours, or convert it to grayscale (Fiji: Image > Type > 8-bit, then File > Save As > "
         "Tiff...)."
     )
-
-
-def _sections_hint(path: str | Path, info: ImageInfo) -> str:
-    """Return how to correct a stack of three or four sections that was saved as planes of a colour image."""
-    if not info.axes.startswith("S"):
-        return ""
-    return f"If these are sections, save them as a stack (this overwrites the file):\n{as_stack(path)}\n"
 
 
 def read_images(path: str | Path, *, sections: str | None = None, channels: int = 1) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_lib.imageio import meaning
-from pipeline_lib.imageio.fixes import black_and_white, fill_outlines
+from pipeline_lib.imageio.fixes import black_and_white, fill_outlines, set_tag
 from pipeline_lib.imageio.headers import size
 from pipeline_lib.imageio.images import Images
 from pipeline_lib.imageio.meaning import Values
@@ -138,6 +138,13 @@ class Given:
             )
         if self.kind == "classes":
             return self._classes()
+        nodata = self.images.info.nodata
+        if nodata and nodata in self.found.values:
+            raise InputError(
+                f"{self.path}: found the value {nodata}, which means no data (tag GDAL_NODATA). If it means "
+                f"not annotated, set `dataset: {{ignore: {nodata}}}`; if it is a label, remove its "
+                f"meaning:\n{set_tag(self.path, 42113, 'nan')}"
+            )
         meaning.require_labels(self.path, self.found, self.ignore)
         if self.kind.endswith("membranes"):
             return self._membranes(self.kind == "white_membranes", inferred=False)

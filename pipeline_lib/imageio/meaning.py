@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from pipeline_lib.imageio.fixes import renumbered
 from pipeline_lib.kernels.blocks import Block, blocks
 from pipeline_lib.runtime.errors import InputError
 
@@ -200,7 +202,7 @@ def plain(value: float | np.generic) -> str:
     return str(int(number)) if float(number).is_integer() else f"{number:g}"
 
 
-def require_labels(path: object, found: Values, ignore: int | None) -> None:
+def require_labels(path: str | Path, found: Values, ignore: int | None) -> None:
     """Raise `InputError` unless all values are whole numbers from 0 to 4,294,967,295.
 
     The message names the key that declares a value which often means "not annotated".
@@ -218,13 +220,18 @@ def require_labels(path: object, found: Values, ignore: int | None) -> None:
         return
     odd = values[0] if values[0] < 0 else values[-1]
     only = int(np.count_nonzero((values < 0) | (values > _LARGEST_LABEL))) == 1
-    sentinel_like = len(values) > 2 and (odd < 0 or int(odd) in SENTINELS)
+    sentinel_like = len(values) > 2 and (odd < 0 or int(odd) in SENTINELS or int(odd) >= 2**63)
     if not fractional and only and ignore is None and sentinel_like:
         share = float(found.share[values == odd][0])
         raise InputError(
             f"{path}: found the value {plain(odd)} in {share:.2%} of the pixels, which cannot be a label. If "
             f"it means not annotated, set `dataset: {{ignore: {plain(odd)}}}`; if it is the background, set "
             f"`dataset: {{background: {plain(odd)}}}`. Otherwise save labels from 0 to 4,294,967,295."
+        )
+    if not fractional and values[0] >= 0:
+        raise InputError(
+            f"{path}: found labels up to {plain(values[-1])} ({histogram(found)}); expected at most "
+            f"4,294,967,295. To number them from 1 (this overwrites the file):\n{renumbered(path, ignore)}"
         )
     raise InputError(
         f"{path}: found negative, fractional or too large values in the annotation ({histogram(found)}). "

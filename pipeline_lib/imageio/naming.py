@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline_lib.imageio.tokens import composed, signed
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SLICE_SUFFIXES = (".png", *TIFF_SUFFIXES)
+_OTHER_SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".webp")
 _HDF5 = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf))(?::/*(?P<dataset>.*))?", re.IGNORECASE)
 
 
@@ -157,34 +160,25 @@ def slice_files(path: str | Path) -> list[Path]:
     Returns
     -------
     list of Path
-        The slices; `slice2.tif` comes before `slice10.tif`.
+        The slices; `slice2.tif` comes before `slice10.tif`, and `z-1.tif` before `z0.tif`.
     """
+    slices = [file for file in _visible_files(path) if file.suffix.lower() in SLICE_SUFFIXES]
+    negative = signed(composed(file.stem) for file in slices)
+    return sorted(slices, key=lambda file: natural_key(file.name, negative))
+
+
+def other_images(path: str | Path) -> list[Path]:
+    """Return the files of a folder or pattern that are images of formats which are not read, such as JPEG."""
+    return sorted(file for file in _visible_files(path) if file.suffix.lower() in _OTHER_SUFFIXES)
+
+
+def _visible_files(path: str | Path) -> Iterator[Path]:
+    """Yield the files of a folder or pattern, without hidden ones."""
     path = Path(path)
     folder, pattern = (path.parent, path.name) if is_pattern(path) else (path, "*")
-    if not folder.is_dir() and pattern != "*":
-        return []
-    visible = (file for file in folder.iterdir() if not file.name.startswith("."))
-    slices = (file for file in visible if file.suffix.lower() in SLICE_SUFFIXES)
-    matching = (file for file in slices if fnmatchcase(file.name, pattern))
-    return sorted(matching, key=lambda file: natural_key(file.name))
-
-
-def is_folder_of_masks(annotation: str | Path, image_sections: int) -> bool:
-    """Return whether an annotation has one slice for each cell of a single image.
-
-    Parameters
-    ----------
-    annotation : str or Path
-        Path of the annotation.
-    image_sections : int
-        Number of sections in the file of the images.
-
-    Returns
-    -------
-    bool
-        True for a folder or pattern of several slices and an image with one section.
-    """
-    return image_sections == 1 and are_slices(annotation) and len(slice_files(annotation)) > 1
+    if folder.is_dir() or pattern == "*":
+        visible = (file for file in folder.iterdir() if not file.name.startswith("."))
+        yield from (file for file in visible if fnmatchcase(file.name, pattern))
 
 
 def check_numbers(folder: Path, slices: list[Path]) -> None:
@@ -221,13 +215,15 @@ def check_numbers(folder: Path, slices: list[Path]) -> None:
         )
 
 
-def natural_key(name: str) -> tuple[list[int | str], str]:
+def natural_key(name: str, signed: bool = False) -> tuple[list[int | str], str]:
     """Return a sorting key that compares numbers within names by their value.
 
     Parameters
     ----------
     name : str
         Name of a file.
+    signed : bool, default False
+        Whether a number after a hyphen is negative.
 
     Returns
     -------
@@ -241,7 +237,8 @@ def natural_key(name: str) -> tuple[list[int | str], str]:
     ['slice2.tif', 'slice10.tif']
     """
     # re.split with a group alternates text, digits, text; the name itself decides between a1 and a01
-    parts = re.split(r"([0-9]+)", name)
+    sign = "(?:(?<![0-9])-)?" * signed
+    parts = re.split(f"({sign}[0-9]+)", composed(name))
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 

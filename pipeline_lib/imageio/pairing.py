@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline_lib.imageio.naming import are_slices, parse_sections, slice_files
 from pipeline_lib.imageio.series import LISTED, pattern_of
-from pipeline_lib.imageio.tokens import parsed
+from pipeline_lib.imageio.tokens import Token, composed, parsed
 from pipeline_lib.runtime.errors import InputError
 
 #: How images and annotations of two folders are paired.
@@ -23,8 +23,10 @@ def matching_slices(
 
     Slices are paired by the part of their names that varies: numbers by value, words in upper or lower case,
     in any order. What all names of one folder have in common is ignored, so `t001.tif` belongs to
-    `man_seg001.tif`. If the names of one folder differ only in numbers, words of the other are ignored. Each
-    file of the annotation must have its image, and each selected image its annotation.
+    `man_seg001.tif`. If the names of one folder differ only in numbers, words of the other are ignored. If
+    several numbers vary, each is compared with the one that has the same word: `row1_col2.tif` belongs to
+    `col2_row1.tif`. Numbers without words are compared in their order. Each file of the annotation must have
+    its image, and each selected image its annotation.
 
     Parameters
     ----------
@@ -72,8 +74,8 @@ def matching_slices(
         return [*truth]
     chosen = parse_sections(sections, len(raw))
     pairs: dict[int, int] = {}
-    for keys in (_names, _parts_in_order, _parts):
-        pairs = _pairs(*keys(raw, truth))
+    for keys in _keys(raw, truth):
+        pairs = _pairs(*keys)
         if len(pairs) == len(truth) and pairs.keys() >= set(chosen):
             return [truth[pairs[n]] if n in pairs else None for n in range(len(raw))]
     raise InputError(_not_paired(images, annotation, raw, truth, pairs, chosen))
@@ -141,26 +143,100 @@ def _pairs(first: Sequence[Hashable], second: Sequence[Hashable]) -> dict[int, i
     return {place: places[key] for place, key in enumerate(first) if counts[0][key] == counts[1][key] == 1}
 
 
-def _names(*sides: Sequence[Path]) -> list[list[str]]:
-    return [[path.stem.casefold() for path in side] for side in sides]
+def _keys(*sides: Sequence[Path]) -> Iterator[list[list[Hashable]]]:
+    """Yield keys for the names of both sides, which are equal for a pair, in several ways."""
+    yield [[composed(path.stem).casefold() for path in side] for side in sides]
+    first, second = (_varying(parsed(side)) for side in sides)
+    if len(first.labels) > 1 and len(second.labels) > 1:
+        if first.is_labelled and second.is_labelled:
+            # Without a common word, it is not known which number is which: row and column, or x and y
+            translation = _translation([*first.labels.values()], [*second.labels.values()])
+            if translation:
+                yield [first.with_words({}), second.with_words(translation)]
+            return
+        shared = {*first.words} & {*second.words}
+        if len({tuple(word for word in side.words if word in shared) for side in (first, second)}) > 1:
+            return
+    yield [first.in_order(), second.in_order()]
+    yield _parts(*sides)
 
 
-def _parts_in_order(*sides: Sequence[Path]) -> list[list[Hashable]]:
-    """Return the parts of each name that differ between the names of its side, in their order."""
-    keys: list[list[Hashable]] = []
-    for side in sides:
-        names = [tuple(token.value for token in name) for name in parsed(side)]
-        varying = [True] * max(map(len, names))
-        if len({tuple(map(type, name)) for name in names}) == 1:
-            varying = [len(set(column)) > 1 for column in zip(*names, strict=True)]
-        keys.append([tuple(itertools.compress(name, varying)) for name in names])
-    return keys
+class _Varying(NamedTuple):
+    """The parts of names that differ between the names of one side.
+
+    Parameters
+    ----------
+    parts : list of dict
+        For each name, the parts that differ, by their places.
+    words : list of str
+        Words that all names have in common, in their order.
+    labels : dict
+        For each place of a number, the word that it belongs to, or "": the word that touches it, as in `row1`
+        or `1row`, or else the word in front.
+    """
+
+    parts: list[dict[int, int | str]]
+    words: list[str]
+    labels: dict[int, str]
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether each number has its own word."""
+        return len({*self.labels.values()} - {""}) == len(self.labels)
+
+    def in_order(self) -> list[Hashable]:
+        return [tuple(name.values()) for name in self.parts]
+
+    def with_words(self, translation: Mapping[str, str]) -> list[Hashable]:
+        """Return the parts of each name in any order, each number with its translated word."""
+        words = {place: translation.get(word, word) for place, word in self.labels.items()}
+        return [frozenset((words.get(place), part) for place, part in name.items()) for name in self.parts]
+
+
+def _varying(names: Sequence[tuple[Token, ...]]) -> _Varying:
+    """Return the parts of names that differ; all parts if the names have different kinds of parts."""
+    parts = [{place: token.value for place, token in enumerate(name)} for name in names]
+    if len({tuple(type(token.value) for token in name) for name in names}) > 1:
+        return _Varying(parts, [], {})
+    common = {
+        place: value for place, value in parts[0].items() if all(name[place] == value for name in parts)
+    }
+    words = {place: value for place, value in common.items() if isinstance(value, str)}
+
+    def touches(place: int) -> bool:
+        return all(name[place].stop == name[place + 1].start for name in names)
+
+    labels = {}
+    for place in (
+        place for place, value in parts[0].items() if place not in common and isinstance(value, int)
+    ):
+        after = place + 1 in words and touches(place) and not (place - 1 in words and touches(place - 1))
+        labels[place] = words.get(place + 1 if after else place - 1, "")
+    different = [{place: name[place] for place in name if place not in common} for name in parts]
+    return _Varying(different, [*words.values()], labels)
+
+
+def _translation(first: Sequence[str], second: Sequence[str]) -> dict[str, str] | None:
+    """Return which word of `first` has the meaning of each word of `second`; None if that is not clear.
+
+    It is the same word, a longer or shorter form of it (`r` and `row`), or the only one left.
+    """
+    found = {word: word for word in second if word in first}
+    for alike in (True, False):
+        for word in (word for word in second if word not in found):
+            left = [other for other in first if other not in found.values()]
+            if alike:
+                left = [other for other in left if other.startswith(word) or word.startswith(other)]
+            if len(left) == 1:
+                found[word] = left[0]
+    return found if len(found) == len(first) == len(second) else None
 
 
 def _parts(*sides: Sequence[Path]) -> list[list[Hashable]]:
     """Return the parts of each name without those that all names of its side have, in any order.
 
-    If the names of one side differ only in numbers, words of the other are left out, and vice versa.
+    If the names of one side differ only in numbers, words of the other are left out, and vice versa. A name
+    with several numbers has its own key, because their order may matter.
     """
     parts = []
     for side in sides:
@@ -171,7 +247,10 @@ def _parts(*sides: Sequence[Path]) -> list[list[Hashable]]:
         parts.append([count - common for count in counts])
     kinds = [{type(part) for count in counts for part in count} for counts in parts]
     shared = set.intersection(*kinds)
-    return [
-        [frozenset((part, n) for part, n in count.items() if type(part) in shared) for count in counts]
-        for counts in parts
-    ]
+
+    def key(count: Counter[int | str]) -> Hashable:
+        kept = [part for part in count.elements() if type(part) in shared]
+        several = sum(isinstance(part, int) for part in kept) > 1
+        return object() if several else frozenset(Counter(kept).items())
+
+    return [[key(count) for count in counts] for counts in parts]

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline_lib.imageio.tokens import parsed
+from pipeline_lib.imageio.tokens import composed, parsed
 from pipeline_lib.runtime.errors import InputError
 
 T = TypeVar("T")
@@ -75,11 +75,28 @@ def _stacks(paths: Sequence[Path]) -> list[list[Path]]:
     names = dict(zip(paths, parsed(paths), strict=True))
     kinds = _grouped(paths, lambda path: tuple(type(token.value) for token in names[path]))
     if len(kinds) == 1:
+        if _are_decimals([path.stem for path in paths]):
+            return [[*paths]]
         column = _series([[token.value for token in names[path]] for path in paths])
         return [[*paths]] if column is None else _grouped(paths, lambda path: names[path][column].value)
     if _is_collection([tuple(token.value for token in names[path]) for path in paths]):
         return [[*paths]]
     return [stack for files in kinds for stack in _stacks(files)]
+
+
+def _are_decimals(names: Sequence[str]) -> bool:
+    """Return whether names differ only in a decimal number with a constant step: 0.5, 1.0, 1.5."""
+    parts = [re.split(r"(?<![0-9.])([0-9]+\.[0-9]+)(?![0-9.])", name) for name in names]
+    if len({len(part) for part in parts}) > 1:
+        return False
+    columns = [set(column) for column in zip(*parts, strict=True)]
+    varying = [place for place, found in enumerate(columns) if len(found) > 1]
+    if len(varying) != 1 or varying[0] % 2 == 0:
+        return False
+    found = columns[varying[0]]
+    numbers = sorted(int(number.replace(".", "")) for number in found)
+    digits = {len(number.partition(".")[2]) for number in found}
+    return len(digits) == 1 == len({b - a for a, b in itertools.pairwise(numbers)})
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
@@ -197,7 +214,10 @@ def _one_of(letters: Iterable[str], but: bool = False) -> str:
 def _aligned(names: Sequence[str]) -> str | None:
     """Return a pattern with a * for each part that differs; None if the names have different parts."""
     parts = parsed([Path(name) for name in names])
-    if len({tuple(type(token.value) for token in name) for name in parts}) > 1:
+    if (
+        any(composed(name) != name for name in names)
+        or len({tuple(type(token.value) for token in name) for name in parts}) > 1
+    ):
         return None
     pieces = [
         [

@@ -9,7 +9,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from pipeline_lib.imageio.fixes import set_description, set_tag
+from pipeline_lib.imageio.fixes import set_description, set_tag, without_marked_pages
 from pipeline_lib.imageio.headers import (
     ORIENTATIONS,
     ImageInfo,
@@ -48,6 +48,9 @@ _IMAGE_CODECS = {
 
 _SIZES = re.compile(r'Size[ZCT]="\d+"')
 _MOST_TAGS = 4096  # the limit of tifffile
+_PAGE_KIND = 254  # NewSubfileType
+_COPY_OR_MASK = 1 | 4  # bits of it: a smaller copy, a mask of transparency
+_NODATA = 42113  # GDAL_NODATA
 _HEIGHT, _PHOTOMETRIC_TAG, _ORIENTATION, _ROWS_PER_STRIP = 257, 262, 274, 278
 # Tags that must be alike in all pages of a stack, with the values that are used if they are absent
 _ALIKE = {
@@ -90,6 +93,8 @@ def open_tiff(path: Path) -> Iterator[tuple[ImageInfo, Reader]]:
             raise InputError(f"{path}: the TIFF file contains no image. Copy it again from its source.")
         levels = [level for one in series for level in one.levels[1:]]
         series += [level for level in levels if not (level.keyframe.is_reduced or level.keyframe.is_subifd)]
+        marked = {at for at, found in tags.items() if max(found.get(_PAGE_KIND, 0), 0) & _COPY_OR_MASK}
+        series = [one for one in series if one.keyframe.offset not in marked] or series
         if len(series) != 1:
             if len({(s.axes, s.shape, s.dtype) for s in series}) == 1:
                 raise InputError(
@@ -102,8 +107,15 @@ def open_tiff(path: Path) -> Iterator[tuple[ImageInfo, Reader]]:
                 f"{path}: found {len(series)} images of different size or type ({found}), expected one "
                 "stack. Save the one to use as a separate file."
             )
-        _require_same_pages(path, series[0], tags)
-        _require_stated_pages(path, tiff, series[0])
+        left_out = set()
+        if marked:
+            own = {page.offset for page in series[0].pages if page}
+            _require_no_marks(
+                path, series[0], [number for number, at in enumerate(tags) if at in own & marked]
+            )
+            left_out = marked - {page.offset for level in series[0].levels for page in level.pages if page}
+        _require_same_pages(path, series[0], tags, left_out)
+        _require_stated_pages(path, tiff, series[0], len(left_out))
         yield _region_reader(path, tiff, series[0])
 
 
@@ -215,7 +227,8 @@ def _displayed(
             )
         table = np.asarray(key.colormap) >> (8 if info.dtype.itemsize == 1 else 0)
         palette = tuple(map(tuple, table.T.tolist()))
-    alpha = len(key.extrasamples) == 1 and key.extrasamples[0] in (1, 2) and info.channels > 1
+    extra = info.channels > 1 and len(key.extrasamples) == 1
+    alpha = extra and key.extrasamples[0] in (1, 2)
     bits = key.bitspersample if isinstance(key.bitspersample, int) and info.dtype.kind == "u" else 0
     orientation = int(key.tags.valueof(_ORIENTATION, 1))
     info = replace(
@@ -225,10 +238,23 @@ def _displayed(
         bits=bits if bits < 8 * info.dtype.itemsize else 0,
         rgb=colours and info.channels - alpha == 3,
         alpha=alpha,
+        unspecified=extra and key.extrasamples[0] == 0 and not palette,
+        nodata=_nodata(key.tags.valueof(_NODATA)),
         palette=palette,
         orientation=orientation,
     )
     return _turned(info, read) if orientation != 1 else (info, read)
+
+
+def _nodata(text: object) -> int | float | None:
+    """Return the number in the tag GDAL_NODATA; None if it is absent or not a finite number."""
+    text = str(text).strip("\0 ").replace(",", ".")
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        value = float(text)
+        return value if math.isfinite(value) else None
+    return None
 
 
 def _turned(info: ImageInfo, read: Reader) -> tuple[ImageInfo, Reader]:
@@ -286,12 +312,12 @@ def _page_tags(path: Path) -> dict[int, _Tags]:
 
 
 def _integers(table: bytes, length: int, order: str, count: str) -> Iterator[tuple[int, int]]:
-    """Yield code and value, -1 if it is not one integer, of the tags of a page that must be alike."""
+    """Yield code and value, -1 if it is not one integer, of the tags of a page that are compared."""
     formats = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
     entry = struct.Struct(f"{order}HH{count}")
     for at in range(0, len(table) - length + 1, length):
         code, kind, number = entry.unpack_from(table, at)
-        if code in _ALIKE:
+        if code in _ALIKE or code == _PAGE_KIND:
             single = number == 1 and kind in formats and not (kind == 16 and length == 12)
             yield code, struct.unpack_from(order + formats[kind], table, at + entry.size)[0] if single else -1
 
@@ -321,9 +347,29 @@ def _require_own_pages(path: Path, tiff: tifffile.TiffFile) -> None:
             )
 
 
-def _require_same_pages(path: Path, series: tifffile.TiffPageSeries, tags: dict[int, _Tags]) -> None:
-    """Raise `InputError` if tags of a page differ from those of the first: tifffile reads only the latter."""
-    smaller = {page.offset for level in series.levels[1:] for page in level.pages if page is not None}
+def _require_no_marks(path: Path, series: tifffile.TiffPageSeries, marked: Sequence[int]) -> None:
+    """Raise `InputError` if some pages of a stack are `marked` as a smaller copy or a mask."""
+    if not marked or len(marked) == len(series.pages):
+        return
+    fix = "Save the stack without such pages."
+    if (photometric := series.keyframe.photometric) in (*_GRAY_LEVELS, _RGB):
+        fix = f"To remove such pages (this overwrites the file):\n{without_marked_pages(path, photometric)}"
+    raise InputError(
+        f"{path}: page {marked[0]} is marked as a smaller copy or a mask (tag NewSubfileType), but has the "
+        f"size and type of the others. Expected only sections. {fix}"
+    )
+
+
+def _require_same_pages(
+    path: Path, series: tifffile.TiffPageSeries, tags: dict[int, _Tags], left_out: set[int]
+) -> None:
+    """Raise `InputError` if tags of a page differ from those of the first: tifffile reads only the latter.
+
+    Pages that are `left_out` are not compared.
+    """
+    smaller = left_out | {
+        page.offset for level in series.levels[1:] for page in level.pages if page is not None
+    }
     pages = [(path, number, found) for number, (at, found) in enumerate(tags.items()) if at not in smaller]
     files = {page.parent.filehandle.path for page in series.pages if page} if series.is_multifile else set()
     for file in sorted(map(Path, files)):  # of an OME set
@@ -353,14 +399,19 @@ def _require_same_pages(path: Path, series: tifffile.TiffPageSeries, tags: dict[
             )
 
 
-def _require_stated_pages(path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
-    """Raise `InputError` if the description of a stack states another number of images than it has pages."""
+def _require_stated_pages(
+    path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, left_out: int
+) -> None:
+    """Raise `InputError` if the description of a stack states another number of images than it has pages.
+
+    `left_out` is the number of pages that are not counted.
+    """
     key = series.keyframe
     if not math.prod(key.shape):
         return  # damaged, which is reported later
     files = {page.parent for page in series.pages if page} if series.is_multifile else {tiff}
     smaller = sum(len(level.pages) for level in series.levels[1:] if not level.keyframe.is_subifd)
-    pages = sum(len(file.pages) for file in files) - smaller
+    pages = sum(len(file.pages) for file in files) - smaller - left_out
     images = math.prod(series.get_shape(squeeze=False)) // math.prod(key.shape)
     described = any((tiff.is_shaped, tiff.is_ome, tiff.is_imagej))
     ignored = described and series.kind in ("generic", "uniform")  # tifffile did not understand it

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ _TOKEN = re.compile(
     r"|(?P<number>[0-9]+)"
     r"|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+"
 )
+_SIGN = re.compile(r"(?<![0-9])[+-](?=[0-9])")  # not the hyphens of a date
 
 
 class Token(NamedTuple):
@@ -26,7 +28,7 @@ class Token(NamedTuple):
     value : int or str
         Value of a number, or a word in lower case.
     start, stop : int
-        Where it is in the name.
+        Where it is in the composed name.
     identifier : bool
         Whether it is a UUID or a hexadecimal hash.
     """
@@ -48,22 +50,49 @@ def parsed(paths: Sequence[Path]) -> list[tuple[Token, ...]]:
     Returns
     -------
     list of tuple of Token
-        Parts of each name without its suffix. Identifiers are left out if the names differ without them.
+        Parts of each name without its suffix. Identifiers are left out if the names differ without them. A
+        number after a minus is negative if the names are `signed`.
     """
-    every = [_tokens(path.stem) for path in paths]
+    stems = [composed(path.stem) for path in paths]
+    negative = signed(stems)
+    every = [_tokens(stem, negative) for stem in stems]
     short = [tuple(token for token in name if not token.identifier) for name in every]
     values = {tuple(token.value for token in name) for name in short}
     return short if len(values) == len(paths) and () not in values else every
 
 
-def _tokens(stem: str) -> tuple[Token, ...]:
+def composed(name: str) -> str:
+    """Return a name with composed letters (NFC): macOS may store é as two letters (NFD)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def signed(names: Iterable[str]) -> bool:
+    """Return whether hyphens in names are minus signs, as in z-1, z0, z1: some numbers have none there."""
+    shapes = {re.sub(r"[0-9]+", "0", name) for name in names}
+    return len(shapes) > 1 == len({_SIGN.sub("", shape) for shape in shapes})
+
+
+def is_negative(name: str, start: int) -> bool:
+    """Return whether there is a minus sign in front of the number at `start` of a `signed` name."""
+    return name[start - 1 : start] == "-" and _SIGN.match(name, start - 1) is not None
+
+
+def _tokens(stem: str, negative: bool) -> tuple[Token, ...]:
     tokens: list[Token] = []
     begin = 0
     for uuid in _UUID.finditer(stem):
         tokens += map(_token, _TOKEN.finditer(stem, begin, uuid.start()))
         tokens.append(Token(uuid[0].casefold(), *uuid.span(), True))
         begin = uuid.end()
-    return (*tokens, *map(_token, _TOKEN.finditer(stem, begin)))
+    tokens += map(_token, _TOKEN.finditer(stem, begin))
+    if negative:
+        tokens = [
+            token._replace(value=-token.value)
+            if isinstance(token.value, int) and is_negative(stem, token.start)
+            else token
+            for token in tokens
+        ]
+    return tuple(tokens)
 
 
 def _token(match: re.Match[str]) -> Token:

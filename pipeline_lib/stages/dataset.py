@@ -131,7 +131,7 @@ def build_dataset(
                 "ignore": ignore,
                 "ignore_mask": ignore_mask,
                 "relabel": relabel,
-                "masks": imageio.is_folder_of_masks(annotation, raw.info.sections),
+                "masks": raw.info.sections == 1 < imageio.inspect(annotation).sections,
                 "slices": imageio.matching_slices(images, annotation, pairing, sections),
             }
             if ignore_mask:

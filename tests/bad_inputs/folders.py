@@ -40,6 +40,7 @@ add(
     ["s1_ch00.png", "s1_ch01.png", "s2_ch00.png", "s2_ch01.png"],
 )
 add("folder with an overview beside the slices", write_slices, ["overview.tif", "s1.tif", "s2.tif"])
+add("folder with a JPEG among the slices", write_slices, ["s1.png", "s2.png", "s3.jpg"])
 add("folder of files with several sections each", write_slices, ["s1.tif", "s2.tif"], (2, 32, 32))
 
 
@@ -64,6 +65,14 @@ add(
     pair,
     ["t0.tif", "t1.tif", "t2.tif"],
     ["man_seg0.tif", "man_seg2.tif"],
+)
+
+
+add(
+    "annotation whose names have other words for two numbers",
+    pair,
+    ["x1_y2.tif", "x2_y1.tif"],
+    ["row1_col2.tif", "row2_col1.tif"],
 )
 
 

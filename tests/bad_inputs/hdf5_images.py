@@ -74,6 +74,27 @@ def _():
             dimension.label = label
 
 
+@case("array of MATLAB, without axes")
+def _():
+    with write_hdf5() as file:
+        file["raw"] = gray(3, 32, 32)
+        file["raw"].attrs["MATLAB_class"] = np.bytes_("uint8")
+
+
+@case("image with row 0 at the bottom")
+def _():
+    with write_hdf5() as file:
+        file["raw"] = gray(3, 32, 32)
+        file["raw"].attrs["DISPLAY_ORIGIN"] = "LL"
+
+
+@case("values with a scale factor")
+def _():
+    with write_hdf5() as file:
+        file["raw"] = gray(3, 32, 32)
+        file["raw"].attrs["scale_factor"] = 0.5
+
+
 @case("time and depth")
 def _():
     with write_hdf5() as file:

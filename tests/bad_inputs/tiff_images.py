@@ -248,6 +248,14 @@ def _():
     write_tiff(array=gray(32, 32, dtype=np.float32), photometric="miniswhite")
 
 
+add("sections that tifffile saved as channels", write_tiff, imagej=True)
+add("page marked as a mask", write_tiff, metadata=None, subfiletype=1, change=lambda c: with_tag(c, 254, 0))
+add(
+    "pixels without data",
+    write_tiff,
+    array=np.zeros((3, 32, 32), np.uint8),
+    extratags=[(42113, "s", 0, "0", True)],
+)
 add("orientation that is not defined", write_tiff, extratags=[(274, 3, 1, 9, True)])
 add(
     "pages of which only the first is turned",
