@@ -503,6 +503,8 @@ def test_no_data_of_gdal_is_asked_in_an_annotation(tmp_path, caplog, kind):
     found = imageio.read_annotation(path, kind=kind, ignore=200)
     np.testing.assert_array_equal(found.labels[0], np.where(labels == 200, 0, labels))
     np.testing.assert_array_equal(found.ignore[0], labels == 200)
+    found = imageio.read_annotation(path, kind=kind, background=200)
+    np.testing.assert_array_equal(found.labels[0] == 0, labels == 200)
     run(line)
     np.testing.assert_array_equal(imageio.read_annotation(path, kind="instances").labels[0], labels)
     caplog.set_level("INFO", "bordure")

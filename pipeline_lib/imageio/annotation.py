@@ -179,6 +179,8 @@ def _with_background(images: Images, value: int, ignore: int | None) -> tuple[Im
     elif ignore is not None:
         ignore = exchanged.get(ignore, ignore)
     info = replace(images.info, dtype=np.dtype(np.int64)) if value < 0 else images.info
+    if value < 0 or value == info.nodata:  # the background is stated
+        info = replace(info, nodata=None)
 
     def decode(z: int, rows: slice, columns: slice) -> np.ndarray:
         region = images.decode(z, rows, columns)

@@ -122,9 +122,11 @@ def renumbered(path: str | Path, ignore: int | None) -> str:
 
     0 and the value `ignore` are kept.
     """
-    before = f"k = { ({0: 0} if ignore is None else {0: 0, ignore: ignore}) }; "
-    first = ignore if ignore and 0 < ignore < 2**32 else 0
-    numbers = f"n.array([k.setdefault(x, len(k) + {first}) for x in c.tolist()], a.dtype)[r.reshape(a.shape)]"
+    # k: number of each label; c: labels of a file; r: their ranks at each pixel
+    kept = {0: 0} if ignore is None else {0: 0, ignore: ignore}
+    before = f"k = {kept}; "
+    above = f" + {ignore}" if ignore and 0 < ignore < 2**32 else ""
+    numbers = f"n.array([k.setdefault(x, len(k){above}) for x in c.tolist()], a.dtype)[r.reshape(a.shape)]"
     ranks = "n.unique(a, return_inverse=True)"
     if named := hdf5_path(path):
         return python_line(
