@@ -499,13 +499,16 @@ def test_sections_are_chosen_in_stacks_and_folders(slices, capsys):
     assert "`--sections 9`: there is no section 9, only 4 sections" in capsys.readouterr().err
 
 
-def test_a_folder_of_masks_is_one_section(tmp_path):
+def test_masks_of_cells_are_one_section(tmp_path):
     labels = drawn_labels(shape=(1, 64, 64), number=12)[0]
     values = np.unique(labels[labels > 0])
     write_slices(tmp_path / "M", {f"{n:02}": np.uint8(255) * (labels == n) for n in values})
     tifffile.imwrite(tmp_path / "p.tif", labels.astype(np.uint16), photometric="minisblack")
-    found = score_files(tmp_path / "M", tmp_path / "p.tif").set_index("metric").value
-    assert found["average_precision"] == 1
+    masks = np.stack([np.uint8(255) * (labels == n) for n in values])
+    tifffile.imwrite(tmp_path / "M.tif", masks, photometric="minisblack")
+    for truth in ("M", "M.tif"):
+        found = score_files(tmp_path / truth, tmp_path / "p.tif").set_index("metric").value
+        assert found["average_precision"] == 1
 
 
 @pytest.mark.parametrize("empty", ["background", "ignore"])

@@ -263,7 +263,7 @@ def score_files(
     import pandas as pd
 
     paths = [prediction, truth, *([ignore_mask] if ignore_mask else [])]
-    info, *_ = imageio.inspect_apart(paths, _HEADERS_GB)
+    info, of_truth, *_ = imageio.inspect_apart(paths, _HEADERS_GB)
 
     def paired(path: str | Path) -> list[Path | None] | None:
         return imageio.matching_slices(str(prediction), str(path), pairing, sections)
@@ -277,7 +277,7 @@ def score_files(
         ignore=ignore,
         ignore_mask=ignore_mask,
         relabel=relabel,
-        masks=imageio.is_folder_of_masks(truth, info.sections),
+        masks=info.sections == 1 < of_truth.sections,
         slices=paired(truth),
         mask_slices=paired(ignore_mask) if ignore_mask else None,
     )
