@@ -36,7 +36,7 @@ class Array:
         Name of the dataset.
     axes : str
         One letter per axis: `c` channel, `z` section, `y` row, `x` column, `p` piece, `k` component, `b`
-        byte.
+        byte, `w` window.
     dtype : str or None
         Type of the values; None for the type of the source file.
     unit : str
@@ -79,8 +79,16 @@ SECTION_HASH = Array(
     "zb",
     "uint8",
     "1",
-    "SHA-256 of the gray levels of each section, one byte per element; 0 if all gray levels of the section "
-    "are equal",
+    "hash of each section, one byte per element, the same for all types, gray scales and orientations; 0 if "
+    "all gray levels are equal, or more than 65536 differ",
+)
+SECTION_WINDOWS = Array(
+    "section_windows",
+    "zw",
+    "uint64",
+    "1",
+    "codes of small windows of each section, at places that the content decides: images that overlap share "
+    "codes; ascending, with 0 at the end",
 )
 WEIGHT_MAP = Array(
     "weight_map",

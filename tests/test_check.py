@@ -14,7 +14,8 @@ from pipeline_lib import imageio, layout
 from pipeline_lib.data import correspondence
 from pipeline_lib.data.cells import CellCounter, doubts_of_cells
 from pipeline_lib.data.comparison import wrong_pairs
-from pipeline_lib.data.gray import GrayLevels, summary
+from pipeline_lib.data.fingerprint import WINDOWS, Fingerprint
+from pipeline_lib.data.gray import summary
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.figures import describe
 from pipeline_lib.figures.check import OUTLINE, save_check_picture
@@ -55,10 +56,11 @@ def write(folder, name, raw, labels=None, split="train", width=2, ignore=None, d
     with layout.create(path, {}) as file:
         layout.add(file, layout.RAW, (1, *raw.shape), raw.dtype)[0] = raw
         hashes = layout.add(file, layout.SECTION_HASH, (len(raw), 32))
-        gray = GrayLevels(1)
+        windows = layout.add(file, layout.SECTION_WINDOWS, (len(raw), WINDOWS))
         for z, section in enumerate(raw):
-            gray.add(section[None], 0, 0)
-            hashes[z] = gray.end_section()
+            fingerprint = Fingerprint(1, section.shape)
+            fingerprint.add(section[None], 0, 0)
+            hashes[z], windows[z] = fingerprint.hash(), fingerprint.windows()
         annotation = None
         if labels is not None:
             layout.add(file, layout.LABELS, labels.shape)[:] = labels
@@ -277,7 +279,7 @@ class TestCopies:
         rows, labels = five(tmp_path), discs(9)
         rows.append(write(tmp_path, "t", image_of(discs(3), 3)[None], discs(3)[None], split="test"))
         rows.append(write(tmp_path, "p", image_of(discs(3), 3)[None], split="predict"))
-        rows.append(write(tmp_path, "u", image_of(labels)[None], labels[None], split="validation"))
+        rows.append(write(tmp_path, "u", image_of(labels, 9)[None], labels[None], split="validation"))
         doubts = found(tmp_path, rows, accept=["copies", "t:copies"], stop_above=1)
         assert {*doubts} == {("t", "copies")} and doubts["t", "copies"]["state"] == "stops"
         assert "train volume v3: for example section 1 is section 1 of v3" in doubts["t", "copies"]["text"]
@@ -293,6 +295,52 @@ class TestCopies:
             for name, split in (("a", "train"), ("b", "train"), ("c", "validation"), ("d", "test"))
         ]
         assert {*found(tmp_path, rows)} == {("b", "duplicates"), ("c", "copies"), ("d", "copies")}
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda a: a.astype(np.uint16),
+            lambda a: (a.astype(np.uint16) * 257 * 0.00389105).astype(np.float32),
+            lambda a: a[:, ::-1],
+            lambda a: np.rot90(a, 1, (1, 2)) / np.float32(255),
+        ],
+    )
+    def test_copies_of_another_type_or_orientation(self, tmp_path, change):
+        image, labels = image_of(discs(3))[None], discs(3)[None]
+        rows = [
+            write(tmp_path, "a", image, labels),
+            write(tmp_path, "b", np.ascontiguousarray(change(image)), labels, "test"),
+        ]
+        assert found(tmp_path, rows)["b", "copies"]["weight"] == 1
+
+    def test_overlapping_images(self, tmp_path):
+        labels = discs(3, 400, 90)
+        image = image_of(labels)
+        places = {"pixel": np.s_[:256, :256], "crop": np.s_[6:256, 3:256], "tile": np.s_[56:312, :256]}
+        places["strip"] = np.s_[216:400, :256]  # overlaps by 40 px
+        rows = [write(tmp_path, "a", image[None, :256, :256], labels[None, :256, :256])]
+        for name, place in places.items():
+            part = image[place].copy()
+            part[-1, -1] ^= 1
+            rows.append(write(tmp_path, name, part[None], labels[place][None], "test"))
+        doubts = found(tmp_path, rows, accept=["strip:copies"])
+        copies = {volume: d for (volume, name), d in doubts.items() if name == "copies"}
+        assert {v: d["weight"] for v, d in copies.items()} == dict.fromkeys(places, 1) | {"strip": 0.95}
+        assert copies["strip"]["state"] == "accepted"
+        assert re.match(
+            r"1 section overlaps with other splits: for example, section 1 of this test volume and section 1 "
+            r"of the train volume a have the same pixels in \d+ places\. ",
+            copies["strip"]["text"],
+        )
+
+    @needs_data
+    def test_real_images_are_no_copies(self, tmp_path):
+        """Neither the nuclei nor neighbouring sections of a stack."""
+        stack = tifffile.imread(DATA / "isbi2012/train-volume.tif")
+        images = [*stack, *(tifffile.imread(p) for p in sorted((DATA / "nuclei/images").glob("*.tif")))]
+        splits = "train", "validation", "test"
+        rows = [write(tmp_path, f"v{k}", image[None], split=splits[k % 3]) for k, image in enumerate(images)]
+        assert len(rows) == 90 and "copies" not in {name for _, name in found(tmp_path, rows)}
 
     def test_sections_of_one_gray_level_are_no_copies(self, tmp_path):
         flat, labels = np.zeros((1, 128, 128), np.uint8), discs(1)[None]

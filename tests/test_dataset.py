@@ -60,9 +60,9 @@ def test_instances_keep_their_numbers_and_are_kept_apart(files):
 def test_a_volume_to_predict_has_only_raw(files):
     build_dataset(files / "images.tif", None, files / "a.h5")
     with layout.require(files / "a.h5", layout.RAW) as file:
-        assert list(file) == ["raw", "section_hash"]
+        assert list(file) == ["raw", "section_hash", "section_windows"]
     with (
-        pytest.raises(InputError, match=r"a\.h5: has no `labels` \(found: raw, section_hash\)"),
+        pytest.raises(InputError, match=r"no `labels` \(found: raw, section_hash, section_windows\)"),
         layout.require(files / "a.h5", layout.LABELS),
     ):
         pass

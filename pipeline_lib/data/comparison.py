@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,11 @@ from pipeline_lib.runtime.types import Json
 
 _CLEAR = 1.5  # fit of a sample that surely belongs to its image, as a multiple of what chance gives
 _UNCLEAR = 1.15  # ... of one that fits no better than by chance; real pairs have 1.3 at least
+_OVERLAP = 3  # windows that sections share if they overlap; different real images share none
+_CERTAIN = 16  # ... if this is certain, provided that these are most windows of a section
+_MEANINGLESS = (
+    "Scores on images that the training saw mean nothing, so remove one of the two from the table of volumes"
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,9 @@ class Volume:
     dtype : str
         Type of the gray levels.
     hashes : list of bytes
-        Hash of the gray levels of each section, see `layout.SECTION_HASH`.
+        Hash of each section, see `layout.SECTION_HASH`.
+    windows : (z, w) array
+        Codes of windows of each section, see `layout.SECTION_WINDOWS`.
     gray, annotation : dict
         As in `layout.findings`. `annotation` is None without annotation.
     contrast : float
@@ -49,6 +56,7 @@ class Volume:
     shape: tuple[int, ...]
     dtype: str
     hashes: list[bytes]
+    windows: np.ndarray
     gray: Json
     annotation: Json | None
     contrast: float
@@ -90,10 +98,11 @@ def compare_volumes(
 
 def _copies(volumes: Sequence[Volume]) -> Iterator[tuple[str, Json]]:
     """Yield doubts about sections with equal pixels. Volumes to predict may repeat anything."""
+    volumes = [volume for volume in volumes if volume.split != "predict"]
     places: defaultdict[bytes, list[tuple[Volume, int]]] = defaultdict(list)
     for volume in volumes:
         for z, digest in enumerate(volume.hashes):
-            if volume.split != "predict" and any(digest):
+            if any(digest):
                 places[digest].append((volume, z))
     shared: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     named = {volume.name: volume for volume in volumes}
@@ -103,16 +112,18 @@ def _copies(volumes: Sequence[Volume]) -> Iterator[tuple[str, Json]]:
                 earlier = ((v, at) for v, at in found[:k] if (v.split == volume.split) == same_split)
                 if (first := next(earlier, None)) is not None:
                     shared[volume.name, first[0].name].append((z, first[1]))
+    copied = set()
     for (name, other_name), pairs in shared.items():
         one, other = named[name], named[other_name]
         z, at = pairs[0]
         number, has = ("1 section", "has") if len(pairs) == 1 else (f"{len(pairs)} sections", "have")
         where = f"for example section {z + 1} is section {at + 1} of {other_name}"
         if one.split != other.split:
+            copied |= {(name, z) for z, _ in pairs}
             text = (
                 f"{number} of this {one.split} volume {has} the same pixels as the {other.split} volume "
-                f"{other_name}: {where}. Scores on images that the training saw mean nothing, so remove one "
-                "of the two from the table of volumes; no setting accepts this."
+                f"{other_name}: {where}, perhaps turned or in another gray scale. {_MEANINGLESS}; no setting "
+                "accepts this."
             )
             yield name, doubt("copies", 1.0, text, z)
         else:
@@ -121,6 +132,35 @@ def _copies(volumes: Sequence[Volume]) -> Iterator[tuple[str, Json]]:
                 "count twice. Remove one of the two from the table of volumes."
             )
             yield name, doubt("duplicates", 0.3, text, z)
+    yield from _overlaps(volumes, copied)
+
+
+def _overlaps(volumes: Sequence[Volume], copied: set[tuple[str, int]]) -> Iterator[tuple[str, Json]]:
+    """Yield doubts about sections, without `copied` ones, that share windows with those of other splits."""
+    codes = np.concatenate([np.empty(0, np.uint64), *(v.windows[v.windows > 0] for v in volumes)])
+    values, counts = np.unique(codes, return_counts=True)
+    repeated = values[counts > 1]
+    first: defaultdict[int, dict[str, tuple[str, int]]] = defaultdict(dict)  # code -> split -> first section
+    splits = {volume.name: volume.split for volume in volumes}
+    for volume in volumes:
+        found = []  # of each section with an overlap: number of common windows, their share, section, other
+        for z, own in enumerate(volume.windows):
+            others: Counter[tuple[str, int]] = Counter()
+            for code in own[np.isin(own, repeated)].tolist():
+                others.update([place for split, place in first[code].items() if split != volume.split][:1])
+                first[code].setdefault(volume.split, (volume.name, z))
+            if others.total() >= _OVERLAP and (volume.name, z) not in copied:
+                share = others.total() / np.count_nonzero(own)
+                found.append((others.total(), share, z, *others.most_common(1)[0][0]))
+        if found:
+            number, share, z, other, at = max(found)
+            text = (
+                f"{len(found)} {'section overlaps' if len(found) == 1 else 'sections overlap'} with other "
+                f"splits: for example, section {z + 1} of this {volume.split} volume and section {at + 1} of "
+                f"the {splits[other]} volume {other} have the same pixels in {number} places. {_MEANINGLESS}."
+            )
+            certain = number >= _CERTAIN and share > 0.5
+            yield volume.name, doubt("copies", 1.0 if certain else 0.95, text, z)
 
 
 def wrong_pairs(samples: Sequence[Sample]) -> Iterator[tuple[str, Json]]:

@@ -1,8 +1,7 @@
-"""Gray levels of images: their range and moments, and hashes that identify sections by their pixels."""
+"""Gray levels of images: their range and moments."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 
@@ -10,8 +9,6 @@ import numpy as np
 
 from pipeline_lib.kernels.blocks import ALIGNMENT, blocks
 from pipeline_lib.runtime.types import Json, Stored
-
-HASH_BYTES = 32  # of SHA-256
 
 
 class GrayLevels:
@@ -27,17 +24,14 @@ class GrayLevels:
         self.low, self.high = np.full(channels, np.inf), np.full(channels, -np.inf)
         self._moments: list[tuple[int, np.ndarray, np.ndarray]] = []
         self._differences: list[tuple[int, np.ndarray]] = []
-        self._section = _Section()
 
-    def add(self, region: np.ndarray, first_row: int, first_column: int) -> None:
-        """Add a region of the current section.
+    def add(self, region: np.ndarray) -> None:
+        """Add a region of a section.
 
         Parameters
         ----------
         region : (c, y, x) array
-            Gray levels.
-        first_row, first_column : int
-            Position of the region in the section, multiples of `blocks.ALIGNMENT` (px).
+            Gray levels. Its position in the section is a multiple of `blocks.ALIGNMENT` (px).
         """
         low, high = region.min(axis=(1, 2)), region.max(axis=(1, 2))
         self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
@@ -48,19 +42,6 @@ class GrayLevels:
         difference[:, :, ALIGNMENT - 1 :: ALIGNMENT] = 0  # not across tiles, as they may be added separately
         pairs = region.shape[1] * (region.shape[2] - math.ceil(region.shape[2] / ALIGNMENT))
         self._differences.append((pairs, (difference**2).sum(axis=(1, 2), dtype=float)))
-        self._section.add(region, low, high, first_row, first_column)
-
-    def end_section(self) -> np.ndarray:
-        """End the current section.
-
-        Returns
-        -------
-        (32,) array of uint8
-            SHA-256 of its gray levels, which does not depend on the regions. 0 if each channel has one single
-            gray level, because such sections are equal without being copies.
-        """
-        digest, self._section = self._section.digest(), _Section()
-        return np.frombuffer(digest, np.uint8)
 
     def to_dict(self) -> Json:
         """Return range, mean, standard deviation and roughness of each channel, for JSON.
@@ -103,8 +84,7 @@ def summary(volume: Stored) -> Json:
     gray = GrayLevels(volume.shape[0])
     for z in range(volume.shape[1]):
         for area in blocks((volume.shape[2], volume.shape[3]), 8 * ALIGNMENT):
-            gray.add(volume[:, z, *area.write], area.write[0].start, area.write[1].start)
-        gray.end_section()
+            gray.add(volume[:, z, *area.write])
     return gray.to_dict() | {"dtype": str(volume.dtype), "scale": None}
 
 
@@ -139,27 +119,3 @@ def pool(summaries: Sequence[Json], pixels: Sequence[int]) -> Json:
         "mean": mean_of_all.tolist(),
         "std": np.sqrt(variance).tolist(),
     }
-
-
-class _Section:
-    """Hash of a section. The hashes of its tiles of `ALIGNMENT` px are hashed in the order of the tiles."""
-
-    def __init__(self) -> None:
-        self.tiles: dict[tuple[int, int], bytes] = {}
-        self.range: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def add(self, region: np.ndarray, low: np.ndarray, high: np.ndarray, row: int, column: int) -> None:
-        self.range.append((low, high))
-        for tile in blocks((region.shape[1], region.shape[2]), ALIGNMENT):
-            rows, columns = tile.write
-            part = np.ascontiguousarray(region[:, rows, columns])
-            at = row + rows.start, column + columns.start
-            named = hashlib.sha256(repr((at, part.shape, part.dtype.str)).encode())
-            named.update(part.data)
-            self.tiles[at] = named.digest()
-
-    def digest(self) -> bytes:
-        low, high = (np.array(values) for values in zip(*self.range, strict=True))
-        if (low.min(axis=0) == high.max(axis=0)).all():
-            return bytes(HASH_BYTES)
-        return hashlib.sha256(b"".join(digest for _, digest in sorted(self.tiles.items()))).digest()

@@ -151,7 +151,7 @@ def _windows(shape: tuple[int, int]) -> list[tuple[slice, slice]]:
 
 def _measure(name: str, split: str, path: Path, most: int) -> tuple[Volume, list[Sample]]:
     """Return what is compared of a volume, and samples of at most `most` of its sections."""
-    with layout.require(path, layout.RAW, layout.SECTION_HASH) as file:
+    with layout.require(path, layout.RAW, layout.SECTION_HASH, layout.SECTION_WINDOWS) as file:
         raw, found = file[layout.RAW.name], layout.findings(file)
         arrays = layout.annotated(file) if found["annotation"] else None
         edges = _edges(min(found["gray"]["low"]), max(found["gray"]["high"]), raw.dtype.kind in "iu")
@@ -175,6 +175,7 @@ def _measure(name: str, split: str, path: Path, most: int) -> tuple[Volume, list
             raw.shape,
             str(raw.dtype),
             [bytes(digest) for digest in file[layout.SECTION_HASH.name][:]],
+            file[layout.SECTION_WINDOWS.name][:],
             found["gray"],
             found["annotation"],
             _contrast(np.concatenate([*inside, []]), np.concatenate([*outside, []])),

@@ -13,7 +13,8 @@ import numpy as np
 from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.data import normalisation
 from pipeline_lib.data.cells import CellCounter, any_ignored, doubts_of_cells
-from pipeline_lib.data.gray import HASH_BYTES, GrayLevels
+from pipeline_lib.data.fingerprint import HASH_BYTES, WINDOWS, Fingerprint
+from pipeline_lib.data.gray import GrayLevels
 from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, separation_border
 from pipeline_lib.imageio.kinds import UnclearAnnotation
 from pipeline_lib.imageio.regions import BORDER, REACH, grow
@@ -48,9 +49,9 @@ def build_dataset(
 ) -> None:
     """Convert one volume to HDF5: the raw image and, if there is an annotation, its instance labels.
 
-    The file has the arrays `raw` and `section_hash`, with an annotation `labels` and `separation_border`, and
-    `ignore` if some pixels are not annotated. In an annotation of membranes or classes, each 4-connected
-    region of a section becomes one instance. Instance labels are copied unchanged.
+    The file has the arrays `raw`, `section_hash` and `section_windows`, with an annotation `labels` and
+    `separation_border`, and `ignore` if some pixels are not annotated. In an annotation of membranes or
+    classes, each 4-connected region of a section becomes one instance. Instance labels are copied unchanged.
 
     Parameters
     ----------
@@ -271,16 +272,19 @@ def _named(volume: str) -> Iterator[None]:
 
 
 def _write_raw(file: h5py.File, images: imageio.Images, block: int) -> Json:
-    """Write `raw` and `section_hash`, and return the summary of the gray levels."""
+    """Write `raw` and the fingerprints of its sections, and return the summary of the gray levels."""
     raw = layout.add(file, layout.RAW, images.shape, images.dtype)
     hashes = layout.add(file, layout.SECTION_HASH, (images.shape[1], HASH_BYTES))
+    windows = layout.add(file, layout.SECTION_WINDOWS, (images.shape[1], WINDOWS))
     gray = GrayLevels(images.shape[0])
     for z in range(images.shape[1]):
+        fingerprint = Fingerprint(images.shape[0], images.shape[2:])
         for area in blocks(images.shape[2:], block):
             region = images.read(z, *area.write)
             raw[:, z, *area.write] = region
-            gray.add(region, area.write[0].start, area.write[1].start)
-        hashes[z] = gray.end_section()
+            gray.add(region)
+            fingerprint.add(region, area.write[0].start, area.write[1].start)
+        hashes[z], windows[z] = fingerprint.hash(), fingerprint.windows()
     return gray.to_dict() | {"dtype": str(images.dtype), "scale": images.scale}
 
 
