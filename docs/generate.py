@@ -27,6 +27,7 @@ HDF5_FILES: dict[str, tuple[layout.Array, ...]] = {
     "dataset/VOLUME.h5": (
         layout.RAW,
         layout.SECTION_HASH,
+        layout.SECTION_WINDOWS,
         layout.LABELS,
         layout.SEPARATION_BORDER,
         layout.IGNORE,

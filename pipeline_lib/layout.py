@@ -411,7 +411,7 @@ def findings(file: h5py.File) -> Json:
     dict
         `gray`: smallest (`low`) and largest (`high`) gray level, mean, standard deviation (`std`) and
         `roughness` (see `data.gray.GrayLevels.to_dict`), each a list with one value per channel; type of the
-        gray levels (`dtype`), and the factor by which they were multiplied (`scale`) or None. `annotation`:
+        gray levels (`dtype`), and the `offset` and `scale` that were stated, or None. `annotation`:
         None, or a dict with its `description` and a list of `doubts`, each with `name`, `weight` (0 to 1) and
         `text`.
 

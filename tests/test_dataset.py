@@ -361,6 +361,17 @@ def test_training_volumes_of_another_type_need_a_scale(files):
     assert found["dtype"] == "uint8" and found["gray"]["low"] == [tifffile.imread(files / "images.tif").min()]
 
 
+@pytest.mark.parametrize(("offset", "scale"), [(100, None), (-3.5, None), (100, 0.5), (0, None)])
+def test_an_offset_is_subtracted_before_the_scale(files, offset, scale):
+    build_dataset(files / "images.tif", None, files / "a.h5", offset=offset, scale=scale)
+    with layout.require(files / "a.h5") as file:
+        expected = (tifffile.imread(files / "images.tif").astype(float) - offset) * (scale or 1)
+        np.testing.assert_array_equal(file["raw"][0], expected.astype(np.float32))
+        assert file["raw"].dtype == np.float32
+        gray = layout.findings(file)["gray"]
+    assert gray["offset"] == offset and gray["scale"] == (scale or 1)
+
+
 def test_scaled_gray_levels_are_floats(files):
     build_dataset(files / "images.tif", None, files / "a.h5", scale=1 / 255)
     with layout.require(files / "a.h5") as file:

@@ -200,6 +200,73 @@ summaries = st.builds(
 )
 
 
+# gray levels 0 to 255 of images to train on and of new images, in other files
+OFFSETS = {
+    "Fiji unsigned": (lambda p: (p * 10).astype(np.uint16), lambda p: (p * 10 + 32768).astype(np.uint16)),
+    "from unsigned": (lambda p: (p * 10 + 32768).astype(np.uint16), lambda p: (p * 10).astype(np.uint16)),
+    "other type": (lambda p: (p * 10 - 900).astype(np.int16), lambda p: (p * 10 + 31868).astype(np.uint16)),
+    "Fiji signed": (lambda p: (p * 257).astype(np.uint16), lambda p: (p * 257 - 32768).astype(np.int16)),
+    "mean 0": (lambda p: p / 255, lambda p: (p - p.mean()) / p.std()),
+    "mean 0 after 8 bits": (lambda p: p.astype(np.uint8), lambda p: (p - p.mean()) / p.std()),
+    "-1 to 1": (lambda p: p / 255, lambda p: p / 127.5 - 1),
+    "-1 to 1 after 0 to 255": (lambda p: p, lambda p: p / 127.5 - 1),
+    "+ 5": (lambda p: p / 255, lambda p: p / 255 + 5),
+    "0 to 1 after -1 to 1": (lambda p: p / 127.5 - 1, lambda p: p / 255),
+}
+
+
+@pytest.mark.parametrize("name", OFFSETS)
+def test_an_offset_is_detected_and_the_columns_in_the_message_correct_it(name):
+    trained, made = OFFSETS[name]
+    training, new = summary(trained(cells(0))), made(cells(1))
+    doubt = compare(training, summary(new))
+    assert doubt["weight"] == (0.5 if name == "0 to 1 after -1 to 1" else 1)
+    columns = re.search(r"`offset`: (\S+?)(?: and `scale`: (\S+?))?, or only `scale`: 1 if", doubt["text"])
+    offset, scale = float(columns[1]), float(columns[2] or 1)
+    fixed = ((new - np.float64(offset)) * scale).astype(np.float32)  # as `imageio.Images` reads it
+    assert compare(training, summary(fixed) | {"scale": scale, "offset": offset}) is None
+    right, full = trained(cells(1)).astype(float), np.ptp(trained(cells(1)).astype(float))
+    near = 0.05 if name in ("+ 5", "mean 0", "mean 0 after 8 bits", "0 to 1 after -1 to 1") else 1e-3
+    np.testing.assert_allclose(fixed, right, rtol=0, atol=near * full)
+    as_stated = summary(new.astype(np.float32)) | {"scale": 1.0}
+    assert compare(training, as_stated)["weight"] == 0.5
+
+
+def test_an_offset_of_the_wrong_sign_is_refused_with_the_right_one():
+    training, new = summary((cells(0) * 10).astype(np.uint16)), cells(1) * 10 + 32768
+    doubt = compare(training, summary((new + 32768).astype(np.float32)) | {"scale": 1.0, "offset": -32768.0})
+    assert doubt["weight"] == 1 and "`offset`: 32768, or" in doubt["text"]
+
+
+def test_few_negative_gray_levels_are_only_doubtful():
+    """As after the subtraction of a background."""
+    training, new = cells(0) / 255, cells(1) / 255 - 0.12
+    new[0, 0, 0, 0] = -0.03
+    assert verdict(summary(training), summary(new)) == "doubtful"
+    new[0, 0, 0, 0] = -0.001
+    assert verdict(summary(training), summary(np.maximum(new, -0.001))) == "same"
+
+
+def test_percentages_and_the_8_bits_that_look_like_them_are_both_offered():
+    training, new = summary(cells(0) / 255), summary(cells(1) / 2.55)
+    text = compare(training, new)["text"]
+    assert re.search(
+        r"of volumes: 0\.01 if 100 here means 1 there, 0\.00392157 if 255 here means 1 there, or 1", text
+    )
+    for factor in (0.01, 0.00392157):
+        assert compare(training, times(new, factor, "float32") | {"scale": factor}) is None
+
+
+def test_a_stated_factor_that_is_8_times_too_small_is_refused_with_the_right_one():
+    """12 bits in a file of 16 bits, with the factor of 16 bits."""
+    training, new = summary(cells(0).astype(np.uint8)), summary((cells(1) * 16).astype(np.uint16))
+    for wrong in (255 / 65535, 16.0):
+        doubt = compare(training, times(new, wrong, "float32") | {"scale": wrong})
+        assert doubt["weight"] == 1 and stated(doubt) == pytest.approx(255 / 4095, rel=1e-5)
+    right = stated(doubt)
+    assert compare(training, times(new, right, "float32") | {"scale": right}) is None
+
+
 @given(summaries, st.floats(1 / 4, 4), st.floats(0, 1), st.sampled_from(["uint8", "uint16", "float32"]))
 def test_other_brightness_is_never_refused(found, factor, offset, dtype):
     training = found | {"dtype": dtype}
@@ -241,7 +308,7 @@ def test_an_image_in_8_of_12_bits_may_be_dim():
 
 
 def test_low_levels_are_another_scale_only_if_they_also_vary_less():
-    training = summary((40000 + 4 * cells()).astype(np.uint16))
+    training = summary((400 + 4 * cells()).astype(np.uint16))
     assert verdict(training, summary(cells(1).astype(np.uint16))) == "same"
 
 

@@ -291,9 +291,19 @@ def test_images_of_different_types_raise_an_error(tmp_path):
     ("first", "second", "factor"),
     [
         ("uint8", "float32", "255 if 1 here means 255 there, or 1 if"),
-        ("uint8", "uint16", "0.00389105 if 65535 here means 255 there, or 1 if"),
-        ("uint16", "uint8", "257 if 255 here means 65535 there, or 1 if"),
+        (
+            "uint8",
+            "uint16",
+            r"0\.00389105 if 65535 here means 255 there, 0\.0622711 if 4095 here means 255 there, or 1",
+        ),
+        (
+            "uint16",
+            "uint8",
+            r"257 if 255 here means 65535 there, 16\.0588 if 255 here means 4095 there, or 1 if",
+        ),
         ("float32", "float64", r"1\."),
+        ("int16", "uint16", r"32768 if 32768 here means 0 there\. Write 1 into `scale` if"),
+        ("uint16", "int16", r"-32768 if -32768 here means 0 there\. Write 1 into `scale` if"),
     ],
 )
 def test_images_with_a_scale_may_have_another_type(tmp_path, first, second, factor):
@@ -301,10 +311,10 @@ def test_images_with_a_scale_may_have_another_type(tmp_path, first, second, fact
     for name, dtype in (("a", first), ("b", second)):
         tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((9, 8), dtype))
         rows.append(volumes.Volume(name, str(tmp_path / f"{name}.tif"), None, "", "predict", name))
-    with pytest.raises(InputError, match=rf"column `scale` of the table of volumes: {factor}"):
+    with pytest.raises(InputError, match=rf"column `(scale|offset)` of the table of volumes: {factor}"):
         volumes.check_files(rows)
-    for number in (0, 1):
-        scaled = [replace(row, dataset={"scale": "1"}) if row is rows[number] else row for row in rows]
+    for number, column in ((0, "scale"), (1, "scale"), (1, "offset")):
+        scaled = [replace(row, dataset={column: "1"}) if row is rows[number] else row for row in rows]
         assert [*volumes.check_files(scaled)] == ["a", "b"]
     assert [*volumes.check_files(rows, scale=1.0)] == ["a", "b"]
     scaled = [replace(rows[0], dataset={"scale": "1"}), *rows, rows[0]]

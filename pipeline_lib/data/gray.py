@@ -85,7 +85,7 @@ def summary(volume: Stored) -> Json:
     for z in range(volume.shape[1]):
         for area in blocks((volume.shape[2], volume.shape[3]), 8 * ALIGNMENT):
             gray.add(volume[:, z, *area.write])
-    return gray.to_dict() | {"dtype": str(volume.dtype), "scale": None}
+    return gray.to_dict() | {"dtype": str(volume.dtype), "scale": None, "offset": None}
 
 
 def pool(summaries: Sequence[Json], pixels: Sequence[int]) -> Json:

@@ -30,6 +30,7 @@ DATASET_COLUMNS = (
     "relabel",
     "empty_sections",
     "pairing",
+    "offset",
     "scale",
 )
 #: Columns of most tables.
@@ -208,7 +209,7 @@ def check_files(
         for volume in volumes:
             try:
                 images = _info(volume.images, paths, infos)
-                if not (scale or volume.dataset.get("scale")):
+                if scale is None and not volume.dataset.keys() & {"offset", "scale"}:
                     first = first or (volume, images)
                     _require_type(volume.images, images.dtype, first[0].images, first[1].dtype)
                 imageio.require_channels(volume.images, images, channels)
@@ -242,18 +243,32 @@ def check_files(
 
 
 def _require_type(path: str, dtype: np.dtype, first: str, expected: np.dtype) -> None:
-    """Raise `InputError` with the factor between the gray scales unless both types are equal."""
-    if dtype != expected:
-        end, expected_end = (np.iinfo(t).max if t.kind in "iu" else 1 for t in (dtype, expected))
-        factor = "1."
-        if end != expected_end:
-            factor = f"{expected_end / end:.6g} if {end} here means {expected_end} there, or 1 if the values "
-            factor += "mean the same."
-        raise InputError(
-            f"{path}: found {dtype} gray levels, but {first} has {expected}; all images must have the same "
-            "type and gray scale. Write the factor between the scales into the column `scale` of the table "
-            f"of volumes: {factor}"
-        )
+    """Raise `InputError` with the columns that convert the gray scale unless both types are equal."""
+    if dtype == expected:
+        return
+    factors = [
+        f"{there / here:.6g} if {here} here means {there} there, "
+        for there in _ends(expected)
+        for here in _ends(dtype)
+    ]
+    fix = f"`scale` of the table of volumes: {''.join(factors)}or 1 if the values mean the same."
+    if dtype.kind == expected.kind == "f":
+        fix = "`scale` of the table of volumes: 1."
+    elif {dtype.str[1:], expected.str[1:]} == {"i2", "u2"}:
+        zero = 32768 if dtype.kind == "u" else -32768
+        fix = f"`offset` of the table of volumes: {zero} if {zero} here means 0 there"
+        fix += ". Write 1 into `scale` if the values mean the same."
+    raise InputError(
+        f"{path}: found {dtype} gray levels, but {first} has {expected}; all images must have the same type "
+        f"and gray scale. Write the difference between the scales into the column {fix}"
+    )
+
+
+def _ends(dtype: np.dtype) -> tuple[int, ...]:
+    """Return the usual upper ends of gray scales in a type: cameras of 12 bits write 16-bit files."""
+    if dtype.kind == "f":
+        return (1,)
+    return (int(np.iinfo(dtype).max), *([4095] if dtype.itemsize == 2 else []))
 
 
 def _info(

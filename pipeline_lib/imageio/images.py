@@ -47,8 +47,9 @@ class Images:
         Numbers of the selected sections in the file, ascending; the first section of a file is 0.
     channels : int
         Number of channels that are read.
-    scale : float or None
-        Factor by which values are multiplied when read; None to keep them.
+    offset, scale : float or None
+        Number that is subtracted from values when they are read, and factor by which they are then
+        multiplied; None to keep them.
     decode : callable
         Reader of regions with this number of channels.
     """
@@ -57,6 +58,7 @@ class Images:
     info: ImageInfo
     numbers: list[int]
     channels: int
+    offset: float | None
     scale: float | None
     decode: Reader = field(repr=False)
 
@@ -71,7 +73,7 @@ class Images:
 
         With a `scale` it is float32.
         """
-        return np.dtype(np.float32) if self.scale else _stored_type(self.info)
+        return np.dtype(np.float32) if self.scale is not None else _stored_type(self.info)
 
     def read(self, z: int, rows: slice, columns: slice) -> np.ndarray:
         """Return a region of one section.
@@ -122,12 +124,19 @@ class Images:
             As `read`, except for NaN and infinity.
         """
         region = self.decode(self.numbers[z], rows, columns)
-        return (region * np.float64(self.scale)).astype(np.float32) if self.scale else region
+        if self.scale is None:
+            return region
+        return ((region - np.float64(self.offset or 0)) * self.scale).astype(np.float32)
 
 
 @contextmanager
 def open_images(
-    path: str | Path, *, sections: str | None = None, channels: int = 1, scale: float | None = None
+    path: str | Path,
+    *,
+    sections: str | None = None,
+    channels: int = 1,
+    offset: float | None = None,
+    scale: float | None = None,
 ) -> Iterator[Images]:
     """Open an image to read regions of it. Context manager.
 
@@ -144,6 +153,9 @@ def open_images(
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
     channels : int, default 1
         Expected number of channels.
+    offset : float, optional
+        Gray level that becomes 0: it is subtracted before the multiplication by `scale`, which is then 1 by
+        default.
     scale : float, optional
         Factor by which gray levels are multiplied. They are then read as float32.
 
@@ -173,7 +185,7 @@ def open_images(
     (1, 1, 3, 4) [[[12 13 14]
       [16 17 18]]]
     """
-    with open_chosen(path, sections, channels, scale=scale) as images:
+    with open_chosen(path, sections, channels, offset=offset, scale=scale) as images:
         yield images
 
 
@@ -184,6 +196,7 @@ def open_chosen(
     channels: int,
     *,
     annotation: bool = False,
+    offset: float | None = None,
     scale: float | None = None,
     slices: Sequence[Path | None] | None = None,
 ) -> Iterator[Images]:
@@ -201,7 +214,10 @@ def open_chosen(
             raise InputError(f"{path}: {error}") from error
         for note in _notes(info, channels, annotation):
             logger.info("%s: %s", path, note)
-        yield Images(path, info, numbers, channels, scale, _displayed(path, info, channels, annotation, read))
+        if offset is not None and scale is None:
+            scale = 1.0
+        decode = _displayed(path, info, channels, annotation, read)
+        yield Images(path, info, numbers, channels, offset, scale, decode)
 
 
 def _notes(info: ImageInfo, channels: int, annotation: bool) -> Iterator[str]:

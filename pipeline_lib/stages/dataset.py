@@ -41,6 +41,7 @@ def build_dataset(
     relabel: bool = False,
     empty_sections: str = "ask",
     pairing: str = "names",
+    offset: float | None = None,
     scale: float | None = None,
     channels: int = 1,
     separation_border_width: int = BORDER_WIDTH,
@@ -81,6 +82,8 @@ def build_dataset(
         that show no cells, or sections that are not annotated.
     pairing : {"names", "order"}, default "names"
         How the files of two folders are paired, see `imageio.matching_slices`.
+    offset : float, optional
+        Gray level that becomes 0, see `imageio.open_images`.
     scale : float, optional
         Factor by which gray levels are multiplied. They are then stored as float32.
     channels : int, default 1
@@ -107,6 +110,7 @@ def build_dataset(
         "relabel": relabel,
         "empty_sections": empty_sections,
         "pairing": pairing,
+        "offset": offset,
         "scale": scale,
         "channels": channels,
         "separation_border_width": separation_border_width,
@@ -119,7 +123,7 @@ def build_dataset(
         for path in filter(Path.exists, sources):
             provenance.require_unchanged(path)
         raw = stack.enter_context(
-            imageio.open_images(images, sections=sections, channels=channels, scale=scale)
+            imageio.open_images(images, sections=sections, channels=channels, offset=offset, scale=scale)
         )
         sources += raw.info.others
         truth = None
@@ -285,7 +289,7 @@ def _write_raw(file: h5py.File, images: imageio.Images, block: int) -> Json:
             gray.add(region)
             fingerprint.add(region, area.write[0].start, area.write[1].start)
         hashes[z], windows[z] = fingerprint.hash(), fingerprint.windows()
-    return gray.to_dict() | {"dtype": str(images.dtype), "scale": images.scale}
+    return gray.to_dict() | {"dtype": str(images.dtype), "scale": images.scale, "offset": images.offset}
 
 
 def measure_statistics(

@@ -93,7 +93,11 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
         settings.of_volume(config["dataset"], row.dataset, row.row)
     dataset = config["dataset"]
     volumes.check_files(
-        rows, dataset["channels"], config["memory_gb"], dataset["pairing"], dataset.get("scale")
+        rows,
+        dataset["channels"],
+        config["memory_gb"],
+        dataset["pairing"],
+        dataset.get("scale", dataset.get("offset")),
     )
     return rows, config
 

@@ -221,11 +221,35 @@ def _():
     write_tiff(array=gray(3, 32, 32, dtype=np.float32) / np.float32(255))
 
 
-@case("gray levels of 16 bits, where the other images are floats from 0 to 1")
-def _():
+def sound_of_floats() -> None:
+    """Write images from 0 to 1."""
     sound_run(np.float32)
     tifffile.imwrite("images.tif", tifffile.imread("images.tif") / 255, photometric="minisblack")
+
+
+@case("gray levels of 16 bits, where the other images are floats from 0 to 1")
+def _():
+    sound_of_floats()
     write_tiff(array=257 * gray(3, 32, 32, dtype=np.float32))
+
+
+@case("unsigned gray levels that Fiji made from signed ones")
+def _():
+    sound_run(np.int16)
+    write_tiff(array=gray(3, 32, 32, dtype=np.uint16) + np.uint16(32768))
+
+
+@case("gray levels of mean 0, where the other images are floats from 0 to 1")
+def _():
+    sound_of_floats()
+    image = gray(3, 32, 32, dtype=np.float32)
+    write_tiff(array=(image - image.mean()) / image.std())
+
+
+@case("percentages, where the other images are floats from 0 to 1")
+def _():
+    sound_of_floats()
+    write_tiff(array=gray(3, 32, 32, dtype=np.float32) / np.float32(1.3))
 
 
 @case("gray levels of 16 bits, where the other images have 8 bits in files of 16 bits")
