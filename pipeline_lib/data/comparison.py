@@ -191,8 +191,7 @@ def wrong_pairs(samples: Sequence[Sample]) -> Iterator[tuple[str, Json]]:
             text = (
                 f"{many.format(len(better))} outlines of the cells do not follow the edges of the image "
                 f"(correlation {fit.own:.2f}). {here}{fit.better.removeprefix('t')} fits better "
-                f"({fit.better_fit:.2f}). Correct `images`, `annotation` or `sections` in the table of "
-                "volumes, or the files."
+                f"({fit.better_fit:.2f}). {_correction(fit.better)}"
             )
             yield name, doubt("wrong_pair", 0.95, text, sample.z)
         elif chance:
@@ -207,6 +206,14 @@ def wrong_pairs(samples: Sequence[Sample]) -> Iterator[tuple[str, Json]]:
                 "`annotation` or `sections` in the table of volumes."
             )
             yield name, doubt("wrong_pair", 0.9 if certain else 0.5, text, sample.z)
+
+
+def _correction(better: str) -> str:
+    """Return what to do if something else fits better, which is a change of the annotation or an image."""
+    table = "`images`, `annotation` or `sections` in the table of volumes"
+    if better.startswith("the annotation "):
+        return f"Change the file of the annotation in this way, or correct {table}."
+    return f"Correct {table}, or the files."
 
 
 def _gray_scales(volumes: Sequence[Volume]) -> Iterator[tuple[str, Json]]:

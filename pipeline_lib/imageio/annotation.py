@@ -166,28 +166,28 @@ def open_annotation(
 def _with_background(images: Images, value: int, ignore: int | None) -> tuple[Images, int | None]:
     """Return images of which `value` is 0, and the number that `ignore` becomes.
 
-    Negative values are moved up, otherwise 0 and `value` are exchanged: each number remains one cell.
+    Each number remains one cell: those below `value` become the next larger one; all are moved up if it is
+    negative.
     """
     if images.dtype.kind in "iu" and value > np.iinfo(images.dtype).max:
         raise InputError(
             f"{images.path}: no pixel has the value {value} of `dataset.background`, because the file has "
             f"{images.dtype}. Correct it."
         )
-    exchanged = {0: value, value: 0}
-    if value < 0:
-        ignore = None if ignore is None else ignore - value
-    elif ignore is not None:
-        ignore = exchanged.get(ignore, ignore)
+
+    def moved(region: np.ndarray) -> np.ndarray:
+        if value < 0:
+            return region.astype(np.int64) - value
+        below = region < value
+        return np.where(region == value, 0, region + below.astype(region.dtype)).astype(region.dtype)
+
+    def decode(z: int, rows: slice, columns: slice) -> np.ndarray:
+        return moved(images.decode(z, rows, columns))
+
     info = replace(images.info, dtype=np.dtype(np.int64)) if value < 0 else images.info
     if value < 0 or value == info.nodata:  # the background is stated
         info = replace(info, nodata=None)
-
-    def decode(z: int, rows: slice, columns: slice) -> np.ndarray:
-        region = images.decode(z, rows, columns)
-        if value < 0:
-            return region.astype(np.int64) - value
-        return np.where(region == value, 0, np.where(region == 0, value, region)).astype(region.dtype)
-
+    ignore = None if ignore is None else int(moved(np.array(ignore)))
     return replace(images, info=info, decode=decode), ignore
 
 

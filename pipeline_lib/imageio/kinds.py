@@ -190,9 +190,8 @@ class Given:
             raise self._unclear(
                 f"{self.path}: found the value {value} in {share:.2%} of the pixels, far above the other "
                 f"{len(values) - 1} values up to {meaning.plain(values[-2])}. If it means not annotated, set "
-                f"`dataset: {{ignore: {value}}}`; if it is the background, set "
-                f"`dataset: {{background: {value}}}`; if it is a cell, set "
-                "`dataset: {annotation_kind: instances}`."
+                f"`dataset: {{ignore: {value}}}`{meaning.if_background(self.found, values[-1])}; if it is a "
+                "cell, set `dataset: {annotation_kind: instances}`."
             )
         if labels > meaning.FEW and areas.frame.max() > meaning.AROUND and values[0] != 0:
             background = meaning.plain(values[areas.frame.argmax()])
@@ -401,8 +400,8 @@ class Given:
         if (value := meaning.sentinel(self.found)) is not None:
             text = (
                 f"The label {value} covers {self.found.share[-1]:.1%} of the pixels and is far above all "
-                f"others. If it means not annotated, set `ignore: {value}`; if it is the background, set "
-                f"`background: {value}`."
+                f"others. If it means not annotated, set `dataset: {{ignore: {value}}}`"
+                f"{meaning.if_background(self.found, value)}."
             )
             doubts.append(doubt("sentinel", 0.85, text))
         areas = meaning.measure_areas(self.found, self._sample())

@@ -216,7 +216,7 @@ def require_labels(path: str | Path, found: Values, ignore: int | None) -> None:
             f"fourth number above {most:,}, so that different cells may have the same label. Save the labels "
             "as uint32."
         )
-    if not fractional and values[0] >= 0 and values[-1] <= _LARGEST_LABEL:
+    if not fractional and values[0] >= 0 and float(values[-1]) <= _LARGEST_LABEL:
         return
     odd = values[0] if values[0] < 0 else values[-1]
     only = int(np.count_nonzero((values < 0) | (values > _LARGEST_LABEL))) == 1
@@ -225,8 +225,8 @@ def require_labels(path: str | Path, found: Values, ignore: int | None) -> None:
         share = float(found.share[values == odd][0])
         raise InputError(
             f"{path}: found the value {plain(odd)} in {share:.2%} of the pixels, which cannot be a label. If "
-            f"it means not annotated, set `dataset: {{ignore: {plain(odd)}}}`; if it is the background, set "
-            f"`dataset: {{background: {plain(odd)}}}`. Otherwise save labels from 0 to 4,294,967,295."
+            f"it means not annotated, set `dataset: {{ignore: {plain(odd)}}}`{if_background(found, odd)}. "
+            "Otherwise save labels from 0 to 4,294,967,295."
         )
     if not fractional and values[0] >= 0:
         raise InputError(
@@ -238,6 +238,13 @@ def require_labels(path: str | Path, found: Values, ignore: int | None) -> None:
         "Expected whole numbers from 0 to 4,294,967,295: 0 and one other value for membranes, or one value "
         "per cell. Save labels, not gray levels or probabilities."
     )
+
+
+def if_background(found: Values, value: float | np.generic) -> str:
+    """Return how to state that a value is the background, if it is more common than 0."""
+    if found.share[found.values == value].sum() <= found.share[found.values == 0].sum():
+        return ""
+    return f"; if it is the background, set `dataset: {{background: {plain(value)}}}`"
 
 
 def sentinel(found: Values) -> int | None:
