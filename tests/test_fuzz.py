@@ -49,3 +49,13 @@ def test_files_that_the_dry_run_refuses_are_no_findings(target, tmp_path, monkey
         monkeypatch.setattr(fuzz, "fuzz", lambda *_, found=found: found)
         monkeypatch.setattr("sys.argv", ["fuzz", target, "--folder", str(tmp_path)])
         assert fuzz.main() == bool(found["findings"])
+
+
+def test_an_input_that_alone_needs_little_memory_is_no_finding(tmp_path, monkeypatch):
+    """The fuzzer counts the memory of the process, which grows with the number of inputs."""
+    corpus.write("table", tmp_path)
+    name = "table-oom-1"
+    next(path for path in sorted(tmp_path.iterdir())).rename(tmp_path / name)
+    assert fuzz.sort_findings("table", {name}, tmp_path)["findings"] == []
+    monkeypatch.setattr(fuzz, "RSS_LIMIT", 10)
+    assert fuzz.sort_findings("table", {name}, tmp_path)["findings"] == [name]

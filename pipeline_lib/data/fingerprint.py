@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from scipy import ndimage
 
 from pipeline_lib.kernels.blocks import ALIGNMENT, blocks
 
@@ -110,6 +109,8 @@ def window_codes(tile: np.ndarray) -> np.ndarray:
     (n,) array of uint64
         Sums of the ranks of the gray levels in each window, with random weights.
     """
+    from scipy import ndimage  # takes 0.2 s, which is needed only where images are read
+
     side = 2 * RADIUS + 1
     if min(tile.shape) < side:
         return np.empty(0, np.uint64)

@@ -59,7 +59,11 @@ def read_volumes():
     else:
         dataset = config["dataset"]
         found = volumes.check_files(
-            rows, dataset["channels"], config["memory_gb"], dataset["pairing"], dataset.get("scale", dataset.get("offset"))
+            rows,
+            dataset["channels"],
+            config["memory_gb"],
+            dataset["pairing"],
+            dataset.get("scale", dataset.get("offset")),
         )
         shapes = {name: images.shape[1:] for name, images in found.items()}
         others = {name: images.others for name, images in found.items()}
