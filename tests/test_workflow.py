@@ -101,7 +101,7 @@ def run(tmp_path_factory):
 class TestFinishedRun:
     def test_output_lists_the_results(self, run):
         directory, _, output = run
-        for name in ("report.html", "scores.csv", "segmentation", "models/unet/model.pt"):
+        for name in ("report.html", "scores.csv", "segmentation", "model.pt"):
             assert f"results/{name}" in output
             assert (directory / "results" / name).exists()
 
@@ -128,6 +128,22 @@ class TestFinishedRun:
     def test_model_was_trained_with_the_threads_of_its_rule(self, run):
         model = Model.load(run[0] / "results/models/unet/model.pt")
         assert model.provenance["environment"]["threads"] == 2  # the rule's 16, limited by --cores
+
+    def test_the_model_alone_gives_the_results_of_the_workflow(self, run, tmp_path):
+        shutil.copy(run[0] / "results/model.pt", tmp_path)
+        with h5py.File(run[0] / "results/dataset/new.h5") as file:
+            tifffile.imwrite(tmp_path / "new.tif", file["raw"][0], photometric="minisblack")
+        words = ["model.pt", "new.tif", "--out", "cells", "--device", "cpu"]
+        command = [sys.executable, "-m", "pipeline_lib.cli", "predict", *words]
+        subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+        for end in ("labels", "cell_probability"):
+            found = tifffile.imread(tmp_path / f"cells/new_{end}.tif")
+            expected = tifffile.imread(run[0] / f"results/segmentation/new_{end}.tif")
+            assert found.dtype == expected.dtype and np.array_equal(found, expected)
+        scores = Model.load(tmp_path / "model.pt").application["scores"]
+        every = pd.read_csv(run[0] / "results/scores.csv", float_precision="round_trip")
+        own = every[(every.network == "unet") & (every.metric == "seg") & (every.split == "test")]
+        assert scores["test"]["seg"] in own.value.to_numpy()
 
     def test_report_shows_the_title(self, run):
         assert "Small run" in (run[0] / "results/report.html").read_text()

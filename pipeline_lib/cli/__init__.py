@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from pipeline_lib import __version__
-from pipeline_lib.cli import check, evaluate, provenance
+from pipeline_lib.cli import check, evaluate, measure, predict, provenance
 from pipeline_lib.runtime.errors import InputError
 
-COMMANDS = (check, evaluate, provenance)
+COMMANDS = (check, predict, evaluate, measure, provenance)
 
 DESCRIPTION = """\
 Segment microscope images and score segmentations.

@@ -139,6 +139,9 @@ class Model:
         Record of the training.
     task : str, default "segmentation"
         Name of the task that decodes the output (one of `tasks.names`).
+    application : dict, optional
+        How to segment new images: `average_orientations` of the prediction, `postprocessing` (see
+        `stages.postprocessing`), and mean `scores` by split and metric. Empty before `stages.packaging`.
 
     Examples
     --------
@@ -162,6 +165,7 @@ class Model:
     normalisation: Normalisation
     provenance: dict[str, Any] = field(default_factory=dict)
     task: str = "segmentation"
+    application: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path, **more: Any) -> None:
         """Write the model to a file of tensors and plain values.
@@ -189,6 +193,7 @@ class Model:
             "context": self.plan.geometry.context,
             "normalisation": self.normalisation.to_dict(),
             "provenance": self.provenance,
+            "application": self.application,
         }
         content = plain | {"state_dict": self.network.state_dict()} | more
         write_tensors(path, content, plain | {"parameters": self.plan.parameters})
@@ -235,6 +240,7 @@ class Model:
             normalisation = Normalisation.from_dict(content["normalisation"])
             provenance = dict(content["provenance"])
             task = str(content.get("task", "segmentation"))
+            application = dict(content.get("application", {}))
             wrong = [name for name, tensor in network.state_dict().items() if not _usable(tensor)]
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
@@ -249,7 +255,7 @@ class Model:
                 f"{path}: {wrong[0] if wrong else 'its normalisation'} contains NaN or infinite values, or "
                 "is not float32. Train the model again."
             )
-        return cls(plan, network, normalisation, provenance, task)
+        return cls(plan, network, normalisation, provenance, task, application)
 
 
 def _usable(tensor: torch.Tensor) -> bool:

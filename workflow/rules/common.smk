@@ -389,7 +389,7 @@ def results_message():
         "check": "check.html",
         "scores": "scores.csv",
         "segmentation": "segmentation",
-        "model": f"models/{MODEL}/model.pt",
+        "model": "model.pt",
     }
     results = {name: Path(config["results"], path) for name, path in paths.items()}
     notes = {"check": doubts_found()}

@@ -64,6 +64,27 @@ rule draw_figures:
         "../scripts/draw_figures.py"
 
 
+rule package_model:
+    input:
+        model=f"<results>/models/{MODEL}/model.pt",
+        postprocessing=f"<results>/postprocessing/{MODEL}.json",
+        scores="<results>/scores.csv",
+    output:
+        "<results>/model.pt",
+    log:
+        "<logs>/package_model.log",
+    benchmark:
+        "<benchmarks>/package_model.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        network=MODEL,
+        average_orientations=config["prediction"]["average_orientations"],
+    script:
+        "../scripts/package_model.py"
+
+
 rule report:
     input:
         scores="<results>/scores.csv",

@@ -1,0 +1,69 @@
+"""`bordure measure`: write a table of the cells in a label image."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "measure the cells of a label image"
+DESCRIPTION = """\
+Write a table of the cells in a label image of any program: area, position,
+shape, and the gray levels of an image of the same size."""
+
+EPILOG = """\
+output: a CSV file with one row per cell and section. The columns have the names
+of scikit-image's `regionprops_table`, in px; `centroid-0` is the row. With
+`--pixel-size`, further columns end in _um and _um2.
+
+exit codes: 0 measured; 1 a file cannot be used; 2 wrong arguments
+example:    bordure measure a_labels.tif --intensity a.tif --pixel-size 0.65"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to its parser.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Parser of the command.
+    """
+    parser.add_argument("labels", type=Path, help="label image, 0 = background")
+    parser.add_argument("--intensity", type=Path, metavar="IMAGE", help="image of the same size to measure")
+    parser.add_argument(
+        "--channels", type=int, default=1, metavar="N", help="channels of this image; default: 1"
+    )
+    parser.add_argument("--pixel-size", type=float, metavar="UM", help="side of a pixel in um")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="file to write; default: LABELS with .csv")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the table and print its path.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Result of the parser.
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read or does not fit.
+    """
+    from pipeline_lib.imageio import source_file
+    from pipeline_lib.stages.measurement import measure_file
+
+    output = options.csv or source_file(options.labels).with_suffix(".csv")
+    cells = measure_file(
+        options.labels,
+        output,
+        intensity=options.intensity,
+        channels=options.channels,
+        pixel_size=options.pixel_size,
+    )
+    print(f"{output}: {cells:,} cells")
+    return 0

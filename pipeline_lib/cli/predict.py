@@ -1,0 +1,181 @@
+"""`bordure predict`: segment images with a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Json
+
+HELP = "segment images with a trained model"
+DESCRIPTION = """\
+Segment images with a trained model, as the workflow does. Neither a table nor
+the training images are needed. An image that cannot be used does not stop the
+others."""
+
+EPILOG = """\
+output: for each image NAME_labels.tif (the cells, numbered), NAME_cells.csv (a
+table of them) and NAME_cell_probability.tif; summary.csv.
+
+exit codes: 0 all images are segmented; 1 at least one cannot be used; 2 wrong
+            arguments
+example:    bordure predict results/model.pt new/*.tif --out cells"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to its parser.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Parser of the command.
+    """
+    parser.add_argument("model", type=Path, help="`model.pt` in the results folder of a run")
+    parser.add_argument(
+        "images", type=Path, nargs="+", help="image files or stacks; `FILE.h5:/DATASET` for HDF5"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--stack", action="store_true", help="a folder in IMAGES is one stack of its files")
+    parser.add_argument(
+        "--scale", type=float, metavar="FACTOR", help="multiply gray levels, as the column `scale`"
+    )
+    parser.add_argument(
+        "--offset", type=float, metavar="LEVEL", help="subtract first, as the column `offset`"
+    )
+    parser.add_argument(
+        "--pixel-size", type=float, metavar="UM", help="side of a pixel in um, for the tables"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    parser.add_argument("--memory", type=float, default=8.0, metavar="GB", help="memory to use; default: 8")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Segment the images and print a line for each.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Result of the parser.
+
+    Returns
+    -------
+    int
+        0 if all images are segmented, else 1.
+
+    Raises
+    ------
+    InputError
+        If the model cannot be used or the names of two images are equal.
+    """
+    from pipeline_lib.networks.modelfile import describe
+
+    names = _names(options.images, options.stack)
+    described = describe(options.model)
+    if not described.get("application"):
+        raise InputError(
+            f"{options.model}: has no threshold, because it is the file of the training alone. Name "
+            "`model.pt` in the results folder itself, which a complete run writes."
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows, failed = [], 0
+    for number, (name, image) in enumerate(names.items(), 1):
+        place = f"[{number}/{len(names)}] {image}"
+        try:
+            row = _segment(options, described, name, image)
+        except InputError as error:
+            failed += 1
+            print(f"{place}\nerror: {error}", file=sys.stderr)
+            continue
+        rows.append(row)
+        print(f"{place}: {row['cells']:,} cells", flush=True)
+    if rows:
+        _write_summary(options.out / "summary.csv", rows)
+    if failed:
+        print(f"error: {failed} of {len(names)} images could not be segmented.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _names(images: Sequence[Path], stack: bool) -> dict[str, Path]:
+    """Return the images by the names of their results; raise `InputError` if two are equal."""
+    from pipeline_lib.imageio import are_slices
+    from pipeline_lib.imageio.naming import hdf5_path
+
+    names: dict[str, Path] = {}
+    for image in images:
+        named = hdf5_path(image)
+        if not named and are_slices(image) and not stack:
+            raise InputError(
+                f"{image}: is a folder. Name its files if each is one image ({image}/*.tif), or add "
+                "`--stack` if they are the sections of one stack."
+            )
+        parts = [Path(named.file).stem, *named.dataset.split("/")] if named else [Path(image).stem]
+        name = "_".join(filter(None, parts))
+        if name in names:
+            raise InputError(
+                f"{names[name]} and {image} have the same name, so their results would overwrite each other. "
+                "Segment them into different folders (`--out`)."
+            )
+        names[name] = image
+    return names
+
+
+def _segment(options: argparse.Namespace, described: Json, name: str, image: Path) -> Json:
+    """Run the stages of the workflow for one image, and return its row of the summary.
+
+    The HDF5 files are deleted afterwards. Their records stay, so that `bordure provenance` shows how the
+    results were made.
+    """
+    from pipeline_lib.runtime.files import write_json
+    from pipeline_lib.stages.dataset import build_dataset
+    from pipeline_lib.stages.measurement import measure_volume
+    from pipeline_lib.stages.prediction import predict
+    from pipeline_lib.stages.segmentation import segment, write_tiffs
+
+    application = described["application"]
+    work = options.out / ".bordure"
+    dataset, prediction, segmentation = (
+        work / part / f"{name}.h5" for part in ("dataset", "prediction", "segmentation")
+    )
+    postprocessing = work / "postprocessing.json"
+    labels, probability, cells = (
+        options.out / f"{name}_{end}" for end in ("labels.tif", "cell_probability.tif", "cells.csv")
+    )
+    for file in (dataset, prediction, segmentation):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        build_dataset(
+            str(image),
+            None,
+            dataset,
+            channels=len(described["normalisation"]["scale"]),
+            scale=options.scale,
+            offset=options.offset,
+        )
+        predict(
+            dataset,
+            options.model,
+            prediction,
+            average_orientations=application["average_orientations"],
+            device=options.device,
+            memory_gb=options.memory,
+        )
+        write_json(postprocessing, application["postprocessing"])
+        segment(prediction, postprocessing, segmentation, memory_gb=options.memory)
+        write_tiffs(segmentation, prediction, labels, probability)
+        number = measure_volume(dataset, prediction, segmentation, cells, pixel_size=options.pixel_size)
+    finally:
+        for file in (dataset, prediction, segmentation):
+            file.unlink(missing_ok=True)
+    return {"image": str(image), "cells": number, "labels": labels.name, "table": cells.name}
+
+
+def _write_summary(path: Path, rows: Sequence[Json]) -> None:
+    import pandas as pd
+
+    from pipeline_lib.runtime.files import replacing
+
+    with replacing(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)

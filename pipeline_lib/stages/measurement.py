@@ -1,0 +1,150 @@
+"""Measurement stage: write a table of the cells of a label image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline_lib import imageio, layout, provenance
+from pipeline_lib.imageio.images import open_chosen
+from pipeline_lib.instances.measurement import measure_cells
+from pipeline_lib.kernels.blocks import BLOCK
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import replacing
+from pipeline_lib.runtime.log import logger
+
+
+@dataclass(frozen=True)
+class _Regions:
+    """An open image as an array of which regions are read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[..., np.ndarray]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.read(*index)
+
+
+def measure_volume(
+    dataset: Path,
+    prediction: Path,
+    segmentation: Path,
+    output: Path,
+    *,
+    pixel_size: float | None = None,
+    block: int = BLOCK,
+) -> int:
+    """Write the table of the cells of a segmented volume (CSV).
+
+    Parameters
+    ----------
+    dataset, prediction, segmentation : Path
+        HDF5 files with the arrays `raw`, `cell_probability` and `labels` of the volume.
+    output : Path
+        CSV file to write, with the columns of `instances.measurement.measure_cells`.
+    pixel_size : float, optional
+        Length of the side of a pixel (um), for columns in um and um^2.
+    block : int, default 2048
+        Side of the square blocks that are processed one at a time (px). It does not change the result.
+
+    Returns
+    -------
+    int
+        Number of cells.
+
+    Raises
+    ------
+    InputError
+        If an input is missing or damaged.
+    """
+    inputs = [dataset, prediction, segmentation]
+    with (
+        provenance.making("measure_volume", [output], inputs, pixel_size=pixel_size),
+        layout.require(dataset, layout.RAW) as raw,
+        layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
+        layout.require(segmentation, layout.LABELS) as found,
+        replacing(output) as temporary,
+    ):
+        cells = measure_cells(
+            found[layout.LABELS.name],
+            intensity=raw[layout.RAW.name],
+            probability=predicted[layout.CELL_PROBABILITY.name],
+            pixel_size=pixel_size,
+            block=block,
+        )
+        cells.to_csv(temporary, index=False)
+    return len(cells)
+
+
+def measure_file(
+    labels: Path,
+    output: Path,
+    *,
+    intensity: Path | None = None,
+    channels: int = 1,
+    pixel_size: float | None = None,
+    block: int = BLOCK,
+) -> int:
+    """Write the table of the cells in a label image of any program (CSV).
+
+    Parameters
+    ----------
+    labels : Path
+        Label image: TIFF, PNG, folder of slices or `file.h5:/dataset`; 0 = background.
+    output : Path
+        CSV file to write, with the columns of `instances.measurement.measure_cells`.
+    intensity : Path, optional
+        Image of the same size whose gray levels are measured.
+    channels : int, default 1
+        Number of channels of this image.
+    pixel_size : float, optional
+        Length of the side of a pixel (um), for columns in um and um^2.
+    block : int, default 2048
+        Side of the square blocks that are processed one at a time (px). It does not change the result.
+
+    Returns
+    -------
+    int
+        Number of cells.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, the sizes differ, or a label is negative or has a fraction.
+    """
+    with ExitStack() as stack:
+        found = stack.enter_context(open_chosen(labels, None, 1, annotation=True))
+
+        def read_labels(z: int, rows: slice, columns: slice) -> np.ndarray:
+            region = found.read(z, rows, columns)[0]
+            whole = region.astype(np.int64)
+            if (whole != region).any() or whole.min(initial=0) < 0:
+                value = region[(whole != region) | (whole < 0)][0]
+                raise InputError(
+                    f"{labels}: found the value {value:g}; expected labels: 0 = background, 1, 2, ... cells."
+                )
+            return whole
+
+        stored = _Regions(found.shape[1:], np.dtype(np.int64), read_labels)
+        gray = None
+        if intensity is not None:
+            image = stack.enter_context(imageio.open_images(intensity, channels=channels))
+            if image.shape[1:] != found.shape[1:]:
+                raise InputError(
+                    f"{intensity}: found the shape {image.shape[1:]}, but {labels} has {found.shape[1:]} "
+                    "(sections, rows, columns). Name the image of these labels."
+                )
+            gray = _Regions(
+                image.shape, image.dtype, lambda _, z, rows, columns: image.read(z, rows, columns)
+            )
+        cells = measure_cells(stored, intensity=gray, pixel_size=pixel_size, block=block)
+        with replacing(output) as temporary:
+            cells.to_csv(temporary, index=False)
+    logger.info("%s: %d cells", output, len(cells))
+    return len(cells)

@@ -1,0 +1,62 @@
+"""Packaging stage: write a model file with all that the segmentation of new images needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline_lib import provenance
+from pipeline_lib.networks.model import Model
+from pipeline_lib.runtime.files import read_json
+from pipeline_lib.runtime.log import logger
+from pipeline_lib.scores import at_chosen_threshold, read_scores
+
+
+def package_model(
+    model: Path,
+    postprocessing: Path,
+    scores: Path,
+    output: Path,
+    *,
+    network: str,
+    average_orientations: bool = False,
+) -> None:
+    """Write a trained model together with its post-processing and its scores.
+
+    The file alone is enough to segment new images as the workflow does (`bordure predict`).
+
+    Parameters
+    ----------
+    model : Path
+        Model file of the training stage.
+    postprocessing : Path
+        JSON file of `stages.postprocessing.choose_postprocessing` for this model.
+    scores : Path
+        CSV file with the scores of all volumes and networks.
+    output : Path
+        Model file to write.
+    network : str
+        Name of the model in `scores`.
+    average_orientations : bool, default False
+        Whether predictions are averaged over 8 orientations.
+
+    Raises
+    ------
+    InputError
+        If an input is missing or damaged.
+    """
+    inputs = [model, postprocessing, scores]
+    with provenance.making(
+        "package_model", [output], inputs, network=network, average_orientations=average_orientations
+    ) as record:
+        chosen = {key: value for key, value in read_json(postprocessing).items() if key != "provenance"}
+        rows = at_chosen_threshold(read_scores(scores), {network: chosen["threshold"]})
+        mean = rows.groupby(["split", "metric"]).value.mean()
+        packaged = Model.load(model)
+        packaged.application = {
+            "average_orientations": average_orientations,
+            "postprocessing": chosen,
+            "scores": {split: mean[split].to_dict() for split in mean.index.levels[0]},
+        }
+        packaged.provenance = record | {"training": packaged.provenance}
+        packaged.save(output)
+    logger.info("%s: the model with threshold %.2f", output, chosen["threshold"])

@@ -1,0 +1,106 @@
+"""Measurements block by block equal those of scikit-image on whole sections."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage import measure
+
+from pipeline_lib import cli
+from pipeline_lib.instances.measurement import INTENSITY, SHAPE, measure_cells
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.stages.measurement import measure_file
+
+
+def drawn(seed, shape=(2, 40, 50), number=12):
+    """Rectangles of random labels, of which some have several areas, and gray levels (c, z, y, x)."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(shape, np.uint32)
+    for _ in range(number):
+        z, y, x = (rng.integers(0, n) for n in shape)
+        labels[z, y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = rng.integers(0, 90)
+    return labels, rng.normal(size=(2, *shape)), rng.random(shape)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([7, 16, 64]), st.integers(1, 2))
+def test_blocks_give_the_values_of_whole_sections(seed, block, channels):
+    labels, gray, probability = drawn(seed)
+    found = measure_cells(labels, intensity=gray[:channels], probability=probability, block=block)
+    expected = []
+    for z, section in enumerate(labels):
+        image = gray[0, z] if channels == 1 else np.moveaxis(gray[:, z], 0, -1)
+        table = pd.DataFrame(measure.regionprops_table(section, image, properties=(*SHAPE, *INTENSITY)))
+        table.insert(0, "section", z)
+        table["touches_edge"] = [
+            any((section == label)[side].any() for side in (0, -1, np.s_[:, 0], np.s_[:, -1]))
+            for label in table.label
+        ]
+        table["probability_mean"] = [probability[z][section == label].mean() for label in table.label]
+        expected.append(table)
+    expected = pd.concat(expected, ignore_index=True)
+    pd.testing.assert_frame_equal(found, expected[found.columns], check_dtype=False, rtol=1e-9)
+
+
+def test_columns_in_um():
+    labels, _, _ = drawn(1)
+    found = measure_cells(labels, pixel_size=0.5)
+    np.testing.assert_allclose(found.area_um2, found.area / 4)
+    for name in ("perimeter", "axis_major_length", "centroid-1"):
+        np.testing.assert_allclose(found[f"{name}_um"], found[name] / 2)
+
+
+def test_no_cells_give_an_empty_table_with_all_columns():
+    labels, gray, probability = drawn(0, number=0)
+    empty = measure_cells(labels, intensity=gray[:1], probability=probability)
+    labels[0, 0, 0] = 1
+    assert not len(empty)
+    assert [*empty] == [*measure_cells(labels, intensity=gray[:1], probability=probability)]
+
+
+def test_only_a_block_and_the_cells_that_begin_in_it_are_read():
+    class Watched:
+        def __init__(self, array):
+            self.shape, self.array, self.largest = array.shape, array, 0
+
+        def __getitem__(self, index):
+            region = self.array[index]
+            self.largest = max(self.largest, region.size)
+            return region
+
+    labels = np.zeros((1, 512, 512), int)
+    labels[0, ::20, ::20] = np.arange(26 * 26).reshape(26, 26)
+    labels[0, 100:140, 100:140] = 999
+    watched = Watched(labels)
+    assert len(measure_cells(watched, block=128)) == len(np.unique(labels)) - 1
+    assert watched.largest <= (128 + 40) ** 2
+
+
+class TestFile:
+    def test_the_command_writes_the_table_of_a_label_image(self, tmp_path, capsys):
+        labels, gray, _ = drawn(3)
+        tifffile.imwrite(tmp_path / "a.tif", labels.astype(np.uint16), photometric="minisblack")
+        tifffile.imwrite(tmp_path / "i.tif", gray[0].astype(np.float32), photometric="minisblack")
+        words = [str(tmp_path / "a.tif"), "--intensity", str(tmp_path / "i.tif"), "--pixel-size", "2"]
+        assert cli.main(["measure", *words]) == 0
+        expected = measure_cells(labels, intensity=gray[:1].astype(np.float32), pixel_size=2)
+        assert f"a.csv: {len(expected)} cells" in capsys.readouterr().out
+        found = pd.read_csv(tmp_path / "a.csv")
+        pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+
+    @pytest.mark.parametrize(("spoil", "message"), [(0.5, "found the value 0.5"), (-1, "found the value -1")])
+    def test_values_that_are_no_labels_are_refused(self, tmp_path, spoil, message):
+        labels = np.zeros((20, 20), np.float32)
+        labels[3, 4] = spoil
+        tifffile.imwrite(tmp_path / "a.tif", labels)
+        with pytest.raises(InputError, match=message):
+            measure_file(tmp_path / "a.tif", tmp_path / "a.csv")
+        assert not (tmp_path / "a.csv").exists()
+
+    def test_an_image_of_another_size_is_refused(self, tmp_path):
+        tifffile.imwrite(tmp_path / "a.tif", np.ones((20, 20), np.uint8))
+        tifffile.imwrite(tmp_path / "i.tif", np.ones((20, 21), np.uint8))
+        with pytest.raises(InputError, match=r"Name the image of these labels"):
+            measure_file(tmp_path / "a.tif", tmp_path / "a.csv", intensity=tmp_path / "i.tif")
