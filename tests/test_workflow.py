@@ -188,6 +188,7 @@ class TestFinishedRun:
             "write_tiffs_new",
             "collect_scores",
             "draw_figures",
+            "package_model",
             "report",
         }
 
@@ -533,7 +534,7 @@ def test_bad_input_detected_by_a_job_is_reported_last_and_leaves_no_output(tmp_p
 FIGURES = {"draw_figures"}
 # library -> stages that may import it; each import takes a fifth of a second or more, torch a second
 STAGES_OF = {
-    "torch": {"train", "predict", "predict_part"},
+    "torch": {"train", "predict", "predict_part", "package_model"},
     "matplotlib": {"check_volumes"} | FIGURES,
     "pandas": {"train", "evaluate", "measure_spread", "report"} | FIGURES,
     "scipy.ndimage": {"check_volumes", "draw_volume", "draw_figures"},

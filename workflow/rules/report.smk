@@ -68,7 +68,8 @@ rule package_model:
     input:
         model=f"<results>/models/{MODEL}/model.pt",
         postprocessing=f"<results>/postprocessing/{MODEL}.json",
-        scores="<results>/scores.csv",
+        # those of this model alone, so that it remains when further seeds are scored
+        scores=expand("<results>/scores/{model}/{volume}.csv", model=MODEL, volume=EVALUATED),
     output:
         "<results>/model.pt",
     log:

@@ -11,7 +11,7 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         package_model,
         Path(snakemake.input.model),
         Path(snakemake.input.postprocessing),
-        Path(snakemake.input.scores),
+        [*map(Path, snakemake.input.scores)],
         Path(snakemake.output[0]),
         network=snakemake.params.network,
         average_orientations=snakemake.params.average_orientations,
