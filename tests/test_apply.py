@@ -64,7 +64,12 @@ def test_one_bad_image_does_not_stop_the_others(folder, tmp_path, capsys):
     assert predict(folder, tmp_path, "damaged.tif", "a.tif", "gone.tif", "wide.tif") == 1
     errors = capsys.readouterr().err
     assert errors.count("\nerror: ") == 4 and "3 of 4 images could not be segmented" in errors
-    assert [*pd.read_csv(tmp_path / "summary.csv").image] == [str(folder / "a.tif")]
+    summary = pd.read_csv(tmp_path / "summary.csv").set_index("image")
+    assert [*summary.index] == [
+        str(folder / name) for name in ("damaged.tif", "a.tif", "gone.tif", "wide.tif")
+    ]
+    assert [*summary.error.isna()] == [*summary.cells.notna()] == [False, True, False, False]
+    assert "gone.tif: no such file" in summary.error[str(folder / "gone.tif")]
     assert {path.name for path in tmp_path.glob("*.tif")} == {"a_labels.tif", "a_cell_probability.tif"}
 
 

@@ -87,12 +87,12 @@ def run(options: argparse.Namespace) -> int:
             row = _segment(options, described, name, image)
         except InputError as error:
             failed += 1
+            rows.append({"image": str(image), "error": str(error)})
             print(f"{place}\nerror: {error}", file=sys.stderr)
             continue
         rows.append(row)
         print(f"{place}: {row['cells']:,} cells", flush=True)
-    if rows:
-        _write_summary(options.out / "summary.csv", rows)
+    _write_summary(options.out / "summary.csv", rows)
     if failed:
         print(f"error: {failed} of {len(names)} images could not be segmented.", file=sys.stderr)
     return 1 if failed else 0
@@ -177,5 +177,6 @@ def _write_summary(path: Path, rows: Sequence[Json]) -> None:
 
     from pipeline_lib.runtime.files import replacing
 
+    table = pd.DataFrame(rows, columns=["image", "cells", "labels", "table", "error"])
     with replacing(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+        table.astype({"cells": "Int64"}).to_csv(temporary, index=False)
