@@ -1,5 +1,6 @@
 """The command line of `bordure`. The output of a subcommand is tested with the library that it calls."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -51,3 +52,15 @@ def test_exit_codes_of_version_wrong_command_and_missing_file():
     assert unknown.returncode == 2 and "evaluate" in unknown.stderr and not unknown.stdout
     wrong = bordure("provenance", "nothing.h5")
     assert wrong.returncode == 1 and wrong.stderr.startswith("error: nothing.h5: no such file. ")
+
+
+@pytest.mark.parametrize(("command", "rule"), [("check", "check"), ("run", "package_model")])
+def test_the_workflow_runs_from_any_folder_and_its_command_is_printed(tmp_path, command, rule):
+    (tmp_path / "my.yaml").write_text((ROOT / "config/config.yaml").read_text())
+    answer = bordure(command, "my.yaml", "-n", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    first = answer.stderr.splitlines()[0]
+    assert first.startswith("snakemake --snakefile ") and "--configfile my.yaml -n" in first
+    assert re.search(rf"^{rule} +1$", answer.stdout + answer.stderr, re.MULTILINE)
+    missing = bordure(command, "gone.yaml", cwd=tmp_path)
+    assert missing.returncode == 1 and missing.stderr.startswith("error: gone.yaml: no such config file")

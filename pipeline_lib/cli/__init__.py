@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from pipeline_lib import __version__
-from pipeline_lib.cli import check, evaluate, measure, predict, provenance
+from pipeline_lib.cli import check, evaluate, measure, predict, provenance, run
 from pipeline_lib.runtime.errors import InputError
 
-COMMANDS = (check, predict, evaluate, measure, provenance)
+COMMANDS = (check, run, predict, evaluate, measure, provenance)
 
 DESCRIPTION = """\
 Segment microscope images and score segmentations.
 
-To run the workflow, from raw images to the report, type `snakemake --cores all`.
-`bordure check` runs its first part; the other commands work on single files."""
+`bordure run` runs the workflow, from raw images to the report, and `bordure
+check` its first part. The other commands work on single files."""
 
 EPILOG = """\
 exit codes: 0 success; 1 a file cannot be used or has changed; 2 wrong arguments

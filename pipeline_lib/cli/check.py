@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
-from pipeline_lib.runtime.errors import InputError
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from pipeline_lib.cli.workflow import run_workflow
 
 HELP = "compare images and annotations before a training"
 DESCRIPTION = """\
@@ -58,12 +54,4 @@ def run(options: argparse.Namespace) -> int:
     InputError
         If the workflow is not installed with this package.
     """
-    snakefile = REPOSITORY / "Snakefile"
-    if not snakefile.exists():
-        raise InputError(
-            f"{snakefile}: no such file. `bordure check` needs a checkout of the repository; install the "
-            "package from it with `make venv`."
-        )
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--cores", "all"]
-    command += ["--configfile", str(options.config), *options.snakemake, "--", "check"]
-    return subprocess.run(command, check=False).returncode
+    return run_workflow(options.config, options.snakemake, "check")
