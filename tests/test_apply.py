@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 
 from pipeline_lib import cli, provenance
 from pipeline_lib.data.normalisation import measure
@@ -21,14 +22,19 @@ def folder(tmp_path_factory):
         tifffile.imwrite(folder / f"{name}.tif", rng.integers(0, 255, (60, 70), np.uint8))
     training = rng.integers(0, 255, (1, 1, 60, 60), np.uint8)
     small = plan("unet", depth=1, base_channels=2)
+    torch.manual_seed(0)
     model = Model(small, small.build(), measure("mean_std", [training]))
     model.save(folder / "trained.pt")
-    model.application = {
-        "average_orientations": False,
-        "postprocessing": {"threshold": 0.5, "minimum_size": 3, "criterion": "seg"},
-        "scores": {"validation": {"seg": 0.5}},
-    }
-    model.save(folder / "model.pt")
+    threshold = 0.5
+    for _ in range(2):  # the second time with a threshold at which the untrained network finds cells
+        model.application = {
+            "average_orientations": False,
+            "postprocessing": {"threshold": threshold, "minimum_size": 3, "criterion": "seg"},
+            "scores": {"validation": {"seg": 0.5}},
+        }
+        model.save(folder / "model.pt")
+        assert predict(folder, folder / "first", "a.tif") == 0
+        threshold = float(np.median(tifffile.imread(folder / "first/a_cell_probability.tif")))
     return folder
 
 
@@ -45,8 +51,11 @@ def test_each_image_has_labels_probabilities_and_a_table(folder, tmp_path, capsy
         labels = tifffile.imread(tmp_path / f"out/{name}_labels.tif")
         probability = tifffile.imread(tmp_path / f"out/{name}_cell_probability.tif")
         cells = pd.read_csv(tmp_path / f"out/{name}_cells.csv")
-        assert row.cells == len(cells) == labels.max()
-        assert ((labels > 0) <= (probability > 0.5)).all()
+        assert row.cells == len(cells) == labels.max() > 1
+        assert (
+            (labels > 0)
+            <= (probability > describe(folder / "model.pt")["application"]["postprocessing"]["threshold"])
+        ).all()
         np.testing.assert_array_equal(cells.area, np.bincount(labels.ravel())[1:])
         gray = tifffile.imread(folder / f"{name}.tif")
         means = [gray[labels.reshape(gray.shape) == label].mean() for label in cells.label]
