@@ -15,7 +15,7 @@ from pipeline_lib.stages.measurement import measure_file
 
 
 def drawn(seed, shape=(2, 40, 50), number=12):
-    """Rectangles of random labels, of which some have several areas, and gray levels (c, z, y, x)."""
+    """Rectangles of random labels, some with several areas, and gray levels (c, z, y, x)."""
     rng = np.random.default_rng(seed)
     labels = np.zeros(shape, np.uint32)
     for _ in range(number):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from pipeline_lib.cli.workflow import run_workflow
+from pipeline_lib.cli.workflow import add_arguments, run_workflow
+
+__all__ = ["add_arguments", "run"]
 
 HELP = "compare images and annotations before a training"
 DESCRIPTION = """\
@@ -20,20 +21,6 @@ Arguments after the config file go to Snakemake.
 exit codes: 0 nothing stops a run; 1 a doubt stops it, or a file cannot be used;
             2 wrong arguments
 example:    bordure check my.yaml --config data_dir=/data/nuclei"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command to its parser.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Parser of the command.
-    """
-    parser.add_argument("config", type=Path, help="config file of a run")
-    parser.add_argument(
-        "snakemake", nargs=argparse.REMAINDER, metavar="...", help="further arguments of Snakemake"
-    )
 
 
 def run(options: argparse.Namespace) -> int:

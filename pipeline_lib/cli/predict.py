@@ -10,6 +10,8 @@ from pathlib import Path
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Json
 
+WORK = ".bordure"  # in the folder of the results: intermediate files and their records
+
 HELP = "segment images with a trained model"
 DESCRIPTION = """\
 Segment images with a trained model, as the workflow does. Neither a table nor
@@ -71,15 +73,18 @@ def run(options: argparse.Namespace) -> int:
         If the model cannot be used or the names of two images are equal.
     """
     from pipeline_lib.networks.modelfile import describe
+    from pipeline_lib.runtime.files import write_json
 
     names = _names(options.images, options.stack)
     described = describe(options.model)
-    if not described.get("application"):
+    application = described.get("application")
+    if not (isinstance(application, dict) and {"average_orientations", "postprocessing"} <= {*application}):
         raise InputError(
             f"{options.model}: has no threshold, because it is the file of the training alone. Name "
             "`model.pt` in the results folder itself, which a complete run writes."
         )
-    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / WORK).mkdir(parents=True, exist_ok=True)
+    write_json(options.out / WORK / "postprocessing.json", application["postprocessing"])
     rows, failed = [], 0
     for number, (name, image) in enumerate(names.items(), 1):
         place = f"[{number}/{len(names)}] {image}"
@@ -128,14 +133,12 @@ def _segment(options: argparse.Namespace, described: Json, name: str, image: Pat
     The HDF5 files are deleted afterwards. Their records stay, so that `bordure provenance` shows how the
     results were made.
     """
-    from pipeline_lib.runtime.files import write_json
     from pipeline_lib.stages.dataset import build_dataset
     from pipeline_lib.stages.measurement import measure_volume
     from pipeline_lib.stages.prediction import predict
     from pipeline_lib.stages.segmentation import segment, write_tiffs
 
-    application = described["application"]
-    work = options.out / ".bordure"
+    work = options.out / WORK
     dataset, prediction, segmentation = (
         work / part / f"{name}.h5" for part in ("dataset", "prediction", "segmentation")
     )
@@ -158,11 +161,10 @@ def _segment(options: argparse.Namespace, described: Json, name: str, image: Pat
             dataset,
             options.model,
             prediction,
-            average_orientations=application["average_orientations"],
+            average_orientations=described["application"]["average_orientations"],
             device=options.device,
             memory_gb=options.memory,
         )
-        write_json(postprocessing, application["postprocessing"])
         segment(prediction, postprocessing, segmentation, memory_gb=options.memory)
         write_tiffs(segmentation, prediction, labels, probability)
         number = measure_volume(dataset, prediction, segmentation, cells, pixel_size=options.pixel_size)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from pipeline_lib.cli.workflow import run_workflow
+from pipeline_lib.cli.workflow import add_arguments, run_workflow
+
+__all__ = ["add_arguments", "run"]
 
 HELP = "run the workflow: from images to a trained model and a report"
 DESCRIPTION = """\
@@ -21,20 +22,6 @@ Snakemake.
 exit codes: 0 complete; 1 a job failed or a file cannot be used; 2 wrong
             arguments
 example:    bordure run my.yaml --cores 4"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command to its parser.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Parser of the command.
-    """
-    parser.add_argument("config", type=Path, help="config file of a run")
-    parser.add_argument(
-        "snakemake", nargs=argparse.REMAINDER, metavar="...", help="further arguments of Snakemake"
-    )
 
 
 def run(options: argparse.Namespace) -> int:

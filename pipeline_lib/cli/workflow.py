@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,20 @@ from pathlib import Path
 from pipeline_lib.runtime.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add config file and arguments of Snakemake to the parser of a command.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Parser of the command.
+    """
+    parser.add_argument("config", type=Path, help="config file of a run")
+    parser.add_argument(
+        "snakemake", nargs=argparse.REMAINDER, metavar="...", help="further arguments of Snakemake"
+    )
 
 
 def run_workflow(config: Path, arguments: Sequence[str], *targets: str) -> int:

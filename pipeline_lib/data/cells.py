@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline_lib.data.labels import count_pixels
 from pipeline_lib.kernels.blocks import BLOCK
+from pipeline_lib.kernels.sections import frame
 from pipeline_lib.runtime.doubts import doubt
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Json, Stored
@@ -101,7 +102,7 @@ class CellCounter:
         sizes = np.concatenate([*self._sizes, np.zeros(0, np.int64)])
         found: dict[str, Any] = {
             "number": len(sizes),
-            "smallest": int(sizes.min(initial=self._pixels)) if len(sizes) else 0,
+            "smallest": int(sizes.min()) if len(sizes) else 0,
             "median": float(np.median(sizes)) if len(sizes) else 0.0,
             "largest": int(sizes.max(initial=0)),
             "in_border": self._in_border,
@@ -111,8 +112,8 @@ class CellCounter:
         share, section, cell = self._largest
         if share > 0.5 and labels is not None:
             rows, columns = (slice(0, size) for size in labels.shape[1:])
-            frame = ((0, columns), (-1, columns), (rows, 0), (rows, -1))
-            sides = sum(bool((labels[(section, *side)] == cell).any()) for side in frame)
+            lines = ((0, columns), (-1, columns), (rows, 0), (rows, -1))
+            sides = sum(bool((labels[(section, *line)] == cell).any()) for line in lines)
             parts = _parts(labels[section, :BLOCK, :BLOCK] == cell)
             found["widest"] = {"share": share, "section": section, "sides": sides, "parts": parts}
         return found
@@ -124,8 +125,7 @@ def _parts(cell: np.ndarray) -> int:
 
     areas, _ = ndimage.label(cell)
     around, _ = ndimage.label(~cell)
-    frame = np.concatenate([around[0], around[-1], around[:, 0], around[:, -1]])
-    holes = np.where(np.isin(around, frame), 0, around)
+    holes = np.where(np.isin(around, frame(around)), 0, around)
     return max(int(np.count_nonzero(np.bincount(found.ravel())[1:] >= _SPECK)) for found in (areas, holes))
 
 
@@ -179,7 +179,7 @@ def doubts_of_cells(cells: Json, border_width: int) -> list[Json]:
     return doubts
 
 
-def any_ignored(
+def empty_are_ignored(
     path: str | Path,
     empty: Sequence[int],
     sections: int,

@@ -164,7 +164,7 @@ def open_annotation(
 
 
 def _with_background(images: Images, value: int, ignore: int | None) -> tuple[Images, int | None]:
-    """Return images of which `value` is 0, and the number that `ignore` becomes.
+    """Return images in which `value` becomes 0, and the number that `ignore` becomes.
 
     Each number remains one cell: those below `value` become the next larger one; all are moved up if it is
     negative.

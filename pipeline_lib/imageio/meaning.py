@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline_lib.imageio.fixes import renumbered
 from pipeline_lib.kernels.blocks import Block, blocks
+from pipeline_lib.kernels.sections import frame
 from pipeline_lib.runtime.errors import InputError
 
 #: Side of the blocks whose values are counted, and of those whose areas are measured (px).
@@ -266,7 +267,7 @@ def measure_areas(found: Values, regions: Iterable[np.ndarray]) -> Areas:
     sizes: list[np.ndarray] = []
     for region in regions:
         rank = np.searchsorted(found.values, region)
-        at_frame += np.bincount(_frame(rank), minlength=len(number))
+        at_frame += np.bincount(frame(rank), minlength=len(number))
         area_of = measure.label(rank + 1, connectivity=2)  # type: ignore[no-untyped-call]
         size = np.bincount(area_of.ravel())[1:]
         value_of = np.zeros(len(size) + 1, np.intp)
@@ -285,13 +286,8 @@ def measure_areas(found: Values, regions: Iterable[np.ndarray]) -> Areas:
         sizes.append(size[is_label[1:]])
     listed = np.concatenate(sizes)
     median = float(np.median(listed)) if len(listed) else 0.0
-    frame = at_frame / max(at_frame.sum(), 1)
-    return Areas(number, split / max(occurrences, 1), enclosed / max(labels, 1), median, frame)
-
-
-def _frame(region: np.ndarray) -> np.ndarray:
-    """Return the pixels at the four sides of a region (y, x)."""
-    return np.concatenate([region[0], region[-1], region[:, 0], region[:, -1]])
+    share = at_frame / max(at_frame.sum(), 1)
+    return Areas(number, split / max(occurrences, 1), enclosed / max(labels, 1), median, share)
 
 
 def _enclosed(area_of: np.ndarray, is_label: np.ndarray) -> np.ndarray:
@@ -307,7 +303,7 @@ def _enclosed(area_of: np.ndarray, is_label: np.ndarray) -> np.ndarray:
     neighbour = np.zeros(len(is_label), np.intp)
     neighbour[both[0]] = both[1]
     found = is_label & (neighbours == 1) & is_label[neighbour]
-    found[_frame(area_of)] = False
+    found[frame(area_of)] = False
     return found
 
 
@@ -324,7 +320,7 @@ def hollow(regions: Iterable[np.ndarray]) -> float:
     rings = labels = 0
     for region in regions:
         names, label = np.unique(region, return_inverse=True)
-        # background whose pixels share a side, so that outlines of which pixels touch at corners are closed
+        # background whose pixels share a side, so that outlines whose pixels touch at corners are closed
         hole, number = ndimage.label(region == 0)
         pairs = [np.zeros(0, np.int64)]
         for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
@@ -333,7 +329,7 @@ def hollow(regions: Iterable[np.ndarray]) -> float:
                 pairs.append(hole[one][contact].astype(np.int64) * len(names) + label[other][contact])
         holes, around = np.divmod(np.unique(np.concatenate(pairs)), len(names))
         enclosed_by_one = np.bincount(holes, minlength=number + 1)[holes] == 1
-        closed = enclosed_by_one & ~np.isin(holes, _frame(hole))
+        closed = enclosed_by_one & ~np.isin(holes, frame(hole))
         enclosed = np.zeros(len(names), np.int64)
         np.add.at(enclosed, around[closed], np.bincount(hole.ravel())[holes[closed]])
         is_label = names != 0
@@ -372,7 +368,7 @@ def cells_of_two(regions: Iterable[np.ndarray]) -> int | None:
     """Return which of two values is that of cells: 0, 1, or None if the shapes do not tell.
 
     Cells are many compact areas, or some in front of a background. Membranes and background are few areas,
-    and membranes are thinner than cells. Lines, and areas of which one is like a background, are no cells.
+    and membranes are thinner than cells. Lines are no cells, nor are areas if one is like a background.
 
     Parameters
     ----------
@@ -430,7 +426,7 @@ def _areas_of(mask: np.ndarray) -> _Part:
     elongation = size / (np.pi * np.maximum(radius, 0.5) ** 2)
     kept = size >= _SMALL
     thickness = float(np.percentile(distance[mask], 95)) if mask.any() else 0.0
-    at_frame = _frame(area_of)
+    at_frame = frame(area_of)
     around = np.bincount(at_frame, minlength=2)[1:].max() / len(at_frame)
     return _Part(size[kept], elongation[kept], thickness, float((at_frame > 0).mean()), float(around))
 
@@ -468,7 +464,7 @@ def class_lines(found: Values, regions: Iterable[np.ndarray]) -> str:
     contact = np.zeros((len(values), len(values)), np.int64)
     for region in regions:
         rank = np.searchsorted(values, region)
-        at_frame += np.bincount(_frame(rank), minlength=len(values))
+        at_frame += np.bincount(frame(rank), minlength=len(values))
         for one, other in ((rank[1:], rank[:-1]), (rank[:, 1:], rank[:, :-1])):
             pairs = np.bincount((one * len(values) + other).ravel(), minlength=len(values) ** 2)
             contact += pairs.reshape(contact.shape)

@@ -14,6 +14,7 @@ from pipeline_lib.imageio.formats import open_file
 from pipeline_lib.imageio.headers import ImageInfo, is_coloured, require_whole
 from pipeline_lib.imageio.images import open_chosen
 from pipeline_lib.imageio.meaning import Areas, Values
+from pipeline_lib.kernels.sections import frame
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 
@@ -306,8 +307,7 @@ def _question(
     """Return the message that asks what the values are: a list of options to choose from."""
     values, labels = found.values, int(np.count_nonzero(found.values))
     # probably background: negative values, one far above all others, and the most common one at the frame
-    frames = [np.concatenate([part[0], part[-1], part[:, 0], part[:, -1]]) for part in sample]
-    common, counts = np.unique(np.concatenate(frames), return_counts=True)
+    common, counts = np.unique(np.concatenate([*map(frame, sample)]), return_counts=True)
     odd = {meaning.sentinel(found), common[counts.argmax()].item(), *values[values < 0].tolist()} - {None}
     stated = f" --prediction-background {' '.join(map(meaning.plain, sorted(odd)))}" if odd != {0} else ""
     where = f"background is {' and '.join(map(meaning.plain, sorted(odd)))}"

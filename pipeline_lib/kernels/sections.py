@@ -81,6 +81,11 @@ def without(section: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
     return kept
 
 
+def frame(section: np.ndarray) -> np.ndarray:
+    """Return the pixels at the four sides of a section or region (y, x), those at the corners twice."""
+    return np.concatenate([section[0], section[-1], section[:, 0], section[:, -1]])
+
+
 def count_annotated(array: Stored, ignore: Stored | None) -> int:
     """Return the number of pixels of an array that are not ignored."""
     left_out = () if ignore is None else map(np.count_nonzero, sections_of(ignore))

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.data import normalisation
-from pipeline_lib.data.cells import CellCounter, any_ignored, doubts_of_cells
+from pipeline_lib.data.cells import CellCounter, doubts_of_cells, empty_are_ignored
 from pipeline_lib.data.fingerprint import HASH_BYTES, WINDOWS, Fingerprint
 from pipeline_lib.data.gray import GrayLevels
 from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, separation_border
@@ -243,7 +243,7 @@ def _write_annotation(
     empty = [z for z, number in enumerate(numbers) if number == 0 and ignored[z] < pixels]
     sections = [truth.images.numbers[z] for z in empty]
     any_cells, blank = any(numbers), bool(truth.blank)
-    if any_ignored(truth.images.path, sections, truth.shape[0], any_cells, empty_sections, blank=blank):
+    if empty_are_ignored(truth.images.path, sections, truth.shape[0], any_cells, empty_sections, blank=blank):
         target = file.get(layout.IGNORE.name) or layout.add(file, layout.IGNORE, truth.shape)
         for z in empty:
             target[z], ignored[z] = 1, pixels

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline_lib import imageio, layout, metrics, provenance
-from pipeline_lib.data.cells import any_ignored
+from pipeline_lib.data.cells import empty_are_ignored
 from pipeline_lib.data.labels import BORDER_WIDTH, cells_apart, separation_border
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import Sections, ignored_pixels
@@ -318,7 +318,7 @@ def _with_empty_sections(
     empty = [z for z, own in enumerate(labels) if not own.any() and (ignored is None or not ignored[z].all())]
     listed = [numbers[z] for z in empty]
     any_cells, blank = bool(labels.any()), bool(annotation.blank)
-    if any_ignored(truth, listed, len(labels), any_cells, empty_sections, blank=blank):
+    if empty_are_ignored(truth, listed, len(labels), any_cells, empty_sections, blank=blank):
         ignored = np.zeros(labels.shape, bool) if ignored is None else ignored
         ignored[empty] = True
     return ignored

@@ -21,7 +21,7 @@ from pipeline_lib.runtime.log import logger
 
 @dataclass(frozen=True)
 class _Regions:
-    """An open image as an array of which regions are read."""
+    """An open image as an array, whose regions are read when it is indexed."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
