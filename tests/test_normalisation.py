@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline_lib.data import normalisation as module
 from pipeline_lib.data.gray import pool, summary
-from pipeline_lib.data.normalisation import Normalisation, compare, measure
+from pipeline_lib.data.gray_scale import compare
+from pipeline_lib.data.normalisation import Normalisation, measure
 from pipeline_lib.runtime.errors import InputError
 
 EVERY = (np.arange(7), np.arange(9))

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline_lib.data.correspondence import Fit, Sample
 from pipeline_lib.data.gray import pool
-from pipeline_lib.data.normalisation import compare
+from pipeline_lib.data.gray_scale import compare
 from pipeline_lib.runtime.doubts import doubt
 from pipeline_lib.runtime.types import Json
 

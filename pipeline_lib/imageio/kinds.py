@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,14 @@ class Given:
             return self._instances(inferred=False)
         return self._inferred()
 
+    @cached_property
+    def _areas(self) -> meaning.Areas:
+        return meaning.measure_areas(self.found, self._sample())
+
+    @cached_property
+    def _is_smoothed(self) -> bool:
+        return meaning.smoothed(self.found, self._sample())
+
     def _unclear(self, message: str) -> UnclearAnnotation:
         return UnclearAnnotation(message, self.found, next(self._sample()))
 
@@ -177,7 +186,7 @@ class Given:
                     "`dataset: {annotation_kind: instances}`."
                 )
             return self._membranes((cells == 0) != self.images.info.white_is_zero, inferred=True)
-        areas = meaning.measure_areas(self.found, self._sample())
+        areas = self._areas
         labels = int(np.count_nonzero(values))
         if areas.scattered(labels):
             raise self._unclear(
@@ -220,7 +229,7 @@ class Given:
 
     def _threshold(self) -> str:
         """Return how to make two values of gray levels."""
-        if meaning.smoothed(self.found, self._sample()):
+        if self._is_smoothed:
             middle = (float(self.found.values[0]) + float(self.found.values[-1])) / 2
             line = "" if hdf5_path(self.path) else black_and_white(self.path, self.images.info, middle)
             return (
@@ -238,7 +247,7 @@ class Given:
         described = meaning.histogram(self.found, areas)
         if labels <= 8:
             classes = meaning.class_lines(self.found, self._sample())
-            smoothed = f" {self._threshold()}" if meaning.smoothed(self.found, self._sample()) else ""
+            smoothed = f" {self._threshold()}" if self._is_smoothed else ""
             return (
                 f"{self.path}: the meaning of the values is not clear ({described}). For classes of pixels, "
                 f"set {classes}, with the names that fit. If a value means not annotated, add `ignore`. If "
@@ -276,7 +285,7 @@ class Given:
         return found
 
     def _evidence(self) -> str:
-        return meaning.histogram(self.found, meaning.measure_areas(self.found, self._sample()))
+        return meaning.histogram(self.found, self._areas)
 
     def _drawn(self, *, black: bool) -> str:
         """Return the kind of membranes that are 0 (`black`), or of cells that are 0, as displayed."""
@@ -299,7 +308,7 @@ class Given:
 
     def _two_values(self) -> str:
         """Return what to do about more than two values of an annotation of membranes."""
-        if meaning.smoothed(self.found, self._sample()):
+        if self._is_smoothed:
             return self._threshold()
         if len(self.found.values) == 3 and int(self.found.values[-1]) in meaning.SENTINELS:
             value = meaning.plain(self.found.values[-1])
@@ -404,7 +413,7 @@ class Given:
                 f"{meaning.if_background(self.found, value)}."
             )
             doubts.append(doubt("sentinel", 0.85, text))
-        areas = meaning.measure_areas(self.found, self._sample())
+        areas = self._areas
         labels = int(np.count_nonzero(self.found.values))
         if areas.scattered(labels):
             text = (

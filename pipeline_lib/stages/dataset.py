@@ -15,6 +15,7 @@ from pipeline_lib.data import normalisation
 from pipeline_lib.data.cells import CellCounter, doubts_of_cells, empty_are_ignored
 from pipeline_lib.data.fingerprint import HASH_BYTES, WINDOWS, Fingerprint
 from pipeline_lib.data.gray import GrayLevels
+from pipeline_lib.data.gray_scale import compare
 from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, separation_border
 from pipeline_lib.imageio.kinds import UnclearAnnotation
 from pipeline_lib.imageio.regions import BORDER, REACH, grow
@@ -358,7 +359,7 @@ def measure_statistics(
 
 def _require_one_scale(gray: Mapping[Path, Json], measured: normalisation.Normalisation) -> None:
     """Raise `InputError` if volumes have another gray scale than the training volumes together."""
-    doubts = {path.stem: normalisation.compare(measured.gray or {}, found) for path, found in gray.items()}
+    doubts = {path.stem: compare(measured.gray or {}, found) for path, found in gray.items()}
     certain = [name for name, doubt in doubts.items() if doubt and doubt["weight"] == 1]
     if certain:
         others = f" The same holds for {', '.join(certain[1:])}." if certain[1:] else ""
