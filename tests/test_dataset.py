@@ -1,13 +1,18 @@
+import hashlib
 import json
 import logging
+import os
 import re
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
 
 from pipeline_lib import figures, imageio, layout
 from pipeline_lib.data.labels import separation_border
+from pipeline_lib.data.volumes import read_table
 from pipeline_lib.metrics import connected_components
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import sha256
@@ -381,3 +386,26 @@ def test_scaled_gray_levels_are_floats(files):
     assert gray["high"] == pytest.approx([raw.max() / 255]) and gray["std"] == pytest.approx(
         [raw.std() / 255]
     )
+
+
+DATA = Path(os.environ.get("BORDURE_DATA", Path(__file__).parents[2] / "shared/data"))
+# SHA-256 of raw, labels and separation border, as commit df37b0b made them
+UNCHANGED = {
+    "isbi2012": "356b523686c8005b6d76e7be75810f311235e22d77937da1c11a10729d0afac6",
+    "nuclei": "2da5e272ed120d66a4d09966908162328f1a28546cc983af06c631e94ab49168",
+}
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real images in {DATA}; set BORDURE_DATA to test on them")
+@pytest.mark.parametrize("config", UNCHANGED)
+def test_datasets_of_the_shipped_configs_are_those_of_earlier_versions(tmp_path, config):
+    table = Path(__file__).parents[1] / f"config/{config}.tsv"
+    rows = [row for row in read_table(table, str(DATA)) if row.annotation]
+    digest = hashlib.sha256()
+    for row in rows[1:] if config == "isbi2012" else rows[::6]:  # a part, to save time
+        build_dataset(output=tmp_path / "a.h5", **row.source())
+        with h5py.File(tmp_path / "a.h5") as file:
+            for name in ("raw", "labels", "separation_border"):
+                digest.update(repr((file[name].shape, str(file[name].dtype))).encode())
+                digest.update(file[name][:].tobytes())
+    assert digest.hexdigest() == UNCHANGED[config]
