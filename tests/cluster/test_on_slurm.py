@@ -51,7 +51,7 @@ CONFIG = {
     "memory_gb": 2,
 }
 MODEL = "results/models/unet/model.pt"
-LOCAL = {"default", "report"}  # rules that run without a node
+LOCAL = {"default", "package_model", "report"}  # rules that run without a node
 # contain dates, wall times or process IDs
 VARYING = {".provenance", "provenance.html", "logs", "benchmarks", ".lock", "model.checkpoint.pt"}
 CLONE_NEWNET = 0x40000000
