@@ -20,6 +20,7 @@ import yaml
 from benchmarks import bench_workflow
 from pipeline_lib import provenance
 from pipeline_lib.networks.model import Model
+from pipeline_lib.networks.modelfile import describe
 from pipeline_lib.stages.evaluation import evaluate
 from pipeline_lib.stages.prediction import predict
 from pipeline_lib.stages.segmentation import segment, write_tiffs
@@ -219,6 +220,33 @@ class TestFinishedRun:
         assert {"train_model", "predict_train"} <= rules
         earlier = {"draw_volume", "build_dataset_train", "measure_statistics", "build_weight_map_train"}
         assert not rules & earlier
+
+    def test_a_trained_model_is_replaced_only_with_leave(self, run):
+        model, other = run[0] / "results/models/unet/model.pt", ("--config", "training={iterations: 5}")
+        before = model.read_bytes()
+        message = (
+            r"replaces results/models/unet/model.pt \(trained [-0-9]+ [0-9:]+, v_rand_thin 0\.\d+ on test\): "
+        )
+        message += "`training.iterations` is 5, was 4\n"
+        dry = snakemake(run[0], "-n", *run[1], *other)
+        assert dry.returncode == 0 and re.search(message, dry.stderr)
+        refused = snakemake(run[0], *run[1], *other)
+        assert refused.returncode == 1 and re.search(message, refused.stderr)
+        assert (
+            "this run would replace it (`training.iterations` is 5, was 4). Add `--replace`" in refused.stderr
+        )
+        assert model.read_bytes() == before and not (model.parent / "replaced").exists()
+        assert "replaces" not in snakemake(run[0], "-n", *run[1], "--config", "report={title: Other}").stderr
+
+    def test_a_replaced_model_is_kept_with_its_scores(self, run, tmp_path):
+        directory = shutil.copytree(run[0], tmp_path / "again", copy_function=shutil.copy2)
+        old = (directory / "results/model.pt").read_bytes()
+        arguments = (*run[1], "--config", "training={iterations: 5}", "replace=True")
+        assert snakemake(directory, *arguments, "--until", "train_model").returncode == 0
+        (kept,) = (directory / "results/models/unet/replaced").iterdir()
+        assert kept.read_bytes() == old and "scores" in describe(kept)["application"]
+        assert describe(directory / "results/models/unet/model.pt")["provenance"]["best_iteration"] in (4, 5)
+        assert "train_model" not in planned(directory, *arguments)  # `replace` is no setting of the results
 
     def test_other_memory_and_blocks_repeat_only_the_report(self, run):
         assert planned(run[0], *run[1], "--config", "memory_gb=4", "block=256") == {"report"}

@@ -39,6 +39,6 @@ def run(options: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        If the workflow is not installed with this package.
+        If there is no config file.
     """
     return run_workflow(options.config, options.snakemake, "check")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline_lib.cli.workflow import add_arguments, run_workflow
-
-__all__ = ["add_arguments", "run"]
+from pipeline_lib.cli import workflow
 
 HELP = "run the workflow: from images to a trained model and a report"
 DESCRIPTION = """\
 Run the whole workflow of a config: check, training, prediction, scores, report.
 It prints the Snakemake command that it stands for. A run that was interrupted
-continues with the same command."""
+continues with the same command. A run that would replace a trained model asks
+first; the old model is kept beside the new one."""
 
 EPILOG = """\
 output: report.html, model.pt, scores.csv and segmentation/ in the results
@@ -22,6 +21,21 @@ Snakemake.
 exit codes: 0 complete; 1 a job failed or a file cannot be used; 2 wrong
             arguments
 example:    bordure run my.yaml --cores 4"""
+
+
+REPLACE = "--replace"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to its parser.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Parser of the command.
+    """
+    parser.add_argument(REPLACE, action="store_true", help="replace a trained model without asking")
+    workflow.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,6 +54,11 @@ def run(options: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        If the workflow is not installed with this package, or there is no config file.
+        If there is no config file.
     """
-    return run_workflow(options.config, options.snakemake)
+    arguments = [word for word in options.snakemake if word != REPLACE]  # may follow the config file, too
+    if options.replace or REPLACE in options.snakemake:
+        if "--config" not in arguments:
+            arguments.append("--config")
+        arguments.insert(arguments.index("--config") + 1, "replace=True")
+    return workflow.run_workflow(options.config, arguments)

@@ -1,4 +1,4 @@
-"""Run the workflow of this checkout from any folder."""
+"""Run the workflow from any folder: that of this checkout, or else the one in the installed package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline_lib.runtime.errors import InputError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def run_workflow(config: Path, arguments: Sequence[str], *targets: str) -> int:
     config : Path
         Config file of the run.
     arguments : sequence of str
-        Further arguments of Snakemake. Without `--cores` or `-n`, all cores are used.
+        Further arguments of Snakemake. The profile `default` uses all cores.
     *targets : str
         Rules or files.
 
@@ -48,17 +48,15 @@ def run_workflow(config: Path, arguments: Sequence[str], *targets: str) -> int:
     Raises
     ------
     InputError
-        If the workflow is not installed with this package, or there is no config file.
+        If there is no config file.
     """
-    snakefile = REPOSITORY / "Snakefile"
-    if not snakefile.exists():
-        raise InputError(
-            f"{snakefile}: no such file. This command needs a checkout of the repository; install the "
-            "package from it with `make venv`."
-        )
+    checkout = (PACKAGE.parent / "Snakefile").exists()  # setup.py puts both into a package
+    snakefile = PACKAGE.parent / "Snakefile" if checkout else PACKAGE / "workflow/Snakefile"
+    profile = (PACKAGE.parent if checkout else PACKAGE) / "profiles/default"
     if not config.is_file():
         raise InputError(f"{config}: no such config file. Write one, or correct the path.")
-    command = ["snakemake", "--snakefile", str(snakefile), "--cores", "all", "--configfile", str(config)]
+    command = ["snakemake", "--snakefile", str(snakefile), "--configfile", str(config)]
+    command += ["--workflow-profile", str(profile)]  # here, since --configfile takes all words that follow
     command += [*arguments, *(["--", *targets] if targets else [])]
     print(shlex.join(command), file=sys.stderr, flush=True)
     return subprocess.run([sys.executable, "-m", *command], check=False).returncode

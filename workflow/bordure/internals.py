@@ -17,6 +17,7 @@ from snakemake.dag import DAG
 from snakemake.settings.types import DeploymentMethod, PrintDag
 from snakemake.shell import shell
 
+PLANS = "bordure_plans"  # attribute of a workflow: results folder -> function that sees its plan
 HOOKS = "bordure_hooks"  # attribute of a workflow: results folder -> function that runs before its jobs
 SHOWN_AS = "bordure_shown_as"  # attribute of a rule: its name in the rule graph
 
@@ -88,6 +89,31 @@ def before_jobs(workflow: Any, results: str, function: Callable[[], None]) -> No
         setattr(workflow, HOOKS, {})
         workflow.__class__ = WithHooks
     getattr(workflow, HOOKS).setdefault(results, function)
+
+
+def when_planned(workflow: Any, results: str, function: Callable[[Any], None]) -> None:
+    """Call `function` once with the plan (`DAG`) of a run or dry run, before the first job.
+
+    Not for graphs, lists and other requests that run no jobs. Snakemake has no such hook: `onstart` does not
+    run in a dry run.
+    """
+    if not hasattr(workflow, PLANS):
+        given: Any = type(workflow)
+
+        class WithPlans(given):
+            def execute(self, *arguments: Any, **options: Any) -> Any:
+                self.bordure_executes = not self.touch
+                return super().execute(*arguments, **options)
+
+            def _build_dag(self) -> None:
+                super()._build_dag()
+                if getattr(self, "bordure_executes", False) and self.is_main_process:
+                    for plan in getattr(self, PLANS).values():
+                        plan(self.dag)
+
+        setattr(workflow, PLANS, {})
+        workflow.__class__ = WithPlans
+    getattr(workflow, PLANS).setdefault(results, function)
 
 
 def before_commands(text: str) -> None:

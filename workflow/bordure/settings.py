@@ -24,7 +24,8 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import require_file
 from pipeline_lib.runtime.types import Json
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+WORKFLOW_FOLDER = Path(__file__).resolve().parents[1]
+REPOSITORY = WORKFLOW_FOLDER.parent
 LARGEST_CONFIG = 2**20  # bytes of a config file, and number of values in it
 SETTINGS_PAGE, COLUMNS_PAGE = (
     REPOSITORY / "config/README.md",
@@ -45,7 +46,7 @@ def read_schema(name: str) -> Json:
 
     The keyword `unit` is an addition of this project; all others are standard.
     """
-    return yaml.safe_load((REPOSITORY / f"workflow/schemas/{name}.schema.yaml").read_text())
+    return yaml.safe_load((WORKFLOW_FOLDER / f"schemas/{name}.schema.yaml").read_text())
 
 
 def config_schema(network: str | None = None) -> Json:

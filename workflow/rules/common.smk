@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 # Not `workflow.basedir`, which is the folder of the importing workflow if there is one.
-REPOSITORY = Path(workflow.current_basedir).parents[1]
-# The checks below and the jobs (through the environment) use the library of this checkout. It need not be
-# installed.
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "workflow")]
-os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])))
+WORKFLOW_FOLDER = Path(workflow.current_basedir).parent
+REPOSITORY = WORKFLOW_FOLDER.parent
+# The checks below and the jobs (through the environment) use the library of this checkout, which need not be
+# installed. An installed package contains the workflow as pipeline_lib/workflow.
+LIBRARY = next(folder for folder in WORKFLOW_FOLDER.parents if (folder / "pipeline_lib").is_dir())
+sys.path[:0] = [str(LIBRARY), str(WORKFLOW_FOLDER)]
+os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(LIBRARY), os.getenv("PYTHONPATH")])))
 
-from bordure import internals
+from bordure import internals, replacement
 from pipeline_lib import imageio, memory, networks, provenance
 from pipeline_lib.data import volumes
 from pipeline_lib.kernels import blocks
@@ -128,6 +130,7 @@ try:
     for path in [] if IMPORTED else workflow.configfiles:
         read_config(path)  # raises an error for mistakes that Snakemake ignores
     config.update(complete(config))
+    REPLACE = config.pop("replace")  # how to run, no setting of the results
     for key in ("results", "data_dir"):
         if key in config:
             config[key] = os.path.normpath(os.path.expanduser(config[key]))
@@ -139,6 +142,31 @@ try:
     check_seeds()
 except InputError as error:
     sys.exit(f"error: {error}")  # an exception would be printed with its traceback
+
+
+def protect_models(dag):
+    """Print which trained models the run replaces and why. A real run needs leave, and keeps copies."""
+    settings = {key: config[key] for key in ("network", "training", "augmentation")}
+    planned = [job for job in dag.needrun_jobs() if job.rule.name == "train_model"]
+    replaced = [
+        job
+        for job in planned
+        if job.rule in internals.own_rules(workflow) and Path(job.output.model).exists()
+    ]
+    packaged = {MODEL: Path(config["results"], "model.pt")}
+    titles, reasons = {}, {}
+    for job in replaced:
+        name, model = job.wildcards.model, Path(job.output.model)
+        titles[model] = replacement.title(model, packaged.get(name))
+        reasons[model] = replacement.reason(model, settings | {"seed": TRAINED[name]})
+        print(f"replaces {titles[model]}: {reasons[model]}", file=sys.stderr)
+    if replaced and not workflow.dryrun:
+        try:
+            replacement.require_leave(titles, reasons, REPLACE)
+            for job in replaced:
+                replacement.keep(Path(job.output.model), packaged.get(job.wildcards.model))
+        except (InputError, OSError) as error:
+            sys.exit(f"error: {explained(error, Path(config['results'], 'models'))}")
 
 
 def claim_results():

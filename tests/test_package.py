@@ -1,0 +1,46 @@
+"""The installed package, without a checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_wheel_contains_the_workflow(tmp_path):
+    source = tmp_path / "source"  # setuptools would leave a folder `build` in the checkout
+    for folder in ("pipeline_lib", "workflow", "profiles"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "environment.yml"):
+        shutil.copy(ROOT / file, source)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", tmp_path, source]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {*archive.namelist()}
+        archive.extractall(tmp_path / "site")
+    files = [path for folder in ("workflow", "profiles") for path in (source / folder).rglob("*")]
+    listed = {str(path.relative_to(source)) for path in files if path.is_file()} | {"environment.yml"}
+    assert {f"pipeline_lib/{name}" for name in listed} <= names
+    run = tmp_path / "elsewhere"
+    run.mkdir()
+    for name in ("config.yaml", "demo.tsv"):
+        text = (ROOT / "config" / name).read_text()
+        (run / name).write_text(text.replace("volumes: config/", "volumes: "))
+    command = [sys.executable, "-m", "pipeline_lib.cli", "run", "config.yaml", "dataset"]
+    answer = subprocess.run(
+        command,
+        cwd=run,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert f"--snakefile {tmp_path}/site/pipeline_lib/workflow/Snakefile" in answer.stderr
+    assert (run / "results/dataset/train.h5").exists()

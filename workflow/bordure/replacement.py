@@ -1,0 +1,135 @@
+"""Protect trained models: say which ones a run would replace and why, ask for leave, and keep them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline_lib.networks.modelfile import describe
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import replacing
+from pipeline_lib.runtime.types import Json
+
+FOLDER = "replaced"  # in the folder of a model: the models that it has replaced
+
+
+def reason(model: Path, settings: Json) -> str:
+    """Return why a run would train a model again.
+
+    Parameters
+    ----------
+    model : Path
+        Model file of an earlier training.
+    settings : dict
+        Settings of the new training, as in the provenance of a model file: `network`, `training` and so on.
+
+    Returns
+    -------
+    str
+        Each changed setting with both values, or that the data or the program changed.
+    """
+    try:
+        earlier = describe(model)["provenance"]["settings"]
+    except (InputError, KeyError, TypeError):
+        return "the file cannot be read"
+    changes = [
+        f"`{key}` is {new!r}, was {old!r}" for key, old, new in _changes(earlier, settings) if old != new
+    ]
+    return ", ".join(changes) or "its data, or settings of its data, changed"
+
+
+def _changes(
+    earlier: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    for key in now:
+        if key in earlier and isinstance(now[key], Mapping) and isinstance(earlier[key], Mapping):
+            yield from _changes(earlier[key], now[key], f"{prefix}{key}.")
+        elif key in earlier:
+            yield f"{prefix}{key}", earlier[key], now[key]
+
+
+def title(model: Path, packaged: Path | None) -> str:
+    """Return path, date and scores of a trained model, for people.
+
+    Parameters
+    ----------
+    model : Path
+        Model file of the training.
+    packaged : Path or None
+        Model file with the scores, which exists if the run was complete. None for the models of `seeds`.
+
+    Returns
+    -------
+    str
+        For example `results/models/unet/model.pt (trained 2026-11-28 23:10, v_rand_thin 0.951 on test)`.
+    """
+    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(model.stat().st_mtime))
+    try:
+        application = describe(packaged)["application"] if packaged else {}
+        split, scores = next(iter(application["scores"].items()))
+        criterion = application["postprocessing"]["criterion"]
+        metric = criterion if criterion in scores and criterion != "rand_error" else "v_rand_thin"
+        score = f", {metric} {scores[metric]:.3f} on {split}"
+    except (InputError, KeyError, StopIteration, TypeError):
+        score = ""
+    return f"{model} (trained {date}{score})"
+
+
+def require_leave(titles: Mapping[Path, str], reasons: Mapping[Path, str], allowed: bool) -> None:
+    """End the run unless the user allows it to replace trained models.
+
+    Parameters
+    ----------
+    titles, reasons : dict of Path to str
+        Results of `title` and `reason` for each model that the run would train again.
+    allowed : bool
+        Whether the user has allowed it already. Otherwise the question is asked if there is a terminal.
+
+    Raises
+    ------
+    InputError
+        If it is not allowed.
+    """
+    if allowed:
+        return
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        print(
+            "Train again and keep the old model in `replaced/`? [y/N] ", end="", file=sys.stderr, flush=True
+        )
+        if input().strip().lower() in ("y", "yes"):
+            return
+    model = next(iter(titles))
+    raise InputError(
+        f"{model}: this run would replace it ({reasons[model]}). Add `--replace` to `bordure run`, or "
+        "`--config replace=True` to `snakemake`, to train again; the old model is kept. Choose another folder "
+        "with `results:` to keep both results."
+    )
+
+
+def keep(model: Path, packaged: Path | None) -> Path:
+    """Copy a model that is about to be replaced into `replaced/` beside it.
+
+    Parameters
+    ----------
+    model : Path
+        Model file of the training.
+    packaged : Path or None
+        As for `title`.
+
+    Returns
+    -------
+    Path
+        The copy, named after the date of the training. An existing copy is not made again.
+    """
+    complete = packaged and packaged.exists() and packaged.stat().st_mtime >= model.stat().st_mtime
+    source = packaged if packaged and complete else model
+    date = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(model.stat().st_mtime))
+    copy = model.parent / FOLDER / f"{date}.pt"
+    if not copy.exists():
+        with replacing(copy) as temporary:
+            shutil.copy2(source, temporary)
+    return copy
