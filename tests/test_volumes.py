@@ -351,6 +351,30 @@ def test_adding_or_removing_a_row_changes_few_batches(side, position):
     assert len(before - after) <= 3 < len(before & after)
 
 
+def test_new_volumes_are_in_new_batches_and_the_earlier_ones_stay():
+    pixels = dict.fromkeys(NAMES[:200], 64**2)
+    before = [*volumes.batches(pixels).values()]
+    for where in (0, 100, 200):  # the position of the new rows in the table does not matter
+        names = [*NAMES[:where], "new", *NAMES[where:200], "newer"]
+        after = [*volumes.batches(dict.fromkeys(names, 64**2), earlier=before).values()]
+        assert after == [*before, ["new", "newer"]]
+    fewer = {name: size for name, size in pixels.items() if name != before[1][0]}
+    after = [*volumes.batches(fewer, earlier=before).values()]  # only this batch is made anew
+    assert after[: len(before) - 1] == [before[0], *before[2:]]
+    assert sorted(name for batch in after for name in batch) == sorted(fewer)
+
+
+def test_a_trained_model_needs_no_training_rows_and_allows_none(tmp_path):
+    header = "volume\timages\tannotation\tsections\tsplit\n"
+    (tmp_path / "v.tsv").write_text(f"{header}a\ta.tif\t\t\tpredict\nb\tb.tif\t\t\tpredict\n")
+    assert [row.volume for row in volumes.read_table(tmp_path / "v.tsv", ".", trains=False)] == ["a", "b"]
+    with pytest.raises(InputError, match="no volume has `split` train"):
+        volumes.read_table(tmp_path / "v.tsv", ".")
+    (tmp_path / "v.tsv").write_text(f"{header}a\ta.tif\t\t\tpredict\nb\tb.tif\tc.tif\t\ttrain\n")
+    with pytest.raises(InputError, match="line 3: `split` is train, but the config names a trained `model`"):
+        volumes.read_table(tmp_path / "v.tsv", ".", trains=False)
+
+
 RANGES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4)), max_size=3)
 
 

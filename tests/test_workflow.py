@@ -146,6 +146,31 @@ class TestFinishedRun:
         own = every[(every.network == "unet") & (every.metric == "seg") & (every.split == "test")]
         assert scores["test"]["seg"] in own.value.to_numpy()
 
+    def test_a_run_with_the_model_gives_the_same_and_predicts_a_new_row_alone(self, run, tmp_path):
+        with h5py.File(run[0] / "results/dataset/new.h5") as file:
+            for name in ("one", "other"):
+                tifffile.imwrite(tmp_path / f"{name}.tif", file["raw"][0], photometric="minisblack")
+        model = str(run[0] / "results/model.pt")
+        config = {"model": model, "volumes": "volumes.tsv", "data_dir": ".", "prediction": {"device": "cpu"}}
+        header, row = TABLE.splitlines()[0], "one\tone.tif\t\t\tpredict"
+        arguments = write(tmp_path, config, f"{header}\n{row}\n")
+        answer = snakemake(tmp_path, *arguments)
+        assert answer.returncode == 0, answer.stderr
+        folder, reference = (root / "results/segmentation" for root in (tmp_path, run[0]))
+        for end in ("labels", "cell_probability"):
+            found, expected = tifffile.imread([folder / f"one_{end}.tif", reference / f"new_{end}.tif"])
+            assert np.array_equal(found, expected)
+        assert (folder / "one_cells.csv").read_bytes() == (reference / "new_cells.csv").read_bytes()
+        summary = pd.read_csv(folder / "summary.csv")
+        cells = tifffile.imread(folder / "one_labels.tif").max()
+        assert summary.to_dict("records") == [
+            {"image": "one.tif", "cells": cells, "labels": "one_labels.tif", "table": "one_cells.csv"}
+            | {"error": pytest.approx(np.nan, nan_ok=True)}
+        ]
+        write(tmp_path, config, f"{header}\nother\tother.tif\t\t\tpredict\n{row}\n")
+        stages = ("build_dataset", "predict", "segment", "measure_cells", "write_tiffs")
+        assert planned(tmp_path, *arguments) == {*(f"{stage}_new_2" for stage in stages), "summarise"}
+
     def test_report_shows_the_title(self, run):
         assert "Small run" in (run[0] / "results/report.html").read_text()
 
@@ -187,6 +212,8 @@ class TestFinishedRun:
             "evaluate_held_out",
             "write_tiffs_held_out",
             "write_tiffs_new",
+            "measure_cells_held_out",
+            "measure_cells_new",
             "collect_scores",
             "draw_figures",
             "package_model",
@@ -200,8 +227,10 @@ class TestFinishedRun:
             rules = planned(*run[:1], *run[1])
         finally:
             table.write_text(TABLE)
-        assert {"check_volumes", "require_accepted", "predict_new", "report"} <= rules
+        made = {f"{stage}_new_2" for stage in ("build_dataset", "predict", "segment", "write_tiffs")}
+        assert made <= rules and {"check_volumes", "require_accepted", "report"} <= rules
         assert not rules & {"measure_statistics", "build_weight_map_train", "train_model", "predict_train"}
+        assert not {rule for rule in rules if rule.endswith(("_new", "_new_1"))}
 
     def test_accepted_doubts_repeat_only_the_check_and_the_report(self, run):
         accepted = ("--config", "check={accept: [context]}")
@@ -470,7 +499,8 @@ class TestLargeVolume:
         target = "results/segmentation/another_labels.tif"
         rules = planned(folder, *arguments, "--", target)
         checked = {"check_volumes", "require_accepted"}
-        new = {"build_dataset_new", "predict_new", "segment_new", "write_tiffs_new"}
+        # the shared volume is in the first batch of datasets, so the new one is in the second
+        new = {"build_dataset_new_2", "predict_new", "segment_new", "write_tiffs_new"}
         assert rules == checked | new, rules
 
 
@@ -564,8 +594,8 @@ FIGURES = {"draw_figures"}
 STAGES_OF = {
     "torch": {"train", "predict", "predict_part", "package_model"},
     "matplotlib": {"check_volumes"} | FIGURES,
-    "pandas": {"train", "evaluate", "measure_spread", "report"} | FIGURES,
-    "scipy.ndimage": {"check_volumes", "draw_volume", "draw_figures"},
+    "pandas": {"train", "evaluate", "measure_spread", "measure_cells", "summarise", "report"} | FIGURES,
+    "scipy.ndimage": {"check_volumes", "draw_volume", "draw_figures", "measure_cells", "summarise"},
 }
 ADAPTERS = sorted((ROOT / "workflow/scripts").glob("*.py"))
 

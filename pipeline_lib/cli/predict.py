@@ -72,19 +72,15 @@ def run(options: argparse.Namespace) -> int:
     InputError
         If the model cannot be used or the names of two images are equal.
     """
-    from pipeline_lib.networks.modelfile import describe
+    from pipeline_lib.networks.modelfile import application, describe
     from pipeline_lib.runtime.files import write_json
+    from pipeline_lib.stages.measurement import write_summary
 
     names = _names(options.images, options.stack)
     described = describe(options.model)
-    application = described.get("application")
-    if not (isinstance(application, dict) and {"average_orientations", "postprocessing"} <= {*application}):
-        raise InputError(
-            f"{options.model}: has no threshold, because it is the file of the training alone. Name "
-            "`model.pt` in the results folder itself, which a complete run writes."
-        )
+    chosen = application(described, options.model)
     (options.out / WORK).mkdir(parents=True, exist_ok=True)
-    write_json(options.out / WORK / "postprocessing.json", application["postprocessing"])
+    write_json(options.out / WORK / "postprocessing.json", chosen["postprocessing"])
     rows, failed = [], 0
     for number, (name, image) in enumerate(names.items(), 1):
         place = f"[{number}/{len(names)}] {image}"
@@ -97,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
             continue
         rows.append(row)
         print(f"{place}: {row['cells']:,} cells", flush=True)
-    _write_summary(options.out / "summary.csv", rows)
+    write_summary(rows, options.out / "summary.csv")
     if failed:
         print(f"error: {failed} of {len(names)} images could not be segmented.", file=sys.stderr)
     return 1 if failed else 0
@@ -172,13 +168,3 @@ def _segment(options: argparse.Namespace, described: Json, name: str, image: Pat
         for file in (dataset, prediction, segmentation):
             file.unlink(missing_ok=True)
     return {"image": str(image), "cells": number, "labels": labels.name, "table": cells.name}
-
-
-def _write_summary(path: Path, rows: Sequence[Json]) -> None:
-    import pandas as pd
-
-    from pipeline_lib.runtime.files import replacing
-
-    table = pd.DataFrame(rows, columns=["image", "cells", "labels", "table", "error"])
-    with replacing(path) as temporary:
-        table.astype({"cells": "Int64"}).to_csv(temporary, index=False)

@@ -116,7 +116,7 @@ class Volume:
         return [path for path in (self.images, self.annotation, self.ignore_mask) if path]
 
 
-def read_table(path: str | Path, data_dir: str | Path) -> list[Volume]:
+def read_table(path: str | Path, data_dir: str | Path, *, trains: bool = True) -> list[Volume]:
     """Read and check a table of volumes. The images are not opened.
 
     The table is a text with cells separated by tabs. Empty lines and lines that start with # are skipped.
@@ -128,6 +128,9 @@ def read_table(path: str | Path, data_dir: str | Path) -> list[Volume]:
         Table of volumes (TSV).
     data_dir : str or Path
         Folder that relative paths in the table refer to.
+    trains : bool, default True
+        Whether a model is trained on the volumes. Otherwise a trained model is applied to them, and all have
+        the split predict.
 
     Returns
     -------
@@ -138,7 +141,7 @@ def read_table(path: str | Path, data_dir: str | Path) -> list[Volume]:
     ------
     InputError
         If the table cannot be read, a column or value is missing or not valid, two volumes have the same
-        name, no volume has the split train or validation, or a section belongs to two splits. The message
+        name, a split is missing or of no use, or a section belongs to two splits. The message
         names file, line and column.
     """
     (_, header), *lines = _lines(path)
@@ -150,6 +153,13 @@ def read_table(path: str | Path, data_dir: str | Path) -> list[Volume]:
             "`vnc<TAB>train-volume.tif<TAB>train-labels.tif<TAB>0-19<TAB>train`."
         )
     _check_names_differ(volumes)
+    if not trains:
+        if others := [volume for volume in volumes if volume.split != "predict"]:
+            raise InputError(
+                f"{others[0].row}: `split` is {others[0].split}, but the config names a trained `model`. "
+                "Write predict, or remove `model:` to train."
+            )
+        return volumes
     for split, reason in (
         ("train", "the network is trained on it"),
         ("validation", "the model and the threshold are chosen on it"),
@@ -281,7 +291,7 @@ def _info(
     return info
 
 
-def batches(*groups: Mapping[str, int]) -> dict[str, list[str]]:
+def batches(*groups: Mapping[str, int], earlier: Sequence[Sequence[str]] = ()) -> dict[str, list[str]]:
     """Distribute volumes over batches. Each stage runs one job for each batch.
 
     Small volumes share a job, because starting a job takes a second. A batch has at most 2^26 px (`BATCH`),
@@ -294,16 +304,23 @@ def batches(*groups: Mapping[str, int]) -> dict[str, list[str]]:
     ----------
     *groups : dict of str to int
         Number of pixels of each volume by its name. A batch never has volumes of two groups.
+    earlier : sequence of sequence of str, optional
+        Batches of an earlier run. Those whose volumes are all still there stay as they are and come first, so
+        that a new volume is in a new batch.
 
     Returns
     -------
     dict of str to list of str
         Names of the volumes of each batch; the batches are called "1", "2" and so on.
     """
-    found: list[list[str]] = []
+    known = {name for pixels in groups for name in pixels}
+    found = [[*batch] for batch in earlier if known.issuperset(batch)]
+    kept = {name for batch in found for name in batch}
     for pixels in groups:
         total = BATCH
         for name, size in pixels.items():
+            if name in kept:
+                continue
             if total + size > BATCH:
                 found.append([])
                 total = 0

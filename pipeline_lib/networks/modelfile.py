@@ -82,3 +82,32 @@ def describe(path: str | Path) -> Json:
         'To add the description to an older model, run `python -c "from pipeline_lib.networks.model import '
         f"Model; Model.load('{path}').save('{path}')\"`."
     )
+
+
+def application(described: Json, path: str | Path) -> Json:
+    """Return what a complete model file says about its use on new images.
+
+    Parameters
+    ----------
+    described : dict
+        Result of `describe`.
+    path : str or Path
+        The file, for messages.
+
+    Returns
+    -------
+    dict
+        `average_orientations`, `postprocessing` and `scores`, see `stages.packaging.package_model`.
+
+    Raises
+    ------
+    InputError
+        If the file is that of the training alone.
+    """
+    found = described.get("application")
+    if not (isinstance(found, dict) and {"average_orientations", "postprocessing"} <= {*found}):
+        raise InputError(
+            f"{path}: has no threshold, because it is the file of the training alone. Name `model.pt` in the "
+            "results folder itself, which a complete run writes."
+        )
+    return found

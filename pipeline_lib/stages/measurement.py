@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.imageio.images import open_chosen
@@ -17,6 +18,9 @@ from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.types import Json
+
+SUMMARY = ["image", "cells", "labels", "table", "error"]  # columns of summary.csv
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,46 @@ def measure_volume(
         )
         cells.to_csv(temporary, index=False)
     return len(cells)
+
+
+def summarise(tables: Sequence[Path], output: Path, *, images: Mapping[str, str]) -> None:
+    """Write a table of segmented images with the number of cells of each (CSV), as `bordure predict` does.
+
+    Parameters
+    ----------
+    tables : sequence of Path
+        Tables of the cells of each volume, `VOLUME_cells.csv`.
+    output : Path
+        CSV file to write, with the columns `SUMMARY`.
+    images : dict of str to str
+        Images of each volume, in the order of the tables.
+    """
+    with provenance.making("summarise", [output], tables):
+        rows = [
+            {
+                "image": image,
+                "cells": len(pd.read_csv(table, usecols=["label"])),
+                "labels": f"{volume}_labels.tif",
+                "table": table.name,
+            }
+            for (volume, image), table in zip(images.items(), tables, strict=True)
+        ]
+        write_summary(rows, output)
+
+
+def write_summary(rows: Sequence[Json], output: Path) -> None:
+    """Write the table of segmented images (CSV).
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Values of the columns `SUMMARY` for each image. Missing ones stay empty.
+    output : Path
+        CSV file to write.
+    """
+    table = pd.DataFrame(rows, columns=SUMMARY)
+    with replacing(output) as temporary:
+        table.astype({"cells": "Int64"}).to_csv(temporary, index=False)
 
 
 def measure_file(

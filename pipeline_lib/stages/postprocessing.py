@@ -1,4 +1,4 @@
-"""Post-processing stage: choose the threshold that is best on the validation split."""
+"""Post-processing stage: choose the threshold that is best on the validation split, or that of a model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.kernels.threads import over_sections
 from pipeline_lib.memory import CHOICE_BYTES_PER_PIXEL, threads_for
+from pipeline_lib.networks.modelfile import application, describe
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger
@@ -150,3 +151,22 @@ def _values(
             candidates,
             threads_for(labels.shape[1:], CHOICE_BYTES_PER_PIXEL, memory_gb, threads),
         )
+
+
+def unpack_postprocessing(model: Path, output: Path) -> None:
+    """Write the post-processing of a complete model file as JSON, as the segmentation stage reads it.
+
+    Parameters
+    ----------
+    model : Path
+        File of `package_model`.
+    output : Path
+        JSON file to write.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged or has no post-processing.
+    """
+    with provenance.making("unpack_postprocessing", [output], [model]):
+        write_json(output, application(describe(model), model)["postprocessing"])

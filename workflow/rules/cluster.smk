@@ -21,8 +21,9 @@ internals.before_commands("trap : TERM; ")
 
 
 def start_run():
-    """Lock the results folder and cancel jobs of an earlier run, before the first job starts."""
+    """Lock the results folder, cancel jobs of an earlier run, and record the batches, before the first job."""
     end_orphans(exclusive=claim_results())
+    record_batches()
 
 
 def end_orphans(exclusive):

@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from itertools import product, zip_longest
 from pathlib import Path
@@ -25,17 +26,48 @@ from bordure import internals, replacement
 from pipeline_lib import imageio, memory, networks, provenance
 from pipeline_lib.data import volumes
 from pipeline_lib.kernels import blocks
+from pipeline_lib.networks import modelfile
 from pipeline_lib.runtime import locks
 from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import explained, read_json
+from pipeline_lib.runtime.files import explained, read_json, write_json
 from pipeline_lib.runtime.log import WORKFLOW
 from bordure.settings import complete, of_volume, read_config
 
 IMPORTED = internals.is_imported(workflow)
+# Sections of the config that a run with a trained model does not use
+OF_TRAINING = ("network", "normalisation", "weight_map", "augmentation", "training", "segmentation", "seeds")
 START = time.time()
 # Jobs on this machine watch this process and end when it is killed.
 os.environ[WORKFLOW] = f"{socket.gethostname()}:{os.getpid()}"
+
+
+def find_beside(path):
+    """Return a path of the config: as it is, or else beside a config file or in the repository."""
+    folders = (Path(), *(Path(config).parent for config in workflow.configfiles), REPOSITORY)
+    return next(filter(Path.exists, (folder / path for folder in folders)), path)
+
+
+def use_model(path, given):
+    """Return the path of the model of the config, whose network, channels and averaging the run takes over.
+
+    `given` are the settings in the config before defaults were filled in.
+    """
+    path = str(find_beside(path))
+    described = modelfile.describe(path)
+    application = modelfile.application(described, path)
+    arguments = described["arguments"]
+    network = {key: arguments[key] for key in arguments if key not in ("input_channels", "classes")}
+    config["network"] = {"name": described["name"], **network}
+    config["dataset"]["channels"] = arguments["input_channels"]
+    config["prediction"]["average_orientations"] = application["average_orientations"]
+    unused = [key for key in given if key in OF_TRAINING]
+    if unused and workflow.is_main_process:
+        print(
+            f"model: {path} is used as it is, so the settings {', '.join(unused)} have no effect",
+            file=sys.stderr,
+        )
+    return path
 
 
 def read_volumes():
@@ -43,16 +75,14 @@ def read_volumes():
 
     The headers of all image files are checked, unless the images are drawn by the run.
     """
-    config_folders = [Path(path).parent for path in workflow.configfiles]
-    found = (folder / config["volumes"] for folder in (Path(), *config_folders, REPOSITORY))
-    table = next(filter(Path.exists, found), config["volumes"])
+    table = find_beside(config["volumes"])
     if "drawing" in config and "data_dir" in config:
         raise InputError(
             "config keys `drawing` and `data_dir`: both are set, expected one. Remove `data_dir` to draw "
             "images, or `drawing` to use your own."
         )
     drawn = f"{config['results']}/drawn" if "drawing" in config else None
-    rows = volumes.read_table(table, drawn or config.get("data_dir", "."))
+    rows = volumes.read_table(table, drawn or config.get("data_dir", "."), trains=not MODEL_FILE)
     if drawn:
         others = {row.volume: () for row in rows}
         sections, size = config["drawing"]["sections"], config["drawing"]["size"]
@@ -90,7 +120,7 @@ def check_results():
 
 def check_tiles():
     """Raise `InputError` if the network cannot process a tile size, now and not after hours in the queue."""
-    for section in ("training", "prediction"):
+    for section in ("prediction",) if MODEL_FILE else ("training", "prediction"):
         if (tile := config[section]["tile"]) != "auto":
             PLAN.require_tile(tile, f"{section}.tile")
 
@@ -129,7 +159,9 @@ if internals.changes_paths(workflow):
 try:
     for path in [] if IMPORTED else workflow.configfiles:
         read_config(path)  # raises an error for mistakes that Snakemake ignores
+    GIVEN = [*config]
     config.update(complete(config))
+    MODEL_FILE = use_model(config["model"], GIVEN) if "model" in config else None
     REPLACE = config.pop("replace")  # how to run, no setting of the results
     for key in ("results", "data_dir"):
         if key in config:
@@ -186,6 +218,8 @@ def memory_needs():
     seen = TRAIN + VALIDATION  # volumes that the training reads
     yield memory.blockwise(config["block"])
     yield PLAN.prediction_memory()
+    if MODEL_FILE:
+        return
     yield PLAN.training_memory(
         training["tile"],
         precision=training["precision"],
@@ -215,10 +249,10 @@ TRAIN, VALIDATION, TEST, PREDICT = (
 )
 # Trained models and their seeds; their names are the values of the wildcard {model}. The segmentations and
 # pictures of the first model are results. The further models are only scored.
-MODEL = config["network"]["name"]
+MODEL = "applied" if MODEL_FILE else config["network"]["name"]
 TRAINED = {MODEL: config["seed"]} | {f"{MODEL}-seed{seed}": seed for seed in config["seeds"]}
 FURTHER = [model for model in TRAINED if model != MODEL]
-BASELINES = [*baselines.BASELINES]
+BASELINES = [] if MODEL_FILE else [*baselines.BASELINES]
 SEGMENTED = VALIDATION + TEST + PREDICT
 EVALUATED = VALIDATION + TEST
 # Volumes shown in the report: some of each split, in turn, so that the report stays short for hundreds of
@@ -252,6 +286,18 @@ if workflow.is_main_process:
     )
 
 
+# Batches of volumes to predict in the last run. A new row of the table makes a new batch, so that the others
+# are not predicted again.
+BATCHES = Path(config["results"], ".batches.json")
+EARLIER = read_json(BATCHES) if BATCHES.exists() else {}
+
+
+def record_batches():
+    """Store the batches of this run for the next one."""
+    with suppress(OSError):  # the next run repeats more than it has to
+        write_json(BATCHES, {"new": [batch.volumes for batch in batches_of("predict", new=PREDICT)]})
+
+
 class Batch(NamedTuple):
     """Volumes that one job processes."""
 
@@ -268,7 +314,9 @@ def batches_of(stage, **groups):
     With separate groups, new images to predict do not cause a new training.
     """
     for group, names in groups.items():
-        batches = volumes.batches({name: math.prod(SHAPES[name]) for name in names})
+        sizes = {name: math.prod(SHAPES[name]) for name in names}
+        earlier = [[name for name in batch if name in sizes] for batch in EARLIER.get(group, [])]
+        batches = volumes.batches(sizes, earlier=[*filter(None, earlier)])
         for number, batch in batches.items():
             name = f"{group}_{number}" if len(batches) > 1 else group
             yield Batch(f"{stage}_{name}", group, name, batch)
@@ -417,6 +465,7 @@ def results_message():
         "check": "check.html",
         "scores": "scores.csv",
         "segmentation": "segmentation",
+        "summary": "segmentation/summary.csv",
         "model": "model.pt",
     }
     results = {name: Path(config["results"], path) for name, path in paths.items()}

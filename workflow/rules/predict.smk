@@ -19,7 +19,7 @@ for batch in batches_of("predict", **{group: whole(PREDICTED[group]) for group i
             batch.rule_name
         input:
             datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
-            model="<results>/models/{model}/model.pt",
+            model=MODEL_FILE or "<results>/models/{model}/model.pt",
         output:
             expand("<results>/prediction/{{model}}/{volume}.h5", volume=batch.volumes),
         log:
@@ -51,7 +51,7 @@ if SCATTERED:
     rule predict_part:
         input:
             dataset="<results>/dataset/{volume}.h5",
-            model="<results>/models/{model}/model.pt",
+            model=MODEL_FILE or "<results>/models/{model}/model.pt",
         output:
             prediction="<results>/prediction/{model}/parts/{volume}/{part}.h5",
         log:

@@ -5,6 +5,7 @@
 rule segment:
     input:
         expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
+        expand("<results>/segmentation/{volume}_cells.csv", volume=SEGMENTED),
         expand("<results>/segmentation/{model}/{volume}.h5", model=FURTHER + BASELINES, volume=EVALUATED),
 
 
@@ -70,6 +71,42 @@ for batch in batches_of("write_tiffs", held_out=whole(EVALUATED), new=whole(PRED
             volumes=tiffs(batch.volumes),
         script:
             "../scripts/write_tiffs.py"
+
+
+for batch in batches_of("measure_cells", held_out=EVALUATED, new=PREDICT):
+
+    rule:
+        name:
+            batch.rule_name
+        input:
+            datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
+            predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=batch.volumes),
+            segmentations=expand(
+                "<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=batch.volumes
+            ),
+        output:
+            expand("<results>/segmentation/{volume}_cells.csv", volume=batch.volumes),
+        log:
+            f"<logs>/measure_cells/{batch.name}.log",
+        benchmark:
+            f"<benchmarks>/measure_cells/{batch.name}.tsv"
+        group:
+            FINISH
+        conda:
+            "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
+        params:
+            volumes=each(
+                batch.volumes,
+                [MODEL],
+                dataset="<results>/dataset/{volume}.h5",
+                prediction="<results>/prediction/{model}/{volume}.h5",
+                segmentation="<results>/segmentation/{model}/{volume}.h5",
+                output="<results>/segmentation/{volume}_cells.csv",
+            ),
+        script:
+            "../scripts/measure_cells.py"
 
 
 if SCATTERED:
