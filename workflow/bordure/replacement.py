@@ -105,8 +105,8 @@ def require_leave(titles: Mapping[Path, str], reasons: Mapping[Path, str], allow
     model = next(iter(titles))
     raise InputError(
         f"{model}: this run would replace it ({reasons[model]}). Add `--replace` to `bordure run`, or "
-        "`--config replace=True` to `snakemake`, to train again; the old model is kept. Choose another folder "
-        "with `results:` to keep both results."
+        "`--config replace=True` to `snakemake`, to train again; the old model is kept. To keep all results, "
+        "choose another folder with `results:`."
     )
 
 
