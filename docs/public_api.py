@@ -65,6 +65,7 @@ GROUPS = {
         "pipeline_lib.data.patches": "Training patches",
         "pipeline_lib.data.correspondence": "Correspondence of annotation and image",
         "pipeline_lib.training.schedule": "Training schedule",
+        "pipeline_lib.training.speed": "Training speed",
         "pipeline_lib.tasks": "Tasks",
         "pipeline_lib.tasks.segmentation.losses": "Losses",
         "pipeline_lib.tasks.segmentation.baselines": "Baselines",

@@ -1,0 +1,130 @@
+"""Measure how long a training takes on this machine."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline_lib import networks, tasks
+from pipeline_lib.data.augment import Augmentation
+from pipeline_lib.data.normalisation import Normalisation
+from pipeline_lib.data.patches import Patches, Volume
+from pipeline_lib.inference import passes
+from pipeline_lib.runtime import devices
+from pipeline_lib.runtime.types import Json
+from pipeline_lib.training.schedule import Settings
+from pipeline_lib.training.step import Step
+
+FEWEST_STEPS = 3  # steps that are timed even if they take longer than `seconds`
+
+
+def measure_speed(
+    network: Json,
+    training: Json,
+    augmentation: Json | None = None,
+    *,
+    channels: int = 1,
+    threads: int | None = None,
+    seconds: float = 3.0,
+) -> float:
+    """Return the time that an iteration of a training takes, measured with real training steps.
+
+    The patches are noise, but they are read, augmented and learned from as in a training. Validations and the
+    saving of the state are not included. Freed memory stays with the process afterwards, as in a training
+    (`inference.passes.keep_memory`). A GPU that is used stays reserved for this process.
+
+    Parameters
+    ----------
+    network : dict
+        Name of the network (`name`, by default `unet`) and its settings.
+    training : dict
+        Arguments of `training.schedule.Settings`, by name.
+    augmentation : dict, optional
+        Arguments of `data.augment.Augmentation`, by name.
+    channels : int, default 1
+        Number of channels of the images.
+    threads : int, optional
+        Number of CPU threads of the training. By default that of this process.
+    seconds : float, default 3.0
+        Time after which the measurement ends, apart from a first step that is not timed (s). At least 3 steps
+        are timed.
+
+    Returns
+    -------
+    float
+        Seconds per iteration.
+
+    Raises
+    ------
+    InputError
+        If a setting of the network is not valid, the tile does not fit the network, or `training.device` is
+        `cuda` and there is no GPU.
+
+    Examples
+    --------
+    >>> from pipeline_lib.training.speed import measure_speed
+    >>> measure_speed({"base_channels": 16}, {"tile": 300}) * 4000 / 60  # min  # doctest: +SKIP
+    14.0
+    """
+    settings = Settings(**training)
+    task = tasks.load("segmentation")
+    plan = networks.plan(**{"name": "unet"} | network, input_channels=channels, classes=task.classes)
+    plan.require_tile(settings.tile, "training.tile")
+    device = devices.choose_device(settings.device)
+    precision = passes.choose_precision(settings.precision, device)
+    passes.keep_memory()
+    with _threads(threads), torch.random.fork_rng():
+        net = plan.build()
+        net.move_to(device)
+        net.train()
+        optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate)
+        step = Step(net, optimizer, task, settings, seed=0, precision=precision)
+        raw = np.random.default_rng(0).integers(256, size=(channels, 1, *2 * [2 * settings.tile]))
+        one = np.ones((channels, 1, 1), np.float32)
+        patches = Patches(
+            [Volume(raw.astype(np.uint8), _Background((1, *raw.shape[2:])))],
+            Normalisation("mean_std", "uint8", 128 * one, 74 * one),
+            plan.geometry.context,
+            settings.tile,
+            Augmentation(**augmentation or {}),
+            seed=0,
+        )
+        batches = patches.batches(map(step.share, itertools.count()), device)
+        step(next(batches), 0)  # the first step also requests memory and chooses algorithms
+        start, done = time.perf_counter(), 0
+        while done < FEWEST_STEPS or time.perf_counter() - start < seconds:
+            loss, _ = step(next(batches), done + 1)
+            loss.item()  # waits for a GPU
+            done += 1
+        taken = time.perf_counter() - start
+        batches.close()  # type: ignore[attr-defined]  # ends the thread that prepares patches
+        return taken / done
+
+
+@dataclass(frozen=True)
+class _Background:
+    """Truth of a volume without cells: class 0 with the weight 1 everywhere."""
+
+    shape: tuple[int, int, int]
+    ignore: None = None
+
+    def read(self, section: int, window: tuple[slice, slice]) -> np.ndarray:
+        rows, columns = (len(range(*part.indices(n))) for part, n in zip(window, self.shape[1:], strict=True))
+        return np.stack([np.zeros((rows, columns), np.float32), np.ones((rows, columns), np.float32)])
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Let torch use a number of threads inside the `with` statement."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
