@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline_lib import provenance
 from pipeline_lib.networks.modelfile import describe
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
@@ -17,8 +18,8 @@ from pipeline_lib.runtime.types import Json
 FOLDER = "replaced"  # in the folder of a model: the models that it has replaced
 
 
-def reason(model: Path, settings: Json) -> str:
-    """Return why a run would train a model again.
+def changes(model: Path, settings: Json, datasets: Iterable[Path] = ()) -> str:
+    """Return what changed since a model was trained, so that a run would train it again.
 
     Parameters
     ----------
@@ -26,20 +27,30 @@ def reason(model: Path, settings: Json) -> str:
         Model file of an earlier training.
     settings : dict
         Settings of the new training, as in the provenance of a model file: `network`, `training` and so on.
+    datasets : iterable of Path
+        Datasets of the new training that exist already.
 
     Returns
     -------
     str
-        Each changed setting with both values, or that the data or the program changed.
+        Each changed setting with both values, or that the data changed. Empty if no change is known.
     """
     try:
-        earlier = describe(model)["provenance"]["settings"]
+        record = describe(model)["provenance"]
+        earlier, inputs = record["settings"], record["inputs"]
     except (InputError, KeyError, TypeError):
         return "the file cannot be read"
-    changes = [
+    changed = [
         f"`{key}` is {new!r}, was {old!r}" for key, old, new in _changes(earlier, settings) if old != new
     ]
-    return ", ".join(changes) or "its data, or settings of its data, changed"
+    if not changed and any(inputs.get(str(path)) != _sha256(path) for path in datasets):
+        changed = ["its data changed"]
+    return ", ".join(changed)
+
+
+def _sha256(path: Path) -> str | None:
+    record = provenance.find_record(path)
+    return record and record["sha256"]
 
 
 def _changes(
@@ -85,7 +96,7 @@ def require_leave(titles: Mapping[Path, str], reasons: Mapping[Path, str], allow
     Parameters
     ----------
     titles, reasons : dict of Path to str
-        Results of `title` and `reason` for each model that the run would train again.
+        Results of `title` and `changes` for each model that the run would train again.
     allowed : bool
         Whether the user has allowed it already. Otherwise the question is asked if there is a terminal.
 

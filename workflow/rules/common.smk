@@ -22,7 +22,7 @@ LIBRARY = next(folder for folder in WORKFLOW_FOLDER.parents if (folder / "pipeli
 sys.path[:0] = [str(LIBRARY), str(WORKFLOW_FOLDER)]
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(LIBRARY), os.getenv("PYTHONPATH")])))
 
-from bordure import internals, replacement
+from bordure import estimate, internals, replacement
 from pipeline_lib import imageio, memory, networks, provenance
 from pipeline_lib.data import volumes
 from pipeline_lib.kernels import blocks
@@ -176,9 +176,20 @@ except InputError as error:
     sys.exit(f"error: {error}")  # an exception would be printed with its traceback
 
 
+def show_plan(dag):
+    """Print what the run replaces, or its results if there is nothing to do."""
+    protect_models(dag)
+    if not workflow.dryrun and not [*dag.needrun_jobs()]:
+        print(results_message(), estimate_message(), sep="", end="", flush=True)
+
+
+def settings_of(model):
+    """Return the settings of the training of a model, as its file records them."""
+    return {key: config[key] for key in ("network", "training", "augmentation")} | {"seed": TRAINED[model]}
+
+
 def protect_models(dag):
     """Print which trained models the run replaces and why. A real run needs leave, and keeps copies."""
-    settings = {key: config[key] for key in ("network", "training", "augmentation")}
     planned = [job for job in dag.needrun_jobs() if job.rule.name == "train_model"]
     replaced = [
         job
@@ -190,7 +201,7 @@ def protect_models(dag):
     for job in replaced:
         name, model = job.wildcards.model, Path(job.output.model)
         titles[model] = replacement.title(model, packaged.get(name))
-        reasons[model] = replacement.reason(model, settings | {"seed": TRAINED[name]})
+        reasons[model] = replacement.changes(model, settings_of(name)) or "settings of its data changed"
         print(f"replaces {titles[model]}: {reasons[model]}", file=sys.stderr)
     if replaced and not workflow.dryrun:
         try:
@@ -473,6 +484,34 @@ def results_message():
     return "".join(
         f"{name:<13} {path}{notes.get(name, '')}\n" for name, path in results.items() if path.exists()
     )
+
+
+def estimate_message():
+    """Return what a whole run would cost, after a run that was only the check; otherwise nothing."""
+    planned = {job.rule.name for job in workflow.dag.jobs}
+    if MODEL_FILE or "train_model" in planned or "check" not in planned or not workflow.local_exec:
+        return ""
+    splits = {name: row.split for name, row in VOLUMES.items()}
+    datasets = {name: Path(config["results"], "dataset", f"{name}.h5") for name in VOLUMES}
+    model = Path(config["results"], "models", MODEL, "model.pt")
+    from pipeline_lib.training.speed import measure_speed  # imports torch
+
+    try:
+        per_step = measure_speed(
+            config["network"],
+            config["training"],
+            config["augmentation"],
+            channels=config["dataset"]["channels"],
+            threads=workflow.cores,
+        )
+        lines = f"whole run     {estimate.describe_run(config, SHAPES, splits, datasets, per_step)}\n"
+        learned = [datasets[name] for name in TRAIN + VALIDATION]
+        if model.exists() and (changes := replacement.changes(model, settings_of(MODEL), learned)):
+            title = replacement.title(model, Path(config["results"], "model.pt"))
+            lines += f"              it will replace {title}: {changes}\n"
+        return lines
+    except InputError as error:
+        return f"error: {error}\n"
 
 
 def doubts_found():

@@ -1,0 +1,94 @@
+"""Estimate what a run would cost: time on this machine and disk space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+
+from pipeline_lib import layout, networks
+from pipeline_lib.runtime.types import Json
+
+FORWARD = 1 / 3  # of a training step is the forward pass, which prediction and validation consist of
+SCORING = 10e-6  # s per pixel, see docs/measurements/performance.md
+JOBS = 30  # s, the start of all jobs of a small run
+ORIENTATIONS = 8  # passes with `average_orientations`
+# Bytes per pixel of the files that a run writes for each kind of volume, without compression
+DATASET, WEIGHT_MAP, PREDICTION, LABELS = 6, 4, 4, 4
+
+
+def describe_run(
+    config: Json,
+    shapes: Mapping[str, tuple[int, int, int]],
+    splits: Mapping[str, str],
+    datasets: Mapping[str, Path],
+    per_step: float,
+) -> str:
+    """Return number of images and cells, and about how long and large a run would be, in one line.
+
+    Parameters
+    ----------
+    config : dict
+        Complete settings of the run.
+    shapes : dict of str to tuple of int
+        Shape (z, y, x) of each volume.
+    splits : dict of str to str
+        Split of each volume.
+    datasets : dict of str to Path
+        Dataset file of each volume, which exists.
+    per_step : float
+        Seconds per iteration of the training, from `training.speed.measure_speed`.
+
+    Returns
+    -------
+    str
+        For example `60 sections, 3,431 cells: about 25 min on this machine (training: 24 min), at most 0.53
+        GB of disk`.
+    """
+    channels = config["dataset"]["channels"]
+    training, prediction = config["training"], config["prediction"]
+    plan = networks.plan(**config["network"], input_channels=channels)
+    pixels_per_step = training["batch"] * plan.geometry.output_size(training["tile"]) ** 2
+    per_pixel = per_step / pixels_per_step * FORWARD
+
+    def pixels(*chosen: str) -> int:
+        return sum(math.prod(shapes[name]) for name in shapes if splits[name] in chosen)
+
+    trainings = 1 + len(config["seeds"])
+    validations = math.ceil(training["iterations"] / training["validation_interval"])
+    train = training["iterations"] * per_step + validations * pixels("validation") * per_pixel
+    held_out = pixels("validation", "test", "predict")
+    orientations = ORIENTATIONS if prediction["average_orientations"] else 1
+    scored = pixels("validation", "test") * SCORING
+    seconds = JOBS + trainings * (train + held_out * per_pixel * orientations + scored)
+    disk = pixels(*splits.values()) * (DATASET + WEIGHT_MAP + PREDICTION + LABELS)
+    disk += (trainings + 2) * held_out * (PREDICTION + LABELS)  # 2 baselines
+    sections = sum(shape[0] for shape in shapes.values())
+    return (
+        f"{sections:,} {'section' if sections == 1 else 'sections'}, {_cells(datasets):,} cells: about "
+        f"{_duration(seconds)} on this machine (training: {_duration(train)}"
+        f"{f' for each of {trainings} seeds' if trainings > 1 else ''}), at most {disk / 1e9:.2g} GB of disk"
+    )
+
+
+def _cells(datasets: Mapping[str, Path]) -> int:
+    number = 0
+    for path in datasets.values():
+        with h5py.File(path) as file:
+            annotation = layout.findings(file)["annotation"]
+        number += annotation["cells"]["number"] if annotation else 0
+    return number
+
+
+def _duration(seconds: float) -> str:
+    """Return a rough duration: 40 s, 12 min, 3.5 h or 4 days.
+
+    >>> [_duration(seconds) for seconds in (3, 100, 3000, 30_000, 400_000)]
+    ['3 s', '2 min', '50 min', '8.3 h', '5 days']
+    """
+    for limit, unit, name in ((100, 1, "s"), (5400, 60, "min"), (2 * 86_400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.2g} {name}"
+    return f"{seconds / 86_400:.0f} days"
