@@ -50,7 +50,7 @@ def changes(model: Path, settings: Json, datasets: Iterable[Path] = ()) -> str:
 
 def _sha256(path: Path) -> str | None:
     record = provenance.find_record(path)
-    return record and record["sha256"]
+    return record["sha256"] if record else None
 
 
 def _changes(
