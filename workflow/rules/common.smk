@@ -194,7 +194,9 @@ def protect_models(dag):
     replaced = [
         job
         for job in planned
-        if job.rule in internals.own_rules(workflow) and Path(job.output.model).exists()
+        if job.rule in internals.own_rules(workflow)
+        and Path(job.output.model).exists()
+        and not dag.reason(job).incomplete_output  # of a killed run, which continues
     ]
     packaged = {MODEL: Path(config["results"], "model.pt")}
     titles, reasons = {}, {}
