@@ -30,8 +30,8 @@ from pipeline_lib.figures.colouring import (
     ORANGE,
     Scale,
     coloured,
-    gray,
     magnified,
+    raw_picture,
     rgb,
 )
 from pipeline_lib.figures.volume import matched_labels
@@ -109,7 +109,7 @@ def draw_strip(results: Path, volume: str) -> None:
     found = section(results, volume)
     weights = found["weights"]
     panels = [
-        ("raw image", gray(found["raw"])),
+        ("raw image", raw_picture(found["raw"])),
         ("weight map", coloured(weights, Scale("viridis", 0, float(weights.max()), ""))),
         ("cell probability", coloured(found["probability"], Scale("gray", 0, 1, ""))),
         ("cells", cells_coloured(found["labels"], found["segmented"])),
@@ -126,7 +126,7 @@ def draw_steps(results: Path, volume: str, output: Path) -> None:
     border = np.where(found["labels"][..., None] > 0, rgb("lightgray"), rgb(BACKGROUND))
     border[found["border"] > 0] = rgb(ORANGE)
     learned = [
-        ("1. raw image", gray(found["raw"])),
+        ("1. raw image", raw_picture(found["raw"])),
         ("2. annotation", cells_coloured(found["labels"])),
         ("3. separation border", border),
     ]
@@ -145,7 +145,9 @@ def draw_examples(results: Path, volumes: list[str], output: Path) -> None:
         found = section(results, volume)
         cells = cells_coloured(found["labels"], found["segmented"])
         annotation = cells_coloured(found["labels"])
-        rows.append([("raw image", gray(found["raw"])), ("annotation", annotation), ("cells found", cells)])
+        rows.append(
+            [("raw image", raw_picture(found["raw"])), ("annotation", annotation), ("cells found", cells)]
+        )
     _save(rows, output)
 
 
@@ -155,7 +157,8 @@ def draw_tiffs(results: Path, volume: str, output: Path) -> None:
     labels = cells_coloured(found["labels"], found["segmented"])
     probability = coloured(found["probability"], Scale("gray", 0, 1, ""))
     _save(
-        [[("raw image", gray(found["raw"])), ("labels", labels), ("cell probability", probability)]], output
+        [[("raw image", raw_picture(found["raw"])), ("labels", labels), ("cell probability", probability)]],
+        output,
     )
 
 

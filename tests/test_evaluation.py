@@ -24,6 +24,8 @@ from pipeline_lib.runtime.files import write_json
 from pipeline_lib.stages.evaluation import COLUMNS, collect_scores, evaluate, score_files
 from pipeline_lib.stages.segmentation import segment
 
+COMPARED = (*metrics.INSTANCE_METRICS, *metrics.CELL_COUNTS)  # with the predicted labels
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -85,8 +87,8 @@ def test_instance_scores_at_the_chosen_threshold_use_the_stored_labels(folder, t
     found = np.where(labels > 0, labels + 4_000_000_000, 0).astype(np.uint32)
     found[:, 20:] = 0
     table = scores(folder, threshold, segmentation=found)
-    stored = (table.threshold == threshold) & table.metric.isin(metrics.INSTANCE_METRICS)
-    assert stored.sum() == len(metrics.INSTANCE_METRICS)
+    stored = (table.threshold == threshold) & table.metric.isin(COMPARED)
+    assert stored.sum() == len(COMPARED)
     pd.testing.assert_frame_equal(table[~stored], before[~stored])
     at = table[stored].set_index("metric").value
     expected = metrics.instance_scores(labels, found)
@@ -109,13 +111,14 @@ def test_scores_by_section_equal_scores_of_the_whole_stack(tmp_path, minimum_siz
     thresholds = sorted([*metrics.CHALLENGE_THRESHOLDS, 0.55])
     cells = np.stack([cells_apart(*section) for section in zip(labels, border, strict=True)])
     whole = metrics.isbi_scores(cells, probability, thresholds)
-    assert len(found) == len(whole) + len(thresholds) * len(metrics.INSTANCE_METRICS)
+    assert len(found) == len(whole) + len(thresholds) * len(COMPARED) + 1
+    assert found["constant_pixels"].to_dict() == {0.55: metrics.constant_pixels(cells, probability)}
     for metric, t, value in whole.itertuples(index=False):
         assert found[metric].iloc[thresholds.index(t)] == value
     for k, t in enumerate(thresholds):
         segments = np.stack([instances(section, PostProcessing(t, minimum_size)) for section in probability])
         expected = metrics.instance_scores(labels, segments)
-        for metric in metrics.INSTANCE_METRICS:
+        for metric in COMPARED:
             assert found[metric].iloc[k] == expected[metric], (metric, t)
 
 

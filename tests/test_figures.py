@@ -22,10 +22,10 @@ from pipeline_lib.figures.charts import ERRORS, threshold_chart, training_chart
 from pipeline_lib.figures.colouring import (
     BACKGROUND,
     HATCH,
-    gray,
     hatched,
     instances_coloured,
     magnified,
+    raw_picture,
     rgb,
 )
 from pipeline_lib.figures.errors import CLOSE_UP, NAMES, save_error_sheet, worst_places
@@ -268,7 +268,7 @@ def test_touching_cells_are_separated_by_a_line():
 def test_a_window_shows_the_same_pixels_as_the_whole_picture(labels, top, left):
     window = slice(top, top + 3), slice(left, left + 3)
     assert (instances_coloured(labels, window) == instances_coloured(labels)[window]).all()
-    assert (gray(labels[None], window) == gray(labels[None])[window]).all()
+    assert (raw_picture(labels[None], window) == raw_picture(labels[None])[window]).all()
 
 
 @given(*(arrays(np.uint8, (4, 5), elements=st.integers(0, 4)) for _ in range(2)))
@@ -283,8 +283,8 @@ def test_a_segment_gets_the_label_of_the_cell_with_most_shared_pixels(labels, fo
 
 def test_gray_is_the_mean_of_the_channels_and_accepts_a_constant_image():
     channels = np.stack([np.arange(200).reshape(10, 20), np.arange(200)[::-1].reshape(10, 20)])
-    assert len(np.unique(gray(channels))) == 1
-    level = gray(channels[:1])[..., 0].ravel()
+    assert len(np.unique(raw_picture(channels))) == 1
+    level = raw_picture(channels[:1])[..., 0].ravel()
     assert (np.diff(level.astype(int)) >= 0).all()
     assert (level[0], level[-1]) == (0, 255)
 
@@ -341,7 +341,7 @@ def test_panels_show_the_arrays_pixel_by_pixel(case):
     with layout.require(case / "dataset.h5", layout.RAW, layout.LABELS) as file:
         raw, labels = file["raw"][:, 1], file["labels"][1]
     factor = len(panels["raw image"]) // 60
-    assert (panels["raw image"] == magnified(gray(raw), factor)).all()
+    assert (panels["raw image"] == magnified(raw_picture(raw), factor)).all()
     assert (panels["annotation"] == magnified(instances_coloured(labels), factor)).all()
     with layout.require(case / "weight_map.h5", layout.WEIGHT_MAP) as file:
         weights = file["weight_map"][1]
@@ -442,7 +442,7 @@ def test_only_the_middle_of_a_large_section_is_shown(tmp_path):
     case = write_case(tmp_path, nothing, nothing, annotated=False)
     shown = read_panels(draw_strip(case, weight_map=False))["raw image"]
     with layout.require(case / "dataset.h5", layout.RAW) as file:
-        assert (shown == gray(file["raw"][:, 0])[44:556]).all()
+        assert (shown == raw_picture(file["raw"][:, 0])[44:556]).all()
 
 
 # the error map

@@ -30,6 +30,13 @@ def iou_matrix(labels, predicted):
     ).reshape(len(objects(labels)), len(objects(predicted)))
 
 
+def count_cells(labels, predicted):
+    """Count the cells of both, and the largest number of pairs with an IoU of at least one half."""
+    partners = iou_matrix(labels, predicted) >= 0.5
+    matched = partners[linear_sum_assignment(partners, maximize=True)].sum()
+    return dict(zip(metrics.CELL_COUNTS, (*partners.shape, matched), strict=True))
+
+
 def drawn_volume(seed):
     """Return two sections of overlapping squares, and the same squares shifted, resized or missing."""
     rng = np.random.default_rng(seed)
@@ -106,6 +113,7 @@ def test_all_scores_at_once_equal_the_single_scores(labels):
     )
     expected = {name: getattr(metrics, name)(*labels) for name in names}
     expected["average_precision_50"] = metrics.average_precision(*labels, [0.5])
+    expected |= count_cells(*labels)
     assert metrics.instance_scores(*labels) == pytest.approx(expected, nan_ok=True)
 
 
@@ -136,11 +144,28 @@ def test_same_label_in_two_sections_is_two_objects():
 
 def test_scores_are_nan_if_there_is_nothing_to_count():
     empty, full = np.zeros((3, 3), int), np.ones((3, 3), int)
-    assert all(np.isnan(value) for value in metrics.instance_scores(empty, empty).values())
+    found = metrics.instance_scores(empty, empty)
+    assert {found.pop(name) for name in metrics.CELL_COUNTS} == {0}
+    assert all(np.isnan(value) for value in found.values())
     scores = metrics.instance_scores(empty, full)
     assert np.isnan(scores["seg"])
     assert scores["average_precision"] == scores["panoptic_quality"] == scores["iou"] == scores["dice"] == 0
     assert metrics.seg(full, empty) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cells_are_counted_in_each_section_as_object_by_object(seed):
+    labels, predicted = drawn_volume(seed)
+    found = metrics.instance_scores(labels, predicted)
+    counts = {name: found[name] for name in metrics.CELL_COUNTS}
+    assert counts == count_cells(labels, predicted)
+    assert 0 < counts["cells_matched"] < min(counts["cells_annotated"], counts["cells_found"])
+
+
+def test_ignored_cells_are_not_counted():
+    labels = np.array([[1, 1, 0, 2, 2, 0, 3, 3]])
+    found = metrics.instance_scores(labels, labels, ignore=(labels == 2) | (labels == 0))
+    assert [found[name] for name in metrics.CELL_COUNTS] == [2, 2, 2]
 
 
 def test_iou_threshold_below_one_half_is_rejected():

@@ -9,20 +9,19 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from pipeline_lib.data.correspondence import outlines
 from pipeline_lib.figures.colouring import (
     BLUE,
     GREEN,
     ORANGE,
     PURPLE,
     VERMILLION,
-    gray,
     hatch_legend,
     hatched,
     instances_coloured,
     magnified,
-    rgb,
+    raw_picture,
 )
+from pipeline_lib.figures.overlay import outline_overlay
 from pipeline_lib.figures.sheet import INK, STYLE, Panel, new_figure, save_png, save_sheet
 from pipeline_lib.figures.volume import LARGEST, SMALLEST, WINDOW, middle
 from pipeline_lib.runtime.types import Json, Stored
@@ -68,7 +67,7 @@ def save_check_picture(
     sections, height, width = raw.shape[1:]
     part = middle((height, width), LARGEST)
     window = middle((part[0].stop - part[0].start, part[1].stop - part[1].start), WINDOW)
-    image = gray(raw[(slice(None), z, *part)], window)
+    image = raw_picture(raw[(slice(None), z, *part)], window)
     factor = math.ceil(SMALLEST / max(image.shape[:2]))
     image = magnified(image, factor)
     place = [slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True)]
@@ -78,7 +77,7 @@ def save_check_picture(
         cells = magnified(shown, factor)
         tinted = (1 - TINT) * image + TINT * instances_coloured(cells)
         image = np.where((cells > 0)[..., None], tinted, image).astype(np.uint8)
-        image[outlines(cells)] = rgb(OUTLINE)
+        image = outline_overlay(image, (cells, OUTLINE))
         count = np.count_nonzero(np.unique(shown))
         legend = [(OUTLINE, f"{count:,} annotated cell{'' if count == 1 else 's'}")]
     if ignore is not None:

@@ -55,25 +55,30 @@ Window = tuple[slice, slice]  # rows, columns
 WHOLE: Window = np.s_[:, :]
 
 
-def gray(section: np.ndarray, window: Window = WHOLE) -> np.ndarray:
-    """Return the gray levels of one section as RGB: the mean over channels, with stretched contrast.
+def raw_picture(section: np.ndarray, window: Window = WHOLE) -> np.ndarray:
+    """Return one section of a raw image as RGB, with stretched contrast.
+
+    Three channels of uint8 or uint16 are shown as red, green and blue, with one contrast for all three, so
+    that the hues remain. Other images are shown in gray, as the mean over their channels.
 
     Parameters
     ----------
     section : (c, y, x) array
-        Gray levels.
+        Gray levels of each channel.
     window : (slice, slice), optional
         Rows and columns to show. By default the whole section.
 
     Returns
     -------
     (h, w, 3) array of uint8
-        The 0.5th percentile of the whole section is black, its 99.5th percentile white.
+        The 0.5th percentile of the whole section is 0, its 99.5th percentile 255.
     """
-    mean = section.mean(axis=0, dtype=np.float64)
-    low, high = np.percentile(mean, (0.5, 99.5))
-    level = np.clip((mean[window] - low) / (high - low if high > low else 1), 0, 1)
-    return np.repeat(np.round(level * 255).astype(np.uint8)[..., None], 3, axis=2)
+    in_colour = len(section) == 3 and section.dtype in (np.uint8, np.uint16)
+    values = section if in_colour else section.mean(axis=0, dtype=np.float64)[None]
+    low, high = np.percentile(values, (0.5, 99.5))
+    level = np.clip((values[:, *window] - low) / (high - low if high > low else 1), 0, 1)
+    picture = np.round(np.moveaxis(level, 0, -1) * 255).astype(np.uint8)
+    return picture if in_colour else np.repeat(picture, 3, axis=2)
 
 
 def coloured(values: np.ndarray, scale: Scale) -> np.ndarray:

@@ -13,7 +13,14 @@ from scipy import ndimage
 
 from pipeline_lib import metrics
 from pipeline_lib.data.labels import cells_apart
-from pipeline_lib.figures.colouring import Window, gray, hatch_legend, hatched, instances_coloured, magnified
+from pipeline_lib.figures.colouring import (
+    Window,
+    hatch_legend,
+    hatched,
+    instances_coloured,
+    magnified,
+    raw_picture,
+)
 from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
 from pipeline_lib.figures.stored import consecutive, consistent_probability
@@ -144,7 +151,7 @@ def save_error_sheet(
     searched = (
         "" if worst_codes.shape == labels.shape[1:] else f", only {describe_middle(worst_codes)} of each"
     )
-    image = gray(raw[(slice(None), worst, *part)])
+    image = raw_picture(raw[(slice(None), worst, *part)])
     legend = [*_legend(counts), *hatch_legend(ignored(worst))]
     overview = Panel(title + searched, *_overview(image, worst_codes, frames, ignored(worst)), legend)
     close_ups = {}
@@ -153,7 +160,10 @@ def save_error_sheet(
         segments = matched_labels(truth, consecutive(segmented[(z, *part)]))
         for number, (_, own, window, codes) in enumerate(places, 1):
             if own == z:
-                views = [gray(section, window), *(instances_coloured(a, window) for a in (truth, segments))]
+                views = [
+                    raw_picture(section, window),
+                    *(instances_coloured(a, window) for a in (truth, segments)),
+                ]
                 title = f"{number}. section {z + 1}: {_pixels_by_kind(codes)}"
                 close_ups[number] = Panel(
                     title, _close_up(views, codes, None if hidden is None else hidden[window])

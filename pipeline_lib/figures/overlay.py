@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 
+from pipeline_lib.data.correspondence import outlines
 from pipeline_lib.figures.colouring import GREEN, PURPLE, SKY, VERMILLION, YELLOW, rgb
 from pipeline_lib.metrics import Mismatch
 
+DASH = 6  # px, where two outlines coincide
 TOPOLOGICAL = (Mismatch.SPLIT, Mismatch.MERGER)  # errors that split or merge cells
 
 COLOURS = {
@@ -51,6 +53,33 @@ def error_overlay(image: np.ndarray, codes: np.ndarray, radius: int = 2) -> np.n
         result[near(here, radius)] = rgb(COLOURS[kind])
         deep = inside(here, 2 * radius)
         result[deep] = image[deep] // 2 + rgb(COLOURS[kind]) // 2
+    return result
+
+
+def outline_overlay(image: np.ndarray, *cells: tuple[np.ndarray, str]) -> np.ndarray:
+    """Draw the outlines of cells on a picture, each kind of cells in one colour.
+
+    Where outlines of two kinds coincide, they are dashed in both colours.
+
+    Parameters
+    ----------
+    image : (y, x, 3) array of uint8
+        The picture, RGB.
+    *cells : ((y, x) array of int, str)
+        One or two kinds of cells: their labels, 0 = background, and the colour of their outlines.
+
+    Returns
+    -------
+    (y, x, 3) array of uint8
+        Copy of `image` with lines of 2 px.
+    """
+    result = image.copy()
+    rows, columns = np.ogrid[: image.shape[0], : image.shape[1]]
+    below = np.zeros(image.shape[:2], bool)
+    for labels, colour in cells:
+        line = outlines(labels)
+        result[line & ~(below & ((rows + columns) // DASH % 2 == 0))] = rgb(colour)
+        below |= line
     return result
 
 

@@ -16,9 +16,9 @@ from pipeline_lib.figures.colouring import (
     SKY,
     VERMILLION,
     YELLOW,
-    gray,
     instances_coloured,
     magnified,
+    raw_picture,
     rgb,
 )
 from pipeline_lib.figures.sheet import STYLE, Panel, save_sheet
@@ -59,7 +59,7 @@ def save_values(
         image = instances_coloured(np.unique(annotation, return_inverse=True)[1].reshape(annotation.shape))
     with matplotlib.rc_context(STYLE):
         panels = [
-            Panel("raw image", magnified(gray(raw), factor)),
+            Panel("raw image", magnified(raw_picture(raw), factor)),
             Panel("values of the annotation", magnified(image, factor), legend=listed),
         ]
         save_sheet([panels], output, title=title, provenance={})

@@ -12,18 +12,19 @@ from pipeline_lib import metrics
 from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.figures.colouring import (
     BACKGROUND,
+    BLUE,
     ORANGE,
     Scale,
     Window,
     coloured,
-    gray,
     hatch_legend,
     hatched,
     instances_coloured,
     magnified,
+    raw_picture,
     rgb,
 )
-from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay
+from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay, outline_overlay
 from pipeline_lib.figures.sheet import Panel, save_sheet
 from pipeline_lib.figures.stored import consecutive, consistent_probability
 from pipeline_lib.kernels.sections import ignored_pixels, without
@@ -33,6 +34,8 @@ from pipeline_lib.runtime.types import Json, Stored
 LARGEST = 4096  # px; of larger sections only the middle is evaluated, to limit the memory
 WINDOW = 512  # px; of larger sections only the middle is shown, so that membranes are visible
 SMALLEST = 400  # px; smaller sections are magnified
+RESULTS = 3  # first pictures, which show what was found; the others show how
+ANNOTATED, FOUND = ORANGE, BLUE  # colours of outlines
 
 
 def save_volume_strip(
@@ -50,14 +53,15 @@ def save_volume_strip(
     split: str,
     record: Json,
 ) -> None:
-    """Draw the middle section of a volume as a row of pictures, and write it as PNG.
+    """Draw the middle section of a volume as two rows of pictures, and write it as PNG.
 
     If nothing is annotated in the middle section, the nearest one with annotated pixels is drawn.
 
-    The pictures are raw image, annotation, separation border, weight map, cell probability and segmentation.
-    Without annotation or weight map there are fewer. A segment has the colour of the annotated cell with
-    which it shares most pixels, so a difference in colour is an error. If a side of the section is longer
-    than `LARGEST`, gray range and errors are those of its middle.
+    The pictures are raw image, outlines of the cells that were found and annotated, segmentation, annotation,
+    separation border, weight map and cell probability. Without annotation or weight map there are fewer.
+    A segment has the colour of the annotated cell with which it shares most pixels, so a difference in colour
+    is an error. If a side of the section is longer than `LARGEST`, gray range and errors are those of its
+    middle.
 
     Arrays may be HDF5 datasets. Only one section is read, or its middle.
 
@@ -110,16 +114,37 @@ def save_volume_strip(
         panels[-1] = replace(panel, image=hatched(panel.image, hidden), legend=legend)
 
     size = ("" if max(height, width) <= WINDOW else "the middle of ") + f"{height} x {width} px"
-    add("raw image", gray(raw[(slice(None), z, *part)], window), (None, size))
-    cells: np.ndarray | None = None
+    picture = raw_picture(raw[(slice(None), z, *part)], window)
+    add("raw image", picture, (None, size))
+    cut = shown_probability.shape != (height, width)
+    note = ((None, f"found in {describe_middle(shown_probability)}"),) if cut else ()
+    outlined = [(found, FOUND, f"found: {_counted(found[window])}")]
+    annotated = labels is not None and border is not None
     if labels is not None and border is not None:
         truth, separating = without(labels[(z, *part)], ignored), border[(z, *part)]
+        outlined = [(truth, ANNOTATED, f"annotated: {_counted(truth[window])}"), *outlined]
+    title = "cells found and annotated" if annotated else "cells found"
+    add(title, picture, *((colour, text) for _, colour, text in outlined))
+    lines = [(magnified(own[window], factor), colour) for own, colour, _ in outlined]
+    panels[-1] = replace(panels[-1], image=outline_overlay(panels[-1].image, *lines))
+    if annotated:
+        hatch()
+        decided = consistent_probability(shown_probability, found, threshold)
         cells = cells_apart(truth, separating)
-        touching = f"{np.count_nonzero(separating[window]):,} px between touching cells"
+        codes = metrics.error_map(cells, decided, threshold, ignore=ignored)[window]
+        codes[~np.isin(codes, TOPOLOGICAL)] = 0
+        counts = [(COLOURS[k], f"{k.name.lower()}s: {(codes == k).sum():,} px") for k in TOPOLOGICAL]
+        add("segmentation", instances_coloured(matched_labels(truth, found), window), *counts, *note)
+        hatch()
+        marked = error_overlay(panels[-1].image, magnified(codes, factor))
+        panels[-1] = replace(panels[-1], image=marked)
         add("annotation", instances_coloured(truth, window), (None, _counted(truth[window])))
         hatch()
+        touching = f"{np.count_nonzero(separating[window]):,} px between touching cells"
         add("separation border", _bordered(truth[window], separating[window]), (ORANGE, touching))
         hatch()
+    else:
+        add("segmentation", instances_coloured(found, window), (None, _counted(found[window])), *note)
     if weights is not None:
         place = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True))
         shown_weights = weights[(z, *place)]
@@ -128,21 +153,8 @@ def save_volume_strip(
         hatch()
     scale = Scale("gray", 0, 1, f"threshold {threshold:.2f}", mark=threshold)
     add("cell probability", coloured(shown_probability[window], scale), scale=scale)
-    cut = shown_probability.shape != (height, width)
-    note = ((None, f"found in {describe_middle(shown_probability)}"),) if cut else ()
-    if cells is not None:
-        decided = consistent_probability(shown_probability, found, threshold)
-        codes = metrics.error_map(cells, decided, threshold, ignore=ignored)[window]
-        codes[~np.isin(codes, TOPOLOGICAL)] = 0
-        counts = [(COLOURS[k], f"{k.name.lower()}s: {(codes == k).sum():,} px") for k in TOPOLOGICAL]
-        add("segmentation", instances_coloured(matched_labels(truth, found), window), *counts, *note)
-        hatch()
-        marked = error_overlay(panels[-1].image, magnified(codes, factor))
-        panels[-1] = replace(panels[-1], image=marked)
-    else:
-        add("segmentation", instances_coloured(found, window), (None, _counted(found[window])), *note)
     title = f"{volume}: section {z + 1} of {sections}, {split} split"
-    save_sheet([panels], output, title=title, volume=volume, provenance=record)
+    save_sheet([panels[:RESULTS], panels[RESULTS:]], output, title=title, volume=volume, provenance=record)
 
 
 def _annotated_section(ignore: Stored | None, sections: int, part: Window) -> int:

@@ -18,6 +18,7 @@ from pipeline_lib.metrics.challenge import CHALLENGE_THRESHOLDS, challenge_summa
 from pipeline_lib.metrics.contingency import ContingencyTable, Foreground, contingency_tables
 from pipeline_lib.metrics.information import v_info, vi_merge, vi_split
 from pipeline_lib.metrics.instances import (
+    CELL_COUNTS,
     INSTANCE_METRICS,
     IOU_THRESHOLDS,
     average_precision,
@@ -34,12 +35,13 @@ from pipeline_lib.metrics.mismatches import (
     error_regions,
     splits_mergers_error,
 )
-from pipeline_lib.metrics.pixel import pixel_error
+from pipeline_lib.metrics.pixel import constant_pixels, pixel_error
 from pipeline_lib.metrics.rand import adapted_rand_error, rand_error, v_rand
 from pipeline_lib.metrics.thinning import thin_borders
 from pipeline_lib.metrics.warping import warp, warping_error
 
 __all__ = [
+    "CELL_COUNTS",
     "CHALLENGE_THRESHOLDS",
     "INSTANCE_METRICS",
     "IOU_THRESHOLDS",
@@ -50,6 +52,7 @@ __all__ = [
     "average_precision",
     "challenge_summary",
     "connected_components",
+    "constant_pixels",
     "contingency_tables",
     "dice",
     "error_map",

@@ -124,7 +124,7 @@ def isbi_scores(
         all pixels count, as in the challenge. Unlike `ignore`, it affects no other score.
     labels : array of int, optional
         Instance labels of the truth, 0 = background; same shape. If they are given, the table also has the
-        `INSTANCE_METRICS`.
+        `INSTANCE_METRICS` and the `CELL_COUNTS`.
     segment : callable, optional
         Makes the instances that are compared with `labels`. It takes the number of a section, its cell
         probability (y, x), the threshold and the 4-connected components above it (int32), and returns
@@ -149,8 +149,8 @@ def isbi_scores(
     Notes
     -----
     Without `labels`, all values are errors, where 0 is perfect, except for v_rand_thin and v_info_thin, where
-    1 is perfect, and uniform_sections. With `labels`, the `INSTANCE_METRICS` are added, where 1 is perfect;
-    `instance_scores` describes them. The other metrics are:
+    1 is perfect, and uniform_sections. With `labels`, the `INSTANCE_METRICS` are added, where 1 is perfect,
+    and the `CELL_COUNTS`; `instance_scores` describes both. The other metrics are:
 
     =========================  ===================================================================
     metric                     definition
@@ -315,9 +315,10 @@ def _pooled(sections: Sequence[_Section]) -> dict[str, float]:
 
 
 def _pooled_objects(sections: Sequence[_Section]) -> dict[str, float]:
-    """Return the instance scores of one threshold over all sections."""
+    """Return the instance scores and numbers of cells of one threshold over all sections."""
     objects = [s.partition.objects for s in sections]
-    return pooled_objects([found for found in objects if found is not None]).scores()
+    pooled = pooled_objects([found for found in objects if found is not None])
+    return pooled.scores() | pooled.counts()
 
 
 def challenge_summary(scores: pd.DataFrame) -> dict[str, float]:

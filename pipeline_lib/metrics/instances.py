@@ -25,6 +25,8 @@ from pipeline_lib.runtime.types import Stored
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 #: Scores of instance labels in which higher is better, in the order of `instance_scores`.
 INSTANCE_METRICS = ("seg", "average_precision", "average_precision_50", "panoptic_quality", "iou", "dice")
+#: Numbers of objects that `instance_scores` returns: true, predicted, and matched at an IoU of 0.5.
+CELL_COUNTS = ("cells_annotated", "cells_found", "cells_matched")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Objects:
             self.dice(),
         )
         return dict(zip(INSTANCE_METRICS, values, strict=True))
+
+    def counts(self) -> dict[str, float]:
+        """Return the values of the `CELL_COUNTS`, as floats like all scores."""
+        counts = self.n_truth, self.n_predicted, self._matched(0.5)
+        return dict(zip(CELL_COUNTS, map(float, counts), strict=True))
 
     def seg(self) -> float:
         """Return SEG; see the function `seg`."""
@@ -410,7 +417,10 @@ def instance_scores(
     dict of str to float
         The `INSTANCE_METRICS` seg, average_precision, average_precision_50 (at an IoU of 0.5 only),
         panoptic_quality, iou and dice, where higher is better; and rand_error, adapted_rand_error, vi_split
-        and vi_merge, where lower is better. Each is described at the function of its name.
+        and vi_merge, where lower is better. Each is described at the function of its name. The `CELL_COUNTS`
+        are numbers of objects in all sections: cells_annotated, cells_found, and cells_matched as in
+        `average_precision` at an IoU of 0.5. Missed cells are cells_annotated - cells_matched, and false ones
+        cells_found - cells_matched.
 
     Raises
     ------
@@ -435,15 +445,18 @@ def instance_scores(
     adapted_rand_error 0.3333
     vi_split 0.0
     vi_merge 0.6931
+    cells_annotated 2.0
+    cells_found 1.0
+    cells_matched 1.0
     """
     tables = contingency_tables(labels, predicted_labels, ignore=ignore)
     split, merge = mean_vi(tables)
-    return _of_tables(tables).scores() | {
+    objects = _of_tables(tables)
+    rand = {
         "rand_error": pooled_error(foreground_pairs, tables),
         "adapted_rand_error": pooled_error(foreground_squares, tables),
-        "vi_split": split,
-        "vi_merge": merge,
     }
+    return objects.scores() | rand | {"vi_split": split, "vi_merge": merge} | objects.counts()
 
 
 def _ratio(numerator: float, denominator: float) -> float:

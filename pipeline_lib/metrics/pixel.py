@@ -1,13 +1,20 @@
-"""Pixel error: how many pixels are wrongly classified as cell or background."""
+"""Scores of pixels: how many are wrong, and how many have the same probability in cells and background."""
 
 from __future__ import annotations
 
 from functools import reduce
 from operator import add
 
+import numpy as np
+
+from pipeline_lib.kernels.sections import check_shapes, count_sections, ignored_pixels, section, without
 from pipeline_lib.metrics.contingency import ContingencyTable, contingency_tables
 from pipeline_lib.metrics.counts import Counts
+from pipeline_lib.metrics.inputs import as_probability
 from pipeline_lib.runtime.types import Stored
+
+_LEVELS = 256  # of probability; two values of the same level differ by less than 1/256
+_ROWS = 256  # that are counted at a time, to limit the memory
 
 
 def pixel_counts(table: ContingencyTable) -> Counts:
@@ -70,3 +77,56 @@ def pixel_error(cells: Stored, predicted_cells: Stored, *, ignore: Stored | None
     """
     counts = reduce(add, map(pixel_counts, contingency_tables(cells, predicted_cells, ignore=ignore)))
     return 1 - counts.f_score if counts.total else float("nan")
+
+
+def constant_pixels(cells: Stored, cell_probability: Stored, *, ignore: Stored | None = None) -> float:
+    """Return how many pixels have the same probability inside and outside of cells.
+
+    This is the largest fraction f for which a fraction f of the cell pixels and a fraction f of the
+    background pixels have the same probability to within 1/256. No threshold can separate such pixels. A
+    large value is typical of a network in which units have died, or that was hardly trained.
+
+    Parameters
+    ----------
+    cells : (z, y, x) or (y, x) array
+        Truth: cell is not 0, membrane and background are 0.
+    cell_probability : array of float
+        Probability of cell in 0..1, of the same shape. A uint8 map is divided by 255.
+    ignore : array, optional
+        Pixels that are left out are not 0; same shape.
+
+    Returns
+    -------
+    float
+        0 (best) to 1. 0 without cell or without background pixels.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+
+    Examples
+    --------
+    Three of four cell pixels and one of two background pixels have the probability 0.6.
+
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import constant_pixels
+    >>> cells = np.array([[1, 1, 1, 1, 0, 0]])
+    >>> constant_pixels(cells, np.array([[0.6, 0.6, 0.6, 0.9, 0.6, 0.1]]))
+    0.5
+    """
+    check_shapes(cells=cells, cell_probability=cell_probability, ignore=ignore)
+    counts = np.zeros((2, _LEVELS), np.int64)  # of background and cells
+    for z in range(count_sections(cells)):
+        ignored = ignored_pixels(ignore, z)
+        truth, probability = section(cells, z) != 0, section(cell_probability, z)
+        for top in range(0, len(truth), _ROWS):
+            rows = np.s_[top : top + _ROWS]
+            hidden = None if ignored is None else ignored[rows]
+            values = as_probability(without(probability[rows], hidden))
+            level = np.minimum(values * _LEVELS, _LEVELS - 1).astype(np.intp) + _LEVELS * truth[rows]
+            counted = level[~hidden] if hidden is not None else level.ravel()
+            counts += np.bincount(counted, minlength=2 * _LEVELS).reshape(2, _LEVELS)
+    pixels = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(pixels, 1)
+    return float(shares.min(axis=0).max())

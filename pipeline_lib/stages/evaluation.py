@@ -46,10 +46,11 @@ def evaluate(
 
     The volume is scored at the thresholds of the ISBI 2012 challenge and at the chosen threshold. The
     challenge's scores are computed from the probability map; true cells are 4-connected regions. The instance
-    scores compare annotated with predicted labels. Pixels that are not annotated are left out of all scores
-    (`metrics.isbi_scores`). At the chosen threshold the predicted labels are those in
-    `segmentation`; at the other thresholds they are made from the probability map by the same
-    post-processing. Sections are read one by one.
+    scores and the numbers of cells compare annotated with predicted labels. At the chosen threshold the
+    predicted labels are those in `segmentation`; at the other thresholds they are made from the probability
+    map by the same post-processing. The last row is `metrics.constant_pixels`, which does not depend on the
+    threshold. Pixels that are not annotated are left out (`metrics.isbi_scores`). Sections are read one by
+    one.
 
     Parameters
     ----------
@@ -113,8 +114,9 @@ def evaluate(
             def cells(z: int) -> np.ndarray:
                 return cells_apart(labels[z], border[z], ignored_pixels(ignore, z))
 
+            truth_cells = Sections(labels.shape, bool, cells)
             scores = metrics.isbi_scores(
-                Sections(labels.shape, bool, cells),
+                truth_cells,
                 probability,
                 sorted({*metrics.CHALLENGE_THRESHOLDS, chosen.threshold}),
                 ignore=ignore,
@@ -122,6 +124,8 @@ def evaluate(
                 segment=segment,
                 workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),
             )
+            constant = metrics.constant_pixels(truth_cells, probability, ignore=ignore)
+        scores.loc[len(scores)] = "constant_pixels", chosen.threshold, constant
         # in one step, which takes a fifth of the time of `assign`
         table = pd.DataFrame(names | dict(scores.items()), columns=COLUMNS)
         with replacing(output) as temporary:

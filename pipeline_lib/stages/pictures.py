@@ -30,9 +30,10 @@ def draw_volume_strip(
     volume: str,
     split: str,
 ) -> None:
-    """Draw the middle section of a volume as a row of pictures, from raw image to segmentation (PNG).
+    """Draw the middle section of a volume as two rows of pictures (PNG).
 
-    The pictures are raw image, annotation, separation border, weight map, cell probability and segmentation.
+    The first row shows what was found: raw image, outlines of the cells that were found and annotated, and
+    segmentation. The second row shows how: annotation, separation border, weight map and cell probability.
     Without annotation or weight map there are fewer. A segment has the colour of the annotated cell with
     which it shares most pixels, so a difference in colour is an error. Pixels that are not annotated are
     hatched; if that is all of the middle section, another one is drawn. If a section is larger than 4096 px,

@@ -13,14 +13,15 @@ from typing import TypedDict
 
 import pandas as pd
 
-from pipeline_lib import figures, provenance
+from pipeline_lib import figures, metrics, provenance
 from pipeline_lib.networks import modelfile
 from pipeline_lib.pages import write_page
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import read_json
+from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import at_chosen_threshold, read_scores
+from pipeline_lib.stages import quality
 from pipeline_lib.tasks.segmentation import classes
 
 __all__ = ["Contents", "write_report"]
@@ -177,8 +178,11 @@ class Contents:
         ]
 
 
-def write_report(contents: Contents, output: Path) -> None:
+def write_report(contents: Contents, output: Path, warnings: Path) -> None:
     """Write the report as one HTML page that needs no other file. The same contents give the same bytes.
+
+    The page begins with warnings (`stages.quality`) if there are signs that the network is of little use, or
+    could easily be better.
 
     Parameters
     ----------
@@ -186,20 +190,41 @@ def write_report(contents: Contents, output: Path) -> None:
         Files and settings to show.
     output : Path
         HTML file to write.
+    warnings : Path
+        JSON file to write: `warnings`, a list of objects with `name` and `text`.
 
     Raises
     ------
     InputError
-        If the model was trained with settings that differ from those of `contents`.
+        If the model was trained with settings that differ from those of `contents`, or if another version of
+        bordure wrote the scores.
     """
     network, settings = contents.network, contents.settings
-    with provenance.making("report", [output], contents.files, **settings):
+    with provenance.making("report", [output, warnings], contents.files, **settings):
         chosen = {path.stem: read_json(path) for path in contents.postprocessing}
         at = {name: found["threshold"] for name, found in chosen.items()}
         table = at_chosen_threshold(read_scores(contents.scores), at)
+        _require_counts(contents.scores, table)
         trained = modelfile.describe(contents.model)
         _require_same(contents.model, trained["provenance"].get("settings", {}), settings)
         splits = [split for split in ("test", "validation") if (table.split == split).any()]
+        criterion = next(score for score in SCORES if score.metric == chosen[network]["criterion"])
+        history = pd.read_csv(contents.history)
+        held_out, training = table[table.split == splits[0]], settings["training"]
+        warned = [
+            *quality.compare_with_baselines(
+                held_out,
+                network,
+                split=splits[0],
+                criterion=criterion.metric,
+                name=criterion.name,
+                more_is_better=criterion.more_is_better,
+            ),
+            *quality.warn_of_constant(held_out, network, split=splits[0], training=training),
+            *quality.warn_of_short_training(history, training),
+        ]
+        write_json(warnings, {"warnings": [warning._asdict() for warning in warned]})
+        cells = count_cells(table[table.network == network])
         write_page(
             "report.html.jinja",
             output,
@@ -207,7 +232,10 @@ def write_report(contents: Contents, output: Path) -> None:
             network=network,
             names={name: CLASSIFIERS.get(name, name) for name in dict.fromkeys([network, *chosen])},
             chosen=chosen,
-            criterion=next(score for score in SCORES if score.metric == chosen[network]["criterion"]),
+            criterion=criterion,
+            warnings=warned,
+            cells={split: cells.loc[split].to_dict("index") for split in splits},
+            all_cells=cells.groupby("split").sum().to_dict("index"),
             scores={split: mean_scores(table[table.split == split], network) for split in splits},
             spread=_spread(*contents.spread) if contents.spread else None,
             seeds=[settings["seed"], *settings["seeds"]],
@@ -217,7 +245,7 @@ def write_report(contents: Contents, output: Path) -> None:
             errors=[_picture(path) for path in contents.errors],
             training_figure=_picture(contents.training_figure),
             thresholds_figure=_picture(contents.thresholds_figure),
-            iterations=int(pd.read_csv(contents.history).iteration.iloc[-1]),
+            iterations=int(history.iteration.iloc[-1]),
             trained_by=trained["provenance"],
             parameters=trained["parameters"],
             context=trained["context"],
@@ -247,13 +275,22 @@ def _require_same(model: Path, trained: Json, settings: Json) -> None:
             )
 
 
+def _require_counts(path: Path, table: pd.DataFrame) -> None:
+    """Raise `InputError` if a table of scores has no numbers of cells, because an older version wrote it."""
+    if not {*metrics.CELL_COUNTS, "constant_pixels"} <= {*table.metric}:
+        raise InputError(
+            f"{path}: has no rows `{metrics.CELL_COUNTS[0]}`. Another version of bordure wrote it. Type "
+            f"`rm -r {path} {path.with_suffix('')}` and run the same command again."
+        )
+
+
 class ScoreRow(TypedDict):
     """One row of the table of scores.
 
     - `score`: score of the row
     - `values`: mean over the volumes, for each network and baseline
     - `best`: networks and baselines with the best value
-    - `best_baseline`: best value of the baselines
+    - `best_baseline`: best value of the baselines that do not predict one class; NaN if there is none
     """
 
     score: Score
@@ -272,7 +309,7 @@ class SplitScores(TypedDict):
     rows : dict of str to ScoreRow
         Row of each metric.
     uniform : set of str
-        Networks and baselines that predict at least one section as all cell or all background.
+        Networks and baselines that predict at least one section with cells as all cell or all background.
     """
 
     volumes: int
@@ -299,7 +336,8 @@ def mean_scores(table: pd.DataFrame, network: str) -> SplitScores:
         Means of the metrics of `SCORES`.
     """
     means = table.groupby(["metric", "network"]).value.mean().unstack()
-    uniform = set(means.columns[means.loc["uniform_sections"] > 0])
+    useless = quality.degenerate(table).groupby("network").any()
+    uniform = set(useless.index[useless])
     rows: dict[str, ScoreRow] = {}
     for score in SCORES:
         values = means.loc[score.metric]
@@ -310,9 +348,31 @@ def mean_scores(table: pd.DataFrame, network: str) -> SplitScores:
             "score": score,
             "values": values.to_dict(),
             "best": best,
-            "best_baseline": best_of(values.drop(network)),
+            "best_baseline": best_of(fair.drop(network, errors="ignore")),
         }
     return {"volumes": table.volume.nunique(), "rows": rows, "uniform": uniform}
+
+
+def count_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Count the cells of each volume.
+
+    A found cell matches an annotated one if their intersection over union (IoU) is at least 0.5, as in
+    `metrics.average_precision`. Cells are counted in each section.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of the table of scores of one network, one for each volume and metric.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns annotated, found, matched, missed (annotated without match) and false (found without match),
+        int. The index has split and volume.
+    """
+    counts = table.pivot(index=["split", "volume"], columns="metric", values="value")[[*metrics.CELL_COUNTS]]
+    counts = counts.astype(int).set_axis(["annotated", "found", "matched"], axis=1)
+    return counts.assign(missed=counts.annotated - counts.matched, false=counts.found - counts.matched)
 
 
 def _by_volume(table: pd.DataFrame, splits: Sequence[str]) -> list[Json]:

@@ -482,7 +482,7 @@ def results_message():
         "model": "model.pt",
     }
     results = {name: Path(config["results"], path) for name, path in paths.items()}
-    notes = {"check": doubts_found()}
+    notes = {"report": warnings_found(), "check": doubts_found()}
     return "".join(
         f"{name:<13} {path}{notes.get(name, '')}\n" for name, path in results.items() if path.exists()
     )
@@ -524,8 +524,19 @@ def doubts_found():
     doubts = read_json(path)["doubts"]
     texts = [f"{doubt['volume']}, {doubt['name']}: {doubt['text'].splitlines()[0]}" for doubt in doubts[:3]]
     texts += ["..."] * (len(doubts) > 3)
-    number = f" ({len(doubts)} doubt{'' if len(doubts) == 1 else 's'})"
-    return "\n    ".join([number, *texts])
+    return noted("doubt", len(doubts), texts)
+
+
+def warnings_found():
+    """Return the number of warnings in `warnings.json` as text, and all of them; nothing if there are none."""
+    path = Path(config["results"], "warnings.json")
+    warnings = read_json(path)["warnings"] if path.exists() else []
+    return noted("warning", len(warnings), [warning["text"] for warning in warnings]) if warnings else ""
+
+
+def noted(noun, number, texts):
+    """Return a number of things as text, and their texts on lines below."""
+    return "\n    ".join([f" ({number} {noun}{'' if number == 1 else 's'})", *texts])
 
 
 def with_row(error):

@@ -103,6 +103,7 @@ rule report:
         segmentations=expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
     output:
         report="<results>/report.html",
+        warnings="<results>/warnings.json",
         provenance="<results>/provenance.html",
     log:
         "<logs>/report.log",

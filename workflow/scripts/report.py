@@ -25,7 +25,7 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         training_figure=Path(snakemake.input.training),
         thresholds_figure=Path(snakemake.input.thresholds),
     )
-    run(write_report, contents, Path(snakemake.output.report))
+    run(write_report, contents, Path(snakemake.output.report), Path(snakemake.output.warnings))
     run(
         write_provenance_page,
         [Path(snakemake.output.report), *map(Path, snakemake.input.segmentations)],
