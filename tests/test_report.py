@@ -17,7 +17,7 @@ from pipeline_lib.figures import charts
 from pipeline_lib.networks.model import Model
 from pipeline_lib.pages import digits
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import write_json
+from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.scores import at_chosen_threshold, spread
 from pipeline_lib.stages import postprocessing, report
 from pipeline_lib.stages.pictures import draw_errors, draw_thresholds, draw_training, draw_volume_strip
@@ -25,12 +25,12 @@ from pipeline_lib.stages.report import SCORES, Contents, mean_scores, write_repo
 from pipeline_lib.stages.segmentation import segment
 
 THRESHOLDS = {"unet": 0.3, "constant": 0.2, "smoothed_raw": 0.85}
-METRICS = [*(score.metric for score in SCORES), "uniform_sections"]
+METRICS = [*(score.metric for score in SCORES), "uniform_sections", "constant_pixels", *metrics.CELL_COUNTS]
 SETTINGS = {
     "volumes": "volumes.tsv",
     "seed": 7,
     "seeds": [],
-    "training": {"tile": 220, "learning_rate": 0.001},
+    "training": {"tile": 220, "learning_rate": 0.001, "iterations": 100, "best_by": "loss"},
     "drawing": {"membrane_width": [2, 5]},
     "weight_map": {"class_balance": True},
 }
@@ -43,7 +43,11 @@ def tidy_scores(splits=("validation", "test"), volumes=2):
     keys = product(splits, range(volumes), THRESHOLDS, METRICS, at)
     table = pd.DataFrame(keys, columns=["split", "volume", "network", "metric", "threshold"])
     table["volume"] = table.split + "-" + table.volume.astype(str)
-    table["value"] = np.where(table.metric == "uniform_sections", 0.0, rng.random(len(table)))
+    table["value"] = rng.random(len(table))
+    table.loc[table.metric.isin(["uniform_sections", "constant_pixels"]), "value"] = 0.0
+    for metric, most, least in (("cells_annotated", 9, 5), ("cells_found", 9, 5), ("cells_matched", 5, 0)):
+        rows = table.metric == metric
+        table.loc[rows, "value"] = rng.integers(least, most, rows.sum()).astype(float)
     return table
 
 
@@ -162,7 +166,7 @@ def write(
         training_figure=folder / "training.png",
         thresholds_figure=folder / "thresholds.png",
     )
-    write_report(contents, folder / output)
+    write_report(contents, folder / output, folder / "warnings.json")
     return (folder / output).read_text(encoding="utf-8")
 
 
@@ -174,7 +178,7 @@ def page(pictures):
 class Page(HTMLParser):
     """Elements as (tag, attributes), and tables as rows of cells. Fails if tags do not match."""
 
-    VOID = frozenset({"meta", "link", "img", "br", "hr", "input"})
+    VOID = frozenset({"meta", "link", "img", "br", "hr", "input", "wbr"})
 
     def __init__(self, html):
         super().__init__(convert_charrefs=True)
@@ -260,19 +264,89 @@ def test_the_headline_compares_the_criterion_with_the_baselines(page):
         f"better). For comparison: a constant classifier has {means.constant}, a threshold of the smoothed "
         f"raw image {means.smoothed_raw}."
     )
-    assert ("no better than a baseline" in page) == (means.unet < means.drop("unet").max())
 
 
 def test_a_prediction_of_one_class_is_never_marked_as_best(pictures):
+    """Its scores are perfect here, also in the headline."""
     scores = tidy_scores()
-    constant = scores.network == "constant"
-    scores.loc[constant, "value"] = np.where(scores.metric[constant] == "uniform_sections", 1.0, 0.0)
+    constant = (scores.network == "constant") & ~scores.metric.isin(metrics.CELL_COUNTS)
+    perfect = scores.metric.isin([score.metric for score in SCORES if score.more_is_better])
+    scores.loc[constant, "value"] = np.where(perfect[constant], 1.0, 0.0)
+    scores.loc[constant & (scores.metric == "uniform_sections"), "value"] = 1.0
     html = write(pictures, scores, "uniform.html")
     for table in score_tables(html):
-        assert [float(cells[1]["value"]) for cells in table.values()] == [0] * len(SCORES)
         assert not any(cells[1]["class"] == "best" for cells in table.values())
-        assert any(cell["class"] == "best" for cell in table["splits_mergers_error"])
+        assert all(any(cell["class"] == "best" for cell in cells) for cells in table.values())
     assert "constant †" in Page(html).text
+    assert "best baseline 1.000" not in html and "best baseline 0.000" not in html
+    rows = at_chosen_threshold(scores[scores.split == "test"], THRESHOLDS)
+    seg = rows[(rows.metric == "seg") & (rows.network == "smoothed_raw")].value.mean()
+    assert f"best baseline {digits(seg)}" in html
+
+
+def test_an_empty_prediction_is_right_where_nothing_is_annotated():
+    """A network that predicts nothing there can be the best; one that also does so elsewhere cannot."""
+    scores = at_chosen_threshold(tidy_scores(["test"]), THRESHOLDS)
+    own = (scores.network == "unet") & (scores.volume == "test-0")
+    scores.loc[scores.metric == "seg", "value"] = scores.network.eq("unet").astype(float)
+    scores.loc[own & (scores.metric == "uniform_sections"), "value"] = 1.0
+    assert mean_scores(scores, "unet")["uniform"] == {"unet"}
+    assert mean_scores(scores, "unet")["rows"]["seg"]["best"] == {"constant", "smoothed_raw"}
+    scores.loc[(scores.volume == "test-0") & (scores.metric == "cells_annotated"), "value"] = 0.0
+    assert mean_scores(scores, "unet")["uniform"] == set()
+    assert mean_scores(scores, "unet")["rows"]["seg"]["best"] == {"unet"}
+
+
+def test_without_a_baseline_that_finds_cells_none_is_called_best(pictures):
+    scores = tidy_scores()
+    others = (scores.network != "unet") & (scores.metric == "uniform_sections")
+    scores.loc[others, "value"] = 0.5
+    assert "best baseline" not in write(pictures, scores, "uniform.html")
+
+
+# cells and warnings
+
+
+def test_cells_are_counted_for_each_volume_and_in_total(page):
+    scores = at_chosen_threshold(tidy_scores(), THRESHOLDS)
+    own = scores[scores.network == "unet"].set_index(["volume", "metric"]).value
+    expected = {}
+    for volume in ("test-0", "test-1", "validation-0", "validation-1"):
+        annotated, found, matched = (own[volume, metric] for metric in metrics.CELL_COUNTS)
+        expected[volume] = [annotated, found, matched, annotated - matched, found - matched]
+    (table,) = (t for t in Page(page).tables if [c["text"] for c in t[0][2:4]] == ["annotated", "found"])
+    assert [cell["text"] for cell in table[0][4:]] == ["matched", "missed", "false"]
+    rows = [[cell["text"] for cell in row] for row in table[1:]]
+    for row, split in zip(rows[:2], ("test", "validation"), strict=True):
+        total = np.sum([expected[f"{split}-{number}"] for number in range(2)], axis=0)
+        assert row == ["all 2 volumes", split, *(f"{count:.0f}" for count in total)]
+    assert {row[0]: list(map(float, row[2:])) for row in rows[2:]} == expected
+    annotated, found, matched, *_ = rows[0][2:]
+    text = " ".join(Page(page).text.split())
+    assert f"Cells matched {matched} of {annotated} annotated and {found} found" in text
+
+
+def test_a_table_of_scores_without_numbers_of_cells_is_an_error(pictures):
+    scores = tidy_scores()
+    for metric in ("cells_matched", "constant_pixels"):
+        with pytest.raises(InputError, match=r"scores.csv: has no rows .*`rm -r .*scores.csv .*/scores`"):
+            write(pictures, scores[scores.metric != metric], "old.html")
+
+
+def test_warnings_are_shown_and_written(pictures):
+    """Here the network is far better than the baselines, or far worse and its probability is constant."""
+    scores = tidy_scores()
+    own, constant = scores.network == "unet", scores.metric == "constant_pixels"
+    for value, expected in ((2.0, []), (-1.0, ["worse_than_baseline", "constant_probability"])):
+        scores.loc[own & (scores.metric == "v_rand_thin"), "value"] = value
+        scores.loc[own & constant & (scores.split == "test"), "value"] = 0.4 if expected else 0.3
+        html = write(pictures, scores, "warned.html")
+        written = read_json(pictures / "warnings.json")["warnings"]
+        assert [warning["name"] for warning in written] == expected
+        text = " ".join(Page(html).text.split())
+        assert text.count("Warning.") == len(expected)
+        for warning in written:
+            assert f"Warning. {warning['text'].replace('`', '')}" in text
 
 
 def test_undefined_scores_are_shown_as_not_available(pictures):

@@ -124,8 +124,8 @@ def compare_with_baselines(
     if len(means) and not own.mean() > means.max():
         best = str(means.idxmax())
         text = (
-            f"On the {split} split, {network} is no better than the baseline {best.replace('_', ' ')}: {name} "
-            f"{digits(sign * own.mean())} and {digits(sign * means[best])} "
+            f"On the {split} split, {network} is no better than the baseline {best.replace('_', ' ')}: "
+            f"{name} {digits(sign * own.mean())} and {digits(sign * means[best])} "
             f"({'higher' if more_is_better else 'lower'} is better). It has learned too little. Train for "
             "more iterations (`training.iterations`), add annotated images, and look at the annotations in "
             "`check.html`."
@@ -134,8 +134,8 @@ def compare_with_baselines(
     worse = list(scores.index[baselines.mask(useless).max(axis=1) > own])
     if worse:
         text = (
-            f"In {len(worse)} of {len(scores)} volumes of the {split} split ({_listed(worse)}), a baseline has "
-            f"a better {name} than {network}. Compare these images with the training images."
+            f"In {len(worse)} of {len(scores)} volumes of the {split} split ({_listed(worse)}), a baseline "
+            f"has a better {name} than {network}. Compare these images with the training images."
         )
         return [Warned("worse_in_volumes", text)]
     return []
@@ -164,8 +164,8 @@ def warn_of_constant(table: pd.DataFrame, network: str, *, split: str, training:
     if share < CONSTANT:
         return []
     text = (
-        f"On the {split} split, {share:.0%} of the pixels inside cells and as many outside have the same cell "
-        "probability (to within 1/256), so no threshold can separate them. Try another `seed`, a lower "
+        f"On the {split} split, {share:.0%} of the pixels inside cells and as many outside have the same "
+        "cell probability (to within 1/256), so no threshold can separate them. Try another `seed`, a lower "
         f"`training.learning_rate` (now {training['learning_rate']:g}), or more `training.iterations` (now "
         f"{training['iterations']})."
     )
@@ -195,8 +195,8 @@ def warn_of_short_training(history: pd.DataFrame, training: Json) -> list[Warned
     last = max(len(values) // 4, FEWEST)
     text = (
         f"The validation {score} when the training ended: from {digits(values.iloc[-last])} to "
-        f"{digits(values.iloc[-1])} in the last {last} validations. A longer training will probably be better: "
-        f"set `training.iterations: {2 * training['iterations']}` (now {training['iterations']})."
+        f"{digits(values.iloc[-1])} in the last {last} validations. A longer training will probably be "
+        f"better: set `training.iterations: {2 * training['iterations']}` (now {training['iterations']})."
     )
     return [Warned("still_improving", text)]
 
