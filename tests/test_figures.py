@@ -29,15 +29,16 @@ from pipeline_lib.figures.colouring import (
     rgb,
 )
 from pipeline_lib.figures.errors import CLOSE_UP, NAMES, save_error_sheet, worst_places
-from pipeline_lib.figures.overlay import COLOURS, error_overlay, inside, near
+from pipeline_lib.figures.overlay import COLOURS, DASH, error_overlay, inside, near, outline_overlay
 from pipeline_lib.figures.stored import consecutive, consistent_probability
-from pipeline_lib.figures.volume import matched_labels, save_volume_strip
+from pipeline_lib.figures.volume import ANNOTATED, FOUND, matched_labels, save_volume_strip
 from pipeline_lib.instances.postprocessing import PostProcessing, above, instances
 from pipeline_lib.metrics import Mismatch
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.stages.pictures import draw_errors, draw_thresholds, draw_training, draw_volume_strip
 from pipeline_lib.stages.segmentation import segment
 
+OUTLINED = "cells found and annotated"
 SPLIT, MERGER = (rgb(COLOURS[kind]) for kind in (Mismatch.SPLIT, Mismatch.MERGER))
 
 
@@ -151,13 +152,13 @@ def test_ignored_pixels_are_hatched_in_pictures_of_truth_and_errors(case):
     after = read_panels(draw_strip(case, output="hatched.png"))
     factor = len(after["annotation"]) // 60
     inside = magnified(ignore[1] > 0, factor)
-    for title in ("annotation", "separation border", "weight map", "segmentation"):
+    for title in (OUTLINED, "segmentation", "annotation", "separation border", "weight map"):
         stripes = has(after[title], rgb(HATCH))
         assert stripes[inside].mean() > 0.2 and not stripes[~inside].any(), title
     for title in ("raw image", "cell probability"):
         np.testing.assert_array_equal(after[title], before[title])
     found = legends(case / "hatched.png")
-    assert found.count("hatched: not annotated, 800 px") == 4 and "mergers: 0 px" in found
+    assert found.count("hatched: not annotated, 800 px") == 5 and "mergers: 0 px" in found
 
     sheet = draw_error_map(case)
     assert "hatched: not annotated, 800 px" in legends(sheet)
@@ -178,7 +179,7 @@ def test_section_without_annotation_is_drawn_only_if_no_other_has_any(case, sect
 
 def test_volume_without_any_annotation_is_hatched_as_a_whole(case):
     add_ignored(case, np.ones((2, 60, 50), np.uint8))
-    assert legends(draw_strip(case)).count("hatched: not annotated, 3,000 px") == 4
+    assert legends(draw_strip(case)).count("hatched: not annotated, 3,000 px") == 5
     assert not any(places for _, _, _, places, _ in describe(draw_error_map(case))["counts"])
 
 
@@ -245,12 +246,17 @@ COLOUR_VISION = {
 
 
 @pytest.mark.parametrize("vision", COLOUR_VISION)
-def test_colour_blind_readers_can_distinguish_kinds_of_error(vision):
-    linear = np.array([to_rgb(colour) for colour in COLOURS.values()]) ** 2.2
+def test_colour_blind_readers_can_distinguish_kinds_of_error_and_outlines(vision):
+    # Colours at a distance of 2 can just be distinguished side by side.
+    assert smallest_distance([*COLOURS.values()], vision) > 14
+    assert smallest_distance([ANNOTATED, FOUND], vision) > 40
+
+
+def smallest_distance(colours, vision):
+    linear = np.array([to_rgb(colour) for colour in colours]) ** 2.2
     lab = rgb2lab(np.clip(linear @ np.array(COLOUR_VISION[vision]).T, 0, 1) ** (1 / 2.2))
     distance = np.linalg.norm(lab[:, None] - lab, axis=2)
-    # Colours at a distance of 2 can just be distinguished side by side.
-    assert distance[~np.eye(len(lab), dtype=bool)].min() > 14
+    return distance[~np.eye(len(lab), dtype=bool)].min()
 
 
 def test_touching_cells_are_separated_by_a_line():
@@ -287,6 +293,74 @@ def test_gray_is_the_mean_of_the_channels_and_accepts_a_constant_image():
     level = raw_picture(channels[:1])[..., 0].ravel()
     assert (np.diff(level.astype(int)) >= 0).all()
     assert (level[0], level[-1]) == (0, 255)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_three_channels_are_shown_in_colour_with_one_contrast(dtype):
+    """Red is from 0 to 100, green a tenth of it, blue 50; only the lowest and highest 0.5 % are cut off."""
+    red = np.linspace(0, 100, 300).reshape(15, 20)
+    section = np.stack([red, red / 10, np.full_like(red, 50)]).astype(dtype)
+    low, high = np.percentile(section, (0.5, 99.5))
+    expected = np.round(((section - low) / (high - low)).clip(0, 1) * 255)
+    shown = raw_picture(section)
+    np.testing.assert_array_equal(shown, np.moveaxis(expected, 0, -1))
+    assert shown[0, 0, 2] == shown[-1, -1, 2] and 100 < shown[0, 0, 2] < 155
+    assert shown[-1, -1, 0] == 255 and shown[-1, -1, 1] < 50
+    window = np.s_[3:9, 4:15]
+    np.testing.assert_array_equal(raw_picture(section, window), shown[window])
+
+
+def test_other_images_of_three_channels_are_gray():
+    section = np.arange(300.0).reshape(3, 10, 10)
+    for other in (
+        section,
+        section.astype(np.int16),
+        np.append(section, section[:1], axis=0).astype(np.uint8),
+    ):
+        shown = raw_picture(other)
+        assert (shown == shown[..., :1]).all()
+
+
+# outlines of cells
+
+
+def edge_pixels(labels):
+    """Pixels of which a neighbour at a side has another label, one by one."""
+    edge = np.zeros(labels.shape, bool)
+    for (y, x), label in np.ndenumerate(labels):
+        for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            if 0 <= v < labels.shape[0] and 0 <= u < labels.shape[1]:
+                edge[y, x] |= labels[v, u] != label
+    return edge
+
+
+labels_of_cells = arrays(np.uint32, (9, 17), elements=st.sampled_from([0, 3, 7]))
+
+
+@given(labels_of_cells, labels_of_cells)
+def test_outlines_have_the_colour_of_their_cells_and_both_where_they_coincide(first, second):
+    image = np.full((9, 17, 3), 90, np.uint8)
+    shown = outline_overlay(image, (first, ANNOTATED), (second, FOUND))
+    one, other = edge_pixels(first), edge_pixels(second)
+    dash = np.add(*np.indices(one.shape)) // DASH % 2 == 0
+    np.testing.assert_array_equal(has(shown, rgb(ANNOTATED)), one & (~other | dash))
+    np.testing.assert_array_equal(has(shown, rgb(FOUND)), other & ~(one & dash))
+    np.testing.assert_array_equal(has(shown, [90] * 3), ~one & ~other)
+    assert (image == 90).all()
+
+
+def test_found_and_annotated_cells_are_outlined_on_the_raw_image(case):
+    panels = read_panels(draw_strip(case))
+    with (
+        layout.require(case / "dataset.h5", layout.LABELS) as file,
+        layout.require(case / "segmentation.h5", layout.LABELS) as segmented,
+    ):
+        labels, found = file["labels"][1], segmented["labels"][1]
+    factor = len(panels["raw image"]) // 60
+    both = ((magnified(labels, factor), ANNOTATED), (magnified(found, factor), FOUND))
+    np.testing.assert_array_equal(panels[OUTLINED], outline_overlay(panels["raw image"], *both))
+    legend = describe(case / "strip.png")["panels"][1]["legend"]
+    assert legend == [[ANNOTATED, "annotated: 4 cells"], [FOUND, "found: 4 cells"]]
 
 
 # the stored segmentation
@@ -332,11 +406,12 @@ def test_panels_show_the_arrays_pixel_by_pixel(case):
     panels = read_panels(draw_strip(case))
     assert list(panels) == [
         "raw image",
+        OUTLINED,
+        "segmentation",
         "annotation",
         "separation border",
         "weight map",
         "cell probability",
-        "segmentation",
     ]
     with layout.require(case / "dataset.h5", layout.RAW, layout.LABELS) as file:
         raw, labels = file["raw"][:, 1], file["labels"][1]
@@ -362,7 +437,7 @@ def test_splits_and_mergers_are_marked_in_the_segmentation(case):
         assert marked.any()
         assert not (marked & ~magnified(place, factor)).any()
     # After warping, the gap differs along its whole length, the cut (1 px thick) only in a single pixel.
-    legend = describe(case / "strip.png")["panels"][-1]["legend"]
+    legend = describe(case / "strip.png")["panels"][2]["legend"]
     assert [text for _, text in legend] == ["splits: 1 px", "mergers: 6 px"]
 
 
@@ -389,10 +464,13 @@ def test_a_volume_without_annotation_has_fewer_pictures(tmp_path):
     nothing = np.zeros((3, 8, 9), np.uint32)
     case = write_case(tmp_path, nothing, np.eye(8, 9)[None].repeat(3, 0), annotated=False)
     panels = read_panels(draw_strip(case, weight_map=False))
-    assert list(panels) == ["raw image", "cell probability", "segmentation"]
+    assert list(panels) == ["raw image", "cells found", "segmentation", "cell probability"]
+    assert has(panels["cells found"], rgb(FOUND)).any()
+    assert not has(panels["cells found"], rgb(ANNOTATED)).any()
     description = describe(case / "strip.png")
     assert description["title"] == "v: section 2 of 3, test split"
-    assert description["panels"][-1]["legend"] == [[None, "8 cells"]]
+    assert description["panels"][1]["legend"] == [[FOUND, "found: 8 cells"]]
+    assert description["panels"][2]["legend"] == [[None, "8 cells"]]
 
 
 def test_colours_do_not_depend_on_earlier_sections(case):
@@ -536,11 +614,11 @@ def test_only_the_middle_of_too_large_sections_is_searched(large, monkeypatch, t
             np.testing.assert_array_equal(shown, panel)
     strip, errors = (describe(large / name) for name in ("strip.png", "errors.png"))
     assert strip["panels"][0]["legend"] == [[None, "40 x 44 px"]]
-    assert strip["panels"][-1]["legend"][-1] == [None, "found in the middle 30 x 30 px"]
+    assert strip["panels"][2]["legend"][-1] == [None, "found in the middle 30 x 30 px"]
     assert errors["panels"][0]["title"].endswith("splits and mergers, only the middle 30 x 30 px of each")
     assert errors["counts"] == describe(cut / "errors.png")["counts"]
     assert describe(cut / "errors.png")["part"] == ""
-    assert len(describe(cut / "strip.png")["panels"][-1]["legend"]) == 2
+    assert len(describe(cut / "strip.png")["panels"][2]["legend"]) == 2
 
 
 def test_only_the_pixels_that_are_drawn_are_read(large, monkeypatch):

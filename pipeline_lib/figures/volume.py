@@ -154,7 +154,8 @@ def save_volume_strip(
     scale = Scale("gray", 0, 1, f"threshold {threshold:.2f}", mark=threshold)
     add("cell probability", coloured(shown_probability[window], scale), scale=scale)
     title = f"{volume}: section {z + 1} of {sections}, {split} split"
-    save_sheet([panels[:RESULTS], panels[RESULTS:]], output, title=title, volume=volume, provenance=record)
+    rows = [panels[:RESULTS], panels[RESULTS:]] if annotated else [panels]
+    save_sheet(rows, output, title=title, volume=volume, provenance=record)
 
 
 def _annotated_section(ignore: Stored | None, sections: int, part: Window) -> int:
