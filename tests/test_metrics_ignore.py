@@ -174,7 +174,9 @@ def test_nothing_to_score_is_an_error_or_nan():
     assert not metrics.error_map(*stack[:2], ignore=everywhere).any()
     for score in (metrics.warping_error, metrics.splits_mergers_error):
         assert np.isnan(score(*stack[:2], ignore=everywhere))
-    assert all(np.isnan(v) for v in metrics.instance_scores(*stack[::2], ignore=everywhere).values())
+    found = metrics.instance_scores(*stack[::2], ignore=everywhere)
+    assert {found.pop(name) for name in metrics.CELL_COUNTS} == {0}
+    assert all(np.isnan(value) for value in found.values())
     assert np.isnan(metrics.v_rand(*stack[::2], ignore=everywhere))
 
 

@@ -80,8 +80,8 @@ def read_all(folder):
     return {
         "labels": stored,
         "scores": scores[scores.threshold == chosen].set_index("metric").value,
-        "legend": describe(folder / "dataset.png")["panels"][-1]["legend"],
-        "legend, unannotated": describe(folder / "unannotated.png")["panels"][-1]["legend"],
+        "legend": describe(folder / "dataset.png")["panels"][2]["legend"],
+        "legend, unannotated": describe(folder / "unannotated.png")["panels"][2]["legend"],
         "errors": {name: (places, pixels) for name, _, _, places, pixels in errors if places},
     }
 
@@ -111,11 +111,12 @@ def count_cells(folder, true_cells):
     segmentation = close_up[:, -((close_up.shape[1] - 16) // 3) :]
     return {
         "HDF5 and TIFF": np.count_nonzero(np.unique(shown["labels"])),
+        "cells found": int(scores["cells_found"]),
         # TP / (truth + predicted - TP), and 2 sum(IoU) / (truth + predicted)
         "average precision": round(matches / scores["average_precision_50"]) - true_cells + matches,
         "panoptic quality": round(2 * matches / scores["panoptic_quality"]) - true_cells,
-        "strip": count_shown(read_panel(folder / "dataset.png", -1)),
-        "strip, unannotated": count_shown(read_panel(folder / "unannotated.png", -1)),
+        "strip": count_shown(read_panel(folder / "dataset.png", 2)),
+        "strip, unannotated": count_shown(read_panel(folder / "unannotated.png", 2)),
         "its legend": int(shown["legend, unannotated"][0][1].split()[0]),
         "error map": true_cells + added - deleted,
         "close-up": count_shown(segmentation, hidden=UNSEEN),
@@ -181,7 +182,7 @@ def test_scores_and_pictures_use_stored_labels_of_another_method(tmp_path):
     assert after["errors"] == {}
     assert [text for _, text in after["legend"]] == ["splits: 0 px", "mergers: 0 px"]
     assert after["legend, unannotated"] == [[None, "2 cells"]]
-    assert count_shown(read_panel(tmp_path / "dataset.png", -1)) == 2
+    assert count_shown(read_panel(tmp_path / "dataset.png", 2)) == 2
     others = [name for name in before["scores"].index if name not in metrics.INSTANCE_METRICS]
     assert after["scores"][others].equals(before["scores"][others])  # of the probability map
     assert after["scores"]["rand_error"] > 0.3
@@ -198,7 +199,7 @@ def test_cell_removed_from_the_file_is_missing_everywhere(blobs):
     assert shown["errors"].keys() == {"object deleted", "object added"}
     assert shown["errors"]["object deleted"][0] == 2 and shown["errors"]["object added"] == (1, 9)
     assert shown["legend, unannotated"] == [[None, "1 cell"]]
-    assert count_shown(read_panel(blobs / "unannotated.png", -1)) == 1
+    assert count_shown(read_panel(blobs / "unannotated.png", 2)) == 1
 
 
 def test_segmentation_of_another_volume_is_rejected(blobs):

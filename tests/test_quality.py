@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pipeline_lib import metrics
-from pipeline_lib.stages.quality import (
+from pipeline_lib.pages.quality import (
     compare_with_baselines,
     still_improving,
     warn_of_constant,

@@ -15,13 +15,12 @@ import pandas as pd
 
 from pipeline_lib import figures, metrics, provenance
 from pipeline_lib.networks import modelfile
-from pipeline_lib.pages import write_page
+from pipeline_lib.pages import quality, write_page
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import at_chosen_threshold, read_scores
-from pipeline_lib.stages import quality
 from pipeline_lib.tasks.segmentation import classes
 
 __all__ = ["Contents", "write_report"]
@@ -181,7 +180,7 @@ class Contents:
 def write_report(contents: Contents, output: Path, warnings: Path) -> None:
     """Write the report as one HTML page that needs no other file. The same contents give the same bytes.
 
-    The page begins with warnings (`stages.quality`) if there are signs that the network is of little use, or
+    The page begins with warnings (`pages.quality`) if there are signs that the network is of little use, or
     could easily be better.
 
     Parameters

@@ -76,7 +76,7 @@ def still_improving(errors: Sequence[float]) -> bool:
 
     Examples
     --------
-    >>> from pipeline_lib.stages.quality import still_improving
+    >>> from pipeline_lib.pages.quality import still_improving
     >>> still_improving([0.9, 0.7, 0.5, 0.4, 0.3]), still_improving([0.9, 0.5, 0.4, 0.41, 0.4, 0.39, 0.4])
     (True, False)
     """
