@@ -183,7 +183,8 @@ def test_scores_and_pictures_use_stored_labels_of_another_method(tmp_path):
     assert [text for _, text in after["legend"]] == ["splits: 0 px", "mergers: 0 px"]
     assert after["legend, unannotated"] == [[None, "2 cells"]]
     assert count_shown(read_panel(tmp_path / "dataset.png", 2)) == 2
-    others = [name for name in before["scores"].index if name not in metrics.INSTANCE_METRICS]
+    of_labels = {*metrics.INSTANCE_METRICS, *metrics.CELL_COUNTS}
+    others = [name for name in before["scores"].index if name not in of_labels]
     assert after["scores"][others].equals(before["scores"][others])  # of the probability map
     assert after["scores"]["rand_error"] > 0.3
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from pipeline_lib.pages import digits
 from pipeline_lib.runtime.types import Json
@@ -84,6 +83,8 @@ def still_improving(errors: Sequence[float]) -> bool:
     last = values[-max(len(values) // 4, FEWEST) :]
     if len(last) < FEWEST:
         return False
+    from scipy import stats  # imported here because it takes half a second
+
     trend = stats.kendalltau(np.arange(len(last)), last, alternative="less")
     half = len(last) // 2
     gain = np.median(last[:half]) - np.median(last[-half:])
