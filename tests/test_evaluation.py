@@ -587,7 +587,11 @@ def test_predicted_labels_are_scored_as_labels(folder, dtype, capsys):
     assert found.threshold.isna().all()
     assert dict(zip(found.metric, found.value, strict=True)) == metrics.instance_scores(truth, predicted)
     number = np.unique(predicted).size - 1
-    assert f"p.tif: labels, {number} values; inferred from the values" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"p.tif: labels, {number} values; inferred from the values" in printed
+    assert re.search(
+        rf"cells_found +{metrics.instance_scores(truth, predicted)['cells_found']:.0f}\n", printed
+    )
 
 
 def test_binary_map_of_integers_is_a_probability_of_0_and_1(folder, capsys):

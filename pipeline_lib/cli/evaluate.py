@@ -148,7 +148,9 @@ def run(options: argparse.Namespace) -> int:
             scores.to_csv(temporary, index=False)
     if scores.threshold.isna().all():
         print("\nInstance scores of the labels:\n")
-        print(scores[["metric", "value"]].to_string(index=False, float_format="%.4f"))
+        digits = (0 if metric in metrics.CELL_COUNTS else 4 for metric in scores.metric)
+        shown = [f"{value:.{own}f}" for value, own in zip(scores.value, digits, strict=True)]
+        print(scores[["metric"]].assign(value=shown).to_string(index=False))
         return 0
     print("\nBest value of each score over the thresholds, and other scores at that threshold:\n")
     print(metrics.summary_table(scores)[SHOWN].to_string(index=False, float_format="%.4f"))
