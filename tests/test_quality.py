@@ -83,7 +83,6 @@ def test_single_volumes_in_which_a_baseline_is_better_are_named():
 @pytest.mark.parametrize(
     ("shares", "expected"),
     [([0.3, 0.36], False), ([1 / 3, 1 / 3], True), ([0.1, 0.6], True), ([1.0, 1.0], True)],
-    [([0.3, 0.36], False), ([1 / 3, 1 / 3], True), ([0.1, 0.6], True), ([1.0, 1.0], True)],
 )
 def test_constant_probabilities_are_a_warning_from_one_third_on(shares, expected):
     rows = [(f"v{n}", "unet", "constant_pixels", share) for n, share in enumerate(shares)]
