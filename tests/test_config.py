@@ -29,7 +29,7 @@ FUNCTIONS = {
     "drawing": (synthesis.draw_volume, {"images", "annotation", "seed"}),
     "dataset": (
         dataset.build_dataset,
-        {"images", "annotation", "ignore_mask", "output", "sections", "block", "memory_gb"},
+        {"images", "annotation", "ignore_mask", "output", "sections", "rows", "block", "memory_gb"},
     ),
     "weight_map": (dataset.build_weight_map, {"dataset", "statistics", "output", "block"}),
     "network": (UNetPlan, {"input_channels", "classes"}),

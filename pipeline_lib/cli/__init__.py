@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from pipeline_lib import __version__
-from pipeline_lib.cli import check, evaluate, measure, predict, provenance, run
+from pipeline_lib.cli import check, evaluate, init, measure, predict, provenance, run
 from pipeline_lib.runtime.errors import InputError
 
-COMMANDS = (check, run, predict, evaluate, measure, provenance)
+COMMANDS = (init, check, run, predict, evaluate, measure, provenance)
 
 DESCRIPTION = """\
 Segment microscope images and score segmentations.

@@ -36,9 +36,9 @@ DATASET_COLUMNS = (
 #: Columns of most tables.
 MAIN_COLUMNS = ("volume", "images", "annotation", "sections", "split")
 #: All columns of the table.
-COLUMNS = (*MAIN_COLUMNS, "ignore_mask", *DATASET_COLUMNS)
+COLUMNS = (*MAIN_COLUMNS, "rows", "ignore_mask", *DATASET_COLUMNS)
 #: Columns that can be left out.
-OPTIONAL_COLUMNS = ("annotation", "sections", "ignore_mask", *DATASET_COLUMNS)
+OPTIONAL_COLUMNS = ("annotation", "sections", "rows", "ignore_mask", *DATASET_COLUMNS)
 #: Uses of a volume.
 SPLITS = ("train", "validation", "test", "predict")
 
@@ -79,6 +79,8 @@ class Volume:
         Path of an image whose pixels other than 0 are not annotated, with `data_dir` in front.
     dataset : dict of str to str
         Cells of the columns `DATASET_COLUMNS` that are not empty.
+    rows : str, default ""
+        Selected rows of the images as written in the table, for instance "0-255"; empty for all.
     """
 
     volume: str
@@ -89,6 +91,7 @@ class Volume:
     row: str = field(default="", compare=False)
     ignore_mask: str | None = None
     dataset: Mapping[str, str] = field(default_factory=dict)
+    rows: str = ""
 
     def source(self) -> dict[str, str | None]:
         """Return the fields from which the dataset of the volume is made.
@@ -96,12 +99,13 @@ class Volume:
         Returns
         -------
         dict of str to str or None
-            `images`, `annotation`, `sections` and `ignore_mask`.
+            `images`, `annotation`, `sections`, `rows` and `ignore_mask`.
         """
         return {
             "images": self.images,
             "annotation": self.annotation,
             "sections": self.sections,
+            "rows": self.rows,
             "ignore_mask": self.ignore_mask,
         }
 
@@ -225,7 +229,8 @@ def check_files(
                 imageio.require_channels(volume.images, images, channels)
                 imageio.require_memory(volume.images, images, memory_gb)
                 sections = imageio.parse_sections(volume.sections, images.sections)
-                found[volume.volume] = replace(images, sections=len(sections))
+                rows = imageio.row_range(volume.rows, images.height) or range(images.height)
+                found[volume.volume] = replace(images, sections=len(sections), height=len(rows))
                 for path in volume.paths()[1:]:
                     other = _info(path, paths, infos)
                     imageio.require_channels(path, other, 1, annotation=True)
@@ -430,8 +435,10 @@ def _volume(row: str, columns: list[str], line: list[str], data_dir: Path) -> Vo
             "the path of the annotation, or change `split` to predict."
         )
     sections = cells.get("sections", "")
+    rows = cells.get("rows", "")
     try:
         imageio.section_ranges(sections)
+        imageio.row_range(rows)
     except InputError as error:
         raise InputError(f"{row}, volume {name}: {error}") from error
     images_path = str(data_dir / cells["images"])
@@ -443,7 +450,7 @@ def _volume(row: str, columns: list[str], line: list[str], data_dir: Path) -> Vo
             "path of the annotation, or remove the mask."
         )
     dataset = {key: cells[key] for key in DATASET_COLUMNS if cells.get(key)}
-    volume = Volume(name, images_path, annotation_path, sections, split, row, mask_path, dataset)
+    volume = Volume(name, images_path, annotation_path, sections, split, row, mask_path, dataset, rows)
     for path in volume.paths():
         if found := re.search(r"[{}<>]", path):
             raise InputError(
@@ -468,18 +475,23 @@ def _check_names_differ(volumes: list[Volume]) -> None:
 def _check_splits_disjoint(
     volumes: list[Volume], stored: Mapping[str, Sequence[imageio.Stored]] | None = None
 ) -> None:
-    """Raise `InputError` if a section belongs to two splits: a score on training data is meaningless.
+    """Raise `InputError` if pixels belong to two splits: a score on training data is meaningless.
 
     `stored` tells where the sections of each path are. Without it, they are known by the names of files.
     """
     scored = [volume for volume in volumes if volume.split != "predict"]
-    by_key: dict[str, list[tuple[int, int, int]]] = {}  # places in a file, with the number of the volume
+    # places in a file, with the number of the volume, for each band of rows between two ends of selections
+    by_key: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
+    selected = [imageio.row_range(volume.rows) or range(sys.maxsize) for volume in scored]
+    starts = sorted({0, *(rows.start for rows in selected), *(rows.stop for rows in selected)})
     known = {path: stored[path] if stored else [_named(path)] for path in {v.images for v in scored}}
     longest = {path: max((place.sections for place in places), default=0) for path, places in known.items()}
     for number, volume in enumerate(scored):
         path, ranges = volume.images, imageio.section_ranges(volume.sections)
         for key, start, stop in _places(known[path], longest[path], ranges or [range(sys.maxsize)]):
-            by_key.setdefault(key, []).append((start, stop, number))
+            for band in starts:
+                if selected[number].start <= band < selected[number].stop:
+                    by_key.setdefault((key, band), []).append((start, stop, number))
     for found in by_key.values():
         reaches: dict[str, tuple[int, int]] = {}  # largest end of a range so far and its volume, by split
         for start, stop, number in sorted(found):
@@ -492,7 +504,8 @@ def _check_splits_disjoint(
                         f"{second.images} with volume {first.volume} ({first.split}, {first.row}): "
                         f"`{second.sections or 'all'}` and `{first.sections or 'all'}`"
                         f"{'' if first.images == second.images else f' of {first.images}'}. Give each split "
-                        "its own `sections`, or remove one of these rows."
+                        f"its own `{'rows' if first.rows or second.rows else 'sections'}`, or remove one of "
+                        "these rows."
                     )
             if stop > reaches.get(split, (0, number))[0]:
                 reaches[split] = stop, number

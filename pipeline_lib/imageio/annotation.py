@@ -51,6 +51,7 @@ class AnnotationSettings(TypedDict, total=False):
     """Optional arguments of `open_annotation`, which describes them."""
 
     sections: str | None
+    rows: str | None
     kind: str
     classes: Mapping[str, int | Sequence[int]] | None
     background: int
@@ -67,6 +68,7 @@ def open_annotation(
     path: str | Path,
     *,
     sections: str | None = None,
+    rows: str | None = None,
     kind: str = "auto",
     classes: Mapping[str, int | Sequence[int]] | None = None,
     background: int = 0,
@@ -88,6 +90,8 @@ def open_annotation(
         TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
     sections : str, optional
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
+    rows : str, optional
+        Selected rows, for instance `0-255`; all by default.
     kind : {"auto", "black_membranes", "white_membranes", "instances", "classes"}, default "auto"
         Meaning of the values:
 
@@ -141,14 +145,14 @@ def open_annotation(
     check_settings(kind, classes)
     with ExitStack() as stack:
         images = stack.enter_context(
-            open_chosen(path, None if masks else sections, 1, annotation=True, slices=slices)
+            open_chosen(path, None if masks else sections, 1, rows=rows, annotation=True, slices=slices)
         )
         if background:
             images, ignore = _with_background(images, background, ignore)
         mask = None
         if ignore_mask is not None:
             mask = stack.enter_context(
-                open_chosen(ignore_mask, sections, 1, annotation=True, slices=mask_slices)
+                open_chosen(ignore_mask, sections, 1, rows=rows, annotation=True, slices=mask_slices)
             )
             if mask.shape[1 + masks :] != images.shape[1 + masks :]:
                 raise InputError(
@@ -181,7 +185,7 @@ def _with_background(images: Images, value: int, ignore: int | None) -> tuple[Im
         below = region < value
         return np.where(region == value, 0, region + below.astype(region.dtype)).astype(region.dtype)
 
-    def decode(z: int, rows: slice, columns: slice) -> np.ndarray:
+    def decode(z: int, rows: slice, columns: slice) -> np.ndarray:  # rows of the file
         return moved(images.decode(z, rows, columns))
 
     info = replace(images.info, dtype=np.dtype(np.int64)) if value < 0 else images.info

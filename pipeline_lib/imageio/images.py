@@ -23,7 +23,7 @@ from pipeline_lib.imageio.headers import (
     require_whole,
     sections_hint,
 )
-from pipeline_lib.imageio.naming import parse_sections
+from pipeline_lib.imageio.naming import parse_sections, row_range
 from pipeline_lib.imageio.stored import stored_sections
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
@@ -42,7 +42,7 @@ class Images:
     path : str or Path
         Path of the image, for messages.
     info : ImageInfo
-        Shape and type of the whole image.
+        Shape and type of the whole image; its height is the number of selected rows.
     numbers : list of int
         Numbers of the selected sections in the file, ascending; the first section of a file is 0.
     channels : int
@@ -52,6 +52,8 @@ class Images:
         multiplied; None to keep them.
     decode : callable
         Reader of regions with this number of channels.
+    first_row : int, default 0
+        Number of the first selected row in the file.
     """
 
     path: str | Path
@@ -61,6 +63,7 @@ class Images:
     offset: float | None
     scale: float | None
     decode: Reader = field(repr=False)
+    first_row: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -100,7 +103,9 @@ class Images:
             slice(*part.indices(n)[:2]) for part, n in zip((rows, columns), self.shape[2:], strict=True)
         )
         region = self.read_unchecked(z, rows, columns)
-        require_finite(self.path, region[:, None], [self.numbers[z]], rows.start, columns.start)
+        require_finite(
+            self.path, region[:, None], [self.numbers[z]], self.first_row + rows.start, columns.start
+        )
         return region
 
     def read_unchecked(self, z: int, rows: slice, columns: slice) -> np.ndarray:
@@ -123,6 +128,7 @@ class Images:
         InputError
             As `read`, except for NaN and infinity.
         """
+        rows = slice(self.first_row + rows.start, self.first_row + rows.stop)
         region = self.decode(self.numbers[z], rows, columns)
         if self.scale is None:
             return region
@@ -134,6 +140,7 @@ def open_images(
     path: str | Path,
     *,
     sections: str | None = None,
+    rows: str | None = None,
     channels: int = 1,
     offset: float | None = None,
     scale: float | None = None,
@@ -151,6 +158,8 @@ def open_images(
         TIFF or PNG file, folder or pattern of PNG or TIFF slices, or `file.h5:/dataset`.
     sections : str, optional
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
+    rows : str, optional
+        Selected rows, for instance `0-255`; all by default.
     channels : int, default 1
         Expected number of channels.
     offset : float, optional
@@ -185,7 +194,7 @@ def open_images(
     (1, 1, 3, 4) [[[12 13 14]
       [16 17 18]]]
     """
-    with open_chosen(path, sections, channels, offset=offset, scale=scale) as images:
+    with open_chosen(path, sections, channels, rows=rows, offset=offset, scale=scale) as images:
         yield images
 
 
@@ -195,6 +204,7 @@ def open_chosen(
     sections: str | None,
     channels: int,
     *,
+    rows: str | None = None,
     annotation: bool = False,
     offset: float | None = None,
     scale: float | None = None,
@@ -210,6 +220,7 @@ def open_chosen(
         info = as_expected(info, channels)
         try:
             numbers = parse_sections(sections, info.sections)
+            chosen = row_range(rows, info.height) or range(info.height)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         for note in _notes(info, channels, annotation):
@@ -217,7 +228,8 @@ def open_chosen(
         if offset is not None and scale is None:
             scale = 1.0
         decode = _displayed(path, info, channels, annotation, read)
-        yield Images(path, info, numbers, channels, offset, scale, decode)
+        info = replace(info, height=len(chosen))
+        yield Images(path, info, numbers, channels, offset, scale, decode, chosen.start)
 
 
 def _notes(info: ImageInfo, channels: int, annotation: bool) -> Iterator[str]:

@@ -290,6 +290,46 @@ def section_ranges(text: str | None) -> list[range] | None:
     return ranges
 
 
+def row_range(text: str | None, available: int | None = None) -> range | None:
+    """Return the range in a selection of rows such as `0-255`.
+
+    Parameters
+    ----------
+    text : str or None
+        First and last row, counted from 0. None or an empty text selects all rows.
+    available : int, optional
+        Number of rows of the image. By default the selection is not compared with it.
+
+    Returns
+    -------
+    range or None
+        The rows; None for all rows.
+
+    Raises
+    ------
+    InputError
+        If the text is not a range, or has a row that does not exist.
+
+    Examples
+    --------
+    >>> from pipeline_lib.imageio import row_range
+    >>> row_range("0-255")
+    range(0, 256)
+    """
+    if not (text or "").strip():
+        return None
+    match = re.fullmatch(r"\s*([0-9]{1,9})\s*-\s*([0-9]{1,9})\s*", text or "")
+    if not match or int(match[2]) < int(match[1]):
+        raise InputError(
+            f"rows `{text}`: expected the first and the last row, such as 0-255 (the first row is 0), or "
+            "nothing for all rows."
+        )
+    rows = range(int(match[1]), int(match[2]) + 1)
+    if available is not None and rows.stop > available:
+        raise InputError(f"rows `{text}`: there is no row {rows[-1]}, only 0-{available - 1}.")
+    return rows
+
+
 def parse_sections(text: str | None, available: int) -> list[int]:
     """Return the section numbers in a selection such as `0-3,8,10-12`.
 

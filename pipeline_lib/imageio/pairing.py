@@ -81,6 +81,28 @@ def matching_slices(
     raise InputError(_not_paired(images, annotation, raw, truth, pairs, chosen))
 
 
+def pair_files(images: Sequence[Path], annotations: Sequence[Path]) -> dict[int, int]:
+    """Pair files by their names, in the way of `matching_slices`, as far as possible.
+
+    Parameters
+    ----------
+    images, annotations : sequence of Path
+        Files of two groups. Images may have no annotation.
+
+    Returns
+    -------
+    dict of int to int
+        Place of the annotation for the place of its image. If the names do not pair each annotation with one
+        image, the pairs of the way that pairs most.
+    """
+    found: list[dict[int, int]] = [{}]
+    for keys in _keys(images, annotations):
+        found.append(_pairs(*keys))
+        if len(found[-1]) == len(annotations):
+            return found[-1]
+    return max(found, key=len)
+
+
 def _not_paired(
     images: str,
     annotation: str,

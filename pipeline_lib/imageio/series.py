@@ -16,7 +16,8 @@ from pipeline_lib.runtime.errors import InputError
 
 T = TypeVar("T")
 
-_MASKS = {
+#: Words in the names of annotations.
+MASK_WORDS = {
     "mask",
     "masks",
     "label",
@@ -28,7 +29,7 @@ _MASKS = {
     "gt",
     "truth",
 }
-_MASKS |= {"truth", "outline", "outlines", "flows"}
+MASK_WORDS |= {"truth", "outline", "outlines", "flows"}
 _STAINS = {"dapi", "hoechst", "gfp", "egfp", "yfp", "cfp", "rfp", "mcherry", "tritc", "fitc", "cy3", "cy5"}
 _STAINS |= {"brightfield", "phase", "dic"}
 _CHANNEL = {"c", "ch", "channel", "w", "wavelength"}  # words in front of the number of a channel
@@ -126,7 +127,7 @@ def _series(names: Sequence[Sequence[int | str]]) -> int | None:
     stated = {
         place
         for place, held in values.items()
-        if held & (_MASKS | _STAINS)
+        if held & (MASK_WORDS | _STAINS)
         or (
             isinstance(columns[place][0], int)
             and place
@@ -152,7 +153,7 @@ def _is_collection(names: Sequence[tuple[int | str, ...]]) -> bool:
         for cut in range(1, len(name)):
             if (all(words[:cut]) and name[cut:] in known) or (all(words[-cut:]) and name[:-cut] in known):
                 return False
-    return len({bool(_MASKS & {*name}) for name in names}) == 1
+    return len({bool(MASK_WORDS & {*name}) for name in names}) == 1
 
 
 def pattern_of(chosen: Sequence[str], names: Sequence[str]) -> str | None:

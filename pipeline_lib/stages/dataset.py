@@ -35,6 +35,7 @@ def build_dataset(
     *,
     ignore_mask: str | None = None,
     sections: str = "",
+    rows: str = "",
     annotation_kind: str = "auto",
     classes: Mapping[str, int | list[int]] | None = None,
     background: int = 0,
@@ -68,6 +69,8 @@ def build_dataset(
         Image of the same sections whose pixels other than 0 are not annotated.
     sections : str, default ""
         Sections to use, as in the table of volumes, for example `0-9,12`. Empty means all.
+    rows : str, default ""
+        Rows of the images to use, for example `0-255`. Empty means all.
     annotation_kind : str, default "auto"
         What the annotation contains, one of `imageio.ANNOTATION_KINDS`.
     classes : mapping of str to int or list of int, optional
@@ -104,6 +107,7 @@ def build_dataset(
     """
     settings: Json = {
         "sections": sections,
+        "rows": rows,
         "annotation_kind": annotation_kind,
         "classes": classes,
         "background": background,
@@ -124,13 +128,16 @@ def build_dataset(
         for path in filter(Path.exists, sources):
             provenance.require_unchanged(path)
         raw = stack.enter_context(
-            imageio.open_images(images, sections=sections, channels=channels, offset=offset, scale=scale)
+            imageio.open_images(
+                images, sections=sections, rows=rows, channels=channels, offset=offset, scale=scale
+            )
         )
         sources += raw.info.others
         truth = None
         if annotation:
             described: imageio.AnnotationSettings = {
                 "sections": sections,
+                "rows": rows,
                 "kind": annotation_kind,
                 "classes": classes,
                 "background": background,

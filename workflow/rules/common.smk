@@ -87,7 +87,8 @@ def read_volumes():
         others = {row.volume: () for row in rows}
         sections, size = config["drawing"]["sections"], config["drawing"]["size"]
         chosen = {row.volume: imageio.parse_sections(row.sections, sections) for row in rows}
-        shapes = {name: (len(numbers), size, size) for name, numbers in chosen.items()}
+        rows_of = {row.volume: imageio.row_range(row.rows, size) or range(size) for row in rows}
+        shapes = {name: (len(numbers), len(rows_of[name]), size) for name, numbers in chosen.items()}
     else:
         dataset = config["dataset"]
         found = volumes.check_files(

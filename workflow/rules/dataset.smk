@@ -51,6 +51,7 @@ for batch in batches_of("build_dataset", train=TRAIN + VALIDATION, test=TEST, ne
                 annotation={name: VOLUMES[name].annotation for name in batch.volumes},
                 ignore_mask={name: VOLUMES[name].ignore_mask for name in batch.volumes},
                 sections={name: VOLUMES[name].sections for name in batch.volumes},
+                rows={name: VOLUMES[name].rows for name in batch.volumes},
                 output="<results>/dataset/{volume}.h5",
             ),
             datasets=[DATASET[name] for name in batch.volumes],

@@ -1,0 +1,232 @@
+"""Find images and their annotations in a folder by the names of files and folders."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline_lib import provenance
+from pipeline_lib.imageio.naming import SLICE_SUFFIXES, hdf5_path, natural_key
+from pipeline_lib.imageio.pairing import pair_files
+from pipeline_lib.imageio.series import LISTED, MASK_WORDS
+from pipeline_lib.imageio.tokens import parsed
+from pipeline_lib.runtime.errors import InputError
+
+#: Words in the names of images. With `MASK_WORDS`, they do not tell images apart.
+IMAGE_WORDS = {"image", "images", "img", "imgs", "raw", "volume", "volumes", "input", "inputs"}
+#: Words in the names of folders that state the use of the images in them.
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_ROLES = MASK_WORDS | IMAGE_WORDS
+_STATE = "--images 'GLOB' --annotations 'GLOB', for example --images 'raw/*.tif' --annotations 'seg/*.png'"
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image of a folder, and its annotation.
+
+    Parameters
+    ----------
+    name : str
+        Name for the table of volumes.
+    images : str
+        Path of the image, relative to the folder.
+    annotation : str or None
+        Path of the annotation, relative to the folder: a file, or a folder with one mask for each cell.
+    split : str or None, default None
+        Use of the image that the name of its folder states; None if it states none.
+    """
+
+    name: str
+    images: str
+    annotation: str | None
+    split: str | None = None
+
+
+def find_images(folder: Path, images: str | None = None, annotations: str | None = None) -> list[Found]:
+    """Find the images of a folder and its subfolders, and pair them with their annotations.
+
+    A file is an annotation if its name, or that of a folder that it is in, contains one of `MASK_WORDS`.
+    Images and annotations are paired by their names within each group of folders whose names differ only in
+    these words and in `IMAGE_WORDS`. Several annotations of a single image in a folder of their own are masks
+    of its cells. Images without annotation remain alone.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder to search. Hidden files and results of runs are left out.
+    images, annotations : str, optional
+        Patterns relative to `folder`, which state what are images and annotations: `raw/*.tif`. Also
+        `file.h5:/dataset`.
+
+    Returns
+    -------
+    list of Found
+        Images in natural order.
+
+    Raises
+    ------
+    InputError
+        If there are no images or no annotations, or if the names do not tell which belong together.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder. Name the folder with the images.")
+    if (images is None) != (annotations is None):
+        given, other = ("images", "annotations") if annotations is None else ("annotations", "images")
+        raise InputError(f"--{given}: is given without --{other}, expected both: {_STATE}.")
+    if images is not None and annotations is not None:
+        if hdf5_path(images) and hdf5_path(annotations):
+            return [Found("volume", images, annotations)]
+        stated = [_matching(folder, images, "images"), _matching(folder, annotations, "annotations")]
+        if both := {*stated[0]} & {*stated[1]}:
+            raise InputError(
+                f"{min(both)}: matches --images {images} and --annotations {annotations}, expected one of "
+                "the two. Narrow the patterns."
+            )
+        return _named(folder, _paired(folder, *stated))
+    files = [*_readable(folder)]
+    if not files:
+        raise InputError(
+            f"{folder}: found no images ({', '.join(SLICE_SUFFIXES)}) in it or its subfolders. Name another "
+            "folder, or for HDF5 add --images FILE.h5:/DATASET --annotations FILE.h5:/DATASET."
+        )
+    groups: defaultdict[Hashable, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
+    for file in files:
+        groups[_group(folder, file)][_is_annotation(folder, file)].append(file)
+    if not any(annotated for _, annotated in groups.values()):
+        raise InputError(
+            f"{folder}: found {len(files)} images, but no annotations: no file or folder has a word such as "
+            f"mask, label, seg or gt in its name. Add {_STATE}."
+        )
+    pairs = [pair for group in groups.values() for pair in _paired(folder, *group)]
+    return _named(folder, pairs)
+
+
+def _readable(folder: Path) -> Iterator[Path]:
+    """Yield the image files of a folder and its subfolders, without hidden ones and results of runs."""
+    entries = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
+    if any(entry.name == provenance.FOLDER for entry in entries):
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _readable(entry)
+        elif entry.suffix.lower() in SLICE_SUFFIXES:
+            yield entry
+
+
+def _matching(folder: Path, pattern: str, option: str) -> list[Path]:
+    """Return the image files that match a pattern; raise `InputError` if there are none."""
+    if Path(pattern).is_absolute():
+        raise InputError(f"--{option} {pattern}: is an absolute path, expected one relative to {folder}.")
+    found = [
+        file
+        for path in folder.glob(pattern)
+        for file in (path.iterdir() if path.is_dir() else [path])
+        if file.suffix.lower() in SLICE_SUFFIXES and not file.name.startswith(".")
+    ]
+    if not found:
+        raise InputError(
+            f"--{option} {pattern}: matches no image ({', '.join(SLICE_SUFFIXES)}) in {folder}. Write it "
+            f"relative to this folder, and in quotes: --{option} 'raw/*.tif'."
+        )
+    return sorted({*found}, key=lambda path: natural_key(str(path)))
+
+
+def _words(name: str) -> tuple[int | str, ...]:
+    return tuple(token.value for token in parsed([Path(f"{name}.tif")])[0])
+
+
+def _is_annotation(folder: Path, file: Path) -> bool:
+    """Return whether the name of a file, or of a folder between it and `folder`, says so."""
+    parts = [*file.relative_to(folder).parts[:-1], file.stem]
+    return any(not MASK_WORDS.isdisjoint(_words(part)) for part in parts)
+
+
+def _group(folder: Path, file: Path) -> Hashable:
+    """Return what is left of the names of the folders of a file without words for images and masks."""
+    parts = file.relative_to(folder).parts[:-1]
+    kept = (tuple(word for word in _words(part) if word not in _ROLES) for part in parts)
+    return tuple(filter(None, kept))
+
+
+def _paired(
+    folder: Path, images: Sequence[Path], annotations: Sequence[Path]
+) -> list[tuple[Path, Path | None]]:
+    """Return each image with its annotation; raise `InputError` if an annotation has no image."""
+    if len(images) == 1 < len(annotations):
+        own = {path.parent for path in annotations}
+        if len(own) == 1 and images[0].parent not in own:
+            return [(images[0], own.pop())]  # one mask for each cell
+    pairs = pair_files(images, annotations)
+    for names in (_without_roles, _numbers):
+        if len(pairs) < len(annotations):
+            pairs = max(pairs, _equal(names(images), names(annotations)), key=len)
+    if len(pairs) < len(annotations):
+        spare = [annotations[n] for n in range(len(annotations)) if n not in pairs.values()]
+        listed = ", ".join(str(path.relative_to(folder)) for path in spare[:LISTED])
+        more = f" and {len(spare) - LISTED} more" if len(spare) > LISTED else ""
+        raise InputError(
+            f"{folder}: it is not clear to which image {listed}{more} belong{'s' * (len(spare) == 1)}: found "
+            f"{len(images)} images and {len(annotations)} annotations. Rename the files so that a pair has the same number or name, or state which "
+            f"files belong together: {_STATE}."
+        )
+    return [(image, annotations[pairs[n]] if n in pairs else None) for n, image in enumerate(images)]
+
+
+def _without_roles(paths: Sequence[Path]) -> list[Hashable]:
+    """Return names without words for images and masks: `train-volume` belongs to `train-labels`."""
+    return [tuple(token.value for token in name if token.value not in _ROLES) for name in parsed(paths)]
+
+
+def _numbers(paths: Sequence[Path]) -> list[Hashable]:
+    """Return the numbers in names: `t001` belongs to `man_seg001`, also if it is the only annotation."""
+    return [tuple(token.value for token in name if isinstance(token.value, int)) for name in parsed(paths)]
+
+
+def _equal(first: Sequence[Hashable], second: Sequence[Hashable]) -> dict[int, int]:
+    """Return the places of keys that appear exactly once in both lists."""
+    return {n: second.index(key) for n, key in enumerate(first) if first.count(key) == second.count(key) == 1}
+
+
+def _named(folder: Path, pairs: Sequence[tuple[Path, Path | None]]) -> list[Found]:
+    """Return the images with names for the table of volumes, in natural order."""
+    pairs = sorted(pairs, key=lambda pair: natural_key(str(pair[0].relative_to(folder))))
+    stems = [_valid(image.stem) for image, _ in pairs]
+    if len({stem.casefold() for stem in stems}) < len(stems):
+        stems = [_valid("_".join(image.relative_to(folder).with_suffix("").parts)) for image, _ in pairs]
+    if len({stem.casefold() for stem in stems}) < len(stems):
+        stems = [f"{number:0{len(str(len(stems)))}d}_{stem}" for number, stem in enumerate(stems, 1)]
+    return [
+        Found(
+            stem,
+            image.relative_to(folder).as_posix(),
+            annotation.relative_to(folder).as_posix() if annotation else None,
+            _split(folder, image),
+        )
+        for stem, (image, annotation) in zip(stems, pairs, strict=True)
+    ]
+
+
+def _valid(name: str) -> str:
+    """Return a name of at most 80 letters that is valid in a table of volumes."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.-")[:80].rstrip(".")
+    return name or "image"
+
+
+def _split(folder: Path, image: Path) -> str | None:
+    """Return the use of an image that the name of one of its folders states."""
+    parts = image.relative_to(folder).parts[:-1]
+    found = {SPLIT_WORDS[word] for part in parts for word in _words(part) if word in SPLIT_WORDS}
+    return found.pop() if len(found) == 1 else None
