@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from pathlib import Path
 
+from pipeline_lib.cli.words import as_options, class_values
 from pipeline_lib.imageio import ANNOTATION_KINDS, PAIRINGS, PREDICTION_KINDS
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     truth.add_argument(
         "--classes",
-        type=_class,
+        type=class_values,
         nargs="+",
         metavar="NAME=N",
         help="values of each class, such as cell=1,2",
@@ -140,7 +140,7 @@ def run(options: argparse.Namespace) -> int:
             channel=options.channel,
         )
     except InputError as error:
-        raise InputError(_as_options(str(error))) from error
+        raise InputError(as_options(str(error), _WORDS)) from error
     finally:
         logger.removeFilter(_log_as_options)
     if options.csv:
@@ -162,14 +162,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _class(text: str) -> tuple[str, list[int]]:
-    """Return name and values of a class that is given as `cell=1` or `cell=1,2`."""
-    name, _, values = text.partition("=")
-    return name, [int(value) for value in values.split(",")]
-
-
 def _log_as_options(record: logging.LogRecord) -> bool:
-    record.msg, record.args = _as_options(record.getMessage()), None
+    record.msg, record.args = as_options(record.getMessage(), _WORDS), None
     return True
 
 
@@ -183,22 +177,3 @@ _WORDS = {
     r"(sections) `([^`]*)`(?=: there is no section)": r"\1 `--sections \2`",
     r"no image for": "no prediction for",
 }
-
-
-def _as_options(message: str) -> str:
-    """Replace settings of the section `dataset`, which errors say to set, by options of the command line."""
-
-    def option(key: str, value: str) -> str:
-        if value.startswith("{"):
-            value = value.strip("{}").replace(": ", "=").replace(",", "")
-        return f"--{key.replace('_', '-')}{'' if value in ('', 'true') else ' ' + value}"
-
-    def options(match: re.Match[str]) -> str:
-        found = re.findall(r"(\w+): (\{[^}]*\}|[^,{}]+)", match[1])
-        return f"`{' '.join(option(key, value) for key, value in found)}`"
-
-    message = re.sub(r"`dataset: \{([^`]*)\}`", options, message)
-    for words, replacement in _WORDS.items():
-        message = re.sub(words, replacement, message)
-    setting = r"(?:config key )?`(?:dataset\.(\w+)|(?:(\w+)(?=: )))(?:: ([\w-]+|\{[^}`]*\}))?`"
-    return re.sub(setting, lambda m: f"`{option(m[1] or m[2], m[3] or '')}`", message)

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline_lib.cli.words import as_options, class_values
+from pipeline_lib.imageio import ANNOTATION_KINDS
 from pipeline_lib.runtime.errors import InputError
 
 HELP = "write table and config for a folder of images, or copy an example"
@@ -47,13 +49,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, default=None, metavar="N", help="time for a run; default: 30"
     )
-    parser.add_argument(
+    truth = parser.add_argument_group("the annotations, if it is not clear what their values mean")
+    truth.add_argument(
         "--annotation-kind",
-        choices=("auto", "instances", "black_membranes", "white_membranes", "classes"),
+        choices=ANNOTATION_KINDS,
         default="auto",
         metavar="KIND",
-        help="auto, instances, black_membranes, white_membranes or classes",
+        help=f"{', '.join(ANNOTATION_KINDS)}; default: auto, which infers it",
     )
+    truth.add_argument(
+        "--classes",
+        type=class_values,
+        nargs="+",
+        metavar="NAME=N",
+        help="values of each class, such as cell=1,2",
+    )
+    truth.add_argument(
+        "--background", type=int, default=0, metavar="N", help="background in instance labels; default: 0"
+    )
+    truth.add_argument("--ignore", type=int, metavar="N", help="value that means `not annotated`")
+    truth.add_argument("--relabel", action="store_true", help="each area of an instance label is a cell")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -74,19 +89,35 @@ def run(options: argparse.Namespace) -> int:
     InputError
         If the images cannot be used or something is ambiguous.
     """
+    from pipeline_lib.projects.example import MINUTES, copy_example
     from pipeline_lib.projects.setup import set_up
 
+    if (options.folder is None) == (options.example is None):
+        raise InputError("init: name a folder with images, or an example: bordure init --example nuclei.")
+    folder, to = options.folder, options.to or Path(options.example or "")
+    if options.example:
+        folder = to
+        copy_example(options.example, to)
     print("reading the images and measuring the speed of this machine ...", file=sys.stderr, flush=True)
-    project = set_up(
-        options.folder,
-        options.to or Path(),
-        images=options.images,
-        annotations=options.annotations,
-        preset=options.preset,
-        minutes=options.minutes or 30.0,
-        settings={"kind": options.annotation_kind},
-        choose=_ask if sys.stdin.isatty() else None,
-    )
+    try:
+        project = set_up(
+            folder,
+            to,
+            images=options.images,
+            annotations=options.annotations,
+            preset=options.preset,
+            minutes=options.minutes or (MINUTES if options.example else 30.0),
+            settings={
+                "kind": options.annotation_kind,
+                "classes": dict(options.classes) if options.classes else None,
+                "background": options.background,
+                "ignore": options.ignore,
+                "relabel": options.relabel,
+            },
+            choose=_ask if sys.stdin.isatty() else None,
+        )
+    except InputError as error:
+        raise InputError(as_options(str(error))) from error
     for name, value in project.found:
         print(f"{name:<12} {value}")
     print(f"written      {project.table} and {project.config}")

@@ -499,13 +499,14 @@ def _check_splits_disjoint(
             for other_split, (reach, other) in reaches.items():
                 if split != other_split and start < reach:
                     first, second = (scored[n] for n in sorted((number, other)))
+                    column = "rows" if first.rows or second.rows else "sections"
+                    chosen = [getattr(volume, column) or "all" for volume in (second, first)]
                     raise InputError(
-                        f"{second.row}: volume {second.volume} ({second.split}) shares sections of "
+                        f"{second.row}: volume {second.volume} ({second.split}) shares {column} of "
                         f"{second.images} with volume {first.volume} ({first.split}, {first.row}): "
-                        f"`{second.sections or 'all'}` and `{first.sections or 'all'}`"
+                        f"`{chosen[0]}` and `{chosen[1]}`"
                         f"{'' if first.images == second.images else f' of {first.images}'}. Give each split "
-                        f"its own `{'rows' if first.rows or second.rows else 'sections'}`, or remove one of "
-                        "these rows."
+                        f"its own `{column}`, or remove one of these rows."
                     )
             if stop > reaches.get(split, (0, number))[0]:
                 reaches[split] = stop, number

@@ -178,9 +178,9 @@ def _paired(
         listed = ", ".join(str(path.relative_to(folder)) for path in spare[:LISTED])
         more = f" and {len(spare) - LISTED} more" if len(spare) > LISTED else ""
         raise InputError(
-            f"{folder}: it is not clear to which image {listed}{more} belong{'s' * (len(spare) == 1)}: found "
-            f"{len(images)} images and {len(annotations)} annotations. Rename the files so that a pair has the same number or name, or state which "
-            f"files belong together: {_STATE}."
+            f"{folder}: it is not clear which image belongs to {listed}{more} (images found: {len(images)}, "
+            f"annotations: {len(annotations)}). Rename the files so that a pair has the same number or name, "
+            f"or state which files belong together: {_STATE}."
         )
     return [(image, annotations[pairs[n]] if n in pairs else None) for n, image in enumerate(images)]
 

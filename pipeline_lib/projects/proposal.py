@@ -204,13 +204,15 @@ def choose_settings(
         sigma, why = max(2.0, min(5.0, d / 4)), "px; no two cells are near each other"
     else:
         sigma = max(2.0, min(survey.gap, max(5.0, d / 10)))
-        why = f"px; narrow gaps between cells, measured from cell to cell, are about {survey.gap:.1f} px"
+        why = f"px; narrow gaps between cells measure {survey.gap:.1f} px from cell to cell"
+        if sigma < survey.gap:
+            why += ", but wider would reach into cells of this size"
     choices.append(Choice("weight_map", "sigma", round(sigma, 1), why))
     if preset != "membranes" and survey.share < 0.3:
         why = f"cells cover {survey.share:.0%} of the pixels; with balance they become too large"
         choices.append(Choice("weight_map", "class_balance", False, why))
     choices += network.choices
-    tiles = {split: 0.0 for split in ("validation", "test", "predict")}
+    tiles = dict.fromkeys(("validation", "test", "predict"), 0.0)
     for row in rows:
         if row.split in tiles:
             tiles[row.split] += max(pixels(row) / network.output**2, 1)
@@ -219,14 +221,15 @@ def choose_settings(
     average = ORIENTATIONS * predicted < 0.25 * 60 * minutes
     left = 60 * minutes - JOBS - predicted * (ORIENTATIONS if average else 1)
     left -= VALIDATIONS * tiles["validation"] * per_tile
-    iterations = _rounded(min(max(left / seconds_per_iteration, FEWEST), MOST))
+    wanted = left / seconds_per_iteration
+    iterations = _rounded(min(max(wanted, FEWEST), MOST))
+    why = f"a run of about {minutes:g} min at {seconds_per_iteration:.2g} s per iteration, measured here"
+    if wanted < FEWEST:
+        why = f"fewer would be useless; {minutes:g} min are too short at {seconds_per_iteration:.2g} s each"
+    elif wanted > MOST:
+        why = f"more rarely help; takes less than {minutes:g} min here"
     choices += [
-        Choice(
-            "training",
-            "iterations",
-            iterations,
-            f"a run of about {minutes:g} min at {seconds_per_iteration:.2g} s per iteration, measured here",
-        ),
+        Choice("training", "iterations", iterations, why),
         Choice("training", "validation_interval", _rounded(max(iterations / VALIDATIONS, 10)), "iterations"),
         Choice(
             "prediction",
@@ -241,9 +244,16 @@ def choose_settings(
     criterion = "v_rand_thin" if preset == "membranes" else "seg"
     why = "for cells that fill the image" if preset == "membranes" else "for separate objects"
     choices.append(Choice("segmentation", "criterion", criterion, f"selects the threshold, {why}"))
-    smallest = round(min(survey.smallest / 2, math.pi * d**2 / 40))
-    why = f"px; half the area of small annotated cells ({survey.smallest:.0f} px)"
-    choices.append(Choice("segmentation", "minimum_size", smallest, why))
+    typical = math.pi * d**2 / 4
+    if survey.smallest / 2 <= typical / 10:
+        smallest, why = (
+            survey.smallest / 2,
+            f"half the area of small annotated cells, {survey.smallest:.0f} px",
+        )
+    else:
+        smallest, why = typical / 10, f"a tenth of the area of an annotated cell, {typical:.0f} px"
+    why = f"px; {why}"
+    choices.append(Choice("segmentation", "minimum_size", round(smallest), why))
     return choices
 
 

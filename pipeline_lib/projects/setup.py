@@ -17,7 +17,6 @@ from pipeline_lib.projects.splits import Row, split_images
 from pipeline_lib.projects.survey import Survey, survey
 from pipeline_lib.projects.writing import CONFIG, RESULTS, TABLE, config_text, require_new, table_text
 from pipeline_lib.runtime import devices
-from pipeline_lib.runtime.errors import InputError
 
 
 @dataclass(frozen=True)

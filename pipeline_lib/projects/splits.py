@@ -78,8 +78,8 @@ def split_images(found: Sequence[tuple[Found, tuple[int, int, int]]], context: i
         splits.remove("test")  # the folders say which images are for training and validation
     if not pool:
         raise InputError(
-            f"{annotated[0][0].images}: no annotated images are left for training, because the folders of all "
-            "say validation or test. Rename a folder, or give --images and --annotations."
+            f"{annotated[0][0].images}: no annotated images are left for training, because the folders of "
+            "all say validation or test. Rename a folder, or give --images and --annotations."
         )
     for group in _groups(pool):
         rows += _divided(group, splits, context, cell)

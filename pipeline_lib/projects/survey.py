@@ -260,8 +260,8 @@ def _kind(
     if choose is not None:
         return choose(message, sorted(kinds)), "chosen"
     raise InputError(
-        f"{message} If all are of one kind, add --annotation-kind {kinds.most_common()[0][0]}; if not, choose "
-        "those of one kind with --images and --annotations."
+        f"{message} If all are of one kind, add --annotation-kind {kinds.most_common()[0][0]}; if not, "
+        "choose those of one kind with --images and --annotations."
     )
 
 
