@@ -26,6 +26,7 @@ from pipeline_lib import layout  # noqa: E402
 # Groups of the reference, and in each the module and the title of its page, in order.
 GROUPS = {
     "What users import": {
+        "pipeline_lib.projects.setup": "Table and config for a folder",
         "pipeline_lib.metrics": "Scores",
         "pipeline_lib.imageio": "Image files",
         "pipeline_lib.layout": "HDF5 files",
@@ -60,6 +61,10 @@ GROUPS = {
         "pipeline_lib.stages.provenance_page": "Stage: provenance page",
     },
     "For contributors": {
+        "pipeline_lib.projects.layouts": "Layouts of folders",
+        "pipeline_lib.projects.survey": "Survey of images",
+        "pipeline_lib.projects.splits": "Splits",
+        "pipeline_lib.projects.proposal": "Proposal of settings",
         "pipeline_lib.data.volumes": "Table of volumes",
         "pipeline_lib.data.augment": "Augmentation",
         "pipeline_lib.data.patches": "Training patches",

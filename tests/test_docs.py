@@ -204,8 +204,6 @@ def test_documented_command_writes_a_table_of_volumes(tmp_path):
     subprocess.run(["bash", "-c", code], cwd=tmp_path, check=True)
     rows = volumes.read_table(tmp_path / "my.tsv", "data")
     assert [row.split for row in rows] == ["train", "validation", "test", "predict"]
-    readme = (ROOT / "README.md").read_text()
-    assert all(line.strip().replace("new.h5:/raw", "new.tif") in readme for line in code.splitlines())
 
 
 def draw_sample(folder: Path, seed: int, bright: bool) -> None:

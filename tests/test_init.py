@@ -119,7 +119,7 @@ def test_ambiguous_names_are_refused(tmp_path, files, options, message):
     touch(tmp_path, *files)
     with pytest.raises(InputError, match=message) as error:
         find_images(tmp_path, **options)
-    assert "--annotations" in str(error.value)
+    assert "--images" in str(error.value)
 
 
 def images(number, shape=(1, 300, 300), split=None):

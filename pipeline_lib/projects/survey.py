@@ -250,7 +250,10 @@ def _kind(
         kinds = Counter(instances=kinds.total())
     if len(kinds) == 1:
         kind, number = kinds.most_common()[0]
-        return kind, f"inferred, clear in {number} of {len(sample)} annotations that were read"
+        if number == len(sample) == 1:
+            return kind, "inferred"
+        number_read = f"all {number}" if number == len(sample) else f"{number} of {len(sample)}"
+        return kind, f"inferred, clear in {number_read} that were read"
     if not kinds and unclear is not None:
         if choose is not None:
             return choose(str(unclear), CHOICES), "chosen"
