@@ -506,7 +506,7 @@ def _check_splits_disjoint(
                         f"{second.images} with volume {first.volume} ({first.split}, {first.row}): "
                         f"`{chosen[0]}` and `{chosen[1]}`"
                         f"{'' if first.images == second.images else f' of {first.images}'}. Give each split "
-                        f"its own `{column}`, or remove one of these rows."
+                        f"its own `{column}`, or remove one of these lines."
                     )
             if stop > reaches.get(split, (0, number))[0]:
                 reaches[split] = stop, number

@@ -33,7 +33,8 @@ def copy_example(name: str, to: Path) -> None:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to}: exists and is not empty. Choose another folder: --to DIR.")
     source = FOLDER / name
-    sums = dict(reversed(line.split()) for line in (source / _SUMS).read_text().splitlines())
+    lines = map(str.split, (source / _SUMS).read_text().splitlines())
+    sums = {file: digest for digest, file in lines}
     for file in ("LICENSE.md", _SUMS, *sums):
         target = to / file
         target.parent.mkdir(parents=True, exist_ok=True)

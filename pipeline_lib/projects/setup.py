@@ -17,6 +17,7 @@ from pipeline_lib.projects.splits import Row, split_images
 from pipeline_lib.projects.survey import Survey, survey
 from pipeline_lib.projects.writing import CONFIG, RESULTS, TABLE, config_text, require_new, table_text
 from pipeline_lib.runtime import devices
+from pipeline_lib.runtime.types import Json
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,11 @@ def set_up(
         return len(imageio.parse_sections(row.sections, sections)) * len(used) * width
 
     choices = choose_settings(seen, chosen, network, rows, pixels, speed, minutes)
+    extra: Json = {key: stated.get(key) for key in ("classes", "background", "ignore", "relabel")}
     choices += [
         Choice("dataset", key, value, "stated")
-        for key, value in stated.items()
-        if key in ("classes", "background", "ignore", "relabel") and value not in (None, 0, False)
+        for key, value in extra.items()
+        if value is not None and value is not False and (key, value) != ("background", 0)
     ]
     lines = _described(found, seen, rows, f"{chosen} ({why})")
     head = [

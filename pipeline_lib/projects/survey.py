@@ -233,7 +233,8 @@ def _kind(
     if (stated := settings.get("kind", "auto")) != "auto":
         return stated, "stated"
     kinds: Counter[str] = Counter()
-    single, first = True, {}
+    first: dict[str, Path] = {}
+    single = True  # whether annotations of two values have a single cell
     unclear: UnclearAnnotation | None = None
     for image in sample:
         path, own = _settings(folder, image, infos[image.name], settings)

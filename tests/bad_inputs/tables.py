@@ -83,6 +83,14 @@ add(
     "section used for training and test, through a hard link",
     lambda: (os.link("images.tif", "other.tif"), bad_row("other.tif", "labels.tif", "0", "test")),
 )
+for case_name, cells in {
+    "row that does not exist": "2\ttest\t0-99",
+    "rows that are no range": "2\ttest\t0,5",
+    "descending range of rows": "2\ttest\t9-5",
+    "row used for training and test": "0\ttest\t8-15",
+}.items():
+    bad = f"bad\timages.tif\tlabels.tif\t{cells}\n"
+    add(case_name, write_table, HEADER.replace("\n", "\trows\n") + SOUND_ROWS + bad)
 
 
 @case("section used for training and test, with two spellings of an HDF5 dataset")
