@@ -14,6 +14,7 @@ from bordure.settings import complete, read_config
 from PIL import Image
 
 from pipeline_lib import cli, imageio
+from pipeline_lib.cli.init import _ask
 from pipeline_lib.data.volumes import check_files, read_table
 from pipeline_lib.projects import example
 from pipeline_lib.projects.layouts import Found, find_images
@@ -122,6 +123,12 @@ def test_ambiguous_names_are_refused(tmp_path, files, options, message):
     assert "--images" in str(error.value)
 
 
+def test_annotations_alone_can_be_stated(tmp_path):
+    touch(tmp_path, "x_1.tif", "x_1_mask.tif", "x_1_outlines.tif", "x_2.tif")
+    found = find_images(tmp_path, annotations="*_mask.tif")
+    assert found == [Found("x_1", "x_1.tif", "x_1_mask.tif"), Found("x_2", "x_2.tif", None)]
+
+
 def images(number, shape=(1, 300, 300), split=None):
     return [(Found(f"i{n}", f"i{n}.tif", f"m{n}.tif", split), shape) for n in range(number)]
 
@@ -175,10 +182,10 @@ def test_a_lone_image_is_cut_into_bands_with_the_context_between_them():
         ("validation", "298-382"),
         ("test", "427-511"),
     ]
-    small = split_images(images(1, (1, 240, 300)), 44, 19)  # without testing: 20 % of 240 - 44 rows
-    assert [(row.split, row.rows) for row in small] == [("train", "0-156"), ("validation", "201-239")]
+    small = split_images(images(1, (1, 240, 300)), 44, 19)  # without testing: 30 % of 240 - 44 rows
+    assert [(row.split, row.rows) for row in small] == [("train", "0-136"), ("validation", "181-239")]
     with pytest.raises(InputError, match="has 240 rows, too few"):
-        split_images(images(1, (1, 240, 300)), 44, 30)
+        split_images(images(1, (1, 240, 300)), 44, 60)
 
 
 def test_a_split_that_folders_state_is_kept():
@@ -359,6 +366,7 @@ def test_presets_are_inferred():
     assert infer_preset(a_survey(kind="black_membranes", share=0.1))[0] == "nuclei"
 
 
+@pytest.mark.slow
 def test_two_folders_become_a_project_that_runs(tmp_path, monkeypatch, capsys):
     write_nuclei(tmp_path / "my images")
     (tmp_path / "elsewhere").mkdir()
@@ -385,6 +393,7 @@ def test_two_folders_become_a_project_that_runs(tmp_path, monkeypatch, capsys):
     assert "build_dataset" in found.stdout + found.stderr
 
 
+@pytest.mark.slow
 def test_a_refusal_names_options_of_the_command(tmp_path, monkeypatch, capsys):
     folder = write_nuclei(tmp_path / "a", 3)
     for n in range(3):
@@ -399,6 +408,15 @@ def test_a_refusal_names_options_of_the_command(tmp_path, monkeypatch, capsys):
     assert (
         yaml.safe_load(Path("b/c/config.yaml").read_text())["dataset"]["annotation_kind"] == "white_membranes"
     )
+
+
+def test_a_person_is_asked_until_the_answer_is_one_of_the_choices(monkeypatch, capsys):
+    answers = iter(["", "3", "x", "2"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
+    assert _ask("set `dataset: {annotation_kind: b}`", ["a", "b"]) == "b"
+    assert "`--annotation-kind b`" in capsys.readouterr().out
+    with pytest.raises(StopIteration):
+        next(answers)
 
 
 def test_folder_or_example_is_needed(capsys):
@@ -422,6 +440,7 @@ def test_the_example_is_complete_and_damage_is_found(tmp_path, monkeypatch):
         example.copy_example("nuclei", tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_lone_image_is_a_project_whose_bands_are_read(tmp_path):
     labels = np.zeros((500, 80), np.uint8)
     for k, y in enumerate(range(4, 490, 16)):

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to", type=Path, metavar="DIR", help="folder to write to; default: this one, or the example's name"
     )
     parser.add_argument("--images", metavar="GLOB", help="images, such as 'raw/*.tif', relative to FOLDER")
-    parser.add_argument("--annotations", metavar="GLOB", help="annotations, such as 'masks/*.png'")
+    parser.add_argument("--annotations", metavar="GLOB", help="annotations, such as 'drawn/*.png'")
     parser.add_argument(
         "--preset", choices=("membranes", "nuclei", "cells"), help="kind of images; default: inferred"
     )
@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _ask(message: str, choices: Sequence[str]) -> str:
     """Ask a person which of several choices is right."""
-    print(f"\n{message}\n")
+    print(f"\n{as_options(message)}\n")
     for number, choice in enumerate(choices, 1):
         print(f"  {number}  {choice}")
     while True:

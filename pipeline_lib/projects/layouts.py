@@ -28,7 +28,7 @@ SPLIT_WORDS = {
     "testing": "test",
 }
 _ROLES = MASK_WORDS | IMAGE_WORDS
-_STATE = "--images 'GLOB' --annotations 'GLOB', for example --images 'raw/*.tif' --annotations 'seg/*.png'"
+_STATE = "--annotations 'drawn/*.png', if needed also --images 'raw/*.tif'"
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def find_images(folder: Path, images: str | None = None, annotations: str | None
     folder : Path
         Folder to search. Hidden files and results of runs are left out.
     images, annotations : str, optional
-        Patterns relative to `folder`, which state what are images and annotations: `raw/*.tif`. Also
-        `file.h5:/dataset`.
+        Patterns relative to `folder`, which state what are images and annotations: `raw/*.tif`. Without
+        `images`, these are the other files whose names do not say mask. Both can be `file.h5:/dataset`.
 
     Returns
     -------
@@ -81,19 +81,22 @@ def find_images(folder: Path, images: str | None = None, annotations: str | None
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Name the folder with the images.")
-    if (images is None) != (annotations is None):
-        given, other = ("images", "annotations") if annotations is None else ("annotations", "images")
-        raise InputError(f"--{given}: is given without --{other}, expected both: {_STATE}.")
-    if images is not None and annotations is not None:
-        if hdf5_path(images) and hdf5_path(annotations):
-            return [Found("volume", images, annotations)]
-        stated = [_matching(folder, images, "images"), _matching(folder, annotations, "annotations")]
-        if both := {*stated[0]} & {*stated[1]}:
+    if images is not None and annotations is None:
+        raise InputError(f"--images: is given without --annotations. State both: {_STATE}.")
+    if images and annotations and hdf5_path(images) and hdf5_path(annotations):
+        return [Found("volume", images, annotations)]
+    if annotations is not None:
+        drawn = _matching(folder, annotations, "annotations")
+        if images is None:
+            raw = [file for file in _readable(folder) if not _is_annotation(folder, file)]
+            return _named(folder, _paired(folder, [file for file in raw if file not in drawn], drawn))
+        raw = _matching(folder, images, "images")
+        if both := {*raw} & {*drawn}:
             raise InputError(
                 f"{min(both)}: matches --images {images} and --annotations {annotations}, expected one of "
                 "the two. Narrow the patterns."
             )
-        return _named(folder, _paired(folder, *stated))
+        return _named(folder, _paired(folder, raw, drawn))
     files = [*_readable(folder)]
     if not files:
         raise InputError(
@@ -180,7 +183,7 @@ def _paired(
         raise InputError(
             f"{folder}: it is not clear which image belongs to {listed}{more} (images found: {len(images)}, "
             f"annotations: {len(annotations)}). Rename the files so that a pair has the same number or name, "
-            f"or state which files belong together: {_STATE}."
+            f"or state which files are annotations: {_STATE}."
         )
     return [(image, annotations[pairs[n]] if n in pairs else None) for n, image in enumerate(images)]
 

@@ -11,7 +11,7 @@ from pipeline_lib.projects.layouts import Found
 from pipeline_lib.runtime.errors import InputError
 
 TEST, VALIDATION = 0.2, 0.16  # shares; the rest is for training
-BAND = 0.2  # share of the rows of an image that is cut into bands, for validation and for testing
+BAND = {3: 0.2, 2: 0.3}  # share of the rows of each band but the first, by the number of bands
 FEWEST_ROWS = 32  # of a band
 WHOLE = 5  # number of images from which on none is divided
 
@@ -56,7 +56,7 @@ def split_images(found: Sequence[tuple[Found, tuple[int, int, int]]], context: i
     context : int
         Context of the network (px).
     cell : float
-        Typical diameter of a cell (px). A band has at least twice as many rows.
+        Typical diameter of a cell (px). A band has at least as many rows.
 
     Returns
     -------
@@ -145,10 +145,10 @@ def _cuts(number: int, splits: Sequence[str]) -> list[int]:
 
 def _bands(image: Found, height: int, splits: Sequence[str], context: int, cell: float) -> Iterator[Row]:
     """Yield a row for each band of rows of an image; without a band for testing if it is too small."""
-    fewest = max(FEWEST_ROWS, round(2 * cell))
+    fewest = max(FEWEST_ROWS, cell)
     for used in (splits, [split for split in splits if split != "test"]):
         gaps = context * (len(used) - 1)
-        size = round(BAND * (height - gaps))
+        size = round(BAND[len(used)] * (height - gaps))
         if size >= fewest:
             first = height
             bands = []
