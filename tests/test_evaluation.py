@@ -651,3 +651,81 @@ def test_command_line_that_an_error_names_works_on_this_file(folder, annotate, o
     assert main([*command, *found[1].split()]) == 0
     assert main([*command, "--annotation-kind", "classes"]) == 1
     assert "error: `--classes`: missing" in capsys.readouterr().err
+
+
+def squares(*sides):
+    """Return labels of one square for each side, in a row."""
+    labels = np.zeros((12, 12 * len(sides)), np.uint8)
+    for number, side in enumerate(sides):
+        labels[1 : 1 + side, 12 * number + 1 : 12 * number + 1 + side] = number + 1
+    return labels
+
+
+def write_many(folder, truths, predictions):
+    for name, arrays in (("masks", truths), ("found", predictions)):
+        (folder / name).mkdir()
+        for stem, array in arrays.items():
+            tifffile.imwrite(folder / name / stem, array)
+
+
+def test_many_predictions_are_paired_by_name_and_scored_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    truths = {"img_2.tif": squares(8, 8), "img_10.tif": squares(6, 6, 6)}  # of different sizes
+    found = {"img_10_labels.tif": squares(6, 6, 0), "img_2_labels.tif": squares(8, 4)}
+    write_many(tmp_path, truths, found)
+    words = [*(f"found/{name}" for name in found), "--csv", "scores.csv", "--prediction", "labels"]
+    assert main(["evaluate", "masks", *words, "--annotation-kind", "instances"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    # SEG: 2 of 3 cells are exact; one cell is exact, and a quarter of the other is too little
+    assert ["found/img_10_labels.tif", "3", "2", "2", "0.6667"] in [line[:5] for line in lines]
+    assert ["found/img_2_labels.tif", "2", "2", "1", "0.5000"] in [line[:5] for line in lines]
+    assert lines[-1][-8:-4] == ["5", "4", "3", "0.5833"]
+    table = pd.read_csv("scores.csv")
+    seg = table[table.metric == "seg"].set_index("prediction").value
+    assert seg["found/img_2_labels.tif"] == 0.5 and len(seg) == 2
+    # two folders as two stacks have sections of different sizes
+    assert main(["evaluate", "masks", "found"]) == 1
+    assert (
+        main(["evaluate", "--images", "masks", "found", *words[-2:], "--annotation-kind", "instances"]) == 0
+    )
+
+
+def test_probability_maps_share_one_threshold(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    truths = {f"{n}.tif": squares(8, 8) for n in (1, 2, 3)}
+    cells = squares(8, 8) > 0  # alone, the first two would be cut at 0.5, and the third at 0.0
+    maps = {f"{n}.tif": np.where(cells, 0.9, 0.45).astype(np.float32) for n in (1, 2)}
+    maps["3.tif"] = np.where(cells, np.float32(0.35), 0)
+    write_many(tmp_path, truths, maps)
+    words = ["--prediction", "probability", "--annotation-kind", "instances"]
+    assert main(["evaluate", "masks", *(f"found/{name}" for name in maps), *words]) == 0
+    assert "at the threshold 0.5, which has the best mean SEG" in capsys.readouterr().out
+
+
+def test_one_annotation_serves_several_predictions_and_an_error_stops_no_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_many(
+        tmp_path,
+        {"t.tif": squares(8, 8)},
+        {"a.tif": squares(8, 8), "b.tif": squares(8), "c.tif": squares(8, 8)},
+    )
+    words = [
+        "found/a.tif",
+        "found/b.tif",
+        "found/c.tif",
+        "--prediction",
+        "labels",
+        "--annotation-kind",
+        "instances",
+    ]
+    assert main(["evaluate", "masks/t.tif", *words]) == 1
+    output = capsys.readouterr()
+    assert "found/b.tif: shape (z, y, x) (1, 12, 12)" in output.err and "1 of 3 predictions" in output.err
+    assert output.out.count(" 1.0000") >= 3 and "found/c.tif" in output.out
+
+
+def test_predictions_without_partner_are_refused_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_many(tmp_path, {f"{n}.tif": squares(8) for n in "ab"}, {f"{n}.tif": squares(8) for n in "ac"})
+    assert main(["evaluate", "masks", "found/a.tif", "found/c.tif"]) == 1
+    assert "alone are c.tif, b.tif" in capsys.readouterr().err

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline_lib.cli.words import as_options, class_values
 from pipeline_lib.imageio import ANNOTATION_KINDS, PAIRINGS, PREDICTION_KINDS
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SHOWN = ["metric", "best", "threshold", "pixel_error", "rand_error", "v_rand_thin", "warping_error"]
 
-HELP = "score a prediction against an annotation"
+# Scores of each of several predictions, and their headings
+OF_LABELS = {
+    "seg": "SEG",
+    "average_precision_50": "AP50",
+    "panoptic_quality": "PQ",
+    "dice": "Dice",
+    "rand_error": "Rand err.",
+}
+LAST = "sum of cells, mean of scores"
+
+HELP = "score predictions against annotations"
 DESCRIPTION = """\
-Score a prediction against an annotation, written by any tool: TIFF stacks,
-folders of PNG or TIFF slices, or HDF5 datasets (FILE.h5:/DATASET)."""
+Score predictions against annotations, written by any tool: TIFF stacks, folders
+of slices, or HDF5 datasets (FILE.h5:/DATASET). Several predictions belong to
+the files of the folder TRUTH by their names, or to the one file TRUTH."""
 
 EPILOG = """\
 output: for a probability map, the best value of each score over the thresholds
@@ -25,7 +41,8 @@ threshold with the best SEG; for labels, the instance scores. Errors: 0 is
 perfect. Others: 1 is perfect. They are explained in docs/explanation/scores.md.
 
 exit codes: 0 scored; 1 a file cannot be read or scored; 2 wrong arguments
-example:    bordure evaluate truth.tif probability.tif --csv scores.csv"""
+example:    bordure evaluate truth.tif probability.tif --csv scores.csv
+            bordure evaluate masks cellpose/*_labels.tif --csv scores.csv"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,11 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser : argparse.ArgumentParser
         Parser of the command.
     """
-    parser.add_argument("truth", type=Path, help="annotation, (z, y, x) or (y, x)")
+    parser.usage = "bordure evaluate [options] TRUTH PREDICTION [PREDICTION ...]"
+    parser.add_argument("truth", type=Path, help="annotation, (z, y, x) or (y, x), or folder of annotations")
     parser.add_argument(
-        "prediction",
+        "predictions",
         type=Path,
+        nargs="+",
+        metavar="prediction",
         help="cell probability, 0 to 1 or uint8 0 to 255, or instance labels; same shape",
+    )
+    parser.add_argument(
+        "--images", action="store_true", help="files of a folder are single images, not sections of a stack"
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write every score to this file")
     parser.add_argument("--sections", default="", metavar="N", help="sections to score, such as 0-3,8")
@@ -99,7 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the best value of each score with other scores at its threshold, and return exit code 0.
+    """Print the best value of each score with other scores at its threshold, or a line for each image.
 
     Parameters
     ----------
@@ -109,22 +132,54 @@ def run(options: argparse.Namespace) -> int:
     Returns
     -------
     int
-        0.
+        0 if all predictions are scored, else 1.
 
     Raises
     ------
     InputError
         If a file cannot be read or scored.
     """
-    from pipeline_lib import metrics
-    from pipeline_lib.runtime.files import replacing
-    from pipeline_lib.stages.evaluation import score_files
+    import pandas as pd
+
+    from pipeline_lib.stages.evaluation import pair_predictions
 
     logger.addFilter(_log_as_options)
     try:
-        scores = score_files(
-            options.truth,
-            options.prediction,
+        pairs = pair_predictions(options.truth, options.predictions, images=options.images)
+        if len(pairs) == 1:
+            scores = _score(options, *pairs[0])
+            _write(scores, options.csv)
+            _print(scores)
+            return 0
+        tables, failed = [], 0
+        for number, (truth, prediction) in enumerate(pairs, 1):
+            print(f"[{number}/{len(pairs)}]", flush=True)
+            try:
+                scores = _score(options, truth, prediction)
+            except InputError as error:
+                failed += 1
+                print(f"error: {error}", file=sys.stderr)
+                continue
+            scores.insert(0, "prediction", str(prediction))
+            tables.append(scores)
+    finally:
+        logger.removeFilter(_log_as_options)
+    if tables:
+        every = pd.concat(tables)
+        _write(every, options.csv)
+        _print_many(every)
+    if failed:
+        print(f"error: {failed} of {len(pairs)} predictions could not be scored.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _score(options: argparse.Namespace, truth: Path, prediction: Path) -> pd.DataFrame:
+    from pipeline_lib.stages.evaluation import score_files
+
+    try:
+        return score_files(
+            truth,
+            prediction,
             sections=options.sections,
             pairing=options.pairing,
             annotation_kind=options.annotation_kind,
@@ -141,17 +196,58 @@ def run(options: argparse.Namespace) -> int:
         )
     except InputError as error:
         raise InputError(as_options(str(error), _WORDS)) from error
-    finally:
-        logger.removeFilter(_log_as_options)
-    if options.csv:
-        with replacing(options.csv) as temporary:
+
+
+def _write(scores: pd.DataFrame, path: Path | None) -> None:
+    from pipeline_lib.runtime.files import replacing
+
+    if path:
+        with replacing(path) as temporary:
             scores.to_csv(temporary, index=False)
+
+
+def _print_many(scores: pd.DataFrame) -> None:
+    """Print the scores of each prediction, and their mean.
+
+    Probability maps are all cut at one threshold, the one with the best mean SEG: with a threshold of its
+    own, each would look better than it is.
+    """
+    from pipeline_lib import metrics
+
+    for labels, part in scores.groupby(scores.threshold.isna()):
+        shown, where = part, "Instance scores of the labels"
+        if not labels:
+            seg = part[part.metric == "seg"].groupby("threshold").value.mean()
+            shown, where = (
+                part[part.threshold == seg.idxmax()],
+                f"Scores at the threshold {seg.idxmax():.1f}, which has the best mean SEG",
+            )
+        table = shown.pivot(index="prediction", columns="metric", values="value")
+        table = table.loc[[*dict.fromkeys(shown.prediction)]]
+        counts = table[[*metrics.CELL_COUNTS]].astype(int).rename(columns=lambda name: name.partition("_")[2])
+        summary = {**counts.sum(), **table[[*OF_LABELS]].mean()}
+        lines = counts.join(table[[*OF_LABELS]])
+        lines.loc[LAST] = [summary[column] for column in lines]
+        lines = lines.astype(dict.fromkeys(counts, int)).rename(columns=OF_LABELS)
+        print(f"\n{where}:\n")
+        print(
+            lines.rename_axis(None, axis=1)
+            .rename_axis("prediction")
+            .reset_index()
+            .to_string(index=False, float_format="%.4f")
+        )
+
+
+def _print(scores: pd.DataFrame) -> None:
+    """Print the scores of one prediction."""
+    from pipeline_lib import metrics
+
     if scores.threshold.isna().all():
         print("\nInstance scores of the labels:\n")
         digits = (0 if metric in metrics.CELL_COUNTS else 4 for metric in scores.metric)
         shown = [f"{value:.{own}f}" for value, own in zip(scores.value, digits, strict=True)]
         print(scores[["metric"]].assign(value=shown).to_string(index=False))
-        return 0
+        return
     print("\nBest value of each score over the thresholds, and other scores at that threshold:\n")
     print(metrics.summary_table(scores)[SHOWN].to_string(index=False, float_format="%.4f"))
     of_instances = scores[scores.metric.isin(metrics.INSTANCE_METRICS)]
@@ -159,7 +255,6 @@ def run(options: argparse.Namespace) -> int:
     best = at.seg.idxmax()
     print(f"\nInstance scores at the threshold with the best SEG ({best:.1f}):\n")
     print(at.loc[[best], list(metrics.INSTANCE_METRICS)].to_string(index=False, float_format="%.4f"))
-    return 0
 
 
 def _log_as_options(record: logging.LogRecord) -> bool:

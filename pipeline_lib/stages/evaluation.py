@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pipeline_lib import imageio, layout, metrics, provenance
 from pipeline_lib.data.cells import empty_are_ignored
 from pipeline_lib.data.labels import BORDER_WIDTH, cells_apart, separation_border
+from pipeline_lib.imageio.pairing import pair_files
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import Sections, ignored_pixels
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for
@@ -191,6 +192,51 @@ def measure_spread(scores: Path, postprocessings: Sequence[Path], output: Path) 
         with replacing(output) as temporary:
             table.to_csv(temporary, index=False)
     logger.info("%s: spread of the scores over %d seeds", output, len(chosen))
+
+
+def pair_predictions(
+    truth: Path, predictions: Sequence[Path], *, images: bool = False
+) -> list[tuple[Path, Path]]:
+    """Return the annotation of each prediction.
+
+    Parameters
+    ----------
+    truth : Path
+        Annotation, or folder or pattern of annotations.
+    predictions : sequence of Path
+        One prediction, which belongs to `truth` as a whole, or several.
+    images : bool, default False
+        Whether the files of folders and patterns are single images instead of the sections of a stack.
+
+    Returns
+    -------
+    list of (Path, Path)
+        Annotation and prediction. Several predictions are paired with the files of the folder `truth` by
+        their names, see `imageio.matching_slices`; if `truth` is a file, it belongs to each of them.
+
+    Raises
+    ------
+    InputError
+        If the names do not pair each prediction with one annotation, and each annotation with a prediction.
+    """
+    found = [
+        file
+        for path in predictions
+        for file in (imageio.slice_files(path) if images and imageio.are_slices(path) else [path])
+    ]
+    if not imageio.are_slices(truth) or (len(found) == 1 and not images):
+        return [(truth, prediction) for prediction in found]
+    truths = imageio.slice_files(truth)
+    places = pair_files(found, truths)
+    alone = [path.name for place, path in enumerate(found) if place not in places]
+    alone += [path.name for place, path in enumerate(truths) if place not in places.values()]
+    if alone:
+        raise InputError(
+            f"{truth}: its {len(truths)} files cannot be paired with {len(found)} predictions by name; "
+            f"alone are {', '.join(alone[:6])}{' ...' * (len(alone) > 6)}. Name only files that belong "
+            "together, for example with patterns in quotes."
+        )
+    return [(truths[places[place]], path) for place, path in enumerate(found)]
 
 
 def score_files(

@@ -87,6 +87,8 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
     Returns the volumes and the settings.
     """
     config = settings.complete(settings.read_config("my.yaml"))
+    if "model" in config:
+        settings.use_model(config, config["model"])
     networks.plan(**config["network"]).require_tile(config["training"]["tile"], "training.tile")
     rows = volumes.read_table(config["volumes"], config.get("data_dir", "."))
     for row in rows:

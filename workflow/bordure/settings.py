@@ -20,6 +20,7 @@ import yaml
 from jsonschema import Draft202012Validator as Validator
 
 from pipeline_lib import networks
+from pipeline_lib.networks import modelfile
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import require_file
 from pipeline_lib.runtime.types import Json
@@ -31,6 +32,8 @@ SETTINGS_PAGE, COLUMNS_PAGE = (
     REPOSITORY / "config/README.md",
     REPOSITORY / "docs/reference/volumes.md",
 )  # with generated tables
+# Sections that a run with a trained model does not use
+OF_TRAINING = ("network", "normalisation", "weight_map", "augmentation", "training", "segmentation", "seeds")
 TYPES = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
 LIMITS = {
     "minimum": "of at least",
@@ -184,6 +187,36 @@ def complete(settings: Json) -> Json:
             hint = _other_network_hint(name, schema) or _hint(name, known)
             raise InputError(f"config key `{name}`: unknown. {hint} config/README.md explains every key.")
     return _complete(settings, schema, "")
+
+
+def use_model(settings: Json, path: str | Path) -> str:
+    """Take network, channels and averaging of a trained model over into complete settings.
+
+    Parameters
+    ----------
+    settings : dict
+        Result of `complete`, which is changed.
+    path : str or Path
+        The model file.
+
+    Returns
+    -------
+    str
+        The path.
+
+    Raises
+    ------
+    InputError
+        If it is not a complete model file.
+    """
+    described = modelfile.describe(path)
+    application = modelfile.application(described, path)
+    arguments = described["arguments"]
+    network = {key: arguments[key] for key in arguments if key not in ("input_channels", "classes")}
+    settings["network"] = {"name": described["name"], **network}
+    settings["dataset"]["channels"] = arguments["input_channels"]
+    settings["prediction"]["average_orientations"] = application["average_orientations"]
+    return str(path)
 
 
 def of_volume(settings: Json, own: Mapping[str, str], row: str) -> Json:

@@ -26,17 +26,14 @@ from bordure import estimate, internals, replacement
 from pipeline_lib import imageio, memory, networks, provenance
 from pipeline_lib.data import volumes
 from pipeline_lib.kernels import blocks
-from pipeline_lib.networks import modelfile
 from pipeline_lib.runtime import locks
 from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import explained, read_json, write_json
 from pipeline_lib.runtime.log import WORKFLOW
-from bordure.settings import complete, of_volume, read_config
+from bordure.settings import OF_TRAINING, complete, of_volume, read_config, use_model
 
 IMPORTED = internals.is_imported(workflow)
-# Sections of the config that a run with a trained model does not use
-OF_TRAINING = ("network", "normalisation", "weight_map", "augmentation", "training", "segmentation", "seeds")
 START = time.time()
 # Jobs on this machine watch this process and end when it is killed.
 os.environ[WORKFLOW] = f"{socket.gethostname()}:{os.getpid()}"
@@ -46,28 +43,6 @@ def find_beside(path):
     """Return a path of the config: as it is, or else beside a config file or in the repository."""
     folders = (Path(), *(Path(config).parent for config in workflow.configfiles), REPOSITORY)
     return next(filter(Path.exists, (folder / path for folder in folders)), path)
-
-
-def use_model(path, given):
-    """Return the path of the model of the config, whose network, channels and averaging the run takes over.
-
-    `given` are the settings in the config before defaults were filled in.
-    """
-    path = str(find_beside(path))
-    described = modelfile.describe(path)
-    application = modelfile.application(described, path)
-    arguments = described["arguments"]
-    network = {key: arguments[key] for key in arguments if key not in ("input_channels", "classes")}
-    config["network"] = {"name": described["name"], **network}
-    config["dataset"]["channels"] = arguments["input_channels"]
-    config["prediction"]["average_orientations"] = application["average_orientations"]
-    unused = [key for key in given if key in OF_TRAINING]
-    if unused and workflow.is_main_process:
-        print(
-            f"model: {path} is used as it is, so the settings {', '.join(unused)} have no effect",
-            file=sys.stderr,
-        )
-    return path
 
 
 def read_volumes():
@@ -160,9 +135,11 @@ if internals.changes_paths(workflow):
 try:
     for path in [] if IMPORTED else workflow.configfiles:
         read_config(path)  # raises an error for mistakes that Snakemake ignores
-    GIVEN = [*config]
+    if unused := [key for key in OF_TRAINING if {"model", key} <= {*config}]:
+        if workflow.is_main_process:
+            print(f"model: {', '.join(unused)} have no effect, because nothing is trained", file=sys.stderr)
     config.update(complete(config))
-    MODEL_FILE = use_model(config["model"], GIVEN) if "model" in config else None
+    MODEL_FILE = use_model(config, find_beside(config["model"])) if "model" in config else None
     REPLACE = config.pop("replace")  # how to run, no setting of the results
     for key in ("results", "data_dir"):
         if key in config:
