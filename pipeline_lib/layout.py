@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline_lib.kernels.blocks import ALIGNMENT, Part
+from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import allow_open_files, replacing
 from pipeline_lib.runtime.types import Json, Stored
@@ -257,6 +258,71 @@ def write_findings(file: h5py.File, found: Json) -> None:
     _write_texts(file, findings=json.dumps(found))
 
 
+def write_pixel_size(file: h5py.File, size: PixelSize | None, section_spacing: float | None = None) -> None:
+    """Store the size of the pixels of a volume, as far as it is known.
+
+    Parameters
+    ----------
+    file : h5py.File
+        File of a dataset, a prediction or a segmentation, open for writing.
+    size : tuple of float or None
+        Height and width of a pixel (um). It becomes the attribute `pixel_size`.
+    section_spacing : float, optional
+        Distance between neighbouring sections (um). It becomes the attribute `section_spacing`.
+    """
+    # Optional, so that FORMAT_VERSION stays: a file without them is one whose pixel size is not known.
+    if size is not None:
+        file.attrs["pixel_size"] = np.array(size, np.float64)
+    if section_spacing is not None:
+        file.attrs["section_spacing"] = float(section_spacing)
+
+
+def copy_pixel_size(source: h5py.File, target: h5py.File) -> None:
+    """Store the pixel size of one file in another one that is made from it.
+
+    Parameters
+    ----------
+    source, target : h5py.File
+        File to read and file to write.
+    """
+    write_pixel_size(target, pixel_size(source), section_spacing(source))
+
+
+def pixel_size(file: h5py.File) -> PixelSize | None:
+    """Return the size of the pixels of a volume.
+
+    Parameters
+    ----------
+    file : h5py.File
+        An open file of a dataset, a prediction or a segmentation.
+
+    Returns
+    -------
+    tuple of float or None
+        Height and width of a pixel (um). None if the size is not known.
+    """
+    if "pixel_size" not in file.attrs:
+        return None
+    y, x = file.attrs["pixel_size"]
+    return float(y), float(x)
+
+
+def section_spacing(file: h5py.File) -> float | None:
+    """Return the distance between neighbouring sections of a volume.
+
+    Parameters
+    ----------
+    file : h5py.File
+        An open file of a dataset, a prediction or a segmentation.
+
+    Returns
+    -------
+    float or None
+        Distance (um). None if it is not known.
+    """
+    return float(file.attrs["section_spacing"]) if "section_spacing" in file.attrs else None
+
+
 def _write_texts(item: h5py.Group | h5py.Dataset, **texts: str) -> None:
     """Write texts as attributes of fixed length.
 
@@ -299,10 +365,12 @@ def join(
     """
     layout = h5py.VirtualLayout(shape, array.dtype)
     layout.dcpl.set_obj_track_times(False)  # no time stamps: the same parts give the same bytes
+    scale: tuple[PixelSize | None, float | None] = None, None
     for part, source in sources:
         expected = (part.sections.stop - part.sections.start, part.rows.stop - part.rows.start, shape[2])
         with require(source, array) as file:
             found = file[array.name].shape
+            scale = pixel_size(file), section_spacing(file)  # the same in all parts
         if found != expected:
             raise InputError(
                 f"{source}: found a part of shape {found}, expected {expected}. Delete it and run the "
@@ -314,6 +382,7 @@ def join(
         # shown where a part is missing: unlike zeros, it cannot be taken for an empty image
         dtype = np.dtype(array.dtype)
         missing = np.nan if dtype.kind == "f" else np.iinfo(dtype).max
+        write_pixel_size(file, *scale)
         dataset = file.create_virtual_dataset(array.name, layout, fillvalue=missing)
         _write_texts(dataset, axes=array.axes, unit=array.unit, meaning=array.meaning)
 

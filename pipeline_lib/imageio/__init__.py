@@ -14,7 +14,7 @@ Axes are `c` (channel), `z` (section), `y` (row) and `x` (column).
 from pipeline_lib.imageio.annotation import Annotation, AnnotationSettings, open_annotation, read_annotation
 from pipeline_lib.imageio.apart import inspect_apart
 from pipeline_lib.imageio.headers import ImageInfo, Stored, require_channels, require_memory
-from pipeline_lib.imageio.images import Images, inspect, open_images, read_images
+from pipeline_lib.imageio.images import Images, inspect, open_images, pixel_size, read_images
 from pipeline_lib.imageio.kinds import ANNOTATION_KINDS
 from pipeline_lib.imageio.naming import (
     are_slices,
@@ -58,6 +58,7 @@ __all__ = [
     "open_annotation",
     "open_images",
     "parse_sections",
+    "pixel_size",
     "read_annotation",
     "read_images",
     "read_prediction",

@@ -28,7 +28,9 @@ from pipeline_lib.imageio.naming import (
 from pipeline_lib.imageio.png import open_png
 from pipeline_lib.imageio.series import pattern_of, require_one_stack
 from pipeline_lib.imageio.tiff import open_tiff
+from pipeline_lib.kernels.pixelsize import ROUNDING, differs, text
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import logger
 
 _READABLE = (
     "Use TIFF (Fiji: File > Save As > Tiff...), PNG, a folder of PNG or TIFF slices, or HDF5 as "
@@ -160,6 +162,7 @@ def _open_slices(
     places = [*slices] if chosen is None else [*chosen]
     slices = [file for file in places if file is not None]
     first = _info(slices[0])
+    told: list[Path] = []
 
     def check(file: Path, info: ImageInfo) -> None:
         if info.sections != 1:
@@ -182,6 +185,17 @@ def _open_slices(
             raise InputError(
                 f"{file}: found {info}, but {slices[0].name} has {first}. All slices of a folder must have "
                 "the same size and type. Convert or remove those that differ."
+            )
+
+        if differs(info.pixel_size, first.pixel_size, ROUNDING) and not told:
+            told.append(file)
+            logger.warning(
+                "%s: pixels of %s, but %s of the same stack has %s, which is used. If it is wrong, state "
+                "`pixel_size`.",
+                file,
+                text(info.pixel_size),
+                slices[0].name,
+                text(first.pixel_size),
             )
 
     smallest_read = first.smallest_read

@@ -29,6 +29,7 @@ from pipeline_lib.imageio.headers import (
     require_plausible,
 )
 from pipeline_lib.imageio.naming import HDF5Path
+from pipeline_lib.imageio.pixelsize import of_hdf5
 from pipeline_lib.imageio.tiff import CACHE_BYTES
 from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.runtime.errors import InputError
@@ -64,11 +65,14 @@ def open_hdf5(path: str | Path, named: HDF5Path) -> Iterator[tuple[ImageInfo, Re
             require_plausible(path, info, dataset.id.get_storage_size(), 1_000_000)
         white_is_zero = bool(np.any(dataset.attrs.get("IMAGE_WHITE_IS_ZERO", 0)))  # as HDF5 specifies images
         palette = _palette(path, dataset) if info.channels == 1 else ()
+        stated = of_hdf5(dataset)
         info = replace(
             info,
             others=_others(Path(source), dataset),
             white_is_zero=is_inverted(palette) if palette else white_is_zero,
             palette=palette,
+            pixel_size=stated.pixel_size,
+            section_spacing=stated.section_spacing,
         )
         cache = _cache(dataset.chunks, info)
     with layout.open_file(source, **cache) as file:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline_lib.imageio.fixes import as_stack, set_tag
+from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.runtime.errors import InputError
 
 # Number of a section in the file, rows and columns (slices with start and stop) -> region (c, y, x)
@@ -95,6 +96,10 @@ class ImageInfo:
         virtual HDF5 dataset.
     stored : tuple of Stored, default ()
         Where the sections are stored; only `inspect` fills it in.
+    pixel_size : tuple of float or None, default None
+        Height and width of a pixel (um), as the file states them, see `pixel_size`.
+    section_spacing : float or None, default None
+        Distance between neighbouring sections (um), as the file states it.
     """
 
     channels: int
@@ -114,6 +119,8 @@ class ImageInfo:
     smallest_read: int = 0
     others: tuple[Path, ...] = ()
     stored: tuple[Stored, ...] = ()
+    pixel_size: PixelSize | None = None
+    section_spacing: float | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

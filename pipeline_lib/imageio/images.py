@@ -25,6 +25,7 @@ from pipeline_lib.imageio.headers import (
 )
 from pipeline_lib.imageio.naming import parse_sections, row_range
 from pipeline_lib.imageio.stored import stored_sections
+from pipeline_lib.kernels.pixelsize import PixelSize, text
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 
@@ -247,6 +248,8 @@ def _notes(info: ImageInfo, channels: int, annotation: bool) -> Iterator[str]:
         yield "transparency is left out; all pixels must be opaque"
     if annotation and info.nodata == 0:
         yield "the tag GDAL_NODATA states that 0 means no data; it is read as background"
+    if info.pixel_size and not annotation:
+        yield f"pixel size {text(info.pixel_size)}"
     if info.rgb and channels == 1:
         yield "colours are read as gray levels; red, green and blue must be equal in all pixels"
 
@@ -417,6 +420,31 @@ def inspect(path: str | Path) -> ImageInfo:
     """
     with open_file(path, every_slice=True) as (info, _), errors_explained(path):
         return replace(info, stored=stored_sections(path, info))
+
+
+def pixel_size(path: str | Path) -> PixelSize | None:
+    """Return the size of the pixels that an image file states.
+
+    Parameters
+    ----------
+    path : str or Path
+        TIFF or PNG file, folder or pattern of PNG or TIFF slices, or `file.h5:/dataset`. Only the header of
+        the first slice of a folder is read.
+
+    Returns
+    -------
+    tuple of float or None
+        Height and width of a pixel (um). They are read from OME-XML, from ImageJ's description, from the
+        attribute `element_size_um` of HDF5, and from the resolution of TIFF and PNG if it is finer than that
+        of screens, printers and scanners (2.5 um). None if nothing is stated.
+
+    Raises
+    ------
+    InputError
+        As `inspect`.
+    """
+    with open_file(path) as (info, _):
+        return info.pixel_size
 
 
 def require_finite(

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline_lib.imageio.fixes import frames_as_tiff
 from pipeline_lib.imageio.headers import ImageInfo, Reader, is_inverted, require_plausible
+from pipeline_lib.imageio.pixelsize import of_png
 from pipeline_lib.runtime.errors import InputError
 
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel by colour type
@@ -48,6 +49,7 @@ def open_png(path: Path) -> Iterator[tuple[ImageInfo, Reader]]:
         chunks = _chunks(path, file)
         colours, transparent = (_content(file, chunks, kind) for kind in (b"PLTE", b"tRNS"))
         frames = _content(file, chunks, b"acTL")[:4]
+        stated = of_png(_content(file, chunks, b"pHYs"))
     width, height, bits, colour_type = struct.unpack(">IIBB", header[16:26])
     if colour_type not in _SAMPLES:
         raise InputError(
@@ -96,6 +98,7 @@ def open_png(path: Path) -> Iterator[tuple[ImageInfo, Reader]]:
             alpha=alpha,
             palette=palette,
             white_is_zero=is_inverted(palette),
+            pixel_size=stated.pixel_size,
         ),
         read,
     )

@@ -29,6 +29,7 @@ from pipeline_lib.imageio.headers import (
     region_index,
     require_plausible,
 )
+from pipeline_lib.imageio.pixelsize import of_tiff
 from pipeline_lib.runtime.errors import InputError
 
 CACHE_BYTES = 256 * 2**20  # limit of decoded data kept for later regions: 2048 float32 rows of 32,768 px
@@ -231,6 +232,7 @@ def _displayed(
     alpha = extra and key.extrasamples[0] in (1, 2)
     bits = key.bitspersample if isinstance(key.bitspersample, int) and info.dtype.kind == "u" else 0
     orientation = int(key.tags.valueof(_ORIENTATION, 1))
+    stated = of_tiff(tiff, key)
     info = replace(
         info,
         channels=info.channels - alpha,
@@ -242,6 +244,8 @@ def _displayed(
         nodata=_nodata(key.tags.valueof(_NODATA)),
         palette=palette,
         orientation=orientation,
+        pixel_size=stated.pixel_size,
+        section_spacing=stated.section_spacing,
     )
     return _turned(info, read) if orientation != 1 else (info, read)
 
@@ -274,7 +278,8 @@ def _turned(info: ImageInfo, read: Reader) -> tuple[ImageInfo, Reader]:
         return region.swapaxes(1, 2) if transposed else region
 
     if transposed:
-        info = replace(info, height=info.width, width=info.height)
+        turned = info.pixel_size and (info.pixel_size[1], info.pixel_size[0])
+        info = replace(info, height=info.width, width=info.height, pixel_size=turned)
     return info, read_turned
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -12,12 +13,25 @@ import imagecodecs
 import numpy as np
 import tifffile
 
+from pipeline_lib.imageio.pixelsize import Scale
 from pipeline_lib.kernels.blocks import ALIGNMENT
+from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.types import Json, Stored
 
+_IMAGEJ_TYPES = (np.uint8, np.uint16, np.float32)  # of images that ImageJ's description can describe
+_HIGHEST = b"@" * 16  # in a description, until the largest value is known
+_SEARCHED = 2**20  # bytes; the description is before the pixels
 
-def write_images(path: str | Path, images: Stored, *, provenance: Json | None = None) -> None:
+
+def write_images(
+    path: str | Path,
+    images: Stored,
+    *,
+    provenance: Json | None = None,
+    pixel_size: PixelSize | None = None,
+    section_spacing: float | None = None,
+) -> None:
     """Write gray levels as compressed TIFF.
 
     The file opens in Fiji and napari. It is BigTIFF if it may be larger than 4 GiB.
@@ -31,16 +45,27 @@ def write_images(path: str | Path, images: Stored, *, provenance: Json | None = 
         `[z, rows, columns]`. 128 rows are read at a time.
     provenance : dict, optional
         Record of how the file was made, stored as JSON in the description of the first page.
+    pixel_size : tuple of float, optional
+        Height and width of a pixel (um), for Fiji, ImageJ and other programs.
+    section_spacing : float, optional
+        Distance between neighbouring sections (um). It is written only together with `pixel_size`.
 
     Raises
     ------
     InputError
         If the disk is full or the folder is not writable.
     """
-    _write_tiff(path, images, images.dtype, provenance)
+    _write_tiff(path, images, images.dtype, provenance, Scale(pixel_size, section_spacing))
 
 
-def write_labels(path: str | Path, labels: Stored, *, provenance: Json | None = None) -> None:
+def write_labels(
+    path: str | Path,
+    labels: Stored,
+    *,
+    provenance: Json | None = None,
+    pixel_size: PixelSize | None = None,
+    section_spacing: float | None = None,
+) -> None:
     """Write instance labels as compressed TIFF.
 
     The file opens in Fiji and napari. It is BigTIFF if it may be larger than 4 GiB.
@@ -55,23 +80,35 @@ def write_labels(path: str | Path, labels: Stored, *, provenance: Json | None = 
         All are read once, and again from the start if a label above 65535 is found.
     provenance : dict, optional
         Record of how the file was made, stored as JSON in the description of the first page.
+    pixel_size : tuple of float, optional
+        Height and width of a pixel (um), for Fiji, ImageJ and other programs.
+    section_spacing : float, optional
+        Distance between neighbouring sections (um). It is written only together with `pixel_size`.
 
     Raises
     ------
     InputError
         If the disk is full or the folder is not writable.
     """
+    scale = Scale(pixel_size, section_spacing)
     try:
-        _write_tiff(path, labels, np.dtype(np.uint16), provenance)
+        _write_tiff(path, labels, np.dtype(np.uint16), provenance, scale)
     except _TooLarge:
-        _write_tiff(path, labels, np.dtype(np.uint32), provenance)
+        _write_tiff(path, labels, np.dtype(np.uint32), provenance, scale)
 
 
 class _TooLarge(Exception):
     """A label does not fit into uint16."""
 
 
-def write_probability(path: str | Path, probability: Stored, *, provenance: Json | None = None) -> None:
+def write_probability(
+    path: str | Path,
+    probability: Stored,
+    *,
+    provenance: Json | None = None,
+    pixel_size: PixelSize | None = None,
+    section_spacing: float | None = None,
+) -> None:
     """Write a probability map as compressed TIFF.
 
     The file opens in Fiji and napari. It is BigTIFF if it may be larger than 4 GiB.
@@ -85,13 +122,17 @@ def write_probability(path: str | Path, probability: Stored, *, provenance: Json
         `[z, rows, columns]`. 128 rows are read at a time.
     provenance : dict, optional
         Record of how the file was made, stored as JSON in the description of the first page.
+    pixel_size : tuple of float, optional
+        Height and width of a pixel (um), for Fiji, ImageJ and other programs.
+    section_spacing : float, optional
+        Distance between neighbouring sections (um). It is written only together with `pixel_size`.
 
     Raises
     ------
     InputError
         If the disk is full or the folder is not writable.
     """
-    _write_tiff(path, probability, np.dtype(np.float32), provenance)
+    _write_tiff(path, probability, np.dtype(np.float32), provenance, Scale(pixel_size, section_spacing), 1.0)
 
 
 def _bands(stack: Stored) -> Iterator[np.ndarray]:
@@ -109,31 +150,89 @@ def _as_type(band: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return band.astype(dtype, copy=False)
 
 
-def _write_tiff(path: str | Path, stack: Stored, dtype: np.dtype, provenance: Json | None) -> None:
-    """Write a stack (z, y, x) as TIFF with values of type `dtype`."""
-    # Plain pages with zlib and no predictor: ImageJ's own reader decodes them for all of these types.
-    # ImageJ's hyperstack description is not written: with it, older versions of ImageJ read all pages after
-    # the first as uncompressed. Above 4 GiB only BigTIFF is possible, which ImageJ opens with Bio-Formats
-    # (part of Fiji).
+def _write_tiff(
+    path: str | Path,
+    stack: Stored,
+    dtype: np.dtype,
+    provenance: Json | None,
+    scale: Scale,
+    highest: float = 0.0,
+) -> None:
+    """Write a stack (z, y, x) as TIFF with values of type `dtype`; ImageJ shows values up to `highest`.
+
+    If a value is larger, ImageJ shows values up to that.
+    """
+    # Plain pages with zlib and no predictor: ImageJ's own reader decodes them for all of these types. Above
+    # 4 GiB only BigTIFF is possible, which ImageJ opens with Bio-Formats (part of Fiji).
     rows = _strip_rows(stack.shape[2] * dtype.itemsize)
-    strips = (
-        _deflated(band[top : top + rows])
-        for band in map(partial(_as_type, dtype=dtype), _bands(stack))
-        for top in range(0, len(band), rows)
-    )
-    with (
-        replacing(path) as temporary,
-        tifffile.TiffWriter(temporary, bigtiff=needs_bigtiff(stack.shape, dtype)) as tiff,
-    ):
-        tiff.write(
-            strips,
-            shape=stack.shape,
-            dtype=dtype,
-            rowsperstrip=rows,
-            photometric="minisblack",
-            compression="zlib",
-            metadata={"axes": "ZYX"} | ({"provenance": provenance} if provenance else {}),
-        )
+    bigtiff = needs_bigtiff(stack.shape, dtype)
+
+    def bands() -> Iterator[np.ndarray]:
+        nonlocal highest
+        for band in map(partial(_as_type, dtype=dtype), _bands(stack)):
+            highest = max(highest, float(band.max()))
+            yield band
+
+    strips = (_deflated(band[top : top + rows]) for band in bands() for top in range(0, len(band), rows))
+    described = _imagej(stack.shape, scale, provenance) if dtype in _IMAGEJ_TYPES and not bigtiff else b""
+    with replacing(path) as temporary:
+        with tifffile.TiffWriter(temporary, bigtiff=bigtiff) as tiff:
+            tiff.write(
+                strips,
+                shape=stack.shape,
+                dtype=dtype,
+                rowsperstrip=rows,
+                photometric="minisblack",
+                compression="zlib",
+                **(
+                    {"description": described, "metadata": None}
+                    if described
+                    else {"metadata": {"axes": "ZYX"} | _own(scale) | _if_any(provenance=provenance)}
+                ),
+                **_resolution(scale, bool(described)),
+            )
+        if described:
+            _replace(temporary, _HIGHEST, f"{highest:.9g}".rjust(len(_HIGHEST)).encode())
+
+
+def _imagej(shape: tuple[int, ...], scale: Scale, provenance: Json | None) -> bytes:
+    """Return a description for ImageJ, in which the largest value is not yet known; b"" without a scale.
+
+    Without a scale the description is tifffile's. Old versions of ImageJ read all pages after the first of a
+    compressed stack with ImageJ's own description as uncompressed; version 1.52 does not.
+    """
+    if scale.pixel_size is None:
+        return b""
+    lines = ["ImageJ=1.54f", f"images={shape[0]}", f"slices={shape[0]}", "unit=um", "loop=false"]
+    lines += [f"spacing={scale.section_spacing!r}"] if scale.section_spacing else []
+    lines += ["min=0.0", f"max={_HIGHEST.decode()}"]  # without them, ImageJ shows the range of one section
+    lines += [f"provenance={json.dumps(provenance)}"] if provenance else []
+    return "".join(f"{line}\n" for line in lines).encode("ascii")
+
+
+def _own(scale: Scale) -> Json:
+    """Return the scale as entries of tifffile's description, which `imageio.pixel_size` reads."""
+    return _if_any(pixel_size=scale.pixel_size, section_spacing=scale.pixel_size and scale.section_spacing)
+
+
+def _if_any(**entries: object) -> Json:
+    return {name: value for name, value in entries.items() if value}
+
+
+def _resolution(scale: Scale, imagej: bool) -> Json:
+    """Return the tags of the resolution: pixels per cm, or per unit of ImageJ's description, which is um."""
+    if scale.pixel_size is None:
+        return {}
+    y, x = scale.pixel_size
+    per = 1 if imagej else 10_000
+    return {"resolution": (per / x, per / y), "resolutionunit": "NONE" if imagej else "CENTIMETER"}
+
+
+def _replace(path: Path, old: bytes, new: bytes) -> None:
+    """Replace bytes near the start of a file by as many others."""
+    with open(path, "r+b") as file:
+        file.seek(file.read(_SEARCHED).index(old))
+        file.write(new)
 
 
 def _deflated(rows: np.ndarray) -> bytes:

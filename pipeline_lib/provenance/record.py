@@ -253,6 +253,8 @@ def embedded_record(path: Path) -> Json | None:
         import tifffile
 
         with tifffile.TiffFile(path) as tiff:
+            if tiff.is_imagej:  # with a pixel size
+                return json.loads((tiff.imagej_metadata or {}).get("provenance", "null"))
             return (tiff.shaped_metadata or ({},))[0].get("provenance")
     if path.suffix == ".png":
         from PIL import Image

@@ -39,6 +39,7 @@ def predict(dataset: Path, statistics: Path, output: Path, *, network: str, bloc
         measured = read_json(statistics)
         raw = source[layout.RAW.name]
         target = layout.add(file, layout.CELL_PROBABILITY, raw.shape[1:])
+        layout.copy_pixel_size(source, file)
         for z in range(raw.shape[1]):
             for area in blocks(raw.shape[2:], block, HALO):
                 probability = cell_probability(network, raw[:, z, *area.read], measured)

@@ -21,6 +21,7 @@ from pipeline_lib.imageio.kinds import UnclearAnnotation
 from pipeline_lib.imageio.regions import BORDER, REACH, grow
 from pipeline_lib.instances.labelling import Read, labelled
 from pipeline_lib.kernels.blocks import BLOCK, blocks
+from pipeline_lib.kernels.pixelsize import ROUNDING, differs, pair, text
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import allow_open_files, read_json, write_json
 from pipeline_lib.runtime.log import logger
@@ -45,6 +46,7 @@ def build_dataset(
     pairing: str = "names",
     offset: float | None = None,
     scale: float | None = None,
+    pixel_size: float | Sequence[float] | None = None,
     channels: int = 1,
     separation_border_width: int = BORDER_WIDTH,
     block: int = BLOCK,
@@ -90,6 +92,8 @@ def build_dataset(
         Gray level that becomes 0, see `imageio.open_images`.
     scale : float, optional
         Factor by which gray levels are multiplied. They are then stored as float32.
+    pixel_size : float or (float, float), optional
+        Side of a pixel, or its height and width (um). By default, what the file of the images states.
     channels : int, default 1
         Number of channels that the images must have.
     separation_border_width : int, default 2
@@ -117,6 +121,7 @@ def build_dataset(
         "pairing": pairing,
         "offset": offset,
         "scale": scale,
+        **({} if pixel_size is None else {"pixel_size": pixel_size}),
         "channels": channels,
         "separation_border_width": separation_border_width,
     }
@@ -161,6 +166,15 @@ def build_dataset(
             with _cells_of(truth, output, block, memory_gb) as read:
                 found = _write_annotation(file, truth, read, empty_sections, separation_border_width, block)
         layout.write_findings(file, {"gray": gray, "annotation": found})
+        stated, in_file = pair(pixel_size), raw.info.pixel_size
+        layout.write_pixel_size(file, stated or in_file, raw.info.section_spacing)
+        if differs(stated, in_file, ROUNDING):
+            logger.warning(
+                "%s: the file states a pixel size of %s, but `pixel_size` is %s, which is used.",
+                images,
+                text(in_file),
+                text(stated),
+            )
     if found is not None:
         number = found["cells"]["number"]
         logger.info("%s: %s, %d cells", output, _size(raw.shape[1:]), number)

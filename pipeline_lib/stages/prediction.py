@@ -91,6 +91,7 @@ def predict(
             sections = range(raw.shape[1])[share.sections]
             shape = (len(sections), share.rows.stop - share.rows.start, raw.shape[3])
             target = task.create(file, shape)
+            layout.copy_pixel_size(source, file)
             for number, z in enumerate(sections):
                 for region, decoded in passes.tile_outputs(
                     net, raw, z, trained.normalisation, size, chosen_device, dtype, decode, share.rows

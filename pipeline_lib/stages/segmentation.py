@@ -23,6 +23,7 @@ from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.types import Json
 
 _TABLES = (layout.COMPONENT, layout.FIRST_PIXEL, layout.SIZE)  # the fields of `Pieces`
 
@@ -67,6 +68,7 @@ def segment(
         post_processing = PostProcessing.read(postprocessing)
         probability = source[layout.CELL_PROBABILITY.name]
         target = layout.add(file, layout.LABELS, probability.shape)
+        layout.copy_pixel_size(source, file)
         with instances_by_block(
             probability, post_processing, segmentation, block=block, memory_gb=memory_gb
         ) as (labels, count):
@@ -82,6 +84,8 @@ def segment(
 
 def write_tiffs(segmentation: Path, prediction: Path, labels: Path, cell_probability: Path) -> None:
     """Write the labels and the probability map of a volume as TIFF stacks (z, y, x), for Fiji and napari.
+
+    If the pixel size of the volume is known, the files state it so that Fiji and ImageJ show it.
 
     Parameters
     ----------
@@ -104,10 +108,13 @@ def write_tiffs(segmentation: Path, prediction: Path, labels: Path, cell_probabi
         layout.require(segmentation, layout.LABELS) as found,
         layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
     ):
-        imageio.write_labels(labels, found[layout.LABELS.name], provenance=record)
-        imageio.write_probability(
-            cell_probability, predicted[layout.CELL_PROBABILITY.name], provenance=record
-        )
+        settings: Json = {
+            "provenance": record,
+            "pixel_size": layout.pixel_size(found),
+            "section_spacing": layout.section_spacing(found),
+        }
+        imageio.write_labels(labels, found[layout.LABELS.name], **settings)
+        imageio.write_probability(cell_probability, predicted[layout.CELL_PROBABILITY.name], **settings)
         logger.info("%s: %d sections", labels, len(found[layout.LABELS.name]))
 
 
@@ -146,6 +153,7 @@ def label_part(
         probability = source[layout.CELL_PROBABILITY.name]
         read = post_processing.read_foreground(probability)
         target = layout.add(file, layout.PIECES, probability.shape)
+        layout.copy_pixel_size(source, file)
         for z in range(len(target)):
             found = find_pieces(read, target, z, block=block, memory_gb=memory_gb)
             tables = file.create_group(str(z))
@@ -240,6 +248,7 @@ def relabel_part(pieces: Path, numbers: Path, segmentation: Path, *, block: int 
                 f"{numbers}: not made from {pieces}, but from other parts. Delete it and run the workflow "
                 "again."
             )
+        layout.copy_pixel_size(source, file)
         labels = Labels.of(source[layout.PIECES.name], found[pieces.name])
         _copy(labels, layout.add(file, layout.LABELS, labels.shape), block)
 
