@@ -23,6 +23,7 @@ from pipeline_lib.runtime.types import Json, Stored
 
 #: Version of the format, stored in each file. Files of other versions are refused.
 FORMAT_VERSION = 4
+_SCALE = ("pixel_size", "section_spacing", "pixels_per_model_pixel")  # attributes of `write_pixel_size`
 #: Side of a chunk (px). A patch of 572 px touches 5 x 5 chunks; a chunk of float32 has 64 KiB.
 CHUNK = ALIGNMENT
 
@@ -258,7 +259,12 @@ def write_findings(file: h5py.File, found: Json) -> None:
     _write_texts(file, findings=json.dumps(found))
 
 
-def write_pixel_size(file: h5py.File, size: PixelSize | None, section_spacing: float | None = None) -> None:
+def write_pixel_size(
+    file: h5py.File,
+    size: PixelSize | None,
+    section_spacing: float | None = None,
+    pixels_per_model_pixel: float | None = None,
+) -> None:
     """Store the size of the pixels of a volume, as far as it is known.
 
     Parameters
@@ -268,24 +274,31 @@ def write_pixel_size(file: h5py.File, size: PixelSize | None, section_spacing: f
     size : tuple of float or None
         Height and width of a pixel (um). It becomes the attribute `pixel_size`.
     section_spacing : float, optional
-        Distance between neighbouring sections (um). It becomes the attribute `section_spacing`.
+        Distance between neighbouring sections (um). It becomes the attribute of this name.
+    pixels_per_model_pixel : float, optional
+        For a prediction that was made at the pixel size of the model: the number of pixels of the volume that
+        have the area of one pixel of the model. It becomes the attribute of this name.
     """
-    # Optional, so that FORMAT_VERSION stays: a file without them is one whose pixel size is not known.
+    # All are optional, so that FORMAT_VERSION stays.
     if size is not None:
         file.attrs["pixel_size"] = np.array(size, np.float64)
     if section_spacing is not None:
         file.attrs["section_spacing"] = float(section_spacing)
+    if pixels_per_model_pixel is not None:
+        file.attrs["pixels_per_model_pixel"] = float(pixels_per_model_pixel)
 
 
 def copy_pixel_size(source: h5py.File, target: h5py.File) -> None:
-    """Store the pixel size of one file in another one that is made from it.
+    """Store what `write_pixel_size` stored in one file in another one that is made from it.
 
     Parameters
     ----------
     source, target : h5py.File
         File to read and file to write.
     """
-    write_pixel_size(target, pixel_size(source), section_spacing(source))
+    for name in _SCALE:
+        if name in source.attrs:
+            target.attrs[name] = source.attrs[name]
 
 
 def pixel_size(file: h5py.File) -> PixelSize | None:
@@ -321,6 +334,22 @@ def section_spacing(file: h5py.File) -> float | None:
         Distance (um). None if it is not known.
     """
     return float(file.attrs["section_spacing"]) if "section_spacing" in file.attrs else None
+
+
+def pixels_per_model_pixel(file: h5py.File) -> float:
+    """Return how many pixels of a volume have the area of one pixel of the model, if it was resampled.
+
+    Parameters
+    ----------
+    file : h5py.File
+        An open file of a prediction, or one that is made from it.
+
+    Returns
+    -------
+    float
+        Ratio of the areas; 1 if the volume was not resampled for the model.
+    """
+    return float(file.attrs.get("pixels_per_model_pixel", 1.0))
 
 
 def _write_texts(item: h5py.Group | h5py.Dataset, **texts: str) -> None:
@@ -365,12 +394,12 @@ def join(
     """
     layout = h5py.VirtualLayout(shape, array.dtype)
     layout.dcpl.set_obj_track_times(False)  # no time stamps: the same parts give the same bytes
-    scale: tuple[PixelSize | None, float | None] = None, None
+    scale: Json = {}
     for part, source in sources:
         expected = (part.sections.stop - part.sections.start, part.rows.stop - part.rows.start, shape[2])
         with require(source, array) as file:
             found = file[array.name].shape
-            scale = pixel_size(file), section_spacing(file)  # the same in all parts
+            scale = {name: file.attrs[name] for name in _SCALE if name in file.attrs}  # the same in all parts
         if found != expected:
             raise InputError(
                 f"{source}: found a part of shape {found}, expected {expected}. Delete it and run the "
@@ -382,7 +411,7 @@ def join(
         # shown where a part is missing: unlike zeros, it cannot be taken for an empty image
         dtype = np.dtype(array.dtype)
         missing = np.nan if dtype.kind == "f" else np.iinfo(dtype).max
-        write_pixel_size(file, *scale)
+        file.attrs.update(scale)
         dataset = file.create_virtual_dataset(array.name, layout, fillvalue=missing)
         _write_texts(dataset, axes=array.axes, unit=array.unit, meaning=array.meaning)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline_lib.cli.arguments import pixel_size
+
 HELP = "measure the cells of a label image"
 DESCRIPTION = """\
 Write a table of the cells in a label image of any program: area, position,
@@ -12,8 +14,8 @@ shape, and the gray levels of an image of the same size."""
 
 EPILOG = """\
 output: a CSV file with one row per cell and section. The columns have the names
-of scikit-image's `regionprops_table`, in px; `centroid-0` is the row. With
-`--pixel-size`, further columns end in _um and _um2.
+of scikit-image's `regionprops_table`, in px; `centroid-0` is the row. If the
+pixel size is known, further columns end in _um and _um2.
 
 exit codes: 0 measured; 1 a file cannot be used; 2 wrong arguments
 example:    bordure measure a_labels.tif --intensity a.tif --pixel-size 0.65"""
@@ -32,7 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--channels", type=int, default=1, metavar="N", help="channels of this image; default: 1"
     )
-    parser.add_argument("--pixel-size", type=float, metavar="UM", help="side of a pixel in um")
+    parser.add_argument(
+        "--pixel-size",
+        type=pixel_size,
+        metavar="UM",
+        help="side of a pixel in um; default: as the file states",
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="file to write; default: LABELS with .csv")
 
 

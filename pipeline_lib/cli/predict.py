@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline_lib.cli.arguments import pixel_size
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Json
 
@@ -48,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--offset", type=float, metavar="LEVEL", help="subtract first, as the column `offset`"
     )
     parser.add_argument(
-        "--pixel-size", type=float, metavar="UM", help="side of a pixel in um, for the tables"
+        "--pixel-size",
+        type=pixel_size,
+        metavar="UM",
+        help="side of a pixel in um; default: as the file states",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     parser.add_argument("--memory", type=float, default=8.0, metavar="GB", help="memory to use; default: 8")
@@ -152,6 +156,7 @@ def _segment(options: argparse.Namespace, described: Json, name: str, image: Pat
             channels=len(described["normalisation"]["scale"]),
             scale=options.scale,
             offset=options.offset,
+            pixel_size=options.pixel_size,
         )
         predict(
             dataset,
@@ -163,7 +168,7 @@ def _segment(options: argparse.Namespace, described: Json, name: str, image: Pat
         )
         segment(prediction, postprocessing, segmentation, memory_gb=options.memory)
         write_tiffs(segmentation, prediction, labels, probability)
-        number = measure_volume(dataset, prediction, segmentation, cells, pixel_size=options.pixel_size)
+        number = measure_volume(dataset, prediction, segmentation, cells)
     finally:
         for file in (dataset, prediction, segmentation):
             file.unlink(missing_ok=True)

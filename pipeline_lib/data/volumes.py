@@ -32,6 +32,7 @@ DATASET_COLUMNS = (
     "pairing",
     "offset",
     "scale",
+    "pixel_size",
 )
 #: Columns of most tables.
 MAIN_COLUMNS = ("volume", "images", "annotation", "sections", "split")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline_lib.kernels.blocks import BLOCK, blocks
+from pipeline_lib.kernels.pixelsize import is_square, pair, side
 from pipeline_lib.runtime.types import Stored
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def measure_cells(
     *,
     intensity: Stored | None = None,
     probability: Stored | None = None,
-    pixel_size: float | None = None,
+    pixel_size: float | tuple[float, float] | None = None,
     block: int = BLOCK,
 ) -> pd.DataFrame:
     """Measure each cell in each section.
@@ -54,8 +55,9 @@ def measure_cells(
         Gray levels. With several channels, each column gets the number of its channel.
     probability : (z, y, x) array or HDF5 dataset, optional
         Cell probability.
-    pixel_size : float, optional
-        Length of the side of a pixel (um), for further columns in um and um^2.
+    pixel_size : float or (float, float), optional
+        Side of a pixel, or its height and width (um), for further columns in um and um^2. Columns of lengths
+        that depend on the direction exist only if pixels are square.
     block : int, default 2048
         Side of the blocks (px). It does not change the result.
 
@@ -88,10 +90,12 @@ def measure_cells(
         gray = None if intensity is None else np.zeros((1, 1, intensity.shape[0]))
         parts = [_measured(nothing, gray, None if probability is None else nothing)]
     table = pd.concat(parts, ignore_index=True).sort_values(["section", "label"], ignore_index=True)
-    if pixel_size is not None:
-        table["area_um2"] = table["area"] * pixel_size**2
-        for column in (*LENGTHS, "centroid-0", "centroid-1"):
-            table[f"{column}_um"] = table[column] * pixel_size
+    if (size := pair(pixel_size)) is not None:
+        table["area_um2"] = table["area"] * (size[0] * size[1])
+        for column in LENGTHS if is_square(size) else ("equivalent_diameter_area",):
+            table[f"{column}_um"] = table[column] * side(size)
+        for axis, length in enumerate(size):
+            table[f"centroid-{axis}_um"] = table[f"centroid-{axis}"] * length
     return table
 
 

@@ -8,7 +8,7 @@ There are two functions, which return the same labels: `instances` for one secti
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,27 @@ class PostProcessing:
             raise InputError(
                 f"{path}: {error} Correct it, or delete the file and run the workflow again."
             ) from error
+
+    def scaled(self, pixels: float) -> PostProcessing:
+        """Return the settings for an image in which `pixels` pixels have the area of one.
+
+        Parameters
+        ----------
+        pixels : float
+            Number of pixels that have the area of one pixel of the images for which the settings were chosen.
+
+        Returns
+        -------
+        PostProcessing
+            The settings with the minimum size in pixels of the image, rounded.
+
+        Examples
+        --------
+        >>> from pipeline_lib.instances.postprocessing import PostProcessing
+        >>> PostProcessing(threshold=0.5, minimum_size=10).scaled(4.0)
+        PostProcessing(threshold=0.5, minimum_size=40)
+        """
+        return self if pixels == 1 else replace(self, minimum_size=round(self.minimum_size * pixels))
 
     def foreground(self, cell_probability: np.ndarray) -> np.ndarray:
         """Return which pixels belong to a cell.

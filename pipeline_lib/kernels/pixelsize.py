@@ -8,8 +8,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-from pipeline_lib.runtime.errors import InputError
-
 PixelSize: TypeAlias = tuple[float, float]
 """Height and width of a pixel (um)."""
 
@@ -87,12 +85,3 @@ def text(size: PixelSize | None) -> str:
         return "unknown"
     y, x = (f"{length:.4g}" for length in size)
     return f"{y} um" if y == x else f"{y} x {x} um (height x width)"
-
-
-def require_sensible(size: PixelSize, what: str) -> PixelSize:
-    """Return the size; raise `InputError` if a length is not a positive finite number."""
-    if not all(math.isfinite(length) and length > 0 for length in size):
-        raise InputError(
-            f"{what}: found {' x '.join(map(str, size))}, expected one or two positive lengths (um)."
-        )
-    return size

@@ -9,6 +9,7 @@ import io
 import os
 import pickle
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline_lib import networks
 from pipeline_lib.data.normalisation import Normalisation
+from pipeline_lib.kernels.pixelsize import PixelSize, pair
 from pipeline_lib.networks import Plan, modelfile
 from pipeline_lib.networks.module import Network
 from pipeline_lib.runtime.errors import InputError
@@ -142,6 +144,10 @@ class Model:
     application : dict, optional
         How to segment new images: `average_orientations` of the prediction, `postprocessing` (see
         `stages.postprocessing`), and mean `scores` by split and metric. Empty before `stages.packaging`.
+    pixel_size : tuple of float, optional
+        Height and width of a pixel of the training images (um). None if they are not known.
+    classes : sequence of str, optional
+        Names of the classes that the network distinguishes, in the order of its output.
 
     Examples
     --------
@@ -166,6 +172,8 @@ class Model:
     provenance: dict[str, Any] = field(default_factory=dict)
     task: str = "segmentation"
     application: dict[str, Any] = field(default_factory=dict)
+    pixel_size: PixelSize | None = None
+    classes: Sequence[str] = ()
 
     def save(self, path: str | Path, **more: Any) -> None:
         """Write the model to a file of tensors and plain values.
@@ -194,6 +202,8 @@ class Model:
             "normalisation": self.normalisation.to_dict(),
             "provenance": self.provenance,
             "application": self.application,
+            "pixel_size": self.pixel_size and list(self.pixel_size),
+            "classes": list(self.classes),
         }
         content = plain | {"state_dict": self.network.state_dict()} | more
         write_tensors(path, content, plain | {"parameters": self.plan.parameters})
@@ -241,6 +251,8 @@ class Model:
             provenance = dict(content["provenance"])
             task = str(content.get("task", "segmentation"))
             application = dict(content.get("application", {}))
+            pixel_size = pair(content.get("pixel_size"))
+            classes = [str(name) for name in content.get("classes", ())]
             wrong = [name for name, tensor in network.state_dict().items() if not _usable(tensor)]
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
@@ -255,7 +267,7 @@ class Model:
                 f"{path}: {wrong[0] if wrong else 'its normalisation'} contains NaN or infinite values, or "
                 "is not float32. Train the model again."
             )
-        return cls(plan, network, normalisation, provenance, task, application)
+        return cls(plan, network, normalisation, provenance, task, application, pixel_size, classes)
 
 
 def _usable(tensor: torch.Tensor) -> bool:

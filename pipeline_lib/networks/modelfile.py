@@ -45,7 +45,7 @@ def describe(path: str | Path) -> Json:
     -------
     dict
         All plain values of the model, among them `name` and `arguments` of the network, `task`, `context`
-        (px), `normalisation`, `provenance` and the number of `parameters`.
+        (px), `normalisation`, `pixel_size` (um), `classes`, `provenance` and the number of `parameters`.
 
     Raises
     ------

@@ -21,7 +21,7 @@ from pipeline_lib.imageio.kinds import UnclearAnnotation
 from pipeline_lib.imageio.regions import BORDER, REACH, grow
 from pipeline_lib.instances.labelling import Read, labelled
 from pipeline_lib.kernels.blocks import BLOCK, blocks
-from pipeline_lib.kernels.pixelsize import ROUNDING, differs, pair, text
+from pipeline_lib.kernels.pixelsize import ROUNDING, differs, pair, text, typical
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import allow_open_files, read_json, write_json
 from pipeline_lib.runtime.log import logger
@@ -320,8 +320,8 @@ def measure_statistics(
     """Measure the statistics of the training volumes and write them as JSON.
 
     The file contains `class_frequencies` (background, cell), `normalisation`, the gray range of the baseline
-    `smoothed_raw`, and `provenance`. Only training volumes may be measured, so that nothing about other
-    volumes can reach the network.
+    `smoothed_raw`, the median `pixel_size` (um; null unless that of all volumes is known), and `provenance`.
+    Only training volumes may be measured, so that nothing about other volumes can reach the network.
 
     Parameters
     ----------
@@ -346,13 +346,14 @@ def measure_statistics(
             provenance.making("measure_statistics", [output], datasets, normalisation=normalisation_kind)
         )
         arrays = layout.RAW, layout.LABELS, layout.SEPARATION_BORDER
-        volumes, gray = [], []
+        volumes, gray, sizes = [], [], {}
         for path in datasets:
             file = stack.enter_context(
                 layout.require(path, *arrays, cache_bytes=layout.CHUNK**2)  # each chunk is read once
             )
             volumes.append(layout.annotated(file))
             gray.append(layout.findings(file)["gray"])
+            sizes[path.stem] = layout.pixel_size(file)
         counts = classes.count_classes((v.labels, v.separation_border, v.ignore) for v in volumes)
         cell, total = int(classes.of_cells(counts)), int(counts.sum())
         if not counts.all():
@@ -370,6 +371,7 @@ def measure_statistics(
                 "class_frequencies": classes.class_frequencies(counts).tolist(),
                 "normalisation": measured.to_dict(),
                 "smoothed_raw": baselines.measure(volumes),
+                "pixel_size": typical(sizes),
                 "provenance": record,
             },
         )

@@ -99,6 +99,7 @@ def evaluate(
             probability = predicted[layout.CELL_PROBABILITY.name]
             labels, border = truth[layout.LABELS.name], truth[layout.SEPARATION_BORDER.name]
             ignore = truth.get(layout.IGNORE.name)
+            chosen = chosen.scaled(layout.pixels_per_model_pixel(predicted))
             stored = segmented[layout.LABELS.name]
             for path, array in ((prediction, probability), (segmentation, stored)):
                 if array.shape != labels.shape:

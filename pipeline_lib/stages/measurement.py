@@ -15,6 +15,7 @@ from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.imageio.images import open_chosen
 from pipeline_lib.instances.measurement import measure_cells
 from pipeline_lib.kernels.blocks import BLOCK
+from pipeline_lib.kernels.pixelsize import ROUNDING, PixelSize, differs, pair, text
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.log import logger
@@ -41,7 +42,7 @@ def measure_volume(
     segmentation: Path,
     output: Path,
     *,
-    pixel_size: float | None = None,
+    pixel_size: float | tuple[float, float] | None = None,
     block: int = BLOCK,
 ) -> int:
     """Write the table of the cells of a segmented volume (CSV).
@@ -52,8 +53,9 @@ def measure_volume(
         HDF5 files with the arrays `raw`, `cell_probability` and `labels` of the volume.
     output : Path
         CSV file to write, with the columns of `instances.measurement.measure_cells`.
-    pixel_size : float, optional
-        Length of the side of a pixel (um), for columns in um and um^2.
+    pixel_size : float or (float, float), optional
+        Side of a pixel, or its height and width (um), for columns in um and um^2. By default that of the
+        dataset.
     block : int, default 2048
         Side of the square blocks that are processed one at a time (px). It does not change the result.
 
@@ -79,7 +81,7 @@ def measure_volume(
             found[layout.LABELS.name],
             intensity=raw[layout.RAW.name],
             probability=predicted[layout.CELL_PROBABILITY.name],
-            pixel_size=pixel_size,
+            pixel_size=pixel_size or layout.pixel_size(raw),
             block=block,
         )
         cells.to_csv(temporary, index=False)
@@ -132,7 +134,7 @@ def measure_file(
     *,
     intensity: Path | None = None,
     channels: int = 1,
-    pixel_size: float | None = None,
+    pixel_size: float | tuple[float, float] | None = None,
     block: int = BLOCK,
 ) -> int:
     """Write the table of the cells in a label image of any program (CSV).
@@ -147,8 +149,9 @@ def measure_file(
         Image of the same size whose gray levels are measured.
     channels : int, default 1
         Number of channels of this image.
-    pixel_size : float, optional
-        Length of the side of a pixel (um), for columns in um and um^2.
+    pixel_size : float or (float, float), optional
+        Side of a pixel, or its height and width (um), for columns in um and um^2. By default what the
+        file of the labels states, or else that of `intensity`.
     block : int, default 2048
         Side of the square blocks that are processed one at a time (px). It does not change the result.
 
@@ -176,6 +179,7 @@ def measure_file(
             return whole
 
         stored = _Regions(found.shape[1:], np.dtype(np.int64), read_labels)
+        sizes = [found.info.pixel_size]
         gray = None
         if intensity is not None:
             image = stack.enter_context(imageio.open_images(intensity, channels=channels))
@@ -184,11 +188,26 @@ def measure_file(
                     f"{intensity}: found the shape {image.shape[1:]}, but {labels} has {found.shape[1:]} "
                     "(sections, rows, columns). Name the image of these labels."
                 )
+            sizes.append(image.info.pixel_size)
             gray = _Regions(
                 image.shape, image.dtype, lambda _, z, rows, columns: image.read(z, rows, columns)
             )
-        cells = measure_cells(stored, intensity=gray, pixel_size=pixel_size, block=block)
+        size = _chosen(pair(pixel_size), sizes, labels)
+        cells = measure_cells(stored, intensity=gray, pixel_size=size, block=block)
         with replacing(output) as temporary:
             cells.to_csv(temporary, index=False)
     logger.info("%s: %d cells", output, len(cells))
     return len(cells)
+
+
+def _chosen(stated: PixelSize | None, in_files: Sequence[PixelSize | None], labels: Path) -> PixelSize | None:
+    """Return the stated pixel size, else the first that a file states; report it, and contradictions."""
+    size = stated or next(filter(None, in_files), None)
+    for other in in_files:
+        if differs(size, other, ROUNDING):
+            logger.warning(
+                "%s: a file states a pixel size of %s, but %s is used.", labels, text(other), text(size)
+            )
+    if size is not None:
+        logger.info("%s: pixel size %s", labels, text(size))
+    return size

@@ -133,6 +133,7 @@ def _values(
         labels, border = truth[layout.LABELS.name], truth[layout.SEPARATION_BORDER.name]
         probability = predicted[layout.CELL_PROBABILITY.name]
         ignore = truth.get(layout.IGNORE.name)
+        pixels = layout.pixels_per_model_pixel(predicted)
 
         def prepare(z: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
             own, ignored = labels[z], ignored_pixels(ignore, z)
@@ -142,7 +143,7 @@ def _values(
 
         def score_at(section: tuple[np.ndarray, np.ndarray, np.ndarray | None], at: PostProcessing) -> float:
             own, of_cells, ignored = section
-            return score(own, instances(of_cells, at), ignore=ignored)
+            return score(own, instances(of_cells, at.scaled(pixels)), ignore=ignored)
 
         return over_sections(
             prepare,

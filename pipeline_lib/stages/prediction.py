@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import h5py
 import torch
 
 from pipeline_lib import layout, provenance, tasks
 from pipeline_lib.inference import passes
+from pipeline_lib.inference.resampling import Resampled
+from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.kernels import blocks
+from pipeline_lib.kernels.pixelsize import PixelSize, differs, text
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime import devices
+from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.types import Json
+
+_LARGEST_STEP = 10  # between the pixel sizes of an image and a model; beyond, a unit is probably wrong
 
 
 @devices.explain_memory_errors("prediction")
@@ -26,6 +38,7 @@ def predict(
     tile: int | Literal["auto"] = "auto",
     average_orientations: bool = False,
     precision: str = "auto",
+    match_pixel_size: bool = False,
     device: str = "auto",
     part: int = 1,
     jobs: int = 1,
@@ -52,6 +65,10 @@ def predict(
         If True, average the probabilities over the 8 rotations and mirror images of each tile.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
         Type of the convolutions, see `inference.passes.choose_precision`.
+    match_pixel_size : bool, default False
+        Whether images whose pixel size differs by more than 10 % from that of the training images are
+        resampled for the network. The result is resampled again and has the pixels of the image. If False,
+        there is a warning.
     device : {"auto", "cpu", "cuda"}, default "auto"
         Device that computes. "auto" uses a GPU if there is one.
     part : int, default 1
@@ -68,9 +85,10 @@ def predict(
     ------
     InputError
         If the images do not have the type, channels or size that the model needs, if `tile` is not a valid
-        size, or if an input is missing or damaged.
+        size, if pixel sizes are to be matched and one is not known, or if an input is missing or damaged.
     """
-    settings = {"tile": tile, "average_orientations": average_orientations, "precision": precision}
+    settings: Json = {"tile": tile, "average_orientations": average_orientations, "precision": precision}
+    settings |= {"match_pixel_size": True} if match_pixel_size else {}
     inputs, shared = ([model], [dataset]) if jobs > 1 else ([dataset, model], [])
     with provenance.making("predict", [output], inputs, shared, **settings, part=part, jobs=jobs) as record:
         torch.set_num_threads(threads)
@@ -86,17 +104,37 @@ def predict(
         record |= {"device": chosen_device.type, "precision": str(dtype).removeprefix("torch.")}
         with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:
             raw = source[layout.RAW.name]
-            trained.normalisation.check(raw, dataset, layout.findings(source)["gray"])
+            step = _step(layout.pixel_size(source), trained.pixel_size, match_pixel_size, dataset)
+            images = raw if step is None else Resampled(raw, step)
+            trained.normalisation.check(images, dataset, layout.findings(source)["gray"])
             share = blocks.parts(raw.shape[1:], jobs)[part - 1]
             sections = range(raw.shape[1])[share.sections]
             shape = (len(sections), share.rows.stop - share.rows.start, raw.shape[3])
             target = task.create(file, shape)
             layout.copy_pixel_size(source, file)
-            for number, z in enumerate(sections):
-                for region, decoded in passes.tile_outputs(
-                    net, raw, z, trained.normalisation, size, chosen_device, dtype, decode, share.rows
-                ):
-                    task.write(target, number, region, decoded)
+
+            def outputs(z: int, rows: slice) -> Iterator[tuple[Tile, Any]]:
+                return passes.tile_outputs(
+                    net, images, z, trained.normalisation, size, chosen_device, dtype, decode, rows
+                )
+
+            if step is None:
+                for number, z in enumerate(sections):
+                    for region, decoded in outputs(z, share.rows):
+                        task.write(target, number, region, decoded)
+            else:
+                layout.write_pixel_size(file, None, pixels_per_model_pixel=step[0] * step[1])
+                stride = trained.plan.geometry.stride
+                with _section(output, task, images.shape[2:]) as section:
+                    back = Resampled(section, (1 / step[0], 1 / step[1]), raw.shape[2:])
+                    needed = back.source(0, share.rows)
+                    rows = slice(needed.start - needed.start % stride, needed.stop)
+                    for number, z in enumerate(sections):
+                        for region, decoded in outputs(z, rows):
+                            task.write(section, 0, _shifted(region, rows.start), decoded)
+                        for area in blocks.blocks(shape[1:]):
+                            at = _moved(area.write[0], share.rows.start), area.write[1]
+                            target[number, *area.write] = back[0, *at].clip(0, 1)
         logger.info(
             "%s: %d sections of %d x %d px in %.1f s on %s (%s, tiles of up to %d px)",
             output,
@@ -106,3 +144,60 @@ def predict(
             str(dtype).removeprefix("torch."),
             size,
         )
+
+
+def _step(
+    own: PixelSize | None, of_model: PixelSize | None, match: bool, dataset: Path
+) -> tuple[float, float] | None:
+    """Return the height and width of a pixel of the model (px of the image), if images are resampled to it.
+
+    If `match` is False, a difference is only reported.
+    """
+    if match and (own is None or of_model is None):
+        whose = "of the images" if own is None else "of the training images of the model"
+        remedy = (
+            "State it: column `pixel_size` of the table of volumes, or `--pixel-size`."
+            if own is None
+            else "Set `prediction: {match_pixel_size: false}`, or leave out `--match-pixel-size`."
+        )
+        raise InputError(f"{dataset}: pixel sizes are to be matched, but that {whose} is not known. {remedy}")
+    if own is None or of_model is None or not differs(own, of_model):
+        return None
+    y, x = of_model[0] / own[0], of_model[1] / own[1]
+    if match and not all(1 / _LARGEST_STEP <= by <= _LARGEST_STEP for by in (y, x)):
+        raise InputError(
+            f"{dataset}: pixels of {text(own)}, but the model was trained with {text(of_model)}. More than "
+            f"{_LARGEST_STEP} times is not resampled. Correct the unit: state `pixel_size` in um."
+        )
+    if not match:
+        logger.warning(
+            "%s: pixels of %s, but the model was trained with %s. Cells look %.2g times as large to it. To "
+            "resample the images, add `--match-pixel-size`, or set `prediction: {match_pixel_size: true}`.",
+            dataset,
+            text(own),
+            text(of_model),
+            math.sqrt(y * x),
+        )
+        return None
+    logger.info("%s: resampled from pixels of %s to %s for the network", dataset, text(own), text(of_model))
+    return y, x
+
+
+@contextmanager
+def _section(output: Path, task: tasks.Task, size: tuple[int, int]) -> Iterator[Any]:
+    """Yield the array of a prediction for one section, in a temporary file next to `output`."""
+    path = output.with_suffix(".resampled.h5")
+    try:
+        with h5py.File(path, "w", locking=False) as file:
+            yield task.create(file, (1, *size))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _moved(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
+
+
+def _shifted(tile: Tile, rows: int) -> Tile:
+    """Return a tile whose result is written `rows` further down."""
+    return replace(tile, write=(_moved(tile.write[0], rows), tile.write[1]))

@@ -65,7 +65,8 @@ def segment(
         layout.require(prediction, layout.CELL_PROBABILITY) as source,
         layout.create(segmentation, record) as file,
     ):
-        post_processing = PostProcessing.read(postprocessing)
+        pixels = layout.pixels_per_model_pixel(source)
+        post_processing = PostProcessing.read(postprocessing).scaled(pixels)
         probability = source[layout.CELL_PROBABILITY.name]
         target = layout.add(file, layout.LABELS, probability.shape)
         layout.copy_pixel_size(source, file)
@@ -195,7 +196,9 @@ def number_parts(
         provenance.making("number_parts", [numbers], [*pieces, postprocessing]) as record,
         layout.create(numbers, record) as file,
     ):
-        minimum_size = PostProcessing.read(postprocessing).minimum_size
+        with layout.require(pieces[0]) as part:
+            pixels = layout.pixels_per_model_pixel(part)
+        minimum_size = PostProcessing.read(postprocessing).scaled(pixels).minimum_size
         for path in pieces:
             file.create_group(path.name)
         for z in range(sections):

@@ -29,6 +29,7 @@ from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.data.patches import Patches, open_volumes
 from pipeline_lib.inference import passes
+from pipeline_lib.kernels.pixelsize import pair
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.errors import InputError
@@ -119,7 +120,8 @@ def train(
     torch.manual_seed(seed)
     device = devices.choose_device(settings.device)
     precision = passes.choose_precision(settings.precision, device)
-    normalisation = Normalisation.from_dict(read_json(statistics)["normalisation"])
+    measured = read_json(statistics)
+    normalisation = Normalisation.from_dict(measured["normalisation"])
     trained_task = tasks.load(task)
     if settings.best_by not in trained_task.scores:
         raise InputError(
@@ -155,7 +157,15 @@ def train(
             "processes": processes.number,
         }
         record["device"] = device.type
-        trained = Model(plan, net, normalisation, record, task)
+        trained = Model(
+            plan,
+            net,
+            normalisation,
+            record,
+            task,
+            pixel_size=pair(measured.get("pixel_size")),
+            classes=trained_task.class_names,
+        )
         path = Path(model).with_suffix(".checkpoint.pt")
         checkpoint = Checkpoint(path, key_of(record), trained, settings, processes)
         state = checkpoint.state

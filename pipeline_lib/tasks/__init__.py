@@ -34,12 +34,15 @@ class Task(Protocol):
         Name of the task's folder. Model files store it.
     classes : int
         Number of channels of the network's output.
+    class_names : tuple of str
+        What each channel of the output means. Model files store it.
     scores : dict of str to bool
         Name of each validation score to whether a higher value is better. One of the scores is `loss`.
     """
 
     name: str
     classes: int
+    class_names: tuple[str, ...]
     scores: dict[str, bool]
 
     def __init__(self) -> None: ...

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.runtime.types import Stored
 
+NAMES = ("background", "cell")
 BACKGROUND, CELL = range(2)
-CLASSES = 2
+CLASSES = len(NAMES)
 
 _Part_co = TypeVar("_Part_co", covariant=True)
 

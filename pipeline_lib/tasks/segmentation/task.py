@@ -23,7 +23,7 @@ from pipeline_lib.inference.passes import orient, orient_back
 from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.kernels.sections import count_annotated, ignored_pixels, without
 from pipeline_lib.runtime.types import Stored
-from pipeline_lib.tasks.segmentation.classes import CLASSES, of_cells, target_class
+from pipeline_lib.tasks.segmentation.classes import CLASSES, NAMES, of_cells, target_class
 from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
 
 # Scoring at these thresholds takes a few hundredths of a second per section of 512 px. They are float64, so
@@ -88,6 +88,7 @@ class Task:
 
     name: ClassVar[str] = "segmentation"
     classes: ClassVar[int] = CLASSES
+    class_names: ClassVar[tuple[str, ...]] = NAMES
     scores: ClassVar[dict[str, bool]] = {"loss": False, "v_rand_thin": True}
 
     def open(self, stack: ExitStack, dataset: Path, weight_map: Path, cache_bytes: int) -> Volume:
