@@ -529,6 +529,26 @@ def test_dry_run_of_the_demo_works_in_any_folder(tmp_path):
     assert {"draw_volume", "train_model", "report"} <= planned(tmp_path)
 
 
+def test_pixel_sizes_and_lengths_in_um(tmp_path):
+    write_stacks(tmp_path)
+    table = TABLE.replace("split\n", "split\tpixel_size\n").replace("predict\n", "predict\t0.7\n")
+    config = FILES | {
+        "dataset": {"pixel_size": 0.5, "separation_border_width": "2 um"},
+        "weight_map": {"sigma": "1.5 um"},
+        "segmentation": {"minimum_size": "10 um2"},
+    }
+    arguments = ["-n", "--printshellcmds", *write(tmp_path, config, table)]
+    lines = snakemake(tmp_path, *arguments).stderr.splitlines()
+    assert (
+        "pixel size: 0.5 um; dataset.separation_border_width: 2 um = 4 px; weight_map.sigma: 1.5 um = 3 px; "
+        "segmentation.minimum_size: 10 um2 = 40 px"
+    ) in lines
+    (warning,) = [line for line in lines if line.startswith("warning: ")]
+    assert warning.startswith(
+        "warning: volume new: pixels of 0.7 um, but those of the training volumes are 0.5"
+    )
+
+
 def test_configfile_replaces_the_demo(tmp_path):
     write_stacks(tmp_path)
     assert "draw_volume" not in planned(tmp_path, *write(tmp_path, FILES))

@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="UM",
         help="side of a pixel in um; default: as the file states",
     )
+    parser.add_argument(
+        "--match-pixel-size", action="store_true", help="resample images to the pixel size of the model"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     parser.add_argument("--memory", type=float, default=8.0, metavar="GB", help="memory to use; default: 8")
 
@@ -163,6 +166,7 @@ def _segment(options: argparse.Namespace, described: Json, name: str, image: Pat
             options.model,
             prediction,
             average_orientations=described["application"]["average_orientations"],
+            match_pixel_size=options.match_pixel_size,
             device=options.device,
             memory_gb=options.memory,
         )

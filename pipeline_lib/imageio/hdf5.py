@@ -65,7 +65,7 @@ def open_hdf5(path: str | Path, named: HDF5Path) -> Iterator[tuple[ImageInfo, Re
             require_plausible(path, info, dataset.id.get_storage_size(), 1_000_000)
         white_is_zero = bool(np.any(dataset.attrs.get("IMAGE_WHITE_IS_ZERO", 0)))  # as HDF5 specifies images
         palette = _palette(path, dataset) if info.channels == 1 else ()
-        stated = of_hdf5(dataset)
+        stated = of_hdf5(dataset, axes)
         info = replace(
             info,
             others=_others(Path(source), dataset),

@@ -78,10 +78,14 @@ def of_png(content: bytes) -> Scale:
     return Scale(_believed(1e6 / y, 1e6 / x)) if x and y else Scale()
 
 
-def of_hdf5(dataset: h5py.Dataset) -> Scale:
-    """Return what the attribute `element_size_um` (z, y, x) states, or those of a file of bordure."""
+def of_hdf5(dataset: h5py.Dataset, axes: str) -> Scale:
+    """Return what the attribute `element_size_um` (z, y, x) states, or those of a file of bordure.
+
+    `axes` has a letter for each dimension. Fiji and PlantSeg write 1 for all axes if nothing is known.
+    """
     values = np.ravel(dataset.attrs.get("element_size_um", ()))
-    if len(values) in (2, 3) and values.dtype.kind in "uif":
+    ordered = [axis for axis in axes if axis in "zyx"] == [*"zyx"][-sum(axis in "zyx" for axis in axes) :]
+    if len(values) in (2, 3) and values.dtype.kind in "uif" and ordered and (values != 1).any():
         sizes = [float(value) for value in values]
         return Scale(_pair(*sizes[-2:]), _length(sizes[0]) if len(sizes) == 3 else None)
     with suppress(OSError, KeyError, ValueError, TypeError):

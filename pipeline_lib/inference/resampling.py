@@ -10,8 +10,6 @@ from scipy import ndimage
 from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.runtime.types import Stored
 
-# Positions are multiples of this share of a pixel, so that they are exact relative to any region.
-_GRID = 2.0**20
 _SIGMAS = 4.0  # radius of the Gaussian filter
 
 
@@ -60,30 +58,37 @@ class Resampled:
             part.indices(size)[:2] for part, size in zip((rows, columns), self.shape[-2:], strict=True)
         )
         side = max(int(BLOCK / max(*self.step, 1)), 1)  # so that about one block is read at a time
-        bands = [
-            np.concatenate(
-                [
-                    self._region(
-                        tuple(leading), slice(y, min(y + side, bottom)), slice(x, min(x + side, right))
-                    )
-                    for x in range(left, right, side)
-                ],
-                axis=-1,
-            )
-            for y in range(top, bottom, side)
-        ]
-        return np.concatenate(bands, axis=-2)
+        rows, columns = (
+            [slice(at, min(at + side, stop)) for at in range(start, stop, side)]
+            for start, stop in ((top, bottom), (left, right))
+        )
+        bands = [[self._region(tuple(leading), y, x) for x in columns] for y in rows]
+        return np.concatenate([np.concatenate(band, axis=-1) for band in bands], axis=-2)
 
     def source(self, axis: int, part: slice) -> slice:
-        """Return the rows (axis 0) or columns (axis 1) of the array that determine a part of the result."""
+        """Return the rows or columns of the array that determine a part of the result.
+
+        Parameters
+        ----------
+        axis : int
+            0 for rows, 1 for columns.
+        part : slice
+            Rows or columns of the result, with start and stop.
+
+        Returns
+        -------
+        slice
+            Rows or columns of the array.
+        """
         first, last = self._positions(axis, part)[[0, -1]]
         reach = int(_SIGMAS * self.sigma[axis] + 0.5)  # as ndimage rounds it
         return slice(max(int(first) - reach, 0), min(int(last) + 2 + reach, self.size[axis]))
 
     def _positions(self, axis: int, part: slice) -> np.ndarray:
         """Return the middles of new pixels as positions in the array, in which pixel 0 is at 0."""
+        # The same for any part. To subtract the first pixel of a region, a smaller integer, is exact.
         middle = (np.arange(part.start, part.stop) + 0.5) * self.step[axis] - 0.5
-        return np.clip(np.round(middle * _GRID) / _GRID, 0, self.size[axis] - 1)
+        return np.clip(middle, 0, self.size[axis] - 1)
 
     def _region(self, leading: tuple[Any, ...], rows: slice, columns: slice) -> np.ndarray:
         source = self.source(0, rows), self.source(1, columns)

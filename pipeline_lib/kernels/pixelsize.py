@@ -8,6 +8,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from pipeline_lib.runtime.errors import InputError
+
 PixelSize: TypeAlias = tuple[float, float]
 """Height and width of a pixel (um)."""
 
@@ -15,6 +17,8 @@ PixelSize: TypeAlias = tuple[float, float]
 TOLERANCE = 0.1
 #: Two statements that differ by more than this share contradict each other; less is rounding.
 ROUNDING = 0.01
+#: Largest ratio of two pixel sizes between which images are resampled. Beyond, a unit is probably wrong.
+LARGEST_RATIO = 10.0
 
 
 def pair(size: float | Sequence[float] | None) -> PixelSize | None:
@@ -44,6 +48,15 @@ def differs(size: PixelSize | None, other: PixelSize | None, tolerance: float = 
     if size is None or other is None:
         return False
     return any(max(a, b) > min(a, b) * (1 + tolerance) for a, b in zip(size, other, strict=True))
+
+
+def require_ratio(size: PixelSize, of_model: PixelSize, what: str) -> None:
+    """Raise `InputError` about `what` if pixel sizes are too different to resample an image."""
+    if differs(size, of_model, LARGEST_RATIO - 1):
+        raise InputError(
+            f"{what}: pixels of {text(size)}, but the model is trained with {text(of_model)}. Images are "
+            f"resampled up to a factor of {LARGEST_RATIO:g}. Correct the unit: state `pixel_size` in um."
+        )
 
 
 def is_square(size: PixelSize) -> bool:

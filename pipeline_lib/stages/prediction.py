@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,14 +18,12 @@ from pipeline_lib.inference import passes
 from pipeline_lib.inference.resampling import Resampled
 from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.kernels import blocks
-from pipeline_lib.kernels.pixelsize import PixelSize, differs, text
+from pipeline_lib.kernels.pixelsize import PixelSize, differs, require_ratio, side, text
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
-
-_LARGEST_STEP = 10  # between the pixel sizes of an image and a model; beyond, a unit is probably wrong
 
 
 @devices.explain_memory_errors("prediction")
@@ -160,27 +157,26 @@ def _step(
             if own is None
             else "Set `prediction: {match_pixel_size: false}`, or leave out `--match-pixel-size`."
         )
-        raise InputError(f"{dataset}: pixel sizes are to be matched, but that {whose} is not known. {remedy}")
+        raise InputError(
+            f"volume {dataset.stem}: pixel sizes are to be matched, but that {whose} is not known. {remedy}"
+        )
     if own is None or of_model is None or not differs(own, of_model):
         return None
-    y, x = of_model[0] / own[0], of_model[1] / own[1]
-    if match and not all(1 / _LARGEST_STEP <= by <= _LARGEST_STEP for by in (y, x)):
-        raise InputError(
-            f"{dataset}: pixels of {text(own)}, but the model was trained with {text(of_model)}. More than "
-            f"{_LARGEST_STEP} times is not resampled. Correct the unit: state `pixel_size` in um."
-        )
+    step = of_model[0] / own[0], of_model[1] / own[1]
     if not match:
         logger.warning(
-            "%s: pixels of %s, but the model was trained with %s. Cells look %.2g times as large to it. To "
-            "resample the images, add `--match-pixel-size`, or set `prediction: {match_pixel_size: true}`.",
-            dataset,
+            "volume %s: pixels of %s, but the model was trained with %s. Cells look %.2g times as large to "
+            "it. To resample the images, add `--match-pixel-size`, or set `prediction: {match_pixel_size: "
+            "true}`.",
+            dataset.stem,
             text(own),
             text(of_model),
-            math.sqrt(y * x),
+            side(step),
         )
         return None
+    require_ratio(own, of_model, f"volume {dataset.stem}")
     logger.info("%s: resampled from pixels of %s to %s for the network", dataset, text(own), text(of_model))
-    return y, x
+    return step
 
 
 @contextmanager

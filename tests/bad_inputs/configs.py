@@ -45,6 +45,21 @@ add("NaN", write_config, "weight_map: {sigma: .nan}\n")
 add("infinity", write_config, "weight_map: {w0: .inf}\n")
 add("integer of 5,000 digits", write_config, f"seed: {'9' * 5000}\n")
 add("separation border wider than allowed", write_config, "dataset: {separation_border_width: 1000000}\n")
+add("length in um without a pixel size", write_config, "weight_map: {sigma: 1 um}\n")
+add("area instead of a length", write_config, "weight_map: {sigma: 1 um2}\n")
+add("unit that is no length", write_config, "segmentation: {minimum_size: 20 px}\n")
+add(
+    "length in um with oblong pixels",
+    write_config,
+    "dataset: {pixel_size: [0.5, 0.4]}\nweight_map: {sigma: 1 um}\n",
+)
+add(
+    "length in um that is too many px",
+    write_config,
+    "dataset: {pixel_size: 0.001}\nweight_map: {sigma: 1 um}\n",
+)
+add("pixel size of 0", write_config, "dataset: {pixel_size: 0}\n")
+add("pixel sizes to match, but not known", write_config, "prediction: {match_pixel_size: true}\n")
 add("list instead of a section", write_config, "report: [a]\n")
 add("unknown choice", write_config, "normalisation: median\n")
 add("tile that the network cannot process", write_config, "", CONFIG.replace("tile: 44", "tile: 45"))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "workflow")]
 
-from bordure import settings  # noqa: E402
+from bordure import lengths, settings  # noqa: E402
 
 from pipeline_lib import networks  # noqa: E402
 from pipeline_lib.data import volumes  # noqa: E402
@@ -94,13 +94,14 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
     for row in rows:
         settings.of_volume(config["dataset"], row.dataset, row.row)
     dataset = config["dataset"]
-    volumes.check_files(
+    found = volumes.check_files(
         rows,
         dataset["channels"],
         config["memory_gb"],
         dataset["pairing"],
         dataset.get("scale", dataset.get("offset")),
     )
+    config, _ = lengths.convert(config, rows, {name: images.pixel_size for name, images in found.items()})
     return rows, config
 
 

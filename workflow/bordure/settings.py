@@ -47,7 +47,8 @@ LIMITS = {
 def read_schema(name: str) -> Json:
     """Return the JSON Schema `workflow/schemas/<name>.schema.yaml`.
 
-    The keyword `unit` is an addition of this project; all others are standard.
+    The keywords `unit` and `physical` are additions of this project; all others are standard. `physical` is
+    the unit in which a number of pixels can be given instead, as a text such as `0.5 um`.
     """
     return yaml.safe_load((WORKFLOW_FOLDER / f"schemas/{name}.schema.yaml").read_text())
 
@@ -302,10 +303,60 @@ def _complete(settings: Json, schema: Json, section: str) -> Json:
         value = _convert(settings.get(key, part.get("default")), part)
         # the keys of a section are checked one by one later, so that messages name them
         allowed = Validator({"type": "object"} if "properties" in part else part).is_valid(value)
-        if not (allowed and _finite(value)):
+        if not ((allowed and _finite(value)) or length(value, part)):
             raise InputError(f"config key `{name}`: found {_shown(value)}. {_expectation(part)}")
         completed[key] = _complete(value, part, f"{name}.") if "properties" in part else value
     return completed
+
+
+_UNITS = {"nm": 1e-3, "um": 1.0, "\xb5m": 1.0, "\u03bcm": 1.0, "mm": 1e3}
+_LENGTH = re.compile("([0-9.]+(?:[eE][+-]?[0-9]+)?) *([a-z\xb5\u03bc]+)(|2|\\^2|\xb2)")
+
+
+def length(value: Any, part: Json) -> float:
+    """Return the length (um) or area (um2) that a value states in physical units.
+
+    Parameters
+    ----------
+    value : object
+        Value of a key, for instance the text `0.5 um`.
+    part : dict
+        JSON Schema of the key.
+
+    Returns
+    -------
+    float
+        Length or area; 0 if the value states none, or the key accepts none.
+
+    Examples
+    --------
+    >>> length("500 nm", {"physical": "um"}), length("20 um2", {"physical": "um2"})
+    (0.5, 20.0)
+    >>> length(3, {"physical": "um"}), length("20 um", {"physical": "um2"})
+    (0.0, 0.0)
+    """
+    found = _LENGTH.fullmatch(value.strip()) if isinstance(value, str) and "physical" in part else None
+    if not found or found[2] not in _UNITS or bool(found[3]) != (power(part) == 2):
+        return 0.0
+    with suppress(ValueError):
+        return float(found[1]) * _UNITS[found[2]] ** power(part)
+    return 0.0
+
+
+def power(part: Json) -> int:
+    """Return 2 for a key whose value is an area, 1 for a length.
+
+    Parameters
+    ----------
+    part : dict
+        JSON Schema of the key.
+
+    Returns
+    -------
+    int
+        Power of the unit.
+    """
+    return 2 if part["physical"] == "um2" else 1
 
 
 def _convert(value: Any, part: Json) -> Any:
@@ -399,8 +450,24 @@ def expected(part: Json) -> str:
             return f"a list of {expected(part['items'])}"
         which = "without repetitions" if part.get("uniqueItems") else f"of {part['minItems']}"
         return f"a list {which}, each {expected(part['items'])}"
-    limits = " and ".join(f"{words} {part[limit]}" for limit, words in LIMITS.items() if limit in part)
-    return f"{TYPES[part['type']]} {limits}".strip()
+    return limits(part) + (f" (px), or a text such as `5 {part['physical']}`" if "physical" in part else "")
+
+
+def limits(part: Json) -> str:
+    """Return type and range of a single value as a phrase.
+
+    Parameters
+    ----------
+    part : dict
+        JSON Schema of the key.
+
+    Returns
+    -------
+    str
+        Phrase, such as `a number above 0`.
+    """
+    within = " and ".join(f"{words} {part[limit]}" for limit, words in LIMITS.items() if limit in part)
+    return f"{TYPES[part['type']]} {within}".strip()
 
 
 def settings_tables() -> str:
@@ -433,7 +500,7 @@ def _table(keys: Json) -> str:
     for key, part in keys.items():
         default = f"default: `{_plain(part['default'])}`" if "default" in part else "no default"
         values = " or ".join(f"`{_plain(value)}`" for value in part.get("enum", ())) or expected(part)
-        if "unit" in part:
+        if "unit" in part and "physical" not in part:
             values += f", in {part['unit']}"
         rows.append((f"`{key}`<br>{default}<br>{values}", _one_line(part["description"])))
     return _markdown(("key", "meaning"), rows)

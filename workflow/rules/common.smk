@@ -26,11 +26,14 @@ from bordure import estimate, internals, replacement
 from pipeline_lib import imageio, memory, networks, provenance
 from pipeline_lib.data import volumes
 from pipeline_lib.kernels import blocks
+from pipeline_lib.kernels.pixelsize import pair
+from pipeline_lib.networks import modelfile
 from pipeline_lib.runtime import locks
 from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import explained, read_json, write_json
 from pipeline_lib.runtime.log import WORKFLOW
+from bordure.lengths import convert
 from bordure.settings import OF_TRAINING, complete, of_volume, read_config, use_model
 
 IMPORTED = internals.is_imported(workflow)
@@ -46,7 +49,7 @@ def find_beside(path):
 
 
 def read_volumes():
-    """Return three dicts by volume: its row of the table, shape (z, y, x), and further files of its images.
+    """Return dicts by volume: its row of the table, shape (z, y, x), further files of its images, pixel size.
 
     The headers of all image files are checked, unless the images are drawn by the run.
     """
@@ -64,6 +67,7 @@ def read_volumes():
         chosen = {row.volume: imageio.parse_sections(row.sections, sections) for row in rows}
         rows_of = {row.volume: imageio.row_range(row.rows, size) or range(size) for row in rows}
         shapes = {name: (len(numbers), len(rows_of[name]), size) for name, numbers in chosen.items()}
+        pixel_sizes = {}
     else:
         dataset = config["dataset"]
         found = volumes.check_files(
@@ -75,7 +79,8 @@ def read_volumes():
         )
         shapes = {name: images.shape[1:] for name, images in found.items()}
         others = {name: images.others for name, images in found.items()}
-    return {row.volume: row for row in rows}, shapes, others
+        pixel_sizes = {name: images.pixel_size for name, images in found.items()}
+    return {row.volume: row for row in rows}, shapes, others, pixel_sizes
 
 
 def check_results():
@@ -145,7 +150,16 @@ try:
         if key in config:
             config[key] = os.path.normpath(os.path.expanduser(config[key]))
     check_results()
-    VOLUMES, SHAPES, OTHERS = read_volumes()
+    VOLUMES, SHAPES, OTHERS, IN_FILES = read_volumes()
+    # lengths in um become px, once for all rules
+    converted, pixel_size_lines = convert(
+        config,
+        [*VOLUMES.values()],
+        IN_FILES,
+        of_model=pair(modelfile.describe(MODEL_FILE).get("pixel_size")) if MODEL_FILE else None,
+        unused=OF_TRAINING if MODEL_FILE else (),
+    )
+    config.update(converted)
     DATASET = {name: of_volume(config["dataset"], row.dataset, row.row) for name, row in VOLUMES.items()}
     PLAN = networks.plan(**config["network"], input_channels=config["dataset"]["channels"])
     check_tiles()
@@ -270,6 +284,7 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 if workflow.is_main_process:
+    print(*pixel_size_lines, sep="\n", end="\n" * bool(pixel_size_lines), file=sys.stderr)
     print(
         f"memory: the largest job ({LARGEST.job}) needs at least {LARGEST.bytes / 1e9:.1f} GB; jobs use up "
         f"to `memory_gb` ({config['memory_gb']:g} GB) if that makes them faster",
