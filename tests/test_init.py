@@ -318,6 +318,7 @@ def a_survey(**changes):
         "touching": 0.2,
         "contrast": 2.0,
         "exposure": 1.2,
+        "pixel_sizes": [],
     }
     return Survey(**values | changes)
 
@@ -371,9 +372,15 @@ def test_two_folders_become_a_project_that_runs(tmp_path, monkeypatch, capsys):
     write_nuclei(tmp_path / "my images")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    for number, side in ((0, 0.5), (3, 0.65)):
+        image = tmp_path / f"my images/images/n{number}.tif"
+        tifffile.imwrite(
+            image, tifffile.imread(image), resolution=(1e4 / side, 1e4 / side), resolutionunit="CENTIMETER"
+        )
     assert cli.main(["init", "../my images", "--minutes", "3"]) == 0
     shown = capsys.readouterr().out
-    assert "6, 120 x 120 px, uint8" in shown and "bordure check config.yaml" in shown
+    assert "6, 120 x 120 px, uint8" in shown and "pixel size   0.5 um to 0.65 um\n" in shown
+    assert "bordure check config.yaml" in shown
     settings = complete(read_config("config.yaml"))
     assert settings["dataset"]["annotation_kind"] == "instances"
     assert settings["results"] == str(tmp_path / "elsewhere/results")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline_lib import imageio
 from pipeline_lib.data.volumes import SPLITS
+from pipeline_lib.kernels import pixelsize
 from pipeline_lib.projects.layouts import Found, find_images
 from pipeline_lib.projects.proposal import Choice, choose_network, choose_settings, infer_preset
 from pipeline_lib.projects.splits import Row, split_images
@@ -145,6 +146,7 @@ def _described(
     sections = sorted({shape[0] for shape in seen.shapes})
     stacks = "" if sections == [1] else f", {'-'.join(map(str, {sections[0]: 0, sections[-1]: 0}))} sections"
     channels = f", {seen.channels} channels" if seen.channels > 1 else ""
+    pixels = " to ".join(map(pixelsize.text, dict.fromkeys([*seen.pixel_sizes[:1], *seen.pixel_sizes[-1:]])))
     annotated = sum(image.annotation is not None for image in found)
     gap = "" if math.isnan(seen.gap) else f", narrow gaps of {seen.gap:.1f} px"
     parts = Counter(row.split for row in rows)
@@ -155,6 +157,7 @@ def _described(
     }
     lines = [
         ("images", f"{len(found)}, {size} px{stacks}{channels}, {seen.dtype}"),
+        *([("pixel size", pixels)] if pixels else []),
         ("annotations", f"{annotated} of {len(found)}: {seen.kind} ({seen.evidence})"),
         (
             "cells",

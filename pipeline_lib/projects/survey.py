@@ -13,6 +13,7 @@ from pipeline_lib import imageio
 from pipeline_lib.data.labels import BORDER_WIDTH, count_pixels, separation_border
 from pipeline_lib.imageio.kinds import UnclearAnnotation
 from pipeline_lib.imageio.regions import BORDER, AnnotationRegions, grow
+from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.kernels.sections import frame
 from pipeline_lib.projects.layouts import Found
 from pipeline_lib.runtime.errors import InputError
@@ -59,6 +60,8 @@ class Survey:
         Mean gray level in cells minus that outside, in standard deviations.
     exposure : float
         Largest divided by smallest mean gray level of the images above their darkest level.
+    pixel_sizes : list of tuple of float
+        Different sizes of pixels (height, width; um) that the files state, smallest first.
     """
 
     shapes: list[tuple[int, int, int]]
@@ -75,6 +78,7 @@ class Survey:
     touching: float
     contrast: float
     exposure: float
+    pixel_sizes: list[PixelSize]
 
 
 @dataclass
@@ -172,6 +176,7 @@ def survey(
         touching=measured.touching / len(areas),
         contrast=float(np.median(measured.contrasts)),
         exposure=max(measured.means) / darkest if darkest > 0 else float("inf"),
+        pixel_sizes=sorted({image.pixel_size for image in infos.values() if image.pixel_size}),
     )
 
 

@@ -9,12 +9,10 @@ from pathlib import Path
 import h5py
 
 from pipeline_lib import layout, networks
+from pipeline_lib.projects.proposal import FORWARD, JOBS, ORIENTATIONS
 from pipeline_lib.runtime.types import Json
 
-FORWARD = 1 / 3  # of a training step is the forward pass, which prediction and validation consist of
 SCORING = 10e-6  # s per pixel, see docs/measurements/performance.md
-JOBS = 30  # s, the start of all jobs of a small run
-ORIENTATIONS = 8  # passes with `average_orientations`
 # Bytes per pixel of the files that a run writes for each kind of volume, without compression
 DATASET, WEIGHT_MAP, PREDICTION, LABELS = 6, 4, 4, 4
 
