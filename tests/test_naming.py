@@ -416,15 +416,15 @@ def test_numbers_whose_meaning_is_not_known_are_not_paired(tmp_path, first, seco
 
 def test_images_of_other_formats_among_slices_are_named(tmp_path):
     folder = write(tmp_path / "a", ["s1.tif", "s2.tif", "s4.tif"])
-    (folder / "s3.jpg").write_bytes(b"\xff\xd8")
+    (folder / "s3.gif").write_bytes(b"GIF89a")
     (folder / "notes.txt").touch()
     for path in (folder, f"{folder}/s*"):
-        with pytest.raises(InputError, match=r"s3\.jpg: found 1 image with the suffix `\.jpg`") as caught:
+        with pytest.raises(InputError, match=r"s3\.gif: found 1 image with the suffix `\.gif`") as caught:
             imageio.inspect(path)
         pattern = re.search(r"with the pattern (\S+)\.$", str(caught.value))[1]
         assert imageio.inspect(pattern).sections == 3
     Image.fromarray(np.zeros((5, 6), np.uint8)).save(folder / "s3.tif")  # the other fix
-    (folder / "s3.jpg").unlink()
+    (folder / "s3.gif").unlink()
     assert imageio.inspect(folder).sections == 4
 
 

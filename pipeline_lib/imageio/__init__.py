@@ -2,9 +2,10 @@
 
 This package alone knows file formats, the order of axes, and whether 0 is black or white.
 
-Readable formats: TIFF (strips or tiles, multi-page, ImageJ, OME, BigTIFF), a single PNG, a folder of PNG or
-TIFF slices in natural order or a pattern of their names, and HDF5 as `file.h5:/dataset`. Files are read
-region by region; only the strips, tiles or chunks that a region touches are decoded.
+Readable formats: TIFF (strips or tiles, multi-page, ImageJ, OME, BigTIFF), PNG, JPEG and BMP, a folder of
+such slices in natural order or a pattern of their names, and HDF5 as `file.h5:/dataset`. Files are read
+region by region; only the strips, tiles or chunks that a region touches are decoded. Channels in separate
+files are one image, `first.tif + second.tif`.
 
 Written format: compressed TIFF for Fiji and napari, one strip at a time.
 

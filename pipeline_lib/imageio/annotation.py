@@ -87,7 +87,7 @@ def open_annotation(
     Parameters
     ----------
     path : str or Path
-        TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
+        Image file, folder of slices, or `file.h5:/dataset`.
     sections : str, optional
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
     rows : str, optional
@@ -201,7 +201,7 @@ def read_annotation(path: str | Path, **settings: Unpack[AnnotationSettings]) ->
     Parameters
     ----------
     path : str or Path
-        TIFF or PNG file, folder of PNG or TIFF slices, or `file.h5:/dataset`.
+        Image file, folder of slices, or `file.h5:/dataset`.
     **settings
         `kind` and other arguments of `open_annotation`.
 

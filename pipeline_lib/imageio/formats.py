@@ -16,6 +16,7 @@ from pipeline_lib.imageio.fixes import without_alpha, without_palette
 from pipeline_lib.imageio.hdf5 import open_hdf5
 from pipeline_lib.imageio.headers import ImageInfo, Reader
 from pipeline_lib.imageio.naming import (
+    PILLOW_SUFFIXES,
     TIFF_SUFFIXES,
     check_numbers,
     hdf5_path,
@@ -25,6 +26,7 @@ from pipeline_lib.imageio.naming import (
     slice_files,
     source_file,
 )
+from pipeline_lib.imageio.pillow import open_pillow
 from pipeline_lib.imageio.png import open_png
 from pipeline_lib.imageio.series import pattern_of, require_one_stack
 from pipeline_lib.imageio.tiff import open_tiff
@@ -33,7 +35,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 
 _READABLE = (
-    "Use TIFF (Fiji: File > Save As > Tiff...), PNG, a folder of PNG or TIFF slices, or HDF5 as "
+    "Use TIFF (Fiji: File > Save As > Tiff...), PNG, JPEG or BMP, a folder of such slices, or HDF5 as "
     "file.h5:/dataset"
 )
 
@@ -61,6 +63,8 @@ def open_file(
         opened = open_tiff(file)
     elif suffix == ".png":
         opened = open_png(file)
+    elif suffix in PILLOW_SUFFIXES:
+        opened = open_pillow(file)
     else:
         raise InputError(f"{path}: unknown image format with suffix `{suffix}`. {_READABLE}.")
     with ExitStack() as stack:
@@ -148,7 +152,7 @@ def _open_slices(
             raise InputError(_no_match(path))
     elif not slices:
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
-        raise InputError(f"{path}: the folder contains no PNG or TIFF slices (found: {found}). {_READABLE}.")
+        raise InputError(f"{path}: the folder contains no images (found: {found}). {_READABLE}.")
     else:
         require_one_stack(path, slices)
     if folders := [file for file in slices if file.is_dir()]:
@@ -234,8 +238,8 @@ def _no_match(path: Path) -> str:
     near = difflib.get_close_matches(path.name, present, 3, 0.3) or present[:3]
     found = f"it has {len(present)}, such as {', '.join(near)}" if near else "it has none"
     return (
-        f"{path}: no PNG or TIFF file in the folder matches this pattern; {found}. * stands for any text, ? "
-        "for one letter, [0-4] for one of several; upper and lower case differ."
+        f"{path}: no image in the folder matches this pattern; {found}. * stands for any text, ? for one "
+        "letter, [0-4] for one of several; upper and lower case differ."
     )
 
 
@@ -248,7 +252,7 @@ def _require_no_others(path: Path, slices: Sequence[Path]) -> None:
         rest = f"name the others with the pattern {folder}/{pattern}" if pattern else "move it elsewhere"
         raise InputError(
             f"{others[0]}: found {len(others)} image{'s' * (len(others) > 1)} with the suffix "
-            f"`{others[0].suffix}` among {len(slices)} slices; only PNG and TIFF are read. If it is a slice, "
+            f"`{others[0].suffix}` among {len(slices)} slices; this format is not read. If it is a slice, "
             f"save it as {slices[0].suffix}; if not, {rest}."
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,9 @@ from pipeline_lib.runtime.errors import InputError
 
 # Number of a section in the file, rows and columns (slices with start and stop) -> region (c, y, x)
 Reader = Callable[[int, slice, slice], np.ndarray]
+
+#: Channels of an image: how many it must have, or which to read, by number (the first is 0) or name.
+Channels = int | Sequence[int | str]
 
 # Sides of the displayed image on which row 0 and column 0 are stored, for each Orientation of TIFF
 ORIENTATIONS = {
@@ -87,10 +90,10 @@ class ImageInfo:
     palette : tuple of tuple of int, default ()
         Displayed colour of each value: red, green, blue and, if `alpha`, opacity.
     orientation : int, default 1
-        Orientation in which a TIFF was stored, 1 to 8. Shape and regions are those that are displayed.
+        Orientation in which the file is stored, 1 to 8. Shape and regions are those that are displayed.
     smallest_read : int, default 0
         Size in bytes, decoded, of the smallest part that can be read: a strip or tile of a TIFF, a chunk of
-        HDF5, a whole PNG, or one pixel of an uncompressed file.
+        HDF5, a whole PNG, JPEG or BMP, or one pixel of an uncompressed file.
     others : tuple of Path, default ()
         Other files that contain pixels of the image, for instance those of an OME set or the sources of a
         virtual HDF5 dataset.
@@ -100,6 +103,10 @@ class ImageInfo:
         Height and width of a pixel (um), as the file states them, see `pixel_size`.
     section_spacing : float or None, default None
         Distance between neighbouring sections (um), as the file states it.
+    lossy : bool, default False
+        Whether the compression has changed the values, as that of JPEG does.
+    names : tuple of str, default ()
+        Names of the channels, if the file states them.
     """
 
     channels: int
@@ -121,6 +128,8 @@ class ImageInfo:
     stored: tuple[Stored, ...] = ()
     pixel_size: PixelSize | None = None
     section_spacing: float | None = None
+    lossy: bool = False
+    names: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -138,7 +147,48 @@ class ImageInfo:
         return f"{channels}{size(self.shape[1:])}, {self.dtype}{bits}"
 
 
-def require_channels(path: str | Path, info: ImageInfo, channels: int, *, annotation: bool = False) -> None:
+def number_of(channels: Channels) -> int:
+    """Return the number of channels that are read."""
+    return channels if isinstance(channels, int) else len(channels)
+
+
+def chosen_channels(path: str | Path, info: ImageInfo, channels: Sequence[int | str]) -> list[int]:
+    """Return the numbers of the channels that are chosen by number or name.
+
+    Raises `InputError` if one does not exist, has the name of another one, or is chosen twice.
+    """
+    available = 3 if is_coloured(info) else info.channels
+    names = info.names or (("red", "green", "blue") if info.rgb or is_coloured(info) else ())
+    listed = ", ".join(_channel_names(available, names))
+    found: list[int] = []
+    for channel in channels:
+        if isinstance(channel, int):
+            numbers = [channel] if 0 <= channel < available else []
+        else:
+            exact = [n for n, name in enumerate(names) if name == channel]
+            numbers = exact or [n for n, name in enumerate(names) if name.casefold() == channel.casefold()]
+        if len(numbers) != 1:
+            reason = "several channels are called" if numbers else "has no channel"
+            raise InputError(
+                f"{path}: {reason} {channel}. It has {listed}. Write one of these numbers or names into "
+                "`dataset.channels`, or into the column `channels` of the table of volumes."
+            )
+        if numbers[0] in found:
+            raise InputError(
+                f"{path}: `dataset.channels` names the channel {channel} twice. It has {listed}. Keep one."
+            )
+        found += numbers
+    return found
+
+
+def _channel_names(number: int, names: Sequence[str]) -> list[str]:
+    """Describe the channels of an image for messages: `0 DAPI`, `1 GFP`."""
+    return [f"{n} {name}".strip() for n, name in enumerate(names or [""] * number)]
+
+
+def require_channels(
+    path: str | Path, info: ImageInfo, channels: Channels, *, annotation: bool = False
+) -> None:
     """Raise `InputError` if an image cannot be read with the expected number of channels.
 
     Colours (RGB) are accepted where one channel is expected. `Images.read` then requires that red, green and
@@ -150,8 +200,8 @@ def require_channels(path: str | Path, info: ImageInfo, channels: int, *, annota
         Path of the image, for the message.
     info : ImageInfo
         Shape and type of the image.
-    channels : int
-        Expected number of channels.
+    channels : int or sequence of (int or str)
+        Expected number of channels, or the channels that it must have, by number or name.
     annotation : bool, default False
         Whether the image is an annotation. Then the values of a palette are its labels, and the message does
         not suggest what changes labels.
@@ -159,8 +209,8 @@ def require_channels(path: str | Path, info: ImageInfo, channels: int, *, annota
     Raises
     ------
     InputError
-        If the number of channels differs, or if 0 is displayed as white and the type of the values defines
-        no value that is black.
+        If the number of channels differs, a chosen one does not exist, or if 0 is displayed as white and the
+        type of the values defines no value that is black.
     """
     if info.white_is_zero and info.dtype.kind not in "bu" and not annotation:
         raise InputError(
@@ -168,6 +218,9 @@ def require_channels(path: str | Path, info: ImageInfo, channels: int, *, annota
             "defines no value for black; expected unsigned integers. If high values are bright, change the "
             f"tag:\n{set_tag(path, 262, 1)}"
         )
+    if not isinstance(channels, int):
+        chosen_channels(path, info, channels)
+        return
     info = as_expected(info, channels)
     colours = is_coloured(info) and not annotation
     if (3 if colours else info.channels) == channels or (channels == 1 and (colours or info.rgb)):
@@ -187,15 +240,21 @@ def require_channels(path: str | Path, info: ImageInfo, channels: int, *, annota
             f"{path}: found {found}, {expected}. Save one number per pixel: one image of black and white, or "
             f"of instance labels (0 = background, 1..n = cells).{hint}"
         )
+    available = 3 if colours else info.channels
+    choice = ""
+    if channels < available:
+        names = ", ".join(_channel_names(available, info.names))
+        choice = f" or choose some, as in `dataset.channels: {[*range(channels)]}` (there are {names}),"
     raise InputError(
-        f"{path}: found {found}, {expected}. Set `dataset.channels: {3 if colours else info.channels}`, "
-        f"or save the image with {channels} channel{'s' * (channels > 1)}{' (axes CZYX)' * (channels > 1)}."
-        f"{hint}"
+        f"{path}: found {found}, {expected}. Set `dataset.channels: {available}`,{choice} or save the image "
+        f"with {channels} channel{'s' * (channels > 1)}{' (axes CZYX)' * (channels > 1)}.{hint}"
     )
 
 
-def as_expected(info: ImageInfo, channels: int) -> ImageInfo:
+def as_expected(info: ImageInfo, channels: Channels) -> ImageInfo:
     """Return the info with a sample of unknown meaning as transparency, if this gives `channels`."""
+    if not isinstance(channels, int):
+        return info
     rgb = info.channels == 4
     if not info.unspecified or not (info.channels == channels + 1 or (rgb and channels == 1)):
         return info
@@ -336,3 +395,25 @@ def cyx(array: np.ndarray, info: ImageInfo) -> np.ndarray:
     """Return a region with the axes `info.axes` as (c, y, x); all other axes must have length 1."""
     array = np.moveaxis(array, (info.axes.index("Y"), info.axes.index("X")), (-2, -1))
     return array.reshape(info.channels, *array.shape[-2:])
+
+
+def turned(info: ImageInfo, read: Reader, orientation: int) -> tuple[ImageInfo, Reader]:
+    """Return the info and the reader of an image that is displayed as its `orientation` says."""
+    row, column = ORIENTATIONS[orientation]
+    transposed = row in ("left", "right")
+    flips = row in ("bottom", "right"), column in ("bottom", "right")
+    lengths = info.height, info.width
+
+    def read_turned(z: int, rows: slice, columns: slice) -> np.ndarray:
+        parts = (columns, rows) if transposed else (rows, columns)
+        stored = (
+            slice(length - part.stop, length - part.start) if flip else part
+            for part, flip, length in zip(parts, flips, lengths, strict=True)
+        )
+        region = np.flip(read(z, *stored), tuple(axis for axis, flip in enumerate(flips, 1) if flip))
+        return region.swapaxes(1, 2) if transposed else region
+
+    if transposed:
+        pixel_size = info.pixel_size and (info.pixel_size[1], info.pixel_size[0])
+        info = replace(info, height=info.width, width=info.height, pixel_size=pixel_size)
+    return replace(info, orientation=orientation), read_turned

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib.imageio.fixes import numbered, set_tag, without_alpha
+from pipeline_lib.imageio.display import displayed, displayed_type, notes
 from pipeline_lib.imageio.formats import errors_explained, open_file
 from pipeline_lib.imageio.headers import (
-    ORIENTATIONS,
+    Channels,
     ImageInfo,
     Reader,
     as_expected,
     machine_memory,
+    number_of,
     require_channels,
     require_memory,
     require_whole,
-    sections_hint,
 )
 from pipeline_lib.imageio.naming import parse_sections, row_range
 from pipeline_lib.imageio.stored import stored_sections
-from pipeline_lib.kernels.pixelsize import PixelSize, text
+from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 
@@ -77,7 +77,7 @@ class Images:
 
         With a `scale` it is float32.
         """
-        return np.dtype(np.float32) if self.scale is not None else _stored_type(self.info)
+        return np.dtype(np.float32) if self.scale is not None else displayed_type(self.info)
 
     def read(self, z: int, rows: slice, columns: slice) -> np.ndarray:
         """Return a region of one section.
@@ -97,8 +97,8 @@ class Images:
         Raises
         ------
         InputError
-            If the file is damaged, a value is NaN or infinite, a pixel is transparent, or one channel is
-            expected and red, green and blue of a pixel differ.
+            If the file is damaged, a value is NaN or infinite, transparency is not the same in all pixels, or
+            one channel is expected and red, green and blue of a pixel differ.
         """
         rows, columns = (
             slice(*part.indices(n)[:2]) for part, n in zip((rows, columns), self.shape[2:], strict=True)
@@ -142,7 +142,7 @@ def open_images(
     *,
     sections: str | None = None,
     rows: str | None = None,
-    channels: int = 1,
+    channels: Channels = 1,
     offset: float | None = None,
     scale: float | None = None,
 ) -> Iterator[Images]:
@@ -150,19 +150,20 @@ def open_images(
 
     Images are read as they are displayed: those stored with `WhiteIsZero` are inverted, so that high values
     are bright; a TIFF is turned as its tag `Orientation` says; a palette gives gray levels or colours.
-    Transparency is left out, and all pixels must be opaque. Where one channel is expected, colours (RGB) are
-    read as gray levels, and must be equal in each pixel.
+    Transparency is left out, and must be the same in all pixels. Where one channel is expected, colours (RGB)
+    are read as gray levels, and must be equal in each pixel.
 
     Parameters
     ----------
     path : str or Path
-        TIFF or PNG file, folder or pattern of PNG or TIFF slices, or `file.h5:/dataset`.
+        Image file, folder or pattern of slices, or `file.h5:/dataset`.
     sections : str, optional
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
     rows : str, optional
         Selected rows, for instance `0-255`; all by default.
-    channels : int, default 1
-        Expected number of channels.
+    channels : int or sequence of (int or str), default 1
+        Expected number of channels; or the channels to read, by number (the first is 0) or by the name that
+        the file states.
     offset : float, optional
         Gray level that becomes 0: it is subtracted before the multiplication by `scale`, which is then 1 by
         default.
@@ -203,7 +204,7 @@ def open_images(
 def open_chosen(
     path: str | Path,
     sections: str | None,
-    channels: int,
+    channels: Channels,
     *,
     rows: str | None = None,
     annotation: bool = False,
@@ -224,142 +225,16 @@ def open_chosen(
             chosen = row_range(rows, info.height) or range(info.height)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        for note in _notes(info, channels, annotation):
+        for note in notes(info, channels, annotation):
             logger.info("%s: %s", path, note)
         if offset is not None and scale is None:
             scale = 1.0
-        decode = _displayed(path, info, channels, annotation, read)
+        decode = displayed(path, info, channels, annotation, read)
         info = replace(info, height=len(chosen))
-        yield Images(path, info, numbers, channels, offset, scale, decode, chosen.start)
+        yield Images(path, info, numbers, number_of(channels), offset, scale, decode, chosen.start)
 
 
-def _notes(info: ImageInfo, channels: int, annotation: bool) -> Iterator[str]:
-    """Yield what is inferred from the metadata of an image, for the log."""
-    if info.orientation != 1:
-        row, column = ORIENTATIONS[info.orientation]
-        where = f"row 0 is at the {row}, column 0 at the {column}"
-        yield f"turned as its tag Orientation says ({info.orientation}: {where})"
-    if info.palette:
-        meaning = "labels are the numbers of its colours" if annotation else "its colours are read"
-        yield f"has a palette; {meaning}"
-    elif info.white_is_zero and not annotation:
-        yield "inverted, because 0 is displayed as white"
-    if info.alpha and (not info.palette or not annotation):
-        yield "transparency is left out; all pixels must be opaque"
-    if annotation and info.nodata == 0:
-        yield "the tag GDAL_NODATA states that 0 means no data; it is read as background"
-    if info.pixel_size and not annotation:
-        yield f"pixel size {text(info.pixel_size)}"
-    if info.rgb and channels == 1:
-        yield "colours are read as gray levels; red, green and blue must be equal in all pixels"
-
-
-def _displayed(path: str | Path, info: ImageInfo, channels: int, annotation: bool, read: Reader) -> Reader:
-    """Return a reader of `channels` opaque channels, as displayed or, for an annotation, as stored."""
-    dtype = _stored_type(info)
-    alpha = info.alpha and not (annotation and info.palette)
-    table = np.array(() if annotation else info.palette, dtype).T
-    inverted = info.white_is_zero and not annotation and not info.palette
-
-    def read_displayed(z: int, rows: slice, columns: slice) -> np.ndarray:
-        region = read(z, rows, columns).astype(dtype, copy=False)
-        at = z, rows.start, columns.start
-        if info.nodata is not None and not annotation:
-            _require_data(path, info.nodata, region, at)
-        if table.size:
-            if region.max() >= table.shape[1]:
-                raise InputError(
-                    f"{path}: found the value {region.max()}, but its palette has only {table.shape[1]} "
-                    "colours. The file is damaged. Copy it again from its source."
-                )
-            region = table[:, region[0]]
-        if alpha:
-            _require_opaque(path, info, region[-1], at, annotation)
-            region = region[:-1]
-        if inverted:
-            np.subtract(info.highest, region, out=region)
-        if len(region) > channels:
-            _require_gray(path, info, region, at, annotation)
-            region = region[:1]
-        return region
-
-    return read_displayed
-
-
-def _stored_type(info: ImageInfo) -> np.dtype:
-    """Return the type of values that are read."""
-    return np.dtype(np.uint8) if info.dtype.kind == "b" else info.dtype
-
-
-def _first(wrong: np.ndarray, at: tuple[int, int, int]) -> tuple[tuple[int, int], str]:
-    """Return where `wrong` (y, x) is first true, as an index and as words; `at` is its first pixel."""
-    y, x = np.unravel_index(np.argmax(wrong), wrong.shape)
-    return (int(y), int(x)), f"the first in section {at[0]}, row {at[1] + y}, column {at[2] + x}"
-
-
-def _require_data(path: str | Path, nodata: float, region: np.ndarray, at: tuple[int, int, int]) -> None:
-    """Raise `InputError` if a pixel has the value that means "no data"; `at` are as for `_require_opaque`."""
-    if not (wrong := (region == nodata).any(0)).any():
-        return
-    raise InputError(
-        f"{path}: found the value {nodata}, {_first(wrong, at)[1]}, which means no data (tag GDAL_NODATA). "
-        "Crop the images, or exclude such sections with the column `sections`. If the value is a gray level, "
-        f"remove its meaning:\n{set_tag(path, 42113, 'nan')}"
-    )
-
-
-def _require_opaque(
-    path: str | Path, info: ImageInfo, alpha: np.ndarray, at: tuple[int, int, int], annotation: bool
-) -> None:
-    """Raise `InputError` if a pixel is transparent; `at` are section, row and column of the first."""
-    opaque = np.iinfo(info.dtype).max if info.palette else _brightest(info)
-    if not (wrong := alpha != opaque).any():
-        return
-    index, where = _first(wrong, at)
-    if info.unspecified:
-        channel = "" if annotation else f"If it is a channel, set `dataset.channels: {info.channels + 1}`. "
-        raise InputError(
-            f"{path}: found an additional sample without a stated meaning that is not opaque, {where} "
-            f"({alpha[index]:g} of {opaque:g}). {channel}To remove it (this overwrites the file):\n"
-            f"{without_alpha(path, info)}"
-        )
-    raise InputError(
-        f"{path}: found transparent pixels, {where} (opacity {alpha[index]:g} of {opaque:g}). What they show "
-        f"depends on the program. {sections_hint(path, info)}To keep the stored colours and remove the "
-        f"transparency (this overwrites the file):\n{without_alpha(path, info)}"
-    )
-
-
-def _brightest(info: ImageInfo) -> int:
-    """Return the value that means white, or opaque."""
-    return 1 if info.dtype.kind == "f" else info.highest
-
-
-def _require_gray(
-    path: str | Path, info: ImageInfo, region: np.ndarray, at: tuple[int, int, int], annotation: bool
-) -> None:
-    """Raise `InputError` if channels differ; `at` are section, row and column of the first pixel."""
-    if not (wrong := (region != region[:1]).any(0)).any():
-        return
-    index, where = _first(wrong, at)
-    colour = ", ".join(f"{value:g}" for value in region[:, *index])
-    found = f"{path}: found colours (RGB), {where} ({colour}); expected"
-    if annotation:
-        ends = {"black": 0, "white": _brightest(info)}
-        seen = [name for name, value in ends.items() if (region == value).all(0).any()]
-        name = "white" if seen == ["white"] else "black"
-        raise InputError(
-            f"{found} one number per pixel. {sections_hint(path, info)}If each colour is one cell and {name} "
-            f"is background, write numbers (this overwrites the file):\n{numbered(path, info, ends[name])}"
-        )
-    raise InputError(
-        f"{found} gray levels. {sections_hint(path, info)}Set `dataset.channels: 3` if all images of the "
-        "table have colours, or convert it to grayscale (Fiji: Image > Type > 8-bit, then File > Save As > "
-        "Tiff...)."
-    )
-
-
-def read_images(path: str | Path, *, sections: str | None = None, channels: int = 1) -> np.ndarray:
+def read_images(path: str | Path, *, sections: str | None = None, channels: Channels = 1) -> np.ndarray:
     """Read an image as a whole.
 
     The pixels of the file can be integers or floats of any width, or bool. Images are read as they are
@@ -368,11 +243,12 @@ def read_images(path: str | Path, *, sections: str | None = None, channels: int 
     Parameters
     ----------
     path : str or Path
-        TIFF or PNG file, folder or pattern of PNG or TIFF slices, or `file.h5:/dataset`.
+        Image file, folder or pattern of slices, or `file.h5:/dataset`.
     sections : str, optional
         Selected sections, for instance `0-3,8` (see `parse_sections`); all by default.
-    channels : int, default 1
-        Expected number of channels.
+    channels : int or sequence of (int or str), default 1
+        Expected number of channels; or the channels to read, by number (the first is 0) or by the name that
+        the file states.
 
     Returns
     -------
@@ -404,8 +280,8 @@ def inspect(path: str | Path) -> ImageInfo:
     Parameters
     ----------
     path : str or Path
-        TIFF or PNG file, folder or pattern of PNG or TIFF slices, or `file.h5:/dataset`. The headers of all
-        slices of a folder are read.
+        Image file, folder or pattern of slices, or `file.h5:/dataset`. The headers of all slices of a folder
+        are read.
 
     Returns
     -------

@@ -16,8 +16,10 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-SLICE_SUFFIXES = (".png", *TIFF_SUFFIXES)
-_OTHER_SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".webp")
+PILLOW_SUFFIXES = (".bmp", ".jpeg", ".jpg")  # read with Pillow
+#: Suffixes of files that can be slices, in lower case.
+SLICE_SUFFIXES = (".png", *TIFF_SUFFIXES, *PILLOW_SUFFIXES)
+_OTHER_SUFFIXES = (".gif", ".jp2", ".webp")
 _HDF5 = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf))(?::/*(?P<dataset>.*))?", re.IGNORECASE)
 
 
@@ -105,6 +107,12 @@ def are_slices(path: str | Path) -> bool:
     return is_pattern(path) or (not hdf5_path(path) and os.path.isdir(path))
 
 
+def file_format(path: Path) -> str:
+    """Return the format of a file by its suffix, such as `tif`; two names of one format are equal."""
+    suffix = path.suffix.lower().strip(".")
+    return {"tiff": "tif", "jpeg": "jpg"}.get(suffix, suffix)
+
+
 def file_key(*paths: str | Path) -> str:
     """Return a text that is equal for all names of a file, or of several files in any order.
 
@@ -149,7 +157,7 @@ def identity(path: str | Path) -> str:
 
 
 def slice_files(path: str | Path) -> list[Path]:
-    """Return the PNG and TIFF files of a folder or pattern in natural order, without hidden files.
+    """Return the images of a folder or pattern in natural order, without hidden files.
 
     Parameters
     ----------
@@ -168,7 +176,7 @@ def slice_files(path: str | Path) -> list[Path]:
 
 
 def other_images(path: str | Path) -> list[Path]:
-    """Return the files of a folder or pattern that are images of formats which are not read, such as JPEG."""
+    """Return the files of a folder or pattern that are images of formats which are not read, such as GIF."""
     return sorted(file for file in _visible_files(path) if file.suffix.lower() in _OTHER_SUFFIXES)
 
 

@@ -66,7 +66,7 @@ def read_prediction(
     Parameters
     ----------
     path : str or Path
-        TIFF or PNG file, folder or pattern of slices, or `file.h5:/dataset`.
+        Image file, folder or pattern of slices, or `file.h5:/dataset`.
     sections : str, optional
         Selected sections, for instance `0-3,8`; all by default.
     kind : {"auto", "labels", "classes", "probability"}, default "auto"

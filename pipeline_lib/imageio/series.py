@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline_lib.imageio.naming import file_format
 from pipeline_lib.imageio.tokens import composed, parsed
 from pipeline_lib.runtime.errors import InputError
 
@@ -41,9 +42,9 @@ LISTED = 6
 def require_one_stack(folder: Path, slices: Sequence[Path]) -> None:
     """Raise `InputError` if the names of the files in a folder show that they are not one stack.
 
-    Not one stack are: PNG and TIFF files; several series with the same numbers, such as channels, conditions
-    or the tiles of a grid; masks beside their images; a series and other files. Names that have nothing in
-    common are one collection. The message lists a pattern for each group of files.
+    Not one stack are: files of several formats; several series with the same numbers, such as channels,
+    conditions or the tiles of a grid; masks beside their images; a series and other files. Names that have
+    nothing in common are one collection. The message lists a pattern for each group of files.
     """
     stacks = _stacks(slices)
     if len(stacks) < 2:
@@ -70,7 +71,7 @@ def require_one_stack(folder: Path, slices: Sequence[Path]) -> None:
 
 def _stacks(paths: Sequence[Path]) -> list[list[Path]]:
     """Group files that can be one stack by their names; a single group if that holds for all files."""
-    formats = _grouped(paths, lambda path: path.suffix.lower() == ".png")
+    formats = _grouped(paths, file_format)
     if len(formats) > 1:
         return [stack for files in formats for stack in _stacks(files)]
     names = dict(zip(paths, parsed(paths), strict=True))

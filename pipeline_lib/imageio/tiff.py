@@ -28,6 +28,7 @@ from pipeline_lib.imageio.headers import (
     is_inverted,
     region_index,
     require_plausible,
+    turned,
 )
 from pipeline_lib.imageio.pixelsize import of_tiff
 from pipeline_lib.runtime.errors import InputError
@@ -243,11 +244,10 @@ def _displayed(
         unspecified=extra and key.extrasamples[0] == 0 and not palette,
         nodata=_nodata(key.tags.valueof(_NODATA)),
         palette=palette,
-        orientation=orientation,
         pixel_size=stated.pixel_size,
         section_spacing=stated.section_spacing,
     )
-    return _turned(info, read) if orientation != 1 else (info, read)
+    return turned(info, read, orientation) if orientation != 1 else (info, read)
 
 
 def _nodata(text: object) -> int | float | None:
@@ -259,28 +259,6 @@ def _nodata(text: object) -> int | float | None:
         value = float(text)
         return value if math.isfinite(value) else None
     return None
-
-
-def _turned(info: ImageInfo, read: Reader) -> tuple[ImageInfo, Reader]:
-    """Return the info and the reader of an image that is displayed as its orientation says."""
-    row, column = ORIENTATIONS[info.orientation]
-    transposed = row in ("left", "right")
-    flips = row in ("bottom", "right"), column in ("bottom", "right")
-    lengths = info.height, info.width
-
-    def read_turned(z: int, rows: slice, columns: slice) -> np.ndarray:
-        parts = (columns, rows) if transposed else (rows, columns)
-        stored = (
-            slice(length - part.stop, length - part.start) if flip else part
-            for part, flip, length in zip(parts, flips, lengths, strict=True)
-        )
-        region = np.flip(read(z, *stored), tuple(axis for axis, flip in enumerate(flips, 1) if flip))
-        return region.swapaxes(1, 2) if transposed else region
-
-    if transposed:
-        turned = info.pixel_size and (info.pixel_size[1], info.pixel_size[0])
-        info = replace(info, height=info.width, width=info.height, pixel_size=turned)
-    return info, read_turned
 
 
 def _page_tags(path: Path) -> dict[int, _Tags]:

@@ -40,7 +40,7 @@ add(
     ["s1_ch00.png", "s1_ch01.png", "s2_ch00.png", "s2_ch01.png"],
 )
 add("folder with an overview beside the slices", write_slices, ["overview.tif", "s1.tif", "s2.tif"])
-add("folder with a JPEG among the slices", write_slices, ["s1.png", "s2.png", "s3.jpg"])
+add("folder with a GIF among the slices", write_slices, ["s1.png", "s2.png", "s3.gif"])
 add("folder of files with several sections each", write_slices, ["s1.tif", "s2.tif"], (2, 32, 32))
 
 
