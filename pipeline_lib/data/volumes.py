@@ -30,6 +30,7 @@ DATASET_COLUMNS = (
     "relabel",
     "empty_sections",
     "pairing",
+    "channels",
     "offset",
     "scale",
     "pixel_size",
@@ -180,24 +181,25 @@ def read_table(path: str | Path, data_dir: str | Path, *, trains: bool = True) -
 
 def check_files(
     volumes: Iterable[Volume],
-    channels: int = 1,
+    channels: imageio.Channels | Mapping[str, imageio.Channels] = 1,
     memory_gb: float = 8.0,
     pairing: str = "names",
     scale: float | None = None,
 ) -> dict[str, imageio.ImageInfo]:
     """Check the files of volumes by their headers, without reading pixels.
 
-    The files must exist, images and annotation must have the same shape, and all images the same type, except
-    for those with a stated `scale`. The names of slices must tell which annotation belongs to which image. A
-    section must not belong to two splits, whatever its file is called. The dry run calls this for volumes
-    whose files exist before the run.
+    The files must exist, images and annotation must have the same shape, and all images the same number of
+    channels and the same type, except for those with a stated `scale`. The names of slices must tell which
+    annotation belongs to which image. A section must not belong to two splits, whatever its file is called.
+    The dry run calls this for volumes whose files exist before the run.
 
     Parameters
     ----------
     volumes : iterable of Volume
         Rows of the table of volumes.
-    channels : int, default 1
-        Expected number of channels of the images.
+    channels : int, sequence of (int or str), or mapping of str to these, default 1
+        Expected number of channels of the images, or the channels to read, see `imageio.open_images`; a
+        mapping has those of each volume by its name.
     memory_gb : float, default 8.0
         Memory in which the files must be readable, in GB (10^9 bytes).
     pairing : {"names", "order"}, default "names"
@@ -216,7 +218,7 @@ def check_files(
     InputError
         If a check fails. The message names the row and the file.
     """
-    volumes, first, found = list(volumes), None, {}
+    volumes, first, expected, found = list(volumes), None, 0, {}
     paths: dict[str, imageio.ImageInfo | None] = dict.fromkeys(
         path for volume in volumes for path in volume.paths()
     )
@@ -227,7 +229,14 @@ def check_files(
                 if scale is None and not volume.dataset.keys() & {"offset", "scale"}:
                     first = first or (volume, images)
                     _require_type(volume.images, images.dtype, first[0].images, first[1].dtype)
-                imageio.require_channels(volume.images, images, channels)
+                chosen = channels[volume.volume] if isinstance(channels, Mapping) else channels
+                imageio.require_channels(volume.images, images, chosen)
+                number = imageio.number_of(chosen)
+                if number != (expected := expected or number):
+                    raise InputError(
+                        f"`channels` chooses {number} of {volume.images}, but {expected} for volume "
+                        f"{volumes[0].volume}. Choose the same number of channels for all volumes."
+                    )
                 imageio.require_memory(volume.images, images, memory_gb)
                 sections = imageio.parse_sections(volume.sections, images.sections)
                 rows = imageio.row_range(volume.rows, images.height) or range(images.height)
@@ -442,7 +451,8 @@ def _volume(row: str, columns: list[str], line: list[str], data_dir: Path) -> Vo
         imageio.row_range(rows)
     except InputError as error:
         raise InputError(f"{row}, volume {name}: {error}") from error
-    images_path = str(data_dir / cells["images"])
+    first, *further = imageio.channel_paths(data_dir / cells["images"])
+    images_path = imageio.PLUS.join([first, *(str(data_dir / path) for path in further)])
     annotation_path = str(data_dir / annotation) if annotation else None
     mask_path = str(data_dir / cells["ignore_mask"]) if cells.get("ignore_mask") else None
     if mask_path and not annotation:

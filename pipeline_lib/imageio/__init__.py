@@ -14,11 +14,21 @@ Axes are `c` (channel), `z` (section), `y` (row) and `x` (column).
 
 from pipeline_lib.imageio.annotation import Annotation, AnnotationSettings, open_annotation, read_annotation
 from pipeline_lib.imageio.apart import inspect_apart
-from pipeline_lib.imageio.headers import ImageInfo, Stored, require_channels, require_memory
+from pipeline_lib.imageio.headers import (
+    Channels,
+    ImageInfo,
+    Stored,
+    number_of,
+    require_channels,
+    require_memory,
+)
 from pipeline_lib.imageio.images import Images, inspect, open_images, pixel_size, read_images
 from pipeline_lib.imageio.kinds import ANNOTATION_KINDS
 from pipeline_lib.imageio.naming import (
+    PLUS,
+    SLICE_SUFFIXES,
     are_slices,
+    channel_paths,
     identity,
     natural_key,
     parse_sections,
@@ -41,21 +51,26 @@ from pipeline_lib.imageio.writing import write_images, write_labels, write_proba
 __all__ = [
     "ANNOTATION_KINDS",
     "PAIRINGS",
+    "PLUS",
     "PREDICTION_KINDS",
+    "SLICE_SUFFIXES",
     "Annotation",
     "AnnotationRegions",
     "AnnotationSettings",
+    "Channels",
     "ImageInfo",
     "Images",
     "Prediction",
     "Stored",
     "are_slices",
+    "channel_paths",
     "identity",
     "inspect",
     "inspect_apart",
     "kind_of_prediction",
     "matching_slices",
     "natural_key",
+    "number_of",
     "open_annotation",
     "open_images",
     "parse_sections",

@@ -6,18 +6,21 @@ import difflib
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from pipeline_lib.imageio.display import displayed, displayed_info
 from pipeline_lib.imageio.fixes import without_alpha, without_palette
 from pipeline_lib.imageio.hdf5 import open_hdf5
 from pipeline_lib.imageio.headers import ImageInfo, Reader
 from pipeline_lib.imageio.naming import (
     PILLOW_SUFFIXES,
     TIFF_SUFFIXES,
+    are_slices,
+    channel_paths,
     check_numbers,
     hdf5_path,
     is_pattern,
@@ -26,6 +29,7 @@ from pipeline_lib.imageio.naming import (
     slice_files,
     source_file,
 )
+from pipeline_lib.imageio.pairing import matching_slices
 from pipeline_lib.imageio.pillow import open_pillow
 from pipeline_lib.imageio.png import open_png
 from pipeline_lib.imageio.series import pattern_of, require_one_stack
@@ -51,9 +55,12 @@ def open_file(
     """
     file = source_file(path)
     pattern = is_pattern(path)
-    is_folder = not pattern and _require_readable(path, file)
+    parts = channel_paths(path)
+    is_folder = not pattern and len(parts) == 1 and _require_readable(path, file)
     suffix = file.suffix.lower()
-    if pattern or (is_folder and not hdf5_path(path)):
+    if len(parts) > 1:
+        opened = _open_channels(path, parts, every_slice)
+    elif pattern or (is_folder and not hdf5_path(path)):
         opened = _open_slices(file, slices, every_slice)
     elif named := hdf5_path(path):
         if is_folder:
@@ -224,6 +231,62 @@ def _open_slices(
             return current[z](0, rows, columns)
 
         yield replace(first, sections=len(places), axes=f"Z{first.axes}", smallest_read=smallest_read), read
+
+
+@contextmanager
+def _open_channels(
+    path: str | Path, parts: Sequence[str], every_slice: bool
+) -> Iterator[tuple[ImageInfo, Reader]]:
+    """Yield the info and the region reader of an image whose channels are in the files `parts`."""
+    infos: list[ImageInfo] = []
+    readers: list[Reader] = []
+    with ExitStack() as stack:
+        for part in parts:
+            slices = _slices_of_channel(parts[0], part)
+            info, read = stack.enter_context(open_file(part, every_slice=every_slice, slices=slices))
+            infos.append(displayed_info(info))
+            readers.append(displayed(part, info, None, False, read))
+            if (infos[0].shape[1:], infos[0].dtype) != (infos[-1].shape[1:], infos[-1].dtype):
+                raise InputError(
+                    f"{part}: found {infos[-1]}, but the channel {parts[0]} has {infos[0]}. The channels of "
+                    "an image must have the same sections, size and type. Check that they belong together."
+                )
+
+        def read_all(z: int, rows: slice, columns: slice) -> np.ndarray:
+            return np.concatenate([read(z, rows, columns) for read in readers])
+
+        yield (
+            replace(
+                infos[0],
+                channels=sum(info.channels for info in infos),
+                axes="ZYXC",
+                bits=max(info.bits or 8 * info.dtype.itemsize for info in infos),
+                rgb=False,
+                orientation=1,
+                smallest_read=sum(info.smallest_read for info in infos),
+                others=tuple(other for info in infos for other in info.others),
+                names=tuple(name for info in infos for name in info.names or [""] * info.channels),
+                lossy=any(info.lossy for info in infos),
+            ),
+            read_all,
+        )
+
+
+def _slices_of_channel(first: str, path: str) -> Sequence[Path | None] | None:
+    """Return the slices of a channel in the order of those of the first channel; None if it has none."""
+    if path == first or not (are_slices(first) and are_slices(path)):
+        return None
+    own, others = slice_files(path), slice_files(first)
+    if len(own) == len(others) == 1:
+        return None
+    with suppress(InputError):
+        if len(own) == len(others) and (slices := matching_slices(first, path)):
+            return slices
+    raise InputError(
+        f"{path}: the names of its {len(own)} files do not pair them with the {len(others)} files of the "
+        f"channel {first}. Rename the files so that all channels of a section have the same number or name, "
+        "or save one file with all channels (Fiji: Image > Color > Merge Channels...)."
+    )
 
 
 def _no_match(path: Path) -> str:

@@ -20,6 +20,8 @@ PILLOW_SUFFIXES = (".bmp", ".jpeg", ".jpg")  # read with Pillow
 #: Suffixes of files that can be slices, in lower case.
 SLICE_SUFFIXES = (".png", *TIFF_SUFFIXES, *PILLOW_SUFFIXES)
 _OTHER_SUFFIXES = (".gif", ".jp2", ".webp")
+#: Stands between the files of the channels of one image, such as `a_ch00.tif + a_ch01.tif`.
+PLUS = " + "
 _HDF5 = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf))(?::/*(?P<dataset>.*))?", re.IGNORECASE)
 
 
@@ -34,6 +36,40 @@ def hdf5_path(path: str | Path) -> HDF5Path | None:
     """Split a path `file.h5:/dataset`; None if the path does not name an HDF5 file."""
     match = _HDF5.fullmatch(str(path))
     return HDF5Path(match["file"], (match["dataset"] or "").strip("/")) if match else None
+
+
+def channel_paths(path: str | Path) -> list[str]:
+    """Return the paths of the channels of an image that are in separate files.
+
+    Parameters
+    ----------
+    path : str or Path
+        Path in a table of volumes. ` + ` stands between the paths of channels, unless it is part of the name
+        of a file or folder that exists.
+
+    Returns
+    -------
+    list of str
+        The paths in the order of the channels; `path` alone if its channels are not in separate files.
+
+    Examples
+    --------
+    >>> from pipeline_lib.imageio import channel_paths
+    >>> channel_paths("dapi/*.tif + gfp/*.tif")
+    ['dapi/*.tif', 'gfp/*.tif']
+    """
+    parts, found = str(path).split(PLUS), []
+    while parts:
+        lengths = range(len(parts), 1, -1)
+        length = next((n for n in lengths if _names_files(PLUS.join(parts[:n]))), 1)
+        found.append(PLUS.join(parts[:length]))
+        del parts[:length]
+    return found
+
+
+def _names_files(path: str) -> bool:
+    """Return whether a path or pattern names a file or folder that exists."""
+    return os.path.lexists(source_file(path)) or (_has_wildcard(path) and any(_visible_files(path)))
 
 
 def source_file(path: str | Path) -> Path:
@@ -70,9 +106,13 @@ def source_files(path: str | Path) -> list[Path]:
     Returns
     -------
     list of Path
-        The files that match a pattern, or else the one path of `source_file`.
+        The files that match a pattern, or else the one path of `source_file`; for channels in separate files,
+        those of all channels.
     """
-    return slice_files(path) if is_pattern(path) else [source_file(path)]
+    parts = channel_paths(path)
+    return [
+        file for part in parts for file in (slice_files(part) if is_pattern(part) else [source_file(part)])
+    ]
 
 
 def is_pattern(path: str | Path) -> bool:
@@ -88,6 +128,10 @@ def is_pattern(path: str | Path) -> bool:
     bool
         Whether the path stands for all files that match it.
     """
+    return len(channel_paths(path)) == 1 and _has_wildcard(path)
+
+
+def _has_wildcard(path: str | Path) -> bool:
     return not {*"*?["}.isdisjoint(Path(path).name) and not hdf5_path(path) and not os.path.lexists(path)
 
 
@@ -152,8 +196,11 @@ def identity(path: str | Path) -> str:
     str
         `file_key` of the file, and the name of the dataset of an HDF5 file.
     """
-    named = hdf5_path(path)
-    return f"{file_key(source_file(path))}:{named.dataset if named else ''}"
+    keys = []
+    for part in channel_paths(path):
+        named = hdf5_path(part)
+        keys.append(f"{file_key(source_file(part))}:{named.dataset if named else ''}")
+    return PLUS.join(keys)
 
 
 def slice_files(path: str | Path) -> list[Path]:
@@ -183,7 +230,7 @@ def other_images(path: str | Path) -> list[Path]:
 def _visible_files(path: str | Path) -> Iterator[Path]:
     """Yield the files of a folder or pattern, without hidden ones."""
     path = Path(path)
-    folder, pattern = (path.parent, path.name) if is_pattern(path) else (path, "*")
+    folder, pattern = (path.parent, path.name) if _has_wildcard(path) else (path, "*")
     if folder.is_dir() or pattern == "*":
         visible = (file for file in folder.iterdir() if not file.name.startswith("."))
         yield from (file for file in visible if fnmatchcase(file.name, pattern))

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline_lib.imageio.naming import are_slices, parse_sections, slice_files
+from pipeline_lib.imageio.naming import are_slices, channel_paths, parse_sections, slice_files
 from pipeline_lib.imageio.series import LISTED, pattern_of
 from pipeline_lib.imageio.tokens import Token, composed, parsed
 from pipeline_lib.runtime.errors import InputError
@@ -31,7 +31,7 @@ def matching_slices(
     Parameters
     ----------
     images, annotation : str
-        Paths in a table of volumes.
+        Paths in a table of volumes. Of channels in separate files, the first is compared.
     pairing : {"names", "order"}, default "names"
         With "order", the first file in natural order belongs to the first image, and so on. Both must have
         the same number of files.
@@ -59,6 +59,7 @@ def matching_slices(
         raise InputError(
             f"config key `dataset.pairing`: found {pairing}, expected one of {', '.join(PAIRINGS)}."
         )
+    images = channel_paths(images)[0]
     if not (are_slices(images) and are_slices(annotation)):
         return None
     raw, truth = slice_files(images), slice_files(annotation)

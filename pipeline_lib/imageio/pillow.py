@@ -88,8 +88,8 @@ def _require_bits(path: Path, mode: str) -> None:
     bits = int.from_bytes(header[28:30] if size > 12 else header[24:26], "little")
     if bits != {"1": 1, "L": 8}.get(mode, bits):
         raise InputError(
-            f"{path}: found a palette of gray levels for {bits} bits, a kind of BMP that is not read. Save it "
-            "as PNG."
+            f"{path}: found a palette of gray levels for {bits} bits, a kind of BMP that is not read. Save "
+            "it as PNG."
         )
 
 

@@ -11,7 +11,14 @@ import h5py
 from pipeline_lib import layout
 from pipeline_lib.imageio.formats import open_file
 from pipeline_lib.imageio.headers import ImageInfo, Stored
-from pipeline_lib.imageio.naming import are_slices, file_key, hdf5_path, slice_files, source_file
+from pipeline_lib.imageio.naming import (
+    are_slices,
+    channel_paths,
+    file_key,
+    hdf5_path,
+    slice_files,
+    source_file,
+)
 from pipeline_lib.runtime.errors import InputError
 
 _DEEPEST = 8  # limit of virtual datasets of virtual datasets
@@ -38,6 +45,12 @@ def stored_sections(path: str | Path, info: ImageInfo) -> tuple[Stored, ...]:
     tuple of Stored
         At least one place for each section, in ascending order of `first`.
     """
+    if len(parts := channel_paths(path)) > 1:
+        places = []
+        for part in parts:
+            with open_file(part) as (own, _):
+                places += stored_sections(part, own)
+        return tuple(sorted(places, key=lambda place: place.first))
     if are_slices(path):
         return tuple(Stored(file_key(file), z, 1, 0) for z, file in enumerate(slice_files(path)))
     if hdf5_path(path):

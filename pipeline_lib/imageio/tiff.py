@@ -243,11 +243,26 @@ def _displayed(
         alpha=alpha,
         unspecified=extra and key.extrasamples[0] == 0 and not palette,
         nodata=_nodata(key.tags.valueof(_NODATA)),
+        names=_channel_names(tiff, info.channels - alpha),
         palette=palette,
         pixel_size=stated.pixel_size,
         section_spacing=stated.section_spacing,
     )
     return turned(info, read, orientation) if orientation != 1 else (info, read)
+
+
+def _channel_names(tiff: tifffile.TiffFile, channels: int) -> tuple[str, ...]:
+    """Return the names of the channels that OME or ImageJ metadata state; none if they are not complete."""
+    names: list[str] = []
+    if tiff.ome_metadata:
+        root = ElementTree.fromstring(tiff.ome_metadata)
+        image = next((part for part in root.iter() if part.tag.endswith("}Pixels")), root)
+        names = [part.get("Name", "") for part in image if part.tag.endswith("}Channel")]
+    elif tiff.imagej_metadata:
+        labels = tiff.imagej_metadata.get("Labels", [])  # of all planes, the channels of a section first
+        if all(label == labels[n % channels] for n, label in enumerate(labels)):
+            names = labels[:channels]
+    return tuple(names) if channels > 1 and len(names) == channels and all(names) else ()
 
 
 def _nodata(text: object) -> int | float | None:

@@ -47,7 +47,7 @@ def build_dataset(
     offset: float | None = None,
     scale: float | None = None,
     pixel_size: float | Sequence[float] | None = None,
-    channels: int = 1,
+    channels: imageio.Channels = 1,
     separation_border_width: int = BORDER_WIDTH,
     block: int = BLOCK,
     memory_gb: float = 8.0,
@@ -94,8 +94,8 @@ def build_dataset(
         Factor by which gray levels are multiplied. They are then stored as float32.
     pixel_size : float or (float, float), optional
         Side of a pixel, or its height and width (um). By default, what the file of the images states.
-    channels : int, default 1
-        Number of channels that the images must have.
+    channels : int or sequence of (int or str), default 1
+        Number of channels that the images must have, or the channels to read, see `imageio.open_images`.
     separation_border_width : int, default 2
         Width of the background that separates two touching cells (px).
     block : int, default 2048

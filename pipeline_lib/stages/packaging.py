@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline_lib import provenance
+from pipeline_lib.imageio import Channels
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import at_chosen_threshold, read_scores
 
 
@@ -20,6 +22,7 @@ def package_model(
     *,
     network: str,
     average_orientations: bool = False,
+    channels: Channels = 1,
 ) -> None:
     """Write a trained model together with its post-processing and its scores.
 
@@ -39,6 +42,8 @@ def package_model(
         Name of the model in `scores`.
     average_orientations : bool, default False
         Whether predictions are averaged over 8 orientations.
+    channels : int or sequence of (int or str), default 1
+        Channels that were read from the images, which `bordure predict` reads from new images.
 
     Raises
     ------
@@ -48,9 +53,12 @@ def package_model(
     import pandas as pd  # takes 0.3 s
 
     inputs = [model, postprocessing, *scores]
-    with provenance.making(
-        "package_model", [output], inputs, network=network, average_orientations=average_orientations
-    ) as record:
+    settings: Json = {
+        "network": network,
+        "average_orientations": average_orientations,
+        "channels": channels,
+    }
+    with provenance.making("package_model", [output], inputs, **settings) as record:
         chosen = {key: value for key, value in read_json(postprocessing).items() if key != "provenance"}
         every = pd.concat([read_scores(path) for path in scores])
         rows = at_chosen_threshold(every, {network: chosen["threshold"]})
@@ -58,6 +66,7 @@ def package_model(
         packaged = Model.load(model)
         packaged.application = {
             "average_orientations": average_orientations,
+            "channels": channels if isinstance(channels, int) else [*channels],
             "postprocessing": chosen,
             "scores": {split: mean[split].to_dict() for split in mean.index.levels[0]},
         }

@@ -367,6 +367,9 @@ def _convert(value: Any, part: Json) -> Any:
         return {str(name): _convert(item, part["additionalProperties"]) for name, item in value.items()}
     if isinstance(value, list) and "items" in part:
         return [_convert(item, part["items"]) for item in value]
+    if "anyOf" in part and not isinstance(value, dict | list):
+        for option in part["anyOf"]:
+            value = _convert(value, option)
     if part.get("type") in ("number", "integer"):
         if isinstance(value, str):
             with suppress(ValueError):

@@ -72,7 +72,7 @@ def read_volumes():
         dataset = config["dataset"]
         found = volumes.check_files(
             rows,
-            dataset["channels"],
+            {row.volume: of_volume(dataset, row.dataset, row.row)["channels"] for row in rows},
             config["memory_gb"],
             dataset["pairing"],
             dataset.get("scale", dataset.get("offset")),
@@ -161,7 +161,10 @@ try:
     )
     config.update(converted)
     DATASET = {name: of_volume(config["dataset"], row.dataset, row.row) for name, row in VOLUMES.items()}
-    PLAN = networks.plan(**config["network"], input_channels=config["dataset"]["channels"])
+    # The channels to read if they are the same for all volumes, else their number
+    CHANNELS, *others = [own["channels"] for own in DATASET.values()]
+    CHANNELS = CHANNELS if all(other == CHANNELS for other in others) else imageio.number_of(CHANNELS)
+    PLAN = networks.plan(**config["network"], input_channels=imageio.number_of(CHANNELS))
     check_tiles()
     check_seeds()
 except InputError as error:
@@ -219,7 +222,7 @@ def claim_results():
 
 def memory_needs():
     """Yield the memory that each kind of job with a large need takes (`memory.Need`)."""
-    training, channels = config["training"], config["dataset"]["channels"]
+    training, channels = config["training"], imageio.number_of(CHANNELS)
     seen = TRAIN + VALIDATION  # volumes that the training reads
     yield memory.blockwise(config["block"])
     yield PLAN.prediction_memory()
@@ -422,7 +425,7 @@ def whole(names):
 def source_files(name):
     """Return all input files of a volume: images and, if there is one, the annotation."""
     paths = [*VOLUMES[name].paths(), *OTHERS[name]]
-    return [file for path in paths for file in files_of(path)]
+    return [file for path in paths for part in imageio.channel_paths(path) for file in files_of(part)]
 
 
 def files_of(path):

@@ -82,6 +82,7 @@ rule package_model:
     params:
         network=MODEL,
         average_orientations=config["prediction"]["average_orientations"],
+        channels=CHANNELS,
     script:
         "../scripts/package_model.py"
 
