@@ -1029,9 +1029,9 @@ def test_an_annotation_with_equal_colours_is_a_mask(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ("a.png", "a.tif", "folder"))
-def test_an_annotation_with_a_colour_per_cell(tmp_path, name):
+def test_an_annotation_with_a_colour_of_16_bits_per_cell(tmp_path, name):
     labels = instances(32)
-    colours = np.random.default_rng(0).permutation(256)[: 3 * (labels.max() + 1)].reshape(-1, 3).astype("u1")
+    colours = np.random.default_rng(0).permutation(256)[: 3 * (labels.max() + 1)].reshape(-1, 3).astype("u2")
     colours[0] = 0
     path = tmp_path / name
     if name == "folder":
@@ -1048,12 +1048,12 @@ def test_an_annotation_with_a_colour_per_cell(tmp_path, name):
     assert all(len(np.unique(found[labels == label])) == 1 for label in range(labels.max() + 1))
 
 
-@pytest.mark.parametrize("background", (0, 255))
+@pytest.mark.parametrize("background", (0, 65535))
 @pytest.mark.parametrize("suffix", ("png", "tif"))
 def test_colours_of_cells_have_the_same_numbers_in_all_files(tmp_path, background, suffix):
     """Also in a file that is all cells."""
     labels = instances(32)
-    colours = np.random.default_rng(0).permutation(256)[: 3 * (labels.max() + 1)].reshape(-1, 3).astype("u1")
+    colours = np.random.default_rng(0).permutation(256)[: 3 * (labels.max() + 1)].reshape(-1, 3).astype("u2")
     colours[0] = background
     stack = np.stack([labels, np.where(labels == 0, 2, labels), labels.T])
     for z, section in enumerate(stack):

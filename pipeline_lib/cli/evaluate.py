@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_lib.cli.words import as_options, class_values
+from pipeline_lib.cli.words import as_options, class_values, number
 from pipeline_lib.imageio import ANNOTATION_KINDS, PAIRINGS, PREDICTION_KINDS
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger

@@ -14,6 +14,7 @@ import numpy as np
 from pipeline_lib.imageio.headers import require_whole, size
 from pipeline_lib.imageio.images import Images, open_chosen
 from pipeline_lib.imageio.kinds import Given, check_settings, count_values, masks_of_cells
+from pipeline_lib.imageio.lossy import two_values
 from pipeline_lib.imageio.regions import BORDER, AnnotationRegions, grow
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Json
@@ -82,7 +83,9 @@ def open_annotation(
     """Open an annotation to read regions of it, and find out what its values mean. Context manager.
 
     All values are read once when the annotation is opened. Black and white are what Fiji displays: with
-    `WhiteIsZero`, zeros are white. Instance labels are never inverted.
+    `WhiteIsZero`, zeros are white. Instance labels are never inverted. Colours (RGB, 8 bits) are the numbers
+    0xRRGGBB, and `kind` must say what they mean. Of a JPEG, values are read as black or white, which must be
+    clear.
 
     Parameters
     ----------
@@ -145,8 +148,28 @@ def open_annotation(
     check_settings(kind, classes)
     with ExitStack() as stack:
         images = stack.enter_context(
-            open_chosen(path, None if masks else sections, 1, rows=rows, annotation=True, slices=slices)
+            open_chosen(
+                path,
+                None if masks else sections,
+                1,
+                rows=rows,
+                annotation=True,
+                slices=slices,
+                colours=True,
+            )
         )
+        if images.info.lossy and images.info.colours:
+            raise InputError(
+                f"{path}: found colours, which JPEG changes, especially at edges; expected exact colours. "
+                "Save the annotation as PNG or TIFF with the program that drew it, without anti-aliasing."
+            )
+        if images.info.lossy and ignore is not None:
+            raise InputError(
+                f"{path}: JPEG changes values, so that the value {ignore} of `dataset.ignore` cannot be "
+                "found. Save the annotation as PNG or TIFF with the program that drew it, or mark these "
+                "pixels in another image (`ignore_mask`)."
+            )
+        images, told = two_values(images)
         if background:
             images, ignore = _with_background(images, background, ignore)
         mask = None
@@ -154,17 +177,18 @@ def open_annotation(
             mask = stack.enter_context(
                 open_chosen(ignore_mask, sections, 1, rows=rows, annotation=True, slices=mask_slices)
             )
+            mask, _ = two_values(mask)
             if mask.shape[1 + masks :] != images.shape[1 + masks :]:
                 raise InputError(
                     f"{ignore_mask}: the mask of ignored pixels has {size(mask.shape[1:])}, but {path} has "
                     f"{size(images.shape[1:])}. Both must show the same sections."
                 )
         if masks:
-            yield masks_of_cells(images, mask)
-            return
-        found = count_values(images, ignore, mask)
-        given = Given(images, found, kind, classes or {}, ignore, mask, relabel)
-        yield given.regions()
+            regions = masks_of_cells(images, mask)
+        else:
+            found = count_values(images, ignore, mask)
+            regions = Given(images, found, kind, classes or {}, ignore, mask, relabel).regions()
+        yield replace(regions, description="; ".join(filter(None, (regions.description, told))))
 
 
 def _with_background(images: Images, value: int, ignore: int | None) -> tuple[Images, int | None]:
@@ -182,6 +206,8 @@ def _with_background(images: Images, value: int, ignore: int | None) -> tuple[Im
     def moved(region: np.ndarray) -> np.ndarray:
         if value < 0:
             return region.astype(np.int64) - value
+        if images.info.colours:  # black becomes the number of the background
+            return np.select([region == value, region == 0], [0, value], region).astype(region.dtype)
         below = region < value
         return np.where(region == value, 0, region + below.astype(region.dtype)).astype(region.dtype)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib.imageio.fixes import numbered, set_tag, without_alpha
+from pipeline_lib.imageio.fixes import numbered, set_tag, without_alpha, written
 from pipeline_lib.imageio.headers import (
     ORIENTATIONS,
     Channels,
@@ -18,6 +18,7 @@ from pipeline_lib.imageio.headers import (
     is_coloured,
     sections_hint,
 )
+from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.kernels.pixelsize import text
 from pipeline_lib.runtime.errors import InputError
 
@@ -74,6 +75,26 @@ def displayed(
         return region
 
     return read_displayed
+
+
+def has_colours(read: Reader, sections: Sequence[int], rows: range, width: int) -> bool:
+    """Return whether red, green and blue differ in any pixel of some sections and rows."""
+    regions = (
+        read(z, slice(rows.start + block.read[0].start, rows.start + block.read[0].stop), block.read[1])
+        for z in sections
+        for block in blocks((len(rows), width), BLOCK)
+    )
+    return any(bool((region != region[:1]).any()) for region in regions)
+
+
+def as_numbers(read: Reader) -> Reader:
+    """Return a reader of colours (red, green, blue in 8 bits) as one number each, 0xRRGGBB."""
+
+    def read_numbers(z: int, rows: slice, columns: slice) -> np.ndarray:
+        red, green, blue = read(z, rows, columns).astype(np.uint32)
+        return (red << 16 | green << 8 | blue)[None]
+
+    return read_numbers
 
 
 def notes(info: ImageInfo, channels: Channels, annotation: bool) -> Iterator[str]:
@@ -146,12 +167,12 @@ def _require_constant(
         channel = "" if annotation else f"If it is a channel, set `dataset.channels: {info.channels + 1}`. "
         raise InputError(
             f"{path}: found an additional sample without a stated meaning that varies, {found}. {channel}"
-            f"To remove it (this overwrites the file):\n{without_alpha(path, info)}"
+            f"To remove it ({written(path)}):\n{without_alpha(path, info)}"
         )
     raise InputError(
         f"{path}: found transparency that varies, {found}. What such pixels show depends on the program. "
-        f"{sections_hint(path, info)}To keep the stored colours and remove the transparency (this overwrites "
-        f"the file):\n{without_alpha(path, info)}"
+        f"{sections_hint(path, info)}To keep the stored colours and remove the transparency "
+        f"({written(path)}):\n{without_alpha(path, info)}"
     )
 
 
@@ -170,7 +191,7 @@ def _require_gray(
         name = "white" if seen == ["white"] else "black"
         raise InputError(
             f"{found} one number per pixel. {sections_hint(path, info)}If each colour is one cell and {name} "
-            f"is background, write numbers (this overwrites the file):\n{numbered(path, info, ends[name])}"
+            f"is background, write numbers ({written(path)}):\n{numbered(path, info, ends[name])}"
         )
     raise InputError(
         f"{found} gray levels. {sections_hint(path, info)}Set `dataset.channels: 3` if all images of the "

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pipeline_lib.imageio.headers import ImageInfo
 
 
+# Ends of `_files` of formats that the lines do not write
+_AS_PNG = tuple(f".{suffix}'{end}" for suffix in ("bmp", "jpg", "jpeg") for end in "])")
+
+
 def python_line(code: str) -> str:
     """Return a line for a terminal that runs Python code."""
     plain = not set(code) & set('"$`\\!')
@@ -108,6 +112,24 @@ def black_and_white(path: str | Path, info: ImageInfo, middle: float) -> str:
     return _rewritten(path, f"n.uint8({array} > {middle:g}) * n.uint8(255)", "minisblack", info)
 
 
+def without_rare_colours(path: str | Path, info: ImageInfo, least: int) -> str:
+    """Return a line for a terminal that gives pixels of rare colours the colour of the nearest other pixel.
+
+    Rare are colours of fewer than `least` pixels.
+    """
+    # c: colours of a file; r: their ranks at each pixel; q: their numbers of pixels
+    rare = f"(q < {least})[r].reshape(a.shape[:2])"
+    nearest = "__import__('scipy.ndimage').ndimage.distance_transform_edt"
+    counted = "n.unique(a[..., :3].reshape(-1, 3), axis=0, return_inverse=True, return_counts=True)"
+    return _rewritten(
+        path,
+        f"a[tuple({nearest}({rare}, return_distances=False, return_indices=True))][..., :3]",
+        "rgb",
+        info,
+        loops=f" for c, r, q in [{counted}]",
+    )
+
+
 def fill_outlines(path: str | Path) -> str:
     """Return a line for a terminal that fills the holes of each label of an annotation."""
     fill = "__import__('scipy.ndimage').ndimage.binary_fill_holes"
@@ -136,6 +158,13 @@ def renumbered(path: str | Path, ignore: int | None) -> str:
     return _rewritten(path, numbers, "minisblack", before=before, loops=f" for c, r in [{ranks}]")
 
 
+def written(path: str | Path) -> str:
+    """Return which files the lines write that change the values of an image."""
+    if _files(path).lower().endswith(_AS_PNG):
+        return "this writes PNG files beside, to be named in the table"
+    return "this overwrites the file"
+
+
 def _rewritten(
     path: str | Path,
     result: str,
@@ -159,6 +188,12 @@ def _rewritten(
         options += f", extratags=[(274, 3, 1, {info.orientation}, True)]"
     if files.lower().endswith((".png']", ".png')")):
         result, options, modules = f"{result}.copy()", "", "numpy as n, imagecodecs as t"
+    if files.lower().endswith(_AS_PNG):
+        code = f"i.fromarray({result}).save(name.rpartition('.')[0] + '.png')"
+        return python_line(
+            f"import numpy as n; from PIL import Image as i, ImageOps as o; {before}[{code} for name in {files} "
+            f"for a in [n.array(o.exif_transpose(i.open(name)))]{loops}]"
+        )
     return python_line(
         f"import {modules}; {before}[t.imwrite(name, {result}{options}) for name in {files} for a in "
         f"[{array}]{loops}]"

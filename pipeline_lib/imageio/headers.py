@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline_lib.imageio.fixes import as_stack, set_tag
+from pipeline_lib.imageio.fixes import as_stack, set_tag, written
 from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.runtime.errors import InputError
 
@@ -107,6 +107,8 @@ class ImageInfo:
         Whether the compression has changed the values, as that of JPEG does.
     names : tuple of str, default ()
         Names of the channels, if the file states them.
+    colours : bool, default False
+        Whether values are colours of an annotation, 0xRRGGBB; see `display.as_numbers`.
     """
 
     channels: int
@@ -130,6 +132,7 @@ class ImageInfo:
     section_spacing: float | None = None
     lossy: bool = False
     names: tuple[str, ...] = ()
+    colours: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -270,7 +273,7 @@ def sections_hint(path: str | Path, info: ImageInfo) -> str:
     tiff = Path(path).suffix.lower() in (".tif", ".tiff")
     if not (tiff and planes) or info.sections > 1 or info.others:
         return ""
-    return f"If these are sections, save them as a stack (this overwrites the file):\n{as_stack(path)}\n"
+    return f"If these are sections, save them as a stack ({written(path)}):\n{as_stack(path)}\n"
 
 
 def is_coloured(info: ImageInfo) -> bool:

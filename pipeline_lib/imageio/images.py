@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib.imageio.display import displayed, displayed_type, notes
+from pipeline_lib.imageio.display import as_numbers, displayed, displayed_type, has_colours, notes
 from pipeline_lib.imageio.formats import errors_explained, open_file
 from pipeline_lib.imageio.headers import (
     Channels,
@@ -211,10 +211,12 @@ def open_chosen(
     offset: float | None = None,
     scale: float | None = None,
     slices: Sequence[Path | None] | None = None,
+    colours: bool = False,
 ) -> Iterator[Images]:
     """Open as `open_images`. Values of an `annotation` are neither inverted nor looked up in a palette.
 
-    `slices` are read instead of all slices of a folder, as returned by `matching_slices`.
+    `slices` are read instead of all slices of a folder, as returned by `matching_slices`. With `colours`, an
+    annotation of colours (8 bits) is read as their numbers, 0xRRGGBB.
     """
     with open_file(path, slices=slices) as (info, read):
         require_memory(path, info, machine_memory() / 1e9)
@@ -230,6 +232,11 @@ def open_chosen(
         if offset is not None and scale is None:
             scale = 1.0
         decode = displayed(path, info, channels, annotation, read)
+        if colours and info.rgb and info.dtype == np.uint8:
+            coloured = displayed(path, info, 3, annotation, read)
+            if has_colours(coloured, numbers, chosen, info.width):
+                info = replace(info, channels=1, rgb=False, dtype=np.dtype(np.uint32), colours=True)
+                decode = as_numbers(coloured)
         info = replace(info, height=len(chosen))
         yield Images(path, info, numbers, number_of(channels), offset, scale, decode, chosen.start)
 

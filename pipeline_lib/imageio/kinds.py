@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from pipeline_lib.imageio import meaning
-from pipeline_lib.imageio.fixes import black_and_white, fill_outlines, set_tag
+from pipeline_lib.imageio.fixes import black_and_white, fill_outlines, set_tag, without_rare_colours, written
 from pipeline_lib.imageio.headers import size
 from pipeline_lib.imageio.images import Images
 from pipeline_lib.imageio.meaning import Values
@@ -90,7 +90,7 @@ def count_values(images: Images, ignore: int | None, mask: Images | None) -> Val
                     "volume. Check that the file is an annotation, not an image. Split a large annotation "
                     "into several volumes with the column `sections` of the table of volumes."
                 )
-    return counter.result()
+    return replace(counter.result(), colours=images.info.colours)
 
 
 def masks_of_cells(images: Images, mask: Images | None) -> AnnotationRegions:
@@ -147,6 +147,8 @@ class Given:
                 f"meaning:\n{set_tag(self.path, 42113, 'nan')}"
             )
         meaning.require_labels(self.path, self.found, self.ignore)
+        if self.found.colours and self.kind != "instances":
+            raise self._unclear(self._unstated_colours())
         if self.kind.endswith("membranes"):
             return self._membranes(self.kind == "white_membranes", inferred=False)
         if self.kind == "instances":
@@ -223,6 +225,48 @@ class Given:
             raise self._unclear(self._not_instances(areas, labels))
         return self._instances(inferred=True)
 
+    def _unstated_colours(self) -> str:
+        """Return the message for colours whose meaning is not stated."""
+        values, at_frame = self.found.values, self._areas.frame
+        background = values[at_frame.argmax()]
+        stated = f", background: {self.found.text(background)}"
+        several = " Add `relabel: true` if a colour is used for several cells." * (self._areas.split > 0.02)
+        _, solid = self._seen
+        lines = ""
+        if 2 <= solid.sum() <= 8 and background in values[solid]:
+            kept = replace(self.found, values=values[solid], counts=self.found.counts[solid])
+            regions = [
+                np.where(np.isin(region, kept.values), region, background) for region in self._sample()
+            ]
+            lines = f" For classes of pixels, set {meaning.class_lines(kept, regions)}."
+        return (
+            f"{self.path}: found {len(values)} colours, whose meaning is not stated ({self._evidence()}). If "
+            "each colour is one cell, set `dataset: {annotation_kind: instances"
+            f"{stated if background and at_frame.max() > meaning.AROUND else ''}}}`.{several}{lines}"
+            f"{self._anti_aliased()}"
+        )
+
+    @cached_property
+    def _seen(self) -> tuple[np.ndarray, np.ndarray]:
+        return meaning.fills_squares(self.found, self._sample())
+
+    def _anti_aliased(self) -> str:
+        """Return what to do about colours that are only at edges; an empty text if there are few."""
+        seen, solid = self._seen
+        edges = seen & ~solid
+        if not self.found.colours or edges.sum() <= solid.sum():
+            return ""
+        share = float(self.found.share[edges].sum())
+        text = f" {edges.sum()} of the colours fill no square of 3 x 3 px ({share:.2%} of the pixels), "
+        if share > 0.5:
+            return f"{text}as in an image. Check that this file is the annotation."
+        text += "as at the edges of a drawing with anti-aliasing. "
+        least = int(self.found.counts[solid].min())
+        if self.images.shape[1] > 1 or not seen.all() or least <= self.found.counts[edges].max():
+            return f"{text}Save it without anti-aliasing."
+        line = without_rare_colours(self.path, self.images.info, least)
+        return f"{text}To give these pixels the nearest of the other colours ({written(self.path)}):\n{line}"
+
     def _restarted(self, areas: meaning.Areas) -> bool:
         """Return whether all numbers of 8 bits are labels, and some were used again for other cells."""
         return self.images.dtype.itemsize == 1 and len(self.found.values) == 256 and areas.split > 0.02
@@ -235,7 +279,7 @@ class Given:
             return (
                 "If it is a black and white mask that was smoothed, scaled or saved as JPEG, make two "
                 f"values, 0 up to {middle:g} and 255 above"
-                + (f" (this overwrites the file):\n{line}" if line else ".")
+                + (f" ({written(self.path)}):\n{line}" if line else ".")
             )
         return (
             "Save the labels without smoothing, or make membranes black and white (Fiji: Image > Adjust > "
@@ -382,6 +426,8 @@ class Given:
         labels = values[values > 0]
         background = float(share[0]) if values[0] == 0 else 0.0
         spread = f" from {meaning.plain(labels[0])} to {meaning.plain(labels[-1])}" if len(labels) else ""
+        if self.found.colours:
+            spread = " of colours"
         description = (
             f"{size(self.images.shape[1:])}, instance labels: {len(labels)} values{spread}, background "
             f"covers {background:.1%} of the pixels{self._ignored_share()}"
@@ -402,6 +448,7 @@ class Given:
             ignore=self.ignore,
             mask=self.mask,
             doubts=self._doubts_of_instances() if len(labels) else (),
+            colours=(0, *labels.tolist()) if self.found.colours else (),
         )
 
     def _doubts_of_instances(self) -> list[Json]:
@@ -415,7 +462,9 @@ class Given:
             doubts.append(doubt("sentinel", 0.85, text))
         areas = self._areas
         labels = int(np.count_nonzero(self.found.values))
-        if areas.scattered(labels):
+        if text := self._anti_aliased():
+            doubts.append(doubt("anti_aliasing", 0.95, text.strip()))
+        elif areas.scattered(labels):
             text = (
                 f"The labels are scattered and form areas of {areas.median_size:.1f} px (median), like the "
                 "gray levels of an image."
@@ -440,9 +489,9 @@ class Given:
                 f"{share:.0%} of the labels are rings around background that is larger than they are, like "
                 "outlines that were not filled. The network then learns the rings."
             )
-            if not hdf5_path(self.path):
+            if not hdf5_path(self.path) and not self.found.colours:
                 line = fill_outlines(self.path)
-                text += f" If the insides are cells, fill them (this overwrites the file):\n{line}"
+                text += f" If the insides are cells, fill them ({written(self.path)}):\n{line}"
             doubts.append(doubt("hollow", 0.85, text))
         return doubts
 
@@ -453,9 +502,9 @@ class Given:
         unknown = ~np.isin(self.found.values, known)
         if unknown.any():
             raise InputError(
-                f"{self.path}: the values {', '.join(map(meaning.plain, self.found.values[unknown][:10]))} "
+                f"{self.path}: the values {', '.join(map(self.found.text, self.found.values[unknown][:10]))} "
                 f"have no class ({meaning.histogram(self.found)}). Add them to `dataset.classes`, or set "
-                "`dataset.ignore` for a value that means not annotated."
+                f"`dataset.ignore` for a value that means not annotated.{self._anti_aliased()}"
             )
         cells = [name for name in named if name not in NO_CELLS]
         if len(cells) >= BORDER:

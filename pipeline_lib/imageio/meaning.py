@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline_lib.imageio.fixes import renumbered
+from pipeline_lib.imageio.fixes import renumbered, written
 from pipeline_lib.kernels.blocks import Block, blocks
 from pipeline_lib.kernels.sections import frame
 from pipeline_lib.runtime.errors import InputError
@@ -60,12 +60,19 @@ class Values:
         of one single value, which show no areas, are left out if there are others.
     sections : list of Section
         What each section has, in the order of the file; only those with pixels that count.
+    colours : bool, default False
+        Whether the values are colours, 0xRRGGBB.
     """
 
     values: np.ndarray
     counts: np.ndarray
     sample: list[tuple[int, Block]]
     sections: list[Section]
+    colours: bool = False
+
+    def text(self, value: float | np.generic) -> str:
+        """Return a value as text, as it can be written into a config."""
+        return f"0x{int(value):06X}" if self.colours else plain(value)
 
     @property
     def share(self) -> np.ndarray:
@@ -183,10 +190,16 @@ def _joined(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
 def histogram(found: Values, areas: Areas | None = None) -> str:
     """Describe the share of each value and its number of areas, or the share of 8 ranges of more values."""
     values, share = found.values, found.share
+    numbers = [""] * len(values) if areas is None else [_areas(int(n)) for n in areas.number]
+    listed = [
+        f"{found.text(v)}: {s:.2%}{number}" for v, s, number in zip(values, share, numbers, strict=True)
+    ]
     if len(values) <= 8:
-        numbers = [""] * len(values) if areas is None else [_areas(int(n)) for n in areas.number]
-        described = zip(values, share, numbers, strict=True)
-        return ", ".join(f"{plain(v)}: {s:.2%}{number}" for v, s, number in described)
+        return ", ".join(listed)
+    if found.colours:
+        common = np.argsort(-share, kind="stable")[:8]
+        rest = 1 - float(share[common].sum())
+        return f"{', '.join(listed[n] for n in common)}, {len(values) - 8} others: {rest:.2%}"
     edges = np.linspace(float(values[0]), float(values[-1]), 9)
     bins, _ = np.histogram(values.astype(float), edges, weights=share)
     ranges = zip(itertools.pairwise(edges), bins, strict=True)
@@ -232,7 +245,7 @@ def require_labels(path: str | Path, found: Values, ignore: int | None) -> None:
     if not fractional and values[0] >= 0:
         raise InputError(
             f"{path}: found labels up to {plain(values[-1])} ({histogram(found)}); expected at most "
-            f"4,294,967,295. To number them from 1 (this overwrites the file):\n{renumbered(path, ignore)}"
+            f"4,294,967,295. To number them from 1 ({written(path)}):\n{renumbered(path, ignore)}"
         )
     raise InputError(
         f"{path}: found negative, fractional or too large values in the annotation ({histogram(found)}). "
@@ -251,7 +264,7 @@ def if_background(found: Values, value: float | np.generic) -> str:
 def sentinel(found: Values) -> int | None:
     """Return the largest value if it probably means "not annotated": 255, 65535 ... far above all others."""
     values = found.values
-    if len(values) < 4 or int(values[-1]) not in SENTINELS:
+    if found.colours or len(values) < 4 or int(values[-1]) not in SENTINELS:
         return None
     gaps = np.diff(values.astype(float))
     return int(values[-1]) if gaps[-1] > max(16, 4 * gaps[:-1].max()) else None
@@ -337,6 +350,32 @@ def hollow(regions: Iterable[np.ndarray]) -> float:
         labels += int(np.count_nonzero(is_label))
         rings += int(np.count_nonzero(is_label & (enclosed > pixels)))
     return rings / max(labels, 1)
+
+
+def fills_squares(found: Values, regions: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return which values fill a square of 3 x 3 px somewhere, unlike the colours of anti-aliased edges.
+
+    Parameters
+    ----------
+    found : Values
+        Values of the annotation.
+    regions : iterable of (y, x) array
+        Sampled regions.
+
+    Returns
+    -------
+    seen, filling : (n,) array of bool
+        Whether each value is in the regions at all, and whether it fills a square.
+    """
+    from scipy import ndimage  # takes 0.2 s, which is needed only where annotations are read
+
+    seen, filling = np.zeros(len(found.values), bool), np.zeros(len(found.values), bool)
+    for region in regions:
+        rank = np.searchsorted(found.values, region)
+        seen[np.unique(rank)] = True
+        whole = ndimage.minimum_filter(rank, 3) == ndimage.maximum_filter(rank, 3)
+        filling[np.unique(rank[1:-1, 1:-1][whole[1:-1, 1:-1]])] = True
+    return seen, filling
 
 
 def smoothed(found: Values, regions: Iterable[np.ndarray]) -> bool:
@@ -456,7 +495,7 @@ def class_lines(found: Values, regions: Iterable[np.ndarray]) -> str:
     """
     values, ignored, regions = found.values, "", [*regions]
     two = [np.select([region == value for value in values[:2]], [0, 1], -1) for region in regions]
-    if int(values[-1]) in SENTINELS and values[-1] > 100 > 16 >= values[-2]:
+    if not found.colours and int(values[-1]) in SENTINELS and values[-1] > 100 > 16 >= values[-2]:
         ignored = f", ignore: {plain(values[-1])}"
         regions = [np.where(region == values[-1], values[0], region) for region in regions]
         values = values[:-1]
@@ -479,8 +518,8 @@ def class_lines(found: Values, regions: Iterable[np.ndarray]) -> str:
         share = [contact[n, background] / max(contact[n].sum() - contact[n, n], 1) for n in others]
         if min(share) < 0.1 < max(share):
             names = {others[int(np.argmin(share))]: "cell", others[int(np.argmax(share))]: "border"}
-    listed = [f"background: {plain(values[background])}"]
-    listed += [f"{name}: {plain(values[n])}" for n, name in names.items()]
+    listed = [f"background: {found.text(values[background])}"]
+    listed += [f"{name}: {found.text(values[n])}" for n, name in names.items()]
     return f"`dataset: {{annotation_kind: classes, classes: {{{', '.join(listed)}}}{ignored}}}`"
 
 

@@ -42,6 +42,8 @@ class AnnotationRegions:
         Image of the same size that is not 0 where the annotation is ignored.
     doubts : list of dict, default ()
         What looks wrong, although it is allowed: `name`, `weight` (0 to 1) and `text`.
+    colours : tuple of int, default ()
+        For "instances" of colours: the colour of each label, 0xRRGGBB, ascending; that of label 0 is 0.
     blank : tuple of int, default ()
         Sections that would be one single cell although others show more: probably not annotated. `read`
         returns 0 there.
@@ -57,6 +59,7 @@ class AnnotationRegions:
     ignore: int | None = None
     mask: Images | None = field(default=None, repr=False)
     doubts: Sequence[Json] = ()
+    colours: tuple[int, ...] = ()
     blank: tuple[int, ...] = ()
 
     @property
@@ -110,6 +113,8 @@ class AnnotationRegions:
             for number, values in self.classes:
                 found[np.isin(region, values)] = number
             return found
+        if self.colours:
+            return np.searchsorted(self.colours, region).astype(self.dtype)
         with np.errstate(invalid="ignore"):  # ignored values may not fit
             return region.astype(self.dtype)
 
