@@ -207,7 +207,8 @@ def _with_background(images: Images, value: int, ignore: int | None) -> tuple[Im
         if value < 0:
             return region.astype(np.int64) - value
         if images.info.colours:  # black becomes the number of the background
-            return np.select([region == value, region == 0], [0, value], region).astype(region.dtype)
+            exchanged = np.where(region == 0, value, region)
+            return np.where(region == value, 0, exchanged).astype(region.dtype)
         below = region < value
         return np.where(region == value, 0, region + below.astype(region.dtype)).astype(region.dtype)
 

@@ -191,8 +191,8 @@ def _rewritten(
     if files.lower().endswith(_AS_PNG):
         code = f"i.fromarray({result}).save(name.rpartition('.')[0] + '.png')"
         return python_line(
-            f"import numpy as n; from PIL import Image as i, ImageOps as o; {before}[{code} for name in {files} "
-            f"for a in [n.array(o.exif_transpose(i.open(name)))]{loops}]"
+            f"import numpy as n; from PIL import Image as i, ImageOps as o; {before}[{code} for name in "
+            f"{files} for a in [n.array(o.exif_transpose(i.open(name)))]{loops}]"
         )
     return python_line(
         f"import {modules}; {before}[t.imwrite(name, {result}{options}) for name in {files} for a in "

@@ -231,10 +231,10 @@ class Given:
         background = values[at_frame.argmax()]
         stated = f", background: {self.found.text(background)}"
         several = " Add `relabel: true` if a colour is used for several cells." * (self._areas.split > 0.02)
-        _, solid = self._seen
+        listed = self._seen[1] if len(values) > 8 else np.ones(len(values), bool)
         lines = ""
-        if 2 <= solid.sum() <= 8 and background in values[solid]:
-            kept = replace(self.found, values=values[solid], counts=self.found.counts[solid])
+        if 2 <= listed.sum() <= 8 and background in values[listed]:
+            kept = replace(self.found, values=values[listed], counts=self.found.counts[listed])
             regions = [
                 np.where(np.isin(region, kept.values), region, background) for region in self._sample()
             ]
