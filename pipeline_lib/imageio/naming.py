@@ -69,7 +69,9 @@ def channel_paths(path: str | Path) -> list[str]:
 
 def _names_files(path: str) -> bool:
     """Return whether a path or pattern names a file or folder that exists."""
-    return os.path.lexists(source_file(path)) or (_has_wildcard(path) and any(_visible_files(path)))
+    if named := hdf5_path(path):
+        return os.path.lexists(named.file) and PLUS not in named.dataset
+    return os.path.lexists(path) or (_has_wildcard(path) and any(_visible_files(path)))
 
 
 def source_file(path: str | Path) -> Path:
