@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline_lib.cli.arguments import pixel_size
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Json
+
+if TYPE_CHECKING:
+    from pipeline_lib.imageio import Channels
 
 WORK = ".bordure"  # in the folder of the results: intermediate files and their records
 
@@ -42,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--stack", action="store_true", help="a folder in IMAGES is one stack of its files")
+    parser.add_argument(
+        "--channels",
+        type=_channel,
+        nargs="+",
+        metavar="C",
+        help="channels to read, by number or name, as `dataset.channels`",
+    )
     parser.add_argument(
         "--scale", type=float, metavar="FACTOR", help="multiply gray levels, as the column `scale`"
     )
@@ -108,18 +121,19 @@ def run(options: argparse.Namespace) -> int:
 
 def _names(images: Sequence[Path], stack: bool) -> dict[str, Path]:
     """Return the images by the names of their results; raise `InputError` if two are equal."""
-    from pipeline_lib.imageio import are_slices
+    from pipeline_lib.imageio import are_slices, channel_paths
     from pipeline_lib.imageio.naming import hdf5_path
 
     names: dict[str, Path] = {}
     for image in images:
-        named = hdf5_path(image)
-        if not named and are_slices(image) and not stack:
+        first = channel_paths(image)[0]
+        named = hdf5_path(first)
+        if not named and are_slices(first) and not stack:
             raise InputError(
-                f"{image}: is a folder. Name its files if each is one image ({image}/*.tif), or add "
+                f"{first}: is a folder. Name its files if each is one image ({image}/*.tif), or add "
                 "`--stack` if they are the sections of one stack."
             )
-        parts = [Path(named.file).stem, *named.dataset.split("/")] if named else [Path(image).stem]
+        parts = [Path(named.file).stem, *named.dataset.split("/")] if named else [Path(first).stem]
         name = "_".join(filter(None, parts))
         if name in names:
             raise InputError(
@@ -128,6 +142,47 @@ def _names(images: Sequence[Path], stack: bool) -> dict[str, Path]:
             )
         names[name] = image
     return names
+
+
+def _channel(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _channels(options: argparse.Namespace, described: Json) -> Channels:
+    """Return the channels to read: those given, or else those that were read for the training."""
+    from pipeline_lib.imageio import number_of
+
+    expected = len(described["normalisation"]["scale"])
+    chosen: Channels = options.channels or described["application"].get("channels", expected)
+    if number_of(chosen) != expected:
+        raise InputError(
+            f"`--channels`: {number_of(chosen)} given, but {options.model} was trained on {expected}. Give "
+            f"{expected}, in the order of the training."
+        )
+    return chosen
+
+
+#: Words of messages that are for the workflow, and those for this command.
+_WORDS = {
+    r"into `dataset\.channels`, or into the column `channels` of the table of volumes": "after `--channels`",
+    r"\. Set `dataset\.channels: \d+`, or choose some, as in `[^`]*` \((.*?)\),": r", as the images of the "
+    r"training have. Choose them with `--channels` (\1),",
+    r"\. Set `dataset\.channels: \d+`, or save": ", as the images of the training have. Save",
+    r"Set `dataset\.channels: 3` .* to use one of them,": "The model was trained on gray levels. Add "
+    "`--channels red` to use one of the colours,",
+}
+
+
+@contextmanager
+def _as_options() -> Iterator[None]:
+    """Let errors about channels say which option to add, and not which setting."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        for words, replacement in _WORDS.items():
+            message = re.sub(words, replacement, message)
+        raise InputError(message) from error.__cause__
 
 
 def _segment(options: argparse.Namespace, described: Json, name: str, image: Path) -> Json:
@@ -152,15 +207,16 @@ def _segment(options: argparse.Namespace, described: Json, name: str, image: Pat
     for file in (dataset, prediction, segmentation):
         file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        build_dataset(
-            str(image),
-            None,
-            dataset,
-            channels=len(described["normalisation"]["scale"]),
-            scale=options.scale,
-            offset=options.offset,
-            pixel_size=options.pixel_size,
-        )
+        with _as_options():
+            build_dataset(
+                str(image),
+                None,
+                dataset,
+                channels=_channels(options, described),
+                scale=options.scale,
+                offset=options.offset,
+                pixel_size=options.pixel_size,
+            )
         predict(
             dataset,
             options.model,

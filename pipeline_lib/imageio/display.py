@@ -195,6 +195,6 @@ def _require_gray(
         )
     raise InputError(
         f"{found} gray levels. {sections_hint(path, info)}Set `dataset.channels: 3` if all images of the "
-        "table have colours, or convert it to grayscale (Fiji: Image > Type > 8-bit, then File > Save As > "
-        "Tiff...)."
+        "table have colours, `dataset.channels: [red]` to use one of them, or convert it to grayscale (Fiji: "
+        "Image > Type > 8-bit, then File > Save As > Tiff...)."
     )

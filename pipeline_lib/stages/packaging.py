@@ -21,8 +21,8 @@ def package_model(
     output: Path,
     *,
     network: str,
+    channels: Channels,
     average_orientations: bool = False,
-    channels: Channels = 1,
 ) -> None:
     """Write a trained model together with its post-processing and its scores.
 
@@ -40,10 +40,10 @@ def package_model(
         Model file to write.
     network : str
         Name of the model in `scores`.
+    channels : int or sequence of (int or str)
+        Channels that were read from the images, which `bordure predict` reads from new images.
     average_orientations : bool, default False
         Whether predictions are averaged over 8 orientations.
-    channels : int or sequence of (int or str), default 1
-        Channels that were read from the images, which `bordure predict` reads from new images.
 
     Raises
     ------

@@ -14,5 +14,6 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         [*map(Path, snakemake.input.scores)],
         Path(snakemake.output[0]),
         network=snakemake.params.network,
+        channels=snakemake.params.channels,
         average_orientations=snakemake.params.average_orientations,
     )
