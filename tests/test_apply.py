@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from PIL import Image
 
 from pipeline_lib import cli, provenance
 from pipeline_lib.data.normalisation import measure
@@ -111,3 +112,85 @@ def test_what_is_unclear_is_refused_with_what_to_type(folder, tmp_path, capsys):
 def test_the_application_of_a_model_is_read_again(folder):
     assert Model.load(folder / "model.pt").application == describe(folder / "model.pt")["application"]
     assert Model.load(folder / "trained.pt").application == {}
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """A folder with a model of three channels that finds cells, and an image in several formats."""
+    folder = tmp_path_factory.mktemp("colours")
+    image = np.random.default_rng(0).integers(0, 255, (60, 70, 3), np.uint8)
+    Image.fromarray(image).save(folder / "rgb.png")
+    Image.fromarray(np.dstack([image, np.full((60, 70), 9, np.uint8)])).save(folder / "rgba.png")
+    Image.fromarray(image).save(folder / "rgb.bmp")
+    for n, name in enumerate("rgb"):
+        Image.fromarray(image[..., n]).save(folder / f"{name}.png")
+    names = {"axes": "CYX", "Channel": {"Name": ["blue", "dark", "green", "red"]}}
+    four = np.stack([image[..., 2], image[..., 2] // 2, image[..., 1], image[..., 0]])
+    tifffile.imwrite(folder / "four.ome.tif", four, photometric="minisblack", metadata=names)
+    small = plan("unet", depth=1, base_channels=2, input_channels=3)
+    torch.manual_seed(0)
+    model = Model(small, small.build(), measure("mean_std", [np.moveaxis(image, -1, 0)[:, None]]))
+    for channels in ("number", "names"):
+        model.application = {
+            "average_orientations": False,
+            "channels": 3 if channels == "number" else ["red", "green", "blue"],
+            "postprocessing": {"threshold": 0.5, "minimum_size": 3, "criterion": "seg"},
+        }
+        model.save(folder / f"{channels}.pt")
+    return folder
+
+
+def probability(path):
+    return tifffile.imread(path).squeeze()
+
+
+def test_all_forms_of_an_image_in_colour_give_the_same_result(colours, tmp_path):
+    images = ["rgb.png", "rgba.png", f"r.png + {colours}/g.png + {colours}/b.png"]
+    assert predict(colours, tmp_path, *images, model="number.pt") == 0
+    assert predict(colours, tmp_path / "bmp", "rgb.bmp", model="names.pt") == 0
+    assert predict(colours, tmp_path, "four.ome.tif", model="names.pt") == 0
+    more = ["--channels", "3", "green", "0"]
+    assert predict(colours, tmp_path / "given", "four.ome.tif", model="number.pt", more=more) == 0
+    expected = probability(tmp_path / "rgb_cell_probability.tif")
+    assert np.ptp(expected) > 0.01
+    for name in ("rgba", "r", "bmp/rgb", "four.ome", "given/four.ome"):
+        found = probability(tmp_path / f"{name}_cell_probability.tif")
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+    more = ["--channels", "blue", "green", "red"]
+    assert predict(colours, tmp_path / "other", "rgb.png", model="number.pt", more=more) == 0
+    assert (probability(tmp_path / "other/rgb_cell_probability.tif") != expected).any()
+
+
+def test_an_image_with_other_channels_than_the_model_is_refused(folder, colours, tmp_path, capsys):
+    for at, model, image, more, message in (
+        (
+            colours,
+            "number.pt",
+            "r.png",
+            [],
+            "found 1 channel, expected 3 channels, as the images of the train",
+        ),
+        (
+            colours,
+            "number.pt",
+            "four.ome.tif",
+            [],
+            r"Choose them with `--channels` (there are 0 blue, 1 dark,",
+        ),
+        (
+            colours,
+            "names.pt",
+            "r.png",
+            [],
+            "has no channel red. It has 0. Write one of these numbers or names after",
+        ),
+        (colours, "number.pt", "rgb.png", ["--channels", "0"], "`--channels`: 1 given, but"),
+        (folder, "model.pt", colours / "rgb.png", [], "trained on gray levels. Add `--channels red` to use"),
+    ):
+        assert predict(at, tmp_path, image, model=model, more=more) == 1
+        error = capsys.readouterr().err
+        assert message in error and "dataset.channels" not in error
+    assert predict(folder, tmp_path, colours / "rgb.png", more=["--channels", "red"]) == 0
+    assert predict(folder, tmp_path / "gray", colours / "r.png") == 0
+    found, expected = (tmp_path / f"{name}_cell_probability.tif" for name in ("rgb", "gray/r"))
+    np.testing.assert_array_equal(probability(found), probability(expected))
