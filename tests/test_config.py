@@ -194,12 +194,18 @@ def test_columns_replace_settings_of_the_section_dataset():
         "channels": 1,
     }
     assert settings.of_volume(given, {}, "") == given
+    for cell, channels in (("[2]", [2]), ("[DAPI, 1]", ["DAPI", 1]), ("3.0", 3), ("['488']", ["488"])):
+        found = settings.of_volume(given, {"channels": cell}, "")["channels"]
+        assert found == channels and type(found) is type(channels)
     for key, cell in (
         ("ignore", "white"),
         ("relabel", "7"),
         ("classes", "{background: a}"),
         ("classes", "[1"),
         ("scale", "0"),
+        ("channels", "DAPI"),
+        ("channels", "[]"),
+        ("channels", "0"),
         ("empty_sections", "no"),
         ("pairing", "{a: 1, a: 2}"),
     ):

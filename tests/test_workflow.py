@@ -554,6 +554,19 @@ def test_configfile_replaces_the_demo(tmp_path):
     assert "draw_volume" not in planned(tmp_path, *write(tmp_path, FILES))
 
 
+def test_channels_in_separate_files_are_inputs_and_one_image(tmp_path):
+    write_stacks(tmp_path)
+    table = TABLE.replace("split", "split\tchannels").replace("train", "train\t[1]")
+    arguments = write(tmp_path, FILES, table.replace("images.tif", "images.tif + labels.tif", 1))
+    plan = snakemake(tmp_path, *arguments, "-n", "--quiet", "reason", "--", "build_dataset_train").stdout
+    # the two channels and the annotation of `learn`, and the files of `choose`
+    assert "input: images.tif, labels.tif, labels.tif, images.tif, labels.tif\n" in plan
+    table = table.replace("[1]", "[1, 0]")
+    arguments = write(tmp_path, FILES, table.replace("images.tif", "images.tif + labels.tif", 1))
+    refused = snakemake(tmp_path, *arguments, "-n")
+    assert "volume choose: `channels` chooses 1 of images.tif, but 2 for volume learn" in refused.stderr
+
+
 def _without(split: str) -> str:
     return "".join(line for line in TABLE.splitlines(keepends=True) if not line.endswith(f"\t{split}\n"))
 
