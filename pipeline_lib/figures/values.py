@@ -28,7 +28,13 @@ COLOURS = (BACKGROUND, YELLOW, SKY, VERMILLION, GREEN, PURPLE, BLUE, ORANGE)
 
 
 def save_values(
-    raw: np.ndarray, annotation: np.ndarray, shares: dict[float, float], output: Path, *, title: str
+    raw: np.ndarray,
+    annotation: np.ndarray,
+    shares: dict[float, float],
+    output: Path,
+    *,
+    title: str,
+    colours: bool = False,
 ) -> None:
     """Write a picture of the raw image and of the values of its annotation, each in its own colour.
 
@@ -44,11 +50,19 @@ def save_values(
         PNG file to write.
     title : str
         Text above the picture.
+    colours : bool, default False
+        Whether the values are colours, 0xRRGGBB, which are shown as they are.
     """
     raw, annotation = raw[:, :LARGEST, :LARGEST], annotation[:LARGEST, :LARGEST]
     factor = max(LARGEST // (2 * max(annotation.shape)), 1)
     listed: list[tuple[str | None, str]] = [(None, f"{len(shares)} values, in 12 colours")]
-    if len(shares) <= len(COLOURS):
+    if colours:
+        image = np.stack([annotation >> shift & 255 for shift in (16, 8, 0)], axis=-1).astype(np.uint8)
+        common = sorted(shares.items(), key=lambda item: -item[1])[: len(COLOURS)]
+        listed = [
+            (f"#{colour:06x}", f"0x{colour:06X}: {share:.1%} of the pixels") for colour, share in common
+        ]
+    elif len(shares) <= len(COLOURS):
         rank = np.searchsorted(np.array([*shares]), annotation).clip(0, len(shares) - 1)
         image = np.array([rgb(colour) for colour in COLOURS])[rank]
         listed = [

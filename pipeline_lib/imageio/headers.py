@@ -151,7 +151,18 @@ class ImageInfo:
 
 
 def number_of(channels: Channels) -> int:
-    """Return the number of channels that are read."""
+    """Return the number of channels that are read.
+
+    Parameters
+    ----------
+    channels : int or sequence of (int or str)
+        Number of channels, or the chosen ones.
+
+    Returns
+    -------
+    int
+        The number of channels.
+    """
     return channels if isinstance(channels, int) else len(channels)
 
 

@@ -46,7 +46,7 @@ def stored_sections(path: str | Path, info: ImageInfo) -> tuple[Stored, ...]:
         At least one place for each section, in ascending order of `first`.
     """
     if len(parts := channel_paths(path)) > 1:
-        places = []
+        places: list[Stored] = []
         for part in parts:
             with open_file(part) as (own, _):
                 places += stored_sections(part, own)

@@ -213,7 +213,8 @@ def _draw_values(raw: imageio.Images, annotation: str, error: UnclearAnnotation,
         return
     shares = dict(zip(error.found.values.tolist(), error.found.share.tolist(), strict=True))
     title = f"{annotation}, section {z}"
-    save_values(raw.read(z, *block.read), error.region, shares, picture, title=title)
+    colours = error.found.colours
+    save_values(raw.read(z, *block.read), error.region, shares, picture, title=title, colours=colours)
 
 
 @contextmanager
