@@ -208,14 +208,22 @@ def use_model(settings: Json, path: str | Path) -> str:
     Raises
     ------
     InputError
-        If it is not a complete model file.
+        If it is not a complete model file, or was trained on another number of channels than are chosen.
     """
     described = modelfile.describe(path)
     application = modelfile.application(described, path)
     arguments = described["arguments"]
     network = {key: arguments[key] for key in arguments if key not in ("input_channels", "classes")}
     settings["network"] = {"name": described["name"], **network}
-    settings["dataset"]["channels"] = arguments["input_channels"]
+    needed, channels = arguments["input_channels"], settings["dataset"]["channels"]
+    if isinstance(channels, int):  # not stated which
+        channels = application.get("channels", needed)
+    elif len(channels) != needed:
+        raise InputError(
+            f"config key `dataset.channels`: chooses {len(channels)}, but {path} was trained on {needed}. "
+            f"Choose {needed}, in the order of the training, or remove the key."
+        )
+    settings["dataset"]["channels"] = channels
     settings["prediction"]["average_orientations"] = application["average_orientations"]
     return str(path)
 
