@@ -39,6 +39,8 @@ def test_channels_are_chosen_by_number_or_name(tmp_path, write):
         (["GFP"], [1]),
         (["gfp"], [2]),
         (["488"], [3]),
+        ([488], [3]),
+        (["2"], [2]),  # as from `snakemake --config`
         (4, [0, 1, 2, 3]),
     ):
         found = imageio.read_images(path, channels=channels)

@@ -176,11 +176,13 @@ def chosen_channels(path: str | Path, info: ImageInfo, channels: Sequence[int | 
     listed = ", ".join(_channel_names(available, names))
     found: list[int] = []
     for channel in channels:
-        if isinstance(channel, int):
-            numbers = [channel] if 0 <= channel < available else []
-        else:
-            exact = [n for n, name in enumerate(names) if name == channel]
-            numbers = exact or [n for n, name in enumerate(names) if name.casefold() == channel.casefold()]
+        text = str(channel)
+        number = int(text) if text.isdecimal() else available
+        exact = [n for n, name in enumerate(names) if name == text]
+        named = exact or [n for n, name in enumerate(names) if name.casefold() == text.casefold()]
+        # YAML reads a name such as 488 (nm) as a number, and `snakemake --config` makes texts of numbers
+        by_name = isinstance(channel, str) and named
+        numbers = named if by_name or number >= available else [number]
         if len(numbers) != 1:
             reason = "several channels are called" if numbers else "has no channel"
             raise InputError(

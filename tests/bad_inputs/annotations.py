@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 
@@ -72,6 +73,30 @@ add("labels of 2^32 and more", write_annotation, stack3(cells().astype(np.uint64
 add("only background", write_annotation, np.zeros((3, 32, 32), np.uint8))
 add("only one cell", write_annotation, np.full((3, 32, 32), 255, np.uint8))
 add("RGB", write_annotation, gray(3, 32, 32, 3), photometric="rgb")
+
+
+def coloured(section: np.ndarray) -> np.ndarray:
+    """Return a stack of a section with a colour for each of its values."""
+    return stack3(np.array([[255, 255, 255], [255, 0, 0], [0, 160, 0]], np.uint8)[section])
+
+
+add("colours of classes", write_annotation, coloured(discs(0, 1, 2)), photometric="rgb")
+add(
+    "a colour without a class",
+    write_annotation,
+    coloured(discs(0, 1, 2)),
+    "{annotation_kind: classes, classes: {background: 0xFFFFFF, cell: 0xFF0000}}",
+    photometric="rgb",
+)
+
+
+@case("gray levels saved as JPEG")
+def _():
+    tifffile.imwrite("one.tif", gray(32, 32))
+    Path("a.jpg").write_bytes(imagecodecs.jpeg8_encode(gray(32, 32)))
+    bad_row("one.tif", "a.jpg", split="test")
+
+
 add("four channels", write_annotation, gray(3, 32, 32, 4), photometric="rgb", extrasamples=["unspecified"])
 add("two values, neither of them 0", write_annotation, stack3(cells() // 255 + 1))
 add(

@@ -15,7 +15,7 @@ import tifffile
 
 from .harness import Group
 from .png_images import png_bytes
-from .sound import bad_image, bad_row, gray, sound_run
+from .sound import bad_image, bad_row, gray, sound_run, write_config
 
 GROUP = Group("Images: TIFF")
 add, case = GROUP.add, GROUP.case
@@ -200,6 +200,15 @@ def _():
     bad_row("a.tif")
 
 
+def two_channels() -> None:
+    """Use two files of different size as the channels of the volume `bad`."""
+    tifffile.imwrite("a.tif", gray(32, 32), photometric="minisblack")
+    tifffile.imwrite("b.tif", gray(32, 31), photometric="minisblack")
+    bad_row("a.tif + b.tif")
+
+
+add("channels of different size in two files", two_channels)
+add("a channel that does not exist", write_config, "dataset: {channels: [DAPI]}\n")
 add("three channels (RGB)", write_tiff, array=gray(32, 32, 3), photometric="rgb")
 add("RGB with transparent pixels", write_tiff, array=gray(32, 32, 4), photometric="rgb")
 add("three sections saved as colours", write_tiff, photometric="rgb", planarconfig="separate")
