@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline_lib.imageio import meaning
 from pipeline_lib.imageio.fixes import black_and_white, fill_outlines, set_tag, without_rare_colours, written
-from pipeline_lib.imageio.headers import size
+from pipeline_lib.imageio.headers import sections_hint, size
 from pipeline_lib.imageio.images import Images
 from pipeline_lib.imageio.meaning import Values
 from pipeline_lib.imageio.naming import hdf5_path
@@ -240,8 +240,8 @@ class Given:
             ]
             lines = f" For classes of pixels, set {meaning.class_lines(kept, regions)}."
         return (
-            f"{self.path}: found {len(values)} colours, whose meaning is not stated ({self._evidence()}). If "
-            "each colour is one cell, set `dataset: {annotation_kind: instances"
+            f"{self.path}: found {len(values)} colours, whose meaning is not stated ({self._evidence()}). "
+            f"{sections_hint(self.path, self.images.info)}If each colour is one cell, set `dataset: {{annotation_kind: instances"
             f"{stated if background and at_frame.max() > meaning.AROUND else ''}}}`.{several}{lines}"
             f"{self._anti_aliased()}"
         )

@@ -91,12 +91,11 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
         settings.use_model(config, config["model"])
     networks.plan(**config["network"]).require_tile(config["training"]["tile"], "training.tile")
     rows = volumes.read_table(config["volumes"], config.get("data_dir", "."))
-    for row in rows:
-        settings.of_volume(config["dataset"], row.dataset, row.row)
     dataset = config["dataset"]
+    own = {row.volume: settings.of_volume(dataset, row.dataset, row.row) for row in rows}
     found = volumes.check_files(
         rows,
-        dataset["channels"],
+        {name: values["channels"] for name, values in own.items()},
         config["memory_gb"],
         dataset["pairing"],
         dataset.get("scale", dataset.get("offset")),
