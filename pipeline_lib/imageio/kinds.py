@@ -229,7 +229,8 @@ class Given:
         """Return the message for colours whose meaning is not stated."""
         values, at_frame = self.found.values, self._areas.frame
         background = values[at_frame.argmax()]
-        stated = f", background: {self.found.text(background)}"
+        around = background != 0 and at_frame.max() > meaning.AROUND
+        stated = f", background: {self.found.text(background)}" if around else ""
         several = " Add `relabel: true` if a colour is used for several cells." * (self._areas.split > 0.02)
         listed = self._seen[1] if len(values) > 8 else np.ones(len(values), bool)
         lines = ""
@@ -241,8 +242,8 @@ class Given:
             lines = f" For classes of pixels, set {meaning.class_lines(kept, regions)}."
         return (
             f"{self.path}: found {len(values)} colours, whose meaning is not stated ({self._evidence()}). "
-            f"{sections_hint(self.path, self.images.info)}If each colour is one cell, set `dataset: {{annotation_kind: instances"
-            f"{stated if background and at_frame.max() > meaning.AROUND else ''}}}`.{several}{lines}"
+            f"{sections_hint(self.path, self.images.info)}If each colour is one cell, set "
+            f"`dataset: {{annotation_kind: instances{stated}}}`.{several}{lines}"
             f"{self._anti_aliased()}"
         )
 
