@@ -212,3 +212,17 @@ def test_one_mask_per_cell_as_jpeg(tmp_path):
         save(tmp_path / f"{label}.jpg", (label == LABELS).astype(np.uint8) * 255)
     found = imageio.read_annotation(tmp_path, masks=True)
     np.testing.assert_array_equal(found.labels[0], np.where(LABELS <= 5, LABELS, 0))
+
+
+def test_selected_rows_of_colours_and_of_a_jpeg(tmp_path):
+    """Only the selected rows are looked at: here the others are gray, or have no two humps."""
+    picture = COLOURS[LABELS]
+    picture[:64] = 77
+    path = save(tmp_path / "a.png", picture)
+    found = imageio.read_annotation(path, kind="instances", rows="64-127")
+    assert same_cells(found.labels[0], LABELS[64:])
+    mask = (LABELS > 0).astype(np.uint8) * 255
+    mask[:64] = RNG.integers(0, 256, (64, 128))
+    path = save(tmp_path / "a.jpg", mask)
+    found = imageio.read_annotation(path, kind="black_membranes", rows="64-127")
+    np.testing.assert_array_equal(found.labels[0] > 0, LABELS[64:] > 0)

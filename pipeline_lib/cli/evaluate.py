@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_lib.cli.words import as_options, class_values, number
+from pipeline_lib.cli.words import as_options, class_values, whole_number
 from pipeline_lib.imageio import ANNOTATION_KINDS, PAIRINGS, PREDICTION_KINDS
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
@@ -86,9 +86,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="values of each class, such as cell=1,2",
     )
     truth.add_argument(
-        "--background", type=int, default=0, metavar="N", help="background in instance labels; default: 0"
+        "--background",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="background in instance labels; default: 0",
     )
-    truth.add_argument("--ignore", type=int, metavar="N", help="value that means `not annotated`")
+    truth.add_argument("--ignore", type=whole_number, metavar="N", help="value that means `not annotated`")
     truth.add_argument(
         "--ignore-mask", type=Path, metavar="FILE", help="image whose pixels other than 0 are not annotated"
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 
-def number(text: str) -> int:
+def whole_number(text: str) -> int:
     """Return a whole number; that of a colour is given as `0xRRGGBB`."""
     return int(text, 16 if text.lower().startswith("0x") else 10)
 
@@ -15,7 +15,7 @@ def number(text: str) -> int:
 def class_values(text: str) -> tuple[str, list[int]]:
     """Return name and values of a class that is given as `cell=1` or `cell=1,2`."""
     name, _, values = text.partition("=")
-    return name, [number(value) for value in values.split(",")]
+    return name, [whole_number(value) for value in values.split(",")]
 
 
 def as_options(message: str, words: Mapping[str, str] = MappingProxyType({})) -> str:
