@@ -14,7 +14,7 @@ from lower layers::
     imageio                             reading and writing image files
     layout, scores, memory              content of HDF5 files; table of scores; memory needs of jobs
     kernels                             compiled loops, sections, blocks
-    runtime                             errors, files, locks, signals, logs, devices, processes
+    runtime                             errors, files, locks, signals, logs, progress, devices, processes
 """
 
 __version__ = "0.2.0"

@@ -1,5 +1,12 @@
 """`bordure predict`: one command from a model and images to labels and tables."""
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +19,8 @@ from pipeline_lib.data.normalisation import measure
 from pipeline_lib.networks import plan
 from pipeline_lib.networks.model import Model
 from pipeline_lib.networks.modelfile import describe
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +203,75 @@ def test_an_image_with_other_channels_than_the_model_is_refused(folder, colours,
     assert predict(folder, tmp_path / "gray", colours / "r.png") == 0
     found, expected = (tmp_path / f"{name}_cell_probability.tif" for name in ("rgb", "gray/r"))
     np.testing.assert_array_equal(probability(found), probability(expected))
+
+
+@pytest.fixture(scope="module")
+def many(folder):
+    """Names of ten images of several sizes; the fourth cannot be read."""
+    rng = np.random.default_rng(1)
+    names = [f"n{number}.tif" for number in range(10)]
+    for number, name in enumerate(names):
+        tifffile.imwrite(folder / name, rng.integers(0, 255, (40 + 3 * number, 50), np.uint8))
+    (folder / names[3]).write_bytes(b"no image")
+    return names
+
+
+def test_results_do_not_depend_on_the_number_of_images_at_a_time(folder, many, tmp_path, capfd):
+    for number in ("1", "4"):
+        assert predict(folder, tmp_path / number, *many, more=["--at-a-time", number]) == 1
+        printed = capfd.readouterr()
+        assert [f"[{done}/10]" in printed.out + printed.err for done in range(1, 11)] == [True] * 10
+        assert "[11/10]" not in printed.out and "1 of 10 images could not be segmented" in printed.err
+    one, four = tmp_path / "1", tmp_path / "4"
+    assert (one / "summary.csv").read_bytes() == (four / "summary.csv").read_bytes()
+    assert [*pd.read_csv(one / "summary.csv").error.notna()] == [number == 3 for number in range(10)]
+    for name in (name[:-4] for name in many if name != many[3]):
+        assert (one / f"{name}_cells.csv").read_bytes() == (four / f"{name}_cells.csv").read_bytes()
+        for end in ("labels", "cell_probability"):
+            arrays = [tifffile.imread(out / f"{name}_{end}.tif") for out in (one, four)]
+            np.testing.assert_array_equal(*arrays)
+
+
+@pytest.mark.parametrize("number", ["1", "2"])
+def test_ctrl_c_keeps_complete_images_and_nothing_else(folder, many, tmp_path, number):
+    images = [str(folder / name) for name in many]
+    command = [sys.executable, "-m", "pipeline_lib.cli", "predict", str(folder / "model.pt"), *images]
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += f"import sys; from pipeline_lib import cli; sys.exit(cli.main({command[3:]!r} + sys.argv[1:]))"
+    words = ["--out", str(tmp_path), "--device", "cpu", "--at-a-time", number]
+    program = subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert program.stdout.readline().startswith("[1/10]")
+    os.killpg(program.pid, signal.SIGINT)  # as Ctrl-C does
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode == 130 and errors.endswith("interrupted\n") and "Traceback" not in errors
+    complete = [Path(row).stem for row in pd.read_csv(tmp_path / "summary.csv").dropna(subset="cells").image]
+    assert 0 < len(complete) < 9
+    left = {path.name for path in tmp_path.glob("*") if path.suffix in (".tif", ".csv")}
+    ends = ("labels.tif", "cell_probability.tif", "cells.csv")
+    # an image may have been completed while the signal arrived
+    assert {f"{name}_{end}" for name in complete for end in ends} <= left - {"summary.csv"}
+    assert all({f"{name.partition('_')[0]}_{end}" for end in ends} <= left for name in left if "_" in name)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".h5" or "partial" in path.name]
+
+
+def test_as_many_images_at_a_time_as_cores_and_memory_allow(folder, monkeypatch):
+    from pipeline_lib.cli import predict as command
+
+    monkeypatch.setattr(command, "cores", lambda: 32)
+    described = describe(folder / "model.pt")
+    a, b = folder / "a.tif", folder / "b.tif"
+
+    def most(*images, memory=8.0):
+        options = SimpleNamespace(device="cpu", memory=memory, channels=None, model=folder / "model.pt")
+        return command._most_at_a_time(options, described, images, threads=8)
+
+    assert most(a) == 1 and most(a, b) == 2 and most(*[a] * 20) == 5
+    assert most(*[a] * 20, memory=1.4) == 3 and most(*[a] * 20, memory=0.1) == 1  # 0.45 GB for each process
+    assert most(folder / "gone.tif", b) == 2

@@ -14,9 +14,9 @@ from test_processes import arguments_of
 from test_training import PLAIN, inputs  # noqa: F401
 
 from pipeline_lib.networks.model import read_tensors
-from pipeline_lib.runtime import log, processes
+from pipeline_lib.runtime import log, processes, progress
 from pipeline_lib.stages import training
-from pipeline_lib.training import loop, state
+from pipeline_lib.training import state
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {
@@ -70,7 +70,7 @@ MOMENTS = {"update": MIDDLE_OF_AN_UPDATE, "validation": VALIDATION, "checkpoint"
 def train(folder, arguments, sabotage, how):
     """Do the same as the script of the workflow, after executing `sabotage`."""
     os.chdir(folder)
-    loop.SECONDS_BETWEEN_LINES = state.SECONDS_BETWEEN_SAVES = 0
+    progress.SECONDS_BETWEEN_LINES = state.SECONDS_BETWEEN_SAVES = 0
     with log.stage("log", 1) as run:
         modules = {"os": os, "time": time, "torch": torch, "training": training, "state": state}
         exec(sabotage, {"HOW": how} | modules)

@@ -14,11 +14,12 @@ from pipeline_lib.data.gray import summary
 from pipeline_lib.data.labels import cells_apart, separation_border
 from pipeline_lib.networks.model import Model, read_tensors, write_tensors
 from pipeline_lib.networks.unet import module
+from pipeline_lib.runtime import progress
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages import training
 from pipeline_lib.stages.dataset import build_weight_map, measure_statistics
 from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
-from pipeline_lib.training import loop, state
+from pipeline_lib.training import state
 from pipeline_lib.training.schedule import Settings, learning_rate, make_optimizer
 from pipeline_lib.training.step import Step
 
@@ -525,7 +526,7 @@ def spoiled(monkeypatch, iteration, spoil):
 def test_nan_or_infinite_loss_is_detected_and_the_last_good_state_is_kept(
     inputs, tmp_path, monkeypatch, value
 ):
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     monkeypatch.setattr(state, "SECONDS_BETWEEN_SAVES", 0)
     spoiled(monkeypatch, 7, lambda _, loss: loss.fill_(value))
     kept = r"contains the state of iteration 6 and the best model so far \(iteration 4\);"
@@ -546,7 +547,7 @@ def test_nan_or_infinite_loss_is_detected_and_the_last_good_state_is_kept(
 
 def test_infinite_parameters_are_not_saved(inputs, tmp_path, monkeypatch):
     """The loss of the iteration in which they became infinite is still finite."""
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     monkeypatch.setattr(state, "SECONDS_BETWEEN_SAVES", 0)
     spoiled(monkeypatch, 7, lambda step, _: next(step.net.parameters()).data[0].fill_(math.inf))
     with pytest.raises(InputError, match=r"parameters became infinite in iteration 7.*state of iteration 6"):
@@ -574,7 +575,7 @@ def test_interval_between_saves_depends_on_their_duration(inputs, tmp_path, monk
         saves.append(round(now[0]))
         now[0] += seconds
 
-    for part in (loop, state):
+    for part in (progress, state):
         monkeypatch.setattr(part, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Step, "__call__", step)
     monkeypatch.setattr(state, "write_tensors", write)

@@ -100,11 +100,48 @@ def run(tmp_path_factory):
 
 @pytest.mark.slow
 class TestFinishedRun:
-    def test_output_lists_the_results(self, run):
+    def test_the_last_lines_state_scores_report_and_next_step(self, run):
         directory, _, output = run
         for name in ("report.html", "scores.csv", "segmentation", "model.pt"):
-            assert f"results/{name}" in output
             assert (directory / "results" / name).exists()
+        scores = pd.read_csv(directory / "results/scores.csv")
+        rows = scores[scores.split == "test"]
+        texts = []
+        for metric, name, best, direction in (
+            ("rand_error", "Rand error", min, "lower"),
+            ("v_rand_thin", "V-Rand", max, "higher"),
+        ):
+            means = {}
+            for network in rows.network.unique():
+                chosen = json.loads((directory / f"results/postprocessing/{network}.json").read_text())
+                own = rows[(rows.network == network) & (rows.metric.isin([metric, "uniform_sections"]))]
+                own = own[(own.threshold - chosen["threshold"]).abs() < 1e-9].groupby("metric").value.mean()
+                means[network] = own
+            fair = [m[metric] for n, m in means.items() if n != "unet" and m["uniform_sections"] == 0]
+            beside = f"best baseline {best(fair):.4f}, " if fair else ""
+            texts.append(f"{name} {means['unet'][metric]:.4f} ({beside}{direction} is better)")
+        warnings = [
+            found["text"]
+            for found in json.loads((directory / "results/warnings.json").read_text())["warnings"]
+        ]
+        number = f" ({len(warnings)} warning{'s' * (len(warnings) != 1)})" if warnings else ""
+        noted = "\n    ".join([number, *warnings])
+        assert (
+            f"scores        {', '.join(texts)}; 1 test volume\n"
+            f"report        results/report.html{noted}\n"
+            "next          bordure predict results/model.pt NEW.tif --out cells\n"
+        ) in output
+
+    def test_a_dry_run_says_each_thing_once(self, run, tmp_path):
+        arguments = write(tmp_path, CONFIG)
+        answer = snakemake(tmp_path, "-n", *arguments)
+        printed = answer.stdout + answer.stderr
+        assert printed.count("Job stats") == printed.count("memory: ") == 1 and "Reasons" not in printed
+        assert printed.count("train_model") == printed.count("evaluate_held_out") == 1
+        again = snakemake(run[0], "-n", *run[1], "--config", "seed=9", "replace=True")
+        printed = again.stdout + again.stderr
+        assert re.search(r"Reasons:\n    params have changed [a-z ]+: draw_volume\n", printed)
+        assert printed.count("Job stats") == 1
 
     def test_scores_network_and_baselines_on_validation_and_test_volumes(self, run):
         scores = pd.read_csv(run[0] / "results/scores.csv")

@@ -7,7 +7,7 @@ Each subcommand is a module of this package with its texts (`HELP`, `DESCRIPTION
 from __future__ import annotations
 
 import argparse
-import logging
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -15,6 +15,7 @@ from types import ModuleType
 from pipeline_lib import __version__
 from pipeline_lib.cli import check, evaluate, init, measure, predict, provenance, run
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import shown_warnings
 
 COMMANDS = (init, check, run, predict, evaluate, measure, provenance)
 
@@ -92,14 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 for success, 1 if a file cannot be used or has changed. Wrong arguments end the process with exit
-        code 2.
+        0 for success, 1 if a file cannot be used or has changed, 130 after Ctrl-C. Wrong arguments end the
+        process with exit code 2.
     """
     options = make_parser().parse_args(arguments)
-    logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
-        code: int = options.run(options)
+        with shown_warnings():
+            code: int = options.run(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     return code

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_lib.cli.arguments import pixel_size
+from pipeline_lib.kernels.threads import cores
+from pipeline_lib.runtime import live, workers
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import set_threads, shown_warnings
+from pipeline_lib.runtime.progress import Progress
 from pipeline_lib.runtime.types import Json
 
 if TYPE_CHECKING:
     from pipeline_lib.imageio import Channels
 
 WORK = ".bordure"  # in the folder of the results: intermediate files and their records
+
+THREADS = 8  # of a prediction, as in the rules of the workflow
+STAGES = [f"pipeline_lib.stages.{name}" for name in ("dataset", "prediction", "segmentation", "measurement")]
 
 HELP = "segment images with a trained model"
 DESCRIPTION = """\
@@ -71,6 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--match-pixel-size", action="store_true", help="resample images to the pixel size of the model"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    parser.add_argument(
+        "--at-a-time", type=int, metavar="N", help="images at a time; default: what the machine allows"
+    )
     parser.add_argument("--memory", type=float, default=8.0, metavar="GB", help="memory to use; default: 8")
 
 
@@ -94,29 +105,73 @@ def run(options: argparse.Namespace) -> int:
     """
     from pipeline_lib.networks.modelfile import application, describe
     from pipeline_lib.runtime.files import write_json
-    from pipeline_lib.stages.measurement import write_summary
 
     names = _names(options.images, options.stack)
     described = describe(options.model)
     chosen = application(described, options.model)
     (options.out / WORK).mkdir(parents=True, exist_ok=True)
     write_json(options.out / WORK / "postprocessing.json", chosen["postprocessing"])
-    rows, failed = [], 0
-    for number, (name, image) in enumerate(names.items(), 1):
-        place = f"[{number}/{len(names)}] {image}"
-        try:
-            row = _segment(options, described, name, image)
-        except InputError as error:
-            failed += 1
-            rows.append({"image": str(image), "error": str(error)})
-            print(f"{place}\nerror: {error}", file=sys.stderr)
-            continue
-        rows.append(row)
-        print(f"{place}: {row['cells']:,} cells", flush=True)
-    write_summary(rows, options.out / "summary.csv")
-    if failed:
-        print(f"error: {failed} of {len(names)} images could not be segmented.", file=sys.stderr)
+    return _segment_all(options, described, names)
+
+
+def _segment_all(options: argparse.Namespace, described: Json, names: dict[str, Path]) -> int:
+    """Segment the images, print a line for each, write the summary, and return the exit code."""
+    images = list(names.items())
+    rows: dict[int, Json] = {}
+    try:
+        with live.drawn(), live.job("images"):
+            # as in the workflow, since the last digits of a convolution depend on the number of threads
+            threads = min(cores(), THREADS)
+            at_a_time = options.at_a_time or _most_at_a_time(options, described, [*names.values()], threads)
+            set_threads(threads)
+            segment_one = partial(_segment, options, described, threads)
+            progress = Progress(len(images), "image", log=False)  # a line for each image is printed
+            for number, result in workers.each(segment_one, images, at_a_time, STAGES):
+                image = str(images[number][1])
+                place = f"[{len(rows) + 1}/{len(images)}] {image}"
+                if isinstance(result, InputError):
+                    rows[number] = {"image": image, "error": str(result)}
+                    print(f"{place}\nerror: {result}", file=sys.stderr, flush=True)
+                else:
+                    rows[number] = {"image": image} | result
+                    print(f"{place}: {result['cells']:,} cells", flush=True)
+                progress.update(len(rows))
+    finally:
+        from pipeline_lib.stages.measurement import write_summary  # not before the number of threads is set
+
+        write_summary([row for _, row in sorted(rows.items())], options.out / "summary.csv")
+        if len(rows) < len(images):
+            print(f"{options.out}: {len(rows)} of {len(images)} images are complete.", file=sys.stderr)
+    if failed := sum("error" in row for row in rows.values()):
+        print(f"error: {failed} of {len(images)} images could not be segmented.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _most_at_a_time(
+    options: argparse.Namespace, described: Json, images: Sequence[Path], threads: int
+) -> int:
+    """Return how many images to segment at the same time: one on a GPU, else as many as fit.
+
+    There is one process more than the cores can feed with `threads` each, so that an image is read while the
+    network works on another. Each process may use all of `--memory` for its tiles, so that they do not depend
+    on the number of processes. So as many images fit as do with the tiles of the largest.
+    """
+    from pipeline_lib import imageio, memory, networks
+    from pipeline_lib.runtime.devices import uses_gpu
+
+    if len(images) == 1 or uses_gpu(options.device):
+        return 1
+    plan = networks.plan(described["name"], **described["arguments"])
+    largest = 0
+    for image in images:
+        with (
+            contextlib.suppress(InputError),  # reported when it is segmented
+            imageio.open_images(image, channels=_channels(options, described)) as found,
+        ):
+            height, width = map(plan.geometry.input_size, found.shape[2:])
+            largest = max(largest, height * width)
+    need = memory.TORCH_PROCESS_BYTES + memory.KEPT * 4 * plan.values_per_pixel * largest
+    return max(min(cores() // threads + 1, len(images), int(options.memory * 1e9 / need)), 1)
 
 
 def _names(images: Sequence[Path], stack: bool) -> dict[str, Path]:
@@ -173,7 +228,7 @@ _WORDS = {
 }
 
 
-@contextmanager
+@contextlib.contextmanager
 def _as_options() -> Iterator[None]:
     """Let errors about channels say which option to add, and not which setting."""
     try:
@@ -185,17 +240,18 @@ def _as_options() -> Iterator[None]:
         raise InputError(message) from error.__cause__
 
 
-def _segment(options: argparse.Namespace, described: Json, name: str, image: Path) -> Json:
+def _segment(options: argparse.Namespace, described: Json, threads: int, named: tuple[str, Path]) -> Json:
     """Run the stages of the workflow for one image, and return its row of the summary.
 
     The HDF5 files are deleted afterwards. Their records stay, so that `bordure provenance` shows how the
-    results were made.
+    results were made. If this is interrupted, no results of the image remain.
     """
     from pipeline_lib.stages.dataset import build_dataset
     from pipeline_lib.stages.measurement import measure_volume
     from pipeline_lib.stages.prediction import predict
     from pipeline_lib.stages.segmentation import segment, write_tiffs
 
+    name, image = named
     work = options.out / WORK
     dataset, prediction, segmentation = (
         work / part / f"{name}.h5" for part in ("dataset", "prediction", "segmentation")
@@ -206,7 +262,11 @@ def _segment(options: argparse.Namespace, described: Json, name: str, image: Pat
     )
     for file in (dataset, prediction, segmentation):
         file.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(shown_warnings())
+        stack.enter_context(live.job(name))
+        for file in (dataset, prediction, segmentation):
+            stack.callback(file.unlink, missing_ok=True)
         with _as_options():
             build_dataset(
                 str(image),
@@ -225,11 +285,14 @@ def _segment(options: argparse.Namespace, described: Json, name: str, image: Pat
             match_pixel_size=options.match_pixel_size,
             device=options.device,
             memory_gb=options.memory,
+            threads=threads,
         )
         segment(prediction, postprocessing, segmentation, memory_gb=options.memory)
-        write_tiffs(segmentation, prediction, labels, probability)
-        number = measure_volume(dataset, prediction, segmentation, cells)
-    finally:
-        for file in (dataset, prediction, segmentation):
-            file.unlink(missing_ok=True)
-    return {"image": str(image), "cells": number, "labels": labels.name, "table": cells.name}
+        try:
+            write_tiffs(segmentation, prediction, labels, probability)
+            number = measure_volume(dataset, prediction, segmentation, cells)
+        except BaseException:
+            for file in (labels, probability, cells):
+                file.unlink(missing_ok=True)
+            raise
+    return {"cells": number, "labels": labels.name, "table": cells.name}

@@ -59,4 +59,9 @@ def run_workflow(config: Path, arguments: Sequence[str], *targets: str) -> int:
     command += ["--workflow-profile", str(profile)]  # here, since --configfile takes all words that follow
     command += [*arguments, *(["--", *targets] if targets else [])]
     print(shlex.join(command), file=sys.stderr, flush=True)
-    return subprocess.run([sys.executable, "-m", *command], check=False).returncode
+    process = subprocess.Popen([sys.executable, "-m", *command])
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # Snakemake has received Ctrl-C, too, and ends its jobs
+            continue

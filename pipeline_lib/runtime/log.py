@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from pipeline_lib.runtime import locks
+from pipeline_lib.runtime import live, locks
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import explained
 from pipeline_lib.runtime.signals import ENDING
@@ -64,11 +64,7 @@ def stage(log: str | Path, threads: int = 1, processes: int = 1) -> Iterator[Cal
         `run(function, *arguments, **settings)`, which calls `function`. Call it once, or once per volume. An
         `InputError` of one volume does not keep the others from being checked: all errors are logged.
     """
-    for name in _THREAD_VARIABLES:
-        os.environ[name] = str(max(threads // max(processes, 1), 1))
-    # By default, waiting threads spin, which is very slow on a busy machine: at a load of 5, 100 iterations
-    # of the demo took 93 s, with this setting 21 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    set_threads(threads // max(processes, 1))
     waiting = "waiting for the same job of an earlier run to end (%s)"
     try:
         locks.hold(log, lambda holder: logger.warning(waiting, holder))
@@ -104,7 +100,8 @@ def stage(log: str | Path, threads: int = 1, processes: int = 1) -> Iterator[Cal
         spent += time.perf_counter() - start
 
     try:
-        yield run
+        with live.job(job_of(log)):
+            yield run
     except InputError as error:
         report(error)
     except SystemExit as ended:
@@ -118,6 +115,50 @@ def stage(log: str | Path, threads: int = 1, processes: int = 1) -> Iterator[Cal
         leave(1)
     logger.info("done in %.2f s, %.0f MB at most", spent, peak_memory() / 1e6)
     leave(0)
+
+
+def set_threads(number: int) -> None:
+    """Set the size of the thread pools of libraries that are imported later, here and in child processes."""
+    for name in _THREAD_VARIABLES:
+        os.environ[name] = str(max(number, 1))
+    # By default, waiting threads spin, which is very slow on a busy machine: at a load of 5, 100 iterations
+    # of the demo took 93 s, with this setting 21 s.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+@contextlib.contextmanager
+def shown_warnings() -> Iterator[None]:
+    """Log warnings and the lines of `Progress` to the terminal, as the commands of `bordure` do.
+
+    Lines of `Progress` are left out where live lines are drawn.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_is_shown)
+    logging.basicConfig(format="%(levelname)s: %(message)s", handlers=[handler])
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO or (hasattr(record, "live") and not live.connected())
+
+
+def job_of(log: str | Path) -> str:
+    """Return the name of a job: the path of its log file below the folder `logs`, as words.
+
+    Examples
+    --------
+    >>> from pipeline_lib.runtime.log import job_of
+    >>> job_of("results/logs/train/unet.log"), job_of("results/logs/draw_figures.log")
+    ('train unet', 'draw figures')
+    """
+    parts = Path(log).with_suffix("").parts
+    below = parts[len(parts) - parts[::-1].index("logs") :] if "logs" in parts else parts[-1:]
+    return " ".join(below[:1]).replace("_", " ") + "".join(f" {part}" for part in below[1:])
 
 
 def _end_with(host: str, process: str) -> None:
@@ -156,7 +197,9 @@ def _report_unraisable(found: sys.UnraisableHookArgs) -> None:
 
 def show(log: str | Path | None = None) -> None:
     """Log to the terminal and, if given, append to the file `log`, to which other processes may write too."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.addFilter(lambda record: not (hasattr(record, "live") and live.connected()))  # drawn instead
+    handlers: list[logging.Handler] = [terminal]
     if log:
         handlers.append(logging.FileHandler(log))
     for handler in handlers:

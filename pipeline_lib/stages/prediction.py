@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import h5py
 import torch
 
 from pipeline_lib import layout, provenance, tasks
-from pipeline_lib.inference import passes
+from pipeline_lib.inference import passes, tiling
 from pipeline_lib.inference.resampling import Resampled
 from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.kernels import blocks
@@ -23,6 +23,7 @@ from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.progress import Progress
 from pipeline_lib.runtime.types import Json
 
 
@@ -90,11 +91,11 @@ def predict(
     with provenance.making("predict", [output], inputs, shared, **settings, part=part, jobs=jobs) as record:
         torch.set_num_threads(threads)
         passes.keep_memory()
-        trained = Model.load(model)
         chosen_device = devices.choose_device(device)
+        trained = _load(model.resolve(), model.stat().st_mtime_ns, chosen_device)
         dtype = passes.choose_precision(precision, chosen_device)
         task = tasks.load(trained.task)
-        net = passes.SplitIfTooLarge(trained.network.move_to(chosen_device).eval())
+        net = passes.SplitIfTooLarge(trained.network)
         size = passes.choose_tile(tile, trained.plan, chosen_device, dtype, memory_gb)
         decode = partial(task.decode, average_orientations=average_orientations)
         start = time.monotonic()
@@ -110,14 +111,22 @@ def predict(
             target = task.create(file, shape)
             layout.copy_pixel_size(source, file)
 
-            def outputs(z: int, rows: slice) -> Iterator[tuple[Tile, Any]]:
-                return passes.tile_outputs(
+            def progress_in(rows: slice) -> Progress:
+                band = len(range(images.shape[2])[rows]), images.shape[3]
+                tiles = sum(1 for _ in tiling.tiles(band, size, net.geometry))
+                return Progress(len(sections) * tiles, "tile", name=str(output))
+
+            def outputs(z: int, rows: slice, progress: Progress) -> Iterator[tuple[Tile, Any]]:
+                for found in passes.tile_outputs(
                     net, images, z, trained.normalisation, size, chosen_device, dtype, decode, rows
-                )
+                ):
+                    yield found
+                    progress.update(progress.done + 1)
 
             if step is None:
+                progress = progress_in(share.rows)
                 for number, z in enumerate(sections):
-                    for region, decoded in outputs(z, share.rows):
+                    for region, decoded in outputs(z, share.rows, progress):
                         task.write(target, number, region, decoded)
             else:
                 layout.write_pixel_size(file, None, pixels_per_model_pixel=step[0] * step[1])
@@ -126,8 +135,9 @@ def predict(
                     back = Resampled(section, (1 / step[0], 1 / step[1]), raw.shape[2:])
                     needed = back.source(0, share.rows)
                     rows = slice(needed.start - needed.start % stride, needed.stop)
+                    progress = progress_in(rows)
                     for number, z in enumerate(sections):
-                        for region, decoded in outputs(z, rows):
+                        for region, decoded in outputs(z, rows, progress):
                             task.write(section, 0, _shifted(region, rows.start), decoded)
                         for area in blocks.blocks(shape[1:]):
                             at = _moved(area.write[0], share.rows.start), area.write[1]
@@ -197,3 +207,11 @@ def _moved(part: slice, by: int) -> slice:
 def _shifted(tile: Tile, rows: int) -> Tile:
     """Return a tile whose result is written `rows` further down."""
     return replace(tile, write=(_moved(tile.write[0], rows), tile.write[1]))
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path, _changed: int, device: torch.device) -> Model:
+    """Read a model and move it to a device, once for all volumes that a process predicts with it."""
+    model = Model.load(path)
+    model.network.move_to(device).eval()
+    return model

@@ -374,6 +374,41 @@ def count_cells(table: pd.DataFrame) -> pd.DataFrame:
     return counts.assign(missed=counts.annotated - counts.matched, false=counts.found - counts.matched)
 
 
+def score_line(scores: Path, postprocessing: Sequence[Path], network: str) -> str:
+    """Return the scores of a run in one line: means over the held-out volumes, beside the best baseline.
+
+    Parameters
+    ----------
+    scores : Path
+        Table of scores.
+    postprocessing : sequence of Path
+        JSON files of `stages.postprocessing.choose_postprocessing` for the network and the baselines.
+    network : str
+        Name of the trained network.
+
+    Returns
+    -------
+    str
+        The criterion of the post-processing and V-Rand, on the test volumes or, without any, on the
+        validation volumes.
+    """
+    chosen = {path.stem: read_json(path) for path in postprocessing}
+    table = at_chosen_threshold(
+        read_scores(scores), {name: found["threshold"] for name, found in chosen.items()}
+    )
+    split = "test" if (table.split == "test").any() else "validation"
+    found = mean_scores(table[table.split == split], network)
+    texts = []
+    for metric in dict.fromkeys([chosen[network]["criterion"], "v_rand_thin"]):
+        row = found["rows"][metric]
+        baseline, score = row["best_baseline"], row["score"]
+        beside = "" if pd.isna(baseline) else f"best baseline {baseline:.4f}, "
+        name = score.name.removesuffix(" after thinning")
+        texts.append(f"{name} {row['values'][network]:.4f} ({beside}{score.direction})")
+    volumes = f"mean of {found['volumes']} {split} volumes" if found["volumes"] > 1 else f"1 {split} volume"
+    return f"{', '.join(texts)}; {volumes}"
+
+
 def _by_volume(table: pd.DataFrame, splits: Sequence[str]) -> list[Json]:
     """Return split, name and the value of each metric for each volume."""
     values = table.groupby(["split", "volume", "metric"]).value.mean().unstack()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,12 +16,12 @@ from pipeline_lib.data.patches import Patch
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.progress import Progress
 from pipeline_lib.runtime.signals import Interrupted, Signals
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.training.state import Checkpoint, Diverged, State
 from pipeline_lib.training.step import Step, TooLarge
 
-SECONDS_BETWEEN_LINES = 15
 LOG_NAMES = {"validation_v_rand_thin": "validation V-Rand"}  # names of scores in the log
 
 
@@ -56,7 +56,7 @@ def learn(
         If a loss or parameter is not finite, or the memory of the device is too small.
     """
     state, settings, processes = checkpoint.state, step.settings, step.processes
-    progress = Progress(state.iteration, settings.iterations)
+    progress = Progress(settings.iterations, "iteration", first=state.iteration)
     with Signals() as signals, explain_failures(checkpoint, step):
         while not state.finished(settings):
             if state.validation_due(settings):
@@ -77,9 +77,8 @@ def learn(
                 signals.received = signal.SIGTERM
             if ending or (processes.number == 1 and signals.received):
                 raise Interrupted
-            if progress.due():
+            if progress.update(state.iteration, partial(progress_values, state, loss)):
                 state.mean_loss()  # raises `Diverged` if a loss is not finite
-                progress.line(state.iteration, loss)
                 checkpoint.save_if_due()
 
 
@@ -158,35 +157,8 @@ def log_validation(state: State) -> None:
     )
 
 
-class Progress:
-    """Progress of a training in the log: iteration, loss, speed and remaining time.
-
-    Parameters
-    ----------
-    first : int
-        Iteration at which this process starts.
-    last : int
-        Last iteration of the training.
-    """
-
-    def __init__(self, first: int, last: int) -> None:
-        self.first, self.last = first, last
-        self.start = self.shown = time.monotonic()
-
-    def due(self) -> bool:
-        """Return whether it is time for the next line."""
-        return time.monotonic() - self.shown >= SECONDS_BETWEEN_LINES
-
-    def line(self, iteration: int, loss: Tensor) -> None:
-        """Log a line with the loss of an iteration."""
-        self.shown = time.monotonic()
-        rate = (iteration - self.first) / (self.shown - self.start)
-        left = (self.last - iteration) / rate
-        logger.info(
-            "iteration %d of %d: loss %.4f, %.2f iterations/s, %d min %02d s left",
-            iteration,
-            self.last,
-            loss.item(),
-            rate,
-            *divmod(round(left), 60),
-        )
+def progress_values(state: State, loss: Tensor) -> dict[str, float]:
+    """Return what the line of progress shows: the loss of an iteration and the last validation's V-Rand."""
+    scores = state.history[-1] if state.history else {}
+    shown = {LOG_NAMES[name]: value for name, value in scores.items() if name in LOG_NAMES}
+    return {"loss": loss.item()} | {name.removeprefix("validation "): v for name, v in shown.items()}

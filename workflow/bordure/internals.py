@@ -6,6 +6,7 @@ They work with Snakemake 9.27. tests/test_workflow_surface.py tests them for a n
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -14,8 +15,10 @@ from typing import Any
 
 from snakemake import jobs
 from snakemake.dag import DAG
+from snakemake.logging import get_event, logger
 from snakemake.settings.types import DeploymentMethod, PrintDag
 from snakemake.shell import shell
+from snakemake_interface_logger_plugins.common import LogEvent
 
 PLANS = "bordure_plans"  # attribute of a workflow: results folder -> function that sees its plan
 HOOKS = "bordure_hooks"  # attribute of a workflow: results folder -> function that runs before its jobs
@@ -155,6 +158,42 @@ def draw_batches_as_one_node(workflow: Any) -> None:
     for rule in own_rules(workflow):
         setattr(rule, SHOWN_AS, re.sub("_[0-9]+$", "", rule.name))
     DAG.rule_dot = _rule_dot
+
+
+def say_once(workflow: Any) -> None:
+    """Let a dry run print its table of jobs once, and only those reasons that the table does not imply.
+
+    Snakemake prints the same table at the beginning and at the end of a dry run. Its list of reasons repeats
+    the name of almost every rule twice: its outputs do not exist, and another job makes its inputs. What
+    remains is why existing results are made again; Snakemake repeats that in its own advice, too.
+    """
+    logger.addFilter(_SaidBefore())
+    DAG.print_reasons = _print_reasons
+    workflow.log_provenance_info = lambda: None
+
+
+class _SaidBefore(logging.Filter):
+    """Drops a table of jobs that is the same as the one before."""
+
+    table = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if get_event(record) != LogEvent.RUN_INFO:
+            return True
+        before, self.table = self.table, record.getMessage()
+        return self.table != before
+
+
+def _print_reasons(dag: Any) -> None:
+    """Do the same as `DAG.print_reasons`, without reasons that hold for each job of a first run."""
+    implied = {"output files have to be generated", "input files updated by another job"}
+    rules: dict[str, set[str]] = defaultdict(set)
+    for job in dag.needrun_jobs(exclude_finished=False):
+        for reason in {*dag.reason(job).get_names()} - implied:
+            rules[reason].add(job.rule.name)
+    if rules:
+        texts = (f"\n    {reason}: {', '.join(sorted(names))}" for reason, names in sorted(rules.items()))
+        logger.info(f"Reasons:{''.join(texts)}")
 
 
 def _rule_dot(dag: Any) -> str:

@@ -1,13 +1,15 @@
 # Settings and volumes, checked before anything runs, and functions that several rules use. This file has no
 # rules.
+import atexit
 import math
 import os
 import re
+import shlex
 import shutil
 import socket
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import product, zip_longest
 from pathlib import Path
@@ -28,7 +30,7 @@ from pipeline_lib.data import volumes
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.pixelsize import pair
 from pipeline_lib.networks import modelfile
-from pipeline_lib.runtime import locks
+from pipeline_lib.runtime import live, locks
 from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import explained, read_json, write_json
@@ -38,6 +40,9 @@ from bordure.settings import OF_TRAINING, complete, of_volume, read_config, use_
 
 IMPORTED = internals.is_imported(workflow)
 START = time.time()
+# Live lines of the jobs while they run. `onsuccess` and `onerror` do not run after Ctrl-C.
+LIVE = ExitStack()
+atexit.register(LIVE.close)
 # Jobs on this machine watch this process and end when it is killed.
 os.environ[WORKFLOW] = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -455,12 +460,17 @@ def gpu_slots(section):
     return 0 if config[section]["device"] == "cpu" else 1
 
 
+def made_report():
+    """Return whether the report is among the results of this run, and not only some targets."""
+    return any(f"{config['results']}/report.html" in job.output for job in workflow.dag.jobs)
+
+
 def clear_states():
     """Delete the states that trainings could resume from, after a run that made the report.
 
     A run of some targets only keeps them.
     """
-    if not any(f"{config['results']}/report.html" in job.output for job in workflow.dag.jobs):
+    if not made_report():
         return
     for state in Path(config["results"], "models").glob("*/model.checkpoint.pt"):
         if state.with_name("model.pt").exists():
@@ -468,20 +478,30 @@ def clear_states():
 
 
 def results_message():
-    """Return the paths of the main results that exist, one per line."""
-    paths = {
-        "report": "report.html",
-        "check": "check.html",
-        "scores": "scores.csv",
-        "segmentation": "segmentation",
-        "summary": "segmentation/summary.csv",
-        "model": "model.pt",
-    }
-    results = {name: Path(config["results"], path) for name, path in paths.items()}
-    notes = {"report": warnings_found(), "check": doubts_found()}
-    return "".join(
-        f"{name:<13} {path}{notes.get(name, '')}\n" for name, path in results.items() if path.exists()
-    )
+    """Return the last lines of a run: scores, report and next step. Without a report, all main results."""
+    results, doubts = Path(config["results"]), doubts_found()
+    if made_report():
+        from pipeline_lib.stages.report import score_line
+
+        chosen = [results / f"postprocessing/{model}.json" for model in (MODEL, *BASELINES)]
+        lines = {
+            "scores": score_line(results / "scores.csv", chosen, MODEL),
+            "report": f"{results / 'report.html'}{warnings_found()}",
+            "next": f"bordure predict {shlex.quote(str(results / 'model.pt'))} NEW.tif --out cells",
+        }
+        if read_json(results / "check.json")["doubts"]:
+            lines["check"] = f"{results / 'check.html'}{doubts}"
+    else:
+        found = {
+            "check": "check.html",
+            "model": "model.pt",
+            "segmentation": "segmentation",
+            "summary": "segmentation/summary.csv",
+        }
+        lines = {name: results / path for name, path in found.items() if (results / path).exists()}
+        if "check" in lines:
+            lines["check"] = f"{lines['check']}{doubts}"
+    return "".join(f"{name:<13} {text}\n" for name, text in lines.items())
 
 
 def estimate_message():
