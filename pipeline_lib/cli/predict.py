@@ -134,7 +134,8 @@ def _segment_all(options: argparse.Namespace, described: Json, names: dict[str, 
                     print(f"{place}\nerror: {result}", file=sys.stderr, flush=True)
                 else:
                     rows[number] = {"image": image} | result
-                    print(f"{place}: {result['cells']:,} cells", flush=True)
+                    cells = result["cells"]
+                    print(f"{place}: {cells:,} {'cell' if cells == 1 else 'cells'}", flush=True)
                 progress.update(len(rows))
     finally:
         from pipeline_lib.stages.measurement import write_summary  # not before the number of threads is set
