@@ -15,10 +15,9 @@ from typing import Any
 
 from snakemake import jobs
 from snakemake.dag import DAG
-from snakemake.logging import get_event, logger
+from snakemake.logging import LogEvent, get_event, logger
 from snakemake.settings.types import DeploymentMethod, PrintDag
 from snakemake.shell import shell
-from snakemake_interface_logger_plugins.common import LogEvent
 
 PLANS = "bordure_plans"  # attribute of a workflow: results folder -> function that sees its plan
 HOOKS = "bordure_hooks"  # attribute of a workflow: results folder -> function that runs before its jobs
