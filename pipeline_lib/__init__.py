@@ -4,6 +4,7 @@ Each line below is a layer of folders and modules. Apart from itself, a folder i
 from lower layers::
 
     cli                                 the command `bordure`
+    api                                 train, segment, score and measure from Python
     projects                            table and config for a folder of images
     stages                              one module per stage: reads and writes files
     training                            training loop, optimisation step, schedule, validation, saved state

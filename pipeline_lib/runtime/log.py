@@ -209,6 +209,12 @@ def show(log: str | Path | None = None) -> None:
     logging.raiseExceptions = False  # a full disk must not stop the stage or print a traceback per line
 
 
+def show_unless_set_up() -> None:
+    """Log to the terminal or notebook, unless the program has set up logging itself."""
+    if not logger.hasHandlers():
+        show()
+
+
 def peak_memory() -> int:
     """Return the peak resident memory in bytes of this process or of a child that has ended."""
     unit = 1024 if sys.platform == "linux" else 1  # bytes on macOS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -257,6 +257,7 @@ def score_files(
     prediction_background: Sequence[int] = (),
     highest: float | None = None,
     channel: int | None = None,
+    show: Callable[[str], object] = print,
 ) -> pd.DataFrame:
     """Score a probability map or labels against an annotation, both read from image files of any tool.
 
@@ -297,6 +298,8 @@ def score_files(
         Value in a probability map that means 1: by default 1 for floats and 255 for uint8.
     channel : int, optional
         Channel of the prediction, from 0. Needed if it has several.
+    show : callable, default print
+        Function that shows what was inferred about each file, a line of text.
 
     Returns
     -------
@@ -332,7 +335,7 @@ def score_files(
         slices=paired(truth),
         mask_slices=paired(ignore_mask) if ignore_mask else None,
     )
-    print(f"{truth}: {annotation.description}")
+    show(f"{truth}: {annotation.description}")
     for doubt in annotation.doubts:
         logger.warning("%s: %s", truth, doubt["text"])
     predicted = imageio.read_prediction(
@@ -349,7 +352,7 @@ def score_files(
             f"{prediction}: shape (z, y, x) {predicted.array.shape}, but {truth} has {labels.shape}. Both "
             "must show the same sections at the same size."
         )
-    print(f"{prediction}: {predicted.description}")
+    show(f"{prediction}: {predicted.description}")
     numbers = imageio.parse_sections(sections, info.sections)
     ignored = _with_empty_sections(truth, annotation, numbers, empty_sections)
     if predicted.kind == "labels":

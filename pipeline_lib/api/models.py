@@ -1,0 +1,186 @@
+"""Segment images with a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+
+from pipeline_lib.api.arrays import Image, channels_of, files
+from pipeline_lib.networks.modelfile import application, describe
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import write_json
+from pipeline_lib.runtime.log import show_unless_set_up
+
+
+class Model:
+    """A trained model with the threshold and post-processing that were chosen on its validation images.
+
+    Parameters
+    ----------
+    path : str or Path
+        `model.pt` of a complete run of the workflow, or of `train`.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        Device that computes. "auto" uses a GPU if there is one.
+    memory_gb : float, default 8.0
+        Memory that may be used on the CPU (GB). It limits the size of the tiles.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    channels : int
+        Number of channels of its images.
+    threshold : float
+        Cell probability above which a pixel is inside a cell.
+    scores : dict
+        Mean scores of the images of each split: `scores["validation"]["seg"]`.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged or that of an unfinished run.
+    """
+
+    def __init__(self, path: str | Path, *, device: str = "auto", memory_gb: float = 8.0) -> None:
+        self.path, self.device, self.memory_gb = Path(path), device, memory_gb
+        self._described = describe(path)
+        self._application = application(self._described, path)
+        self.channels = len(self._described["normalisation"]["scale"])
+        self.threshold: float = self._application["postprocessing"]["threshold"]
+        self.scores: dict[str, dict[str, float]] = self._application.get("scores", {})
+
+    def __repr__(self) -> str:
+        """Return the path, the network, and what was measured on the validation images."""
+        chosen = self._application["postprocessing"]
+        score = self.scores.get("validation", {}).get(chosen["criterion"])
+        scored = "" if score is None else f", validation {chosen['criterion']} {score:.4f}"
+        channels = "" if self.channels == 1 else f", {self.channels} channels"
+        return f"<Model {self.path}: {self._described['name']}{channels}, threshold {self.threshold:.2f}{scored}>"
+
+    @overload
+    def predict(
+        self,
+        image: Image,
+        *,
+        return_probability: Literal[False] = ...,
+        scale: float | None = ...,
+        offset: float | None = ...,
+    ) -> np.ndarray: ...
+
+    @overload
+    def predict(
+        self,
+        image: Image,
+        *,
+        return_probability: Literal[True],
+        scale: float | None = ...,
+        offset: float | None = ...,
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def predict(
+        self,
+        image: Image,
+        *,
+        return_probability: bool = False,
+        scale: float | None = None,
+        offset: float | None = None,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Segment an image.
+
+        The result is that of `bordure predict` for a single image.
+
+        Parameters
+        ----------
+        image : (y, x), (z, y, x) or (c, z, y, x) array_like, str or Path
+            Image of the type and gray scale of the training images.
+        return_probability : bool, default False
+            Whether to return the cell probability, too.
+        scale, offset : float, optional
+            To convert another gray scale: (gray level - `offset`) * `scale`.
+
+        Returns
+        -------
+        labels : (z, y, x) array, uint32
+            Cells, numbered 1..n through all sections; 0 = background. (y, x) for an array (y, x).
+        probability : array of the same shape, float32
+            Probability that a pixel is inside a cell, only if `return_probability`.
+
+        Raises
+        ------
+        InputError
+            If the image cannot be read, or has another type, gray scale, number of channels or axes.
+        """
+        from pipeline_lib import layout
+        from pipeline_lib.kernels.threads import cores
+        from pipeline_lib.stages.dataset import build_dataset
+        from pipeline_lib.stages.prediction import predict
+        from pipeline_lib.stages.segmentation import segment
+
+        show_unless_set_up()
+        found = channels_of(image)
+        if found not in (None, self.channels):
+            axes = "(y, x) or (z, y, x)" if self.channels == 1 else f"({self.channels}, z, y, x)"
+            raise InputError(
+                f"image: found the shape {np.shape(image)}, {_channels(found)}; {self.path} was trained on "
+                f"{_channels(self.channels)}. Expected {axes}."
+            )
+        with files() as written:
+            folder = written.folder
+            source = written.path(image, "image")
+            build_dataset(
+                source, None, folder / "image.h5", channels=self.channels, scale=scale, offset=offset
+            )
+            predict(
+                folder / "image.h5",
+                self.path,
+                folder / "probability.h5",
+                average_orientations=self._application["average_orientations"],
+                device=self.device,
+                memory_gb=self.memory_gb,
+                threads=cores(),
+            )
+            write_json(folder / "postprocessing.json", self._application["postprocessing"])
+            segment(
+                folder / "probability.h5",
+                folder / "postprocessing.json",
+                folder / "labels.h5",
+                memory_gb=self.memory_gb,
+            )
+            kept = 0 if not isinstance(image, str | Path) and np.ndim(image) == 2 else slice(None)
+            with layout.require(folder / "labels.h5", layout.LABELS) as file:
+                labels: np.ndarray = file[layout.LABELS.name][kept]
+            if not return_probability:
+                return labels
+            with layout.require(folder / "probability.h5", layout.CELL_PROBABILITY) as file:
+                return labels, file[layout.CELL_PROBABILITY.name][kept]
+
+
+def load(path: str | Path, *, device: str = "auto", memory_gb: float = 8.0) -> Model:
+    """Read a trained model.
+
+    Parameters
+    ----------
+    path : str or Path
+        `model.pt` of a complete run of the workflow, or of `train`.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        Device that computes.
+    memory_gb : float, default 8.0
+        Memory that may be used on the CPU (GB).
+
+    Returns
+    -------
+    Model
+        The model.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged or that of an unfinished run.
+    """
+    return Model(path, device=device, memory_gb=memory_gb)
+
+
+def _channels(number: int | None) -> str:
+    return "1 channel" if number == 1 else f"{number} channels"

@@ -1,0 +1,306 @@
+"""Train a model on arrays or files, with the stages of the workflow."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from pipeline_lib.api.arrays import Files, Image, channels_of, files
+from pipeline_lib.api.models import Model, load
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import logger, show_unless_set_up
+from pipeline_lib.runtime.types import Json
+
+Images: TypeAlias = Image | Sequence[Image]
+"""An image, or a list of images."""
+
+PACKAGE = Path(__file__).resolve().parents[1]
+VALIDATIONS = 20  # during a training whose iterations follow from a time
+THREADS = {"train": 16, "others": 8}  # at most, as the rules of the workflow have
+
+
+@dataclass(frozen=True)
+class _Volume:
+    """An image with its annotation; `split` is train, validation or test."""
+
+    name: str
+    split: str
+    images: str
+    annotation: str
+
+
+def train(
+    images: Images,
+    annotations: Images,
+    *,
+    validation: tuple[Images, Images],
+    test: tuple[Images, Images] | None = None,
+    model: str | Path = "model.pt",
+    minutes: float | None = None,
+    folder: str | Path | None = None,
+    threads: int | None = None,
+    **settings: Any,
+) -> Model:
+    """Train a model on images and their annotations, and choose its threshold on others.
+
+    This runs the stages of the workflow up to the complete model file. Images, settings and number of threads
+    being the same, the model is the same as that of the workflow. As there, doubts about the annotations stop
+    the training, unless `check={"accept": [...]}` accepts them.
+
+    Parameters
+    ----------
+    images : array_like, str or Path, or a list of these
+        Training images: (y, x), (z, y, x) or (c, z, y, x).
+    annotations : array_like, str or Path, or a list of these
+        Annotation of each image: (y, x) or (z, y, x). Labels with 0 = background, membranes or classes.
+    validation : tuple of (images, annotations)
+        Further images with annotations, on which the best state of the network and the threshold are chosen.
+        Take them from other sections or cells than the training images.
+    test : tuple of (images, annotations), optional
+        Further images with annotations that are only scored.
+    model : str or Path, default "model.pt"
+        Model file to write. A page with pictures of the annotations is written next to it
+        (`model_check.html`).
+    minutes : float, optional
+        Time of the training (min). The number of iterations follows from the speed of this machine, which is
+        measured. By default the setting `training={"iterations": ...}` decides.
+    folder : str or Path, optional
+        Folder for intermediate files, which are kept: datasets, predictions, scores of each image, the
+        history of the training. An interrupted training resumes there. By default a temporary folder.
+    threads : int, optional
+        Number of CPU threads. By default one for each core.
+    **settings
+        Settings of the config, section by section: `network={"depth": 2}, training={"tile": 108}`.
+
+    Returns
+    -------
+    Model
+        The trained model.
+
+    Raises
+    ------
+    InputError
+        If an image, annotation or setting cannot be used, or a doubt about the annotations stops the
+        training.
+
+    Examples
+    --------
+    >>> from pipeline_lib import api
+    >>> model = api.train(
+    ...     ["a.tif", "b.tif"],
+    ...     ["a_labels.tif", "b_labels.tif"],
+    ...     validation=("c.tif", "c_labels.tif"),
+    ...     minutes=20,
+    ... )  # doctest: +SKIP
+    """
+    show_unless_set_up()
+    with files(folder) as written:
+        given = {"train": (images, annotations), "validation": validation}
+        volumes = [*_volumes(written, given if test is None else given | {"test": test})]
+        config = _complete(settings, images)
+        cores = _cores() if threads is None else threads
+        if minutes is not None:
+            _set_iterations(config, settings, minutes, cores)
+        _run(volumes, config, written.folder, Path(model), cores)
+    return load(model, device=config["prediction"]["device"], memory_gb=config["memory_gb"])
+
+
+def _cores() -> int:
+    from pipeline_lib.kernels.threads import cores
+
+    return cores()
+
+
+def _volumes(written: Files, given: dict[str, tuple[Images, Images]]) -> Iterator[_Volume]:
+    """Yield the images and annotations of each split, arrays as files."""
+    names = {"train": ("images", "annotations")}
+    for split, pair in given.items():
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError(f"{split}: found {type(pair).__name__}, expected a pair (images, annotations).")
+        names_of_pair = names.get(split, (f"{split}[0]", f"{split}[1]"))
+        lists = [_listed(own, name) for own, name in zip(pair, names_of_pair, strict=True)]
+        if len(lists[0]) != len(lists[1]) or not lists[0]:
+            raise InputError(
+                f"{names_of_pair[0]}: found {len(lists[0])} images and {len(lists[1])} annotations, expected "
+                "one annotation for each image."
+            )
+        for number, (image, annotation) in enumerate(zip(*lists, strict=True), 1):
+            yield _Volume(
+                f"{split}_{number}" if len(lists[0]) > 1 else split,
+                split,
+                written.path(image[1], image[0]),
+                written.path(annotation[1], annotation[0], labels=True),
+            )
+
+
+def _listed(images: Images, name: str) -> list[tuple[str, Image]]:
+    """Return images with the names that messages call them; a list or tuple has one for each item."""
+    if isinstance(images, list | tuple):
+        return [(f"{name}[{number}]", image) for number, image in enumerate(images)]
+    return [(name, cast(Image, images))]
+
+
+def _complete(settings: Json, images: Images) -> Json:
+    """Return all settings of the config, with the defaults of its schema."""
+    folders = (PACKAGE.parent / "workflow", PACKAGE / "workflow")  # of a checkout, of an installed package
+    folder = next(filter(Path.is_dir, folders))
+    sys.path.append(str(folder))
+    try:
+        of_workflow = importlib.import_module("bordure.settings")
+    finally:
+        sys.path.remove(str(folder))
+    for key in ("volumes", "data_dir", "results", "model", "drawing", "seeds", "report"):
+        if key in settings:
+            raise InputError(f"{key}: is a setting of the workflow, which `api.train` does not have. Remove it.")
+    first = images[0] if isinstance(images, list | tuple) else images
+    dataset = {"channels": channels_of(cast(Image, first))} | settings.get("dataset", {})
+    if dataset["channels"] is None:
+        del dataset["channels"]
+    completed: Json = of_workflow.complete({"volumes": "api"} | settings | {"dataset": dataset})
+    return completed
+
+
+def _set_iterations(config: Json, settings: Json, minutes: float, threads: int) -> None:
+    """Set the iterations that take a time, and validate as often as usual unless stated otherwise."""
+    stated = settings.get("training", {})
+    if "iterations" in stated:
+        raise InputError(
+            f"minutes: found {minutes:g}, and `training` has `iterations`; expected one of them. Remove one."
+        )
+    if not minutes > 0:
+        raise InputError(f"minutes: found {minutes:g}, expected a number above 0.")
+    from pipeline_lib.training.speed import measure_speed
+
+    training = config["training"]
+    seconds = measure_speed(
+        config["network"],
+        training,
+        config["augmentation"],
+        channels=config["dataset"]["channels"],
+        threads=min(threads, THREADS["train"]),
+    )
+    iterations = max(int(float(f"{60 * minutes / seconds:.2g}")), 1)
+    training["iterations"] = iterations
+    if "validation_interval" not in stated:
+        training["validation_interval"] = math.ceil(iterations / VALIDATIONS)
+    logger.info(
+        "%d iterations take about %g min at %.2g s each, measured here. To train the same model again, write "
+        'training={"iterations": %d, "validation_interval": %d} instead of minutes.',
+        iterations,
+        minutes,
+        seconds,
+        iterations,
+        training["validation_interval"],
+    )
+
+
+def _run(volumes: Sequence[_Volume], config: Json, folder: Path, model: Path, threads: int) -> None:
+    """Run the stages of the workflow up to the complete model file."""
+    from pipeline_lib import networks
+    from pipeline_lib.stages import training
+    from pipeline_lib.stages.acceptance import require_accepted
+    from pipeline_lib.stages.check import check
+    from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
+    from pipeline_lib.stages.evaluation import evaluate
+    from pipeline_lib.stages.packaging import package_model
+    from pipeline_lib.stages.postprocessing import choose_postprocessing
+    from pipeline_lib.stages.prediction import predict
+    from pipeline_lib.stages.segmentation import segment
+
+    name = config["network"]["name"]
+    memory: Json = {"memory_gb": config["memory_gb"]}
+    blocks: Json = {"block": config["block"]}
+    shared: Json = memory | {"threads": min(threads, THREADS["others"])}
+    plan = networks.plan(**config["network"], input_channels=config["dataset"]["channels"])
+    plan.require_tile(config["training"]["tile"], "training.tile")
+
+    def file(part: str, volume: _Volume, suffix: str = ".h5") -> Path:
+        return folder / part / f"{volume.name}{suffix}"
+
+    def files_of(part: str, split: str) -> list[Path]:
+        return [file(part, volume) for volume in volumes if volume.split == split]
+
+    for volume in volumes:
+        build_dataset(
+            volume.images,
+            volume.annotation,
+            file("dataset", volume),
+            **blocks,
+            **memory,
+            **config["dataset"],
+        )
+    page = model.with_name(f"{model.stem}_check.html")
+    doubts = folder / "check.json"
+    described = [
+        {"volume": volume.name, "split": volume.split, "dataset": file("dataset", volume)}
+        for volume in volumes
+    ]
+    check(described, page, doubts, context=plan.geometry.context, **config["check"])
+    require_accepted(doubts, page, folder / "check_passed.json")
+    statistics = folder / "statistics.json"
+    measure_statistics(
+        files_of("dataset", "train"), statistics, normalisation_kind=config["normalisation"], **memory
+    )
+    for volume in volumes:
+        if volume.split != "test":
+            build_weight_map(
+                file("dataset", volume),
+                statistics,
+                file("weight_map", volume),
+                **blocks,
+                **config["weight_map"],
+            )
+    trained = folder / "models" / name / "model.pt"
+    training.train(
+        files_of("dataset", "train"),
+        files_of("weight_map", "train"),
+        files_of("dataset", "validation"),
+        files_of("weight_map", "validation"),
+        statistics,
+        trained,
+        trained.with_name("history.csv"),
+        network=config["network"],
+        training=config["training"],
+        augmentation=config["augmentation"],
+        seed=config["seed"],
+        threads=min(threads, THREADS["train"]),
+    )
+    held_out = [volume for volume in volumes if volume.split != "train"]
+    for volume in held_out:
+        predict(
+            file("dataset", volume), trained, file("prediction", volume), **shared, **config["prediction"]
+        )
+    chosen = folder / f"postprocessing/{name}.json"
+    choose_postprocessing(
+        files_of("dataset", "validation"),
+        files_of("prediction", "validation"),
+        chosen,
+        **shared,
+        **config["segmentation"],
+    )
+    for volume in held_out:
+        segment(file("prediction", volume), chosen, file("segmentation", volume), **blocks, **memory)
+        evaluate(
+            file("dataset", volume),
+            file("prediction", volume),
+            file("segmentation", volume),
+            chosen,
+            file("scores", volume, ".csv"),
+            volume=volume.name,
+            split=volume.split,
+            network=name,
+            **shared,
+        )
+    package_model(
+        trained,
+        chosen,
+        [file("scores", volume, ".csv") for volume in held_out],
+        model,
+        network=name,
+        average_orientations=config["prediction"]["average_orientations"],
+    )
