@@ -362,10 +362,10 @@ def _write_texts(item: h5py.Group | h5py.Dataset, **texts: str) -> None:
 
 
 def join(
-    path: Path,
+    path: str | Path,
     array: Array,
     shape: tuple[int, int, int],
-    sources: Iterable[tuple[Part, Path]],
+    sources: Iterable[tuple[Part, str | Path]],
     provenance: Json,
 ) -> None:
     """Write an HDF5 file that joins the parts of a volume to one array (a virtual dataset).
@@ -376,13 +376,13 @@ def join(
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         File to write.
     array : Array
         Description of the array.
     shape : tuple of int
         Shape of the volume, (z, y, x).
-    sources : iterable of (Part, Path)
+    sources : iterable of (Part, str or Path)
         Each part of the volume and the HDF5 file with its array.
     provenance : dict
         Record of how the file is made.
@@ -405,7 +405,7 @@ def join(
                 f"{source}: found a part of shape {found}, expected {expected}. Delete it and run the "
                 "workflow again."
             )
-        name = os.path.relpath(source, path.parent)
+        name = os.path.relpath(source, Path(path).parent)
         layout[part.sections, part.rows] = h5py.VirtualSource(name, array.name, expected)
     with create(path, provenance) as file:
         # shown where a part is missing: unlike zeros, it cannot be taken for an empty image

@@ -71,7 +71,6 @@ class Files:
         self.names |= {path: f"`{name}`"}
         return path
 
-
     def named(self, text: str) -> str:
         """Return a message in which arrays have the names that a user knows."""
         for path, name in self.names.items():

@@ -7,7 +7,7 @@ from typing import Literal, overload
 
 import numpy as np
 
-from pipeline_lib.api.arrays import Image, channels_of, files
+from pipeline_lib.api.arrays import Image, as_image, channels_of, files
 from pipeline_lib.networks.modelfile import application, describe
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
@@ -123,7 +123,7 @@ class Model:
         if found not in (None, self.channels):
             axes = "(y, x) or (z, y, x)" if self.channels == 1 else f"({self.channels}, z, y, x)"
             raise InputError(
-                f"image: found the shape {np.shape(image)}, {_channels(found)}; {self.path} was trained on "
+                f"image: found the shape {as_image(image, 'image').shape}, {_channels(found)}; {self.path} was trained on "
                 f"{_channels(self.channels)}. Expected {axes}."
             )
         with files() as written:

@@ -156,7 +156,9 @@ def _complete(settings: Json, images: Images) -> Json:
         sys.path.remove(str(folder))
     for key in ("volumes", "data_dir", "results", "model", "drawing", "seeds", "report"):
         if key in settings:
-            raise InputError(f"{key}: is a setting of the workflow, which `api.train` does not have. Remove it.")
+            raise InputError(
+                f"{key}: is a setting of the workflow, which `api.train` does not have. Remove it."
+            )
     first = images[0] if isinstance(images, list | tuple) else images
     dataset = {"channels": channels_of(cast(Image, first))} | settings.get("dataset", {})
     if dataset["channels"] is None:

@@ -261,9 +261,9 @@ class Patches:
 
 def open_volumes(
     stack: ExitStack,
-    open_volume: Callable[[ExitStack, Path, Path, int], Volume],
-    datasets: Sequence[Path],
-    weight_maps: Sequence[Path],
+    open_volume: Callable[[ExitStack, str | Path, str | Path, int], Volume],
+    datasets: Sequence[str | Path],
+    weight_maps: Sequence[str | Path],
 ) -> list[Volume]:
     """Open the dataset and weight map files of annotated volumes.
 
@@ -273,9 +273,9 @@ def open_volumes(
         The files stay open until it is closed.
     open_volume : callable
         Method `open` of a task: takes the stack, a dataset, a weight map and the size of a cache in bytes.
-    datasets : sequence of Path
+    datasets : sequence of str or Path
         Dataset file of each volume.
-    weight_maps : sequence of Path
+    weight_maps : sequence of str or Path
         Weight map file of each volume.
 
     Returns

@@ -17,12 +17,12 @@ from PIL.PngImagePlugin import PngImageFile
 from pipeline_lib.runtime.types import Json
 
 
-def describe(picture: Path) -> Json:
+def describe(picture: str | Path) -> Json:
     """Return the description that a picture of this package contains.
 
     Parameters
     ----------
-    picture : Path
+    picture : str or Path
         PNG file written by this package.
 
     Returns

@@ -27,14 +27,14 @@ ERRORS = ("rand_error", "pixel_error", "warping_error")
 LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
 
 
-def save_training_chart(history: pd.DataFrame, output: Path, *, record: Json) -> None:
+def save_training_chart(history: pd.DataFrame, output: str | Path, *, record: Json) -> None:
     """Write the chart of `training_chart` as PNG.
 
     Parameters
     ----------
     history : pandas.DataFrame
         Training history.
-    output : Path
+    output : str or Path
         PNG file to write.
     record : dict
         Provenance record to store in the picture.
@@ -45,7 +45,7 @@ def save_training_chart(history: pd.DataFrame, output: Path, *, record: Json) ->
 
 
 def save_threshold_chart(
-    scores: pd.DataFrame, chosen: dict[str, Json], output: Path, *, record: Json
+    scores: pd.DataFrame, chosen: dict[str, Json], output: str | Path, *, record: Json
 ) -> None:
     """Write the chart of `threshold_chart` as PNG.
 
@@ -55,7 +55,7 @@ def save_threshold_chart(
         Table of scores.
     chosen : dict of str to dict
         Chosen threshold of each network, as for `threshold_chart`.
-    output : Path
+    output : str or Path
         PNG file to write.
     record : dict
         Provenance record to store in the picture.

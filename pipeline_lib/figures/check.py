@@ -34,7 +34,7 @@ SPLITS = {"train": BLUE, "validation": GREEN, "test": VERMILLION, "predict": PUR
 
 
 def save_check_picture(
-    output: Path,
+    output: str | Path,
     *,
     raw: Stored,
     labels: Stored | None,
@@ -51,7 +51,7 @@ def save_check_picture(
 
     Parameters
     ----------
-    output : Path
+    output : str or Path
         PNG file to write.
     raw : (c, z, y, x) array
         Raw image.
@@ -94,7 +94,7 @@ def save_check_picture(
 
 def save_gray_chart(
     curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]],
-    output: Path,
+    output: str | Path,
     *,
     marked: Sequence[str],
     record: Json,
@@ -106,7 +106,7 @@ def save_gray_chart(
     curves : sequence of (str, str, array, array)
         For each volume its name, its split, the edges of the bins (gray levels), and the share of its pixels
         in each bin.
-    output : Path
+    output : str or Path
         PNG file to write.
     marked : sequence of str
         Volumes that are drawn thick and named in the legend.

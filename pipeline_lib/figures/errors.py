@@ -64,7 +64,7 @@ MEANINGS = {
 
 
 def save_error_sheet(
-    output: Path,
+    output: str | Path,
     *,
     raw: Stored,
     labels: Stored,
@@ -88,7 +88,7 @@ def save_error_sheet(
 
     Parameters
     ----------
-    output : Path
+    output : str or Path
         PNG file to write.
     raw : (c, z, y, x) array
         Raw image.

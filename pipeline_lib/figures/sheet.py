@@ -100,14 +100,14 @@ class Panel:
         return LINE + GAP + self.image.shape[0] + GAP + scale + legend
 
 
-def save_sheet(rows: Sequence[Sequence[Panel]], output: Path, *, title: str, **facts: Any) -> None:
+def save_sheet(rows: Sequence[Sequence[Panel]], output: str | Path, *, title: str, **facts: Any) -> None:
     """Write rows of panels as one PNG file that describes itself.
 
     Parameters
     ----------
     rows : sequence of sequence of Panel
         Panels, row by row.
-    output : Path
+    output : str or Path
         PNG file to write.
     title : str
         Text above the panels.
@@ -136,7 +136,7 @@ def new_figure(width: int, height: int) -> Figure:
     return figure
 
 
-def save_png(figure: Figure, output: Path, description: Json) -> None:
+def save_png(figure: Figure, output: str | Path, description: Json) -> None:
     """Write `figure` as PNG with `description` inside, and without anything that differs between runs."""
     with replacing(output) as temporary:
         metadata = {"Software": None, "Description": json.dumps(description)}

@@ -31,7 +31,7 @@ def save_values(
     raw: np.ndarray,
     annotation: np.ndarray,
     shares: dict[float, float],
-    output: Path,
+    output: str | Path,
     *,
     title: str,
     colours: bool = False,
@@ -46,7 +46,7 @@ def save_values(
         Values of the annotation in this region.
     shares : dict of float to float
         Share of each value in the pixels of the volume, in ascending order of the values.
-    output : Path
+    output : str or Path
         PNG file to write.
     title : str
         Text above the picture.

@@ -39,7 +39,7 @@ ANNOTATED, FOUND = ORANGE, BLUE  # colours of outlines
 
 
 def save_volume_strip(
-    output: Path,
+    output: str | Path,
     *,
     raw: Stored,
     labels: Stored | None,
@@ -67,7 +67,7 @@ def save_volume_strip(
 
     Parameters
     ----------
-    output : Path
+    output : str or Path
         PNG file to write.
     raw : (c, z, y, x) array
         Raw image.

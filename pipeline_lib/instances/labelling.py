@@ -265,7 +265,7 @@ class Labels:
 def labelled(
     read: Read,
     shape: tuple[int, int, int],
-    output: Path,
+    output: str | Path,
     *,
     minimum_size: int = 0,
     block: int = BLOCK,
@@ -282,7 +282,7 @@ def labelled(
         unsigned integers. Only pixels of the same value are connected; 0 is background.
     shape : tuple of int
         Shape (z, y, x) of the volume.
-    output : Path
+    output : str or Path
         File that the labels are for. The temporary file is in the same folder.
     minimum_size : int, default 0
         Components with fewer pixels are left out (px).
@@ -331,7 +331,7 @@ def labelled(
         count = number(pieces, tables.__setitem__)
         yield Labels(pieces, tables.__getitem__), count
         return
-    path = output.with_name(f".{output.stem}.pieces.h5")
+    path = Path(output).with_name(f".{Path(output).stem}.pieces.h5")
     try:
         with layout.create(path, {}) as file:
 

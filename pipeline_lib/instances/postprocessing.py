@@ -56,12 +56,12 @@ class PostProcessing:
             )
 
     @classmethod
-    def read(cls, path: Path) -> PostProcessing:
+    def read(cls, path: str | Path) -> PostProcessing:
         """Read the settings from the JSON file of the stage `choose_postprocessing`.
 
         Parameters
         ----------
-        path : Path
+        path : str or Path
             File to read. Other values in it are ignored.
 
         Returns
@@ -183,7 +183,7 @@ def instances(
 def instances_by_block(
     cell_probability: Stored,
     post_processing: PostProcessing,
-    output: Path,
+    output: str | Path,
     *,
     block: int = BLOCK,
     memory_gb: float = 8.0,
@@ -196,7 +196,7 @@ def instances_by_block(
         Cell probability, 0..1.
     post_processing : PostProcessing
         Threshold and minimum size.
-    output : Path
+    output : str or Path
         File that the labels are for. A temporary file is in the same folder until the `with` statement ends.
     block : int, default 2048
         Side of the blocks that are in memory one at a time (px). It does not change the labels.

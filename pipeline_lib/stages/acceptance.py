@@ -15,16 +15,16 @@ __all__ = ["require_accepted"]
 _LISTED = 8  # doubts in an error message
 
 
-def require_accepted(doubts: Path, page: Path, output: Path) -> None:
+def require_accepted(doubts: str | Path, page: str | Path, output: str | Path) -> None:
     """Raise `InputError` if doubts stop the run, or write the list of doubts that were accepted.
 
     Parameters
     ----------
-    doubts : Path
+    doubts : str or Path
         JSON file of `stages.check.check`.
-    page : Path
+    page : str or Path
         Its page, named in the message.
-    output : Path
+    output : str or Path
         JSON file to write.
 
     Raises
@@ -40,7 +40,7 @@ def require_accepted(doubts: Path, page: Path, output: Path) -> None:
         write_json(output, {"accepted": accepted, "provenance": record})
 
 
-def _message(stopping: Sequence[Json], page: Path, accepted: Sequence[str]) -> str:
+def _message(stopping: Sequence[Json], page: str | Path, accepted: Sequence[str]) -> str:
     """Return the message that lists doubts, and what to type to continue."""
     number = "1 doubt stops" if len(stopping) == 1 else f"{len(stopping)} doubts stop"
     lines = [f"{number} the run; {page} shows pictures. Sections are counted from 1."]

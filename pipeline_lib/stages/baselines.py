@@ -10,16 +10,18 @@ from pipeline_lib.runtime.files import read_json
 from pipeline_lib.tasks.segmentation.baselines import HALO, cell_probability
 
 
-def predict(dataset: Path, statistics: Path, output: Path, *, network: str, block: int = BLOCK) -> None:
+def predict(
+    dataset: str | Path, statistics: str | Path, output: str | Path, *, network: str, block: int = BLOCK
+) -> None:
     """Write the `cell_probability` of a baseline for every section of a dataset.
 
     Parameters
     ----------
-    dataset : Path
+    dataset : str or Path
         Dataset with the array `raw` (HDF5).
-    statistics : Path
+    statistics : str or Path
         Statistics of the training split (JSON), written by the dataset stage.
-    output : Path
+    output : str or Path
         Prediction to write (HDF5).
     network : {"constant", "smoothed_raw"}
         Name of the baseline, see `tasks.segmentation.baselines.cell_probability`.

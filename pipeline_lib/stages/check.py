@@ -40,8 +40,8 @@ _CARDS = 40  # doubts on the page; the table of volumes has the names of all
 
 def check(
     volumes: Sequence[Mapping[str, Any]],
-    page: Path,
-    doubts: Path,
+    page: str | Path,
+    doubts: str | Path,
     *,
     context: int = 0,
     accept: Sequence[str] = (),
@@ -62,9 +62,9 @@ def check(
     volumes : sequence of mapping
         For each volume its name (`volume`), its `split`, and the `dataset` file that
         `stages.dataset.build_dataset` wrote.
-    page : Path
+    page : str or Path
         HTML file to write.
-    doubts : Path
+    doubts : str or Path
         JSON file to write: a list `doubts`, the heaviest first, and `provenance`.
     context : int, default 0
         Pixels on each side of an output pixel that the network sees (px).
@@ -219,7 +219,7 @@ def _edges(low: float, high: float, whole: bool) -> np.ndarray:
 def _write_page(
     volumes: Sequence[Volume],
     doubts: Sequence[Json],
-    page: Path,
+    page: str | Path,
     *,
     shown: int,
     stop_above: float,

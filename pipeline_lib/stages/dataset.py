@@ -30,11 +30,11 @@ from pipeline_lib.tasks.segmentation import baselines, classes, weights
 
 
 def build_dataset(
-    images: str,
-    annotation: str | None,
-    output: Path,
+    images: str | Path,
+    annotation: str | Path | None,
+    output: str | Path,
     *,
-    ignore_mask: str | None = None,
+    ignore_mask: str | Path | None = None,
     sections: str = "",
     rows: str = "",
     annotation_kind: str = "auto",
@@ -60,14 +60,14 @@ def build_dataset(
 
     Parameters
     ----------
-    images : str
+    images : str or Path
         Image file, folder or `file.h5:/dataset`, in any form that `imageio` reads.
-    annotation : str or None
+    annotation : str, Path, str or Path, str or Path, str or Path or None
         Annotation of the same sections, in the same forms. None for a volume without annotation. For a
         single section, a folder of several slices has one mask for each cell.
-    output : Path
+    output : str or Path
         HDF5 file to write. Its name without suffix is the volume's name in error messages.
-    ignore_mask : str or None, default None
+    ignore_mask : str, Path, str or Path, str or Path, str or Path or None, default None
         Image of the same sections whose pixels other than 0 are not annotated.
     sections : str, default ""
         Sections to use, as in the table of volumes, for example `0-9,12`. Empty means all.
@@ -126,7 +126,7 @@ def build_dataset(
         "separation_border_width": separation_border_width,
     }
     with ExitStack() as stack:
-        stack.enter_context(_named(output.stem))
+        stack.enter_context(_named(Path(output).stem))
         paths = [path for path in (images, annotation, ignore_mask) if path]
         sources = [file for path in paths for file in imageio.source_files(path)]
         # Drawn images have records: report a damaged file as such before a reader fails on it.
@@ -150,11 +150,13 @@ def build_dataset(
                 "ignore_mask": ignore_mask,
                 "relabel": relabel,
                 "masks": raw.info.sections == 1 < imageio.inspect(annotation).sections,
-                "slices": imageio.matching_slices(images, annotation, pairing, sections),
+                "slices": imageio.matching_slices(str(images), str(annotation), pairing, sections),
             }
             if ignore_mask:
-                described["mask_slices"] = imageio.matching_slices(images, ignore_mask, pairing, sections)
-            picture = output.with_suffix(".unclear.png")
+                described["mask_slices"] = imageio.matching_slices(
+                    str(images), str(ignore_mask), pairing, sections
+                )
+            picture = Path(output).with_suffix(".unclear.png")
             truth = stack.enter_context(_opened_annotation(annotation, raw, described, picture))
             sources += truth.images.info.others
             sources += truth.mask.info.others if truth.mask else ()
@@ -184,7 +186,7 @@ def build_dataset(
 
 @contextmanager
 def _opened_annotation(
-    path: str, raw: imageio.Images, settings: imageio.AnnotationSettings, picture: Path
+    path: str | Path, raw: imageio.Images, settings: imageio.AnnotationSettings, picture: Path
 ) -> Iterator[imageio.AnnotationRegions]:
     """Open an annotation; draw a picture of its values if their meaning is not clear."""
     picture.unlink(missing_ok=True)
@@ -204,7 +206,9 @@ def _opened_annotation(
         yield truth
 
 
-def _draw_values(raw: imageio.Images, annotation: str, error: UnclearAnnotation, picture: Path) -> None:
+def _draw_values(
+    raw: imageio.Images, annotation: str | Path, error: UnclearAnnotation, picture: str | Path
+) -> None:
     """Write a picture of the values of an annotation, which may have another size than the images."""
     from pipeline_lib.figures.values import save_values  # imports matplotlib, which is rarely needed here
 
@@ -218,7 +222,9 @@ def _draw_values(raw: imageio.Images, annotation: str, error: UnclearAnnotation,
 
 
 @contextmanager
-def _cells_of(truth: imageio.AnnotationRegions, output: Path, block: int, memory_gb: float) -> Iterator[Read]:
+def _cells_of(
+    truth: imageio.AnnotationRegions, output: str | Path, block: int, memory_gb: float
+) -> Iterator[Read]:
     """Yield a function that reads instance labels. If `separate`, each connected area has its own."""
     if not truth.separate:
         yield truth.read
@@ -316,7 +322,11 @@ def _write_raw(file: h5py.File, images: imageio.Images, block: int) -> Json:
 
 
 def measure_statistics(
-    datasets: Sequence[Path], output: Path, *, normalisation_kind: str = "mean_std", memory_gb: float = 8.0
+    datasets: Sequence[str | Path],
+    output: str | Path,
+    *,
+    normalisation_kind: str = "mean_std",
+    memory_gb: float = 8.0,
 ) -> None:
     """Measure the statistics of the training volumes and write them as JSON.
 
@@ -326,9 +336,9 @@ def measure_statistics(
 
     Parameters
     ----------
-    datasets : sequence of Path
+    datasets : sequence of str or Path
         HDF5 files of the training volumes, written by `build_dataset` with an annotation.
-    output : Path
+    output : str or Path
         JSON file to write.
     normalisation_kind : {"none", "mean", "mean_std", "mean_image"}, default "mean_std"
         How images are normalised, see `data.normalisation.measure`.
@@ -354,7 +364,7 @@ def measure_statistics(
             )
             volumes.append(layout.annotated(file))
             gray.append(layout.findings(file)["gray"])
-            sizes[path.stem] = layout.pixel_size(file)
+            sizes[Path(path).stem] = layout.pixel_size(file)
         counts = classes.count_classes((v.labels, v.separation_border, v.ignore) for v in volumes)
         cell, total = int(classes.of_cells(counts)), int(counts.sum())
         if not counts.all():
@@ -381,9 +391,9 @@ def measure_statistics(
     )
 
 
-def _require_one_scale(gray: Mapping[Path, Json], measured: normalisation.Normalisation) -> None:
+def _require_one_scale(gray: Mapping[str | Path, Json], measured: normalisation.Normalisation) -> None:
     """Raise `InputError` if volumes have another gray scale than the training volumes together."""
-    doubts = {path.stem: compare(measured.gray or {}, found) for path, found in gray.items()}
+    doubts = {Path(path).stem: compare(measured.gray or {}, found) for path, found in gray.items()}
     certain = [name for name, doubt in doubts.items() if doubt and doubt["weight"] == 1]
     if certain:
         others = f" The same holds for {', '.join(certain[1:])}." if certain[1:] else ""
@@ -394,9 +404,9 @@ def _require_one_scale(gray: Mapping[Path, Json], measured: normalisation.Normal
 
 
 def build_weight_map(
-    dataset: Path,
-    statistics: Path,
-    output: Path,
+    dataset: str | Path,
+    statistics: str | Path,
+    output: str | Path,
     *,
     w0: float = 10.0,
     sigma: float = 5.0,
@@ -411,11 +421,11 @@ def build_weight_map(
 
     Parameters
     ----------
-    dataset : Path
+    dataset : str or Path
         HDF5 file of the volume, written by `build_dataset` with an annotation.
-    statistics : Path
+    statistics : str or Path
         JSON file of `measure_statistics`, for the class frequencies.
-    output : Path
+    output : str or Path
         HDF5 file to write: `weight_map` (z, y, x), float32.
     w0 : float, default 10.0
         Height of the second term.

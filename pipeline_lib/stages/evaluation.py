@@ -30,11 +30,11 @@ _HEADERS_GB = 8.0  # limit of memory for reading headers, as in the workflow by 
 
 
 def evaluate(
-    dataset: Path,
-    prediction: Path,
-    segmentation: Path,
-    postprocessing: Path,
-    output: Path,
+    dataset: str | Path,
+    prediction: str | Path,
+    segmentation: str | Path,
+    postprocessing: str | Path,
+    output: str | Path,
     *,
     volume: str,
     split: str,
@@ -55,16 +55,16 @@ def evaluate(
 
     Parameters
     ----------
-    dataset : Path
+    dataset : str or Path
         HDF5 file of the volume with `labels`, `separation_border` and, if pixels are not annotated, `ignore`
         (`dataset.build_dataset`).
-    prediction : Path
+    prediction : str or Path
         HDF5 file with the `cell_probability` of the volume.
-    segmentation : Path
+    segmentation : str or Path
         HDF5 file with the predicted `labels` (`segmentation.segment` or `joining.join_labels`).
-    postprocessing : Path
+    postprocessing : str or Path
         JSON file of the model's post-processing, with the chosen threshold.
-    output : Path
+    output : str or Path
         CSV file to write, with the columns `scores.COLUMNS` and one row per metric and threshold.
     volume : str
         Name of the volume, for the column of this name.
@@ -135,14 +135,14 @@ def evaluate(
         logger.info("%s (%s, %s): %d scores", volume, split, network, len(table))
 
 
-def collect_scores(scores: Sequence[Path], output: Path) -> None:
+def collect_scores(scores: Sequence[str | Path], output: str | Path) -> None:
     """Concatenate the score tables of all volumes into one file, without changing any digit.
 
     Parameters
     ----------
-    scores : sequence of Path
+    scores : sequence of str or Path
         CSV files written by `evaluate`, in the order of the rows to write.
-    output : Path
+    output : str or Path
         CSV file to write, with the columns `scores.COLUMNS`.
 
     Raises
@@ -158,7 +158,7 @@ def collect_scores(scores: Sequence[Path], output: Path) -> None:
         header = ",".join(COLUMNS).encode() + b"\n"
         file.write(header)
         for path in scores:
-            found, _, rows = path.read_bytes().partition(b"\n")
+            found, _, rows = Path(path).read_bytes().partition(b"\n")
             if found + b"\n" != header:
                 raise InputError(
                     f"{path}: columns {found.decode(errors='replace')}, expected {','.join(COLUMNS)}. "
@@ -167,19 +167,19 @@ def collect_scores(scores: Sequence[Path], output: Path) -> None:
             file.write(rows)
 
 
-def measure_spread(scores: Path, postprocessings: Sequence[Path], output: Path) -> None:
+def measure_spread(scores: str | Path, postprocessings: Sequence[str | Path], output: str | Path) -> None:
     """Measure how scores vary between trainings of one network that differ only in the seed.
 
     Each training is scored at its own threshold. The score of a split is the mean over its volumes.
 
     Parameters
     ----------
-    scores : Path
+    scores : str or Path
         CSV file of all scores, written by `collect_scores`.
-    postprocessings : sequence of Path
+    postprocessings : sequence of str or Path
         JSON files of the post-processing, one for each training. A file is named after its model, as in the
         column `network` of `scores`.
-    output : Path
+    output : str or Path
         CSV file to write, with the columns `scores.SPREAD_COLUMNS`.
 
     Raises
@@ -188,7 +188,7 @@ def measure_spread(scores: Path, postprocessings: Sequence[Path], output: Path) 
         If an input is missing or damaged.
     """
     with provenance.making("measure_spread", [output], [scores, *postprocessings]):
-        chosen = {path.stem: PostProcessing.read(path).threshold for path in postprocessings}
+        chosen = {Path(path).stem: PostProcessing.read(path).threshold for path in postprocessings}
         table = spread(at_chosen_threshold(read_scores(scores), chosen))
         with replacing(output) as temporary:
             table.to_csv(temporary, index=False)
@@ -196,15 +196,15 @@ def measure_spread(scores: Path, postprocessings: Sequence[Path], output: Path) 
 
 
 def pair_predictions(
-    truth: Path, predictions: Sequence[Path], *, images: bool = False
+    truth: str | Path, predictions: Sequence[str | Path], *, images: bool = False
 ) -> list[tuple[Path, Path]]:
     """Return the annotation of each prediction.
 
     Parameters
     ----------
-    truth : Path
+    truth : str or Path
         Annotation, or folder or pattern of annotations.
-    predictions : sequence of Path
+    predictions : sequence of str or Path
         One prediction, which belongs to `truth` as a whole, or several.
     images : bool, default False
         Whether the files of folders and patterns are single images instead of the sections of a stack.
@@ -223,10 +223,10 @@ def pair_predictions(
     found = [
         file
         for path in predictions
-        for file in (imageio.slice_files(path) if images and imageio.are_slices(path) else [path])
+        for file in (imageio.slice_files(path) if images and imageio.are_slices(path) else [Path(path)])
     ]
     if not imageio.are_slices(truth) or (len(found) == 1 and not images):
-        return [(truth, prediction) for prediction in found]
+        return [(Path(truth), prediction) for prediction in found]
     truths = imageio.slice_files(truth)
     places = pair_files(found, truths)
     alone = [path.name for place, path in enumerate(found) if place not in places]

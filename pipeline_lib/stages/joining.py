@@ -10,7 +10,9 @@ from pipeline_lib.kernels import blocks
 from pipeline_lib.runtime.log import logger
 
 
-def join_predictions(parts: Sequence[Path], prediction: Path, *, shape: Sequence[int], jobs: int) -> None:
+def join_predictions(
+    parts: Sequence[str | Path], prediction: str | Path, *, shape: Sequence[int], jobs: int
+) -> None:
     """Write a prediction file that is a view of the files of its parts.
 
     Nothing is copied: the array is an HDF5 virtual dataset, so the files of the parts must stay where they
@@ -18,9 +20,9 @@ def join_predictions(parts: Sequence[Path], prediction: Path, *, shape: Sequence
 
     Parameters
     ----------
-    parts : sequence of Path
+    parts : sequence of str or Path
         HDF5 files of the parts, with the array `cell_probability`, in the order of `blocks.parts`.
-    prediction : Path
+    prediction : str or Path
         HDF5 file to write, with the array `cell_probability` of the whole volume.
     shape : sequence of int
         Shape of the volume (z, y, x).
@@ -35,7 +37,9 @@ def join_predictions(parts: Sequence[Path], prediction: Path, *, shape: Sequence
     _join("join_predictions", layout.CELL_PROBABILITY, parts, prediction, shape, jobs)
 
 
-def join_labels(parts: Sequence[Path], segmentation: Path, *, shape: Sequence[int], jobs: int) -> None:
+def join_labels(
+    parts: Sequence[str | Path], segmentation: str | Path, *, shape: Sequence[int], jobs: int
+) -> None:
     """Write a segmentation file that is a view of the files of its parts.
 
     It replaces the file that `segmentation.segment` writes for a volume that a single job handles. As in
@@ -43,9 +47,9 @@ def join_labels(parts: Sequence[Path], segmentation: Path, *, shape: Sequence[in
 
     Parameters
     ----------
-    parts : sequence of Path
+    parts : sequence of str or Path
         HDF5 files of `segmentation.relabel_part`, in the order of `blocks.parts`.
-    segmentation : Path
+    segmentation : str or Path
         HDF5 file to write, with the array `labels` of the whole volume.
     shape : sequence of int
         Shape of the volume (z, y, x).
@@ -61,7 +65,12 @@ def join_labels(parts: Sequence[Path], segmentation: Path, *, shape: Sequence[in
 
 
 def _join(
-    stage: str, array: layout.Array, parts: Sequence[Path], output: Path, shape: Sequence[int], jobs: int
+    stage: str,
+    array: layout.Array,
+    parts: Sequence[str | Path],
+    output: str | Path,
+    shape: Sequence[int],
+    jobs: int,
 ) -> None:
     z, y, x = shape
     with provenance.making(stage, [output], parts, jobs=jobs) as record:

@@ -37,10 +37,10 @@ class _Regions:
 
 
 def measure_volume(
-    dataset: Path,
-    prediction: Path,
-    segmentation: Path,
-    output: Path,
+    dataset: str | Path,
+    prediction: str | Path,
+    segmentation: str | Path,
+    output: str | Path,
     *,
     pixel_size: float | tuple[float, float] | None = None,
     block: int = BLOCK,
@@ -49,9 +49,9 @@ def measure_volume(
 
     Parameters
     ----------
-    dataset, prediction, segmentation : Path
+    dataset, prediction, segmentation : str or Path
         HDF5 files with the arrays `raw`, `cell_probability` and `labels` of the volume.
-    output : Path
+    output : str or Path
         CSV file to write, with the columns of `instances.measurement.measure_cells`.
     pixel_size : float or (float, float), optional
         Side of a pixel, or its height and width (um), for columns in um and um^2. By default that of the
@@ -88,14 +88,14 @@ def measure_volume(
     return len(cells)
 
 
-def summarise(tables: Sequence[Path], output: Path, *, images: Mapping[str, str]) -> None:
+def summarise(tables: Sequence[str | Path], output: str | Path, *, images: Mapping[str, str]) -> None:
     """Write a table of segmented images with the number of cells of each (CSV), as `bordure predict` does.
 
     Parameters
     ----------
-    tables : sequence of Path
+    tables : sequence of str or Path
         Tables of the cells of each volume, `VOLUME_cells.csv`.
-    output : Path
+    output : str or Path
         CSV file to write, with the columns `SUMMARY`.
     images : dict of str to str
         Images of each volume, in the order of the tables.
@@ -106,21 +106,21 @@ def summarise(tables: Sequence[Path], output: Path, *, images: Mapping[str, str]
                 "image": image,
                 "cells": len(pd.read_csv(table, usecols=["label"])),
                 "labels": f"{volume}_labels.tif",
-                "table": table.name,
+                "table": Path(table).name,
             }
             for (volume, image), table in zip(images.items(), tables, strict=True)
         ]
         write_summary(rows, output)
 
 
-def write_summary(rows: Sequence[Json], output: Path) -> None:
+def write_summary(rows: Sequence[Json], output: str | Path) -> None:
     """Write the table of segmented images (CSV).
 
     Parameters
     ----------
     rows : sequence of dict
         Values of the columns `SUMMARY` for each image. Missing ones stay empty.
-    output : Path
+    output : str or Path
         CSV file to write.
     """
     table = pd.DataFrame(rows, columns=SUMMARY)
@@ -129,10 +129,10 @@ def write_summary(rows: Sequence[Json], output: Path) -> None:
 
 
 def measure_file(
-    labels: Path,
-    output: Path,
+    labels: str | Path,
+    output: str | Path,
     *,
-    intensity: Path | None = None,
+    intensity: str | Path | None = None,
     channels: int = 1,
     pixel_size: float | tuple[float, float] | None = None,
     block: int = BLOCK,
@@ -141,11 +141,11 @@ def measure_file(
 
     Parameters
     ----------
-    labels : Path
+    labels : str or Path
         Label image: TIFF, PNG, folder of slices or `file.h5:/dataset`; 0 = background.
-    output : Path
+    output : str or Path
         CSV file to write, with the columns of `instances.measurement.measure_cells`.
-    intensity : Path, optional
+    intensity : str or Path, optional
         Image of the same size whose gray levels are measured.
     channels : int, default 1
         Number of channels of this image.
@@ -200,7 +200,9 @@ def measure_file(
     return len(cells)
 
 
-def _chosen(stated: PixelSize | None, in_files: Sequence[PixelSize | None], labels: Path) -> PixelSize | None:
+def _chosen(
+    stated: PixelSize | None, in_files: Sequence[PixelSize | None], labels: str | Path
+) -> PixelSize | None:
     """Return the stated pixel size, else the first that a file states; report it, and contradictions."""
     size = stated or next(filter(None, in_files), None)
     for other in in_files:

@@ -15,10 +15,10 @@ from pipeline_lib.scores import at_chosen_threshold, read_scores
 
 
 def package_model(
-    model: Path,
-    postprocessing: Path,
-    scores: Sequence[Path],
-    output: Path,
+    model: str | Path,
+    postprocessing: str | Path,
+    scores: Sequence[str | Path],
+    output: str | Path,
     *,
     network: str,
     channels: Channels,
@@ -30,13 +30,13 @@ def package_model(
 
     Parameters
     ----------
-    model : Path
+    model : str or Path
         Model file of the training stage.
-    postprocessing : Path
+    postprocessing : str or Path
         JSON file of `stages.postprocessing.choose_postprocessing` for this model.
-    scores : sequence of Path
+    scores : sequence of str or Path
         CSV files with the scores of each volume.
-    output : Path
+    output : str or Path
         Model file to write.
     network : str
         Name of the model in `scores`.

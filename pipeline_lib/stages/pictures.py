@@ -20,12 +20,12 @@ from pipeline_lib.runtime.files import read_json
 
 
 def draw_volume_strip(
-    dataset: Path,
-    weight_map: Path | None,
-    prediction: Path,
-    segmentation: Path,
-    postprocessing: Path,
-    output: Path,
+    dataset: str | Path,
+    weight_map: str | Path | None,
+    prediction: str | Path,
+    segmentation: str | Path,
+    postprocessing: str | Path,
+    output: str | Path,
     *,
     volume: str,
     split: str,
@@ -41,18 +41,18 @@ def draw_volume_strip(
 
     Parameters
     ----------
-    dataset : Path
+    dataset : str or Path
         HDF5 file of the volume: `raw` and, if it is annotated, `labels`, `separation_border` and `ignore`.
-    weight_map : Path or None
+    weight_map : str or Path or None
         HDF5 file with the `weight_map`. None if the volume has none.
-    prediction : Path
+    prediction : str or Path
         HDF5 file with the `cell_probability`.
-    segmentation : Path
+    segmentation : str or Path
         HDF5 file with the predicted `labels`.
-    postprocessing : Path
+    postprocessing : str or Path
         JSON file of the model's post-processing. Its threshold is marked in the colour scale of the
         probability.
-    output : Path
+    output : str or Path
         PNG file to write.
     volume : str
         Name of the volume, for the title.
@@ -95,11 +95,11 @@ def draw_volume_strip(
 
 
 def draw_errors(
-    dataset: Path,
-    prediction: Path,
-    segmentation: Path,
-    postprocessing: Path,
-    output: Path,
+    dataset: str | Path,
+    prediction: str | Path,
+    segmentation: str | Path,
+    postprocessing: str | Path,
+    output: str | Path,
     *,
     volume: str,
 ) -> None:
@@ -113,15 +113,15 @@ def draw_errors(
 
     Parameters
     ----------
-    dataset : Path
+    dataset : str or Path
         HDF5 file of the volume with `raw`, `labels`, `separation_border` and, if there is one, `ignore`.
-    prediction : Path
+    prediction : str or Path
         HDF5 file with the `cell_probability`.
-    segmentation : Path
+    segmentation : str or Path
         HDF5 file with the predicted `labels`.
-    postprocessing : Path
+    postprocessing : str or Path
         JSON file of the model's post-processing, with the chosen threshold.
-    output : Path
+    output : str or Path
         PNG file to write.
     volume : str
         Name of the volume, for the title.
@@ -154,14 +154,14 @@ def draw_errors(
         )
 
 
-def draw_training(history: Path, output: Path) -> None:
+def draw_training(history: str | Path, output: str | Path) -> None:
     """Draw losses, validation V-Rand and learning rate over the iterations of a training (PNG).
 
     Parameters
     ----------
-    history : Path
+    history : str or Path
         Training history (CSV), written by the training stage.
-    output : Path
+    output : str or Path
         PNG file to write.
 
     Raises
@@ -173,17 +173,17 @@ def draw_training(history: Path, output: Path) -> None:
         save_training_chart(pd.read_csv(history), output, record=record)
 
 
-def draw_thresholds(scores: Path, thresholds: Sequence[Path], output: Path) -> None:
+def draw_thresholds(scores: str | Path, thresholds: Sequence[str | Path], output: str | Path) -> None:
     """Draw error against threshold for the network and the baselines, and mark the chosen thresholds (PNG).
 
     Parameters
     ----------
-    scores : Path
+    scores : str or Path
         Table of the scores of the network and of the baselines (CSV).
-    thresholds : sequence of Path
+    thresholds : sequence of str or Path
         JSON files of the post-processing: first that of the network, then those of the baselines. A file is
         named after its model, as in the column `network` of `scores`.
-    output : Path
+    output : str or Path
         PNG file to write.
 
     Raises
@@ -192,7 +192,7 @@ def draw_thresholds(scores: Path, thresholds: Sequence[Path], output: Path) -> N
         If a file of `thresholds` is not readable JSON, or if a file has changed since it was made.
     """
     with provenance.making("draw_figures", [output], [scores, *thresholds]) as record:
-        chosen = {path.stem: read_json(path) for path in thresholds}
+        chosen = {Path(path).stem: read_json(path) for path in thresholds}
         save_threshold_chart(pd.read_csv(scores), chosen, output, record=record)
 
 

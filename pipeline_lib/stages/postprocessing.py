@@ -38,9 +38,9 @@ CRITERIA: dict[str, tuple[Callable[..., float], bool]] = {
 
 
 def choose_postprocessing(
-    datasets: Sequence[Path],
-    predictions: Sequence[Path],
-    output: Path,
+    datasets: Sequence[str | Path],
+    predictions: Sequence[str | Path],
+    output: str | Path,
     *,
     criterion: str = "rand_error",
     minimum_size: int = 0,
@@ -56,11 +56,11 @@ def choose_postprocessing(
 
     Parameters
     ----------
-    datasets : sequence of Path
+    datasets : sequence of str or Path
         HDF5 files of the validation volumes, with `labels` and `separation_border`.
-    predictions : sequence of Path
+    predictions : sequence of str or Path
         HDF5 files with the `cell_probability` of the same volumes, in the same order.
-    output : Path
+    output : str or Path
         JSON file to write, for `PostProcessing.read`. It has `threshold`, `minimum_size`, `criterion`, the
         thresholds tried (`grid`), the mean criterion at each of them (`value`), and `provenance`.
     criterion : str, default "rand_error"
@@ -117,8 +117,8 @@ def choose_postprocessing(
 
 
 def _values(
-    dataset: Path,
-    prediction: Path,
+    dataset: str | Path,
+    prediction: str | Path,
     criterion: str,
     candidates: Sequence[PostProcessing],
     memory_gb: float,
@@ -154,14 +154,14 @@ def _values(
         )
 
 
-def unpack_postprocessing(model: Path, output: Path) -> None:
+def unpack_postprocessing(model: str | Path, output: str | Path) -> None:
     """Write the post-processing of a complete model file as JSON, as the segmentation stage reads it.
 
     Parameters
     ----------
-    model : Path
+    model : str or Path
         File of `package_model`.
-    output : Path
+    output : str or Path
         JSON file to write.
 
     Raises

@@ -29,9 +29,9 @@ from pipeline_lib.runtime.types import Json
 
 @devices.explain_memory_errors("prediction")
 def predict(
-    dataset: Path,
-    model: Path,
-    output: Path,
+    dataset: str | Path,
+    model: str | Path,
+    output: str | Path,
     *,
     tile: int | Literal["auto"] = "auto",
     average_orientations: bool = False,
@@ -50,11 +50,11 @@ def predict(
 
     Parameters
     ----------
-    dataset : Path
+    dataset : str or Path
         Dataset with the array `raw` (HDF5).
-    model : Path
+    model : str or Path
         Model file.
-    output : Path
+    output : str or Path
         Prediction to write (HDF5).
     tile : int or "auto", default "auto"
         Largest tile, given as the side of a square (px): a tile has at most `tile` x `tile` px. "auto" is the
@@ -92,7 +92,7 @@ def predict(
         torch.set_num_threads(threads)
         passes.keep_memory()
         chosen_device = devices.choose_device(device)
-        trained = _load(model.resolve(), model.stat().st_mtime_ns, chosen_device)
+        trained = _load(Path(model).resolve(), Path(model).stat().st_mtime_ns, chosen_device)
         dtype = passes.choose_precision(precision, chosen_device)
         task = tasks.load(trained.task)
         net = passes.SplitIfTooLarge(trained.network)
@@ -154,7 +154,7 @@ def predict(
 
 
 def _step(
-    own: PixelSize | None, of_model: PixelSize | None, match: bool, dataset: Path
+    own: PixelSize | None, of_model: PixelSize | None, match: bool, dataset: str | Path
 ) -> tuple[float, float] | None:
     """Return the height and width of a pixel of the model (px of the image), if images are resampled to it.
 
@@ -168,7 +168,7 @@ def _step(
             else "Set `prediction: {match_pixel_size: false}`, or leave out `--match-pixel-size`."
         )
         raise InputError(
-            f"volume {dataset.stem}: pixel sizes are to be matched, but that {whose} is not known. {remedy}"
+            f"volume {Path(dataset).stem}: pixel sizes are to be matched, but that {whose} is not known. {remedy}"
         )
     if own is None or of_model is None or not differs(own, of_model):
         return None
@@ -178,21 +178,21 @@ def _step(
             "volume %s: pixels of %s, but the model was trained with %s. Cells look %.2g times as large to "
             "it. To resample the images, add `--match-pixel-size`, or set `prediction: {match_pixel_size: "
             "true}`.",
-            dataset.stem,
+            Path(dataset).stem,
             text(own),
             text(of_model),
             side(step),
         )
         return None
-    require_ratio(own, of_model, f"volume {dataset.stem}")
+    require_ratio(own, of_model, f"volume {Path(dataset).stem}")
     logger.info("%s: resampled from pixels of %s to %s for the network", dataset, text(own), text(of_model))
     return step
 
 
 @contextmanager
-def _section(output: Path, task: tasks.Task, size: tuple[int, int]) -> Iterator[Any]:
+def _section(output: str | Path, task: tasks.Task, size: tuple[int, int]) -> Iterator[Any]:
     """Yield the array of a prediction for one section, in a temporary file next to `output`."""
-    path = output.with_suffix(".resampled.h5")
+    path = Path(output).with_suffix(".resampled.h5")
     try:
         with h5py.File(path, "w", locking=False) as file:
             yield task.create(file, (1, *size))
@@ -210,7 +210,7 @@ def _shifted(tile: Tile, rows: int) -> Tile:
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path, _changed: int, device: torch.device) -> Model:
+def _load(path: str | Path, _changed: int, device: torch.device) -> Model:
     """Read a model and move it to a device, once for all volumes that a process predicts with it."""
     model = Model.load(path)
     model.network.move_to(device).eval()

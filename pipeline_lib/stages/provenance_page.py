@@ -122,7 +122,7 @@ class Chart(NamedTuple):
     extent: tuple[float, float]
 
 
-def write_provenance_page(starts: Sequence[Path], output: Path, *, title: str) -> None:
+def write_provenance_page(starts: Sequence[str | Path], output: str | Path, *, title: str) -> None:
     """Write the HTML page that shows the origin of the given files, back to the raw images.
 
     The page is made only from the records next to the files (`provenance.record_path`). The files themselves
@@ -130,10 +130,10 @@ def write_provenance_page(starts: Sequence[Path], output: Path, *, title: str) -
 
     Parameters
     ----------
-    starts : sequence of Path
+    starts : sequence of str or Path
         Files whose origin is shown. The first is the report, which must be in the folder of the page; both
         link to each other.
-    output : Path
+    output : str or Path
         HTML file to write.
     title : str
         Title of the report.
@@ -158,7 +158,7 @@ def write_provenance_page(starts: Sequence[Path], output: Path, *, title: str) -
             files=files,
             unfolded=len(files) <= OPEN_UP_TO,
             raw=(raw := [file for file in files.values() if not file.record]),
-            unrecorded=[file.path for file in raw if Path(file.path).is_relative_to(starts[0].parent)],
+            unrecorded=[file.path for file in raw if Path(file.path).is_relative_to(Path(starts[0]).parent)],
             made=made,
             outdated=[file for file in made if file.outdated],
             versions=(versions := values_of("version", made)),
@@ -229,7 +229,7 @@ def _inputs(record: Json | None) -> dict[str, str | None]:
     return record["inputs"] | dict.fromkeys(record.get("records", ()))
 
 
-def _shown(path: str, folder: Path) -> str:
+def _shown(path: str, folder: str | Path) -> str:
     """Return the path relative to the results folder, or unchanged for a file outside it."""
     return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
 

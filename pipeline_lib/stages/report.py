@@ -119,27 +119,27 @@ class Contents:
         The whole configuration.
     volumes : sequence of dict
         Rows of the table of volumes, with the keys volume, images, annotation, sections and split.
-    scores : Path
+    scores : str or Path
         Table of the scores of `network` and of the baselines (CSV).
-    spread : sequence of Path
+    spread : sequence of str or Path
         Table of the spread over seeds (CSV) if `network` was trained with several seeds, else empty.
-    history : Path
+    history : str or Path
         Training history of `network` (CSV).
-    model : Path
+    model : str or Path
         Model file of `network`.
-    postprocessing : sequence of Path
+    postprocessing : sequence of str or Path
         JSON files with the chosen thresholds of `network` and of the baselines, named after them.
-    statistics : Path
+    statistics : str or Path
         Statistics of the training volumes (JSON).
-    check : Path
+    check : str or Path
         Doubts of `stages.check.check` (JSON), whose page `check.html` is linked.
-    strips : sequence of Path
+    strips : sequence of str or Path
         Pictures of `stages.pictures.draw_volume_strip` (PNG).
-    errors : sequence of Path
+    errors : sequence of str or Path
         Pictures of `stages.pictures.draw_errors` (PNG).
-    training_figure : Path
+    training_figure : str or Path
         Picture of `stages.pictures.draw_training` (PNG).
-    thresholds_figure : Path
+    thresholds_figure : str or Path
         Picture of `stages.pictures.draw_thresholds` (PNG).
     """
 
@@ -147,20 +147,20 @@ class Contents:
     network: str
     settings: Json
     volumes: Sequence[Json]
-    scores: Path
-    spread: Sequence[Path]
-    history: Path
-    model: Path
-    postprocessing: Sequence[Path]
-    statistics: Path
-    check: Path
-    strips: Sequence[Path]
-    errors: Sequence[Path]
-    training_figure: Path
-    thresholds_figure: Path
+    scores: str | Path
+    spread: Sequence[str | Path]
+    history: str | Path
+    model: str | Path
+    postprocessing: Sequence[str | Path]
+    statistics: str | Path
+    check: str | Path
+    strips: Sequence[str | Path]
+    errors: Sequence[str | Path]
+    training_figure: str | Path
+    thresholds_figure: str | Path
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> list[str | Path]:
         """All files from which the report is made."""
         return [
             self.scores,
@@ -177,7 +177,7 @@ class Contents:
         ]
 
 
-def write_report(contents: Contents, output: Path, warnings: Path) -> None:
+def write_report(contents: Contents, output: str | Path, warnings: str | Path) -> None:
     """Write the report as one HTML page that needs no other file. The same contents give the same bytes.
 
     The page begins with warnings (`pages.quality`) if there are signs that the network is of little use, or
@@ -187,9 +187,9 @@ def write_report(contents: Contents, output: Path, warnings: Path) -> None:
     ----------
     contents : Contents
         Files and settings to show.
-    output : Path
+    output : str or Path
         HTML file to write.
-    warnings : Path
+    warnings : str or Path
         JSON file to write: `warnings`, a list of objects with `name` and `text`.
 
     Raises
@@ -200,7 +200,7 @@ def write_report(contents: Contents, output: Path, warnings: Path) -> None:
     """
     network, settings = contents.network, contents.settings
     with provenance.making("report", [output, warnings], contents.files, **settings):
-        chosen = {path.stem: read_json(path) for path in contents.postprocessing}
+        chosen = {Path(path).stem: read_json(path) for path in contents.postprocessing}
         at = {name: found["threshold"] for name, found in chosen.items()}
         table = at_chosen_threshold(read_scores(contents.scores), at)
         _require_counts(contents.scores, table)
@@ -256,10 +256,10 @@ def write_report(contents: Contents, output: Path, warnings: Path) -> None:
             software={"bordure": provenance.version(), "Python": platform.python_version()}
             | {name: metadata.version(name) for name in SOFTWARE},
         )
-    logger.info("%s: %.1f MB", output, output.stat().st_size / 1e6)
+    logger.info("%s: %.1f MB", output, Path(output).stat().st_size / 1e6)
 
 
-def _require_same(model: Path, trained: Json, settings: Json) -> None:
+def _require_same(model: str | Path, trained: Json, settings: Json) -> None:
     """Raise `InputError` if `model` was trained with settings other than the report's `settings`.
 
     Snakemake does not notice this if its record of the results (`.snakemake`) is lost.
@@ -274,12 +274,12 @@ def _require_same(model: Path, trained: Json, settings: Json) -> None:
             )
 
 
-def _require_counts(path: Path, table: pd.DataFrame) -> None:
+def _require_counts(path: str | Path, table: pd.DataFrame) -> None:
     """Raise `InputError` if a table of scores has no numbers of cells, because an older version wrote it."""
     if not {*metrics.CELL_COUNTS, "constant_pixels"} <= {*table.metric}:
         raise InputError(
             f"{path}: has no rows `{metrics.CELL_COUNTS[0]}`. Another version of bordure wrote it. Type "
-            f"`rm -r {path} {path.with_suffix('')}` and run the same command again."
+            f"`rm -r {path} {Path(path).with_suffix('')}` and run the same command again."
         )
 
 
@@ -374,14 +374,14 @@ def count_cells(table: pd.DataFrame) -> pd.DataFrame:
     return counts.assign(missed=counts.annotated - counts.matched, false=counts.found - counts.matched)
 
 
-def score_line(scores: Path, postprocessing: Sequence[Path], network: str) -> str:
+def score_line(scores: str | Path, postprocessing: Sequence[str | Path], network: str) -> str:
     """Return the scores of a run in one line: means over the held-out volumes, beside the best baseline.
 
     Parameters
     ----------
-    scores : Path
+    scores : str or Path
         Table of scores.
-    postprocessing : sequence of Path
+    postprocessing : sequence of str or Path
         JSON files of `stages.postprocessing.choose_postprocessing` for the network and the baselines.
     network : str
         Name of the trained network.
@@ -392,7 +392,7 @@ def score_line(scores: Path, postprocessing: Sequence[Path], network: str) -> st
         The criterion of the post-processing and V-Rand, on the test volumes or, without any, on the
         validation volumes.
     """
-    chosen = {path.stem: read_json(path) for path in postprocessing}
+    chosen = {Path(path).stem: read_json(path) for path in postprocessing}
     table = at_chosen_threshold(
         read_scores(scores), {name: found["threshold"] for name, found in chosen.items()}
     )
@@ -419,13 +419,13 @@ def _by_volume(table: pd.DataFrame, splits: Sequence[str]) -> list[Json]:
     ]
 
 
-def _spread(path: Path) -> dict[str, dict[str, Json]]:
+def _spread(path: str | Path) -> dict[str, dict[str, Json]]:
     """Read the spread over seeds: split -> metric -> columns of the table."""
     table = pd.read_csv(path).set_index("metric")
     return {split: rows.to_dict("index") for split, rows in table.groupby("split")}
 
 
-def _picture(path: Path) -> Json:
+def _picture(path: str | Path) -> Json:
     """Return the description of a picture of `figures`, and its bytes as `uri`."""
-    uri = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    uri = f"data:image/png;base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
     return figures.describe(path) | {"uri": uri}

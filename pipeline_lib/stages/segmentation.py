@@ -29,9 +29,9 @@ _TABLES = (layout.COMPONENT, layout.FIRST_PIXEL, layout.SIZE)  # the fields of `
 
 
 def segment(
-    prediction: Path,
-    postprocessing: Path,
-    segmentation: Path,
+    prediction: str | Path,
+    postprocessing: str | Path,
+    segmentation: str | Path,
     *,
     block: int = BLOCK,
     memory_gb: float = 8.0,
@@ -42,11 +42,11 @@ def segment(
 
     Parameters
     ----------
-    prediction : Path
+    prediction : str or Path
         HDF5 file with the `cell_probability`.
-    postprocessing : Path
+    postprocessing : str or Path
         JSON file of the model's post-processing (`stages.postprocessing.choose_postprocessing`).
-    segmentation : Path
+    segmentation : str or Path
         HDF5 file to write: `labels` (z, y, x), uint32, 0 = background. Cells are numbered 1..n through all
         sections.
     block : int, default 2048
@@ -83,20 +83,22 @@ def segment(
         )
 
 
-def write_tiffs(segmentation: Path, prediction: Path, labels: Path, cell_probability: Path) -> None:
+def write_tiffs(
+    segmentation: str | Path, prediction: str | Path, labels: str | Path, cell_probability: str | Path
+) -> None:
     """Write the labels and the probability map of a volume as TIFF stacks (z, y, x), for Fiji and napari.
 
     If the pixel size of the volume is known, the files state it so that Fiji and ImageJ show it.
 
     Parameters
     ----------
-    segmentation : Path
+    segmentation : str or Path
         HDF5 file with the `labels`, written by `segment` or `joining.join_labels`.
-    prediction : Path
+    prediction : str or Path
         HDF5 file with the `cell_probability` from which the labels were made.
-    labels : Path
+    labels : str or Path
         TIFF file to write: labels as uint16, or as uint32 if a label exceeds 65,535.
-    cell_probability : Path
+    cell_probability : str or Path
         TIFF file to write: cell probability, float32, 0 to 1.
 
     Raises
@@ -120,7 +122,12 @@ def write_tiffs(segmentation: Path, prediction: Path, labels: Path, cell_probabi
 
 
 def label_part(
-    prediction: Path, postprocessing: Path, pieces: Path, *, block: int = BLOCK, memory_gb: float = 8.0
+    prediction: str | Path,
+    postprocessing: str | Path,
+    pieces: str | Path,
+    *,
+    block: int = BLOCK,
+    memory_gb: float = 8.0,
 ) -> None:
     """Label the pieces of cells in one part of a volume, and write them as HDF5.
 
@@ -129,11 +136,11 @@ def label_part(
 
     Parameters
     ----------
-    prediction : Path
+    prediction : str or Path
         HDF5 file with the `cell_probability` of the part.
-    postprocessing : Path
+    postprocessing : str or Path
         JSON file of the model's post-processing.
-    pieces : Path
+    pieces : str or Path
         HDF5 file to write, for `number_parts` and `relabel_part`.
     block : int, default 2048
         Side of the square blocks that are processed one at a time (px). It does not change the final labels.
@@ -164,7 +171,12 @@ def label_part(
 
 
 def number_parts(
-    pieces: Sequence[Path], postprocessing: Path, numbers: Path, *, shape: Sequence[int], jobs: int
+    pieces: Sequence[str | Path],
+    postprocessing: str | Path,
+    numbers: str | Path,
+    *,
+    shape: Sequence[int],
+    jobs: int,
 ) -> None:
     """Choose the final label of each piece of a volume that several jobs share, and write them as HDF5.
 
@@ -173,11 +185,11 @@ def number_parts(
 
     Parameters
     ----------
-    pieces : sequence of Path
+    pieces : sequence of str or Path
         HDF5 files of `label_part`, in the order of `blocks.parts`.
-    postprocessing : Path
+    postprocessing : str or Path
         JSON file of the model's post-processing, the same as for `label_part`.
-    numbers : Path
+    numbers : str or Path
         HDF5 file to write, for `relabel_part`.
     shape : sequence of int
         Shape of the volume (z, y, x).
@@ -200,7 +212,7 @@ def number_parts(
             pixels = layout.pixels_per_model_pixel(part)
         minimum_size = PostProcessing.read(postprocessing).scaled(pixels).minimum_size
         for path in pieces:
-            file.create_group(path.name)
+            file.create_group(Path(path).name)
         for z in range(sections):
             here = [
                 (path, z - part.sections.start, part.rows.stop - part.rows.start)
@@ -216,21 +228,23 @@ def number_parts(
                 before=used,
             )
             for (path, own, _), table in zip(here, tables, strict=True):
-                section = file[path.name].create_group(str(own))
+                section = file[Path(path).name].create_group(str(own))
                 layout.add(section, layout.NUMBER, table.shape)[:] = table
     logger.info("%s: %d cells in %d sections", numbers, used, sections)
 
 
-def relabel_part(pieces: Path, numbers: Path, segmentation: Path, *, block: int = BLOCK) -> None:
+def relabel_part(
+    pieces: str | Path, numbers: str | Path, segmentation: str | Path, *, block: int = BLOCK
+) -> None:
     """Write the final instance labels of one part of a volume as HDF5.
 
     Parameters
     ----------
-    pieces : Path
+    pieces : str or Path
         HDF5 file of `label_part` for this part.
-    numbers : Path
+    numbers : str or Path
         HDF5 file of `number_parts` for the volume.
-    segmentation : Path
+    segmentation : str or Path
         HDF5 file to write: `labels` (z, y, x) of the part, uint32, 0 = background.
     block : int, default 2048
         Side of the square blocks that are processed one at a time (px). It does not change the labels.
@@ -246,13 +260,13 @@ def relabel_part(pieces: Path, numbers: Path, segmentation: Path, *, block: int 
         layout.require(numbers) as found,
         layout.create(segmentation, record) as file,
     ):
-        if pieces.name not in found:
+        if Path(pieces).name not in found:
             raise InputError(
                 f"{numbers}: not made from {pieces}, but from other parts. Delete it and run the workflow "
                 "again."
             )
         layout.copy_pixel_size(source, file)
-        labels = Labels.of(source[layout.PIECES.name], found[pieces.name])
+        labels = Labels.of(source[layout.PIECES.name], found[Path(pieces).name])
         _copy(labels, layout.add(file, layout.LABELS, labels.shape), block)
 
 
@@ -271,7 +285,7 @@ class _Band(NamedTuple):
     last_row: np.ndarray
 
 
-def _read_band(path: Path, z: int) -> _Band:
+def _read_band(path: str | Path, z: int) -> _Band:
     """Read section `z` of a part from the file of `label_part`."""
     with layout.require(path, layout.PIECES) as file:
         stored = file[layout.PIECES.name]

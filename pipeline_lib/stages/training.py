@@ -46,13 +46,13 @@ from pipeline_lib.training.validation import validate
 
 @devices.explain_memory_errors("training")
 def train(
-    train: Sequence[Path],
-    train_weight_maps: Sequence[Path],
-    validation: Sequence[Path],
-    validation_weight_maps: Sequence[Path],
-    statistics: Path,
-    model: Path,
-    history: Path,
+    train: Sequence[str | Path],
+    train_weight_maps: Sequence[str | Path],
+    validation: Sequence[str | Path],
+    validation_weight_maps: Sequence[str | Path],
+    statistics: str | Path,
+    model: str | Path,
+    history: str | Path,
     *,
     network: Json,
     training: Json,
@@ -72,19 +72,19 @@ def train(
 
     Parameters
     ----------
-    train : sequence of Path
+    train : sequence of str or Path
         Datasets of the training volumes (HDF5).
-    train_weight_maps : sequence of Path
+    train_weight_maps : sequence of str or Path
         Weight maps of the training volumes (HDF5), in the same order.
-    validation : sequence of Path
+    validation : sequence of str or Path
         Datasets of the validation volumes (HDF5).
-    validation_weight_maps : sequence of Path
+    validation_weight_maps : sequence of str or Path
         Weight maps of the validation volumes (HDF5), in the same order.
-    statistics : Path
+    statistics : str or Path
         Normalisation, measured on the training volumes (JSON).
-    model : Path
+    model : str or Path
         Model file to write.
-    history : Path
+    history : str or Path
         CSV file to write, with one row for each validation.
     network : dict
         Name of the network (`name`) and its settings.
@@ -232,7 +232,7 @@ def train(
             record["seconds"] = state.seconds
 
 
-def train_on(gpus: int, log_file: Path, *, training: Json, **arguments: Any) -> None:
+def train_on(gpus: int, log_file: str | Path, *, training: Json, **arguments: Any) -> None:
     """Train like `train`, with one process of this machine for each GPU of the job.
 
     Parameters
@@ -240,7 +240,7 @@ def train_on(gpus: int, log_file: Path, *, training: Json, **arguments: Any) -> 
     gpus : int
         Number of GPUs. With 0 or 1, training runs in this process. With more, this function starts one
         process for each GPU and waits for them.
-    log_file : Path
+    log_file : str or Path
         Log file of the job.
     training : dict
         Arguments of `training.schedule.Settings`, by name.

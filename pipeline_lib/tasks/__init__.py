@@ -47,16 +47,16 @@ class Task(Protocol):
 
     def __init__(self) -> None: ...
 
-    def open(self, stack: ExitStack, dataset: Path, weight_map: Path, cache_bytes: int) -> Volume:
+    def open(self, stack: ExitStack, dataset: str | Path, weight_map: str | Path, cache_bytes: int) -> Volume:
         """Open the files of an annotated volume.
 
         Parameters
         ----------
         stack : ExitStack
             Context that keeps the files open and closes them on exit.
-        dataset : Path
+        dataset : str or Path
             HDF5 file with the images and their annotation.
-        weight_map : Path
+        weight_map : str or Path
             HDF5 file with the weight map.
         cache_bytes : int
             Size of the cache for uncompressed chunks, for each array (bytes).

@@ -30,7 +30,7 @@ def learn(
     step: Step,
     batches: Iterator[Sequence[Patch]],
     validate: Callable[[], dict[str, float]],
-    history: Path,
+    history: str | Path,
 ) -> None:
     """Continue the training of a checkpoint up to its last iteration.
 
@@ -47,7 +47,7 @@ def learn(
         Patches of each iteration, beginning with the next iteration of the state.
     validate : callable
         Function that returns the scores of the network on the validation volumes.
-    history : Path
+    history : str or Path
         CSV file to write, with one row for each validation.
 
     Raises
@@ -132,12 +132,12 @@ def explain_failures(checkpoint: Checkpoint, step: Step) -> Iterator[None]:
         ) from error
 
 
-def write_history(path: Path, rows: list[Json]) -> None:
+def write_history(path: str | Path, rows: list[Json]) -> None:
     """Write the history of a training to a CSV file.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         File to write.
     rows : list of dict
         One row for each validation.

@@ -91,7 +91,7 @@ class Task:
     class_names: ClassVar[tuple[str, ...]] = NAMES
     scores: ClassVar[dict[str, bool]] = {"loss": False, "v_rand_thin": True}
 
-    def open(self, stack: ExitStack, dataset: Path, weight_map: Path, cache_bytes: int) -> Volume:
+    def open(self, stack: ExitStack, dataset: str | Path, weight_map: str | Path, cache_bytes: int) -> Volume:
         """Open raw images, and labels, separation border, weight map and ignored pixels as `PixelTruth`."""
         arrays = (layout.RAW, layout.LABELS, layout.SEPARATION_BORDER)
         file = stack.enter_context(layout.require(dataset, *arrays, cache_bytes=cache_bytes))
