@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
@@ -29,10 +31,12 @@ class Files:
     ----------
     folder : str or Path
         Folder to write to.
+    section : str, default ""
+        Section of settings that are arguments of their own, see `as_arguments`.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, section: str = "") -> None:
+        self.folder, self.section = Path(folder), section
         self.names: dict[str, str] = {}  # what messages call each file
 
     def path(self, image: Image, name: str, *, labels: bool = False) -> str:
@@ -68,14 +72,14 @@ class Files:
             dataset = target.create_dataset("array", data=array)
             dataset.attrs["axes"] = AXES[array.ndim]
         path = f"{file}:/array"
-        self.names |= {path: f"`{name}`"}
+        self.names = {path: f"`{name}`"} | self.names  # before that of the folder
         return path
 
     def named(self, text: str) -> str:
         """Return a message in which arrays have the names that a user knows."""
         for path, name in self.names.items():
             text = text.replace(path, name)
-        return text
+        return as_arguments(text, self.section)
 
     def rename(self, record: logging.LogRecord) -> bool:
         """Filter of log lines, which names arrays in them."""
@@ -84,15 +88,17 @@ class Files:
 
 
 @contextmanager
-def files(folder: str | Path | None = None) -> Iterator[Files]:
+def files(folder: str | Path | None = None, *, section: str = "") -> Iterator[Files]:
     """Yield a place for the files of arrays. Context manager.
 
-    Errors and log lines name the arrays, not the files.
+    Errors and log lines name the arrays, not the files, and arguments, not settings.
 
     Parameters
     ----------
     folder : str or Path, optional
         Folder to write to. By default a temporary one, which is deleted at the end.
+    section : str, default ""
+        Section of settings that are arguments of their own, see `as_arguments`.
 
     Yields
     ------
@@ -100,7 +106,8 @@ def files(folder: str | Path | None = None) -> Iterator[Files]:
         The files.
     """
     with TemporaryDirectory(prefix="bordure-") as temporary:
-        written = Files(folder or temporary)
+        written = Files(folder or temporary, section)
+        written.names |= {} if folder else {f"{temporary}/": ""}
         logger.addFilter(written.rename)
         try:
             yield written
@@ -155,6 +162,45 @@ def as_image(image: npt.ArrayLike, name: str, *, labels: bool = False) -> np.nda
             f"`numpy.moveaxis({name}, -1, 0){one}` for {'one section' if one else 'sections'} in colours."
         )
     return array
+
+
+def as_arguments(text: str, section: str = "") -> str:
+    """Return a message with its settings written as arguments in Python.
+
+    Parameters
+    ----------
+    text : str
+        Message with settings as in a config file.
+    section : str, default ""
+        Section whose settings are arguments of their own.
+
+    Returns
+    -------
+    str
+        The message.
+
+    Examples
+    --------
+    >>> from pipeline_lib.api.arrays import as_arguments
+    >>> as_arguments("Set `dataset: {ignore: 255}`, or `training.batch: 2`.")
+    "Set `dataset={'ignore': 255}`, or `training={'batch': 2}`."
+    >>> as_arguments("Set `dataset: {ignore: 255}`.", section="dataset")
+    'Set `ignore=255`.'
+    """
+
+    def argument(match: re.Match[str]) -> str:
+        try:
+            key, value = next(iter(yaml.safe_load(match[1]).items()))
+        except yaml.YAMLError:
+            return match[0]
+        first, *further = key.split(".")
+        for name in further[::-1]:
+            value = {name: value}
+        if first == section:
+            return f"`{', '.join(f'{name}={own!r}' for name, own in value.items())}`"
+        return f"`{first}={value!r}`"
+
+    return re.sub(r"`([\w.]+: [^`]+)`", argument, text)
 
 
 def channels_of(image: Image) -> int | None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 import numpy as np
 
-from pipeline_lib.api.arrays import Image, as_image, channels_of, files
+from pipeline_lib.api.arrays import Image, channels_of, files
 from pipeline_lib.networks.modelfile import application, describe
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import show_unless_set_up
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PixelSize: TypeAlias = float | tuple[float, float]
+"""Side of a square pixel, or height and width (um)."""
 
 
 class Model:
@@ -57,7 +64,8 @@ class Model:
         score = self.scores.get("validation", {}).get(chosen["criterion"])
         scored = "" if score is None else f", validation {chosen['criterion']} {score:.4f}"
         channels = "" if self.channels == 1 else f", {self.channels} channels"
-        return f"<Model {self.path}: {self._described['name']}{channels}, threshold {self.threshold:.2f}{scored}>"
+        name = self._described["name"]
+        return f"<Model {self.path}: {name}{channels}, threshold {self.threshold:.2f}{scored}>"
 
     @overload
     def predict(
@@ -67,6 +75,8 @@ class Model:
         return_probability: Literal[False] = ...,
         scale: float | None = ...,
         offset: float | None = ...,
+        pixel_size: PixelSize | None = ...,
+        match_pixel_size: bool = ...,
     ) -> np.ndarray: ...
 
     @overload
@@ -77,6 +87,8 @@ class Model:
         return_probability: Literal[True],
         scale: float | None = ...,
         offset: float | None = ...,
+        pixel_size: PixelSize | None = ...,
+        match_pixel_size: bool = ...,
     ) -> tuple[np.ndarray, np.ndarray]: ...
 
     def predict(
@@ -86,6 +98,8 @@ class Model:
         return_probability: bool = False,
         scale: float | None = None,
         offset: float | None = None,
+        pixel_size: PixelSize | None = None,
+        match_pixel_size: bool = False,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Segment an image.
 
@@ -99,6 +113,10 @@ class Model:
             Whether to return the cell probability, too.
         scale, offset : float, optional
             To convert another gray scale: (gray level - `offset`) * `scale`.
+        pixel_size : float or (float, float), optional
+            Side of a pixel, or height and width (um). By default as the file states.
+        match_pixel_size : bool, default False
+            Whether the image is resampled to the pixel size of the training images for the network.
 
         Returns
         -------
@@ -119,24 +137,31 @@ class Model:
         from pipeline_lib.stages.segmentation import segment
 
         show_unless_set_up()
-        found = channels_of(image)
-        if found not in (None, self.channels):
-            axes = "(y, x) or (z, y, x)" if self.channels == 1 else f"({self.channels}, z, y, x)"
-            raise InputError(
-                f"image: found the shape {as_image(image, 'image').shape}, {_channels(found)}; {self.path} was trained on "
-                f"{_channels(self.channels)}. Expected {axes}."
-            )
         with files() as written:
             folder = written.folder
             source = written.path(image, "image")
+            found = channels_of(image)
+            if found not in (None, self.channels):
+                axes = "(y, x) or (z, y, x)" if self.channels == 1 else f"({self.channels}, z, y, x)"
+                raise InputError(
+                    f"image: found {_channels(found)}, but {self.path} was trained on "
+                    f"{_channels(self.channels)}. Expected an array {axes}."
+                )
             build_dataset(
-                source, None, folder / "image.h5", channels=self.channels, scale=scale, offset=offset
+                source,
+                None,
+                folder / "image.h5",
+                channels=self.channels,
+                scale=scale,
+                offset=offset,
+                pixel_size=pixel_size,
             )
             predict(
                 folder / "image.h5",
                 self.path,
                 folder / "probability.h5",
                 average_orientations=self._application["average_orientations"],
+                match_pixel_size=match_pixel_size,
                 device=self.device,
                 memory_gb=self.memory_gb,
                 threads=cores(),
@@ -155,6 +180,70 @@ class Model:
                 return labels
             with layout.require(folder / "probability.h5", layout.CELL_PROBABILITY) as file:
                 return labels, file[layout.CELL_PROBABILITY.name][kept]
+
+    def predict_files(
+        self,
+        images: str | Path | Sequence[str | Path],
+        out: str | Path,
+        *,
+        stack: bool = False,
+        scale: float | None = None,
+        offset: float | None = None,
+        pixel_size: PixelSize | None = None,
+        match_pixel_size: bool = False,
+        at_a_time: int | None = None,
+    ) -> pd.DataFrame:
+        """Segment files of images, as `bordure predict` does, and write the results.
+
+        For each image `NAME_labels.tif`, `NAME_cell_probability.tif` and `NAME_cells.csv` are written, and
+        `summary.csv` for all. An image that cannot be used does not stop the others.
+
+        Parameters
+        ----------
+        images : str or Path, or a sequence of these
+            Image files, stacks or `file.h5:/dataset`.
+        out : str or Path
+            Folder to write to.
+        stack : bool, default False
+            Whether a folder is one stack of its files.
+        scale, offset : float, optional
+            To convert another gray scale: (gray level - `offset`) * `scale`.
+        pixel_size : float or (float, float), optional
+            Side of a pixel, or height and width (um). By default as the files state.
+        match_pixel_size : bool, default False
+            Whether images are resampled to the pixel size of the training images for the network.
+        at_a_time : int, optional
+            Number of images at a time. By default what the machine allows.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The summary: columns `image`, `cells`, `labels`, `table` and `error`.
+
+        Raises
+        ------
+        InputError
+            If the names of two images are equal, or a folder is given without `stack`.
+        """
+        import pandas as pd
+
+        from pipeline_lib.api.segmenting import Options, segment_images
+
+        show_unless_set_up()
+        options = Options(
+            self.path,
+            Path(out),
+            scale=scale,
+            offset=offset,
+            pixel_size=pixel_size,
+            match_pixel_size=match_pixel_size,
+            device=self.device,
+            at_a_time=at_a_time,
+            memory=self.memory_gb,
+        )
+        paths = [images] if isinstance(images, str | Path) else images
+        segment_images([Path(path) for path in paths], options, stack=stack)
+        return pd.read_csv(Path(out, "summary.csv"), dtype={"cells": "Int64"})
 
 
 def load(path: str | Path, *, device: str = "auto", memory_gb: float = 8.0) -> Model:

@@ -48,7 +48,7 @@ def evaluate(truth: Image, prediction: Image, **settings: Any) -> pd.DataFrame:
     from pipeline_lib.stages.evaluation import score_files
 
     show_unless_set_up()
-    with files() as written:
+    with files(section="dataset") as written:
         if "ignore_mask" in settings:
             settings["ignore_mask"] = written.path(settings["ignore_mask"], "ignore_mask", labels=True)
         return score_files(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,14 @@ def train(
         cores = _cores() if threads is None else threads
         if minutes is not None:
             _set_iterations(config, settings, minutes, cores)
-        _run(volumes, config, written.folder, Path(model), cores)
+        try:
+            _run(volumes, config, written.folder, Path(model), cores)
+        except InputError:
+            for picture in [] if folder else (written.folder / "dataset").glob("*.unclear.png"):
+                kept = Path(model).with_name(f"{Path(model).stem}_{picture.name}")
+                shutil.copy(picture, kept)
+                written.names = {str(picture): str(kept)} | written.names
+            raise
     return load(model, device=config["prediction"]["device"], memory_gb=config["memory_gb"])
 
 

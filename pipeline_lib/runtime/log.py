@@ -130,11 +130,15 @@ def set_threads(number: int) -> None:
 def shown_warnings() -> Iterator[None]:
     """Log warnings and the lines of `Progress` to the terminal, as the commands of `bordure` do.
 
-    Lines of `Progress` are left out where live lines are drawn.
+    Lines of `Progress` are left out where live lines are drawn. After `show`, this does nothing.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_is_shown)
-    logging.basicConfig(format="%(levelname)s: %(message)s", handlers=[handler])
+    if logger.handlers:
+        yield
+        return
+    if not logging.root.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.addFilter(_is_shown)
+        logging.basicConfig(format="%(levelname)s: %(message)s", handlers=[handler])
     before = logger.level
     logger.setLevel(logging.INFO)
     try:

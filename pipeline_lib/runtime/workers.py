@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
+from types import ModuleType
 from typing import Any, TypeVar
 
 from pipeline_lib.runtime.errors import InputError
@@ -67,7 +68,8 @@ def each(
         if number is not None:
             here, there = context.Pipe()
             process = context.Process(target=_work, args=(there, function), daemon=True)
-            process.start()
+            with _without_main():
+                process.start()
             there.close()
             here.send(items[number])
             workers.append(_Worker(process, here, number))
@@ -104,6 +106,17 @@ def each(
             worker.process.join()
 
 
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep new processes from running the user's script again: their functions are not defined there."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _called(function: Callable[[Item], Result], item: Item) -> Result | InputError:
     try:
         return function(item)
@@ -114,7 +127,7 @@ def _called(function: Callable[[Item], Result], item: Item) -> Result | InputErr
 def _killed() -> InputError:
     return InputError(
         "the process was killed, most likely because memory ran out. Segment this image alone, or with less "
-        "`--memory`."
+        "memory (`--memory`, in Python `memory_gb`)."
     )
 
 

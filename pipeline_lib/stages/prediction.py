@@ -168,7 +168,8 @@ def _step(
             else "Set `prediction: {match_pixel_size: false}`, or leave out `--match-pixel-size`."
         )
         raise InputError(
-            f"volume {Path(dataset).stem}: pixel sizes are to be matched, but that {whose} is not known. {remedy}"
+            f"volume {Path(dataset).stem}: pixel sizes are to be matched, but that {whose} is not known. "
+            f"{remedy}"
         )
     if own is None or of_model is None or not differs(own, of_model):
         return None
