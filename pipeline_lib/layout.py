@@ -585,12 +585,12 @@ def _require_sources(path: Path, dataset: h5py.Dataset) -> None:
         allow_open_files(len(sources), str(path), "lower `jobs_per_volume`")
 
 
-def sources(path: Path) -> list[Path]:
+def sources(path: str | Path) -> list[Path]:
     """Return the files of the parts that `join` has joined in a file.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         An HDF5 file.
 
     Returns

@@ -146,7 +146,10 @@ def as_image(image: npt.ArrayLike, name: str, *, labels: bool = False) -> np.nda
     pipeline_lib.runtime.errors.InputError: image: found the shape (64, 64, 3), with colours last; expected \
 (y, x), (z, y, x) or (c, z, y, x). Write `numpy.moveaxis(image, -1, 0)[:, None]` for one section in colours.
     """
-    array = np.asarray(image)
+    try:
+        array = np.asarray(image)
+    except ValueError as error:  # a list whose items differ in shape
+        raise InputError(f"{name}: found no array ({error}); expected one image, or a path.") from error
     expected = f"expected (y, x){' or' if labels else ','} (z, y, x){'' if labels else ' or (c, z, y, x)'}"
     if array.dtype.kind not in "buif":
         raise InputError(
