@@ -601,7 +601,7 @@ def sources(path: str | Path) -> list[Path]:
     try:
         with open_file(path) as file:
             virtual = [d for d in file.values() if isinstance(d, h5py.Dataset) and d.is_virtual]
-            return [path.parent / source.file_name for d in virtual for source in d.virtual_sources()]
+            return [Path(path).parent / source.file_name for d in virtual for source in d.virtual_sources()]
     except (OSError, RuntimeError, KeyError, ValueError):
         return []
 

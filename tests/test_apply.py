@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 
 from pipeline_lib import cli, provenance
+from pipeline_lib.api import segmenting
 from pipeline_lib.data.normalisation import measure
 from pipeline_lib.networks import plan
 from pipeline_lib.networks.model import Model
@@ -262,15 +262,13 @@ def test_ctrl_c_keeps_complete_images_and_nothing_else(folder, many, tmp_path, n
 
 
 def test_as_many_images_at_a_time_as_cores_and_memory_allow(folder, monkeypatch):
-    from pipeline_lib.cli import predict as command
-
-    monkeypatch.setattr(command, "cores", lambda: 32)
+    monkeypatch.setattr(segmenting, "cores", lambda: 32)
     described = describe(folder / "model.pt")
     a, b = folder / "a.tif", folder / "b.tif"
 
     def most(*images, memory=8.0):
-        options = SimpleNamespace(device="cpu", memory=memory, channels=None, model=folder / "model.pt")
-        return command._most_at_a_time(options, described, images, threads=8)
+        options = segmenting.Options(folder / "model.pt", folder, device="cpu", memory=memory)
+        return segmenting._most_at_a_time(options, described, images, threads=8)
 
     assert most(a) == 1 and most(a, b) == 2 and most(*[a] * 20) == 5
     assert most(*[a] * 20, memory=1.4) == 3 and most(*[a] * 20, memory=0.1) == 1  # 0.45 GB for each process

@@ -7,9 +7,8 @@ import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from pipeline_lib.api.arrays import Files, Image, channels_of, files
 from pipeline_lib.api.models import Model, load
@@ -17,22 +16,15 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger, show_unless_set_up
 from pipeline_lib.runtime.types import Json
 
+if TYPE_CHECKING:
+    from pipeline_lib.data.volumes import Volume
+
 Images: TypeAlias = Image | Sequence[Image]
 """An image, or a list of images."""
 
 PACKAGE = Path(__file__).resolve().parents[1]
 VALIDATIONS = 20  # during a training whose iterations follow from a time
 THREADS = {"train": 16, "others": 8}  # at most, as the rules of the workflow have
-
-
-@dataclass(frozen=True)
-class _Volume:
-    """An image with its annotation; `split` is train, validation or test."""
-
-    name: str
-    split: str
-    images: str
-    annotation: str
 
 
 def train(
@@ -103,7 +95,7 @@ def train(
     with files(folder) as written:
         given = {"train": (images, annotations), "validation": validation}
         volumes = [*_volumes(written, given if test is None else given | {"test": test})]
-        config = _complete(settings, images)
+        config = _complete(settings, images, volumes)
         cores = _cores() if threads is None else threads
         if minutes is not None:
             _set_iterations(config, settings, minutes, cores)
@@ -124,8 +116,10 @@ def _cores() -> int:
     return cores()
 
 
-def _volumes(written: Files, given: dict[str, tuple[Images, Images]]) -> Iterator[_Volume]:
+def _volumes(written: Files, given: dict[str, tuple[Images, Images]]) -> Iterator[Volume]:
     """Yield the images and annotations of each split, arrays as files."""
+    from pipeline_lib.data.volumes import Volume
+
     names = {"train": ("images", "annotations")}
     for split, pair in given.items():
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -138,11 +132,13 @@ def _volumes(written: Files, given: dict[str, tuple[Images, Images]]) -> Iterato
                 "one annotation for each image."
             )
         for number, (image, annotation) in enumerate(zip(*lists, strict=True), 1):
-            yield _Volume(
+            yield Volume(
                 f"{split}_{number}" if len(lists[0]) > 1 else split,
-                split,
                 written.path(image[1], image[0]),
                 written.path(annotation[1], annotation[0], labels=True),
+                sections="",
+                split=split,
+                row=image[0],
             )
 
 
@@ -153,26 +149,37 @@ def _listed(images: Images, name: str) -> list[tuple[str, Image]]:
     return [(name, cast(Image, images))]
 
 
-def _complete(settings: Json, images: Images) -> Json:
-    """Return all settings of the config, with the defaults of its schema."""
-    folders = (PACKAGE.parent / "workflow", PACKAGE / "workflow")  # of a checkout, of an installed package
-    folder = next(filter(Path.is_dir, folders))
-    sys.path.append(str(folder))
-    try:
-        of_workflow = importlib.import_module("bordure.settings")
-    finally:
-        sys.path.remove(str(folder))
-    for key in ("volumes", "data_dir", "results", "model", "drawing", "seeds", "report"):
+def _complete(settings: Json, images: Images, volumes: Sequence[Volume]) -> Json:
+    """Return all settings of the config, with the defaults of its schema, and lengths in um as px."""
+    from pipeline_lib import imageio
+
+    for key in ("volumes", "data_dir", "results", "model", "drawing", "seeds", "report", "replace"):
         if key in settings:
-            raise InputError(
-                f"{key}: is a setting of the workflow, which `api.train` does not have. Remove it."
-            )
+            raise InputError(f"{key}: is a setting of the workflow, which `train` does not have. Remove it.")
+    of_workflow = _of_workflow("settings")
     first = images[0] if isinstance(images, list | tuple) else images
-    dataset = {"channels": channels_of(cast(Image, first))} | settings.get("dataset", {})
-    if dataset["channels"] is None:
-        del dataset["channels"]
-    completed: Json = of_workflow.complete({"volumes": "api"} | settings | {"dataset": dataset})
-    return completed
+    channels = channels_of(cast(Image, first))
+    stated = {} if channels is None else {"channels": channels}
+    dataset = settings.get("dataset", {})
+    if isinstance(dataset, dict):  # otherwise `complete` raises an error
+        settings = settings | {"dataset": stated | dataset}
+    config: Json = of_workflow.complete({"volumes": "none"} | settings)
+    in_files = {volume.volume: imageio.inspect(volume.images).pixel_size for volume in volumes}
+    config, lines = _of_workflow("lengths").convert(config, volumes, in_files)
+    for line in lines:
+        logger.info("%s", line)
+    return config
+
+
+def _of_workflow(module: str) -> Any:
+    """Return a module of the workflow, which has the schema of all settings."""
+    folders = (PACKAGE.parent / "workflow", PACKAGE / "workflow")  # of a checkout, of an installed package
+    folder = str(next(filter(Path.is_dir, folders)))
+    sys.path.append(folder)
+    try:
+        return importlib.import_module(f"bordure.{module}")
+    finally:
+        sys.path.remove(folder)
 
 
 def _set_iterations(config: Json, settings: Json, minutes: float, threads: int) -> None:
@@ -209,7 +216,7 @@ def _set_iterations(config: Json, settings: Json, minutes: float, threads: int) 
     )
 
 
-def _run(volumes: Sequence[_Volume], config: Json, folder: Path, model: Path, threads: int) -> None:
+def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, threads: int) -> None:
     """Run the stages of the workflow up to the complete model file."""
     from pipeline_lib import networks
     from pipeline_lib.stages import training
@@ -229,8 +236,8 @@ def _run(volumes: Sequence[_Volume], config: Json, folder: Path, model: Path, th
     plan = networks.plan(**config["network"], input_channels=config["dataset"]["channels"])
     plan.require_tile(config["training"]["tile"], "training.tile")
 
-    def file(part: str, volume: _Volume, suffix: str = ".h5") -> Path:
-        return folder / part / f"{volume.name}{suffix}"
+    def file(part: str, volume: Volume, suffix: str = ".h5") -> Path:
+        return folder / part / f"{volume.volume}{suffix}"
 
     def files_of(part: str, split: str) -> list[Path]:
         return [file(part, volume) for volume in volumes if volume.split == split]
@@ -247,7 +254,7 @@ def _run(volumes: Sequence[_Volume], config: Json, folder: Path, model: Path, th
     page = model.with_name(f"{model.stem}_check.html")
     doubts = folder / "check.json"
     described = [
-        {"volume": volume.name, "split": volume.split, "dataset": file("dataset", volume)}
+        {"volume": volume.volume, "split": volume.split, "dataset": file("dataset", volume)}
         for volume in volumes
     ]
     check(described, page, doubts, context=plan.geometry.context, **config["check"])
@@ -301,7 +308,7 @@ def _run(volumes: Sequence[_Volume], config: Json, folder: Path, model: Path, th
             file("segmentation", volume),
             chosen,
             file("scores", volume, ".csv"),
-            volume=volume.name,
+            volume=volume.volume,
             split=volume.split,
             network=name,
             **shared,
