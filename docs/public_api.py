@@ -26,6 +26,7 @@ from pipeline_lib import layout  # noqa: E402
 # Groups of the reference, and in each the module and the title of its page, in order.
 GROUPS = {
     "What users import": {
+        "pipeline_lib.api": "Train, segment, score, measure",
         "pipeline_lib.projects.setup": "Table and config for a folder",
         "pipeline_lib.metrics": "Scores",
         "pipeline_lib.imageio": "Image files",

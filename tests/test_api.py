@@ -161,7 +161,7 @@ def test_training_is_that_of_the_stages_which_accept_paths_as_text(drawn, traine
         )
     tables = files("scores", "v", "t", suffix="csv")
     collect_scores(tables, f"{folder}/scores.csv")
-    package_model(model, chosen, tables, f"{folder}/model.pt", network="unet")
+    package_model(model, chosen, tables, f"{folder}/model.pt", network="unet", channels=1)
     unpack_postprocessing(f"{folder}/model.pt", f"{folder}/unpacked.json")
     summarise([f"{folder}/t_cells.csv"], f"{folder}/summary.csv", images={"t": "images.tif"})
     assert measure_file(f"{folder}/t.tif", f"{folder}/again.csv") == len(pd.read_csv(f"{folder}/again.csv"))

@@ -168,6 +168,26 @@ class TestTutorialNuclei:
         ]
 
 
+@pytest.mark.parametrize(
+    ("page", "fewer"),
+    [
+        ("python", {'"iterations": 300': '"iterations": 4'}),
+        ("library", {'"iterations": 200': '"iterations": 4'}),
+    ],
+)
+def test_code_for_notebooks_runs(page, fewer, tmp_path):
+    """The code of a page in one session, with fewer iterations."""
+    code = "\n".join(blocks(f"howto/{page}.md", r"^```python\n(.*?)^```$"))
+    command = [sys.executable, "-c", replaced(code, fewer)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    found = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    printed = {"python": "area_um2", "library": "cells"}
+    assert printed[page] in found.stdout
+
+
 def blocks(page: str, pattern: str) -> list[str]:
     """The parts of a page in docs/ that match `pattern`."""
     return re.findall(pattern, (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)

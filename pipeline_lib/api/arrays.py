@@ -82,7 +82,7 @@ class Files:
         return as_arguments(text, self.section)
 
     def rename(self, record: logging.LogRecord) -> bool:
-        """Filter of log lines, which names arrays in them."""
+        """Name arrays in a log line, as a filter of a logger."""
         record.msg, record.args = self.named(record.getMessage()), None
         return True
 
@@ -168,7 +168,7 @@ def as_image(image: npt.ArrayLike, name: str, *, labels: bool = False) -> np.nda
 
 
 def as_arguments(text: str, section: str = "") -> str:
-    """Return a message with its settings written as arguments in Python.
+    """Return a message with its settings and options written as arguments in Python.
 
     Parameters
     ----------
@@ -187,8 +187,8 @@ def as_arguments(text: str, section: str = "") -> str:
     >>> from pipeline_lib.api.arrays import as_arguments
     >>> as_arguments("Set `dataset: {ignore: 255}`, or `training.batch: 2`.")
     "Set `dataset={'ignore': 255}`, or `training={'batch': 2}`."
-    >>> as_arguments("Set `dataset: {ignore: 255}`.", section="dataset")
-    'Set `ignore=255`.'
+    >>> as_arguments("Set `dataset: {ignore: 255}`, or add `--channels red`.", section="dataset")
+    "Set `ignore=255`, or add `channels='red'`."
     """
 
     def argument(match: re.Match[str]) -> str:
@@ -203,6 +203,8 @@ def as_arguments(text: str, section: str = "") -> str:
             return f"`{', '.join(f'{name}={own!r}' for name, own in value.items())}`"
         return f"`{first}={value!r}`"
 
+    text = re.sub(r"`--([\w-]+) ([^`]+)`", lambda match: f"`{match[1]}={match[2]!r}`", text)
+    text = re.sub(r"`--([\w-]+)`", r"`\1`", text)
     return re.sub(r"`([\w.]+: [^`]+)`", argument, text)
 
 

@@ -73,6 +73,7 @@ class Model:
         image: Image,
         *,
         return_probability: Literal[False] = ...,
+        channels: Sequence[int | str] | None = ...,
         scale: float | None = ...,
         offset: float | None = ...,
         pixel_size: PixelSize | None = ...,
@@ -85,6 +86,7 @@ class Model:
         image: Image,
         *,
         return_probability: Literal[True],
+        channels: Sequence[int | str] | None = ...,
         scale: float | None = ...,
         offset: float | None = ...,
         pixel_size: PixelSize | None = ...,
@@ -96,6 +98,7 @@ class Model:
         image: Image,
         *,
         return_probability: bool = False,
+        channels: Sequence[int | str] | None = None,
         scale: float | None = None,
         offset: float | None = None,
         pixel_size: PixelSize | None = None,
@@ -111,6 +114,8 @@ class Model:
             Image of the type and gray scale of the training images.
         return_probability : bool, default False
             Whether to return the cell probability, too.
+        channels : sequence of (int or str), optional
+            Channels to read, by number or name. By default those of the training.
         scale, offset : float, optional
             To convert another gray scale: (gray level - `offset`) * `scale`.
         pixel_size : float or (float, float), optional
@@ -131,6 +136,7 @@ class Model:
             If the image cannot be read, or has another type, gray scale, number of channels or axes.
         """
         from pipeline_lib import layout
+        from pipeline_lib.api.segmenting import THREADS, channels_to_read
         from pipeline_lib.kernels.threads import cores
         from pipeline_lib.stages.dataset import build_dataset
         from pipeline_lib.stages.prediction import predict
@@ -141,17 +147,18 @@ class Model:
             folder = written.folder
             source = written.path(image, "image")
             found = channels_of(image)
-            if found not in (None, self.channels):
+            if channels is None and found not in (None, self.channels):
                 axes = "(y, x) or (z, y, x)" if self.channels == 1 else f"({self.channels}, z, y, x)"
                 raise InputError(
                     f"image: found {_channels(found)}, but {self.path} was trained on "
-                    f"{_channels(self.channels)}. Expected an array {axes}."
+                    f"{_channels(self.channels)}. Expected an array {axes}, or `channels` "
+                    "to read."
                 )
             build_dataset(
                 source,
                 None,
                 folder / "image.h5",
-                channels=self.channels,
+                channels=channels_to_read(channels or found, self._described, self.path),
                 scale=scale,
                 offset=offset,
                 pixel_size=pixel_size,
@@ -164,7 +171,7 @@ class Model:
                 match_pixel_size=match_pixel_size,
                 device=self.device,
                 memory_gb=self.memory_gb,
-                threads=cores(),
+                threads=min(cores(), THREADS),
             )
             write_json(folder / "postprocessing.json", self._application["postprocessing"])
             segment(
@@ -187,6 +194,7 @@ class Model:
         out: str | Path,
         *,
         stack: bool = False,
+        channels: Sequence[int | str] | None = None,
         scale: float | None = None,
         offset: float | None = None,
         pixel_size: PixelSize | None = None,
@@ -206,6 +214,8 @@ class Model:
             Folder to write to.
         stack : bool, default False
             Whether a folder is one stack of its files.
+        channels : sequence of (int or str), optional
+            Channels to read, by number or name. By default those of the training.
         scale, offset : float, optional
             To convert another gray scale: (gray level - `offset`) * `scale`.
         pixel_size : float or (float, float), optional
@@ -233,6 +243,7 @@ class Model:
         options = Options(
             self.path,
             Path(out),
+            channels=channels,
             scale=scale,
             offset=offset,
             pixel_size=pixel_size,

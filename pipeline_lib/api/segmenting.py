@@ -164,7 +164,9 @@ def _most_at_a_time(options: Options, described: Json, images: Sequence[Path], t
     for image in images:
         with (
             contextlib.suppress(InputError),  # reported when it is segmented
-            imageio.open_images(image, channels=_channels(options, described)) as found,
+            imageio.open_images(
+                image, channels=channels_to_read(options.channels, described, options.model)
+            ) as found,
         ):
             height, width = map(plan.geometry.input_size, found.shape[2:])
             largest = max(largest, height * width)
@@ -197,15 +199,35 @@ def _names(images: Sequence[Path], stack: bool) -> dict[str, Path]:
     return names
 
 
-def _channels(options: Options, described: Json) -> Channels:
-    """Return the channels to read: those given, or else those that were read for the training."""
+def channels_to_read(given: Channels | None, described: Json, model: Path) -> Channels:
+    """Return the channels to read: those given, or else those that were read for the training.
+
+    Parameters
+    ----------
+    given : int or sequence of (int or str), optional
+        Number of channels, or their numbers or names.
+    described : dict
+        Description of the model.
+    model : Path
+        Its file, for messages.
+
+    Returns
+    -------
+    int or sequence of (int or str)
+        As `given`.
+
+    Raises
+    ------
+    InputError
+        If the model was trained on another number of channels.
+    """
     from pipeline_lib.imageio import number_of
 
     expected = len(described["normalisation"]["scale"])
-    chosen: Channels = options.channels or described["application"].get("channels", expected)
+    chosen: Channels = given or described["application"].get("channels", expected)
     if number_of(chosen) != expected:
         raise InputError(
-            f"`--channels`: {number_of(chosen)} given, but {options.model} was trained on {expected}. Give "
+            f"`--channels`: {number_of(chosen)} given, but {model} was trained on {expected}. Give "
             f"{expected}, in the order of the training."
         )
     return chosen
@@ -266,7 +288,7 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
                 str(image),
                 None,
                 dataset,
-                channels=_channels(options, described),
+                channels=channels_to_read(options.channels, described, options.model),
                 scale=options.scale,
                 offset=options.offset,
                 pixel_size=options.pixel_size,

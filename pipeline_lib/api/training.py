@@ -191,6 +191,7 @@ def _set_iterations(config: Json, settings: Json, minutes: float, threads: int) 
         )
     if not minutes > 0:
         raise InputError(f"minutes: found {minutes:g}, expected a number above 0.")
+    from pipeline_lib import imageio
     from pipeline_lib.training.speed import measure_speed
 
     training = config["training"]
@@ -198,7 +199,7 @@ def _set_iterations(config: Json, settings: Json, minutes: float, threads: int) 
         config["network"],
         training,
         config["augmentation"],
-        channels=config["dataset"]["channels"],
+        channels=imageio.number_of(config["dataset"]["channels"]),
         threads=min(threads, THREADS["train"]),
     )
     iterations = max(int(float(f"{60 * minutes / seconds:.2g}")), 1)
@@ -218,7 +219,7 @@ def _set_iterations(config: Json, settings: Json, minutes: float, threads: int) 
 
 def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, threads: int) -> None:
     """Run the stages of the workflow up to the complete model file."""
-    from pipeline_lib import networks
+    from pipeline_lib import imageio, networks
     from pipeline_lib.stages import training
     from pipeline_lib.stages.acceptance import require_accepted
     from pipeline_lib.stages.check import check
@@ -233,7 +234,7 @@ def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, thr
     memory: Json = {"memory_gb": config["memory_gb"]}
     blocks: Json = {"block": config["block"]}
     shared: Json = memory | {"threads": min(threads, THREADS["others"])}
-    plan = networks.plan(**config["network"], input_channels=config["dataset"]["channels"])
+    plan = networks.plan(**config["network"], input_channels=imageio.number_of(config["dataset"]["channels"]))
     plan.require_tile(config["training"]["tile"], "training.tile")
 
     def file(part: str, volume: Volume, suffix: str = ".h5") -> Path:
@@ -319,5 +320,6 @@ def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, thr
         [file("scores", volume, ".csv") for volume in held_out],
         model,
         network=name,
+        channels=config["dataset"]["channels"],
         average_orientations=config["prediction"]["average_orientations"],
     )
