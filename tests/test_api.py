@@ -188,6 +188,7 @@ def test_training_is_that_of_the_workflow(drawn, trained, tmp_path):
     assert_same_models(trained.path, tmp_path / "results/model.pt")
 
 
+@pytest.mark.slow
 def test_doubts_stop_a_training_as_in_the_workflow(drawn, tmp_path):
     folder, images, labels = drawn
     model = tmp_path / "a.pt"
@@ -204,6 +205,7 @@ def test_doubts_stop_a_training_as_in_the_workflow(drawn, tmp_path):
     assert model.exists()
 
 
+@pytest.mark.slow
 def test_minutes_choose_the_iterations_by_the_measured_speed(drawn, tmp_path, caplog):
     _, images, labels = drawn
     given = {
@@ -262,6 +264,7 @@ def test_arrays_give_what_bordure_predict_writes(models, tmp_path, shape):
     np.testing.assert_array_equal(of_file.reshape(labels.shape), labels)
 
 
+@pytest.mark.slow
 def test_files_are_those_of_bordure_predict_also_in_a_script(models, tmp_path):
     """A script without `if __name__ == "__main__"`: processes for several images must not run it again."""
     rng = np.random.default_rng(4)

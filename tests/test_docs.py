@@ -168,6 +168,7 @@ class TestTutorialNuclei:
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "fewer"),
     [

@@ -72,7 +72,7 @@ def stage(log: str | Path, threads: int = 1, processes: int = 1) -> Iterator[Cal
     except OSError as error:
         logger.error("error: %s", explained(error, Path(log)))
         leave(1)
-    sys.unraisablehook = _report_unraisable
+    sys.unraisablehook = report_unraisable
     gc.disable()  # imports create many objects and no garbage; searching them takes 0.1 s
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` sets it
@@ -193,7 +193,7 @@ def _end(number: int, _: Any) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _report_unraisable(found: sys.UnraisableHookArgs) -> None:
+def report_unraisable(found: sys.UnraisableHookArgs) -> None:
     """Print exceptions of finalisers, except signals (sent again) and h5py's on a full disk (reported)."""
     if not isinstance(found.exc_value, SystemExit) and "h5py" not in repr(found.object):
         sys.__unraisablehook__(found)

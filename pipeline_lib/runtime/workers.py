@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import report_unraisable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -134,6 +135,7 @@ def _killed() -> InputError:
 def _work(channel: Any, function: Callable[[Any], Any]) -> None:
     """Answer with the result for each item that arrives, until the other process closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
+    sys.unraisablehook = report_unraisable  # of a signal that arrives in a finaliser
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
