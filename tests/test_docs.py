@@ -14,7 +14,9 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+import yaml
+from bordure import settings
 
 from pipeline_lib import layout
 from pipeline_lib.data import volumes
@@ -36,14 +38,21 @@ SMALLER_DEMO = {
     "validation_interval: 250": "validation_interval: 4",
     "title: Demo on a drawn volume": "volumes: 1",
 }
-SMALLER_NUCLEI = {
-    "depth: 3": "depth: 1",
-    "base_channels: 16": "base_channels: 4",
-    "tile: 300": "tile: 80",
-    "iterations: 3000": "iterations: 4",
-    "validation_interval: 250": "validation_interval: 4",
-    "title: Nuclei": "volumes: 1",
-}
+
+
+# The same for the config that `bordure init` writes
+SMALLER_NUCLEI = r"""
+import re
+from pathlib import Path
+
+config = Path("nuclei/config.yaml")
+text = config.read_text()
+smaller = {"depth": 1, "base_channels": 4, "tile": 80, "iterations": 4, "validation_interval": 4}
+for key, value in smaller.items():
+    text, number = re.subn(f"(?m)^  {key}: .*", f"  {key}: {value}", text)
+    assert number == 1, key
+config.write_text(text.replace("  title: nuclei", "  volumes: 1"))
+"""
 
 
 def replaced(text: str, replacements: dict[str, str]) -> str:
@@ -138,34 +147,36 @@ class TestTutorialEM:
 @pytest.fixture(scope="class")
 def finished_nuclei(tmp_path_factory):
     """The copy in which the tutorial was followed, and what was printed."""
-    folder = tmp_path_factory.mktemp("nuclei")
-    for number in range(11):
-        draw_sample(folder / "stage1_train" / f"sample{number:02}", number, bright=number == 4)
-    new = folder / "nuclei/new"
-    new.mkdir(parents=True)
-    gray_levels = np.random.default_rng(0).integers(0, 180, (64, 64), np.uint8)
-    Image.fromarray(gray_levels).save(new / "experiment1.tif")
-    clone = copy_checkout(folder)
-    code = replaced(script(DOCS / "tutorials/nuclei.md"), SMALLER_NUCLEI)
-    return folder / "nuclei", run(code, clone)
+    clone = copy_checkout(tmp_path_factory.mktemp("nuclei"))
+    code = script(DOCS / "tutorials/nuclei.md")
+    init = "bordure init --example nuclei\n"
+    return clone, run(
+        replaced(code, {init: f"{init}.venv/bin/python - <<'PYTHON'\n{SMALLER_NUCLEI}PYTHON\n"}), clone
+    )
 
 
 @pytest.mark.slow
 class TestTutorialNuclei:
     def test_its_commands_run(self, finished_nuclei):
         folder, printed = finished_nuclei
-        assert "10 images" in printed and "10 volumes" in printed
-        assert (folder / "results/report.html").exists()
-        assert (folder / "results/segmentation/experiment1_labels.tif").exists()
+        shown = blocks("tutorials/nuclei.md", r"^```text\n(images .*?)^```$")[0]
+        assert shown in printed  # what `init` prints, word for word
+        assert "whole run     12 sections, 381 cells: about " in printed
+        assert re.search("^next +bordure predict .*nuclei/results/model.pt NEW.tif", printed, re.MULTILINE)
+        assert {path.name for path in (folder / "cells").glob("nuclei_022*")} == {
+            "nuclei_022_labels.tif",
+            "nuclei_022_cell_probability.tif",
+            "nuclei_022_cells.csv",
+        }
+        assert "do not touch the edge of the image" in printed
 
-    def test_splits(self, finished_nuclei):
-        lines = (finished_nuclei[0] / "volumes.tsv").read_text().splitlines()
-        assert [line.split("\t")[4] for line in lines] == [
-            "split",
-            *("test", "train", "train", "validation", "train"),
-            *("test", "train", "train", "train", "train"),
-            "predict",
-        ]
+    def test_the_model_gives_the_labels_of_the_run(self, finished_nuclei):
+        folder = finished_nuclei[0]
+        one, other = (
+            tifffile.imread(folder / where / "nuclei_022_labels.tif")
+            for where in ("cells", "nuclei/results/segmentation")
+        )
+        assert np.array_equal(one, other)
 
 
 @pytest.mark.slow
@@ -194,30 +205,29 @@ def blocks(page: str, pattern: str) -> list[str]:
     return re.findall(pattern, (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_own_images_shows_the_config_of_the_tutorial():
-    shown = blocks("howto/own-images.md", r"^```yaml\n(.*?)^```$")
-    assert shown == blocks("tutorials/nuclei.md", r"<<'END'\n(.*?)^END$")
+def test_own_images_shows_a_valid_config():
+    [shown] = blocks("howto/own-images.md", r"^```yaml\n(.*?)^```$")
+    assert settings.complete(yaml.safe_load(shown))["segmentation"]["criterion"] == "seg"
 
 
-def test_script_of_own_images_writes_the_table_of_the_tutorial(tmp_path, monkeypatch):
-    for folder in ("images", "labels"):
+def test_script_of_own_images_writes_a_table(tmp_path, monkeypatch):
+    names = [*(f"nuclei_{number:03}.tif" for number in range(12)), "a (1).png"]
+    for folder, names_of in (("images", names), ("labels", [*names[:12], "a (1)_cp_masks.png"])):
         (tmp_path / "nuclei" / folder).mkdir(parents=True)
-        for number in range(12):
-            (tmp_path / "nuclei" / folder / f"nuclei_{number:03}.tif").touch()
+        for name in names_of:
+            (tmp_path / "nuclei" / folder / name).touch()
     (tmp_path / "bordure").mkdir()
     monkeypatch.chdir(tmp_path / "bordure")
-    table = tmp_path / "nuclei/volumes.tsv"
-    tables = []
-    for page in ("tutorials/nuclei.md", "howto/own-images.md"):
-        [code] = [code for code in blocks(page, r"^```python\n(.*?)^```$") if "if number % 10 == 3" in code]
-        exec(code, {})
-        tables.append(table.read_text())
-    assert tables[0] == tables[1]
-
-    (tmp_path / "nuclei/images/a (1).png").touch()
-    (tmp_path / "nuclei/labels/a (1)_cp_masks.png").touch()
+    [code] = [
+        code
+        for code in blocks("howto/own-images.md", r"^```python\n(.*?)^```$")
+        if "number % 10 == 3" in code
+    ]
     exec(code, {})
-    assert "a__1_\timages/a (1).png\tlabels/a (1)_cp_masks.png\t\ttest\n" in table.read_text()
+    rows = volumes.read_table("../nuclei/volumes.tsv", ".")
+    splits = ["test", *2 * ["train"], "validation", "train", "test", *4 * ["train"], "test", *2 * ["train"]]
+    assert [row.split for row in rows] == splits
+    assert (rows[0].volume, rows[0].annotation) == ("a__1_", "labels/a (1)_cp_masks.png")
 
 
 def test_documented_command_writes_a_table_of_volumes(tmp_path):
@@ -225,20 +235,6 @@ def test_documented_command_writes_a_table_of_volumes(tmp_path):
     subprocess.run(["bash", "-c", code], cwd=tmp_path, check=True)
     rows = volumes.read_table(tmp_path / "my.tsv", "data")
     assert [row.split for row in rows] == ["train", "validation", "test", "predict"]
-
-
-def draw_sample(folder: Path, seed: int, bright: bool) -> None:
-    """Draw a sample of BBBC038: an image in RGBA, and a mask for each of two nuclei that touch."""
-    centres = np.random.default_rng(seed).integers(20, 44, 2) + np.array([[0, -8], [0, 8]])
-    masks = [np.hypot(*(np.indices((64, 64)) - centre[:, None, None])) < 8 for centre in centres]
-    masks[1] &= ~masks[0]
-    image = np.where(masks[0] | masks[1], 180, 20).astype(np.uint8)
-    image = 255 - image // 4 if bright else image
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    Image.fromarray(image).convert("RGBA").save(folder / "images" / f"{folder.name}.png")
-    for number, mask in enumerate(masks):
-        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "masks" / f"{number}.png")
 
 
 def generate():
