@@ -724,8 +724,14 @@ def test_one_annotation_serves_several_predictions_and_an_error_stops_no_other(t
     assert output.out.count(" 1.0000") >= 3 and "found/c.tif" in output.out
 
 
-def test_predictions_without_partner_are_refused_by_name(tmp_path, monkeypatch, capsys):
+def test_predictions_without_partner_are_refused_by_name(tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(tmp_path)
     write_many(tmp_path, {f"{n}.tif": squares(8) for n in "ab"}, {f"{n}.tif": squares(8) for n in "ac"})
     assert main(["evaluate", "masks", "found/a.tif", "found/c.tif"]) == 1
-    assert "alone are c.tif, b.tif" in capsys.readouterr().err
+    assert "none of its 2 files belongs by name to c.tif." in capsys.readouterr().err
+    assert main(["evaluate", "masks", "found/a.tif", "masks/a.tif", "--prediction", "labels"]) == 1  # twice
+    (tmp_path / "found/c.tif").rename(tmp_path / "found/b.tif")
+    tifffile.imwrite(tmp_path / "masks/z.tif", squares(8))
+    words = ["found/a.tif", "found/b.tif", "--prediction", "labels", "--annotation-kind", "instances"]
+    assert main(["evaluate", "masks", *words]) == 0
+    assert "1 of 3 annotations have no prediction and are not scored: z.tif" in caplog.text

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline_lib.kernels.threads import cores
 from pipeline_lib.runtime import live, workers
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.log import set_threads, shown_warnings
+from pipeline_lib.runtime.log import set_threads, several, shown_warnings
 from pipeline_lib.runtime.progress import Progress
 from pipeline_lib.runtime.types import Json
 
@@ -132,19 +132,43 @@ def _segment_all(options: Options, described: Json, names: dict[str, Path]) -> l
                     print(f"{place}\nerror: {result}", file=sys.stderr, flush=True)
                 else:
                     rows[number] = {"image": image} | result
-                    cells = result["cells"]
-                    print(f"{place}: {cells:,} {'cell' if cells == 1 else 'cells'}", flush=True)
+                    print(f"{place}: {several(result['cells'], 'cell')}", flush=True)
                 progress.update(len(rows))
     finally:
         from pipeline_lib.stages.measurement import write_summary  # not before the number of threads is set
 
         ordered = [row for _, row in sorted(rows.items())]
-        write_summary(ordered, options.out / "summary.csv")
+        summary = options.out / "summary.csv"
+        write_summary([*_earlier(summary, ordered), *ordered], summary)
         if len(rows) < len(images):
             print(f"{options.out}: {len(rows)} of {len(images)} images are complete.", file=sys.stderr)
+    if len(images) > 1:
+        cells = sum(row.get("cells", 0) for row in ordered)
+        print(f"{summary}: {several(len(rows), 'image')}, {several(cells, 'cell')}")
     if failed := sum("error" in row for row in rows.values()):
         print(f"error: {failed} of {len(images)} images could not be segmented.", file=sys.stderr)
     return ordered
+
+
+def _earlier(summary: Path, rows: Sequence[Json]) -> list[Json]:
+    """Return the rows of other images in an existing summary, whose results are in the same folder."""
+    if not summary.exists():
+        return []
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(summary).astype(object)
+        table = table.where(table.notna(), None)
+        replaced = {row["image"] for row in rows} | {
+            Path(row["labels"]).name for row in rows if "labels" in row
+        }
+        return [
+            row
+            for row in table.to_dict("records")
+            if row["image"] not in replaced and row["labels"] not in replaced
+        ]
+    except (OSError, ValueError, KeyError):  # another program's file: it is replaced
+        return []
 
 
 def _most_at_a_time(options: Options, described: Json, images: Sequence[Path], threads: int) -> int:

@@ -96,7 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 for success, 1 if a file cannot be used or has changed, 130 after Ctrl-C. Wrong arguments end the
         process with exit code 2.
     """
-    options = make_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else [*arguments]
+    options = make_parser().parse_args(words)
+    options.words = words
     try:
         with shown_warnings():
             code: int = options.run(options)

@@ -119,6 +119,7 @@ def run(options: argparse.Namespace) -> int:
                 "relabel": options.relabel,
             },
             choose=_ask if sys.stdin.isatty() else None,
+            command=shlex.join(["bordure", *options.words]),
         )
     except InputError as error:
         raise InputError(as_options(str(error))) from error

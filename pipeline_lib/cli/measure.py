@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline_lib.cli.arguments import pixel_size
+from pipeline_lib.runtime.errors import InputError
 
 HELP = "measure the cells of a label image"
 DESCRIPTION = """\
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser : argparse.ArgumentParser
         Parser of the command.
     """
-    parser.add_argument("labels", type=Path, help="label image, 0 = background")
+    parser.add_argument("labels", type=Path, nargs="+", help="label images, 0 = background")
     parser.add_argument("--intensity", type=Path, metavar="IMAGE", help="image of the same size to measure")
     parser.add_argument(
         "--channels", type=int, default=1, metavar="N", help="channels of this image; default: 1"
@@ -62,15 +63,19 @@ def run(options: argparse.Namespace) -> int:
         If a file cannot be read or does not fit.
     """
     from pipeline_lib.imageio import source_file
+    from pipeline_lib.runtime.log import several
     from pipeline_lib.stages.measurement import measure_file
 
-    output = options.csv or source_file(options.labels).with_suffix(".csv")
-    cells = measure_file(
-        options.labels,
-        output,
-        intensity=options.intensity,
-        channels=options.channels,
-        pixel_size=options.pixel_size,
-    )
-    print(f"{output}: {cells:,} cells")
+    if len(options.labels) > 1 and (options.csv or options.intensity):
+        raise InputError("measure: `--csv` and `--intensity` belong to one label image. Measure each alone.")
+    for labels in options.labels:
+        output = options.csv or source_file(labels).with_suffix(".csv")
+        cells = measure_file(
+            labels,
+            output,
+            intensity=options.intensity,
+            channels=options.channels,
+            pixel_size=options.pixel_size,
+        )
+        print(f"{output}: {several(cells, 'cell')}")
     return 0

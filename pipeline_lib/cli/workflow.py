@@ -23,9 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         Parser of the command.
     """
     parser.add_argument("config", type=Path, help="config file of a run")
-    parser.add_argument(
+    rest = parser.add_argument(
         "snakemake", nargs=argparse.REMAINDER, metavar="...", help="further arguments of Snakemake"
     )
+    rest.required = False  # argparse would name it in the message if the config is missing
 
 
 def run_workflow(config: Path, arguments: Sequence[str], *targets: str) -> int:

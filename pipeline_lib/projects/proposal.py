@@ -230,6 +230,7 @@ def choose_settings(
         why = f"more rarely help; takes less than {minutes:g} min here"
     choices += [
         Choice("training", "iterations", iterations, why),
+        *_warm_up(iterations),
         Choice("training", "validation_interval", _rounded(max(iterations / VALIDATIONS, 10)), "iterations"),
         Choice(
             "prediction",
@@ -255,6 +256,13 @@ def choose_settings(
     why = f"px; {why}"
     choices.append(Choice("segmentation", "minimum_size", round(smallest), why))
     return choices
+
+
+def _warm_up(iterations: int) -> list[Choice]:
+    """Return a shorter warm-up than the default of 100 iterations for a short training."""
+    if iterations >= 1000:
+        return []
+    return [Choice("training", "warm_up", iterations // 10, "a tenth of the iterations")]
 
 
 def _rounded(number: float) -> int:

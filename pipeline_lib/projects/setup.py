@@ -54,6 +54,7 @@ def set_up(
     minutes: float = 30.0,
     settings: imageio.AnnotationSettings | None = None,
     choose: Callable[[str, Sequence[str]], str] | None = None,
+    command: str = "",
 ) -> Project:
     """Look at the images of a folder, and write `volumes.tsv` and `config.yaml` for them.
 
@@ -78,6 +79,8 @@ def set_up(
         `imageio.open_annotation`.
     choose : callable, optional
         Function that asks a person, see `survey.survey`.
+    command : str, default ""
+        Command to name in the config. By default that with the folder alone.
 
     Returns
     -------
@@ -121,10 +124,12 @@ def set_up(
         if value is not None and value is not False and (key, value) != ("background", 0)
     ]
     lines = _described(found, seen, rows, f"{chosen} ({why})")
+    path = shlex.quote(str(to / CONFIG))
+    command = command or f"bordure init {shlex.quote(str(folder))}"
     head = [
-        f"Written by `bordure init {shlex.quote(str(folder))}`. The comments say why each value was chosen.",
+        f"Written by `{command}`. The comments say why each value was chosen.",
         *(f"{name + ':':<12} {value}" for name, value in lines),
-        f"Check the annotations: bordure check {CONFIG}. Then run everything: bordure run {CONFIG}",
+        f"Check the annotations: bordure check {path}. Then run everything: bordure run {path}",
     ]
     results = (to / RESULTS).absolute()
     text = config_text(head, folder.absolute(), results, folder.absolute().name or "Segmentation", choices)

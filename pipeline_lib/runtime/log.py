@@ -151,6 +151,18 @@ def _is_shown(record: logging.LogRecord) -> bool:
     return record.levelno > logging.INFO or (hasattr(record, "live") and not live.connected())
 
 
+def several(number: int, noun: str) -> str:
+    """Return a number with a noun, for messages.
+
+    Examples
+    --------
+    >>> from pipeline_lib.runtime.log import several
+    >>> several(1, "cell"), several(1200, "cell")
+    ('1 cell', '1,200 cells')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def job_of(log: str | Path) -> str:
     """Return the name of a job: the path of its log file below the folder `logs`, as words.
 
@@ -159,10 +171,13 @@ def job_of(log: str | Path) -> str:
     >>> from pipeline_lib.runtime.log import job_of
     >>> job_of("results/logs/train/unet.log"), job_of("results/logs/draw_figures.log")
     ('train unet', 'draw figures')
+    >>> job_of("results/logs/evaluate_baselines/baselines.log")
+    'evaluate baselines'
     """
     parts = Path(log).with_suffix("").parts
     below = parts[len(parts) - parts[::-1].index("logs") :] if "logs" in parts else parts[-1:]
-    return " ".join(below[:1]).replace("_", " ") + "".join(f" {part}" for part in below[1:])
+    words = [word.replace("_", " ") for word in below]
+    return " ".join(word for place, word in enumerate(words) if not (place and words[0].endswith(word)))
 
 
 def _end_with(host: str, process: str) -> None:

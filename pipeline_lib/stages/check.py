@@ -260,7 +260,7 @@ def _shown(volumes: Sequence[Volume], of_volume: Mapping[str, list[Json]], shown
     def heaviest(volume: Volume) -> float:
         return max((doubt["weight"] for doubt in of_volume[volume.name]), default=0.0)
 
-    doubtful = sorted((v for v in volumes if heaviest(v) >= 0.5), key=heaviest, reverse=True)
+    doubtful = sorted((v for v in volumes if heaviest(v) > 0), key=heaviest, reverse=True)
     queues = [[v for v in volumes if v.split == split] for split in SPLITS]
     turns = [queue[k] for k in range(max(map(len, queues))) for queue in queues if k < len(queue)]
     return list({volume.name: volume for volume in [*doubtful, *turns]}.values())[:shown]

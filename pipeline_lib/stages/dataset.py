@@ -24,7 +24,7 @@ from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.kernels.pixelsize import ROUNDING, differs, pair, text, typical
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import allow_open_files, read_json, write_json
-from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.tasks.segmentation import baselines, classes, weights
 
@@ -179,7 +179,7 @@ def build_dataset(
             )
     if found is not None:
         number = found["cells"]["number"]
-        logger.info("%s: %s, %d cells", output, _size(raw.shape[1:]), number)
+        logger.info("%s: %s, %s", output, _size(raw.shape[1:]), several(number, "cell"))
         for doubt in found["doubts"]:
             logger.warning("%s: %s", output, doubt["text"])
 
@@ -471,4 +471,4 @@ def build_weight_map(
 
 
 def _size(shape: Sequence[int]) -> str:
-    return f"{shape[0]} sections of {shape[1]} x {shape[2]} px"
+    return f"{several(shape[0], 'section')} of {shape[1]} x {shape[2]} px"

@@ -218,7 +218,7 @@ def pair_predictions(
     Raises
     ------
     InputError
-        If the names do not pair each prediction with one annotation, and each annotation with a prediction.
+        If the names do not pair each prediction with one annotation.
     """
     found = [
         file
@@ -229,13 +229,20 @@ def pair_predictions(
         return [(Path(truth), prediction) for prediction in found]
     truths = imageio.slice_files(truth)
     places = pair_files(found, truths)
-    alone = [path.name for place, path in enumerate(found) if place not in places]
-    alone += [path.name for place, path in enumerate(truths) if place not in places.values()]
-    if alone:
+    if alone := [path.name for place, path in enumerate(found) if place not in places]:
         raise InputError(
-            f"{truth}: its {len(truths)} files cannot be paired with {len(found)} predictions by name; "
-            f"alone are {', '.join(alone[:6])}{' ...' * (len(alone) > 6)}. Name only files that belong "
-            "together, for example with patterns in quotes."
+            f"{truth}: none of its {len(truths)} files belongs by name to {', '.join(alone[:6])}"
+            f"{' ...' * (len(alone) > 6)}. Name only files that belong together, for example with patterns "
+            "in quotes."
+        )
+    if left := [path.name for place, path in enumerate(truths) if place not in places.values()]:
+        logger.warning(
+            "%s: %d of %d annotations have no prediction and are not scored: %s%s",
+            truth,
+            len(left),
+            len(truths),
+            ", ".join(left[:6]),
+            " ..." if len(left) > 6 else "",
         )
     return [(truths[places[place]], path) for place, path in enumerate(found)]
 

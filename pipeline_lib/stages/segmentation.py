@@ -22,7 +22,7 @@ from pipeline_lib.instances.postprocessing import PostProcessing, instances_by_b
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json
 
 _TABLES = (layout.COMPONENT, layout.FIRST_PIXEL, layout.SIZE)  # the fields of `Pieces`
@@ -75,10 +75,10 @@ def segment(
         ) as (labels, count):
             _copy(labels, target, block)
         logger.info(
-            "%s: %d cells in %d sections at threshold %.2f",
+            "%s: %s in %s at threshold %.2f",
             segmentation,
-            count,
-            len(target),
+            several(count, "cell"),
+            several(len(target), "section"),
             post_processing.threshold,
         )
 
@@ -230,7 +230,7 @@ def number_parts(
             for (path, own, _), table in zip(here, tables, strict=True):
                 section = file[Path(path).name].create_group(str(own))
                 layout.add(section, layout.NUMBER, table.shape)[:] = table
-    logger.info("%s: %d cells in %d sections", numbers, used, sections)
+    logger.info("%s: %s in %s", numbers, several(used, "cell"), several(sections, "section"))
 
 
 def relabel_part(

@@ -147,13 +147,13 @@ def write_history(path: str | Path, rows: list[Json]) -> None:
 
 
 def log_validation(state: State) -> None:
-    """Log the scores of the last validation."""
+    """Log the scores of the last validation, and whether the model is the best so far."""
     *scores, _ = ((name, value) for name, value in state.history[-1].items() if name != "iteration")
     logger.info(
         "iteration %d: %s%s",
         state.iteration,
         ", ".join(f"{LOG_NAMES.get(name, name).replace('_', ' ')} {value:.4f}" for name, value in scores),
-        " (best)" if state.best_iteration == state.iteration else "",
+        "; best so far" if state.best_iteration == state.iteration else "",
     )
 
 

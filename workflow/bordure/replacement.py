@@ -109,10 +109,14 @@ def require_leave(titles: Mapping[Path, str], reasons: Mapping[Path, str], allow
         return
     if sys.stdin.isatty() and sys.stderr.isatty():
         print(
-            "Train again and keep the old model in `replaced/`? [y/N] ", end="", file=sys.stderr, flush=True
+            "Train again? A copy of the old model is kept; report, scores and labels are overwritten. [y/N] ",
+            end="",
+            file=sys.stderr,
+            flush=True,
         )
         if input().strip().lower() in ("y", "yes"):
             return
+        raise InputError("stopped. The model and all results are as they were.")
     model = next(iter(titles))
     raise InputError(
         f"{model}: this run would replace it ({reasons[model]}). Add `--replace` to `bordure run`, or "
