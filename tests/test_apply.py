@@ -101,6 +101,32 @@ def test_a_stated_scale_makes_another_type_usable(folder, tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_another_gray_scale_is_refused_with_the_option_and_the_image(folder, tmp_path, capsys):
+    gray = tifffile.imread(folder / "a.tif").astype(np.uint16)
+    tifffile.imwrite(folder / "s.tif", gray * 257)
+    assert predict(folder, tmp_path, "s.tif") == 1
+    error = capsys.readouterr().err
+    assert f"{folder / 's.tif'}: uint16 gray levels" in error and ".bordure" not in error
+    assert (
+        "Add `--scale FACTOR`, with the factor between the scales: 0.00389" in error and "column" not in error
+    )
+    assert predict(folder, tmp_path, "s.tif", more=["--scale", "0.003891051"]) == 0
+    tifffile.imwrite(folder / "m.tif", tifffile.imread(folder / "a.tif").astype(np.int16) - 120)
+    assert predict(folder, tmp_path, "m.tif") == 1
+    error = capsys.readouterr().err
+    assert "Add `--offset -1" in error and "only `--scale 1` if" in error and "table" not in error
+
+
+def test_a_later_command_keeps_the_rows_of_other_images(folder, tmp_path):
+    for images in (["a.tif", "b.tif"], ["a.tif"]):
+        assert predict(folder, tmp_path, *images) == 0
+    table = pd.read_csv(tmp_path / "summary.csv")
+    assert sorted(table.labels) == ["a_labels.tif", "b_labels.tif"] and table.labels.is_unique
+    (tmp_path / "summary.csv").write_text("another,file\n1,2\n")
+    assert predict(folder, tmp_path, "b.tif") == 0
+    assert [*pd.read_csv(tmp_path / "summary.csv").labels] == ["b_labels.tif"]
+
+
 def test_what_is_unclear_is_refused_with_what_to_type(folder, tmp_path, capsys):
     for name in ("one", "two"):
         (folder / name).mkdir(exist_ok=True)

@@ -290,6 +290,16 @@ def test_an_unclear_annotation_is_asked_for_or_refused(tmp_path):
     assert seen.share == pytest.approx(117 / 120)
 
 
+def test_labels_without_background_are_refused(tmp_path):
+    folder = write_nuclei(tmp_path, 2)
+    for path in (folder / "masks").iterdir():
+        labels = tifffile.imread(path)
+        tifffile.imwrite(path, np.where(labels == 0, 99, labels).astype(np.uint8))
+    with pytest.raises(InputError, match="every pixel belongs to a cell, so the background is not 0"):
+        survey(folder, find_images(folder), {"kind": "instances"})
+    assert survey(folder, find_images(folder), {"kind": "instances", "background": 99}).share < 0.5
+
+
 def test_annotations_of_several_kinds_are_refused(tmp_path):
     folder = write_nuclei(tmp_path, 3)
     mask = tifffile.imread(folder / "masks/n1.tif")

@@ -104,3 +104,41 @@ class TestFile:
         tifffile.imwrite(tmp_path / "i.tif", np.ones((20, 21), np.uint8))
         with pytest.raises(InputError, match=r"Name the image of these labels"):
             measure_file(tmp_path / "a.tif", tmp_path / "a.csv", intensity=tmp_path / "i.tif")
+
+
+def test_each_area_of_a_mask_is_a_cell(tmp_path, caplog):
+    mask = np.zeros((2, 30, 40), np.uint8)
+    mask[0, 2:8, 3:9] = mask[0, 12:15, 3:9] = mask[1, 20:29, 30:40] = 255
+    gray = np.arange(mask.size, dtype=np.uint16).reshape(mask.shape)
+    tifffile.imwrite(tmp_path / "mask.tif", mask, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "gray.tif", gray, photometric="minisblack")
+    assert (
+        measure_file(tmp_path / "mask.tif", tmp_path / "m.csv", intensity=tmp_path / "gray.tif", block=16)
+        == 3
+    )
+    assert "has one value besides 0, so each of its 3 connected areas is a cell" in caplog.text
+    labels = np.where(mask > 0, [[[1]], [[3]]], 0).astype(np.uint8)
+    labels[0, 12:15] *= 2
+    tifffile.imwrite(tmp_path / "labels.tif", labels, photometric="minisblack")
+    measure_file(tmp_path / "labels.tif", tmp_path / "l.csv", intensity=tmp_path / "gray.tif")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "m.csv"), pd.read_csv(tmp_path / "l.csv"))
+    tifffile.imwrite(tmp_path / "one.tif", labels[:1] == 1)
+    assert measure_file(tmp_path / "one.tif", tmp_path / "o.csv") == 1
+
+
+def test_channels_are_measured_by_number_or_name(tmp_path):
+    labels, planes = (
+        np.zeros((1, 8, 9), np.uint8),
+        np.random.default_rng(0).integers(0, 99, (2, 8, 9), np.uint8),
+    )
+    labels[0, 2:5, 2:7], labels[0, 6:, :3] = 1, 2
+    tifffile.imwrite(tmp_path / "labels.tif", labels)
+    names = {"axes": "CYX", "Channel": {"Name": ["GFP", "DAPI"]}}
+    tifffile.imwrite(tmp_path / "image.ome.tif", planes, photometric="minisblack", metadata=names)
+    words = ["measure", str(tmp_path / "labels.tif"), "--intensity", str(tmp_path / "image.ome.tif")]
+    means = [planes[1, 2:5, 2:7].mean(), planes[1, 6:, :3].mean()]
+    for chosen in (["DAPI"], ["1"]):
+        assert cli.main([*words, "--csv", str(tmp_path / "c.csv"), "--channels", *chosen]) == 0
+        assert [*pd.read_csv(tmp_path / "c.csv").intensity_mean] == pytest.approx(means)
+    assert cli.main([*words, "--csv", str(tmp_path / "c.csv")]) == 0  # all
+    assert [*pd.read_csv(tmp_path / "c.csv")["intensity_mean-1"]] == pytest.approx(means)

@@ -109,7 +109,7 @@ def test_table_without_rows(tmp_path):
 
 def test_a_workbook_is_not_a_table(tmp_path):
     (tmp_path / "volumes.tsv").write_bytes(b"PK\x03\x04\xff\xfe\xfd")
-    fails(tmp_path / "volumes.tsv", "not a text file in UTF-8 .* not as a workbook")
+    fails(tmp_path / "volumes.tsv", "not a text file in UTF-8 .* in Excel, choose `Unicode Text`")
 
 
 @pytest.mark.parametrize(

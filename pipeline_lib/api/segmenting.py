@@ -265,16 +265,24 @@ _WORDS = {
     r"\. Set `dataset\.channels: \d+`, or save": ", as the images of the training have. Save",
     r"Set `dataset\.channels: 3` .* to use one of them,": "The model was trained on gray levels. Add "
     "`--channels red` to use one of the colours,",
+    r"Write the factor between the scales into the column `scale` of the table of volumes:": "Add `--scale "
+    "FACTOR`, with the factor between the scales:",
+    r"Write into the table of volumes: `offset`: ([^\s,]+) and `scale`: ([^\s,]+), or only `scale`: 1": "Add "
+    r"`--offset \1 --scale \2`, or only `--scale 1`",
+    r"Write into the table of volumes: `offset`: ([^\s,]+), or only `scale`: 1": "Add "
+    r"`--offset \1`, or only `--scale 1`",
+    r"write the factor between the scales into the column `scale` of the table of volumes": "add `--scale "
+    "FACTOR`, with the factor between the scales",
 }
 
 
 @contextlib.contextmanager
-def _as_options() -> Iterator[None]:
-    """Let errors about channels say which option to add, and not which setting."""
+def _as_options(image: Path, dataset: Path) -> Iterator[None]:
+    """Let errors name the image, and the option to add instead of a setting or a column."""
     try:
         yield
     except InputError as error:
-        message = str(error)
+        message = str(error).replace(str(dataset), str(image))
         for words, replacement in _WORDS.items():
             message = re.sub(words, replacement, message)
         raise InputError(message) from error.__cause__
@@ -307,7 +315,7 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
         stack.enter_context(live.job(name))
         for file in (dataset, prediction, segmentation):
             stack.callback(file.unlink, missing_ok=True)
-        with _as_options():
+        with _as_options(image, dataset):
             build_dataset(
                 str(image),
                 None,
@@ -317,16 +325,16 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
                 offset=options.offset,
                 pixel_size=options.pixel_size,
             )
-        predict(
-            dataset,
-            options.model,
-            prediction,
-            average_orientations=described["application"]["average_orientations"],
-            match_pixel_size=options.match_pixel_size,
-            device=options.device,
-            memory_gb=options.memory,
-            threads=threads,
-        )
+            predict(
+                dataset,
+                options.model,
+                prediction,
+                average_orientations=described["application"]["average_orientations"],
+                match_pixel_size=options.match_pixel_size,
+                device=options.device,
+                memory_gb=options.memory,
+                threads=threads,
+            )
         segment(prediction, postprocessing, segmentation, memory_gb=options.memory)
         try:
             write_tiffs(segmentation, prediction, labels, probability)

@@ -39,3 +39,25 @@ def pixel_size(text: str) -> tuple[float, float]:
             f"found {text!r}, expected the side of a pixel in um, such as 0.5, or height and width: 0.5,0.4"
         )
     return sizes[0], sizes[-1]
+
+
+def channel(text: str) -> int | str:
+    """Return the number of a channel, or its name if the text is no number.
+
+    Parameters
+    ----------
+    text : str
+        The argument.
+
+    Returns
+    -------
+    int or str
+        Number, from 0, or name.
+
+    Examples
+    --------
+    >>> from pipeline_lib.cli.arguments import channel
+    >>> channel("2"), channel("DAPI")
+    (2, 'DAPI')
+    """
+    return int(text) if text.isdecimal() else text

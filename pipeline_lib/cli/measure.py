@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline_lib.cli.arguments import pixel_size
+from pipeline_lib.cli.arguments import channel, pixel_size
 from pipeline_lib.runtime.errors import InputError
 
 HELP = "measure the cells of a label image"
@@ -33,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("labels", type=Path, nargs="+", help="label images, 0 = background")
     parser.add_argument("--intensity", type=Path, metavar="IMAGE", help="image of the same size to measure")
     parser.add_argument(
-        "--channels", type=int, default=1, metavar="N", help="channels of this image; default: 1"
+        "--channels",
+        type=channel,
+        nargs="+",
+        metavar="C",
+        help="its channels, by number or name; default: all",
     )
     parser.add_argument(
         "--pixel-size",

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline_lib.api.segmenting import Options, segment_images
-from pipeline_lib.cli.arguments import pixel_size
+from pipeline_lib.cli.arguments import channel, pixel_size
 
 HELP = "segment images with a trained model"
 DESCRIPTION = """\
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stack", action="store_true", help="a folder in IMAGES is one stack of its files")
     parser.add_argument(
         "--channels",
-        type=_channel,
+        type=channel,
         nargs="+",
         metavar="C",
         help="channels to read, by number or name, as `dataset.channels`",
@@ -98,7 +98,3 @@ def run(options: argparse.Namespace) -> int:
     )
     rows = segment_images(options.images, chosen, stack=options.stack)
     return 1 if any("error" in row for row in rows) else 0
-
-
-def _channel(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text

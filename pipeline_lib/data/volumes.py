@@ -361,7 +361,7 @@ def _lines(path: str | Path) -> list[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start}). Save "
-            "the table as tab-separated text, not as a workbook."
+            "the table as tab-separated text in UTF-8; in Excel, choose `Unicode Text`."
         ) from error
     found = []
     for number, line in enumerate(text.splitlines(), 1):

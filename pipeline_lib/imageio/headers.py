@@ -284,7 +284,7 @@ def sections_hint(path: str | Path, info: ImageInfo) -> str:
     """
     planes = info.axes.startswith("S") or "C" in info.axes.partition("Y")[0]
     tiff = Path(path).suffix.lower() in (".tif", ".tiff")
-    if not (tiff and planes) or info.sections > 1 or info.others:
+    if not (tiff and planes) or info.sections > 1 or info.others or info.names:  # names are those of channels
         return ""
     return f"If these are sections, save them as a stack ({written(path)}):\n{as_stack(path)}\n"
 

@@ -107,6 +107,11 @@ def find_images(folder: Path, images: str | None = None, annotations: str | None
     for file in files:
         groups[_group(folder, file)][_is_annotation(folder, file)].append(file)
     if not any(annotated for _, annotated in groups.values()):
+        if arrays := sorted(folder.rglob("*.npy")):
+            raise InputError(
+                f"{arrays[0]}: files of this type are not read. Save the masks as PNG or TIFF (in Cellpose: "
+                "`File > Save masks as PNG/tif`), then run the same command again."
+            )
         raise InputError(
             f"{folder}: found {len(files)} images, but no annotations: no file or folder has a word such as "
             f"mask, label, seg or gt in its name. Add {_STATE}."

@@ -160,6 +160,7 @@ def _described(
         for split in SPLITS
         if parts[split]
     }
+    joined = seen.kind != "instances" and seen.share < 0.5  # not membranes, which lie between cells
     lines = [
         ("images", f"{len(found)}, {size} px{stacks}{channels}, {seen.dtype}"),
         *([("pixel size", pixels)] if pixels else []),
@@ -169,6 +170,7 @@ def _described(
             f"{'' if seen.exact else 'about '}{seen.cells:,}, {seen.diameter:.0f} px wide, "
             f"{seen.share:.0%} of the pixels, {seen.touching:.0%} touch another{gap}",
         ),
+        *([("", "cells that touch are one in such masks; label images keep them apart")] if joined else []),
         ("preset", preset),
         ("splits", "; ".join(described.values())),
     ]

@@ -158,6 +158,11 @@ def survey(
             f"{folder / sample[0].annotation if sample[0].annotation else folder}: found no cells in "
             f"{len(sample)} annotations. Check that they were saved after drawing."
         )
+    if kind == "instances" and measured.inside == measured.total:
+        raise InputError(
+            f"{folder / str(sample[0].annotation)}: every pixel belongs to a cell, so the background is not "
+            "0. Name its value: `dataset: {background: N}`."
+        )
     gaps = np.concatenate(measured.gaps)
     info = infos[first.name]
     darkest = min(measured.means)

@@ -367,7 +367,7 @@ def score_files(
         rows = [(metric, float("nan"), value) for metric, value in scores.items()]
         return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
     cells = np.stack([cells_apart(own, separation_border(own, BORDER_WIDTH)) for own in labels])
-    progress = partial(tqdm, total=len(cells), unit="section", leave=False)
+    progress = partial(tqdm, total=len(cells), unit="section", leave=False, disable=None)  # for a terminal
     return metrics.isbi_scores(cells, predicted.array, labels=labels, ignore=ignored, progress=progress)
 
 

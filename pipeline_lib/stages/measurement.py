@@ -14,6 +14,7 @@ import pandas as pd
 from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.imageio.images import open_chosen
 from pipeline_lib.instances.measurement import measure_cells
+from pipeline_lib.instances.postprocessing import PostProcessing, instances_by_block
 from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.kernels.pixelsize import ROUNDING, PixelSize, differs, pair, text
 from pipeline_lib.runtime.errors import InputError
@@ -133,7 +134,7 @@ def measure_file(
     output: str | Path,
     *,
     intensity: str | Path | None = None,
-    channels: int = 1,
+    channels: imageio.Channels | None = None,
     pixel_size: float | tuple[float, float] | None = None,
     block: int = BLOCK,
 ) -> int:
@@ -142,13 +143,14 @@ def measure_file(
     Parameters
     ----------
     labels : str or Path
-        Label image: TIFF, PNG, folder of slices or `file.h5:/dataset`; 0 = background.
+        Label image: TIFF, PNG, folder of slices or `file.h5:/dataset`; 0 = background. If it has one value
+        besides 0, as a mask has, each of its connected areas is a cell.
     output : str or Path
         CSV file to write, with the columns of `instances.measurement.measure_cells`.
     intensity : str or Path, optional
         Image of the same size whose gray levels are measured.
-    channels : int, default 1
-        Number of channels of this image.
+    channels : int or sequence of (int or str), optional
+        Channels of this image to measure, by number or name, see `imageio.open_images`. All by default.
     pixel_size : float or (float, float), optional
         Side of a pixel, or its height and width (um), for columns in um and um^2. By default what the
         file of the labels states, or else that of `intensity`.
@@ -182,7 +184,9 @@ def measure_file(
         sizes = [found.info.pixel_size]
         gray = None
         if intensity is not None:
-            image = stack.enter_context(imageio.open_images(intensity, channels=channels))
+            image = stack.enter_context(
+                imageio.open_images(intensity, channels=channels or imageio.inspect(intensity).channels)
+            )
             if image.shape[1:] != found.shape[1:]:
                 raise InputError(
                     f"{intensity}: found the shape {image.shape[1:]}, but {labels} has {found.shape[1:]} "
@@ -194,6 +198,20 @@ def measure_file(
             )
         size = _chosen(pair(pixel_size), sizes, labels)
         cells = measure_cells(stored, intensity=gray, pixel_size=size, block=block)
+        if cells.label.nunique() == 1:  # a mask?
+            mask = _Regions(
+                stored.shape,
+                np.dtype(np.float32),
+                lambda *index: (read_labels(*index) > 0).astype(np.float32),
+            )
+            with instances_by_block(mask, PostProcessing(0.5), output, block=block) as (areas, number):
+                if number > len(cells):
+                    logger.warning(
+                        "%s: has one value besides 0, so each of its %d connected areas is a cell",
+                        labels,
+                        number,
+                    )
+                    cells = measure_cells(areas, intensity=gray, pixel_size=size, block=block)
         with replacing(output) as temporary:
             cells.to_csv(temporary, index=False)
     logger.info("%s: %d cells", output, len(cells))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import h5py
 
-from pipeline_lib import layout, networks
+from pipeline_lib import imageio, layout, networks
 from pipeline_lib.projects.proposal import FORWARD, JOBS, ORIENTATIONS
 from pipeline_lib.runtime.types import Json
 
@@ -45,7 +45,7 @@ def describe_run(
         For example `60 sections, 3,431 cells: about 25 min on this machine (training: 24 min), at most 0.53
         GB of disk`.
     """
-    channels = config["dataset"]["channels"]
+    channels = imageio.number_of(config["dataset"]["channels"])
     training, prediction = config["training"], config["prediction"]
     plan = networks.plan(**config["network"], input_channels=channels)
     pixels_per_step = training["batch"] * plan.geometry.output_size(training["tile"]) ** 2

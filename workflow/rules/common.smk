@@ -519,7 +519,7 @@ def estimate_message():
             config["network"],
             config["training"],
             config["augmentation"],
-            channels=config["dataset"]["channels"],
+            channels=imageio.number_of(CHANNELS),
             threads=workflow.cores,
         )
         lines = f"whole run     {estimate.describe_run(config, SHAPES, splits, datasets, per_step)}\n"
@@ -527,7 +527,8 @@ def estimate_message():
         if model.exists() and (changes := replacement.changes(model, settings_of(MODEL), learned)):
             title = replacement.title(model, Path(config["results"], "model.pt"))
             lines += f"              it will replace {title}: {changes}\n"
-        return lines
+        run = f"bordure run {shlex.quote(str(workflow.configfiles[-1]))}\n" if workflow.configfiles else ""
+        return f"{lines}next          {run}" if run else lines
     except InputError as error:
         return f"error: {error}\n"
 
