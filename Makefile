@@ -31,7 +31,7 @@ demo: venv ## run the demo: draw a small volume, train, predict, score, report (
 	@echo "The demo has finished: open results/report.html in a browser; scores are in results/scores.csv,"
 	@echo "the segmentation in results/segmentation/test_labels.tif, the trained model in results/models/unet/model.pt."
 
-test: venv ## run all tests, on all cores
+test: $(VENV)/dev-installed ## run all tests, on all cores
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder --max-worker-restart 0 $(TESTS)
 
 # Tests of what works without torch, whose builds for other versions of Python are several gigabytes of CUDA.

@@ -371,7 +371,7 @@ def test_what_cannot_be_trained_on_is_refused(drawn, tmp_path, monkeypatch):
     assert "results: is a setting of the workflow" in refused(
         api.train, images[0], labels[0], **pair, results="there"
     )
-    assert "`annotations`: annotation of 1 sections of 50 x 96 px, but `images`" in refused(
+    assert "`annotations`: annotation of 1 section of 50 x 96 px, but `images`" in refused(
         api.train, images[0], labels[0][:50], **pair, **SETTINGS
     )
     assert "validation[1]: found the shape" in refused(

@@ -48,6 +48,7 @@ from pathlib import Path
 config = Path("nuclei/config.yaml")
 text = config.read_text()
 smaller = {"depth": 1, "base_channels": 4, "tile": 80, "iterations": 4, "validation_interval": 4}
+smaller |= {"average_orientations": "false"}
 for key, value in smaller.items():
     text, number = re.subn(f"(?m)^  {key}: .*", f"  {key}: {value}", text)
     assert number == 1, key

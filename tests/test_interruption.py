@@ -154,7 +154,7 @@ def test_sigkill_at_random_moments(inputs, tmp_path, start, uninterrupted):  # n
     rng = random.Random(0)
     arguments = arguments_of(inputs, tmp_path)
     resumed = []
-    for _ in range(5):
+    for _ in range(3):
         process = start(tmp_path, arguments)
         iterations = rng.randint(2, 4)
         while process.is_alive() and (tmp_path / "log").read_text().count(" of 12: ") < iterations:

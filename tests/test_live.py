@@ -267,7 +267,7 @@ with live.drawn():
     while not (found := [line for line in terminal.screen() if line.startswith("train unet ██")]):
         assert time.monotonic() < end, terminal.screen()
         terminal.read(0.1)
-    assert re.fullmatch(r"train unet █+ +1/2, [\d,.e+]+/s, 00:00 left, loss 0\.5000", found[0])
+    assert re.fullmatch(r"train unet █+\S? +1/2, [\d,.e+]+/s, 00:00 left, loss 0\.5000", found[0])
     terminal.go_on()
     terminal.ends()
     begins, done = terminal.screen()

@@ -274,7 +274,7 @@ class TestFinishedRun:
         assert planned(run[0], *run[1], *accepted) == {"check_volumes", "require_accepted", "report"}
 
     def test_the_check_is_listed_and_linked(self, run):
-        assert re.search(r"^check +results/check.html \(0 doubts\)$", run[2], re.MULTILINE)
+        assert not re.search("^check ", run[2], re.MULTILINE)  # as there are no doubts
         report = (run[0] / "results/report.html").read_text()
         assert 'href="check.html"' in report and "no doubts" in report
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.runtime.types import Stored
@@ -91,6 +90,8 @@ class Resampled:
         return np.clip(middle, 0, self.size[axis] - 1)
 
     def _region(self, leading: tuple[Any, ...], rows: slice, columns: slice) -> np.ndarray:
+        from scipy import ndimage  # takes 0.2 s, and is needed for few volumes
+
         source = self.source(0, rows), self.source(1, columns)
         values = self.array[(*leading, *source)].astype(np.float32)
         sigma = (0,) * (values.ndim - 2) + self.sigma

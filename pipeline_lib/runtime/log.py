@@ -176,8 +176,8 @@ def job_of(log: str | Path) -> str:
     """
     parts = Path(log).with_suffix("").parts
     below = parts[len(parts) - parts[::-1].index("logs") :] if "logs" in parts else parts[-1:]
-    words = [word.replace("_", " ") for word in below]
-    return " ".join(word for place, word in enumerate(words) if not (place and words[0].endswith(word)))
+    stage, *names = below
+    return " ".join([stage.replace("_", " "), *(name for name in names if not stage.endswith(f"_{name}"))])
 
 
 def _end_with(host: str, process: str) -> None:
