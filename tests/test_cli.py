@@ -64,5 +64,10 @@ def test_the_workflow_runs_from_any_folder_and_its_command_is_printed(tmp_path, 
         r"--configfile my.yaml .* -n( -- check)?$", first
     )
     assert re.search(rf"^{rule} +1$", answer.stdout + answer.stderr, re.MULTILINE)
+    missing = bordure(command, cwd=tmp_path)
+    assert missing.returncode == 1 and missing.stderr.startswith("error: config.yaml: no such config file")
+    (tmp_path / "my.yaml").rename(tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text("unknown: 1\n")
+    assert "`unknown`: unknown" in bordure(command, cwd=tmp_path).stderr
     missing = bordure(command, "gone.yaml", cwd=tmp_path)
     assert missing.returncode == 1 and missing.stderr.startswith("error: gone.yaml: no such config file")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline_lib.runtime.errors import InputError
 
+CONFIG = "config.yaml"  # as `bordure init` calls it
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -22,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser : argparse.ArgumentParser
         Parser of the command.
     """
-    parser.add_argument("config", type=Path, help="config file of a run")
+    parser.add_argument(
+        "config", type=Path, nargs="?", default=Path(CONFIG), help=f"config file of a run; default: {CONFIG}"
+    )
     rest = parser.add_argument(
         "snakemake", nargs=argparse.REMAINDER, metavar="...", help="further arguments of Snakemake"
     )
@@ -55,7 +58,9 @@ def run_workflow(config: Path, arguments: Sequence[str], *targets: str) -> int:
     snakefile = PACKAGE.parent / "Snakefile" if checkout else PACKAGE / "workflow/Snakefile"
     profile = (PACKAGE.parent if checkout else PACKAGE) / "profiles/default"
     if not config.is_file():
-        raise InputError(f"{config}: no such config file. Write one, or correct the path.")
+        raise InputError(
+            f"{config}: no such config file. Name another, or write one with `bordure init FOLDER`."
+        )
     command = ["snakemake", "--snakefile", str(snakefile), "--configfile", str(config)]
     command += ["--workflow-profile", str(profile)]  # here, since --configfile takes all words that follow
     command += [*arguments, *(["--", *targets] if targets else [])]
