@@ -379,21 +379,23 @@ def test_presets_are_inferred():
 
 @pytest.mark.slow
 def test_two_folders_become_a_project_that_runs(tmp_path, monkeypatch, capsys):
-    write_nuclei(tmp_path / "my images")
+    write_nuclei(tmp_path / "mine in µm")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     for number, side in ((0, 0.5), (3, 0.65)):
-        image = tmp_path / f"my images/images/n{number}.tif"
+        image = tmp_path / f"mine in µm/images/n{number}.tif"
         tifffile.imwrite(
             image, tifffile.imread(image), resolution=(1e4 / side, 1e4 / side), resolutionunit="CENTIMETER"
         )
-    assert cli.main(["init", "../my images", "--minutes", "3"]) == 0
+    assert cli.main(["init", "../mine in µm", "--minutes", "3"]) == 0
     shown = capsys.readouterr().out
     assert "6, 120 x 120 px, uint8" in shown and "pixel size   0.5 um to 0.65 um\n" in shown
     assert "bordure check config.yaml" in shown
     settings = complete(read_config("config.yaml"))
     assert settings["dataset"]["annotation_kind"] == "instances"
     assert settings["results"] == str(tmp_path / "elsewhere/results")
+    assert settings["data_dir"] == str(tmp_path / "mine in µm")
+    assert "µm" in Path("config.yaml").read_text(encoding="utf-8")
     rows = read_table("volumes.tsv", settings["data_dir"])
     assert [row.split for row in rows] == ["train"] * 4 + ["validation", "test"]
     assert {info.shape for info in check_files(rows).values()} == {(1, 1, 120, 120)}
@@ -401,7 +403,7 @@ def test_two_folders_become_a_project_that_runs(tmp_path, monkeypatch, capsys):
         key, _, rest = line.partition(":")
         if key.startswith("  ") and key.strip() != "title":
             assert "#" in rest, f"no reason in {line}"
-    assert cli.main(["init", "../my images"]) == 1
+    assert cli.main(["init", "../mine in µm"]) == 1
     assert "volumes.tsv: exists, and is not overwritten" in capsys.readouterr().err
     # from another folder: all paths are found
     command = [sys.executable, "-m", "pipeline_lib.cli", "check", "elsewhere/config.yaml", "-n"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -131,12 +132,12 @@ def set_up(
         *(f"{name + ':':<12} {value}" for name, value in lines),
         f"Check the annotations: bordure check {path}. Then run everything: bordure run {path}",
     ]
-    results = (to / RESULTS).absolute()
-    text = config_text(head, folder.absolute(), results, folder.absolute().name or "Segmentation", choices)
+    data_dir, results = (Path(os.path.abspath(path)) for path in (folder, to / RESULTS))  # without ".."
+    text = config_text(head, data_dir, results, data_dir.name or "Segmentation", choices)
     to.mkdir(parents=True, exist_ok=True)
     table, config = to / TABLE, to / CONFIG
-    table.write_text(table_text(rows))
-    config.write_text(text)
+    table.write_text(table_text(rows), encoding="utf-8")
+    config.write_text(text, encoding="utf-8")
     return Project(lines, rows, choices, table, config)
 
 

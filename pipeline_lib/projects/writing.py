@@ -99,4 +99,4 @@ def _yaml(value: object) -> str:
     """Return a value as YAML on one line, without quotes where none are needed."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z/][A-Za-z0-9_./-]*( [A-Za-z0-9_./-]+)*", value):
         return value
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
