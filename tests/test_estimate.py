@@ -5,7 +5,12 @@ import pytest
 from bordure import estimate
 from bordure.settings import complete
 
-SHAPES = {"learn": (4, 100, 100), "choose": (1, 100, 200), "score": (2, 100, 100), "new": (1, 50, 100)}
+SHAPES = {
+    "learn": (4, 1000, 1000),
+    "choose": (1, 1000, 2000),
+    "score": (2, 1000, 1000),
+    "new": (1, 500, 1000),
+}
 SPLITS = {"learn": "train", "choose": "validation", "score": "test", "new": "predict"}
 
 
@@ -24,27 +29,36 @@ def described(tmp_path, **settings):
     return estimate.describe_run(config, SHAPES, SPLITS, files, per_step=0.6)
 
 
+# A tile of 108 px gives 92 px with a depth of 1. Validation, prediction and scoring take long enough that
+# each changes the text.
+PIXEL = 0.6 / 92**2 * estimate.FORWARD  # s
+
+
 def test_time_counts_training_validations_and_predictions(tmp_path):
-    # a tile of 108 px gives 100 px, so a pixel takes .6 / 100^2 / 3 = 20 us
-    train = 1000 * 0.6 + 10 * 20_000 * 20e-6
-    rest = estimate.JOBS + (20_000 + 20_000 + 5_000) * 20e-6 + 40_000 * estimate.SCORING
+    train = 1000 * 0.6 + 10 * 2_000_000 * PIXEL
+    rest = estimate.JOBS + 4_500_000 * PIXEL + 4_000_000 * estimate.SCORING
+    assert (round(train / 60), round((train + rest) / 60)) == (19, 23)
     line = described(tmp_path)
-    assert line.startswith("8 sections, 900 cells: about ")
-    assert (
-        f"about {estimate._duration(train + rest)} on this machine (training: {estimate._duration(train)})"
-        in line
-    )
+    assert line.startswith("8 sections, 900 cells: about 23 min on this machine (training: 19 min), at most ")
+    # all volumes: 18 bytes; the held-out ones: 8 bytes more for each of the 3 methods
+    assert line.endswith(f"at most {(8_500_000 * 18 + 4_500_000 * 24) / 1e9:.2g} GB of disk")
 
 
 def test_orientations_and_seeds_multiply_it(tmp_path):
     line = described(tmp_path, seeds=[1, 2], prediction={"average_orientations": True})
-    train = 1000 * 0.6 + 10 * 20_000 * 20e-6
-    total = 3 * (train + 8 * 45_000 * 20e-6 + 40_000 * estimate.SCORING) + estimate.JOBS
-    assert f"about {estimate._duration(total)} on" in line and "for each of 3 seeds" in line
+    train = 1000 * 0.6 + 10 * 2_000_000 * PIXEL
+    total = 3 * (train + 8 * 4_500_000 * PIXEL + 4_000_000 * estimate.SCORING) + estimate.JOBS
+    assert f"about {total / 3600:.2g} h on" in line and "for each of 3 seeds" in line
+
+
+def test_a_larger_batch_needs_fewer_steps_for_the_same_pixels(tmp_path):
+    batch = {"tile": 108, "iterations": 1000, "validation_interval": 100, "batch": 4}
+    train = 1000 * 0.6 + 10 * 2_000_000 * PIXEL / 4
+    assert f"(training: {train / 60:.2g} min)" in described(tmp_path, training=batch)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(3, "3 s"), (99, "99 s"), (101, "1.7 min"), (9000, "2.5 h"), (4e5, "5 days")]
+    ("seconds", "text"), [(3, "3 s"), (98.9, "99 s"), (101, "1.7 min"), (9000, "2.5 h"), (4e5, "5 days")]
 )
 def test_durations(seconds, text):
     assert estimate._duration(seconds) == text

@@ -215,7 +215,7 @@ def test_one_mask_per_cell_as_jpeg(tmp_path):
 
 
 def test_selected_rows_of_colours_and_of_a_jpeg(tmp_path):
-    """Only the selected rows are looked at: here the others are gray, or have no two humps."""
+    """Only the selected rows are read: here the others are gray, or have no two humps."""
     picture = COLOURS[LABELS]
     picture[:64] = 77
     path = save(tmp_path / "a.png", picture)

@@ -359,7 +359,7 @@ def test_new_volumes_are_in_new_batches_and_the_earlier_ones_stay():
         after = [*volumes.batches(dict.fromkeys(names, 64**2), earlier=before).values()]
         assert after == [*before, ["new", "newer"]]
     fewer = {name: size for name, size in pixels.items() if name != before[1][0]}
-    after = [*volumes.batches(fewer, earlier=before).values()]  # only this batch is made anew
+    after = [*volumes.batches(fewer, earlier=before).values()]  # only this batch is made again
     assert after[: len(before) - 1] == [before[0], *before[2:]]
     assert sorted(name for batch in after for name in batch) == sorted(fewer)
 

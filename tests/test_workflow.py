@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import tifffile
 import yaml
+from bordure import replacement
 
 from benchmarks import bench_workflow
 from pipeline_lib import provenance
@@ -303,6 +304,18 @@ class TestFinishedRun:
         )
         assert model.read_bytes() == before and not (model.parent / "replaced").exists()
         assert "replaces" not in snakemake(run[0], "-n", *run[1], "--config", "report={title: Other}").stderr
+
+    def test_changed_data_of_a_model_are_found_by_their_records(self, run, monkeypatch):
+        monkeypatch.chdir(run[0])
+        model = Path("results/models/unet/model.pt")
+        settings = describe(model)["provenance"]["settings"]
+        datasets = [Path(f"results/dataset/{name}.h5") for name in ("learn", "choose")]
+        assert replacement.changes(model, settings, datasets) == ""
+        assert (
+            replacement.changes(model, settings, [*datasets, Path("results/dataset/score.h5")])
+            == "its data changed"
+        )
+        assert replacement.changes(model, settings | {"seed": 7}, datasets) == "`seed` is 7, was 0"
 
     def test_a_replaced_model_is_kept_with_its_scores(self, run, tmp_path):
         directory = shutil.copytree(run[0], tmp_path / "again", copy_function=shutil.copy2)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib.api.arrays import Image, channels_of, files
+from pipeline_lib.api.arrays import Image, files
 from pipeline_lib.runtime.log import logger, show_unless_set_up
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pipeline_lib.imageio import Channels
 
 
 def evaluate(truth: Image, prediction: Image, **settings: Any) -> pd.DataFrame:
@@ -60,7 +62,11 @@ def evaluate(truth: Image, prediction: Image, **settings: Any) -> pd.DataFrame:
 
 
 def measure(
-    labels: Image, *, intensity: Image | None = None, pixel_size: float | None = None, channels: int = 1
+    labels: Image,
+    *,
+    intensity: Image | None = None,
+    pixel_size: float | None = None,
+    channels: Channels | None = None,
 ) -> pd.DataFrame:
     """Measure the cells of labels, as `bordure measure` does.
 
@@ -72,8 +78,8 @@ def measure(
         Image of the same size whose gray levels are measured.
     pixel_size : float, optional
         Length of the side of a pixel (um), for columns in um and um^2.
-    channels : int, default 1
-        Number of channels of `intensity` if it is a path.
+    channels : int or sequence of (int or str), optional
+        Channels of `intensity` to measure, by number or name. All by default.
 
     Returns
     -------
@@ -105,7 +111,7 @@ def measure(
             Path(written.path(labels, "labels", labels=True)),
             table,
             intensity=None if intensity is None else Path(written.path(intensity, "intensity")),
-            channels=(intensity is not None and channels_of(intensity)) or channels,
+            channels=channels,
             pixel_size=pixel_size,
         )
         return pd.read_csv(table, float_precision="round_trip")

@@ -165,7 +165,9 @@ def _earlier(summary: Path, rows: Sequence[Json]) -> list[Json]:
         return [
             row
             for row in table.to_dict("records")
-            if row["image"] not in replaced and row["labels"] not in replaced
+            if row["image"] not in replaced
+            and row["labels"] not in replaced
+            and (row["labels"] is None or (summary.parent / row["labels"]).exists())
         ]
     except (OSError, ValueError, KeyError):  # another program's file: it is replaced
         return []

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_lib.cli.words import as_options, class_values, whole_number
-from pipeline_lib.imageio import ANNOTATION_KINDS, PAIRINGS, PREDICTION_KINDS
+from pipeline_lib.cli.words import add_annotation_options, as_options
+from pipeline_lib.imageio import PAIRINGS, PREDICTION_KINDS
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 
@@ -71,32 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pairing", choices=PAIRINGS, default="names", metavar="HOW", help="of files: names or order"
     )
     truth = parser.add_argument_group("the annotation")
-    truth.add_argument(
-        "--annotation-kind",
-        choices=ANNOTATION_KINDS,
-        default="auto",
-        metavar="KIND",
-        help=f"{', '.join(ANNOTATION_KINDS)}; default: auto, which infers it",
-    )
-    truth.add_argument(
-        "--classes",
-        type=class_values,
-        nargs="+",
-        metavar="NAME=N",
-        help="values of each class, such as cell=1,2",
-    )
-    truth.add_argument(
-        "--background",
-        type=whole_number,
-        default=0,
-        metavar="N",
-        help="background in instance labels; default: 0",
-    )
-    truth.add_argument("--ignore", type=whole_number, metavar="N", help="value that means `not annotated`")
+    add_annotation_options(truth)
     truth.add_argument(
         "--ignore-mask", type=Path, metavar="FILE", help="image whose pixels other than 0 are not annotated"
     )
-    truth.add_argument("--relabel", action="store_true", help="each area of an instance label is a cell")
     truth.add_argument(
         "--empty-sections",
         choices=("ask", "background", "ignore"),

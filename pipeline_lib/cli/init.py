@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline_lib.cli.words import as_options, class_values, whole_number
-from pipeline_lib.imageio import ANNOTATION_KINDS
+from pipeline_lib.cli.words import add_annotation_options, as_options
 from pipeline_lib.runtime.errors import InputError
 
 HELP = "write table and config for a folder of images, or copy an example"
@@ -50,29 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes", type=float, default=None, metavar="N", help="time for a run; default: 30"
     )
     truth = parser.add_argument_group("the annotations, if it is not clear what their values mean")
-    truth.add_argument(
-        "--annotation-kind",
-        choices=ANNOTATION_KINDS,
-        default="auto",
-        metavar="KIND",
-        help=f"{', '.join(ANNOTATION_KINDS)}; default: auto, which infers it",
-    )
-    truth.add_argument(
-        "--classes",
-        type=class_values,
-        nargs="+",
-        metavar="NAME=N",
-        help="values of each class, such as cell=1,2",
-    )
-    truth.add_argument(
-        "--background",
-        type=whole_number,
-        default=0,
-        metavar="N",
-        help="background in instance labels; default: 0",
-    )
-    truth.add_argument("--ignore", type=whole_number, metavar="N", help="value that means `not annotated`")
-    truth.add_argument("--relabel", action="store_true", help="each area of an instance label is a cell")
+    add_annotation_options(truth)
 
 
 def run(options: argparse.Namespace) -> int:

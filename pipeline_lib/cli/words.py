@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
+
+from pipeline_lib.imageio import ANNOTATION_KINDS
 
 
 def whole_number(text: str) -> int:
@@ -38,3 +41,36 @@ def as_options(message: str, words: Mapping[str, str] = MappingProxyType({})) ->
         message = re.sub(pattern, replacement, message)
     setting = r"(?:config key )?`(?:dataset\.(\w+)|(?:(\w+)(?=: )))(?:: ([\w-]+|\{[^}`]*\}))?`"
     return re.sub(setting, lambda m: f"`{option(m[1] or m[2], m[3] or '')}`", message)
+
+
+def add_annotation_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options that state what the values of an annotation mean.
+
+    Parameters
+    ----------
+    group : argparse._ArgumentGroup
+        Group of options of a command.
+    """
+    group.add_argument(
+        "--annotation-kind",
+        choices=ANNOTATION_KINDS,
+        default="auto",
+        metavar="KIND",
+        help=f"{', '.join(ANNOTATION_KINDS)}; default: auto, which infers it",
+    )
+    group.add_argument(
+        "--classes",
+        type=class_values,
+        nargs="+",
+        metavar="NAME=N",
+        help="values of each class, such as cell=1,2",
+    )
+    group.add_argument(
+        "--background",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="background in instance labels; default: 0",
+    )
+    group.add_argument("--ignore", type=whole_number, metavar="N", help="value that means `not annotated`")
+    group.add_argument("--relabel", action="store_true", help="each area of an instance label is a cell")

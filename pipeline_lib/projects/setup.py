@@ -176,7 +176,7 @@ def _described(
         ("splits", "; ".join(described.values())),
     ]
     if not parts["test"]:
-        lines.append(("", "no test split: no image is left for scores that were not looked at before"))
+        lines.append(("", "no test split: no image is left for scores on unseen images"))
     return lines
 
 

@@ -129,7 +129,7 @@ class Line:
 
 
 def bar(fraction: float, size: int, blocks: str = BLOCKS) -> str:
-    """Return a bar of `size` characters, of which a fraction is filled.
+    """Return a bar of `size` characters, filled by a fraction.
 
     The last of the characters `blocks` is full; the others are parts of it, in equal steps.
 

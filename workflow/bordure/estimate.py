@@ -10,9 +10,10 @@ import h5py
 
 from pipeline_lib import imageio, layout, networks
 from pipeline_lib.projects.proposal import FORWARD, JOBS, ORIENTATIONS
+from pipeline_lib.runtime.log import several
 from pipeline_lib.runtime.types import Json
 
-SCORING = 10e-6  # s per pixel, see docs/measurements/performance.md
+SCORING = 10e-6  # s per pixel: choice of the threshold, and scores of network and baselines (two cores, ISBI)
 # Bytes per pixel of the files that a run writes for each kind of volume, without compression
 DATASET, WEIGHT_MAP, PREDICTION, LABELS = 6, 4, 4, 4
 
@@ -24,7 +25,7 @@ def describe_run(
     datasets: Mapping[str, Path],
     per_step: float,
 ) -> str:
-    """Return number of images and cells, and about how long and large a run would be, in one line.
+    """Return the number of sections and cells, and about how long and large a run would be, in one line.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def describe_run(
     disk += (trainings + 2) * held_out * (PREDICTION + LABELS)  # 2 baselines
     sections = sum(shape[0] for shape in shapes.values())
     return (
-        f"{sections:,} {'section' if sections == 1 else 'sections'}, {_cells(datasets):,} cells: about "
+        f"{several(sections, 'section')}, {several(_cells(datasets), 'cell')}: about "
         f"{_duration(seconds)} on this machine (training: {_duration(train)}"
         f"{f' for each of {trainings} seeds' if trainings > 1 else ''}), at most {disk / 1e9:.2g} GB of disk"
     )
@@ -81,12 +82,8 @@ def _cells(datasets: Mapping[str, Path]) -> int:
 
 
 def _duration(seconds: float) -> str:
-    """Return a rough duration: 40 s, 12 min, 3.5 h or 4 days.
-
-    >>> [_duration(seconds) for seconds in (3, 100, 3000, 30_000, 400_000)]
-    ['3 s', '2 min', '50 min', '8.3 h', '5 days']
-    """
-    for limit, unit, name in ((100, 1, "s"), (5400, 60, "min"), (2 * 86_400, 3600, "h")):
+    """Return a rough duration: 40 s, 12 min, 3.5 h or 4 days."""
+    for limit, unit, name in ((99, 1, "s"), (5400, 60, "min"), (2 * 86_400, 3600, "h")):
         if seconds < limit:
             return f"{seconds / unit:.2g} {name}"
     return f"{seconds / 86_400:.0f} days"
