@@ -76,7 +76,7 @@ def matching_slices(
     chosen = parse_sections(sections, len(raw))
     pairs: dict[int, int] = {}
     for keys in _keys(raw, truth):
-        pairs = _pairs(*keys)
+        pairs = equal_pairs(*keys)
         if len(pairs) == len(truth) and pairs.keys() >= set(chosen):
             return [truth[pairs[n]] if n in pairs else None for n in range(len(raw))]
     raise InputError(_not_paired(images, annotation, raw, truth, pairs, chosen))
@@ -98,7 +98,7 @@ def pair_files(images: Sequence[Path], annotations: Sequence[Path]) -> dict[int,
     """
     found: list[dict[int, int]] = [{}]
     for keys in _keys(images, annotations):
-        found.append(_pairs(*keys))
+        found.append(equal_pairs(*keys))
         if len(found[-1]) == len(annotations):
             return found[-1]
     return max(found, key=len)
@@ -159,8 +159,25 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _pairs(first: Sequence[Hashable], second: Sequence[Hashable]) -> dict[int, int]:
-    """Return the places of equal keys that appear exactly once in both lists."""
+def equal_pairs(first: Sequence[Hashable], second: Sequence[Hashable]) -> dict[int, int]:
+    """Return the places of equal keys that appear exactly once in both lists.
+
+    Parameters
+    ----------
+    first, second : sequence of hashable
+        Keys.
+
+    Returns
+    -------
+    dict of int to int
+        Place in `second` for the place in `first`.
+
+    Examples
+    --------
+    >>> from pipeline_lib.imageio.pairing import equal_pairs
+    >>> equal_pairs("abca", "cab")
+    {1: 2, 2: 0}
+    """
     counts = Counter(first), Counter(second)
     places = {key: place for place, key in enumerate(second)}
     return {place: places[key] for place, key in enumerate(first) if counts[0][key] == counts[1][key] == 1}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline_lib import provenance
 from pipeline_lib.imageio.naming import SLICE_SUFFIXES, hdf5_path, natural_key
-from pipeline_lib.imageio.pairing import pair_files
+from pipeline_lib.imageio.pairing import equal_pairs, pair_files
 from pipeline_lib.imageio.series import LISTED, MASK_WORDS
 from pipeline_lib.imageio.tokens import parsed
 from pipeline_lib.runtime.errors import InputError
@@ -180,7 +180,7 @@ def _paired(
     pairs = pair_files(images, annotations)
     for names in (_without_roles, _numbers):
         if len(pairs) < len(annotations):
-            pairs = max(pairs, _equal(names(images), names(annotations)), key=len)
+            pairs = max(pairs, equal_pairs(names(images), names(annotations)), key=len)
     if len(pairs) < len(annotations):
         spare = [annotations[n] for n in range(len(annotations)) if n not in pairs.values()]
         listed = ", ".join(str(path.relative_to(folder)) for path in spare[:LISTED])
@@ -201,11 +201,6 @@ def _without_roles(paths: Sequence[Path]) -> list[Hashable]:
 def _numbers(paths: Sequence[Path]) -> list[Hashable]:
     """Return the numbers in names: `t001` belongs to `man_seg001`, also if it is the only annotation."""
     return [tuple(token.value for token in name if isinstance(token.value, int)) for name in parsed(paths)]
-
-
-def _equal(first: Sequence[Hashable], second: Sequence[Hashable]) -> dict[int, int]:
-    """Return the places of keys that appear exactly once in both lists."""
-    return {n: second.index(key) for n, key in enumerate(first) if first.count(key) == second.count(key) == 1}
 
 
 def _named(folder: Path, pairs: Sequence[tuple[Path, Path | None]]) -> list[Found]:
