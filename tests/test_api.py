@@ -220,8 +220,14 @@ def test_minutes_choose_the_iterations_by_the_measured_speed(drawn, tmp_path, ca
     assert float(seconds) * int(iterations) == pytest.approx(0.6, rel=0.15)
     at = [*pd.read_csv(tmp_path / "files/models/unet/history.csv").iteration]
     assert at[-1] == int(iterations) and at[0] == -(-int(iterations) // 20)
-    found = refused(api.train, images[:1], labels[:1], minutes=1, **given, **SETTINGS)
+    found = refused(api.train, images[:1], labels[:1], minutes=1, replace=True, **given, **SETTINGS)
     assert "minutes: found 1, and `training` has `iterations`" in found
+    before = given["model"].read_bytes()
+    assert "model.pt: exists. To use it, write `api.load(" in refused(api.train, images, labels, **given)
+    assert given["model"].read_bytes() == before
+    api.train(images[1], labels[1], replace=True, **given, **SETTINGS)
+    [kept] = (tmp_path / "replaced").iterdir()
+    assert kept.read_bytes() == before != given["model"].read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ def train(
     minutes: float | None = None,
     folder: str | Path | None = None,
     threads: int | None = None,
+    replace: bool = False,
     **settings: Any,
 ) -> Model:
     """Train a model on images and their annotations, and choose its threshold on others.
@@ -67,6 +68,8 @@ def train(
         history of the training. An interrupted training resumes there. By default a temporary folder.
     threads : int, optional
         Number of CPU threads. By default one for each core.
+    replace : bool, default False
+        Whether an existing file `model` is replaced. A copy of it is kept in the folder `replaced` next to it.
     **settings
         Settings of the config, section by section: `network={"depth": 2}, training={"tile": 108}`.
 
@@ -78,8 +81,8 @@ def train(
     Raises
     ------
     InputError
-        If an image, annotation or setting cannot be used, or a doubt about the annotations stops the
-        training.
+        If an image, annotation or setting cannot be used, a doubt about the annotations stops the training,
+        or the file `model` exists and `replace` is False.
 
     Examples
     --------
@@ -92,6 +95,11 @@ def train(
     ... )  # doctest: +SKIP
     """
     show_unless_set_up()
+    if Path(model).exists() and not replace:
+        raise InputError(
+            f"{model}: exists. To use it, write `api.load({str(model)!r})`. To train another one, choose a "
+            "different name with `model=`, or add `replace=True`, which keeps a copy of the old one."
+        )
     with files(folder) as written:
         given = {"train": (images, annotations), "validation": validation}
         volumes = [*_volumes(written, given if test is None else given | {"test": test})]
@@ -153,7 +161,7 @@ def _complete(settings: Json, images: Images, volumes: Sequence[Volume]) -> Json
     """Return all settings of the config, with the defaults of its schema, and lengths in um as px."""
     from pipeline_lib import imageio
 
-    for key in ("volumes", "data_dir", "results", "model", "drawing", "seeds", "report", "replace"):
+    for key in ("volumes", "data_dir", "results", "model", "drawing", "seeds", "report"):
         if key in settings:
             raise InputError(f"{key}: is a setting of the workflow, which `train` does not have. Remove it.")
     of_workflow = _of_workflow("settings")
@@ -314,6 +322,8 @@ def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, thr
             network=name,
             **shared,
         )
+    if model.exists():
+        _of_workflow("replacement").keep(model, None)
     package_model(
         trained,
         chosen,
