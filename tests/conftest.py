@@ -14,6 +14,7 @@ settings.load_profile("bordure")
 # numpy and torch read the variables when they are first imported. Stages of the workflow set their own.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # for tests with several threads
 
 MOST_WORKERS = 8  # more do not help, because the longest group of tests sets the time; each needs up to 1 GB
 
