@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+import warm
 import yaml
 
 from pipeline_lib import api, cli, imageio, layout, metrics, stages
@@ -178,12 +179,8 @@ def test_training_is_that_of_the_workflow(drawn, trained, tmp_path):
     (tmp_path / "volumes.tsv").write_text("\n".join(lines) + "\n")
     paths = {"volumes": "volumes.tsv", "data_dir": str(folder), "results": str(tmp_path / "results")}
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(SETTINGS | paths))
-    command = (
-        f"snakemake --snakefile {ROOT}/Snakefile --configfile my.yaml --cores 2 {tmp_path}/results/model.pt"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-m", *command.split()], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    where = ("--snakefile", f"{ROOT}/Snakefile", "--configfile", "my.yaml", "--cores", "2")
+    answer = warm.snakemake(*where, f"{tmp_path}/results/model.pt", folder=tmp_path)
     assert answer.returncode == 0, answer.stderr
     assert_same_models(trained.path, tmp_path / "results/model.pt")
 

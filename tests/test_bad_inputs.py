@@ -13,12 +13,12 @@ import tempfile
 from pathlib import Path
 
 import bad_inputs
-import dry_runs
 import h5py
 import numpy as np
 import psutil
 import pytest
 import tifffile
+import warm
 import yaml
 
 from pipeline_lib import imageio
@@ -159,11 +159,7 @@ def test_memory_stays_bounded():
 
 
 def snakemake(*arguments):
-    arguments = ["-s", ROOT / "Snakefile", "--cores", "1", *arguments]
-    if "-n" in arguments:
-        return dry_runs.snakemake(*arguments)
-    command = [sys.executable, "-m", "snakemake", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return warm.snakemake("-s", ROOT / "Snakefile", "--cores", "1", *arguments)
 
 
 WITH_SNAKEMAKE = (

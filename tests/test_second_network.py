@@ -1,12 +1,11 @@
 """The workflow runs with a network of another package, without a change to bordure."""
 
 import os
-import subprocess
-import sys
 
 import h5py
 import pytest
 import tifffile
+import warm
 from test_workflow import CONFIG, ROOT, write
 
 from pipeline_lib.networks.model import Model
@@ -88,9 +87,8 @@ def installed(package, monkeypatch):
 
 
 def snakemake(directory, *arguments):
-    """Run Snakemake in a separate process, which finds the package when it starts."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", directory]
-    return subprocess.run([*command, "--cores", "2", *arguments], capture_output=True, text=True, check=False)
+    where = ["--snakefile", ROOT / "Snakefile", "--directory", directory, "--cores", "2"]
+    return warm.snakemake(*where, *arguments)
 
 
 def config(training=(), **network):

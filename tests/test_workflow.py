@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-import dry_runs
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import warm
 import yaml
 from bordure import replacement
 
@@ -47,10 +47,7 @@ FILES = {"volumes": "volumes.tsv", "data_dir": "."}  # instead of a drawing
 
 def snakemake(directory: Path, *arguments: str) -> subprocess.CompletedProcess:
     where = ["--snakefile", ROOT / "Snakefile", "--directory", directory, "--cores", "2"]
-    if "-n" in arguments:
-        return dry_runs.snakemake(*where, *arguments)
-    command = [sys.executable, "-m", "snakemake", *where, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return warm.snakemake(*where, *arguments)
 
 
 def write(directory: Path, config: dict, table: str = TABLE) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import warm
 import yaml
 from test_workflow import CONFIG as DRAWN
 from test_workflow import TABLE
@@ -60,10 +61,7 @@ IMPORTING = ("--snakefile", "host.smk", "--configfile", "host.yaml")
 
 def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Run Snakemake as a user does in `folder`, where it finds the Snakefile."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
-    )
+    return warm.snakemake("--cores", "2", *arguments, folder=folder, **environment)
 
 
 def output(answer: subprocess.CompletedProcess) -> str:
