@@ -1,5 +1,6 @@
 """The command line of `bordure`. The output of a subcommand is tested with the library that it calls."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+import warm
 
 from pipeline_lib import __version__, cli
 
@@ -16,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def bordure(*words, cwd=ROOT):
     command = [sys.executable, "-m", "pipeline_lib.cli", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    environment = os.environ | (warm.environment() if words[:1] in (("run",), ("check",)) else {})
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
 
 def test_the_installed_command_is_this_one():

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+import warm
 import yaml
 from bordure import settings
 
@@ -94,7 +95,9 @@ def copy_checkout(folder: Path) -> Path:
 
 def run(code: str, clone: Path) -> str:
     """Run a shell script in `clone` and return what it prints."""
-    environment = os.environ | {"PYTHONPATH": str(clone)}
+    warm_start = warm.environment()
+    path = os.pathsep.join([str(clone), warm_start["PYTHONPATH"]])
+    environment = os.environ | warm_start | {"PYTHONPATH": path}
     found = subprocess.run(
         ["bash", "-c", code], cwd=clone, env=environment, capture_output=True, text=True, check=False
     )

@@ -99,8 +99,18 @@ def clone(tmp_path_factory) -> Path:
     return folder
 
 
+def test_prefix_of_paths_is_rejected(tmp_path):
+    lines = (
+        f"module bordure:\n    snakefile: {str(ROOT / 'workflow/Snakefile')!r}\n"
+        "    config: {'volumes': 'volumes.tsv'}\n    prefix: 'here'\nuse rule * from bordure\n"
+    )
+    (tmp_path / "Snakefile").write_text(lines)
+    answer = snakemake(tmp_path, "-n")
+    assert answer.returncode == 1 and answer.stderr.endswith("with the config key `results`.\n")
+
+
 @pytest.mark.slow
-class TestImported:
+class TestClone:
     def test_runs_to_the_end(self, clone):
         made = (clone / "report.txt").read_text().splitlines()
         assert {"results/report.html", "results/segmentation/new_labels.tif"} <= {*made}
@@ -137,19 +147,6 @@ class TestImported:
         assert f"error: results: another run is at work there (process {holder.pid} on " in answer.stderr
         output(snakemake(clone, *again))
 
-
-def test_prefix_of_paths_is_rejected(tmp_path):
-    lines = (
-        f"module bordure:\n    snakefile: {str(ROOT / 'workflow/Snakefile')!r}\n"
-        "    config: {'volumes': 'volumes.tsv'}\n    prefix: 'here'\nuse rule * from bordure\n"
-    )
-    (tmp_path / "Snakefile").write_text(lines)
-    answer = snakemake(tmp_path, "-n")
-    assert answer.returncode == 1 and answer.stderr.endswith("with the config key `results`.\n")
-
-
-@pytest.mark.slow
-class TestClone:
     @pytest.mark.parametrize(
         "options",
         [MAIN, IMPORTING, (*MAIN, "--rerun-triggers", "code", "mtime")],

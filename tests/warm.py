@@ -118,6 +118,12 @@ def snakemake(
         return subprocess.CompletedProcess(arguments, status, *(Path(path).read_text() for path in files))
 
 
+def environment() -> dict[str, str]:
+    """Return variables for other programs that run Snakemake, so that its jobs are forked as here."""
+    paths = filter(None, [str(_folder()), os.environ.get("PYTHONPATH")])
+    return {SOCKET: str(_jobs()), "PYTHONPATH": os.pathsep.join(paths)}
+
+
 @cache
 def _server(kind: str, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, __file__, kind, *arguments]
@@ -128,12 +134,13 @@ def _server(kind: str, *arguments: str) -> subprocess.Popen:
 
 @cache
 def _folder() -> Path:
-    """Return a folder for the socket, which needs a short path, and the client."""
+    """Return a folder with a short path for the socket, the client, and what makes Python use the client."""
     folder = tempfile.TemporaryDirectory(prefix="warm")
     atexit.register(folder.cleanup)
     client = Path(folder.name, "python")
     client.write_text(CLIENT)
     client.chmod(0o755)
+    Path(folder.name, "sitecustomize.py").write_text(f"import sys\nsys.executable = {str(client)!r}\n")
     return Path(folder.name)
 
 
