@@ -20,7 +20,14 @@ from pipeline_lib.runtime.types import Json
 if TYPE_CHECKING:
     from pipeline_lib.networks.module import Network
 
-_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}  # names in JSON Schema
+# JSON Schema of the types of settings
+_TYPES: dict[object, Json] = {
+    bool: {"type": "boolean"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    str: {"type": "string"},
+    tuple[int, ...]: {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -126,12 +133,13 @@ def setting(default: Any, description: str, **limits: Any) -> Any:
 
     Parameters
     ----------
-    default : bool, int, float or str
+    default : bool, int, float, str or tuple of int
         Value if the config does not set it.
     description : str
         Meaning of the setting, shown in :doc:`/reference/settings`.
     **limits
-        Keywords of JSON Schema (`minimum`, `exclusiveMaximum`, `enum`, ...), and `unit`.
+        Keywords of JSON Schema (`minimum`, `exclusiveMaximum`, `maxItems`, `enum`, ...), and `unit`. The
+        numbers of a tuple are at least 1.
 
     Returns
     -------
@@ -296,8 +304,11 @@ class Plan(ABC):
     def __post_init__(self) -> None:
         for key, part in self.schema().items():
             value = getattr(self, key)
+            if isinstance(value, list):  # as configs and model files have it
+                value = tuple(value)
+                object.__setattr__(self, key, value)
             if not _fits(value, part):
-                raise InputError(f"network.{key}: found {value!r}, expected {_expected(part)}.")
+                raise InputError(f"network.{key}: found {_plain(value)!r}, expected {_expected(part)}.")
         for key in ("input_channels", "classes"):
             value = getattr(self, key)
             if type(value) is not int or value < 1:
@@ -315,8 +326,8 @@ class Plan(ABC):
         hints = typing.get_type_hints(cls)
         return {
             field.name: {
-                **({} if "enum" in field.metadata["schema"] else {"type": _TYPES[hints[field.name]]}),
-                "default": field.default,
+                **({} if "enum" in field.metadata["schema"] else _TYPES[hints[field.name]]),
+                "default": _plain(field.default),
                 **field.metadata["schema"],
             }
             for field in dataclasses.fields(cls)
@@ -328,16 +339,27 @@ class Plan(ABC):
 
         Returns
         -------
-        dict of str to bool, int, float or str
+        dict of str to bool, int, float, str or list of int
             Name of each field to its value.
         """
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON has it: tuples become lists."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _fits(value: Any, part: Json) -> bool:
     """Return whether `value` satisfies the schema `part` of a setting."""
     if "enum" in part:
         return value in part["enum"]
+    if part["type"] == "array":
+        return (
+            isinstance(value, tuple)
+            and part["minItems"] <= len(value) <= part.get("maxItems", math.inf)
+            and all(_fits(item, part["items"]) for item in value)
+        )
     kinds: dict[str, type | tuple[type, ...]] = {
         "boolean": bool,
         "integer": int,
@@ -361,6 +383,9 @@ def _expected(part: Json) -> str:
     """Describe the values that the schema `part` of a setting allows."""
     if "enum" in part:
         return f"one of {', '.join(map(str, part['enum']))}"
+    if part["type"] == "array":
+        most = f" and at most {part['maxItems']}" if "maxItems" in part else ""
+        return f"a list of at least {part['minItems']}{most}, each {_expected(part['items'])}"
     words = {
         "minimum": "at least",
         "maximum": "at most",

@@ -459,7 +459,9 @@ def expected(part: Json) -> str:
     if part["type"] == "array":
         if "minItems" in part and "maxItems" not in part:
             return f"a list of {expected(part['items'])}"
-        which = "without repetitions" if part.get("uniqueItems") else f"of {part['minItems']}"
+        fewest, most = part.get("minItems"), part.get("maxItems")
+        count = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        which = "without repetitions" if part.get("uniqueItems") else f"of {count}"
         return f"a list {which}, each {expected(part['items'])}"
     return limits(part) + (f" (px), or a text such as `5 {part['physical']}`" if "physical" in part else "")
 

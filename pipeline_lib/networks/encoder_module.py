@@ -1,0 +1,125 @@
+"""Torch modules of an encoder and fully connected layers, which several networks share."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from pipeline_lib.networks.encoder import EncoderPlan
+from pipeline_lib.networks.module import Network
+
+
+class Encoder(nn.Module):
+    """Levels of unpadded convolutions with ReLU; a 2x2 max pooling ends each level.
+
+    Parameters
+    ----------
+    plan : EncoderPlan
+        Settings of the network.
+
+    Attributes
+    ----------
+    levels : nn.ModuleList of nn.ModuleList of nn.Conv2d
+        Convolutions of each level.
+    """
+
+    def __init__(self, plan: EncoderPlan) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList()
+        before = plan.input_channels
+        for level in plan.levels:
+            widths = [before] + [level.channels] * level.convolutions
+            self.levels.append(nn.ModuleList(nn.Conv2d(a, b, level.kernel_size) for a, b in pairwise(widths)))
+            before = level.channels
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the result of each level.
+
+        Parameters
+        ----------
+        x : (n, input_channels, y, x) Tensor
+            Normalised images.
+
+        Returns
+        -------
+        list of (n, channels, y, x) Tensor
+            Pooled map of each level. Its resolution halves from level to level.
+        """
+        pooled = []
+        for level in self.levels:
+            for convolution in level:  # type: ignore[attr-defined]
+                x = nn.functional.relu(convolution(x), inplace=True)
+            x = nn.functional.max_pool2d(x, 2)
+            pooled.append(x)
+        return pooled
+
+
+class EncoderNetwork(Network):
+    """Base class of networks with an encoder, fully connected layers and a score layer.
+
+    All of them have the same names of parameters, so that one network can start from the trained parameters
+    of another one.
+
+    Parameters
+    ----------
+    plan : EncoderPlan
+        Settings of the network.
+
+    Attributes
+    ----------
+    encoder : Encoder
+        Levels of convolutions.
+    fc : nn.ModuleList of nn.Conv2d
+        Fully connected layers, as convolutions.
+    score : nn.Conv2d
+        1x1 convolution that computes the logits.
+    """
+
+    def __init__(self, plan: EncoderPlan) -> None:
+        super().__init__(plan)
+        self.encoder = Encoder(plan)
+        widths = [plan.channels[-1], *plan.fc_channels]
+        kernels = [plan.fc_size] + [1] * (len(plan.fc_channels) - 1)
+        self.fc = nn.ModuleList(
+            nn.Conv2d(a, b, kernel) for (a, b), kernel in zip(pairwise(widths), kernels, strict=True)
+        )
+        self.dropout = nn.Dropout(plan.dropout)
+        self.score = nn.Conv2d(widths[-1], plan.classes, 1)
+        self.apply(initialise)
+
+    def score_cells(self, x: Tensor) -> Tensor:
+        """Compute the logits from the result of the last level.
+
+        Parameters
+        ----------
+        x : (n, channels, y, x) Tensor
+            Pooled map of the last level.
+
+        Returns
+        -------
+        (n, classes, y - fc_size + 1, x - fc_size + 1) Tensor
+            Logits of the classes, per cell.
+        """
+        for layer in self.fc:
+            x = self.dropout(nn.functional.relu(layer(x), inplace=True))
+        return self.score(x)
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw the weights of a convolution from a Gaussian with variance 2 / fan-in and set its bias to 0.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Module. Only `nn.Conv2d` is changed.
+
+    References
+    ----------
+    .. [1] K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers: Surpassing human-level performance
+       on ImageNet classification", ICCV, 1026-1034, 2015.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
