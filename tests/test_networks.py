@@ -234,7 +234,7 @@ def test_model_file_may_contain_more_values(model, tmp_path):
 
 
 def test_unknown_networks_and_settings_are_rejected():
-    with pytest.raises(InputError, match=r"network\.name: found `fcn99`, expected one of unet"):
+    with pytest.raises(InputError, match=r"network\.name: found `fcn99`, expected one of .*fcn8s, unet"):
         networks.plan("fcn99")
     with pytest.raises(InputError, match=r"`bass_channels` is not a setting of `unet`\. Its settings are"):
         networks.plan("unet", bass_channels=3)
@@ -283,7 +283,18 @@ def test_invalid_tile_is_rejected_with_the_nearest_sizes():
 class TestEveryNetwork:
     """Properties that the workflow, inference and training need, for small versions of all networks."""
 
-    SMALL: ClassVar[dict] = {"unet": {"depth": 2, "base_channels": 3}}
+    ENCODER: ClassVar[dict] = {
+        "channels": [3, 4, 5],
+        "convolutions": [2, 1, 1],
+        "fc_size": 2,
+        "fc_channels": [4],
+    }
+    SMALL: ClassVar[dict] = {
+        "unet": {"depth": 2, "base_channels": 3},
+        "fcn32s": ENCODER,
+        "fcn16s": ENCODER,
+        "fcn8s": ENCODER,
+    }
 
     def built(self, name, **more):
         torch.manual_seed(0)

@@ -105,6 +105,28 @@ def test_training_improves_the_scores(inputs, tmp_path):
     assert history.validation_loss.iloc[-1] < 0.5 * history.training_loss.iloc[0]
 
 
+def test_fcn8s_learns(inputs, tmp_path):
+    network = {
+        "channels": [8, 12, 16],
+        "convolutions": [1],
+        "fc_size": 3,
+        "fc_channels": [32],
+        "dropout": 0.0,
+    }
+    tile = networks.plan("fcn8s", **network).geometry.input_size(40)
+    run(
+        inputs,
+        tmp_path,
+        network={"name": "fcn8s", **network},
+        tile=tile,
+        iterations=200,
+        validation_interval=100,
+    )
+    history = pd.read_csv(tmp_path / "history.csv")
+    print(history.T)
+    assert history.validation_loss.iloc[-1] < 0.6 * history.training_loss.iloc[0]
+
+
 def test_same_seed_gives_the_same_model_and_another_seed_another(inputs, tmp_path):
     first, again, other = (
         run(inputs, tmp_path / "a"),

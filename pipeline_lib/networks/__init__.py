@@ -1,7 +1,8 @@
 """Plans of networks by name.
 
-Each subfolder is one network: a plan, which does not import torch, and a torch module. `plan` returns the
-plan of the network with a given name. `networks.model.Model` is a trained network in a file.
+Each subfolder has one network, or several that share a torch module: a plan of each, which does not import
+torch, and the torch module. `plan` returns the plan of the network with a given name. `networks.model.Model`
+is a trained network in a file.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from importlib import metadata
+from types import ModuleType
 from typing import Any
 
 from pipeline_lib.networks.plan import Geometry, Plan
@@ -35,8 +37,7 @@ def names() -> list[str]:
     >>> "unet" in names()
     True
     """
-    own = [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
-    return [*own, *(point.name for point in metadata.entry_points(group=ENTRY_POINTS))]
+    return [*_own(), *(point.name for point in metadata.entry_points(group=ENTRY_POINTS))]
 
 
 def plan_type(name: str) -> type[Plan]:
@@ -45,7 +46,7 @@ def plan_type(name: str) -> type[Plan]:
     Parameters
     ----------
     name : str
-        Name of a subfolder of `networks`, or of an entry point of another package.
+        Name of a network of this package, or of an entry point of another package.
 
     Returns
     -------
@@ -63,16 +64,26 @@ def plan_type(name: str) -> type[Plan]:
     >>> plan_type("unet").__name__
     'UNetPlan'
     """
-    own = any(module.name == name and module.ispkg for module in pkgutil.iter_modules(__path__))
-    others = () if own else metadata.entry_points(group=ENTRY_POINTS, name=name)
-    if not (own or others):
+    own = _own()
+    if name in own:
+        return own[name]
+    others = [*metadata.entry_points(group=ENTRY_POINTS, name=name)]
+    if not others:
         raise InputError(f"network.name: found `{name}`, expected one of {', '.join(names())}.")
-    module = importlib.import_module(f"{__name__}.{name}") if own else next(iter(others)).load()
-    return next(
-        found
-        for found in vars(module).values()
-        if isinstance(found, type) and issubclass(found, Plan) and vars(found).get("name") == name
-    )
+    return _plans(others[0].load())[name]
+
+
+def _own() -> dict[str, type[Plan]]:
+    """Return the plan classes of this package by the names of their networks."""
+    folders = [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
+    modules = [importlib.import_module(f"{__name__}.{folder}") for folder in folders]
+    return {name: kind for module in modules for name, kind in _plans(module).items()}
+
+
+def _plans(module: ModuleType) -> dict[str, type[Plan]]:
+    """Return the plan classes in `module` by the names of their networks. A base class has no name."""
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Plan)]
+    return {kind.name: kind for kind in kinds if "name" in vars(kind)}
 
 
 def plan(name: str, **arguments: Any) -> Plan:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pipeline_lib.networks.encoder import EncoderPlan
 from pipeline_lib.networks.module import Network
@@ -33,26 +35,38 @@ class Encoder(nn.Module):
             self.levels.append(nn.ModuleList(nn.Conv2d(a, b, level.kernel_size) for a, b in pairwise(widths)))
             before = level.channels
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, checkpointing: bool = False) -> list[Tensor]:
         """Return the result of each level.
 
         Parameters
         ----------
         x : (n, input_channels, y, x) Tensor
             Normalised images.
+        checkpointing : bool, default False
+            Whether to keep only the results of the levels, and compute the rest again for the gradient.
 
         Returns
         -------
         list of (n, channels, y, x) Tensor
             Pooled map of each level. Its resolution halves from level to level.
         """
-        pooled = []
+        results = []
         for level in self.levels:
-            for convolution in level:  # type: ignore[attr-defined]
-                x = nn.functional.relu(convolution(x), inplace=True)
-            x = nn.functional.max_pool2d(x, 2)
-            pooled.append(x)
-        return pooled
+            # a level has no drop-out, so there is no random state to restore
+            x = (
+                checkpoint(_pooled, level, x, use_reentrant=False, preserve_rng_state=False)
+                if checkpointing
+                else _pooled(level, x)
+            )
+            results.append(x)
+        return results
+
+
+def _pooled(level: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Compute the convolutions of a level and the pooling after them."""
+    for convolution in level:
+        x = nn.functional.relu(convolution(x), inplace=True)
+    return nn.functional.max_pool2d(x, 2)
 
 
 class EncoderNetwork(Network):

@@ -127,6 +127,35 @@ class Geometry:
         steps = -(-(output_size + 2 * self.context - self.smallest) // self.stride)
         return self.smallest + max(steps, 0) * self.stride
 
+    def mirrored(self, height: int, width: int) -> float:
+        """Return how much of what the network sees of a section is mirrored at its edges.
+
+        A pixel of the output depends on a square of the image that reaches `context` px to each side. The
+        part of this square that lies outside of the section is filled with mirrored pixels.
+
+        Parameters
+        ----------
+        height, width : int
+            Size of the section (px).
+
+        Returns
+        -------
+        float
+            Mean of the mirrored part over all pixels of the section, 0 (none) to 1.
+
+        Examples
+        --------
+        >>> from pipeline_lib.networks import Geometry
+        >>> round(Geometry(stride=32, smallest=436, context=202).mirrored(256, 256), 2)
+        0.63
+        """
+        inside = 1.0
+        for size in (height, width):
+            near = min(self.context, size)  # pixels whose square extends beyond the edge
+            beyond = near * (2 * self.context + 1 - near)  # sum of what is beyond both edges
+            inside *= 1 - beyond / (size * (2 * self.context + 1))
+        return 1 - inside
+
 
 def setting(default: Any, description: str, **limits: Any) -> Any:
     """Return a dataclass field for a setting of a network.
