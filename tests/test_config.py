@@ -72,7 +72,15 @@ def complete(**given_settings):
             {"network": {"dropout": 1}},
             "`network.dropout`: found 1. Expected a number of at least 0 and below 1",
         ),
-        ({"network": {"name": "vnet"}}, '`network.name`: found "vnet". Expected unet'),
+        ({"network": {"name": "vnet"}}, '`network.name`: found "vnet". Expected fcn32s or '),
+        (
+            {"network": {"name": "fcn8s", "channels": []}},
+            "`network.channels`: found []. Expected a list of 1 to 7, each an integer of at least 1",
+        ),
+        (
+            {"network": {"name": "fcn8s", "convolutions": [0]}},
+            "`network.convolutions`: found [0]. Expected a list of an integer of at least 1",
+        ),
         ({"training": 5}, "`training`: found 5. Expected a section with tile, "),
         (
             {"drawing": {"membrane_width": [2]}},

@@ -86,6 +86,25 @@ def counts(directory: Path, *arguments: str) -> dict[str, int]:
     return {rule: int(number) for rule, number in found if rule not in ("total", "all", "default")}
 
 
+def test_dry_run_warns_if_the_network_sees_mostly_mirrored_pixels(tmp_path):
+    """And only then; the settings of lists pass through the config."""
+    layers = {"channels": [4, 4, 4, 4], "convolutions": [2], "fc_channels": [4]}
+
+    def printed(fc_size, tile):
+        network = {"name": "fcn8s", **layers, "fc_size": fc_size}
+        arguments = write(tmp_path, CONFIG | {"network": network, "training": {"tile": tile}})
+        answer = snakemake(tmp_path, "-n", *arguments)
+        assert answer.returncode == 0, answer.stderr
+        return [line for line in answer.stderr.splitlines() if line.startswith("context: ")]
+
+    assert printed(fc_size=1, tile=108) == []
+    assert printed(fc_size=7, tile=204) == [
+        "context: fcn8s sees 92 px to each side of a pixel. In 4 of 4 volumes more than half of that lies "
+        "beyond the edges and is mirrored (73% in learn, 96 x 96 px). Choose a network with less context, "
+        "for example with fewer poolings, or larger images."
+    ]
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """A finished run: its folder, its arguments, and its output."""

@@ -14,11 +14,21 @@ from pipeline_lib.runtime.errors import InputError
 
 
 class Level(NamedTuple):
-    """One level of an encoder: convolutions, then a 2x2 max pooling."""
+    """One level of an encoder: convolutions, then a 2x2 max pooling.
+
+    Parameters
+    ----------
+    channels : int
+        Number of channels.
+    convolutions : int
+        Number of convolutions.
+    kernel_size : int
+        Size of their kernels (px of the level).
+    """
 
     channels: int
     convolutions: int
-    kernel_size: int  # px of the level
+    kernel_size: int
 
     @property
     def lost(self) -> int:

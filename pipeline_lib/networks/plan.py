@@ -10,11 +10,13 @@ import dataclasses
 import math
 import typing
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline_lib import memory
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import several
 from pipeline_lib.runtime.types import Json
 
 if TYPE_CHECKING:
@@ -319,6 +321,32 @@ class Plan(ABC):
             self.geometry.output_size(tile)
         except InputError as error:
             raise InputError(f"{key}: {error}") from None
+
+    def mirror_warning(self, shapes: Mapping[str, tuple[int, int, int]]) -> str:
+        """Return a warning if the network sees mostly mirrored pixels in some of the volumes.
+
+        Parameters
+        ----------
+        shapes : dict of str to (z, y, x)
+            Shape of each volume (px).
+
+        Returns
+        -------
+        str
+            One line, or an empty text if at most half of what the network sees is mirrored in all volumes.
+        """
+        mirrored = {name: self.geometry.mirrored(*shape[1:]) for name, shape in shapes.items()}
+        if not any(share > 0.5 for share in mirrored.values()):
+            return ""
+        worst = max(mirrored, key=lambda name: mirrored[name])
+        count = sum(share > 0.5 for share in mirrored.values())
+        _, height, width = shapes[worst]
+        return (
+            f"context: {self.name} sees {self.geometry.context} px to each side of a pixel. In {count} of "
+            f"{several(len(shapes), 'volume')} more than half of that lies beyond the edges and is mirrored "
+            f"({mirrored[worst]:.0%} in {worst}, {height:,} x {width:,} px). Choose a network with less "
+            "context, for example with fewer poolings, or larger images."
+        )
 
     @abstractmethod
     def build(self) -> Network:

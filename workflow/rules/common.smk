@@ -292,7 +292,8 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 if workflow.is_main_process:
-    print(*pixel_size_lines, sep="\n", end="\n" * bool(pixel_size_lines), file=sys.stderr)
+    lines = [*pixel_size_lines, *filter(None, [PLAN.mirror_warning(SHAPES)])]
+    print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
     print(
         f"memory: the largest job ({LARGEST.job}) needs at least {LARGEST.bytes / 1e9:.1f} GB; jobs use up "
         f"to `memory_gb` ({config['memory_gb']:g} GB) if that makes them faster",

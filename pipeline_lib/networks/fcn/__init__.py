@@ -37,8 +37,14 @@ class FCNPlan(EncoderPlan):
         Number of channels of the images.
     classes : int, default 2
         Number of channels of the output: the number of classes of the task.
-    channels, convolutions, kernel_sizes, fc_size, fc_channels, dropout
-        Settings of the encoder and the fully connected layers, see `networks.encoder.EncoderPlan`.
+    channels, convolutions, kernel_sizes : sequence of int
+        Levels of the encoder, see `networks.encoder.EncoderPlan`.
+    fc_size : int
+        Kernel of the first fully connected layer, see `networks.encoder.EncoderPlan`.
+    fc_channels : sequence of int
+        Channels of the fully connected layers, see `networks.encoder.EncoderPlan`.
+    dropout : float, default 0.5
+        Drop-out rate after each fully connected layer, 0 <= `dropout` < 1.
     upsampling : {"learned", "fixed"}, default "learned"
         Whether the transposed convolutions, which start as bilinear interpolation, are trained.
 
@@ -161,7 +167,22 @@ class FCNPlan(EncoderPlan):
 class FCN32sPlan(FCNPlan):
     """Plan of FCN-32s: the logits of the cells are enlarged to the image in one step, 32 times.
 
-    `FCNPlan` describes the settings.
+    Parameters
+    ----------
+    input_channels : int, default 1
+        Number of channels of the images.
+    classes : int, default 2
+        Number of channels of the output: the number of classes of the task.
+    channels, convolutions, kernel_sizes : sequence of int
+        Levels of the encoder, see `networks.encoder.EncoderPlan`.
+    fc_size : int
+        Kernel of the first fully connected layer, see `networks.encoder.EncoderPlan`.
+    fc_channels : sequence of int
+        Channels of the fully connected layers, see `networks.encoder.EncoderPlan`.
+    dropout : float, default 0.5
+        Drop-out rate after each fully connected layer, 0 <= `dropout` < 1.
+    upsampling : {"learned", "fixed"}, default "learned"
+        Whether the transposed convolutions, which start as bilinear interpolation, are trained.
 
     Examples
     --------
@@ -180,10 +201,22 @@ class FCN32sPlan(FCNPlan):
 class FCN16sPlan(FCNPlan):
     """Plan of FCN-16s: logits are doubled, those of the fourth pooling added, and the sum enlarged 16 times.
 
-    `FCNPlan` describes the other settings.
-
     Parameters
     ----------
+    input_channels : int, default 1
+        Number of channels of the images.
+    classes : int, default 2
+        Number of channels of the output: the number of classes of the task.
+    channels, convolutions, kernel_sizes : sequence of int
+        Levels of the encoder, see `networks.encoder.EncoderPlan`.
+    fc_size : int
+        Kernel of the first fully connected layer, see `networks.encoder.EncoderPlan`.
+    fc_channels : sequence of int
+        Channels of the fully connected layers, see `networks.encoder.EncoderPlan`.
+    dropout : float, default 0.5
+        Drop-out rate after each fully connected layer, 0 <= `dropout` < 1.
+    upsampling : {"learned", "fixed"}, default "learned"
+        Whether the transposed convolutions, which start as bilinear interpolation, are trained.
     at_once : bool, default False
         If True, the results of poolings are scaled before their logits are computed: by 0.01 that of the
         second-lowest level, by 0.0001 that of the level above. The paper scales them to train all levels at
@@ -215,7 +248,26 @@ class FCN16sPlan(FCNPlan):
 class FCN8sPlan(FCN16sPlan):
     """Plan of FCN-8s: as FCN-16s, but doubled twice, with logits of the fourth and the third pooling.
 
-    `FCN16sPlan` describes the settings.
+    Parameters
+    ----------
+    input_channels : int, default 1
+        Number of channels of the images.
+    classes : int, default 2
+        Number of channels of the output: the number of classes of the task.
+    channels, convolutions, kernel_sizes : sequence of int
+        Levels of the encoder, see `networks.encoder.EncoderPlan`.
+    fc_size : int
+        Kernel of the first fully connected layer, see `networks.encoder.EncoderPlan`.
+    fc_channels : sequence of int
+        Channels of the fully connected layers, see `networks.encoder.EncoderPlan`.
+    dropout : float, default 0.5
+        Drop-out rate after each fully connected layer, 0 <= `dropout` < 1.
+    upsampling : {"learned", "fixed"}, default "learned"
+        Whether the transposed convolutions, which start as bilinear interpolation, are trained.
+    at_once : bool, default False
+        If True, the results of poolings are scaled before their logits are computed: by 0.01 that of the
+        second-lowest level, by 0.0001 that of the level above. The paper scales them to train all levels at
+        once, instead of FCN-32s first, then FCN-16s from its parameters, then FCN-8s.
 
     Examples
     --------
