@@ -122,6 +122,15 @@ def test_only_missing_keys_get_defaults():
     assert "drawing" not in completed  # a config without it does not draw
 
 
+def test_default_of_a_list_is_a_list():
+    found = complete(network={"name": "fcn8s", "channels": [4, 4, 4]})["network"]
+    assert (found["channels"], found["kernel_sizes"], found["convolutions"]) == (
+        [4] * 3,
+        [3],
+        [2, 2, 3, 3, 3],
+    )
+
+
 def test_section_with_all_lines_commented_out_gets_defaults():
     assert complete(**yaml.safe_load("drawing:\nweight_map:"))["weight_map"] == complete()["weight_map"]
 

@@ -19,7 +19,7 @@ import warm
 import yaml
 from bordure import settings
 
-from pipeline_lib import layout
+from pipeline_lib import layout, networks
 from pipeline_lib.data import volumes
 
 ROOT = Path(__file__).parents[1]
@@ -212,6 +212,21 @@ def blocks(page: str, pattern: str) -> list[str]:
 def test_own_images_shows_a_valid_config():
     [shown] = blocks("howto/own-images.md", r"^```yaml\n(.*?)^```$")
     assert settings.complete(yaml.safe_load(shown))["segmentation"]["criterion"] == "seg"
+
+
+def test_choose_network_shows_a_valid_config_and_the_context_of_its_networks():
+    [shown] = blocks("howto/choose-network.md", r"^```yaml\n(.*?)^```$")
+    config = settings.complete(yaml.safe_load(shown) | {"volumes": "my.tsv"})
+    networks.plan(**config["network"]).require_tile(config["training"]["tile"], "training.tile")
+    rows = blocks(
+        "howto/choose-network.md", r"^\| (VGG16|\d levels).*? \| (\d) \| (\d+) \| (\d+) \| (\d+) \|$"
+    )
+    for layers, fc_size, *contexts in rows:
+        chosen = {} if layers == "VGG16" else {"channels": [1] * int(layers[0]), "convolutions": [2]}
+        for name, context in zip(("fcn32s", "fcn16s", "fcn8s"), contexts, strict=True):
+            plan = networks.plan(name, **chosen, fc_size=int(fc_size))
+            assert plan.geometry.context == int(context)
+    assert len(rows) == 5
 
 
 def test_script_of_own_images_writes_a_table(tmp_path, monkeypatch):

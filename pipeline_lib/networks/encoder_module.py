@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -62,9 +61,9 @@ class Encoder(nn.Module):
         return results
 
 
-def _pooled(level: Iterable[nn.Module], x: Tensor) -> Tensor:
+def _pooled(level: nn.Module, x: Tensor) -> Tensor:
     """Compute the convolutions of a level and the pooling after them."""
-    for convolution in level:
+    for convolution in level.children():
         x = nn.functional.relu(convolution(x), inplace=True)
     return nn.functional.max_pool2d(x, 2)
 
