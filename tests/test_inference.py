@@ -68,6 +68,19 @@ def test_tiles_give_the_result_of_one_pass_over_the_mirrored_image(shape, larger
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
+def test_areas_of_one_gray_value_have_no_seams(upsampling):
+    """There, rounding decides which pixel of a pooling square is the largest, in each tile differently."""
+    torch.manual_seed(0)
+    net = networks.plan("unet", depth=3, base_channels=8, upsampling=upsampling).build().eval()
+    net.to(memory_format=torch.channels_last)
+    raw = np.zeros((1, 1, 200, 260), np.uint8)
+    raw[..., 40:90, 40:90] = image(50, 50)
+    raw[..., 100:160, 120:200] = 200
+    found = probability(net, raw, net.geometry.smallest + 3 * net.geometry.stride)
+    np.testing.assert_allclose(found, whole_image(net, raw), atol=1e-5)
+
+
 def test_averaging_orientations_is_the_mean_over_rotated_and_mirrored_images():
     """The section is a square with the size of one output tile, so rotating it rotates the tile."""
     net = network()

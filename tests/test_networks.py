@@ -78,14 +78,110 @@ def test_upsampling_does_not_shift_the_image(upsampling):
     edge = network.geometry.context + 12
     image[..., edge:] = 1
     row = network(image)[0, 0, 10].detach().numpy()
-    assert (row[:10] == 0).all() and (row[14:] == 1).all()
+    assert (row[:10] == 0).all() and (row[14:] == row[-1]).all() and row[-1] > 0
 
 
-def test_initialisation_is_gaussian_with_variance_2_over_fan_in():
+NAILS = [[1, 0, 2, 0], [0, 0, 0, 0], [3, 0, 4, 0], [0, 0, 0, 0]]
+# example of the lecture CS231n of Stanford University: the maxima are 5, 6, 7, 8
+POOLED = [[1, 2, 6, 3], [3, 5, 2, 1], [1, 2, 2, 1], [7, 3, 4, 8]]
+UNPOOLED = [[0, 0, 2, 0], [0, 1, 0, 0], [0, 0, 0, 0], [3, 0, 0, 4]]
+
+
+def tensor(rows):
+    """Return rows as a (1, 1, y, x) Tensor of float64."""
+    return torch.tensor(rows, dtype=torch.double)[None, None]
+
+
+def upsampling_layer(kind, weight):
+    """Return the layer of one channel that doubles the resolution, with these weights and without bias."""
+    (layer,) = unet(depth=1, base_channels=1, upsampling=kind).double().up
+    (convolution,) = convolutions(layer)
+    convolution.weight.data = torch.as_tensor(weight, dtype=torch.double)
+    nn.init.zeros_(convolution.bias)
+    return layer.requires_grad_(False)
+
+
+def test_bed_of_nails_puts_zeros_between_the_pixels():
+    weight = torch.zeros(1, 1, 4, 4)
+    weight[..., 1, 1] = 1  # the result begins 1 px after the first nail
+    found = upsampling_layer("bed_of_nails", weight)(nn.functional.pad(tensor([[1, 2], [3, 4]]), [1] * 4))
+    assert torch.equal(found[..., 1:5, 1:5], tensor(NAILS))
+
+
+def test_bed_of_nails_equals_an_explicit_one_and_a_convolution():
+    x, weight = torch.randn(1, 1, 7, 9, dtype=torch.double), torch.randn(1, 1, 4, 4, dtype=torch.double)
+    nails = torch.zeros(1, 1, 14, 18, dtype=torch.double)
+    nails[..., ::2, ::2] = x
+    expected = nn.functional.conv2d(nn.functional.pad(nails, (1, 0, 1, 0)), weight.flip(2, 3))
+    torch.testing.assert_close(upsampling_layer("bed_of_nails", weight)(x), expected)
+
+
+def test_bed_of_nails_with_a_linear_kernel_interpolates_in_place():
+    """Without a shift against the pixels of the skip connection, whose rim of 1 px is cut off."""
+    kernel = torch.tensor([1, 3, 3, 1], dtype=torch.double) / 4
+    layer = upsampling_layer("bed_of_nails", torch.outer(kernel, kernel)[None, None])
+    assert layer(tensor([[0, 4, 8]] * 3))[0, 0].tolist() == [[1, 3, 5, 7]] * 4
+    x = torch.randn(1, 1, 8, 11, dtype=torch.double)
+    expected = nn.functional.interpolate(x, scale_factor=2, mode="bilinear")[..., 1:-1, 1:-1]
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_up_convolution_and_nearest_agree_where_their_kernels_are_ones():
+    expected = tensor([[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]])
+    ones = upsampling_layer("up_convolution", torch.ones(1, 1, 2, 2))
+    assert torch.equal(ones(tensor([[1, 2], [3, 4]])), expected)
+    copies = upsampling_layer("nearest", [[[[1, 0], [0, 0]]]])
+    assert torch.equal(copies(tensor([[1, 2], [3, 4]])), expected[..., 1:-1, 1:-1])
+
+
+@pytest.mark.parametrize("rim", [0, 2, 6])
+def test_max_unpooling_gives_the_example_of_the_lecture(rim):
+    """Also if the pooled map was larger, as that of the contracting path is."""
+    pooled = nn.functional.pad(tensor(POOLED), [rim] * 4, value=9)
+    found = upsampling_layer("max_unpooling", [[[[1]]]])(tensor([[1, 2], [3, 4]]), pooled)
+    assert torch.equal(found, tensor(UNPOOLED))
+
+
+def test_max_unpooling_equals_that_of_torch_with_indices_counted_again_after_cropping():
+    """Without values close to the maximum: all differ by 1."""
+    rng = torch.Generator().manual_seed(0)
+    pooled = torch.randperm(20 * 28, generator=rng).reshape(1, 1, 20, 28).double()
+    x = torch.randn(1, 1, 6, 10, dtype=torch.double, generator=rng)
+    rim = 2  # pooled pixels on each side
+    _, indices = nn.functional.max_pool2d(pooled, 2, return_indices=True)
+    inner = indices[..., rim:-rim, rim:-rim]
+    again = (inner // 28 - 2 * rim) * 20 + inner % 28 - 2 * rim
+    expected = nn.functional.max_unpool2d(x, again, 2, output_size=(12, 20))
+    assert torch.equal(upsampling_layer("max_unpooling", [[[[1]]]])(x, pooled), expected)
+
+
+def test_equal_maxima_share_an_unpooled_value():
+    layer = upsampling_layer("max_unpooling", [[[[1]]]])
+    pooled = tensor([[0, 0, 3, 3, 1, 1.005], [0, 0, 3, 1, 0, 0]])
+    found = layer(tensor([[8, 6, 3]]), pooled)
+    torch.testing.assert_close(found, tensor([[2, 2, 2, 2, 1, 2], [2, 2, 2, 0, 0, 0]]))
+    rounded = pooled + 1e-7 * torch.randn(2, 6, dtype=torch.double)
+    torch.testing.assert_close(layer(tensor([[8, 6, 3]]), rounded), found, rtol=0, atol=1e-3)
+
+
+def test_unpooled_values_have_a_gradient_and_their_places_have_none():
+    layer = unet(depth=1, base_channels=1, upsampling="max_unpooling").double().up[0]
+    x, pooled = (
+        torch.randn(1, channels, size, size, dtype=torch.double, requires_grad=True)
+        for channels, size in ((2, 2), (1, 4))
+    )
+    layer(x, pooled).sum().backward()
+    # each value appears once in the result
+    torch.testing.assert_close(x.grad, layer.halve.weight.detach().expand(1, 2, 2, 2))
+    assert pooled.grad is None
+
+
+@pytest.mark.parametrize("upsampling", ["up_convolution", "bed_of_nails"])
+def test_initialisation_is_gaussian_with_variance_2_over_fan_in(upsampling):
     torch.manual_seed(0)
-    network = unet(base_channels=16)
+    network = unet(base_channels=16, upsampling=upsampling)
     for layer in convolutions(network):
-        fan_in = layer.in_channels * (9 if layer.kernel_size == (3, 3) else 1)
+        fan_in = layer.in_channels * {1: 1, 2: 1, 3: 9, 4: 4}[layer.kernel_size[0]]
         count = layer.weight.numel()
         std = math.sqrt(2 / fan_in)
         assert abs(layer.weight.std().item() / std - 1) < 5 / math.sqrt(2 * count)

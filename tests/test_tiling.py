@@ -39,7 +39,10 @@ def level_sizes(size, depth, loss):
     return size if size >= stride else None
 
 
-@pytest.mark.parametrize(("upsampling", "loss"), [("up_convolution", 0), ("nearest", 2), ("bilinear", 4)])
+@pytest.mark.parametrize(
+    ("upsampling", "loss"),
+    [("up_convolution", 0), ("nearest", 2), ("bilinear", 4), ("bed_of_nails", 2), ("max_unpooling", 0)],
+)
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_valid_sizes_are_those_computed_layer_by_layer(depth, upsampling, loss):
     geometry = UNetPlan(depth=depth, upsampling=upsampling).geometry

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from pipeline_lib.networks.unet.module import UNet
 
 # Pixels that each up-sampling step cuts off (both sides together), so that no output depends on padding.
-UPSAMPLING_LOSS = {"up_convolution": 0, "nearest": 2, "bilinear": 4}
+UPSAMPLING_LOSS = {"up_convolution": 0, "nearest": 2, "bilinear": 4, "bed_of_nails": 2, "max_unpooling": 0}
 # Largest number of values in memory during a forward pass, per input pixel and base channel. Five are in use
 # at the end of the expanding path: the output of the up-convolution, both halves of the concatenation and the
 # outputs of two convolutions. The rest is fragmentation of the memory. Measured: 3.9 to 10.1 at depths 2 to 5
-# with 4 to 64 base channels.
+# with 4 to 64 base channels, and 6.0 to 9.4 with the other ways of up-sampling.
 TILE_VALUES = 10
 STEP_BYTES = {"float32": 72, "bfloat16": 50}  # bytes per px of the tile and base channel, measured
 
@@ -41,8 +41,9 @@ class UNetPlan(Plan):
         If True, batch normalisation follows each 3x3 convolution.
     dropout : float, default 0.5
         Drop-out rate at the end of the contracting path (its two lowest levels), 0 <= `dropout` < 1.
-    upsampling : {"up_convolution", "nearest", "bilinear"}, default "up_convolution"
-        How the expanding path doubles the resolution, see `networks.unet.module.UNet`.
+    upsampling : {"up_convolution", "nearest", "bilinear", "bed_of_nails", "max_unpooling"}
+        How the expanding path doubles the resolution, see `networks.unet.module.UNet`. The default
+        is "up_convolution".
 
     References
     ----------
@@ -74,8 +75,9 @@ class UNetPlan(Plan):
     )
     upsampling: str = setting(
         "up_convolution",
-        "How the expanding path doubles the resolution: 2x2 up-convolution as in the paper, or "
-        "interpolation followed by a convolution.",
+        "How the expanding path doubles the resolution: 2x2 up-convolution as in the paper; `nearest` or "
+        "`bilinear` interpolation and a convolution; `bed_of_nails`, a 4x4 convolution of the pixels with "
+        "zeros between them; `max_unpooling`, which puts values where the poolings found their maxima.",
         enum=[*UPSAMPLING_LOSS],
     )
 
@@ -100,12 +102,13 @@ class UNetPlan(Plan):
     def parameters(self) -> int:
         """Number of parameters: kernels, biases, and scale and shift per channel of batch normalisation."""
         widths = [self.base_channels * 2**level for level in range(self.depth + 1)]
-        kernel = {"up_convolution": 4, "nearest": 4, "bilinear": 9}[self.upsampling]
+        kernels = {"up_convolution": 4, "nearest": 4, "bilinear": 9, "bed_of_nails": 16, "max_unpooling": 1}
         own = 2 if self.batch_normalisation else 1  # scale and shift replace the bias
         down = sum(
             9 * (before + after) * after + 2 * own * after
             for before, after in zip([self.input_channels, *widths], widths, strict=False)
         )
+        kernel = kernels[self.upsampling]
         up = sum((kernel * 2 * c + 1) * c + 9 * 3 * c * c + 2 * own * c for c in widths[:-1])
         return down + up + (self.base_channels + 1) * self.classes
 

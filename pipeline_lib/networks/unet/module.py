@@ -13,6 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from pipeline_lib.networks.module import Network
 from pipeline_lib.networks.unet import UNetPlan
 
+# Values of a 2x2 square that are so close to its maximum share an unpooled value. Activations are about 1.
+NEAR_MAXIMUM = 0.01
+
 
 class UNet(Network):
     """U-Net with unpadded convolutions.
@@ -27,9 +30,15 @@ class UNet(Network):
     - `up_convolution`: 2x2 transposed convolution with stride 2, as in the paper.
     - `nearest`: nearest-neighbour interpolation, then a 2x2 convolution.
     - `bilinear`: bilinear interpolation, then a 3x3 convolution.
+    - `bed_of_nails`: zeros between the pixels, then a 4x4 convolution. This is the learned up-sampling of
+      [3]_, which can become bilinear interpolation.
+    - `max_unpooling`: a 1x1 convolution, then each value is put where the 2x2 square of the contracting path
+      has its maximum, and zeros elsewhere [4]_. Pixels that equal the maximum (within 0.01) share the value.
+      If only the first of them had it, rounding would decide where areas of one gray value are, and tiles
+      would have seams.
 
-    In each step, `nearest` cuts off a rim of 1 px and `bilinear` one of 2 px, where the result would depend
-    on padding.
+    In each step, `nearest` and `bed_of_nails` cut off a rim of 1 px and `bilinear` one of 2 px, where the
+    result would depend on padding.
 
     If `checkpointing` is True, a training step keeps only the inputs and outputs of the levels. This takes
     about a third less memory and a third more time.
@@ -48,6 +57,12 @@ class UNet(Network):
 
     .. [2] K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers: Surpassing human-level performance
        on ImageNet classification", ICCV, 1026-1034, 2015.
+
+    .. [3] J. Long, E. Shelhamer, T. Darrell, "Fully convolutional networks for semantic segmentation", CVPR,
+       3431-3440, 2015.
+
+    .. [4] M. D. Zeiler, G. W. Taylor, R. Fergus, "Adaptive deconvolutional networks for mid and high level
+       feature learning", ICCV, 2018-2025, 2011.
 
     Examples
     --------
@@ -112,6 +127,69 @@ class UNet(Network):
         return level(*inputs)
 
 
+class MaxUnpooling(nn.Module):
+    """1x1 convolution, then unpooling to where the contracting path had the maxima of its 2x2 squares.
+
+    Parameters
+    ----------
+    before : int
+        Number of channels of the input.
+    after : int
+        Number of channels of the result and of the level of the contracting path.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.halve = nn.Conv2d(before, after, 1)
+
+    def forward(self, x: Tensor, pooled: Tensor) -> Tensor:
+        """Double the resolution.
+
+        Parameters
+        ----------
+        x : (n, before, y, x) Tensor
+            Values of the lower level.
+        pooled : (n, after, ..., ...) Tensor
+            Input of the max pooling. It is cropped to the centre; no gradient flows back to it.
+
+        Returns
+        -------
+        (n, after, 2 y, 2 x) Tensor
+            The values at the maxima, and zeros.
+        """
+        values = nn.functional.interpolate(self.halve(x), scale_factor=2, mode="nearest")
+        with torch.no_grad():
+            shares = maximum_shares(_centre(pooled, values))
+        return values * shares
+
+
+def maximum_shares(x: Tensor) -> Tensor:
+    """Return which share each pixel has in the maximum of its 2x2 square.
+
+    Parameters
+    ----------
+    x : (n, c, y, x) Tensor
+        Values with even height and width.
+
+    Returns
+    -------
+    (n, c, y, x) Tensor
+        Shares, which add up to 1 in each square. The share falls linearly to 0 at `NEAR_MAXIMUM` below the
+        maximum. So rounding errors change it little.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pipeline_lib.networks.unet.module import maximum_shares
+    >>> maximum_shares(torch.tensor([[[[1.0, 2, 6, 6], [3, 5, 2, 1]]]]))
+    tensor([[[[0.0000, 0.0000, 0.5000, 0.5000],
+              [0.0000, 1.0000, 0.0000, 0.0000]]]])
+    """
+    double = partial(nn.functional.interpolate, scale_factor=2, mode="nearest")
+    near = nn.functional.relu(1 - (double(nn.functional.max_pool2d(x, 2)) - x) / NEAR_MAXIMUM)
+    return near / double(4 * nn.functional.avg_pool2d(near, 2))
+
+
 def _double_convolution(before: int, after: int, batch_normalisation: bool) -> nn.Sequential:
     """Two unpadded 3x3 convolutions with ReLU, from `before` to `after` channels."""
     layers: list[nn.Module] = []
@@ -136,6 +214,13 @@ def _upsampling(before: int, after: int, kind: str) -> nn.Module:
             nn.Conv2d(before, after, 2),
             nn.ZeroPad2d((-1, 0, -1, 0)),
         )
+    if kind == "bed_of_nails":
+        # A transposed convolution gives the same without multiplying zeros. `padding` cuts off what depends
+        # on pixels beyond the tile. The nails are at the top left of 2x2 squares, and a kernel of even size
+        # moves them to the centre, so the result is aligned with the skip connection.
+        return nn.ConvTranspose2d(before, after, 4, stride=2, padding=2)
+    if kind == "max_unpooling":
+        return MaxUnpooling(before, after)
     return nn.Sequential(
         nn.Upsample(scale_factor=2, mode="bilinear"), nn.ZeroPad2d(-1), nn.Conv2d(before, after, 3)
     )
@@ -143,7 +228,7 @@ def _upsampling(before: int, after: int, kind: str) -> nn.Module:
 
 def _expand(up: nn.Module, merge: nn.Module, skip: Tensor, x: Tensor) -> Tensor:
     """One level of the expanding path: up-sample, concatenate with the skip connection, convolve twice."""
-    x = up(x)
+    x = up(x, skip) if isinstance(up, MaxUnpooling) else up(x)
     return merge(torch.cat([_centre(skip, x), x], dim=1))
 
 
@@ -161,10 +246,10 @@ def _initialise(module: nn.Module) -> None:
     N is the number of incoming nodes of one neuron (He et al. 2015; Ronneberger et al. 2015, section 3).
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        incoming = module.in_channels
-        # in the 2x2 up-convolution with stride 2, each output pixel depends on one pixel of the kernel
-        if isinstance(module, nn.Conv2d):
-            incoming *= math.prod(module.kernel_size)
+        incoming = module.in_channels * math.prod(module.kernel_size)
+        # in a 2x2 up-convolution with stride 2, each output pixel depends on one pixel of the kernel
+        if isinstance(module, nn.ConvTranspose2d):
+            incoming //= math.prod(module.stride)
         nn.init.normal_(module.weight, std=math.sqrt(2 / incoming))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
