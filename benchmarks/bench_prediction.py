@@ -32,6 +32,7 @@ from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.inference import passes as inference
 from pipeline_lib.inference.tiling import mirror, read_mirrored, tiles
+from pipeline_lib.networks.folding import fold
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime import devices
 from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
@@ -61,6 +62,7 @@ def measure() -> list[Row]:
         if inference.choose_precision("auto", DEVICE) == BF16:
             rows += [half_precision(model, drawn(SHAPES[0]), "16 channels", 4), change_of_scores(model, test)]
             rows.append(half_precision(untrained(PAPER), drawn((1024, 1024)), "the paper's network", 2))
+        rows += folding(drawn((1024, 1024)))
         if find_spec("monai"):
             rows += against_monai(model, drawn(SHAPES[0]))
     if DEVICE.type == "cpu":
@@ -203,6 +205,30 @@ def half_precision(model: Model, raw: np.ndarray, name: str, rounds: int) -> Row
         True,
         {f"seconds_{name}": statistics.median(seconds) for name, seconds in times.items()},
     )
+
+
+def folding(raw: np.ndarray) -> list[Row]:
+    """Compare a network whose batch normalisation is folded into the convolutions with the original one."""
+    plain = untrained(SMALL | {"batch_normalisation": True})
+    folded = copy.deepcopy(plain)
+    fold(folded.network)
+    rows = []
+    for precision in dict.fromkeys((FLOAT, inference.choose_precision("auto", DEVICE))):
+        calls = {
+            name: tiled(model, raw, "auto", precision)
+            for name, model in (("plain", plain), ("folded", folded))
+        }
+        times = side_by_side(calls, rounds=9)
+        rows.append(
+            Row(
+                f"prediction with batch normalisation, {str(precision).removeprefix('torch.')}, folded",
+                "not folded",
+                ratio(times, "plain", "folded"),
+                "x faster",
+                details={f"seconds_{name}": statistics.median(found) for name, found in times.items()},
+            )
+        )
+    return rows
 
 
 def change_of_scores(model: Model, test: Path) -> Row:

@@ -5,11 +5,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from test_folding import draw_statistics
 from torch import nn
 
 from pipeline_lib import networks
 from pipeline_lib.data.normalisation import measure
 from pipeline_lib.kernels.blocks import ALIGNMENT
+from pipeline_lib.networks.folding import fold
 from pipeline_lib.networks.model import Model, read_tensors
 from pipeline_lib.networks.unet import UPSAMPLING_LOSS, UNetPlan
 from pipeline_lib.runtime.errors import InputError
@@ -407,6 +409,23 @@ class TestEveryNetwork:
             assert network(image).shape == (1, 4, output, output + geometry.stride)
         assert networks.plan(name, **network.plan.arguments()) == network.plan
         assert {*network.plan.arguments()} == {"input_channels", "classes", *network.plan.schema()}
+
+    def test_folded_network_has_the_same_output(self, name):
+        """With batch normalisation where the network has this setting."""
+        more = (
+            {"batch_normalisation": True}
+            if "batch_normalisation" in networks.plan_type(name).schema()
+            else {}
+        )
+        network = self.built(name, **more)
+        draw_statistics(network)
+        size = network.geometry.input_size(40)
+        image = torch.rand(1, 1, size, size)
+        with torch.inference_mode():
+            expected = network(image).softmax(1)
+            fold(network)
+            torch.testing.assert_close(network(image).softmax(1), expected, rtol=0, atol=1e-5)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
     def test_output_moves_with_an_input_shifted_by_the_stride(self, name):
         network = self.built(name)

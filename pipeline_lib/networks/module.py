@@ -25,6 +25,8 @@ class Network(nn.Module):
     - Random numbers, for instance of drop-out, are drawn only in training mode and from torch's default
       generator. The training seeds it before each patch from its own seed and the number of the patch, so
       drop-out is a function of these two.
+    - Batch normalisation that follows a convolution in an `nn.Sequential` is applied to its output and to
+      nothing else, because prediction folds the two into one (`networks.folding.fold`).
 
     Parameters
     ----------

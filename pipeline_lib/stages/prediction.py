@@ -19,6 +19,7 @@ from pipeline_lib.inference.resampling import Resampled
 from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.pixelsize import PixelSize, differs, require_ratio, side, text
+from pipeline_lib.networks.folding import fold
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.errors import InputError
@@ -212,7 +213,8 @@ def _shifted(tile: Tile, rows: int) -> Tile:
 
 @lru_cache(maxsize=1)
 def _load(path: str | Path, _changed: int, device: torch.device) -> Model:
-    """Read a model and move it to a device, once for all volumes that a process predicts with it."""
+    """Read a model and prepare it on a device, once for all volumes that a process predicts with it."""
     model = Model.load(path)
-    model.network.move_to(device).eval()
+    fold(model.network.eval())
+    model.network.move_to(device)
     return model
