@@ -203,6 +203,15 @@ def test_a_step_of_two_processes_equals_that_of_one_on_the_whole_batch(inputs, t
     assert_alike(one, state(tmp_path / "two"), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_two_processes_estimate_the_statistics_over_all_tiles(inputs, tmp_path, start):  # noqa: F811
+    """Three tiles, so that the shares of the processes are not equal."""
+    settings = {"iterations": 1, "batch": 2, "batch_normalisation_tiles": 3}
+    one = run(inputs, tmp_path / "one", **settings)
+    start(TRAINING_MODULE, **arguments_of(inputs, tmp_path / "two", **settings))
+    assert_alike(one, state(tmp_path / "two"), rtol=1e-5, atol=1e-6)
+
+
 WATCHED = """
 import os
 from pipeline_lib.stages import training

@@ -2,20 +2,27 @@ import functools
 import itertools
 import math
 import re
+import signal
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from pipeline_lib import layout, metrics, networks, provenance, tasks
+from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.data.gray import summary
 from pipeline_lib.data.labels import cells_apart, separation_border
+from pipeline_lib.data.normalisation import Normalisation
+from pipeline_lib.data.patches import Patches, open_volumes
 from pipeline_lib.networks.model import Model, read_tensors, write_tensors
 from pipeline_lib.networks.unet import module
 from pipeline_lib.runtime import progress
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import read_json
 from pipeline_lib.stages import training
 from pipeline_lib.stages.dataset import build_weight_map, measure_statistics
 from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
@@ -515,6 +522,85 @@ def test_batch_normalisation_counts_each_tile_once(inputs, tmp_path, cramped, ca
     trained = run(inputs, tmp_path)
     assert "continues with tiles" in caplog.text and "computed twice" not in caplog.text
     assert all(count == TRAINING["iterations"] for name, count in trained.items() if "tracked" in name)
+
+
+def patches_of(inputs, network):
+    """Return the patches that `run` trains on."""
+    with ExitStack() as stack:
+        volumes = open_volumes(stack, tasks.load("segmentation").open, *inputs[:2])
+        normalisation = Normalisation.from_dict(read_json(inputs[4])["normalisation"])
+        context = network.geometry.context
+        patches = Patches(
+            volumes, normalisation, context, TRAINING["tile"], Augmentation(**AUGMENTATION), seed=0
+        )
+        return [patches.move(patches.read(number), torch.device("cpu")) for number in range(5)]
+
+
+def test_statistics_of_the_model_are_means_over_tiles(inputs, tmp_path):
+    """Compared with those of single tiles, which torch computes if each replaces the one before."""
+    run(inputs, tmp_path, batch_normalisation_tiles=5, best_by="loss")
+    network = Model.load(tmp_path / "model.pt").network
+    found = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    tiles = [patch.image for patch in patches_of(inputs, network)]
+    network.dropout.p = 0.0
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in norms:
+        layer.momentum = 1.0
+    of_tiles = []
+    for tile in tiles:
+        network.train()(tile)
+        of_tiles.append({name: buffer.clone() for name, buffer in network.named_buffers()})
+    for name in filter(re.compile("running").search, found):
+        expected = torch.stack([statistics[name] for statistics in of_tiles]).mean(0)
+        torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
+        assert (of_tiles[0][name] - expected).abs().max() > 1e-3  # tiles differ
+    torch.optim.swa_utils.update_bn(tiles, network)
+    for name, buffer in network.named_buffers():
+        if "running" in name:
+            torch.testing.assert_close(found[name], buffer, rtol=1e-5, atol=1e-6)
+
+
+def test_estimated_statistics_change_nothing_else(inputs, tmp_path):
+    """Neither do those of earlier validations: the last one has the same scores without them."""
+    settings = {"validation_interval": 12, "batch_normalisation_tiles": 3}
+    plain = run(inputs, tmp_path / "plain", validation_interval=12)
+    assert same(run(inputs, tmp_path / "off", **settings | {"batch_normalisation_tiles": 0}), plain)
+    estimated = run(inputs, tmp_path / "estimated", **settings)
+    for name in plain:
+        assert torch.equal(plain[name], estimated[name]) == ("running" not in name), name
+    run(inputs, tmp_path / "often", **settings | {"validation_interval": 4})
+    once, often = (pd.read_csv(tmp_path / name / "history.csv") for name in ("estimated", "often"))
+    assert list(often.iteration) == [4, 8, 12] and list(once.iteration) == [12]
+    assert often.validation_loss.iloc[-1] == once.validation_loss.iloc[-1]
+
+
+@pytest.mark.parametrize("when", ["estimate_statistics", "validate"])
+def test_training_interrupted_in_a_validation_ends_with_the_same_bytes(inputs, tmp_path, monkeypatch, when):
+    """In the second one, before and after the statistics are replaced."""
+    whole = run(inputs, tmp_path / "whole", batch_normalisation_tiles=3)
+    original, calls = getattr(training, when), []
+
+    def ending(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, when, ending)
+        with pytest.raises(KeyboardInterrupt):
+            run(inputs, tmp_path / "cut", batch_normalisation_tiles=3)
+    assert read_tensors(tmp_path / "cut/model.checkpoint.pt")["training"]["iteration"] == 8
+    assert same(run(inputs, tmp_path / "cut", batch_normalisation_tiles=3), whole)
+
+
+def test_tiles_for_statistics_need_batch_normalisation(inputs, tmp_path):
+    with pytest.raises(
+        InputError,
+        match=r"training\.batch_normalisation_tiles: this network has no batch normalisation\. Set "
+        r"`network\.batch_normalisation: true`, or remove this key\.",
+    ):
+        run(inputs, tmp_path, network=PLAIN, batch_normalisation_tiles=3)
 
 
 def test_nan_loss_is_reported_with_what_to_change(inputs, tmp_path):

@@ -348,6 +348,26 @@ class Plan(ABC):
             "context, for example with fewer poolings, or larger images."
         )
 
+    def require_batch_normalisation(self, key: str) -> None:
+        """Check that the network has batch normalisation: a setting `batch_normalisation` that is true.
+
+        Parameters
+        ----------
+        key : str
+            Name of the setting that needs it, for the error message.
+
+        Raises
+        ------
+        InputError
+            If the network has no batch normalisation. The message names `key`.
+        """
+        if not self.arguments().get("batch_normalisation"):
+            switch = "set `network.batch_normalisation: true`, or " * ("batch_normalisation" in self.schema())
+            advice = f"{switch}remove this key"
+            raise InputError(
+                f"{key}: this network has no batch normalisation. {advice[0].upper()}{advice[1:]}."
+            )
+
     @abstractmethod
     def build(self) -> Network:
         """Return a new network with random initial parameters. This method imports torch.

@@ -40,6 +40,7 @@ from pipeline_lib.runtime.types import Json
 from pipeline_lib.training.loop import learn, write_history
 from pipeline_lib.training.schedule import Settings
 from pipeline_lib.training.state import Checkpoint
+from pipeline_lib.training.statistics import estimate_statistics
 from pipeline_lib.training.step import Step
 from pipeline_lib.training.validation import validate
 
@@ -106,7 +107,7 @@ def train(
     ------
     InputError
         If the tile is not a valid size of the network, the loss is not finite, the settings do not match the
-        data, or an input is missing or damaged.
+        network or the data, or an input is missing or damaged.
     """
     settings = Settings(**training)
     if settings.batch % processes.number:
@@ -130,6 +131,8 @@ def train(
         )
     plan = networks.plan(**network, input_channels=len(normalisation.scale), classes=trained_task.classes)
     output = plan.geometry.output_size(settings.tile)
+    if settings.batch_normalisation_tiles:
+        plan.require_batch_normalisation("training.batch_normalisation_tiles")
     net = plan.build()
     # machines of different kinds may draw different random numbers
     net.load_state_dict(processes.from_first(net.state_dict))
@@ -212,7 +215,7 @@ def train(
                 step = Step(net, checkpoint.optimizer, trained_task, settings, seed, precision, processes)
                 shares = map(step.share, range(state.iteration, settings.iterations))
                 # a device that is too small for a training tile is also too small for it in validation
-                scores = partial(
+                of_volumes = partial(
                     validate,
                     passes.SplitIfTooLarge(net),
                     trained_task,
@@ -223,6 +226,16 @@ def train(
                     precision,
                     processes,
                 )
+
+                def scores() -> dict[str, float]:
+                    if settings.batch_normalisation_tiles:
+                        # not needed for training steps, so they may replace the running statistics
+                        numbers = processes.share(settings.batch_normalisation_tiles)
+                        images = (patches.move(patches.read(number), device).image for number in numbers)
+                        tiles = zip(numbers, map(step.without_rim, images), strict=True)
+                        estimate_statistics(net, tiles, precision, processes)
+                    return of_volumes()
+
                 learn(checkpoint, step, patches.batches(shares, device), scores, history)
         if processes.first:
             net.load_state_dict(cast("dict[str, Tensor]", state.best))  # set by the last validation

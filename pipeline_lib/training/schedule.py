@@ -37,6 +37,10 @@ class Settings:
         How the learning rate falls to 0 after the warm-up. With "constant" it does not fall.
     validation_interval : int, default 250
         Number of iterations between two validations. The state is saved at each of them.
+    batch_normalisation_tiles : int, optional
+        Number of training tiles over which the statistics of batch normalisation are estimated before each
+        validation, see `training.statistics.estimate_statistics`. With 0 and by default, they are the
+        running ones.
     best_by : str, default "loss"
         Score of the task by which the best state is selected. That state becomes the model.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
@@ -62,6 +66,7 @@ class Settings:
     warm_up: int = 100
     decay: str = "cosine"
     validation_interval: int = 250
+    batch_normalisation_tiles: int | None = None
     best_by: str = "loss"
     precision: str = "auto"
     device: str = "auto"

@@ -134,8 +134,8 @@ class Step:
                 torch.manual_seed(self.seed * 2**31 + number)  # drop-out depends on the patch only
                 _copy(before, self.net.buffers())
                 with autocast(device, self.precision):
-                    output = self.net(self._without_rim(image).contiguous(memory_format=torch.channels_last))
-                loss = self.task.loss(output, self._without_rim(truth)) / self.settings.batch
+                    output = self.net(self.without_rim(image).contiguous(memory_format=torch.channels_last))
+                loss = self.task.loss(output, self.without_rim(truth)) / self.settings.batch
                 del output
                 loss.backward()
                 total += loss.detach()
@@ -147,7 +147,7 @@ class Step:
         _copy(running, _running_means(self.net))
         return total, ""
 
-    def _without_rim(self, part: Tensor) -> Tensor:
+    def without_rim(self, part: Tensor) -> Tensor:
         """Cut the rim off `part` (..., y, x), the image or the truth of a patch."""
         return part[..., self.rim : part.shape[-2] - self.rim, self.rim : part.shape[-1] - self.rim]
 

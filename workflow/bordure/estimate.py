@@ -57,7 +57,9 @@ def describe_run(
 
     trainings = 1 + len(config["seeds"])
     validations = math.ceil(training["iterations"] / training["validation_interval"])
-    train = training["iterations"] * per_step + validations * pixels("validation") * per_pixel
+    validated = pixels("validation")
+    validated += (training.get("batch_normalisation_tiles") or 0) * pixels_per_step // training["batch"]
+    train = training["iterations"] * per_step + validations * validated * per_pixel
     held_out = pixels("validation", "test", "predict")
     orientations = ORIENTATIONS if prediction["average_orientations"] else 1
     scored = pixels("validation", "test") * SCORING
