@@ -594,6 +594,20 @@ def test_training_interrupted_in_a_validation_ends_with_the_same_bytes(inputs, t
     assert same(run(inputs, tmp_path / "cut", batch_normalisation_tiles=3), whole)
 
 
+def test_statistics_are_those_of_tiles_as_small_as_memory_allows(inputs, tmp_path, cramped, monkeypatch):
+    original, sizes = training.estimate_statistics, set()
+
+    def recording(net, tiles, *others):
+        tiles = list(tiles)
+        sizes.update(image.shape[-1] for _, image in tiles)
+        original(net, tiles, *others)
+
+    monkeypatch.setattr(training, "estimate_statistics", recording)
+    cramped(500_000)
+    run(inputs, tmp_path, batch_normalisation_tiles=2)
+    assert sizes == {Model.load(tmp_path / "model.pt").provenance["smallest_tile"]}
+
+
 def test_tiles_for_statistics_need_batch_normalisation(inputs, tmp_path):
     with pytest.raises(
         InputError,
