@@ -238,7 +238,7 @@ def test_generated_tables_are_up_to_date():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_config_is_valid_and_its_tile_fits_its_network(path):
     completed = settings.complete(yaml.safe_load(path.read_text()))
-    networks.plan(**completed["network"]).require_tile(completed["training"]["tile"], "training.tile")
+    networks.plan(**completed["network"]).require_training(completed["training"])
     assert volumes.read_table(ROOT / completed["volumes"], "data")
     assert ("drawing" in completed) != ("data_dir" in completed)
 

@@ -243,9 +243,7 @@ def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, thr
     blocks: Json = {"block": config["block"]}
     shared: Json = memory | {"threads": min(threads, THREADS["others"])}
     plan = networks.plan(**config["network"], input_channels=imageio.number_of(config["dataset"]["channels"]))
-    plan.require_tile(config["training"]["tile"], "training.tile")
-    if config["training"].get("batch_normalisation_tiles"):
-        plan.require_batch_normalisation("training.batch_normalisation_tiles")
+    plan.require_training(config["training"])
 
     def file(part: str, volume: Volume, suffix: str = ".h5") -> Path:
         return folder / part / f"{volume.volume}{suffix}"

@@ -348,24 +348,27 @@ class Plan(ABC):
             "context, for example with fewer poolings, or larger images."
         )
 
-    def require_batch_normalisation(self, key: str) -> None:
-        """Check that the network has batch normalisation: a setting `batch_normalisation` that is true.
+    def require_training(self, training: Json) -> None:
+        """Check that the settings of a training fit the network.
 
         Parameters
         ----------
-        key : str
-            Name of the setting that needs it, for the error message.
+        training : dict
+            Section `training` of the config.
 
         Raises
         ------
         InputError
-            If the network has no batch normalisation. The message names `key`.
+            If the tile is not valid, or tiles are to be used for the statistics of batch normalisation and
+            the network has none, that is no setting `batch_normalisation` that is true.
         """
-        if not self.arguments().get("batch_normalisation"):
+        self.require_tile(training["tile"], "training.tile")
+        key = "batch_normalisation_tiles"
+        if training.get(key) and not self.arguments().get("batch_normalisation"):
             switch = "set `network.batch_normalisation: true`, or " * ("batch_normalisation" in self.schema())
-            advice = f"{switch}remove this key"
             raise InputError(
-                f"{key}: this network has no batch normalisation. {advice[0].upper()}{advice[1:]}."
+                f"training.{key}: found {training[key]}, but this network has no batch normalisation. To "
+                f"solve this, {switch}remove the key."
             )
 
     @abstractmethod

@@ -12,6 +12,7 @@ case, so no other process should use them. An interrupted training can resume wi
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -130,9 +131,8 @@ def train(
             f"{', '.join(trained_task.scores)}."
         )
     plan = networks.plan(**network, input_channels=len(normalisation.scale), classes=trained_task.classes)
+    plan.require_training(dataclasses.asdict(settings))
     output = plan.geometry.output_size(settings.tile)
-    if settings.batch_normalisation_tiles:
-        plan.require_batch_normalisation("training.batch_normalisation_tiles")
     net = plan.build()
     # machines of different kinds may draw different random numbers
     net.load_state_dict(processes.from_first(net.state_dict))

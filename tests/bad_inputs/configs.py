@@ -63,6 +63,12 @@ add("pixel sizes to match, but not known", write_config, "prediction: {match_pix
 add("list instead of a section", write_config, "report: [a]\n")
 add("unknown choice", write_config, "normalisation: median\n")
 add("tile that the network cannot process", write_config, "", CONFIG.replace("tile: 44", "tile: 45"))
+add(
+    "tiles for batch normalisation that the network does not have",
+    write_config,
+    "",
+    CONFIG.replace("tile: 44", "tile: 44, batch_normalisation_tiles: 20"),
+)
 add("missing table of volumes", write_config, "", CONFIG.replace("volumes.tsv", "none.tsv"))
 add("missing model", write_config, "model: none.pt\n")
 add("table instead of a model", write_config, "model: volumes.tsv\n")

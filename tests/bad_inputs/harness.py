@@ -89,7 +89,7 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
     config = settings.complete(settings.read_config("my.yaml"))
     if "model" in config:
         settings.use_model(config, config["model"])
-    networks.plan(**config["network"]).require_tile(config["training"]["tile"], "training.tile")
+    networks.plan(**config["network"]).require_training(config["training"])
     rows = volumes.read_table(config["volumes"], config.get("data_dir", "."))
     dataset = config["dataset"]
     own = {row.volume: settings.of_volume(dataset, row.dataset, row.row) for row in rows}

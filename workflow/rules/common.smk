@@ -105,12 +105,11 @@ def check_results():
 
 
 def check_tiles():
-    """Raise `InputError` if tiles do not fit the network, now and not after hours in the queue."""
-    for section in ("prediction",) if MODEL_FILE else ("training", "prediction"):
-        if (tile := config[section]["tile"]) != "auto":
-            PLAN.require_tile(tile, f"{section}.tile")
-    if not MODEL_FILE and config["training"].get("batch_normalisation_tiles"):
-        PLAN.require_batch_normalisation("training.batch_normalisation_tiles")
+    """Raise `InputError` if the network cannot process the tiles, now and not after hours in the queue."""
+    if not MODEL_FILE:
+        PLAN.require_training(config["training"])
+    if (tile := config["prediction"]["tile"]) != "auto":
+        PLAN.require_tile(tile, "prediction.tile")
 
 
 def check_seeds():
