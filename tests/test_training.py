@@ -611,8 +611,8 @@ def test_statistics_are_those_of_tiles_as_small_as_memory_allows(inputs, tmp_pat
 def test_tiles_for_statistics_need_batch_normalisation(inputs, tmp_path):
     with pytest.raises(
         InputError,
-        match=r"training\.batch_normalisation_tiles: found 3, but this network has no batch normalisation\. To "
-        r"solve this, set `network\.batch_normalisation: true`, or remove the key\.",
+        match=r"training\.batch_normalisation_tiles: found 3, but this network has no batch normalisation\. "
+        r"To solve this, set `network\.batch_normalisation: true`, or remove the key\.",
     ):
         run(inputs, tmp_path, network=PLAIN, batch_normalisation_tiles=3)
 
