@@ -332,7 +332,9 @@ def test_model_file_may_contain_more_values(model, tmp_path):
 
 
 def test_unknown_networks_and_settings_are_rejected():
-    with pytest.raises(InputError, match=r"network\.name: found `fcn99`, expected one of .*fcn8s, unet"):
+    with pytest.raises(
+        InputError, match=r"network\.name: found `fcn99`, expected one of .*fcn8s, patch_classifier, unet"
+    ):
         networks.plan("fcn99")
     with pytest.raises(InputError, match=r"`bass_channels` is not a setting of `unet`\. Its settings are"):
         networks.plan("unet", bass_channels=3)
@@ -392,6 +394,7 @@ class TestEveryNetwork:
         "fcn32s": ENCODER,
         "fcn16s": ENCODER,
         "fcn8s": ENCODER,
+        "patch_classifier": {"channels": [3, 4], "kernel_sizes": [3], "fc_channels": [5], "window": 22},
     }
 
     def built(self, name, **more):

@@ -5,6 +5,7 @@ Their torch modules are in `networks.encoder_module`.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -59,8 +60,6 @@ class EncoderPlan(Plan):
         Number of convolutions of each level. A single number holds for all levels.
     kernel_sizes : sequence of int, default (3,)
         Size of the kernels of each level (px of the level). A single number holds for all levels.
-    fc_size : int, default 7
-        Size of the kernel of the first fully connected layer (px of the lowest level).
     fc_channels : sequence of int, default (4096, 4096)
         Number of channels of each fully connected layer.
     dropout : float, default 0.5
@@ -88,9 +87,6 @@ class EncoderPlan(Plan):
     kernel_sizes: tuple[int, ...] = setting(
         (3,), "Size of the kernels of each level. A single number holds for all levels."
     )
-    fc_size: int = setting(
-        7, "Size of the kernel of the first fully connected layer, in pixels of the lowest level.", minimum=1
-    )
     fc_channels: tuple[int, ...] = setting((4096, 4096), "Number of channels of each fully connected layer.")
     dropout: float = setting(
         0.5, "Drop-out rate after each fully connected layer.", minimum=0, exclusiveMaximum=1
@@ -105,6 +101,11 @@ class EncoderPlan(Plan):
                     f"network.{key}: found {count} numbers, expected one for each of the "
                     f"{len(self.channels)} levels of `network.channels`, or a single one for all of them."
                 )
+
+    @property
+    @abstractmethod
+    def fc_size(self) -> int:
+        """Size of the kernel of the first fully connected layer (px of the lowest level)."""
 
     @property
     def levels(self) -> list[Level]:
@@ -134,10 +135,24 @@ class EncoderPlan(Plan):
         int
             Size of the input (px). With one cell, it is the window that a cell sees.
         """
-        size = cells + self.fc_size - 1
+        return self.levels_input(cells + self.fc_size - 1)
+
+    def levels_input(self, pixels: int) -> int:
+        """Return the input size for which the last level gives `pixels` pixels.
+
+        Parameters
+        ----------
+        pixels : int
+            Size of the result of the last level.
+
+        Returns
+        -------
+        int
+            Size of the input (px).
+        """
         for level in reversed(self.levels):
-            size = 2 * size + level.lost
-        return size
+            pixels = 2 * pixels + level.lost
+        return pixels
 
     @property
     def encoder_parameters(self) -> int:

@@ -39,12 +39,12 @@ class FCNPlan(EncoderPlan):
         Number of channels of the output: the number of classes of the task.
     channels, convolutions, kernel_sizes : sequence of int
         Levels of the encoder, see `networks.encoder.EncoderPlan`.
-    fc_size : int
-        Kernel of the first fully connected layer, see `networks.encoder.EncoderPlan`.
     fc_channels : sequence of int
         Channels of the fully connected layers, see `networks.encoder.EncoderPlan`.
     dropout : float, default 0.5
         Drop-out rate after each fully connected layer, 0 <= `dropout` < 1.
+    fc_size : int, default 7
+        Size of the kernel of the first fully connected layer (px of the lowest level).
     upsampling : {"learned", "fixed"}, default "learned"
         Whether the transposed convolutions, which start as bilinear interpolation, are trained.
 
@@ -64,6 +64,9 @@ class FCNPlan(EncoderPlan):
     skips: ClassVar[int]  # number of levels whose logits are added
     smaller: ClassVar[str] = "lower the numbers of `network.channels` or `network.fc_channels`"
 
+    fc_size: int = setting(
+        7, "Size of the kernel of the first fully connected layer, in pixels of the lowest level.", minimum=1
+    )
     upsampling: str = setting(
         "learned",
         "Whether the layers that enlarge the result, which start as bilinear interpolation, are trained.",
@@ -175,12 +178,12 @@ class FCN32sPlan(FCNPlan):
         Number of channels of the output: the number of classes of the task.
     channels, convolutions, kernel_sizes : sequence of int
         Levels of the encoder, see `networks.encoder.EncoderPlan`.
-    fc_size : int
-        Kernel of the first fully connected layer, see `networks.encoder.EncoderPlan`.
     fc_channels : sequence of int
         Channels of the fully connected layers, see `networks.encoder.EncoderPlan`.
     dropout : float, default 0.5
         Drop-out rate after each fully connected layer, 0 <= `dropout` < 1.
+    fc_size : int, default 7
+        Size of the kernel of the first fully connected layer (px of the lowest level).
     upsampling : {"learned", "fixed"}, default "learned"
         Whether the transposed convolutions, which start as bilinear interpolation, are trained.
 
@@ -209,12 +212,12 @@ class FCN16sPlan(FCNPlan):
         Number of channels of the output: the number of classes of the task.
     channels, convolutions, kernel_sizes : sequence of int
         Levels of the encoder, see `networks.encoder.EncoderPlan`.
-    fc_size : int
-        Kernel of the first fully connected layer, see `networks.encoder.EncoderPlan`.
     fc_channels : sequence of int
         Channels of the fully connected layers, see `networks.encoder.EncoderPlan`.
     dropout : float, default 0.5
         Drop-out rate after each fully connected layer, 0 <= `dropout` < 1.
+    fc_size : int, default 7
+        Size of the kernel of the first fully connected layer (px of the lowest level).
     upsampling : {"learned", "fixed"}, default "learned"
         Whether the transposed convolutions, which start as bilinear interpolation, are trained.
     at_once : bool, default False
@@ -256,12 +259,12 @@ class FCN8sPlan(FCN16sPlan):
         Number of channels of the output: the number of classes of the task.
     channels, convolutions, kernel_sizes : sequence of int
         Levels of the encoder, see `networks.encoder.EncoderPlan`.
-    fc_size : int
-        Kernel of the first fully connected layer, see `networks.encoder.EncoderPlan`.
     fc_channels : sequence of int
         Channels of the fully connected layers, see `networks.encoder.EncoderPlan`.
     dropout : float, default 0.5
         Drop-out rate after each fully connected layer, 0 <= `dropout` < 1.
+    fc_size : int, default 7
+        Size of the kernel of the first fully connected layer (px of the lowest level).
     upsampling : {"learned", "fixed"}, default "learned"
         Whether the transposed convolutions, which start as bilinear interpolation, are trained.
     at_once : bool, default False
