@@ -214,14 +214,15 @@ def train(
                 )
                 step = Step(net, checkpoint.optimizer, trained_task, settings, seed, precision, processes)
                 shares = map(step.share, range(state.iteration, settings.iterations))
-                # a device that is too small for a training tile is also too small for it in validation
+                # a device that is too small for a training tile is also too small for it in validation;
+                # tiles that are hardly more than context, as in patch-wise training, would make it slow
                 of_volumes = partial(
                     validate,
                     passes.SplitIfTooLarge(net),
                     trained_task,
                     validation_volumes,
                     normalisation,
-                    settings.tile,
+                    max(settings.tile, plan.geometry.input_size(plan.geometry.context)),
                     device,
                     precision,
                     processes,

@@ -168,16 +168,17 @@ class Step:
             )
             return
         smaller = geometry.input_size(max(geometry.output_size(tile) * 3 // 4, 1))
-        if smaller == tile:
+        rim = -((smaller - tile) // 2)  # rounded up: with a stride of 1 px, the difference can be odd
+        if rim == 0 or tile - 2 * rim < geometry.smallest:
             raise TooLarge(tile, why)
-        self.rim += (tile - smaller) // 2
+        self.rim += rim
         logger.warning(
             "the memory of the device is too small for tiles of %d px (%s). Training continues with tiles of "
             "%d px, which gives a different model. Set `training.tile: %d` to start with them.",
             tile,
             why,
-            smaller,
-            smaller,
+            self.tile,
+            self.tile,
         )
 
 
