@@ -229,6 +229,23 @@ def test_choose_network_shows_a_valid_config_and_the_context_of_its_networks():
     assert len(rows) == 5
 
 
+def test_patch_classifier_shows_a_valid_config_and_matching_layers():
+    page = "explanation/patch-classifier.md"
+    [shown] = blocks(page, r"^```yaml\n(.*?)^```$")
+    config = settings.complete(yaml.safe_load(shown) | {"volumes": "my.tsv"})
+    plan = networks.plan(**config["network"])
+    assert plan.geometry.output_size(config["training"]["tile"]) == 1
+    [tile] = blocks(page, r"`tile: (\d+)` and `batch: 1`")
+    assert plan.geometry.output_size(int(tile)) == 128
+    [(*layers, window, fc_size)] = blocks(
+        page, r"`(channels: .*?)`, `(conv.*?)` and `(kernel.*?)`, .*?`window: (\d+)`.*?`fc_size: (\d)`"
+    )
+    layers = yaml.safe_load("\n".join(layers))
+    classifier = networks.plan("patch_classifier", **layers, window=int(window))
+    assert classifier.fc_size == int(fc_size)
+    assert networks.plan("fcn32s", **layers, fc_size=int(fc_size)).encoder_input(1) == classifier.window
+
+
 def test_script_of_own_images_writes_a_table(tmp_path, monkeypatch):
     names = [*(f"nuclei_{number:03}.tif" for number in range(12)), "a (1).png"]
     for folder, names_of in (("images", names), ("labels", [*names[:12], "a (1)_cp_masks.png"])):
