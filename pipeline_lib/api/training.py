@@ -69,7 +69,7 @@ def train(
     threads : int, optional
         Number of CPU threads. By default one for each core.
     replace : bool, default False
-        Whether an existing file `model` is replaced. A copy of it is kept in the folder `replaced` next to it.
+        Whether an existing file `model` is replaced. A copy stays in the folder `replaced` next to it.
     **settings
         Settings of the config, section by section: `network={"depth": 2}, training={"tile": 108}`.
 
