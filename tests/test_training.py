@@ -586,10 +586,12 @@ def test_training_interrupted_in_a_validation_ends_with_the_same_bytes(inputs, t
             signal.raise_signal(signal.SIGINT)
         return original(*arguments)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # torch's launcher replaces it
     with monkeypatch.context() as patch:
         patch.setattr(training, when, ending)
         with pytest.raises(KeyboardInterrupt):
             run(inputs, tmp_path / "cut", batch_normalisation_tiles=3)
+    signal.signal(signal.SIGINT, before)
     assert read_tensors(tmp_path / "cut/model.checkpoint.pt")["training"]["iteration"] == 8
     assert same(run(inputs, tmp_path / "cut", batch_normalisation_tiles=3), whole)
 
