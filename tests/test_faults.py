@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import warm
 
 from pipeline_lib import provenance
 from pipeline_lib.runtime.errors import InputError
@@ -20,7 +21,10 @@ from tests.soak.project import ROOT, Reference, drawn
 def finished(tmp_path_factory):
     """A small project, and the results of an undisturbed run."""
     project = drawn(tmp_path_factory.mktemp("faults"), iterations=40)
-    return project, Reference.of(project)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in warm.environment().items():
+            patch.setenv(name, value)
+        return project, Reference.of(project)
 
 
 @pytest.mark.slow
