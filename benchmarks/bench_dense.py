@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import harness
 from benchmarks.harness import Row, ratio, side_by_side
-from pipeline_lib import networks
+from pipeline_lib import networks, tasks
+from pipeline_lib.data.patches import Patch
 from pipeline_lib.inference import passes
 from pipeline_lib.networks.patch_classifier import PatchClassifierPlan, dense
 from pipeline_lib.networks.patch_classifier.module import PatchClassifier
+from pipeline_lib.training.schedule import Settings, make_optimizer
+from pipeline_lib.training.step import Step
 
 Way = Callable[[PatchClassifier, Tensor], Tensor]
 WAYS: dict[str, Way] = {
@@ -31,12 +35,13 @@ WAYS: dict[str, Way] = {
 }
 SMALL = {"channels": [16] * 4, "window": 63}
 OUTPUT = 64  # px
+BATCH = 64
 
 
 def measure() -> list[Row]:
     torch.set_num_threads(1)
     passes.keep_memory()
-    return [*costs(), *times(), training()]
+    return [*costs(), *times(), training(), *map(together, ({}, SMALL))]
 
 
 def costs() -> list[Row]:
@@ -108,6 +113,33 @@ def training() -> Row:
         f"one tile of {tile.shape[-1]} px",
         ratio(found, "windows", "tile") * OUTPUT**2 / len(patches),
         details={name: statistics.median(seconds) for name, seconds in found.items()},
+    )
+
+
+def together(settings: dict[str, Any]) -> Row:
+    """Measure a training step of the workflow with 64 windows, in groups and one window at a time."""
+    torch.manual_seed(0)
+    task, device = tasks.load("segmentation"), torch.device("cpu")
+    plan = networks.plan("patch_classifier", **settings)
+    tile = plan.geometry.smallest
+    precision = passes.choose_precision("auto", device)
+    training = Settings(tile=tile, batch=BATCH, optimizer="adam")
+    net = plan.build().move_to(device).train()
+    optimizer = make_optimizer(net, training)
+    in_groups, one = (Step(net, optimizer, task, training, 0, precision) for _ in range(2))
+    one.at_once = 1
+    patches = [Patch(torch.rand(1, 1, tile, tile), torch.ones(1, 2, 1, 1)) for _ in range(BATCH)]
+    found = side_by_side({"one": lambda: one(patches, 0), "groups": lambda: in_groups(patches, 0)}, rounds=5)
+    return Row(
+        f"training step, {BATCH} windows of {tile} px, {plan.arguments()['channels'][0]} channels",
+        "one window at a time",
+        ratio(found, "one", "groups"),
+        "x faster",
+        details={
+            **{name: statistics.median(seconds) for name, seconds in found.items()},
+            "at_once": in_groups.at_once,
+            "precision": str(precision),
+        },
     )
 
 

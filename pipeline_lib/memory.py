@@ -21,6 +21,7 @@ MEAN_IMAGE_BYTES_PER_PIXEL = 160  # for each channel, while the mean image is wr
 BLOCK_BYTES_PER_PIXEL = 40  # of the stage that needs most among those that work in blocks
 KEPT = 1.6  # resident memory / used memory, at most, if freed memory is kept (`passes.keep_memory`)
 CHUNK_CACHE_BYTES = 2**30  # limit in training, for all volumes together
+PIXELS_AT_ONCE = 2**16  # of small patches that a training step processes together
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,33 @@ def require(needs: Iterable[Need], memory_gb: float) -> Need:
             f"`memory_gb: {gigabytes + 0.5:.0f}` if the machine has that much memory, or {largest.remedy}."
         )
     return largest
+
+
+def patches_at_once(tile: int, batch: int) -> int:
+    """Return how many patches of a batch a training step processes together.
+
+    Small patches are faster together. The number depends on nothing else, so that it is the same on all
+    machines.
+
+    Parameters
+    ----------
+    tile : int
+        Side of the patches (px).
+    batch : int
+        Patches per iteration.
+
+    Returns
+    -------
+    int
+        At least 1, at most `batch`.
+
+    Examples
+    --------
+    >>> from pipeline_lib.memory import patches_at_once
+    >>> patches_at_once(95, 64), patches_at_once(572, 4)
+    (7, 1)
+    """
+    return min(max(PIXELS_AT_ONCE // tile**2, 1), batch)
 
 
 def scoring(volume: str, section: tuple[int, int]) -> Need:

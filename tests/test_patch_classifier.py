@@ -92,6 +92,34 @@ def test_gradients_of_a_tile_are_the_mean_of_those_of_its_windows(settings):
         torch.testing.assert_close(found, sum(single) / len(single), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("settings", [N4, EVEN])
+def test_training_on_all_patches_of_an_image_is_training_on_the_image(settings):
+    """One update by the training step with a weight map: 9 patches of one pixel, a tile of 3 x 3 pixels."""
+    rng = torch.Generator().manual_seed(0)
+    found = []
+    for patch_wise in (True, False):
+        net = network(**settings, dropout=0.0).double()
+        size = net.geometry.smallest
+        image = torch.rand(1, 1, size + 2, size + 2, generator=rng.manual_seed(0), dtype=torch.float64)
+        weights = torch.rand(1, 1, 3, 3, generator=rng, dtype=torch.float64)
+        truth = torch.cat([torch.randint(0, 2, (1, 1, 3, 3), generator=rng).double(), weights], 1)
+        patches = [Patch(image, truth)]
+        if patch_wise:
+            patches = [
+                Patch(image[..., y : y + size, x : x + size], truth[..., y : y + 1, x : x + 1])
+                for y in range(3)
+                for x in range(3)
+            ]
+        tile = patches[0].image.shape[-1]
+        step = step_of(Settings(tile=tile, batch=len(patches), learning_rate=1.0, warm_up=0), net)
+        before = [p.detach().clone() for p in net.parameters()]
+        loss, _ = step(patches, 0)
+        found.append([loss, *(p.detach() - start for p, start in zip(net.parameters(), before, strict=True))])
+    for patch_wise, by_tile in zip(*found, strict=True):
+        torch.testing.assert_close(patch_wise, by_tile, rtol=1e-6, atol=1e-12)
+    assert max(update.abs().max() for update in found[0][1:]) > 1e-3
+
+
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_an_object_of_one_pixel_changes_the_pixels_whose_window_has_it(settings):
     """All pixels of a window are used, and the centre of an even window is the pixel (window - 1) // 2."""
@@ -242,7 +270,7 @@ def test_patch_wise_training_validates_by_larger_tiles(inputs, tmp_path, monkeyp
 
     def forward(self, x):
         logits = classify(self, x)
-        outputs[self.training].append(tuple(logits.shape[2:]))
+        outputs[self.training] += [tuple(logits.shape[2:])] * len(logits)
         return logits
 
     classify = PatchClassifier.forward

@@ -204,6 +204,20 @@ def test_a_step_of_two_processes_equals_that_of_one_on_the_whole_batch(inputs, t
 
 
 @pytest.mark.slow
+def test_two_processes_train_on_small_patches_as_one(inputs, tmp_path, start):  # noqa: F811
+    """The patches are in other groups, and each has its own drop-out and loss mask nevertheless."""
+    layers = {"channels": [4, 4], "kernel_sizes": [3], "fc_channels": [8], "dropout": 0.5, "window": 22}
+    plain = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 1.0, "warm_up": 0, "decay": "constant"}
+    settings = {**plain, "iterations": 1, "batch": 6, "tile": 27, "loss_mask": 0.3}
+    settings |= {"network": {"name": "patch_classifier", **layers}, "sampling": "class_balanced"}
+    one = run(inputs, tmp_path / "one", **settings)
+    start(TRAINING_MODULE, **arguments_of(inputs, tmp_path / "two", **settings))
+    assert_alike(one, state(tmp_path / "two"), rtol=1e-5, atol=1e-6)
+    priors = [Model.load(tmp_path / name / "model.pt").log_prior for name in ("one", "two")]
+    assert priors[0] == priors[1] != []
+
+
+@pytest.mark.slow
 def test_two_processes_estimate_the_statistics_over_all_tiles(inputs, tmp_path, start):  # noqa: F811
     """Three tiles, so that the shares of the processes are not equal."""
     settings = {"iterations": 1, "batch": 2, "batch_normalisation_tiles": 3}

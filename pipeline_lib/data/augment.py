@@ -11,7 +11,7 @@ the nearest pixel.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -169,6 +169,41 @@ def basis(tile: int, grid: int, device: torch.device) -> Tensor:
     )[0, 0]
     distance = torch.arange(tile)[:, None] - tile // 2
     return torch.cat([cubic, distance, torch.ones(tile, 1)], dim=1).to(device)
+
+
+def keep_centre(transform: Transform, tile: int) -> Transform:
+    """Return a transform whose elastic deformation leaves the centre of a patch in place.
+
+    All displacements are changed by the same vector, so the patch has the same deformation at another place.
+    The centre pixel of the patch then shows the pixel that was chosen as its centre, and no neighbour of it.
+
+    Parameters
+    ----------
+    transform : Transform
+        Any transform.
+    tile : int
+        Side of the patch in px.
+
+    Returns
+    -------
+    Transform
+        The transform with other displacements.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pipeline_lib.data.augment import Augmentation, draw, keep_centre, placement
+    >>> transform = draw(Augmentation(), np.random.default_rng(0))
+    >>> kept = keep_centre(transform, 9)
+    >>> functions = basis(9, 3, torch.device("cpu")).numpy()
+    >>> row, column = (functions @ placement(kept, (20, 30)) @ functions.T)[:, 4, 4]
+    >>> round(row, 4), round(column, 4)
+    (20.0, 30.0)
+    """
+    grid = transform.nodes.shape[-1]
+    weights = basis(tile, grid, torch.device("cpu"))[tile // 2, :grid].double().numpy()
+    displacement = weights @ transform.nodes @ weights
+    return replace(transform, nodes=transform.nodes - displacement[:, None, None])
 
 
 def placement(transform: Transform, centre: tuple[int, int]) -> np.ndarray:

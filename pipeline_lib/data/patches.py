@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from pipeline_lib.data import augment
 from pipeline_lib.data.normalisation import Normalisation
+from pipeline_lib.data.sampling import ClassBalanced
 from pipeline_lib.memory import CHUNK_CACHE_BYTES
 from pipeline_lib.runtime.files import allow_open_files
 from pipeline_lib.runtime.types import Stored
@@ -54,6 +56,22 @@ class Truth(Protocol):
         -------
         (k, y, x) array of float32
             The task's k numbers for each pixel, for instance class and weight.
+        """
+
+    def classes(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.uint8]:
+        """Return the class of each pixel in a window of a section, for `sampling.ClassBalanced`.
+
+        Parameters
+        ----------
+        section : int
+            Number of the section in the volume.
+        window : tuple of slice
+            Rows and columns.
+
+        Returns
+        -------
+        (y, x) array of uint8
+            Number of the class, from 0. Any class where nothing is known. The array is a new one.
         """
 
 
@@ -129,7 +147,9 @@ class Patches:
     """Random training patches. Each patch depends only on the seed and its number.
 
     Every pixel of the volumes is the centre of a patch with equal probability, except for pixels that
-    `Truth.ignore` excludes. Outside of a section the image is mirrored.
+    `Truth.ignore` excludes. With `balanced`, every class is at the centre with equal probability, and all
+    pixels of a class are equally likely; elastic deformation then leaves the centre in place. Outside of a
+    section the image is mirrored.
 
     Parameters
     ----------
@@ -145,6 +165,8 @@ class Patches:
         Ranges of the augmentation.
     seed : int
         Seed of all patches.
+    balanced : ClassBalanced, optional
+        Draws the centres of the patches instead of a uniform distribution over all pixels.
     """
 
     def __init__(
@@ -155,6 +177,7 @@ class Patches:
         tile: int,
         augmentation: augment.Augmentation,
         seed: int,
+        balanced: ClassBalanced | None = None,
     ) -> None:
         self.volumes = volumes
         self.normalisation = normalisation
@@ -162,6 +185,7 @@ class Patches:
         self.tile = tile
         self.augmentation = augmentation
         self.seed = seed
+        self.balanced = balanced
         pixels = np.array([np.prod(truth.shape, dtype=float) for _, truth in volumes])
         self.share = pixels / pixels.sum()
 
@@ -180,6 +204,8 @@ class Patches:
         """
         rng = np.random.default_rng([self.seed, number])
         transform = augment.draw(self.augmentation, rng)
+        if self.balanced:
+            transform = augment.keep_centre(transform, self.tile)
         (raw, truth), (section, row, column) = self._centre(rng)
         reach = augment.reach(transform, self.tile)
         first_row, first_column = max(row - reach, 0), max(column - reach, 0)
@@ -196,6 +222,9 @@ class Patches:
 
     def _centre(self, rng: np.random.Generator) -> tuple[Volume, tuple[int, int, int]]:
         """Draw a volume and a pixel (z, y, x) of it. Pixels that are not annotated are drawn again."""
+        if self.balanced:
+            number, pixel = self.balanced.draw(rng)
+            return self.volumes[number], pixel
         while True:
             volume = self.volumes[rng.choice(len(self.volumes), p=self.share)]
             section, row, column = (int(rng.integers(size)) for size in volume.truth.shape)

@@ -148,6 +148,9 @@ class Model:
         Height and width of a pixel of the training images (um). None if they are not known.
     classes : sequence of str, optional
         Names of the classes that the network distinguishes, in the order of its output.
+    log_prior : sequence of float, optional
+        Numbers to add to the logits of the classes. They undo that the classes had other shares in the
+        patches of the training than in the images (see `training.prior`). By default none.
 
     Examples
     --------
@@ -174,6 +177,7 @@ class Model:
     application: dict[str, Any] = field(default_factory=dict)
     pixel_size: PixelSize | None = None
     classes: Sequence[str] = ()
+    log_prior: Sequence[float] = ()
 
     def save(self, path: str | Path, **more: Any) -> None:
         """Write the model to a file of tensors and plain values.
@@ -204,6 +208,7 @@ class Model:
             "application": self.application,
             "pixel_size": self.pixel_size and list(self.pixel_size),
             "classes": list(self.classes),
+            **({"log_prior": list(self.log_prior)} if self.log_prior else {}),
         }
         content = plain | {"state_dict": self.network.state_dict()} | more
         write_tensors(path, content, plain | {"parameters": self.plan.parameters})
@@ -253,6 +258,9 @@ class Model:
             application = dict(content.get("application", {}))
             pixel_size = pair(content.get("pixel_size"))
             classes = [str(name) for name in content.get("classes", ())]
+            log_prior = [float(value) for value in content.get("log_prior", ())]
+            if log_prior and len(log_prior) != plan.classes:
+                raise ValueError(f"log_prior has {len(log_prior)} numbers for {plan.classes} classes")
             wrong = [name for name, tensor in network.state_dict().items() if not _usable(tensor)]
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
@@ -262,12 +270,19 @@ class Model:
                 f"{path}: its parameters do not match its network ({type(error).__name__}: {reason}). "
                 "Train the model again."
             ) from error
-        if wrong or not (np.isfinite(normalisation.offset).all() and np.isfinite(normalisation.scale).all()):
+        values = {
+            "its normalisation": [normalisation.offset, normalisation.scale],
+            "its log_prior": [np.array(log_prior)],
+        }
+        wrong += [name for name, arrays in values.items() if not all(np.isfinite(a).all() for a in arrays)]
+        if wrong:
             raise InputError(
-                f"{path}: {wrong[0] if wrong else 'its normalisation'} contains NaN or infinite values, or "
-                "is not float32. Train the model again."
+                f"{path}: {wrong[0]} contains NaN or infinite values, or is not float32. Train the model "
+                "again."
             )
-        return cls(plan, network, normalisation, provenance, task, application, pixel_size, classes)
+        return cls(
+            plan, network, normalisation, provenance, task, application, pixel_size, classes, log_prior
+        )
 
 
 def _usable(tensor: torch.Tensor) -> bool:

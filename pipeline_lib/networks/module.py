@@ -22,9 +22,10 @@ class Network(nn.Module):
 
     - Convolutions are not padded, so an output pixel depends only on the input within `context` of it.
     - If a tile is shifted by a multiple of the stride, the output is shifted, too, and is otherwise the same.
-    - Random numbers, for instance of drop-out, are drawn only in training mode and from torch's default
-      generator. The training seeds it before each patch from its own seed and the number of the patch, so
-      drop-out is a function of these two.
+    - Random numbers are drawn only in training mode and only by drop-out: the modules `nn.Dropout` and so on,
+      or their functions in `torch.nn.functional`. The training seeds it for each patch from its own seed and
+      the number of the patch, also if it processes several patches together, so drop-out is a function of
+      these two.
     - Batch normalisation that follows a convolution in an `nn.Sequential` is applied to its output and to
       nothing else, because prediction folds the two into one (`networks.folding.fold`).
 

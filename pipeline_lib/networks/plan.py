@@ -276,7 +276,8 @@ class Plan(ABC):
         memory.Need
             Bytes that training needs, and advice for the case that this is too much.
         """
-        step = 0 if on_gpu else self.step_bytes_per_pixel(precision) * tile**2
+        together = 1 if self._normalises() else memory.patches_at_once(tile, batch)
+        step = 0 if on_gpu else self.step_bytes_per_pixel(precision) * together * tile**2
         ahead = 70 * batch * tile**2  # patches prepared in advance
         opened = 1.2e6 * volumes + min(memory.CHUNK_CACHE_BYTES, 10 * pixels)
         return memory.Need(
@@ -364,12 +365,16 @@ class Plan(ABC):
         """
         self.require_tile(training["tile"], "training.tile")
         key = "batch_normalisation_tiles"
-        if training.get(key) and not self.arguments().get("batch_normalisation"):
+        if training.get(key) and not self._normalises():
             switch = "set `network.batch_normalisation: true`, or " * ("batch_normalisation" in self.schema())
             raise InputError(
                 f"training.{key}: found {training[key]}, but this network has no batch normalisation. To "
                 f"solve this, {switch}remove the key."
             )
+
+    def _normalises(self) -> bool:
+        """Return whether the network has batch normalisation."""
+        return bool(self.arguments().get("batch_normalisation"))
 
     @abstractmethod
     def build(self) -> Network:

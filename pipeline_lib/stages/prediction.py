@@ -98,7 +98,7 @@ def predict(
         task = tasks.load(trained.task)
         net = passes.SplitIfTooLarge(trained.network)
         size = passes.choose_tile(tile, trained.plan, chosen_device, dtype, memory_gb)
-        decode = partial(task.decode, average_orientations=average_orientations)
+        decode = partial(task.decode, average_orientations=average_orientations, log_prior=trained.log_prior)
         start = time.monotonic()
         record |= {"device": chosen_device.type, "precision": str(dtype).removeprefix("torch.")}
         with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:

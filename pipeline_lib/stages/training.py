@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from pipeline_lib import layout, networks, provenance, tasks
 from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.data.patches import Patches, open_volumes
+from pipeline_lib.data.sampling import ClassBalanced
 from pipeline_lib.inference import passes
 from pipeline_lib.kernels.pixelsize import pair
 from pipeline_lib.networks.model import Model
@@ -39,6 +41,7 @@ from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.processes import ALONE, Processes, launch, work
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.training.loop import learn, write_history
+from pipeline_lib.training.prior import log_prior, trained_shares
 from pipeline_lib.training.schedule import Settings
 from pipeline_lib.training.state import Checkpoint
 from pipeline_lib.training.statistics import estimate_statistics
@@ -204,6 +207,12 @@ def train(
                 for file, volume in zip([*train, *validation], [*volumes, *validation_volumes], strict=True):
                     with layout.require(file) as source:
                         normalisation.check(volume.raw, file, layout.findings(source)["gray"])
+                truths = [volume.truth for volume in volumes]
+                balanced = (
+                    ClassBalanced(truths, trained_task.classes)
+                    if settings.sampling == "class_balanced"
+                    else None
+                )
                 patches = Patches(
                     volumes,
                     normalisation,
@@ -211,7 +220,12 @@ def train(
                     settings.tile,
                     Augmentation(**augmentation),
                     seed,
+                    balanced,
                 )
+                if balanced:
+                    learned_from = trained_shares(patches, trained_task)
+                    trained.log_prior = log_prior(balanced.pixels, learned_from)
+                    logger.info("%s", _describe_shares(trained_task, balanced.pixels, learned_from))
                 step = Step(net, checkpoint.optimizer, trained_task, settings, seed, precision, processes)
                 shares = map(step.share, range(state.iteration, settings.iterations))
                 # a device that is too small for a training tile is also too small for it in validation;
@@ -226,6 +240,7 @@ def train(
                     device,
                     precision,
                     processes,
+                    trained.log_prior,
                 )
 
                 def scores() -> dict[str, float]:
@@ -244,6 +259,15 @@ def train(
             record |= state.provenance_entries(settings)
             trained.save(model)
             record["seconds"] = state.seconds
+
+
+def _describe_shares(task: tasks.Task, pixels: np.ndarray, trained: np.ndarray) -> str:
+    """Return the shares of the classes in the images and in the training, in one line for the log."""
+    shares = zip(task.class_names, pixels / pixels.sum(), trained, strict=True)
+    return "class-balanced patches: " + ", ".join(
+        f"{name} {there:.1%} of annotated pixels and {here:.1%} of those in patches"
+        for name, there, here in shares
+    )
 
 
 def train_on(gpus: int, log_file: str | Path, *, training: Json, **arguments: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -67,15 +67,17 @@ class Task(Protocol):
             Raw images, and the truth for `loss` and `validate`.
         """
 
-    def loss(self, output: Tensor, truth: Tensor) -> Tensor:
-        """Return the loss of a patch.
+    def loss(self, output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the mean loss of one or several patches.
 
         Parameters
         ----------
-        output : (1, classes, y, x) Tensor
+        output : (n, classes, y, x) Tensor
             Output of the network.
-        truth : (1, k, y, x) Tensor of float32
+        truth : (n, k, y, x) Tensor of float32
             Result of `Truth.read` after augmentation, which samples it with nearest-neighbour interpolation.
+        mask : (n, y, x) Tensor of bool, optional
+            Pixels over which the loss of each patch is averaged. By default all pixels.
 
         Returns
         -------
@@ -83,8 +85,26 @@ class Task(Protocol):
             Scalar loss.
         """
 
+    def count_classes(self, truth: Tensor) -> Tensor:
+        """Count the annotated pixels of each class in patches.
+
+        Parameters
+        ----------
+        truth : (n, k, y, x) Tensor of float32
+            As in `loss`.
+
+        Returns
+        -------
+        (classes,) Tensor of int64
+            Number of pixels of each class.
+        """
+
     def decode(
-        self, network: Callable[[Tensor], Tensor], image: Tensor, average_orientations: bool = False
+        self,
+        network: Callable[[Tensor], Tensor],
+        image: Tensor,
+        average_orientations: bool = False,
+        log_prior: Sequence[float] = (),
     ) -> Any:
         """Apply the network to a tile and convert its output to the result of the task.
 
@@ -96,6 +116,8 @@ class Task(Protocol):
             Normalised tile, on the device of the network.
         average_orientations : bool, default False
             If True, average over the 8 rotations and mirror images of the tile, if the task supports it.
+        log_prior : sequence of float, optional
+            Numbers to add to the logits of the classes (see `networks.model.Model`). By default none.
 
         Returns
         -------

@@ -21,6 +21,13 @@ class Settings:
         Side of the patches (px). The output of the network is smaller by twice its context.
     batch : int, default 1
         Patches per iteration.
+    sampling : {"uniform", "class_balanced"}, optional
+        How centres of patches are drawn. With "uniform", and by default, all annotated pixels are equally
+        likely. With "class_balanced", all classes are equally likely, and all pixels of a class (see
+        `data.sampling.ClassBalanced`). The probabilities of the model are corrected (`training.prior`).
+    loss_mask : float, optional
+        Share of the output pixels of each patch over which the loss is averaged, drawn at random, see
+        `training.randomness.loss_mask`. By default all pixels.
     iterations : int, default 20000
         Number of updates.
     optimizer : {"sgd", "adam", "adamw"}, default "sgd"
@@ -58,6 +65,8 @@ class Settings:
 
     tile: int = 572
     batch: int = 1
+    sampling: str | None = None
+    loss_mask: float | None = None
     iterations: int = 20_000
     optimizer: str = "sgd"
     learning_rate: float = 1e-3

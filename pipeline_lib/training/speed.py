@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline_lib import networks, tasks
@@ -115,8 +116,12 @@ class _Background:
     ignore: None = None
 
     def read(self, section: int, window: tuple[slice, slice]) -> np.ndarray:
+        background = self.classes(section, window).astype(np.float32)
+        return np.stack([background, background + 1])
+
+    def classes(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.uint8]:
         rows, columns = (len(range(*part.indices(n))) for part, n in zip(window, self.shape[1:], strict=True))
-        return np.stack([np.zeros((rows, columns), np.float32), np.ones((rows, columns), np.float32)])
+        return np.zeros((rows, columns), np.uint8)
 
 
 @contextmanager

@@ -229,6 +229,7 @@ class Checkpoint:
         fields = {item.name: content[item.name] for item in dataclasses.fields(State) if item.name != "best"}
         fields["losses"] = [*content["losses"].to(next(self.net.parameters()).device)]
         self.state = State(**fields, best=found.get("state_dict"))
+        self.model.log_prior = found.get("log_prior", ())  # a finished training does not compute it again
         if "net" in content:
             self.net.load_state_dict(content["net"])
             self.optimizer.load_state_dict(content["optimizer"])

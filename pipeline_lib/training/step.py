@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from pipeline_lib import memory
 from pipeline_lib.data.patches import Patch
 from pipeline_lib.inference.passes import autocast
 from pipeline_lib.networks.module import Network
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.processes import ALONE, Processes
 from pipeline_lib.tasks import Task
+from pipeline_lib.training.randomness import DropoutByPatch, generator_of, loss_mask
 from pipeline_lib.training.schedule import Settings, learning_rate
 
 
@@ -45,7 +48,7 @@ class Step:
     settings : Settings
         Settings of the training.
     seed : int
-        Seed of the drop-out, together with the number of each patch.
+        Seed of the loss mask and of drop-out, together with the number of each patch.
     precision : torch.dtype, default torch.float32
         Type of the convolutions.
     processes : Processes, default one process
@@ -65,6 +68,8 @@ class Step:
         self.net, self.optimizer, self.task, self.settings = net, optimizer, task, settings
         self.seed, self.precision, self.processes = seed, precision, processes
         self.rim = 0  # px cut off on each side of a patch, if the memory is too small for whole patches
+        # patches processed together; batch normalisation would mix their statistics
+        self.at_once = 1 if _running_means(net) else memory.patches_at_once(settings.tile, settings.batch)
 
     @property
     def tile(self) -> int:
@@ -81,8 +86,8 @@ class Step:
     ) -> tuple[Tensor, bool]:
         """Update the network with a batch, of which this process handles its share.
 
-        If the device runs out of memory, all processes repeat the step with less memory: first activations
-        are computed twice, then tiles become smaller.
+        If the device runs out of memory, all processes repeat the step with less memory: first fewer patches
+        are processed together, then activations are computed twice, then tiles become smaller.
 
         Parameters
         ----------
@@ -121,8 +126,9 @@ class Step:
         """Compute the share of this process in the mean gradient and the running means of the batch.
 
         Both are left in the network. Returns the share in the mean loss, and the message of torch if memory
-        ran out. Patches are processed one at a time, so that the memory is that of one patch and batch
-        normalisation does not depend on the number of processes.
+        ran out. Small patches are processed in groups, which is faster. Large patches are processed one at a
+        time, so that the memory is that of one patch, and so are all patches if there is batch normalisation,
+        so that it does not depend on the number of processes.
         """
         before = [buffer.clone() for buffer in self.net.buffers()]
         running = [torch.zeros_like(mean) for mean in _running_means(self.net)]
@@ -130,12 +136,17 @@ class Step:
         total = torch.zeros((), device=device)
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            for number, (image, truth) in zip(self.share(iteration), patches, strict=True):
-                torch.manual_seed(self.seed * 2**31 + number)  # drop-out depends on the patch only
+            numbered = [*zip(self.share(iteration), patches, strict=True)]
+            for first in range(0, len(numbered), self.at_once):
+                numbers, group = zip(*numbered[first : first + self.at_once], strict=True)
+                image, truth = (
+                    torch.cat([*map(self.without_rim, part)]) for part in zip(*group, strict=True)
+                )
+                mask, dropout = self._randomness(numbers, truth)
                 _copy(before, self.net.buffers())
-                with autocast(device, self.precision):
-                    output = self.net(self.without_rim(image).contiguous(memory_format=torch.channels_last))
-                loss = self.task.loss(output, self.without_rim(truth)) / self.settings.batch
+                with autocast(device, self.precision), dropout:
+                    output = self.net(image.contiguous(memory_format=torch.channels_last))
+                loss = self.task.loss(output, truth, mask) * len(numbers) / self.settings.batch
                 del output
                 loss.backward()
                 total += loss.detach()
@@ -147,16 +158,43 @@ class Step:
         _copy(running, _running_means(self.net))
         return total, ""
 
+    def _randomness(
+        self, numbers: Sequence[int], truth: Tensor
+    ) -> tuple[Tensor | None, contextlib.AbstractContextManager[object]]:
+        """Return the loss mask of patches, and the context in which each has its own drop-out.
+
+        Both depend on the seed and the numbers of the patches only.
+        """
+        generator, share = generator_of(truth.device), self.settings.loss_mask
+        masks, states = [], []
+        for number in numbers:
+            torch.manual_seed(self.seed * 2**31 + number)
+            if share is not None:
+                masks.append(loss_mask(share, (truth.shape[2], truth.shape[3]), truth.device))
+            states.append(generator.get_state())
+        # the generator is in the state of the last patch
+        dropout = DropoutByPatch(states, truth.device) if len(numbers) > 1 else contextlib.nullcontext()
+        return torch.stack(masks) if masks else None, dropout
+
     def without_rim(self, part: Tensor) -> Tensor:
         """Cut the rim off `part` (..., y, x), the image or the truth of a patch."""
         return part[..., self.rim : part.shape[-2] - self.rim, self.rim : part.shape[-1] - self.rim]
 
     def _save_memory(self, why: str) -> None:
-        """Compute activations twice instead of keeping them. If that is not enough, use smaller tiles.
+        """Process fewer patches together, or else compute activations twice, or else use smaller tiles.
 
         Computing activations twice does not change the result. With batch normalisation it would, because
         each tile would count twice in the running means, so tiles become smaller at once.
         """
+        if self.at_once > 1:
+            logger.info(
+                "the memory of the device is too small for %d patches together (%s). Smaller groups give the "
+                "same model, up to rounding.",
+                self.at_once,
+                why,
+            )
+            self.at_once //= 2
+            return
         geometry, tile = self.net.geometry, self.tile
         if not (self.net.checkpointing or _running_means(self.net)):
             self.net.checkpointing = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -23,6 +24,7 @@ def validate(
     device: torch.device,
     precision: torch.dtype,
     processes: Processes = ALONE,
+    log_prior: Sequence[float] = (),
 ) -> dict[str, float]:
     """Return the validation scores of a network over all sections of the volumes.
 
@@ -44,6 +46,8 @@ def validate(
         Type of the convolutions.
     processes : Processes, default one process
         Processes that share the sections. Each of them returns the scores over all sections.
+    log_prior : sequence of float, optional
+        Numbers to add to the logits of the classes, as in prediction.
 
     Returns
     -------
@@ -52,10 +56,11 @@ def validate(
     """
     net.eval()
     sections = [(volume, z) for volume in volumes for z in range(volume.truth.shape[0])]
+    decode = partial(task.decode, log_prior=log_prior)
     found = {}
     for number in processes.share(len(sections)):
         (raw, truth), z = sections[number]
-        outputs = tile_outputs(net, raw, z, normalisation, tile, device, precision, task.decode)
+        outputs = tile_outputs(net, raw, z, normalisation, tile, device, precision, decode)
         found[number] = task.validate(truth, z, outputs)
     net.train()
     return task.scores_of([*processes.merge(found).values()])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +60,13 @@ class PixelTruth:
 
     def read(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.float32]:
         """Return class and weight of each pixel in a window of a section, (2, y, x) float32."""
+        weights = self.weight_map[section, *window]
+        return np.stack([self.classes(section, window), weights], dtype=np.float32)
+
+    def classes(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.uint8]:
+        """Return the class of each pixel in a window of a section, (y, x) uint8."""
         region = (section, *window)
-        target = target_class(self.labels[region], self.separation_border[region])
-        return np.stack([target, self.weight_map[region]], dtype=np.float32)
+        return target_class(self.labels[region], self.separation_border[region])
 
 
 class SectionScores(NamedTuple):
@@ -101,19 +105,31 @@ class Task:
         truth = PixelTruth(found.labels, found.separation_border, weighted, found.ignore)
         return Volume(found.raw, truth)
 
-    def loss(self, output: Tensor, truth: Tensor) -> Tensor:
-        """Return the weighted cross entropy of the logits `output` (1, classes, y, x)."""
-        return weighted_cross_entropy(output, truth[:, 0].long(), truth[:, 1])
+    def loss(self, output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the weighted cross entropy of the logits `output` (n, classes, y, x)."""
+        return weighted_cross_entropy(output, truth[:, 0].long(), truth[:, 1], mask)
+
+    def count_classes(self, truth: Tensor) -> Tensor:
+        """Return the number of pixels of each class that have a weight."""
+        annotated = truth[:, 1] > 0
+        return truth[:, 0][annotated].long().bincount(minlength=self.classes)
 
     def decode(
-        self, network: Callable[[Tensor], Tensor], image: Tensor, average_orientations: bool = False
+        self,
+        network: Callable[[Tensor], Tensor],
+        image: Tensor,
+        average_orientations: bool = False,
+        log_prior: Sequence[float] = (),
     ) -> Tensor:
         """Return the probabilities of the classes, (classes, y, x) float32."""
         total: Tensor | float = 0.0
         orientations = range(8) if average_orientations else range(1)
         for orientation in orientations:
             batch = orient(image, orientation)[None].contiguous(memory_format=torch.channels_last)
-            total = total + orient_back(network(batch)[0].float().softmax(0), orientation)
+            logits = network(batch)[0].float()
+            if log_prior:
+                logits = logits + logits.new_tensor(log_prior)[:, None, None]
+            total = total + orient_back(logits.softmax(0), orientation)
         return cast("Tensor", total) / len(orientations)
 
     def validate(
