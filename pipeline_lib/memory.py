@@ -21,7 +21,7 @@ MEAN_IMAGE_BYTES_PER_PIXEL = 160  # for each channel, while the mean image is wr
 BLOCK_BYTES_PER_PIXEL = 40  # of the stage that needs most among those that work in blocks
 KEPT = 1.6  # resident memory / used memory, at most, if freed memory is kept (`passes.keep_memory`)
 CHUNK_CACHE_BYTES = 2**30  # limit in training, for all volumes together
-PIXELS_AT_ONCE = 2**16  # of small patches that a training step processes together
+PIXELS_AT_ONCE = 2**17  # of small patches that a training step processes together
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def patches_at_once(tile: int, batch: int) -> int:
     --------
     >>> from pipeline_lib.memory import patches_at_once
     >>> patches_at_once(95, 64), patches_at_once(572, 4)
-    (7, 1)
+    (14, 1)
     """
     return min(max(PIXELS_AT_ONCE // tile**2, 1), batch)
 

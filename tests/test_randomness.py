@@ -163,6 +163,17 @@ def test_large_tiles_and_batch_normalisation_are_processed_one_at_a_time():
     assert gradients(normalised, None, outputs=4)[2] == [1] * 7
 
 
+def test_patches_together_count_in_the_memory_of_the_dry_run():
+    layers = {"dropout": 0.0, "base_channels": 8}
+    needs = {}
+    for normalised in (False, True):
+        plan = networks.plan("unet", **layers, batch_normalisation=normalised)
+        given = {"precision": "float32", "on_gpu": False, "volumes": 1, "pixels": 10**6}
+        one, four = (plan.training_memory(252, batch=batch, **given).bytes for batch in (1, 4))
+        needs[normalised] = (four - one - 3 * 70 * 252**2) / (plan.step_bytes_per_pixel("float32") * 252**2)
+    assert needs == pytest.approx({False: 1, True: 0})  # two patches of 252 px together, not four
+
+
 def test_fewer_patches_are_processed_together_if_memory_runs_out(caplog):
     caplog.set_level("INFO", "bordure")
     torch.manual_seed(0)

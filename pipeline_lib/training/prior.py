@@ -30,7 +30,7 @@ def log_prior(true: npt.ArrayLike, trained: npt.ArrayLike) -> list[float]:
     Returns
     -------
     list of float
-        log(pi_k / q_k) of each class. 0 for classes that do not occur.
+        The number log(pi_k / q_k) of each class, 0 for classes that do not occur.
 
     References
     ----------
