@@ -46,6 +46,7 @@ def describe(path: str | Path) -> Json:
     dict
         All plain values of the model, among them `name` and `arguments` of the network, `task`, `context`
         (px), `normalisation`, `pixel_size` (um), `classes`, `provenance` and the number of `parameters`.
+        Models with corrected probabilities also have `log_prior`.
 
     Raises
     ------
