@@ -207,12 +207,10 @@ def train(
                 for file, volume in zip([*train, *validation], [*volumes, *validation_volumes], strict=True):
                     with layout.require(file) as source:
                         normalisation.check(volume.raw, file, layout.findings(source)["gray"])
-                truths = [volume.truth for volume in volumes]
-                balanced = (
-                    ClassBalanced(truths, trained_task.classes)
-                    if settings.sampling == "class_balanced"
-                    else None
-                )
+                balanced = None
+                if settings.sampling == "class_balanced":
+                    truths = [volume.truth for volume in volumes]
+                    balanced = ClassBalanced(truths, trained_task.classes)
                 patches = Patches(
                     volumes,
                     normalisation,

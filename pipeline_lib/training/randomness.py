@@ -43,7 +43,7 @@ def loss_mask(share: float, size: tuple[int, int], device: torch.device) -> Tens
 
     References
     ----------
-    Section 4.4 of [1]_: sampling of patches as a random mask M(x) on the loss.
+    [1]_: sampling of patches as a random mask on the loss.
 
     .. [1] E. Shelhamer, J. Long, T. Darrell, "Fully convolutional networks for semantic segmentation", IEEE
        Transactions on Pattern Analysis and Machine Intelligence 39(4):640-651, 2017.
@@ -74,9 +74,8 @@ def generator_of(device: torch.device) -> torch.Generator:
     """
     if device.type == "cpu":
         return torch.default_generator
-    return torch.cuda.default_generators[
-        torch.cuda.current_device() if device.index is None else device.index
-    ]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return torch.cuda.default_generators[index]
 
 
 class DropoutByPatch(TorchFunctionMode):
