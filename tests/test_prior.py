@@ -106,11 +106,12 @@ def test_shares_in_patches_of_one_pixel_are_those_of_the_centres(volumes):  # no
 def test_shares_in_larger_patches_are_those_of_all_their_annotated_pixels(volumes):  # noqa: F811
     """Compared with the patches around every pixel, whose edges are mirrored."""
     rng = np.random.default_rng(0)
-    ignores = [(rng.random(volume.truth.shape) < 0.3).astype(np.uint8) for volume in volumes]
+    ignores = [(rng.random(volume.truth.shape) < 0.1).astype(np.uint8) for volume in volumes]
     clustered = []
     for volume, ignore in zip(volumes, ignores, strict=True):
         labels = np.zeros(volume.truth.shape, np.uint32)
         labels[:, :9, :12] = 1  # a small part of the section
+        ignore[:, 9:16] = 1  # below it, nothing is annotated
         volume.truth.labels[:] = labels
         clustered.append(ignoring(volume, ignore))
     reach = 3
@@ -126,7 +127,7 @@ def test_shares_in_larger_patches_are_those_of_all_their_annotated_pixels(volume
             own = int(kinds[z, y + reach + 1, x + reach + 1])
             totals[own] += np.bincount(kinds[window][known[window]], minlength=2)
     expected = 0.5 * totals[0] / totals[0].sum() + 0.5 * totals[1] / totals[1].sum()
-    assert 0.3 < expected[1] < 0.45  # neither one half nor the share in the images
+    assert 0.3 < expected[1] < 0.47, expected  # neither one half nor the share in the images
     np.testing.assert_allclose(trained_shares(source, TASK), expected, atol=0.02)
 
 
