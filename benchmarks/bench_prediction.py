@@ -110,7 +110,7 @@ def on_device(model: Model) -> Model:
 
 def drawn(shape: tuple[int, int]) -> np.ndarray:
     """Return a section (1, 1, y, x), uint8: one drawing of 512 px and its mirror images."""
-    image, _ = draw_section(512, rng=np.random.default_rng(0), **DRAWING)
+    image, *_ = draw_section(512, rng=np.random.default_rng(0), **DRAWING)
     return np.pad(image, [(0, size - 512) for size in shape], mode="symmetric")[None, None]
 
 

@@ -61,7 +61,7 @@ def draw_panel(axes: Axes, image: np.ndarray, margin: int, cut: list[Tile], chos
 
 
 def main() -> None:
-    image, _ = draw_section(
+    image, *_ = draw_section(
         SIZE, cell_diameter=40.0, membrane_width=(2.5, 6.0), noise=0.02, rng=np.random.default_rng([0, 10])
     )
     geometry = networks.plan("unet", depth=DEPTH).geometry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,8 @@ class Array:
     name : str
         Name of the dataset.
     axes : str
-        One letter per axis: `c` channel, `z` section, `y` row, `x` column, `p` piece, `k` component, `b`
-        byte, `w` window.
+        One letter per axis: `c` channel, `z` section, `y` row, `x` column, `p` piece, `k` component or class,
+        `b` byte, `w` window.
     dtype : str or None
         Type of the values; None for the type of the source file.
     unit : str
@@ -76,6 +76,14 @@ IGNORE = Array(
     "1 = pixel that is not annotated, which is neither learned from nor scored, 0 = any other pixel; the "
     "array exists only if there are such pixels",
 )
+TARGET = Array(
+    "target",
+    "zyx",
+    "uint8",
+    "class",
+    "class of the pixel that networks learn, a number in the order of the attribute `classes` (JSON); the "
+    "array exists only if there are other classes than background and cell",
+)
 SECTION_HASH = Array(
     "section_hash",
     "zb",
@@ -107,6 +115,15 @@ CELL_PROBABILITY = Array(
     "1",
     "predicted probability that the pixel is inside a cell, from 0 to 1",
     compressed=False,  # compression saves a fifth of the space, but takes a tenth of the time of a prediction
+)
+CLASS_PROBABILITY = Array(
+    "class_probability",
+    "kzyx",
+    "float32",
+    "1",
+    "predicted probability of each class, from 0 to 1, in the order of the attribute `classes` (JSON); the "
+    "array exists only if there are other classes than background and cell",
+    compressed=False,
 )
 
 # Intermediate arrays between a prediction and its labels (instances/labelling.py). The last four are stored
@@ -149,12 +166,15 @@ class AnnotatedArrays(NamedTuple):
         Separation border, see `SEPARATION_BORDER`.
     ignore : (z, y, x) array or HDF5 dataset, or None
         Pixels that are not annotated, see `IGNORE`. None if all pixels are annotated.
+    target : (z, y, x) array or HDF5 dataset, or None
+        Class of each pixel, see `TARGET`. None if the classes are background and cell.
     """
 
     raw: Stored
     labels: Stored
     separation_border: Stored
     ignore: Stored | None = None
+    target: Stored | None = None
 
 
 @contextmanager
@@ -288,6 +308,39 @@ def write_pixel_size(
         file.attrs["pixels_per_model_pixel"] = float(pixels_per_model_pixel)
 
 
+def write_classes(dataset: h5py.Dataset, classes: Sequence[str], cells: Sequence[str]) -> None:
+    """Store the names of the classes with an array of classes.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Array `TARGET` or `CLASS_PROBABILITY`, open for writing.
+    classes : sequence of str
+        Name of each class, in the order of their numbers.
+    cells : sequence of str
+        Names of the classes whose pixels belong to cells.
+    """
+    _write_texts(dataset, classes=json.dumps([*classes]), cells=json.dumps([*cells]))
+
+
+def classes_of(dataset: h5py.Dataset) -> tuple[list[str], list[str]]:
+    """Return what `write_classes` stored with an array.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Array `TARGET` or `CLASS_PROBABILITY`.
+
+    Returns
+    -------
+    classes : list of str
+        Name of each class, in the order of their numbers.
+    cells : list of str
+        Names of the classes whose pixels belong to cells.
+    """
+    return json.loads(dataset.attrs["classes"]), json.loads(dataset.attrs["cells"])
+
+
 def copy_pixel_size(source: h5py.File, target: h5py.File) -> None:
     """Store what `write_pixel_size` stored in one file in another one that is made from it.
 
@@ -363,12 +416,12 @@ def _write_texts(item: h5py.Group | h5py.Dataset, **texts: str) -> None:
 
 def join(
     path: str | Path,
-    array: Array,
+    arrays: Sequence[Array],
     shape: tuple[int, int, int],
     sources: Iterable[tuple[Part, str | Path]],
     provenance: Json,
 ) -> None:
-    """Write an HDF5 file that joins the parts of a volume to one array (a virtual dataset).
+    """Write an HDF5 file that joins the parts of a volume (with virtual datasets).
 
     Nothing is copied, so the files of the parts must be kept. Paths are relative: the file and its parts can
     be moved together. Programs other than bordure read NaN, or the largest value of an integer type, where a
@@ -378,12 +431,12 @@ def join(
     ----------
     path : str or Path
         File to write.
-    array : Array
-        Description of the array.
+    arrays : sequence of Array
+        Descriptions of the arrays. The parts must have the first one, and may have the others.
     shape : tuple of int
         Shape of the volume, (z, y, x).
     sources : iterable of (Part, str or Path)
-        Each part of the volume and the HDF5 file with its array.
+        Each part of the volume and the HDF5 file with its arrays.
     provenance : dict
         Record of how the file is made.
 
@@ -392,28 +445,37 @@ def join(
     InputError
         If a file is missing or does not have the shape of its part.
     """
-    layout = h5py.VirtualLayout(shape, array.dtype)
-    layout.dcpl.set_obj_track_times(False)  # no time stamps: the same parts give the same bytes
-    scale: Json = {}
-    for part, source in sources:
-        expected = (part.sections.stop - part.sections.start, part.rows.stop - part.rows.start, shape[2])
-        with require(source, array) as file:
-            found = file[array.name].shape
-            scale = {name: file.attrs[name] for name in _SCALE if name in file.attrs}  # the same in all parts
-        if found != expected:
-            raise InputError(
-                f"{source}: found a part of shape {found}, expected {expected}. Delete it and run the "
-                "workflow again."
-            )
-        name = os.path.relpath(source, Path(path).parent)
-        layout[part.sections, part.rows] = h5py.VirtualSource(name, array.name, expected)
+    parts = [*sources]
+    with require(parts[0][1], arrays[0]) as file:
+        found = [array for array in arrays if array.name in file]
+        scale = {name: file.attrs[name] for name in _SCALE if name in file.attrs}  # the same in all parts
+        texts = {
+            array: {key: text.decode() for key, text in file[array.name].attrs.items()} for array in found
+        }
+        joined = {array: (*file[array.name].shape[:-3], *shape) for array in found}
+    layouts = {array: h5py.VirtualLayout(joined[array], array.dtype) for array in found}
+    for part, source in parts:
+        own = part.sections.stop - part.sections.start, part.rows.stop - part.rows.start, shape[2]
+        with require(source, *found) as file:
+            stored = {array: file[array.name].shape for array in found}
+        for array, layout in layouts.items():
+            expected = (*joined[array][:-3], *own)
+            if stored[array] != expected:
+                raise InputError(
+                    f"{source}: found a part of shape {stored[array]}, expected {expected}. Delete it and "
+                    "run the workflow again."
+                )
+            name = os.path.relpath(source, Path(path).parent)
+            layout[..., part.sections, part.rows, :] = h5py.VirtualSource(name, array.name, expected)
     with create(path, provenance) as file:
-        # shown where a part is missing: unlike zeros, it cannot be taken for an empty image
-        dtype = np.dtype(array.dtype)
-        missing = np.nan if dtype.kind == "f" else np.iinfo(dtype).max
         file.attrs.update(scale)
-        dataset = file.create_virtual_dataset(array.name, layout, fillvalue=missing)
-        _write_texts(dataset, axes=array.axes, unit=array.unit, meaning=array.meaning)
+        for array, layout in layouts.items():
+            layout.dcpl.set_obj_track_times(False)  # no time stamps: the same parts give the same bytes
+            # shown where a part is missing: unlike zeros, it cannot be taken for an empty image
+            dtype = np.dtype(array.dtype)
+            missing = np.nan if dtype.kind == "f" else np.iinfo(dtype).max
+            dataset = file.create_virtual_dataset(array.name, layout, fillvalue=missing)
+            _write_texts(dataset, **texts[array])
 
 
 @contextmanager
@@ -493,7 +555,7 @@ def annotated(file: h5py.File) -> AnnotatedArrays:
         The arrays as HDF5 datasets.
     """
     raw, labels, border = (file[array.name] for array in (RAW, LABELS, SEPARATION_BORDER))
-    return AnnotatedArrays(raw, labels, border, file.get(IGNORE.name))
+    return AnnotatedArrays(raw, labels, border, file.get(IGNORE.name), file.get(TARGET.name))
 
 
 def findings(file: h5py.File) -> Json:

@@ -68,7 +68,7 @@ for number, part in enumerate(parts(shape, 2)):
     with layout.create(folder / f"{number}.h5", {}) as file:
         layout.add(file, layout.CELL_PROBABILITY, (1, 4, 4))[:] = number
     sources.append((part, folder / f"{number}.h5"))
-layout.join(folder / "joined.h5", layout.CELL_PROBABILITY, shape, sources, {})
+layout.join(folder / "joined.h5", [layout.CELL_PROBABILITY], shape, sources, {})
 with layout.require(folder / "joined.h5", layout.CELL_PROBABILITY) as file:
     assert np.array_equal(file["cell_probability"][:, 0, 0], [0, 1])
 """

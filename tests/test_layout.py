@@ -68,7 +68,7 @@ def test_joining_the_same_parts_gives_the_same_bytes_at_any_time(tmp_path):
     parts = [(blocks.parts((1, 4, 4), 1)[0], tmp_path / "1.h5")]
 
     def joined(name):
-        layout.join(tmp_path / name, layout.LABELS, (1, 4, 4), parts, {})
+        layout.join(tmp_path / name, [layout.LABELS], (1, 4, 4), parts, {})
         return (tmp_path / name).read_bytes()
 
     before = joined("a.h5")

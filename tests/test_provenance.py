@@ -251,7 +251,7 @@ def test_a_damaged_part_of_a_joined_file_is_named(made):
     joined = Path("results/joined.h5")
     shown = zip(blocks.parts((2, 128, 128), 2), parts, strict=True)
     with provenance.making("join_predictions", [joined], parts) as record:
-        layout.join(joined, layout.CELL_PROBABILITY, (2, 128, 128), shown, record)
+        layout.join(joined, [layout.CELL_PROBABILITY], (2, 128, 128), shown, record)
     with h5py.File(parts[1]) as file:
         place = file["cell_probability"].id.get_chunk_info(0)
     flip(parts[1], place.byte_offset)

@@ -17,7 +17,7 @@ DEFAULTS = {"cell_diameter": 40.0, "membrane_width": (2.5, 6.0), "noise": 0.06}
 
 
 def section(size=128, seed=0, **settings):
-    return synthesis.draw_section(size, **(DEFAULTS | settings), rng=np.random.default_rng(seed))
+    return synthesis.draw_section(size, **(DEFAULTS | settings), rng=np.random.default_rng(seed))[:2]
 
 
 def touching_pairs(labels):
@@ -163,3 +163,22 @@ def test_settings_without_room_for_cells_are_an_error(tmp_path, settings, match)
     with pytest.raises(InputError, match=match):
         draw(tmp_path / "a", **settings)
     assert not list((tmp_path / "a").iterdir())
+
+
+def test_organelles_lie_in_cells_and_are_darker():
+    image, labels, classes = synthesis.draw_section(256, **DEFAULTS, rng=np.random.default_rng(0))
+    assert {*np.unique(classes)} == {0, 1, 2, 3}
+    assert np.array_equal(classes == 0, labels == 0)
+    levels = [image[classes == number].mean() for number in range(4)]
+    assert levels[0] < levels[2] < levels[3] < levels[1]  # membrane, mitochondrion, vesicle, cytoplasm
+
+
+def test_classes_are_written_instead_of_cells(tmp_path):
+    images = []
+    for name in ("cells", "classes"):
+        files = tmp_path / f"{name}.tif", tmp_path / f"{name}_l.tif"
+        synthesis.draw_volume(*files, sections=1, size=96, organelles=name == "classes")
+        images.append(tifffile.imread(tmp_path / f"{name}.tif"))
+    assert np.array_equal(*images)
+    cells, classes = (tifffile.imread(tmp_path / f"{name}_l.tif") for name in ("cells", "classes"))
+    assert np.array_equal(cells > 0, classes > 0) and classes.max() == 3

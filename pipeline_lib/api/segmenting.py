@@ -310,6 +310,7 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
     labels, probability, cells = (
         options.out / f"{name}_{end}" for end in ("labels.tif", "cell_probability.tif", "cells.csv")
     )
+    classes = options.out / f"{name}_classes.tif" if len(described["classes"]) > 2 else None
     for file in (dataset, prediction, segmentation):
         file.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -339,10 +340,10 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
             )
         segment(prediction, postprocessing, segmentation, memory_gb=options.memory)
         try:
-            write_tiffs(segmentation, prediction, labels, probability)
+            write_tiffs(segmentation, prediction, labels, probability, classes=classes)
             number = measure_volume(dataset, prediction, segmentation, cells)
         except BaseException:
-            for file in (labels, probability, cells):
+            for file in filter(None, (labels, probability, cells, classes)):
                 file.unlink(missing_ok=True)
             raise
     return {"cells": number, "labels": labels.name, "table": cells.name}

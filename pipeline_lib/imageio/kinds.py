@@ -536,6 +536,7 @@ class Given:
             self.images,
             blank=self._blank(lambda value: value in of_cells),
             classes=tuple(numbers),
+            names=tuple(cells),
             ignore=self.ignore,
             mask=self.mask,
             doubts=doubts,

@@ -47,6 +47,8 @@ class AnnotationRegions:
     blank : tuple of int, default ()
         Sections that would be one single cell although others show more: probably not annotated. `read`
         returns 0 there.
+    names : tuple of str, default ()
+        For "classes": names of the classes 1, 2, ... that `read` returns, without background and border.
     """
 
     kind: str
@@ -61,6 +63,7 @@ class AnnotationRegions:
     doubts: Sequence[Json] = ()
     colours: tuple[int, ...] = ()
     blank: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

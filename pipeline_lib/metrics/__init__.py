@@ -15,6 +15,7 @@ The page :doc:`/explanation/scores` explains with pictures what each score punis
 
 from pipeline_lib.kernels.components import connected_components
 from pipeline_lib.metrics.challenge import CHALLENGE_THRESHOLDS, challenge_summary, isbi_scores, summary_table
+from pipeline_lib.metrics.classes import class_confusion, class_scores
 from pipeline_lib.metrics.contingency import ContingencyTable, Foreground, contingency_tables
 from pipeline_lib.metrics.information import v_info, vi_merge, vi_split
 from pipeline_lib.metrics.instances import (
@@ -51,6 +52,8 @@ __all__ = [
     "adapted_rand_error",
     "average_precision",
     "challenge_summary",
+    "class_confusion",
+    "class_scores",
     "connected_components",
     "constant_pixels",
     "contingency_tables",

@@ -151,6 +151,8 @@ class Model:
     log_prior : sequence of float, optional
         Numbers to add to the logits of the classes. They undo that the classes had other shares in the
         patches of the training than in the images (see `training.prior`). By default none.
+    cells : sequence of str, optional
+        Names of the classes whose pixels belong to cells.
 
     Examples
     --------
@@ -178,6 +180,7 @@ class Model:
     pixel_size: PixelSize | None = None
     classes: Sequence[str] = ()
     log_prior: Sequence[float] = ()
+    cells: Sequence[str] = ()
 
     def save(self, path: str | Path, **more: Any) -> None:
         """Write the model to a file of tensors and plain values.
@@ -209,6 +212,7 @@ class Model:
             "pixel_size": self.pixel_size and list(self.pixel_size),
             "classes": list(self.classes),
             **({"log_prior": list(self.log_prior)} if self.log_prior else {}),
+            **({"cells": list(self.cells)} if len(self.classes) > 2 else {}),
         }
         content = plain | {"state_dict": self.network.state_dict()} | more
         write_tensors(path, content, plain | {"parameters": self.plan.parameters})
@@ -261,6 +265,7 @@ class Model:
             log_prior = [float(value) for value in content.get("log_prior", ())]
             if log_prior and len(log_prior) != plan.classes:
                 raise ValueError(f"log_prior has {len(log_prior)} numbers for {plan.classes} classes")
+            cells = [str(name) for name in content.get("cells", classes[1:])]
             wrong = [name for name, tensor in network.state_dict().items() if not _usable(tensor)]
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
@@ -281,7 +286,16 @@ class Model:
                 "again."
             )
         return cls(
-            plan, network, normalisation, provenance, task, application, pixel_size, classes, log_prior
+            plan,
+            network,
+            normalisation,
+            provenance,
+            task,
+            application,
+            pixel_size,
+            classes,
+            log_prior,
+            cells,
         )
 
 

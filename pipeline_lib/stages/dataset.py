@@ -26,7 +26,8 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import allow_open_files, read_json, write_json
 from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json
-from pipeline_lib.tasks.segmentation import baselines, classes, weights
+from pipeline_lib.tasks.segmentation import baselines, weights
+from pipeline_lib.tasks.segmentation.classes import TWO, Classes, class_frequencies, count_classes
 
 
 def build_dataset(
@@ -42,6 +43,8 @@ def build_dataset(
     background: int = 0,
     ignore: int | None = None,
     relabel: bool = False,
+    target: str = "cells",
+    instances: Sequence[str] | None = None,
     empty_sections: str = "ask",
     pairing: str = "names",
     offset: float | None = None,
@@ -83,6 +86,11 @@ def build_dataset(
         Value in the annotation that means "not annotated".
     relabel : bool, default False
         Whether each connected area of an instance label becomes a separate cell.
+    target : {"cells", "cell_border", "classes"}, default "cells"
+        What the network learns: background and cells; also the border between touching cells, as a third
+        class; or the `classes`. The last two are written as the array `target`.
+    instances : sequence of str, optional
+        Names of the `classes` whose connected areas are cells. By default all but "background" and "border".
     empty_sections : {"ask", "background", "ignore"}, default "ask"
         Meaning of sections without cells in a volume that has cells in other sections: an error, sections
         that show no cells, or sections that are not annotated.
@@ -117,6 +125,8 @@ def build_dataset(
         "background": background,
         "ignore": ignore,
         "relabel": relabel,
+        **({} if target == "cells" else {"target": target}),
+        **({} if instances is None else {"instances": instances}),
         "empty_sections": empty_sections,
         "pairing": pairing,
         "offset": offset,
@@ -127,6 +137,7 @@ def build_dataset(
     }
     with ExitStack() as stack:
         stack.enter_context(_named(Path(output).stem))
+        chosen = Classes.chosen(target, classes, instances)
         paths = [path for path in (images, annotation, ignore_mask) if path]
         sources = [file for path in paths for file in imageio.source_files(path)]
         # Drawn images have records: report a damaged file as such before a reader fails on it.
@@ -165,8 +176,14 @@ def build_dataset(
         gray = _write_raw(file, raw, block)
         found = None
         if truth is not None:
-            with _cells_of(truth, output, block, memory_gb) as read:
-                found = _write_annotation(file, truth, read, empty_sections, separation_border_width, block)
+            if target == "classes" and truth.kind != "classes":
+                raise InputError(
+                    f"{annotation}: found {truth.kind}, but `dataset.target: classes` needs an annotation of "
+                    "classes. Set `annotation_kind: classes`."
+                )
+            with _cells_of(truth, instances, output, block, memory_gb) as read:
+                width = separation_border_width
+                found = _write_annotation(file, truth, read, target, chosen, empty_sections, width, block)
         layout.write_findings(file, {"gray": gray, "annotation": found})
         stated, in_file = pair(pixel_size), raw.info.pixel_size
         layout.write_pixel_size(file, stated or in_file, raw.info.section_spacing)
@@ -223,7 +240,11 @@ def _draw_values(
 
 @contextmanager
 def _cells_of(
-    truth: imageio.AnnotationRegions, output: str | Path, block: int, memory_gb: float
+    truth: imageio.AnnotationRegions,
+    instances: Sequence[str] | None,
+    output: str | Path,
+    block: int,
+    memory_gb: float,
 ) -> Iterator[Read]:
     """Yield a function that reads instance labels. If `separate`, each connected area has its own."""
     if not truth.separate:
@@ -234,9 +255,11 @@ def _cells_of(
             yield cells.read
         return
 
+    others = [n for n, name in enumerate(truth.names, 1) if instances and name not in instances]
+
     def read_cells(z: int, rows: slice, columns: slice) -> np.ndarray:
         values = truth.read(z, rows, columns)
-        return np.where(values == BORDER, 0, values)
+        return np.where(np.isin(values, [BORDER, *others]), 0, values)
 
     with labelled(read_cells, truth.shape, output, block=block, memory_gb=memory_gb) as (cells, _):
 
@@ -253,10 +276,20 @@ def _cells_of(
 
 
 def _write_annotation(
-    file: h5py.File, truth: imageio.AnnotationRegions, read: Read, empty_sections: str, width: int, block: int
+    file: h5py.File,
+    truth: imageio.AnnotationRegions,
+    read: Read,
+    learned: str,
+    chosen: Classes,
+    empty_sections: str,
+    width: int,
+    block: int,
 ) -> Json:
-    """Write `labels`, as returned by `read`, `separation_border` and `ignore`; return the findings."""
+    """Write `labels` as `read` returns them, `separation_border`, `ignore`, `target`; return the findings."""
     ignored = _write_ignore(file, truth, block)
+    target = layout.add(file, layout.TARGET, truth.shape) if chosen.several else None
+    if target is not None:
+        layout.write_classes(target, chosen.names, chosen.cells)
     labels, border = (
         layout.add(file, array, truth.shape) for array in (layout.LABELS, layout.SEPARATION_BORDER)
     )
@@ -266,6 +299,9 @@ def _write_annotation(
             around = read(z, *area.read)
             cells, separating = around[area.crop], separation_border(around, width)[area.crop]
             labels[z, *area.write], border[z, *area.write] = cells, separating
+            if target is not None:
+                of_class = truth.read(z, *area.write) if learned == "classes" else None
+                target[z, *area.write] = chosen.target(cells, separating, of_class)
             counter.add(cells, separating)
         numbers.append(counter.end_section())
     pixels = truth.shape[1] * truth.shape[2]
@@ -273,9 +309,9 @@ def _write_annotation(
     sections = [truth.images.numbers[z] for z in empty]
     any_cells, blank = any(numbers), bool(truth.blank)
     if empty_are_ignored(truth.images.path, sections, truth.shape[0], any_cells, empty_sections, blank=blank):
-        target = file.get(layout.IGNORE.name) or layout.add(file, layout.IGNORE, truth.shape)
+        ignore = file.get(layout.IGNORE.name) or layout.add(file, layout.IGNORE, truth.shape)
         for z in empty:
-            target[z], ignored[z] = 1, pixels
+            ignore[z], ignored[z] = 1, pixels
     found = counter.to_dict(labels, int(ignored.sum()))
     doubts = [*truth.doubts, *doubts_of_cells(found, width)]
     return {"description": truth.description, "cells": found, "doubts": doubts}
@@ -332,6 +368,7 @@ def measure_statistics(
 
     The file contains `class_frequencies` (background, cell), `normalisation`, the gray range of the baseline
     `smoothed_raw`, the median `pixel_size` (um; null unless that of all volumes is known), and `provenance`.
+    If there are other classes, it also contains their names (`classes`) and which of them are `cells`.
     Only training volumes may be measured, so that nothing about other volumes can reach the network.
 
     Parameters
@@ -357,7 +394,7 @@ def measure_statistics(
             provenance.making("measure_statistics", [output], datasets, normalisation=normalisation_kind)
         )
         arrays = layout.RAW, layout.LABELS, layout.SEPARATION_BORDER
-        volumes, gray, sizes = [], [], {}
+        volumes, gray, sizes, found = [], [], {}, {}
         for path in datasets:
             file = stack.enter_context(
                 layout.require(path, *arrays, cache_bytes=layout.CHUNK**2)  # each chunk is read once
@@ -365,8 +402,17 @@ def measure_statistics(
             volumes.append(layout.annotated(file))
             gray.append(layout.findings(file)["gray"])
             sizes[Path(path).stem] = layout.pixel_size(file)
-        counts = classes.count_classes((v.labels, v.separation_border, v.ignore) for v in volumes)
-        cell, total = int(classes.of_cells(counts)), int(counts.sum())
+            stored = volumes[-1].target
+            found[path] = TWO if stored is None else Classes(*layout.classes_of(stored))
+        chosen = _same_classes(found)
+        counts = count_classes((tuple(volume)[1:] for volume in volumes), chosen)
+        cell, total = int(chosen.of_cells(counts)), int(counts.sum())
+        if not counts.all() and chosen.several:
+            missing = [name for name, count in zip(chosen.names, counts, strict=True) if not count]
+            raise InputError(
+                f"training volumes: no pixel is {' or '.join(missing)}, but training needs each class of "
+                "`dataset.classes`. Check the annotations of the training volumes, or remove the class."
+            )
         if not counts.all():
             raise InputError(
                 f"training volumes: {cell} of {total} px are cell, but training needs cell and background. "
@@ -379,7 +425,8 @@ def measure_statistics(
         write_json(
             output,
             {
-                "class_frequencies": classes.class_frequencies(counts).tolist(),
+                "class_frequencies": class_frequencies(counts).tolist(),
+                **({"classes": [*chosen.names], "cells": [*chosen.cells]} if chosen.several else {}),
                 "normalisation": measured.to_dict(),
                 "smoothed_raw": baselines.measure(volumes),
                 "pixel_size": typical(sizes),
@@ -389,6 +436,18 @@ def measure_statistics(
     logger.info(
         "training split: %d volumes, %.1f %% of pixels inside cells", len(datasets), 100 * cell / total
     )
+
+
+def _same_classes(found: Mapping[str | Path, Classes]) -> Classes:
+    """Return the classes of all volumes; raise `InputError` if they differ."""
+    first, *others = found.items()
+    for path, classes in others:
+        if classes != first[1]:
+            raise InputError(
+                f"{path}: classes {', '.join(classes.names)}, but {first[0]} has "
+                f"{', '.join(first[1].names)}. All volumes need the same names in `dataset.classes`."
+            )
+    return first[1]
 
 
 def _require_one_scale(gray: Mapping[str | Path, Json], measured: normalisation.Normalisation) -> None:
@@ -416,7 +475,7 @@ def build_weight_map(
     """Compute the weight map of one annotated volume, block by block, and write it as HDF5.
 
     The weight of a pixel in the loss is w = w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)), where d1 and d2 are the
-    distances (px) to the nearest and the second nearest cell. The second term is added to background only.
+    distances (px) to the nearest and the second nearest cell. The second term is added outside of cells only.
     The weight of a pixel that is not annotated is 0.
 
     Parameters
@@ -458,13 +517,15 @@ def build_weight_map(
         w_c = weights.class_weights(frequencies) if class_balance else np.ones(len(frequencies))
         labels, border = source[layout.LABELS.name], source[layout.SEPARATION_BORDER.name]
         ignore = source.get(layout.IGNORE.name)
+        classes = source.get(layout.TARGET.name)
         target = layout.add(file, layout.WEIGHT_MAP, labels.shape)
         target.attrs.update(w_c=w_c, w0=w0, sigma=sigma)
         for z in range(labels.shape[0]):
             for area in blocks(labels.shape[1:], block, weights.halo(w_c, w0, sigma)):
                 cells = labels[z, *area.read]
                 cells[border[z, *area.read] > 0] = 0
-                weight = weights.weight_map(cells, w_c, w0, sigma)[area.crop]
+                of_class = None if classes is None else classes[z, *area.read]
+                weight = weights.weight_map(cells, w_c, w0, sigma, of_class)[area.crop]
                 if ignore is not None:
                     weight[ignore[z, *area.write] > 0] = 0
                 target[z, *area.write] = weight

@@ -15,15 +15,16 @@ def join_predictions(
 ) -> None:
     """Write a prediction file that is a view of the files of its parts.
 
-    Nothing is copied: the array is an HDF5 virtual dataset, so the files of the parts must stay where they
+    Nothing is copied: the arrays are HDF5 virtual datasets, so the files of the parts must stay where they
     are.
 
     Parameters
     ----------
     parts : sequence of str or Path
-        HDF5 files of the parts, with the array `cell_probability`, in the order of `blocks.parts`.
+        HDF5 files of the parts, in the order of `blocks.parts`, with the array `cell_probability` and, if
+        there are other classes than background and cell, `class_probability`.
     prediction : str or Path
-        HDF5 file to write, with the array `cell_probability` of the whole volume.
+        HDF5 file to write, with the same arrays of the whole volume.
     shape : sequence of int
         Shape of the volume (z, y, x).
     jobs : int
@@ -34,7 +35,8 @@ def join_predictions(
     InputError
         If a part is missing or has another shape.
     """
-    _join("join_predictions", layout.CELL_PROBABILITY, parts, prediction, shape, jobs)
+    arrays = [layout.CELL_PROBABILITY, layout.CLASS_PROBABILITY]
+    _join("join_predictions", arrays, parts, prediction, shape, jobs)
 
 
 def join_labels(
@@ -61,12 +63,12 @@ def join_labels(
     InputError
         If a part is missing or has another shape.
     """
-    _join("join_labels", layout.LABELS, parts, segmentation, shape, jobs)
+    _join("join_labels", [layout.LABELS], parts, segmentation, shape, jobs)
 
 
 def _join(
     stage: str,
-    array: layout.Array,
+    arrays: Sequence[layout.Array],
     parts: Sequence[str | Path],
     output: str | Path,
     shape: Sequence[int],
@@ -75,5 +77,5 @@ def _join(
     z, y, x = shape
     with provenance.making(stage, [output], parts, jobs=jobs) as record:
         shares = blocks.parts((z, y, x), jobs)
-        layout.join(output, array, (z, y, x), zip(shares, parts, strict=True), record)
+        layout.join(output, arrays, (z, y, x), zip(shares, parts, strict=True), record)
         logger.info("%s: a view of %d parts", output, len(parts))

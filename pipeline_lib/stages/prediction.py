@@ -95,7 +95,7 @@ def predict(
         chosen_device = devices.choose_device(device)
         trained = _load(Path(model).resolve(), Path(model).stat().st_mtime_ns, chosen_device)
         dtype = passes.choose_precision(precision, chosen_device)
-        task = tasks.load(trained.task)
+        task = tasks.load(trained.task, trained.classes, trained.cells)
         net = passes.SplitIfTooLarge(trained.network)
         size = passes.choose_tile(tile, trained.plan, chosen_device, dtype, memory_gb)
         decode = partial(task.decode, average_orientations=average_orientations, log_prior=trained.log_prior)
@@ -132,9 +132,10 @@ def predict(
             else:
                 layout.write_pixel_size(file, None, pixels_per_model_pixel=step[0] * step[1])
                 stride = trained.plan.geometry.stride
-                with _section(output, task, images.shape[2:]) as section:
-                    back = Resampled(section, (1 / step[0], 1 / step[1]), raw.shape[2:])
-                    needed = back.source(0, share.rows)
+                with _section(output, task, images.shape[2:]) as (section, arrays):
+                    resample = partial(Resampled, step=(1 / step[0], 1 / step[1]), shape=raw.shape[2:])
+                    backs = {name: resample(array) for name, array in arrays.items()}
+                    needed = next(iter(backs.values())).source(0, share.rows)
                     rows = slice(needed.start - needed.start % stride, needed.stop)
                     progress = progress_in(rows)
                     for number, z in enumerate(sections):
@@ -142,7 +143,10 @@ def predict(
                             task.write(section, 0, _shifted(region, rows.start), decoded)
                         for area in blocks.blocks(shape[1:]):
                             at = _moved(area.write[0], share.rows.start), area.write[1]
-                            target[number, *area.write] = back[0, *at].clip(0, 1)
+                            for name, back in backs.items():
+                                classes = (slice(None),) * (len(back.shape) - 3)
+                                found = back[*classes, 0, *at].clip(0, 1)
+                                file[name][*classes, number, *area.write] = found
         logger.info(
             "%s: %d sections of %d x %d px in %.1f s on %s (%s, tiles of up to %d px)",
             output,
@@ -192,12 +196,14 @@ def _step(
 
 
 @contextmanager
-def _section(output: str | Path, task: tasks.Task, size: tuple[int, int]) -> Iterator[Any]:
-    """Yield the array of a prediction for one section, in a temporary file next to `output`."""
+def _section(
+    output: str | Path, task: tasks.Task, size: tuple[int, int]
+) -> Iterator[tuple[Any, dict[str, h5py.Dataset]]]:
+    """Yield the target of a task for one section, and its arrays, in a temporary file next to `output`."""
     path = Path(output).with_suffix(".resampled.h5")
     try:
         with h5py.File(path, "w", locking=False) as file:
-            yield task.create(file, (1, *size))
+            yield task.create(file, (1, *size)), {name: file[name] for name in file}
     finally:
         path.unlink(missing_ok=True)
 

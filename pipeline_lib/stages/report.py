@@ -21,7 +21,7 @@ from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import at_chosen_threshold, read_scores
-from pipeline_lib.tasks.segmentation import classes
+from pipeline_lib.tasks.segmentation.classes import cell_share
 
 __all__ = ["Contents", "write_report"]
 
@@ -248,7 +248,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             trained_by=trained["provenance"],
             parameters=trained["parameters"],
             context=trained["context"],
-            cell_share=classes.of_cells(read_json(contents.statistics)["class_frequencies"]),
+            cell_share=cell_share(read_json(contents.statistics)),
             volumes=contents.volumes,
             doubts=len(read_json(contents.check)["doubts"]),
             sections={name: part for name, part in settings.items() if isinstance(part, dict)},

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from pipeline_lib import imageio, layout, provenance
+from pipeline_lib.instances.classes import ClassMap
 from pipeline_lib.instances.labelling import Labels, Pieces, find_pieces, number_components
 from pipeline_lib.instances.postprocessing import PostProcessing, instances_by_block
 from pipeline_lib.kernels import blocks
@@ -84,7 +85,12 @@ def segment(
 
 
 def write_tiffs(
-    segmentation: str | Path, prediction: str | Path, labels: str | Path, cell_probability: str | Path
+    segmentation: str | Path,
+    prediction: str | Path,
+    labels: str | Path,
+    cell_probability: str | Path,
+    *,
+    classes: str | Path | None = None,
 ) -> None:
     """Write the labels and the probability map of a volume as TIFF stacks (z, y, x), for Fiji and napari.
 
@@ -100,16 +106,21 @@ def write_tiffs(
         TIFF file to write: labels as uint16, or as uint32 if a label exceeds 65,535.
     cell_probability : str or Path
         TIFF file to write: cell probability, float32, 0 to 1.
+    classes : str or Path, optional
+        TIFF file to write: number of the most probable class, uint8. The prediction must have the array
+        `class_probability`.
 
     Raises
     ------
     InputError
         If an input is missing, damaged or lacks an array, or an output cannot be written.
     """
+    outputs = [labels, cell_probability, *([classes] if classes else [])]
+    needed = [layout.CELL_PROBABILITY, *([layout.CLASS_PROBABILITY] if classes else [])]
     with (
-        provenance.making("write_tiffs", [labels, cell_probability], [segmentation, prediction]) as record,
+        provenance.making("write_tiffs", outputs, [segmentation, prediction]) as record,
         layout.require(segmentation, layout.LABELS) as found,
-        layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
+        layout.require(prediction, *needed) as predicted,
     ):
         settings: Json = {
             "provenance": record,
@@ -118,6 +129,11 @@ def write_tiffs(
         }
         imageio.write_labels(labels, found[layout.LABELS.name], **settings)
         imageio.write_probability(cell_probability, predicted[layout.CELL_PROBABILITY.name], **settings)
+        if classes:
+            probability = predicted[layout.CLASS_PROBABILITY.name]
+            imageio.write_images(classes, ClassMap(probability), **settings)
+            names = enumerate(layout.classes_of(probability)[0])
+            logger.info("%s: %s", classes, ", ".join(f"{number} {name}" for number, name in names))
         logger.info("%s: %d sections", labels, len(found[layout.LABELS.name]))
 
 

@@ -35,6 +35,7 @@ def draw_volume(
     cell_diameter: float = 40.0,
     membrane_width: tuple[float, float] = (2.5, 6.0),
     noise: float = 0.06,
+    organelles: bool = False,
     seed: int = 0,
 ) -> None:
     """Draw a volume of touching cells, and write its image and its instance labels as TIFF stacks.
@@ -48,7 +49,7 @@ def draw_volume(
         TIFF file to write: image (z, y, x), uint8.
     annotation : str or Path
         TIFF file to write: instance labels (z, y, x), uint16, 0 = membrane. The numbers start again at 1 in
-        each section.
+        each section. With `organelles`, classes instead: 0 membrane, 1 cytoplasm, 2 mitochondrion, 3 vesicle.
     sections : int, default 12
         Number of sections.
     size : int, default 256
@@ -59,6 +60,8 @@ def draw_volume(
         Width of the thinnest and of the thickest membrane (px). Less than half of `cell_diameter`.
     noise : float, default 0.06
         Standard deviation of the noise, as a fraction of the gray range.
+    organelles : bool, default False
+        Whether classes are annotated instead of cells.
     seed : int, default 0
         Seed of the random numbers. The same seed gives the same files.
 
@@ -80,6 +83,7 @@ def draw_volume(
             f"`drawing.cell_diameter` ({cell_diameter:g} px), so that a section contains several cells."
         )
     stack, labels = np.empty((sections, size, size), np.uint8), np.empty((sections, size, size), np.uint16)
+    classes = np.empty_like(stack)
     with provenance.making(
         "draw_volume",
         [images, annotation],
@@ -89,10 +93,11 @@ def draw_volume(
         cell_diameter=cell_diameter,
         membrane_width=membrane_width,
         noise=noise,
+        **({"organelles": True} if organelles else {}),
         seed=seed,
     ) as record:
         for z in range(sections):
-            stack[z], labels[z] = draw_section(
+            stack[z], labels[z], classes[z] = draw_section(
                 size,
                 cell_diameter=cell_diameter,
                 noise=noise,
@@ -100,7 +105,7 @@ def draw_volume(
                 rng=np.random.default_rng([seed, z]),
             )
         imageio.write_images(images, stack, provenance=record)
-        imageio.write_labels(annotation, labels, provenance=record)
+        imageio.write_labels(annotation, classes if organelles else labels, provenance=record)
     cells = sum(int(section.max()) for section in labels)
     logger.info(
         "%s: drew %d sections of %d x %d px, %d cells, %.1f %% of the pixels in cells",
@@ -118,7 +123,7 @@ def draw_section(
     membrane_width: tuple[float, float],
     noise: float,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one section.
 
     Parameters
@@ -141,6 +146,8 @@ def draw_section(
     labels : (size, size) array of uint16
         Instance labels, 0 = membrane, 1..n = cells. Each cell is 4-connected. Some neighbours touch, without
         a membrane pixel between them.
+    classes : (size, size) array of uint8
+        0 = membrane, 1 = cytoplasm, 2 = mitochondrion, 3 = vesicle.
     """
     shape = (size, size)
     cells = _tessellate(size, cell_diameter, rng)
@@ -155,13 +162,14 @@ def draw_section(
 
     darkness = np.where(touching, 0.9 * (distance < 1), is_membrane | (labels == 0)) * (0.8 + 0.2 * contrast)
     image = _cytoplasm(labels, rng)
-    _add_vesicles(image, labels, rng)
-    _add_mitochondria(image, labels, cell_diameter, rng)
+    vesicles = _add_vesicles(image, labels, rng)
+    mitochondria = _add_mitochondria(image, labels, cell_diameter, rng)
+    classes = np.select([labels == 0, mitochondria, vesicles], [0, 2, 3], 1).astype(np.uint8)
     image += (MEMBRANE - image) * ndimage.gaussian_filter(darkness, 0.7)
     image += 0.05 * _smooth_noise(shape, size / 4, rng)  # uneven illumination
     image *= 1 + 0.08 * _smooth_noise(shape, size / 4, rng)
     image += noise * _smooth_noise(shape, 0.6, rng)
-    return np.clip(np.rint(255 * image), 0, 255).astype(np.uint8), labels
+    return np.clip(np.rint(255 * image), 0, 255).astype(np.uint8), labels, classes
 
 
 def _tessellate(size: int, diameter: float, rng: np.random.Generator) -> np.ndarray:
@@ -236,9 +244,12 @@ def _cytoplasm(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return level[labels] + 0.05 * fine + 0.03 * coarse
 
 
-def _add_vesicles(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
-    """Draw dark rings of 3 to 7 px diameter where a cell has room for them; one attempt per 400 px."""
-    room = _depth_in_cell(labels)
+def _add_vesicles(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw dark rings of 3 to 7 px diameter where a cell has room for them; one attempt per 400 px.
+
+    Returns the pixels of the rings and inside them.
+    """
+    room, drawn = _depth_in_cell(labels), np.zeros(labels.shape, bool)
     rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
     for _ in range(labels.size // 400):
         radius = rng.uniform(1.5, 3.5)
@@ -247,13 +258,18 @@ def _add_vesicles(image: np.ndarray, labels: np.ndarray, rng: np.random.Generato
             near_y, near_x = slice(max(0, y - 6), y + 7), slice(max(0, x - 6), x + 7)
             from_rim = np.hypot(rows[near_y] - y, columns[:, near_x] - x) - radius
             image[near_y, near_x] -= 0.2 * np.exp(-(from_rim**2))
+            drawn[near_y, near_x] |= from_rim < 0.5
+    return drawn
 
 
 def _add_mitochondria(
     image: np.ndarray, labels: np.ndarray, diameter: float, rng: np.random.Generator
-) -> None:
-    """Draw a dark ellipse with a darker rim and stripes (cristae) in half of the cells that have room."""
-    room = _depth_in_cell(labels)
+) -> np.ndarray:
+    """Draw a dark ellipse with a darker rim and stripes (cristae) in half of the cells that have room.
+
+    Returns the pixels of the ellipses.
+    """
+    room, drawn = _depth_in_cell(labels), np.zeros(labels.shape, bool)
     for number, window in enumerate(ndimage.find_objects(labels), 1):
         depth = np.where(labels[window] == number, room[window], 0)
         if depth.max() < diameter / 5 or rng.random() < 0.5:
@@ -269,6 +285,8 @@ def _add_mitochondria(
         part = image[window]
         part[body] += (MITOCHONDRION - CYTOPLASM + 0.06 * np.sin(1.4 * along))[body]
         part[body & (below_rim < 1.5)] -= 0.14
+        drawn[window] |= body
+    return drawn
 
 
 def _depth_in_cell(labels: np.ndarray) -> np.ndarray:

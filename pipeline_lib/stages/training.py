@@ -127,7 +127,7 @@ def train(
     precision = passes.choose_precision(settings.precision, device)
     measured = read_json(statistics)
     normalisation = Normalisation.from_dict(measured["normalisation"])
-    trained_task = tasks.load(task)
+    trained_task = tasks.load(task, measured.get("classes", ()), measured.get("cells", ()))
     if settings.best_by not in trained_task.scores:
         raise InputError(
             f"training.best_by: found `{settings.best_by}`, expected a score of the task {task}: "
@@ -171,6 +171,7 @@ def train(
             task,
             pixel_size=pair(measured.get("pixel_size")),
             classes=trained_task.class_names,
+            cells=trained_task.cell_names,
         )
         path = Path(model).with_suffix(".checkpoint.pt")
         checkpoint = Checkpoint(path, key_of(record), trained, settings, processes)

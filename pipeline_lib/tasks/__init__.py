@@ -26,7 +26,14 @@ __all__ = ["Task", "load", "names"]
 
 
 class Task(Protocol):
-    """Interface of a task, as training, inference and prediction use it. `Task()` takes no arguments.
+    """Interface of a task, as training, inference and prediction use it.
+
+    Parameters
+    ----------
+    classes : sequence of str, optional
+        Names of the classes to distinguish. By default those of the task.
+    cells : sequence of str, optional
+        Names of the classes whose pixels belong to cells. By default those of the task.
 
     Attributes
     ----------
@@ -36,6 +43,8 @@ class Task(Protocol):
         Number of channels of the network's output.
     class_names : tuple of str
         What each channel of the output means. Model files store it.
+    cell_names : tuple of str
+        The channels whose pixels belong to cells. Model files store it.
     scores : dict of str to bool
         Name of each validation score to whether a higher value is better. One of the scores is `loss`.
     """
@@ -43,9 +52,10 @@ class Task(Protocol):
     name: str
     classes: int
     class_names: tuple[str, ...]
+    cell_names: tuple[str, ...]
     scores: dict[str, bool]
 
-    def __init__(self) -> None: ...
+    def __init__(self, classes: Sequence[str] = ..., cells: Sequence[str] = ...) -> None: ...
 
     def open(self, stack: ExitStack, dataset: str | Path, weight_map: str | Path, cache_bytes: int) -> Volume:
         """Open the files of an annotated volume.
@@ -206,13 +216,17 @@ def names() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
 
 
-def load(name: str) -> Task:
+def load(name: str, classes: Sequence[str] = (), cells: Sequence[str] = ()) -> Task:
     """Return the task with the given name. This function imports torch.
 
     Parameters
     ----------
     name : str
         Name of the task, one of `names`.
+    classes : sequence of str, optional
+        Names of the classes to distinguish. By default those of the task.
+    cells : sequence of str, optional
+        Names of the classes whose pixels belong to cells. Needed with `classes`.
 
     Returns
     -------
@@ -232,4 +246,4 @@ def load(name: str) -> Task:
     """
     if name not in names():
         raise InputError(f"task: found `{name}`, expected one of {', '.join(names())}.")
-    return importlib.import_module(f"{__name__}.{name}.task").Task()
+    return importlib.import_module(f"{__name__}.{name}.task").Task(*([classes, cells] if classes else []))

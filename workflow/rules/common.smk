@@ -32,6 +32,7 @@ from pipeline_lib.kernels.pixelsize import pair
 from pipeline_lib.networks import modelfile
 from pipeline_lib.runtime import live, locks
 from pipeline_lib.tasks.segmentation import baselines
+from pipeline_lib.tasks.segmentation.classes import Classes
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import explained, read_json, write_json
 from pipeline_lib.runtime.log import WORKFLOW
@@ -170,7 +171,14 @@ try:
     # The channels to read if they are the same for all volumes, else their number
     CHANNELS, *others = [own["channels"] for own in DATASET.values()]
     CHANNELS = CHANNELS if all(other == CHANNELS for other in others) else imageio.number_of(CHANNELS)
-    PLAN = networks.plan(**config["network"], input_channels=imageio.number_of(CHANNELS))
+    CLASSES = (
+        Classes.of(modelfile.describe(MODEL_FILE))
+        if MODEL_FILE
+        else Classes.chosen(*(config["dataset"].get(key) for key in ("target", "classes", "instances")))
+    )
+    PLAN = networks.plan(
+        **config["network"], input_channels=imageio.number_of(CHANNELS), classes=len(CLASSES)
+    )
     check_tiles()
     check_seeds()
 except InputError as error:
@@ -396,6 +404,9 @@ def segmentations(names, models=None):
     )
 
 
+CLASS_MAP = "<results>/segmentation/{volume}_classes.tif"  # if there are more classes than background and cell
+
+
 def tiffs(names=None):
     """Return a parameter function: the files of `write_tiffs` for the volumes `names`, or for {volume}."""
     return each(
@@ -405,6 +416,7 @@ def tiffs(names=None):
         prediction="<results>/prediction/{model}/{volume}.h5",
         labels="<results>/segmentation/{volume}_labels.tif",
         cell_probability="<results>/segmentation/{volume}_cell_probability.tif",
+        **({"classes": CLASS_MAP} if CLASSES.several else {}),
     )
 
 

@@ -57,6 +57,7 @@ for batch in batches_of("write_tiffs", held_out=whole(EVALUATED), new=whole(PRED
             cell_probabilities=expand(
                 "<results>/segmentation/{volume}_cell_probability.tif", volume=batch.volumes
             ),
+            classes=expand(CLASS_MAP, volume=batch.volumes) if CLASSES.several else [],
         log:
             f"<logs>/write_tiffs/{batch.name}.log",
         benchmark:
@@ -191,6 +192,7 @@ if SCATTERED:
         output:
             labels="<results>/segmentation/{volume}_labels.tif",
             cell_probability="<results>/segmentation/{volume}_cell_probability.tif",
+            classes=CLASS_MAP if CLASSES.several else [],
         log:
             "<logs>/write_joined_tiffs/{volume}.log",
         benchmark:

@@ -12,7 +12,7 @@ from pipeline_lib.data.normalisation import STEP
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.layout import AnnotatedArrays
 from pipeline_lib.runtime.types import Json
-from pipeline_lib.tasks.segmentation.classes import BACKGROUND, CELL, CLASSES, target_class
+from pipeline_lib.tasks.segmentation.classes import BACKGROUND, CELL, cell_share, target_class
 
 #: Names of the baselines.
 BASELINES = ("constant", "smoothed_raw")
@@ -71,17 +71,17 @@ def _measure_section(volume: AnnotatedArrays, z: int) -> tuple[np.ndarray, float
 
     Pixels that are not annotated count in the percentiles, which do not depend on the annotation.
     """
-    raw, labels, border, ignore = volume
+    raw, labels, border, ignore, _ = volume
     shape = labels.shape[1], labels.shape[2]
     every = math.ceil(math.sqrt(shape[0] * shape[1] / SAMPLES))
-    samples, sums, counts = [], np.zeros(CLASSES), np.zeros(CLASSES, int)
+    samples, sums, counts = [], np.zeros(2), np.zeros(2, int)
     for area in blocks(shape, STEP, HALO):
         gray = smooth(raw[:, z, *area.read])[area.crop]
         samples.append(gray[tuple(slice(-side.start % every, None, every) for side in area.write)].ravel())
         cell = target_class(labels[z, *area.write], border[z, *area.write])
         annotated = np.ones(cell.shape, bool) if ignore is None else ignore[z, *area.write] == 0
-        counts += np.bincount(cell[annotated], minlength=CLASSES)
-        sums += np.bincount(cell[annotated], gray[annotated], minlength=CLASSES)
+        counts += np.bincount(cell[annotated], minlength=2)
+        sums += np.bincount(cell[annotated], gray[annotated], minlength=2)
     inside, outside = CELL, BACKGROUND
     contrast = float(sums[inside] / counts[inside] - sums[outside] / counts[outside]) if counts.all() else 0.0
     return np.percentile(np.concatenate(samples), (1, 99)), contrast
@@ -98,7 +98,8 @@ def cell_probability(network: str, raw: np.ndarray, statistics: Json) -> npt.NDA
     raw : (c, y, x) array
         Gray levels of a section, or of a block with a halo of `HALO` px.
     statistics : dict
-        Statistics of the training split: `class_frequencies`, and `smoothed_raw` as `measure` returns it.
+        Statistics of the training split: `class_frequencies`, `classes` and `cells` if there are others than
+        background and cell, and `smoothed_raw` as `measure` returns it.
 
     Returns
     -------
@@ -113,6 +114,6 @@ def cell_probability(network: str, raw: np.ndarray, statistics: Json) -> npt.NDA
     array([[0.75, 0.75, 0.75]], dtype=float32)
     """
     if network == "constant":
-        return np.full(raw.shape[1:], statistics["class_frequencies"][CELL], np.float32)
+        return np.full(raw.shape[1:], cell_share(statistics), np.float32)
     span = statistics["smoothed_raw"]
     return np.clip((smooth(raw) - span["low"]) / (span["high"] - span["low"]), 0, 1).astype(np.float32)

@@ -21,14 +21,15 @@ from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.data.patches import Volume
 from pipeline_lib.inference.passes import orient, orient_back
 from pipeline_lib.inference.tiling import Tile
-from pipeline_lib.kernels.sections import count_annotated, ignored_pixels, without
+from pipeline_lib.kernels.sections import count_annotated, ignored_pixels
 from pipeline_lib.runtime.types import Stored
-from pipeline_lib.tasks.segmentation.classes import CLASSES, NAMES, of_cells, target_class
+from pipeline_lib.tasks.segmentation.classes import TWO, Classes, target_class
 from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
 
 # Scoring at these thresholds takes a few hundredths of a second per section of 512 px. They are float64, so
 # that ties are decided in float64.
 VALIDATION_THRESHOLDS = tuple(np.arange(1, 10) / 10)
+EVERYWHERE = slice(None), slice(None)
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,15 @@ class PixelTruth:
         Weight of each pixel in the loss. It is 0 where `ignore` is not.
     ignore : (z, y, x) array of uint8 or None, optional
         1 where a pixel is not annotated. None if all are annotated.
+    target : (z, y, x) array of uint8 or None, optional
+        Class of each pixel. If None, it follows from `labels` and `separation_border`.
     """
 
     labels: Stored
     separation_border: Stored
     weight_map: Stored
     ignore: Stored | None = None
+    target: Stored | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,7 +70,9 @@ class PixelTruth:
     def classes(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.uint8]:
         """Return the class of each pixel in a window of a section, (y, x) uint8."""
         region = (section, *window)
-        return target_class(self.labels[region], self.separation_border[region])
+        if self.target is None:
+            return target_class(self.labels[region], self.separation_border[region])
+        return np.asarray(self.target[region])
 
 
 class SectionScores(NamedTuple):
@@ -88,12 +94,15 @@ class SectionScores(NamedTuple):
 
 
 class Task:
-    """Segmentation of the pixels into `classes.CLASSES` classes. `tasks.Task` documents the methods."""
+    """Segmentation of the pixels into classes. `tasks.Task` documents the methods."""
 
     name: ClassVar[str] = "segmentation"
-    classes: ClassVar[int] = CLASSES
-    class_names: ClassVar[tuple[str, ...]] = NAMES
     scores: ClassVar[dict[str, bool]] = {"loss": False, "v_rand_thin": True}
+
+    def __init__(self, classes: Sequence[str] = TWO.names, cells: Sequence[str] = TWO.cells) -> None:
+        self.of = Classes(classes, cells)
+        self.classes = len(self.of)
+        self.class_names, self.cell_names = tuple(classes), tuple(cells)
 
     def open(self, stack: ExitStack, dataset: str | Path, weight_map: str | Path, cache_bytes: int) -> Volume:
         """Open raw images, and labels, separation border, weight map and ignored pixels as `PixelTruth`."""
@@ -102,7 +111,7 @@ class Task:
         weights = stack.enter_context(layout.require(weight_map, layout.WEIGHT_MAP, cache_bytes=cache_bytes))
         found = layout.annotated(file)
         weighted = weights[layout.WEIGHT_MAP.name]
-        truth = PixelTruth(found.labels, found.separation_border, weighted, found.ignore)
+        truth = PixelTruth(found.labels, found.separation_border, weighted, found.ignore, found.target)
         return Volume(found.raw, truth)
 
     def loss(self, output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -138,7 +147,7 @@ class Task:
         """Return the energies of the tiles and V-Rand of a section."""
         ignored = ignored_pixels(truth.ignore, section)
         labels, border = truth.labels[section], truth.separation_border[section]
-        target, weights = target_class(without(labels, ignored), border), truth.weight_map[section]
+        target, weights = truth.classes(section, EVERYWHERE), truth.weight_map[section]
         probability = np.empty(labels.shape, np.float32)
         energies: list[float] = []
         scores: list[float] = []
@@ -146,9 +155,10 @@ class Task:
             p = output[(slice(None), *tile.crop)].cpu().numpy()
             own = np.take_along_axis(p, target[None, *tile.write].astype(np.intp), 0)[0]
             energies.append(-float((weights[tile.write] * np.log(np.maximum(own, 1e-12))).sum(dtype=float)))
-            probability[tile.write] = of_cells(p)
-        if target.any():
-            cells = metrics.connected_components(cells_apart(labels, border, ignored))
+            probability[tile.write] = self.of.of_cells(p)
+        apart = cells_apart(labels, border, ignored)
+        if apart.any():
+            cells = metrics.connected_components(apart)
             thinned = (metrics.thin_borders(probability > t, ignore=ignored) for t in VALIDATION_THRESHOLDS)
             scores = [metrics.v_rand(cells, predicted) for predicted in thinned]
         return SectionScores(energies, scores, count_annotated(target, ignored))
@@ -165,9 +175,15 @@ class Task:
         return {"loss": sum(itertools.chain(*energies)) / sum(pixels), "v_rand_thin": v_rand}
 
     def create(self, file: h5py.File, shape: tuple[int, int, int]) -> h5py.Dataset:
-        """Add the array `cell_probability` to a prediction file."""
+        """Add `cell_probability` to a prediction file, and `class_probability` if there are more classes."""
+        if self.of.several:
+            all_classes = layout.add(file, layout.CLASS_PROBABILITY, (self.classes, *shape))
+            layout.write_classes(all_classes, self.class_names, self.cell_names)
         return layout.add(file, layout.CELL_PROBABILITY, shape)
 
     def write(self, target: h5py.Dataset, section: int, tile: Tile, output: Tensor) -> None:
-        """Write the probability that a pixel is inside a cell."""
-        target[(section, *tile.write)] = of_cells(output[(slice(None), *tile.crop)]).cpu().numpy()
+        """Write the probability that a pixel is inside a cell, and those of all classes."""
+        probability = output[(slice(None), *tile.crop)].cpu().numpy()
+        target[(section, *tile.write)] = self.of.of_cells(probability)
+        if self.of.several:
+            target.parent[layout.CLASS_PROBABILITY.name][(slice(None), section, *tile.write)] = probability

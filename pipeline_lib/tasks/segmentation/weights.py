@@ -52,10 +52,12 @@ def class_weights(frequencies: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return 1.0 / (len(frequencies) * frequencies)
 
 
-def weight_map(cells: np.ndarray, w_c: npt.ArrayLike, w0: float, sigma: float) -> npt.NDArray[np.float32]:
+def weight_map(
+    cells: np.ndarray, w_c: npt.ArrayLike, w0: float, sigma: float, target: np.ndarray | None = None
+) -> npt.NDArray[np.float32]:
     """Return the weight map of one section.
 
-    The weight is w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)) in the background and w_c in cells. d1 and d2 are
+    The weight is w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)) outside of cells and w_c in cells. d1 and d2 are
     the distances from a pixel to the nearest and to the second-nearest cell. The second term is 0 if the
     section has fewer than two cells. The result is exact to float32: the term is left out only where it is
     smaller than the rounding error of w_c.
@@ -64,12 +66,14 @@ def weight_map(cells: np.ndarray, w_c: npt.ArrayLike, w0: float, sigma: float) -
     ----------
     cells : (y, x) array of int
         Instance labels without the separation border, 0 = background.
-    w_c : (2,) array_like
-        Weights of the classes background and cell, see `class_weights`.
+    w_c : (k,) array_like
+        Weight of each class, see `class_weights`.
     w0 : float
         Factor of the second term. The paper uses 10.
     sigma : float
         Standard deviation of the second term (px). The paper uses about 5 px.
+    target : (y, x) array of uint8, optional
+        Class of each pixel. By default 1 in cells, 0 elsewhere.
 
     Returns
     -------
@@ -109,7 +113,8 @@ def weight_map(cells: np.ndarray, w_c: npt.ArrayLike, w0: float, sigma: float) -
     weights = np.empty(cells.shape, np.float32)
     w_c = np.asarray(w_c, float)
     reach = min(_reach(w_c, w0, sigma), 2.0 * sum(cells.shape))  # d1 + d2 never exceeds the latter
-    _fill(weights, np.ascontiguousarray(cells, np.uint32), w_c, float(w0), float(sigma), reach)
+    classes = np.ascontiguousarray(cells > 0 if target is None else target, np.uint8)
+    _fill(weights, np.ascontiguousarray(cells, np.uint32), classes, w_c, float(w0), float(sigma), reach)
     return weights
 
 
@@ -123,8 +128,8 @@ def halo(w_c: npt.ArrayLike, w0: float, sigma: float) -> int:
 
     Parameters
     ----------
-    w_c : (2,) array_like
-        Weights of the classes background and cell.
+    w_c : (k,) array_like
+        Weight of each class.
     w0 : float
         Factor of the second term.
     sigma : float
@@ -146,7 +151,7 @@ def halo(w_c: npt.ArrayLike, w0: float, sigma: float) -> int:
 
 def _reach(w_c: npt.NDArray[np.float64], w0: float, sigma: float) -> float:
     """Return the largest d1 + d2 (px) at which the second term matters, 0 if it never does."""
-    negligible = 2.0**-26 * w_c[0]
+    negligible = 2.0**-26 * (w_c[0] if len(w_c) == 2 else w_c.min())  # of two, w_c[1] is that of cells
     return min(sigma * math.sqrt(2 * math.log(w0 / negligible)), LARGEST) if w0 > negligible else 0.0
 
 
@@ -154,6 +159,7 @@ def _reach(w_c: npt.NDArray[np.float64], w0: float, sigma: float) -> float:
 def _fill(
     weights: npt.NDArray[np.float32],
     cells: npt.NDArray[np.uint32],
+    target: npt.NDArray[np.uint8],
     w_c: npt.NDArray[np.float64],
     w0: float,
     sigma: float,
@@ -178,12 +184,11 @@ def _fill(
             _search_row(first, second, one[y - top], two[y - top])
             for x in range(width):
                 d = math.sqrt(first[x] >> 32) + math.sqrt(second[x] >> 32)
-                if cells[y, x]:
-                    weights[y, x] = w_c[1]
-                elif d > reach:
-                    weights[y, x] = w_c[0]
+                own = w_c[target[y, x]]
+                if cells[y, x] or d > reach:
+                    weights[y, x] = own
                 else:
-                    weights[y, x] = w_c[0] + w0 * math.exp(-(d**2) / (2 * sigma**2))
+                    weights[y, x] = own + w0 * math.exp(-(d**2) / (2 * sigma**2))
 
 
 @compiled

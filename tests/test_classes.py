@@ -1,0 +1,245 @@
+"""Several classes of pixels: targets, weights, probabilities, class maps and scores."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from pipeline_lib import layout, metrics, tasks
+from pipeline_lib.data.labels import separation_border
+from pipeline_lib.inference.tiling import Tile
+from pipeline_lib.instances.classes import ClassMap
+from pipeline_lib.kernels.blocks import parts
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
+from pipeline_lib.stages.joining import join_predictions
+from pipeline_lib.stages.segmentation import write_tiffs
+from pipeline_lib.tasks.segmentation.classes import TWO, Classes
+from pipeline_lib.tasks.segmentation.weights import class_weights, weight_map
+
+VALUES = {"background": 0, "wall": 1, "core": [2, 3], "border": 4}
+# two cores of the same class that touch a border, one core of two values, a wall, and ignored pixels
+ANNOTATION = np.array(
+    [
+        [0, 0, 0, 0, 0, 0, 0, 0],
+        [2, 2, 4, 2, 2, 0, 1, 1],
+        [2, 2, 4, 2, 2, 0, 1, 1],
+        [0, 0, 0, 0, 0, 0, 9, 9],
+        [3, 3, 2, 2, 0, 0, 9, 9],
+    ],
+    np.uint8,
+)
+
+
+@given(
+    st_numpy.arrays(np.uint8, (2, 3, 4), elements=st.integers(0, 3)),
+    st_numpy.arrays(np.uint8, (2, 3, 4), elements=st.integers(0, 3)),
+    st_numpy.arrays(bool, (2, 3, 4)),
+)
+def test_confusion_and_scores_equal_counting_pixel_by_pixel(truth, predicted, ignore):
+    counts = [[0] * 4 for _ in range(4)]
+    for i, j, ignored in zip(truth.flat, predicted.flat, ignore.flat, strict=True):
+        counts[i][j] += not ignored
+    found = metrics.class_confusion(truth, predicted, 4, ignore=ignore)
+    assert found.tolist() == counts
+    if ignore.all():
+        return
+    scores = metrics.class_scores(found, "abcd")
+    pairs = [*zip(truth[~ignore], predicted[~ignore], strict=True)]
+    ious, accuracies, weighted = [], [], 0.0
+    for k, name in enumerate("abcd"):
+        both = sum(i == j == k for i, j in pairs)
+        either = sum(k in pair for pair in pairs)
+        true, own = sum(i == k for i, _ in pairs), sum(j == k for _, j in pairs)
+        assert scores[f"iou_{name}"] == pytest.approx(both / either if either else np.nan, nan_ok=True)
+        dice = 2 * both / (true + own) if either else np.nan
+        assert scores[f"dice_{name}"] == pytest.approx(dice, nan_ok=True)
+        ious += [both / either] if either else []
+        accuracies += [both / true] if true else []
+        weighted += true * both / either if either else 0
+    assert scores["mean_iou"] == pytest.approx(np.mean(ious))
+    assert scores["mean_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert scores["frequency_weighted_iou"] == pytest.approx(weighted / len(pairs))
+    assert scores["pixel_accuracy"] == pytest.approx(np.mean([i == j for i, j in pairs]))
+
+
+def test_a_value_that_is_no_class_is_refused():
+    with pytest.raises(InputError, match="predicted: found values from 0 to 3, expected classes from 0 to 2"):
+        metrics.class_confusion(np.zeros((1, 2), int), np.array([[0, 3]]), 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("classes", None), "`dataset.classes` is missing"),
+        (("classes", {"background": 0, "border": 1}), "`dataset.classes` is missing"),
+        (("cells", VALUES, ["cor"]), "`dataset.instances`: found cor, expected some of wall, core"),
+        (("cells", None, ["core"]), "expected some of the names in `dataset.classes`, which is missing"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        Classes.chosen(*settings)
+
+
+def test_the_settings_choose_names_and_cells():
+    assert Classes.chosen(None, VALUES) == Classes.chosen("cells", None) == TWO and not TWO.several
+    assert Classes.chosen("cell_border", None) == Classes(("background", "cell", "border"), ("cell",))
+    chosen = Classes.chosen("classes", VALUES, ["core"])
+    assert chosen == Classes(("background", "wall", "core", "border"), ("core",))
+    assert chosen.cell_numbers == [2] and chosen.several
+    assert Classes.chosen("classes", VALUES).cells == ("wall", "core")
+    probability = np.arange(8.0).reshape(4, 2)
+    assert Classes.chosen("classes", VALUES).of_cells(probability).tolist() == [2 + 4, 3 + 5]
+
+
+def build(folder, target, name="v", **settings):
+    tifffile.imwrite(folder / "i.tif", np.arange(40, dtype=np.uint8).reshape(1, 5, 8))
+    tifffile.imwrite(folder / "a.tif", ANNOTATION[None])
+    settings = {"annotation_kind": "classes", "classes": VALUES, "ignore": 9} | settings
+    path = folder / f"{name}.h5"
+    build_dataset(folder / "i.tif", folder / "a.tif", path, target=target, **settings)
+    return path
+
+
+def test_the_target_has_the_classes_of_the_annotation(tmp_path):
+    path = build(tmp_path, "classes", instances=["core"])
+    with h5py.File(path) as file:
+        labels, border, target = (file[name][0] for name in ("labels", "separation_border", "target"))
+        assert layout.classes_of(file["target"]) == (["background", "wall", "core", "border"], ["core"])
+    assert {*labels[1, :5]} == {labels[1, 0], labels[1, 4]}  # the border belongs to a core
+    assert len(np.unique(labels)) == 4  # background and three cores
+    assert not labels[:, 5:].any()  # the wall is no cell
+    assert border[1:3].any()
+    # pixels that separate cells are of the class border; of the background where that is no class
+    expected = np.array(
+        [
+            [0, 0, 0, 0, 0, 0, 0, 0],
+            [2, 2, 3, 2, 2, 0, 1, 1],
+            [2, 2, 3, 2, 2, 0, 1, 1],
+            [0, 0, 0, 0, 0, 0, 0, 0],
+            [2, 2, 2, 2, 0, 0, 0, 0],
+        ]
+    )
+    expected[(border > 0) & (labels > 0)] = 3
+    assert np.array_equal(target, expected)
+
+
+def test_cells_with_border_are_three_classes(tmp_path):
+    labels = np.array([[[1, 1, 1, 2, 2, 2, 0, 3], [1, 1, 1, 2, 2, 2, 0, 3]]], np.uint8)
+    tifffile.imwrite(tmp_path / "i.tif", np.arange(16, dtype=np.uint8).reshape(1, 2, 8))
+    tifffile.imwrite(tmp_path / "l.tif", labels)
+    path = tmp_path / "v.h5"
+    settings = {"annotation_kind": "instances", "target": "cell_border"}
+    build_dataset(tmp_path / "i.tif", tmp_path / "l.tif", path, **settings)
+    with h5py.File(path) as file:
+        assert file["target"][0, 0].tolist() == [1, 1, 2, 2, 1, 1, 0, 1]
+        assert np.array_equal(file["target"][:] == 2, file["separation_border"][:] > 0)
+        assert np.array_equal(file["labels"][:], labels)
+    with pytest.raises(InputError, match=r"`dataset.target: classes` needs an annotation of classes"):
+        build_dataset(
+            tmp_path / "i.tif",
+            tmp_path / "l.tif",
+            path,
+            annotation_kind="instances",
+            target="classes",
+            classes=VALUES,
+        )
+
+
+def test_statistics_and_weights_follow_the_frequencies_of_the_classes(tmp_path):
+    path = build(tmp_path, "classes", instances=["core"])
+    measure_statistics([path], tmp_path / "s.json")
+    statistics = json.loads((tmp_path / "s.json").read_text())
+    with h5py.File(path) as file:
+        labels, border, target, ignore = (
+            file[name][0] for name in ("labels", "separation_border", "target", "ignore")
+        )
+    counts = np.array([np.count_nonzero((target == k) & (ignore == 0)) for k in range(4)])
+    assert statistics["classes"] == ["background", "wall", "core", "border"]
+    assert statistics["class_frequencies"] == pytest.approx(counts / counts.sum())
+    build_weight_map(path, tmp_path / "s.json", tmp_path / "w.h5", w0=10, sigma=2)
+    w_c = class_weights(counts / counts.sum())
+    cells = np.where(border > 0, 0, labels)
+    # the term of the gaps by brute force
+    ys, xs = np.mgrid[:5, :8]
+    distances = np.sort(
+        [
+            np.min([np.hypot(ys - y, xs - x) for y, x in np.argwhere(cells == n)], axis=0)
+            for n in np.unique(cells[cells > 0])
+        ],
+        axis=0,
+    )
+    term = np.where(cells > 0, 0, 10 * np.exp(-((distances[0] + distances[1]) ** 2) / (2 * 2**2)))
+    expected = np.where(ignore > 0, 0, w_c[target] + term)
+    with h5py.File(tmp_path / "w.h5") as file:
+        assert file["weight_map"][0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_class_without_pixels_and_different_names_are_refused(tmp_path):
+    one = build(tmp_path, "classes", "one")
+    other = build(tmp_path, "classes", "other", classes={"background": 0, "a": 1, "b": [2, 3], "border": 4})
+    with pytest.raises(InputError, match=r"classes background, a, b, border, but .*one.h5 has"):
+        measure_statistics([one, other], tmp_path / "s.json")
+    missing = build(tmp_path, "classes", "missing", classes=VALUES | {"nerve": 7})
+    with pytest.raises(InputError, match="no pixel is nerve"):
+        measure_statistics([missing], tmp_path / "s.json")
+
+
+def test_two_classes_have_the_weights_that_they_had():
+    rng = np.random.default_rng(0)
+    cells = np.kron(rng.integers(0, 3, (8, 8)), np.ones((4, 4), int))
+    assert np.array_equal(weight_map(cells, [2, 0.5], 10, 3), weight_map(cells, [2, 0.5], 10, 3, cells > 0))
+
+
+def predict(folder, name, rows, probability):
+    """Write a prediction of two tiles of `rows` through the task."""
+    task = tasks.load("segmentation", ("background", "wall", "core"), ("wall", "core"))
+    with layout.create(folder / name, {}) as file:
+        target = task.create(file, (1, rows.stop - rows.start, 8))
+        for left, right in ((0, 3), (3, 8)):
+            output = torch.from_numpy(probability[:, rows, left:right])
+            size = rows.stop - rows.start, right - left
+            crop = tuple(slice(0, n) for n in size)
+            write = slice(0, size[0]), slice(left, right)
+            task.write(target, 0, Tile(read=write, write=write, crop=crop), output)
+    return folder / name
+
+
+def test_probabilities_of_all_classes_are_stored_and_joined_and_become_a_map(tmp_path):
+    rng = np.random.default_rng(0)
+    probability = rng.dirichlet(np.ones(3), (256, 8)).astype(np.float32).transpose(2, 0, 1)
+    whole = predict(tmp_path, "whole.h5", slice(0, 256), probability)
+    shares = parts((1, 256, 8), 2)
+    files = [predict(tmp_path, f"{n}.h5", share.rows, probability) for n, share in enumerate(shares)]
+    join_predictions(files, tmp_path / "joined.h5", shape=(1, 256, 8), jobs=2)
+    for path in (whole, tmp_path / "joined.h5"):
+        with h5py.File(path) as file:
+            assert np.array_equal(file["class_probability"][:, 0], probability)
+            assert file["cell_probability"][0] == pytest.approx(probability[1] + probability[2], abs=1e-7)
+            assert layout.classes_of(file["class_probability"]) == (
+                ["background", "wall", "core"],
+                ["wall", "core"],
+            )
+            classes = ClassMap(file["class_probability"])
+            assert np.array_equal(classes[0], probability.argmax(0))
+            assert np.array_equal(classes[0, 3:9, 2:5], probability.argmax(0)[3:9, 2:5])
+    with layout.create(tmp_path / "s.h5", {}) as file:
+        layout.add(file, layout.LABELS, (1, 256, 8))
+    names = [tmp_path / name for name in ("l.tif", "p.tif", "c.tif")]
+    write_tiffs(tmp_path / "s.h5", tmp_path / "joined.h5", *names[:2], classes=names[2])
+    written = tifffile.imread(names[2])
+    assert written.dtype == np.uint8 and np.array_equal(written.reshape(256, 8), probability.argmax(0))
+
+
+def test_the_border_of_an_annotation_is_that_of_the_library():
+    labels = np.array([[1, 1, 2, 2]])
+    three = Classes.chosen("cell_border", None)
+    assert three.target(labels, separation_border(labels, 2)).tolist() == [[1, 2, 2, 1]]
+    assert TWO.target(labels, separation_border(labels, 2)).tolist() == [[1, 0, 0, 1]]
