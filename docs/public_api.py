@@ -36,6 +36,8 @@ GROUPS = {
         "pipeline_lib.networks.modelfile": "Descriptions of model files",
         "pipeline_lib.inference.passes": "Inference",
         "pipeline_lib.instances.postprocessing": "Post-processing",
+        "pipeline_lib.instances.classes": "Class maps",
+        "pipeline_lib.tasks.segmentation.classes": "Classes of pixels",
         "pipeline_lib.instances.measurement": "Measurements of cells",
         "pipeline_lib.data.labels": "Labels and separation border",
         "pipeline_lib.data.normalisation": "Normalisation",

@@ -1,12 +1,16 @@
 """Several classes of pixels: targets, weights, probabilities, class maps and scores."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import torch
+import warm
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
@@ -20,6 +24,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
 from pipeline_lib.stages.joining import join_predictions
 from pipeline_lib.stages.segmentation import write_tiffs
+from pipeline_lib.stages.synthesis import draw_volume
 from pipeline_lib.tasks.segmentation.classes import TWO, Classes
 from pipeline_lib.tasks.segmentation.weights import class_weights, weight_map
 
@@ -243,3 +248,88 @@ def test_the_border_of_an_annotation_is_that_of_the_library():
     three = Classes.chosen("cell_border", None)
     assert three.target(labels, separation_border(labels, 2)).tolist() == [[1, 2, 2, 1]]
     assert TWO.target(labels, separation_border(labels, 2)).tolist() == [[1, 0, 0, 1]]
+
+
+ORGANELLES = {"background": 0, "cytoplasm": 1, "mitochondrion": 2, "vesicle": 3}
+TABLE = """volume\timages\tannotation\tsections\tsplit
+learn\timages.tif\tclasses.tif\t0-1\ttrain
+choose\timages.tif\tclasses.tif\t2\tvalidation
+score\timages.tif\tclasses.tif\t3\ttest
+new\timages.tif\t\t3\tpredict
+"""
+CONFIG = {
+    "volumes": "volumes.tsv",
+    "data_dir": ".",
+    "dataset": {
+        "annotation_kind": "classes",
+        "classes": ORGANELLES,
+        "ignore": 255,
+        "target": "classes",
+        "instances": ["mitochondrion"],
+        "channels": 3,
+    },
+    "check": {"stop_above": 1},
+    "network": {"depth": 1, "base_channels": 4},
+    "training": {"tile": 80, "iterations": 4, "validation_interval": 4, "optimizer": "adam", "device": "cpu"},
+    "prediction": {"device": "cpu"},
+    "report": {"volumes": 1},
+}
+
+
+def snakemake(folder: Path, *arguments: str):
+    where = ["--snakefile", Path(__file__).parents[1] / "Snakefile", "--cores", "2"]
+    answer = warm.snakemake(*where, *arguments, folder=folder)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout + answer.stderr
+
+
+@pytest.mark.slow
+def test_the_workflow_with_four_classes_colour_images_and_ignored_pixels(tmp_path):
+    """From RGB images and annotated organelles to class maps, scores and the report."""
+    drawn = tmp_path / "gray.tif", tmp_path / "drawn.tif"
+    draw_volume(*drawn, sections=4, size=128, organelles=True)
+    gray, classes = map(tifffile.imread, drawn)
+    tifffile.imwrite(tmp_path / "images.tif", np.stack([gray, 255 - gray, gray // 2], -1), photometric="rgb")
+    classes = classes.astype(np.uint8)
+    classes[:, :10] = 255
+    tifffile.imwrite(tmp_path / "classes.tif", classes, photometric="minisblack")
+    (tmp_path / "volumes.tsv").write_text(TABLE)
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    snakemake(tmp_path, "--configfile", "my.yaml")
+    results = tmp_path / "results"
+    for name in ("choose", "score", "new"):
+        found = tifffile.imread(results / f"segmentation/{name}_classes.tif")
+        assert found.dtype == np.uint8 and found.max() < 4
+    with h5py.File(results / "prediction/unet/score.h5") as file:
+        probability = file["class_probability"][:, 0]
+        [written] = tifffile.imread(results / "segmentation/score_classes.tif")
+        assert np.array_equal(written, probability.argmax(0))
+        assert np.array_equal(file["cell_probability"][0], probability[2])
+        assert probability.sum(0) == pytest.approx(1, abs=1e-5)
+    with h5py.File(results / "dataset/score.h5") as file:
+        target, ignored = file["target"][0], file["ignore"][0] > 0
+        assert ignored[:10].all() and not ignored[10:].any()
+        apart = file["separation_border"][0] > 0
+        assert np.array_equal(target[10:][~apart[10:]], classes[3, 10:][~apart[10:]])
+        assert {*np.unique(file["labels"][0] > 0)} == {False, True}
+        assert np.array_equal(file["labels"][0, 10:] > 0, classes[3, 10:] == 2)
+    scores = pd.read_csv(results / "scores.csv")
+    of_test = scores[(scores.network == "unet") & (scores.volume == "score")].set_index("metric").value
+    expected = np.zeros((4, 4))
+    np.add.at(expected, (target[~ignored], probability.argmax(0)[~ignored]), 1)
+    names = [*ORGANELLES]
+    stored = [[of_test[f"confusion_{true}_{found}"] for found in names] for true in names]
+    assert np.array_equal(stored, expected)
+    assert of_test["pixel_accuracy"] == pytest.approx(np.trace(expected) / expected.sum())
+    report = (results / "report.html").read_text()
+    assert "as mitochondrion" in report and "3 vesicle" in report
+    # a run with the model has the same classes
+    model = CONFIG | {"model": str(results / "model.pt"), "results": "again", "dataset": {"channels": 3}}
+    for key in ("network", "training"):
+        del model[key]
+    (tmp_path / "apply.yaml").write_text(yaml.safe_dump(model))
+    (tmp_path / "volumes.tsv").write_text(TABLE.splitlines()[0] + "\nnew\timages.tif\t\t3\tpredict\n")
+    snakemake(tmp_path, "--configfile", "apply.yaml")
+    assert np.array_equal(
+        *(tifffile.imread(tmp_path / f"{name}/segmentation/new_classes.tif") for name in ("again", "results"))
+    )

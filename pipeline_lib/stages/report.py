@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 import pandas as pd
 
 from pipeline_lib import figures, metrics, provenance
@@ -234,6 +235,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             criterion=criterion,
             warnings=warned,
             cells={split: cells.loc[split].to_dict("index") for split in splits},
+            classes=score_classes(held_out[held_out.network == network], trained["classes"]),
             all_cells=cells.groupby("split").sum().to_dict("index"),
             scores={split: mean_scores(table[table.split == split], network) for split in splits},
             spread=_spread(*contents.spread) if contents.spread else None,
@@ -314,6 +316,32 @@ class SplitScores(TypedDict):
     volumes: int
     rows: dict[str, ScoreRow]
     uniform: set[str]
+
+
+def score_classes(table: pd.DataFrame, names: Sequence[str]) -> Json | None:
+    """Return the scores of the classes over all volumes together.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of the table of scores for one network and split, one per volume and metric.
+    names : sequence of str
+        Names of the classes.
+
+    Returns
+    -------
+    dict or None
+        `names`, `scores` (see `metrics.class_scores`), and `shares`: of the pixels of each true class, the
+        share that each class was assigned. None if the table has no confusion matrix.
+    """
+    counts = table.groupby("metric").value.sum()
+    pairs = [[f"confusion_{true}_{found}" for found in names] for true in names]
+    if pairs[0][0] not in counts:
+        return None
+    confusion = np.array([[counts[metric] for metric in row] for row in pairs])
+    with np.errstate(invalid="ignore"):
+        shares = confusion / confusion.sum(1, keepdims=True)
+    return {"names": names, "scores": metrics.class_scores(confusion, names), "shares": shares.tolist()}
 
 
 def mean_scores(table: pd.DataFrame, network: str) -> SplitScores:
