@@ -50,7 +50,7 @@ def main() -> None:
     labels = draw_labels()
     border = separation_border(labels, BORDER_WIDTH)
     target = target_class(labels, border)
-    w_c = class_weights(class_frequencies(count_classes([(labels[None], border[None], None)])))
+    w_c = class_weights(class_frequencies(count_classes([(labels[None], border[None], None, None)])))
     weights = weight_map(np.where(border, 0, labels), w_c, W0, SIGMA)
 
     figure, axes = plt.subplot_mosaic(

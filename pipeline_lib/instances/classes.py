@@ -30,7 +30,8 @@ class ClassMap:
 
     def __init__(self, probability: Stored) -> None:
         self.probability = probability
-        self.shape: tuple[int, int, int] = tuple(probability.shape[1:])
+        _, depth, height, width = probability.shape
+        self.shape = depth, height, width
         self.dtype = np.dtype(np.uint8)
 
     def __getitem__(self, region: int | tuple[int, slice, slice]) -> npt.NDArray[np.uint8]:

@@ -405,7 +405,7 @@ def measure_statistics(
             stored = volumes[-1].target
             found[path] = TWO if stored is None else Classes(*layout.classes_of(stored))
         chosen = _same_classes(found)
-        counts = count_classes((tuple(volume)[1:] for volume in volumes), chosen)
+        counts = count_classes(((v.labels, v.separation_border, v.ignore, v.target) for v in volumes), chosen)
         cell, total = int(chosen.of_cells(counts)), int(counts.sum())
         if not counts.all() and chosen.several:
             missing = [name for name, count in zip(chosen.names, counts, strict=True) if not count]

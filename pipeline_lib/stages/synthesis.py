@@ -16,6 +16,7 @@ from scipy import ndimage
 from pipeline_lib import imageio, provenance
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.types import Json
 
 # gray levels, 0 = black, 1 = white
 CYTOPLASM = 0.62
@@ -84,18 +85,16 @@ def draw_volume(
         )
     stack, labels = np.empty((sections, size, size), np.uint8), np.empty((sections, size, size), np.uint16)
     classes = np.empty_like(stack)
-    with provenance.making(
-        "draw_volume",
-        [images, annotation],
-        [],
-        sections=sections,
-        size=size,
-        cell_diameter=cell_diameter,
-        membrane_width=membrane_width,
-        noise=noise,
+    settings: Json = {
+        "sections": sections,
+        "size": size,
+        "cell_diameter": cell_diameter,
+        "membrane_width": membrane_width,
+        "noise": noise,
         **({"organelles": True} if organelles else {}),
-        seed=seed,
-    ) as record:
+        "seed": seed,
+    }
+    with provenance.making("draw_volume", [images, annotation], [], **settings) as record:
         for z in range(sections):
             stack[z], labels[z], classes[z] = draw_section(
                 size,
