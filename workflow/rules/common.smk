@@ -404,7 +404,9 @@ def segmentations(names, models=None):
     )
 
 
-CLASS_MAP = "<results>/segmentation/{volume}_classes.tif"  # if there are more classes than background and cell
+CLASS_MAP = (
+    "<results>/segmentation/{volume}_classes.tif"  # if there are more classes than background and cell
+)
 
 
 def tiffs(names=None):
