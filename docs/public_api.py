@@ -89,6 +89,8 @@ GROUPS = {
         "pipeline_lib.networks.fcn": "FCN: plans",
         "pipeline_lib.networks.fcn.module": "FCN: module",
         "pipeline_lib.networks.folding": "Folding of batch normalisation",
+        "pipeline_lib.networks.parts": "Parts of a network",
+        "pipeline_lib.networks.transfer": "Start from a trained network",
         "pipeline_lib.networks.patch_classifier": "Patch classifier: plan",
         "pipeline_lib.networks.patch_classifier.module": "Patch classifier: module",
         "pipeline_lib.networks.patch_classifier.dense": "Patch classifier: every pixel",

@@ -6,6 +6,7 @@ import inspect
 import logging
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -360,6 +361,24 @@ def test_the_array_that_a_message_recommends_is_accepted():
     colours = np.random.default_rng(0).random((64, 70, 3))
     array = as_image(np.moveaxis(colours, -1, 0)[:, None], "image")
     assert array.shape == (3, 1, 64, 70) and (array[2, 0] == colours[..., 2]).all()
+
+
+def test_training_can_start_from_a_model(drawn, trained, tmp_path, caplog):
+    """Also from the file that it replaces."""
+    folder, images, labels = drawn
+    model = tmp_path / "model.pt"
+    shutil.copy(folder / "api/model.pt", model)
+    pair = {"validation": (images[2], labels[2]), "model": model, "threads": 2}
+    settings = {**SETTINGS, "training": SETTINGS["training"] | {"start_from": str(model), "freeze": ["down"]}}
+    with caplog.at_level("INFO"):
+        api.train(images[0], labels[0], **pair, **settings, replace=True)
+    assert "model.pt (unet): copied: down, up, merge, score" in caplog.text
+    old, new = (Model.load(path).network.state_dict() for path in (folder / "api/model.pt", model))
+    assert {name.partition(".")[0] for name in new if torch.equal(old[name], new[name])} == {"down"}
+    settings["training"]["start_from"] = "none.pt"
+    assert "training.start_from: none.pt: no such model file" in refused(
+        api.train, images[0], labels[0], **pair | {"model": tmp_path / "other.pt"}, **settings
+    )
 
 
 def test_what_cannot_be_trained_on_is_refused(drawn, tmp_path, monkeypatch):

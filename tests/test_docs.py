@@ -21,6 +21,7 @@ from bordure import settings
 
 from pipeline_lib import layout, networks
 from pipeline_lib.data import volumes
+from pipeline_lib.networks import transfer
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -228,6 +229,32 @@ def test_choose_network_shows_a_valid_config_and_the_context_of_its_networks():
             plan = networks.plan(name, **chosen, fc_size=int(fc_size))
             assert plan.geometry.context == int(context)
     assert len(rows) == 5
+
+
+def test_start_from_model_shows_valid_configs_and_what_is_copied():
+    page = "howto/start-from-model.md"
+    shown = [yaml.safe_load(block) for block in blocks(page, r"^```yaml\n(.*?)^```$")]
+    configs = [
+        settings.complete({"volumes": "my.tsv", "network": shown[0]["network"]} | one) for one in shown
+    ]
+    for config in configs:
+        if config["training"]["tile"] == 572:  # not shown
+            config["training"]["tile"] = shown[0]["training"]["tile"]
+        networks.plan(**config["network"]).require_training(config["training"])
+    *_, classifier, fcn32s = (networks.plan(**config["network"]) for config in configs)
+    assert (classifier.name, fcn32s.name) == ("patch_classifier", "fcn32s")
+    layers = {key: value for key, value in configs[-1]["network"].items() if key != "name"}
+    plans = [classifier, *(networks.plan(name, **layers) for name in ("fcn32s", "fcn16s", "fcn8s"))]
+    rows = blocks(page, r"^\| `fcn\d+s` from .*? \| (.*?) \| (.*?) \|")
+    for before, after, (copied, initialised) in zip(plans, plans[1:], rows, strict=True):
+        found = transfer.match(before, after).summary()
+        named = re.findall("`(.*?)`", copied)
+        if "these" in copied:
+            named = ["encoder", "fc", "score", *named]
+        assert found["copied"] == named and found["initialised"] == re.findall("`(.*?)`", initialised)
+        assert found["left_out"] == []
+        after.require_tile(configs[-1]["training"]["tile"], "training.tile")
+    assert len(rows) == 3
 
 
 def test_patch_classifier_shows_a_valid_config_and_matching_layers():

@@ -20,8 +20,8 @@ LAYERS = [
 ]
 LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
 IMPORTERS = {  # library -> folders or modules that may import it
-    "torch": r"data\.(augment|patches)|inference|networks\.(folding|model|\w*module|\w+\.(module|dense))"
-    r"|runtime\.(devices|processes)|stages\.(prediction|training)|tasks\.\w+\.(task|losses)|training",
+    "torch": r"data\.(augment|patches)|inference|networks\.(folding|model|transfer|\w*module)"
+    r"|networks\.\w+\.(module|dense)|runtime\.(devices|processes)|stages\.(prediction|training)|tasks\.\w+\.(task|losses)|training",
     "matplotlib": r"figures",
     "jinja2": r"pages",
     "snakemake": r"cli",

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import product
 
@@ -417,6 +418,28 @@ def test_the_page_lists_volumes_settings_and_versions(page):
     assert "trained by bordure 1.2.3 with torch 2.0" in text
     assert "75.0 % of the training pixels" in text
     assert f"numpy {np.__version__}" in text
+
+
+def test_the_page_says_what_was_taken_from_the_model_to_start_from(pictures, page, tmp_path):
+    assert "It started from" not in Page(page).text
+    shutil.copytree(pictures, tmp_path / "case")
+    path = tmp_path / "case/model.pt"
+    model = Model.load(path)
+    model.provenance["start"] = {
+        "network": "fcn32s",
+        "kept_normalisation": True,
+        "copied": ["encoder", "fc"],
+        "summed": [],
+        "initialised": ["score"],
+        "left_out": [],
+    }
+    model.save(path)
+    settings = SETTINGS | {"training": SETTINGS["training"] | {"start_from": "old<.pt"}}
+    html = write(tmp_path / "case", tidy_scores(), "started.html", settings=settings)
+    assert (
+        "It started from the model old<.pt (fcn32s). Copied: encoder, fc. Initialised: score. "
+        "Left out: none. The normalisation is that of this model." in " ".join(Page(html).text.split())
+    )
 
 
 def test_titles_and_settings_are_escaped(pictures):

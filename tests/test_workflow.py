@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 import warm
 import yaml
 from bordure import replacement
 
 from benchmarks import bench_workflow
-from pipeline_lib import provenance
+from pipeline_lib import networks, provenance
+from pipeline_lib.data.normalisation import measure
 from pipeline_lib.networks.model import Model
 from pipeline_lib.networks.modelfile import describe
 from pipeline_lib.stages.evaluation import evaluate
@@ -618,6 +620,67 @@ def test_pixel_sizes_and_lengths_in_um(tmp_path):
 def test_configfile_replaces_the_demo(tmp_path):
     write_stacks(tmp_path)
     assert "draw_volume" not in planned(tmp_path, *write(tmp_path, FILES))
+
+
+def test_training_can_start_from_another_model_of_the_run(tmp_path):
+    """That model is trained before, and starts from random parameters."""
+    training = CONFIG["training"] | {"start_from": "unet-seed1", "freeze": ["down"]}
+    arguments = write(tmp_path, CONFIG | {"seeds": [1, 2], "training": training})
+    for model, trainings in (("unet-seed1", 1), ("unet", 2), ("unet-seed2", 2)):
+        found = counts(tmp_path, *arguments, "--", f"results/models/{model}/model.pt")
+        assert found["train_model"] == trainings
+
+
+def test_model_to_start_from_must_fit_and_not_be_made_by_the_run(tmp_path):
+    def refused(start, **more):
+        training = CONFIG["training"] | {"start_from": start}
+        answer = snakemake(tmp_path, "-n", *write(tmp_path, CONFIG | {"training": training} | more))
+        assert answer.returncode == 1
+        return answer.stderr.strip().splitlines()[-1]
+
+    assert "`unet` is the model that this run trains" in refused("unet")
+    assert "found no file `old.pt`. Expected the path of a model file." in refused("old.pt")
+    assert "or one of the models unet-seed1 of this run" in refused("old.pt", seeds=[1])
+    for path in ("results/model.pt", "results/models/unet/../unet/model.pt"):
+        (tmp_path / "results/models/unet").mkdir(parents=True, exist_ok=True)
+        write_model(tmp_path / path, "patch_classifier")
+        assert "is a file that this run writes. Copy it" in refused(path)
+        shutil.rmtree(tmp_path / "results")
+    write_model(tmp_path / "old.pt", "patch_classifier")
+    assert "training.start_from: old.pt: no layer of this patch_classifier has the same" in refused("old.pt")
+
+
+def write_model(path: Path, name: str, **arguments) -> None:
+    """Write a model with random parameters."""
+    plan = networks.plan(name, **arguments)
+    images = np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8)
+    Model(plan, plan.build(), measure("mean_std", [images])).save(path)
+
+
+@pytest.mark.slow
+def test_training_starts_again_if_the_model_to_start_from_changes(tmp_path):
+    """A relative path is also found beside the config."""
+    (tmp_path / "configs").mkdir()
+    write_model(tmp_path / "configs/old.pt", "unet", depth=1, base_channels=4)
+    training = CONFIG["training"] | {"start_from": "old.pt", "freeze": ["down"], "iterations": 2}
+    arguments = write(tmp_path, CONFIG | {"training": training})
+    shutil.move(tmp_path / "my.yaml", tmp_path / "configs/my.yaml")
+    arguments = ("--configfile", str(tmp_path / "configs/my.yaml"))
+    target = ("--", "results/models/unet/model.pt")
+    answer = snakemake(tmp_path, *arguments, *target)
+    assert answer.returncode == 0, answer.stderr
+    log = (tmp_path / "results/logs/train/unet.log").read_text()
+    assert "old.pt (unet): copied: down, up, merge, score" in log
+    old, new = (
+        Model.load(tmp_path / path).network.state_dict()
+        for path in ("configs/old.pt", "results/models/unet/model.pt")
+    )
+    assert {name for name in new if torch.equal(old[name], new[name])} == {
+        name for name in new if name.startswith("down.")
+    }
+    assert "train_model" not in planned(tmp_path, *arguments, *target)
+    write_model(tmp_path / "configs/old.pt", "unet", depth=1, base_channels=4)
+    assert "train_model" in planned(tmp_path, *arguments, *target)
 
 
 def test_channels_in_separate_files_are_inputs_and_one_image(tmp_path):

@@ -71,7 +71,8 @@ def train(
     replace : bool, default False
         Whether an existing file `model` is replaced. A copy stays in the folder `replaced` next to it.
     **settings
-        Settings of the config, section by section: `network={"depth": 2}, training={"tile": 108}`.
+        Settings of the config, section by section: `network={"depth": 2}, training={"tile": 108}`. With
+        `training={"start_from": "old.pt"}`, the training starts from a trained model.
 
     Returns
     -------
@@ -244,6 +245,10 @@ def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, thr
     shared: Json = memory | {"threads": min(threads, THREADS["others"])}
     plan = networks.plan(**config["network"], input_channels=imageio.number_of(config["dataset"]["channels"]))
     plan.require_training(config["training"])
+    if start := config["training"].get("start_from"):
+        from pipeline_lib.networks.transfer import require_start
+
+        require_start(start, plan, config["training"].get("keep_normalisation"))
 
     def file(part: str, volume: Volume, suffix: str = ".h5") -> Path:
         return folder / part / f"{volume.volume}{suffix}"

@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
 
 from pipeline_lib import networks
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.kernels.pixelsize import PixelSize, pair
 from pipeline_lib.networks import Plan, modelfile
-from pipeline_lib.networks.module import Network
+from pipeline_lib.networks.module import Network, skeleton
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing, require_file
 
@@ -108,21 +107,6 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
             "the model again."
         ) from error
     return content if isinstance(content, dict) else {}
-
-
-class _SkipInitialisation(TorchFunctionMode):
-    """Skip the random initialisation of modules that are built inside, because parameters are loaded next.
-
-    The meta device would also skip it, but its first call of `normal_` imports 800 modules, which takes a
-    second.
-    """
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if getattr(function, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
 
 
 @dataclass
@@ -253,8 +237,7 @@ class Model:
             )
         try:
             plan = networks.plan(content["name"], **content["arguments"])
-            with torch.device("meta"), _SkipInitialisation():  # allocates nothing, whatever the settings are
-                network = plan.build()
+            network = skeleton(plan)
             network.load_state_dict(content["state_dict"], assign=True)
             normalisation = Normalisation.from_dict(content["normalisation"])
             provenance = dict(content["provenance"])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from pipeline_lib.networks.plan import Geometry, Plan
+from pipeline_lib.networks import parts
+
+if TYPE_CHECKING:
+    from pipeline_lib.networks.plan import Geometry, Plan
 
 
 class Network(nn.Module):
@@ -41,9 +46,12 @@ class Network(nn.Module):
     checkpointing : bool
         If True, a training step keeps fewer activations and computes the others a second time for the
         gradient. This takes less memory and more time; the result is the same. A network may ignore it.
+    frozen : sequence of str
+        Names of the parts that are not trained, see `freeze`.
     """
 
     checkpointing = False
+    frozen: Sequence[str] = ()
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -69,3 +77,77 @@ class Network(nn.Module):
         """
         # torch accepts `memory_format` here, but its type stubs do not list it together with a device
         return self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def freeze(self, frozen: Sequence[str]) -> None:
+        """Exclude parts of the network from the training.
+
+        Their parameters get no gradient. Their batch normalisation uses its running statistics, which stay as
+        they are. Drop-out stays active.
+
+        Parameters
+        ----------
+        frozen : sequence of str
+            Names of parts (`networks.parts`), for example `down.0`.
+        """
+        self.frozen = frozen
+        for name, parameter in self.named_parameters():
+            if self._is_frozen(name):
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode, but not the batch normalisation of frozen parts.
+
+        Parameters
+        ----------
+        mode : bool, default True
+            False switches to evaluation mode.
+
+        Returns
+        -------
+        Network
+            The network itself.
+        """
+        super().train(mode)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.BatchNorm2d) and self._is_frozen(name):
+                module.eval()
+        return self
+
+    def _is_frozen(self, name: str) -> bool:
+        """Return whether a parameter or module belongs to a frozen part."""
+        return any(parts.contains(part, name) for part in self.frozen)
+
+
+def skeleton(plan: Plan) -> Network:
+    """Return a network whose parameters have names, shapes and types, but no values.
+
+    It takes no memory, whatever the settings are.
+
+    Parameters
+    ----------
+    plan : Plan
+        Settings of the network.
+
+    Returns
+    -------
+    Network
+        Torch module on the device `meta`.
+    """
+    with torch.device("meta"), _SkipInitialisation():
+        return plan.build()
+
+
+class _SkipInitialisation(TorchFunctionMode):
+    """Skip the random initialisation of modules that are built inside.
+
+    The meta device would also skip it, but its first call of `normal_` imports 800 modules, which takes a
+    second.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline_lib import memory
+from pipeline_lib.networks import parts
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import several
 from pipeline_lib.runtime.types import Json
@@ -360,8 +361,10 @@ class Plan(ABC):
         Raises
         ------
         InputError
-            If the tile is not valid, or tiles are to be used for the statistics of batch normalisation and
-            the network has none, that is no setting `batch_normalisation` that is true.
+            If the tile is not valid; if tiles are to be used for the statistics of batch normalisation and
+            the network has none, that is no setting `batch_normalisation` that is true; if a part with a
+            setting of its own does not exist; if nothing is left to train; or if a normalisation is to be
+            kept and no model is named.
         """
         self.require_tile(training["tile"], "training.tile")
         key = "batch_normalisation_tiles"
@@ -371,6 +374,24 @@ class Plan(ABC):
                 f"training.{key}: found {training[key]}, but this network has no batch normalisation. To "
                 f"solve this, {switch}remove the key."
             )
+        if training.get("keep_normalisation") is not None and training.get("start_from") is None:
+            raise InputError(
+                "training.keep_normalisation: has no meaning without `training.start_from`. Remove the key, "
+                "or name the model to start from."
+            )
+        frozen, factors = training.get("freeze") or [], training.get("learning_rate_factors") or {}
+        if frozen or factors:
+            from pipeline_lib.networks import module  # imports torch, which takes a second
+
+            names = [name for name, _ in module.skeleton(self).named_parameters()]
+            parts.require("training.freeze", frozen, names)
+            trained = [name for name in names if not any(parts.contains(part, name) for part in frozen)]
+            if not trained:
+                raise InputError(
+                    f"training.freeze: found {', '.join(frozen)}, which are all parts of the network, so "
+                    "that nothing would be trained. Remove at least one of them."
+                )
+            parts.require("training.learning_rate_factors", factors, trained)
 
     def _normalises(self) -> bool:
         """Return whether the network has batch normalisation."""

@@ -33,13 +33,14 @@ from pipeline_lib.data.patches import Patches, open_volumes
 from pipeline_lib.data.sampling import ClassBalanced
 from pipeline_lib.inference import passes
 from pipeline_lib.kernels.pixelsize import pair
+from pipeline_lib.networks import transfer
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.processes import ALONE, Processes, launch, work
-from pipeline_lib.runtime.types import Json
+from pipeline_lib.runtime.types import Json, Stored
 from pipeline_lib.training.loop import learn, write_history
 from pipeline_lib.training.prior import log_prior, trained_shares
 from pipeline_lib.training.schedule import Settings
@@ -63,6 +64,7 @@ def train(
     training: Json,
     augmentation: Json,
     seed: int,
+    start: str | Path | None = None,
     task: str = "segmentation",
     threads: int = 1,
     processes: Processes = ALONE,
@@ -99,6 +101,8 @@ def train(
         Arguments of `data.augment.Augmentation`, by name.
     seed : int
         Seed of all random numbers.
+    start : str or Path, optional
+        Model file whose parameters the network starts from. By default `training["start_from"]`, or none.
     task : str, default "segmentation"
         Name of the task (one of `tasks.names`).
     threads : int, default 1
@@ -110,10 +114,11 @@ def train(
     Raises
     ------
     InputError
-        If the tile is not a valid size of the network, the loss is not finite, the settings do not match the
-        network or the data, or an input is missing or damaged.
+        If the tile is not a valid size of the network, the loss is not finite, the settings or the model to
+        start from do not match the network or the data, or an input is missing or damaged.
     """
     settings = Settings(**training)
+    start = start or settings.start_from
     if settings.batch % processes.number:
         raise InputError(
             f"training.batch: {settings.batch} patches cannot be divided evenly among {processes.number} "
@@ -137,11 +142,25 @@ def train(
     plan.require_training(dataclasses.asdict(settings))
     output = plan.geometry.output_size(settings.tile)
     net = plan.build()
+    started: Json = {}
+    if start:
+        source = Model.load(start)
+        found = transfer.match(
+            source.plan, plan, transfer.same_classes(source.classes, trained_task.class_names)
+        )
+        transfer.transfer(found, source.network, net)
+        kept = transfer.keeps_normalisation(source.plan, plan, settings.keep_normalisation)
+        if kept:
+            normalisation = source.normalisation
+        started = {"network": source.plan.name, "kept_normalisation": kept, **found.summary()}
+        del source
+    net.freeze(settings.freeze or ())
     # machines of different kinds may draw different random numbers
     net.load_state_dict(processes.from_first(net.state_dict))
     net.move_to(device)
     torch.backends.cudnn.benchmark = True  # tiles have one size, so the search for fast algorithms pays off
     inputs = [*train, *train_weight_maps, *validation, *validation_weight_maps, statistics]
+    inputs += [start] if start else []
     all_settings: Json = {
         "task": task,
         "network": network,
@@ -163,6 +182,8 @@ def train(
             "processes": processes.number,
         }
         record["device"] = device.type
+        if started:
+            record["start"] = started
         trained = Model(
             plan,
             net,
@@ -183,6 +204,8 @@ def train(
         else:
             if state.iteration:
                 logger.info("resuming at iteration %d", state.iteration)
+            elif started:
+                _log_start(started, start, normalisation)
             logger.info(
                 "training %s with %.1f million parameters on %s in %s: %d iterations, batches of %d, "
                 "tiles of %d -> %d px%s",
@@ -207,7 +230,8 @@ def train(
                 )
                 for file, volume in zip([*train, *validation], [*volumes, *validation_volumes], strict=True):
                     with layout.require(file) as source:
-                        normalisation.check(volume.raw, file, layout.findings(source)["gray"])
+                        gray = layout.findings(source)["gray"]
+                    _check_gray_levels(normalisation, volume.raw, file, gray, started)
                 balanced = None
                 if settings.sampling == "class_balanced":
                     truths = [volume.truth for volume in volumes]
@@ -269,6 +293,46 @@ def _describe_shares(task: tasks.Task, pixels: np.ndarray, trained: np.ndarray) 
     )
 
 
+def _log_start(started: Json, path: str | Path, normalisation: Normalisation) -> None:
+    """Log what a network has taken over from the model that it started from."""
+    for what, title in (
+        ("copied", "copied"),
+        ("summed", "copied, with kernels summed over the channels"),
+        ("initialised", "not in the model, or of another shape; initialised"),
+        ("left_out", "left out"),
+    ):
+        if started[what] or what != "summed":
+            logger.info(
+                "starting from %s (%s): %s: %s",
+                path,
+                started["network"],
+                title,
+                ", ".join(started[what]) or "none",
+            )
+    logger.info(
+        "normalisation (%s): %s",
+        normalisation.kind,
+        "that of the model to start from. For one of the new images, set `training.keep_normalisation: false`"
+        if started["kept_normalisation"]
+        else "measured on the training images",
+    )
+
+
+def _check_gray_levels(
+    normalisation: Normalisation, raw: Stored, path: str | Path, gray: Json, started: Json
+) -> None:
+    """Raise `InputError` unless images fit the normalisation, which may be that of an earlier model."""
+    try:
+        normalisation.check(raw, path, gray)
+    except InputError as error:
+        if not started.get("kept_normalisation"):
+            raise
+        raise InputError(
+            f"{error} The training images meant here are those of the model in `training.start_from`, whose "
+            "normalisation is kept: `training.keep_normalisation: false` measures it on the new images."
+        ) from None
+
+
 def train_on(gpus: int, log_file: str | Path, *, training: Json, **arguments: Any) -> None:
     """Train like `train`, with one process of this machine for each GPU of the job.
 
@@ -313,7 +377,9 @@ def key_of(record: Json) -> str:
         SHA-256 hash as hexadecimal digits.
     """
     environment = {k: v for k, v in record["environment"].items() if k not in ("processes", "threads")}
-    decisive = [record["settings"], list(record["inputs"].values()), environment]
+    settings = record["settings"] | {"training": dict(record["settings"]["training"])}
+    settings["training"].pop("start_from", None)  # a path or name; the content of the file is an input
+    decisive = [settings, list(record["inputs"].values()), environment]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

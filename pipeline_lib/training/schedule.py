@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from pipeline_lib.networks import parts
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,16 @@ class Settings:
         Number of training tiles over which the statistics of batch normalisation are estimated before each
         validation, see `training.statistics.estimate_statistics`. With 0 and by default, they are the
         running ones.
+    start_from : str, optional
+        Model file whose parameters the network starts from, see `networks.transfer`. By default they are
+        drawn at random.
+    keep_normalisation : bool, optional
+        Whether the network also keeps the normalisation of that model. By default it does if the number of
+        channels is the same.
+    freeze : sequence of str, optional
+        Parts of the network (`networks.parts`) that are not trained.
+    learning_rate_factors : dict of str to float, optional
+        Factor of the learning rate in parts of the network. That of the smallest part counts.
     best_by : str, default "loss"
         Score of the task by which the best state is selected. That state becomes the model.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
@@ -76,6 +89,10 @@ class Settings:
     decay: str = "cosine"
     validation_interval: int = 250
     batch_normalisation_tiles: int | None = None
+    start_from: str | None = None
+    keep_normalisation: bool | None = None
+    freeze: Sequence[str] | None = None
+    learning_rate_factors: Mapping[str, float] | None = None
     best_by: str = "loss"
     precision: str = "auto"
     device: str = "auto"
@@ -116,7 +133,9 @@ def learning_rate(iteration: int, settings: Settings) -> float:
 
 
 def make_optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """Return the optimiser for the parameters of a network.
+    """Return the optimiser for the parameters of a network that are not frozen.
+
+    Parameters with the same factor of the learning rate are one group, whose `factor` is that number.
 
     Parameters
     ----------
@@ -130,9 +149,29 @@ def make_optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     torch.optim.Optimizer
         SGD, Adam or AdamW.
     """
+    factors = settings.learning_rate_factors or {}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(parts.value_of(name, factors, 1.0), []).append(parameter)
+    trained = [{"params": group, "factor": factor} for factor, group in groups.items()]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
-            net.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
+            trained, settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
         )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    return kind(trained, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of an optimiser, times the factor of each group of parameters.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Result of `make_optimizer`.
+    rate : float
+        Learning rate of parameters without a factor.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("factor", 1.0)  # unfinished trainings of older versions have none

@@ -83,6 +83,7 @@ def measure_speed(
     with _threads(threads), torch.random.fork_rng():
         net = plan.build()
         net.move_to(device)
+        net.freeze(settings.freeze or ())
         net.train()
         optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate)
         step = Step(net, optimizer, task, settings, seed=0, precision=precision)

@@ -23,7 +23,8 @@ def estimate_statistics(
     A training step normalises each tile with its own statistics, and mixes those of the last ten or so into
     the running ones, although the parameters change meanwhile. Here all statistics are those of the present
     parameters, and all tiles count the same. Drop-out is off. Nothing else of the network changes, and the
-    result does not depend on the running statistics or on the number of processes.
+    result does not depend on the running statistics or on the number of processes. Statistics of frozen parts
+    stay as they are.
 
     Parameters
     ----------
@@ -42,7 +43,8 @@ def estimate_statistics(
 
     .. [1] Y. Wu, J. Johnson, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, 2021.
     """
-    layers = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    net.train()  # except frozen parts, whose statistics stay as they are
+    layers = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
     seen: dict[nn.Module, Tensor] = {}  # variance and mean of each channel
 
     def see(layer: nn.Module, inputs: tuple[Tensor]) -> None:

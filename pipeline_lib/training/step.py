@@ -16,7 +16,7 @@ from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.processes import ALONE, Processes
 from pipeline_lib.tasks import Task
 from pipeline_lib.training.randomness import DropoutByPatch, generator_of, loss_mask
-from pipeline_lib.training.schedule import Settings, learning_rate
+from pipeline_lib.training.schedule import Settings, learning_rate, set_learning_rate
 
 
 class TooLarge(Exception):
@@ -110,8 +110,7 @@ class Step:
         TooLarge
             If the memory is too small even for the smallest tile.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(iteration, self.settings)
+        set_learning_rate(self.optimizer, learning_rate(iteration, self.settings))
         loss, out_of_memory = self._gradients(patches, iteration)
         short, any_ending = self.processes.any(bool(out_of_memory), ending())
         if short:
@@ -221,8 +220,13 @@ class Step:
 
 
 def _running_means(net: nn.Module) -> list[Tensor]:
-    """Return the running means and variances of batch normalisation (its counters are integers)."""
-    return [buffer for buffer in net.buffers() if buffer.is_floating_point()]
+    """Return the running means and variances of batch normalisation (its counters are integers).
+
+    Those of frozen parts, which are in evaluation mode, are not among them: they do not change.
+    """
+    learning = (module for module in net.modules() if module.training)
+    buffers = (buffer for module in learning for buffer in module.buffers(recurse=False))
+    return [buffer for buffer in buffers if buffer.is_floating_point()]
 
 
 def _copy(source: Iterable[Tensor], target: Iterable[Tensor]) -> None:

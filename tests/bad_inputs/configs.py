@@ -69,6 +69,17 @@ add(
     "",
     CONFIG.replace("tile: 44", "tile: 44, batch_normalisation_tiles: 20"),
 )
+for name, more in {
+    "start from a file that does not exist": "start_from: none.pt",
+    "start from the model of the run itself": "start_from: unet",
+    "start from a table": "start_from: volumes.tsv",
+    "normalisation of no model is to be kept": "keep_normalisation: true",
+    "unknown part of the network to freeze": "freeze: [down.2]",
+    "all parts of the network frozen": "freeze: [down, up, merge, score]",
+    "learning rate of a part times 0": "learning_rate_factors: {down: 0}",
+    "learning rate of a part that is frozen": "freeze: [down], learning_rate_factors: {down.0: 0.1}",
+}.items():
+    add(name, write_config, "", CONFIG.replace("tile: 44", f"tile: 44, {more}"))
 add("missing table of volumes", write_config, "", CONFIG.replace("volumes.tsv", "none.tsv"))
 add("missing model", write_config, "model: none.pt\n")
 add("table instead of a model", write_config, "model: volumes.tsv\n")

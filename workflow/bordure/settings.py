@@ -389,8 +389,8 @@ def _convert(value: Any, part: Json) -> Any:
 
 def _finite(value: Any) -> bool:
     """Return whether all numbers are finite; NaN passes the limits of a schema."""
-    if isinstance(value, list):
-        return all(map(_finite, value))
+    if isinstance(value, list | dict):
+        return all(map(_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, float) or math.isfinite(value)
 
 

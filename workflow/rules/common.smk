@@ -24,7 +24,7 @@ LIBRARY = next(folder for folder in WORKFLOW_FOLDER.parents if (folder / "pipeli
 sys.path[:0] = [str(LIBRARY), str(WORKFLOW_FOLDER)]
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(LIBRARY), os.getenv("PYTHONPATH")])))
 
-from bordure import estimate, internals, replacement
+from bordure import estimate, internals, replacement, starts
 from pipeline_lib import imageio, memory, networks, provenance
 from pipeline_lib.data import volumes
 from pipeline_lib.kernels import blocks
@@ -107,7 +107,7 @@ def check_results():
 
 def check_tiles():
     """Raise `InputError` if the network cannot process the tiles, now and not after hours in the queue."""
-    if not MODEL_FILE:
+    if not MODEL_FILE and workflow.is_main_process:  # not again in each job: this may import torch
         PLAN.require_training(config["training"])
     if (tile := config["prediction"]["tile"]) != "auto":
         PLAN.require_tile(tile, "prediction.tile")
@@ -194,7 +194,12 @@ def show_plan(dag):
 
 def settings_of(model):
     """Return the settings of the training of a model, as its file records them."""
-    return {key: config[key] for key in ("network", "training", "augmentation")} | {"seed": TRAINED[model]}
+    return {
+        "network": config["network"],
+        "training": starts.training_of(model, config),
+        "augmentation": config["augmentation"],
+        "seed": TRAINED[model],
+    }
 
 
 def protect_models(dag):
@@ -297,6 +302,8 @@ MEMORY_MB = growing(round(1000 * config["memory_gb"]))
 
 
 try:
+    if not MODEL_FILE and workflow.is_main_process:
+        starts.require_start(MODEL, config, PLAN, TRAINED, find_beside)
     LARGEST = memory.require(memory_needs(), config["memory_gb"])
 except InputError as error:
     sys.exit(f"error: {error}")

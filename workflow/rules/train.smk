@@ -13,6 +13,7 @@ rule train_model:
         validation=expand("<results>/dataset/{volume}.h5", volume=VALIDATION),
         validation_weight_maps=expand("<results>/weight_map/{volume}.h5", volume=VALIDATION),
         statistics="<results>/statistics.json",
+        start=lambda wildcards: starts.start_file(wildcards.model, config, TRAINED, find_beside) or [],
     output:
         model="<results>/models/{model}/model.pt",
         history="<results>/models/{model}/history.csv",
@@ -29,7 +30,7 @@ rule train_model:
         runtime=growing(720, 1440),  # min; a training that reaches its time limit is resumed
     params:
         network=config["network"],
-        training=config["training"],
+        training=lambda wildcards: starts.training_of(wildcards.model, config),
         augmentation=config["augmentation"],
         seed=lambda wildcards: TRAINED[wildcards.model],
     script:

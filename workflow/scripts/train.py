@@ -22,5 +22,6 @@ with stage(snakemake.log[0], snakemake.threads, snakemake.resources.gpu) as run:
         training=snakemake.params.training,
         augmentation=snakemake.params.augmentation,
         seed=snakemake.params.seed,
+        start=snakemake.input.start or None,
         threads=snakemake.threads,
     )
