@@ -1,6 +1,7 @@
 """Settings: error messages, defaults, and agreement of schema, code, README and the configs in config/."""
 
 import inspect
+import math
 import re
 from pathlib import Path
 
@@ -296,3 +297,12 @@ def test_the_schema_is_read_once_for_all_volumes(monkeypatch):
     for _ in range(3):
         assert settings.of_volume({}, {"relabel": "true"}, "") == {"relabel": True}
     assert names == ["config"]
+
+
+@pytest.mark.parametrize("factor", [0, -1, math.nan, math.inf, "much", True])
+def test_factors_of_parts_are_finite_numbers_above_0(factor):
+    with pytest.raises(InputError, match=r"config key `training\.learning_rate_factors`: found"):
+        complete(training={"learning_rate_factors": {"down": factor}})
+    found = complete(training={"learning_rate_factors": {"down": "1e-1"}, "freeze": ["up"]})["training"]
+    assert found["learning_rate_factors"] == {"down": 0.1} and found["freeze"] == ["up"]
+    assert "start_from" not in found and "keep_normalisation" not in found

@@ -316,7 +316,7 @@ def test_step_follows_the_formulas_of_the_optimisers(tmp_path, optimizer):
 
 def test_key_of_a_checkpoint_depends_only_on_what_affects_the_result():
     record = {
-        "settings": {"seed": 1},
+        "settings": {"seed": 1, "training": {"tile": 52, "start_from": "a.pt"}},
         "inputs": {"a.h5": "12"},
         "environment": {"device": "cuda", "threads": 1},
         "version": "1",
@@ -326,7 +326,12 @@ def test_key_of_a_checkpoint_depends_only_on_what_affects_the_result():
     assert key == training.key_of(record | {"environment": {"device": "cuda", "threads": 8}})
     assert key == training.key_of(record | {"environment": record["environment"] | {"processes": 4}})
     assert key != training.key_of(record | {"inputs": {"a.h5": "34"}})
-    assert key != training.key_of(record | {"settings": {"seed": 2}})
+    settings = record["settings"]
+    assert key != training.key_of(record | {"settings": settings | {"seed": 2}})
+    assert key != training.key_of(record | {"settings": settings | {"training": {"tile": 60}}})
+    assert key == training.key_of(
+        record | {"settings": settings | {"training": {"tile": 52, "start_from": "moved/a.pt"}}}
+    )
     assert key != training.key_of(record | {"environment": {"device": "cpu"}})
 
 

@@ -16,10 +16,8 @@ from pipeline_lib.networks import Plan, modelfile, parts
 from pipeline_lib.networks.module import Network, skeleton
 from pipeline_lib.runtime.errors import InputError
 
-Shapes: TypeAlias = dict[str, dict[str, torch.Size]]
-"""Name of each layer to the shapes of its tensors by name."""
-
-GRAY_FROM = 3  # channels of a model whose first kernels are summed for images of one channel
+# Name of each layer to the shapes of its tensors by name
+_Shapes: TypeAlias = dict[str, dict[str, torch.Size]]
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,8 @@ def match(source: Plan, target: Plan, same_classes: bool = True) -> Match:
     if not same_classes:
         more = _shapes(dataclasses.replace(target, classes=target.classes + 1))
         of_classes = {layer for layer, shapes in new.items() if more.get(layer) != shapes}
-    of_gray: Shapes = {}
-    if (source.input_channels, target.input_channels) == (GRAY_FROM, 1):
+    of_gray: _Shapes = {}
+    if (source.input_channels, target.input_channels) == (3, 1):
         of_gray = _shapes(dataclasses.replace(source, input_channels=1))
     fitting = {layer: shapes for layer, shapes in new.items() if layer not in of_classes}
     copied = [layer for layer, shapes in fitting.items() if old.get(layer) == shapes]
@@ -229,15 +227,15 @@ def _layer(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def _shapes(plan: Plan) -> Shapes:
+def _shapes(plan: Plan) -> _Shapes:
     """Return the shapes of all tensors of a network, by layer."""
-    shapes: Shapes = {}
+    shapes: _Shapes = {}
     for name, tensor in skeleton(plan).state_dict().items():
         shapes.setdefault(_layer(name), {})[name] = tensor.shape
     return shapes
 
 
-def _parts(shapes: Shapes) -> str:
+def _parts(shapes: _Shapes) -> str:
     """Return the names of the largest parts with these layers."""
     return ", ".join(parts.summarise(shapes, shapes))
 

@@ -182,7 +182,7 @@ def train(
             "processes": processes.number,
         }
         record["device"] = device.type
-        if started:
+        if start:
             record["start"] = started
         trained = Model(
             plan,
@@ -204,7 +204,7 @@ def train(
         else:
             if state.iteration:
                 logger.info("resuming at iteration %d", state.iteration)
-            elif started:
+            elif start:
                 _log_start(started, start, normalisation)
             logger.info(
                 "training %s with %.1f million parameters on %s in %s: %d iterations, batches of %d, "
@@ -377,9 +377,8 @@ def key_of(record: Json) -> str:
         SHA-256 hash as hexadecimal digits.
     """
     environment = {k: v for k, v in record["environment"].items() if k not in ("processes", "threads")}
-    settings = record["settings"] | {"training": dict(record["settings"]["training"])}
-    settings["training"].pop("start_from", None)  # a path or name; the content of the file is an input
-    decisive = [settings, list(record["inputs"].values()), environment]
+    training = {k: v for k, v in record["settings"]["training"].items() if k != "start_from"}  # a path
+    decisive = [record["settings"] | {"training": training}, list(record["inputs"].values()), environment]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "workflow")]
 
-from bordure import lengths, settings  # noqa: E402
+from bordure import lengths, settings, starts  # noqa: E402
 
 from pipeline_lib import networks  # noqa: E402
 from pipeline_lib.data import volumes  # noqa: E402
@@ -89,7 +89,8 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
     config = settings.complete(settings.read_config("my.yaml"))
     if "model" in config:
         settings.use_model(config, config["model"])
-    networks.plan(**config["network"]).require_training(config["training"])
+    plan = networks.plan(**config["network"])
+    plan.require_training(config["training"])
     rows = volumes.read_table(config["volumes"], config.get("data_dir", "."))
     dataset = config["dataset"]
     own = {row.volume: settings.of_volume(dataset, row.dataset, row.row) for row in rows}
@@ -101,6 +102,7 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
         dataset.get("scale", dataset.get("offset")),
     )
     config, _ = lengths.convert(config, rows, {name: images.pixel_size for name, images in found.items()})
+    starts.require_start(plan.name, config, plan, [plan.name], Path)
     return rows, config
 
 

@@ -311,7 +311,8 @@ def _complete(settings: Json, schema: Json, section: str) -> Json:
         value = _convert(settings.get(key, part.get("default")), part)
         # the keys of a section are checked one by one later, so that messages name them
         allowed = Validator({"type": "object"} if "properties" in part else part).is_valid(value)
-        if not ((allowed and _finite(value)) or length(value, part)):
+        allowed &= "properties" in part or _finite(value)
+        if not (allowed or length(value, part)):
             raise InputError(f"config key `{name}`: found {_shown(value)}. {_expectation(part)}")
         completed[key] = _complete(value, part, f"{name}.") if "properties" in part else value
     return completed
