@@ -232,9 +232,10 @@ def test_frozen_parts_stay_to_the_bit_also_their_statistics(inputs, tmp_path, op
 
 def test_drop_out_of_a_frozen_network_stays_active():
     net = built(**NORMALISED | {"depth": 2})
+    net.down[1].append(nn.Dropout(0.5))  # also within a frozen part
     net.train()
     net.freeze(["down"])
-    assert net.dropout.training and net.score.training
+    assert net.dropout.training and net.down[1][-1].training and net.score.training
     assert not net.down[0][1].training and net.merge[0][1].training
     assert not net.eval().merge[0][1].training
     net.train()

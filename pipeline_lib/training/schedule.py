@@ -133,9 +133,10 @@ def learning_rate(iteration: int, settings: Settings) -> float:
 
 
 def make_optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """Return the optimiser for the parameters of a network that are not frozen.
+    """Return the optimiser for the parameters of a network.
 
     Parameters with the same factor of the learning rate are one group, whose `factor` is that number.
+    Frozen parameters have no gradient, so the optimiser does not change them.
 
     Parameters
     ----------
@@ -152,8 +153,7 @@ def make_optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     factors = settings.learning_rate_factors or {}
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault(parts.value_of(name, factors, 1.0), []).append(parameter)
+        groups.setdefault(parts.value_of(name, factors, 1.0), []).append(parameter)
     trained = [{"params": group, "factor": factor} for factor, group in groups.items()]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
