@@ -43,7 +43,7 @@ def build_dataset(
     background: int = 0,
     ignore: int | None = None,
     relabel: bool = False,
-    target: str = "cells",
+    target: str | None = None,
     instances: Sequence[str] | None = None,
     empty_sections: str = "ask",
     pairing: str = "names",
@@ -86,8 +86,8 @@ def build_dataset(
         Value in the annotation that means "not annotated".
     relabel : bool, default False
         Whether each connected area of an instance label becomes a separate cell.
-    target : {"cells", "cell_border", "classes"}, default "cells"
-        What the network learns: background and cells; also the border between touching cells, as a third
+    target : {"cells", "cell_border", "classes"}, optional
+        What the network learns: background and cells, as by default; also the border between touching cells, as a third
         class; or the `classes`. The last two are written as the array `target`.
     instances : sequence of str, optional
         Names of the `classes` whose connected areas are cells. By default all but "background" and "border".
@@ -125,7 +125,7 @@ def build_dataset(
         "background": background,
         "ignore": ignore,
         "relabel": relabel,
-        **({} if target == "cells" else {"target": target}),
+        **({} if target is None else {"target": target}),
         **({} if instances is None else {"instances": instances}),
         "empty_sections": empty_sections,
         "pairing": pairing,
@@ -279,7 +279,7 @@ def _write_annotation(
     file: h5py.File,
     truth: imageio.AnnotationRegions,
     read: Read,
-    learned: str,
+    learned: str | None,
     chosen: Classes,
     empty_sections: str,
     width: int,

@@ -36,7 +36,7 @@ def draw_volume(
     cell_diameter: float = 40.0,
     membrane_width: tuple[float, float] = (2.5, 6.0),
     noise: float = 0.06,
-    organelles: bool = False,
+    organelles: bool | None = None,
     seed: int = 0,
 ) -> None:
     """Draw a volume of touching cells, and write its image and its instance labels as TIFF stacks.
@@ -61,8 +61,8 @@ def draw_volume(
         Width of the thinnest and of the thickest membrane (px). Less than half of `cell_diameter`.
     noise : float, default 0.06
         Standard deviation of the noise, as a fraction of the gray range.
-    organelles : bool, default False
-        Whether classes are annotated instead of cells.
+    organelles : bool, optional
+        Whether classes are annotated instead of cells. By default cells are.
     seed : int, default 0
         Seed of the random numbers. The same seed gives the same files.
 
