@@ -87,8 +87,8 @@ def build_dataset(
     relabel : bool, default False
         Whether each connected area of an instance label becomes a separate cell.
     target : {"cells", "cell_border", "classes"}, optional
-        What the network learns: background and cells, as by default; also the border between touching cells, as a third
-        class; or the `classes`. The last two are written as the array `target`.
+        What the network learns: background and cells, as by default; also the border between touching cells,
+        as a third class; or the `classes`. The last two are written as the array `target`.
     instances : sequence of str, optional
         Names of the `classes` whose connected areas are cells. By default all but "background" and "border".
     empty_sections : {"ask", "background", "ignore"}, default "ask"
