@@ -186,7 +186,7 @@ def test_threshold_and_scores_depend_on_annotated_pixels_only(volume, tmp_path, 
     probability = np.clip(noisy + rng.normal(0, 0.15, SHAPE), 0, 1).astype(np.float32)
     segments = metrics.connected_components(probability > 0.6)
     found = []
-    for number, (_, labels, border, ignore) in enumerate(volume):
+    for number, (_, labels, border, ignore, *_) in enumerate(volume):
         paths = [tmp_path / f"{name}{number}" for name in ("d.h5", "p.h5", "s.h5", "unet.json", "scores.csv")]
         anything = ignore * number > 0
         write(paths[0], LABELS=labels, SEPARATION_BORDER=border, IGNORE=ignore)

@@ -48,7 +48,7 @@ def test_image_target_and_weights_show_the_same_place_mirrored_at_the_edges(volu
         image, truth = source.move(source.read(iteration), CPU)
         target, weights = truth[:, 0], truth[:, 1]
         k = int(weights.min() >= 10_000)
-        raw, (labels, border, place, _) = volumes[k].raw, vars(volumes[k].truth).values()
+        raw, (labels, border, place, *_) = volumes[k].raw, vars(volumes[k].truth).values()
         inside = weights[0].numpy() - 10_000 * k
         z, y, x = np.unravel_index(inside.astype(int), labels.shape)
         assert (z == z[0, 0]).all()

@@ -336,7 +336,7 @@ def score_classes(table: pd.DataFrame, names: Sequence[str]) -> Json | None:
     """
     counts = table.groupby("metric").value.sum()
     pairs = [[f"confusion_{true}_{found}" for found in names] for true in names]
-    if pairs[0][0] not in counts:
+    if not {metric for row in pairs for metric in row} & {*counts.index}:
         return None
     confusion = np.array([[counts[metric] for metric in row] for row in pairs])
     with np.errstate(invalid="ignore"):
