@@ -197,7 +197,7 @@ def test_threshold_and_scores_depend_on_annotated_pixels_only(volume, tmp_path, 
         chosen = json.loads(paths[3].read_text())
         found.append((chosen["threshold"], chosen["value"], pd.read_csv(paths[4])))
     assert found[0][:2] == found[1][:2]
-    _, labels, border, ignore = volume[0]
+    _, labels, border, ignore, *_ = volume[0]
     own = labels if criterion == "seg" else metrics.connected_components(np.where(border > 0, 0, labels))
     values = []
     for z in range(len(labels)):
