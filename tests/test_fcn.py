@@ -61,7 +61,7 @@ def test_geometry_is_that_of_the_layers(layers):
 
 
 def test_default_network_has_the_parameters_of_vgg16_and_the_papers_layers():
-    """VGG16 has 138,357,544 parameters, of which 4,097,000 belong to its layer for 1000 classes."""
+    """VGG16 has 138,357,544 parameters, and 4,097,000 of them are in its layer for 1000 classes."""
     vgg16 = 138_357_544 - 4_097_000
     found = [kind(input_channels=3, classes=21).parameters for kind in (FCN32sPlan, FCN16sPlan, FCN8sPlan)]
     score, pool4, pool3 = 21 * (4096 + 1), 21 * (512 + 1), 21 * (256 + 1)

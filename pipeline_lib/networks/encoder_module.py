@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline_lib.networks.encoder import EncoderPlan
-from pipeline_lib.networks.module import Network
+from pipeline_lib.networks.module import Network, initialise
 
 
 class Encoder(nn.Module):
@@ -117,22 +117,3 @@ class EncoderNetwork(Network):
         for layer in self.fc:
             x = self.dropout(nn.functional.relu(layer(x), inplace=True))
         return self.score(x)
-
-
-def initialise(module: nn.Module) -> None:
-    """Draw the weights of a convolution from a Gaussian with variance 2 / fan-in and set its bias to 0.
-
-    Parameters
-    ----------
-    module : nn.Module
-        Module. Only `nn.Conv2d` is changed.
-
-    References
-    ----------
-    .. [1] K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers: Surpassing human-level performance
-       on ImageNet classification", ICCV, 1026-1034, 2015.
-    """
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

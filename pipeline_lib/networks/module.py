@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pipeline_lib.networks import parts
@@ -117,6 +118,52 @@ class Network(nn.Module):
     def _is_frozen(self, name: str) -> bool:
         """Return whether a parameter or module belongs to a frozen part."""
         return any(parts.contains(part, name) for part in self.frozen)
+
+
+def crop_centre(larger: Tensor, like: Tensor) -> Tensor:
+    """Crop the centre of a map to the height and width of another one, for a skip connection.
+
+    Parameters
+    ----------
+    larger : (n, c, y, x) Tensor
+        Map to crop.
+    like : (n, k, y', x') Tensor
+        Map with the height and width of the result.
+
+    Returns
+    -------
+    (n, c, y', x') Tensor
+        Centre of `larger`. If the difference is odd, the larger part of it is cut off at the bottom or right.
+    """
+    top, left = ((larger.shape[axis] - like.shape[axis]) // 2 for axis in (2, 3))
+    bottom, right = larger.shape[2] - like.shape[2] - top, larger.shape[3] - like.shape[3] - left
+    # The gradient of a slice would not be channels-last, which makes a training step a fifth slower.
+    return nn.functional.pad(larger, (-left, -right, -top, -bottom))
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw the weights of a convolution from a Gaussian with variance 2 / N and set its bias to 0.
+
+    N is the number of incoming nodes of one neuron [1]_. Use it with `torch.nn.Module.apply`.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Module. Only convolutions and transposed convolutions are changed.
+
+    References
+    ----------
+    .. [1] K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers: Surpassing human-level performance
+       on ImageNet classification", ICCV, 1026-1034, 2015.
+    """
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        incoming = module.in_channels * math.prod(module.kernel_size)
+        # in a 2x2 up-convolution with stride 2, each output pixel depends on one pixel of the kernel
+        if isinstance(module, nn.ConvTranspose2d):
+            incoming //= math.prod(module.stride)
+        nn.init.normal_(module.weight, std=math.sqrt(2 / incoming))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def skeleton(plan: Plan) -> Network:

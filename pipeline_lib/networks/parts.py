@@ -64,7 +64,7 @@ def value_of(name: str, values: Mapping[str, float], default: float) -> float:
 
 
 def summarise(layers: Iterable[str], all_layers: Collection[str]) -> list[str]:
-    """Return the names of layers, with a single name for each part of which all layers are listed.
+    """Return the names of layers, with a single name for each part whose layers are all listed.
 
     Parameters
     ----------

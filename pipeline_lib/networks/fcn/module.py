@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pipeline_lib.networks.encoder_module import EncoderNetwork
 from pipeline_lib.networks.fcn import FCNPlan
+from pipeline_lib.networks.module import crop_centre
 
 
 class FCN(EncoderNetwork):
@@ -84,7 +85,7 @@ class FCN(EncoderNetwork):
         logits = self.score_cells(lowest)
         for double, score, scale in zip(self.doublings, self.skip_scores, self.scales, strict=True):
             logits = double(logits)
-            logits = logits + score(scale * _centre(skips.pop(), logits))
+            logits = logits + score(scale * crop_centre(skips.pop(), logits))
         return self.enlarge(logits)
 
 
@@ -132,9 +133,3 @@ class _FixedUpsampling(nn.Module):
         """Return the interpolated map without a rim of half a cell, where it would depend on padding."""
         x = nn.functional.interpolate(x, scale_factor=self.factor, mode="bilinear")
         return nn.functional.pad(x, [-(self.factor // 2)] * 4)
-
-
-def _centre(larger: Tensor, like: Tensor) -> Tensor:
-    """Crop the centre of `larger` to the height and width of `like`."""
-    y, x = ((larger.shape[axis] - like.shape[axis]) // 2 for axis in (2, 3))
-    return nn.functional.pad(larger, (-x, -x, -y, -y))

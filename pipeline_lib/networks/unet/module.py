@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline_lib.networks.module import Network
+from pipeline_lib.networks.module import Network, crop_centre, initialise
 from pipeline_lib.networks.unet import UNetPlan
 
 # Values of a 2x2 square that are so close to its maximum share an unpooled value. Activations are about 1.
@@ -91,7 +90,7 @@ class UNet(Network):
             _double_convolution(2 * width, width, plan.batch_normalisation) for width in reversed(widths[:-1])
         )
         self.score = nn.Conv2d(plan.base_channels, plan.classes, 1)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits of a batch of tiles.
@@ -159,7 +158,7 @@ class MaxUnpooling(nn.Module):
         """
         values = nn.functional.interpolate(self.halve(x), scale_factor=2, mode="nearest")
         with torch.no_grad():
-            shares = maximum_shares(_centre(pooled, values))
+            shares = maximum_shares(crop_centre(pooled, values))
         return values * shares
 
 
@@ -229,27 +228,4 @@ def _upsampling(before: int, after: int, kind: str) -> nn.Module:
 def _expand(up: nn.Module, merge: nn.Module, skip: Tensor, x: Tensor) -> Tensor:
     """One level of the expanding path: up-sample, concatenate with the skip connection, convolve twice."""
     x = up(x, skip) if isinstance(up, MaxUnpooling) else up(x)
-    return merge(torch.cat([_centre(skip, x), x], dim=1))
-
-
-def _centre(skip: Tensor, like: Tensor) -> Tensor:
-    """Crop the centre of `skip` to the height and width of `like`."""
-    top, left = ((skip.shape[axis] - like.shape[axis]) // 2 for axis in (2, 3))
-    bottom, right = skip.shape[2] - like.shape[2] - top, skip.shape[3] - like.shape[3] - left
-    # The gradient of a slice would not be channels-last, which makes a training step a fifth slower.
-    return nn.functional.pad(skip, (-left, -right, -top, -bottom))
-
-
-def _initialise(module: nn.Module) -> None:
-    """Draw the weights from a Gaussian with standard deviation sqrt(2 / N) and set biases to 0.
-
-    N is the number of incoming nodes of one neuron (He et al. 2015; Ronneberger et al. 2015, section 3).
-    """
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        incoming = module.in_channels * math.prod(module.kernel_size)
-        # in a 2x2 up-convolution with stride 2, each output pixel depends on one pixel of the kernel
-        if isinstance(module, nn.ConvTranspose2d):
-            incoming //= math.prod(module.stride)
-        nn.init.normal_(module.weight, std=math.sqrt(2 / incoming))
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    return merge(torch.cat([crop_centre(skip, x), x], dim=1))
