@@ -59,7 +59,7 @@ def multiply_adds(plan: PatchClassifierPlan) -> dict[str, float]:
     The count is a quadratic polynomial in the side of the section, and its second difference has no margin.
     """
     network = plan.build().eval().to("meta")
-    step = plan.cell_size
+    step = plan.output_stride
     found = {}
     for way, function in WAYS.items():
         one, two, three = (_multiply_adds(function, network, sides * step) for sides in (1, 2, 3))

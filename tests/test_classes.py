@@ -82,26 +82,31 @@ def test_a_value_that_is_no_class_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("classes", None), "`dataset.classes` is missing"),
-        (("classes", {"background": 0, "border": 1}), "`dataset.classes` is missing"),
-        (("cells", VALUES, ["cor"]), "`dataset.instances`: found cor, expected some of wall, core"),
-        (("cells", None, ["core"]), "expected some of the names in `dataset.classes`, which is missing"),
+        ({"target": "classes"}, "`dataset.classes` is missing"),
+        ({"target": "classes", "classes": {"background": 0, "border": 1}}, "`dataset.classes` is missing"),
+        (
+            {"classes": VALUES, "instances": ["cor"]},
+            "`dataset.instances`: found cor, expected some of wall, core",
+        ),
+        ({"instances": ["core"]}, "expected some of the names in `dataset.classes`, which is missing"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
-        Classes.chosen(*settings)
+        Classes.chosen(settings)
 
 
 def test_the_settings_choose_names_and_cells():
-    assert Classes.chosen(None, VALUES) == Classes.chosen("cells", None) == TWO and not TWO.several
-    assert Classes.chosen("cell_border", None) == Classes(("background", "cell", "border"), ("cell",))
-    chosen = Classes.chosen("classes", VALUES, ["core"])
+    assert Classes.chosen({"classes": VALUES}) == Classes.chosen({"target": "cells"}) == TWO
+    assert not TWO.several
+    assert Classes.chosen({"target": "cell_border"}) == Classes(("background", "cell", "border"), ("cell",))
+    of_annotation = {"target": "classes", "classes": VALUES}
+    chosen = Classes.chosen(of_annotation | {"instances": ["core"]})
     assert chosen == Classes(("background", "wall", "core", "border"), ("core",))
     assert chosen.cell_numbers == [2] and chosen.several
-    assert Classes.chosen("classes", VALUES).cells == ("wall", "core")
+    assert Classes.chosen(of_annotation).cells == ("wall", "core")
     probability = np.arange(8.0).reshape(4, 2)
-    assert Classes.chosen("classes", VALUES).of_cells(probability).tolist() == [2 + 4, 3 + 5]
+    assert Classes.chosen(of_annotation).of_cells(probability).tolist() == [2 + 4, 3 + 5]
 
 
 def build(folder, target, name="v", **settings):
@@ -245,7 +250,7 @@ def test_probabilities_of_all_classes_are_stored_and_joined_and_become_a_map(tmp
 
 def test_the_border_of_an_annotation_is_that_of_the_library():
     labels = np.array([[1, 1, 2, 2]])
-    three = Classes.chosen("cell_border", None)
+    three = Classes.chosen({"target": "cell_border"})
     assert three.target(labels, separation_border(labels, 2)).tolist() == [[1, 2, 2, 1]]
     assert TWO.target(labels, separation_border(labels, 2)).tolist() == [[1, 0, 0, 1]]
 
@@ -333,3 +338,15 @@ def test_the_workflow_with_four_classes_colour_images_and_ignored_pixels(tmp_pat
     assert np.array_equal(
         *(tifffile.imread(tmp_path / f"{name}/segmentation/new_classes.tif") for name in ("again", "results"))
     )
+
+
+def test_the_jobs_that_share_a_volume_write_a_class_map(tmp_path):
+    drawing = {"sections": 4, "size": 3000, "cell_diameter": 300, "organelles": True}
+    shared = {key: value for key, value in CONFIG.items() if key not in ("data_dir", "dataset")}
+    dataset = CONFIG["dataset"] | {"channels": 1}
+    shared |= {"drawing": drawing, "dataset": dataset, "jobs_per_volume": 2}
+    (tmp_path / "volumes.tsv").write_text(TABLE)
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(shared))
+    target = "results/segmentation/score_classes.tif"
+    printed = snakemake(tmp_path, "-n", "--configfile", "my.yaml", "--", target)
+    assert "write_joined_tiffs" in printed and "join_predictions" in printed

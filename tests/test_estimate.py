@@ -44,6 +44,18 @@ def test_time_counts_training_validations_and_predictions(tmp_path):
     assert line.endswith(f"at most {(8_500_000 * 18 + 4_500_000 * 24) / 1e9:.2g} GB of disk")
 
 
+def test_disk_space_counts_target_probabilities_and_map_of_classes(tmp_path):
+    dataset = {
+        "annotation_kind": "classes",
+        "classes": {"background": 0, "a": 1, "b": 2},
+        "target": "classes",
+    }
+    found = described(tmp_path, dataset=dataset, seeds=[1])
+    # the first model predicts all volumes, that of the other seed the held-out ones
+    classes = 8_500_000 * (1 + 3 * 4 + 1) + 4_500_000 * 3 * 4
+    assert found.endswith(f"at most {(8_500_000 * 18 + 4_500_000 * 32 + classes) / 1e9:.2g} GB of disk")
+
+
 def test_orientations_and_seeds_multiply_it(tmp_path):
     line = described(tmp_path, seeds=[1, 2], prediction={"average_orientations": True})
     train = 1000 * 0.6 + 10 * 2_000_000 * PIXEL

@@ -207,14 +207,14 @@ def test_finer_network_starts_with_the_result_of_the_coarser_one():
         return x
 
     with torch.inference_mode():
-        cells = coarse.score_cells(coarse.encoder(image)[-1])
-        torch.testing.assert_close(middle(image), enlarged(cells, 2, 4), rtol=0, atol=1e-12)
+        scores = coarse.score_coarse(coarse.encoder(image)[-1])
+        torch.testing.assert_close(middle(image), enlarged(scores, 2, 4), rtol=0, atol=1e-12)
     nn.init.normal_(middle.skip_scores[0].weight)
     nn.init.normal_(middle.doublings[0].weight)
     left = copied_by_name(middle, fine)
     assert left == ["skip_scores.1.weight", "skip_scores.1.bias", "doublings.1.weight", "enlarge.weight"]
     with torch.inference_mode():
-        logits = middle.doublings[0](cells)
+        logits = middle.doublings[0](scores)
         skip = middle.skip_scores[0](middle.encoder(image)[1])
         logits += middle_of(skip, logits)
         torch.testing.assert_close(fine(image), enlarged(logits, 2, 2), rtol=0, atol=1e-12)
@@ -226,11 +226,11 @@ def middle_of(larger, like):
 
 
 def test_crop_of_the_skip_connections_is_that_of_the_geometry():
-    """With two 3x3 convolutions per level and fully connected layers of 3 px: 5 and 13 cells on each side."""
+    """With two 3x3 convolutions per level and fully connected layers of 3 px, 5 and 13 px on each side."""
     plan = FCN8sPlan(channels=[2] * 5, convolutions=[2], fc_size=3, fc_channels=[2])
     network = plan.build().eval()
     *_, pool3, pool4, pool5 = network.encoder(torch.rand(1, 1, 284, 284))
-    doubled = network.doublings[0](network.score_cells(pool5))
+    doubled = network.doublings[0](network.score_coarse(pool5))
     assert pool4.shape[-1] - doubled.shape[-1] == 2 * 5
     assert pool3.shape[-1] - network.doublings[1](doubled).shape[-1] == 2 * 13
 

@@ -144,7 +144,7 @@ def test_an_object_of_one_pixel_changes_the_pixels_whose_window_has_it(settings)
 def test_heat_map_is_exact_at_every_cell_and_bilinear_between(settings):
     net = network(**settings).double()
     x = patches(net, 37, dtype=torch.float64)
-    found, exact, step = dense.heat_map(net, x), net(x), net.plan.cell_size
+    found, exact, step = dense.heat_map(net, x), net(x), net.plan.output_stride
     assert found.shape == exact.shape
     np.testing.assert_allclose(found[..., ::step, ::step], exact[..., ::step, ::step], rtol=0, atol=1e-12)
     cells = exact[..., ::step, ::step]
@@ -237,10 +237,10 @@ def test_a_trained_classifier_starts_an_fcn_by_name():
     fcn = networks.plan("fcn32s", **layers, fc_size=classifier.plan.fc_size).build().double().eval()
     missing, unexpected = fcn.load_state_dict(classifier.state_dict(), strict=False)
     assert unexpected == [] and missing == [name for name in fcn.state_dict() if name.startswith("enlarge")]
-    size, step = 48 + 4 * 8, classifier.plan.cell_size
+    size, step = 48 + 4 * 8, classifier.plan.output_stride
     x = torch.rand(1, 1, size, size + step, dtype=torch.float64)
     with torch.inference_mode():
-        coarse = fcn.score_cells(fcn.encoder(x)[-1])
+        coarse = fcn.score_coarse(fcn.encoder(x)[-1])
         assert torch.equal(coarse, classifier.score_windows(x))
         # windows are even, so the network needs one more row and column, which no window contains
         pixels = classifier(nn.functional.pad(x, (1, 0, 1, 0)))

@@ -461,6 +461,20 @@ class TestMatching:
             assert layout.pixels_per_model_pixel(file) == pytest.approx(0.25 / np.prod(size))
         assert not [*volume.glob("*resampled*")]
 
+    def test_the_probabilities_of_all_classes_are_resampled_alike(self, volume, model):
+        plan = networks.plan("unet", input_channels=1, depth=2, base_channels=4, classes=3)
+        names = {"classes": ("background", "core", "rim"), "cells": ("core", "rim")}
+        Model(plan, plan.build(), model.normalisation, pixel_size=(0.5, 0.5), **names).save(
+            volume / "three.pt"
+        )
+        dataset(volume, "a", annotated=False, pixel_size=0.3)
+        cells = predicted(volume, "a", "three.pt", match_pixel_size=True)
+        with layout.require(volume / "p.h5", layout.CLASS_PROBABILITY) as file:
+            found = file["class_probability"][:]
+        assert found.shape == (3, *cells.shape) and found.std(axis=(1, 2, 3)).min() > 0.001
+        np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+        np.testing.assert_allclose(found[1] + found[2], cells, atol=1e-5)
+
     @pytest.mark.parametrize("size", (0.27, 1.1))
     def test_tiles_and_jobs_do_not_change_the_result(self, volume, model, size):
         tifffile.imwrite(volume / "images.tif", gray((1, 300, 150)), photometric="minisblack")

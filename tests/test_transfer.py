@@ -398,7 +398,7 @@ def test_a_training_resumes_only_from_the_same_start(inputs, tmp_path, monkeypat
 
 def cells_of(net, x):
     """Return the logits of the cells (coarse map) of an FCN."""
-    return net.score_cells(net.encoder(x)[-1])
+    return net.score_coarse(net.encoder(x)[-1])
 
 
 def test_fcn_starts_with_the_coarse_map_of_the_classifier():

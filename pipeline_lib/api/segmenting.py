@@ -300,6 +300,7 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
     from pipeline_lib.stages.measurement import measure_volume
     from pipeline_lib.stages.prediction import predict
     from pipeline_lib.stages.segmentation import segment, write_tiffs
+    from pipeline_lib.tasks.segmentation.classes import Classes
 
     name, image = named
     work = options.out / WORK
@@ -310,7 +311,7 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
     labels, probability, cells = (
         options.out / f"{name}_{end}" for end in ("labels.tif", "cell_probability.tif", "cells.csv")
     )
-    classes = options.out / f"{name}_classes.tif" if len(described["classes"]) > 2 else None
+    classes = options.out / f"{name}_classes.tif" if Classes.of(described).several else None
     for file in (dataset, prediction, segmentation):
         file.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:

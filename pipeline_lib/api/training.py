@@ -238,12 +238,17 @@ def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, thr
     from pipeline_lib.stages.postprocessing import choose_postprocessing
     from pipeline_lib.stages.prediction import predict
     from pipeline_lib.stages.segmentation import segment
+    from pipeline_lib.tasks.segmentation.classes import Classes
 
     name = config["network"]["name"]
     memory: Json = {"memory_gb": config["memory_gb"]}
     blocks: Json = {"block": config["block"]}
     shared: Json = memory | {"threads": min(threads, THREADS["others"])}
-    plan = networks.plan(**config["network"], input_channels=imageio.number_of(config["dataset"]["channels"]))
+    plan = networks.plan(
+        **config["network"],
+        input_channels=imageio.number_of(config["dataset"]["channels"]),
+        classes=len(Classes.chosen(config["dataset"])),
+    )
     plan.require_training(config["training"])
     if start := config["training"].get("start_from"):
         from pipeline_lib.networks.transfer import require_start

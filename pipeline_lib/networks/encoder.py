@@ -44,7 +44,7 @@ class EncoderPlan(Plan):
     Each level of the encoder has unpadded convolutions with ReLU and then a 2x2 max pooling. The fully
     connected layers are written as convolutions: the first one has a kernel of `fc_size` x `fc_size`, the
     others one of 1x1. ReLU and drop-out follow each. A 1x1 convolution computes the logits of the classes.
-    A pixel of the result is called a cell; there is one per `cell_size` px.
+    The result is a coarse map, with one pixel per `output_stride` px of the image.
 
     The defaults are the layers of VGG16 (configuration D of [1]_).
 
@@ -118,24 +118,24 @@ class EncoderPlan(Plan):
         return [Level(*level) for level in zip(self.channels, *each, strict=True)]
 
     @property
-    def cell_size(self) -> int:
-        """Distance between cells of the result of the encoder and the fully connected layers (px)."""
+    def output_stride(self) -> int:
+        """Distance in the image between neighbouring pixels of the coarse map (px)."""
         return int(2 ** len(self.channels))
 
-    def encoder_input(self, cells: int) -> int:
-        """Return the input size for which encoder and fully connected layers give `cells` cells.
+    def encoder_input(self, coarse: int) -> int:
+        """Return the input size for which encoder and fully connected layers give a coarse map of a size.
 
         Parameters
         ----------
-        cells : int
-            Size of the result, at least 1.
+        coarse : int
+            Size of the coarse map (px), at least 1.
 
         Returns
         -------
         int
-            Size of the input (px). With one cell, it is the window that a cell sees.
+            Size of the input (px). With 1, it is the window that a pixel of the coarse map sees.
         """
-        return self.levels_input(cells + self.fc_size - 1)
+        return self.levels_input(coarse + self.fc_size - 1)
 
     def levels_input(self, pixels: int) -> int:
         """Return the input size for which the last level gives `pixels` pixels.

@@ -101,7 +101,7 @@ class EncoderNetwork(Network):
         self.score = nn.Conv2d(widths[-1], plan.classes, 1)
         self.apply(initialise)
 
-    def score_cells(self, x: Tensor) -> Tensor:
+    def score_coarse(self, x: Tensor) -> Tensor:
         """Compute the logits from the result of the last level.
 
         Parameters
@@ -112,7 +112,7 @@ class EncoderNetwork(Network):
         Returns
         -------
         (n, classes, y - fc_size + 1, x - fc_size + 1) Tensor
-            Logits of the classes, per cell.
+            Logits of the classes, as a coarse map.
         """
         for layer in self.fc:
             x = self.dropout(nn.functional.relu(layer(x), inplace=True))

@@ -137,7 +137,7 @@ def build_dataset(
     }
     with ExitStack() as stack:
         stack.enter_context(_named(Path(output).stem))
-        chosen = Classes.chosen(target, classes, instances)
+        chosen = Classes.chosen(settings)
         paths = [path for path in (images, annotation, ignore_mask) if path]
         sources = [file for path in paths for file in imageio.source_files(path)]
         # Drawn images have records: report a damaged file as such before a reader fails on it.

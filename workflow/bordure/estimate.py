@@ -12,6 +12,7 @@ from pipeline_lib import imageio, layout, networks
 from pipeline_lib.projects.proposal import FORWARD, JOBS, ORIENTATIONS
 from pipeline_lib.runtime.log import several
 from pipeline_lib.runtime.types import Json
+from pipeline_lib.tasks.segmentation.classes import Classes
 
 SCORING = 10e-6  # s per pixel: choice of the threshold, and scores of network and baselines (two cores, ISBI)
 # Bytes per pixel of the files that a run writes for each kind of volume, without compression
@@ -48,7 +49,8 @@ def describe_run(
     """
     channels = imageio.number_of(config["dataset"]["channels"])
     training, prediction = config["training"], config["prediction"]
-    plan = networks.plan(**config["network"], input_channels=channels)
+    classes = Classes.chosen(config["dataset"])
+    plan = networks.plan(**config["network"], input_channels=channels, classes=len(classes))
     pixels_per_step = training["batch"] * plan.geometry.output_size(training["tile"]) ** 2
     per_pixel = per_step / pixels_per_step * FORWARD
 
@@ -65,6 +67,9 @@ def describe_run(
     scored = pixels("validation", "test") * SCORING
     seconds = JOBS + trainings * (train + held_out * per_pixel * orientations + scored)
     disk = pixels(*splits.values()) * (DATASET + WEIGHT_MAP + PREDICTION + LABELS)
+    if classes.several:  # their target, probabilities and map
+        disk += pixels(*splits.values()) * (1 + PREDICTION * len(classes) + 1)
+        disk += (trainings - 1) * held_out * PREDICTION * len(classes)
     disk += (trainings + 2) * held_out * (PREDICTION + LABELS)  # 2 baselines
     sections = sum(shape[0] for shape in shapes.values())
     return (

@@ -171,11 +171,7 @@ try:
     # The channels to read if they are the same for all volumes, else their number
     CHANNELS, *others = [own["channels"] for own in DATASET.values()]
     CHANNELS = CHANNELS if all(other == CHANNELS for other in others) else imageio.number_of(CHANNELS)
-    CLASSES = (
-        Classes.of(modelfile.describe(MODEL_FILE))
-        if MODEL_FILE
-        else Classes.chosen(*(config["dataset"].get(key) for key in ("target", "classes", "instances")))
-    )
+    CLASSES = Classes.of(modelfile.describe(MODEL_FILE)) if MODEL_FILE else Classes.chosen(config["dataset"])
     PLAN = networks.plan(
         **config["network"], input_channels=imageio.number_of(CHANNELS), classes=len(CLASSES)
     )

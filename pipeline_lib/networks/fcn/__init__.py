@@ -21,12 +21,12 @@ STEP_BYTES = {"float32": 4.2, "bfloat16": 2.8}
 class FCNPlan(EncoderPlan):
     """Base class of the plans of FCN-32s, FCN-16s and FCN-8s.
 
-    The fully connected layers of a classifier, written as convolutions, give logits for each cell of
-    `cell_size` px. Transposed convolutions enlarge this map to the resolution of the image. FCN-16s and
-    FCN-8s first double it once or twice, and each time add logits of a higher level of the encoder.
+    The fully connected layers of a classifier, written as convolutions, give a coarse map of logits, one
+    pixel per `output_stride` px. Transposed convolutions enlarge it to the resolution of the image. FCN-16s
+    and FCN-8s first double it once or twice, and each time add logits of a higher level of the encoder.
 
-    The names are right for the five levels of the paper. With four levels, a cell has 16 px, and the result
-    is that of an "FCN-16s", "FCN-8s" or "FCN-4s".
+    The names are right for the five levels of the paper. With four levels, the stride is 16 px, and the
+    result is that of an "FCN-16s", "FCN-8s" or "FCN-4s".
 
     The paper pads images by 100 px and crops the result. Here nothing is padded: the crop removes what does
     not receive all its contributions, so that tiles have no seams.
@@ -96,22 +96,22 @@ class FCNPlan(EncoderPlan):
     @property
     def enlargement(self) -> int:
         """Factor of the last upsampling."""
-        return self.cell_size // 2**self.skips
+        return self.output_stride // 2**self.skips
 
     @property
     def geometry(self) -> Geometry:
         """Valid input sizes and context. With the defaults, FCN-32s maps 436 px to 32 px."""
-        cells = 1
-        while self._output(cells) < self.cell_size:  # the output of a tile is at least one stride
-            cells += 1
-        before, after = self.encoder_input(cells), self._output(cells)
-        return Geometry(stride=self.cell_size, smallest=before, context=(before - after) // 2)
+        coarse = 1
+        while self._output(coarse) < self.output_stride:  # the output of a tile is at least one stride
+            coarse += 1
+        before, after = self.encoder_input(coarse), self._output(coarse)
+        return Geometry(stride=self.output_stride, smallest=before, context=(before - after) // 2)
 
-    def _output(self, cells: int) -> int:
-        """Return the output size (px). Each upsampling cuts off the half of a cell on each side."""
+    def _output(self, coarse: int) -> int:
+        """Return the output size (px). Each upsampling by f cuts off f/2 px on each side."""
         for _ in range(self.skips):
-            cells = 2 * (cells - 1)
-        return self.enlargement * (cells - 1)
+            coarse = 2 * (coarse - 1)
+        return self.enlargement * (coarse - 1)
 
     @property
     def parameters(self) -> int:
@@ -156,7 +156,7 @@ class FCNPlan(EncoderPlan):
         """
         widths = self._widths()
         kept = sum(width * (convolutions + 0.75) for width, convolutions in widths)
-        kept += sum(self.fc_channels) / self.cell_size**2
+        kept += sum(self.fc_channels) / self.output_stride**2
         largest = max(width for width, _ in widths)
         values = kept + largest + 5 * self.classes
         return STEP_BYTES.get(precision, STEP_BYTES["float32"]) * values
@@ -168,7 +168,7 @@ class FCNPlan(EncoderPlan):
 
 @dataclass(frozen=True)
 class FCN32sPlan(FCNPlan):
-    """Plan of FCN-32s: the logits of the cells are enlarged to the image in one step, 32 times.
+    """Plan of FCN-32s: the coarse map of logits is enlarged to the image in one step, 32 times.
 
     Parameters
     ----------

@@ -13,12 +13,12 @@ from pipeline_lib.networks.module import crop_centre
 class FCN(EncoderNetwork):
     """Fully convolutional network without padding.
 
-    The logits of the cells are doubled once for each skip connection and then enlarged to the resolution of
+    The coarse map of logits is doubled once for each skip connection and then enlarged to the resolution of
     the image. Each doubling is followed by the sum with the logits of the level that has this resolution,
     cropped at its centre.
 
     An upsampling by f is a transposed convolution with a kernel of 2f x 2f and stride f. It starts as
-    bilinear interpolation and cuts off the half of a cell on each side, where pixels do not receive all their
+    bilinear interpolation and cuts off f/2 px on each side, where pixels do not receive all their
     contributions. The layers of the skip connections start as 0, so that they change nothing at first.
 
     Parameters
@@ -82,7 +82,7 @@ class FCN(EncoderNetwork):
             Logits of the classes.
         """
         *skips, lowest = self.encoder(x, checkpointing=self.checkpointing and self.training)
-        logits = self.score_cells(lowest)
+        logits = self.score_coarse(lowest)
         for double, score, scale in zip(self.doublings, self.skip_scores, self.scales, strict=True):
             logits = double(logits)
             logits = logits + score(scale * crop_centre(skips.pop(), logits))
@@ -95,7 +95,7 @@ class _LearnedUpsampling(nn.ConvTranspose2d):
     Parameters
     ----------
     factor : int
-        Factor of the upsampling. A map of n cells becomes (n - 1) * `factor` px.
+        Factor of the upsampling. A map of n px becomes (n - 1) * `factor` px.
     classes : int
         Number of channels.
     """
@@ -107,7 +107,7 @@ class _LearnedUpsampling(nn.ConvTranspose2d):
     def reset_parameters(self) -> None:
         """Set the kernel to bilinear interpolation."""
         factor = self.stride[0]
-        distance = torch.arange(0.5 - factor, factor)  # of the pixels under the kernel to the cell's centre
+        distance = torch.arange(0.5 - factor, factor)  # of the pixels under the kernel to its centre
         line = 1 - distance.abs() / factor
         with torch.no_grad():
             self.weight.zero_()
@@ -130,6 +130,6 @@ class _FixedUpsampling(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the interpolated map without a rim of half a cell, where it would depend on padding."""
+        """Return the interpolated map without a rim of `factor` / 2 px, where it would depend on padding."""
         x = nn.functional.interpolate(x, scale_factor=self.factor, mode="bilinear")
         return nn.functional.pad(x, [-(self.factor // 2)] * 4)

@@ -98,20 +98,20 @@ class PatchClassifierPlan(EncoderPlan):
     def __post_init__(self) -> None:
         super().__post_init__()
         smallest = self.levels_input(1)
-        steps, rest = divmod(self.window - smallest, self.cell_size)
+        steps, rest = divmod(self.window - smallest, self.output_stride)
         if rest or steps < 0:
-            sizes = [smallest + step * self.cell_size for step in range(3)]
-            below = smallest + max(steps, 0) * self.cell_size
+            sizes = [smallest + step * self.output_stride for step in range(3)]
+            below = smallest + max(steps, 0) * self.output_stride
             raise InputError(
                 f"network.window: a window of {self.window} px does not fit the layers: poolings would leave "
                 f"pixels unused. Sizes that fit are {', '.join(map(str, sizes))}, ... px. Use {below} or "
-                f"{below + self.cell_size}."
+                f"{below + self.output_stride}."
             )
 
     @property
     def fc_size(self) -> int:
         """Size of the kernel of the first fully connected layer (px of the lowest level)."""
-        return (self.window - self.levels_input(1)) // self.cell_size + 1
+        return (self.window - self.levels_input(1)) // self.output_stride + 1
 
     @property
     def geometry(self) -> Geometry:

@@ -69,7 +69,7 @@ def shift_and_stitch(network: PatchClassifier, x: Tensor) -> Tensor:
        Transactions on Pattern Analysis and Machine Intelligence 39(4):640-651, 2017.
     """
     x = network.without_margin(x)
-    step = network.plan.cell_size
+    step = network.plan.output_stride
     height, width = (size - network.plan.window + 1 for size in x.shape[2:])
     result = x.new_empty(len(x), network.plan.classes, height, width)
     for top in range(min(step, height)):
@@ -105,13 +105,13 @@ def heat_map(network: PatchClassifier, x: Tensor) -> Tensor:
     """
     x = network.without_margin(x)
     coarse = _coarse_map(network, x)
-    height, width = ((cells - 1) * network.plan.cell_size + 1 for cells in coarse.shape[2:])
+    height, width = ((size - 1) * network.plan.output_stride + 1 for size in coarse.shape[2:])
     fine = nn.functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
     bottom, right = (size - network.plan.window + 1 for size in x.shape[2:])
     return nn.functional.pad(fine, (0, right - width, 0, bottom - height), mode="replicate")
 
 
 def _coarse_map(network: PatchClassifier, x: Tensor) -> Tensor:
-    """Compute the logits of the windows at every `cell_size` px that lie in the image."""
-    height, width = (size - (size - network.plan.window) % network.plan.cell_size for size in x.shape[2:])
+    """Compute the logits of the windows at every `output_stride` px that lie in the image."""
+    height, width = (size - (size - network.plan.window) % network.plan.output_stride for size in x.shape[2:])
     return network.score_windows(x[..., :height, :width])

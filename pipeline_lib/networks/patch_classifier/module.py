@@ -88,20 +88,20 @@ class PatchClassifier(EncoderNetwork):
         return x[..., margin:, margin:]
 
     def score_windows(self, x: Tensor) -> Tensor:
-        """Compute the logits of the windows at every `plan.cell_size` px.
+        """Compute the logits of the windows at every `plan.output_stride` px.
 
         Parameters
         ----------
-        x : (n, input_channels, window + i cell_size, window + j cell_size) Tensor
+        x : (n, input_channels, window + i output_stride, window + j output_stride) Tensor
             Normalised images that consist of whole windows.
 
         Returns
         -------
         (n, classes, i + 1, j + 1) Tensor
             Logits of the classes. Pixel (a, b) belongs to the window with its first pixel at row
-            a * `cell_size` and column b * `cell_size`.
+            a * `output_stride` and column b * `output_stride`.
         """
-        return self.score_cells(self.encoder(x)[-1])
+        return self.score_coarse(self.encoder(x)[-1])
 
     def _score_pixels(self, x: Tensor) -> Tensor:
         """Compute the logits of the windows at every pixel, with dilated kernels."""

@@ -5,7 +5,7 @@ This module imports neither torch nor numba. No other folder uses the number of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,24 +59,16 @@ class Classes:
         return cls(statistics["classes"], statistics["cells"]) if statistics.get("cells") else TWO
 
     @classmethod
-    def chosen(
-        cls,
-        target: str | None,
-        classes: Mapping[str, object] | None,
-        instances: Sequence[str] | None = None,
-    ) -> Classes:
+    def chosen(cls, dataset: Json) -> Classes:
         """Return the classes that the settings of a dataset choose.
 
         Parameters
         ----------
-        target : {"cells", "cell_border", "classes"} or None
-            What the network learns: background and cells; also the border between touching cells, as a class
-            of its own; or the classes of the annotation.
-        classes : mapping of str, or None
-            Setting `classes`: the values of each class in the annotation.
-        instances : sequence of str, optional
-            Names of the classes whose connected areas are cells. By default all but `background` and
-            `border`.
+        dataset : dict
+            Section `dataset` of the config. `target` is what the network learns: "cells" and background, as
+            by default; "cell_border", also the border between touching cells; or "classes", those of the
+            annotation, whose values are in `classes`. `instances` are the names of the classes whose
+            connected areas are cells, by default all but `background` and `border`.
 
         Returns
         -------
@@ -88,6 +80,7 @@ class Classes:
         InputError
             If the settings contradict each other.
         """
+        target, classes, instances = (dataset.get(key) for key in ("target", "classes", "instances"))
         named = [name for name in classes or () if name not in ("background", "border")]
         if target == "classes" and not named:
             raise InputError(
