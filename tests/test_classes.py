@@ -345,7 +345,7 @@ def test_the_jobs_that_share_a_volume_write_a_class_map(tmp_path):
     shared = {key: value for key, value in CONFIG.items() if key not in ("data_dir", "dataset")}
     dataset = CONFIG["dataset"] | {"channels": 1}
     shared |= {"drawing": drawing, "dataset": dataset, "jobs_per_volume": 2}
-    (tmp_path / "volumes.tsv").write_text(TABLE)
+    (tmp_path / "volumes.tsv").write_text(TABLE.replace("classes.tif", "labels.tif"))
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(shared))
     target = "results/segmentation/score_classes.tif"
     printed = snakemake(tmp_path, "-n", "--configfile", "my.yaml", "--", target)
