@@ -35,6 +35,7 @@ from pipeline_lib.inference import passes
 from pipeline_lib.kernels.pixelsize import pair
 from pipeline_lib.networks import transfer
 from pipeline_lib.networks.model import Model
+from pipeline_lib.networks.module import Network
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
@@ -144,16 +145,7 @@ def train(
     net = plan.build()
     started: Json = {}
     if start:
-        source = Model.load(start)
-        found = transfer.match(
-            source.plan, plan, transfer.same_classes(source.classes, trained_task.class_names)
-        )
-        transfer.transfer(found, source.network, net)
-        kept = transfer.keeps_normalisation(source.plan, plan, settings.keep_normalisation)
-        if kept:
-            normalisation = source.normalisation
-        started = {"network": source.plan.name, "kept_normalisation": kept, **found.summary()}
-        del source
+        normalisation, started = _start(net, start, trained_task, normalisation, settings.keep_normalisation)
     net.freeze(settings.freeze or ())
     # machines of different kinds may draw different random numbers
     net.load_state_dict(processes.from_first(net.state_dict))
@@ -291,6 +283,19 @@ def _describe_shares(task: tasks.Task, pixels: np.ndarray, trained: np.ndarray) 
         f"{name} {there:.1%} of annotated pixels and {here:.1%} of those in patches"
         for name, there, here in shares
     )
+
+
+def _start(
+    net: Network, path: str | Path, task: tasks.Task, measured: Normalisation, keep_normalisation: bool | None
+) -> tuple[Normalisation, Json]:
+    """Let a network start from a model file. Return its normalisation, and what was copied for the record."""
+    source = Model.load(path)
+    same = transfer.same_classes(source.classes, task.class_names)
+    found = transfer.match(source.plan, net.plan, same)
+    transfer.transfer(found, source.network, net)
+    kept = transfer.keeps_normalisation(source.plan, net.plan, keep_normalisation)
+    started = {"network": source.plan.name, "kept_normalisation": kept, **found.summary()}
+    return source.normalisation if kept else measured, started
 
 
 def _log_start(started: Json, path: str | Path, normalisation: Normalisation) -> None:
