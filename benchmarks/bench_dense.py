@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import harness
 from benchmarks.harness import Row, ratio, side_by_side
 from pipeline_lib import networks, tasks
 from pipeline_lib.data.patches import Patch
 from pipeline_lib.inference import passes
+from pipeline_lib.networks.cost import multiply_adds
 from pipeline_lib.networks.patch_classifier import PatchClassifierPlan, dense
 from pipeline_lib.networks.patch_classifier.module import PatchClassifier
 from pipeline_lib.training.schedule import Settings, make_optimizer
@@ -46,33 +46,11 @@ def measure() -> list[Row]:
 
 def costs() -> list[Row]:
     """Count the multiply-adds of the paper's network."""
-    found = multiply_adds(PatchClassifierPlan())
+    found = {way: multiply_adds(PatchClassifierPlan(), function) for way, function in WAYS.items()}
     return [
         Row(f"N4, {way}", "one pixel", count / 1e6, "M multiply-adds", details={"count": count})
         for way, count in found.items()
     ]
-
-
-def multiply_adds(plan: PatchClassifierPlan) -> dict[str, float]:
-    """Return the multiply-adds of each way per output pixel, without the margin of the section.
-
-    The count is a quadratic polynomial in the side of the section, and its second difference has no margin.
-    """
-    network = plan.build().eval().to("meta")
-    step = plan.output_stride
-    found = {}
-    for way, function in WAYS.items():
-        one, two, three = (_multiply_adds(function, network, sides * step) for sides in (1, 2, 3))
-        found[way] = (three - 2 * two + one) / (2 * step**2)
-    return found
-
-
-def _multiply_adds(way: Way, network: PatchClassifier, output: int) -> int:
-    """Count the multiply-adds for `output` x `output` px."""
-    size = network.geometry.input_size(output)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        way(network, torch.empty(1, network.plan.input_channels, size, size, device="meta"))
-    return counter.get_total_flops() // 2
 
 
 def times() -> list[Row]:
@@ -84,7 +62,7 @@ def times() -> list[Row]:
         return torch.inference_mode()(lambda: way(network, x))
 
     found = side_by_side({name: call(way) for name, way in WAYS.items()}, rounds=7)
-    counts = multiply_adds(network.plan)
+    counts = {way: multiply_adds(network.plan, function) for way, function in WAYS.items()}
     return [
         Row(
             f"64 x 64 px, 16 channels, {way}",

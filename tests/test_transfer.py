@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bordure import starts
+from bordure import starts, study
 from test_training import TRAINING, interrupted, run, same, step_of
 from test_training import inputs as inputs
 from torch import nn
@@ -493,16 +493,59 @@ def test_from_patch_classifier_to_fcn8s(inputs, tmp_path):
 
 # ----------------------------------------------------------------------------------- models of a run
 
-TRAINED = {"fcn32s": 0, "fcn32s-seed1": 1, "fcn16s": 0}
+
+def models_of(config: dict, **variants: dict) -> dict[str, study.Model]:
+    """Return the models of a run with these settings and variants."""
+    given = {"volumes": "my.tsv"} | config | ({"study": {"variants": variants}} if variants else {})
+    return study.models(study.variants(given), [([], [])], channels=1)
 
 
 def test_models_of_a_run_are_preferred_to_files():
-    config = {"training": {"start_from": "fcn32s", "freeze": ["encoder"], "tile": 44}}
-    file = starts.start_file("fcn16s", config, TRAINED, lambda path: f"found/{path}")
-    assert file == "<results>/models/fcn32s/model.pt"
-    assert starts.training_of("fcn16s", config) == config["training"]
-    assert starts.start_file("fcn32s", config, TRAINED, str) is None
-    assert starts.training_of("fcn32s", config) == {"tile": 44}
-    config = {"training": {"start_from": "old/model.pt"}}
-    assert starts.start_file("fcn16s", config, TRAINED, lambda path: f"found/{path}") == "found/old/model.pt"
-    assert starts.start_file("fcn16s", {"training": {}}, TRAINED, str) is None
+    config = {"training": {"start_from": "unet-seed3", "freeze": ["down"], "tile": 204}, "seeds": [3]}
+    models = models_of(config)
+    unet, further = models.values()
+    found = "<results>/models/unet-seed3/model.pt"
+    assert starts.start_file(unet, models, lambda path: f"found/{path}") == found
+    assert starts.training_of(unet, models) == unet.settings["training"]
+    assert starts.start_file(further, models, str) is None
+    left_out = unet.settings["training"].keys() - starts.training_of(further, models).keys()
+    assert left_out == {"start_from", "freeze"}
+    models = models_of({"training": {"start_from": "old/model.pt"}})
+    assert starts.start_file(models["unet"], models, lambda path: f"found/{path}") == "found/old/model.pt"
+    models = models_of({})
+    assert starts.start_file(models["unet"], models, str) is None
+
+
+def test_a_variant_starts_from_the_model_with_the_same_seed():
+    models = models_of({"seeds": [7]}, plain={}, second={"training": {"start_from": "plain"}})
+    starts.require_starts(models, "results", str)
+    assert {name: starts.start_file(model, models, str) for name, model in models.items()} == {
+        "plain": None,
+        "plain-seed7": None,
+        "second": "<results>/models/plain/model.pt",
+        "second-seed7": "<results>/models/plain-seed7/model.pt",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ({"a": {"training": {"start_from": "a"}}}, "study.variants.a: training.start_from: `a` is the model"),
+        (
+            {"a": {"training": {"start_from": "b"}}, "b": {"training": {"start_from": "a"}}},
+            "study.variants.a: training.start_from: a circle, a starts from b starts from a. One of them",
+        ),
+        (
+            {"a": {}, "b": {"network": {"name": "fcn32s"}, "training": {"start_from": "a"}}},
+            "study.variants.b: training.start_from: a: no layer of this unet has the same name and shape",
+        ),
+        (
+            {"a": {"training": {"start_from": "c"}}},
+            "study.variants.a: training.start_from: found no file `c`",
+        ),
+    ],
+)
+def test_impossible_starts_stop_the_dry_run(variants, message):
+    with pytest.raises(InputError) as error:
+        starts.require_starts(models_of({}, **variants), "results", str)
+    assert str(error.value).startswith(message)

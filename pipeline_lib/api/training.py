@@ -251,9 +251,9 @@ def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, thr
     )
     plan.require_training(config["training"])
     if start := config["training"].get("start_from"):
-        from pipeline_lib.networks.transfer import require_start
+        from pipeline_lib.networks.transfer import plan_of, require_start
 
-        require_start(start, plan, config["training"].get("keep_normalisation"))
+        require_start(plan_of(start), plan, str(start), config["training"].get("keep_normalisation"))
 
     def file(part: str, volume: Volume, suffix: str = ".h5") -> Path:
         return folder / part / f"{volume.volume}{suffix}"

@@ -46,6 +46,8 @@ class Augmentation:
         Gray values within the range of the patch are raised to a power from 1 / (1 + `gamma`) to 1 + `gamma`.
     noise : float, default 0.1
         Largest standard deviation of the Gaussian noise, in units of the normalised image.
+    interpolation : {"bicubic", "bilinear"}, optional
+        How gray values between pixels are computed. By default bicubically.
 
     References
     ----------
@@ -63,6 +65,7 @@ class Augmentation:
     offset: float = 0.2
     gamma: float = 0.2
     noise: float = 0.1
+    interpolation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -257,7 +260,7 @@ def sample(image: Tensor, terms: np.ndarray, basis: Tensor, mode: str) -> Tensor
         Coefficients from `placement`.
     basis : (tile, grid + 2) Tensor of float32
         Functions from `basis`, or some rows of them for the middle of a patch.
-    mode : {"bicubic", "nearest"}
+    mode : {"bicubic", "bilinear", "nearest"}
         Interpolation; "nearest" does not change values.
 
     Returns

@@ -250,7 +250,8 @@ class Patches:
         terms = augment.placement(transform, region.centre)
         basis = augment.basis(self.tile, transform.nodes.shape[-1], device)
         inner = basis[context : self.tile - context]
-        image = augment.sample(region.image.to(device, non_blocking=True), terms, basis, "bicubic")
+        mode = self.augmentation.interpolation or "bicubic"
+        image = augment.sample(region.image.to(device, non_blocking=True), terms, basis, mode)
         truth = augment.sample(region.truth.to(device, non_blocking=True), terms, inner, "nearest")
         generator = torch.Generator(device).manual_seed(region.seed)
         return Patch(augment.vary_gray(image, transform, generator)[None], truth[None])

@@ -143,33 +143,55 @@ def transfer(found: Match, source: Network, target: Network) -> None:
             tensor.copy_(_sum_to(tensors[name], tensor.shape))
 
 
-def require_start(path: str | Path, plan: Plan, keep_normalisation: bool | None = None) -> None:
-    """Check that a network can start from a model file, without reading its parameters.
+def plan_of(path: str | Path) -> Plan:
+    """Return the plan of a network from a model file, without reading its parameters.
 
     Parameters
     ----------
     path : str or Path
         Model file.
-    plan : Plan
+
+    Returns
+    -------
+    Plan
+        The plan.
+
+    Raises
+    ------
+    InputError
+        If the file is not a model.
+    """
+    try:
+        described = modelfile.describe(path)
+        return networks.plan(described["name"], **described["arguments"])
+    except InputError as error:
+        raise InputError(f"training.start_from: {error}") from None
+
+
+def require_start(source: Plan, target: Plan, name: str, keep_normalisation: bool | None = None) -> None:
+    """Check that a network can start from another one.
+
+    Parameters
+    ----------
+    source : Plan
+        Plan of the trained network.
+    target : Plan
         Plan of the network that starts from it.
+    name : str
+        Name or file of the trained network, for messages.
     keep_normalisation : bool, optional
         Setting `training.keep_normalisation`.
 
     Raises
     ------
     InputError
-        If the file is not a model, no layer can be copied, or the normalisation cannot be kept.
+        If no layer can be copied, or the normalisation cannot be kept.
     """
     try:
-        described = modelfile.describe(path)
-        source = networks.plan(described["name"], **described["arguments"])
+        match(source, target)
     except InputError as error:
-        raise InputError(f"training.start_from: {error}") from None
-    try:
-        match(source, plan)
-    except InputError as error:
-        raise InputError(f"training.start_from: {path}: {error}") from None
-    keeps_normalisation(source, plan, keep_normalisation)
+        raise InputError(f"training.start_from: {name}: {error}") from None
+    keeps_normalisation(source, target, keep_normalisation)
 
 
 def keeps_normalisation(source: Plan, target: Plan, setting: bool | None = None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,11 +17,14 @@ from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.data.patches import Patches, Volume
 from pipeline_lib.inference import passes
+from pipeline_lib.networks import Plan
+from pipeline_lib.networks.folding import fold
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.training.schedule import Settings
 from pipeline_lib.training.step import Step
 
+SECTION = 512  # px, side of the section whose prediction is timed
 FEWEST_STEPS = 3  # steps that are timed even if they take longer than `seconds`
 
 
@@ -31,6 +34,8 @@ def measure_speed(
     augmentation: Json | None = None,
     *,
     channels: int = 1,
+    classes: Sequence[str] = (),
+    cells: Sequence[str] = (),
     threads: int | None = None,
     seconds: float = 3.0,
 ) -> float:
@@ -50,6 +55,8 @@ def measure_speed(
         Arguments of `data.augment.Augmentation`, by name.
     channels : int, default 1
         Number of channels of the images.
+    classes, cells : sequence of str, optional
+        Names of the classes, and of those whose pixels belong to cells, as for `tasks.load`.
     threads : int, optional
         Number of CPU threads of the training. By default that of this process.
     seconds : float, default 3.0
@@ -74,7 +81,7 @@ def measure_speed(
     14.0
     """
     settings = Settings(**training)
-    task = tasks.load("segmentation")
+    task = tasks.load("segmentation", classes, cells)
     plan = networks.plan(**{"name": "unet"} | network, input_channels=channels, classes=task.classes)
     plan.require_tile(settings.tile, "training.tile")
     device = devices.choose_device(settings.device)
@@ -107,6 +114,65 @@ def measure_speed(
         taken = time.perf_counter() - start
         batches.close()  # type: ignore[attr-defined]  # ends the thread that prepares patches
         return taken / done
+
+
+def measure_prediction(
+    plan: Plan,
+    *,
+    precision: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    seconds: float = 3.0,
+) -> float:
+    """Return the time that a network takes for the pixels of a section, without reading and writing files.
+
+    The network processes a tile of noise whose output has about 512 x 512 px.
+
+    Parameters
+    ----------
+    plan : Plan
+        Plan of the network.
+    precision : {"auto", "float32", "bfloat16"}, default "auto"
+        Number format of the convolutions.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        Device of the prediction.
+    threads : int, optional
+        Number of CPU threads. By default that of this process.
+    seconds : float, default 3.0
+        Time after which the measurement ends, apart from a first tile that is not timed (s). At least one
+        tile is timed.
+
+    Returns
+    -------
+    float
+        Seconds per megapixel (10^6 px) of the output.
+
+    Raises
+    ------
+    InputError
+        If `device` is `cuda` and there is no GPU.
+    """
+    chosen = devices.choose_device(device)
+    number_format = passes.choose_precision(precision, chosen)
+    passes.keep_memory()
+    with _threads(threads), torch.random.fork_rng(), torch.inference_mode():
+        net = plan.build().eval()
+        fold(net)
+        net.move_to(chosen)
+        size = plan.geometry.input_size(SECTION)
+        image = torch.randn(1, plan.input_channels, size, size, device=chosen)
+
+        def predict() -> None:
+            with passes.autocast(chosen, number_format):
+                net(image).sum().item()  # waits for a GPU
+
+        predict()
+        start, done = time.perf_counter(), 0
+        while not done or time.perf_counter() - start < seconds:
+            predict()
+            done += 1
+        taken = time.perf_counter() - start
+    return taken / done / plan.geometry.output_size(size) ** 2 * 1e6
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "workflow")]
 
-from bordure import lengths, settings, starts  # noqa: E402
+from bordure import lengths, settings, starts, study  # noqa: E402
 
 from pipeline_lib import networks  # noqa: E402
-from pipeline_lib.data import volumes  # noqa: E402
+from pipeline_lib.data import folds, volumes  # noqa: E402
 from pipeline_lib.networks import modelfile  # noqa: E402
 from pipeline_lib.runtime.errors import InputError  # noqa: E402
 from pipeline_lib.runtime.types import Json  # noqa: E402
@@ -86,7 +86,8 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
 
     Returns the volumes and the settings.
     """
-    config = settings.complete(settings.read_config("my.yaml"))
+    variants = study.variants(settings.read_config("my.yaml"))
+    config = next(iter(variants.values()))
     if "model" in config:
         settings.use_model(config, config["model"])
     plan = networks.plan(**config["network"])
@@ -101,8 +102,12 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
         dataset["pairing"],
         dataset.get("scale", dataset.get("offset")),
     )
-    config, _ = lengths.convert(config, rows, {name: images.pixel_size for name, images in found.items()})
-    starts.require_start(plan.name, config, plan, [plan.name], Path)
+    in_files = {name: images.pixel_size for name, images in found.items()}
+    variants = {name: lengths.convert(own, rows, in_files)[0] for name, own in variants.items()}
+    config = next(iter(variants.values()))
+    if "folds" in config:
+        folds.divide(rows, {name: images.sections for name, images in found.items()}, config["folds"])
+    starts.require_starts(study.models(variants, [([], [])], 1), config["results"], Path)
     return rows, config
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pipeline_lib.networks import Plan
+from bordure.study import Model, of_variant
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Json
 
@@ -15,43 +15,67 @@ OF_START = ("start_from", "keep_normalisation", "freeze", "learning_rate_factors
 MODEL_FILE = "<results>/models/{model}/model.pt"  # of each model of a run
 
 
-def training_of(model: str, config: Json) -> Json:
+def named(model: Model, models: Mapping[str, Model]) -> Model | None:
+    """Return the model of the run that `training.start_from` of a model names.
+
+    The name of a variant stands for the model of this variant with the same fold and seed.
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    models : dict of str to Model
+        All models of the run. They are preferred to files.
+
+    Returns
+    -------
+    Model or None
+        The named model; None if the setting is missing or names a file.
+    """
+    start = model.settings["training"].get("start_from")
+    # without a study, the main model has the name of the only variant
+    variants = {other.variant for other in models.values()} if "study" in model.settings else set()
+    if start in variants:
+        key = (start, model.fold, model.seed)
+        return next(other for other in models.values() if (other.variant, other.fold, other.seed) == key)
+    return models.get(start)
+
+
+def training_of(model: Model, models: Mapping[str, Model]) -> Json:
     """Return the section `training` for one model of a run.
 
-    The model that `start_from` names cannot start from itself. It starts from random parameters, and nothing
+    A model that `start_from` names cannot start from itself. It starts from random parameters, and nothing
     of it is frozen.
 
     Parameters
     ----------
-    model : str
-        Name of the model.
-    config : dict
-        Settings of the run.
+    model : Model
+        The model.
+    models : dict of str to Model
+        All models of the run.
 
     Returns
     -------
     dict
         The section, without the settings of `OF_START` for the model that it names.
     """
-    training = config["training"]
-    if training.get("start_from") != model:
+    training = model.settings["training"]
+    if named(model, models) is not model:
         return training
     return {key: value for key, value in training.items() if key not in OF_START}
 
 
 def start_file(
-    model: str, config: Json, models: Collection[str], find: Callable[[str], Path | str]
+    model: Model, models: Mapping[str, Model], find: Callable[[str], Path | str]
 ) -> Path | str | None:
     """Return the model file that the training of a model starts from.
 
     Parameters
     ----------
-    model : str
-        Name of the model.
-    config : dict
-        Settings of the run.
-    models : collection of str
-        Names of all models that the run trains. They are preferred to files.
+    model : Model
+        The model.
+    models : dict of str to Model
+        All models of the run.
     find : callable
         Function that finds the file of a path in the config.
 
@@ -61,50 +85,77 @@ def start_file(
         The file. That of a model of the run begins with `<results>`. None if the training starts from random
         parameters.
     """
-    start = training_of(model, config).get("start_from")
+    start = training_of(model, models).get("start_from")
     if start is None:
         return None
-    return MODEL_FILE.format(model=start) if start in models else find(os.path.expanduser(start))
+    other = named(model, models)
+    return MODEL_FILE.format(model=other.name) if other else find(os.path.expanduser(start))
 
 
-def require_start(
-    model: str, config: Json, plan: Plan, models: Collection[str], find: Callable[[str], Path | str]
-) -> None:
-    """Check in the dry run that the main model of a run can start from another one.
+def require_starts(models: Mapping[str, Model], results: str, find: Callable[[str], Path | str]) -> None:
+    """Check in the dry run that each model can start from the one that it names.
 
     Parameters
     ----------
-    model : str
-        Name of the main model.
-    config : dict
-        Settings of the run.
-    plan : Plan
-        Plan of its network.
-    models, find
+    models : dict of str to Model
+        All models of the run.
+    results : str
+        Results folder.
+    find : callable
         As for `start_file`.
 
     Raises
     ------
     InputError
-        If a model would start from itself, the file does not exist, is not a model, or is written by the run
-        itself, or if nothing of it can be copied.
+        If a model would start from itself, directly or over others, the file does not exist, is not a model,
+        or is written by the run itself, or if nothing of it can be copied.
     """
-    start = config["training"].get("start_from")
-    if start == model:
+    done = set()
+    for model in models.values():
+        if model.variant not in done:  # the models of a variant start alike
+            with of_variant(model.variant, "study" in model.settings):
+                _require_start(model, models, results, find)
+        done.add(model.variant)
+
+
+def _require_start(
+    model: Model, models: Mapping[str, Model], results: str, find: Callable[[str], Path | str]
+) -> None:
+    start = model.settings["training"].get("start_from")
+    if start is None:
+        return
+    other = named(model, models)
+    study = model.settings.get("study", {"variants": {model.variant: model.settings}})
+    if other is model and (study["variants"][model.variant].get("training") or {}).get("start_from"):
         raise InputError(
-            f"training.start_from: `{model}` is the model that this run trains. To start from one that it "
+            f"training.start_from: `{start}` is the model that this run trains. To start from one that it "
             "trained earlier, copy its `model.pt` to another folder and name the copy."
         )
-    file = start_file(model, config, models, find)
-    if file is None or start in models:
-        return
-    others = [other for other in models if other != model]
-    if not Path(file).exists():
-        named = f", or one of the models {', '.join(others)} of this run" if others else ""
+    path = [model.name]
+    while other and other.name not in path:
+        path.append(other.name)
+        other = named(other, models)
+        if other and other.name == path[-1]:  # starts from random parameters
+            other = None
+    if other:
         raise InputError(
-            f"training.start_from: found no file `{start}`. Expected the path of a model file{named}."
+            f"training.start_from: a circle, {' starts from '.join([*path, other.name])}. One of them must "
+            "start from a file, or from random parameters."
         )
-    results = config["results"]
+    from pipeline_lib.networks import transfer  # imports torch, which takes a second
+
+    keep = model.settings["training"].get("keep_normalisation")
+    if other := named(model, models):
+        if other is not model:
+            transfer.require_start(other.plan, model.plan, other.name, keep)
+        return
+    file = start_file(model, models, find)
+    if not Path(file).exists():
+        others = [name for name in models if name != model.name]
+        some = f", or one of the models {', '.join(others)} of this run" if others else ""
+        raise InputError(
+            f"training.start_from: found no file `{start}`. Expected the path of a model file{some}."
+        )
     made = [
         f"{results}/model.pt",
         *(MODEL_FILE.format(model=m).replace("<results>", results) for m in models),
@@ -114,6 +165,4 @@ def require_start(
             f"training.start_from: {file} is a file that this run writes. Copy it to another folder and name "
             "the copy."
         )
-    from pipeline_lib.networks import transfer  # imports torch, which takes a second
-
-    transfer.require_start(file, plan, config["training"].get("keep_normalisation"))
+    transfer.require_start(transfer.plan_of(file), model.plan, str(file), keep)

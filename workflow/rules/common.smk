@@ -24,9 +24,9 @@ LIBRARY = next(folder for folder in WORKFLOW_FOLDER.parents if (folder / "pipeli
 sys.path[:0] = [str(LIBRARY), str(WORKFLOW_FOLDER)]
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(LIBRARY), os.getenv("PYTHONPATH")])))
 
-from bordure import estimate, internals, replacement, starts
-from pipeline_lib import imageio, memory, networks, provenance
-from pipeline_lib.data import volumes
+from bordure import estimate, internals, replacement, starts, study
+from pipeline_lib import imageio, memory, provenance
+from pipeline_lib.data import folds, volumes
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.pixelsize import pair
 from pipeline_lib.networks import modelfile
@@ -37,7 +37,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import explained, read_json, write_json
 from pipeline_lib.runtime.log import WORKFLOW
 from bordure.lengths import convert
-from bordure.settings import OF_TRAINING, complete, of_volume, read_config, use_model
+from bordure.settings import OF_TRAINING, of_volume, read_config, use_model
 
 IMPORTED = internals.is_imported(workflow)
 START = time.time()
@@ -105,21 +105,39 @@ def check_results():
             )
 
 
+def dataset_of(settings, name):
+    """Return the settings of the section `dataset` for one volume."""
+    return of_volume(settings["dataset"], VOLUMES[name].dataset, VOLUMES[name].row)
+
+
+def divide_volumes():
+    """Return the names of the training and validation volumes of each fold, and a description for the user.
+
+    Volumes of which parts lie in two folds are divided.
+    """
+    splits = [[name for name, row in VOLUMES.items() if row.split == split] for split in folds.ANNOTATED]
+    if "folds" not in config or MODEL_FILE:
+        return [splits], []
+    divided = folds.divide([*VOLUMES.values()], {name: SHAPES[name][0] for name in VOLUMES}, config["folds"])
+    for row in divided.volumes:
+        for found in (SHAPES, OTHERS, IN_FILES):
+            if (name := divided.whole[row.volume]) in found:
+                found[row.volume] = found[name]
+        SHAPES[row.volume] = (len(divided.numbers[row.volume]), *SHAPES[row.volume][1:])
+    VOLUMES.clear()
+    VOLUMES.update({row.volume: row for row in divided.volumes})
+    every = [name for own in divided.names for name in own]
+    return [([name for name in every if name not in own], own) for own in divided.names], divided.described()
+
+
 def check_tiles():
-    """Raise `InputError` if the network cannot process the tiles, now and not after hours in the queue."""
-    if not MODEL_FILE and workflow.is_main_process:  # not again in each job: this may import torch
-        PLAN.require_training(config["training"])
-    if (tile := config["prediction"]["tile"]) != "auto":
-        PLAN.require_tile(tile, "prediction.tile")
-
-
-def check_seeds():
-    """Raise `InputError` if `seeds` contains `seed`."""
-    if config["seed"] in config["seeds"]:
-        raise InputError(
-            f"config key `seeds`: contains {config['seed']}, which is already the value of `seed`. Remove it "
-            "from `seeds`."
-        )
+    """Raise `InputError` if a network cannot process the tiles, now and not after hours in the queue."""
+    for name, model in VARIANTS.items():
+        with study.of_variant(name, STUDY):
+            if not MODEL_FILE and workflow.is_main_process:  # not again in each job: this may import torch
+                model.plan.require_training(model.settings["training"])
+            if (tile := model.settings["prediction"]["tile"]) != "auto":
+                model.plan.require_tile(tile, "prediction.tile")
 
 
 def check_outputs():
@@ -150,33 +168,52 @@ try:
     if unused := [key for key in OF_TRAINING if {"model", key} <= {*config}]:
         if workflow.is_main_process:
             print(f"model: {', '.join(unused)} have no effect, because nothing is trained", file=sys.stderr)
-    config.update(complete(config))
-    MODEL_FILE = use_model(config, find_beside(config["model"])) if "model" in config else None
-    REPLACE = config.pop("replace")  # how to run, no setting of the results
-    for key in ("results", "data_dir"):
-        if key in config:
-            config[key] = os.path.normpath(os.path.expanduser(config[key]))
+    SETTINGS = study.variants(config)
+    main, *_ = SETTINGS.values()
+    MODEL_FILE = use_model(main, find_beside(main["model"])) if "model" in main else None
+    REPLACE = main["replace"]
+    for own in SETTINGS.values():
+        del own["replace"]  # how to run, no setting of the results
+        own |= {
+            key: os.path.normpath(os.path.expanduser(own[key]))
+            for key in ("results", "data_dir")
+            if key in own
+        }
+    config.pop("replace", None)
+    config.update(main)
+    STUDY = "study" in config
     check_results()
     VOLUMES, SHAPES, OTHERS, IN_FILES = read_volumes()
+    FOLDS, NOTES = divide_volumes()
     # lengths in um become px, once for all rules
-    converted, pixel_size_lines = convert(
-        config,
-        [*VOLUMES.values()],
-        IN_FILES,
-        of_model=pair(modelfile.describe(MODEL_FILE).get("pixel_size")) if MODEL_FILE else None,
-        unused=OF_TRAINING if MODEL_FILE else (),
-    )
-    config.update(converted)
-    DATASET = {name: of_volume(config["dataset"], row.dataset, row.row) for name, row in VOLUMES.items()}
+    for variant, own in SETTINGS.items():
+        SETTINGS[variant], lines = convert(
+            own,
+            [*VOLUMES.values()],
+            IN_FILES,
+            of_model=pair(modelfile.describe(MODEL_FILE).get("pixel_size")) if MODEL_FILE else None,
+            unused=OF_TRAINING if MODEL_FILE else (),
+        )
+        NOTES += [line for line in lines if line not in NOTES]
+    config.update(next(iter(SETTINGS.values())))
+    CHANNELS, *others = [dataset_of(config, name)["channels"] for name in VOLUMES]
     # The channels to read if they are the same for all volumes, else their number
-    CHANNELS, *others = [own["channels"] for own in DATASET.values()]
     CHANNELS = CHANNELS if all(other == CHANNELS for other in others) else imageio.number_of(CHANNELS)
-    CLASSES = Classes.of(modelfile.describe(MODEL_FILE)) if MODEL_FILE else Classes.chosen(config["dataset"])
-    PLAN = networks.plan(
-        **config["network"], input_channels=imageio.number_of(CHANNELS), classes=len(CLASSES)
+    MODELS = study.models(
+        SETTINGS,
+        FOLDS,
+        imageio.number_of(CHANNELS),
+        Classes.of(modelfile.describe(MODEL_FILE)) if MODEL_FILE else None,
+        "applied" if MODEL_FILE else None,
+    )
+    # Main model, whose segmentations and pictures are results. The further models are only scored.
+    MODEL, *FURTHER = MODELS
+    MAIN = MODELS[MODEL]
+    PLAN, CLASSES = MAIN.plan, MAIN.classes
+    VARIANTS, DATASETS, STATISTICS, WEIGHT_MAPS = (
+        study.first_with(MODELS, kind) for kind in ("variant", "dataset", "statistics", "weight_map")
     )
     check_tiles()
-    check_seeds()
 except InputError as error:
     sys.exit(f"error: {error}")  # an exception would be printed with its traceback
 
@@ -188,14 +225,22 @@ def show_plan(dag):
         print(results_message(), estimate_message(), sep="", end="", flush=True)
 
 
-def settings_of(model):
+def settings_of(name):
     """Return the settings of the training of a model, as its file records them."""
+    model = MODELS[name]
     return {
-        "network": config["network"],
-        "training": starts.training_of(model, config),
-        "augmentation": config["augmentation"],
-        "seed": TRAINED[model],
+        "network": model.settings["network"],
+        "training": schedule_of(model),
+        "augmentation": model.settings["augmentation"],
+        "seed": model.seed,
     }
+
+
+def schedule_of(model):
+    """Return the section `training` of a model, with the iterations of its measured speed if there is one."""
+    training = starts.training_of(model, MODELS)
+    path = Path(config["results"], "speed", f"{model.variant}.json")
+    return training | (read_json(path)["schedule"] if STUDY and path.exists() else {})
 
 
 def protect_models(dag):
@@ -237,24 +282,27 @@ def claim_results():
 
 def memory_needs():
     """Yield the memory that each kind of job with a large need takes (`memory.Need`)."""
-    training, channels = config["training"], imageio.number_of(CHANNELS)
-    seen = TRAIN + VALIDATION  # volumes that the training reads
     yield memory.blockwise(config["block"])
-    yield PLAN.prediction_memory()
+    for model in VARIANTS.values():
+        yield model.plan.prediction_memory()
     if MODEL_FILE:
         return
-    yield PLAN.training_memory(
-        training["tile"],
-        precision=training["precision"],
-        on_gpu=training["device"] == "cuda",
-        batch=training["batch"],
-        volumes=len(seen),
-        pixels=sum(math.prod(SHAPES[name]) for name in seen),
-    )
-    yield from (memory.validation(name, SHAPES[name][1:]) for name in VALIDATION)
-    yield from (memory.scoring(name, SHAPES[name][1:]) for name in EVALUATED)
-    if config["normalisation"] == "mean_image":
-        yield from (memory.mean_image(name, SHAPES[name][1:], channels) for name in TRAIN)
+    seen = [*LEARNED]  # volumes that the trainings read
+    for model in VARIANTS.values():
+        training = model.settings["training"]
+        yield model.plan.training_memory(
+            training["tile"],
+            precision=training["precision"],
+            on_gpu=training["device"] == "cuda",
+            batch=training["batch"],
+            volumes=len(seen),
+            pixels=sum(math.prod(SHAPES[name]) for name in seen),
+        )
+    yield from (memory.validation(name, SHAPES[name][1:]) for name in HELD_OUT)
+    yield from (memory.scoring(name, SHAPES[name][1:]) for name in HELD_OUT + TEST)
+    if any(model.settings["normalisation"] == "mean_image" for model in VARIANTS.values()):
+        channels, learned = imageio.number_of(CHANNELS), {name for train, _ in FOLDS for name in train}
+        yield from (memory.mean_image(name, SHAPES[name][1:], channels) for name in sorted(learned))
 
 
 def jobs_of(volume):
@@ -267,14 +315,20 @@ def parts_of(volume):
     return blocks.parts(SHAPES[volume], jobs_of(volume))
 
 
-TRAIN, VALIDATION, TEST, PREDICT = (
-    [name for name, volume in VOLUMES.items() if volume.split == split] for split in volumes.SPLITS
+TRAIN, VALIDATION = MAIN.train, MAIN.validation
+TEST, PREDICT = (
+    [name for name, row in VOLUMES.items() if row.split == split] for split in volumes.SPLITS[2:]
 )
-# Trained models and their seeds; their names are the values of the wildcard {model}. The segmentations and
-# pictures of the first model are results. The further models are only scored.
-MODEL = "applied" if MODEL_FILE else config["network"]["name"]
-TRAINED = {MODEL: config["seed"]} | {f"{MODEL}-seed{seed}": seed for seed in config["seeds"]}
-FURTHER = [model for model in TRAINED if model != MODEL]
+LEARNED = [name for split in folds.ANNOTATED for name, row in VOLUMES.items() if row.split == split]
+# Validation volumes of the further models of each fold, and of all models
+OF_FOLDS = {
+    fold: (validation, [name for name in FURTHER if MODELS[name].fold == fold])
+    for fold, (_, validation) in enumerate(FOLDS)
+}
+HELD_OUT = [name for validation, _ in OF_FOLDS.values() for name in validation]
+# Trainings that differ from the main model only in fold and seed
+OF_MAIN = [name for name, model in MODELS.items() if model.variant == MAIN.variant]
+TIMED = "minutes" in config.get("study", {})
 BASELINES = [] if MODEL_FILE else [*baselines.BASELINES]
 SEGMENTED = VALIDATION + TEST + PREDICT
 EVALUATED = VALIDATION + TEST
@@ -286,7 +340,9 @@ SHOWN_ERRORS = [name for name in SHOWN if name in EVALUATED]
 SHOWN_TRAIN, SHOWN_TEST = ([name for name in SHOWN if name in split] for split in (TRAIN, TEST))
 SHOWN_WEIGHED = [name for name in SHOWN if name not in PREDICT]
 # Volumes that several jobs share
-SCATTERED = [name for name in SHOWN_TRAIN + SEGMENTED if len(parts_of(name)) > 1]
+SCATTERED = [
+    name for name in VOLUMES if len(parts_of(name)) > 1 and name in SHOWN_TRAIN + HELD_OUT + TEST + PREDICT
+]
 
 
 def growing(first, most=math.inf):
@@ -299,12 +355,13 @@ MEMORY_MB = growing(round(1000 * config["memory_gb"]))
 
 try:
     if not MODEL_FILE and workflow.is_main_process:
-        starts.require_start(MODEL, config, PLAN, TRAINED, find_beside)
+        starts.require_starts(MODELS, config["results"], find_beside)
     LARGEST = memory.require(memory_needs(), config["memory_gb"])
 except InputError as error:
     sys.exit(f"error: {error}")
 if workflow.is_main_process:
-    lines = [*pixel_size_lines, *filter(None, [PLAN.mirror_warning(SHAPES)])]
+    warned = {name: model.plan.mirror_warning(SHAPES) for name, model in VARIANTS.items()}
+    lines = NOTES + [f"{name}: {text}" if STUDY else text for name, text in warned.items() if text]
     print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
     print(
         f"memory: the largest job ({LARGEST.job}) needs at least {LARGEST.bytes / 1e9:.1f} GB; jobs use up "
@@ -359,37 +416,96 @@ def paths(pattern, **wildcards):
     return [Path(path) for path in expand(pattern.replace("<results>", config["results"]), **wildcards)]
 
 
+def paths_of(model):
+    """Return the values of wildcards that depend on a model. Baselines share the files of the main model."""
+    return MODELS[model].paths if model in MODELS else MAIN.paths | {"model": model, "variant": model}
+
+
+def model_of(wildcards):
+    """Return the model of a job: {model}, or the first model of {variant}, {dataset} and so on."""
+    kinds = {
+        "model": MODELS,
+        "variant": VARIANTS,
+        "dataset": DATASETS,
+        "statistics": STATISTICS,
+        "weight_map": WEIGHT_MAPS,
+    }
+    found = [models[wildcards[kind]] for kind, models in kinds.items() if kind in wildcards.keys()]
+    return found[0] if found else MAIN
+
+
+def of_model(pattern, names=None):
+    """Return an input function: the file of a pattern for the model of a job, or one for each volume.
+
+    Wildcards have the values of the model (`study.Model.paths`). `names` are the volumes, or the attribute of
+    a model that contains them.
+    """
+
+    def files(wildcards):
+        model = model_of(wildcards)
+        if names is None:
+            return pattern.format(**model.paths, volume=wildcards.get("volume"))
+        chosen = getattr(model, names) if isinstance(names, str) else names
+        return [pattern.format(**model.paths, volume=name) for name in chosen]
+
+    return files
+
+
+def setting(section):
+    """Return a parameter function: a section of the settings of the model of a job."""
+    return lambda wildcards: model_of(wildcards).settings[section]
+
+
 def each(names=None, models=None, **arguments):
     """Return a parameter function that lists the keyword arguments of a stage for each volume and model.
 
     `names` are the volumes, or None for {volume}; `models` are the models, or None for {model}. Each argument
-    is a file of the results (`<results>/...`), another text or None, with {volume} and {model} filled in. A
-    dict gives one value per volume.
+    is a file of the results (`<results>/...`), another text or None, with {volume}, {model} and what depends
+    on it (`study.Model.paths`) filled in, or a function of volume and model. A dict gives one value per
+    volume.
     """
 
-    def filled(value, **wildcards):
+    def filled(value, name, model, wildcards):
+        if callable(value):
+            return value(name, model)
+        value = value[name] if isinstance(value, dict) else value
         if value is None:
             return None
-        text = value.format(**wildcards)
+        text = value.format(**paths_of(model) | {**wildcards, "model": model, "volume": name})
         return Path(text.replace("<results>", config["results"])) if text.startswith("<results>/") else text
 
-    def values(name, model):
-        own = {key: value[name] if isinstance(value, dict) else value for key, value in arguments.items()}
-        return {key: filled(value, volume=name, model=model) for key, value in own.items()}
-
     return lambda wildcards: [
-        values(name, model)
-        for model in ([wildcards.get("model")] if models is None else models)
+        {key: filled(value, name, model, wildcards) for key, value in arguments.items()}
+        for model in ([wildcards.get("model", model_of(wildcards).name)] if models is None else models)
         for name in ([wildcards.volume] if names is None else names)
     ]
+
+
+def validation_of(model):
+    """Return the volumes on which the threshold of a model or baseline is chosen."""
+    return MODELS.get(model, MAIN).validation
+
+
+def evaluated_of(model):
+    """Return the volumes on which a model or baseline is scored."""
+    return [*validation_of(model), *TEST]
+
+
+def in_fold(group, fold):
+    """Return the name of a group of volumes in a fold, for batches."""
+    return f"{group}_fold{fold}" if fold else group
 
 
 def choices(models=None):
     """Return a parameter function: the files of `choose_postprocessing` for `models`, or for {model}."""
     return lambda wildcards: [
         {
-            "datasets": paths("<results>/dataset/{volume}.h5", volume=VALIDATION),
-            "predictions": paths("<results>/prediction/{model}/{volume}.h5", model=model, volume=VALIDATION),
+            "datasets": paths(
+                "<results>/{dataset}/{volume}.h5", **paths_of(model), volume=validation_of(model)
+            ),
+            "predictions": paths(
+                "<results>/prediction/{model}/{volume}.h5", model=model, volume=validation_of(model)
+            ),
             "output": Path(config["results"], "postprocessing", f"{model}.json"),
         }
         for model in ([wildcards.model] if models is None else models)
@@ -430,13 +546,13 @@ def evaluations(names, models=None):
     return each(
         names,
         models,
-        dataset="<results>/dataset/{volume}.h5",
+        dataset="<results>/{dataset}/{volume}.h5",
         prediction="<results>/prediction/{model}/{volume}.h5",
         segmentation="<results>/segmentation/{model}/{volume}.h5",
         postprocessing="<results>/postprocessing/{model}.json",
         output="<results>/scores/{model}/{volume}.csv",
         volume="{volume}",
-        split={name: VOLUMES[name].split for name in names},
+        split=lambda name, model: "validation" if name in validation_of(model) else "test",
         network="{model}",
     )
 

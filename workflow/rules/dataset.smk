@@ -25,7 +25,7 @@ rule draw_volume:
         "../scripts/draw_volume.py"
 
 
-for batch in batches_of("build_dataset", train=TRAIN + VALIDATION, test=TEST, new=PREDICT):
+for batch in batches_of("build_dataset", train=LEARNED, test=TEST, new=PREDICT):
 
     rule:
         name:
@@ -33,11 +33,11 @@ for batch in batches_of("build_dataset", train=TRAIN + VALIDATION, test=TEST, ne
         input:
             [file for name in batch.volumes for file in source_files(name)],
         output:
-            expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
+            expand("<results>/{{dataset}}/{volume}.h5", volume=batch.volumes),
         log:
-            f"<logs>/build_dataset/{batch.name}.log",
+            f"<logs>/build_{{dataset}}/{batch.name}.log",
         benchmark:
-            f"<benchmarks>/build_dataset/{batch.name}.tsv"
+            f"<benchmarks>/build_{{dataset}}/{batch.name}.tsv"
         group:
             PREPARE
         conda:
@@ -52,24 +52,26 @@ for batch in batches_of("build_dataset", train=TRAIN + VALIDATION, test=TEST, ne
                 ignore_mask={name: VOLUMES[name].ignore_mask for name in batch.volumes},
                 sections={name: VOLUMES[name].sections for name in batch.volumes},
                 rows={name: VOLUMES[name].rows for name in batch.volumes},
-                output="<results>/dataset/{volume}.h5",
+                output="<results>/{dataset}/{volume}.h5",
             ),
-            datasets=[DATASET[name] for name in batch.volumes],
+            datasets=lambda wildcards, volumes=batch.volumes: [
+                dataset_of(model_of(wildcards).settings, name) for name in volumes
+            ],
         script:
             "../scripts/build_dataset.py"
 
 
 rule measure_statistics:
     input:
-        datasets=expand("<results>/dataset/{volume}.h5", volume=TRAIN),
+        datasets=of_model("<results>/{dataset}/{volume}.h5", "train"),
         # `ancient`: the training waits for the check, but a new volume to predict does not repeat it
         check=ancient("<results>/check_passed.json"),
     output:
-        statistics="<results>/statistics.json",
+        statistics="<results>/{statistics}.json",
     log:
-        "<logs>/measure_statistics.log",
+        "<logs>/measure_{statistics}.log",
     benchmark:
-        "<benchmarks>/measure_statistics.tsv"
+        "<benchmarks>/measure_{statistics}.tsv"
     group:
         PREPARE
     conda:
@@ -77,25 +79,25 @@ rule measure_statistics:
     resources:
         mem_mb=MEMORY_MB,
     params:
-        normalisation=config["normalisation"],
+        normalisation=setting("normalisation"),
     script:
         "../scripts/measure_statistics.py"
 
 
-for batch in batches_of("build_weight_map", train=TRAIN + VALIDATION, test=SHOWN_TEST):
+for batch in batches_of("build_weight_map", train=LEARNED, test=SHOWN_TEST):
 
     rule:
         name:
             batch.rule_name
         input:
-            datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
-            statistics="<results>/statistics.json",
+            datasets=of_model("<results>/{dataset}/{volume}.h5", batch.volumes),
+            statistics=of_model("<results>/{statistics}.json"),
         output:
-            expand("<results>/weight_map/{volume}.h5", volume=batch.volumes),
+            expand("<results>/{{weight_map}}/{volume}.h5", volume=batch.volumes),
         log:
-            f"<logs>/build_weight_map/{batch.name}.log",
+            f"<logs>/build_{{weight_map}}/{batch.name}.log",
         benchmark:
-            f"<benchmarks>/build_weight_map/{batch.name}.tsv"
+            f"<benchmarks>/build_{{weight_map}}/{batch.name}.tsv"
         group:
             PREPARE
         conda:
@@ -105,9 +107,9 @@ for batch in batches_of("build_weight_map", train=TRAIN + VALIDATION, test=SHOWN
         params:
             volumes=each(
                 batch.volumes,
-                dataset="<results>/dataset/{volume}.h5",
-                output="<results>/weight_map/{volume}.h5",
+                dataset="<results>/{dataset}/{volume}.h5",
+                output="<results>/{weight_map}/{volume}.h5",
             ),
-            weight_map=config["weight_map"],
+            weight_map=setting("weight_map"),
         script:
             "../scripts/build_weight_map.py"

@@ -4,13 +4,13 @@
 rule evaluate:
     input:
         "<results>/scores.csv",
-        ["<results>/scores_spread.csv"] if FURTHER else [],
+        ["<results>/scores_spread.csv"] if len(OF_MAIN) > 1 else [],
 
 
 rule choose_postprocessing:
     input:
-        datasets=expand("<results>/dataset/{volume}.h5", volume=VALIDATION),
-        predictions=expand("<results>/prediction/{{model}}/{volume}.h5", volume=VALIDATION),
+        datasets=of_model("<results>/{dataset}/{volume}.h5", "validation"),
+        predictions=of_model("<results>/prediction/{model}/{volume}.h5", "validation"),
     output:
         "<results>/postprocessing/{model}.json",
     log:
@@ -26,7 +26,7 @@ rule choose_postprocessing:
         mem_mb=MEMORY_MB,
     params:
         models=choices(),
-        segmentation=config["segmentation"],
+        segmentation=setting("segmentation"),
     script:
         "../scripts/choose_postprocessing.py"
 
@@ -47,13 +47,18 @@ use rule choose_postprocessing as choose_postprocessing_baselines with:
         models=choices(BASELINES),
 
 
-for batch in batches_of("evaluate", held_out=EVALUATED):
+SCORED = {
+    in_fold("held_out", fold): (validation + TEST, models + [MODEL] * (fold == 0))
+    for fold, (validation, models) in OF_FOLDS.items()
+}
+
+for batch in batches_of("evaluate", **{group: names for group, (names, _) in SCORED.items()}):
 
     rule:
         name:
             batch.rule_name
         input:
-            datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
+            datasets=of_model("<results>/{dataset}/{volume}.h5", batch.volumes),
             predictions=expand("<results>/prediction/{{model}}/{volume}.h5", volume=batch.volumes),
             segmentations=expand("<results>/segmentation/{{model}}/{volume}.h5", volume=batch.volumes),
             postprocessing="<results>/postprocessing/{model}.json",
@@ -63,6 +68,8 @@ for batch in batches_of("evaluate", held_out=EVALUATED):
             f"<logs>/evaluate/{{model}}/{batch.name}.log",
         benchmark:
             f"<benchmarks>/evaluate/{{model}}/{batch.name}.tsv"
+        wildcard_constraints:
+            model=one_of(SCORED[batch.group][1]),
         group:
             FINISH
         conda:
@@ -112,9 +119,11 @@ for batch in batches_of("evaluate", baselines=EVALUATED):
 
 rule collect_scores:
     input:
-        scores=expand(
-            "<results>/scores/{model}/{volume}.csv", model=[MODEL, *BASELINES, *FURTHER], volume=EVALUATED
-        ),
+        scores=[
+            f"<results>/scores/{model}/{name}.csv"
+            for model in [MODEL, *BASELINES, *FURTHER]
+            for name in evaluated_of(model)
+        ],
     output:
         scores="<results>/scores.csv",
     log:
@@ -130,12 +139,12 @@ rule collect_scores:
         "../scripts/collect_scores.py"
 
 
-if FURTHER:
+if len(OF_MAIN) > 1:
 
     rule measure_spread:
         input:
             scores="<results>/scores.csv",
-            postprocessing=expand("<results>/postprocessing/{model}.json", model=TRAINED),
+            postprocessing=expand("<results>/postprocessing/{model}.json", model=OF_MAIN),
         output:
             spread="<results>/scores_spread.csv",
         log:

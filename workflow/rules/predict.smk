@@ -4,21 +4,24 @@
 rule predict:
     input:
         expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN_TRAIN + SEGMENTED),
-        expand("<results>/prediction/{model}/{volume}.h5", model=FURTHER + BASELINES, volume=EVALUATED),
+        [f"<results>/prediction/{model}/{name}.h5" for model in FURTHER for name in evaluated_of(model)],
+        expand("<results>/prediction/{model}/{volume}.h5", model=BASELINES, volume=EVALUATED),
 
 
 # Further models are only scored, so they need not predict the training volumes that the report shows.
-PREDICTED = {"train": SHOWN_TRAIN + VALIDATION, "test": TEST, "new": PREDICT}
-if FURTHER:
-    PREDICTED["validation"] = VALIDATION
+PREDICTED = {
+    "train": (SHOWN_TRAIN + VALIDATION, [MODEL]),
+    "test": (TEST, [*MODELS]),
+    "new": (PREDICT, [*MODELS]),
+} | {in_fold("validation", fold): group for fold, group in OF_FOLDS.items() if group[1]}
 
-for batch in batches_of("predict", **{group: whole(PREDICTED[group]) for group in PREDICTED}):
+for batch in batches_of("predict", **{group: whole(names) for group, (names, _) in PREDICTED.items()}):
 
     rule:
         name:
             batch.rule_name
         input:
-            datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
+            datasets=of_model("<results>/{dataset}/{volume}.h5", batch.volumes),
             model=MODEL_FILE or "<results>/models/{model}/model.pt",
         output:
             expand("<results>/prediction/{{model}}/{volume}.h5", volume=batch.volumes),
@@ -27,7 +30,7 @@ for batch in batches_of("predict", **{group: whole(PREDICTED[group]) for group i
         benchmark:
             f"<benchmarks>/predict/{{model}}/{batch.name}.tsv"
         wildcard_constraints:
-            model=one_of({"train": [MODEL], "validation": FURTHER}.get(batch.group, TRAINED)),
+            model=one_of(PREDICTED[batch.group][1]),
         conda:
             "../../environment.yml"
         threads: 8
@@ -38,10 +41,10 @@ for batch in batches_of("predict", **{group: whole(PREDICTED[group]) for group i
         params:
             volumes=each(
                 batch.volumes,
-                dataset="<results>/dataset/{volume}.h5",
+                dataset="<results>/{dataset}/{volume}.h5",
                 output="<results>/prediction/{model}/{volume}.h5",
             ),
-            prediction=config["prediction"],
+            prediction=setting("prediction"),
         script:
             "../scripts/predict.py"
 
@@ -50,7 +53,7 @@ if SCATTERED:
 
     rule predict_part:
         input:
-            dataset="<results>/dataset/{volume}.h5",
+            dataset=of_model("<results>/{dataset}/{volume}.h5"),
             model=MODEL_FILE or "<results>/models/{model}/model.pt",
         output:
             prediction="<results>/prediction/{model}/parts/{volume}/{part}.h5",
@@ -66,7 +69,7 @@ if SCATTERED:
             mem_mb=MEMORY_MB,
             runtime=growing(120),
         params:
-            prediction=config["prediction"],
+            prediction=setting("prediction"),
             part=lambda wildcards: int(wildcards.part),
             jobs=lambda wildcards: jobs_of(wildcards.volume),
         script:

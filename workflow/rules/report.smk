@@ -90,11 +90,12 @@ rule package_model:
 rule report:
     input:
         scores="<results>/scores.csv",
-        spread=["<results>/scores_spread.csv"] if FURTHER else [],
+        spread=["<results>/scores_spread.csv"] if len(OF_MAIN) > 1 else [],
         history=f"<results>/models/{MODEL}/history.csv",
         model=f"<results>/models/{MODEL}/model.pt",
         postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
         statistics="<results>/statistics.json",
+        speed=f"<results>/speed/{MAIN.variant}.json" if TIMED else [],
         check="<results>/check.json",
         passed="<results>/check_passed.json",
         strips=expand("<results>/figures/volume/{volume}.png", volume=SHOWN),

@@ -6,15 +6,18 @@ rule segment:
     input:
         expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
         expand("<results>/segmentation/{volume}_cells.csv", volume=SEGMENTED),
-        expand("<results>/segmentation/{model}/{volume}.h5", model=FURTHER + BASELINES, volume=EVALUATED),
+        [f"<results>/segmentation/{model}/{name}.h5" for model in FURTHER for name in evaluated_of(model)],
+        expand("<results>/segmentation/{model}/{volume}.h5", model=BASELINES, volume=EVALUATED),
 
 
 # Further models are only scored, so they need not segment the training volumes that the report shows.
-LABELLED = {"annotated": SHOWN_TRAIN + EVALUATED, "new": PREDICT}
-if FURTHER:
-    LABELLED["held_out"] = EVALUATED
+LABELLED = {"annotated": (SHOWN_TRAIN + EVALUATED, [MODEL]), "new": (PREDICT, [*MODELS])} | {
+    in_fold("held_out", fold): (validation + TEST, models)
+    for fold, (validation, models) in OF_FOLDS.items()
+    if models
+}
 
-for batch in batches_of("segment", **{group: whole(LABELLED[group]) for group in LABELLED}):
+for batch in batches_of("segment", **{group: whole(names) for group, (names, _) in LABELLED.items()}):
 
     rule:
         name:
@@ -29,7 +32,7 @@ for batch in batches_of("segment", **{group: whole(LABELLED[group]) for group in
         benchmark:
             f"<benchmarks>/segment/{{model}}/{batch.name}.tsv"
         wildcard_constraints:
-            model=one_of({"annotated": [MODEL], "held_out": FURTHER}.get(batch.group, TRAINED)),
+            model=one_of(LABELLED[batch.group][1]),
         group:
             FINISH
         conda:

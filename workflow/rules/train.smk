@@ -3,17 +3,18 @@
 
 rule train:
     input:
-        expand("<results>/models/{model}/model.pt", model=TRAINED),
+        expand("<results>/models/{model}/model.pt", model=MODELS),
 
 
 rule train_model:
     input:
-        train=expand("<results>/dataset/{volume}.h5", volume=TRAIN),
-        train_weight_maps=expand("<results>/weight_map/{volume}.h5", volume=TRAIN),
-        validation=expand("<results>/dataset/{volume}.h5", volume=VALIDATION),
-        validation_weight_maps=expand("<results>/weight_map/{volume}.h5", volume=VALIDATION),
-        statistics="<results>/statistics.json",
-        start=lambda wildcards: starts.start_file(wildcards.model, config, TRAINED, find_beside) or [],
+        train=of_model("<results>/{dataset}/{volume}.h5", "train"),
+        train_weight_maps=of_model("<results>/{weight_map}/{volume}.h5", "train"),
+        validation=of_model("<results>/{dataset}/{volume}.h5", "validation"),
+        validation_weight_maps=of_model("<results>/{weight_map}/{volume}.h5", "validation"),
+        statistics=of_model("<results>/{statistics}.json"),
+        start=lambda wildcards: starts.start_file(model_of(wildcards), MODELS, find_beside) or [],
+        speed=of_model("<results>/speed/{variant}.json") if TIMED else [],
     output:
         model="<results>/models/{model}/model.pt",
         history="<results>/models/{model}/history.csv",
@@ -29,9 +30,9 @@ rule train_model:
         mem_mb=MEMORY_MB,
         runtime=growing(720, 1440),  # min; a training that reaches its time limit is resumed
     params:
-        network=config["network"],
-        training=lambda wildcards: starts.training_of(wildcards.model, config),
-        augmentation=config["augmentation"],
-        seed=lambda wildcards: TRAINED[wildcards.model],
+        network=setting("network"),
+        training=lambda wildcards: starts.training_of(model_of(wildcards), MODELS),
+        augmentation=setting("augmentation"),
+        seed=lambda wildcards: model_of(wildcards).seed,
     script:
         "../scripts/train.py"

@@ -1,0 +1,280 @@
+"""Models of a run: variants of the settings (`study`), folds and seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bordure.settings import complete
+from pipeline_lib import networks
+from pipeline_lib.networks import Plan
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Json
+from pipeline_lib.tasks.segmentation.baselines import BASELINES
+from pipeline_lib.tasks.segmentation.classes import Classes
+
+# What a variant can change. All variants have the same volumes, so that their scores can be compared.
+SECTIONS = (
+    "dataset",
+    "normalisation",
+    "weight_map",
+    "network",
+    "training",
+    "augmentation",
+    "prediction",
+    "segmentation",
+)
+IN_DATASET = ("target", "instances", "separation_border_width")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One training of a run.
+
+    Parameters
+    ----------
+    name : str
+        Its name, the value of the wildcard {model}.
+    variant : str
+        Variant of the settings. Without a study, the name of the network.
+    seed : int
+        Seed of its training.
+    fold : int
+        Fold of the cross-validation, which is its validation split; 0 without folds.
+    settings : dict
+        Complete settings of the variant.
+    train, validation : sequence of str
+        Names of the volumes that it learns from, and by which model and threshold are chosen.
+    classes : Classes
+        Classes that it distinguishes.
+    plan : Plan
+        Plan of its network.
+    dataset, statistics, weight_map : str
+        Names of the folders of its datasets and weight maps, and of the file of its statistics, without
+        suffix. Models with the same settings share them.
+    """
+
+    name: str
+    variant: str
+    seed: int
+    fold: int
+    settings: Json
+    train: Sequence[str]
+    validation: Sequence[str]
+    classes: Classes
+    plan: Plan
+    dataset: str = "dataset"
+    statistics: str = "statistics"
+    weight_map: str = "weight_map"
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Values of wildcards that depend on the model."""
+        return {
+            "model": self.name,
+            "variant": self.variant,
+            "dataset": self.dataset,
+            "statistics": self.statistics,
+            "weight_map": self.weight_map,
+        }
+
+
+def variants(given: Json) -> dict[str, Json]:
+    """Return the complete settings of each variant.
+
+    Parameters
+    ----------
+    given : dict
+        Settings as read from a config file.
+
+    Returns
+    -------
+    dict of str to dict
+        Settings by the name of the variant. The first one is the main one. Without a study there is only one,
+        named after the network.
+
+    Raises
+    ------
+    InputError
+        If the settings of a variant are not valid, or would change the volumes.
+    """
+    whole = complete(given)
+    study = whole.get("study")
+    if not study:
+        return {whole["network"]["name"]: whole}
+    found = {}
+    for name, changes in study["variants"].items():
+        if not re.fullmatch("[A-Za-z0-9_]{1,40}", name) or name in BASELINES:
+            raise InputError(
+                f"config key `study.variants`: found the name `{name}`, expected letters, digits and `_`"
+                f"{', and no name of a baseline' if name in BASELINES else ''}. Rename it."
+            )
+        for key in [*changes, *(f"dataset.{own}" for own in changes.get("dataset") or ())]:
+            if key not in SECTIONS and not (key.startswith("dataset.") and key[8:] in IN_DATASET):
+                raise InputError(
+                    f"config key `study.variants.{name}.{key}`: the same for all variants. Variants can "
+                    f"change {', '.join(SECTIONS[1:])} and dataset.{', dataset.'.join(IN_DATASET)}."
+                )
+        with of_variant(name):
+            found[name] = complete(merged(given, changes))
+    return found
+
+
+@contextmanager
+def of_variant(name: str, several: bool = True) -> Iterator[None]:
+    """Name the variant in errors.
+
+    Parameters
+    ----------
+    name : str
+        Name of the variant.
+    several : bool, default True
+        Whether there are several.
+
+    Raises
+    ------
+    InputError
+        For each error inside the `with` statement.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"study.variants.{name}: {error}") if several else error from None
+
+
+def merged(settings: Json, changes: Json) -> Json:
+    """Return settings with changes.
+
+    Parameters
+    ----------
+    settings : dict
+        Settings, with sections as dicts.
+    changes : dict
+        Some of the settings with other values. A `network` of another name replaces the whole section,
+        because its settings are others.
+
+    Returns
+    -------
+    dict
+        The changed settings.
+
+    Examples
+    --------
+    >>> merged({"network": {"name": "unet", "depth": 3}, "seed": 1}, {"network": {"depth": 4}})
+    {'network': {'name': 'unet', 'depth': 4}, 'seed': 1}
+    >>> merged({"network": {"name": "unet", "depth": 3}}, {"network": {"name": "fcn8s"}})
+    {'network': {'name': 'fcn8s'}}
+    """
+    found = dict(settings)
+    for key, value in changes.items():
+        if value is None:  # a section with all lines commented out
+            continue
+        before = found.get(key)
+        other = key == "network" and isinstance(value, dict) and isinstance(before, dict)
+        if other and value.get("name", before.get("name", "unet")) != before.get("name", "unet"):
+            found[key] = value
+        elif isinstance(before, dict) and isinstance(value, dict):
+            found[key] = merged(before, value)
+        else:
+            found[key] = value
+    return found
+
+
+def models(
+    settings: Mapping[str, Json],
+    folds: Sequence[tuple[Sequence[str], Sequence[str]]],
+    channels: int,
+    classes: Classes | None = None,
+    name: str | None = None,
+) -> dict[str, Model]:
+    """Return all models of a run.
+
+    Parameters
+    ----------
+    settings : dict of str to dict
+        Complete settings of each variant, with lengths in pixels.
+    folds : sequence of (sequence of str, sequence of str)
+        Training and validation volumes of each fold.
+    channels : int
+        Number of channels of the images.
+    classes : Classes, optional
+        Classes of a trained model. By default each variant has those of its settings.
+    name : str, optional
+        Name of a trained model.
+
+    Returns
+    -------
+    dict of str to Model
+        Models by name. The first one is the main model: first variant, fold 0, `seed`. The names of the
+        others are VARIANT[-foldK][-seedN], where fold 0 and `seed` are left out.
+
+    Raises
+    ------
+    InputError
+        If the network of a variant is not possible, or `seeds` contains `seed`.
+    """
+    found: list[Model] = []
+    for variant, own in settings.items():
+        with of_variant(variant, len(settings) > 1):
+            distinguished = classes or Classes.chosen(own["dataset"])
+            plan = networks.plan(**own["network"], input_channels=channels, classes=len(distinguished))
+        if own["seed"] in own["seeds"]:
+            raise InputError(
+                f"config key `seeds`: contains {own['seed']}, which is already the value of `seed`. Remove "
+                "it from `seeds`."
+            )
+        for fold, (train, validation) in enumerate(folds):
+            for seed in [own["seed"], *own["seeds"]]:
+                parts = [f"-fold{fold}"] * bool(fold) + [f"-seed{seed}"] * (seed != own["seed"])
+                title = "".join([name or variant, *parts])
+                found.append(Model(title, variant, seed, fold, own, train, validation, distinguished, plan))
+    datasets = _shared(found, "dataset", lambda model: [model.settings["dataset"]])
+    found = [dataclasses.replace(model, dataset=datasets[model.name]) for model in found]
+    statistics = _shared(
+        found, "statistics", lambda model: [model.dataset, model.fold, model.settings["normalisation"]]
+    )
+    found = [dataclasses.replace(model, statistics=statistics[model.name]) for model in found]
+    weight_maps = _shared(found, "weight_map", lambda model: [model.statistics, model.settings["weight_map"]])
+    found = [dataclasses.replace(model, weight_map=weight_maps[model.name]) for model in found]
+    return {model.name: model for model in found}
+
+
+def _shared(models: Iterable[Model], name: str, key: Callable[[Model], object]) -> dict[str, str]:
+    """Return the name of what models with the same `key` share, after the first of them, by model."""
+    keys: list[object] = []
+    names: list[str] = []
+    found = {}
+    for model in models:
+        own = key(model)
+        if own not in keys:
+            keys.append(own)
+            names.append(f"{name}-{model.name}" if names else name)
+        found[model.name] = names[keys.index(own)]
+    return found
+
+
+def first_with(models: Mapping[str, Model], attribute: str) -> dict[str, Model]:
+    """Return the first model that has each value of an attribute, by value.
+
+    Parameters
+    ----------
+    models : dict of str to Model
+        All models.
+    attribute : str
+        Name of the attribute, such as `weight_map`.
+
+    Returns
+    -------
+    dict of str to Model
+        The models.
+    """
+    found: dict[str, Model] = {}
+    for model in models.values():
+        found.setdefault(getattr(model, attribute), model)
+    return found
