@@ -16,6 +16,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import tifffile
 import torch
 from PIL import Image
@@ -50,6 +51,12 @@ def read_hdf5(path: Path) -> dict[str, np.ndarray]:
         return {name: item[()] for name, item in file.items() if isinstance(item, h5py.Dataset)}
 
 
+def read_table(path: Path) -> bytes:
+    """Return the text of a table without the columns `variant` and `seed`, which are new in 0.3."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return table.drop(columns=["variant", "seed"], errors="ignore").to_csv(index=False).encode()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file without its record and `minimum_size`, which is new in 0.2."""
     content = json.loads(path.read_text())
@@ -61,7 +68,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ".pt": lambda path: torch.load(path, weights_only=True)["state_dict"],
     ".json": read_json,
     ".tif": tifffile.imread,
-    ".csv": Path.read_bytes,
+    ".csv": read_table,
     ".png": lambda path: np.asarray(Image.open(path)),
 }
 

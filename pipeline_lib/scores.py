@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Columns of a table of scores.
-COLUMNS = ["volume", "split", "network", "fold", "metric", "threshold", "value"]
+COLUMNS = ["volume", "split", "network", "variant", "seed", "fold", "metric", "threshold", "value"]
+#: Columns of a table of the scores of sections.
+SECTION_COLUMNS = [*COLUMNS, "section"]
 #: Columns of the table of `spread`.
 SPREAD_COLUMNS = ["split", "metric", "seeds", "mean", "standard_deviation", "minimum", "maximum"]
 
@@ -25,11 +27,13 @@ def read_scores(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Table with the columns of the file, usually `COLUMNS`.
+        Table with the columns of the file, usually `COLUMNS`. The seed is missing for baselines.
     """
     import pandas as pd  # imported here because it takes 0.25 s; joining tables does not need it
 
-    return pd.read_csv(path, dtype={"volume": str}, float_precision="round_trip")
+    # a variant may be named 1 or NA
+    types = {"volume": str, "network": str, "variant": str, "seed": "Int64"}
+    return pd.read_csv(path, dtype=types, float_precision="round_trip")
 
 
 def at_chosen_threshold(scores: pd.DataFrame, thresholds: dict[str, float]) -> pd.DataFrame:

@@ -157,6 +157,7 @@ def test_training_is_that_of_the_stages_which_accept_paths_as_text(drawn, traine
             *of_volume,
             chosen,
             *files("scores", name, suffix="csv"),
+            *files("sections", name, suffix="csv"),
             volume=name,
             split=volumes[name][0],
             network="unet",

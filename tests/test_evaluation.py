@@ -21,7 +21,9 @@ from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
-from pipeline_lib.stages.evaluation import COLUMNS, collect_scores, evaluate, score_files
+from pipeline_lib.scores import COLUMNS, SECTION_COLUMNS, read_scores
+from pipeline_lib.stages import evaluation
+from pipeline_lib.stages.evaluation import collect_scores, evaluate, score_files
 from pipeline_lib.stages.segmentation import segment
 
 COMPARED = (*metrics.INSTANCE_METRICS, *metrics.CELL_COUNTS)  # with the predicted labels
@@ -60,6 +62,7 @@ def scores(folder, threshold=0.55, minimum_size=0, segmentation=None, **settings
     evaluate(
         *(folder / name for name in ("dataset.h5", "prediction.h5", "segmentation.h5", "unet.json")),
         folder / "scores.csv",
+        folder / "sections.csv",
         **settings,
     )
     return pd.read_csv(folder / "scores.csv", dtype={"volume": str}, float_precision="round_trip")
@@ -124,9 +127,11 @@ def test_scores_by_section_equal_scores_of_the_whole_stack(tmp_path, minimum_siz
 
 def test_memory_gb_limits_the_number_of_threads(folder, monkeypatch):
     used = []
-    score = metrics.isbi_scores
+    score = evaluation.isbi_scores_with_sections
     monkeypatch.setattr(
-        metrics, "isbi_scores", lambda *a, workers, **k: used.append(workers) or score(*a, **k)
+        evaluation,
+        "isbi_scores_with_sections",
+        lambda *a, workers, **k: used.append(workers) or score(*a, **k),
     )
     monkeypatch.setattr("pipeline_lib.memory.PROCESS_BYTES", 0)
     section = 24 * 30 * SCORING_BYTES_PER_PIXEL / 1e9
@@ -735,3 +740,36 @@ def test_predictions_without_partner_are_refused_by_name(tmp_path, monkeypatch, 
     words = ["found/a.tif", "found/b.tif", "--prediction", "labels", "--annotation-kind", "instances"]
     assert main(["evaluate", "masks", *words]) == 0
     assert "1 of 3 annotations have no prediction and are not scored: z.tif" in caplog.text
+
+
+def test_each_section_is_scored_like_a_stack_of_its_own(tmp_path):
+    """Also a section without cells; one whose pixels are all ignored has no scores."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 4, (5, 3, 4)).repeat(12, axis=1).repeat(10, axis=2).astype(np.uint32)
+    labels[3] = 0
+    ignore = np.zeros(labels.shape, np.uint8)
+    ignore[2], ignore[1, :, 30:] = 1, 1
+    border = np.stack([separation_border(s, 2) for s in labels])
+    probability = np.where((labels > 0) & ~border, 0.75, 0.3) + rng.normal(0, 0.2, labels.shape)
+    probability = probability.clip(0, 1).astype(np.float32)
+    write_case(tmp_path, labels, border, probability)
+    with h5py.File(tmp_path / "dataset.h5", "a") as file:
+        layout.add(file, layout.IGNORE, labels.shape)[:] = ignore
+    scores(tmp_path, minimum_size=6, threads=2, variant="1", seed=5)
+    found = read_scores(tmp_path / "sections.csv")
+    assert [*found.columns] == SECTION_COLUMNS
+    assert {*zip(found.volume, found.variant, found.seed, found.fold, found.threshold, strict=True)} == {
+        ("007", "1", 5, 0, 0.55)
+    }
+    assert {*found.section} == {0, 1, 3, 4}
+    for z, rows in found.groupby("section"):
+        keep = [slice(z, z + 1)]
+        cells = np.stack(
+            [cells_apart(*one) for one in zip(labels[*keep], border[*keep], ignore[*keep] > 0, strict=True)]
+        )
+        expected = metrics.isbi_scores(cells, probability[*keep], [0.55], ignore=ignore[*keep])
+        expected = expected.set_index("metric").value.drop("uniform_sections").to_dict()
+        segments = instances(np.where(ignore[z], 0, probability[z]), PostProcessing(0.55, 6))[None]
+        compared = metrics.instance_scores(labels[*keep], segments, ignore=ignore[*keep])
+        expected |= {metric: compared[metric] for metric in COMPARED}
+        np.testing.assert_equal(rows.set_index("metric").value.to_dict(), expected)

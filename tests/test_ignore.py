@@ -193,7 +193,7 @@ def test_threshold_and_scores_depend_on_annotated_pixels_only(volume, tmp_path, 
         write(paths[1], CELL_PROBABILITY=np.where(anything, rng.random(SHAPE), probability))
         write(paths[2], LABELS=np.where(anything, rng.integers(0, 900, SHAPE), segments))
         choose_postprocessing(paths[:1], paths[1:2], paths[3], criterion=criterion, minimum_size=3)
-        evaluate(*paths, volume="v", split="test", network="unet")
+        evaluate(*paths, tmp_path / "sections.csv", volume="v", split="test", network="unet")
         chosen = json.loads(paths[3].read_text())
         found.append((chosen["threshold"], chosen["value"], pd.read_csv(paths[4])))
     assert found[0][:2] == found[1][:2]
@@ -235,6 +235,6 @@ def test_cells_that_share_a_side_at_ignored_pixels_do_not_change_other_cells(tmp
     write(paths[2], LABELS=labels)
     labels[:, 40:] = np.arange(64)
     write(paths[0], LABELS=labels, SEPARATION_BORDER=border, IGNORE=ignore)
-    evaluate(*paths, volume="v", split="test", network="unet")
+    evaluate(*paths, tmp_path / "sections.csv", volume="v", split="test", network="unet")
     table = pd.read_csv(paths[4])
     assert table[(table.threshold == 0.5) & (table.metric == "pixel_error")].value.item() == 0

@@ -66,7 +66,8 @@ def read_all(folder):
     made_from = prediction, labels, postprocessing
     named = {"volume": "v", "split": "test"}
     write_tiffs(labels, prediction, folder / "labels.tif", folder / "p.tif")
-    evaluate(folder / "dataset.h5", *made_from, folder / "scores.csv", network="unet", **named)
+    tables = folder / "scores.csv", folder / "sections.csv"
+    evaluate(folder / "dataset.h5", *made_from, *tables, network="unet", **named)
     for name in ("dataset", "unannotated"):
         draw_volume_strip(folder / f"{name}.h5", None, *made_from, folder / f"{name}.png", **named)
     draw_errors(folder / "dataset.h5", *made_from, folder / "errors.png", volume="v")
@@ -209,7 +210,7 @@ def test_segmentation_of_another_volume_is_rejected(blobs):
     made_from = [blobs / name for name in ("prediction.h5", "segmentation.h5", "unet.json", "out")]
     named = {"volume": "v", "split": "test"}
     with pytest.raises(InputError, match=r"segmentation\.h5: shape \(1, 60, 59\), but .* has \(1, 60, 60\)"):
-        evaluate(blobs / "dataset.h5", *made_from, network="unet", **named)
+        evaluate(blobs / "dataset.h5", *made_from, blobs / "sections.csv", network="unet", **named)
     with pytest.raises(InputError, match=r"segmentation\.h5: shape \(1, 60, 59\), but the prediction has"):
         draw_volume_strip(blobs / "dataset.h5", None, *made_from, **named)
     with pytest.raises(InputError, match=r"segmentation\.h5: shape \(1, 60, 59\), but the prediction has"):

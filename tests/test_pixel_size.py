@@ -692,6 +692,7 @@ def test_scores_and_threshold_use_the_scaled_smallest_cell(volume):
             volume / "l.h5",
             volume / "post.json",
             volume / "scores.csv",
+            volume / "sections.csv",
             volume="a",
             split="test",
             network="n",

@@ -20,7 +20,7 @@ def tidy(networks=THRESHOLDS, splits=("validation", "test"), volumes=3):
     table = pd.DataFrame(keys, columns=["split", "volume", "network", "fold", "metric", "threshold"])
     table["volume"] = table.split + "-" + table.volume.astype(str)
     table["value"] = np.random.default_rng(0).random(len(table))
-    return table[COLUMNS]
+    return table.assign(variant="unet", seed=0)[COLUMNS]
 
 
 def test_rows_are_at_the_chosen_threshold_and_not_at_one_that_differs_in_the_last_digit():

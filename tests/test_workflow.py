@@ -360,11 +360,15 @@ class TestFinishedRun:
                 results / f"segmentation/{network}/{volume}.h5",
                 results / f"postprocessing/{network}.json",
                 run[0] / "again.csv",
+                run[0] / "sections.csv",
                 volume=volume,
                 split=scores.split[0],
                 network=network,
+                seed=None if scores.seed.isna()[0] else int(scores.seed[0]),
             )
             assert (run[0] / "again.csv").read_bytes() == table.read_bytes()
+            sections = table.parent / f"sections/{volume}.csv"
+            assert (run[0] / "sections.csv").read_bytes() == sections.read_bytes()
             with h5py.File(results / f"prediction/{network}/{volume}.h5") as file:
                 made_from = json.loads(file.attrs["provenance"])["inputs"]
                 assert f"results/dataset/{volume}.h5" in made_from

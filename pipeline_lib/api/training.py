@@ -327,9 +327,11 @@ def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, thr
             file("segmentation", volume),
             chosen,
             file("scores", volume, ".csv"),
+            file("scores/sections", volume, ".csv"),
             volume=volume.volume,
             split=volume.split,
             network=name,
+            seed=config["seed"],
             **shared,
         )
     if model.exists():

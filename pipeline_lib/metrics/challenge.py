@@ -210,8 +210,102 @@ def isbi_scores(
       v_rand_thin      0.750  1.000
     warping_error      0.750  0.000
     """
-    import pandas as pd  # imported here because it takes 0.25 s; most stages that use a score need no table
+    found = _score_sections(
+        cells,
+        cell_probability,
+        thresholds,
+        ignore=ignore,
+        mask=mask,
+        labels=labels,
+        segment=segment,
+        workers=workers,
+        progress=progress,
+    )
+    return _stack_table(found, instances=labels is not None)
 
+
+def isbi_scores_with_sections(
+    cells: Stored,
+    cell_probability: Stored,
+    thresholds: Sequence[float],
+    at: float,
+    *,
+    labels: Stored,
+    ignore: Stored | None = None,
+    segment: Segment | None = None,
+    workers: int | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the scores of a stack at several thresholds, and those of each section at one of them.
+
+    Every section is scored once at each threshold.
+
+    Parameters
+    ----------
+    cells, cell_probability, thresholds, labels, ignore, segment, workers
+        See `isbi_scores`.
+    at : float
+        The one of `thresholds` for the scores of the sections.
+
+    Returns
+    -------
+    stack : pandas.DataFrame
+        The table of `isbi_scores`.
+    sections : pandas.DataFrame
+        One row for each section and metric, with the columns section, metric, threshold and value. The values
+        are those of `isbi_scores` for a stack of this section only. There is no uniform_sections, and no
+        section whose pixels are all ignored.
+
+    Raises
+    ------
+    InputError
+        As `isbi_scores`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics.challenge import isbi_scores_with_sections
+    >>> labels = np.array([[[1, 1, 0, 2, 2]], [[1, 1, 0, 2, 2]]])
+    >>> probability = np.array([[[0.8, 0.8, 0.1, 0.8, 0.8]], [[0.8, 0.8, 0.7, 0.8, 0.8]]])
+    >>> _, sections = isbi_scores_with_sections(labels, probability, [0.5, 0.75], 0.5, labels=labels)
+    >>> print(sections[sections.metric == "seg"].to_string(index=False))
+     section metric  threshold  value
+           0    seg        0.5    1.0
+           1    seg        0.5    0.4
+    """
+    import pandas as pd
+
+    found = _score_sections(
+        cells,
+        cell_probability,
+        thresholds,
+        ignore=ignore,
+        labels=labels,
+        segment=segment,
+        workers=workers,
+    )
+    rows = [
+        (z, metric, at, value)
+        for z, scores in found[at].items()
+        for metric, value in (_pooled([scores]) | _pooled_objects([scores])).items()
+        if metric != "uniform_sections"
+    ]
+    sections = pd.DataFrame(rows, columns=["section", "metric", "threshold", "value"])
+    return _stack_table(found, instances=True), sections
+
+
+def _score_sections(
+    cells: Stored,
+    cell_probability: Stored,
+    thresholds: Sequence[float],
+    *,
+    ignore: Stored | None = None,
+    mask: Stored | None = None,
+    labels: Stored | None = None,
+    segment: Segment | None = None,
+    workers: int | None = None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> dict[float, dict[int, _Section]]:
+    """Return the contribution of each section with annotated pixels, by threshold and section number."""
     thresholds = checked_thresholds(thresholds)
     check = MapChecker(cells, cell_probability, ignore=ignore, mask=mask, labels=labels)
 
@@ -235,19 +329,28 @@ def isbi_scores(
 
     per_section = over_sections(prepare, score, count_sections(cells), thresholds, workers, progress)
     check.finish()
-    annotated = [scores for scores in per_section if scores[0].partition.pixels.total]
+    annotated = {z: scores for z, scores in enumerate(per_section) if scores[0].partition.pixels.total}
     if not annotated:
         raise InputError(
             "every pixel is ignored, so there is nothing to score. Check the value or the mask that means "
             "`not annotated`."
         )
-    at_threshold = dict(zip(thresholds, zip(*annotated, strict=True), strict=True))
-    kinds = [_pooled] if labels is None else [_pooled, _pooled_objects]
+    return {
+        threshold: {z: scores[index] for z, scores in annotated.items()}
+        for index, threshold in enumerate(thresholds)
+    }
+
+
+def _stack_table(found: dict[float, dict[int, _Section]], *, instances: bool) -> pd.DataFrame:
+    """Return the scores over all sections as a table, with those of instances if these were compared."""
+    import pandas as pd  # imported here because it takes 0.25 s; most stages that use a score need no table
+
+    kinds = [_pooled, _pooled_objects] if instances else [_pooled]
     rows = [
         (metric, threshold, value)
         for pooled in kinds
-        for threshold, sections in at_threshold.items()
-        for metric, value in pooled(sections).items()
+        for threshold, sections in found.items()
+        for metric, value in pooled([*sections.values()]).items()
     ]
     return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
 
@@ -265,6 +368,9 @@ def _partition(section: _Prepared, threshold: float, segment: Segment | None) ->
     if section.labels is not None:
         found = np.ascontiguousarray(unpadded(predicted))
         if segment is not None:
+            np.maximum(
+                found, 0, out=found
+            )  # ignored pixels are `OUTSIDE`, no label that a segmentation knows
             found = segment(section.z, unpadded(section.probability), threshold, found)
             found = as_labels(found, "the segmentation", section.ignored)
         objects = count_objects(count_pairs(section.labels, found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,11 @@ from pipeline_lib.instances.classes import ClassMap
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import Sections, ignored_pixels
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for
+from pipeline_lib.metrics.challenge import isbi_scores_with_sections
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.log import logger
-from pipeline_lib.scores import COLUMNS, at_chosen_threshold, read_scores, spread
+from pipeline_lib.scores import COLUMNS, SECTION_COLUMNS, at_chosen_threshold, read_scores, spread
 
 if TYPE_CHECKING:
     import h5py
@@ -37,10 +38,13 @@ def evaluate(
     segmentation: str | Path,
     postprocessing: str | Path,
     output: str | Path,
+    sections: str | Path,
     *,
     volume: str,
     split: str,
     network: str,
+    variant: str | None = None,
+    seed: int | None = None,
     fold: int = 0,
     memory_gb: float = 8.0,
     threads: int = 1,
@@ -70,12 +74,22 @@ def evaluate(
         JSON file of the model's post-processing, with the chosen threshold.
     output : str or Path
         CSV file to write, with the columns `scores.COLUMNS` and one row per metric and threshold.
+    sections : str or Path
+        CSV file to write, with the columns `scores.SECTION_COLUMNS` and one row per section and metric at the
+        chosen threshold. A section is scored as if it were the whole volume
+        (`metrics.challenge.isbi_scores_with_sections`), and numbered from 0. Sections without annotated
+        pixels have no rows.
     volume : str
         Name of the volume, for the column of this name.
     split : str
         Split of the volume, for the column of this name.
     network : str
         Name of the model or baseline, for the column of this name.
+    variant : str, optional
+        Name of the settings with which the model was trained, for the column of this name. By default that of
+        the network.
+    seed : int, optional
+        Seed of the training, for the column of this name. By default it is empty, as for baselines.
     fold : int, default 0
         Number of the cross-validation fold, for the column of this name.
     memory_gb : float, default 8.0
@@ -89,9 +103,16 @@ def evaluate(
         If an input is missing, damaged or lacks an array, if the files differ in shape, or if `memory_gb` is
         too small to score one section.
     """
-    names: dict[str, Any] = {"volume": volume, "split": split, "network": network, "fold": fold}
+    names: dict[str, Any] = {
+        "volume": volume,
+        "split": split,
+        "network": network,
+        "variant": variant or network,
+        "seed": seed,
+        "fold": fold,
+    }
     inputs = [dataset, prediction, segmentation, postprocessing]
-    with provenance.making("evaluate", [output], inputs, **names):
+    with provenance.making("evaluate", [output, sections], inputs, **names):
         import pandas as pd  # takes 0.25 s, and `collect_scores` does not need it
 
         chosen = PostProcessing.read(postprocessing)
@@ -121,30 +142,41 @@ def evaluate(
                 return cells_apart(labels[z], border[z], ignored_pixels(ignore, z))
 
             truth_cells = Sections(labels.shape, bool, cells)
-            scores = metrics.isbi_scores(
+            scores, by_section = isbi_scores_with_sections(
                 truth_cells,
                 probability,
                 sorted({*metrics.CHALLENGE_THRESHOLDS, chosen.threshold}),
+                chosen.threshold,
                 ignore=ignore,
                 labels=labels,
                 segment=segment,
                 workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),
             )
             constant = metrics.constant_pixels(truth_cells, probability, ignore=ignore)
-            of_classes = _class_scores(truth, predicted)
+            of_classes, of_sections = _class_scores(truth, predicted, by_section.section.unique())
         for metric, value in ({"constant_pixels": constant} | of_classes).items():
             scores.loc[len(scores)] = metric, chosen.threshold, value
+        if of_sections:
+            rows = pd.DataFrame(of_sections, columns=["section", "metric", "value"])
+            by_section = pd.concat([by_section, rows.assign(threshold=chosen.threshold)])
         # in one step, which takes a fifth of the time of `assign`
         table = pd.DataFrame(names | dict(scores.items()), columns=COLUMNS)
-        with replacing(output) as temporary:
-            table.to_csv(temporary, index=False)
+        section_table = pd.DataFrame(names | dict(by_section.items()), columns=SECTION_COLUMNS)
+        for path, written in ((output, table), (sections, section_table)):
+            with replacing(path) as temporary:
+                written.to_csv(temporary, index=False)
         logger.info("%s (%s, %s): %d scores", volume, split, network, len(table))
 
 
-def _class_scores(truth: h5py.File, predicted: h5py.File) -> dict[str, float]:
-    """Return scores and confusion matrix of the classes; nothing if they are background and cell."""
+def _class_scores(
+    truth: h5py.File, predicted: h5py.File, sections: Iterable[int]
+) -> tuple[dict[str, float], list[tuple[int, str, float]]]:
+    """Return scores and confusion matrix of the classes, and the scores of each of `sections`.
+
+    Both are empty if the classes are background and cell.
+    """
     if layout.TARGET.name not in truth or layout.CLASS_PROBABILITY.name not in predicted:
-        return {}
+        return {}, []
     target, probability = truth[layout.TARGET.name], predicted[layout.CLASS_PROBABILITY.name]
     names, _ = layout.classes_of(target)
     if (found := layout.classes_of(probability)[0]) != names:
@@ -152,13 +184,24 @@ def _class_scores(truth: h5py.File, predicted: h5py.File) -> dict[str, float]:
             f"{predicted.filename}: classes {', '.join(found)}, but {truth.filename} has {', '.join(names)}. "
             "Delete the prediction and run the workflow again."
         )
-    ignore = truth.get(layout.IGNORE.name)
-    confusion = metrics.class_confusion(target, ClassMap(probability), len(names), ignore=ignore)
+    ignore, most_probable = truth.get(layout.IGNORE.name), ClassMap(probability)
+    confusions = {
+        z: metrics.class_confusion(
+            target[z], most_probable[z], len(names), ignore=None if ignore is None else ignore[z]
+        )
+        for z in sections
+    }
+    confusion = sum(confusions.values(), start=np.zeros(2 * [len(names)], np.int64))
     matrix = {
         f"confusion_{names[row]}_{names[column]}": float(count)
         for (row, column), count in np.ndenumerate(confusion)
     }
-    return metrics.class_scores(confusion, names) | matrix
+    of_sections = [
+        (z, metric, value)
+        for z, own in confusions.items()
+        for metric, value in metrics.class_scores(own, names).items()
+    ]
+    return metrics.class_scores(confusion, names) | matrix, of_sections
 
 
 def collect_scores(scores: Sequence[str | Path], output: str | Path) -> None:

@@ -543,7 +543,7 @@ def tiffs(names=None):
 
 def evaluations(names, models=None):
     """Return a parameter function: arguments of `evaluate` for volumes `names` and `models`, or {model}."""
-    return each(
+    listed = each(
         names,
         models,
         dataset="<results>/{dataset}/{volume}.h5",
@@ -551,10 +551,13 @@ def evaluations(names, models=None):
         segmentation="<results>/segmentation/{model}/{volume}.h5",
         postprocessing="<results>/postprocessing/{model}.json",
         output="<results>/scores/{model}/{volume}.csv",
+        sections="<results>/scores/{model}/sections/{volume}.csv",
         volume="{volume}",
         split=lambda name, model: "validation" if name in validation_of(model) else "test",
         network="{model}",
+        variant="{model}",
     )
+    return lambda wildcards: [own | {"seed": TRAINED.get(own["network"])} for own in listed(wildcards)]
 
 
 def whole(names):

@@ -64,6 +64,7 @@ for batch in batches_of("evaluate", **{group: names for group, (names, _) in SCO
             postprocessing="<results>/postprocessing/{model}.json",
         output:
             expand("<results>/scores/{{model}}/{volume}.csv", volume=batch.volumes),
+            expand("<results>/scores/{{model}}/sections/{volume}.csv", volume=batch.volumes),
         log:
             f"<logs>/evaluate/{{model}}/{batch.name}.log",
         benchmark:
@@ -99,6 +100,9 @@ for batch in batches_of("evaluate", baselines=EVALUATED):
                 "<results>/segmentation/{model}/{volume}.h5", model=BASELINES, volume=batch.volumes
             ),
             scores=expand("<results>/scores/{model}/{volume}.csv", model=BASELINES, volume=batch.volumes),
+            sections=expand(
+                "<results>/scores/{model}/sections/{volume}.csv", model=BASELINES, volume=batch.volumes
+            ),
         log:
             f"<logs>/evaluate_baselines/{batch.name}.log",
         benchmark:
