@@ -35,6 +35,7 @@ def write_page(template: str, output: str | Path, **content: Any) -> None:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
+        "amount": amount,
         "code": code,
         "digits": digits,
         "duration": duration,
@@ -44,6 +45,31 @@ def write_page(template: str, output: str | Path, **content: Any) -> None:
     page = environment.get_template(template).render(content, bordure=provenance.version())
     with replacing(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def amount(number: float) -> str:
+    """Format a large number with at most three digits and a letter.
+
+    Parameters
+    ----------
+    number : float
+        The number.
+
+    Returns
+    -------
+    str
+        The number; k is a thousand, M a million, G a thousand million.
+
+    Examples
+    --------
+    >>> from pipeline_lib.pages import amount
+    >>> amount(812), amount(27_560), amount(1_900_000), amount(2.5e10)
+    ('812', '27.6 k', '1.9 M', '25 G')
+    """
+    letters = ["G", "M", "k", ""]
+    while number >= 999.5 and len(letters) > 1:
+        number, _ = number / 1000, letters.pop()
+    return f"{number:.3g} {letters[-1]}".rstrip()
 
 
 def code(text: str) -> Markup:

@@ -1,0 +1,97 @@
+"""Pictures of one section for a comparison: raw image, annotation, and the segmentation of each variant."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from pipeline_lib.figures.colouring import hatched, instances_coloured, raw_picture
+from pipeline_lib.figures.overlay import outline_overlay
+from pipeline_lib.figures.stored import consecutive
+from pipeline_lib.figures.volume import ANNOTATED, LARGEST, WINDOW, matched_labels, middle
+from pipeline_lib.kernels.sections import ignored_pixels, without
+from pipeline_lib.runtime.types import Stored
+
+RAW, TRUTH = "raw image", "annotation"  # names of the first two pictures
+
+
+def section_pictures(
+    raw: Stored, labels: Stored, ignore: Stored | None, segmented: Mapping[str, Stored], z: int
+) -> dict[str, np.ndarray]:
+    """Draw one section of a volume with its annotation and its segmentations.
+
+    A segment has the colour of the annotated cell with which it shares most pixels, so segmentations can be
+    compared by their colours. Pixels that are not annotated are hatched. Of a large section, the middle
+    `WINDOW` px are shown. Arrays may be HDF5 datasets; only this is read (of the raw image, up to the middle
+    `LARGEST` px, which set the contrast).
+
+    Parameters
+    ----------
+    raw : (c, z, y, x) array
+        Raw image.
+    labels : (z, y, x) array
+        Instance labels of the annotation.
+    ignore : (z, y, x) array or None
+        Pixels that are not annotated. None if all are.
+    segmented : dict of str to (z, y, x) array
+        Predicted instance labels of each variant.
+    z : int
+        Section to draw.
+
+    Returns
+    -------
+    dict of str to (y, x, 3) array of uint8
+        Pictures, RGB: `RAW`, `TRUTH` (the outlines of the annotated cells on the raw image), and one for each
+        variant.
+    """
+    _, height, width = labels.shape
+    part = middle((height, width), LARGEST)
+    window = middle((part[0].stop - part[0].start, part[1].stop - part[1].start), WINDOW)  # within `part`
+    y, x = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True))
+    ignored = ignored_pixels(ignore, z, (y, x))
+    truth = consecutive(without(labels[z, y, x], ignored))
+    gray = raw_picture(raw[(slice(None), z, *part)], window)
+    pictures = {RAW: gray, TRUTH: hatched(outline_overlay(gray, (truth, ANNOTATED)), ignored)}
+    for name, array in segmented.items():
+        found = matched_labels(truth, consecutive(array[z, y, x]))
+        pictures[name] = hatched(instances_coloured(found), ignored)
+    return pictures
+
+
+def palette_png(picture: np.ndarray) -> bytes:
+    """Return a picture as PNG with at most 256 colours, which is small.
+
+    Parameters
+    ----------
+    picture : (y, x, 3) array of uint8
+        The picture, RGB. With up to 256 colours it is stored exactly, otherwise with similar ones.
+
+    Returns
+    -------
+    bytes
+        The PNG file.
+
+    Examples
+    --------
+    >>> import io
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from pipeline_lib.figures.comparison import palette_png
+    >>> picture = np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)
+    >>> np.asarray(Image.open(io.BytesIO(palette_png(picture))).convert("RGB")).tolist()
+    [[[255, 0, 0], [0, 0, 255]]]
+    """
+    codes = picture.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    found, index = np.unique(codes, return_inverse=True)
+    colours = np.stack([found >> 16, found >> 8, found], axis=1).astype(np.uint8)
+    if len(colours) <= 256:
+        image = Image.fromarray(index.reshape(picture.shape[:2]).astype(np.uint8), "P")
+        image.putpalette(colours.tobytes())
+    else:
+        image = Image.fromarray(picture).quantize(256, dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    image.save(file, "png", optimize=True)
+    return file.getvalue()

@@ -1,0 +1,399 @@
+"""Comparison stage: show the variants of a study side by side on one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from pipeline_lib import layout, provenance
+from pipeline_lib.figures.comparison import RAW, TRUTH, palette_png, section_pictures
+from pipeline_lib.figures.curves import HEIGHT, WIDTH, Curve, curves_chart, line_style
+from pipeline_lib.metrics.differences import FEWEST_SECTIONS, compare_variants
+from pipeline_lib.networks import modelfile
+from pipeline_lib.pages import write_page
+from pipeline_lib.pages.scores import SCORES, Score
+from pipeline_lib.runtime.files import read_json, replacing
+from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.types import Json
+from pipeline_lib.scores import at_chosen_threshold, read_scores
+
+__all__ = ["COLUMNS", "Contents", "Shown", "Trained", "write_comparison"]
+
+#: Columns of the table of differences.
+COLUMNS = [
+    "variant",
+    "split",
+    "metric",
+    "models",
+    "mean",
+    "standard_deviation",
+    "difference",
+    "low",
+    "high",
+    "spread_low",
+    "spread_high",
+    "differs",
+]
+_MOST_NAMED = 8  # variants in a sentence
+_CLASS_SCORES = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou", "iou_", "dice_")
+
+
+class Trained(NamedTuple):
+    """A model of a study and its files, which need not exist.
+
+    Parameters
+    ----------
+    name : str
+        Name of the model.
+    variant : str
+        Name of its variant.
+    seed : int
+        Seed of the training.
+    fold : int
+        Number of the cross-validation fold.
+    model : str or Path
+        Model file of the training.
+    history : str or Path
+        Training history (CSV).
+    postprocessing : str or Path
+        JSON file with the chosen threshold.
+    scores : sequence of str or Path
+        Table of scores of each held-out volume (CSV).
+    sections : sequence of str or Path
+        Table of the scores of the sections of each held-out volume (CSV).
+    """
+
+    name: str
+    variant: str
+    seed: int
+    fold: int
+    model: str | Path
+    history: str | Path
+    postprocessing: str | Path
+    scores: Sequence[str | Path]
+    sections: Sequence[str | Path]
+
+    def missing(self) -> tuple[str, Path] | None:
+        """Return the first step whose file does not exist, and this file; None if all exist."""
+        steps = {
+            "training": [self.model, self.history],
+            "choice of the threshold": [self.postprocessing],
+            "evaluation": [*self.scores, *self.sections],
+        }
+        for step, paths in steps.items():
+            for path in map(Path, paths):
+                if not path.exists():
+                    return step, path
+        return None
+
+
+class Shown(NamedTuple):
+    """A section that is shown.
+
+    Parameters
+    ----------
+    volume : str
+        Name of its volume.
+    split : str
+        Split of the volume.
+    z : int
+        Number of the section in the volume, from 0.
+    dataset : str or Path
+        HDF5 file of the volume with `raw`, `labels` and, if there is one, `ignore`.
+    segmentations : dict of str to (str or Path)
+        For each variant the HDF5 file with the `labels` of one of its models, which need not exist.
+    """
+
+    volume: str
+    split: str
+    z: int
+    dataset: str | Path
+    segmentations: Mapping[str, str | Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """Files and settings that a comparison shows. Files that do not exist are stated as missing.
+
+    Parameters
+    ----------
+    title : str
+        Heading of the page.
+    variants : dict of str to dict
+        Settings of each variant that differ from the config. All are compared with the first one.
+    models : sequence of Trained
+        Models of all variants.
+    speed : dict of str to (str or Path)
+        For each variant a JSON file with `parameters`, `multiply_adds` (per pixel of the output),
+        `seconds_per_iteration`, `seconds_per_megapixel` (of the prediction) and optionally `iterations`.
+    pictures : sequence of Shown
+        Sections that are shown.
+    """
+
+    title: str
+    variants: Mapping[str, Json]
+    models: Sequence[Trained]
+    speed: Mapping[str, str | Path]
+    pictures: Sequence[Shown]
+
+    @property
+    def files(self) -> list[str | Path]:
+        """All files from which the page is made and that exist."""
+        of_models = [[m.model, m.history, m.postprocessing, *m.scores, *m.sections] for m in self.models]
+        of_pictures = [[shown.dataset, *shown.segmentations.values()] for shown in self.pictures]
+        every = itertools.chain(*of_models, self.speed.values(), *of_pictures)
+        return [path for path in dict.fromkeys(every) if Path(path).exists()]
+
+
+def write_comparison(contents: Contents, output: str | Path, table: str | Path) -> None:
+    """Write the comparison of a study as one HTML page that needs no other file, and as a table.
+
+    Differences are those of `metrics.differences.compare_variants`: only those that are larger than chance in
+    the choice of the sections and in the trainings are marked. A model whose files are not complete is left
+    out and stated at the top of the page.
+
+    Parameters
+    ----------
+    contents : Contents
+        Files and settings to show.
+    output : str or Path
+        HTML file to write.
+    table : str or Path
+        CSV file to write, with the `COLUMNS`: for each variant, split and metric the number of models, mean and
+        standard deviation of their scores (mean over the volumes of a split), and the columns of
+        `metrics.differences.compare_variants`.
+
+    Raises
+    ------
+    InputError
+        If a file that exists is damaged or has changed since it was made.
+    """
+    settings: Json = {"title": contents.title, "variants": {**contents.variants}}
+    with provenance.making("comparison", [output, table], contents.files, **settings):
+        missing = [(model, *found) for model in contents.models if (found := model.missing())]
+        complete = [model for model in contents.models if not model.missing()]
+        compared = _compare(complete, [*contents.variants])
+        with replacing(table) as temporary:
+            compared[COLUMNS].to_csv(temporary, index=False)
+        variants, first = [*contents.variants], next(iter(contents.variants))
+        splits = [split for split in ("test", "validation") if (compared.split == split).any()]
+        criterion = _criterion(complete, first)
+        scores = _scores_of(compared)
+        headline = [score for score in scores if score.metric in (criterion, "v_rand_thin")]
+        headline.sort(key=lambda score: score.metric != criterion)
+        trained = [model for model in contents.models if Path(model.model).exists()]
+        single = compared.groupby("variant").models.max().le(1) if len(compared) else pd.Series(dtype=bool)
+        write_page(
+            "comparison.html.jinja",
+            output,
+            title=contents.title,
+            variants={
+                name: yaml.safe_dump(own, default_flow_style=None, sort_keys=False).strip() if own else ""
+                for name, own in contents.variants.items()
+            },
+            first=first,
+            number=len(contents.models),
+            complete=len(complete),
+            seeds=sorted({model.seed for model in contents.models}),
+            folds=sorted({model.fold for model in contents.models}),
+            missing=missing,
+            unmeasured=[name for name in variants if not Path(contents.speed.get(name, "")).is_file()],
+            single=[name for name in variants if single.get(name, False)],
+            fewest=FEWEST_SECTIONS,
+            sections={split: int(compared[compared.split == split].sections.max()) for split in splits},
+            splits=splits,
+            criterion=criterion,
+            headline=headline,
+            others=[score for score in scores if score not in headline],
+            rows={
+                (split, score.metric): _rows(compared, split, score, variants)
+                for split in splits
+                for score in scores
+            },
+            result=[(score, _result(compared, splits[0], score, first)) for score in headline if splits],
+            costs=_costs(trained, variants, contents.speed),
+            charts=_charts([model for model in trained if Path(model.history).exists()], variants),
+            size=(WIDTH, HEIGHT),
+            styles={name: line_style(number) for number, name in enumerate(variants)},
+            pictures=[_pictures(shown, variants) for shown in contents.pictures],
+            table=Path(table).name,
+        )
+    logger.info("%s: %.1f MB", output, Path(output).stat().st_size / 1e6)
+
+
+def _compare(models: Sequence[Trained], variants: Sequence[str]) -> pd.DataFrame:
+    """Return the differences of all variants, with number of sections, means and standard deviations."""
+    sections, scores = [], []
+    for model in models:
+        threshold = read_json(model.postprocessing)["threshold"]
+        own = pd.concat([read_scores(path) for path in model.scores])
+        own = at_chosen_threshold(own.assign(network=model.name), {model.name: threshold})
+        scores.append(own.assign(variant=model.variant))
+        sections += [
+            read_scores(path).assign(variant=model.variant, model=model.name) for path in model.sections
+        ]
+    if not models:
+        return pd.DataFrame(columns=[*COLUMNS, "sections"])
+    keys = ["variant", "split", "metric"]
+    of_models = pd.concat(scores).groupby([*keys, "network"]).value.mean()
+    means = of_models.groupby(keys).agg(["mean", "std"])
+    means.columns = ["mean", "standard_deviation"]
+    return compare_variants(pd.concat(sections), variants).merge(means, on=keys)
+
+
+def _criterion(models: Sequence[Trained], first: str) -> str:
+    """Return the metric by which the thresholds of the first variant were chosen, or else of any variant."""
+    ordered = sorted(models, key=lambda model: model.variant != first)
+    return str(read_json(ordered[0].postprocessing)["criterion"]) if ordered else "rand_error"
+
+
+def _scores_of(compared: pd.DataFrame) -> list[Score]:
+    """Return the scores to show, also those of classes."""
+    found = {*compared.metric}
+    known = [score for score in SCORES if score.metric in found]
+    names = {score.metric for score in known}
+    of_classes = [
+        Score(metric, metric.replace("_", " "), True, "scores of classes of pixels")
+        for metric in dict.fromkeys(compared.metric)
+        if metric not in names and metric.startswith(_CLASS_SCORES)
+    ]
+    return known + of_classes
+
+
+def _rows(
+    compared: pd.DataFrame, split: str, score: Score, variants: Sequence[str]
+) -> list[tuple[str, Json | None]]:
+    """Return for each variant the entries of its row of a table, or None if it has no scores."""
+    own = compared[(compared.split == split) & (compared.metric == score.metric)].set_index("variant")
+    found = own.to_dict("index")
+    widths = own.drop(index=variants[0], errors="ignore")[["low", "high"]].abs().max(axis=1)
+    # a variant that failed must not make the bars of all others too short to see
+    limit = min(widths.max(), 3 * widths.median()) if widths.notna().any() else math.nan
+
+    def share(value: float) -> float:
+        return round(float(np.clip(50 + 50 * value / limit, 0, 100)), 1) if limit else 50.0
+
+    rows: list[tuple[str, Json | None]] = []
+    for name in variants:
+        row = found.get(name)
+        if row:
+            state = _state(row, name == variants[0], score.more_is_better)
+            bar = (
+                [share(row[key]) for key in ("low", "difference", "high")]
+                if row["low"] == row["low"]
+                else None
+            )
+            row = {**row, "state": state, "bar": bar}
+        rows.append((name, row))
+    return rows
+
+
+def _state(row: Mapping[str, Any], is_first: bool, more_is_better: bool) -> str:
+    """Return in one word what a difference means."""
+    if is_first:
+        return "reference"
+    if math.isnan(row["difference"]):
+        return "unknown"
+    if row["differs"]:
+        return "better" if (row["differs"] > 0) == more_is_better else "worse"
+    if math.isnan(row["spread_low"]):
+        return "single"
+    return "few" if row["sections"] < FEWEST_SECTIONS else "chance"
+
+
+def _result(compared: pd.DataFrame, split: str, score: Score, first: str) -> dict[str, list[str]]:
+    """Return the variants that are better and worse than the first one beyond chance, at most a few."""
+    own = compared[
+        (compared.split == split) & (compared.metric == score.metric) & (compared.variant != first)
+    ]
+    signs = own.differs if score.more_is_better else -own.differs
+    found = {}
+    for word, sign in (("better", 1), ("worse", -1)):
+        names = [*own.variant[signs == sign]]
+        more = len(names) - _MOST_NAMED
+        found[word] = names if more <= 1 else [*names[:_MOST_NAMED], f"{more} more"]
+    return found
+
+
+def _costs(
+    models: Iterable[Trained], variants: Sequence[str], speed: Mapping[str, str | Path]
+) -> dict[str, Json]:
+    """Return parameters, multiply-adds and times of each variant, as far as they are known."""
+    seconds: dict[str, list[float]] = {}
+    known: dict[str, Json] = {name: {} for name in variants}
+    for model in models:
+        record = provenance.find_record(model.model) or {}
+        if "seconds" in record:
+            seconds.setdefault(model.variant, []).append(record["seconds"])
+        known[model.variant]["parameters"] = modelfile.describe(model.model)["parameters"]
+        if Path(model.history).exists():
+            known[model.variant]["iterations"] = int(pd.read_csv(model.history).iteration.iloc[-1])
+    for name, own in seconds.items():
+        known[name]["training"] = float(np.mean(own))
+    for name in variants:
+        path = speed.get(name)
+        if path is not None and Path(path).exists():
+            known[name] = read_json(path) | known[name]
+    return known
+
+
+def _charts(models: Sequence[Trained], variants: Sequence[str]) -> Json | None:
+    """Return the charts of loss and V-Rand, first the mean line of each variant; None without a history."""
+    if not models:
+        return None
+    records = [provenance.find_record(model.model) or {} for model in models]
+    timed = all("seconds" in record for record in records)
+    histories: dict[str, list[pd.DataFrame]] = {}
+    for model, record in zip(models, records, strict=True):
+        history = pd.read_csv(model.history)
+        last = history.iteration.iloc[-1]
+        history["at"] = history.iteration * (record["seconds"] / 60 / last if timed else 1)
+        histories.setdefault(model.variant, []).append(history)
+    charts = []
+    for column, name, logarithmic in (
+        ("validation_loss", "Loss on the validation volumes", True),
+        ("validation_v_rand_thin", "V-Rand after thinning on the validation volumes", False),
+    ):
+        curves = {}
+        for variant in variants:
+            if own := histories.get(variant):
+                mean = pd.concat(own).groupby("iteration")[["at", column]].mean()
+                lines = [mean, *own] if len(own) > 1 else [mean]
+                curves[variant] = [Curve(t["at"].to_numpy(), t[column].to_numpy()) for t in lines]
+        charts.append({"name": name, **curves_chart(curves, logarithmic=logarithmic)})
+    return {"unit": "minutes of training" if timed else "iterations", "charts": charts}
+
+
+def _pictures(shown: Shown, variants: Sequence[str]) -> Json:
+    """Return the pictures of a section as data URIs; None for a variant without segmentation."""
+    name = f"{shown.volume}, section {shown.z + 1} ({shown.split})"
+    if not Path(shown.dataset).exists():
+        return {"name": name, "size": None, "panels": {}}
+    with ExitStack() as stack:
+        data = stack.enter_context(layout.require(shown.dataset, layout.RAW, layout.LABELS))
+        found = {
+            variant: stack.enter_context(layout.require(path, layout.LABELS))[layout.LABELS.name]
+            for variant, path in shown.segmentations.items()
+            if Path(path).exists()
+        }
+        pictures = section_pictures(
+            data[layout.RAW.name], data[layout.LABELS.name], data.get(layout.IGNORE.name), found, shown.z
+        )
+    height, width = pictures[RAW].shape[:2]
+    panels = {
+        key: f"data:image/png;base64,{base64.b64encode(palette_png(pictures[key])).decode()}"
+        if key in pictures
+        else None
+        for key in (RAW, TRUTH, *variants)
+    }
+    return {"name": name, "size": (width, height), "panels": panels}
