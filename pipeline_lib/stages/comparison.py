@@ -44,7 +44,7 @@ COLUMNS = [
     "spread_high",
     "differs",
 ]
-_MOST_NAMED = 8  # variants in a sentence
+_MOST_NAMED = 6  # variants in a sentence
 _CLASS_SCORES = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou", "iou_", "dice_")
 
 
@@ -169,8 +169,8 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
     output : str or Path
         HTML file to write.
     table : str or Path
-        CSV file to write, with the `COLUMNS`: for each variant, split and metric the number of models, mean and
-        standard deviation of their scores (mean over the volumes of a split), and the columns of
+        CSV file to write, with the `COLUMNS`: for each variant, split and metric the number of models, mean
+        and standard deviation of their scores (mean over the volumes of a split), and the columns of
         `metrics.differences.compare_variants`.
 
     Raises
@@ -180,7 +180,6 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
     """
     settings: Json = {"title": contents.title, "variants": {**contents.variants}}
     with provenance.making("comparison", [output, table], contents.files, **settings):
-        missing = [(model, *found) for model in contents.models if (found := model.missing())]
         complete = [model for model in contents.models if not model.missing()]
         compared = _compare(complete, [*contents.variants])
         with replacing(table) as temporary:
@@ -206,7 +205,7 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
             complete=len(complete),
             seeds=sorted({model.seed for model in contents.models}),
             folds=sorted({model.fold for model in contents.models}),
-            missing=missing,
+            missing=_missing(contents.models),
             unmeasured=[name for name in variants if not Path(contents.speed.get(name, "")).is_file()],
             single=[name for name in variants if single.get(name, False)],
             fewest=FEWEST_SECTIONS,
@@ -229,6 +228,16 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
             table=Path(table).name,
         )
     logger.info("%s: %.1f MB", output, Path(output).stat().st_size / 1e6)
+
+
+def _missing(models: Sequence[Trained]) -> list[tuple[str, str, list[str], Path]]:
+    """Return variant, first step that did not end, names of its models, and the first missing file."""
+    found: dict[tuple[str, str], tuple[list[str], Path]] = {}
+    for model in models:
+        if missing := model.missing():
+            step, path = missing
+            found.setdefault((model.variant, step), ([], path))[0].append(model.name)
+    return [(*key, *value) for key, value in found.items()]
 
 
 def _compare(models: Sequence[Trained], variants: Sequence[str]) -> pd.DataFrame:
@@ -276,24 +285,32 @@ def _rows(
     """Return for each variant the entries of its row of a table, or None if it has no scores."""
     own = compared[(compared.split == split) & (compared.metric == score.metric)].set_index("variant")
     found = own.to_dict("index")
-    widths = own.drop(index=variants[0], errors="ignore")[["low", "high"]].abs().max(axis=1)
-    # a variant that failed must not make the bars of all others too short to see
-    limit = min(widths.max(), 3 * widths.median()) if widths.notna().any() else math.nan
+    ends = own.drop(index=variants[0], errors="ignore")[["low", "high", "spread_low", "spread_high"]]
+    widths = ends.abs().max(axis=1)
+    # a variant that failed must not make the lines of all others too short to see
+    limit = min(widths.max(), 3 * widths.median()) or 1.0
 
-    def share(value: float) -> float:
-        return round(float(np.clip(50 + 50 * value / limit, 0, 100)), 1) if limit else 50.0
+    def place(value: float) -> float:
+        """Return a position in a drawing from -limit to limit, in percent from the left."""
+        return round(float(np.clip(50 + 50 * value / limit, 0, 100)), 1)
+
+    def line(low: float, high: float) -> tuple[float, float] | None:
+        """Return left end and length of an interval in percent; None if it is not known."""
+        return None if math.isnan(low) else (place(low), round(place(high) - place(low), 1))
 
     rows: list[tuple[str, Json | None]] = []
     for name in variants:
         row = found.get(name)
         if row:
             state = _state(row, name == variants[0], score.more_is_better)
-            bar = (
-                [share(row[key]) for key in ("low", "difference", "high")]
-                if row["low"] == row["low"]
-                else None
-            )
-            row = {**row, "state": state, "bar": bar}
+            sections = line(row["low"], row["high"])
+            bar = {
+                "at": min(max(place(row["difference"]), 4), 96),  # the dot is whole
+                "sections": sections,
+                "trainings": line(row["spread_low"], row["spread_high"]),
+            }
+            shown = sections and state != "reference"
+            row = {**row, "state": state, "bar": bar if shown else None}
         rows.append((name, row))
     return rows
 
