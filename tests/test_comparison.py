@@ -1,17 +1,32 @@
 """The comparison of a study: which differences are beyond chance, and the page that shows them."""
 
+import base64
+import dataclasses
+import io
+import re
 import shutil
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+import yaml
+from PIL import Image
 
 from pipeline_lib import layout, networks, provenance
+from pipeline_lib.data.correspondence import outlines
 from pipeline_lib.data.normalisation import Normalisation
+from pipeline_lib.figures.colouring import rgb
+from pipeline_lib.figures.comparison import palette_png, section_pictures
+from pipeline_lib.figures.curves import Curve, curves_chart
+from pipeline_lib.figures.volume import ANNOTATED
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.scores import COLUMNS, SECTION_COLUMNS
-from pipeline_lib.stages.comparison import Contents, Shown, Trained
+from pipeline_lib.stages.comparison import COLUMNS as COMPARED
+from pipeline_lib.stages.comparison import Contents, Shown, Trained, write_comparison
+from tests.test_report import Page
 
 SECTIONS = 8
 METRICS = ("rand_error", "v_rand_thin", "seg", "vi_split")
@@ -95,3 +110,254 @@ def make_study(folder, variants, seeds=(0, 1, 2), noise=0.004, size=64):
         speed=speed,
         pictures=[Shown("cells", "test", z, folder / "dataset.h5", segmentations) for z in (0, 3)],
     )
+
+
+VARIANTS = {"unet": 0.0, "a<b": 0.05, "worse_one": -0.05, "same": 0.0}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return make_study(tmp_path_factory.mktemp("study"), VARIANTS)
+
+
+def write(contents, folder):
+    """Write the page and return its parsed elements and the table."""
+    write_comparison(contents, folder / "page.html", folder / "table.csv")
+    found = pd.read_csv(folder / "table.csv", float_precision="round_trip")
+    html = (folder / "page.html").read_text(encoding="utf-8")
+    return Page(re.sub("<script>.*</script>", "", html, flags=re.DOTALL)), found
+
+
+@pytest.fixture(scope="module")
+def written(study, tmp_path_factory):
+    return write(study, tmp_path_factory.mktemp("page"))
+
+
+def copied(study, folder):
+    """Return the contents of a copy of the files, which a test may delete."""
+    old = Path(study.models[0].model).parents[1]
+    shutil.copytree(old, folder / "copy")
+
+    def move(value):
+        if isinstance(value, Path):
+            return folder / "copy" / value.relative_to(old)
+        if isinstance(value, dict):
+            return {key: move(own) for key, own in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(move, value))
+        return [*map(move, value)] if isinstance(value, list) else value
+
+    return Contents(**{field.name: move(getattr(study, field.name)) for field in dataclasses.fields(study)})
+
+
+def cells(page, number=0):
+    """Return the rows of a table: first cell -> texts of the others, without line breaks."""
+    rows = [[" ".join(cell["text"].split()) for cell in row] for row in page.tables[number]]
+    return {first: others for first, *others in rows[1:]}
+
+
+def lead(page):
+    return " ".join(page.text.partition("On the test split")[2].partition("4 variants")[0].split())
+
+
+# numbers
+
+
+def test_the_table_has_means_over_models_and_the_differences_of_the_sections(study, written):
+    page, found = written
+    assert [*found.columns] == COMPARED
+    row = found.set_index(["variant", "split", "metric"]).loc["a<b", "test", "v_rand_thin"]
+    models = {name: [m for m in study.models if m.variant == name] for name in ("a<b", "unet")}
+    means, sections = [], {}
+    for model in models["a<b"]:
+        scores = pd.read_csv(model.scores[0])
+        chosen = (scores.split == "test") & (scores.metric == "v_rand_thin") & (scores.threshold == 0.35)
+        means.append(scores[chosen].value.item())
+    for name, own in models.items():
+        tables = pd.concat(pd.read_csv(model.sections[0]) for model in own)
+        tables = tables[(tables.split == "test") & (tables.metric == "v_rand_thin")]
+        sections[name] = tables.groupby("section").value.mean()
+    assert (row.models, row["mean"], row.standard_deviation) == pytest.approx(
+        (3, np.mean(means), np.std(means, ddof=1))
+    )
+    assert row.difference == pytest.approx((sections["a<b"] - sections["unet"]).mean())
+    assert row.low < row.difference < row.high and row.differs == 1
+    shown = cells(page)["a<b"]
+    assert shown[0] == "3"
+    assert shown[2].startswith(f"{row['mean']:.3f} ± {row.standard_deviation:.2g} +{row.difference:.3f} ")
+    assert shown[2].endswith("] better")
+
+
+def test_only_differences_beyond_chance_are_marked(written):
+    page, found = written
+    test = found[found.split == "test"].set_index(["metric", "variant"]).differs
+    assert test.rand_error.to_dict() == {"unet": 0, "a<b": -1, "worse_one": 1, "same": 0}
+    assert lead(page) == (
+        ", compared with unet: Rand error: better with a<b; worse with worse_one. "
+        "V-Rand after thinning: better with a<b; worse with worse_one."
+    )
+    shown = {name: others[1] for name, others in cells(page).items()}
+    assert shown["a<b"].endswith("] better") and shown["worse_one"].endswith("] worse")
+    assert shown["same"].endswith("] within chance") and "]" not in shown["unet"]
+
+
+def test_the_costs_are_those_of_the_files(written):
+    shown = cells(written[0])
+    assert [" ".join(text.split()) for text in shown["unet"][-3:]] == ["30 k434", "1 min 01 s1,000", "2.0 s"]
+    assert shown["worse_one"][-3:] == ["90 k434", "3 min 01 s1,000", "4.0 s"]
+
+
+def test_the_settings_of_each_variant_are_valid_yaml(study, written):
+    page, _ = written
+    shown = {
+        first: others[0] for first, *others in ([cell["text"] for cell in row] for row in page.tables[-1])
+    }
+    assert shown.pop("unet") == "the config as it is"
+    assert {name: yaml.safe_load(text) for name, text in shown.items()} == {
+        name: own for name, own in study.variants.items() if own
+    }
+
+
+def test_the_same_files_give_the_same_bytes_and_nothing_is_loaded(study, written, tmp_path):
+    write(study, tmp_path)
+    again = (tmp_path / "page.html").read_bytes()
+    write(study, tmp_path)
+    assert (tmp_path / "page.html").read_bytes() == again
+    for _, attributes in written[0].elements:
+        for name in ("src", "href"):
+            assert re.match("data:|#|table.csv$", attributes.get(name) or "#")
+
+
+# what is missing
+
+
+def test_missing_models_are_stated_and_the_others_are_compared(study, tmp_path):
+    contents = copied(study, tmp_path)
+    models = {model.name: model for model in contents.models}
+    models["a<b-seed1"].model.unlink()
+    models["same-seed0"].sections[0].unlink()
+    models["same-seed2"].postprocessing.unlink()
+    for seed in range(3):
+        models[f"worse_one-seed{seed}"].scores[0].unlink()
+    contents.speed["same"].unlink()
+    contents.pictures[0].segmentations["worse_one"].unlink()
+    page, found = write(contents, tmp_path)
+    listed = " ".join(page.text.partition("3 seeds.")[2].partition("Each score")[0].split())
+    for text in (
+        "a<b lacks 1 model: a<b-seed1. The training did not end: ",
+        "same lacks 1 model: same-seed0. The evaluation did not end: ",
+        "same lacks 1 model: same-seed2. The choice of the threshold did not end: ",
+        "worse_one lacks 3 models: worse_one-seed0, worse_one-seed1, worse_one-seed2. The evaluation did",
+        "Multiply-adds and prediction time were not measured for same.",
+        "same was trained once.",
+    ):
+        assert text in listed
+    assert found.groupby("variant").models.max().to_dict() == {"unet": 3, "a<b": 2, "same": 1}
+    shown = cells(page)
+    assert shown["worse_one"][:3] == ["0", "missing", "missing"] and "2.0 s" not in shown["same"][-1]
+    assert shown["a<b"][1].endswith("better") and shown["same"][1].endswith("trained once")
+    assert page.text.count("no segmentation") == len(contents.pictures)
+
+
+@pytest.mark.parametrize("gone", ["every model", "the first variant"])
+def test_a_page_is_written_without_any_score_or_reference(study, tmp_path, gone):
+    contents = copied(study, tmp_path)
+    for model in contents.models:
+        if gone == "every model" or model.variant == "unet":
+            model.model.unlink()
+    page, found = write(contents, tmp_path)
+    if gone == "every model":
+        assert "No variant could be scored yet." in page.text and not len(found)
+    else:
+        assert {*found.variant} == {"a<b", "worse_one", "same"}
+        assert found.difference.isna().all() and not found.differs.any()
+        assert cells(page)["unet"][1] == "missing"
+        assert "The first variant, unet, has no scores, so no difference can be stated." in page.text
+
+
+def test_one_model_of_each_variant_marks_nothing(study, tmp_path):
+    first = dataclasses.replace(study, models=[model for model in study.models if model.seed == 0])
+    page, found = write(first, tmp_path)
+    assert not found.differs.any() and found.standard_deviation.isna().all()
+    assert "unet was trained once." in page.text
+    assert "trained once" in cells(page)["a<b"][1] and "better" not in cells(page)["a<b"][1]
+
+
+# pictures
+
+
+def test_pictures_of_a_section_have_the_colours_of_the_annotated_cells():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(1, 30, (2, 20, 20)).repeat(8, axis=1).repeat(8, axis=2).astype(np.uint32)
+    raw = rng.integers(0, 255, (1, *labels.shape)).astype(np.uint8)
+    ignore = np.zeros(labels.shape, np.uint8)
+    ignore[:, :16] = 1
+    other = np.where(labels == labels[1, 80, 80], 0, labels * 7 + 3)  # one cell is missing
+    found = section_pictures(raw, labels, ignore, {"same": labels * 7 + 3, "other": other}, 1)
+    assert [*found] == ["raw image", "annotation", "same", "other"]
+    differs = (found["same"] != found["other"]).any(axis=2)
+    assert differs[16:].any() and not differs[labels[1] != labels[1, 80, 80]].any()
+    assert (found["raw image"] == found["raw image"][..., :1]).all()
+    outlined = (found["annotation"] == rgb(ANNOTATED)).all(axis=2)
+    assert np.array_equal(outlined[16:], outlines(np.where(ignore[1], 0, labels[1]))[16:])
+
+
+def test_only_the_middle_of_a_large_section_is_shown():
+    raw = np.zeros((1, 1, 700, 600), np.uint8)
+    labels = np.arange(700 * 600, dtype=np.uint32).reshape(1, 700, 600)
+    found = section_pictures(raw, labels, None, {"a": labels}, 0)
+    assert {picture.shape for picture in found.values()} == {(512, 512, 3)}
+
+
+@pytest.mark.parametrize("colours", [2, 256, 5000])
+def test_pictures_are_stored_with_at_most_256_colours(colours):
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (colours, 3)).astype(np.uint8)[rng.integers(0, colours, (90, 70))]
+    image = Image.open(io.BytesIO(palette_png(picture)))
+    assert image.mode == "P"
+    difference = np.abs(np.asarray(image.convert("RGB")).astype(int) - picture)
+    assert difference.max() == 0 if colours <= 256 else difference.mean() < 20
+
+
+def test_the_page_embeds_each_picture_once(study, written):
+    images = [own for tag, own in written[0].elements if tag == "image"]
+    assert len(images) == len(study.pictures) * (2 + len(VARIANTS))
+    sizes = {Image.open(io.BytesIO(base64.b64decode(own["href"].partition(",")[2]))).size for own in images}
+    assert sizes == {(64, 64)}
+    shown = [own["href"] for tag, own in written[0].elements if tag == "use" and own.get("href")]
+    assert sorted(shown) == sorted(f"#{own['id']}" for own in images)
+
+
+# curves
+
+
+def test_curves_pass_through_their_points():
+    """Points that lie on ticks are drawn at the ticks; on a logarithmic axis, ratios are distances."""
+    x, y = np.array([0.0, 5, 10]), np.array([0.1, 1.0, 10.0])
+    chart = curves_chart({"a": [Curve(x, y)]}, logarithmic=True)
+    [points] = chart["lines"]["a"]
+    places = [tuple(map(float, point.split(","))) for point in points.split()]
+    across, up = ({float(text): at for at, text in chart[axis]} for axis in "xy")
+    assert places == [(across[0], up[0.1]), (across[10] / 2 + across[0] / 2, up[1]), (across[10], up[10])]
+    assert up[0.1] - up[1] == pytest.approx(up[1] - up[10], abs=0.2)
+
+
+def test_a_validation_without_a_score_leaves_out_its_point():
+    chart = curves_chart({"a": [Curve(np.arange(4.0), np.array([0.5, np.nan, 0.7, 0.8]))]})
+    assert len(chart["lines"]["a"][0].split()) == 3
+
+
+def test_the_line_of_a_variant_is_the_mean_of_its_models(study, written):
+    """The time axis ends with the longest training, which took 4 min and 2 s."""
+    lines = [own for tag, own in written[0].elements if tag == "polyline"]
+    assert len(lines) == 2 * len(VARIANTS) * (1 + 3)
+    own = [line["points"].split() for line in lines[:4]]
+    heights = np.array([[float(point.partition(",")[2]) for point in points] for points in own])
+    losses = [pd.read_csv(model.history).validation_loss for model in study.models[:3]]
+    # on the logarithmic axis the mean is between the models
+    assert np.all((heights[1:].min(0) <= heights[0]) & (heights[0] <= heights[1:].max(0)))
+    assert (
+        np.argsort(heights[:, 5])[::-1].tolist()
+        == np.argsort([np.mean([loss[5] for loss in losses]), *(loss[5] for loss in losses)]).tolist()
+    )
+    assert "minutes of training" in written[0].text

@@ -201,6 +201,7 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
                 for name, own in contents.variants.items()
             },
             first=first,
+            referenced=(compared.variant == first).any(),
             number=len(contents.models),
             complete=len(complete),
             seeds=sorted({model.seed for model in contents.models}),
@@ -286,9 +287,9 @@ def _rows(
     own = compared[(compared.split == split) & (compared.metric == score.metric)].set_index("variant")
     found = own.to_dict("index")
     ends = own.drop(index=variants[0], errors="ignore")[["low", "high", "spread_low", "spread_high"]]
-    widths = ends.abs().max(axis=1)
+    widths = ends.abs().max(axis=1).dropna()
     # a variant that failed must not make the lines of all others too short to see
-    limit = min(widths.max(), 3 * widths.median()) or 1.0
+    limit = (min(widths.max(), 3 * widths.median()) if len(widths) else 0) or 1.0
 
     def place(value: float) -> float:
         """Return a position in a drawing from -limit to limit, in percent from the left."""
