@@ -29,6 +29,7 @@ GROUPS = {
         "pipeline_lib.api": "Train, segment, score, measure",
         "pipeline_lib.projects.setup": "Table and config for a folder",
         "pipeline_lib.metrics": "Scores",
+        "pipeline_lib.metrics.differences": "Differences between variants",
         "pipeline_lib.imageio": "Image files",
         "pipeline_lib.layout": "HDF5 files",
         "pipeline_lib.networks": "Networks",
@@ -61,6 +62,7 @@ GROUPS = {
         "pipeline_lib.stages.measurement": "Stage: measurement",
         "pipeline_lib.stages.pictures": "Stage: pictures",
         "pipeline_lib.stages.report": "Stage: report",
+        "pipeline_lib.stages.comparison": "Stage: comparison",
         "pipeline_lib.stages.provenance_page": "Stage: provenance page",
     },
     "For contributors": {

@@ -773,3 +773,38 @@ def test_each_section_is_scored_like_a_stack_of_its_own(tmp_path):
         compared = metrics.instance_scores(labels[*keep], segments, ignore=ignore[*keep])
         expected |= {metric: compared[metric] for metric in COMPARED}
         np.testing.assert_equal(rows.set_index("metric").value.to_dict(), expected)
+
+
+def test_the_classes_of_each_section_are_scored(tmp_path):
+    """The confusion matrix of the volume is the sum of those of its sections."""
+    rng = np.random.default_rng(2)
+    labels = np.zeros((3, 20, 20), np.uint32)
+    labels[:, 2:9, 2:9] = 1
+    write_case(tmp_path, labels, np.zeros_like(labels), np.where(labels > 0, 0.9, 0.1))
+    target = rng.integers(0, 3, labels.shape).astype(np.uint8)
+    target[2] = 0  # the other classes have no score there
+    probability = rng.random((3, *labels.shape), np.float32)
+    probability[:, 2] = np.array([0.6, 0.3, 0.1])[:, None, None]
+    ignore = np.zeros(labels.shape, np.uint8)
+    ignore[:, :3] = 1
+    names = ["background", "cell", "nucleus"]
+    with h5py.File(tmp_path / "dataset.h5", "a") as file:
+        layout.add(file, layout.TARGET, labels.shape)[:] = target
+        layout.write_classes(file[layout.TARGET.name], names, ["cell"])
+        layout.add(file, layout.IGNORE, labels.shape)[:] = ignore
+    with h5py.File(tmp_path / "prediction.h5", "a") as file:
+        layout.add(file, layout.CLASS_PROBABILITY, probability.shape)[:] = probability
+        layout.write_classes(file[layout.CLASS_PROBABILITY.name], names, ["cell"])
+    whole = scores(tmp_path).set_index("metric").value
+    found = read_scores(tmp_path / "sections.csv").set_index(["section", "metric"]).value
+    inside = ignore[0] == 0
+    total = np.zeros((3, 3))
+    for z in range(3):
+        confusion = np.zeros((3, 3))
+        np.add.at(confusion, (target[z][inside], probability[:, z].argmax(0)[inside]), 1)
+        total += confusion
+        expected = metrics.class_scores(confusion, names)
+        np.testing.assert_equal({metric: found[z, metric] for metric in expected}, expected)
+    assert np.isnan(found[2, "iou_nucleus"]) and found[2, "pixel_accuracy"] == 1
+    stored = [[whole[f"confusion_{true}_{predicted}"] for predicted in names] for true in names]
+    assert np.array_equal(stored, total)

@@ -102,8 +102,8 @@ def welch_interval(values: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[flo
 
     Returns
     -------
-    low, high : float
-        Interval of mean(values) - mean(reference); NaN if one of them has fewer than two scores.
+    tuple of (float, float)
+        Ends of the interval of mean(values) - mean(reference); NaN if one of them has fewer than two scores.
 
     References
     ----------

@@ -84,7 +84,13 @@ class Trained(NamedTuple):
     sections: Sequence[str | Path]
 
     def missing(self) -> tuple[str, Path] | None:
-        """Return the first step whose file does not exist, and this file; None if all exist."""
+        """Return the first step whose output is not complete.
+
+        Returns
+        -------
+        tuple of (str, Path) or None
+            The step and its first file that does not exist. None if all files exist.
+        """
         steps = {
             "training": [self.model, self.history],
             "choice of the threshold": [self.postprocessing],
