@@ -364,6 +364,7 @@ class TestFinishedRun:
                 volume=volume,
                 split=scores.split[0],
                 network=network,
+                variant=scores.variant[0],
                 seed=None if scores.seed.isna()[0] else int(scores.seed[0]),
             )
             assert (run[0] / "again.csv").read_bytes() == table.read_bytes()

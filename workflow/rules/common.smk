@@ -543,7 +543,7 @@ def tiffs(names=None):
 
 def evaluations(names, models=None):
     """Return a parameter function: arguments of `evaluate` for volumes `names` and `models`, or {model}."""
-    listed = each(
+    return each(
         names,
         models,
         dataset="<results>/{dataset}/{volume}.h5",
@@ -555,9 +555,10 @@ def evaluations(names, models=None):
         volume="{volume}",
         split=lambda name, model: "validation" if name in validation_of(model) else "test",
         network="{model}",
-        variant="{model}",
+        variant="{variant}",
+        seed=lambda name, model: MODELS[model].seed if model in MODELS else None,
+        fold=lambda name, model: MODELS[model].fold if model in MODELS else 0,
     )
-    return lambda wildcards: [own | {"seed": TRAINED.get(own["network"])} for own in listed(wildcards)]
 
 
 def whole(names):
