@@ -775,6 +775,19 @@ def test_each_section_is_scored_like_a_stack_of_its_own(tmp_path):
         np.testing.assert_equal(rows.set_index("metric").value.to_dict(), expected)
 
 
+def test_ignored_pixels_do_not_enlarge_the_last_segment(tmp_path):
+    """At no threshold: the last segment has 2 px, and segments of less than 5 px are removed."""
+    labels = np.zeros((1, 12, 12), np.uint32)
+    labels[:, 2:8, 1:5] = 1
+    probability = np.where(labels > 0, 0.9, 0.1)
+    probability[:, 4:6, 10] = 0.9
+    write_case(tmp_path, labels, np.zeros_like(labels), probability)
+    with h5py.File(tmp_path / "dataset.h5", "a") as file:
+        layout.add(file, layout.IGNORE, labels.shape)[:, :, 11:] = 1
+    table = scores(tmp_path, minimum_size=5).set_index(["metric", "threshold"]).value
+    assert {table["cells_found", threshold] for threshold in (0.2, 0.5, 0.55)} == {1}
+
+
 def test_the_classes_of_each_section_are_scored(tmp_path):
     """The confusion matrix of the volume is the sum of those of its sections."""
     rng = np.random.default_rng(2)

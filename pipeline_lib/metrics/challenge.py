@@ -368,9 +368,8 @@ def _partition(section: _Prepared, threshold: float, segment: Segment | None) ->
     if section.labels is not None:
         found = np.ascontiguousarray(unpadded(predicted))
         if segment is not None:
-            np.maximum(
-                found, 0, out=found
-            )  # ignored pixels are `OUTSIDE`, no label that a segmentation knows
+            # ignored pixels are `OUTSIDE`, which is no label of a segmentation
+            np.maximum(found, 0, out=found)
             found = segment(section.z, unpadded(section.probability), threshold, found)
             found = as_labels(found, "the segmentation", section.ignored)
         objects = count_objects(count_pairs(section.labels, found))
