@@ -625,6 +625,7 @@ def results_message():
         chosen = [results / f"postprocessing/{model}.json" for model in (MODEL, *BASELINES)]
         lines = {
             "scores": score_line(results / "scores.csv", chosen, MODEL),
+            **({"comparison": results / "comparison.html"} if STUDY else {}),
             "report": f"{results / 'report.html'}{warnings_found()}",
             "next": f"bordure predict {shlex.quote(str(results / 'model.pt'))} NEW.tif --out cells",
         }

@@ -29,3 +29,91 @@ rule measure_speed:
         minutes=config["study"].get("minutes"),
     script:
         "../scripts/measure_speed.py"
+
+
+def comparison():
+    """Return the arguments of `stages.comparison.Contents` as dicts and texts."""
+
+    def files(pattern, model, names=(None,)):
+        return [pattern.format(**model.paths, results=config["results"], volume=name) for name in names]
+
+    shown = SHOWN_ERRORS[:2]
+    return {
+        "title": config["report"]["title"],
+        "variants": {name: changes or {} for name, changes in config["study"]["variants"].items()},
+        "models": [
+            {
+                "name": model.name,
+                "variant": model.variant,
+                "seed": model.seed,
+                "fold": model.fold,
+                "model": files("{results}/models/{model}/model.pt", model)[0],
+                "history": files("{results}/models/{model}/history.csv", model)[0],
+                "postprocessing": files("{results}/postprocessing/{model}.json", model)[0],
+                "scores": files("{results}/scores/{model}/{volume}.csv", model, evaluated_of(model.name)),
+                "sections": files(
+                    "{results}/scores/{model}/sections/{volume}.csv", model, evaluated_of(model.name)
+                ),
+            }
+            for model in MODELS.values()
+        ],
+        "speed": {name: f"{config['results']}/speed/{name}.json" for name in VARIANTS},
+        "pictures": [
+            {
+                "volume": name,
+                "split": "test" if name in TEST else "validation",
+                "z": SHAPES[name][0] // 2,
+                "dataset": files("{results}/{dataset}/{volume}.h5", MAIN, [name])[0],
+                "segmentations": {
+                    variant: files("{results}/segmentation/{model}/{volume}.h5", model, [name])[0]
+                    for variant, model in VARIANTS.items()
+                },
+            }
+            for name in shown
+        ],
+    }
+
+
+def compared_files():
+    """Return all files that the comparison shows."""
+    found = comparison()
+    for model in found["models"]:
+        yield from (model["model"], model["history"], model["postprocessing"])
+        yield from model["scores"] + model["sections"]
+    yield from found["speed"].values()
+    for shown in found["pictures"]:
+        yield from (shown["dataset"], *shown["segmentations"].values())
+
+
+rule compare:
+    input:
+        [*compared_files()],
+    output:
+        page="<results>/comparison.html",
+        table="<results>/comparison.csv",
+    log:
+        "<logs>/compare.log",
+    benchmark:
+        "<benchmarks>/compare.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        contents=comparison(),
+    script:
+        "../scripts/compare.py"
+
+
+def compare_finished():
+    """Write the comparison of the models that are complete, after a run in which some jobs failed.
+
+    The page states what is missing. The next run makes it again.
+    """
+    from pipeline_lib.stages.comparison import Contents, write_comparison
+
+    results = Path(config["results"])
+    if not any(Path(model["sections"][-1]).exists() for model in comparison()["models"]):
+        return
+    with suppress(InputError, OSError):  # the reason for the failed run is printed
+        write_comparison(Contents.of(comparison()), results / "comparison.html", results / "comparison.csv")
+        print(f"comparison    {results / 'comparison.html'} (of the models that are complete)")

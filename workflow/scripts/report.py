@@ -5,18 +5,13 @@ from pathlib import Path
 from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.runtime.files import read_json
     from pipeline_lib.stages.provenance_page import write_provenance_page
     from pipeline_lib.stages.report import Contents, write_report
 
-    settings = snakemake.params.settings
-    if snakemake.input.speed:  # iterations that fit into the time of a study
-        schedule = read_json(snakemake.input.speed)["schedule"]
-        settings = settings | {"training": settings["training"] | schedule}
     contents = Contents(
         title=snakemake.params.title,
         network=snakemake.params.network,
-        settings=settings,
+        settings=snakemake.params.settings,
         volumes=snakemake.params.volumes,
         scores=Path(snakemake.input.scores),
         spread=[*map(Path, snakemake.input.spread)],

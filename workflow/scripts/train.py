@@ -5,11 +5,7 @@ from pathlib import Path
 from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads, snakemake.resources.gpu) as run:
-    from pipeline_lib.runtime.files import read_json
     from pipeline_lib.stages.training import train_on
-
-    # iterations that fit into the time of a study
-    schedule = read_json(snakemake.input.speed)["schedule"] if snakemake.input.speed else {}
 
     run(
         train_on,
@@ -23,7 +19,7 @@ with stage(snakemake.log[0], snakemake.threads, snakemake.resources.gpu) as run:
         model=snakemake.output.model,
         history=snakemake.output.history,
         network=snakemake.params.network,
-        training=snakemake.params.training | schedule,
+        training=snakemake.params.training,
         augmentation=snakemake.params.augmentation,
         seed=snakemake.params.seed,
         start=snakemake.input.start or None,
