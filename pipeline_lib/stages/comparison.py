@@ -152,6 +152,24 @@ class Contents:
     speed: Mapping[str, str | Path]
     pictures: Sequence[Shown]
 
+    @classmethod
+    def of(cls, described: Json) -> Contents:
+        """Return contents from dicts, as the workflow has them.
+
+        Parameters
+        ----------
+        described : dict
+            Fields of this class, where models and pictures are dicts.
+
+        Returns
+        -------
+        Contents
+            The contents.
+        """
+        models = [Trained(**model) for model in described["models"]]
+        pictures = [Shown(**shown) for shown in described["pictures"]]
+        return cls(**described | {"models": models, "pictures": pictures})
+
     @property
     def files(self) -> list[str | Path]:
         """All files from which the page is made and that exist."""

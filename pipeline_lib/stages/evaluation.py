@@ -204,7 +204,9 @@ def _class_scores(
     return metrics.class_scores(confusion, names) | matrix, of_sections
 
 
-def collect_scores(scores: Sequence[str | Path], output: str | Path) -> None:
+def collect_scores(
+    scores: Sequence[str | Path], output: str | Path, columns: Sequence[str] = COLUMNS
+) -> None:
     """Concatenate the score tables of all volumes into one file, without changing any digit.
 
     Parameters
@@ -212,7 +214,9 @@ def collect_scores(scores: Sequence[str | Path], output: str | Path) -> None:
     scores : sequence of str or Path
         CSV files written by `evaluate`, in the order of the rows to write.
     output : str or Path
-        CSV file to write, with the columns `scores.COLUMNS`.
+        CSV file to write.
+    columns : sequence of str, default scores.COLUMNS
+        Columns of all tables, `scores.SECTION_COLUMNS` for those of the sections.
 
     Raises
     ------
@@ -224,13 +228,13 @@ def collect_scores(scores: Sequence[str | Path], output: str | Path) -> None:
         replacing(output) as temporary,
         open(temporary, "wb") as file,
     ):
-        header = ",".join(COLUMNS).encode() + b"\n"
+        header = ",".join(columns).encode() + b"\n"
         file.write(header)
         for path in scores:
             found, _, rows = Path(path).read_bytes().partition(b"\n")
             if found + b"\n" != header:
                 raise InputError(
-                    f"{path}: columns {found.decode(errors='replace')}, expected {','.join(COLUMNS)}. "
+                    f"{path}: columns {found.decode(errors='replace')}, expected {','.join(columns)}. "
                     "Another version of bordure wrote it. Delete it and run the workflow again."
                 )
             file.write(rows)

@@ -60,9 +60,7 @@ def measure(
         of_classes: Json = {"classes": classes, "cells": cells} if len(classes) > 2 else {}
         plan = networks.plan(**network, input_channels=channels, classes=max(len(classes), 2))
         per_iteration = min(
-            measure_speed(
-                network, training, augmentation, channels=channels, **of_classes, threads=threads
-            )
+            measure_speed(network, training, augmentation, channels=channels, **of_classes, threads=threads)
             for _ in range(ROUNDS)
         )
         schedule = {}

@@ -149,7 +149,7 @@ def _require_start(
         if other is not model:
             transfer.require_start(other.plan, model.plan, other.name, keep)
         return
-    file = start_file(model, models, find)
+    file = find(os.path.expanduser(start))
     if not Path(file).exists():
         others = [name for name in models if name != model.name]
         some = f", or one of the models {', '.join(others)} of this run" if others else ""

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 from bordure.settings import complete
 from pipeline_lib import networks
@@ -30,7 +29,7 @@ SECTIONS = (
 )
 IN_DATASET = ("target", "instances", "separation_border_width")
 
-T = TypeVar("T")
+DEFAULT = "unet"  # network of a config that names none
 
 
 @dataclass(frozen=True)
@@ -173,16 +172,17 @@ def merged(settings: Json, changes: Json) -> Json:
     """
     found = dict(settings)
     for key, value in changes.items():
+        before = found.get(key)
         if value is None:  # a section with all lines commented out
             continue
-        before = found.get(key)
-        other = key == "network" and isinstance(value, dict) and isinstance(before, dict)
-        if other and value.get("name", before.get("name", "unet")) != before.get("name", "unet"):
+        if not isinstance(before, dict) or not isinstance(value, dict):
             found[key] = value
-        elif isinstance(before, dict) and isinstance(value, dict):
-            found[key] = merged(before, value)
+        elif key == "network" and value.get("name", before.get("name", DEFAULT)) != before.get(
+            "name", DEFAULT
+        ):
+            found[key] = value
         else:
-            found[key] = value
+            found[key] = merged(before, value)
     return found
 
 

@@ -1,6 +1,7 @@
 # Settings and volumes, checked before anything runs, and functions that several rules use. This file has no
 # rules.
 import atexit
+import json
 import math
 import os
 import re
@@ -228,19 +229,26 @@ def show_plan(dag):
 def settings_of(name):
     """Return the settings of the training of a model, as its file records them."""
     model = MODELS[name]
+    speed = Path(config["results"], "speed", f"{model.variant}.json")
     return {
         "network": model.settings["network"],
-        "training": schedule_of(model),
+        "training": schedule_of(model, *filter(Path.exists, [speed] * TIMED)),
         "augmentation": model.settings["augmentation"],
         "seed": model.seed,
     }
 
 
-def schedule_of(model):
-    """Return the section `training` of a model, with the iterations of its measured speed if there is one."""
+def schedule_of(model, *speed):
+    """Return the section `training` of a model, with the iterations in the file of its measured speed.
+
+    Without such a file they are those of the config. A missing file is an error that Snakemake expects while
+    it plans a run in which the speed is measured.
+    """
     training = starts.training_of(model, MODELS)
-    path = Path(config["results"], "speed", f"{model.variant}.json")
-    return training | (read_json(path)["schedule"] if STUDY and path.exists() else {})
+    for path in speed:
+        with open(path) as file:
+            training = training | json.load(file)["schedule"]
+    return training
 
 
 def protect_models(dag):

@@ -128,8 +128,14 @@ rule collect_scores:
             for model in [MODEL, *BASELINES, *FURTHER]
             for name in evaluated_of(model)
         ],
+        sections=[
+            f"<results>/scores/{model}/sections/{name}.csv"
+            for model in [MODEL, *BASELINES, *FURTHER]
+            for name in evaluated_of(model)
+        ],
     output:
         scores="<results>/scores.csv",
+        sections="<results>/scores_sections.csv",
     log:
         "<logs>/collect_scores.log",
     benchmark:

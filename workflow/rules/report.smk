@@ -95,7 +95,7 @@ rule report:
         model=f"<results>/models/{MODEL}/model.pt",
         postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
         statistics="<results>/statistics.json",
-        speed=f"<results>/speed/{MAIN.variant}.json" if TIMED else [],
+        speed=[f"<results>/speed/{MAIN.variant}.json"] if TIMED else [],
         check="<results>/check.json",
         passed="<results>/check_passed.json",
         strips=expand("<results>/figures/volume/{volume}.png", volume=SHOWN),
@@ -117,7 +117,11 @@ rule report:
     params:
         title=config["report"]["title"],
         network=MODEL,
-        settings=config,
+        settings=(
+            (lambda wildcards, input: config | {"training": schedule_of(MAIN, *input.speed)})
+            if TIMED
+            else config
+        ),
         volumes=[vars(volume) for volume in VOLUMES.values()],
     script:
         "../scripts/report.py"

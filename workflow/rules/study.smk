@@ -20,7 +20,7 @@ rule measure_speed:
         training=lambda wildcards: {
             key: value
             for key, value in starts.training_of(model_of(wildcards), MODELS).items()
-            if key not in ("iterations", "validation_interval", "start_from", "keep_normalisation")
+            if key not in ("iterations", "validation_interval", "start_from")
         },
         augmentation=setting("augmentation"),
         channels=imageio.number_of(CHANNELS),

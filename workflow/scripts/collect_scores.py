@@ -5,6 +5,13 @@ from pathlib import Path
 from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
+    from pipeline_lib.scores import SECTION_COLUMNS
     from pipeline_lib.stages.evaluation import collect_scores
 
     run(collect_scores, [*map(Path, snakemake.input.scores)], Path(snakemake.output.scores))
+    run(
+        collect_scores,
+        [*map(Path, snakemake.input.sections)],
+        Path(snakemake.output.sections),
+        SECTION_COLUMNS,
+    )
