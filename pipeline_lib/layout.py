@@ -128,6 +128,15 @@ CLASS_PROBABILITY = Array(
 
 # Intermediate arrays between a prediction and its labels (instances/labelling.py). The last four are stored
 # in one group for each section.
+PIXEL_CLASS = Array(
+    "pixel_class",
+    "zyx",
+    "uint8",
+    "class",
+    "class of each pixel of a cell, 255 = border that is given back to cells, 0 = other pixels; the array "
+    "exists only if cells are of several classes or have a border",
+    compressed=False,
+)
 PIECES = Array(
     "pieces",
     "zyx",
@@ -308,7 +317,9 @@ def write_pixel_size(
         file.attrs["pixels_per_model_pixel"] = float(pixels_per_model_pixel)
 
 
-def write_classes(dataset: h5py.Dataset, classes: Sequence[str], cells: Sequence[str]) -> None:
+def write_classes(
+    dataset: h5py.Dataset, classes: Sequence[str], cells: Sequence[str], border_reach: int = 0
+) -> None:
     """Store the names of the classes with an array of classes.
 
     Parameters
@@ -319,8 +330,13 @@ def write_classes(dataset: h5py.Dataset, classes: Sequence[str], cells: Sequence
         Name of each class, in the order of their numbers.
     cells : sequence of str
         Names of the classes whose pixels belong to cells.
+    border_reach : int, default 0
+        Largest distance between a pixel of the class `border` and the cell that it belongs to (px). 0 means
+        that there is no such class.
     """
     _write_texts(dataset, classes=json.dumps([*classes]), cells=json.dumps([*cells]))
+    if border_reach:
+        dataset.attrs["border_reach"] = border_reach
 
 
 def classes_of(dataset: h5py.Dataset) -> tuple[list[str], list[str]]:
@@ -339,6 +355,22 @@ def classes_of(dataset: h5py.Dataset) -> tuple[list[str], list[str]]:
         Names of the classes whose pixels belong to cells.
     """
     return json.loads(dataset.attrs["classes"]), json.loads(dataset.attrs["cells"])
+
+
+def border_reach(file: h5py.File) -> int:
+    """Return how far the border of the cells of a dataset file reaches into them (px); 0 without border.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Dataset file.
+
+    Returns
+    -------
+    int
+        Largest distance between a pixel of the class `border` and the cell that it belongs to (px).
+    """
+    return int(file[TARGET.name].attrs.get("border_reach", 0)) if TARGET.name in file else 0
 
 
 def copy_pixel_size(source: h5py.File, target: h5py.File) -> None:

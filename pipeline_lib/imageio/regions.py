@@ -179,23 +179,31 @@ def ignored_pixels(
     return found
 
 
-def grow(labels: np.ndarray, border: np.ndarray) -> np.ndarray:
+_SIDES = [(-1, 0), (1, 0), (0, -1), (0, 1)]
+_CORNERS = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
+
+
+def grow(labels: np.ndarray, border: np.ndarray, reach: int = REACH, *, corners: bool = False) -> np.ndarray:
     """Give each pixel of the border to the nearest cell that it is connected to within the border.
 
-    The distance is the number of steps between pixels that share a side, at most `REACH`. If two cells are
-    equally near, the pixel belongs to the one with the smaller label. A block with a halo of `REACH` has the
-    same result as the whole section.
+    The distance is the number of steps between neighbouring pixels, at most `reach`. If two cells are equally
+    near, the pixel belongs to the one with the smaller label. A block with a halo of `reach` has the same
+    result as the whole section.
 
     Parameters
     ----------
-    labels : (y, x) array of unsigned int
+    labels : (y, x) array of int
         Instance labels of one section, 0 = background.
     border : (y, x) array of bool
         Pixels of the class `border`, where `labels` is 0.
+    reach : int, default 32
+        Largest distance between a pixel of the border and its cell (px).
+    corners : bool, default False
+        Whether pixels that touch only at a corner are neighbours, too.
 
     Returns
     -------
-    (y, x) array of unsigned int
+    (y, x) array of int
         Labels that cover the border, too.
 
     Examples
@@ -206,16 +214,12 @@ def grow(labels: np.ndarray, border: np.ndarray) -> np.ndarray:
     array([[0, 1, 1, 1, 2, 2, 0]])
     """
     grown, last = labels.copy(), np.iinfo(labels.dtype).max
-    for _ in range(REACH):
+    height, width = labels.shape
+    for _ in range(reach):
         nearest = np.full(grown.shape, last, grown.dtype)
-        around = np.where(grown > 0, grown, last)
-        for here, there in (
-            (np.s_[1:], np.s_[:-1]),
-            (np.s_[:-1], np.s_[1:]),
-            (np.s_[:, 1:], np.s_[:, :-1]),
-            (np.s_[:, :-1], np.s_[:, 1:]),
-        ):
-            nearest[here] = np.minimum(nearest[here], around[there])
+        around = np.pad(np.where(grown > 0, grown, last), 1, constant_values=last)
+        for dy, dx in _SIDES + _CORNERS * corners:
+            np.minimum(nearest, around[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width], out=nearest)
         reached = border & (grown == 0) & (nearest < last)
         if not reached.any():
             break

@@ -1,25 +1,28 @@
 """Post-processing: from a cell probability to instance labels.
 
-There are two functions, which return the same labels: `instances` for one section in memory, and
-`instances_by_block` for volumes of any size. Jobs that share a volume use the steps of the second separately
-(labelling.py).
+There are two ways, which give the same labels: `instances` for one section in memory, and
+`instances_by_block`, then `give_back` of each region, for volumes of any size. Jobs that share a volume use
+the steps of the second separately (labelling.py).
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
+from pipeline_lib.imageio.regions import BORDER, grow
+from pipeline_lib.instances.classes import CellClasses, PixelClasses
 from pipeline_lib.instances.labelling import Labels, Read, labelled
-from pipeline_lib.kernels.blocks import BLOCK
+from pipeline_lib.kernels.blocks import ALIGNMENT, BLOCK
 from pipeline_lib.kernels.compiled import compiled
-from pipeline_lib.kernels.components import connected_components
+from pipeline_lib.kernels.components import connected_components, equal_components
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
-from pipeline_lib.runtime.types import Stored
+from pipeline_lib.runtime.types import Json, Stored
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,18 @@ class PostProcessing:
     """Settings that turn the cell probability of a model into instances.
 
     Instances are the 4-connected components of the pixels above the threshold in each section, without those
-    that are too small.
+    that are too small. If cells are of several classes, only pixels of the same class are connected
+    (`classes.CellClasses`). If there is a class `border`, its pixels are then given back to the nearest cell
+    (`give_back`).
 
     Parameters
     ----------
     threshold : float
         Pixels belong to a cell if their cell probability is above it. At least 0 and below 1.
     minimum_size : int, default 0
-        Components with fewer pixels are removed (px).
+        Components with fewer pixels are removed (px). The border is not counted.
+    border_reach : int, default 0
+        Largest distance between a pixel of the border and its cell (px). With 0, no border is given back.
 
     Raises
     ------
@@ -44,16 +51,16 @@ class PostProcessing:
 
     threshold: float
     minimum_size: int = 0
+    border_reach: int = 0
 
     def __post_init__(self) -> None:
         if not (_is_number(self.threshold, (int, float)) and 0 <= self.threshold < 1):
             raise InputError(
                 f"`threshold`: found {self.threshold!r}, expected a number of at least 0 and below 1."
             )
-        if not (_is_number(self.minimum_size, int) and self.minimum_size >= 0):
-            raise InputError(
-                f"`minimum_size`: found {self.minimum_size!r}, expected an integer of at least 0."
-            )
+        for name in ("minimum_size", "border_reach"):
+            if not (_is_number(value := getattr(self, name), int) and value >= 0):
+                raise InputError(f"`{name}`: found {value!r}, expected an integer of at least 0.")
 
     @classmethod
     def read(cls, path: str | Path) -> PostProcessing:
@@ -76,6 +83,8 @@ class PostProcessing:
         """
         content = read_json(path)
         names = [field.name for field in fields(cls)]
+        if isinstance(content, dict):
+            content.setdefault("border_reach", 0)  # models without a border do not state it
         for name in names:
             if not isinstance(content, dict) or name not in content:
                 raise InputError(
@@ -89,6 +98,10 @@ class PostProcessing:
                 f"{path}: {error} Correct it, or delete the file and run the workflow again."
             ) from error
 
+    def to_dict(self) -> Json:
+        """Return the settings for the JSON file; without `border_reach` if no border is given back."""
+        return {name: value for name, value in asdict(self).items() if value or name != "border_reach"}
+
     def scaled(self, pixels: float) -> PostProcessing:
         """Return the settings for an image in which `pixels` pixels have the area of one.
 
@@ -100,15 +113,19 @@ class PostProcessing:
         Returns
         -------
         PostProcessing
-            The settings with the minimum size in pixels of the image, rounded.
+            The settings in pixels of the image, rounded. `border_reach` is at most 128 px, the height of the
+            smallest part of a section, because only neighbouring parts exchange their border.
 
         Examples
         --------
         >>> from pipeline_lib.instances.postprocessing import PostProcessing
         >>> PostProcessing(threshold=0.5, minimum_size=10).scaled(4.0)
-        PostProcessing(threshold=0.5, minimum_size=40)
+        PostProcessing(threshold=0.5, minimum_size=40, border_reach=0)
         """
-        return self if pixels == 1 else replace(self, minimum_size=round(self.minimum_size * pixels))
+        if pixels == 1:
+            return self
+        reach = min(math.ceil(self.border_reach * math.sqrt(pixels)), ALIGNMENT)
+        return replace(self, minimum_size=round(self.minimum_size * pixels), border_reach=reach)
 
     def foreground(self, cell_probability: np.ndarray) -> np.ndarray:
         """Return which pixels belong to a cell.
@@ -125,25 +142,56 @@ class PostProcessing:
         """
         return above(cell_probability, self.threshold)
 
-    def read_foreground(self, cell_probability: Stored) -> Read:
-        """Return a function that reads the foreground of a region from a probability map.
+    def pixel_classes(self, cell_probability: np.ndarray, classes: PixelClasses | None) -> np.ndarray:
+        """Return which pixels belong to a cell of which class, and which are border.
+
+        Parameters
+        ----------
+        cell_probability : (y, x) array of float
+            Cell probability of a region, 0..1.
+        classes : PixelClasses or None
+            Classes of its pixels. None if all cells are of one class and there is no border.
+
+        Returns
+        -------
+        (y, x) array of bool or uint8
+            Without `classes`, the `foreground`. Otherwise the number of the class of each pixel of the
+            foreground, and `imageio.regions.BORDER` on the border.
+        """
+        foreground = self.foreground(cell_probability)
+        if classes is None:
+            return foreground
+        border = BORDER if self.border_reach else 0
+        return np.where(foreground, classes.cell, np.where(classes.border, border, 0).astype(np.uint8))
+
+    def read_pixel_classes(self, cell_probability: Stored, classes: CellClasses | None = None) -> Read:
+        """Return a function that reads the `pixel_classes` of a region of a prediction.
 
         Parameters
         ----------
         cell_probability : (z, y, x) array or HDF5 dataset
             Cell probability, 0..1.
+        classes : CellClasses, optional
+            Classes of the cells. By default all cells are of one class and there is no border.
 
         Returns
         -------
         callable
-            Takes the number of a section, rows and columns (slices), and returns which pixels of the region
-            belong to a cell (bool).
+            Takes the number of a section, rows and columns (slices).
         """
-        return lambda z, rows, columns: self.foreground(cell_probability[z, rows, columns])
+
+        def read(z: int, rows: slice, columns: slice) -> np.ndarray:
+            of_region = None if classes is None else classes[z, rows, columns]
+            return self.pixel_classes(cell_probability[z, rows, columns], of_region)
+
+        return read
 
 
 def instances(
-    cell_probability: np.ndarray, post_processing: PostProcessing, components: np.ndarray | None = None
+    cell_probability: np.ndarray,
+    post_processing: PostProcessing,
+    components: np.ndarray | None = None,
+    classes: PixelClasses | None = None,
 ) -> np.ndarray:
     """Return the instances in one section.
 
@@ -152,16 +200,18 @@ def instances(
     cell_probability : (y, x) array of float
         Cell probability of the section, 0..1.
     post_processing : PostProcessing
-        Threshold and minimum size.
+        Threshold, minimum size and reach of the border.
     components : (y, x) array of int32, optional
         The 4-connected components of the pixels above the threshold, if they are already known. By default
-        they are computed.
+        they are computed. They are not used with `classes`.
+    classes : PixelClasses, optional
+        Classes of the pixels. By default all cells are of one class and there is no border.
 
     Returns
     -------
     (y, x) array of int32
         0 = background, 1..n = instances, ordered by their first pixel, with columns in the outer and rows in
-        the inner loop.
+        the inner loop. The border is not counted.
 
     Examples
     --------
@@ -173,11 +223,51 @@ def instances(
     array([[1, 0, 0],
            [1, 0, 0]], dtype=int32)
     """
-    if components is None:
+    border = None
+    if classes is not None:
+        values = post_processing.pixel_classes(cell_probability, classes)
+        components, border = equal_components(without_border(values)), values == BORDER
+    elif components is None:
         components = connected_components(post_processing.foreground(cell_probability))
-    if post_processing.minimum_size <= 1:
-        return components
-    return _without_small(components.ravel(), post_processing.minimum_size).reshape(components.shape)
+    if post_processing.minimum_size > 1:
+        kept = _without_small(components.ravel(), post_processing.minimum_size)
+        components = kept.reshape(components.shape)
+    return components if border is None else give_back(components, border, post_processing.border_reach)
+
+
+def without_border(pixel_classes: np.ndarray) -> np.ndarray:
+    """Return `PostProcessing.pixel_classes` with 0 on the border."""
+    return np.where(pixel_classes == BORDER, np.uint8(0), pixel_classes)
+
+
+def give_back(labels: np.ndarray, border: np.ndarray, reach: int) -> np.ndarray:
+    """Give each pixel of the border to the nearest cell that it is connected to within the border.
+
+    This undoes what `data.labels.separation_border` takes from touching cells, if `reach` is
+    `data.labels.border_halo` of its width. Steps between pixels count as there: also over corners.
+
+    Parameters
+    ----------
+    labels : (y, x) array of int
+        Instance labels of one section or region, 0 = background.
+    border : (y, x) array of bool
+        Pixels of the class `border`, where `labels` is 0.
+    reach : int
+        Largest distance between a pixel of the border and its cell (px).
+
+    Returns
+    -------
+    (y, x) array of int
+        Labels with the border. If two cells are equally near, a pixel belongs to the smaller label.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pipeline_lib.instances.postprocessing import give_back
+    >>> give_back(np.array([[1, 0, 0, 0, 0, 2]]), np.array([[0, 1, 1, 1, 1, 0]], bool), reach=1)
+    array([[1, 1, 0, 0, 2, 2]])
+    """
+    return grow(labels, border, reach, corners=True)
 
 
 def instances_by_block(
@@ -187,8 +277,11 @@ def instances_by_block(
     *,
     block: int = BLOCK,
     memory_gb: float = 8.0,
+    classes: CellClasses | None = None,
 ) -> AbstractContextManager[tuple[Labels, int]]:
     """Label the instances of a volume of any size. Context manager.
+
+    The border is not given back, because that needs the surroundings of a region (`give_back`).
 
     Parameters
     ----------
@@ -202,12 +295,14 @@ def instances_by_block(
         Side of the blocks that are in memory one at a time (px). It does not change the labels.
     memory_gb : float, default 8.0
         Limit for the tables of the components of one section (GB).
+    classes : CellClasses, optional
+        Classes of the cells. By default all cells are of one class.
 
     Returns
     -------
     context manager
         It yields the labels and their number (`Labels`, int). The labels are uint32 and those of `instances`
-        in each section, but numbered through the volume.
+        in each section, but numbered through the volume and without the border.
 
     Raises
     ------
@@ -226,8 +321,9 @@ def instances_by_block(
            [1, 0, 0]], dtype=uint32), 2)
     """
     sections, height, width = cell_probability.shape
+    read = post_processing.read_pixel_classes(cell_probability, classes)
     return labelled(
-        post_processing.read_foreground(cell_probability),
+        read if classes is None else lambda *region: without_border(read(*region)),
         (sections, height, width),
         output,
         minimum_size=post_processing.minimum_size,

@@ -122,9 +122,35 @@ def parts(shape: tuple[int, int, int], number: int) -> list[Part]:
     ]
 
 
+def with_halo(part: slice, size: int, halo: int) -> tuple[slice, slice]:
+    """Return what to read of an axis for a part of it, and which of what was read is the part.
+
+    Parameters
+    ----------
+    part : slice
+        Pixels of the part.
+    size : int
+        Length of the axis (px).
+    halo : int
+        Width of the surroundings to read on both sides (px).
+
+    Returns
+    -------
+    read, crop : slice
+        Pixels to read, and the part relative to them.
+
+    Examples
+    --------
+    >>> from pipeline_lib.kernels.blocks import with_halo
+    >>> with_halo(slice(2, 5), size=6, halo=3)
+    (slice(0, 6, None), slice(2, 5, None))
+    """
+    first = max(part.start - halo, 0)
+    return slice(first, min(part.stop + halo, size)), slice(part.start - first, part.stop - first)
+
+
 def _spans(size: int, side: int, halo: int) -> Iterator[tuple[slice, slice, slice]]:
     """Yield what to read, crop and write along one axis of `size` px."""
     for start in range(0, size, side):
-        stop = min(start + side, size)
-        first, last = max(start - halo, 0), min(stop + halo, size)
-        yield slice(first, last), slice(start - first, stop - first), slice(start, stop)
+        write = slice(start, min(start + side, size))
+        yield *with_halo(write, size, halo), write

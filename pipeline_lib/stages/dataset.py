@@ -20,7 +20,7 @@ from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, separation_borde
 from pipeline_lib.imageio.kinds import UnclearAnnotation
 from pipeline_lib.imageio.regions import BORDER, REACH, grow
 from pipeline_lib.instances.labelling import Read, labelled
-from pipeline_lib.kernels.blocks import BLOCK, blocks
+from pipeline_lib.kernels.blocks import BLOCK, blocks, with_halo
 from pipeline_lib.kernels.pixelsize import ROUNDING, differs, pair, text, typical
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import allow_open_files, read_json, write_json
@@ -264,13 +264,12 @@ def _cells_of(
     with labelled(read_cells, truth.shape, output, block=block, memory_gb=memory_gb) as (cells, _):
 
         def read(z: int, rows: slice, columns: slice) -> np.ndarray:
-            around, crop = [], []
-            for part, size in zip((rows, columns), truth.shape[1:], strict=True):
-                first = max(part.start - REACH, 0)
-                around.append(slice(first, min(part.stop + REACH, size)))
-                crop.append(slice(part.start - first, part.stop - first))
-            border = truth.read(z, *around) == BORDER
-            return grow(cells.read(z, *around), border)[tuple(crop)]
+            (y_read, y), (x_read, x) = (
+                with_halo(part, size, REACH)
+                for part, size in zip((rows, columns), truth.shape[1:], strict=True)
+            )
+            border = truth.read(z, y_read, x_read) == BORDER
+            return grow(cells.read(z, y_read, x_read), border)[y, x]
 
         yield read
 
@@ -289,7 +288,8 @@ def _write_annotation(
     ignored = _write_ignore(file, truth, block)
     target = layout.add(file, layout.TARGET, truth.shape) if chosen.several else None
     if target is not None:
-        layout.write_classes(target, chosen.names, chosen.cells)
+        taken = REACH if learned == "classes" else border_halo(width)
+        layout.write_classes(target, chosen.names, chosen.cells, taken if "border" in chosen.names else 0)
     labels, border = (
         layout.add(file, array, truth.shape) for array in (layout.LABELS, layout.SEPARATION_BORDER)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.data.labels import cells_apart
+from pipeline_lib.instances.classes import CellClasses, PixelClasses
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.kernels.threads import over_sections
@@ -35,6 +35,10 @@ CRITERIA: dict[str, tuple[Callable[..., float], bool]] = {
     "v_rand_thin": (_v_rand_thin, True),
     "seg": (metrics.seg, True),
 }
+
+
+# truth, cell probability, classes of the pixels, ignored pixels
+_Section = tuple[np.ndarray, np.ndarray, PixelClasses | None, np.ndarray | None]
 
 
 def choose_postprocessing(
@@ -62,7 +66,8 @@ def choose_postprocessing(
         HDF5 files with the `cell_probability` of the same volumes, in the same order.
     output : str or Path
         JSON file to write, for `PostProcessing.read`. It has `threshold`, `minimum_size`, `criterion`, the
-        thresholds tried (`grid`), the mean criterion at each of them (`value`), and `provenance`.
+        thresholds tried (`grid`), the mean criterion at each of them (`value`), and `provenance`. If there is
+        a class `border`, it also has `border_reach`.
     criterion : str, default "rand_error"
         Score by which the threshold is chosen: `rand_error`, `v_rand_thin` or `seg`.
     minimum_size : int, default 0
@@ -86,7 +91,8 @@ def choose_postprocessing(
                 f"config key `segmentation.criterion`: found `{criterion}`, expected one of "
                 f"{', '.join(CRITERIA)}."
             )
-        candidates = [PostProcessing(threshold, minimum_size) for threshold in THRESHOLDS]
+        reach = max(map(_border_reach, datasets, predictions))
+        candidates = [PostProcessing(threshold, minimum_size, reach) for threshold in THRESHOLDS]
         values = [
             of_section
             for paths in zip(datasets, predictions, strict=True)
@@ -99,7 +105,7 @@ def choose_postprocessing(
         write_json(
             output,
             {
-                **asdict(chosen),
+                **chosen.to_dict(),
                 "criterion": criterion,
                 "grid": THRESHOLDS,
                 "value": mean.tolist(),
@@ -114,6 +120,12 @@ def choose_postprocessing(
             mean[best[0]],
             len(values),
         )
+
+
+def _border_reach(dataset: str | Path, prediction: str | Path) -> int:
+    """Return how far the border is given back to cells (px); 0 if the network has no class `border`."""
+    with layout.require(dataset) as truth, layout.require(prediction) as predicted:
+        return layout.border_reach(truth) if layout.CLASS_PROBABILITY.name in predicted else 0
 
 
 def _values(
@@ -133,17 +145,19 @@ def _values(
         labels, border = truth[layout.LABELS.name], truth[layout.SEPARATION_BORDER.name]
         probability = predicted[layout.CELL_PROBABILITY.name]
         ignore = truth.get(layout.IGNORE.name)
+        classes = CellClasses.of(predicted)
         pixels = layout.pixels_per_model_pixel(predicted)
 
-        def prepare(z: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        def prepare(z: int) -> _Section:
             own, ignored = labels[z], ignored_pixels(ignore, z)
             if criterion != "seg":
                 own = metrics.connected_components(cells_apart(own, border[z], ignored))
-            return own, without(probability[z], ignored), ignored
+            return own, without(probability[z], ignored), None if classes is None else classes[z], ignored
 
-        def score_at(section: tuple[np.ndarray, np.ndarray, np.ndarray | None], at: PostProcessing) -> float:
-            own, of_cells, ignored = section
-            return score(own, instances(of_cells, at.scaled(pixels)), ignore=ignored)
+        def score_at(section: _Section, at: PostProcessing) -> float:
+            own, of_cells, of_class, ignored = section
+            found = instances(of_cells, at.scaled(pixels), classes=of_class)
+            return score(own, found, ignore=ignored)
 
         return over_sections(
             prepare,

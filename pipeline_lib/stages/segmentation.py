@@ -9,7 +9,7 @@ numbers the pieces of all parts, and `relabel_part` writes the labels of one par
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,14 +17,20 @@ import h5py
 import numpy as np
 
 from pipeline_lib import imageio, layout, provenance
-from pipeline_lib.instances.classes import ClassMap
-from pipeline_lib.instances.labelling import Labels, Pieces, find_pieces, number_components
-from pipeline_lib.instances.postprocessing import PostProcessing, instances_by_block
+from pipeline_lib.imageio.regions import BORDER
+from pipeline_lib.instances.classes import CellClasses, ClassMap
+from pipeline_lib.instances.labelling import Labels, Pieces, Read, find_pieces, number_components
+from pipeline_lib.instances.postprocessing import (
+    PostProcessing,
+    give_back,
+    instances_by_block,
+    without_border,
+)
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger, several
-from pipeline_lib.runtime.types import Json
+from pipeline_lib.runtime.types import Json, Stored
 
 _TABLES = (layout.COMPONENT, layout.FIRST_PIXEL, layout.SIZE)  # the fields of `Pieces`
 
@@ -44,7 +50,8 @@ def segment(
     Parameters
     ----------
     prediction : str or Path
-        HDF5 file with the `cell_probability`.
+        HDF5 file with the `cell_probability` and, if there are more classes than background and cell, the
+        `class_probability`.
     postprocessing : str or Path
         JSON file of the model's post-processing (`stages.postprocessing.choose_postprocessing`).
     segmentation : str or Path
@@ -71,10 +78,12 @@ def segment(
         probability = source[layout.CELL_PROBABILITY.name]
         target = layout.add(file, layout.LABELS, probability.shape)
         layout.copy_pixel_size(source, file)
+        classes = CellClasses.of(source)
         with instances_by_block(
-            probability, post_processing, segmentation, block=block, memory_gb=memory_gb
+            probability, post_processing, segmentation, block=block, memory_gb=memory_gb, classes=classes
         ) as (labels, count):
-            _copy(labels, target, block)
+            read = None if classes is None else post_processing.read_pixel_classes(probability, classes)
+            _copy(labels, target, block, read, post_processing.border_reach)
         logger.info(
             "%s: %s in %s at threshold %.2f",
             segmentation,
@@ -148,12 +157,13 @@ def label_part(
     """Label the pieces of cells in one part of a volume, and write them as HDF5.
 
     A piece is the part of a connected component that lies in one block. The file has the array `pieces` and,
-    for each section, tables of its components.
+    for each section, tables of its components. If cells are of several classes or have a border, it also has
+    the array `pixel_class`.
 
     Parameters
     ----------
     prediction : str or Path
-        HDF5 file with the `cell_probability` of the part.
+        HDF5 file with the `cell_probability` of the part and, with more classes, its `class_probability`.
     postprocessing : str or Path
         JSON file of the model's post-processing.
     pieces : str or Path
@@ -175,7 +185,16 @@ def label_part(
     ):
         post_processing = PostProcessing.read(postprocessing)
         probability = source[layout.CELL_PROBABILITY.name]
-        read = post_processing.read_foreground(probability)
+        classes = CellClasses.of(source)
+        read = post_processing.read_pixel_classes(probability, classes)
+        if classes is not None:
+            stored = layout.add(file, layout.PIXEL_CLASS, probability.shape)
+            for z, area in _regions(stored.shape, block):
+                stored[z, *area.write] = read(z, *area.write)
+
+            def read(z: int, rows: slice, columns: slice) -> np.ndarray:
+                return without_border(stored[z, rows, columns])
+
         target = layout.add(file, layout.PIECES, probability.shape)
         layout.copy_pixel_size(source, file)
         for z in range(len(target)):
@@ -197,7 +216,8 @@ def number_parts(
     """Choose the final label of each piece of a volume that several jobs share, and write them as HDF5.
 
     Pieces are joined to components across the borders of the parts. Components that are too small are
-    removed, and the others are numbered 1..n through all sections.
+    removed, and the others are numbered 1..n through all sections. If cells get a border back, the file also
+    has the rows of the neighbouring parts that this needs: their labels and classes.
 
     Parameters
     ----------
@@ -226,7 +246,7 @@ def number_parts(
     ):
         with layout.require(pieces[0]) as part:
             pixels = layout.pixels_per_model_pixel(part)
-        minimum_size = PostProcessing.read(postprocessing).scaled(pixels).minimum_size
+        post_processing = PostProcessing.read(postprocessing).scaled(pixels)
         for path in pieces:
             file.create_group(Path(path).name)
         for z in range(sections):
@@ -239,13 +259,16 @@ def number_parts(
             tables, used = number_components(
                 [band.pieces for band in bands],
                 [rows for _, _, rows in here],
-                [(upper.last_row, lower.first_row) for upper, lower in itertools.pairwise(bands)],
-                minimum_size=minimum_size,
+                [_seam(*neighbours) for neighbours in itertools.pairwise(bands)],
+                minimum_size=post_processing.minimum_size,
                 before=used,
             )
             for (path, own, _), table in zip(here, tables, strict=True):
                 section = file[Path(path).name].create_group(str(own))
                 layout.add(section, layout.NUMBER, table.shape)[:] = table
+            for upper, lower in itertools.pairwise(zip(here, tables, strict=True)):
+                _exchange(file, upper, lower, post_processing.border_reach)
+        file.attrs["border_reach"] = post_processing.border_reach
     logger.info("%s: %s in %s", numbers, several(used, "cell"), several(sections, "section"))
 
 
@@ -282,28 +305,112 @@ def relabel_part(
                 "again."
             )
         layout.copy_pixel_size(source, file)
-        labels = Labels.of(source[layout.PIECES.name], found[Path(pieces).name])
-        _copy(labels, layout.add(file, layout.LABELS, labels.shape), block)
+        numbers_of = found[Path(pieces).name]
+        labels = Labels.of(source[layout.PIECES.name], numbers_of)
+        target = layout.add(file, layout.LABELS, labels.shape)
+        if layout.PIXEL_CLASS.name not in source:
+            _copy(labels, target, block)
+            return
+        above, below = ([numbers_of[side]] if side in numbers_of else [] for side in ("above", "below"))
+        stacked, classes = (
+            _Stack([*(side[name] for side in above), own, *(side[name] for side in below)])
+            for name, own in (
+                (layout.LABELS.name, labels),
+                (layout.PIXEL_CLASS.name, source[layout.PIXEL_CLASS.name]),
+            )
+        )
+        first = sum(side[layout.LABELS.name].shape[1] for side in above)
+        _copy(stacked, target, block, lambda *at: classes[at], int(found.attrs["border_reach"]), first)
 
 
-def _copy(labels: Labels, target: h5py.Dataset, block: int) -> None:
-    """Write `labels` to the HDF5 dataset `target`, block by block."""
-    for z in range(len(target)):
-        for area in blocks.blocks(target.shape[1:], block):
-            target[z, *area.write] = labels[z, *area.write]
+def _regions(shape: tuple[int, int, int], block: int) -> Iterator[tuple[int, blocks.Block]]:
+    """Yield the number of the section and each block of it."""
+    return ((z, area) for z in range(shape[0]) for area in blocks.blocks(shape[1:], block))
+
+
+def _copy(
+    labels: Labels | _Stack,
+    target: h5py.Dataset,
+    block: int,
+    pixel_classes: Read | None = None,
+    reach: int = 0,
+    above: int = 0,
+) -> None:
+    """Write `labels` to the HDF5 dataset `target`, block by block, and give the border back to cells.
+
+    `labels` and `pixel_classes` begin `above` rows before the first one of the target.
+    """
+    height, width = labels.shape[1:]
+    for z, area in _regions(target.shape, block):
+        rows, columns = area.write
+        y_read, y = blocks.with_halo(slice(rows.start + above, rows.stop + above), height, reach)
+        x_read, x = blocks.with_halo(columns, width, reach)
+        found = labels[z, y_read, x_read]
+        if reach and pixel_classes is not None:
+            found = give_back(found, pixel_classes(z, y_read, x_read) == BORDER, reach)
+        target[z, rows, columns] = found[y, x]
+
+
+class _Stack:
+    """Arrays (z, y, x), one below the other, whose rows are read when they are indexed."""
+
+    def __init__(self, arrays: Sequence[Stored]) -> None:
+        self.arrays = arrays
+        sections, _, width = arrays[0].shape
+        self.shape = sections, sum(array.shape[1] for array in arrays), width
+
+    def __getitem__(self, region: tuple[int, slice, slice]) -> np.ndarray:
+        z, rows, columns = region
+        found, top = [], 0
+        for array in self.arrays:
+            first, last = max(rows.start - top, 0), min(rows.stop - top, array.shape[1])
+            if first < last:
+                found.append(array[z, first:last, columns])
+            top += array.shape[1]
+        return np.concatenate(found)
 
 
 class _Band(NamedTuple):
-    """The part of one section that one job labelled: its pieces, and the first and last row of `pieces`."""
+    """The part of one section that one job labelled: its pieces, and its first and last row.
+
+    A row has the `pieces`, and the `pixel_class` of each pixel if it is stored.
+    """
 
     pieces: Pieces
-    first_row: np.ndarray
-    last_row: np.ndarray
+    first_row: tuple[np.ndarray, np.ndarray | None]
+    last_row: tuple[np.ndarray, np.ndarray | None]
 
 
 def _read_band(path: str | Path, z: int) -> _Band:
     """Read section `z` of a part from the file of `label_part`."""
     with layout.require(path, layout.PIECES) as file:
-        stored = file[layout.PIECES.name]
+        stored, classes = file[layout.PIECES.name], file.get(layout.PIXEL_CLASS.name)
         tables = (file[str(z)][array.name][:] for array in _TABLES)
-        return _Band(Pieces(*tables), stored[z, 0], stored[z, -1])
+        rows = ((stored[z, row], None if classes is None else classes[z, row]) for row in (0, -1))
+        return _Band(Pieces(*tables), *rows)
+
+
+def _seam(upper: _Band, lower: _Band) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pieces on both sides of the border between two bands; 0 where the classes differ."""
+    (one, of_one), (other, of_other) = upper.last_row, lower.first_row
+    return (one if of_one is None or of_other is None else np.where(of_one == of_other, one, 0)), other
+
+
+_Own = tuple[tuple[str | Path, int, int], np.ndarray]  # file, section in it, rows; labels of its pieces
+
+
+def _exchange(numbers: h5py.File, upper: _Own, lower: _Own, reach: int) -> None:
+    """Store the rows within `reach` of the border between two bands for the band on the other side."""
+    for (path, z, rows), table, side, other in (
+        (*upper, "above", lower[0]),
+        (*lower, "below", upper[0]),
+    ):
+        with layout.require(path, layout.PIECES) as file:
+            if layout.PIXEL_CLASS.name not in file or not reach:
+                return
+            edge = slice(max(rows - reach, 0), rows) if side == "above" else slice(0, min(reach, rows))
+            labels = table[file[layout.PIECES.name][z, edge]]
+            classes = file[layout.PIXEL_CLASS.name][z, edge]
+        group = numbers[Path(other[0]).name].create_group(side)
+        for array, values in ((layout.LABELS, labels), (layout.PIXEL_CLASS, classes)):
+            layout.add(group, array, (1, *values.shape))[0] = values
