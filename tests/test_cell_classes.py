@@ -2,21 +2,25 @@
 
 import json
 
+import h5py
 import numpy as np
+import pandas as pd
 import pytest
+import tifffile
 from scipy import ndimage
 
 from pipeline_lib import layout, metrics
-from pipeline_lib.data.labels import border_halo, separation_border
-from pipeline_lib.imageio.regions import BORDER, REACH, grow
+from pipeline_lib.data.labels import separation_border
+from pipeline_lib.imageio.regions import REACH, grow
 from pipeline_lib.instances.classes import CellClasses
 from pipeline_lib.instances.postprocessing import PostProcessing, give_back, instances
 from pipeline_lib.kernels.blocks import parts
 from pipeline_lib.stages.dataset import build_dataset
-from pipeline_lib.stages.joining import join_labels, join_predictions
+from pipeline_lib.stages.joining import join_labels
 from pipeline_lib.stages.measurement import measure_volume
 from pipeline_lib.stages.postprocessing import choose_postprocessing
 from pipeline_lib.stages.segmentation import label_part, number_parts, relabel_part, segment
+from pipeline_lib.stages.synthesis import draw_section
 from pipeline_lib.tasks.segmentation.classes import Classes
 
 NAMES, CELLS = ("background", "glia", "cell", "border"), ("glia", "cell")
@@ -124,3 +128,109 @@ def test_jobs_that_share_a_volume_make_the_same_instances(tmp_path, jobs, reach)
         relabel_part(piece, tmp_path / "n.h5", path, block=48)
     join_labels(labels, tmp_path / "joined.h5", shape=shape, jobs=jobs)
     assert np.array_equal(read_labels(tmp_path / "joined.h5"), read_labels(tmp_path / "s.h5"))
+
+
+def test_touching_cells_of_two_classes_are_two_cells_with_their_class(tmp_path):
+    target = np.zeros((1, 8, 12), int)
+    target[0, 1:5, 1:5], target[0, 1:5, 5:9], target[0, 6:, 6:] = 1, 2, 2
+    probability = np.where(np.arange(4)[:, None, None, None] == target, 0.7, 0.1).astype(np.float32)
+    probability[1:3, 0, 6, 6] = 0.55, 0.25  # one pixel of the lower cell looks like glia
+    prediction = write_prediction(tmp_path / "p.h5", probability)
+    segment(prediction, write_postprocessing(tmp_path / "t.json", 0.5, 2, 0), tmp_path / "s.h5")
+    with layout.create(tmp_path / "d.h5", {}) as file:
+        layout.add(file, layout.RAW, (1, 1, 8, 12), np.uint8)
+    for block in (2, 2048):
+        measure_volume(tmp_path / "d.h5", prediction, tmp_path / "s.h5", tmp_path / "c.csv", block=block)
+        cells = pd.read_csv(tmp_path / "c.csv")
+        assert cells["area"].tolist() == [16, 16, 11]
+        assert cells["class"].tolist() == ["glia", "cell", "cell"]
+    # of a single class there is no column
+    one = write_prediction(tmp_path / "one.h5", probability, cells=("cell",))
+    segment(one, tmp_path / "t.json", tmp_path / "s.h5")
+    measure_volume(tmp_path / "d.h5", one, tmp_path / "s.h5", tmp_path / "c.csv")
+    assert "class" not in pd.read_csv(tmp_path / "c.csv")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Cells that touch each other, without membranes between them."""
+    _, labels, _ = draw_section(
+        192, cell_diameter=24, membrane_width=(0.1, 0.2), noise=0, rng=np.random.default_rng(0)
+    )
+    return labels
+
+
+@pytest.mark.parametrize("width", [2, 3, 4])
+def test_a_perfect_class_map_gives_the_annotated_cells(drawn, width):
+    classes = Classes.chosen({"target": "cell_border"})
+    target = classes.target(drawn, separation_border(drawn, width))
+    perfect = (np.arange(3)[:, None, None] == target).astype(np.float32)
+    of_pixels = CellClasses(perfect[:, None], classes.names, classes.cells)[0]
+
+    def found(reach):
+        return instances(perfect[1], PostProcessing(0.5, 0, reach), classes=of_pixels)
+
+    reach, cores = width // 2, found(0)
+    cells = found(reach)
+    assert metrics.seg(drawn, cores) < metrics.seg(drawn, cells) > {2: 0.98, 3: 0.9, 4: 0.9}[width]
+    # cells have their outlines back, and no pixel of their neighbours
+    given = (cells > 0) & (cores == 0)
+    assert given.sum() > 0.9 * np.count_nonzero(target == 2) * reach / (width / 2)
+    owner = np.zeros(cores.max() + 1, int)
+    owner[cores] = drawn
+    assert np.array_equal(owner[cells[given]], drawn[given])
+
+
+def test_the_reach_of_the_border_goes_from_the_dataset_to_the_segmentation(tmp_path, drawn):
+    tifffile.imwrite(tmp_path / "i.tif", np.where(drawn, 200, 0)[None].astype(np.uint8))
+    tifffile.imwrite(tmp_path / "l.tif", drawn[None])
+    names, cells = ("background", "cell", "border"), ("cell",)
+    for width, reach in ((4, 2), (3, 1), (2, 1)):
+        settings = {"annotation_kind": "instances", "separation_border_width": width}
+        build_dataset(
+            tmp_path / "i.tif", tmp_path / "l.tif", tmp_path / "d.h5", target="cell_border", **settings
+        )
+        with h5py.File(tmp_path / "d.h5") as file:
+            target = file["target"][:]
+        perfect = (np.arange(3)[:, None, None, None] == target).astype(np.float32)
+        write_prediction(tmp_path / "p.h5", perfect, names, cells)
+        files = [tmp_path / "d.h5"], [tmp_path / "p.h5"]
+        choose_postprocessing(*files, tmp_path / "t.json", criterion="seg")
+        chosen = json.loads((tmp_path / "t.json").read_text())
+        assert chosen["border_reach"] == reach
+        segment(tmp_path / "p.h5", tmp_path / "t.json", tmp_path / "s.h5")
+        found = read_labels(tmp_path / "s.h5")[0]
+        assert metrics.seg(drawn, found) == pytest.approx(max(chosen["value"]))
+        assert max(chosen["value"]) > 0.9
+    # a baseline has no border
+    with layout.create(tmp_path / "b.h5", {}) as file:
+        layout.add(file, layout.CELL_PROBABILITY, target.shape)[:] = target == 1
+    choose_postprocessing([tmp_path / "d.h5"], [tmp_path / "b.h5"], tmp_path / "t.json")
+    assert "border_reach" not in json.loads((tmp_path / "t.json").read_text())
+
+
+def test_the_border_of_an_annotation_reaches_as_far_as_its_labels(tmp_path):
+    annotation = np.zeros((1, 20, 60), np.uint8)
+    annotation[0, 4:16, 3:50], annotation[0, 8:12, 6:20] = 3, 1
+    tifffile.imwrite(tmp_path / "a.tif", annotation)
+    tifffile.imwrite(tmp_path / "i.tif", annotation)
+    build_dataset(
+        tmp_path / "i.tif",
+        tmp_path / "a.tif",
+        tmp_path / "d.h5",
+        annotation_kind="classes",
+        classes={"background": 0, "cell": 1, "border": 3},
+        target="classes",
+    )
+    with h5py.File(tmp_path / "d.h5") as file:
+        assert layout.border_reach(file) == REACH == 32
+        labels = file["labels"][0]
+    assert labels.max() == 1 and labels[8, 49] and (labels > 0).sum() > 14 * 4
+
+
+def test_growing_over_corners_counts_corners_as_steps():
+    labels = np.zeros((3, 3), int)
+    labels[0, 0] = 5
+    border = labels == 0
+    assert grow(labels, border, 1).tolist() == [[5, 5, 0], [5, 0, 0], [0, 0, 0]]
+    assert give_back(labels, border, 1).tolist() == [[5, 5, 0], [5, 5, 0], [0, 0, 0]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +39,8 @@ def measure_cells(
     *,
     intensity: Stored | None = None,
     probability: Stored | None = None,
+    class_probability: Stored | None = None,
+    classes: Mapping[int, str] | None = None,
     pixel_size: float | tuple[float, float] | None = None,
     block: int = BLOCK,
 ) -> pd.DataFrame:
@@ -55,6 +57,11 @@ def measure_cells(
         Gray levels. With several channels, each column gets the number of its channel.
     probability : (z, y, x) array or HDF5 dataset, optional
         Cell probability.
+    class_probability : (k, z, y, x) array or HDF5 dataset, optional
+        Probability of each class.
+    classes : mapping of int to str, optional
+        Number and name of each class of cells in `class_probability`. The class of a cell is the one with the
+        highest mean probability, the first of several.
     pixel_size : float or (float, float), optional
         Side of a pixel, or its height and width (um), for further columns in um and um^2. Columns of lengths
         that depend on the direction exist only if pixels are square.
@@ -66,7 +73,7 @@ def measure_cells(
     pandas.DataFrame
         One row per section and label, ordered by both: `section` (from 0), the columns of `SHAPE` and
         `INTENSITY` as `skimage.measure.regionprops_table` names them (rows come first: `centroid-0` is the
-        row), `touches_edge` and `probability_mean`.
+        row), `touches_edge`, `probability_mean` and `class`.
 
     Examples
     --------
@@ -80,15 +87,17 @@ def measure_cells(
     """
     import pandas as pd
 
+    of_class = classes or {}
     parts = [
         part
         for z in range(labels.shape[0])
-        for part in _parts_of_section(labels, z, intensity, probability, block)
+        for part in _parts_of_section(labels, z, intensity, probability, class_probability, of_class, block)
     ]
     if not parts:  # only the columns
         nothing = np.zeros((1, 1), np.uint8)
         gray = None if intensity is None else np.zeros((1, 1, intensity.shape[0]))
         parts = [_measured(nothing, gray, None if probability is None else nothing)]
+        parts[0] = parts[0].assign(**({"class": ""} if of_class else {}))
     table = pd.concat(parts, ignore_index=True).sort_values(["section", "label"], ignore_index=True)
     if (size := pair(pixel_size)) is not None:
         table["area_um2"] = table["area"] * (size[0] * size[1])
@@ -100,7 +109,13 @@ def measure_cells(
 
 
 def _parts_of_section(
-    labels: Stored, z: int, intensity: Stored | None, probability: Stored | None, block: int
+    labels: Stored,
+    z: int,
+    intensity: Stored | None,
+    probability: Stored | None,
+    class_probability: Stored | None,
+    classes: Mapping[int, str],
+    block: int,
 ) -> Iterator[pd.DataFrame]:
     """Yield the table of the cells that begin in each block of a section."""
     height, width = labels.shape[1:]
@@ -125,6 +140,9 @@ def _parts_of_section(
             part[f"centroid-{axis}"] += start
             part[f"bbox-{axis}"] += start
             part[f"bbox-{axis + 2}"] += start
+        if class_probability is not None and classes:
+            of_cells = np.stack([class_probability[(number, z, *at)] for number in classes])
+            part["class"] = _likeliest(region, part["label"], of_cells, [*classes.values()])
         part["section"] = z
         part["touches_edge"] = (
             (part["bbox-0"] == 0)
@@ -133,6 +151,15 @@ def _parts_of_section(
             | (part["bbox-3"] == width)
         )
         yield part
+
+
+def _likeliest(
+    region: np.ndarray, labels: pd.Series[int], probability: np.ndarray, names: Sequence[str]
+) -> np.ndarray:
+    """Return the name of the class with the highest mean probability (k, y, x) for each label."""
+    from scipy import ndimage
+
+    return np.array(names)[np.argmax([ndimage.mean(own, region, labels) for own in probability], axis=0)]
 
 
 def _boxes(labels: Stored, z: int, block: int) -> tuple[np.ndarray, ...]:

@@ -243,8 +243,8 @@ def without_border(pixel_classes: np.ndarray) -> np.ndarray:
 def give_back(labels: np.ndarray, border: np.ndarray, reach: int) -> np.ndarray:
     """Give each pixel of the border to the nearest cell that it is connected to within the border.
 
-    This undoes what `data.labels.separation_border` takes from touching cells, if `reach` is
-    `data.labels.border_halo` of its width. Steps between pixels count as there: also over corners.
+    If `reach` is half of its width, this undoes what `data.labels.separation_border` takes from touching
+    cells. Steps between pixels count as there: also over corners.
 
     Parameters
     ----------

@@ -288,7 +288,8 @@ def _write_annotation(
     ignored = _write_ignore(file, truth, block)
     target = layout.add(file, layout.TARGET, truth.shape) if chosen.several else None
     if target is not None:
-        taken = REACH if learned == "classes" else border_halo(width)
+        # of an odd width, one pixel more belongs to one cell, but a prediction does not say to which
+        taken = REACH if learned == "classes" else width // 2
         layout.write_classes(target, chosen.names, chosen.cells, taken if "border" in chosen.names else 0)
     labels, border = (
         layout.add(file, array, truth.shape) for array in (layout.LABELS, layout.SEPARATION_BORDER)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 
@@ -51,7 +52,8 @@ def measure_volume(
     Parameters
     ----------
     dataset, prediction, segmentation : str or Path
-        HDF5 files with the arrays `raw`, `cell_probability` and `labels` of the volume.
+        HDF5 files with the arrays `raw`, `cell_probability` and `labels` of the volume. If cells are of
+        several classes, the prediction also has the `class_probability`.
     output : str or Path
         CSV file to write, with the columns of `instances.measurement.measure_cells`.
     pixel_size : float or (float, float), optional
@@ -82,11 +84,22 @@ def measure_volume(
             found[layout.LABELS.name],
             intensity=raw[layout.RAW.name],
             probability=predicted[layout.CELL_PROBABILITY.name],
+            class_probability=predicted.get(layout.CLASS_PROBABILITY.name),
+            classes=_classes_of_cells(predicted),
             pixel_size=pixel_size or layout.pixel_size(raw),
             block=block,
         )
         cells.to_csv(temporary, index=False)
     return len(cells)
+
+
+def _classes_of_cells(prediction: h5py.File) -> dict[int, str]:
+    """Return number and name of each class of cells; empty if there is only one."""
+    if layout.CLASS_PROBABILITY.name not in prediction:
+        return {}
+    names, cells = layout.classes_of(prediction[layout.CLASS_PROBABILITY.name])
+    found = {number: name for number, name in enumerate(names) if name in cells}
+    return found if len(found) > 1 else {}
 
 
 def summarise(tables: Sequence[str | Path], output: str | Path, *, images: Mapping[str, str]) -> None:
