@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from pipeline_lib import networks
-from pipeline_lib.figures.colouring import BLUE, ORANGE
+from pipeline_lib.figures.palette import BLUE, ORANGE
 from pipeline_lib.inference.tiling import Tile, mirror, tiles
 from pipeline_lib.stages.synthesis import draw_section
 

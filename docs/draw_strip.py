@@ -25,15 +25,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from pipeline_lib.figures.colouring import (
-    BACKGROUND,
-    ORANGE,
-    Scale,
-    coloured,
-    magnified,
-    raw_picture,
-    rgb,
-)
+from pipeline_lib.figures.colouring import Scale, coloured, magnified, raw_picture, rgb
+from pipeline_lib.figures.palette import BACKGROUND, ORANGE
 from pipeline_lib.figures.volume import matched_labels
 
 IMAGES = Path(__file__).parent / "images"

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
 from pipeline_lib.data.labels import separation_border
-from pipeline_lib.figures.colouring import BLUE, ORANGE, SKY, VERMILLION
+from pipeline_lib.figures.palette import BLUE, ORANGE, SKY, VERMILLION
 from pipeline_lib.tasks.segmentation.classes import class_frequencies, count_classes, target_class
 from pipeline_lib.tasks.segmentation.weights import class_weights, weight_map
 

@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
-from pipeline_lib.figures.colouring import BLUE
+from pipeline_lib.figures.palette import BLUE
 
 matplotlib.use("Agg")
 

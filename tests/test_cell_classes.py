@@ -172,7 +172,7 @@ def test_a_perfect_class_map_gives_the_annotated_cells(drawn, width):
 
     reach, cores = width // 2, found(0)
     cells = found(reach)
-    assert metrics.seg(drawn, cores) < metrics.seg(drawn, cells) > {2: 0.98, 3: 0.9, 4: 0.9}[width]
+    assert metrics.seg(drawn, cores) < metrics.seg(drawn, cells) > {2: 0.98, 3: 0.9, 4: 0.85}[width]
     # cells have their outlines back, and no pixel of their neighbours
     given = (cells > 0) & (cores == 0)
     assert given.sum() > 0.9 * np.count_nonzero(target == 2) * reach / (width / 2)
@@ -201,7 +201,7 @@ def test_the_reach_of_the_border_goes_from_the_dataset_to_the_segmentation(tmp_p
         segment(tmp_path / "p.h5", tmp_path / "t.json", tmp_path / "s.h5")
         found = read_labels(tmp_path / "s.h5")[0]
         assert metrics.seg(drawn, found) == pytest.approx(max(chosen["value"]))
-        assert max(chosen["value"]) > 0.9
+        assert max(chosen["value"]) > 0.85
     # a baseline has no border
     with layout.create(tmp_path / "b.h5", {}) as file:
         layout.add(file, layout.CELL_PROBABILITY, target.shape)[:] = target == 1

@@ -255,7 +255,7 @@ def test_the_border_of_an_annotation_is_that_of_the_library():
     assert TWO.target(labels, separation_border(labels, 2)).tolist() == [[1, 0, 0, 1]]
 
 
-ORGANELLES = {"background": 0, "cytoplasm": 1, "mitochondrion": 2, "vesicle": 3}
+ORGANELLES = {"background": 0, "cell": 1, "mitochondrion": 2, "synapse": 3, "glia": 4}
 TABLE = """volume\timages\tannotation\tsections\tsplit
 learn\timages.tif\tclasses.tif\t0-1\ttrain
 choose\timages.tif\tclasses.tif\t2\tvalidation
@@ -289,7 +289,7 @@ def snakemake(folder: Path, *arguments: str):
 
 
 @pytest.mark.slow
-def test_the_workflow_with_four_classes_colour_images_and_ignored_pixels(tmp_path):
+def test_the_workflow_with_five_classes_colour_images_and_ignored_pixels(tmp_path):
     """From RGB images and annotated organelles to class maps, scores and the report."""
     drawn = tmp_path / "gray.tif", tmp_path / "drawn.tif"
     draw_volume(*drawn, sections=4, size=128, organelles=True)
@@ -304,7 +304,7 @@ def test_the_workflow_with_four_classes_colour_images_and_ignored_pixels(tmp_pat
     results = tmp_path / "results"
     for name in ("choose", "score", "new"):
         found = tifffile.imread(results / f"segmentation/{name}_classes.tif")
-        assert found.dtype == np.uint8 and found.max() < 4
+        assert found.dtype == np.uint8 and found.max() < 5
     with h5py.File(results / "prediction/unet/score.h5") as file:
         probability = file["class_probability"][:, 0]
         [written] = tifffile.imread(results / "segmentation/score_classes.tif")
@@ -320,14 +320,14 @@ def test_the_workflow_with_four_classes_colour_images_and_ignored_pixels(tmp_pat
         assert np.array_equal(file["labels"][0, 10:] > 0, classes[3, 10:] == 2)
     scores = pd.read_csv(results / "scores.csv")
     of_test = scores[(scores.network == "unet") & (scores.volume == "score")].set_index("metric").value
-    expected = np.zeros((4, 4))
+    expected = np.zeros((5, 5))
     np.add.at(expected, (target[~ignored], probability.argmax(0)[~ignored]), 1)
     names = [*ORGANELLES]
     stored = [[of_test[f"confusion_{true}_{found}"] for found in names] for true in names]
     assert np.array_equal(stored, expected)
     assert of_test["pixel_accuracy"] == pytest.approx(np.trace(expected) / expected.sum())
     report = (results / "report.html").read_text()
-    assert "as mitochondrion" in report and "3 vesicle" in report
+    assert "2 mitochondrion" in report and "4 glia" in report
     # a run with the model has the same classes
     model = CONFIG | {"model": str(results / "model.pt"), "results": "again", "dataset": {"channels": 3}}
     for key in ("network", "training"):

@@ -19,17 +19,10 @@ from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.figures import describe
 from pipeline_lib.figures.charts import ERRORS, threshold_chart, training_chart
-from pipeline_lib.figures.colouring import (
-    BACKGROUND,
-    HATCH,
-    hatched,
-    instances_coloured,
-    magnified,
-    raw_picture,
-    rgb,
-)
+from pipeline_lib.figures.colouring import hatched, instances_coloured, magnified, raw_picture, rgb
 from pipeline_lib.figures.errors import CLOSE_UP, NAMES, save_error_sheet, worst_places
 from pipeline_lib.figures.overlay import COLOURS, DASH, error_overlay, inside, near, outline_overlay
+from pipeline_lib.figures.palette import BACKGROUND, HATCH
 from pipeline_lib.figures.stored import consecutive, consistent_probability
 from pipeline_lib.figures.volume import ANNOTATED, FOUND, matched_labels, save_volume_strip
 from pipeline_lib.instances.postprocessing import PostProcessing, above, instances

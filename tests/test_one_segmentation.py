@@ -10,7 +10,8 @@ from scipy import ndimage
 from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.figures import describe
-from pipeline_lib.figures.colouring import BACKGROUND, rgb
+from pipeline_lib.figures.colouring import rgb
+from pipeline_lib.figures.palette import BACKGROUND
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.stages.evaluation import evaluate

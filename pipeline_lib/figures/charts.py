@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline_lib.figures.colouring import BLUE, GREEN, ORANGE, VERMILLION
+from pipeline_lib.figures.palette import BLUE, GREEN, ORANGE, VERMILLION
 from pipeline_lib.figures.sheet import INK, PAPER, STYLE, new_figure, save_png
 from pipeline_lib.runtime.types import Json
 

@@ -8,19 +8,9 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import Normalize, to_rgb
 
-# Okabe & Ito 2008, "Color universal design"
-ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
-BACKGROUND = "#23272e"
-HATCH = "#8b949e"  # stripes on pixels that are not annotated
-HATCH_PERIOD, HATCH_WIDTH = 14, 4  # px, along a row of the picture
+from pipeline_lib.figures.palette import BACKGROUND, GREEN, HATCH, ORANGE, PURPLE, class_colours
+
+HATCH_PERIOD, HATCH_WIDTH = 14, 4  # px, stripes on pixels that are not annotated, along a row of the picture
 
 
 @dataclass(frozen=True)
@@ -115,6 +105,11 @@ def instances_coloured(labels: np.ndarray, window: Window = WHOLE) -> np.ndarray
         image[here][labels[here] != labels[there]] = rgb(BACKGROUND)
     image[labels == 0] = rgb(BACKGROUND)
     return image[above:, left:]
+
+
+def classes_coloured(classes: np.ndarray, number: int) -> np.ndarray:
+    """Return the numbers (y, x) of `number` classes as RGB (y, x, 3), in the colours of `class_colours`."""
+    return np.array([rgb(colour) for colour in class_colours(number)])[classes]
 
 
 def hatched(image: np.ndarray, ignored: np.ndarray | None, scale: int = 1) -> np.ndarray:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from pipeline_lib.data.correspondence import outlines
-from pipeline_lib.figures.colouring import GREEN, PURPLE, SKY, VERMILLION, YELLOW, rgb
+from pipeline_lib.figures.colouring import rgb
+from pipeline_lib.figures.palette import GREEN, PURPLE, SKY, VERMILLION, YELLOW
 from pipeline_lib.metrics import Mismatch
 
 DASH = 6  # px, where two outlines coincide

@@ -18,7 +18,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import IdentityTransform
 
-from pipeline_lib.figures.colouring import VERMILLION, Scale, coloured
+from pipeline_lib.figures.colouring import Scale, coloured
+from pipeline_lib.figures.palette import VERMILLION
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.types import Json
 

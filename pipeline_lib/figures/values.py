@@ -7,20 +7,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from pipeline_lib.figures.colouring import (
-    BACKGROUND,
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    YELLOW,
-    instances_coloured,
-    magnified,
-    raw_picture,
-    rgb,
-)
+from pipeline_lib.figures.colouring import instances_coloured, magnified, raw_picture, rgb
+from pipeline_lib.figures.palette import BACKGROUND, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, YELLOW
 from pipeline_lib.figures.sheet import STYLE, Panel, save_sheet
 
 LARGEST = 512  # px, side of the part that is shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,9 @@ import numpy as np
 from pipeline_lib import metrics
 from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.figures.colouring import (
-    BACKGROUND,
-    BLUE,
-    ORANGE,
     Scale,
     Window,
+    classes_coloured,
     coloured,
     hatch_legend,
     hatched,
@@ -25,6 +24,7 @@ from pipeline_lib.figures.colouring import (
     rgb,
 )
 from pipeline_lib.figures.overlay import COLOURS, TOPOLOGICAL, error_overlay, outline_overlay
+from pipeline_lib.figures.palette import BACKGROUND, BLUE, ORANGE, class_colours
 from pipeline_lib.figures.sheet import Panel, save_sheet
 from pipeline_lib.figures.stored import consecutive, consistent_probability
 from pipeline_lib.kernels.sections import ignored_pixels, without
@@ -52,6 +52,9 @@ def save_volume_strip(
     volume: str,
     split: str,
     record: Json,
+    classes: Sequence[str] = (),
+    target: Stored | None = None,
+    class_map: Stored | None = None,
 ) -> None:
     """Draw the middle section of a volume as two rows of pictures, and write it as PNG.
 
@@ -89,6 +92,10 @@ def save_volume_strip(
         Name and split of the volume, for the title.
     record : dict
         Provenance record to store in the picture.
+    classes : sequence of str, optional
+        Name of each class. With it, a further row shows the classes of the annotation and those found.
+    target, class_map : (z, y, x) array, optional
+        Number of the annotated and of the predicted class of each pixel.
     """
     sections, height, width = probability.shape
     part = middle((height, width), LARGEST)
@@ -145,6 +152,12 @@ def save_volume_strip(
         hatch()
     else:
         add("segmentation", instances_coloured(found, window), (None, _counted(found[window])), *note)
+    for heading, numbers in (("classes annotated", target), ("classes found", class_map)):
+        if numbers is not None:
+            shown = numbers[(z, *part)][window]
+            add(heading, classes_coloured(shown, len(classes)), *_class_legend(shown, classes))
+            if numbers is target:
+                hatch()
     if weights is not None:
         place = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True))
         shown_weights = weights[(z, *place)]
@@ -155,7 +168,13 @@ def save_volume_strip(
     add("cell probability", coloured(shown_probability[window], scale), scale=scale)
     title = f"{volume}: section {z + 1} of {sections}, {split} split"
     rows = [panels[:RESULTS], panels[RESULTS:]] if annotated else [panels]
-    save_sheet(rows, output, title=title, volume=volume, provenance=record)
+    facts: Json = {"volume": volume, "provenance": record}
+    if classes:  # in a row of their own
+        of_classes = [panel for panel in panels if panel.title.startswith("classes ")]
+        rows = [[panel for panel in row if not panel.title.startswith("classes ")] for row in rows]
+        rows.insert(1, of_classes)
+        facts["row_lengths"] = [*map(len, rows)]
+    save_sheet(rows, output, title=title, **facts)
 
 
 def _annotated_section(ignore: Stored | None, sections: int, part: Window) -> int:
@@ -236,6 +255,13 @@ def _bordered(labels: np.ndarray, border: np.ndarray) -> np.ndarray:
     image = np.where((labels > 0)[..., None], rgb("lightgray"), rgb(BACKGROUND))
     image[border > 0] = rgb(ORANGE)
     return image
+
+
+def _class_legend(numbers: np.ndarray, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the colour of each class, and its number, name and share of the pixels."""
+    shares = np.bincount(numbers.ravel(), minlength=len(names)) / numbers.size
+    lines = (f"{number} {name}: {100 * shares[number]:.1f} %" for number, name in enumerate(names))
+    return [*zip(class_colours(len(names)), lines, strict=True)]
 
 
 def _counted(labels: np.ndarray) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import imagecodecs
 import numpy as np
@@ -56,6 +56,63 @@ def write_images(
         If the disk is full or the folder is not writable.
     """
     _write_tiff(path, images, images.dtype, provenance, Scale(pixel_size, section_spacing))
+
+
+def write_classes(
+    path: str | Path,
+    classes: Stored,
+    *,
+    names: Sequence[str],
+    colours: Sequence[str],
+    provenance: Json | None = None,
+    pixel_size: PixelSize | None = None,
+    section_spacing: float | None = None,
+) -> None:
+    """Write the numbers of classes as compressed TIFF with a palette, in which Fiji shows them in colours.
+
+    The values are the numbers. Libraries such as tifffile, and napari, read them and ignore the palette. The
+    names are in the description of the first page ("Image > Show Info" in Fiji).
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write. It replaces an existing file only when it is complete.
+    classes : (z, y, x) array_like
+        Number of the class of each pixel, uint8. Array, HDF5 dataset, or any object with `shape`, `dtype` and
+        `[z, rows, columns]`. 128 rows are read at a time.
+    names : sequence of str
+        Name of each class.
+    colours : sequence of str
+        Colour of each class, such as "#56b4e9".
+    provenance : dict, optional
+        Record of how the file was made, stored as JSON in the description of the first page.
+    pixel_size : tuple of float, optional
+        Height and width of a pixel (um), for Fiji, ImageJ and other programs.
+    section_spacing : float, optional
+        Distance between neighbouring sections (um). It is written only together with `pixel_size`.
+
+    Raises
+    ------
+    InputError
+        If the disk is full or the folder is not writable.
+    """
+    palette = np.zeros((3, 256), np.uint16)
+    for number, colour in enumerate(colours):
+        palette[:, number] = [part * 257 for part in bytes.fromhex(colour.removeprefix("#"))]
+    described = [
+        f"{number} {name} {colour}" for number, (name, colour) in enumerate(zip(names, colours, strict=True))
+    ]
+    shown = _Palette(palette, ", ".join(described))
+    scale = Scale(pixel_size, section_spacing)
+    # a display range of 0 to 255 makes ImageJ take each colour by its number
+    _write_tiff(path, classes, np.dtype(np.uint8), provenance, scale, 255.0, shown)
+
+
+class _Palette(NamedTuple):
+    """Colours of the values 0 to 255, (3, 256) uint16, and what the values mean."""
+
+    colours: np.ndarray
+    classes: str
 
 
 def write_labels(
@@ -157,6 +214,7 @@ def _write_tiff(
     provenance: Json | None,
     scale: Scale,
     highest: float = 0.0,
+    palette: _Palette | None = None,
 ) -> None:
     """Write a stack (z, y, x) as TIFF with values of type `dtype`; ImageJ shows values up to `highest`.
 
@@ -174,7 +232,10 @@ def _write_tiff(
             yield band
 
     strips = (_deflated(band[top : top + rows]) for band in bands() for top in range(0, len(band), rows))
-    described = _imagej(stack.shape, scale, provenance) if dtype in _IMAGEJ_TYPES and not bigtiff else b""
+    own = {"classes": palette.classes} if palette else {}
+    described = b""
+    if dtype in _IMAGEJ_TYPES and not bigtiff:
+        described = _imagej(stack.shape, scale, provenance, own)
     with replacing(path) as temporary:
         with tifffile.TiffWriter(temporary, bigtiff=bigtiff) as tiff:
             tiff.write(
@@ -182,12 +243,13 @@ def _write_tiff(
                 shape=stack.shape,
                 dtype=dtype,
                 rowsperstrip=rows,
-                photometric="minisblack",
+                photometric="palette" if palette else "minisblack",
+                colormap=palette.colours if palette else None,
                 compression="zlib",
                 **(
                     {"description": described, "metadata": None}
                     if described
-                    else {"metadata": {"axes": "ZYX"} | _own(scale) | _if_any(provenance=provenance)}
+                    else {"metadata": {"axes": "ZYX"} | own | _own(scale) | _if_any(provenance=provenance)}
                 ),
                 **_resolution(scale, bool(described)),
             )
@@ -195,7 +257,7 @@ def _write_tiff(
             _replace(temporary, _HIGHEST, f"{highest:.9g}".rjust(len(_HIGHEST)).encode())
 
 
-def _imagej(shape: tuple[int, ...], scale: Scale, provenance: Json | None) -> bytes:
+def _imagej(shape: tuple[int, ...], scale: Scale, provenance: Json | None, own: Mapping[str, str]) -> bytes:
     """Return a description for ImageJ, in which the largest value is not yet known; b"" without a scale.
 
     Without a scale the description is tifffile's. Old versions of ImageJ read all pages after the first of a
@@ -206,8 +268,9 @@ def _imagej(shape: tuple[int, ...], scale: Scale, provenance: Json | None) -> by
     lines = ["ImageJ=1.54f", f"images={shape[0]}", f"slices={shape[0]}", "unit=um", "loop=false"]
     lines += [f"spacing={scale.section_spacing!r}"] if scale.section_spacing else []
     lines += ["min=0.0", f"max={_HIGHEST.decode()}"]  # without them, ImageJ shows the range of one section
+    lines += [f"{name}={text}" for name, text in own.items()]
     lines += [f"provenance={json.dumps(provenance)}"] if provenance else []
-    return "".join(f"{line}\n" for line in lines).encode("ascii")
+    return "".join(f"{line}\n" for line in lines).encode("ascii", "backslashreplace")
 
 
 def _own(scale: Scale) -> Json:

@@ -14,6 +14,7 @@ from pipeline_lib import layout, provenance
 from pipeline_lib.figures.charts import save_threshold_chart, save_training_chart
 from pipeline_lib.figures.errors import save_error_sheet
 from pipeline_lib.figures.volume import save_volume_strip
+from pipeline_lib.instances.classes import ClassMap
 from pipeline_lib.instances.postprocessing import PostProcessing
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
@@ -34,8 +35,9 @@ def draw_volume_strip(
 
     The first row shows what was found: raw image, outlines of the cells that were found and annotated, and
     segmentation. The second row shows how: annotation, separation border, weight map and cell probability.
-    Without annotation or weight map there are fewer. A segment has the colour of the annotated cell with
-    which it shares most pixels, so a difference in colour is an error. Pixels that are not annotated are
+    Without annotation or weight map there are fewer. If there are more classes than background and cell, a
+    row between them shows the classes annotated and found. A segment has the colour of the annotated cell
+    with which it shares most pixels, so a difference in colour is an error. Pixels that are not annotated are
     hatched; if that is all of the middle section, another one is drawn. If a section is larger than 4096 px,
     only its middle is read.
 
@@ -91,6 +93,7 @@ def draw_volume_strip(
             volume=volume,
             split=split,
             record=record,
+            **_classes(data, predicted),
         )
 
 
@@ -194,6 +197,15 @@ def draw_thresholds(scores: str | Path, thresholds: Sequence[str | Path], output
     with provenance.making("draw_figures", [output], [scores, *thresholds]) as record:
         chosen = {Path(path).stem: read_json(path) for path in thresholds}
         save_threshold_chart(pd.read_csv(scores), chosen, output, record=record)
+
+
+def _classes(data: h5py.File, predicted: h5py.File) -> dict[str, Any]:
+    """Return the names of the classes and their maps, as arguments; nothing without other classes."""
+    if layout.CLASS_PROBABILITY.name not in predicted:
+        return {}
+    probability = predicted[layout.CLASS_PROBABILITY.name]
+    names, _ = layout.classes_of(probability)
+    return {"classes": names, "target": data.get(layout.TARGET.name), "class_map": ClassMap(probability)}
 
 
 def _stored_labels(file: h5py.File, shape: tuple[int, int, int]) -> h5py.Dataset:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline_lib import figures, metrics, provenance
+from pipeline_lib.figures.palette import class_colours
 from pipeline_lib.networks import modelfile
 from pipeline_lib.pages import quality, write_page
 from pipeline_lib.pages.scores import SCORES, Score
@@ -258,8 +259,8 @@ def score_classes(table: pd.DataFrame, names: Sequence[str]) -> Json | None:
     Returns
     -------
     dict or None
-        `names`, `scores` (see `metrics.class_scores`), and `shares`: of the pixels of each true class, the
-        share that each class was assigned. None if the table has no confusion matrix.
+        `names`, `colours`, `scores` (see `metrics.class_scores`), and `shares`: of the pixels of each true
+        class, the share that each class was assigned. None if the table has no confusion matrix.
     """
     counts = table.groupby("metric").value.sum()
     pairs = [[f"confusion_{true}_{found}" for found in names] for true in names]
@@ -268,7 +269,8 @@ def score_classes(table: pd.DataFrame, names: Sequence[str]) -> Json | None:
     confusion = np.array([[counts[metric] for metric in row] for row in pairs])
     with np.errstate(invalid="ignore"):
         shares = confusion / confusion.sum(1, keepdims=True)
-    return {"names": names, "scores": metrics.class_scores(confusion, names), "shares": shares.tolist()}
+    scores, colours = metrics.class_scores(confusion, names), class_colours(len(names))
+    return {"names": names, "colours": colours, "scores": scores, "shares": shares.tolist()}
 
 
 def mean_scores(table: pd.DataFrame, network: str) -> SplitScores:

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from pipeline_lib import imageio, layout, provenance
+from pipeline_lib.figures.palette import class_colours
 from pipeline_lib.imageio.regions import BORDER
 from pipeline_lib.instances.classes import CellClasses, ClassMap
 from pipeline_lib.instances.labelling import Labels, Pieces, Read, find_pieces, number_components
@@ -116,8 +117,8 @@ def write_tiffs(
     cell_probability : str or Path
         TIFF file to write: cell probability, float32, 0 to 1.
     classes : str or Path, optional
-        TIFF file to write: number of the most probable class, uint8. The prediction must have the array
-        `class_probability`.
+        TIFF file to write: number of the most probable class, uint8, with a palette of colours. The
+        prediction must have the array `class_probability`.
 
     Raises
     ------
@@ -140,9 +141,10 @@ def write_tiffs(
         imageio.write_probability(cell_probability, predicted[layout.CELL_PROBABILITY.name], **settings)
         if classes:
             probability = predicted[layout.CLASS_PROBABILITY.name]
-            imageio.write_images(classes, ClassMap(probability), **settings)
-            names = enumerate(layout.classes_of(probability)[0])
-            logger.info("%s: %s", classes, ", ".join(f"{number} {name}" for number, name in names))
+            names, _ = layout.classes_of(probability)
+            colours = class_colours(len(names))
+            imageio.write_classes(classes, ClassMap(probability), names=names, colours=colours, **settings)
+            logger.info("%s: %s", classes, ", ".join(f"{n} {name}" for n, name in enumerate(names)))
         logger.info("%s: %d sections", labels, len(found[layout.LABELS.name]))
 
 

@@ -22,6 +22,7 @@ from pipeline_lib.runtime.types import Json
 CYTOPLASM = 0.62
 MITOCHONDRION = 0.42
 MEMBRANE = 0.2
+SYNAPSE = 0.06
 
 # Fraction of neighbouring pairs without a membrane between their labels; the image shows a thin line there.
 TOUCHING = 0.1
@@ -50,7 +51,8 @@ def draw_volume(
         TIFF file to write: image (z, y, x), uint8.
     annotation : str or Path
         TIFF file to write: instance labels (z, y, x), uint16, 0 = membrane. The numbers start again at 1 in
-        each section. With `organelles`, classes instead: 0 membrane, 1 cytoplasm, 2 mitochondrion, 3 vesicle.
+        each section. With `organelles`, classes instead: 0 membrane, 1 cell, 2 mitochondrion, 3 synapse,
+        4 glia.
     sections : int, default 12
         Number of sections.
     size : int, default 256
@@ -62,7 +64,8 @@ def draw_volume(
     noise : float, default 0.06
         Standard deviation of the noise, as a fraction of the gray range.
     organelles : bool, optional
-        Whether classes are annotated instead of cells. By default cells are.
+        Whether synapses and glia are drawn, too, and classes are annotated instead of cells. By default cells
+        are annotated.
     seed : int, default 0
         Seed of the random numbers. The same seed gives the same files.
 
@@ -101,6 +104,7 @@ def draw_volume(
                 cell_diameter=cell_diameter,
                 noise=noise,
                 membrane_width=membrane_width,
+                organelles=bool(organelles),
                 rng=np.random.default_rng([seed, z]),
             )
         imageio.write_images(images, stack, provenance=record)
@@ -122,6 +126,7 @@ def draw_section(
     membrane_width: tuple[float, float],
     noise: float,
     rng: np.random.Generator,
+    organelles: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one section.
 
@@ -137,6 +142,8 @@ def draw_section(
         Standard deviation of the noise, as a fraction of the gray range.
     rng : numpy.random.Generator
         Source of the random numbers.
+    organelles : bool, default False
+        Whether synapses and glia are drawn, too. All else stays as it is.
 
     Returns
     -------
@@ -146,7 +153,7 @@ def draw_section(
         Instance labels, 0 = membrane, 1..n = cells. Each cell is 4-connected. Some neighbours touch, without
         a membrane pixel between them.
     classes : (size, size) array of uint8
-        0 = membrane, 1 = cytoplasm, 2 = mitochondrion, 3 = vesicle.
+        0 = membrane, 1 = cell, 2 = mitochondrion, 3 = synapse, 4 = glia.
     """
     shape = (size, size)
     cells = _tessellate(size, cell_diameter, rng)
@@ -161,10 +168,17 @@ def draw_section(
 
     darkness = np.where(touching, 0.9 * (distance < 1), is_membrane | (labels == 0)) * (0.8 + 0.2 * contrast)
     image = _cytoplasm(labels, rng)
-    vesicles = _add_vesicles(image, labels, rng)
+    _add_vesicles(image, labels, rng)
     mitochondria = _add_mitochondria(image, labels, cell_diameter, rng)
-    classes = np.select([labels == 0, mitochondria, vesicles], [0, 2, 3], 1).astype(np.uint8)
+    glia = synapses = np.zeros(shape, bool)
+    if organelles:
+        further = rng.spawn(1)[0]  # leaves the random numbers of all else as they are
+        glia = _add_glia(image, labels, mitochondria, further)
     image += (MEMBRANE - image) * ndimage.gaussian_filter(darkness, 0.7)
+    if organelles:
+        synapses = _add_synapses(image, is_membrane & ~touching, glia, cell_diameter, further)
+    found = [synapses, labels == 0, mitochondria, glia]
+    classes = np.select(found, [3, 0, 2, 4], 1).astype(np.uint8)
     image += 0.05 * _smooth_noise(shape, size / 4, rng)  # uneven illumination
     image *= 1 + 0.08 * _smooth_noise(shape, size / 4, rng)
     image += noise * _smooth_noise(shape, 0.6, rng)
@@ -243,12 +257,9 @@ def _cytoplasm(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return level[labels] + 0.05 * fine + 0.03 * coarse
 
 
-def _add_vesicles(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw dark rings of 3 to 7 px diameter where a cell has room for them; one attempt per 400 px.
-
-    Returns the pixels of the rings and inside them.
-    """
-    room, drawn = _depth_in_cell(labels), np.zeros(labels.shape, bool)
+def _add_vesicles(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
+    """Draw dark rings of 3 to 7 px diameter where a cell has room for them; one attempt per 400 px."""
+    room = _depth_in_cell(labels)
     rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
     for _ in range(labels.size // 400):
         radius = rng.uniform(1.5, 3.5)
@@ -257,7 +268,33 @@ def _add_vesicles(image: np.ndarray, labels: np.ndarray, rng: np.random.Generato
             near_y, near_x = slice(max(0, y - 6), y + 7), slice(max(0, x - 6), x + 7)
             from_rim = np.hypot(rows[near_y] - y, columns[:, near_x] - x) - radius
             image[near_y, near_x] -= 0.2 * np.exp(-(from_rim**2))
-            drawn[near_y, near_x] |= from_rim < 0.5
+
+
+def _add_glia(
+    image: np.ndarray, labels: np.ndarray, mitochondria: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Make the cytoplasm of a fifth of the cells bright, with dark grains of glycogen; return these cells."""
+    glia = np.append(False, rng.random(int(labels.max())) < 0.2)[labels]
+    grains = _smooth_noise(labels.shape, 0.8, rng) > 1.7
+    image[glia & ~mitochondria] += 0.13
+    image[glia & grains] -= 0.25
+    return glia
+
+
+def _add_synapses(
+    image: np.ndarray, membrane: np.ndarray, glia: np.ndarray, diameter: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw dark, thick pieces of membrane, one attempt per 3000 px, but none of glia; return their pixels."""
+    drawn, near_glia = np.zeros(image.shape, bool), ndimage.binary_dilation(glia, iterations=6)
+    places = np.argwhere(membrane & ~near_glia)
+    thick = ndimage.distance_transform_edt(~membrane) < 3
+    rows, columns = np.ogrid[: image.shape[0], : image.shape[1]]
+    for y, x in (
+        rng.choice(places, min(image.size // 3000, len(places)), replace=False) if len(places) else ()
+    ):
+        radius = rng.uniform(0.12, 0.25) * diameter
+        drawn |= thick & (np.hypot(rows - y, columns - x) < radius)
+    image += (SYNAPSE - image) * 0.9 * ndimage.gaussian_filter(drawn.astype(float), 0.7)
     return drawn
 
 
