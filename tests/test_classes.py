@@ -1,6 +1,7 @@
 """Several classes of pixels: targets, weights, probabilities, class maps and scores."""
 
 import json
+import re
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from pipeline_lib import layout, metrics, tasks
+from pipeline_lib.cli import main
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.instances.classes import ClassMap
@@ -72,6 +74,57 @@ def test_confusion_and_scores_equal_counting_pixel_by_pixel(truth, predicted, ig
     assert scores["mean_accuracy"] == pytest.approx(np.mean(accuracies))
     assert scores["frequency_weighted_iou"] == pytest.approx(weighted / len(pairs))
     assert scores["pixel_accuracy"] == pytest.approx(np.mean([i == j for i, j in pairs]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_agree_with_scikit_learn(seed):
+    learn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(seed)
+    truth, ignore = rng.integers(0, 4, (2, 30, 20)), rng.random((2, 30, 20)) < 0.2
+    predicted = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 3, truth.shape))
+    pair = truth[~ignore], predicted[~ignore]
+    found = metrics.class_confusion(truth, predicted, 4, ignore=ignore)
+    assert np.array_equal(found, learn.confusion_matrix(*pair, labels=range(4)))
+    scores = metrics.class_scores(found, "abcd")
+    for name, score in (("iou", learn.jaccard_score), ("dice", learn.f1_score)):
+        of_classes = score(*pair, labels=range(4), average=None)
+        assert [scores[f"{name}_{own}"] for own in "abcd"] == pytest.approx(of_classes)
+    assert scores["pixel_accuracy"] == pytest.approx(learn.accuracy_score(*pair))
+    assert scores["mean_accuracy"] == pytest.approx(learn.balanced_accuracy_score(*pair))
+    assert scores["mean_iou"] == pytest.approx(learn.jaccard_score(*pair, average="macro"))
+    weighted = learn.jaccard_score(*pair, average="weighted")
+    assert scores["frequency_weighted_iou"] == pytest.approx(weighted)
+
+
+def test_evaluate_compares_class_maps_of_any_tool(tmp_path, capsys):
+    truth = np.repeat(ANNOTATION, 4, 0).repeat(4, 1)
+    predicted = np.roll(truth, 1, 1)
+    predicted[predicted == 9] = 1
+    files = [str(tmp_path / name) for name in ("truth.tif", "map.tif", "more.tif", "scores.csv")]
+    for path, values in zip(files, (truth, predicted), strict=False):
+        tifffile.imwrite(path, values)
+    stated = ["background=0", "wall=1", "core=2,3", "border=4"]
+    command = ["evaluate", *files[:2], "--annotation-kind", "classes", "--classes", *stated, "--ignore", "9"]
+    assert main([*command, "--prediction", "classes", "--csv", files[3]]) == 0
+    number = np.array([0, 1, 2, 2, 3])
+    kept = truth != 9
+    expected = metrics.class_confusion(number[truth * kept], number[predicted], 4, ignore=~kept)
+    names = ["background", "wall", "core", "border"]
+    stored = pd.read_csv(files[3]).set_index("metric").value
+    assert [[stored[f"confusion_{true}_{own}"] for own in names] for true in names] == expected.tolist()
+    printed = capsys.readouterr().out
+    scores = metrics.class_scores(expected, names)
+    assert f"frequency-weighted IoU  {scores['frequency_weighted_iou']:.4f}" in printed
+    shares = " +".join(f"{100 * share:.1f}" for share in expected[2] / expected[2].sum())
+    assert re.search(rf"core +{shares} +{scores['iou_core']:.4f} +{scores['dice_core']:.4f}", printed)
+    # several maps: their pixels are counted together
+    tifffile.imwrite(files[2], predicted)
+    assert main([*command[:3], files[2], *command[3:], "--prediction", "classes"]) == 0
+    assert f"frequency-weighted IoU  {scores['frequency_weighted_iou']:.4f}" in capsys.readouterr().out
+    # a map of other values is scored as cells
+    tifffile.imwrite(files[2], np.where(truth == 2, 7, 0).astype(np.uint8))
+    assert main(["evaluate", files[0], files[2], *command[3:], "--prediction", "classes"]) == 0
+    assert "Classes" not in capsys.readouterr().out
 
 
 def test_a_value_that_is_no_class_is_refused():

@@ -26,6 +26,13 @@ OF_LABELS = {
     "dice": "Dice",
     "rand_error": "Rand err.",
 }
+# Scores of all classes together (the four of the FCN paper), and their headings
+CLASSES = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "mean_iou": "mean IoU",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+}
 LAST = "sum of cells, mean of scores"
 
 HELP = "score predictions against annotations"
@@ -37,8 +44,9 @@ the files of the folder TRUTH by their names, or to the one file TRUTH."""
 EPILOG = """\
 output: for a probability map, the best value of each score over the thresholds
 0, 0.1, ..., 1, other scores at that threshold, and the instance scores at the
-threshold with the best SEG; for labels, the instance scores. Errors: 0 is
-perfect. Others: 1 is perfect. They are explained in docs/explanation/scores.md.
+threshold with the best SEG; for labels, the instance scores; for a map of the
+classes of the annotation (--prediction classes), also scores of each class.
+Errors: 0 is perfect. Others: 1 is perfect. They are explained in docs/explanation/scores.md.
 
 exit codes: 0 scored; 1 a file cannot be read or scored; 2 wrong arguments
 example:    bordure evaluate truth.tif probability.tif --csv scores.csv
@@ -131,7 +139,9 @@ def run(options: argparse.Namespace) -> int:
         if len(pairs) == 1:
             scores = _score(options, *pairs[0])
             _write(scores, options.csv)
-            _print(scores)
+            of_cells, of_classes = _apart(scores)
+            _print(of_cells)
+            _print_classes(of_classes)
             return 0
         tables, failed = [], 0
         for number, (truth, prediction) in enumerate(pairs, 1):
@@ -149,7 +159,9 @@ def run(options: argparse.Namespace) -> int:
     if tables:
         every = pd.concat(tables)
         _write(every, options.csv)
-        _print_many(every)
+        of_cells, of_classes = _apart(every)
+        _print_many(of_cells)
+        _print_classes(of_classes)
     if failed:
         print(f"error: {failed} of {len(pairs)} predictions could not be scored.", file=sys.stderr)
     return 1 if failed else 0
@@ -186,6 +198,39 @@ def _write(scores: pd.DataFrame, path: Path | None) -> None:
     if path:
         with replacing(path) as temporary:
             scores.to_csv(temporary, index=False)
+
+
+def _apart(scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows with scores of cells, and those with the confusion matrix of classes."""
+    confusion = scores.metric.str.startswith("confusion_")
+    of_classes = confusion | scores.metric.str.match("iou_|dice_") | scores.metric.isin(CLASSES)
+    return scores[~of_classes], scores[confusion]
+
+
+def _print_classes(confusion: pd.DataFrame) -> None:
+    """Print the confusion matrix of all predictions together, and its scores; nothing without classes."""
+    import pandas as pd
+
+    from pipeline_lib import metrics
+
+    if confusion.empty:
+        return
+    counts = confusion.groupby("metric", sort=False).value.sum()
+    number = round(len(counts) ** 0.5)
+    # the first row is confusion_A_A, confusion_A_B, ...
+    first = counts.index[0].removeprefix("confusion_")
+    first = first[: len(first) // 2]
+    names = [metric.removeprefix(f"confusion_{first}_") for metric in counts.index[:number]]
+    table = counts.to_numpy().reshape(number, number)
+    scores = metrics.class_scores(table, names)
+    print("\nClasses, pixel by pixel:\n")
+    print("\n".join(f"{title:<24}{scores[metric]:.4f}" for metric, title in CLASSES.items()))
+    shares = 100 * table / table.sum(1, keepdims=True).clip(1)
+    shown = pd.DataFrame(shares, pd.Index(names, name="true class"), names).map("{:.1f}".format)
+    for title in ("iou", "dice"):
+        shown[{"iou": "IoU", "dice": "Dice"}[title]] = [f"{scores[f'{title}_{name}']:.4f}" for name in names]
+    print("\nPredicted class of the pixels of each true class (%), and scores of each class:\n")
+    print(shown.reset_index().to_string(index=False))
 
 
 def _print_many(scores: pd.DataFrame) -> None:

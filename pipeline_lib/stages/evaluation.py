@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline_lib import imageio, layout, metrics, provenance
 from pipeline_lib.data.cells import empty_are_ignored
 from pipeline_lib.data.labels import BORDER_WIDTH, cells_apart, separation_border
 from pipeline_lib.imageio.pairing import pair_files
+from pipeline_lib.imageio.regions import BORDER
 from pipeline_lib.instances.classes import CellClasses, ClassMap
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import Sections, ignored_pixels
@@ -24,6 +26,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.scores import COLUMNS, SECTION_COLUMNS, at_chosen_threshold, read_scores, spread
+from pipeline_lib.tasks.segmentation.classes import Classes
 
 if TYPE_CHECKING:
     import h5py
@@ -193,16 +196,21 @@ def _class_scores(
         for z in sections
     }
     confusion = sum(confusions.values(), start=np.zeros(2 * [len(names)], np.int64))
-    matrix = {
-        f"confusion_{names[row]}_{names[column]}": float(count)
-        for (row, column), count in np.ndenumerate(confusion)
-    }
     of_sections = [
         (z, metric, value)
         for z, own in confusions.items()
         for metric, value in metrics.class_scores(own, names).items()
     ]
-    return metrics.class_scores(confusion, names) | matrix, of_sections
+    return _class_rows(confusion, names), of_sections
+
+
+def _class_rows(confusion: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Return the scores of a confusion matrix, and its numbers as `confusion_TRUE_PREDICTED`."""
+    matrix = {
+        f"confusion_{names[row]}_{names[column]}": float(count)
+        for (row, column), count in np.ndenumerate(confusion)
+    }
+    return metrics.class_scores(confusion, names) | matrix
 
 
 def collect_scores(
@@ -387,7 +395,8 @@ def score_files(
     pandas.DataFrame
         Columns `metric`, `threshold` and `value`. For a probability map every score at every threshold of the
         challenge (`metrics.isbi_scores`), for labels those of `metrics.instance_scores`, with NaN as
-        threshold.
+        threshold. If both kinds are "classes" and the values of the prediction have the same meaning, the
+        last rows are `metrics.class_scores` and the confusion matrix, as in `evaluate`.
 
     Raises
     ------
@@ -403,19 +412,19 @@ def score_files(
     def paired(path: str | Path) -> list[Path | None] | None:
         return imageio.matching_slices(str(prediction), str(path), pairing, sections)
 
-    annotation = imageio.read_annotation(
-        truth,
-        sections=sections,
-        kind=annotation_kind,
-        classes=classes,
-        background=background,
-        ignore=ignore,
-        ignore_mask=ignore_mask,
-        relabel=relabel,
-        masks=info.sections == 1 < of_truth.sections,
-        slices=paired(truth),
-        mask_slices=paired(ignore_mask) if ignore_mask else None,
-    )
+    described: imageio.AnnotationSettings = {
+        "sections": sections,
+        "kind": annotation_kind,
+        "classes": classes,
+        "background": background,
+        "ignore": ignore,
+        "ignore_mask": ignore_mask,
+        "relabel": relabel,
+        "masks": info.sections == 1 < of_truth.sections,
+        "slices": paired(truth),
+        "mask_slices": paired(ignore_mask) if ignore_mask else None,
+    }
+    annotation = imageio.read_annotation(truth, **described)
     show(f"{truth}: {annotation.description}")
     for doubt in annotation.doubts:
         logger.warning("%s: %s", truth, doubt["text"])
@@ -442,7 +451,36 @@ def score_files(
         return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
     cells = np.stack([cells_apart(own, separation_border(own, BORDER_WIDTH)) for own in labels])
     progress = partial(tqdm, total=len(cells), unit="section", leave=False, disable=None)  # for a terminal
-    return metrics.isbi_scores(cells, predicted.array, labels=labels, ignore=ignored, progress=progress)
+    found = metrics.isbi_scores(cells, predicted.array, labels=labels, ignore=ignored, progress=progress)
+    if prediction_kind == annotation_kind == "classes":
+        for metric, value in _compare_class_maps(truth, prediction, described, ignored).items():
+            found.loc[len(found)] = metric, float("nan"), value
+    return found
+
+
+def _compare_class_maps(
+    truth: str | Path,
+    prediction: str | Path,
+    described: imageio.AnnotationSettings,
+    ignored: np.ndarray | None,
+) -> dict[str, float]:
+    """Return scores and confusion matrix of a map with the classes of the annotation; nothing of another."""
+    names = Classes.chosen({"target": "classes", "classes": described["classes"]}).names
+    settings: imageio.AnnotationSettings = {key: described[key] for key in ("sections", "kind", "classes")}
+    with ExitStack() as stack:
+        maps = [stack.enter_context(imageio.open_annotation(truth, **described))]
+        try:
+            maps.append(stack.enter_context(imageio.open_annotation(prediction, **settings)))
+        except InputError:  # some value has no class
+            logger.warning("%s: has other values than `classes`, so only its cells are scored", prediction)
+            return {}
+
+        def read(regions: imageio.AnnotationRegions, z: int) -> np.ndarray:
+            found = regions.read(z, slice(None), slice(None))
+            return np.where(found == BORDER, len(names) - 1, found)
+
+        true, found = (Sections(own.shape, np.uint8, partial(read, own)) for own in maps)
+        return _class_rows(metrics.class_confusion(true, found, len(names), ignore=ignored), names)
 
 
 def _with_empty_sections(
