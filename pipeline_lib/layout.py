@@ -128,13 +128,13 @@ CLASS_PROBABILITY = Array(
 
 # Intermediate arrays between a prediction and its labels (instances/labelling.py). The last four are stored
 # in one group for each section.
-PIXEL_CLASS = Array(
-    "pixel_class",
+BORDER = Array(
+    "border",
     "zyx",
     "uint8",
-    "class",
-    "class of each pixel of a cell, 255 = border that is given back to cells, 0 = other pixels; the array "
-    "exists only if cells are of several classes or have a border",
+    "1",
+    "1 = pixel of the class `border` outside of cells, which is given back to the nearest cell, 0 = any "
+    "other pixel; the array exists only if there is this class",
     compressed=False,
 )
 PIECES = Array(

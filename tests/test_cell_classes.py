@@ -1,4 +1,4 @@
-"""Instances of several classes and of cells with a border: whole, by blocks, by parts and by brute force."""
+"""Instances of cells with a border and of several classes: whole, by blocks, by parts and by brute force."""
 
 import json
 
@@ -12,7 +12,7 @@ from scipy import ndimage
 from pipeline_lib import layout, metrics
 from pipeline_lib.data.labels import separation_border
 from pipeline_lib.imageio.regions import REACH, grow
-from pipeline_lib.instances.classes import CellClasses
+from pipeline_lib.instances.classes import Border
 from pipeline_lib.instances.postprocessing import PostProcessing, give_back, instances
 from pipeline_lib.kernels.blocks import parts
 from pipeline_lib.stages.dataset import build_dataset
@@ -48,19 +48,16 @@ def read_labels(path):
 
 
 def brute_force(probability, threshold, minimum_size, reach):
-    """Label one section pixel by pixel, and give the border back by walks from each pixel."""
-    glia, cell, border = probability[1], probability[2], probability[3]
+    """Label the areas of one section, and give the border back by walks from each pixel."""
+    background, glia, cell, border = probability
     inside = (glia + cell) > np.float32(threshold)
-    is_border = ~inside & (border > probability[0])
-    values = np.where(inside, np.where(glia >= cell, 1, 2), 0)
-    labels, firsts = np.zeros(values.shape, int), {}
-    for value in (1, 2):
-        found, count = ndimage.label(values == value)
-        for own in range(1, count + 1):
-            where = found == own
-            if where.sum() >= minimum_size:
-                x, y = np.argwhere(where.T)[0]
-                firsts[x, y] = where
+    is_border = ~inside & (border > background)
+    labels, firsts = np.zeros(inside.shape, int), {}
+    found, count = ndimage.label(inside)
+    for own in range(1, count + 1):
+        where = found == own
+        if where.sum() >= minimum_size:
+            firsts[tuple(np.argwhere(where.T)[0])] = where
     for number, first in enumerate(sorted(firsts), 1):
         labels[firsts[first]] = number
     result = labels.copy()
@@ -68,7 +65,7 @@ def brute_force(probability, threshold, minimum_size, reach):
         ring, seen = {(y, x)}, {(y, x)}
         for _ in range(reach):  # all pixels that are one step further within the border
             around = {(a + i, b + j) for a, b in ring for i in (-1, 0, 1) for j in (-1, 0, 1)} - seen
-            around = {at for at in around if 0 <= at[0] < values.shape[0] and 0 <= at[1] < values.shape[1]}
+            around = {at for at in around if 0 <= at[0] < inside.shape[0] and 0 <= at[1] < inside.shape[1]}
             seen |= around
             if near := {labels[at] for at in around} - {0}:
                 result[y, x] = min(near)
@@ -92,21 +89,19 @@ def expected_labels(probability, *settings):
 
 
 @pytest.mark.parametrize("reach", [0, 1, 3, 40])
-def test_instances_of_classes_with_border_equal_brute_force(tmp_path, reach):
+def test_instances_with_their_border_equal_brute_force(tmp_path, reach):
     probability = noisy((2, 300, 40))
     write_prediction(tmp_path / "p.h5", probability)
     postprocessing = write_postprocessing(tmp_path / "t.json", 0.6, 5, reach)
     expected = expected_labels(probability, 0.6, 5, reach)
     for z, own in enumerate(probability.swapaxes(0, 1)):
-        classes = CellClasses(own[:, None], NAMES, CELLS)[0]
-        found = instances(own[1] + own[2], PostProcessing(0.6, 5, reach), classes=classes)
+        border = Border(own[:, None], NAMES, CELLS)[0]
+        found = instances(own[1] + own[2], PostProcessing(0.6, 5, reach), border=border)
         assert np.array_equal(found, brute_force(own, 0.6, 5, reach)), z
     for block in (7, 128, 2048):
         segment(tmp_path / "p.h5", postprocessing, tmp_path / "s.h5", block=block)
         assert np.array_equal(read_labels(tmp_path / "s.h5"), expected)
-    # cells of different classes touch, and borders are wider than the reach
-    touching = (expected[:, 1:] != expected[:, :-1]) & (expected[:, 1:] > 0) & (expected[:, :-1] > 0)
-    assert touching.sum() > 20
+    # borders are wider than the reach
     assert (expected_labels(probability, 0.6, 5, reach + 1) != expected).any() == (reach < 40)
 
 
@@ -131,24 +126,38 @@ def test_jobs_that_share_a_volume_make_the_same_instances(tmp_path, jobs, reach)
 
 
 def test_touching_cells_of_two_classes_are_two_cells_with_their_class(tmp_path):
-    target = np.zeros((1, 8, 12), int)
-    target[0, 1:5, 1:5], target[0, 1:5, 5:9], target[0, 6:, 6:] = 1, 2, 2
-    probability = np.where(np.arange(4)[:, None, None, None] == target, 0.7, 0.1).astype(np.float32)
-    probability[1:3, 0, 6, 6] = 0.55, 0.25  # one pixel of the lower cell looks like glia
-    prediction = write_prediction(tmp_path / "p.h5", probability)
+    annotation = np.zeros((1, 16, 24), np.uint8)
+    annotation[0, 2:10, 2:10], annotation[0, 2:10, 10:18], annotation[0, 12:, 12:] = 1, 2, 2
+    for name in "ia":
+        tifffile.imwrite(tmp_path / f"{name}.tif", annotation)
+    named = {"background": 0, "glia": 1, "cell": 2}
+    build_dataset(
+        *(tmp_path / name for name in ("i.tif", "a.tif", "d.h5")),
+        annotation_kind="classes",
+        classes=named,
+        target="classes",
+    )
+    with h5py.File(tmp_path / "d.h5") as file:
+        target = file["target"][:]
+    probability = np.where(np.arange(3)[:, None, None, None] == target, 0.8, 0.1).astype(np.float32)
+    probability[1:, 0, 12:, 12:17] = np.array([0.55, 0.35])[:, None, None]  # a part looks like glia
+    prediction = write_prediction(tmp_path / "p.h5", probability, [*named])
     segment(prediction, write_postprocessing(tmp_path / "t.json", 0.5, 2, 0), tmp_path / "s.h5")
-    with layout.create(tmp_path / "d.h5", {}) as file:
-        layout.add(file, layout.RAW, (1, 1, 8, 12), np.uint8)
     for block in (2, 2048):
         measure_volume(tmp_path / "d.h5", prediction, tmp_path / "s.h5", tmp_path / "c.csv", block=block)
         cells = pd.read_csv(tmp_path / "c.csv")
-        assert cells["area"].tolist() == [16, 16, 11]
+        assert cells["area"].tolist() == [56, 56, 48]  # 8 px of each belong to the separation border
         assert cells["class"].tolist() == ["glia", "cell", "cell"]
     # of a single class there is no column
-    one = write_prediction(tmp_path / "one.h5", probability, cells=("cell",))
+    one = write_prediction(tmp_path / "one.h5", probability, [*named], cells=("cell",))
     segment(one, tmp_path / "t.json", tmp_path / "s.h5")
     measure_volume(tmp_path / "d.h5", one, tmp_path / "s.h5", tmp_path / "c.csv")
     assert "class" not in pd.read_csv(tmp_path / "c.csv")
+    # without cells there are columns
+    empty = write_prediction(tmp_path / "empty.h5", probability * 0, [*named])
+    segment(empty, tmp_path / "t.json", tmp_path / "s.h5")
+    measure_volume(tmp_path / "d.h5", empty, tmp_path / "s.h5", tmp_path / "c.csv")
+    assert pd.read_csv(tmp_path / "c.csv").columns.tolist() == cells.columns.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +174,10 @@ def test_a_perfect_class_map_gives_the_annotated_cells(drawn, width):
     classes = Classes.chosen({"target": "cell_border"})
     target = classes.target(drawn, separation_border(drawn, width))
     perfect = (np.arange(3)[:, None, None] == target).astype(np.float32)
-    of_pixels = CellClasses(perfect[:, None], classes.names, classes.cells)[0]
+    border = Border(perfect[:, None], classes.names, classes.cells)[0]
 
     def found(reach):
-        return instances(perfect[1], PostProcessing(0.5, 0, reach), classes=of_pixels)
+        return instances(perfect[1], PostProcessing(0.5, 0, reach), border=border)
 
     reach, cores = width // 2, found(0)
     cells = found(reach)

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_lib.imageio.regions import BORDER, grow
-from pipeline_lib.instances.classes import CellClasses, PixelClasses
+from pipeline_lib.imageio.regions import grow
+from pipeline_lib.instances.classes import Border
 from pipeline_lib.instances.labelling import Labels, Read, labelled
 from pipeline_lib.kernels.blocks import ALIGNMENT, BLOCK
 from pipeline_lib.kernels.compiled import compiled
-from pipeline_lib.kernels.components import connected_components, equal_components
+from pipeline_lib.kernels.components import connected_components
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.runtime.types import Json, Stored
@@ -30,8 +30,7 @@ class PostProcessing:
     """Settings that turn the cell probability of a model into instances.
 
     Instances are the 4-connected components of the pixels above the threshold in each section, without those
-    that are too small. If cells are of several classes, only pixels of the same class are connected
-    (`classes.CellClasses`). If there is a class `border`, its pixels are then given back to the nearest cell
+    that are too small. If there is a class `border`, its pixels are then given back to the nearest cell
     (`give_back`).
 
     Parameters
@@ -142,56 +141,46 @@ class PostProcessing:
         """
         return above(cell_probability, self.threshold)
 
-    def pixel_classes(self, cell_probability: np.ndarray, classes: PixelClasses | None) -> np.ndarray:
-        """Return which pixels belong to a cell of which class, and which are border.
-
-        Parameters
-        ----------
-        cell_probability : (y, x) array of float
-            Cell probability of a region, 0..1.
-        classes : PixelClasses or None
-            Classes of its pixels. None if all cells are of one class and there is no border.
-
-        Returns
-        -------
-        (y, x) array of bool or uint8
-            Without `classes`, the `foreground`. Otherwise the number of the class of each pixel of the
-            foreground, and `imageio.regions.BORDER` on the border.
-        """
-        foreground = self.foreground(cell_probability)
-        if classes is None:
-            return foreground
-        border = BORDER if self.border_reach else 0
-        return np.where(foreground, classes.cell, np.where(classes.border, border, 0).astype(np.uint8))
-
-    def read_pixel_classes(self, cell_probability: Stored, classes: CellClasses | None = None) -> Read:
-        """Return a function that reads the `pixel_classes` of a region of a prediction.
+    def read_foreground(self, cell_probability: Stored) -> Read:
+        """Return a function that reads the foreground of a region from a probability map.
 
         Parameters
         ----------
         cell_probability : (z, y, x) array or HDF5 dataset
             Cell probability, 0..1.
-        classes : CellClasses, optional
-            Classes of the cells. By default all cells are of one class and there is no border.
 
         Returns
         -------
         callable
-            Takes the number of a section, rows and columns (slices).
+            Takes the number of a section, rows and columns (slices), and returns which pixels of the region
+            belong to a cell (bool).
         """
+        return lambda z, rows, columns: self.foreground(cell_probability[z, rows, columns])
 
-        def read(z: int, rows: slice, columns: slice) -> np.ndarray:
-            of_region = None if classes is None else classes[z, rows, columns]
-            return self.pixel_classes(cell_probability[z, rows, columns], of_region)
+    def read_border(self, cell_probability: Stored, border: Border) -> Read:
+        """Return a function that reads which pixels of a region are border, and not in a cell.
 
-        return read
+        Parameters
+        ----------
+        cell_probability : (z, y, x) array or HDF5 dataset
+            Cell probability, 0..1.
+        border : Border
+            Predicted border.
+
+        Returns
+        -------
+        callable
+            Takes the number of a section, rows and columns (slices), and returns bool.
+        """
+        foreground = self.read_foreground(cell_probability)
+        return lambda *region: border[region] & ~foreground(*region)
 
 
 def instances(
     cell_probability: np.ndarray,
     post_processing: PostProcessing,
     components: np.ndarray | None = None,
-    classes: PixelClasses | None = None,
+    border: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the instances in one section.
 
@@ -203,9 +192,9 @@ def instances(
         Threshold, minimum size and reach of the border.
     components : (y, x) array of int32, optional
         The 4-connected components of the pixels above the threshold, if they are already known. By default
-        they are computed. They are not used with `classes`.
-    classes : PixelClasses, optional
-        Classes of the pixels. By default all cells are of one class and there is no border.
+        they are computed.
+    border : (y, x) array of bool, optional
+        Predicted border (`classes.Border`). By default there is none.
 
     Returns
     -------
@@ -223,21 +212,15 @@ def instances(
     array([[1, 0, 0],
            [1, 0, 0]], dtype=int32)
     """
-    border = None
-    if classes is not None:
-        values = post_processing.pixel_classes(cell_probability, classes)
-        components, border = equal_components(without_border(values)), values == BORDER
-    elif components is None:
+    if components is None:
         components = connected_components(post_processing.foreground(cell_probability))
     if post_processing.minimum_size > 1:
         kept = _without_small(components.ravel(), post_processing.minimum_size)
         components = kept.reshape(components.shape)
-    return components if border is None else give_back(components, border, post_processing.border_reach)
-
-
-def without_border(pixel_classes: np.ndarray) -> np.ndarray:
-    """Return `PostProcessing.pixel_classes` with 0 on the border."""
-    return np.where(pixel_classes == BORDER, np.uint8(0), pixel_classes)
+    if border is None or not post_processing.border_reach:
+        return components
+    outside = ~post_processing.foreground(cell_probability)
+    return give_back(components, border & outside, post_processing.border_reach)
 
 
 def give_back(labels: np.ndarray, border: np.ndarray, reach: int) -> np.ndarray:
@@ -277,7 +260,6 @@ def instances_by_block(
     *,
     block: int = BLOCK,
     memory_gb: float = 8.0,
-    classes: CellClasses | None = None,
 ) -> AbstractContextManager[tuple[Labels, int]]:
     """Label the instances of a volume of any size. Context manager.
 
@@ -295,8 +277,6 @@ def instances_by_block(
         Side of the blocks that are in memory one at a time (px). It does not change the labels.
     memory_gb : float, default 8.0
         Limit for the tables of the components of one section (GB).
-    classes : CellClasses, optional
-        Classes of the cells. By default all cells are of one class.
 
     Returns
     -------
@@ -321,9 +301,8 @@ def instances_by_block(
            [1, 0, 0]], dtype=uint32), 2)
     """
     sections, height, width = cell_probability.shape
-    read = post_processing.read_pixel_classes(cell_probability, classes)
     return labelled(
-        read if classes is None else lambda *region: without_border(read(*region)),
+        post_processing.read_foreground(cell_probability),
         (sections, height, width),
         output,
         minimum_size=post_processing.minimum_size,

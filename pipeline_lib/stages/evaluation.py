@@ -17,7 +17,7 @@ from pipeline_lib.data.cells import empty_are_ignored
 from pipeline_lib.data.labels import BORDER_WIDTH, cells_apart, separation_border
 from pipeline_lib.imageio.pairing import pair_files
 from pipeline_lib.imageio.regions import BORDER
-from pipeline_lib.instances.classes import CellClasses, ClassMap
+from pipeline_lib.instances.classes import Border, ClassMap
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import Sections, ignored_pixels
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for
@@ -128,7 +128,7 @@ def evaluate(
             labels, border = truth[layout.LABELS.name], truth[layout.SEPARATION_BORDER.name]
             ignore = truth.get(layout.IGNORE.name)
             chosen = chosen.scaled(layout.pixels_per_model_pixel(predicted))
-            stored, classes = segmented[layout.LABELS.name], CellClasses.of(predicted)
+            stored, border_map = segmented[layout.LABELS.name], Border.of(predicted)
             for path, array in ((prediction, probability), (segmentation, stored)):
                 if array.shape != labels.shape:
                     raise InputError(
@@ -139,8 +139,8 @@ def evaluate(
             def segment(z: int, section: np.ndarray, threshold: float, components: np.ndarray) -> np.ndarray:
                 if threshold == chosen.threshold:
                     return stored[z]
-                of_class = None if classes is None else classes[z]
-                return instances(section, replace(chosen, threshold=threshold), components, of_class)
+                at_border = None if border_map is None else border_map[z]
+                return instances(section, replace(chosen, threshold=threshold), components, at_border)
 
             def cells(z: int) -> np.ndarray:
                 return cells_apart(labels[z], border[z], ignored_pixels(ignore, z))

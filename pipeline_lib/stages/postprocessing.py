@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.data.labels import cells_apart
-from pipeline_lib.instances.classes import CellClasses, PixelClasses
+from pipeline_lib.instances.classes import Border
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.kernels.threads import over_sections
@@ -37,8 +37,8 @@ CRITERIA: dict[str, tuple[Callable[..., float], bool]] = {
 }
 
 
-# truth, cell probability, classes of the pixels, ignored pixels
-_Section = tuple[np.ndarray, np.ndarray, PixelClasses | None, np.ndarray | None]
+# truth, cell probability, predicted border, ignored pixels
+_Section = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
 def choose_postprocessing(
@@ -145,18 +145,23 @@ def _values(
         labels, border = truth[layout.LABELS.name], truth[layout.SEPARATION_BORDER.name]
         probability = predicted[layout.CELL_PROBABILITY.name]
         ignore = truth.get(layout.IGNORE.name)
-        classes = CellClasses.of(predicted)
+        border_map = Border.of(predicted)
         pixels = layout.pixels_per_model_pixel(predicted)
 
         def prepare(z: int) -> _Section:
             own, ignored = labels[z], ignored_pixels(ignore, z)
             if criterion != "seg":
                 own = metrics.connected_components(cells_apart(own, border[z], ignored))
-            return own, without(probability[z], ignored), None if classes is None else classes[z], ignored
+            return (
+                own,
+                without(probability[z], ignored),
+                None if border_map is None else border_map[z],
+                ignored,
+            )
 
         def score_at(section: _Section, at: PostProcessing) -> float:
-            own, of_cells, of_class, ignored = section
-            found = instances(of_cells, at.scaled(pixels), classes=of_class)
+            own, of_cells, predicted_border, ignored = section
+            found = instances(of_cells, at.scaled(pixels), border=predicted_border)
             return score(own, found, ignore=ignored)
 
         return over_sections(

@@ -18,15 +18,9 @@ import numpy as np
 
 from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.figures.palette import class_colours
-from pipeline_lib.imageio.regions import BORDER
-from pipeline_lib.instances.classes import CellClasses, ClassMap
+from pipeline_lib.instances.classes import Border, ClassMap
 from pipeline_lib.instances.labelling import Labels, Pieces, Read, find_pieces, number_components
-from pipeline_lib.instances.postprocessing import (
-    PostProcessing,
-    give_back,
-    instances_by_block,
-    without_border,
-)
+from pipeline_lib.instances.postprocessing import PostProcessing, give_back, instances_by_block
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.runtime.errors import InputError
@@ -79,11 +73,11 @@ def segment(
         probability = source[layout.CELL_PROBABILITY.name]
         target = layout.add(file, layout.LABELS, probability.shape)
         layout.copy_pixel_size(source, file)
-        classes = CellClasses.of(source)
+        border = Border.of(source)
         with instances_by_block(
-            probability, post_processing, segmentation, block=block, memory_gb=memory_gb, classes=classes
+            probability, post_processing, segmentation, block=block, memory_gb=memory_gb
         ) as (labels, count):
-            read = None if classes is None else post_processing.read_pixel_classes(probability, classes)
+            read = None if border is None else post_processing.read_border(probability, border)
             _copy(labels, target, block, read, post_processing.border_reach)
         logger.info(
             "%s: %s in %s at threshold %.2f",
@@ -159,8 +153,8 @@ def label_part(
     """Label the pieces of cells in one part of a volume, and write them as HDF5.
 
     A piece is the part of a connected component that lies in one block. The file has the array `pieces` and,
-    for each section, tables of its components. If cells are of several classes or have a border, it also has
-    the array `pixel_class`.
+    for each section, tables of its components. If the network has a class `border`, it also has the array
+    `border`.
 
     Parameters
     ----------
@@ -187,16 +181,12 @@ def label_part(
     ):
         post_processing = PostProcessing.read(postprocessing)
         probability = source[layout.CELL_PROBABILITY.name]
-        classes = CellClasses.of(source)
-        read = post_processing.read_pixel_classes(probability, classes)
-        if classes is not None:
-            stored = layout.add(file, layout.PIXEL_CLASS, probability.shape)
+        read = post_processing.read_foreground(probability)
+        if (border := Border.of(source)) is not None:
+            read_border = post_processing.read_border(probability, border)
+            stored = layout.add(file, layout.BORDER, probability.shape)
             for z, area in _regions(stored.shape, block):
-                stored[z, *area.write] = read(z, *area.write)
-
-            def read(z: int, rows: slice, columns: slice) -> np.ndarray:
-                return without_border(stored[z, rows, columns])
-
+                stored[z, *area.write] = read_border(z, *area.write)
         target = layout.add(file, layout.PIECES, probability.shape)
         layout.copy_pixel_size(source, file)
         for z in range(len(target)):
@@ -219,7 +209,7 @@ def number_parts(
 
     Pieces are joined to components across the borders of the parts. Components that are too small are
     removed, and the others are numbered 1..n through all sections. If cells get a border back, the file also
-    has the rows of the neighbouring parts that this needs: their labels and classes.
+    has the rows of the neighbouring parts that this needs: their labels and their border.
 
     Parameters
     ----------
@@ -261,7 +251,7 @@ def number_parts(
             tables, used = number_components(
                 [band.pieces for band in bands],
                 [rows for _, _, rows in here],
-                [_seam(*neighbours) for neighbours in itertools.pairwise(bands)],
+                [(upper.last_row, lower.first_row) for upper, lower in itertools.pairwise(bands)],
                 minimum_size=post_processing.minimum_size,
                 before=used,
             )
@@ -310,19 +300,19 @@ def relabel_part(
         numbers_of = found[Path(pieces).name]
         labels = Labels.of(source[layout.PIECES.name], numbers_of)
         target = layout.add(file, layout.LABELS, labels.shape)
-        if layout.PIXEL_CLASS.name not in source:
+        if layout.BORDER.name not in source:
             _copy(labels, target, block)
             return
         above, below = ([numbers_of[side]] if side in numbers_of else [] for side in ("above", "below"))
-        stacked, classes = (
+        stacked, border = (
             _Stack([*(side[name] for side in above), own, *(side[name] for side in below)])
             for name, own in (
                 (layout.LABELS.name, labels),
-                (layout.PIXEL_CLASS.name, source[layout.PIXEL_CLASS.name]),
+                (layout.BORDER.name, source[layout.BORDER.name]),
             )
         )
         first = sum(side[layout.LABELS.name].shape[1] for side in above)
-        _copy(stacked, target, block, lambda *at: classes[at], int(found.attrs["border_reach"]), first)
+        _copy(stacked, target, block, lambda *at: border[at], int(found.attrs["border_reach"]), first)
 
 
 def _regions(shape: tuple[int, int, int], block: int) -> Iterator[tuple[int, blocks.Block]]:
@@ -334,13 +324,13 @@ def _copy(
     labels: Labels | _Stack,
     target: h5py.Dataset,
     block: int,
-    pixel_classes: Read | None = None,
+    border: Read | None = None,
     reach: int = 0,
     above: int = 0,
 ) -> None:
     """Write `labels` to the HDF5 dataset `target`, block by block, and give the border back to cells.
 
-    `labels` and `pixel_classes` begin `above` rows before the first one of the target.
+    `labels` and `border` begin `above` rows before the first one of the target.
     """
     height, width = labels.shape[1:]
     for z, area in _regions(target.shape, block):
@@ -348,8 +338,8 @@ def _copy(
         y_read, y = blocks.with_halo(slice(rows.start + above, rows.stop + above), height, reach)
         x_read, x = blocks.with_halo(columns, width, reach)
         found = labels[z, y_read, x_read]
-        if reach and pixel_classes is not None:
-            found = give_back(found, pixel_classes(z, y_read, x_read) == BORDER, reach)
+        if reach and border is not None:
+            found = give_back(found, border(z, y_read, x_read) != 0, reach)
         target[z, rows, columns] = found[y, x]
 
 
@@ -373,29 +363,19 @@ class _Stack:
 
 
 class _Band(NamedTuple):
-    """The part of one section that one job labelled: its pieces, and its first and last row.
-
-    A row has the `pieces`, and the `pixel_class` of each pixel if it is stored.
-    """
+    """The part of one section that one job labelled: its pieces, and the first and last row of `pieces`."""
 
     pieces: Pieces
-    first_row: tuple[np.ndarray, np.ndarray | None]
-    last_row: tuple[np.ndarray, np.ndarray | None]
+    first_row: np.ndarray
+    last_row: np.ndarray
 
 
 def _read_band(path: str | Path, z: int) -> _Band:
     """Read section `z` of a part from the file of `label_part`."""
     with layout.require(path, layout.PIECES) as file:
-        stored, classes = file[layout.PIECES.name], file.get(layout.PIXEL_CLASS.name)
+        stored = file[layout.PIECES.name]
         tables = (file[str(z)][array.name][:] for array in _TABLES)
-        rows = ((stored[z, row], None if classes is None else classes[z, row]) for row in (0, -1))
-        return _Band(Pieces(*tables), *rows)
-
-
-def _seam(upper: _Band, lower: _Band) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pieces on both sides of the border between two bands; 0 where the classes differ."""
-    (one, of_one), (other, of_other) = upper.last_row, lower.first_row
-    return (one if of_one is None or of_other is None else np.where(of_one == of_other, one, 0)), other
+        return _Band(Pieces(*tables), stored[z, 0], stored[z, -1])
 
 
 _Own = tuple[tuple[str | Path, int, int], np.ndarray]  # file, section in it, rows; labels of its pieces
@@ -408,11 +388,11 @@ def _exchange(numbers: h5py.File, upper: _Own, lower: _Own, reach: int) -> None:
         (*lower, "below", upper[0]),
     ):
         with layout.require(path, layout.PIECES) as file:
-            if layout.PIXEL_CLASS.name not in file or not reach:
+            if layout.BORDER.name not in file or not reach:
                 return
             edge = slice(max(rows - reach, 0), rows) if side == "above" else slice(0, min(reach, rows))
             labels = table[file[layout.PIECES.name][z, edge]]
-            classes = file[layout.PIXEL_CLASS.name][z, edge]
+            border = file[layout.BORDER.name][z, edge]
         group = numbers[Path(other[0]).name].create_group(side)
-        for array, values in ((layout.LABELS, labels), (layout.PIXEL_CLASS, classes)):
+        for array, values in ((layout.LABELS, labels), (layout.BORDER, border)):
             layout.add(group, array, (1, *values.shape))[0] = values
