@@ -162,6 +162,22 @@ def test_the_settings_choose_names_and_cells():
     assert Classes.chosen(of_annotation).of_cells(probability).tolist() == [2 + 4, 3 + 5]
 
 
+def test_a_model_with_other_classes_is_refused():
+    dataset = {"target": "classes", "classes": VALUES, "instances": ["core"]}
+    of_model = {"classes": ["background", "wall", "core", "border"], "cells": ["core"]}
+    found, chosen = Classes.of_model("m.pt", of_model, dataset), Classes.chosen(dataset)
+    assert tuple(found.names) == tuple(chosen.names) and tuple(found.cells) == tuple(chosen.cells)
+    assert Classes.of_model("m.pt", of_model, {"classes": {"background": 0, "nerve": 1}}).cells == ["core"]
+    swapped = of_model | {"classes": ["background", "core", "wall", "border"]}
+    found = "m.pt: found the classes background, core, wall, border, but `dataset.target`"
+    with pytest.raises(InputError, match=f"{found} .* means background, wall, core, border"):
+        Classes.of_model("m.pt", swapped, dataset)
+    with pytest.raises(InputError, match=r"found the classes wall, core, but `dataset.instances`"):
+        Classes.of_model("m.pt", of_model | {"cells": ["wall", "core"]}, dataset)
+    with pytest.raises(InputError, match=r"found the classes background, cell, but `dataset.target`"):
+        Classes.of_model("m.pt", {}, {"target": "cell_border"})
+
+
 def build(folder, target, name="v", **settings):
     tifffile.imwrite(folder / "i.tif", np.arange(40, dtype=np.uint8).reshape(1, 5, 8))
     tifffile.imwrite(folder / "a.tif", ANNOTATION[None])

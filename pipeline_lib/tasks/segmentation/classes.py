@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,43 @@ class Classes:
             return TWO
         border = ["border"] * ("border" in (classes or ()))
         return cls(("background", *named, *border), tuple(instances or named))
+
+    @classmethod
+    def of_model(cls, model: str | Path, description: Json, dataset: Json) -> Classes:
+        """Return the classes of a model that is used with the settings of a dataset.
+
+        Parameters
+        ----------
+        model : str or Path
+            Path of the model file, for the error.
+        description : dict
+            Description of the model file.
+        dataset : dict
+            Section `dataset` of the config, see `chosen`. Without `target`, it does not state what the model
+            distinguishes.
+
+        Returns
+        -------
+        Classes
+            The classes of the model.
+
+        Raises
+        ------
+        InputError
+            If the settings choose other classes.
+        """
+        own, chosen = cls.of(description), cls.chosen(dataset)
+        for key, found, expected in (
+            ("target", own.names, chosen.names),
+            ("instances", own.cells, chosen.cells),
+        ):
+            if dataset.get("target") and [*found] != [*expected]:
+                raise InputError(
+                    f"{model}: found the classes {', '.join(found)}, but `dataset.{key}` with "
+                    f"`dataset.classes` means {', '.join(expected)}. Write the names and their order as in "
+                    "the model, or remove `dataset.target`."
+                )
+        return own
 
     def __len__(self) -> int:
         return len(self.names)
