@@ -40,11 +40,12 @@ HDF5_FILES: dict[str, tuple[layout.Array, ...]] = {
     "segmentation/MODEL/parts/VOLUME/PART.h5": (layout.LABELS,),
     "segmentation/MODEL/parts/VOLUME/PART_pieces.h5": (
         layout.PIECES,
+        layout.BORDER,
         layout.COMPONENT,
         layout.FIRST_PIXEL,
         layout.SIZE,
     ),
-    "segmentation/MODEL/parts/VOLUME/numbers.h5": (layout.NUMBER,),
+    "segmentation/MODEL/parts/VOLUME/numbers.h5": (layout.NUMBER, layout.LABELS, layout.BORDER),
 }
 
 

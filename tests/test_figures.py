@@ -22,7 +22,7 @@ from pipeline_lib.figures.charts import ERRORS, threshold_chart, training_chart
 from pipeline_lib.figures.colouring import hatched, instances_coloured, magnified, raw_picture, rgb
 from pipeline_lib.figures.errors import CLOSE_UP, NAMES, save_error_sheet, worst_places
 from pipeline_lib.figures.overlay import COLOURS, DASH, error_overlay, inside, near, outline_overlay
-from pipeline_lib.figures.palette import BACKGROUND, HATCH
+from pipeline_lib.figures.palette import BACKGROUND, HATCH, class_colours
 from pipeline_lib.figures.stored import consecutive, consistent_probability
 from pipeline_lib.figures.volume import ANNOTATED, FOUND, matched_labels, save_volume_strip
 from pipeline_lib.instances.postprocessing import PostProcessing, above, instances
@@ -514,6 +514,55 @@ def test_only_the_middle_of_a_large_section_is_shown(tmp_path):
     shown = read_panels(draw_strip(case, weight_map=False))["raw image"]
     with layout.require(case / "dataset.h5", layout.RAW) as file:
         assert (shown == raw_picture(file["raw"][:, 0])[44:556]).all()
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_classes_are_a_row_in_the_colours_of_the_class_map(case, annotated):
+    with (
+        layout.require(case / "dataset.h5") as data,
+        layout.require(case / "prediction.h5") as predicted,
+        layout.require(case / "segmentation.h5") as segmented,
+    ):
+        given = {
+            "raw": data["raw"][:],
+            "labels": data["labels"][:] if annotated else None,
+            "border": data["separation_border"][:] if annotated else None,
+            "weights": None,
+            "probability": predicted["cell_probability"][:],
+            "segmented": segmented["labels"][:],
+        }
+    names, colours = ["background", "cell", "border"], class_colours(3)
+    target = given["segmented"] % 3
+    found = np.roll(target, 1, -1)
+    save_volume_strip(
+        case / "classes.png",
+        **given,
+        **{"threshold": 0.5, "volume": "v", "split": "test", "record": {}},
+        classes=names,
+        target=target if annotated else None,
+        class_map=found,
+    )
+    panels = read_panels(case / "classes.png")
+    described = describe(case / "classes.png")
+    assert described["row_lengths"] == ([3, 2, 3] if annotated else [4, 1])
+    for title, numbers in {"classes found": found} | (
+        {"classes annotated": target} if annotated else {}
+    ).items():
+        shown, z = panels[title], len(numbers) // 2
+        step = len(shown) // numbers.shape[1]
+        expected = np.array([rgb(colour) for colour in colours])[numbers[z]]
+        assert np.array_equal(shown[step // 2 :: step, step // 2 :: step], expected)
+        [legend] = [panel["legend"] for panel in described["panels"] if panel["title"] == title]
+        shares = [100 * np.mean(numbers[z] == k) for k in range(3)]
+        assert legend == [
+            [colour, f"{k} {name}: {share:.1f} %"]
+            for k, (name, colour, share) in enumerate(zip(names, colours, shares, strict=True))
+        ]
+
+
+def test_colours_of_classes_differ_and_do_not_depend_on_their_number():
+    many = class_colours(22)
+    assert len(set(many)) == 22 and class_colours(5) == many[:5]
 
 
 # the error map

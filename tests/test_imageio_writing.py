@@ -42,6 +42,35 @@ def test_probabilities_and_images_come_back(tmp_path):
     np.testing.assert_array_equal(imageio.read_images(tmp_path / "i.tif")[0], gray((1, 9, 8)))
 
 
+@pytest.mark.parametrize("pixel_size", [None, (0.5, 0.5)])
+def test_classes_have_colours_and_names_and_stay_numbers(tmp_path, pixel_size):
+    classes = np.random.default_rng(0).integers(0, 3, (2, 20, 30)).astype(np.uint8)
+    named = {"names": ["background", "cell", "Ränder"], "colours": ["#000000", "#56b4e9", "#E69F00"]}
+    path = tmp_path / "c.tif"
+    imageio.write_classes(path, classes, **named, pixel_size=pixel_size)
+    np.testing.assert_array_equal(tifffile.imread(path), classes)
+    with tifffile.TiffFile(path) as tiff:
+        for page in tiff.pages:  # ImageJ reads the palette of the first page, other programs that of each
+            assert page.photometric == tifffile.PHOTOMETRIC.PALETTE
+            assert page.colormap[:, 1].tolist() == [0x5656, 0xB4B4, 0xE9E9]
+            assert not page.colormap[:, 3:].any()
+        description = tiff.pages[0].description
+        assert "0 background #000000, 1 cell #56b4e9, 2 R" in description
+        if pixel_size:  # otherwise ImageJ would stretch the palette to the values of the image
+            assert tiff.imagej_metadata["min"] == 0 and tiff.imagej_metadata["max"] == 255
+    with Image.open(path) as image:
+        assert image.mode == "P" and np.array_equal(np.array(image), classes[0])
+        shown = np.array(image.convert("RGB"))
+    assert np.array_equal(
+        shown[classes[0] == 2], np.broadcast_to([0xE6, 0x9F, 0], (np.sum(classes[0] == 2), 3))
+    )
+    # bordure itself reads the numbers, as annotation and as prediction
+    settings = {"kind": "classes", "classes": {"background": 0, "cell": 1, "border": 2}}
+    with imageio.open_annotation(path, **settings) as regions:
+        assert np.array_equal(regions.read(1, slice(None), slice(None)) == 1, classes[1] == 1)
+    assert np.array_equal(imageio.read_prediction(path, kind="classes").array, classes > 0)
+
+
 def test_a_failed_write_keeps_the_previous_file(tmp_path):
     class Broken:
         shape, dtype = (2, 4, 4), np.dtype(np.float32)
