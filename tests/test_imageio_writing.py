@@ -61,9 +61,7 @@ def test_classes_have_colours_and_names_and_stay_numbers(tmp_path, pixel_size):
     with Image.open(path) as image:
         assert image.mode == "P" and np.array_equal(np.array(image), classes[0])
         shown = np.array(image.convert("RGB"))
-    assert np.array_equal(
-        shown[classes[0] == 2], np.broadcast_to([0xE6, 0x9F, 0], (np.sum(classes[0] == 2), 3))
-    )
+    assert {*map(tuple, shown[classes[0] == 2].tolist())} == {(0xE6, 0x9F, 0)}
     # bordure itself reads the numbers, as annotation and as prediction
     settings = {"kind": "classes", "classes": {"background": 0, "cell": 1, "border": 2}}
     with imageio.open_annotation(path, **settings) as regions:

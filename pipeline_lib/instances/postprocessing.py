@@ -98,7 +98,13 @@ class PostProcessing:
             ) from error
 
     def to_dict(self) -> Json:
-        """Return the settings for the JSON file; without `border_reach` if no border is given back."""
+        """Return the settings for the JSON file.
+
+        Returns
+        -------
+        dict
+            The settings by name, without `border_reach` if no border is given back.
+        """
         return {name: value for name, value in asdict(self).items() if value or name != "border_reach"}
 
     def scaled(self, pixels: float) -> PostProcessing:

@@ -136,8 +136,10 @@ def with_halo(part: slice, size: int, halo: int) -> tuple[slice, slice]:
 
     Returns
     -------
-    read, crop : slice
-        Pixels to read, and the part relative to them.
+    read : slice
+        Pixels to read.
+    crop : slice
+        The part, relative to `read`.
 
     Examples
     --------

@@ -466,7 +466,11 @@ def _compare_class_maps(
 ) -> dict[str, float]:
     """Return scores and confusion matrix of a map with the classes of the annotation; nothing of another."""
     names = Classes.chosen({"target": "classes", "classes": described["classes"]}).names
-    settings: imageio.AnnotationSettings = {key: described[key] for key in ("sections", "kind", "classes")}
+    settings: imageio.AnnotationSettings = {
+        "sections": described["sections"],
+        "kind": "classes",
+        "classes": described["classes"],
+    }
     with ExitStack() as stack:
         maps = [stack.enter_context(imageio.open_annotation(truth, **described))]
         try:
