@@ -3,9 +3,13 @@
     PYTHONPATH=. python docs/draw_strip.py demo results
     PYTHONPATH=. python docs/draw_strip.py strip results-long
     PYTHONPATH=. python docs/draw_strip.py nuclei results-nuclei
+    PYTHONPATH=. python docs/draw_strip.py classes results-classes
 
-The first command reads the demo (`make demo`), the last one the run of the nuclei tutorial. The second
-command reads a demo with a longer training:
+The first command reads the demo (`make demo`), the third one the run of the nuclei tutorial, the last one a
+run with the section `dataset` of docs/howto/classes.md, and with `drawing: {sections: 12, size: 256,
+organelles: true}`, `network: {depth: 3, base_channels: 16}` and `training: {tile: 180, iterations: 2500,
+optimizer: adam}`, whose volume `score` is the last section. The second command reads a demo with a longer
+training:
 
     snakemake --cores all --config results=results-long \\
         'training={iterations: 6000, validation_interval: 500}'
@@ -25,7 +29,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from pipeline_lib.figures.colouring import Scale, coloured, magnified, raw_picture, rgb
+from pipeline_lib.figures.colouring import Scale, classes_coloured, coloured, magnified, raw_picture, rgb
 from pipeline_lib.figures.palette import BACKGROUND, ORANGE
 from pipeline_lib.figures.volume import matched_labels
 
@@ -155,6 +159,26 @@ def draw_tiffs(results: Path, volume: str, output: Path) -> None:
     )
 
 
+def draw_classes(results: Path, volume: str, output: Path) -> None:
+    """Draw a raw image, its classes annotated and found, and the cells found."""
+    found = section(results, volume)
+    with (
+        h5py.File(results / f"dataset/{volume}.h5") as data,
+        h5py.File(results / f"prediction/unet/{volume}.h5") as predicted,
+    ):
+        probability = predicted["class_probability"]
+        middle = probability.shape[1] // 2
+        maps = data["target"][middle], probability[:, middle].argmax(0)
+        annotated, classes = (classes_coloured(numbers, len(probability)) for numbers in maps)
+    panels = [
+        ("raw image", raw_picture(found["raw"])),
+        ("classes annotated", annotated),
+        ("classes found", classes),
+        ("cells found", cells_coloured(found["labels"], found["segmented"])),
+    ]
+    _save([panels], output)
+
+
 def _save(rows: list[list[tuple[str, np.ndarray]]], output: Path) -> None:
     width = max(len(row) for row in rows) * (SIDE + GAP) - GAP
     height = len(rows) * (SIDE + TITLE + GAP) - GAP
@@ -215,7 +239,7 @@ def _write(sheet: Image.Image, output: Path) -> None:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["demo", "strip", "nuclei"])
+    parser.add_argument("what", choices=["demo", "strip", "nuclei", "classes"])
     parser.add_argument("results", type=Path, help="folder of the finished run")
     options = parser.parse_args()
     figures = options.results / "figures"
@@ -226,6 +250,8 @@ def main() -> int:
         copy_figure(figures / "thresholds.png", IMAGES / "demo_thresholds.png", 600)
     elif options.what == "strip":
         draw_strip(options.results, "test")
+    elif options.what == "classes":
+        draw_classes(options.results, "score", IMAGES / "classes.png")
     else:
         draw_tiffs(options.results, "nuclei_010", IMAGES / "nuclei_tiffs.png")
         draw_examples(
