@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from pipeline_lib.figures.colouring import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
+from pipeline_lib.figures.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from pipeline_lib.runtime.types import Json
 
 WIDTH, HEIGHT = 560, 320  # of the chart with its labels, in units of the drawing
