@@ -175,14 +175,11 @@ def merged(settings: Json, changes: Json) -> Json:
         before = found.get(key)
         if value is None:  # a section with all lines commented out
             continue
-        if not isinstance(before, dict) or not isinstance(value, dict):
-            found[key] = value
-        elif key == "network" and value.get("name", before.get("name", DEFAULT)) != before.get(
-            "name", DEFAULT
-        ):
-            found[key] = value
-        else:
-            found[key] = merged(before, value)
+        sections = isinstance(before, dict) and isinstance(value, dict)
+        if sections and key == "network":
+            name = before.get("name", DEFAULT)
+            sections = value.get("name", name) == name
+        found[key] = merged(before, value) if sections else value
     return found
 
 

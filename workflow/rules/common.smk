@@ -204,7 +204,7 @@ try:
         SETTINGS,
         FOLDS,
         imageio.number_of(CHANNELS),
-        Classes.of(modelfile.describe(MODEL_FILE)) if MODEL_FILE else None,
+        Classes.of_model(MODEL_FILE, modelfile.describe(MODEL_FILE), main["dataset"]) if MODEL_FILE else None,
         "applied" if MODEL_FILE else None,
     )
     # Main model, whose segmentations and pictures are results. The further models are only scored.
