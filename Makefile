@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-python test-cluster soak lint docs bench bench-large fuzz clean
+.PHONY: help venv demo study test test-python test-cluster soak lint docs bench bench-large fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,10 @@ demo: venv ## run the demo: draw a small volume, train, predict, score, report (
 	@$(BIN)/snakemake --cores all
 	@echo "The demo has finished: open results/report.html in a browser; scores are in results/scores.csv,"
 	@echo "the segmentation in results/segmentation/test_labels.tif, the trained model in results/models/unet/model.pt."
+
+study: venv ## run a small study: two variants of the demo with two seeds each, and their comparison (CPU, four minutes)
+	@$(BIN)/snakemake --cores all --configfile config/study.yaml
+	@echo "The study has finished: open results-study/comparison.html in a browser."
 
 test: $(VENV)/dev-installed ## run all tests, on all cores
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder --max-worker-restart 0 $(TESTS)
@@ -76,5 +80,5 @@ fuzz: venv ## fuzz all code that reads files, ten minutes each; figures: docs/me
 	@$(BIN)/python -m tests.fuzz
 
 clean: ## delete the results of the demo and caches, but not .venv
-	@rm -rf results .pytest_cache .ruff_cache .hypothesis
+	@rm -rf results results-study .pytest_cache .ruff_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -401,6 +401,11 @@ def test_every_output_of_a_rule_is_documented():
         "part": "PART",
         "kind": "volume",
         "name": "VOLUME",
+        "variant": "VARIANT",
+        "speed": "VARIANT",
+        "dataset": "dataset",
+        "statistics": "statistics",
+        "weight_map": "weight_map",
     }
     for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
         for text in re.findall(r'"<results>/([^"]+\.\w+)"', path.read_text()):

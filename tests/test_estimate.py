@@ -3,7 +3,7 @@
 import h5py
 import pytest
 from bordure import estimate
-from bordure.settings import complete
+from bordure.study import variants
 
 SHAPES = {
     "learn": (4, 1000, 1000),
@@ -25,8 +25,8 @@ def described(tmp_path, **settings):
         "network": {"depth": 1},
         "training": {"tile": 108, "iterations": 1000, "validation_interval": 100},
     }
-    config = complete({"volumes": "v.tsv"} | sections | settings)
-    return estimate.describe_run(config, SHAPES, SPLITS, files, per_step=0.6)
+    found = variants({"volumes": "v.tsv"} | sections | settings)
+    return estimate.describe_run(found, SHAPES, SPLITS, files, dict.fromkeys(found, 0.6))
 
 
 # A tile of 108 px gives 92 px with a depth of 1. Validation, prediction and scoring take long enough that
@@ -59,8 +59,20 @@ def test_disk_space_counts_target_probabilities_and_map_of_classes(tmp_path):
 def test_orientations_and_seeds_multiply_it(tmp_path):
     line = described(tmp_path, seeds=[1, 2], prediction={"average_orientations": True})
     train = 1000 * 0.6 + 10 * 2_000_000 * PIXEL
-    total = 3 * (train + 8 * 4_500_000 * PIXEL + 4_000_000 * estimate.SCORING) + estimate.JOBS
-    assert f"about {total / 3600:.2g} h on" in line and "for each of 3 seeds" in line
+    total = 3 * (train + 8 * 4_500_000 * PIXEL + 4_000_000 * estimate.SCORING)
+    total += estimate.JOBS + 2 * estimate.STARTS
+    assert f"about {total / 3600:.2g} h on" in line and "for each of 3 models" in line
+
+
+def test_a_study_of_equal_time_takes_that_time_for_each_model(tmp_path):
+    study = {"minutes": 30, "variants": {"a": {}, "b": {"training": {"iterations": 10**6}}}}
+    line = described(tmp_path, seeds=[1], folds=3, study=study)
+    train = 30 * 60 + 10 * 2_000_000 * PIXEL
+    assert f"(training: {train / 60:.2g} min for each of 12 models)" in line
+    other = {"variants": {"a": {}, "b": {"training": {"iterations": 3000}}}}
+    validations = 10 * 2_000_000 * PIXEL
+    train = (1000 * 0.6 + validations + 3000 * 0.6 + 3 * validations) / 2
+    assert f"(training: {train / 60:.2g} min for each of 2 models)" in described(tmp_path, study=other)
 
 
 def test_a_larger_batch_needs_fewer_steps_for_the_same_pixels(tmp_path):

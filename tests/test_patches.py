@@ -194,3 +194,16 @@ def test_gray_values_vary_according_to_the_settings(volumes):
         expected = still.move(still.read(iteration), CPU)[0] + region.transform.offset
         torch.testing.assert_close(varied.move(region, CPU)[0], expected)
         assert region.transform.offset != 0
+
+
+def test_only_bicubic_interpolation_goes_beyond_the_gray_values(volumes):
+    """A bilinear mean lies between its four pixels; bicubic weights are partly negative."""
+    black_and_white = [replace(volume, raw=np.where(volume.raw > 127, 255, 0)) for volume in volumes]
+    found = {}
+    for mode in (None, "bicubic", "bilinear"):
+        source = patches(black_and_white, replace(STILL, rotate=True, interpolation=mode))
+        values = torch.cat([source.move(source.read(number), CPU)[0] for number in range(10)])
+        found[mode] = (values.min() < -0.01, values.max() > 1.01, values.std())
+    assert found[None] == found["bicubic"] and all(found["bicubic"][:2])
+    assert not any(found["bilinear"][:2])
+    assert found["bilinear"][2] < found["bicubic"][2]  # it blurs

@@ -17,29 +17,31 @@ from pipeline_lib.tasks.segmentation.classes import Classes
 SCORING = 10e-6  # s per pixel: choice of the threshold, and scores of network and baselines (two cores, ISBI)
 # Bytes per pixel of the files that a run writes for each kind of volume, without compression
 DATASET, WEIGHT_MAP, PREDICTION, LABELS = 6, 4, 4, 4
+STARTS = 15  # s for the starts of the jobs of each further model
+VALIDATIONS = 10  # of a training of a study whose models are trained for the same time
 
 
 def describe_run(
-    config: Json,
+    settings: Mapping[str, Json],
     shapes: Mapping[str, tuple[int, int, int]],
     splits: Mapping[str, str],
     datasets: Mapping[str, Path],
-    per_step: float,
+    per_step: Mapping[str, float],
 ) -> str:
     """Return the number of sections and cells, and about how long and large a run would be, in one line.
 
     Parameters
     ----------
-    config : dict
-        Complete settings of the run.
+    settings : dict of str to dict
+        Complete settings of each variant of the run.
     shapes : dict of str to tuple of int
         Shape (z, y, x) of each volume.
     splits : dict of str to str
         Split of each volume.
     datasets : dict of str to Path
         Dataset file of each volume, which exists.
-    per_step : float
-        Seconds per iteration of the training, from `training.speed.measure_speed`.
+    per_step : dict of str to float
+        Seconds per iteration of the training of each variant, from `training.speed.measure_speed`.
 
     Returns
     -------
@@ -47,35 +49,46 @@ def describe_run(
         For example `60 sections, 3,431 cells: about 25 min on this machine (training: 24 min), at most 0.53
         GB of disk`.
     """
-    channels = imageio.number_of(config["dataset"]["channels"])
-    training, prediction = config["training"], config["prediction"]
-    classes = Classes.chosen(config["dataset"])
-    plan = networks.plan(**config["network"], input_channels=channels, classes=len(classes))
-    pixels_per_step = training["batch"] * plan.geometry.output_size(training["tile"]) ** 2
-    per_pixel = per_step / pixels_per_step * FORWARD
+    config = next(iter(settings.values()))
+    alike = (1 + len(config["seeds"])) * config.get("folds", 1)  # trainings of each variant
 
     def pixels(*chosen: str) -> int:
         return sum(math.prod(shapes[name]) for name in shapes if splits[name] in chosen)
 
-    trainings = 1 + len(config["seeds"])
-    validations = math.ceil(training["iterations"] / training["validation_interval"])
-    validated = pixels("validation")
-    validated += (training.get("batch_normalisation_tiles") or 0) * pixels_per_step // training["batch"]
-    train = training["iterations"] * per_step + validations * validated * per_pixel
     held_out = pixels("validation", "test", "predict")
-    orientations = ORIENTATIONS if prediction["average_orientations"] else 1
     scored = pixels("validation", "test") * SCORING
-    seconds = JOBS + trainings * (train + held_out * per_pixel * orientations + scored)
-    disk = pixels(*splits.values()) * (DATASET + WEIGHT_MAP + PREDICTION + LABELS)
-    if classes.several:  # their target, probabilities and map
-        disk += pixels(*splits.values()) * (1 + PREDICTION * len(classes) + 1)
-        disk += (trainings - 1) * held_out * PREDICTION * len(classes)
-    disk += (trainings + 2) * held_out * (PREDICTION + LABELS)  # 2 baselines
+    train, finish, disk = (
+        0.0,
+        0.0,
+        float(pixels(*splits.values()) * (DATASET + WEIGHT_MAP + PREDICTION + LABELS)),
+    )
+    for name, own in settings.items():
+        training, prediction = own["training"], own["prediction"]
+        classes = Classes.chosen(own["dataset"])
+        channels = imageio.number_of(own["dataset"]["channels"])
+        plan = networks.plan(**own["network"], input_channels=channels, classes=len(classes))
+        pixels_per_step = training["batch"] * plan.geometry.output_size(training["tile"]) ** 2
+        per_pixel = per_step[name] / pixels_per_step * FORWARD
+        validations = math.ceil(training["iterations"] / training["validation_interval"])
+        steps = training["iterations"] * per_step[name]
+        if minutes := own.get("study", {}).get("minutes"):
+            validations, steps = VALIDATIONS, minutes * 60
+        validated = pixels("validation")
+        validated += (training.get("batch_normalisation_tiles") or 0) * pixels_per_step // training["batch"]
+        train += alike * (steps + validations * validated * per_pixel)
+        orientations = ORIENTATIONS if prediction["average_orientations"] else 1
+        finish += alike * (held_out * per_pixel * orientations + scored)
+        if classes.several:  # their target, probabilities and map
+            disk += pixels(*splits.values()) * (1 + PREDICTION * len(classes) + 1)
+            disk += (alike - 1) * held_out * PREDICTION * len(classes)
+    number = alike * len(settings)
+    disk += (number + 2) * held_out * (PREDICTION + LABELS)  # 2 baselines
     sections = sum(shape[0] for shape in shapes.values())
+    whole = JOBS + (number - 1) * STARTS + train + finish
     return (
         f"{several(sections, 'section')}, {several(_cells(datasets), 'cell')}: about "
-        f"{_duration(seconds)} on this machine (training: {_duration(train)}"
-        f"{f' for each of {trainings} seeds' if trainings > 1 else ''}), at most {disk / 1e9:.2g} GB of disk"
+        f"{_duration(whole)} on this machine (training: {_duration(train / number)}"
+        f"{f' for each of {number} models' if number > 1 else ''}), at most {disk / 1e9:.2g} GB of disk"
     )
 
 

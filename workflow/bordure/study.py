@@ -29,6 +29,8 @@ SECTIONS = (
 )
 IN_DATASET = ("target", "instances", "separation_border_width")
 
+# Settings of a training that do not change the time of an iteration
+NOT_OF_STEP = ("iterations", "validation_interval", "start_from", "keep_normalisation")
 DEFAULT = "unet"  # network of a config that names none
 
 
@@ -54,9 +56,9 @@ class Model:
         Classes that it distinguishes.
     plan : Plan
         Plan of its network.
-    dataset, statistics, weight_map : str
-        Names of the folders of its datasets and weight maps, and of the file of its statistics, without
-        suffix. Models with the same settings share them.
+    dataset, statistics, weight_map, speed : str
+        Names of the folders of its datasets and weight maps, and of the files of its statistics and of its
+        measured speed, without suffix. Models with the same settings share them.
     """
 
     name: str
@@ -71,6 +73,20 @@ class Model:
     dataset: str = "dataset"
     statistics: str = "statistics"
     weight_map: str = "weight_map"
+    speed: str = ""
+
+    @property
+    def step(self) -> Json:
+        """What the time of an iteration depends on: the arguments of `stages.speed.measure`."""
+        training = self.settings["training"]
+        return {
+            "network": self.settings["network"],
+            "training": {key: value for key, value in training.items() if key not in NOT_OF_STEP},
+            "augmentation": self.settings["augmentation"],
+            "channels": self.plan.input_channels,
+            "classes": [*self.classes.names],
+            "cells": [*self.classes.cells],
+        }
 
     @property
     def paths(self) -> dict[str, str]:
@@ -81,6 +97,7 @@ class Model:
             "dataset": self.dataset,
             "statistics": self.statistics,
             "weight_map": self.weight_map,
+            "speed": self.speed,
         }
 
 
@@ -239,6 +256,12 @@ def models(
     found = [dataclasses.replace(model, statistics=statistics[model.name]) for model in found]
     weight_maps = _shared(found, "weight_map", lambda model: [model.statistics, model.settings["weight_map"]])
     found = [dataclasses.replace(model, weight_map=weight_maps[model.name]) for model in found]
+    steps: dict[str, Json] = {}
+    for number, model in enumerate(found):
+        step = model.step
+        measured = next((variant for variant, other in steps.items() if other == step), model.variant)
+        steps.setdefault(measured, step)
+        found[number] = dataclasses.replace(model, speed=measured)
     return {model.name: model for model in found}
 
 

@@ -211,8 +211,8 @@ try:
     MODEL, *FURTHER = MODELS
     MAIN = MODELS[MODEL]
     PLAN, CLASSES = MAIN.plan, MAIN.classes
-    VARIANTS, DATASETS, STATISTICS, WEIGHT_MAPS = (
-        study.first_with(MODELS, kind) for kind in ("variant", "dataset", "statistics", "weight_map")
+    VARIANTS, DATASETS, STATISTICS, WEIGHT_MAPS, SPEEDS = (
+        study.first_with(MODELS, kind) for kind in ("variant", "dataset", "statistics", "weight_map", "speed")
     )
     check_tiles()
 except InputError as error:
@@ -229,7 +229,7 @@ def show_plan(dag):
 def settings_of(name):
     """Return the settings of the training of a model, as its file records them."""
     model = MODELS[name]
-    speed = Path(config["results"], "speed", f"{model.variant}.json")
+    speed = Path(config["results"], "speed", f"{model.speed}.json")
     return {
         "network": model.settings["network"],
         "training": schedule_of(model, *filter(Path.exists, [speed] * TIMED)),
@@ -437,6 +437,7 @@ def model_of(wildcards):
         "dataset": DATASETS,
         "statistics": STATISTICS,
         "weight_map": WEIGHT_MAPS,
+        "speed": SPEEDS,
     }
     found = [models[wildcards[kind]] for kind, models in kinds.items() if kind in wildcards.keys()]
     return found[0] if found else MAIN
@@ -652,6 +653,23 @@ def results_message():
     return "".join(f"{name:<13} {text}\n" for name, text in lines.items())
 
 
+def seconds_per_iteration(model):
+    """Return how long an iteration of a training takes: from the file of its variant, or measured now."""
+    if STUDY and (path := Path(config["results"], "speed", f"{model.speed}.json")).exists():
+        return read_json(path)["seconds_per_iteration"]
+    from pipeline_lib.training.speed import measure_speed  # imports torch
+
+    return measure_speed(
+        model.settings["network"],
+        model.settings["training"],
+        model.settings["augmentation"],
+        channels=imageio.number_of(CHANNELS),
+        classes=model.classes.names if model.classes.several else (),
+        cells=model.classes.cells,
+        threads=workflow.cores,
+    )
+
+
 def estimate_message():
     """Return what a whole run would cost, after a run that was only the check; otherwise nothing."""
     planned = {job.rule.name for job in workflow.dag.jobs}
@@ -660,17 +678,9 @@ def estimate_message():
     splits = {name: row.split for name, row in VOLUMES.items()}
     datasets = {name: Path(config["results"], "dataset", f"{name}.h5") for name in VOLUMES}
     model = Path(config["results"], "models", MODEL, "model.pt")
-    from pipeline_lib.training.speed import measure_speed  # imports torch
-
     try:
-        per_step = measure_speed(
-            config["network"],
-            config["training"],
-            config["augmentation"],
-            channels=imageio.number_of(CHANNELS),
-            threads=workflow.cores,
-        )
-        lines = f"whole run     {estimate.describe_run(config, SHAPES, splits, datasets, per_step)}\n"
+        per_step = {name: seconds_per_iteration(model) for name, model in VARIANTS.items()}
+        lines = f"whole run     {estimate.describe_run(SETTINGS, SHAPES, splits, datasets, per_step)}\n"
         learned = [datasets[name] for name in TRAIN + VALIDATION]
         if model.exists() and (changes := replacement.changes(model, settings_of(MODEL), learned)):
             title = replacement.title(model, Path(config["results"], "model.pt"))

@@ -95,7 +95,7 @@ rule report:
         model=f"<results>/models/{MODEL}/model.pt",
         postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
         statistics="<results>/statistics.json",
-        speed=[f"<results>/speed/{MAIN.variant}.json"] if TIMED else [],
+        speed=[f"<results>/speed/{MAIN.speed}.json"] if TIMED else [],
         check="<results>/check.json",
         passed="<results>/check_passed.json",
         strips=expand("<results>/figures/volume/{volume}.png", volume=SHOWN),

@@ -4,11 +4,11 @@
 # The times of this file are measured once. A training depends on the file, so that it can be repeated.
 rule measure_speed:
     output:
-        speed="<results>/speed/{variant}.json",
+        speed="<results>/speed/{speed}.json",
     log:
-        "<logs>/measure_speed/{variant}.log",
+        "<logs>/measure_speed/{speed}.log",
     benchmark:
-        "<benchmarks>/measure_speed/{variant}.tsv"
+        "<benchmarks>/measure_speed/{speed}.tsv"
     conda:
         "../../environment.yml"
     threads: 16
@@ -16,19 +16,31 @@ rule measure_speed:
         gpu=gpu_slots("training"),
         mem_mb=MEMORY_MB,
     params:
-        network=setting("network"),
-        training=lambda wildcards: {
-            key: value
-            for key, value in starts.training_of(model_of(wildcards), MODELS).items()
-            if key not in ("iterations", "validation_interval", "start_from")
+        **{
+            key: lambda wildcards, key=key: model_of(wildcards).step[key]
+            for key in ("network", "training", "augmentation", "channels", "classes", "cells")
         },
-        augmentation=setting("augmentation"),
-        channels=imageio.number_of(CHANNELS),
-        classes=lambda wildcards: [*model_of(wildcards).classes.names],
-        cells=lambda wildcards: [*model_of(wildcards).classes.cells],
         minutes=config["study"].get("minutes"),
     script:
         "../scripts/measure_speed.py"
+
+
+# Complete models, for `bordure predict`: the first model of each variant, with its threshold and scores.
+use rule package_model as package_variant with:
+    input:
+        model=of_model("<results>/models/{model}/model.pt"),
+        postprocessing=of_model("<results>/postprocessing/{model}.json"),
+        scores=of_model("<results>/scores/{model}/{volume}.csv", EVALUATED),
+    output:
+        "<results>/variants/{variant}.pt",
+    log:
+        "<logs>/package_variant/{variant}.log",
+    benchmark:
+        "<benchmarks>/package_variant/{variant}.tsv"
+    params:
+        network=lambda wildcards: model_of(wildcards).name,
+        average_orientations=lambda wildcards: setting("prediction")(wildcards)["average_orientations"],
+        channels=CHANNELS,
 
 
 def comparison():
@@ -57,7 +69,7 @@ def comparison():
             }
             for model in MODELS.values()
         ],
-        "speed": {name: f"{config['results']}/speed/{name}.json" for name in VARIANTS},
+        "speed": {name: f"{config['results']}/speed/{model.speed}.json" for name, model in VARIANTS.items()},
         "pictures": [
             {
                 "volume": name,

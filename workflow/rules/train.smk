@@ -14,7 +14,7 @@ rule train_model:
         validation_weight_maps=of_model("<results>/{weight_map}/{volume}.h5", "validation"),
         statistics=of_model("<results>/{statistics}.json"),
         start=lambda wildcards: starts.start_file(model_of(wildcards), MODELS, find_beside) or [],
-        speed=of_model("<results>/speed/{variant}.json", [None]) if TIMED else [],
+        speed=of_model("<results>/speed/{speed}.json", [None]) if TIMED else [],
     output:
         model="<results>/models/{model}/model.pt",
         history="<results>/models/{model}/history.csv",
@@ -30,9 +30,8 @@ rule train_model:
         mem_mb=MEMORY_MB,
         runtime=growing(720, 1440),  # min; a training that reaches its time limit is resumed
     params:
+        **({"given": lambda wildcards: schedule_of(model_of(wildcards))} if TIMED else {}),
         network=setting("network"),
-        # Snakemake does not compare a parameter that is made from inputs. With a measured speed, its rule has
-        # the same settings as parameter.
         training=(
             (lambda wildcards, input: schedule_of(model_of(wildcards), *input.speed))
             if TIMED
@@ -40,5 +39,6 @@ rule train_model:
         ),
         augmentation=setting("augmentation"),
         seed=lambda wildcards: model_of(wildcards).seed,
+        # Snakemake compares no parameter that is made from inputs
     script:
         "../scripts/train.py"

@@ -1,0 +1,92 @@
+"""Folds of a cross-validation."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline_lib.data.folds import ANNOTATED, as_text, divide
+from pipeline_lib.data.volumes import Volume
+from pipeline_lib.imageio import parse_sections
+from pipeline_lib.runtime.errors import InputError
+
+
+def volume(name, images="a.tif", sections="", split="train", rows=""):
+    return Volume(name, images, "labels.tif", sections, split, rows=rows)
+
+
+def test_volumes_are_divided_into_contiguous_blocks():
+    volumes = [volume(f"v{k}", f"{k}.tif") for k in range(7)] + [volume("held", "h.tif", split="test")]
+    found = divide(volumes, {row.volume: 2 for row in volumes}, 3)
+    assert found.names == [["v0", "v1", "v2"], ["v3", "v4"], ["v5", "v6"]]
+    assert [row.split for row in found.volumes] == ["validation"] * 3 + ["train"] * 4 + ["test"]
+    assert found.unused == {}
+
+
+def test_an_adjacent_volume_of_the_same_file_loses_its_first_section():
+    """As in the table of ISBI 2012: both rows are sections of one stack."""
+    rows = [
+        volume("train", sections="0-19"),
+        volume("validation", sections="20-23", split="validation"),
+        volume("test", sections="24-29", split="test"),
+    ]
+    found = divide(rows, {"train": 20, "validation": 4, "test": 6}, 2)
+    sections = {row.volume: row.sections for row in found.volumes}
+    assert sections == {"train": "0-19", "validation": "21-23", "test": "24-29"}
+    assert found.unused == {"validation": [20]}
+    assert found.described()[-1] == "in no fold, because they are next to one: sections validation 20"
+
+
+def test_parts_of_one_section_cannot_be_in_two_folds():
+    rows = [volume("top", rows="0-99"), volume("bottom", rows="100-199")]
+    with pytest.raises(InputError, match=r"parts of section 0 of .*a.tif would be in the folds 0, 1"):
+        divide(rows, {"top": 1, "bottom": 1}, 2)
+
+
+def test_too_few_sections():
+    with pytest.raises(InputError, match="2 annotated sections are too few for 2 folds, because fold 1 has"):
+        divide([volume("a")], {"a": 2}, 2)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    files=st.integers(1, 3),
+    number=st.integers(2, 5),
+)
+def test_folds_are_disjoint_and_never_neighbours(lengths, files, number):
+    """Every section of every fold, against those of all other folds."""
+    start = dict.fromkeys(range(files), 0)
+    rows = []
+    for k, length in enumerate(lengths):
+        file = k % files
+        first = start[file]
+        start[file] += length
+        sections = f"{first}-{first + length - 1}"
+        rows.append(volume(f"v{k}", f"{file}.tif", sections, ANNOTATED[k % 2]))
+    try:
+        found = divide(rows, {row.volume: n for row, n in zip(rows, lengths, strict=True)}, number)
+    except InputError as error:
+        assert "too few" in str(error)
+        return
+    by_name = {row.volume: row for row in found.volumes}
+    places = [
+        [(by_name[name].images, z) for name in own for z in parse_sections(by_name[name].sections, 10**6)]
+        for own in found.names
+    ]
+    every = [place for own in places for place in own]
+    assert all(places) and len({*every}) == len(every)
+    for fold, own in enumerate(places):
+        others = {place for other, theirs in enumerate(places) if other != fold for place in theirs}
+        assert not {(file, z + step) for file, z in own for step in (-1, 0, 1)} & others
+    whole = {(row.images, z) for row in rows for z in parse_sections(row.sections, 10**6)}
+    unused = {(row.images, z) for row in rows for z in found.unused.get(row.volume, ())}
+    assert {*every} | unused == whole and not {*every} & unused
+    # a section is left out only for a neighbour in an earlier fold
+    assert len(unused) <= len(rows) + number
+    assert {name: [*numbers] for name, numbers in found.numbers.items()} == {
+        name: parse_sections(row.sections, 10**6) for name, row in by_name.items()
+    }
+
+
+@given(st.sets(st.integers(0, 30), min_size=1))
+def test_section_numbers_as_text(numbers):
+    assert parse_sections(as_text(sorted(numbers)), 31) == sorted(numbers)

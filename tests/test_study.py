@@ -1,0 +1,158 @@
+"""Variants of the settings, their models and the workflow of a study."""
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+from bordure import study
+from test_workflow import counts, snakemake
+
+from pipeline_lib.runtime.errors import InputError
+
+BASE = {"volumes": "my.tsv", "training": {"tile": 204}}
+
+
+def models(variants=None, folds=1, **settings):
+    """Return the models of a run with these settings."""
+    given = BASE | settings | ({"study": {"variants": variants}} if variants else {})
+    blocks = [([f"t{fold}"], [f"v{fold}"]) for fold in range(folds)]
+    return study.models(study.variants(given), blocks, channels=1)
+
+
+def test_names_of_models():
+    assert [*models()] == ["unet"]
+    assert [*models(seeds=[1])] == ["unet", "unet-seed1"]
+    names = ["a", "a-seed1", "a-fold1", "a-fold1-seed1", "b", "b-seed1", "b-fold1", "b-fold1-seed1"]
+    found = models({"a": {}, "b": {"augmentation": {"noise": 0}}}, folds=2, seeds=[1])
+    assert [*found] == names
+    last = found["b-fold1-seed1"]
+    assert (last.variant, last.seed, last.fold, last.train, last.validation) == ("b", 1, 1, ["t1"], ["v1"])
+
+
+def test_models_share_what_they_have_in_common():
+    found = models(
+        {
+            "plain": {},
+            "rigid": {"augmentation": {"elastic_std": 0}},
+            "sharp": {"weight_map": {"sigma": 2}},
+            "sharp_too": {"weight_map": {"sigma": 2}, "network": {"depth": 3}},
+            "centred": {"normalisation": "mean"},
+            "three": {"dataset": {"target": "cell_border"}},
+        },
+        folds=2,
+    )
+    folders = {name: (m.dataset, m.statistics, m.weight_map) for name, m in found.items()}
+    assert folders["plain"] == folders["rigid"] == ("dataset", "statistics", "weight_map")
+    assert folders["plain-fold1"] == ("dataset", "statistics-plain-fold1", "weight_map-plain-fold1")
+    assert folders["sharp"] == folders["sharp_too"] == ("dataset", "statistics", "weight_map-sharp")
+    assert folders["centred"] == ("dataset", "statistics-centred", "weight_map-centred")
+    assert folders["three"] == ("dataset-three", "statistics-three", "weight_map-three")
+    assert folders["three-fold1"][0] == "dataset-three"
+    assert [len(found[name].classes) for name in ("plain", "three")] == [2, 3]
+    assert found["three"].plan.classes == 3
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        (
+            {"a": {"volumes": "other.tsv"}},
+            "config key `study.variants.a.volumes`: the same for all variants.",
+        ),
+        ({"a": {"dataset": {"channels": 3}}}, "config key `study.variants.a.dataset.channels`: the same for"),
+        (
+            {"a": {"network": {"dept": 3}}},
+            "study.variants.a: config key `network.dept`: unknown. Did you mean",
+        ),
+        (
+            {"a": {"network": {"name": "fcn8s", "depth": 3}}},
+            "study.variants.a: config key `network.depth`: un",
+        ),
+        ({"a-seed1": {}}, "config key `study.variants`: found the name `a-seed1`, expected letters, digits"),
+        (
+            {"constant": {}},
+            "config key `study.variants`: found the name `constant`, expected letters, digits",
+        ),
+        ({}, "config key `study.variants`: found {}. Expected names, each with settings"),
+        ({"a": 3}, 'config key `study.variants`: found {"a": 3}. Expected names, each with settings'),
+    ],
+)
+def test_mistakes_stop_the_dry_run(variants, message):
+    with pytest.raises(InputError) as error:
+        study.variants(BASE | {"study": {"variants": variants}})
+    assert str(error.value).startswith(message)
+
+
+def test_a_variant_without_settings_is_the_config():
+    given = yaml.safe_load("{volumes: my.tsv, study: {variants: {a: , b: {training: }}}}")
+    a, b = study.variants(given).values()
+    assert a == b and a["training"]["tile"] == 572
+
+
+CONFIG = """
+volumes: config/demo.tsv
+drawing: {sections: 12, size: 96, cell_diameter: 24}
+network: {depth: 1, base_channels: 4}
+training: {tile: 60, iterations: 6, validation_interval: 3, optimizer: adam, warm_up: 1, device: cpu}
+folds: 2
+study:
+  minutes: 0.002
+  variants:
+    plain:
+    broken: {training: {optimizer: sgd, learning_rate: 1.0e+30}}
+    three: {dataset: {target: cell_border}, training: {start_from: plain}}
+"""
+
+
+@pytest.mark.slow
+class TestStudy:
+    """A study with two folds, in which the trainings of one variant fail."""
+
+    @pytest.fixture(scope="class")
+    def run(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("study")
+        (folder / "study.yaml").write_text(CONFIG)
+        arguments = ["--configfile", "study.yaml", "--cores", "2"]
+        return folder, arguments, snakemake(folder, *arguments, "--keep-going")
+
+    def test_the_dry_run_lists_the_folds(self, run):
+        answer = snakemake(run[0], *run[1], "-n")
+        assert "fold 0: train" in answer.stderr
+
+    def test_the_others_are_complete_and_the_page_names_what_is_missing(self, run):
+        folder, _, answer = run
+        assert answer.returncode == 1
+        page = (folder / "results/comparison.html").read_text()
+        assert "broken" in page and "training" in page
+        table = pd.read_csv(folder / "results/comparison.csv")
+        assert {*table.variant} == {"plain", "three"}
+        assert {*table.models} == {2}
+
+    def test_iterations_are_those_of_the_measured_speed(self, run):
+        results = run[0] / "results"
+        for variant in ("plain", "three"):
+            schedule = json.loads((results / f"speed/{variant}.json").read_text())["schedule"]
+            for model in (variant, f"{variant}-fold1"):
+                history = pd.read_csv(results / f"models/{model}/history.csv")
+                assert history.iteration.iloc[-1] == schedule["iterations"]
+                assert history.iteration.iloc[0] == schedule["validation_interval"]
+
+    def test_each_fold_is_validated_on_its_own_block(self, run):
+        results = run[0] / "results"
+        tables = {
+            name: pd.read_csv(results / f"scores/{name}")
+            for name in ("plain/train.csv", "plain-fold1/validation.csv", "plain-fold1/test.csv")
+        }
+        found = {name: (*table.split.unique(), *table.fold.unique()) for name, table in tables.items()}
+        assert found == {
+            "plain/train.csv": ("validation", 0),
+            "plain-fold1/validation.csv": ("validation", 1),
+            "plain-fold1/test.csv": ("test", 1),
+        }
+
+    def test_only_the_failed_variant_runs_again(self, run):
+        folder, arguments, _ = run
+        planned = counts(folder, *arguments)
+        assert planned["train_model"] == 2 and "build_dataset_train" not in planned
+        assert planned["compare"] == 1 and "measure_speed" not in planned
