@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from test_processes import arguments_of
 from test_training import PLAIN, inputs  # noqa: F401
 
@@ -19,10 +20,6 @@ from pipeline_lib.stages import training
 from pipeline_lib.training import state
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = os.environ | {
-    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-    "OMP_NUM_THREADS": "1",
-}
 # Code that is executed before the training. It makes the training send itself the signal HOW at a critical
 # moment, here between the two halves of an update.
 MIDDLE_OF_AN_UPDATE = """
@@ -82,6 +79,7 @@ def start():
     """`start(folder, arguments, ...)` starts a training in a process that has imported its modules."""
     context = multiprocessing.get_context("forkserver")
     modules = ["pipeline_lib.stages.training", "pipeline_lib.runtime.processes", "pandas", "pytest"]
+    modules += ["torch._dynamo"]  # which the first optimizer imports
     context.set_forkserver_preload(modules)
 
     def start(folder, arguments, sabotage="", how=signal.SIGTERM, target=train):
@@ -91,7 +89,9 @@ def start():
         return process
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PYTHON_EXEC", warm.python())  # which torchrun starts
+        for name, value in warm.environment(str(ROOT), str(ROOT / "tests")).items():
             patch.setenv(name, value)
         yield start
 
@@ -181,16 +181,17 @@ import os, signal
 from pipeline_lib.stages import training
 from pipeline_lib.runtime.processes import work
 
+launcher = int(os.environ["LAUNCHER"])
 step = training.Step.__call__
 def interrupted(self, patches, iteration, *arguments):
     if iteration == 6 and os.environ["RANK"] == "1":
-        os.kill({"launcher": os.getppid(), "one": os.getpid()}[os.environ["WHOM"]], signal.SIGTERM)
+        os.kill({"launcher": launcher, "one": os.getpid()}[os.environ["WHOM"]], signal.SIGTERM)
     return step(self, patches, iteration, *arguments)
 
 def endless(*arguments):
     calls.append(None)
     if len(calls) == 2 and os.environ["RANK"] == "1":
-        os.kill(os.getppid(), signal.SIGTERM)
+        os.kill(launcher, signal.SIGTERM)
     while len(calls) == 2:
         os.sched_yield()
     return validate(*arguments)
@@ -208,8 +209,8 @@ if __name__ == "__main__":
 def launch_two(folder, arguments, module, whom):
     """Do the same as the script of the workflow if its job has two GPUs; standard error goes to a file."""
     os.chdir(folder)
-    paths = os.pathsep.join([str(folder), ENVIRONMENT["PYTHONPATH"]])
-    os.environ.update(PYTHONPATH=paths, WHOM=whom)
+    paths = os.pathsep.join([str(folder), os.environ["PYTHONPATH"]])
+    os.environ.update(PYTHONPATH=paths, WHOM=whom, LAUNCHER=str(os.getpid()))
     os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     with log.stage("log", 1) as run:
         run(processes.launch, module, 2, "cpu", "log", **arguments)

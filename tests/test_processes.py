@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import warm
 from test_training import AUGMENTATION, NETWORK, PLAIN, TRAINING, inputs, interrupted, recorded_steps, run  # noqa: F401
 
 from pipeline_lib.networks.model import Model
@@ -29,8 +30,10 @@ TRAINING_MODULE = "pipeline_lib.stages.training"
 def start(tmp_path, monkeypatch):
     """Return a function that runs a module, or the given code, in two processes and returns the log."""
     paths = [str(tmp_path), str(ROOT), str(ROOT / "tests")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHON_EXEC", warm.python())  # which torchrun starts
+    for name, value in warm.environment(*paths).items():
+        monkeypatch.setenv(name, value)
     log_file = tmp_path / "log"
 
     def start(module, code=None, **arguments):
@@ -332,11 +335,11 @@ def test_a_loss_that_is_not_finite_is_reported_once(inputs, tmp_path, start):  #
 def test_training_can_be_started_with_torchrun(inputs, tmp_path):  # noqa: F811
     arguments = arguments_of(inputs, tmp_path / "a", network=PLAIN, batch=2, iterations=1)
     (tmp_path / "a.json").write_text(json.dumps(arguments, default=str))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [warm.python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ended = subprocess.run(
         [*command, "-m", "pipeline_lib.stages.training", tmp_path / "a.json"],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | warm.environment(str(ROOT)) | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
