@@ -270,7 +270,7 @@ def test_arrays_give_what_bordure_predict_writes(models, tmp_path, shape):
 
 
 @pytest.mark.slow
-def test_files_are_those_of_bordure_predict_also_in_a_script(models, tmp_path):
+def test_files_are_those_of_bordure_predict_also_in_a_script(models, tmp_path, monkeypatch):
     """A script without `if __name__ == "__main__"`: processes for several images must not run it again."""
     rng = np.random.default_rng(4)
     for name in "ab":
@@ -282,10 +282,11 @@ def test_files_are_those_of_bordure_predict_also_in_a_script(models, tmp_path):
         f"print(api.load('{models}/1.pt', device='cpu').predict_files({names}, 'api').to_csv(index=False))\n"
         "assert dict(os.environ) == before\n"
     )
-    command = [sys.executable, "-m", "pipeline_lib.cli", "predict", f"{models}/1.pt", *names]
-    for words in ([sys.executable, "script.py"], [*command, "--out", "cli", "--device", "cpu"]):
-        answer = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert answer.returncode == ("cli" in words), answer.stderr
+    words = ["predict", f"{models}/1.pt", *names, "--out", "cli", "--device", "cpu", "--at-a-time", "1"]
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 1
+    answer = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
     files = {path.name for path in (tmp_path / "cli").iterdir()}
     assert {"a_labels.tif", "b_cells.csv", "summary.csv"} <= files
     assert {path.name for path in (tmp_path / "api").iterdir()} == files

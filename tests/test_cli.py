@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def bordure(*words, cwd=ROOT):
-    command = [sys.executable, "-m", "pipeline_lib.cli", *words]
-    environment = os.environ | (warm.environment() if words[:1] in (("run",), ("check",)) else {})
+    command = [warm.python(), "-m", "pipeline_lib.cli", *words]
+    environment = os.environ | warm.environment()
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
 

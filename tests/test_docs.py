@@ -5,6 +5,7 @@ import doctest
 import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -78,16 +79,25 @@ def script(page: Path) -> str:
 def copy_checkout(folder: Path) -> Path:
     """A copy of this checkout in `folder`, with the packages of this Python as its `.venv`.
 
-    Only the configs are copied. The rest are links, so that compiled functions are found in their cache.
+    Only the configs are copied. The rest are links, so that compiled functions are found in their cache. The
+    programs of Python are forked from a server (`warm`).
     """
     clone = folder / "bordure"
     clone.mkdir()
     shutil.copytree(ROOT / "config", clone / "config")
     for name in LINKED:
         (clone / name).symlink_to(ROOT / name)
-    (clone / ".venv").mkdir()
-    for path in Path(sys.prefix).iterdir():
-        (clone / ".venv" / path.name).symlink_to(path)
+    programs = clone / ".venv/bin"
+    programs.mkdir(parents=True)
+    for path in [*Path(sys.prefix).iterdir(), *Path(sys.prefix, "bin").iterdir()]:
+        if path.name != "bin":
+            (clone / ".venv" / path.relative_to(sys.prefix)).symlink_to(path)
+    for name, module in {"python": "", "snakemake": "snakemake", "bordure": "pipeline_lib.cli"}.items():
+        (programs / name).unlink()
+        (programs / name).write_text(f'#!/bin/sh\nexec {warm.python()} {module and f"-m {module}"} "$@"\n')
+        (programs / name).chmod(0o755)
+    (programs / "activate").unlink()
+    (programs / "activate").write_text(f'PATH={shlex.quote(str(programs))}:"$PATH"\n')
     installed = clone / ".venv/installed"  # make finds nothing to install
     installed.unlink(missing_ok=True)
     installed.touch()
@@ -96,9 +106,7 @@ def copy_checkout(folder: Path) -> Path:
 
 def run(code: str, clone: Path) -> str:
     """Run a shell script in `clone` and return what it prints."""
-    warm_start = warm.environment()
-    path = os.pathsep.join([str(clone), warm_start["PYTHONPATH"]])
-    environment = os.environ | warm_start | {"PYTHONPATH": path}
+    environment = os.environ | warm.environment(str(clone))
     found = subprocess.run(
         ["bash", "-c", code], cwd=clone, env=environment, capture_output=True, text=True, check=False
     )

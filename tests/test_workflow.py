@@ -191,8 +191,8 @@ class TestFinishedRun:
         with h5py.File(run[0] / "results/dataset/new.h5") as file:
             tifffile.imwrite(tmp_path / "new.tif", file["raw"][0], photometric="minisblack")
         words = ["model.pt", "new.tif", "--out", "cells", "--device", "cpu"]
-        command = [sys.executable, "-m", "pipeline_lib.cli", "predict", *words]
-        subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+        command = [warm.python(), "-m", "pipeline_lib.cli", "predict", *words]
+        subprocess.run(command, cwd=tmp_path, env=os.environ | warm.environment(str(ROOT)), check=True)
         for end in ("labels", "cell_probability"):
             found = tifffile.imread(tmp_path / f"cells/new_{end}.tif")
             expected = tifffile.imread(run[0] / f"results/segmentation/new_{end}.tif")
@@ -814,8 +814,8 @@ def test_doubts_stop_the_run_before_the_training_and_the_page_remains(tmp_path):
     typed = re.search(r"`(check: \{accept: \[learn:wrong_pair\]\})`", answer.stderr)[1]
 
     (tmp_path / "my.yaml").write_text(f"{yaml.safe_dump(config)}{typed}\n")
-    command = [sys.executable, "-m", "pipeline_lib.cli", "check", *arguments[1:], "--quiet"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [warm.python(), "-m", "pipeline_lib.cli", "check", *arguments[1:], "--quiet"]
+    environment = os.environ | warm.environment(str(ROOT))
     answer = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )

@@ -184,11 +184,12 @@ class TestClone:
     def test_documented_command_forces_all_predictions(self, clone):
         line = "--forcerun $(snakemake --list-rules | grep ^predict_)"
         assert line in (ROOT / "config/README.md").read_text()
-        command = f"{sys.executable} -m snakemake --cores 2 {' '.join(MAIN)}"
+        command = f"{warm.python()} -m snakemake --cores 2 {' '.join(MAIN)}"
         answer = subprocess.run(
             f"{command} -n {line.replace('snakemake', command)}",
             shell=True,
             cwd=clone,
+            env=os.environ | warm.environment(),
             capture_output=True,
             text=True,
             check=False,

@@ -81,9 +81,20 @@ class Job:
 
 
 class Project:
-    """A config and its table in `folder`, with the results folder `results` inside it."""
+    """A config and its table in `folder`, with the results folder `results` inside it.
 
-    def __init__(self, folder: Path, config: dict[str, Any], rows: str, results: str = "results") -> None:
+    Runs make everything, or only `targets`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        rows: str,
+        results: str = "results",
+        targets: tuple[str, ...] = (),
+    ) -> None:
+        self.targets = targets
         self.folder, self.results, self.config = folder, folder / results, {**config, "results": results}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "volumes.tsv").write_text(rows)
@@ -94,7 +105,8 @@ class Project:
         """Return the command that a user types, with explicit Snakefile and folder."""
         program = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
         where = ["--directory", str(self.folder), "--configfile", str(self.configfile)]
-        return [*program, *where, "--cores", "2", *arguments]
+        targets = ["--", *self.targets] if self.targets else []
+        return [*program, *where, "--cores", "2", *arguments, *targets]
 
     def start(self, *arguments: str, before: Callable[[], None] | None = None) -> Run:
         """Start a run. `before` is called in its process first and affects all processes that it starts."""
@@ -296,10 +308,10 @@ class Reference:
         return [name for name, path in files.items() if digest(path) != self.digests.get(name)]
 
 
-def drawn(folder: Path, results: str = "results", **training: Any) -> Project:
+def drawn(folder: Path, results: str = "results", targets: tuple[str, ...] = (), **training: Any) -> Project:
     """Return a small project with drawn volumes. It uses all rules except those for shared volumes."""
     config = DRAWN | {"training": DRAWN["training"] | training}
-    return Project(folder, config, ROWS + "new\timages.tif\t\t4\tpredict\n", results)
+    return Project(folder, config, ROWS + "new\timages.tif\t\t4\tpredict\n", results, targets)
 
 
 def shared(folder: Path, results: str = "results") -> Project:
