@@ -53,14 +53,17 @@ def test_a_changed_bit_in_any_output_of_a_stage_is_reported(finished, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_repeatedly_gives_the_same_results(tmp_path):
-    """Up to the prediction, whose jobs are a third of all; `make soak` kills all of them."""
-    project = drawn(tmp_path / "project", targets=("predict",), iterations=40)
-    kills = Kills(random.Random(0))
-    kills.kill_a_run(project, undisturbed(project), limit=3)
-    assert kills.wrong == []
-    assert set(kills.methods.values()) == {1}  # a stage, Snakemake, and both together
-    assert kills.identical == 1
+class TestKilled:
+    """A class, so that another process can run the other tests at the same time."""
+
+    def test_a_run_that_is_killed_repeatedly_gives_the_same_results(self, tmp_path):
+        """Up to the prediction, whose jobs are a third of all; `make soak` kills all of them."""
+        project = drawn(tmp_path / "project", targets=("predict",), iterations=40)
+        kills = Kills(random.Random(0))
+        kills.kill_a_run(project, undisturbed(project), limit=3)
+        assert kills.wrong == []
+        assert set(kills.methods.values()) == {1}  # a stage, Snakemake, and both together
+        assert kills.identical == 1
 
 
 WRITE_AND_READ = """
