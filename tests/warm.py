@@ -243,7 +243,6 @@ if __name__ == "__main__":
     for package in PACKAGES:
         importlib.import_module(package)
     sys.modules["snakemake.cli"].get_argument_parser()  # searches for plugins
-    sys.modules["numba"].njit(
-        lambda: 0
-    )()  # sets up the compiler, which reading compiled functions needs, too
+    # sets up the compiler, which is also needed to read compiled functions
+    sys.modules["numba"].njit(lambda: 0)()
     serve(path)
