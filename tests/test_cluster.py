@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 from bordure import cluster
 
 ROOT = Path(__file__).parents[1]
@@ -209,9 +210,8 @@ def test_runs_without_installed_packages(queue, tmp_path):
 
 @pytest.mark.parametrize("profile", ["cluster", "slurm"])
 def test_dry_run_of_the_demo_with_each_profile(profile, tmp_path):
-    command = [sys.executable, "-m", "snakemake", "-n", "--snakefile", ROOT / "Snakefile"]
-    command += ["--workflow-profile", ROOT / "profiles" / profile]
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    arguments = ["-n", "--snakefile", ROOT / "Snakefile", "--workflow-profile", ROOT / "profiles" / profile]
+    answer = warm.snakemake(*arguments, folder=tmp_path)
     assert answer.returncode == 0, answer.stderr
     assert "Job stats" in answer.stdout + answer.stderr
 
