@@ -11,6 +11,7 @@ import yaml
 from bordure import settings
 from hypothesis import given
 from hypothesis import strategies as st
+from snakemake.cli import parse_config
 
 from pipeline_lib import imageio, networks
 from pipeline_lib.data import normalisation, volumes
@@ -140,6 +141,27 @@ def test_number_that_yaml_reads_as_text_is_a_number():
     assert complete(**yaml.safe_load("training: {learning_rate: 1e-3}"))["training"]["learning_rate"] == 0.001
     assert complete(**yaml.safe_load("training: {iterations: 2e3}"))["training"]["iterations"] == 2000
     assert complete(seeds=["1", "2"])["seeds"] == [1, 2]  # as `--config 'seeds=[1,2]'` passes them
+
+
+def test_command_line_gives_the_settings_of_a_file():
+    """Snakemake passes `network={batch_normalisation: false}` with the text "false"."""
+    for text in (
+        "network: {batch_normalisation: true, depth: 3, dropout: 0.25}",
+        "augmentation: {mirror: false, rotate: True, gain: 1e-1}",
+        "prediction: {average_orientations: False, tile: 220}",
+        "dataset: {pixel_size: [0.5, 0.4], relabel: true, ignore: 255}",
+        "dataset: {annotation_kind: classes, classes: {background: 0, cell: [1, 2]}}",
+        "training: {learning_rate_factors: {down: 0.1}, freeze: [up]}",
+        "replace: true",
+        "seeds: [1, 2]",
+    ):
+        found, expected = (
+            complete(**given) for given in (parse_config([text.replace(": ", "=", 1)]), yaml.safe_load(text))
+        )
+        assert found == expected and repr(found) == repr(expected)  # 1 == True
+    for other in ("yes", "null", "0", "tRue"):
+        with pytest.raises(InputError, match=f'found "{other}". Expected true or false'):
+            complete(**parse_config([f"network={{batch_normalisation: {other}}}"]))
 
 
 TEXT = st.sampled_from(["auto", "1e3", "", "cpu", "nan"])

@@ -198,7 +198,9 @@ def test_gray_values_vary_according_to_the_settings(volumes):
 
 def test_only_bicubic_interpolation_goes_beyond_the_gray_values(volumes):
     """A bilinear mean lies between its four pixels; bicubic weights are partly negative."""
-    black_and_white = [replace(volume, raw=np.where(volume.raw > 127, 255, 0)) for volume in volumes]
+    black_and_white = [
+        volume._replace(raw=np.where(volume.raw > 127, 255, 0).astype(np.uint8)) for volume in volumes
+    ]
     found = {}
     for mode in (None, "bicubic", "bilinear"):
         source = patches(black_and_white, replace(STILL, rotate=True, interpolation=mode))

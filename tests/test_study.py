@@ -110,10 +110,11 @@ class TestStudy:
     """A study with two folds, in which the trainings of one variant fail."""
 
     @pytest.fixture(scope="class")
-    def run(self, tmp_path_factory):
+    @classmethod
+    def run(cls, tmp_path_factory):
         folder = tmp_path_factory.mktemp("study")
         (folder / "study.yaml").write_text(CONFIG)
-        arguments = ["--configfile", "study.yaml", "--cores", "2"]
+        arguments = ["--configfile", str(folder / "study.yaml")]
         return folder, arguments, snakemake(folder, *arguments, "--keep-going")
 
     def test_the_dry_run_lists_the_folds(self, run):

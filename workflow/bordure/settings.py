@@ -391,16 +391,21 @@ def power(part: Json) -> int:
 
 
 def _convert(value: Any, part: Json) -> Any:
-    """Correct two misreadings by YAML: `1e-3` as text, and a section with all lines commented out as null."""
+    """Correct misreadings: by YAML, `1e-3` as text, and a section with all lines commented out as null.
+
+    And by Snakemake's `--config`, which passes all values inside `{}` and `[]` as text.
+    """
     if value is None and part.get("type") == "object":
         return {}
     if isinstance(value, dict) and "additionalProperties" in part and "properties" not in part:
         return {str(name): _convert(item, part["additionalProperties"]) for name, item in value.items()}
     if isinstance(value, list) and "items" in part:
         return [_convert(item, part["items"]) for item in value]
-    if "anyOf" in part and not isinstance(value, dict | list):
+    if "anyOf" in part and not (isinstance(value, dict | list) and Validator(part).is_valid(value)):
         for option in part["anyOf"]:
             value = _convert(value, option)
+    if part.get("type") == "boolean" and value in ("true", "True", "false", "False"):
+        return value in ("true", "True")
     if part.get("type") in ("number", "integer"):
         if isinstance(value, str):
             with suppress(ValueError):
