@@ -192,11 +192,12 @@ def merged(settings: Json, changes: Json) -> Json:
         before = found.get(key)
         if value is None:  # a section with all lines commented out
             continue
-        sections = isinstance(before, dict) and isinstance(value, dict)
-        if sections and key == "network":
-            name = before.get("name", DEFAULT)
-            sections = value.get("name", name) == name
-        found[key] = merged(before, value) if sections else value
+        if not isinstance(before, dict) or not isinstance(value, dict):
+            found[key] = value
+            continue
+        name = before.get("name", DEFAULT)
+        other = key == "network" and value.get("name", name) != name
+        found[key] = value if other else merged(before, value)
     return found
 
 
