@@ -90,6 +90,17 @@ def test_a_variant_without_settings_is_the_config():
     assert a == b and a["training"]["tile"] == 572
 
 
+def test_settings_without_effect_and_twice_the_same_are_named():
+    given = BASE | {"study": {"minutes": 1, "variants": {"a": None, "b": {"training": {"iterations": 3}}}}}
+    found = study.models(study.variants(given), [([], [])], channels=1)
+    assert study.warnings(found, given) == ["study.minutes: training.iterations has no effect"]
+    balanced = BASE | {"training": {"tile": 204, "sampling": "class_balanced", "iterations": 4}}
+    [warning] = study.warnings(study.models(study.variants(balanced), [([], [])], channels=1), balanced)
+    assert warning.startswith("warning: rare classes count more by `training.sampling: class_balanced`, and")
+    alone = balanced | {"weight_map": {"class_balance": False}}
+    assert not study.warnings(study.models(study.variants(alone), [([], [])], channels=1), alone)
+
+
 CONFIG = """
 volumes: config/demo.tsv
 drawing: {sections: 12, size: 96, cell_diameter: 24}
@@ -125,7 +136,8 @@ class TestStudy:
         folder, _, answer = run
         assert answer.returncode == 1
         page = (folder / "results/comparison.html").read_text()
-        assert "broken" in page and "training" in page
+        assert "<b>broken</b> lacks 2 models: broken, broken-fold1. The training did not end" in page
+        assert 'href="comparison.html"' in (folder / "results/report.html").read_text()
         table = pd.read_csv(folder / "results/comparison.csv")
         assert {*table.variant} == {"plain", "three"}
         assert {*table.models} == {2}
@@ -156,4 +168,5 @@ class TestStudy:
         folder, arguments, _ = run
         planned = counts(folder, *arguments)
         assert planned["train_model"] == 2 and "build_dataset_train" not in planned
-        assert planned["compare"] == 1 and "measure_speed" not in planned
+        assert planned["compare"] == planned["collect_study"] == 1
+        assert not {"measure_speed", "report", "collect_scores"} & planned.keys()

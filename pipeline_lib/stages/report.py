@@ -168,6 +168,9 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             scores={split: mean_scores(table[table.split == split], network) for split in splits},
             spread=_spread(*contents.spread) if contents.spread else None,
             seeds=[settings["seed"], *settings["seeds"]],
+            folds=settings.get("folds", 1),
+            trainings=(1 + len(settings["seeds"])) * settings.get("folds", 1),
+            study="study" in settings,
             headline=[score for score in SCORES if score.metric in HEADLINE],
             of_volume=_by_volume(table[table.network == network], splits),
             strips=[_picture(path) for path in contents.strips],
@@ -181,7 +184,9 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             cell_share=cell_share(read_json(contents.statistics)),
             volumes=contents.volumes,
             doubts=len(read_json(contents.check)["doubts"]),
-            sections={name: part for name, part in settings.items() if isinstance(part, dict)},
+            sections={
+                name: part for name, part in settings.items() if isinstance(part, dict) and name != "study"
+            },
             plain={name: value for name, value in settings.items() if not isinstance(value, dict)},
             software={"bordure": provenance.version(), "Python": platform.python_version()}
             | {name: metadata.version(name) for name in SOFTWARE},

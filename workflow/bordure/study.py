@@ -266,6 +266,45 @@ def models(
     return {model.name: model for model in found}
 
 
+def warnings(models: Mapping[str, Model], given: Json) -> list[str]:
+    """Return what users should know about the settings of a run, one line each.
+
+    Parameters
+    ----------
+    models : dict of str to Model
+        All models of the run.
+    given : dict
+        Settings as read from a config file.
+
+    Returns
+    -------
+    list of str
+        Settings without effect, and settings that do the same thing twice.
+    """
+    study = given.get("study") or {}
+    found = []
+    sections = [
+        given.get("training"),
+        *(own.get("training") for own in study.get("variants", {}).values() if own),
+    ]
+    unused = {key for section in sections if section for key in section} & {
+        "iterations",
+        "validation_interval",
+    }
+    if study.get("minutes") and unused:
+        names = " and ".join(f"training.{key}" for key in sorted(unused))
+        found.append(f"study.minutes: {names} {'has' if len(unused) == 1 else 'have'} no effect")
+    for name, model in first_with(models, "variant").items():
+        training, weights = model.settings["training"], model.settings["weight_map"]
+        if training.get("sampling") == "class_balanced" and weights["class_balance"]:
+            of = f"study.variants.{name}: " if study else ""
+            found.append(
+                f"warning: {of}rare classes count more by `training.sampling: class_balanced`, and again by "
+                "`weight_map.class_balance`. Set `weight_map: {class_balance: false}`."
+            )
+    return found
+
+
 def _shared(models: Iterable[Model], name: str, key: Callable[[Model], object]) -> dict[str, str]:
     """Return the name of what models with the same `key` share, after the first of them, by model."""
     keys: list[object] = []

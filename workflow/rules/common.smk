@@ -169,7 +169,8 @@ try:
     if unused := [key for key in OF_TRAINING if {"model", key} <= {*config}]:
         if workflow.is_main_process:
             print(f"model: {', '.join(unused)} have no effect, because nothing is trained", file=sys.stderr)
-    SETTINGS = study.variants(config)
+    GIVEN = dict(config)
+    SETTINGS = study.variants(GIVEN)
     main, *_ = SETTINGS.values()
     MODEL_FILE = use_model(main, find_beside(main["model"])) if "model" in main else None
     REPLACE = main["replace"]
@@ -369,6 +370,7 @@ except InputError as error:
     sys.exit(f"error: {error}")
 if workflow.is_main_process:
     warned = {name: model.plan.mirror_warning(SHAPES) for name, model in VARIANTS.items()}
+    NOTES += [] if MODEL_FILE else study.warnings(MODELS, GIVEN)
     lines = NOTES + [f"{name}: {text}" if STUDY else text for name, text in warned.items() if text]
     print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
     print(

@@ -125,12 +125,12 @@ rule collect_scores:
     input:
         scores=[
             f"<results>/scores/{model}/{name}.csv"
-            for model in [MODEL, *BASELINES, *FURTHER]
+            for model in [MODEL, *BASELINES, *OF_MAIN[1:]]
             for name in evaluated_of(model)
         ],
         sections=[
             f"<results>/scores/{model}/sections/{name}.csv"
-            for model in [MODEL, *BASELINES, *FURTHER]
+            for model in [MODEL, *BASELINES, *OF_MAIN[1:]]
             for name in evaluated_of(model)
         ],
     output:

@@ -25,6 +25,24 @@ rule measure_speed:
         "../scripts/measure_speed.py"
 
 
+# The table `scores.csv` has only the main variant, so that its report does not wait for the others.
+use rule collect_scores as collect_study with:
+    input:
+        scores=[f"<results>/scores/{model}/{name}.csv" for model in MODELS for name in evaluated_of(model)],
+        sections=[
+            f"<results>/scores/{model}/sections/{name}.csv"
+            for model in MODELS
+            for name in evaluated_of(model)
+        ],
+    output:
+        scores="<results>/study_scores.csv",
+        sections="<results>/study_scores_sections.csv",
+    log:
+        "<logs>/collect_study.log",
+    benchmark:
+        "<benchmarks>/collect_study.tsv"
+
+
 # Complete models, for `bordure predict`: the first model of each variant, with its threshold and scores.
 use rule package_model as package_variant with:
     input:
@@ -51,7 +69,7 @@ def comparison():
 
     shown = SHOWN_ERRORS[:2]
     return {
-        "title": config["report"]["title"],
+        "title": f"Comparison: {config['report']['title']}",
         "variants": {name: changes or {} for name, changes in config["study"]["variants"].items()},
         "models": [
             {
