@@ -215,6 +215,7 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
         headline = [score for score in scores if score.metric in (criterion, "v_rand_thin")]
         headline.sort(key=lambda score: score.metric != criterion)
         trained = [model for model in contents.models if Path(model.model).exists()]
+        costs = _costs(trained, variants, contents.speed)
         single = compared.groupby("variant").models.max().le(1) if len(compared) else pd.Series(dtype=bool)
         write_page(
             "comparison.html.jinja",
@@ -245,8 +246,8 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
                 for score in scores
             },
             result=[(score, _result(compared, splits[0], score, first)) for score in headline if splits],
-            costs=_costs(trained, variants, contents.speed),
-            charts=_charts([model for model in trained if Path(model.history).exists()], variants),
+            costs=costs,
+            charts=_charts([model for model in trained if Path(model.history).exists()], variants, costs),
             size=(WIDTH, HEIGHT),
             styles={name: line_style(number) for number, name in enumerate(variants)},
             pictures=[_pictures(shown, variants) for shown in contents.pictures],
@@ -370,36 +371,35 @@ def _result(compared: pd.DataFrame, split: str, score: Score, first: str) -> dic
 def _costs(
     models: Iterable[Trained], variants: Sequence[str], speed: Mapping[str, str | Path]
 ) -> dict[str, Json]:
-    """Return parameters, multiply-adds and times of each variant, as far as they are known."""
-    seconds: dict[str, list[float]] = {}
+    """Return parameters, multiply-adds and times of each variant, as far as they are known.
+
+    The training time is that of the iterations at the measured speed. The time that a training took depends
+    on what else the machine did.
+    """
     known: dict[str, Json] = {name: {} for name in variants}
     for model in models:
-        record = provenance.find_record(model.model) or {}
-        if "seconds" in record:
-            seconds.setdefault(model.variant, []).append(record["seconds"])
         known[model.variant]["parameters"] = modelfile.describe(model.model)["parameters"]
         if Path(model.history).exists():
             known[model.variant]["iterations"] = int(pd.read_csv(model.history).iteration.iloc[-1])
-    for name, own in seconds.items():
-        known[name]["training"] = float(np.mean(own))
-    for name in variants:
+    for name, own in known.items():
         path = speed.get(name)
         if path is not None and Path(path).exists():
-            known[name] = read_json(path) | known[name]
+            known[name] = own = read_json(path) | own
+            if "iterations" in own:
+                own["training"] = own["iterations"] * own["seconds_per_iteration"]
     return known
 
 
-def _charts(models: Sequence[Trained], variants: Sequence[str]) -> Json | None:
+def _charts(models: Sequence[Trained], variants: Sequence[str], costs: Mapping[str, Json]) -> Json | None:
     """Return the charts of loss and V-Rand, first the mean line of each variant; None without a history."""
     if not models:
         return None
-    records = [provenance.find_record(model.model) or {} for model in models]
-    timed = all("seconds" in record for record in records)
+    timed = all("seconds_per_iteration" in costs[model.variant] for model in models)
     histories: dict[str, list[pd.DataFrame]] = {}
-    for model, record in zip(models, records, strict=True):
+    for model in models:
         history = pd.read_csv(model.history)
-        last = history.iteration.iloc[-1]
-        history["at"] = history.iteration * (record["seconds"] / 60 / last if timed else 1)
+        minutes = costs[model.variant]["seconds_per_iteration"] / 60 if timed else 1
+        history["at"] = history.iteration * minutes
         histories.setdefault(model.variant, []).append(history)
     charts = []
     for column, name, logarithmic in (

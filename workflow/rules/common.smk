@@ -169,6 +169,8 @@ try:
     if unused := [key for key in OF_TRAINING if {"model", key} <= {*config}]:
         if workflow.is_main_process:
             print(f"model: {', '.join(unused)} have no effect, because nothing is trained", file=sys.stderr)
+    for key in ("study", "folds") if "model" in config else ():
+        config.pop(key, None)
     GIVEN = dict(config)
     SETTINGS = study.variants(GIVEN)
     main, *_ = SETTINGS.values()
