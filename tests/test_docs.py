@@ -410,14 +410,15 @@ def test_every_output_of_a_rule_is_documented():
         "kind": "volume",
         "name": "VOLUME",
         "variant": "VARIANT",
-        "speed": "VARIANT",
+        "speed": "step",
+        "MAIN": "step",
         "dataset": "dataset",
         "statistics": "statistics",
         "weight_map": "weight_map",
     }
     for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
         for text in re.findall(r'"<results>/([^"]+\.\w+)"', path.read_text()):
-            pattern = re.sub(r"\{+(\w+)\}+", lambda match: names[match[1]], text)
+            pattern = re.sub(r"\{+(\w+)(?:\.\w+)?\}+", lambda match: names[match[1]], text)
             assert f"`{pattern}`" in page, f"{path.name}: {text}"
 
 

@@ -64,7 +64,7 @@ MODEL = CHECKPOINT.replace("len(calls) == 2", "len(calls) == 4")
 MOMENTS = {"update": MIDDLE_OF_AN_UPDATE, "validation": VALIDATION, "checkpoint": CHECKPOINT, "model": MODEL}
 
 
-def train(folder, arguments, sabotage, how):
+def train(folder, arguments, sabotage="", how=signal.SIGTERM):
     """Do the same as the script of the workflow, after executing `sabotage`."""
     os.chdir(folder)
     progress.SECONDS_BETWEEN_LINES = state.SECONDS_BETWEEN_SAVES = 0
@@ -82,9 +82,9 @@ def start():
     modules += ["torch._dynamo"]  # which the first optimizer imports
     context.set_forkserver_preload(modules)
 
-    def start(folder, arguments, sabotage="", how=signal.SIGTERM, target=train):
+    def start(folder, arguments, *given, target=train):
         (folder / "log").write_text("")
-        process = context.Process(target=target, args=(folder, arguments, sabotage, how))
+        process = context.Process(target=target, args=(folder, arguments, *given))
         process.start()
         return process
 
@@ -206,9 +206,10 @@ if __name__ == "__main__":
 """
 
 
-def launch_two(folder, arguments, module, whom):
+def launch_two(folder, arguments, module, whom, environment):
     """Do the same as the script of the workflow if its job has two GPUs; standard error goes to a file."""
     os.chdir(folder)
+    os.environ.update(environment)  # the server may be older: another module started it
     paths = os.pathsep.join([str(folder), os.environ["PYTHONPATH"]])
     os.environ.update(PYTHONPATH=paths, WHOM=whom, LAUNCHER=str(os.getpid()))
     os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
@@ -222,7 +223,7 @@ def launch(start):
 
     def launch(folder, arguments, module, whom=""):
         (folder / "interrupted.py").write_text(IN_PROCESSES)
-        status, _ = end(start(folder, arguments, module, whom, target=launch_two), folder)
+        status, _ = end(start(folder, arguments, module, whom, dict(os.environ), target=launch_two), folder)
         return status, (folder / "stderr").read_text()
 
     return launch

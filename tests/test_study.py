@@ -1,6 +1,8 @@
 """Variants of the settings, their models and the workflow of a study."""
 
 import json
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ import yaml
 from bordure import study
 from test_workflow import counts, snakemake
 
+from pipeline_lib.provenance import find_record
 from pipeline_lib.runtime.errors import InputError
 
 BASE = {"volumes": "my.tsv", "training": {"tile": 204}}
@@ -30,27 +33,70 @@ def test_names_of_models():
     assert (last.variant, last.seed, last.fold, last.train, last.validation) == ("b", 1, 1, ["t1"], ["v1"])
 
 
+VARIANTS = {
+    "plain": {},
+    "rigid": {"augmentation": {"elastic_std": 0}},
+    "sharp": {"weight_map": {"sigma": 2}},
+    "sharp_too": {"weight_map": {"sigma": 2}, "network": {"depth": 3}},
+    "centred": {"normalisation": "mean"},
+    "three": {"dataset": {"target": "cell_border"}},
+    "slower": {"training": {"learning_rate": 0.1, "start_from": "plain"}, "weight_map": {"w0": 3}},
+}
+
+
+def shared(kind, **settings):
+    """Return the groups of variants that share a kind of files, and its name for each model."""
+    names = {name: getattr(model, kind) for name, model in models(VARIANTS, **settings).items()}
+    return {tuple(name for name in names if names[name] == value) for value in names.values()}, names
+
+
 def test_models_share_what_they_have_in_common():
-    found = models(
-        {
-            "plain": {},
-            "rigid": {"augmentation": {"elastic_std": 0}},
-            "sharp": {"weight_map": {"sigma": 2}},
-            "sharp_too": {"weight_map": {"sigma": 2}, "network": {"depth": 3}},
-            "centred": {"normalisation": "mean"},
-            "three": {"dataset": {"target": "cell_border"}},
-        },
-        folds=2,
-    )
-    folders = {name: (m.dataset, m.statistics, m.weight_map) for name, m in found.items()}
-    assert folders["plain"] == folders["rigid"] == ("dataset", "statistics", "weight_map")
-    assert folders["plain-fold1"] == ("dataset", "statistics-plain-fold1", "weight_map-plain-fold1")
-    assert folders["sharp"] == folders["sharp_too"] == ("dataset", "statistics", "weight_map-sharp")
-    assert folders["centred"] == ("dataset", "statistics-centred", "weight_map-centred")
-    assert folders["three"] == ("dataset-three", "statistics-three", "weight_map-three")
-    assert folders["three-fold1"][0] == "dataset-three"
+    assert shared("dataset")[0] == {
+        ("plain", "rigid", "sharp", "sharp_too", "centred", "slower"),
+        ("three",),
+    }
+    assert shared("statistics")[0] == {
+        ("plain", "rigid", "sharp", "sharp_too", "slower"),
+        ("centred",),
+        ("three",),
+    }
+    groups, names = shared("weight_map")
+    assert groups == {("plain", "rigid"), ("sharp", "sharp_too"), ("centred",), ("three",), ("slower",)}
+    assert names["plain"] == "weight_map" and re.fullmatch("weight_map-[0-9a-f]{8}", names["sharp"])
+    assert shared("speed")[0] == {
+        ("plain", "sharp", "centred", "slower"),
+        ("rigid",),
+        ("sharp_too",),
+        ("three",),
+    }
+    found = models(VARIANTS)
     assert [len(found[name].classes) for name in ("plain", "three")] == [2, 3]
     assert found["three"].plan.classes == 3
+
+
+def test_folds_have_their_own_statistics_and_weight_maps():
+    found = models({"plain": {}, "rigid": VARIANTS["rigid"]}, folds=2, seeds=[1])
+    for kind in ("statistics", "weight_map"):
+        names = {name: getattr(model, kind) for name, model in found.items()}
+        first, other = names["plain"], names["plain-fold1"]
+        assert first == kind and other != first
+        assert {names[name] for name in names if "fold1" in name} == {other}
+        assert {names[name] for name in names if "fold1" not in name} == {first}
+    assert {model.dataset for model in found.values()} == {"dataset"}
+    assert found["plain"].speed == found["plain-fold1-seed1"].speed == "step"
+
+
+def test_a_further_variant_changes_no_name_of_the_others():
+    """Otherwise they would be trained again."""
+    before = {name: model.paths for name, model in models(VARIANTS, folds=2).items()}
+    new = {"new": {"weight_map": {"sigma": 2}, "augmentation": {"elastic_std": 0}}}
+    first, *others = VARIANTS.items()
+    after = {
+        name: model.paths for name, model in models(dict([first, *new.items(), *others[1:]]), folds=2).items()
+    }
+    assert {name: after[name] for name in after if name in before} == {
+        name: before[name] for name in before if not name.startswith("rigid")
+    }
 
 
 @pytest.mark.parametrize(
@@ -69,11 +115,25 @@ def test_models_share_what_they_have_in_common():
             {"a": {"network": {"name": "fcn8s", "depth": 3}}},
             "study.variants.a: config key `network.depth`: un",
         ),
-        ({"a-seed1": {}}, "config key `study.variants`: found the name `a-seed1`, expected letters, digits"),
+        ({"a": {"dataset": True}}, "study.variants.a: config key `dataset`: found true. Expected a section"),
+        ({"a": {"dataset": {"typo": 1}}}, "study.variants.a: config key `dataset.typo`: unknown. "),
         (
-            {"constant": {}},
-            "config key `study.variants`: found the name `constant`, expected letters, digits",
+            {"a": {"seeds": [1]}},
+            "config key `study.variants.a.seeds`: the same for all variants. Variants can",
         ),
+        (
+            {"a-seed1": {}},
+            "config key `study.variants`: found the name `a-seed1`, expected a text of letters,",
+        ),
+        (
+            {True: {}},
+            "config key `study.variants`: found the name `True`, expected a text of letters, digits",
+        ),
+        (
+            {"a": {}, "A": {}},
+            "config key `study.variants`: found the name `A`, which differs from another one",
+        ),
+        ({"constant": {}}, "config key `study.variants`: found the name `constant`, which is a name of the"),
         ({}, "config key `study.variants`: found {}. Expected names, each with settings"),
         ({"a": 3}, 'config key `study.variants`: found {"a": 3}. Expected names, each with settings'),
     ],
@@ -144,8 +204,9 @@ class TestStudy:
 
     def test_iterations_are_those_of_the_measured_speed(self, run):
         results = run[0] / "results"
-        for variant in ("plain", "three"):
-            schedule = json.loads((results / f"speed/{variant}.json").read_text())["schedule"]
+        for variant, speed in (("plain", "step"), ("three", "step-*")):
+            [path] = (results / "speed").glob(f"{speed}.json")
+            schedule = json.loads(path.read_text())["schedule"]
             for model in (variant, f"{variant}-fold1"):
                 history = pd.read_csv(results / f"models/{model}/history.csv")
                 assert history.iteration.iloc[-1] == schedule["iterations"]
@@ -163,6 +224,28 @@ class TestStudy:
             "plain-fold1/validation.csv": ("validation", 1),
             "plain-fold1/test.csv": ("test", 1),
         }
+
+    def test_all_variants_are_scored_on_the_annotation_of_the_first_and_on_their_own_classes(self, run):
+        results = run[0] / "results"
+        table = pd.read_csv(results / "scores/three/test.csv")
+        assert {"v_rand_thin", "mean_iou", "iou_border"} <= {*table.metric}
+        inputs = {
+            name: [
+                Path(path).parent.name for path in find_record(results / f"scores/{name}/test.csv")["inputs"]
+            ]
+            for name in ("plain", "three")
+        }
+        assert inputs["plain"].count("dataset") == inputs["three"].count("dataset") == 1
+        assert any(folder.startswith("dataset-") for folder in inputs["three"])
+        assert "mean_iou" not in {*pd.read_csv(results / "comparison.csv").metric}
+
+    def test_the_page_is_made_again_if_the_failed_variant_is_removed(self, run):
+        folder = run[0]
+        config = yaml.safe_load(CONFIG)
+        del config["study"]["variants"]["broken"]
+        (folder / "other.yaml").write_text(yaml.safe_dump(config))
+        planned = counts(folder, "--configfile", str(folder / "other.yaml"))
+        assert planned["compare"] == 1 and "train_model" not in planned
 
     def test_only_the_failed_variant_runs_again(self, run):
         folder, arguments, _ = run

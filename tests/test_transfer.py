@@ -494,10 +494,10 @@ def test_from_patch_classifier_to_fcn8s(inputs, tmp_path):
 # ----------------------------------------------------------------------------------- models of a run
 
 
-def models_of(config: dict, **variants: dict) -> dict[str, study.Model]:
+def models_of(config: dict, folds: int = 1, **variants: dict) -> dict[str, study.Model]:
     """Return the models of a run with these settings and variants."""
     given = {"volumes": "my.tsv"} | config | ({"study": {"variants": variants}} if variants else {})
-    return study.models(study.variants(given), [([], [])], channels=1)
+    return study.models(study.variants(given), [([], [])] * folds, channels=1)
 
 
 def test_models_of_a_run_are_preferred_to_files():
@@ -540,6 +540,10 @@ def test_a_variant_starts_from_the_model_with_the_same_seed():
             "study.variants.b: training.start_from: a: no layer of this unet has the same name and shape",
         ),
         (
+            {"a": {}, "b": {"training": {"start_from": "a-fold1"}}},
+            "study.variants.b: training.start_from: a-fold1 learned from volumes that validate b. Write",
+        ),
+        (
             {"a": {"training": {"start_from": "c"}}},
             "study.variants.a: training.start_from: found no file `c`",
         ),
@@ -547,5 +551,12 @@ def test_a_variant_starts_from_the_model_with_the_same_seed():
 )
 def test_impossible_starts_stop_the_dry_run(variants, message):
     with pytest.raises(InputError) as error:
-        starts.require_starts(models_of({}, **variants), "results", str)
+        starts.require_starts(models_of({}, folds=2, **variants), "results", str)
     assert str(error.value).startswith(message)
+
+
+def test_the_variant_that_all_start_from_is_trained_from_random_parameters():
+    models = models_of({"training": {"start_from": "a", "tile": 204}}, a={}, b={})
+    starts.require_starts(models, "results", str)
+    files = {name: starts.start_file(model, models, str) for name, model in models.items()}
+    assert files == {"a": None, "b": "<results>/models/a/model.pt"}

@@ -367,12 +367,12 @@ def test_new_volumes_are_in_new_batches_and_the_earlier_ones_stay():
 def test_a_trained_model_needs_no_training_rows_and_allows_none(tmp_path):
     header = "volume\timages\tannotation\tsections\tsplit\n"
     (tmp_path / "v.tsv").write_text(f"{header}a\ta.tif\t\t\tpredict\nb\tb.tif\t\t\tpredict\n")
-    assert [row.volume for row in volumes.read_table(tmp_path / "v.tsv", ".", trains=False)] == ["a", "b"]
+    assert [row.volume for row in volumes.read_table(tmp_path / "v.tsv", ".", needed=())] == ["a", "b"]
     with pytest.raises(InputError, match="no volume has `split` train"):
         volumes.read_table(tmp_path / "v.tsv", ".")
     (tmp_path / "v.tsv").write_text(f"{header}a\ta.tif\t\t\tpredict\nb\tb.tif\tc.tif\t\ttrain\n")
     with pytest.raises(InputError, match="line 3: `split` is train, but the config names a trained `model`"):
-        volumes.read_table(tmp_path / "v.tsv", ".", trains=False)
+        volumes.read_table(tmp_path / "v.tsv", ".", needed=())
 
 
 RANGES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4)), max_size=3)

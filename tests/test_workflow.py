@@ -406,7 +406,7 @@ class TestFinishedRun:
         answer = snakemake(directory, *arguments, "seeds=[3]")
         assert answer.returncode == 0, answer.stderr
         written = {path for path, time in before.items() if path.stat().st_mtime_ns != time}
-        names = ("scores.csv", "report.html", "provenance.html")
+        names = ("scores.csv", "scores_sections.csv", "report.html", "provenance.html")
         assert {path.name for path in written if path.suffix in (".csv", ".html")} == {*names}
         assert not written & {*results.rglob("*.h5"), *results.rglob("*.pt"), *results.rglob("*.tif")}
 
@@ -692,7 +692,7 @@ def test_channels_in_separate_files_are_inputs_and_one_image(tmp_path):
     write_stacks(tmp_path)
     table = TABLE.replace("split", "split\tchannels").replace("train", "train\t[1]")
     arguments = write(tmp_path, FILES, table.replace("images.tif", "images.tif + labels.tif", 1))
-    plan = snakemake(tmp_path, *arguments, "-n", "--quiet", "reason", "--", "build_dataset_train").stdout
+    plan = snakemake(tmp_path, *arguments, "-n", "--quiet", "reason", "--", "results/dataset/learn.h5").stdout
     # the two channels and the annotation of `learn`, and the files of `choose`
     assert "input: images.tif, labels.tif, labels.tif, images.tif, labels.tif\n" in plan
     table = table.replace("[1]", "[1, 0]")
@@ -756,15 +756,21 @@ def test_bad_input_detected_by_a_job_is_reported_last_and_leaves_no_output(tmp_p
     assert list((tmp_path / "results").rglob("*.h5")) == []
 
 
-FIGURES = {"draw_figures"}
+FIGURES = {"draw_figures", "compare"}
 # library -> stages that may import it; each import takes a fifth of a second or more, torch a second
 STAGES_OF = {
-    "torch": {"train", "predict", "predict_part", "package_model"},
+    "torch": {"train", "predict", "predict_part", "package_model", "measure_speed"},
     "matplotlib": {"check_volumes"} | FIGURES,
     "pandas": {"train", "evaluate", "measure_spread", "measure_cells", "summarise", "report"} | FIGURES,
-    "scipy.ndimage": {"check_volumes", "draw_volume", "draw_figures", "measure_cells", "summarise"},
+    "scipy.ndimage": {"check_volumes", "draw_volume", "measure_cells", "summarise"} | FIGURES,
 }
 ADAPTERS = sorted((ROOT / "workflow/scripts").glob("*.py"))
+
+
+def test_volumes_that_several_jobs_share_need_no_further_settings(tmp_path):
+    """Their rules are in no group, so no job of a group can depend on one that depends on the group."""
+    config = CONFIG | {"drawing": {"sections": 4, "size": 3000}, "jobs_per_volume": 2}
+    assert {"label_part", "join_labels", "predict_part"} <= planned(tmp_path, *write(tmp_path, config))
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.stem)

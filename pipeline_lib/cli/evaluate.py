@@ -46,7 +46,7 @@ output: for a probability map, the best value of each score over the thresholds
 0, 0.1, ..., 1, other scores at that threshold, and the instance scores at the
 threshold with the best SEG; for labels, the instance scores; for a map of the
 classes of the annotation (--prediction classes), also scores of each class.
-Errors: 0 is perfect. Others: 1 is perfect. They are explained in docs/explanation/scores.md.
+Errors: 0 is perfect. Others: 1 is perfect (docs/explanation/scores.md).
 
 exit codes: 0 scored; 1 a file cannot be read or scored; 2 wrong arguments
 example:    bordure evaluate truth.tif probability.tif --csv scores.csv

@@ -122,7 +122,9 @@ class Volume:
         return [path for path in (self.images, self.annotation, self.ignore_mask) if path]
 
 
-def read_table(path: str | Path, data_dir: str | Path, *, trains: bool = True) -> list[Volume]:
+def read_table(
+    path: str | Path, data_dir: str | Path, needed: Sequence[str] = ("train", "validation")
+) -> list[Volume]:
     """Read and check a table of volumes. The images are not opened.
 
     The table is a text with cells separated by tabs. Empty lines and lines that start with # are skipped.
@@ -134,9 +136,9 @@ def read_table(path: str | Path, data_dir: str | Path, *, trains: bool = True) -
         Table of volumes (TSV).
     data_dir : str or Path
         Folder that relative paths in the table refer to.
-    trains : bool, default True
-        Whether a model is trained on the volumes. Otherwise a trained model is applied to them, and all have
-        the split predict.
+    needed : sequence of str, default ("train", "validation")
+        Splits of which there must be volumes. With folds, only train. Without any, a trained model is applied
+        to the volumes, and all have the split predict.
 
     Returns
     -------
@@ -159,7 +161,7 @@ def read_table(path: str | Path, data_dir: str | Path, *, trains: bool = True) -
             "`vnc<TAB>train-volume.tif<TAB>train-labels.tif<TAB>0-19<TAB>train`."
         )
     _check_names_differ(volumes)
-    if not trains:
+    if not needed:
         if others := [volume for volume in volumes if volume.split != "predict"]:
             raise InputError(
                 f"{others[0].row}: `split` is {others[0].split}, but the config names a trained `model`. "
@@ -170,7 +172,7 @@ def read_table(path: str | Path, data_dir: str | Path, *, trains: bool = True) -
         ("train", "the network is trained on it"),
         ("validation", "the model and the threshold are chosen on it"),
     ):
-        if all(volume.split != split for volume in volumes):
+        if split in needed and all(volume.split != split for volume in volumes):
             raise InputError(
                 f"{path}: no volume has `split` {split}, expected at least one: {reason}. Write {split} in "
                 "the column `split` of a volume, or add a row with other sections of the same images."

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,8 +83,13 @@ class Trained(NamedTuple):
     scores: Sequence[str | Path]
     sections: Sequence[str | Path]
 
-    def missing(self) -> tuple[str, Path] | None:
+    def missing(self, unfinished: Collection[str] = ()) -> tuple[str, Path] | None:
         """Return the first step whose output is not complete.
+
+        Parameters
+        ----------
+        unfinished : collection of str, optional
+            Files that were to be made again and were not. They count as missing.
 
         Returns
         -------
@@ -98,7 +103,7 @@ class Trained(NamedTuple):
         }
         for step, paths in steps.items():
             for path in map(Path, paths):
-                if not path.exists():
+                if not path.exists() or str(path) in unfinished:
                     return step, path
         return None
 
@@ -144,6 +149,10 @@ class Contents:
         `seconds_per_iteration`, `seconds_per_megapixel` (of the prediction) and optionally `iterations`.
     pictures : sequence of Shown
         Sections that are shown.
+    passes : dict of str to int, optional
+        For each variant how often a prediction applies the network to each tile; by default once.
+    unfinished : collection of str, optional
+        Files that were to be made again and were not. They count as missing.
     """
 
     title: str
@@ -151,6 +160,8 @@ class Contents:
     models: Sequence[Trained]
     speed: Mapping[str, str | Path]
     pictures: Sequence[Shown]
+    passes: Mapping[str, int] = field(default_factory=dict)
+    unfinished: Collection[str] = ()
 
     @classmethod
     def of(cls, described: Json) -> Contents:
@@ -169,6 +180,11 @@ class Contents:
         models = [Trained(**model) for model in described["models"]]
         pictures = [Shown(**shown) for shown in described["pictures"]]
         return cls(**described | {"models": models, "pictures": pictures})
+
+    @property
+    def complete(self) -> list[Trained]:
+        """Models whose files are complete."""
+        return [model for model in self.models if not model.missing(self.unfinished)]
 
     @property
     def files(self) -> list[str | Path]:
@@ -204,7 +220,7 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
     """
     settings: Json = {"title": contents.title, "variants": {**contents.variants}}
     with provenance.making("comparison", [output, table], contents.files, **settings):
-        complete = [model for model in contents.models if not model.missing()]
+        complete = contents.complete
         compared = _compare(complete, [*contents.variants])
         with replacing(table) as temporary:
             compared[COLUMNS].to_csv(temporary, index=False)
@@ -214,8 +230,12 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
         scores = _scores_of(compared)
         headline = [score for score in scores if score.metric in (criterion, "v_rand_thin")]
         headline.sort(key=lambda score: score.metric != criterion)
-        trained = [model for model in contents.models if Path(model.model).exists()]
-        costs = _costs(trained, variants, contents.speed)
+        trained = [
+            model
+            for model in contents.models
+            if Path(model.model).exists() and str(model.model) not in contents.unfinished
+        ]
+        costs = _costs(trained, variants, contents)
         single = compared.groupby("variant").models.max().le(1) if len(compared) else pd.Series(dtype=bool)
         write_page(
             "comparison.html.jinja",
@@ -231,7 +251,7 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
             complete=len(complete),
             seeds=sorted({model.seed for model in contents.models}),
             folds=sorted({model.fold for model in contents.models}),
-            missing=_missing(contents.models),
+            missing=_missing(contents.models, contents.unfinished),
             unmeasured=[name for name in variants if not Path(contents.speed.get(name, "")).is_file()],
             single=[name for name in variants if single.get(name, False)],
             fewest=FEWEST_SECTIONS,
@@ -256,19 +276,25 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
     logger.info("%s: %.1f MB", output, Path(output).stat().st_size / 1e6)
 
 
-def _missing(models: Sequence[Trained]) -> list[tuple[str, str, list[str], Path]]:
+def _missing(
+    models: Sequence[Trained], unfinished: Collection[str]
+) -> list[tuple[str, str, list[str], Path]]:
     """Return variant, first step that did not end, names of its models, and the first missing file."""
     found: dict[tuple[str, str], tuple[list[str], Path]] = {}
     for model in models:
-        if missing := model.missing():
+        if missing := model.missing(unfinished):
             step, path = missing
             found.setdefault((model.variant, step), ([], path))[0].append(model.name)
     return [(*key, *value) for key, value in found.items()]
 
 
 def _compare(models: Sequence[Trained], variants: Sequence[str]) -> pd.DataFrame:
-    """Return the differences of all variants, with number of sections, means and standard deviations."""
+    """Return the differences of all variants, with number of sections, means and standard deviations.
+
+    Scores of classes are left out for variants whose classes are not those of the first one.
+    """
     sections, scores = [], []
+    classes = {model.variant: modelfile.describe(model.model)["classes"] for model in reversed(models)}
     for model in models:
         threshold = read_json(model.postprocessing)["threshold"]
         own = pd.concat([read_scores(path) for path in model.scores])
@@ -279,11 +305,17 @@ def _compare(models: Sequence[Trained], variants: Sequence[str]) -> pd.DataFrame
         ]
     if not models:
         return pd.DataFrame(columns=[*COLUMNS, "sections"])
+    reference = classes.get(variants[0], classes[models[0].variant])
+    other = [variant for variant in classes if classes[variant] != reference]
+
+    def comparable(table: pd.DataFrame) -> pd.DataFrame:
+        return table[~(table.variant.isin(other) & table.metric.str.startswith(_CLASS_SCORES))]
+
     keys = ["variant", "split", "metric"]
-    of_models = pd.concat(scores).groupby([*keys, "network"]).value.mean()
+    of_models = comparable(pd.concat(scores)).groupby([*keys, "network"]).value.mean()
     means = of_models.groupby(keys).agg(["mean", "std"])
     means.columns = ["mean", "standard_deviation"]
-    return compare_variants(pd.concat(sections), variants).merge(means, on=keys)
+    return compare_variants(comparable(pd.concat(sections)), variants).merge(means, on=keys)
 
 
 def _criterion(models: Sequence[Trained], first: str) -> str:
@@ -368,9 +400,7 @@ def _result(compared: pd.DataFrame, split: str, score: Score, first: str) -> dic
     return found
 
 
-def _costs(
-    models: Iterable[Trained], variants: Sequence[str], speed: Mapping[str, str | Path]
-) -> dict[str, Json]:
+def _costs(models: Iterable[Trained], variants: Sequence[str], contents: Contents) -> dict[str, Json]:
     """Return parameters, multiply-adds and times of each variant, as far as they are known.
 
     The training time is that of the iterations at the measured speed. The time that a training took depends
@@ -382,9 +412,10 @@ def _costs(
         if Path(model.history).exists():
             known[model.variant]["iterations"] = int(pd.read_csv(model.history).iteration.iloc[-1])
     for name, own in known.items():
-        path = speed.get(name)
+        path = contents.speed.get(name)
         if path is not None and Path(path).exists():
             known[name] = own = read_json(path) | own
+            own["seconds_per_megapixel"] *= contents.passes.get(name, 1)
             if "iterations" in own:
                 own["training"] = own["iterations"] * own["seconds_per_iteration"]
     return known

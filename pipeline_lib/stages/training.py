@@ -211,6 +211,14 @@ def train(
                 output,
                 f", in {processes.number} processes" if processes.number > 1 else "",
             )
+            if settings.warm_up >= settings.iterations:
+                logger.warning(
+                    "training.warm_up: %d iterations, of %d. The learning rate does not reach %g. Set a "
+                    "smaller `warm_up`, or train longer.",
+                    settings.warm_up,
+                    settings.iterations,
+                    settings.learning_rate,
+                )
             if processes.number > 1 and device.type == "cpu" and settings.device == "auto":
                 logger.warning(
                     "torch finds no GPU. The processes share the CPU, which is not faster than one process."

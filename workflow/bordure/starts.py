@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bordure.study import Model, of_variant
@@ -121,33 +121,34 @@ def require_starts(models: Mapping[str, Model], results: str, find: Callable[[st
 def _require_start(
     model: Model, models: Mapping[str, Model], results: str, find: Callable[[str], Path | str]
 ) -> None:
-    start = model.settings["training"].get("start_from")
+    training = model.settings["training"]
+    start, keep = training.get("start_from"), training.get("keep_normalisation")
     if start is None:
         return
-    other = named(model, models)
-    study = model.settings.get("study", {"variants": {model.variant: model.settings}})
-    if other is model and (study["variants"][model.variant].get("training") or {}).get("start_from"):
+    source = named(model, models)
+    if source is model and _is_own(model):
         raise InputError(
             f"training.start_from: `{start}` is the model that this run trains. To start from one that it "
             "trained earlier, copy its `model.pt` to another folder and name the copy."
         )
     path = [model.name]
-    while other and other.name not in path:
-        path.append(other.name)
-        other = named(other, models)
-        if other and other.name == path[-1]:  # starts from random parameters
-            other = None
-    if other:
-        raise InputError(
-            f"training.start_from: a circle, {' starts from '.join([*path, other.name])}. One of them must "
-            "start from a file, or from random parameters."
-        )
+    for ancestor in ancestors(model, models):
+        path.append(ancestor.name)
+        if ancestor.name in path[:-1]:
+            raise InputError(
+                f"training.start_from: a circle, {' starts from '.join(path)}. One of them must start from a "
+                "file, or from random parameters."
+            )
     from pipeline_lib.networks import transfer  # imports torch, which takes a second
 
-    keep = model.settings["training"].get("keep_normalisation")
-    if other := named(model, models):
-        if other is not model:
-            transfer.require_start(other.plan, model.plan, other.name, keep)
+    if source:
+        if source.fold != model.fold:
+            raise InputError(
+                f"training.start_from: {source.name} learned from volumes that validate {model.name}. "
+                f"Write `start_from: {source.variant}`, the model of the same fold."
+            )
+        if source is not model:
+            transfer.require_start(source.plan, model.plan, source.name, keep)
         return
     file = find(os.path.expanduser(start))
     if not Path(file).exists():
@@ -166,3 +167,34 @@ def _require_start(
             "the copy."
         )
     transfer.require_start(transfer.plan_of(file), model.plan, str(file), keep)
+
+
+def ancestors(model: Model, models: Mapping[str, Model]) -> Iterator[Model]:
+    """Yield the models that a model starts from, directly and over others, up to the first that repeats.
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    models : dict of str to Model
+        All models of the run.
+
+    Yields
+    ------
+    Model
+        The next model.
+    """
+    seen = [model]
+    while (source := named(model, models)) and source is not model:  # else from random parameters
+        yield source
+        if source in seen:
+            return
+        seen.append(source)
+        model = source
+
+
+def _is_own(model: Model) -> bool:
+    """Return whether `start_from` of a model is its own setting, not that of all variants."""
+    variants = model.settings.get("study", {}).get("variants", {})
+    own = variants.get(model.variant, {}) if variants else model.settings
+    return "start_from" in (own.get("training") or {})

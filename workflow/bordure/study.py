@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bordure.settings import complete
+from bordure.settings import complete, read_schema
 from pipeline_lib import networks
 from pipeline_lib.networks import Plan
 from pipeline_lib.runtime.errors import InputError
@@ -17,8 +19,7 @@ from pipeline_lib.tasks.segmentation.baselines import BASELINES
 from pipeline_lib.tasks.segmentation.classes import Classes
 
 # What a variant can change. All variants have the same volumes, so that their scores can be compared.
-SECTIONS = (
-    "dataset",
+CHANGEABLE = {
     "normalisation",
     "weight_map",
     "network",
@@ -26,12 +27,36 @@ SECTIONS = (
     "augmentation",
     "prediction",
     "segmentation",
-)
-IN_DATASET = ("target", "instances", "separation_border_width")
-
-# Settings of a training that do not change the time of an iteration
-NOT_OF_STEP = ("iterations", "validation_interval", "start_from", "keep_normalisation")
+    "dataset.target",
+    "dataset.instances",
+    "dataset.separation_border_width",
+}
+# Settings of a training that do not change the time of an iteration, or that its measurement does not use
+NOT_OF_STEP = {
+    "iterations",
+    "validation_interval",
+    "start_from",
+    "keep_normalisation",
+    "sampling",
+    "optimizer",
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "warm_up",
+    "decay",
+    "best_by",
+    "batch_normalisation_tiles",
+    "learning_rate_factors",
+}
 DEFAULT = "unet"  # network of a config that names none
+# All other keys of a config
+SAME_FOR_ALL = {
+    name
+    for key, part in read_schema("config")["properties"].items()
+    for name in (key, *(f"{key}.{own}" for own in part.get("properties", ())))
+    if name not in CHANGEABLE and key not in CHANGEABLE
+} - {"dataset"}
+RESERVED = (*BASELINES, "baselines")  # names in paths of results
 
 
 @dataclass(frozen=True)
@@ -58,7 +83,8 @@ class Model:
         Plan of its network.
     dataset, statistics, weight_map, speed : str
         Names of the folders of its datasets and weight maps, and of the files of its statistics and of its
-        measured speed, without suffix. Models with the same settings share them.
+        measured speed, without suffix. Models with the same settings share them. Those of the main model have
+        the names of a run without a study; the others end with a hash of the settings.
     """
 
     name: str
@@ -73,7 +99,7 @@ class Model:
     dataset: str = "dataset"
     statistics: str = "statistics"
     weight_map: str = "weight_map"
-    speed: str = ""
+    speed: str = "step"
 
     @property
     def step(self) -> Json:
@@ -121,25 +147,41 @@ def variants(given: Json) -> dict[str, Json]:
         If the settings of a variant are not valid, or would change the volumes.
     """
     whole = complete(given)
-    study = whole.get("study")
-    if not study:
+    if "study" not in whole:
         return {whole["network"]["name"]: whole}
-    found = {}
-    for name, changes in study["variants"].items():
-        if not re.fullmatch("[A-Za-z0-9_]{1,40}", name) or name in BASELINES:
-            raise InputError(
-                f"config key `study.variants`: found the name `{name}`, expected letters, digits and `_`"
-                f"{', and no name of a baseline' if name in BASELINES else ''}. Rename it."
-            )
-        for key in [*changes, *(f"dataset.{own}" for own in changes.get("dataset") or ())]:
-            if key not in SECTIONS and not (key.startswith("dataset.") and key[8:] in IN_DATASET):
-                raise InputError(
-                    f"config key `study.variants.{name}.{key}`: the same for all variants. Variants can "
-                    f"change {', '.join(SECTIONS[1:])} and dataset.{', dataset.'.join(IN_DATASET)}."
-                )
+    found: dict[str, Json] = {}
+    for name, changes in given["study"]["variants"].items():
+        _require_name(name, [*found])
+        _require_changeable(name, changes or {})
         with of_variant(name):
-            found[name] = complete(merged(given, changes))
+            found[name] = complete(merged(given, changes or {}))
     return found
+
+
+def _require_name(name: object, others: Sequence[str]) -> None:
+    """Raise `InputError` unless a variant can have this name, which becomes part of file names."""
+    if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_]{1,40}", name):
+        problem = "expected a text of letters, digits and `_`"
+    elif name.lower() in RESERVED:
+        problem = "which is a name of the workflow"
+    elif name.lower() in map(str.lower, others):
+        problem = "which differs from another one only in capital letters"
+    else:
+        return
+    raise InputError(f"config key `study.variants`: found the name `{name}`, {problem}. Rename it.")
+
+
+def _require_changeable(name: str, changes: Json) -> None:
+    """Raise `InputError` if a variant changes a setting that must be the same for all."""
+    dataset = changes.get("dataset")
+    keys = [key for key in changes if key != "dataset"]
+    keys += [f"dataset.{key}" for key in dataset] if isinstance(dataset, dict) else []
+    for key in keys:
+        if key in SAME_FOR_ALL:
+            raise InputError(
+                f"config key `study.variants.{name}.{key}`: the same for all variants. Variants can change "
+                f"{', '.join(sorted(CHANGEABLE))}."
+            )
 
 
 @contextmanager
@@ -172,8 +214,8 @@ def merged(settings: Json, changes: Json) -> Json:
     settings : dict
         Settings, with sections as dicts.
     changes : dict
-        Some of the settings with other values. A `network` of another name replaces the whole section,
-        because its settings are others.
+        Some of the settings with other values. A setting with the value None is removed, so that it has its
+        default. A `network` of another name replaces the whole section, because its settings are others.
 
     Returns
     -------
@@ -186,18 +228,22 @@ def merged(settings: Json, changes: Json) -> Json:
     {'network': {'name': 'unet', 'depth': 4}, 'seed': 1}
     >>> merged({"network": {"name": "unet", "depth": 3}}, {"network": {"name": "fcn8s"}})
     {'network': {'name': 'fcn8s'}}
+    >>> merged({"training": {"tile": 300, "loss_mask": 0.5}}, {"training": {"loss_mask": None}})
+    {'training': {'tile': 300}}
     """
     found = dict(settings)
     for key, value in changes.items():
         before = found.get(key)
-        if value is None:  # a section with all lines commented out
+        if isinstance(before, dict) and value is None:  # a section with all lines commented out
             continue
-        if not isinstance(before, dict) or not isinstance(value, dict):
-            found[key] = value
-            continue
-        name = before.get("name", DEFAULT)
-        other = key == "network" and value.get("name", name) != name
-        found[key] = value if other else merged(before, value)
+        if value is None:
+            found.pop(key, None)
+        elif not isinstance(before, dict) or not isinstance(value, dict):
+            found[key] = merged({}, value) if isinstance(value, dict) else value
+        else:
+            name = before.get("name", DEFAULT)
+            other = key == "network" and value.get("name", name) != name
+            found[key] = merged({} if other else before, value)
     return found
 
 
@@ -249,20 +295,18 @@ def models(
                 parts = [f"-fold{fold}"] * bool(fold) + [f"-seed{seed}"] * (seed != own["seed"])
                 title = "".join([name or variant, *parts])
                 found.append(Model(title, variant, seed, fold, own, train, validation, distinguished, plan))
-    datasets = _shared(found, "dataset", lambda model: [model.settings["dataset"]])
-    found = [dataclasses.replace(model, dataset=datasets[model.name]) for model in found]
-    statistics = _shared(
-        found, "statistics", lambda model: [model.dataset, model.fold, model.settings["normalisation"]]
+    shared: tuple[tuple[str, Callable[[Model], list[object]]], ...] = (
+        ("dataset", lambda model: [model.settings["dataset"]]),
+        ("statistics", lambda model: [model.dataset, model.fold, model.settings["normalisation"]]),
+        ("weight_map", lambda model: [model.statistics, model.settings["weight_map"]]),
+        ("speed", lambda model: [model.step]),
     )
-    found = [dataclasses.replace(model, statistics=statistics[model.name]) for model in found]
-    weight_maps = _shared(found, "weight_map", lambda model: [model.statistics, model.settings["weight_map"]])
-    found = [dataclasses.replace(model, weight_map=weight_maps[model.name]) for model in found]
-    steps: dict[str, Json] = {}
-    for number, model in enumerate(found):
-        step = model.step
-        measured = next((variant for variant, other in steps.items() if other == step), model.variant)
-        steps.setdefault(measured, step)
-        found[number] = dataclasses.replace(model, speed=measured)
+    for attribute, settings_of in shared:
+        main = settings_of(found[0])
+        for number, model in enumerate(found):
+            if (key := settings_of(model)) != main:
+                named: Json = {attribute: f"{getattr(model, attribute)}-{_hash(key)}"}
+                found[number] = dataclasses.replace(model, **named)
     return {model.name: model for model in found}
 
 
@@ -305,18 +349,9 @@ def warnings(models: Mapping[str, Model], given: Json) -> list[str]:
     return found
 
 
-def _shared(models: Iterable[Model], name: str, key: Callable[[Model], object]) -> dict[str, str]:
-    """Return the name of what models with the same `key` share, after the first of them, by model."""
-    keys: list[object] = []
-    names: list[str] = []
-    found = {}
-    for model in models:
-        own = key(model)
-        if own not in keys:
-            keys.append(own)
-            names.append(f"{name}-{model.name}" if names else name)
-        found[model.name] = names[keys.index(own)]
-    return found
+def _hash(settings: object) -> str:
+    """Return a short name of settings, which does not depend on other models of the run."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def first_with(models: Mapping[str, Model], attribute: str) -> dict[str, Model]:

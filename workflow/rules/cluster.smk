@@ -5,7 +5,7 @@ from bordure import cluster
 # They are put into groups, each of which is one cluster job. Training and prediction need the most resources
 # and have separate jobs. `localrule: True` marks stages that take a second or two and little memory; outside
 # a group they run on the machine where Snakemake runs.
-SMALL = sum(map(math.prod, SHAPES.values())) <= volumes.BATCH
+SMALL = sum(map(math.prod, SHAPES.values())) <= volumes.BATCH and not SCATTERED
 PREPARE, FINISH = ("prepare", "finish") if SMALL else (None, None)
 # With further models, the jobs of each model stay separate and run in parallel.
 JOIN = None if FURTHER else FINISH

@@ -31,6 +31,7 @@ from pipeline_lib.data import folds, volumes
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.pixelsize import pair
 from pipeline_lib.networks import modelfile
+from pipeline_lib.projects.proposal import ORIENTATIONS
 from pipeline_lib.runtime import live, locks
 from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.tasks.segmentation.classes import Classes
@@ -67,7 +68,8 @@ def read_volumes():
             "images, or `drawing` to use your own."
         )
     drawn = f"{config['results']}/drawn" if "drawing" in config else None
-    rows = volumes.read_table(table, drawn or config.get("data_dir", "."), trains=not MODEL_FILE)
+    needed = [] if MODEL_FILE else ["train"] if "folds" in config else ["train", "validation"]
+    rows = volumes.read_table(table, drawn or config.get("data_dir", "."), needed)
     if drawn:
         others = {row.volume: () for row in rows}
         sections, size = config["drawing"]["sections"], config["drawing"]["size"]
@@ -120,13 +122,17 @@ def divide_volumes():
     if "folds" not in config or MODEL_FILE:
         return [splits], []
     divided = folds.divide([*VOLUMES.values()], {name: SHAPES[name][0] for name in VOLUMES}, config["folds"])
-    for row in divided.volumes:
-        for found in (SHAPES, OTHERS, IN_FILES):
-            if (name := divided.whole[row.volume]) in found:
-                found[row.volume] = found[name]
-        SHAPES[row.volume] = (len(divided.numbers[row.volume]), *SHAPES[row.volume][1:])
-    VOLUMES.clear()
-    VOLUMES.update({row.volume: row for row in divided.volumes})
+    whole = divided.whole
+    shapes = {name: (len(own), *SHAPES[whole[name]][1:]) for name, own in divided.numbers.items()}
+    replaced = (
+        (VOLUMES, {row.volume: row for row in divided.volumes}),
+        (SHAPES, shapes),
+        (OTHERS, {name: OTHERS[whole[name]] for name in whole}),
+        (IN_FILES, {name: IN_FILES[whole[name]] for name in whole if whole[name] in IN_FILES}),
+    )
+    for found, new in replaced:
+        found.clear()
+        found.update(new)
     every = [name for own in divided.names for name in own]
     return [([name for name in every if name not in own], own) for own in divided.names], divided.described()
 
@@ -191,13 +197,14 @@ try:
     FOLDS, NOTES = divide_volumes()
     # lengths in um become px, once for all rules
     for variant, own in SETTINGS.items():
-        SETTINGS[variant], lines = convert(
-            own,
-            [*VOLUMES.values()],
-            IN_FILES,
-            of_model=pair(modelfile.describe(MODEL_FILE).get("pixel_size")) if MODEL_FILE else None,
-            unused=OF_TRAINING if MODEL_FILE else (),
-        )
+        with study.of_variant(variant, STUDY):
+            SETTINGS[variant], lines = convert(
+                own,
+                [*VOLUMES.values()],
+                IN_FILES,
+                of_model=pair(modelfile.describe(MODEL_FILE).get("pixel_size")) if MODEL_FILE else None,
+                unused=OF_TRAINING if MODEL_FILE else (),
+            )
         NOTES += [line for line in lines if line not in NOTES]
     config.update(next(iter(SETTINGS.values())))
     CHANNELS, *others = [dataset_of(config, name)["channels"] for name in VOLUMES]
@@ -254,6 +261,11 @@ def schedule_of(model, *speed):
     return training
 
 
+def untimed(training):
+    """Return the settings of a training without those that a measured speed replaces."""
+    return {key: training[key] for key in training if key not in ("iterations", "validation_interval")}
+
+
 def protect_models(dag):
     """Print which trained models the run replaces and why. A real run needs leave, and keeps copies."""
     planned = [job for job in dag.needrun_jobs() if job.rule.name == "train_model"]
@@ -269,7 +281,10 @@ def protect_models(dag):
     for job in replaced:
         name, model = job.wildcards.model, Path(job.output.model)
         titles[model] = replacement.title(model, packaged.get(name))
-        reasons[model] = replacement.changes(model, settings_of(name)) or "settings of its data changed"
+        unknown = (
+            "settings of its data or `study.minutes` changed" if TIMED else "settings of its data changed"
+        )
+        reasons[model] = replacement.changes(model, settings_of(name)) or unknown
         print(f"replaces {titles[model]}: {reasons[model]}", file=sys.stderr)
     if replaced and not workflow.dryrun:
         try:
@@ -331,12 +346,7 @@ TEST, PREDICT = (
     [name for name, row in VOLUMES.items() if row.split == split] for split in volumes.SPLITS[2:]
 )
 LEARNED = [name for split in folds.ANNOTATED for name, row in VOLUMES.items() if row.split == split]
-# Validation volumes of the further models of each fold, and of all models
-OF_FOLDS = {
-    fold: (validation, [name for name in FURTHER if MODELS[name].fold == fold])
-    for fold, (_, validation) in enumerate(FOLDS)
-}
-HELD_OUT = [name for validation, _ in OF_FOLDS.values() for name in validation]
+HELD_OUT = [name for _, validation in FOLDS for name in validation]
 # Trainings that differ from the main model only in fold and seed
 OF_MAIN = [name for name, model in MODELS.items() if model.variant == MAIN.variant]
 TIMED = "minutes" in config.get("study", {})
@@ -504,6 +514,11 @@ def evaluated_of(model):
     return [*validation_of(model), *TEST]
 
 
+def models_of(fold, names=None):
+    """Return those of the models `names`, or of all, that are validated on a fold."""
+    return [name for name in (MODELS if names is None else names) if MODELS[name].fold == fold]
+
+
 def in_fold(group, fold):
     """Return the name of a group of volumes in a fold, for batches."""
     return f"{group}_fold{fold}" if fold else group
@@ -513,9 +528,7 @@ def choices(models=None):
     """Return a parameter function: the files of `choose_postprocessing` for `models`, or for {model}."""
     return lambda wildcards: [
         {
-            "datasets": paths(
-                "<results>/{dataset}/{volume}.h5", **paths_of(model), volume=validation_of(model)
-            ),
+            "datasets": paths("<results>/dataset/{volume}.h5", volume=validation_of(model)),
             "predictions": paths(
                 "<results>/prediction/{model}/{volume}.h5", model=model, volume=validation_of(model)
             ),
@@ -559,7 +572,8 @@ def evaluations(names, models=None):
     return each(
         names,
         models,
-        dataset="<results>/{dataset}/{volume}.h5",
+        dataset="<results>/dataset/{volume}.h5",  # the same truth for all variants
+        classes="<results>/{dataset}/{volume}.h5",
         prediction="<results>/prediction/{model}/{volume}.h5",
         segmentation="<results>/segmentation/{model}/{volume}.h5",
         postprocessing="<results>/postprocessing/{model}.json",
@@ -608,8 +622,8 @@ def pictures(kind, names, figure):
 
 
 def gpu_slots(section):
-    """Return the number of GPUs a job requests: 0 if `device` is `cpu`, else 1, even without a GPU here."""
-    return 0 if config[section]["device"] == "cpu" else 1
+    """Return a resource: the GPUs a job requests, 0 if `device` is `cpu`, else 1, even without a GPU here."""
+    return lambda wildcards: 0 if setting(section)(wildcards)["device"] == "cpu" else 1
 
 
 def made_report():

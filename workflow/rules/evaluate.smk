@@ -9,7 +9,7 @@ rule evaluate:
 
 rule choose_postprocessing:
     input:
-        datasets=of_model("<results>/{dataset}/{volume}.h5", "validation"),
+        datasets=of_model("<results>/dataset/{volume}.h5", "validation"),
         predictions=of_model("<results>/prediction/{model}/{volume}.h5", "validation"),
     output:
         "<results>/postprocessing/{model}.json",
@@ -48,8 +48,8 @@ use rule choose_postprocessing as choose_postprocessing_baselines with:
 
 
 SCORED = {
-    in_fold("held_out", fold): (validation + TEST, models + [MODEL] * (fold == 0))
-    for fold, (validation, models) in OF_FOLDS.items()
+    in_fold("held_out", fold): (validation + TEST, models_of(fold))
+    for fold, (_, validation) in enumerate(FOLDS)
 }
 
 for batch in batches_of("evaluate", **{group: names for group, (names, _) in SCORED.items()}):
@@ -58,7 +58,8 @@ for batch in batches_of("evaluate", **{group: names for group, (names, _) in SCO
         name:
             batch.rule_name
         input:
-            datasets=of_model("<results>/{dataset}/{volume}.h5", batch.volumes),
+            datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
+            classes=of_model("<results>/{dataset}/{volume}.h5", batch.volumes),
             predictions=expand("<results>/prediction/{{model}}/{volume}.h5", volume=batch.volumes),
             segmentations=expand("<results>/segmentation/{{model}}/{volume}.h5", volume=batch.volumes),
             postprocessing="<results>/postprocessing/{model}.json",

@@ -13,7 +13,11 @@ PREDICTED = {
     "train": (SHOWN_TRAIN + VALIDATION, [MODEL]),
     "test": (TEST, [*MODELS]),
     "new": (PREDICT, [*MODELS]),
-} | {in_fold("validation", fold): group for fold, group in OF_FOLDS.items() if group[1]}
+} | {
+    in_fold("validation", fold): (validation, further)
+    for fold, (_, validation) in enumerate(FOLDS)
+    if (further := models_of(fold, FURTHER))
+}
 
 for batch in batches_of("predict", **{group: whole(names) for group, (names, _) in PREDICTED.items()}):
 

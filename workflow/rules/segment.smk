@@ -12,9 +12,9 @@ rule segment:
 
 # Further models are only scored, so they need not segment the training volumes that the report shows.
 LABELLED = {"annotated": (SHOWN_TRAIN + EVALUATED, [MODEL]), "new": (PREDICT, [*MODELS])} | {
-    in_fold("held_out", fold): (validation + TEST, models)
-    for fold, (validation, models) in OF_FOLDS.items()
-    if models
+    in_fold("held_out", fold): (validation + TEST, further)
+    for fold, (_, validation) in enumerate(FOLDS)
+    if (further := models_of(fold, FURTHER))
 }
 
 for batch in batches_of("segment", **{group: whole(names) for group, (names, _) in LABELLED.items()}):

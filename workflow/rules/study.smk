@@ -1,6 +1,11 @@
 # With `study:` in the config: what each variant costs, and the page that compares the variants.
 
 
+rule measure_speeds:
+    input:
+        expand("<results>/speed/{speed}.json", speed=SPEEDS),
+
+
 # The times of this file are measured once. A training depends on the file, so that it can be repeated.
 rule measure_speed:
     output:
@@ -61,7 +66,7 @@ use rule package_model as package_variant with:
         channels=CHANNELS,
 
 
-def comparison():
+def comparison(unfinished=()):
     """Return the arguments of `stages.comparison.Contents` as dicts and texts."""
 
     def files(pattern, model, names=(None,)):
@@ -87,6 +92,11 @@ def comparison():
             }
             for model in MODELS.values()
         ],
+        "passes": {
+            name: ORIENTATIONS if model.settings["prediction"]["average_orientations"] else 1
+            for name, model in VARIANTS.items()
+        },
+        "unfinished": [*unfinished],
         "speed": {name: f"{config['results']}/speed/{model.speed}.json" for name, model in VARIANTS.items()},
         "pictures": [
             {
@@ -137,13 +147,17 @@ rule compare:
 def compare_finished():
     """Write the comparison of the models that are complete, after a run in which some jobs failed.
 
-    The page states what is missing. The next run makes it again.
+    The page states what is missing. The next run makes it again, because the page has an old date.
     """
     from pipeline_lib.stages.comparison import Contents, write_comparison
 
-    results = Path(config["results"])
-    if not any(Path(model["sections"][-1]).exists() for model in comparison()["models"]):
+    unfinished = [str(file) for job in workflow.dag.needrun_jobs() for file in job.output]
+    contents = Contents.of(comparison(unfinished))
+    if not contents.complete:
         return
+    written = [Path(config["results"], f"comparison.{suffix}") for suffix in ("html", "csv")]
     with suppress(InputError, OSError):  # the reason for the failed run is printed
-        write_comparison(Contents.of(comparison()), results / "comparison.html", results / "comparison.csv")
-        print(f"comparison    {results / 'comparison.html'} (of the models that are complete)")
+        write_comparison(contents, *written)
+        for path in written:
+            os.utime(path, (0, 0))
+        print(f"comparison    {written[0]} (of the models that are complete)")

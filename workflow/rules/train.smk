@@ -30,7 +30,7 @@ rule train_model:
         mem_mb=MEMORY_MB,
         runtime=growing(720, 1440),  # min; a training that reaches its time limit is resumed
     params:
-        **({"given": lambda wildcards: schedule_of(model_of(wildcards))} if TIMED else {}),
+        **({"given": lambda wildcards: untimed(schedule_of(model_of(wildcards)))} if TIMED else {}),
         network=setting("network"),
         training=(
             (lambda wildcards, input: schedule_of(model_of(wildcards), *input.speed))
