@@ -18,7 +18,7 @@ def test_volumes_are_divided_into_contiguous_blocks():
     volumes = [volume(f"v{k}", f"{k}.tif") for k in range(7)] + [volume("held", "h.tif", split="test")]
     found = divide(volumes, {row.volume: 2 for row in volumes}, 3)
     assert found.names == [["v0", "v1", "v2"], ["v3", "v4"], ["v5", "v6"]]
-    assert [row.split for row in found.volumes] == ["validation"] * 3 + ["train"] * 4 + ["test"]
+    assert [piece.volume.split for piece in found.pieces] == ["validation"] * 3 + ["train"] * 4 + ["test"]
     assert found.unused == {}
 
 
@@ -30,7 +30,7 @@ def test_an_adjacent_volume_of_the_same_file_loses_its_first_section():
         volume("test", sections="24-29", split="test"),
     ]
     found = divide(rows, {"train": 20, "validation": 4, "test": 6}, 2)
-    sections = {row.volume: row.sections for row in found.volumes}
+    sections = {piece.volume.volume: piece.volume.sections for piece in found.pieces}
     assert sections == {"train": "0-19", "validation": "21-23", "test": "24-29"}
     assert found.unused == {"validation": [20]}
     assert found.described()[-1] == "in no fold, because they are next to one: sections validation 20"
@@ -67,7 +67,7 @@ def test_folds_are_disjoint_and_never_neighbours(lengths, files, number):
     except InputError as error:
         assert "too few" in str(error)
         return
-    by_name = {row.volume: row for row in found.volumes}
+    by_name = {piece.volume.volume: piece.volume for piece in found.pieces}
     places = [
         [(by_name[name].images, z) for name in own for z in parse_sections(by_name[name].sections, 10**6)]
         for own in found.names
@@ -82,7 +82,7 @@ def test_folds_are_disjoint_and_never_neighbours(lengths, files, number):
     assert {*every} | unused == whole and not {*every} & unused
     # a section is left out only for a neighbour in an earlier fold
     assert len(unused) <= len(rows) + number
-    assert {name: [*numbers] for name, numbers in found.numbers.items()} == {
+    assert {piece.volume.volume: piece.numbers for piece in found.pieces} == {
         name: parse_sections(row.sections, 10**6) for name, row in by_name.items()
     }
 

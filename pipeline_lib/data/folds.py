@@ -15,28 +15,43 @@ from pipeline_lib.runtime.errors import InputError
 ANNOTATED = ("train", "validation")  # splits of the volumes that are divided into folds
 
 
+class Piece(NamedTuple):
+    """A volume, or the part of a volume that lies in one fold.
+
+    Attributes
+    ----------
+    volume : Volume
+        Its row of the table, with its own name, sections and split.
+    whole : str
+        Name of the volume in the table.
+    numbers : list of int
+        Numbers of its sections in the file.
+    fold : int or None
+        Its fold; None for volumes of other splits.
+    """
+
+    volume: Volume
+    whole: str
+    numbers: list[int]
+    fold: int | None
+
+
 class Folds(NamedTuple):
     """Volumes of a cross-validation.
 
     Attributes
     ----------
-    volumes : list of Volume
-        All volumes. Those that lie in several folds are divided; fold 0 is the validation split.
+    pieces : list of Piece
+        All volumes. Those that lie in several folds are divided. Fold 0 is the validation split.
     names : list of list of str
         Names of the volumes in each fold.
-    numbers : dict of str to list of int
-        Numbers of the sections of each volume.
-    whole : dict of str to str
-        Name that each volume had before it was divided.
     unused : dict of str to list of int
         Numbers of the sections that are in no fold, because they lie between two folds, by the names of the
-        volumes that they belonged to.
+        volumes in the table.
     """
 
-    volumes: list[Volume]
+    pieces: list[Piece]
     names: list[list[str]]
-    numbers: dict[str, list[int]]
-    whole: dict[str, str]
     unused: dict[str, list[int]]
 
     def described(self) -> list[str]:
@@ -86,62 +101,58 @@ def divide(volumes: Sequence[Volume], counts: Mapping[str, int], number: int) ->
     fold 1: vnc-fold1
     fold 2: vnc-fold2
     in no fold, because they are next to one: sections vnc 3,6
-    >>> [volume.sections for volume in divide([stack], {"vnc": 9}, 3).volumes]
+    >>> [piece.volume.sections for piece in divide([stack], {"vnc": 9}, 3).pieces]
     ['0-2', '4-5', '7-8']
     """
     sections = {volume.volume: _sections(volume, counts[volume.volume]) for volume in volumes}
     annotated = [volume for volume in volumes if volume.split in ANNOTATED]
-    units = [(volume, section) for volume in annotated for section in sections[volume.volume]]
-    if len(annotated) >= number:
-        block = {volume.volume: k * number // len(annotated) for k, volume in enumerate(annotated)}
-        fold_of = [block[volume.volume] for volume, _ in units]
-    else:
-        fold_of = [k * number // len(units) for k in range(len(units))]
-    places: dict[tuple[str, int], set[int]] = {}
-    for (volume, section), fold in zip(units, fold_of, strict=True):
-        places.setdefault((_file(volume), section), set()).add(fold)
-    for (file, section), folds in places.items():
-        if len(folds) > 1:
+    fold_of = _blocks([(volume.volume, sections[volume.volume]) for volume in annotated], number)
+    file_of = {volume.volume: os.path.realpath(volume.images) for volume in annotated}
+    at: dict[tuple[str, int], int] = {}  # fold of each section of a file
+    for (name, section), fold in fold_of.items():
+        if at.setdefault((file_of[name], section), fold) != fold:
             raise InputError(
-                f"config key `folds`: parts of section {section} of {file} would be in the folds "
-                f"{', '.join(map(str, sorted(folds)))}. Choose other rows of the table, or fewer folds."
+                f"config key `folds`: parts of section {section} of {file_of[name]} would be in the folds "
+                f"{at[file_of[name], section]}, {fold}. Choose other rows of the table, or fewer folds."
             )
-    numbers: dict[str, dict[int, list[int]]] = {volume.volume: {} for volume in annotated}
+    pieces: list[Piece] = []
     unused: dict[str, list[int]] = {}
-    for (volume, section), fold in zip(units, fold_of, strict=True):
-        near = [places.get((_file(volume), section + step), {fold}) for step in (-1, 1)]
-        if min(min(folds) for folds in near) < fold:
-            unused.setdefault(volume.volume, []).append(section)
-        else:
-            numbers[volume.volume].setdefault(fold, []).append(section)
-    found: list[Volume] = []
-    names: list[list[str]] = [[] for _ in range(number)]
-    others = [volume.volume for volume in volumes if volume not in annotated]
-    chosen, wholes = {name: sections[name] for name in others}, {name: name for name in others}
     for volume in volumes:
+        name, own = volume.volume, sections[volume.volume]
         if volume not in annotated:
-            found.append(volume)
+            pieces.append(Piece(volume, name, own, None))
             continue
-        pieces = numbers[volume.volume]
-        for fold, own in pieces.items():
-            whole = len(own) == len(sections[volume.volume])
-            name = volume.volume if len(pieces) == 1 else f"{volume.volume}-fold{fold}"
-            found.append(
-                replace(
-                    volume,
-                    volume=name,
-                    sections=volume.sections if whole else as_text(own),
-                    split="train" if fold else "validation",
-                )
+        numbers: dict[int, list[int]] = {}
+        for section in own:
+            fold, file = fold_of[name, section], file_of[name]
+            if min(at.get((file, section + step), fold) for step in (-1, 1)) < fold:
+                unused.setdefault(name, []).append(section)
+            else:
+                numbers.setdefault(fold, []).append(section)
+        for fold, part in numbers.items():
+            piece = replace(
+                volume,
+                volume=name if len(numbers) == 1 else f"{name}-fold{fold}",
+                sections=volume.sections if part == own else as_text(part),
+                split="train" if fold else "validation",
             )
-            names[fold].append(name)
-            chosen[name], wholes[name] = own, volume.volume
-    if empty := [fold for fold, own in enumerate(names) if not own]:
+            pieces.append(Piece(piece, name, part, fold))
+    names = [[piece.volume.volume for piece in pieces if piece.fold == fold] for fold in range(number)]
+    if [] in names:
         raise InputError(
-            f"config key `folds`: {len(units)} annotated sections are too few for {number} folds, because "
-            f"fold {empty[0]} has none that is not next to another fold. Choose fewer folds."
+            f"config key `folds`: {len(fold_of)} annotated sections are too few for {number} folds, because "
+            f"fold {names.index([])} has none that is not next to another fold. Choose fewer folds."
         )
-    return Folds(found, names, chosen, wholes, unused)
+    return Folds(pieces, names, unused)
+
+
+def _blocks(volumes: Sequence[tuple[str, list[int]]], number: int) -> dict[tuple[str, int], int]:
+    """Return the fold of each section of each volume: blocks of volumes, or of sections if these are few."""
+    units = [(name, section) for name, sections in volumes for section in sections]
+    if len(volumes) < number:
+        return {unit: k * number // len(units) for k, unit in enumerate(units)}
+    places = {name: k for k, (name, _) in enumerate(volumes)}
+    return {(name, section): places[name] * number // len(volumes) for name, section in units}
 
 
 def as_text(numbers: Sequence[int]) -> str:
@@ -173,8 +184,3 @@ def _sections(volume: Volume, count: int) -> list[int]:
     """Return the numbers of the sections of a volume in its file."""
     ranges = section_ranges(volume.sections)
     return [*range(count)] if ranges is None else [number for part in ranges for number in part]
-
-
-def _file(volume: Volume) -> str:
-    """Return the images of a volume as a path that is the same for all names of a file."""
-    return os.path.realpath(volume.images)

@@ -70,6 +70,8 @@ class Contents:
         Picture of `stages.pictures.draw_training` (PNG).
     thresholds_figure : str or Path
         Picture of `stages.pictures.draw_thresholds` (PNG).
+    study : bool, default False
+        Whether the page `comparison.html` is linked.
     """
 
     title: str
@@ -87,6 +89,7 @@ class Contents:
     errors: Sequence[str | Path]
     training_figure: str | Path
     thresholds_figure: str | Path
+    study: bool = False
 
     @property
     def files(self) -> list[str | Path]:
@@ -170,7 +173,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             seeds=[settings["seed"], *settings["seeds"]],
             folds=settings.get("folds", 1),
             trainings=(1 + len(settings["seeds"])) * settings.get("folds", 1),
-            study="study" in settings,
+            study=contents.study,
             headline=[score for score in SCORES if score.metric in HEADLINE],
             of_volume=_by_volume(table[table.network == network], splits),
             strips=[_picture(path) for path in contents.strips],
@@ -184,9 +187,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             cell_share=cell_share(read_json(contents.statistics)),
             volumes=contents.volumes,
             doubts=len(read_json(contents.check)["doubts"]),
-            sections={
-                name: part for name, part in settings.items() if isinstance(part, dict) and name != "study"
-            },
+            sections={name: part for name, part in settings.items() if isinstance(part, dict)},
             plain={name: value for name, value in settings.items() if not isinstance(value, dict)},
             software={"bordure": provenance.version(), "Python": platform.python_version()}
             | {name: metadata.version(name) for name in SOFTWARE},

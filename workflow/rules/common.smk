@@ -122,11 +122,10 @@ def divide_volumes():
     if "folds" not in config or MODEL_FILE:
         return [splits], []
     divided = folds.divide([*VOLUMES.values()], {name: SHAPES[name][0] for name in VOLUMES}, config["folds"])
-    whole = divided.whole
-    shapes = {name: (len(own), *SHAPES[whole[name]][1:]) for name, own in divided.numbers.items()}
+    whole = {piece.volume.volume: piece.whole for piece in divided.pieces}
     replaced = (
-        (VOLUMES, {row.volume: row for row in divided.volumes}),
-        (SHAPES, shapes),
+        (VOLUMES, {piece.volume.volume: piece.volume for piece in divided.pieces}),
+        (SHAPES, {p.volume.volume: (len(p.numbers), *SHAPES[p.whole][1:]) for p in divided.pieces}),
         (OTHERS, {name: OTHERS[whole[name]] for name in whole}),
         (IN_FILES, {name: IN_FILES[whole[name]] for name in whole if whole[name] in IN_FILES}),
     )

@@ -87,6 +87,10 @@ rule package_model:
         "../scripts/package_model.py"
 
 
+# The variants of a study are on the page that compares them.
+SHOWN_SETTINGS = {key: value for key, value in config.items() if key != "study"}
+
+
 rule report:
     input:
         scores="<results>/scores.csv",
@@ -118,10 +122,11 @@ rule report:
         title=config["report"]["title"],
         network=MODEL,
         settings=(
-            (lambda wildcards, input: config | {"training": schedule_of(MAIN, *input.speed)})
+            (lambda wildcards, input: SHOWN_SETTINGS | {"training": schedule_of(MAIN, *input.speed)})
             if TIMED
-            else config
+            else SHOWN_SETTINGS
         ),
+        study=STUDY,
         volumes=[vars(volume) for volume in VOLUMES.values()],
     script:
         "../scripts/report.py"

@@ -12,6 +12,7 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         title=snakemake.params.title,
         network=snakemake.params.network,
         settings=snakemake.params.settings,
+        study=snakemake.params.study,
         volumes=snakemake.params.volumes,
         scores=Path(snakemake.input.scores),
         spread=[*map(Path, snakemake.input.spread)],
