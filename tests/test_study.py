@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from bordure import study
-from test_workflow import counts, snakemake
+from bordure import starts, study
+from test_workflow import ROOT, counts, snakemake
 
 from pipeline_lib.provenance import find_record
 from pipeline_lib.runtime.errors import InputError
@@ -159,6 +159,18 @@ def test_settings_without_effect_and_twice_the_same_are_named():
     assert warning.startswith("warning: rare classes count more by `training.sampling: class_balanced`, and")
     alone = balanced | {"weight_map": {"class_balance": False}}
     assert not study.warnings(study.models(study.variants(alone), [([], [])], channels=1), alone)
+
+
+@pytest.mark.parametrize("page", ["docs/howto/study.md", *map(str, ROOT.glob("config/study*.yaml"))])
+def test_documented_studies_pass_the_dry_run(page):
+    text = (ROOT / page).read_text()
+    block = re.search("```yaml\n(.*?)```", text, re.DOTALL)
+    given = yaml.safe_load(block[1] if block else text)
+    found = study.models(study.variants(given), [([], [])], channels=1)
+    starts.require_starts(found, "results", str)
+    assert len(found) == len(given["study"]["variants"]) * (1 + len(given["seeds"]))
+    for model in found.values():
+        model.plan.require_training(model.settings["training"])
 
 
 CONFIG = """
