@@ -271,6 +271,33 @@ def test_a_class_without_pixels_and_different_names_are_refused(tmp_path):
         measure_statistics([missing], tmp_path / "s.json")
 
 
+def test_a_border_that_hardly_exists_is_refused_and_other_rare_classes_are_named(tmp_path, caplog):
+    """One pixel of 40,000 would have the weight of thousands of others."""
+    labels = np.zeros((1, 200, 200), np.uint16)
+    labels[0, 10:50, 10:50], labels[0, 100:140, 100:140] = 1, 2
+    tifffile.imwrite(tmp_path / "i.tif", labels.astype(np.uint8), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "l.tif", labels, photometric="minisblack")
+    given = {"annotation_kind": "instances", "target": "cell_border"}
+    build_dataset(tmp_path / "i.tif", tmp_path / "l.tif", tmp_path / "apart.h5", **given)
+    with pytest.raises(
+        InputError, match=r"only 0 of 40,000 px are border, because hardly any cells touch\. Use"
+    ):
+        measure_statistics([tmp_path / "apart.h5"], tmp_path / "s.json")
+    labels[0, 150, 150:153] = 3
+    tifffile.imwrite(tmp_path / "l.tif", labels, photometric="minisblack")
+    given = {
+        "annotation_kind": "classes",
+        "target": "classes",
+        "classes": {"background": 0, "a": 1, "b": 2, "rare": 3},
+    }
+    build_dataset(tmp_path / "i.tif", tmp_path / "l.tif", tmp_path / "rare.h5", **given)
+    measure_statistics([tmp_path / "rare.h5"], tmp_path / "s.json")
+    assert (
+        "only 3 of 40,000 px are rare. With `weight_map.class_balance`, each of them counts 3,333"
+        in caplog.text
+    )
+
+
 def test_two_classes_have_the_weights_that_they_had():
     rng = np.random.default_rng(0)
     cells = np.kron(rng.integers(0, 3, (8, 8)), np.ones((4, 4), int))

@@ -29,6 +29,8 @@ from pipeline_lib.runtime.types import Json
 from pipeline_lib.tasks.segmentation import baselines, weights
 from pipeline_lib.tasks.segmentation.classes import TWO, Classes, class_frequencies, count_classes
 
+RARE = 1e-4  # share of the pixels below which a class is too rare to learn
+
 
 def build_dataset(
     images: str | Path,
@@ -408,6 +410,8 @@ def measure_statistics(
         chosen = _same_classes(found)
         counts = count_classes(((v.labels, v.separation_border, v.ignore, v.target) for v in volumes), chosen)
         cell, total = int(chosen.of_cells(counts)), int(counts.sum())
+        if chosen.several:
+            _check_rare(dict(zip(chosen.names, counts.tolist(), strict=True)))
         if not counts.all() and chosen.several:
             missing = [name for name, count in zip(chosen.names, counts, strict=True) if not count]
             raise InputError(
@@ -461,6 +465,34 @@ def _require_one_scale(gray: Mapping[str | Path, Json], measured: normalisation.
     for name, doubt in doubts.items():
         if doubt:
             logger.warning("volume %s: %s", name, doubt["text"])
+
+
+def _check_rare(counts: dict[str, int]) -> None:
+    """Warn of classes with so few pixels that nothing can be learned from them.
+
+    Raises
+    ------
+    InputError
+        If the class is the border between touching cells, because hardly any cells touch.
+    """
+    total = sum(counts.values())
+    for name, count in counts.items():
+        if count >= RARE * total:
+            continue
+        if name == "border":
+            raise InputError(
+                f"training volumes: only {count:,} of {total:,} px are border, because hardly any cells "
+                "touch. Use `dataset.target: cells`."
+            )
+        if count:  # else the run ends
+            logger.warning(
+                "training volumes: only %s of %s px are %s. With `weight_map.class_balance`, each of them "
+                "counts %s times. Annotate more, or set it to false.",
+                f"{count:,}",
+                f"{total:,}",
+                name,
+                f"{total / (len(counts) * count):,.0f}",
+            )
 
 
 def build_weight_map(
