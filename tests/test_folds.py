@@ -42,6 +42,12 @@ def test_parts_of_one_section_cannot_be_in_two_folds():
         divide(rows, {"top": 1, "bottom": 1}, 2)
 
 
+def test_a_part_of_a_volume_needs_a_name_of_its_own():
+    rows = [volume("a"), volume("a-fold1", "b.tif", split="test")]
+    with pytest.raises(InputError, match="a part of the volume a would be called a-fold1, as another volume"):
+        divide(rows, {"a": 9, "a-fold1": 1}, 3)
+
+
 def test_too_few_sections():
     with pytest.raises(InputError, match="2 annotated sections are too few for 2 folds, because fold 1 has"):
         divide([volume("a")], {"a": 2}, 2)

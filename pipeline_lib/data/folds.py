@@ -87,7 +87,8 @@ def divide(volumes: Sequence[Volume], counts: Mapping[str, int], number: int) ->
     Raises
     ------
     InputError
-        If there are too few sections, or parts of one section would be in two folds.
+        If there are too few sections, parts of one section would be in two folds, or a part of a volume
+        would have the name of another volume.
 
     Examples
     --------
@@ -130,9 +131,15 @@ def divide(volumes: Sequence[Volume], counts: Mapping[str, int], number: int) ->
             else:
                 numbers.setdefault(fold, []).append(section)
         for fold, part in numbers.items():
+            title = name if len(numbers) == 1 else f"{name}-fold{fold}"
+            if title != name and title in sections:
+                raise InputError(
+                    f"config key `folds`: a part of the volume {name} would be called {title}, as another "
+                    "volume is. Rename that one in the table."
+                )
             piece = replace(
                 volume,
-                volume=name if len(numbers) == 1 else f"{name}-fold{fold}",
+                volume=title,
                 sections=volume.sections if part == own else as_text(part),
                 split="train" if fold else "validation",
             )
