@@ -1,6 +1,8 @@
 """Instances of cells with a border and of several classes: whole, by blocks, by parts and by brute force."""
 
 import json
+import os
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -188,6 +190,25 @@ def test_a_perfect_class_map_gives_the_annotated_cells(drawn, width):
     owner = np.zeros(cores.max() + 1, int)
     owner[cores] = drawn
     assert np.array_equal(owner[cells[given]], drawn[given])
+
+
+DATA = Path(os.environ.get("BORDURE_DATA", Path(__file__).parents[2] / "shared/data"))
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real images in {DATA}; set BORDURE_DATA to test on them")
+def test_the_ceiling_of_the_real_nuclei():
+    """The figures of docs/howto/classes.md: SEG of a perfect map, without and with its border."""
+    classes, whole, without = Classes.chosen({"target": "cell_border"}), [], []
+    for path in sorted((DATA / "nuclei/labels").glob("*.tif")):
+        labels = tifffile.imread(path).astype(np.uint32)
+        target = classes.target(labels, separation_border(labels, 2))
+        perfect = (np.arange(3)[:, None, None] == target).astype(np.float32)
+        border = Border(perfect[:, None], classes.names, classes.cells)[0]
+        for reach, found in ((0, without), (1, whole)):
+            found.append(
+                metrics.seg(labels, instances(perfect[1], PostProcessing(0.5, 0, reach), border=border))
+            )
+    assert (round(np.mean(without), 3), round(np.mean(whole), 3)) == (0.983, 0.998)
 
 
 def test_the_reach_of_the_border_goes_from_the_dataset_to_the_segmentation(tmp_path, drawn):

@@ -1,4 +1,4 @@
-"""The measured speed of a training."""
+"""The measured speed of a training and of a prediction."""
 
 from types import SimpleNamespace
 
@@ -7,9 +7,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline_lib.networks import plan
+from pipeline_lib.networks.cost import multiply_adds
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import read_json
+from pipeline_lib.stages.speed import measure
 from pipeline_lib.training import speed
-from pipeline_lib.training.speed import measure_speed
+from pipeline_lib.training.speed import measure_prediction, measure_speed
 
 SMALL = {"depth": 1, "base_channels": 4}
 
@@ -52,3 +55,48 @@ def test_the_measurement_ends_after_the_given_time_and_leaves_torch_as_it_was(wo
 def test_a_tile_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match=r"training.tile: a tile of 33 px is not valid"):
         measure_speed(SMALL, {"tile": 33, "device": "cpu"})
+
+
+def forward(network, size: int) -> int:
+    """Return the operations of the forward pass of a tile."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.build().eval()(torch.zeros(1, network.input_channels, size, size))
+    return counter.get_total_flops()
+
+
+def test_a_prediction_is_the_work_of_its_pixels(work):
+    network = plan("unet", **SMALL, input_channels=2)
+    size = network.geometry.input_size(512)
+    found = measure_prediction(network, device="cpu", precision="float32", seconds=0)
+    assert found == pytest.approx(forward(network, size) / network.geometry.output_size(size) ** 2 * 1e6)
+    # a large tile has little margin
+    assert found / 1e6 == pytest.approx(2 * multiply_adds(network), rel=0.03)
+
+
+def test_iterations_fit_into_the_given_time(work, tmp_path):
+    """The time of an iteration is its work; 27.4 of them fit."""
+    training = {"tile": 32, "device": "cpu", "precision": "float32"}
+    own = operations(SMALL, 32)
+    network = {"name": "unet"} | SMALL
+    measure(tmp_path / "s.json", network=network, training=training, augmentation={}, minutes=27.4 * own / 60)
+    found = read_json(tmp_path / "s.json")
+    assert found["seconds_per_iteration"] == own
+    assert found["schedule"] == {"iterations": 27, "validation_interval": 3}
+    assert found["parameters"] == plan(**network).parameters
+    assert found["multiply_adds"] == multiply_adds(plan(**network))
+    measure(tmp_path / "s.json", network=network, training=training, augmentation={})
+    assert read_json(tmp_path / "s.json")["schedule"] == {}
+
+
+def test_the_classes_are_those_of_the_network(work, tmp_path):
+    training = {"tile": 32, "device": "cpu", "precision": "float32"}
+    names = ("background", "cell", "border")
+    measure(
+        tmp_path / "s.json",
+        network={"name": "unet"} | SMALL,
+        training=training,
+        augmentation={},
+        classes=names,
+        cells=("cell",),
+    )
+    assert read_json(tmp_path / "s.json")["parameters"] == plan("unet", **SMALL, classes=3).parameters

@@ -251,6 +251,15 @@ class TestStudy:
         assert any(folder.startswith("dataset-") for folder in inputs["three"])
         assert "mean_iou" not in {*pd.read_csv(results / "comparison.csv").metric}
 
+    def test_the_border_of_a_variant_is_given_back(self, run):
+        """Though its threshold is chosen on the annotation of the first variant, which has no such class."""
+        chosen = {
+            name: json.loads((run[0] / f"results/postprocessing/{name}.json").read_text())
+            for name in ("plain", "three", "three-fold1")
+        }
+        reach = {name: found.get("border_reach") for name, found in chosen.items()}
+        assert reach == {"plain": None, "three": 1, "three-fold1": 1}
+
     def test_the_page_is_made_again_if_the_failed_variant_is_removed(self, run):
         folder = run[0]
         config = yaml.safe_load(CONFIG)

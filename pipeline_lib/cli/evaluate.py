@@ -201,27 +201,23 @@ def _write(scores: pd.DataFrame, path: Path | None) -> None:
 
 
 def _apart(scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows with scores of cells, and those with the confusion matrix of classes."""
-    confusion = scores.metric.str.startswith("confusion_")
-    of_classes = confusion | scores.metric.str.match("iou_|dice_") | scores.metric.isin(CLASSES)
-    return scores[~of_classes], scores[confusion]
+    """Return the rows with scores of cells, and those of classes."""
+    of_classes = scores.metric.str.match("confusion_|iou_|dice_") | scores.metric.isin(CLASSES)
+    return scores[~of_classes], scores[of_classes]
 
 
-def _print_classes(confusion: pd.DataFrame) -> None:
+def _print_classes(rows: pd.DataFrame) -> None:
     """Print the confusion matrix of all predictions together, and its scores; nothing without classes."""
+    import numpy as np
     import pandas as pd
 
     from pipeline_lib import metrics
 
-    if confusion.empty:
+    if rows.empty:
         return
-    counts = confusion.groupby("metric", sort=False).value.sum()
-    number = round(len(counts) ** 0.5)
-    # the first row is confusion_A_A, confusion_A_B, ...
-    first = counts.index[0].removeprefix("confusion_")
-    first = first[: len(first) // 2]
-    names = [metric.removeprefix(f"confusion_{first}_") for metric in counts.index[:number]]
-    table = counts.to_numpy().reshape(number, number)
+    totals = rows.groupby("metric", sort=False).value.sum()
+    names = [metric.removeprefix("iou_") for metric in totals.index if metric.startswith("iou_")]
+    table = np.array([[totals[f"confusion_{true}_{found}"] for found in names] for true in names])
     scores = metrics.class_scores(table, names)
     print("\nClasses, pixel by pixel:\n")
     print("\n".join(f"{title:<24}{scores[metric]:.4f}" for metric, title in CLASSES.items()))

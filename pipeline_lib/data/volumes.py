@@ -137,8 +137,8 @@ def read_table(
     data_dir : str or Path
         Folder that relative paths in the table refer to.
     needed : sequence of str, default ("train", "validation")
-        Splits of which there must be volumes. With folds, only train. Without any, a trained model is applied
-        to the volumes, and all have the split predict.
+        Splits that must have volumes. With folds, only train. Without any, a trained model is applied to the
+        volumes, and all have the split predict.
 
     Returns
     -------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,21 +75,16 @@ def bootstrap_interval(
         if pattern.sum() > 1:
             alike = (known == pattern[:, None]).all(0)
             own = columns[pattern][:, alike]
-            means = np.concatenate([*_resampled_means(own, resamples, np.random.default_rng(seed))])
-            ends[:, alike] = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+            ends[:, alike] = stats.bootstrap(
+                (own,),
+                np.mean,
+                n_resamples=resamples,
+                batch=max(1, _AT_ONCE // own.size),
+                confidence_level=LEVEL,
+                method="percentile",
+                rng=seed,
+            ).confidence_interval
     return ends.reshape(2, *values.shape[1:])
-
-
-def _resampled_means(
-    values: npt.NDArray[np.float64], resamples: int, rng: np.random.Generator
-) -> Iterator[npt.NDArray[np.float64]]:
-    """Yield the means (some, k) of the columns of resamples of `values` (n, k), a part at a time."""
-    number = len(values)
-    step = max(1, _AT_ONCE // max(values.shape))
-    for start in range(0, resamples, step):
-        drawn = rng.multinomial(number, np.full(number, 1 / number), min(step, resamples - start))
-        # not `@`, whose last digits depend on the number of threads
-        yield np.einsum("rn,nk->rk", drawn.astype(float), values) / number
 
 
 def welch_interval(values: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[float, float]:
@@ -122,13 +117,11 @@ def welch_interval(values: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[flo
     a, b = np.asarray(values, float), np.asarray(reference, float)
     if min(a.size, b.size) < 2:
         return math.nan, math.nan
-    difference = float(a.mean() - b.mean())
-    of_a, of_b = a.var(ddof=1) / a.size, b.var(ddof=1) / b.size
-    if of_a + of_b == 0:
+    if np.ptp(a) == np.ptp(b) == 0:  # for which scipy returns NaN
+        difference = float(a.mean() - b.mean())
         return difference, difference
-    freedom = (of_a + of_b) ** 2 / (of_a**2 / (a.size - 1) + of_b**2 / (b.size - 1))
-    margin = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(of_a + of_b))
-    return difference - margin, difference + margin
+    low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
+    return float(low), float(high)
 
 
 def compare_variants(scores: pd.DataFrame, variants: Sequence[str]) -> pd.DataFrame:

@@ -146,7 +146,7 @@ class Contents:
         Models of all variants.
     speed : dict of str to (str or Path)
         For each variant a JSON file with `parameters`, `multiply_adds` (per pixel of the output),
-        `seconds_per_iteration`, `seconds_per_megapixel` (of the prediction) and optionally `iterations`.
+        `seconds_per_iteration` and `seconds_per_megapixel` (of the prediction).
     pictures : sequence of Shown
         Sections that are shown.
     passes : dict of str to int, optional

@@ -51,7 +51,7 @@ def evaluate(
     fold: int = 0,
     memory_gb: float = 8.0,
     threads: int = 1,
-    classes: str | Path | None = None,
+    target: str | Path | None = None,
 ) -> None:
     """Score the prediction of one annotated volume, and write the scores as a table.
 
@@ -100,8 +100,8 @@ def evaluate(
         Memory limit (GB). It limits how many of the `threads` are used.
     threads : int, default 1
         Maximum number of threads; each scores one section at one threshold at a time.
-    classes : str or Path, optional
-        HDF5 file with the `target` that the network learned, if that is not `dataset`. Scores of classes
+    target : str or Path, optional
+        HDF5 file with what the network learned (`target`), if that is not `dataset`. Scores of classes
         compare with it. All other scores compare with `dataset`.
 
     Raises
@@ -118,14 +118,14 @@ def evaluate(
         "seed": seed,
         "fold": fold,
     }
-    inputs = [*dict.fromkeys([dataset, classes or dataset, prediction, segmentation, postprocessing])]
+    inputs = [*dict.fromkeys([dataset, target or dataset, prediction, segmentation, postprocessing])]
     with provenance.making("evaluate", [output, sections], inputs, **names):
         import pandas as pd  # takes 0.25 s, and `collect_scores` does not need it
 
         chosen = PostProcessing.read(postprocessing)
         with (
             layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,
-            layout.require(classes or dataset) as target,
+            layout.require(target or dataset) as learned,
             layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
             layout.require(segmentation, layout.LABELS) as segmented,
         ):
@@ -162,7 +162,7 @@ def evaluate(
                 workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),
             )
             constant = metrics.constant_pixels(truth_cells, probability, ignore=ignore)
-            of_classes, of_sections = _class_scores(target, predicted, by_section.section.unique())
+            of_classes, of_sections = _class_scores(learned, predicted, by_section.section.unique())
         for metric, value in ({"constant_pixels": constant} | of_classes).items():
             scores.loc[len(scores)] = metric, chosen.threshold, value
         if of_sections:

@@ -50,6 +50,7 @@ def choose_postprocessing(
     minimum_size: int = 0,
     memory_gb: float = 8.0,
     threads: int = 1,
+    targets: Sequence[str | Path] = (),
 ) -> None:
     """Choose the threshold of a model on the validation volumes, and write its post-processing as JSON.
 
@@ -76,6 +77,9 @@ def choose_postprocessing(
         Memory limit (GB). It limits how many of the `threads` are used.
     threads : int, default 1
         Maximum number of threads; each scores one section at one threshold at a time.
+    targets : sequence of str or Path, optional
+        HDF5 files with what the network learned (`target`), if these are not `datasets`. They state how far
+        the border is given back.
 
     Raises
     ------
@@ -83,7 +87,7 @@ def choose_postprocessing(
         If an input is missing, damaged or lacks an array, if the criterion is unknown, or if `memory_gb` is
         too small to score one section.
     """
-    inputs = [*datasets, *predictions]
+    inputs = [*dict.fromkeys([*datasets, *targets]), *predictions]
     settings: dict[str, Any] = {"criterion": criterion, "minimum_size": minimum_size}
     with provenance.making("choose_postprocessing", [output], inputs, **settings) as record:
         if criterion not in CRITERIA:
@@ -91,7 +95,7 @@ def choose_postprocessing(
                 f"config key `segmentation.criterion`: found `{criterion}`, expected one of "
                 f"{', '.join(CRITERIA)}."
             )
-        reach = max(map(_border_reach, datasets, predictions))
+        reach = max(map(_border_reach, targets or datasets, predictions))
         candidates = [PostProcessing(threshold, minimum_size, reach) for threshold in THRESHOLDS]
         values = [
             of_section

@@ -10,9 +10,9 @@ from pipeline_lib.networks.cost import multiply_adds
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
+from pipeline_lib.training import VALIDATIONS
 from pipeline_lib.training.speed import measure_prediction, measure_speed
 
-VALIDATIONS = 10  # of a training whose iterations are chosen by time
 ROUNDS = 3  # the fastest counts, because other programs can only make it slower
 
 

@@ -8,6 +8,7 @@ find membranes. Illumination is uneven, and the image is blurred and noisy.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -289,11 +290,13 @@ def _add_synapses(
     places = np.argwhere(membrane & ~near_glia)
     thick = ndimage.distance_transform_edt(~membrane) < 3
     rows, columns = np.ogrid[: image.shape[0], : image.shape[1]]
+    side = math.ceil(0.25 * diameter)  # the largest radius
     for y, x in (
         rng.choice(places, min(image.size // 3000, len(places)), replace=False) if len(places) else ()
     ):
+        near = slice(max(0, y - side), y + side + 1), slice(max(0, x - side), x + side + 1)
         radius = rng.uniform(0.12, 0.25) * diameter
-        drawn |= thick & (np.hypot(rows - y, columns - x) < radius)
+        drawn[near] |= thick[near] & (np.hypot(rows[near[0]] - y, columns[:, near[1]] - x) < radius)
     image += (SYNAPSE - image) * 0.9 * ndimage.gaussian_filter(drawn.astype(float), 0.7)
     return drawn
 

@@ -13,12 +13,12 @@ from pipeline_lib.projects.proposal import FORWARD, JOBS, ORIENTATIONS
 from pipeline_lib.runtime.log import several
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.tasks.segmentation.classes import Classes
+from pipeline_lib.training import VALIDATIONS
 
 SCORING = 10e-6  # s per pixel: choice of the threshold, and scores of network and baselines (two cores, ISBI)
 # Bytes per pixel of the files that a run writes for each kind of volume, without compression
 DATASET, WEIGHT_MAP, PREDICTION, LABELS = 6, 4, 4, 4
 STARTS = 15  # s for the starts of the jobs of each further model
-VALIDATIONS = 10  # of a training of a study whose models are trained for the same time
 
 
 def describe_run(
@@ -57,11 +57,8 @@ def describe_run(
 
     held_out = pixels("validation", "test", "predict")
     scored = pixels("validation", "test") * SCORING
-    train, finish, disk = (
-        0.0,
-        0.0,
-        float(pixels(*splits.values()) * (DATASET + WEIGHT_MAP + PREDICTION + LABELS)),
-    )
+    train = finish = 0.0
+    disk = pixels(*splits.values()) * (DATASET + WEIGHT_MAP + PREDICTION + LABELS)
     for name, own in settings.items():
         training, prediction = own["training"], own["prediction"]
         classes = Classes.chosen(own["dataset"])

@@ -113,7 +113,7 @@ def require_starts(models: Mapping[str, Model], results: str, find: Callable[[st
     done = set()
     for model in models.values():
         if model.variant not in done:  # the models of a variant start alike
-            with of_variant(model.variant, "study" in model.settings):
+            with of_variant(model.variant, model.settings):
                 _require_start(model, models, results, find)
         done.add(model.variant)
 

@@ -31,31 +31,9 @@ CHANGEABLE = {
     "dataset.instances",
     "dataset.separation_border_width",
 }
-# Settings of a training that do not change the time of an iteration, or that its measurement does not use
-NOT_OF_STEP = {
-    "iterations",
-    "validation_interval",
-    "start_from",
-    "keep_normalisation",
-    "sampling",
-    "optimizer",
-    "learning_rate",
-    "momentum",
-    "weight_decay",
-    "warm_up",
-    "decay",
-    "best_by",
-    "batch_normalisation_tiles",
-    "learning_rate_factors",
-}
+# Settings of a training on which the time of an iteration depends
+OF_STEP = ("tile", "batch", "loss_mask", "freeze", "precision", "device")
 DEFAULT = "unet"  # network of a config that names none
-# All other keys of a config
-SAME_FOR_ALL = {
-    name
-    for key, part in read_schema("config")["properties"].items()
-    for name in (key, *(f"{key}.{own}" for own in part.get("properties", ())))
-    if name not in CHANGEABLE and key not in CHANGEABLE
-} - {"dataset"}
 RESERVED = (*BASELINES, "baselines")  # names in paths of results
 
 
@@ -107,7 +85,7 @@ class Model:
         training = self.settings["training"]
         return {
             "network": self.settings["network"],
-            "training": {key: value for key, value in training.items() if key not in NOT_OF_STEP},
+            "training": {key: training[key] for key in OF_STEP if key in training},
             "augmentation": self.settings["augmentation"],
             "channels": self.plan.input_channels,
             "classes": [*self.classes.names],
@@ -153,7 +131,7 @@ def variants(given: Json) -> dict[str, Json]:
     for name, changes in given["study"]["variants"].items():
         _require_name(name, [*found])
         _require_changeable(name, changes or {})
-        with of_variant(name):
+        with of_variant(name, given):
             found[name] = complete(merged(given, changes or {}))
     return found
 
@@ -173,11 +151,11 @@ def _require_name(name: object, others: Sequence[str]) -> None:
 
 def _require_changeable(name: str, changes: Json) -> None:
     """Raise `InputError` if a variant changes a setting that must be the same for all."""
+    schema = read_schema("config")["properties"]
+    known = {*schema, *(f"dataset.{key}" for key in schema["dataset"]["properties"])} - {"dataset"}
     dataset = changes.get("dataset")
-    keys = [key for key in changes if key != "dataset"]
-    keys += [f"dataset.{key}" for key in dataset] if isinstance(dataset, dict) else []
-    for key in keys:
-        if key in SAME_FOR_ALL:
+    for key in [*changes, *(f"dataset.{own}" for own in (dataset if isinstance(dataset, dict) else ()))]:
+        if key in known - CHANGEABLE:
             raise InputError(
                 f"config key `study.variants.{name}.{key}`: the same for all variants. Variants can change "
                 f"{', '.join(sorted(CHANGEABLE))}."
@@ -185,15 +163,15 @@ def _require_changeable(name: str, changes: Json) -> None:
 
 
 @contextmanager
-def of_variant(name: str, several: bool = True) -> Iterator[None]:
-    """Name the variant in errors.
+def of_variant(name: str, settings: Json) -> Iterator[None]:
+    """Name the variant of a study in errors.
 
     Parameters
     ----------
     name : str
         Name of the variant.
-    several : bool, default True
-        Whether there are several.
+    settings : dict
+        Settings of the run. Without `study`, errors remain as they are.
 
     Raises
     ------
@@ -203,7 +181,7 @@ def of_variant(name: str, several: bool = True) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"study.variants.{name}: {error}") if several else error from None
+        raise InputError(f"study.variants.{name}: {error}") if "study" in settings else error from None
 
 
 def merged(settings: Json, changes: Json) -> Json:
@@ -280,21 +258,23 @@ def models(
     InputError
         If the network of a variant is not possible, or `seeds` contains `seed`.
     """
+    config = next(iter(settings.values()))
+    seed, seeds = config["seed"], config["seeds"]
+    if seed in seeds:
+        raise InputError(
+            f"config key `seeds`: contains {seed}, which is already the value of `seed`. Remove it from "
+            "`seeds`."
+        )
     found: list[Model] = []
     for variant, own in settings.items():
-        with of_variant(variant, len(settings) > 1):
+        with of_variant(variant, own):
             distinguished = classes or Classes.chosen(own["dataset"])
             plan = networks.plan(**own["network"], input_channels=channels, classes=len(distinguished))
-        if own["seed"] in own["seeds"]:
-            raise InputError(
-                f"config key `seeds`: contains {own['seed']}, which is already the value of `seed`. Remove "
-                "it from `seeds`."
-            )
         for fold, (train, validation) in enumerate(folds):
-            for seed in [own["seed"], *own["seeds"]]:
-                parts = [f"-fold{fold}"] * bool(fold) + [f"-seed{seed}"] * (seed != own["seed"])
+            for number in [seed, *seeds]:
+                parts = [f"-fold{fold}"] * bool(fold) + [f"-seed{number}"] * (number != seed)
                 title = "".join([name or variant, *parts])
-                found.append(Model(title, variant, seed, fold, own, train, validation, distinguished, plan))
+                found.append(Model(title, variant, number, fold, own, train, validation, distinguished, plan))
     shared: tuple[tuple[str, Callable[[Model], list[object]]], ...] = (
         ("dataset", lambda model: [model.settings["dataset"]]),
         ("statistics", lambda model: [model.dataset, model.fold, model.settings["normalisation"]]),

@@ -116,7 +116,7 @@ def dataset_of(settings, name):
 def divide_volumes():
     """Return the names of the training and validation volumes of each fold, and a description for the user.
 
-    Volumes of which parts lie in two folds are divided.
+    Volumes that lie in two folds are divided.
     """
     splits = [[name for name, row in VOLUMES.items() if row.split == split] for split in folds.ANNOTATED]
     if "folds" not in config or MODEL_FILE:
@@ -139,7 +139,7 @@ def divide_volumes():
 def check_tiles():
     """Raise `InputError` if a network cannot process the tiles, now and not after hours in the queue."""
     for name, model in VARIANTS.items():
-        with study.of_variant(name, STUDY):
+        with study.of_variant(name, config):
             if not MODEL_FILE and workflow.is_main_process:  # not again in each job: this may import torch
                 model.plan.require_training(model.settings["training"])
             if (tile := model.settings["prediction"]["tile"]) != "auto":
@@ -196,7 +196,7 @@ try:
     FOLDS, NOTES = divide_volumes()
     # lengths in um become px, once for all rules
     for variant, own in SETTINGS.items():
-        with study.of_variant(variant, STUDY):
+        with study.of_variant(variant, config):
             SETTINGS[variant], lines = convert(
                 own,
                 [*VOLUMES.values()],
@@ -260,9 +260,27 @@ def schedule_of(model, *speed):
     return training
 
 
-def untimed(training):
-    """Return the settings of a training without those that a measured speed replaces."""
-    return {key: training[key] for key in training if key not in ("iterations", "validation_interval")}
+def schedule():
+    """Return a parameter function: the section `training` of a job, with its measured iterations if needed.
+
+    Snakemake does not compare the parameter if it is made from an input, see `unscheduled`.
+    """
+    if TIMED:
+        return lambda wildcards, input: schedule_of(model_of(wildcards), *input.speed)
+    return lambda wildcards: schedule_of(model_of(wildcards))
+
+
+def unscheduled():
+    """Return a further parameter for Snakemake to compare: `training` without the measured iterations."""
+    if not TIMED:
+        return {}
+    return {
+        "given": lambda wildcards: {
+            key: value
+            for key, value in schedule_of(model_of(wildcards)).items()
+            if key not in ("iterations", "validation_interval")
+        }
+    }
 
 
 def protect_models(dag):
@@ -361,7 +379,7 @@ SHOWN_TRAIN, SHOWN_TEST = ([name for name in SHOWN if name in split] for split i
 SHOWN_WEIGHED = [name for name in SHOWN if name not in PREDICT]
 # Volumes that several jobs share
 SCATTERED = [
-    name for name in VOLUMES if len(parts_of(name)) > 1 and name in SHOWN_TRAIN + HELD_OUT + TEST + PREDICT
+    name for name in dict.fromkeys(SHOWN_TRAIN + HELD_OUT + TEST + PREDICT) if len(parts_of(name)) > 1
 ]
 
 
@@ -518,6 +536,11 @@ def models_of(fold, names=None):
     return [name for name in (MODELS if names is None else names) if MODELS[name].fold == fold]
 
 
+def files_of_models(pattern, models):
+    """Return the files of a pattern for all volumes on which each of the models or baselines is scored."""
+    return [pattern.format(model=model, volume=name) for model in models for name in evaluated_of(model)]
+
+
 def in_fold(group, fold):
     """Return the name of a group of volumes in a fold, for batches."""
     return f"{group}_fold{fold}" if fold else group
@@ -528,6 +551,9 @@ def choices(models=None):
     return lambda wildcards: [
         {
             "datasets": paths("<results>/dataset/{volume}.h5", volume=validation_of(model)),
+            "targets": paths(
+                "<results>/{dataset}/{volume}.h5", **paths_of(model), volume=validation_of(model)
+            ),
             "predictions": paths(
                 "<results>/prediction/{model}/{volume}.h5", model=model, volume=validation_of(model)
             ),
@@ -572,7 +598,7 @@ def evaluations(names, models=None):
         names,
         models,
         dataset="<results>/dataset/{volume}.h5",  # the same truth for all variants
-        classes="<results>/{dataset}/{volume}.h5",
+        target="<results>/{dataset}/{volume}.h5",  # what the network learned
         prediction="<results>/prediction/{model}/{volume}.h5",
         segmentation="<results>/segmentation/{model}/{volume}.h5",
         postprocessing="<results>/postprocessing/{model}.json",
@@ -696,7 +722,8 @@ def estimate_message():
     datasets = {name: Path(config["results"], "dataset", f"{name}.h5") for name in VOLUMES}
     model = Path(config["results"], "models", MODEL, "model.pt")
     try:
-        per_step = {name: seconds_per_iteration(model) for name, model in VARIANTS.items()}
+        measured = {name: seconds_per_iteration(model) for name, model in SPEEDS.items()}
+        per_step = {name: measured[model.speed] for name, model in VARIANTS.items()}
         lines = f"whole run     {estimate.describe_run(SETTINGS, SHAPES, splits, datasets, per_step)}\n"
         learned = [datasets[name] for name in TRAIN + VALIDATION]
         if model.exists() and (changes := replacement.changes(model, settings_of(MODEL), learned)):

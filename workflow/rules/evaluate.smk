@@ -10,6 +10,7 @@ rule evaluate:
 rule choose_postprocessing:
     input:
         datasets=of_model("<results>/dataset/{volume}.h5", "validation"),
+        targets=of_model("<results>/{dataset}/{volume}.h5", "validation"),
         predictions=of_model("<results>/prediction/{model}/{volume}.h5", "validation"),
     output:
         "<results>/postprocessing/{model}.json",
@@ -59,7 +60,7 @@ for batch in batches_of("evaluate", **{group: names for group, (names, _) in SCO
             batch.rule_name
         input:
             datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
-            classes=of_model("<results>/{dataset}/{volume}.h5", batch.volumes),
+            targets=of_model("<results>/{dataset}/{volume}.h5", batch.volumes),
             predictions=expand("<results>/prediction/{{model}}/{volume}.h5", volume=batch.volumes),
             segmentations=expand("<results>/segmentation/{{model}}/{volume}.h5", volume=batch.volumes),
             postprocessing="<results>/postprocessing/{model}.json",
@@ -122,18 +123,13 @@ for batch in batches_of("evaluate", baselines=EVALUATED):
             "../scripts/evaluate_baselines.py"
 
 
+SUMMARISED = [MODEL, *BASELINES, *OF_MAIN[1:]]
+
+
 rule collect_scores:
     input:
-        scores=[
-            f"<results>/scores/{model}/{name}.csv"
-            for model in [MODEL, *BASELINES, *OF_MAIN[1:]]
-            for name in evaluated_of(model)
-        ],
-        sections=[
-            f"<results>/scores/{model}/sections/{name}.csv"
-            for model in [MODEL, *BASELINES, *OF_MAIN[1:]]
-            for name in evaluated_of(model)
-        ],
+        scores=files_of_models("<results>/scores/{model}/{volume}.csv", SUMMARISED),
+        sections=files_of_models("<results>/scores/{model}/sections/{volume}.csv", SUMMARISED),
     output:
         scores="<results>/scores.csv",
         sections="<results>/scores_sections.csv",

@@ -4,8 +4,7 @@
 rule predict:
     input:
         expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN_TRAIN + SEGMENTED),
-        [f"<results>/prediction/{model}/{name}.h5" for model in FURTHER for name in evaluated_of(model)],
-        expand("<results>/prediction/{model}/{volume}.h5", model=BASELINES, volume=EVALUATED),
+        files_of_models("<results>/prediction/{model}/{volume}.h5", FURTHER + BASELINES),
 
 
 # Further models are only scored, so they need not predict the training volumes that the report shows.

@@ -121,11 +121,8 @@ rule report:
     params:
         title=config["report"]["title"],
         network=MODEL,
-        settings=(
-            (lambda wildcards, input: SHOWN_SETTINGS | {"training": schedule_of(MAIN, *input.speed)})
-            if TIMED
-            else SHOWN_SETTINGS
-        ),
+        settings=SHOWN_SETTINGS,
+        training=schedule(),
         study=STUDY,
         volumes=[vars(volume) for volume in VOLUMES.values()],
     script:

@@ -6,8 +6,7 @@ rule segment:
     input:
         expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
         expand("<results>/segmentation/{volume}_cells.csv", volume=SEGMENTED),
-        [f"<results>/segmentation/{model}/{name}.h5" for model in FURTHER for name in evaluated_of(model)],
-        expand("<results>/segmentation/{model}/{volume}.h5", model=BASELINES, volume=EVALUATED),
+        files_of_models("<results>/segmentation/{model}/{volume}.h5", FURTHER + BASELINES),
 
 
 # Further models are only scored, so they need not segment the training volumes that the report shows.

@@ -33,12 +33,8 @@ rule measure_speed:
 # The table `scores.csv` has only the main variant, so that its report does not wait for the others.
 use rule collect_scores as collect_study with:
     input:
-        scores=[f"<results>/scores/{model}/{name}.csv" for model in MODELS for name in evaluated_of(model)],
-        sections=[
-            f"<results>/scores/{model}/sections/{name}.csv"
-            for model in MODELS
-            for name in evaluated_of(model)
-        ],
+        scores=files_of_models("<results>/scores/{model}/{volume}.csv", MODELS),
+        sections=files_of_models("<results>/scores/{model}/sections/{volume}.csv", MODELS),
     output:
         scores="<results>/study_scores.csv",
         sections="<results>/study_scores_sections.csv",
@@ -69,65 +65,63 @@ use rule package_model as package_variant with:
 def comparison(unfinished=()):
     """Return the arguments of `stages.comparison.Contents` as dicts and texts."""
 
-    def files(pattern, model, names=(None,)):
-        return [pattern.format(**model.paths, results=config["results"], volume=name) for name in names]
+    def file(pattern, model, volume=None):
+        return pattern.format(**model.paths, results=config["results"], volume=volume)
 
-    shown = SHOWN_ERRORS[:2]
+    def trained(model):
+        held_out = evaluated_of(model.name)
+        return {
+            "name": model.name,
+            "variant": model.variant,
+            "seed": model.seed,
+            "fold": model.fold,
+            "model": file("{results}/models/{model}/model.pt", model),
+            "history": file("{results}/models/{model}/history.csv", model),
+            "postprocessing": file("{results}/postprocessing/{model}.json", model),
+            "scores": [file("{results}/scores/{model}/{volume}.csv", model, name) for name in held_out],
+            "sections": [
+                file("{results}/scores/{model}/sections/{volume}.csv", model, name) for name in held_out
+            ],
+        }
+
+    def shown(name):
+        return {
+            "volume": name,
+            "split": "test" if name in TEST else "validation",
+            "z": SHAPES[name][0] // 2,
+            "dataset": file("{results}/dataset/{volume}.h5", MAIN, name),
+            "segmentations": {
+                variant: file("{results}/segmentation/{model}/{volume}.h5", model, name)
+                for variant, model in VARIANTS.items()
+            },
+        }
+
     return {
         "title": f"Comparison: {config['report']['title']}",
         "variants": {name: changes or {} for name, changes in config["study"]["variants"].items()},
-        "models": [
-            {
-                "name": model.name,
-                "variant": model.variant,
-                "seed": model.seed,
-                "fold": model.fold,
-                "model": files("{results}/models/{model}/model.pt", model)[0],
-                "history": files("{results}/models/{model}/history.csv", model)[0],
-                "postprocessing": files("{results}/postprocessing/{model}.json", model)[0],
-                "scores": files("{results}/scores/{model}/{volume}.csv", model, evaluated_of(model.name)),
-                "sections": files(
-                    "{results}/scores/{model}/sections/{volume}.csv", model, evaluated_of(model.name)
-                ),
-            }
-            for model in MODELS.values()
-        ],
+        "models": [*map(trained, MODELS.values())],
+        "speed": {name: file("{results}/speed/{speed}.json", model) for name, model in VARIANTS.items()},
         "passes": {
             name: ORIENTATIONS if model.settings["prediction"]["average_orientations"] else 1
             for name, model in VARIANTS.items()
         },
+        "pictures": [*map(shown, SHOWN_ERRORS[:2])],
         "unfinished": [*unfinished],
-        "speed": {name: f"{config['results']}/speed/{model.speed}.json" for name, model in VARIANTS.items()},
-        "pictures": [
-            {
-                "volume": name,
-                "split": "test" if name in TEST else "validation",
-                "z": SHAPES[name][0] // 2,
-                "dataset": files("{results}/{dataset}/{volume}.h5", MAIN, [name])[0],
-                "segmentations": {
-                    variant: files("{results}/segmentation/{model}/{volume}.h5", model, [name])[0]
-                    for variant, model in VARIANTS.items()
-                },
-            }
-            for name in shown
-        ],
     }
 
 
-def compared_files():
-    """Return all files that the comparison shows."""
-    found = comparison()
-    for model in found["models"]:
-        yield from (model["model"], model["history"], model["postprocessing"])
-        yield from model["scores"] + model["sections"]
-    yield from found["speed"].values()
-    for shown in found["pictures"]:
-        yield from (shown["dataset"], *shown["segmentations"].values())
+def files_in(value):
+    """Yield all files of the results in nested lists and dicts."""
+    if isinstance(value, str):
+        yield from [value] if value.startswith(f"{config['results']}/") else ()
+    elif isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from files_in(part)
 
 
 rule compare:
     input:
-        [*compared_files()],
+        [*files_in([comparison()[part] for part in ("models", "speed", "pictures")])],
     output:
         page="<results>/comparison.html",
         table="<results>/comparison.csv",

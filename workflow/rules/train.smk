@@ -30,15 +30,10 @@ rule train_model:
         mem_mb=MEMORY_MB,
         runtime=growing(720, 1440),  # min; a training that reaches its time limit is resumed
     params:
-        **({"given": lambda wildcards: untimed(schedule_of(model_of(wildcards)))} if TIMED else {}),
+        **unscheduled(),
         network=setting("network"),
-        training=(
-            (lambda wildcards, input: schedule_of(model_of(wildcards), *input.speed))
-            if TIMED
-            else (lambda wildcards: schedule_of(model_of(wildcards)))
-        ),
+        training=schedule(),
         augmentation=setting("augmentation"),
         seed=lambda wildcards: model_of(wildcards).seed,
-        # Snakemake compares no parameter that is made from inputs
     script:
         "../scripts/train.py"

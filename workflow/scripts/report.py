@@ -11,7 +11,7 @@ with stage(snakemake.log[0], snakemake.threads) as run:
     contents = Contents(
         title=snakemake.params.title,
         network=snakemake.params.network,
-        settings=snakemake.params.settings,
+        settings=snakemake.params.settings | {"training": snakemake.params.training},
         study=snakemake.params.study,
         volumes=snakemake.params.volumes,
         scores=Path(snakemake.input.scores),
