@@ -18,7 +18,7 @@ ANNOTATED = ("train", "validation")  # splits of the volumes that are divided in
 class Piece(NamedTuple):
     """A volume, or the part of a volume that lies in one fold.
 
-    Attributes
+    Parameters
     ----------
     volume : Volume
         Its row of the table, with its own name, sections and split.
@@ -39,7 +39,7 @@ class Piece(NamedTuple):
 class Folds(NamedTuple):
     """Volumes of a cross-validation.
 
-    Attributes
+    Parameters
     ----------
     pieces : list of Piece
         All volumes. Those that lie in several folds are divided. Fold 0 is the validation split.
@@ -55,7 +55,13 @@ class Folds(NamedTuple):
     unused: dict[str, list[int]]
 
     def described(self) -> list[str]:
-        """Return the volumes of each fold and the unused sections as lines of text."""
+        """Describe the volumes of each fold and the unused sections for the user.
+
+        Returns
+        -------
+        list of str
+            One line for each fold, and one for the unused sections if there are any.
+        """
         lines = [f"fold {fold}: {', '.join(names)}" for fold, names in enumerate(self.names)]
         unused = [f"{name} {as_text(numbers)}" for name, numbers in self.unused.items()]
         return lines + [f"in no fold, because they are next to one: sections {', '.join(unused)}"] * bool(
