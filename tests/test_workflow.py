@@ -767,6 +767,18 @@ STAGES_OF = {
 ADAPTERS = sorted((ROOT / "workflow/scripts").glob("*.py"))
 
 
+@pytest.mark.slow
+def test_a_volume_can_be_added_before_the_run_is_complete(tmp_path):
+    """The weight maps of test volumes are not made yet, but the statistics are."""
+    table = "".join(f"{line}\n" for line in TABLE.splitlines() if not line.startswith("new"))
+    arguments = write(tmp_path, CONFIG, table)
+    answer = snakemake(tmp_path, *arguments, "--", "results/models/unet/model.pt")
+    assert answer.returncode == 0, answer.stderr
+    rules = planned(tmp_path, *write(tmp_path, CONFIG))
+    assert {"build_dataset_new", "build_weight_map_test", "predict_new"} <= rules
+    assert not rules & {"measure_statistics", "train_model"}
+
+
 def test_volumes_that_several_jobs_share_need_no_further_settings(tmp_path):
     """Their rules are in no group, so no job of a group can depend on one that depends on the group."""
     config = CONFIG | {"drawing": {"sections": 4, "size": 3000}, "jobs_per_volume": 2}

@@ -7,6 +7,10 @@ from bordure import cluster
 # a group they run on the machine where Snakemake runs.
 SMALL = sum(map(math.prod, SHAPES.values())) <= volumes.BATCH and not SCATTERED
 PREPARE, FINISH = ("prepare", "finish") if SMALL else (None, None)
+# Weight maps and baselines are made in the same job as datasets and check, but not in a later run: a group must
+# not depend on itself over a job that is done. The statistics are such a job, because they wait for the check.
+LATER = workflow.is_main_process and Path(config["results"], "statistics.json").exists()
+DERIVE = "derive" if PREPARE and LATER else PREPARE
 # With further models, the jobs of each model stay separate and run in parallel.
 JOIN = None if FURTHER else FINISH
 

@@ -99,7 +99,7 @@ for batch in batches_of("build_weight_map", train=LEARNED, test=SHOWN_TEST):
         benchmark:
             f"<benchmarks>/build_{{weight_map}}/{batch.name}.tsv"
         group:
-            PREPARE
+            DERIVE
         conda:
             "../../environment.yml"
         resources:

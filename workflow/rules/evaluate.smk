@@ -43,7 +43,7 @@ use rule choose_postprocessing as choose_postprocessing_baselines with:
     benchmark:
         "<benchmarks>/choose_postprocessing/baselines.tsv"
     group:
-        PREPARE
+        DERIVE
     params:
         models=choices(BASELINES),
 
@@ -110,7 +110,7 @@ for batch in batches_of("evaluate", baselines=EVALUATED):
         benchmark:
             f"<benchmarks>/evaluate_baselines/{batch.name}.tsv"
         group:
-            PREPARE
+            DERIVE
         conda:
             "../../environment.yml"
         threads: 8

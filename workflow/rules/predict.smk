@@ -111,7 +111,7 @@ for batch in batches_of("predict", baselines=EVALUATED):
         benchmark:
             f"<benchmarks>/predict_baselines/{batch.name}.tsv"
         group:
-            PREPARE
+            DERIVE
         conda:
             "../../environment.yml"
         resources:
