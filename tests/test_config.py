@@ -43,7 +43,7 @@ FUNCTIONS = {
     ),
     "segmentation": (
         postprocessing.choose_postprocessing,
-        {"datasets", "predictions", "output", "memory_gb", "threads"},
+        {"datasets", "predictions", "targets", "output", "memory_gb", "threads"},
     ),
 }
 
