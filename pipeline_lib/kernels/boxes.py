@@ -1,0 +1,240 @@
+"""Overlaps of boxes, and non-maximum suppression.
+
+A box is a row (y0, x0, y1, x1) of an array: the first row and column of pixels that belong to it, and the
+first ones after it (px). Its edges may lie between pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline_lib.kernels.compiled import compiled
+
+Boxes = npt.NDArray[np.float64]
+RANKED = 2**16  # boxes that are compared with each other at a time
+
+
+def overlaps(first: Boxes, second: Boxes) -> npt.NDArray[np.float64]:
+    """Return the intersection over union (IoU) of all pairs of boxes.
+
+    Parameters
+    ----------
+    first : (n, 4) array of float64
+        Boxes (y0, x0, y1, x1).
+    second : (m, 4) array of float64
+        Boxes (y0, x0, y1, x1).
+
+    Returns
+    -------
+    (n, m) array of float64
+        IoU of each pair, 0 to 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pipeline_lib.kernels.boxes import overlaps
+    >>> overlaps(np.array([[0.0, 0, 2, 2]]), np.array([[0.0, 1, 2, 3], [5, 5, 6, 6]])).round(3)
+    array([[0.333, 0.   ]])
+    """
+    top_left = np.maximum(first[:, None, :2], second[None, :, :2])
+    bottom_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = (bottom_right - top_left).clip(0).prod(axis=2)
+    areas = (area(first)[:, None] + area(second)[None]) - shared
+    return np.divide(shared, areas, out=np.zeros_like(shared), where=shared > 0)
+
+
+def area(boxes: Boxes) -> npt.NDArray[np.float64]:
+    """Return the area of each box.
+
+    Parameters
+    ----------
+    boxes : (n, 4) array of float64
+        Boxes (y0, x0, y1, x1).
+
+    Returns
+    -------
+    (n,) array of float64
+        Area (px). A box whose end lies before its beginning has none.
+    """
+    return (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1)
+
+
+def overlapping(
+    first: Boxes, second: Boxes, threshold: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the pairs of boxes with an IoU of at least a threshold.
+
+    The time grows with the number of boxes and pairs, not with the product of the numbers of boxes.
+
+    Parameters
+    ----------
+    first : (n, 4) array of float64
+        Boxes (y0, x0, y1, x1).
+    second : (m, 4) array of float64
+        Boxes (y0, x0, y1, x1).
+    threshold : float
+        Smallest IoU of a pair, above 0.
+
+    Returns
+    -------
+    i : (k,) array of int64
+        Number of the box in `first` of each pair, ascending.
+    j : (k,) array of int64
+        Number of the box in `second`, ascending for equal `i`.
+    iou : (k,) array of float64
+        IoU of each pair.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pipeline_lib.kernels.boxes import overlapping
+    >>> boxes = np.array([[0.0, 0, 2, 2], [0, 1, 2, 3], [5, 5, 6, 6]])
+    >>> i, j, iou = overlapping(boxes, boxes, 0.3)
+    >>> [*zip(i.tolist(), j.tolist(), iou.round(3).tolist())]
+    [(0, 0, 1.0), (0, 1, 0.333), (1, 0, 0.333), (1, 1, 1.0), (2, 2, 1.0)]
+    """
+    sizes = (second[:, 2:] - second[:, :2]).max(axis=1, initial=1)
+    octave = np.ceil(np.log2(sizes)).astype(int)
+    found = [_of_octave(first, second, np.flatnonzero(octave == k), threshold) for k in np.unique(octave)]
+    nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+    i, j, iou = (np.concatenate(parts) for parts in zip(nothing, *found, strict=True))
+    ascending = np.lexsort((j, i))
+    return i[ascending], j[ascending], iou[ascending]
+
+
+def _of_octave(
+    first: Boxes, second: Boxes, chosen: npt.NDArray[np.int64], threshold: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the pairs with some boxes of `second`, whose sizes differ by a factor of two at most.
+
+    The corners of these are sorted by the cell of a grid that they lie in. No box is larger than a cell, so
+    the corner of one that shares pixels with another box lies in few cells. With a single grid for boxes of
+    all sizes, one large box would make all cells large.
+    """
+    own = second[chosen]
+    side = max(float((own[:, 2:] - own[:, :2]).max()), 1.0)
+    origin = np.minimum(first[:, :2].min(axis=0, initial=np.inf), own[:, :2].min(axis=0)) - side
+    cells = ((own[:, :2] - origin) // side).astype(np.int64)
+    columns = int(cells[:, 1].max()) + 1
+    keys = cells[:, 0] * columns + cells[:, 1]
+    order = np.argsort(keys, kind="stable")
+    last = int(cells[:, 0].max())
+    grid = first, own[order], keys[order], origin, side, last, columns, threshold
+    count = _pairs(*grid, *(np.empty(0, np.int64),) * 2, np.empty(0))
+    i, j, iou = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count)
+    _pairs(*grid, i, j, iou)
+    return i, chosen[order[j]], iou
+
+
+def suppress(
+    boxes: Boxes, scores: npt.NDArray[np.floating], threshold: float, groups: npt.NDArray[np.integer]
+) -> npt.NDArray[np.int64]:
+    """Remove boxes that overlap a box with a higher score (greedy non-maximum suppression).
+
+    Of equal scores, that of the box whose edges (y0, x0, y1, x1) come first counts as the higher one. So the
+    result does not depend on the order of the boxes.
+
+    Parameters
+    ----------
+    boxes : (n, 4) array of float64
+        Boxes (y0, x0, y1, x1).
+    scores : (n,) array of float
+        Score of each box.
+    threshold : float
+        A box is removed if its IoU with a kept box exceeds this number.
+    groups : (n,) array of int
+        Only boxes of the same group suppress each other, for example those of the same class.
+
+    Returns
+    -------
+    (k,) array of int64
+        Numbers of the boxes that are kept, by descending score.
+
+    Examples
+    --------
+    The second box overlaps the first one. The third one overlaps only the second one, so it is kept.
+
+    >>> import numpy as np
+    >>> from pipeline_lib.kernels.boxes import suppress
+    >>> boxes = np.array([[0.0, 0, 4, 4], [0, 1, 4, 5], [0, 3, 4, 7]])
+    >>> suppress(boxes, np.array([0.9, 0.8, 0.7]), 0.3, np.zeros(3, int))
+    array([0, 2])
+    """
+    order = np.lexsort((*boxes.T[::-1], -scores))
+    left, kept = order, []
+    while len(left):
+        # Pairs among a few boxes take little memory. Those of them that are kept remove most of the others.
+        few, left = left[:RANKED], left[RANKED:]
+        few = few[_greedy(*_conflicts(boxes, few, few, threshold, groups), len(few))]
+        kept.append(few)
+        _, removed = _conflicts(boxes, few, left, threshold, groups)
+        left = np.delete(left, removed)
+    return np.concatenate(kept) if kept else order
+
+
+def _conflicts(
+    boxes: Boxes,
+    first: npt.NDArray[np.int64],
+    second: npt.NDArray[np.int64],
+    threshold: float,
+    groups: npt.NDArray[np.integer],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the pairs of places in `first` and `second` whose boxes suppress each other."""
+    i, j, iou = overlapping(boxes[first], boxes[second], max(threshold, 1e-300))
+    conflict = (iou > threshold) & (groups[first[i]] == groups[second[j]])
+    return i[conflict], j[conflict]
+
+
+@compiled
+def _greedy(i: np.ndarray, j: np.ndarray, count: int) -> np.ndarray:
+    """Return the boxes that are kept if the pairs (i, j), ascending in i, are in conflict."""
+    kept = np.ones(count, np.bool_)
+    for pair in range(len(i)):
+        if kept[i[pair]] and i[pair] < j[pair]:
+            kept[j[pair]] = False
+    return np.flatnonzero(kept)
+
+
+@compiled
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the IoU of two boxes."""
+    height = min(a[2], b[2]) - max(a[0], b[0])
+    width = min(a[3], b[3]) - max(a[1], b[1])
+    if height <= 0 or width <= 0:
+        return 0.0
+    shared = height * width
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+@compiled
+def _pairs(
+    first: np.ndarray,
+    second: np.ndarray,
+    keys: np.ndarray,
+    origin: np.ndarray,
+    side: float,
+    last: int,
+    columns: int,
+    threshold: float,
+    i_of: np.ndarray,
+    j_of: np.ndarray,
+    iou_of: np.ndarray,
+) -> int:
+    """Count the pairs of boxes, and write as many as the last three arrays have room for."""
+    count = 0
+    for i in range(len(first)):
+        box = first[i]
+        top, left = int((box[0] - origin[0]) // side) - 1, int((box[1] - origin[1]) // side) - 1
+        bottom, right = int((box[2] - origin[0]) // side), int((box[3] - origin[1]) // side)
+        left, right = max(left, 0), min(right, columns - 1)
+        for row in range(max(top, 0), min(bottom, last) + 1 if left <= right else 0):
+            begin = np.searchsorted(keys, row * columns + left)
+            end = np.searchsorted(keys, row * columns + right, side="right")
+            for j in range(begin, end):
+                iou = _iou(box, second[j])
+                if iou >= threshold:
+                    if count < len(i_of):
+                        i_of[count], j_of[count], iou_of[count] = i, j, iou
+                    count += 1
+    return count
