@@ -17,6 +17,19 @@ from pipeline_lib.kernels.components import connected_components
 from pipeline_lib.metrics.challenge import CHALLENGE_THRESHOLDS, challenge_summary, isbi_scores, summary_table
 from pipeline_lib.metrics.classes import class_confusion, class_scores
 from pipeline_lib.metrics.contingency import ContingencyTable, Foreground, contingency_tables
+from pipeline_lib.metrics.detection import (
+    BOX_COUNTS,
+    BOX_IOU_THRESHOLDS,
+    COUNT_ERRORS,
+    DETECTION_METRICS,
+    FROC_RATES,
+    BoxMatches,
+    DetectionCurve,
+    boxes_of_instances,
+    count_errors,
+    detection_scores,
+    pooled_matches,
+)
 from pipeline_lib.metrics.information import v_info, vi_merge, vi_split
 from pipeline_lib.metrics.instances import (
     CELL_COUNTS,
@@ -29,6 +42,7 @@ from pipeline_lib.metrics.instances import (
     panoptic_quality,
     seg,
 )
+from pipeline_lib.metrics.matching import match_boxes
 from pipeline_lib.metrics.mismatches import (
     Mismatch,
     error_map,
@@ -42,21 +56,31 @@ from pipeline_lib.metrics.thinning import thin_borders
 from pipeline_lib.metrics.warping import warp, warping_error
 
 __all__ = [
+    "BOX_COUNTS",
+    "BOX_IOU_THRESHOLDS",
     "CELL_COUNTS",
     "CHALLENGE_THRESHOLDS",
+    "COUNT_ERRORS",
+    "DETECTION_METRICS",
+    "FROC_RATES",
     "INSTANCE_METRICS",
     "IOU_THRESHOLDS",
+    "BoxMatches",
     "ContingencyTable",
+    "DetectionCurve",
     "Foreground",
     "Mismatch",
     "adapted_rand_error",
     "average_precision",
+    "boxes_of_instances",
     "challenge_summary",
     "class_confusion",
     "class_scores",
     "connected_components",
     "constant_pixels",
     "contingency_tables",
+    "count_errors",
+    "detection_scores",
     "dice",
     "error_map",
     "error_maps",
@@ -64,8 +88,10 @@ __all__ = [
     "instance_scores",
     "iou",
     "isbi_scores",
+    "match_boxes",
     "panoptic_quality",
     "pixel_error",
+    "pooled_matches",
     "rand_error",
     "seg",
     "splits_mergers_error",
