@@ -361,3 +361,15 @@ def test_the_line_of_a_variant_is_the_mean_of_its_models(study, written):
         == np.argsort([np.mean([loss[5] for loss in losses]), *(loss[5] for loss in losses)]).tolist()
     )
     assert "minutes of training" in written[0].text
+
+
+def test_the_end_of_the_lowest_line_is_visible():
+    """It has less than a tenth of the values, so that all of it could be left out."""
+    x = np.arange(50.0)
+    curves = {f"good{k}": [Curve(x, np.linspace(0.8, 1, 50))] for k in range(20)}
+    curves["low"] = [Curve(x, np.linspace(0, 0.2, 50))]
+    chart = curves_chart(curves)
+    bottom = chart["inside"][1] + chart["inside"][3]
+    first, *_, last = (float(point.split(",")[1]) for point in chart["lines"]["low"][0].split())
+    assert last == pytest.approx(bottom, abs=0.1)
+    assert first > bottom

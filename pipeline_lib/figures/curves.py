@@ -43,8 +43,8 @@ def curves_chart(curves: Mapping[str, Sequence[Curve]], *, logarithmic: bool = F
     curves : dict of str to sequence of Curve
         Lines of each variant.
     logarithmic : bool, default False
-        Whether the y axis is logarithmic. Otherwise it leaves out the tenth of the values that is lowest, so
-        that the end of the curves is visible.
+        Whether the y axis is logarithmic. Otherwise it leaves out the tenth of the values that is lowest, but
+        not the last value of a line, so that the end of the curves is visible.
 
     Returns
     -------
@@ -57,7 +57,9 @@ def curves_chart(curves: Mapping[str, Sequence[Curve]], *, logarithmic: bool = F
     up = np.concatenate([curve.y for curve in drawn])
     up = up[np.isfinite(up)]
     scale = np.log10 if logarithmic else np.asarray
-    low, high = (up.min(), up.max()) if logarithmic else (np.quantile(up, 0.1), up.max())
+    ends = [curve.y[np.isfinite(curve.y)][-1:] for curve in drawn]
+    least = up if logarithmic else np.append(np.concatenate(ends), np.quantile(up, 0.1))
+    low, high = least.min(), up.max()
     if low == high:
         low, high = low * 0.9, high * 1.1 or 1.0
     end = across.max() or 1.0
