@@ -38,7 +38,7 @@ class Array:
         Name of the dataset.
     axes : str
         One letter per axis: `c` channel, `z` section, `y` row, `x` column, `p` piece, `k` component or class,
-        `b` byte, `w` window.
+        `b` byte, `w` window, `o` object, `e` edge.
     dtype : str or None
         Type of the values; None for the type of the source file.
     unit : str
@@ -125,6 +125,30 @@ CLASS_PROBABILITY = Array(
     "array exists only if there are other classes than background and cell",
     compressed=False,
 )
+BOXES = Array(
+    "boxes",
+    "oe",
+    "float64",
+    "px",
+    "box of each object: first row and column, and those after the last one (y0, x0, y1, x1)",
+)
+BOX_SECTION = Array("box_section", "o", "int64", "1", "section of each object, from 0, in ascending order")
+BOX_CLASS = Array(
+    "box_class",
+    "o",
+    "uint8",
+    "class",
+    "class of each object, a number in the order of the attribute `classes` (JSON), from 1",
+)
+BOX_STATE = Array(
+    "box_state",
+    "o",
+    "uint8",
+    "1",
+    "0 = complete object, 1 = object that touches the edge of the section, 2 = object that is neither "
+    "learned nor scored, for example because it is too small",
+)
+BOX_SCORE = Array("box_score", "o", "float32", "1", "score of each detection, from 0 to 1")
 
 # Intermediate arrays between a prediction and its labels (instances/labelling.py). The last four are stored
 # in one group for each section.
@@ -273,6 +297,51 @@ def add(
     )
     _write_texts(dataset, axes=array.axes, unit=array.unit, meaning=array.meaning)
     return dataset
+
+
+def add_growing(file: h5py.Group, array: Array, row: tuple[int, ...] = ()) -> h5py.Dataset:
+    """Create an empty dataset to which `append` adds rows, and describe it in its attributes.
+
+    Parameters
+    ----------
+    file : h5py.File or h5py.Group
+        Where to create the dataset.
+    array : Array
+        Description of the dataset.
+    row : tuple of int, optional
+        Lengths of the axes after the first one.
+
+    Returns
+    -------
+    h5py.Dataset
+        The dataset.
+    """
+    dataset = file.create_dataset(
+        array.name,
+        (0, *row),
+        array.dtype,
+        maxshape=(None, *row),
+        chunks=(CHUNK, *row),
+        fletcher32=True,
+    )
+    _write_texts(dataset, axes=array.axes, unit=array.unit, meaning=array.meaning)
+    return dataset
+
+
+def append(dataset: h5py.Dataset, rows: npt.NDArray[Any]) -> None:
+    """Add rows to the end of a dataset.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Result of `add_growing`.
+    rows : array
+        Rows, with the axes of the dataset.
+    """
+    if len(rows):
+        before = len(dataset)
+        dataset.resize(before + len(rows), axis=0)
+        dataset[before:] = rows
 
 
 def write_findings(file: h5py.File, found: Json) -> None:

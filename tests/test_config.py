@@ -203,7 +203,7 @@ def test_section_has_the_parameters_and_defaults_of_its_function(section):
 
 def test_choices_match_the_code():
     assert SECTIONS["dataset"]["annotation_kind"]["enum"] == list(imageio.ANNOTATION_KINDS)
-    assert SECTIONS["network"]["name"]["enum"] == networks.names()
+    assert SECTIONS["network"]["name"]["enum"] == networks.names("segmentation")
     assert SECTIONS["segmentation"]["criterion"]["enum"] == list(postprocessing.CRITERIA)
     assert SCHEMA["properties"]["normalisation"]["enum"] == list(normalisation.KINDS)
 

@@ -179,7 +179,8 @@ class SmallGpu(nn.Module):
 
     def __init__(self, network, largest):
         super().__init__()
-        self.network, self.geometry, self.largest = network, network.geometry, largest
+        self.network, self.plan, self.largest = network, network.plan, largest
+        self.geometry = network.geometry
         self.sizes = []
 
     def forward(self, x):

@@ -332,9 +332,7 @@ def test_model_file_may_contain_more_values(model, tmp_path):
 
 
 def test_unknown_networks_and_settings_are_rejected():
-    with pytest.raises(
-        InputError, match=r"network\.name: found `fcn99`, expected one of .*fcn8s, patch_classifier, unet"
-    ):
+    with pytest.raises(InputError, match=r"network\.name: found `fcn99`, expected one of .*ssd, unet"):
         networks.plan("fcn99")
     with pytest.raises(InputError, match=r"`bass_channels` is not a setting of `unet`\. Its settings are"):
         networks.plan("unet", bass_channels=3)
@@ -395,6 +393,7 @@ class TestEveryNetwork:
         "fcn16s": ENCODER,
         "fcn8s": ENCODER,
         "patch_classifier": {"channels": [3, 4], "kernel_sizes": [3], "fc_channels": [5], "window": 22},
+        "ssd": {"channels": [3, 4, 5], "heads": 2, "scaled_norm": True},
     }
 
     def built(self, name, **more):
@@ -409,7 +408,10 @@ class TestEveryNetwork:
         for size in (geometry.smallest, geometry.smallest + 3 * geometry.stride):
             image = torch.zeros(1, 2, size, size + geometry.stride)
             output = geometry.output_size(size)
-            assert network(image).shape == (1, 4, output, output + geometry.stride)
+            plan = network.plan
+            sides = (output // plan.reduction, (output + geometry.stride) // plan.reduction)
+            assert network(image).shape == (1, plan.output_channels, *sides)
+            assert geometry.stride % plan.reduction == 0  # tiles start at whole pixels of the output
         assert networks.plan(name, **network.plan.arguments()) == network.plan
         assert {*network.plan.arguments()} == {"input_channels", "classes", *network.plan.schema()}
 
@@ -438,5 +440,6 @@ class TestEveryNetwork:
         with torch.inference_mode():
             whole = network(image)
             shifted = network(image[..., 2 * stride :])
-        torch.testing.assert_close(shifted, whole[..., 2 * stride :], rtol=0, atol=1e-5)
-        assert whole.shape[-2] == size - 2 * context
+        reduction = network.plan.reduction
+        torch.testing.assert_close(shifted, whole[..., 2 * stride // reduction :], rtol=0, atol=1e-5)
+        assert whole.shape[-2] == (size - 2 * context) // reduction

@@ -296,6 +296,7 @@ def test_step_follows_the_formulas_of_the_optimisers(tmp_path, optimizer):
     """Two steps of two weights, compared with explicit formulas of SGD and Adam."""
     settings = Settings(optimizer=optimizer, learning_rate=0.1, momentum=0.9, weight_decay=0.01, warm_up=4)
     net = torch.nn.Conv2d(1, 2, 1, bias=False)
+    net.plan = SimpleNamespace(reduction=1)
     torch.nn.init.constant_(net.weight, 0.5)
     step = step_of(settings, net)
     patch = torch.ones(1, 1, 1, 1), torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)  # image; class and weight

@@ -209,7 +209,7 @@ def keep_centre(transform: Transform, tile: int) -> Transform:
     return replace(transform, nodes=transform.nodes - displacement[:, None, None])
 
 
-def placement(transform: Transform, centre: tuple[int, int]) -> np.ndarray:
+def placement(transform: Transform, centre: tuple[float, float]) -> np.ndarray:
     """Return the coefficients of the positions of a patch.
 
     They are the array C for which `basis @ C @ basis.T` has the row and the column in the image of each pixel
@@ -219,7 +219,7 @@ def placement(transform: Transform, centre: tuple[int, int]) -> np.ndarray:
     ----------
     transform : Transform
         Transform of the patch.
-    centre : tuple of int
+    centre : tuple of float
         Row and column in the image of the centre of the patch.
 
     Returns

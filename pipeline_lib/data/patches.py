@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,10 @@ class Truth(Protocol):
 
     @property
     def ignore(self) -> Stored | None: ...
+
+
+class PixelwiseTruth(Truth, Protocol):
+    """Truth with numbers for each pixel."""
 
     def read(self, section: int, window: tuple[slice, slice]) -> np.ndarray:
         """Return the truth in a window of a section.
@@ -118,7 +122,7 @@ class Region:
         Normalised images.
     truth : (k, y, x) Tensor of float32
         Truth of the same pixels.
-    centre : tuple of int
+    centre : tuple of float
         Row and column in the region of the centre of the patch.
     transform : augment.Transform
         Augmentation of the patch.
@@ -128,7 +132,7 @@ class Region:
 
     image: Tensor
     truth: Tensor
-    centre: tuple[int, int]
+    centre: tuple[float, float]
     transform: augment.Transform
     seed: int
 
@@ -210,6 +214,7 @@ class Patches:
         reach = augment.reach(transform, self.tile)
         first_row, first_column = max(row - reach, 0), max(column - reach, 0)
         window = slice(first_row, row + reach + 1), slice(first_column, column + reach + 1)
+        truth = cast("PixelwiseTruth", truth)
         rows, columns = (np.arange(size)[part] for size, part in zip(truth.shape[1:], window, strict=True))
         image = self.normalisation.apply(raw[(slice(None), section, *window)], rows, columns)
         return Region(
@@ -246,15 +251,37 @@ class Patches:
         Patch
             Image and truth of the patch.
         """
-        transform, context = region.transform, self.context
-        terms = augment.placement(transform, region.centre)
-        basis = augment.basis(self.tile, transform.nodes.shape[-1], device)
+        context = self.context
+        terms, basis = self._positions(region, device)
         inner = basis[context : self.tile - context]
+        truth = augment.sample(region.truth.to(device, non_blocking=True), terms, inner, "nearest")
+        return Patch(self.image(region, device)[None], truth[None])
+
+    def image(self, region: Region, device: torch.device) -> Tensor:
+        """Return the image of a patch on a device, augmented.
+
+        Parameters
+        ----------
+        region : Region
+            Result of `read`.
+        device : torch.device
+            Device of the training.
+
+        Returns
+        -------
+        (c, tile, tile) Tensor of float32
+            The image.
+        """
+        terms, basis = self._positions(region, device)
         mode = self.augmentation.interpolation or "bicubic"
         image = augment.sample(region.image.to(device, non_blocking=True), terms, basis, mode)
-        truth = augment.sample(region.truth.to(device, non_blocking=True), terms, inner, "nearest")
         generator = torch.Generator(device).manual_seed(region.seed)
-        return Patch(augment.vary_gray(image, transform, generator)[None], truth[None])
+        return augment.vary_gray(image, region.transform, generator)
+
+    def _positions(self, region: Region, device: torch.device) -> tuple[np.ndarray, Tensor]:
+        """Return the coefficients and functions of the positions of a patch, see `augment.sample`."""
+        terms = augment.placement(region.transform, region.centre)
+        return terms, augment.basis(self.tile, region.transform.nodes.shape[-1], device)
 
     def batches(self, numbers: Iterable[Sequence[int]], device: torch.device) -> Iterator[list[Patch]]:
         """Yield batches of patches, which a separate thread prepares ahead of the training.

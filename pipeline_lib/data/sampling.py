@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pipeline_lib.kernels.blocks import ALIGNMENT
 
 if TYPE_CHECKING:
-    from pipeline_lib.data.patches import Truth
+    from pipeline_lib.data.patches import PixelwiseTruth
 
 MOST_BLOCKS = 2**20  # whose classes are counted separately, of all volumes together: 8 MB for each class
 
@@ -27,7 +27,7 @@ class ClassBalanced:
 
     Parameters
     ----------
-    truths : sequence of Truth
+    truths : sequence of PixelwiseTruth
         Truth of each volume.
     classes : int
         Number of classes.
@@ -40,7 +40,7 @@ class ClassBalanced:
         Probability of each class to be drawn.
     """
 
-    def __init__(self, truths: Sequence[Truth], classes: int) -> None:
+    def __init__(self, truths: Sequence[PixelwiseTruth], classes: int) -> None:
         self._truths, self._classes = truths, classes
         self._side = ALIGNMENT
         self._grids = _grids(truths, self._side)
@@ -96,7 +96,7 @@ class ClassBalanced:
         return found
 
 
-def _grids(truths: Sequence[Truth], side: int) -> list[tuple[int, int, int]]:
+def _grids(truths: Sequence[PixelwiseTruth], side: int) -> list[tuple[int, int, int]]:
     """Return the number of blocks of each volume in z, y and x."""
     sizes = [truth.shape for truth in truths]
     return [(depth, -(-height // side), -(-width // side)) for depth, height, width in sizes]

@@ -207,6 +207,11 @@ class SplitIfTooLarge(nn.Module):
         self.too_large = math.inf  # px, size of the smallest input that ran out of memory
 
     @property
+    def plan(self) -> Plan:
+        """Settings of the network."""
+        return self.network.plan
+
+    @property
     def geometry(self) -> Geometry:
         """Valid input sizes of the network, and its context."""
         return self.network.geometry
@@ -250,7 +255,8 @@ class SplitIfTooLarge(nn.Module):
                 f"{image.device}: not enough memory for {height} x {width} px, the smallest tile of "
                 "this network. Set `device: cpu`, or wait until the GPU is free."
             )
-        first = self(image.narrow(axis, 0, self.geometry.input_size(half))).narrow(axis, 0, half)
+        own = half // self.plan.reduction
+        first = self(image.narrow(axis, 0, self.geometry.input_size(half))).narrow(axis, 0, own)
         return torch.cat([first, self(image.narrow(axis, half, size - half))], axis)
 
 

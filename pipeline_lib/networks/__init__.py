@@ -22,8 +22,13 @@ ENTRY_POINTS = "bordure.networks"
 __all__ = ["ENTRY_POINTS", "Geometry", "Plan", "names", "plan", "plan_type"]
 
 
-def names() -> list[str]:
+def names(task: str | None = None) -> list[str]:
     """Return the names of all available networks.
+
+    Parameters
+    ----------
+    task : str, optional
+        Only networks for this task (one of `tasks.names`). By default all.
 
     Returns
     -------
@@ -34,10 +39,11 @@ def names() -> list[str]:
     Examples
     --------
     >>> from pipeline_lib.networks import names
-    >>> "unet" in names()
-    True
+    >>> "unet" in names(), "unet" in names("detection")
+    (True, False)
     """
-    return [*_own(), *(point.name for point in metadata.entry_points(group=ENTRY_POINTS))]
+    every = [*_own(), *(point.name for point in metadata.entry_points(group=ENTRY_POINTS))]
+    return [name for name in every if task in (None, plan_type(name).task)]
 
 
 def plan_type(name: str) -> type[Plan]:

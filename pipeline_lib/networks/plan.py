@@ -30,6 +30,7 @@ _TYPES: dict[object, Json] = {
     float: {"type": "number"},
     str: {"type": "string"},
     tuple[int, ...]: {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1},
+    tuple[float, ...]: {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}, "minItems": 1},
 }
 
 
@@ -209,6 +210,8 @@ class Plan(ABC):
         Name of the network in the config and in model files.
     smaller : str
         Advice for error messages about memory, for example "lower `network.depth`".
+    task : str
+        Name of the task that the network is for, one of `tasks.names`.
 
     Raises
     ------
@@ -218,9 +221,20 @@ class Plan(ABC):
 
     name: ClassVar[str]
     smaller: ClassVar[str]
+    task: ClassVar[str] = "segmentation"
 
     input_channels: int = 1
     classes: int = 2
+
+    @property
+    def reduction(self) -> int:
+        """Side of the square of the image that one pixel of the output describes (px)."""
+        return 1
+
+    @property
+    def output_channels(self) -> int:
+        """Number of channels of the output."""
+        return self.classes
 
     @property
     @abstractmethod

@@ -104,6 +104,11 @@ def predict(
         with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:
             raw = source[layout.RAW.name]
             step = _step(layout.pixel_size(source), trained.pixel_size, match_pixel_size, dataset)
+            if step is not None and trained.task == "detection":
+                raise InputError(
+                    "prediction.match_pixel_size: found true, but detections cannot be resampled. Resample "
+                    "images before, or set it to false."
+                )
             images = raw if step is None else Resampled(raw, step)
             trained.normalisation.check(images, dataset, layout.findings(source)["gray"])
             share = blocks.parts(raw.shape[1:], jobs)[part - 1]

@@ -27,9 +27,8 @@ import torch
 from torch import Tensor
 
 from pipeline_lib import layout, networks, provenance, tasks
-from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.data.normalisation import Normalisation
-from pipeline_lib.data.patches import Patches, open_volumes
+from pipeline_lib.data.patches import PixelwiseTruth, open_volumes
 from pipeline_lib.data.sampling import ClassBalanced
 from pipeline_lib.inference import passes
 from pipeline_lib.kernels.pixelsize import pair
@@ -66,7 +65,7 @@ def train(
     augmentation: Json,
     seed: int,
     start: str | Path | None = None,
-    task: str = "segmentation",
+    boxes: str | Path | None = None,
     threads: int = 1,
     processes: Processes = ALONE,
 ) -> None:
@@ -83,11 +82,11 @@ def train(
     train : sequence of str or Path
         Datasets of the training volumes (HDF5).
     train_weight_maps : sequence of str or Path
-        Weight maps of the training volumes (HDF5), in the same order.
+        Weight maps of the training volumes (HDF5), in the same order; for a detector their boxes.
     validation : sequence of str or Path
         Datasets of the validation volumes (HDF5).
     validation_weight_maps : sequence of str or Path
-        Weight maps of the validation volumes (HDF5), in the same order.
+        Weight maps of the validation volumes (HDF5), in the same order; for a detector their boxes.
     statistics : str or Path
         Normalisation, measured on the training volumes (JSON).
     model : str or Path
@@ -104,8 +103,8 @@ def train(
         Seed of all random numbers.
     start : str or Path, optional
         Model file whose parameters the network starts from. By default `training["start_from"]`, or none.
-    task : str, default "segmentation"
-        Name of the task (one of `tasks.names`).
+    boxes : str or Path, optional
+        Sizes of the default boxes (JSON), written by `stages.boxes.choose_boxes`. Only detectors need it.
     threads : int, default 1
         Number of CPU threads, shared by the processes of a machine.
     processes : Processes, default one process
@@ -133,6 +132,9 @@ def train(
     precision = passes.choose_precision(settings.precision, device)
     measured = read_json(statistics)
     normalisation = Normalisation.from_dict(measured["normalisation"])
+    task = networks.plan_type(network["name"]).task
+    if boxes:
+        network = network | {"sizes": read_json(boxes)["sizes"]}
     trained_task = tasks.load(task, measured.get("classes", ()), measured.get("cells", ()))
     if settings.best_by not in trained_task.scores:
         raise InputError(
@@ -152,7 +154,7 @@ def train(
     net.move_to(device)
     torch.backends.cudnn.benchmark = True  # tiles have one size, so the search for fast algorithms pays off
     inputs = [*train, *train_weight_maps, *validation, *validation_weight_maps, statistics]
-    inputs += [start] if start else []
+    inputs += [path for path in (start, boxes) if path]
     all_settings: Json = {
         "task": task,
         "network": network,
@@ -234,16 +236,17 @@ def train(
                     _check_gray_levels(normalisation, volume.raw, file, gray, started)
                 balanced = None
                 if settings.sampling == "class_balanced":
-                    truths = [volume.truth for volume in volumes]
+                    truths = [cast("PixelwiseTruth", volume.truth) for volume in volumes]
                     balanced = ClassBalanced(truths, trained_task.classes)
-                patches = Patches(
+                patches = trained_task.patches(
+                    plan,
                     volumes,
                     normalisation,
                     plan.geometry.context,
                     settings.tile,
-                    Augmentation(**augmentation),
+                    trained_task.augmentation(**augmentation),
                     seed,
-                    balanced,
+                    *([balanced] if balanced else []),
                 )
                 if balanced:
                     learned_from = trained_shares(patches, trained_task)

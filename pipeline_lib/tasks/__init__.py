@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     import h5py
     from torch import Tensor
 
-    from pipeline_lib.data.patches import Truth, Volume
+    from pipeline_lib.data.augment import Augmentation
+    from pipeline_lib.data.patches import Patches, Truth, Volume
     from pipeline_lib.inference.tiling import Tile
+    from pipeline_lib.networks import Plan
 
 __all__ = ["Task", "load", "names"]
 
@@ -45,6 +47,8 @@ class Task(Protocol):
         What each channel of the output means. Model files store it.
     cell_names : tuple of str
         The channels whose pixels belong to cells. Model files store it.
+    augmentation : type
+        `data.augment.Augmentation`, or a class with further settings.
     scores : dict of str to bool
         Name of each validation score to whether a higher value is better. One of the scores is `loss`.
     """
@@ -53,6 +57,7 @@ class Task(Protocol):
     classes: int
     class_names: tuple[str, ...]
     cell_names: tuple[str, ...]
+    augmentation: type[Augmentation]
     scores: dict[str, bool]
 
     def __init__(self, classes: Sequence[str] = ..., cells: Sequence[str] = ...) -> None: ...
@@ -77,8 +82,26 @@ class Task(Protocol):
             Raw images, and the truth for `loss` and `validate`.
         """
 
+    def patches(self, plan: Plan, *arguments: Any) -> Patches:
+        """Return the training patches.
+
+        Parameters
+        ----------
+        plan : Plan
+            Plan of the network.
+        *arguments
+            Those of `data.patches.Patches`.
+
+        Returns
+        -------
+        Patches
+            Random patches with their truth.
+        """
+
     def loss(self, output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the mean loss of one or several patches.
+        """Return the sum of the losses of one or several patches.
+
+        The loss of a batch is the sum over its patches, divided by the sum of `count` (or by 1 if that is 0).
 
         Parameters
         ----------
@@ -92,7 +115,21 @@ class Task(Protocol):
         Returns
         -------
         () Tensor of float32
-            Scalar loss.
+            Sum of the losses.
+        """
+
+    def count(self, truth: Tensor) -> int:
+        """Return by how much the sum of the losses is divided on account of some patches.
+
+        Parameters
+        ----------
+        truth : (n, k, y, x) Tensor of float32
+            As in `loss`.
+
+        Returns
+        -------
+        int
+            For instance the number of patches.
         """
 
     def count_classes(self, truth: Tensor) -> Tensor:
@@ -211,7 +248,7 @@ def names() -> list[str]:
     --------
     >>> from pipeline_lib.tasks import names
     >>> names()
-    ['segmentation']
+    ['detection', 'segmentation']
     """
     return [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
 

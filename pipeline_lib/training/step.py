@@ -133,19 +133,23 @@ class Step:
         running = [torch.zeros_like(mean) for mean in _running_means(self.net)]
         device = next(self.net.parameters()).device
         total = torch.zeros((), device=device)
+        reduction = self.net.plan.reduction
+        counts = [self.task.count(self.without_rim(truth, reduction)) for _, truth in patches]
+        count = torch.tensor(float(sum(counts)), device=device)
+        self.processes.sum_([count])
+        count.clamp_(min=1)
         self.optimizer.zero_grad(set_to_none=True)
         try:
             numbered = [*zip(self.share(iteration), patches, strict=True)]
             for first in range(0, len(numbered), self.at_once):
                 numbers, group = zip(*numbered[first : first + self.at_once], strict=True)
-                image, truth = (
-                    torch.cat([*map(self.without_rim, part)]) for part in zip(*group, strict=True)
-                )
+                image = torch.cat([self.without_rim(own) for own, _ in group])
+                truth = torch.cat([self.without_rim(own, reduction) for _, own in group])
                 mask, dropout = self._randomness(numbers, truth)
                 _copy(before, self.net.buffers())
                 with autocast(device, self.precision), dropout:
                     output = self.net(image.contiguous(memory_format=torch.channels_last))
-                loss = self.task.loss(output, truth, mask) * len(numbers) / self.settings.batch
+                loss = self.task.loss(output, truth, mask) / count
                 del output
                 loss.backward()
                 total += loss.detach()
@@ -175,9 +179,10 @@ class Step:
         dropout = DropoutByPatch(states, truth.device) if len(numbers) > 1 else contextlib.nullcontext()
         return torch.stack(masks) if masks else None, dropout
 
-    def without_rim(self, part: Tensor) -> Tensor:
-        """Cut the rim off `part` (..., y, x), the image or the truth of a patch."""
-        return part[..., self.rim : part.shape[-2] - self.rim, self.rim : part.shape[-1] - self.rim]
+    def without_rim(self, part: Tensor, reduction: int = 1) -> Tensor:
+        """Cut the rim off `part` (..., y, x), the image of a patch, or its truth with the net's reduction."""
+        rim = self.rim // reduction
+        return part[..., rim : part.shape[-2] - rim, rim : part.shape[-1] - rim]
 
     def _save_memory(self, why: str) -> None:
         """Process fewer patches together, or else compute activations twice, or else use smaller tiles.
@@ -206,6 +211,7 @@ class Step:
             return
         smaller = geometry.input_size(max(geometry.output_size(tile) * 3 // 4, 1))
         rim = -((smaller - tile) // 2)  # rounded up: with a stride of 1 px, the difference can be odd
+        rim += -rim % self.net.plan.reduction
         if rim == 0 or tile - 2 * rim < geometry.smallest:
             raise TooLarge(tile, why)
         self.rim += rim

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import h5py
 import numpy as np
@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from pipeline_lib import layout, metrics
+from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.data.labels import cells_apart
-from pipeline_lib.data.patches import Volume
+from pipeline_lib.data.patches import Patches, Volume
 from pipeline_lib.inference.passes import orient, orient_back
 from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.kernels.sections import count_annotated, ignored_pixels
+from pipeline_lib.networks import Plan
 from pipeline_lib.runtime.types import Stored
 from pipeline_lib.tasks.segmentation.classes import TWO, Classes, target_class
 from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
@@ -97,6 +99,7 @@ class Task:
     """Segmentation of the pixels into classes. `tasks.Task` documents the methods."""
 
     name: ClassVar[str] = "segmentation"
+    augmentation: ClassVar[type[Augmentation]] = Augmentation
     scores: ClassVar[dict[str, bool]] = {"loss": False, "v_rand_thin": True}
 
     def __init__(self, classes: Sequence[str] = TWO.names, cells: Sequence[str] = TWO.cells) -> None:
@@ -114,9 +117,17 @@ class Task:
         truth = PixelTruth(found.labels, found.separation_border, weighted, found.ignore, found.target)
         return Volume(found.raw, truth)
 
+    def patches(self, plan: Plan, *arguments: Any) -> Patches:
+        """Return patches of images with class and weight of each pixel."""
+        return Patches(*arguments)
+
     def loss(self, output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the weighted cross entropy of the logits `output` (n, classes, y, x)."""
-        return weighted_cross_entropy(output, truth[:, 0].long(), truth[:, 1], mask)
+        return weighted_cross_entropy(output, truth[:, 0].long(), truth[:, 1], mask) * len(output)
+
+    def count(self, truth: Tensor) -> int:
+        """Return the number of patches."""
+        return len(truth)
 
     def count_classes(self, truth: Tensor) -> Tensor:
         """Return the number of pixels of each class that have a weight."""

@@ -1,0 +1,111 @@
+"""Boxes of objects, from instance labels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline_lib.kernels.boxes import Boxes
+from pipeline_lib.runtime.types import Stored
+
+BAND = 2**22  # pixels that are read at a time
+
+
+class Objects(NamedTuple):
+    """The objects of a section, in the order of their labels.
+
+    Parameters
+    ----------
+    label : (n,) array of uint32
+        Label of each object.
+    boxes : (n, 4) array of float64
+        Box (y0, x0, y1, x1) of each object (px).
+    pixels : (n,) array of int64
+        Number of pixels of each object.
+    first : (n, 2) array of int64
+        Row and column of the first pixel of each object.
+    """
+
+    label: npt.NDArray[np.uint32]
+    boxes: Boxes
+    pixels: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+
+    def cut(self, height: int, width: int) -> npt.NDArray[np.bool_]:
+        """Return which objects touch the edge of the section, so that part of them may lie outside.
+
+        Parameters
+        ----------
+        height, width : int
+            Size of the section (px).
+
+        Returns
+        -------
+        (n,) array of bool
+            True for objects with a pixel at the edge.
+        """
+        return (self.boxes[:, :2] == 0).any(axis=1) | (self.boxes[:, 2:] == (height, width)).any(axis=1)
+
+
+def objects_of(labels: Stored, section: int) -> Objects:
+    """Find the box of each label of a section.
+
+    Parameters
+    ----------
+    labels : (z, y, x) array of unsigned integers
+        Instance labels, 0 = background. Numpy or h5py; it is read in bands of rows.
+    section : int
+        Number of the section.
+
+    Returns
+    -------
+    Objects
+        Boxes of all labels. Pixels with the same label are one object, also if they are not connected.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pipeline_lib.data.boxes import objects_of
+    >>> found = objects_of(np.array([[[0, 5, 5], [7, 5, 0]]]), 0)
+    >>> found.label, found.boxes.tolist(), found.pixels
+    (array([5, 7], dtype=uint32), [[0.0, 1.0, 2.0, 3.0], [1.0, 0.0, 2.0, 1.0]], array([3, 1]))
+    """
+    _, height, width = labels.shape
+    step = max(BAND // width, 1)
+    bands = [_runs(np.asarray(labels[section, top : top + step]), top) for top in range(0, height, step)]
+    return _joined(np.concatenate([_joined_runs(band) for band in bands]))
+
+
+def _runs(band: npt.NDArray[np.integer], top: int) -> npt.NDArray[np.int64]:
+    """Return the runs of equal labels in the rows of a band.
+
+    Each run is a row (label, y0, x0, y1, x1, pixels, y, x of the first pixel).
+    """
+    starts = np.ones(band.shape, bool)
+    starts[:, 1:] = band[:, 1:] != band[:, :-1]
+    y, x = np.nonzero(starts)
+    length = np.diff(np.append(y * band.shape[1] + x, band.size))
+    label = band[y, x].astype(np.int64)
+    runs = np.stack([label, y + top, x, y + top + 1, x + length, length, y + top, x], axis=1)
+    return runs[label > 0]
+
+
+def _joined_runs(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Join the rows of each label to one, in the order of the labels."""
+    if not len(runs):
+        return runs
+    runs = runs[np.argsort(runs[:, 0], kind="stable")]  # the first run of each label stays in front
+    first = np.flatnonzero(np.diff(runs[:, 0], prepend=-1))
+    joined = runs[first]
+    joined[:, 1:3] = np.minimum.reduceat(runs[:, 1:3], first)
+    joined[:, 3:5] = np.maximum.reduceat(runs[:, 3:5], first)
+    joined[:, 5] = np.add.reduceat(runs[:, 5], first)
+    return joined
+
+
+def _joined(runs: npt.NDArray[np.int64]) -> Objects:
+    """Return the objects of runs from several bands."""
+    rows = _joined_runs(runs)
+    return Objects(rows[:, 0].astype(np.uint32), rows[:, 1:5].astype(float), rows[:, 5], rows[:, 6:])

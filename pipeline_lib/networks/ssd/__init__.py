@@ -1,0 +1,258 @@
+"""Plan of the single shot detector SSD, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline_lib.networks.plan import Geometry, Plan, setting
+from pipeline_lib.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline_lib.networks.ssd.module import SSD
+
+OFFSETS = 4  # numbers that place a box: its centre and its size, relative to a default box
+# Bytes of a training step per value of `SSDPlan.step_bytes_per_pixel`
+STEP_BYTES = {"float32": 4.2, "bfloat16": 2.8}
+
+
+@dataclass(frozen=True)
+class SSDPlan(Plan):
+    """Settings of a single shot detector (SSD) and what follows from them.
+
+    An encoder of unpadded convolutions halves the resolution from level to level. At each of the last `heads`
+    levels, a 3x3 convolution predicts for several default boxes at each pixel of the level: logits of the
+    classes, and how the box of the object differs from the default box.
+
+    The paper pads its convolutions. Here nothing is padded, so that tiles have no seams. The pixels of a
+    level then lie on a regular grid on the section, whatever tile they are computed in: pixel (i, j) of a
+    level with stride s has its centre at ((i + 1/2) s, (j + 1/2) s) px.
+
+    Parameters
+    ----------
+    input_channels : int, default 1
+        Number of channels of the images.
+    classes : int, default 2
+        Number of classes of the task, including the background.
+    channels : sequence of int, default (64, 128, 256, 512, 512)
+        Number of channels of each level.
+    convolutions : int, default 2
+        Number of convolutions of each level.
+    heads : int, default 3
+        Number of levels, from the lowest one, that predict boxes.
+    sizes : sequence of float, optional
+        Sizes of the default boxes (px), from the highest level that predicts boxes to the lowest one, the
+        same number for each level. By default they are chosen from the training objects.
+    sizes_per_level : int, default 2
+        Number of sizes of each level if they are chosen from the training objects.
+    aspect_ratios : sequence of float, default (1.0, 2.0)
+        Ratio of width and height of the default boxes. Boxes of a ratio other than 1 also exist turned by 90
+        degrees.
+    batch_normalisation : bool, default False
+        Whether batch normalisation follows each convolution of the encoder.
+    scaled_norm : bool, default False
+        Whether the features of the highest level that predicts boxes are divided by their norm and multiplied
+        by a learned factor for each channel, as the paper does for its layer conv4_3.
+
+    Raises
+    ------
+    InputError
+        If a setting has the wrong type or is out of range, or the numbers do not fit each other.
+
+    References
+    ----------
+    Sections 2 and 3 of [1]_. The layer of `scaled_norm` is that of [2]_.
+
+    .. [1] W. Liu, D. Anguelov, D. Erhan, C. Szegedy, S. Reed, C.-Y. Fu, A. C. Berg, "SSD: Single shot
+       MultiBox detector", ECCV, LNCS 9905:21-37, 2016.
+
+    .. [2] W. Liu, A. Rabinovich, A. C. Berg, "ParseNet: Looking wider to see better", arXiv:1506.04579, 2015.
+
+    Examples
+    --------
+    >>> from pipeline_lib.networks.ssd import SSDPlan
+    >>> plan = SSDPlan(channels=(16, 32, 64, 64, 64), sizes=(6, 13, 20, 26, 31, 58))
+    >>> plan.geometry
+    Geometry(stride=16, smallest=172, context=78)
+    >>> plan.strides, plan.boxes_per_cell
+    ([4, 8, 16], 126)
+    """
+
+    name: ClassVar[str] = "ssd"
+    task: ClassVar[str] = "detection"
+    smaller: ClassVar[str] = "lower the numbers of `network.channels`"
+
+    channels: tuple[int, ...] = setting(
+        (64, 128, 256, 512, 512),
+        "Number of channels of each level. A 2x2 max pooling lies between two levels.",
+        minItems=1,
+        maxItems=8,
+    )
+    convolutions: int = setting(2, "Number of convolutions of each level.", minimum=1)
+    heads: int = setting(3, "Number of levels, from the lowest one, that predict boxes.", minimum=1)
+    sizes: tuple[float, ...] = setting(
+        (),
+        "Sizes of the default boxes, from the highest level that predicts boxes to the lowest one, the same "
+        "number for each level. An empty list means that they are chosen from the training objects.",
+        unit="px",
+        minItems=0,
+    )
+    sizes_per_level: int = setting(
+        2, "Number of sizes of each level if they are chosen from the training objects.", minimum=1
+    )
+    aspect_ratios: tuple[float, ...] = setting(
+        (1.0, 2.0),
+        "Ratios of width and height of the default boxes. Boxes of a ratio other than 1 also exist turned by "
+        "90 degrees.",
+    )
+    batch_normalisation: bool = setting(
+        False, "Whether batch normalisation follows each convolution of the encoder."
+    )
+    scaled_norm: bool = setting(
+        False,
+        "Whether features of the highest level that predicts boxes are divided by their norm and multiplied "
+        "by learned factors, as in the paper.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.heads > len(self.channels):
+            raise InputError(
+                f"network.heads: found {self.heads}, but `network.channels` has {len(self.channels)} levels. "
+                "Use fewer heads or more levels."
+            )
+        if len(self.sizes) % self.heads:
+            raise InputError(
+                f"network.sizes: found {len(self.sizes)} numbers for {self.heads} levels (`network.heads`), "
+                "expected the same number of sizes for each level."
+            )
+
+    @property
+    def geometry(self) -> Geometry:
+        """Valid input sizes and context. The output of the smallest tile is one pixel of the lowest level."""
+        stride = 2 ** (len(self.channels) - 1)
+        # each 3x3 convolution of a level cuts off one of its pixels on each side, and so does the head
+        context = self.convolutions * (2 * stride - 1) + stride
+        return Geometry(stride=stride, smallest=stride + 2 * context, context=context)
+
+    @property
+    def reduction(self) -> int:
+        """Side of the square of the image that one pixel of the output describes (px)."""
+        return self.geometry.stride
+
+    @property
+    def strides(self) -> list[int]:
+        """Stride of each level that predicts boxes (px), from the highest level."""
+        levels = len(self.channels)
+        return [2**level for level in range(levels - self.heads, levels)]
+
+    @property
+    def shapes_per_pixel(self) -> int:
+        """Number of default boxes at each pixel of a level."""
+        return (len(self.sizes) // self.heads or self.sizes_per_level) * len(self._ratios)
+
+    @property
+    def boxes_per_cell(self) -> int:
+        """Number of default boxes in the square of the image that one pixel of the output describes."""
+        return sum((self.reduction // stride) ** 2 for stride in self.strides) * self.shapes_per_pixel
+
+    @property
+    def output_channels(self) -> int:
+        """Number of channels of the output: logits and offsets of each default box."""
+        return self.boxes_per_cell * (self.classes + OFFSETS)
+
+    @property
+    def _ratios(self) -> list[float]:
+        """Ratios of width and height, also those of boxes turned by 90 degrees."""
+        return [value for ratio in self.aspect_ratios for value in {ratio: None, 1 / ratio: None}]
+
+    @property
+    def default_boxes(self) -> npt.NDArray[np.float64]:
+        """Default boxes of the pixel (0, 0) of the output, (boxes_per_cell, 4): y0, x0, y1, x1 (px).
+
+        Their order is that of the channels of the output: by level, then shape (size, then ratio), then row
+        and column in the level. Those of pixel (i, j) of the output are moved by (i, j) times `reduction`.
+
+        Raises
+        ------
+        InputError
+            If the sizes are not known yet.
+        """
+        found = []
+        for stride, shapes in zip(self.strides, self.shapes, strict=True):
+            centres = np.arange(self.reduction // stride) * stride + stride / 2
+            y, x = np.meshgrid(centres, centres, indexing="ij")
+            centre = np.stack([y, x], axis=-1).reshape(1, -1, 2)
+            half = shapes[:, None] / 2
+            found.append(np.concatenate([centre - half, centre + half], axis=2).reshape(-1, 4))
+        return np.concatenate(found)
+
+    @property
+    def shapes(self) -> list[npt.NDArray[np.float64]]:
+        """Height and width (px) of the default boxes of each level that predicts boxes, (shapes, 2) arrays.
+
+        Raises
+        ------
+        InputError
+            If the sizes are not known yet.
+        """
+        if not self.sizes:
+            raise InputError("network.sizes: not chosen yet. Give the plan the sizes of `choose_boxes`.")
+        return [
+            np.array([(size / r**0.5, size * r**0.5) for size in sizes for r in self._ratios])
+            for sizes in np.reshape(self.sizes, (self.heads, -1))
+        ]
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters: kernels, biases, and scales and shifts of normalisation."""
+        own = 2 if self.batch_normalisation else 1  # scale and shift replace the bias
+        widths = [self.input_channels] + [c for c in self.channels for _ in range(self.convolutions)]
+        encoder = sum(9 * before * after + own * after for before, after in pairwise(widths))
+        predicted = self.shapes_per_pixel * (self.classes + OFFSETS)
+        heads = sum((9 * width + 1) * predicted for width in self.channels[-self.heads :])
+        return encoder + heads + self.scaled_norm * self.channels[-self.heads]
+
+    @property
+    def values_per_pixel(self) -> float:
+        """Largest number of values in memory per input pixel in a forward pass."""
+        return max(
+            3 * max(width / 4**level for level, width in enumerate(self.channels)),
+            3 * self.output_channels / self.reduction**2,
+        )
+
+    def step_bytes_per_pixel(self, precision: str) -> float:
+        """Return the peak memory of a training step per input pixel.
+
+        Parameters
+        ----------
+        precision : str
+            "float32", "bfloat16" or "auto". "auto" counts as "float32".
+
+        Returns
+        -------
+        float
+            Bytes per pixel of the input tile.
+        """
+        kept = sum(
+            width / 4**level * (self.convolutions * (3 if self.batch_normalisation else 1) + 0.75)
+            for level, width in enumerate(self.channels)
+        )
+        values = kept + max(self.channels) + 6 * self.output_channels / self.reduction**2
+        return STEP_BYTES.get(precision, STEP_BYTES["float32"]) * values
+
+    def build(self) -> SSD:
+        """Return a new SSD with random initial parameters. This method imports torch.
+
+        Returns
+        -------
+        SSD
+            Torch module (`networks.ssd.module.SSD`) on the CPU.
+        """
+        from pipeline_lib.networks.ssd import module
+
+        return module.SSD(self)

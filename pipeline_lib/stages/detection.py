@@ -1,0 +1,256 @@
+"""Detection stage: from the boxes of all tiles to detections, their score threshold, and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pipeline_lib import layout, provenance
+from pipeline_lib.imageio.boxes import SectionBoxes, write_detections
+from pipeline_lib.kernels import blocks
+from pipeline_lib.metrics import BoxMatches, match_boxes, pooled_matches
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import read_json, write_json
+from pipeline_lib.runtime.log import logger, several
+from pipeline_lib.runtime.types import Json
+from pipeline_lib.tasks.detection.found import Found, create_arrays
+from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
+
+#: How the score threshold is chosen: the best F1 at an IoU of 0.5, or the smallest error of the number of
+#: objects in a section.
+CRITERIA = ("box_f1", "count_error")
+
+
+def detect(
+    predictions: Sequence[str | Path], output: str | Path, *, shape: Sequence[int], jobs: int = 1
+) -> None:
+    """Remove the boxes of a volume that overlap boxes with a higher score, and write the others as HDF5.
+
+    This is done for each section as a whole. So the result does not depend on tiles, or on the jobs that
+    share a volume, and the number of boxes is not limited.
+
+    Parameters
+    ----------
+    predictions : sequence of str or Path
+        HDF5 files of `stages.prediction.predict`, one for each part, in the order of `blocks.parts`.
+    output : str or Path
+        HDF5 file to write: `boxes`, `box_section`, `box_class` and `box_score`, by section and descending
+        score.
+    shape : sequence of int
+        Shape of the volume (z, y, x).
+    jobs : int, default 1
+        Number of jobs that shared the volume.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, damaged or lacks an array.
+    """
+    sections, height, width = shape
+    parts = blocks.parts((sections, height, width), jobs)
+    with (
+        provenance.making("detect", [output], [*predictions]) as record,
+        layout.create(output, record) as file,
+        ExitStack() as stack,
+    ):
+        opened = [
+            stack.enter_context(layout.require(path, layout.BOXES, layout.BOX_SCORE)) for path in predictions
+        ]
+        create_arrays(file, *layout.classes_of(opened[0][layout.BOX_CLASS.name]))
+        layout.copy_pixel_size(opened[0], file)
+        order = [np.argsort(part[layout.BOX_SECTION.name][:], kind="stable") for part in opened]
+        numbers = [part[layout.BOX_SECTION.name][:][own] for part, own in zip(opened, order, strict=True)]
+        count = 0
+        for z in range(sections):
+            candidates = []
+            for source, part, own, number in zip(opened, parts, order, numbers, strict=True):
+                first, last = np.searchsorted(number, [z - part.sections.start, z + 1 - part.sections.start])
+                found = Found.of_rows(source, np.sort(own[first:last]))
+                candidates.append(found._replace(boxes=found.boxes + np.array([part.rows.start, 0] * 2)))
+            joined = Found(*(np.concatenate(columns) for columns in zip(*candidates, strict=True)))
+            kept = joined.suppressed(height, width)
+            kept.append_to(file, z)
+            count += len(kept.score)
+    logger.info("%s: %s in %s", output, several(count, "detection"), several(sections, "section"))
+
+
+def choose_score(
+    boxes: Sequence[str | Path],
+    detections: Sequence[str | Path],
+    datasets: Sequence[str | Path],
+    output: str | Path,
+    *,
+    criterion: str = "box_f1",
+) -> None:
+    """Choose the score threshold of a detector on the validation volumes, and write it as JSON.
+
+    Parameters
+    ----------
+    boxes : sequence of str or Path
+        HDF5 files of `stages.boxes.build_boxes` for the validation volumes.
+    detections : sequence of str or Path
+        HDF5 files of `detect` for the same volumes, in the same order.
+    datasets : sequence of str or Path
+        HDF5 files of the same volumes, in the same order.
+    output : str or Path
+        JSON file to write: `threshold`, `criterion`, `value` of the criterion there, and all thresholds that
+        were tried (`grid`) with precision, recall and F1.
+    criterion : {"box_f1", "count_error"}, default "box_f1"
+        How the threshold is chosen.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, the criterion is not known, or no box was found.
+    """
+    if criterion not in CRITERIA:
+        raise InputError(
+            f"config key `segmentation.criterion`: found `{criterion}`, expected one of "
+            f"{', '.join(CRITERIA)}."
+        )
+    inputs = [*boxes, *detections, *datasets]
+    with provenance.making("choose_score", [output], inputs, criterion=criterion) as record:
+        matches = pooled_matches(
+            [
+                section
+                for paths in zip(boxes, detections, datasets, strict=True)
+                for section in matched_sections(*paths)
+            ]
+        )
+        if not len(matches.score):
+            raise InputError(
+                f"{output}: the detector found no box in the validation volumes. Train longer, or check the "
+                "annotations of the training volumes."
+            )
+        threshold, value = matches.curve().best_f1() if criterion == "box_f1" else matches.best_count()
+        curve = matches.curve()
+        finite = np.isfinite(curve.threshold)
+        write_json(
+            output,
+            {
+                "threshold": threshold,
+                "criterion": criterion,
+                "value": value,
+                "grid": curve.threshold[finite].tolist(),
+                "precision": curve.precision[finite].tolist(),
+                "recall": curve.recall[finite].tolist(),
+                "f1": curve.f1[finite].tolist(),
+                "provenance": record,
+            },
+        )
+    logger.info("%s: score of at least %.3f, %s %.4f", output, threshold, criterion, value)
+
+
+def matched_sections(boxes: str | Path, detections: str | Path, dataset: str | Path) -> Iterator[BoxMatches]:
+    """Yield the matches of the detections of each section with the annotated objects.
+
+    Parameters
+    ----------
+    boxes : str or Path
+        HDF5 file of `stages.boxes.build_boxes`.
+    detections : str or Path
+        HDF5 file of `detect`.
+    dataset : str or Path
+        HDF5 file of the volume.
+
+    Yields
+    ------
+    BoxMatches
+        Matches of one section.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged.
+    """
+    with (
+        layout.require(boxes, layout.BOXES) as annotated,
+        layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
+        layout.require(dataset, layout.RAW) as source,
+    ):
+        _, depth, height, width = source[layout.RAW.name].shape
+        truth = BoxTruth.of(annotated, (depth, height, width), None)
+        names, _ = layout.classes_of(annotated[layout.BOX_CLASS.name])
+        for z, own in sections_of(found, depth):
+            rows = truth.rows(z)
+            yield match_boxes(
+                truth.boxes[rows],
+                own.boxes,
+                own.score,
+                truth_class=truth.kind[rows] - 1,
+                found_class=own.kind - 1,
+                ignored=truth.state[rows] == IGNORED,
+                classes=len(names) - 1,
+            )
+
+
+def sections_of(found: h5py.File, depth: int) -> Iterator[tuple[int, Found]]:
+    """Yield the number and the boxes of each section of a file of `detect`.
+
+    Parameters
+    ----------
+    found : h5py.File
+        File of `detect`, open for reading.
+    depth : int
+        Number of sections.
+
+    Yields
+    ------
+    section : int
+        Number of the section.
+    boxes : Found
+        Its boxes, by descending score.
+    """
+    ends = np.searchsorted(found[layout.BOX_SECTION.name][:], np.arange(depth + 1))
+    for z in range(depth):
+        yield z, Found.of_rows(found, slice(int(ends[z]), int(ends[z + 1])))
+
+
+def write_table(
+    detections: str | Path, postprocessing: str | Path, table: str | Path, *, volume: str, sections: int
+) -> None:
+    """Write the detections of a volume whose score reaches the threshold as a table (CSV).
+
+    Parameters
+    ----------
+    detections : str or Path
+        HDF5 file of `detect`.
+    postprocessing : str or Path
+        JSON file of `choose_score`.
+    table : str or Path
+        CSV file to write, see `imageio.boxes.COLUMNS`.
+    volume : str
+        Name of the volume.
+    sections : int
+        Number of its sections.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, or the table cannot be written.
+    """
+    threshold = read_json(postprocessing)["threshold"]
+    settings: Json = {"volume": volume}
+    with (
+        provenance.making("write_table", [table], [detections, postprocessing], **settings),
+        layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
+    ):
+        names, _ = layout.classes_of(found[layout.BOX_CLASS.name])
+
+        def rows() -> Iterator[tuple[str, int, SectionBoxes]]:
+            for z, own in sections_of(found, sections):
+                kept = own.score.astype(float) >= threshold
+                classes = [names[number] for number in own.kind[kept]]
+                nothing = np.zeros(len(classes), bool)
+                yield (
+                    volume,
+                    z,
+                    SectionBoxes(own.boxes[kept], classes, nothing, own.score[kept].astype(float)),
+                )
+
+        count = write_detections(table, rows())
+    logger.info("%s: %s in %s", table, several(count, "object"), several(sections, "section"))

@@ -1,0 +1,201 @@
+"""Detection of objects as boxes as a task: truth, patches, loss, decoding and validation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, cast
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline_lib import layout
+from pipeline_lib.data.patches import Volume
+from pipeline_lib.inference.tiling import Tile
+from pipeline_lib.metrics import BoxMatches, match_boxes, pooled_matches
+from pipeline_lib.networks import Plan
+from pipeline_lib.networks.ssd import OFFSETS, SSDPlan
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.tasks.detection import matching
+from pipeline_lib.tasks.detection.found import SMALLEST_SCORE, Found, create_arrays
+from pipeline_lib.tasks.detection.losses import multibox_loss
+from pipeline_lib.tasks.detection.patches import BoxAugmentation, BoxPatches
+from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
+
+
+@dataclass(frozen=True)
+class Output:
+    """Output of the network for a tile.
+
+    Parameters
+    ----------
+    values : (a, classes + 4, rows, columns) Tensor of float32
+        Logits and offsets of each default box.
+    plan : SSDPlan
+        Plan of the network.
+    """
+
+    values: Tensor
+    plan: SSDPlan
+
+    def boxes(self, tile: Tile) -> Found:
+        """Return the boxes whose default box has its centre in the part of the section that a tile writes.
+
+        Parameters
+        ----------
+        tile : Tile
+            Position of the tile.
+
+        Returns
+        -------
+        Found
+            All boxes with a score of at least `SMALLEST_SCORE`, not yet cut off at the edges of the section.
+        """
+        probability = self.values[:, :-OFFSETS].softmax(1)[:, 1:]
+        default, kind, row, column = (
+            part.cpu().numpy() for part in (probability >= SMALLEST_SCORE).nonzero(as_tuple=True)
+        )
+        step = self.plan.reduction
+        corner = np.stack([row, column, row, column], axis=1) * float(step)
+        own = self.plan.default_boxes[default] + corner
+        inside = (matching.centres_of(own) < [part.stop - part.start for part in tile.write]).all(axis=1)
+        default, kind, row, column, own = (part[inside] for part in (default, kind, row, column, own))
+        offsets = self.values[:, -OFFSETS:].cpu().numpy()[default, :, row, column]
+        origin = np.tile([part.start for part in tile.write], 2)
+        score = probability.cpu().numpy()[default, kind, row, column]
+        return Found(matching.decode(offsets, own) + origin, (kind + 1).astype(np.uint8), score)
+
+
+class SectionFound(NamedTuple):
+    """Contribution of one section to the validation scores.
+
+    Attributes
+    ----------
+    losses : list of (float, int)
+        Sum of the loss and number of default boxes with an object in each tile.
+    matches : BoxMatches
+        Boxes that were found, matched with those of the truth.
+    """
+
+    losses: list[tuple[float, int]]
+    matches: BoxMatches
+
+
+class Task:
+    """Detection of objects as boxes. `tasks.Task` documents the methods."""
+
+    name: ClassVar[str] = "detection"
+    augmentation: ClassVar[type[BoxAugmentation]] = BoxAugmentation
+    scores: ClassVar[dict[str, bool]] = {"loss": False, "box_ap_50": True, "box_ap": True}
+
+    def __init__(
+        self, classes: Sequence[str] = ("background", "cell"), cells: Sequence[str] = ("cell",)
+    ) -> None:
+        self.class_names, self.cell_names = ("background", *cells), tuple(cells)
+        self.classes = len(self.class_names)
+
+    def open(self, stack: ExitStack, dataset: str | Path, boxes: str | Path, cache_bytes: int) -> Volume:
+        """Open raw images, and the boxes of their objects as `BoxTruth`."""
+        file = stack.enter_context(layout.require(dataset, layout.RAW, cache_bytes=cache_bytes))
+        raw, ignore = file[layout.RAW.name], file.get(layout.IGNORE.name)
+        with layout.require(boxes, layout.BOXES) as found:
+            return Volume(raw, BoxTruth.of(found, raw.shape[1:], ignore))
+
+    def patches(self, plan: Plan, *arguments: Any) -> BoxPatches:
+        """Return patches of images with what their default boxes learn."""
+        return BoxPatches(*arguments, plan=cast("SSDPlan", plan))
+
+    def loss(self, output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the MultiBox loss."""
+        n, _, *size = output.shape
+        values = output.reshape(n, -1, self.classes + OFFSETS, *size).transpose(1, 2)
+        kinds, *_ = parts = truth.reshape(n, 5, -1, *size).split([1, 4], dim=1)
+        logits, offsets = values.split([self.classes, OFFSETS], dim=1)
+        return multibox_loss(logits, offsets, kinds[:, 0].long(), parts[1])
+
+    def count(self, truth: Tensor) -> int:
+        """Return the number of default boxes with an object."""
+        n, _, *size = truth.shape
+        return int((truth.reshape(n, 5, -1, *size)[:, 0] > 0).sum())
+
+    def count_classes(self, truth: Tensor) -> Tensor:
+        """Raise `InputError`: patches are not balanced by classes of pixels."""
+        raise InputError("training.sampling: a detector has no classes of pixels. Set `uniform`.")
+
+    def decode(
+        self,
+        network: Callable[[Tensor], Tensor],
+        image: Tensor,
+        average_orientations: bool = False,
+        log_prior: Sequence[float] = (),
+    ) -> Output:
+        """Return logits and offsets of the default boxes of a tile, in its own orientation only."""
+        if average_orientations:
+            raise InputError(
+                "prediction.average_orientations: found true, but boxes are not averaged. Set it to false."
+            )
+        values = network(image[None].contiguous(memory_format=torch.channels_last))[0].float()
+        plan = cast("SSDPlan", network.plan)  # type: ignore[attr-defined]
+        return Output(values.reshape(plan.boxes_per_cell, -1, *values.shape[1:]), plan)
+
+    def validate(self, truth: BoxTruth, section: int, outputs: Iterator[tuple[Tile, Output]]) -> SectionFound:
+        """Return the loss of the tiles, and the boxes that were found and those of the truth."""
+        rows = truth.rows(section)
+        boxes, kinds = truth.boxes[rows], truth.kind[rows].astype(np.int64)
+        kinds[truth.state[rows] == IGNORED] = matching.IGNORED
+        losses, found = [], []
+        for tile, output in outputs:
+            origin = np.array([part.start for part in tile.write])
+            height, width = (float(part.stop - part.start) for part in tile.write)
+            values = output.values
+            targets = torch.from_numpy(
+                matching.targets(
+                    output.plan.default_boxes,
+                    output.plan.reduction,
+                    (values.shape[2], values.shape[3]),
+                    boxes - np.tile(origin, 2),
+                    kinds,
+                    ((0.0, height), (0.0, width)),
+                )
+            ).to(values.device)
+            loss = self.loss(values.flatten(0, 1)[None], targets.flatten(0, 1)[None])
+            losses.append((float(loss), int((targets[0] > 0).sum())))
+            found.append(output.boxes(tile))
+        joined = Found(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        kept = joined.suppressed(*truth.shape[1:])
+        matches = match_boxes(
+            boxes,
+            kept.boxes,
+            kept.score,
+            truth_class=truth.kind[rows] - 1,
+            found_class=kept.kind - 1,
+            ignored=truth.state[rows] == IGNORED,
+            classes=self.classes - 1,
+        )
+        return SectionFound(losses, matches)
+
+    def scores_of(self, found: list[SectionFound]) -> dict[str, float]:
+        """Return the MultiBox loss for each default box with an object, and COCO's average precisions."""
+        losses, matches = zip(*found, strict=True)
+        energies, counts = zip(*itertools.chain(*losses), strict=True)
+        precision = pooled_matches(matches).average_precision()
+        return {
+            "loss": math.fsum(energies) / max(sum(counts), 1),
+            "box_ap_50": float(precision[0]),
+            "box_ap": float(precision.mean()),
+        }
+
+    def create(self, file: h5py.File, shape: tuple[int, int, int]) -> h5py.File:
+        """Add the arrays of boxes, which grow with the boxes that are found."""
+        create_arrays(file, self.class_names, self.cell_names)
+        return file
+
+    def write(self, target: h5py.File, section: int, tile: Tile, output: Output) -> None:
+        """Write the boxes of a tile, not yet suppressed."""
+        output.boxes(tile).append_to(target, section)

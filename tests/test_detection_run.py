@@ -1,0 +1,154 @@
+"""A detector from drawn discs to counted objects: training, prediction by tiles and jobs, detections."""
+
+import dataclasses
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from pipeline_lib import layout, metrics
+from pipeline_lib.kernels import blocks
+from pipeline_lib.metrics import detection_scores
+from pipeline_lib.networks.model import Model
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import write_json
+from pipeline_lib.stages.boxes import build_boxes, choose_boxes
+from pipeline_lib.stages.detection import choose_score, detect, matched_sections
+from pipeline_lib.stages.prediction import predict
+from pipeline_lib.stages.training import train
+from pipeline_lib.tasks.detection.patches import BoxAugmentation
+from pipeline_lib.training.schedule import Settings
+
+SHAPE = (2, 150, 140)
+NETWORK = {"name": "ssd", "channels": [8, 12, 12], "convolutions": 1, "heads": 2, "aspect_ratios": [1.0]}
+
+
+def draw(path, seed):
+    """Write a dataset of bright discs of several sizes on noise, some of which touch."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: SHAPE[1], : SHAPE[2]]
+    labels = np.zeros(SHAPE, np.uint32)
+    for z in range(SHAPE[0]):
+        for number in range(1, 26):
+            radius = rng.uniform(4, 8)
+            centre = rng.uniform(0, SHAPE[1:])
+            disc = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
+            near = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < (radius + 1) ** 2
+            if not labels[z][near].any():
+                labels[z][disc] = number
+    raw = np.where(labels > 0, 170, 60) + rng.normal(0, 12, SHAPE)
+    with layout.create(path, {}) as file:
+        layout.add(file, layout.LABELS, SHAPE)[:] = labels
+        layout.add(file, layout.RAW, (1, *SHAPE), np.uint8)[:] = raw.clip(0, 255)[None]
+        layout.write_findings(file, {"gray": {"type": "uint8"}, "annotation": None})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("detector")
+    for number, name in enumerate(("train", "validation", "test")):
+        draw(folder / f"{name}.h5", number)
+        build_boxes(folder / f"{name}.h5", folder / f"{name}_boxes.h5", minimum_size=9)
+    choose_boxes([folder / "train_boxes.h5"], folder / "boxes.json", network=NETWORK)
+    statistics = {"normalisation": {}, "pixel_size": None}
+    with h5py.File(folder / "train.h5") as file:
+        raw = file["raw"][:]
+    statistics["normalisation"] = {
+        "kind": "mean_std",
+        "dtype": "uint8",
+        "offset": [[[float(raw.mean())]]],
+        "scale": [[[float(raw.std())]]],
+    }
+    write_json(folder / "statistics.json", statistics)
+    settings = Settings(
+        iterations=120,
+        validation_interval=60,
+        warm_up=10,
+        tile=102,
+        optimizer="adam",
+        learning_rate=0.004,
+        batch=2,
+        device="cpu",
+        precision="float32",
+        best_by="box_ap_50",
+    )
+    train(
+        [folder / "train.h5"],
+        [folder / "train_boxes.h5"],
+        [folder / "validation.h5"],
+        [folder / "validation_boxes.h5"],
+        folder / "statistics.json",
+        folder / "model.pt",
+        folder / "history.csv",
+        network=NETWORK,
+        training=dataclasses.asdict(settings),
+        augmentation=dataclasses.asdict(BoxAugmentation()),
+        seed=0,
+        boxes=folder / "boxes.json",
+    )
+    return folder
+
+
+def detections(folder, name, tag, **settings):
+    """Predict a volume in one or several jobs, and return the boxes and scores of its detections."""
+    jobs = settings.pop("jobs", 1)
+    parts = [folder / f"{name}{tag}{k}.h5" for k, _ in enumerate(blocks.parts(SHAPE, jobs))]
+    for number, path in enumerate(parts, 1):
+        predict(
+            folder / f"{name}.h5",
+            folder / "model.pt",
+            path,
+            part=number,
+            jobs=jobs,
+            device="cpu",
+            precision="float32",
+            **settings,
+        )
+    detect(parts, folder / f"{name}{tag}.h5", shape=SHAPE, jobs=jobs)
+    with h5py.File(folder / f"{name}{tag}.h5") as file:
+        return np.column_stack([file["box_section"][:], file["boxes"][:], file["box_score"][:]])
+
+
+def test_discs_are_found_and_counted(run):
+    paths = {}
+    for name in ("validation", "test"):
+        detections(run, name, "_found")
+        paths[name] = [[run / f"{name}{part}.h5"] for part in ("_boxes", "_found", "")]
+    choose_score(*paths["validation"], run / "score.json")
+    threshold = json.loads((run / "score.json").read_text())["threshold"]
+    matches = metrics.pooled_matches([*matched_sections(*(path for (path,) in paths["test"]))])
+    scores = detection_scores(matches, threshold)
+    assert scores["box_ap_50"] > 0.9
+    assert scores["box_f1"] > 0.9
+    assert abs(scores["boxes_found"] - scores["boxes_annotated"]) <= 0.1 * scores["boxes_annotated"]
+
+
+def test_detections_do_not_depend_on_tiles_and_jobs(run):
+    geometry = Model.load(run / "model.pt").plan.geometry
+    whole = detections(run, "test", "_whole")
+    assert len(whole) > 30
+    for tag, settings in {
+        "_small": {"tile": geometry.smallest},
+        "_other": {"tile": geometry.smallest + 5 * geometry.stride},
+        "_jobs": {"jobs": 3},
+    }.items():
+        found = detections(run, "test", tag, **settings)
+        # boxes with a score near the smallest one can appear or disappear by rounding
+        assert abs(len(found) - len(whole)) <= 2
+        strong = [each[each[:, -1] > 0.011] for each in (whole, found)]
+        assert len(strong[0]) == len(strong[1])
+        order = [np.lexsort(each[:, :5].round(2).T) for each in strong]
+        np.testing.assert_allclose(strong[1][order[1]], strong[0][order[0]], atol=2e-3)
+
+
+def test_model_file_has_its_default_boxes(run):
+    model = Model.load(run / "model.pt")
+    assert model.task == "detection"
+    assert list(model.plan.sizes) == json.loads((run / "boxes.json").read_text())["sizes"]
+    assert list(model.classes) == ["background", "cell"]
+
+
+def test_orientations_are_not_averaged(run):
+    with pytest.raises(InputError, match="average_orientations: found true, but boxes are not averaged"):
+        detections(run, "test", "_turned", average_orientations=True)
