@@ -73,8 +73,13 @@ socket.send_fds(server, [len(job).to_bytes(8, "big")], [0, 1, 2])
 server.sendall(job)
 answer = server.makefile()
 job = int(answer.readline())
+def forward(number, _):
+    try:
+        os.kill(job, number)
+    except ProcessLookupError:  # it has just ended
+        pass
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, lambda number, _: os.kill(job, number))
+    signal.signal(number, forward)
 status = int(answer.readline())
 if status < 0:
     if status != -signal.SIGKILL:
