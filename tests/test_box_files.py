@@ -91,7 +91,7 @@ def test_corners_of_voc_are_pixels_counted_from_1(tmp_path):
     [section] = found.sections
     assert section.boxes.tolist() == [[0, 0, 1, 1], [3, 10, 30, 40]]
     assert section.classes == ["cell", "mitosis"] and section.ignored.tolist() == [False, True]
-    assert any("counted from 1 (`box_coordinates: pixels_from_1`)" in note for note in found.notes)
+    assert any('counted from 1 (`coordinates="pixels_from_1"`)' in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_selected_sections_need_boxes_others_do_not(tmp_path):
     written(tmp_path, "a.xml", voc([("cell", 0, 1, 1, 3, 3)]))
     assert found_in(tmp_path, THREE, sections="0,2") == [[[0, 0, 3, 3]], [[0, 0, 2, 2]]]
     with pytest.raises(
-        InputError, match=r"no entry for 1 of 3 sections: b\.tif\. If they show no objects, set"
+        InputError, match=r"no entry for 1 of 3 sections: b\.tif\. If they show no objects, pass"
     ):
         read(tmp_path, THREE)
 
@@ -233,9 +233,9 @@ def test_sections_without_entry_are_background_or_ignored(tmp_path):
         found = read(tmp_path, THREE, empty_sections=meaning)
         assert [len(section.boxes) for section in found.sections] == [1, 0, 0]
         assert [section.annotated for section in found.sections] == [True, *[meaning == "background"] * 2]
-        assert any(f"(`empty_sections: {meaning}`)" in note for note in found.notes)
+        assert any(f'(`empty_sections="{meaning}"`)' in note for note in found.notes)
     with pytest.raises(
-        InputError, match=r"no entry for 2 of 3 sections: b\.tif, c\.tif\..*empty_sections: ignore"
+        InputError, match=r"no entry for 2 of 3 sections: b\.tif, c\.tif\..*empty_sections=.ignore"
     ):
         read(tmp_path, THREE)
 
@@ -561,19 +561,19 @@ MESSAGES = {
         "a.xml",
         voc([("cell", 0, 4, 0, 9, 9)]),
         r"object 1 \(cell\), xmin 4, ymin 0, xmax 9, ymax 9: corners cannot be first and last pixels, "
-        r"counted from 1\. Set in `dataset` `box_coordinates: pixels_from_0` .*or `box_coordinates: edges`",
+        r"counted from 1\. Pass `coordinates=.pixels_from_0.` .*or `coordinates=.edges.`",
     ),
     "from 0 up to the width": (
         "a.xml",
         voc([("cell", 0, 0, 0, 40, 9)]),
-        r"Set in `dataset` `box_coordinates: edges` \(edges of pixels, counted from 0\)\.$",
+        r"Pass `coordinates=.edges.` \(edges of pixels, counted from 0\)\.$",
     ),
-    "fractions": ("a.xml", voc([("cell", 0, 4.5, 2, 9, 9)]), r"Set in `dataset` `box_coordinates: edges` \("),
+    "fractions": ("a.xml", voc([("cell", 0, 4.5, 2, 9, 9)]), r"Pass `coordinates=.edges.` \("),
     "from 0 and from 1": ("a.xml", voc([("cell", 0, 0, 2, 0, 30)]), r"Export the boxes again"),
     "pixels as edges": (
         "a.csv",
         "xmin,ymin,xmax,ymax\n4,2,4,9\n",
-        r"corners cannot be edges.*`box_coordinates: pixels_from_1` .*pixels_from_0",
+        r"corners cannot be edges.*`coordinates=.pixels_from_1.` .*pixels_from_0",
     ),
     "entities": (
         "a.xml",
@@ -713,7 +713,7 @@ def test_missing_files_and_folders_without_boxes(tmp_path):
     for name in ("a.json", "a.csv", "a.xml", "a.txt"):
         with pytest.raises(InputError, match=rf"{name}: the boxes cannot be read \(No such file"):
             read(tmp_path / name)
-    with pytest.raises(InputError, match=r"no files \.xml .*Check the column `annotation`"):
+    with pytest.raises(InputError, match=r"no files \.xml .*Check the path"):
         read(tmp_path)
     written(tmp_path, "instances.json", "{}")
     with pytest.raises(InputError, match=r"Add a name to the path: /instances\.json\."):

@@ -19,6 +19,7 @@ from pipeline_lib.data.patches import Volume
 from pipeline_lib.inference.tiling import tiles
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.boxes import overlaps, suppress
+from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages.boxes import build_boxes, choose_boxes
 from pipeline_lib.stages.detection import choose_score, detect, sections_of, write_table
 from pipeline_lib.tasks.detection import matching
@@ -39,7 +40,7 @@ def some_boxes(rng, count, size=60, largest=14):
     return np.hstack([corners, corners + rng.uniform(3, largest, (count, 2))])
 
 
-def truth_of(boxes, shape=(1, 60, 60), state=0, kind=1, ignore=None):
+def truth_of(boxes, shape=(1, 60, 60), state=0, kind=1):
     count = len(boxes)
     return BoxTruth(
         shape,
@@ -47,7 +48,7 @@ def truth_of(boxes, shape=(1, 60, 60), state=0, kind=1, ignore=None):
         np.zeros(count, np.int64),
         np.full(count, kind, np.uint8),
         np.full(count, state, np.uint8),
-        ignore,
+        1,
     )
 
 
@@ -313,7 +314,7 @@ class TestPatches:
         )
         for number in range(5):
             kinds = patches.read(number).truth[0, 0]
-            assert int((kinds >= 0).sum()) <= 11 * 11  # the section has 10 x 10 default boxes
+            assert int((kinds >= 0).sum()) == 10 * 10  # default boxes with their centre in the section
             assert int((kinds > 0).sum()) >= 1
 
 
@@ -337,6 +338,19 @@ class TestStages:
             assert file["box_section"][:].tolist() == [0, 0, 1]
             assert file["box_state"][:].tolist() == [CUT, 0, IGNORED]
             assert layout.classes_of(file["box_class"]) == (["background", "cell"], ["cell"])
+
+    @pytest.mark.parametrize(
+        ("array", "message"),
+        [(layout.IGNORE, "ignored pixels"), (layout.TARGET, r"several classes of cells \(neuron, glia\)")],
+    )
+    def test_what_detectors_cannot_learn_is_refused(self, dataset, tmp_path, array, message):
+        with h5py.File(dataset, "a") as file:
+            added = layout.add(file, array, (2, 40, 50))
+            if array is layout.TARGET:
+                layout.write_classes(added, ["background", "neuron", "glia"], ["neuron", "glia"])
+        with pytest.raises(InputError, match=f"volume.h5: found {message}, which detectors cannot learn"):
+            build_boxes(dataset, tmp_path / "boxes.h5")
+        assert not (tmp_path / "boxes.h5").exists()
 
     def test_volume_without_objects(self, tmp_path):
         path = tmp_path / "empty.h5"
@@ -432,6 +446,13 @@ class TestDetect:
         assert (chosen["threshold"], chosen["value"]) == (np.float32(0.1), pytest.approx(6 / 7))
         choose_score(*paths, tmp_path / "count.json", criterion="count_error")
         assert json.loads((tmp_path / "count.json").read_text())["threshold"] == np.float32(0.3)
+        with h5py.File(tmp_path / "found.h5", "a") as file:
+            right = file["boxes"][:]
+            file["boxes"][:] = right + 500
+        with pytest.raises(InputError, match="no threshold is better than to keep no box at all"):
+            choose_score(*paths, tmp_path / "none.json")
+        with h5py.File(tmp_path / "found.h5", "a") as file:
+            file["boxes"][:] = right
         write_table(
             tmp_path / "found.h5", tmp_path / "count.json", tmp_path / "table.csv", volume="a", sections=1
         )

@@ -25,7 +25,7 @@ NETWORK = {"name": "ssd", "channels": [8, 12, 12], "convolutions": 1, "heads": 2
 
 
 def draw(path, seed):
-    """Write a dataset of bright discs of several sizes on noise, some of which touch."""
+    """Write a dataset of bright discs of several sizes on noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: SHAPE[1], : SHAPE[2]]
     labels = np.zeros(SHAPE, np.uint32)
@@ -45,7 +45,7 @@ def draw(path, seed):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("detector")
     for number, name in enumerate(("train", "validation", "test")):
         draw(folder / f"{name}.h5", number)
@@ -61,7 +61,7 @@ def run(tmp_path_factory):
         "scale": [[[float(raw.std())]]],
     }
     write_json(folder / "statistics.json", statistics)
-    settings = Settings(
+    return folder, Settings(
         iterations=120,
         validation_interval=60,
         warm_up=10,
@@ -73,6 +73,9 @@ def run(tmp_path_factory):
         precision="float32",
         best_by="box_ap_50",
     )
+
+
+def train_in(folder, settings):
     train(
         [folder / "train.h5"],
         [folder / "train_boxes.h5"],
@@ -87,7 +90,19 @@ def run(tmp_path_factory):
         seed=0,
         boxes=folder / "boxes.json",
     )
-    return folder
+
+
+@pytest.fixture(scope="module")
+def run(prepared):
+    train_in(*prepared)
+    return prepared[0]
+
+
+@pytest.mark.parametrize("change", [{"loss_mask": 0.5}, {"sampling": "class_balanced"}])
+def test_choices_of_pixels_are_refused(prepared, change):
+    folder, settings = prepared
+    with pytest.raises(InputError, match="choose pixels, but ssd learns boxes"):
+        train_in(folder, dataclasses.replace(settings, **change))
 
 
 def detections(folder, name, tag, **settings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,35 +40,38 @@ def build_boxes(dataset: str | Path, output: str | Path, *, minimum_size: int = 
     Raises
     ------
     InputError
-        If the dataset is missing or damaged, or has no annotation.
+        If the dataset is missing or damaged, has no annotation, has pixels that are not annotated, or has
+        several classes of cells.
     """
     with (
         provenance.making("build_boxes", [output], [dataset], minimum_size=minimum_size) as record,
         layout.require(dataset, layout.LABELS) as source,
         layout.create(output, record) as file,
     ):
-        labels, kinds = source[layout.LABELS.name], source.get(layout.TARGET.name)
-        cells = ["cell"]
-        if kinds is not None:
-            names, cells = layout.classes_of(kinds)
-        boxes, sections, classes, states = [], [], [], []
+        labels = source[layout.LABELS.name]
+        cells = layout.classes_of(source[layout.TARGET.name])[1] if layout.TARGET.name in source else ["cell"]
+        if len(cells) > 1 or layout.IGNORE.name in source:
+            what = f"several classes of cells ({', '.join(cells)})" if len(cells) > 1 else "ignored pixels"
+            raise InputError(
+                f"{dataset}: found {what}, which detectors cannot learn from yet. Annotate all pixels, "
+                "with a single class of cells."
+            )
+        boxes, sections, states = [], [], []
         for z in range(labels.shape[0]):
             found = objects_of(labels, z)
             boxes.append(found.boxes)
             sections.append(np.full(len(found.label), z))
-            own = np.ones(len(found.label), np.uint8)
-            if kinds is not None and len(cells) > 1:
-                number = {names.index(name): k for k, name in enumerate(cells, 1)}
-                own = np.array([number.get(int(kinds[z, y, x]), 1) for y, x in found.first], np.uint8)
-            classes.append(own)
             state = np.where(found.cut(*labels.shape[1:]), CUT, 0)
             states.append(np.where(found.pixels < minimum_size, IGNORED, state))
-        columns = (layout.BOXES, boxes), (layout.BOX_SECTION, sections), (layout.BOX_CLASS, classes)
-        for array, parts in (*columns, (layout.BOX_STATE, states)):
-            values = np.concatenate(parts)
+        count = sum(map(len, boxes))
+        for array, values in (
+            (layout.BOXES, np.concatenate(boxes)),
+            (layout.BOX_SECTION, np.concatenate(sections)),
+            (layout.BOX_CLASS, np.ones(count, np.uint8)),
+            (layout.BOX_STATE, np.concatenate(states)),
+        ):
             layout.append(layout.add_growing(file, array, values.shape[1:]), values)
         layout.write_classes(file[layout.BOX_CLASS.name], ["background", *cells], cells)
-        count = len(np.concatenate(boxes))
     logger.info("%s: %s in %s", output, several(count, "object"), several(len(boxes), "section"))
 
 
@@ -104,8 +108,7 @@ def choose_boxes(boxes: Sequence[str | Path], output: str | Path, *, network: Js
         plan = networks.plan(**network)
         assert isinstance(plan, SSDPlan)
         sizes = list(plan.sizes) or quantiles(size, plan.heads * plan.sizes_per_level)
-        chosen = networks.plan(**network | {"sizes": sizes})
-        assert isinstance(chosen, SSDPlan)
+        chosen = replace(plan, sizes=tuple(sizes))
         share = float(covered(chosen.strides, chosen.shapes, learned).mean())
         write_json(
             output,

@@ -12,13 +12,13 @@ import numpy as np
 from pipeline_lib import layout, provenance
 from pipeline_lib.imageio.boxes import SectionBoxes, write_detections
 from pipeline_lib.kernels import blocks
-from pipeline_lib.metrics import BoxMatches, match_boxes, pooled_matches
+from pipeline_lib.metrics import BoxMatches, pooled_matches
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.tasks.detection.found import Found, create_arrays
-from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
+from pipeline_lib.tasks.detection.truth import BoxTruth
 
 #: How the score threshold is chosen: the best F1 at an IoU of 0.5, or the smallest error of the number of
 #: objects in a section.
@@ -62,15 +62,17 @@ def detect(
         ]
         create_arrays(file, *layout.classes_of(opened[0][layout.BOX_CLASS.name]))
         layout.copy_pixel_size(opened[0], file)
-        order = [np.argsort(part[layout.BOX_SECTION.name][:], kind="stable") for part in opened]
-        numbers = [part[layout.BOX_SECTION.name][:][own] for part, own in zip(opened, order, strict=True)]
+        of_parts = [
+            sections_of(source, part.sections.stop - part.sections.start)
+            for source, part in zip(opened, parts, strict=True)
+        ]
         count = 0
         for z in range(sections):
             candidates = []
-            for source, part, own, number in zip(opened, parts, order, numbers, strict=True):
-                first, last = np.searchsorted(number, [z - part.sections.start, z + 1 - part.sections.start])
-                found = Found.of_rows(source, np.sort(own[first:last]))
-                candidates.append(found._replace(boxes=found.boxes + np.array([part.rows.start, 0] * 2)))
+            for part, own in zip(parts, of_parts, strict=True):
+                if part.sections.start <= z < part.sections.stop:
+                    _, found = next(own)
+                    candidates.append(found._replace(boxes=found.boxes + np.array([part.rows.start, 0] * 2)))
             joined = Found(*(np.concatenate(columns) for columns in zip(*candidates, strict=True)))
             kept = joined.suppressed(height, width)
             kept.append_to(file, z)
@@ -105,7 +107,7 @@ def choose_score(
     Raises
     ------
     InputError
-        If a file is missing or damaged, the criterion is not known, or no box was found.
+        If a file is missing or damaged, the criterion is not known, or no threshold is better than none.
     """
     if criterion not in CRITERIA:
         raise InputError(
@@ -121,13 +123,13 @@ def choose_score(
                 for section in matched_sections(*paths)
             ]
         )
-        if not len(matches.score):
-            raise InputError(
-                f"{output}: the detector found no box in the validation volumes. Train longer, or check the "
-                "annotations of the training volumes."
-            )
-        threshold, value = matches.curve().best_f1() if criterion == "box_f1" else matches.best_count()
         curve = matches.curve()
+        threshold, value = curve.best_f1() if criterion == "box_f1" else matches.best_count()
+        if not np.isfinite(threshold):
+            raise InputError(
+                f"{output}: in the validation volumes, no threshold is better than to keep no box at all. "
+                "Train longer, or check the annotations of the training volumes."
+            )
         finite = np.isfinite(curve.threshold)
         write_json(
             output,
@@ -173,28 +175,18 @@ def matched_sections(boxes: str | Path, detections: str | Path, dataset: str | P
         layout.require(dataset, layout.RAW) as source,
     ):
         _, depth, height, width = source[layout.RAW.name].shape
-        truth = BoxTruth.of(annotated, (depth, height, width), None)
-        names, _ = layout.classes_of(annotated[layout.BOX_CLASS.name])
+        truth = BoxTruth.of(annotated, (depth, height, width))
         for z, own in sections_of(found, depth):
-            rows = truth.rows(z)
-            yield match_boxes(
-                truth.boxes[rows],
-                own.boxes,
-                own.score,
-                truth_class=truth.kind[rows] - 1,
-                found_class=own.kind - 1,
-                ignored=truth.state[rows] == IGNORED,
-                classes=len(names) - 1,
-            )
+            yield truth.matches(z, own)
 
 
 def sections_of(found: h5py.File, depth: int) -> Iterator[tuple[int, Found]]:
-    """Yield the number and the boxes of each section of a file of `detect`.
+    """Yield the number and the boxes of each section of a file of `detect` or of a prediction.
 
     Parameters
     ----------
     found : h5py.File
-        File of `detect`, open for reading.
+        File with the `found.ARRAYS`, whose sections ascend, open for reading.
     depth : int
         Number of sections.
 
@@ -203,7 +195,7 @@ def sections_of(found: h5py.File, depth: int) -> Iterator[tuple[int, Found]]:
     section : int
         Number of the section.
     boxes : Found
-        Its boxes, by descending score.
+        Its boxes, in their order in the file.
     """
     ends = np.searchsorted(found[layout.BOX_SECTION.name][:], np.arange(depth + 1))
     for z in range(depth):

@@ -104,7 +104,7 @@ def predict(
         with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:
             raw = source[layout.RAW.name]
             step = _step(layout.pixel_size(source), trained.pixel_size, match_pixel_size, dataset)
-            if step is not None and trained.task == "detection":
+            if step is not None and not task.pixelwise:
                 raise InputError(
                     "prediction.match_pixel_size: found true, but detections cannot be resampled. Resample "
                     "images before, or set it to false."

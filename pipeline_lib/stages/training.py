@@ -141,6 +141,12 @@ def train(
             f"training.best_by: found `{settings.best_by}`, expected a score of the task {task}: "
             f"{', '.join(trained_task.scores)}."
         )
+    chooses_pixels = settings.loss_mask is not None or settings.sampling == "class_balanced"
+    if chooses_pixels and not trained_task.pixelwise:
+        raise InputError(
+            f"training: `loss_mask` and `sampling: class_balanced` choose pixels, but {network['name']} "
+            "learns boxes. Remove these settings."
+        )
     plan = networks.plan(**network, input_channels=len(normalisation.scale), classes=trained_task.classes)
     plan.require_training(dataclasses.asdict(settings))
     output = plan.geometry.output_size(settings.tile)
@@ -246,7 +252,7 @@ def train(
                     settings.tile,
                     trained_task.augmentation(**augmentation),
                     seed,
-                    *([balanced] if balanced else []),
+                    balanced,
                 )
                 if balanced:
                     learned_from = trained_shares(patches, trained_task)

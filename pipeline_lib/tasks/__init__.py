@@ -47,6 +47,8 @@ class Task(Protocol):
         What each channel of the output means. Model files store it.
     cell_names : tuple of str
         The channels whose pixels belong to cells. Model files store it.
+    pixelwise : bool
+        Whether predictions are maps of pixels, which can be resampled.
     augmentation : type
         `data.augment.Augmentation`, or a class with further settings.
     scores : dict of str to bool
@@ -57,6 +59,7 @@ class Task(Protocol):
     classes: int
     class_names: tuple[str, ...]
     cell_names: tuple[str, ...]
+    pixelwise: bool
     augmentation: type[Augmentation]
     scores: dict[str, bool]
 

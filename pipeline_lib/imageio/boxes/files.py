@@ -169,7 +169,7 @@ def open_files(path: Path, files: Sequence[Path], shape: tuple[int, int]) -> Sou
         )
     if not yolo:
         other = [file.name for file in files if file.suffix.lower() in (".json", ".csv", ".tsv")]
-        fix = f"Add a name to the path: /{other[0]}." if other else "Check the column `annotation`."
+        fix = f"Add a name to the path: /{other[0]}." if other else "Check the path."
         raise InputError(f"{path}: found no files .xml (Pascal VOC) or .txt (YOLO). {fix}")
     names, note = _class_names(yolo[0].parent)
     return Source(

@@ -176,11 +176,11 @@ def _require_all(
         more = f" There are boxes of {listed(others)}." if others else ""
         raise InputError(
             f"{path}: no entry for {len(missing)} of {len(chosen)} sections: {listed(names)}.{more} If they "
-            "show no objects, set `dataset: {empty_sections: background}`; if they are not annotated, set "
-            "`dataset: {empty_sections: ignore}`."
+            'show no objects, pass `empty_sections="background"`; if they are not annotated, pass '
+            '`empty_sections="ignore"`.'
         )
     meaning = "no objects" if empty_sections == "background" else "not annotated"
-    notes.append(f"no entry for {listed(names)}: {meaning} (`empty_sections: {empty_sections}`)")
+    notes.append(f'no entry for {listed(names)}: {meaning} (`empty_sections="{empty_sections}"`)')
 
 
 def _require_images(
@@ -232,11 +232,11 @@ def _edges(
     }
     if contradicted[meaning].any():
         possible = [name for name in COORDINATES if not contradicted[name].any()]
-        choices = " or ".join(f"`box_coordinates: {name}` ({_MEANING[name]})" for name in possible)
-        fix = f"Set in `dataset` {choices}." if possible else "Export the boxes again, for example as COCO."
+        choices = " or ".join(f'`coordinates="{name}"` ({_MEANING[name]})' for name in possible)
+        fix = f"Pass {choices}." if possible else "Export the boxes again, for example as COCO."
         place = _place(found, contradicted[meaning])
         raise InputError(f"{place}: corners cannot be {_MEANING[meaning]}. {fix}")
-    notes.append(f"corners are {_MEANING[meaning]} (`box_coordinates: {meaning}`)")
+    notes.append(f'corners are {_MEANING[meaning]} (`coordinates="{meaning}"`)')
     before, after = COORDINATES[meaning]
     return boxes + np.repeat([before, after], 2)
 

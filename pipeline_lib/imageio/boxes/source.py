@@ -115,9 +115,7 @@ def content_of(path: Path, largest: int = LARGEST) -> bytes:
         require_file(path, largest)
         return path.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"{path}: the boxes cannot be read ({error.strerror}). Check the column `annotation`."
-        ) from error
+        raise InputError(f"{path}: the boxes cannot be read ({error.strerror}). Check the path.") from error
 
 
 def text_of(path: Path, largest: int = LARGEST) -> str:

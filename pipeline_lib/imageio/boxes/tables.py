@@ -5,7 +5,7 @@ The names of the columns say what the corners are. Upper and lower case, spaces 
 - `x0, y0, x1, y1`: edges in px, counted from 0, as in `detections.csv`.
 - `bbox-0 ... bbox-3`: scikit-image's `regionprops_table`, and the tables of cells of bordure.
 - `xmin, ymin, xmax, ymax`, `x1, y1, x2, y2` or `left, top, right, bottom`, and lines `image, x1, y1, x2, y2,
-  class` without a header (keras-retinanet): edges, unless `box_coordinates` says otherwise.
+  class` without a header (keras-retinanet): edges, unless `coordinates` says otherwise.
 - `left, top, width, height` or `bbox_x, bbox_y, bbox_width, bbox_height`: left and upper edge, and size.
 - `BX, BY, Width, Height`: a table of measurements of ImageJ. `Slice` counts from 1.
 - `index, shape-type, vertex-index, axis-0 ...`: shapes of napari. 0 is the middle of the first pixel.

@@ -75,15 +75,15 @@ class Found(NamedTuple):
             layout.append(file[array.name], own)
 
     @classmethod
-    def of_rows(cls, file: h5py.File, rows: npt.NDArray[np.int64] | slice) -> Found:
+    def of_rows(cls, file: h5py.File, rows: slice) -> Found:
         """Return the boxes in some rows of an HDF5 file with the `ARRAYS`.
 
         Parameters
         ----------
         file : h5py.File
             File, open for reading.
-        rows : array of int or slice
-            Rows, ascending.
+        rows : slice
+            Rows.
 
         Returns
         -------

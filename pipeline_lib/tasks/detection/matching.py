@@ -30,7 +30,7 @@ SMALLEST = 1e-6  # IoU from which an object can have a default box of its own
 VARIANCES = (0.1, 0.1, 0.2, 0.2)
 LARGEST = 1000 / 16  # a box is at most that many times as high or wide as its default box
 MARGIN = 2  # pixels of the output around a patch whose default boxes take part in the matching
-IGNORED = -1  # class of a default box that learns nothing
+NOT_LEARNED = -1  # class of a default box, or of an object, that is neither learned nor background
 
 
 def match(
@@ -206,7 +206,8 @@ def targets(
 
     A default box learns the same in all patches that contain it: default boxes around the patch take part in
     the matching, and an object gets a default box of its own only where its centre is. An object at the edge
-    of a patch has its complete box, because the network sees the image beyond the edge.
+    of a patch has its complete box, because the network sees the image beyond the edge. Only among objects
+    that overlap each other, default boxes far away can decide which one has which default box.
 
     Parameters
     ----------
@@ -240,7 +241,7 @@ def targets(
     found[0, has] = classes[matched[has]]
     centres = centres_of(flat)
     for axis, (low, high) in enumerate(inside):
-        found[0, (centres[:, axis] < low) | (centres[:, axis] >= high)] = IGNORED
+        found[0, (centres[:, axis] < low) | (centres[:, axis] >= high)] = NOT_LEARNED
     learned = np.flatnonzero(found[0] > 0)
     found[1:, learned] = encode(objects[matched[learned]], flat[learned]).T
     rows, columns = (slice(MARGIN, MARGIN + count) for count in size)

@@ -14,7 +14,7 @@ from pipeline_lib.data.patches import Patch, Patches, Region
 from pipeline_lib.kernels.boxes import Boxes, overlaps
 from pipeline_lib.networks.ssd import SSDPlan
 from pipeline_lib.tasks.detection import matching
-from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
+from pipeline_lib.tasks.detection.truth import BoxTruth
 
 #: Smallest IoU of a sampled window with an object, for each kind of sample; 0 for any window.
 OVERLAPS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
@@ -59,7 +59,7 @@ class BoxPatches(Patches):
     Parameters
     ----------
     *arguments
-        Those of `data.patches.Patches`, without `balanced`.
+        Those of `data.patches.Patches`; `balanced` must be None.
     plan : SSDPlan
         Plan of the network, with sizes of default boxes.
 
@@ -97,10 +97,9 @@ class BoxPatches(Patches):
         gray = augment.draw(self.augmentation, rng)
         (raw, truth), (section, *pixel) = self._centre(rng)
         assert isinstance(truth, BoxTruth)
-        rows = truth.rows(section)
-        boxes, kinds = truth.boxes[rows], truth.kind[rows].astype(np.int64)
-        kinds[truth.state[rows] == IGNORED] = matching.IGNORED
+        boxes, kinds = truth.learned(section)
         middle, size = self._window(np.array(pixel) + 0.5, boxes[kinds > 0], rng)
+        middle = middle.clip(0, truth.shape[1:])  # the region must contain what is mirrored at the edges
         turned = self._turned(rng)
         matrix = np.diag(size / self.output) @ turned
         # pixel `tile // 2` of the patch is `offset` px from the middle of its output

@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline_lib import layout
 from pipeline_lib.data.patches import Volume
 from pipeline_lib.inference.tiling import Tile
-from pipeline_lib.metrics import BoxMatches, match_boxes, pooled_matches
+from pipeline_lib.metrics import BoxMatches, pooled_matches
 from pipeline_lib.networks import Plan
 from pipeline_lib.networks.ssd import OFFSETS, SSDPlan
 from pipeline_lib.runtime.errors import InputError
@@ -26,7 +26,7 @@ from pipeline_lib.tasks.detection import matching
 from pipeline_lib.tasks.detection.found import SMALLEST_SCORE, Found, create_arrays
 from pipeline_lib.tasks.detection.losses import multibox_loss
 from pipeline_lib.tasks.detection.patches import BoxAugmentation, BoxPatches
-from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
+from pipeline_lib.tasks.detection.truth import BoxTruth
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,15 @@ class Output:
             All boxes with a score of at least `SMALLEST_SCORE`, not yet cut off at the edges of the section.
         """
         probability = self.values[:, :-OFFSETS].softmax(1)[:, 1:]
-        default, kind, row, column = (
-            part.cpu().numpy() for part in (probability >= SMALLEST_SCORE).nonzero(as_tuple=True)
-        )
-        step = self.plan.reduction
-        corner = np.stack([row, column, row, column], axis=1) * float(step)
+        places = (probability >= SMALLEST_SCORE).nonzero(as_tuple=True)
+        default, kind, row, column = (part.cpu().numpy() for part in places)
+        offsets = self.values[places[0], -OFFSETS:, places[2], places[3]].cpu().numpy()
+        score = probability[places].cpu().numpy()
+        corner = np.stack([row, column, row, column], axis=1) * float(self.plan.reduction)
         own = self.plan.default_boxes[default] + corner
         inside = (matching.centres_of(own) < [part.stop - part.start for part in tile.write]).all(axis=1)
-        default, kind, row, column, own = (part[inside] for part in (default, kind, row, column, own))
-        offsets = self.values[:, -OFFSETS:].cpu().numpy()[default, :, row, column]
-        origin = np.tile([part.start for part in tile.write], 2)
-        score = probability.cpu().numpy()[default, kind, row, column]
-        return Found(matching.decode(offsets, own) + origin, (kind + 1).astype(np.uint8), score)
+        boxes = matching.decode(offsets, own) + np.tile([part.start for part in tile.write], 2)
+        return Found(boxes[inside], (kind[inside] + 1).astype(np.uint8), score[inside])
 
 
 class SectionFound(NamedTuple):
@@ -91,6 +88,7 @@ class Task:
     """Detection of objects as boxes. `tasks.Task` documents the methods."""
 
     name: ClassVar[str] = "detection"
+    pixelwise: ClassVar[bool] = False
     augmentation: ClassVar[type[BoxAugmentation]] = BoxAugmentation
     scores: ClassVar[dict[str, bool]] = {"loss": False, "box_ap_50": True, "box_ap": True}
 
@@ -103,9 +101,9 @@ class Task:
     def open(self, stack: ExitStack, dataset: str | Path, boxes: str | Path, cache_bytes: int) -> Volume:
         """Open raw images, and the boxes of their objects as `BoxTruth`."""
         file = stack.enter_context(layout.require(dataset, layout.RAW, cache_bytes=cache_bytes))
-        raw, ignore = file[layout.RAW.name], file.get(layout.IGNORE.name)
+        raw = file[layout.RAW.name]
         with layout.require(boxes, layout.BOXES) as found:
-            return Volume(raw, BoxTruth.of(found, raw.shape[1:], ignore))
+            return Volume(raw, BoxTruth.of(found, raw.shape[1:]))
 
     def patches(self, plan: Plan, *arguments: Any) -> BoxPatches:
         """Return patches of images with what their default boxes learn."""
@@ -115,9 +113,9 @@ class Task:
         """Return the MultiBox loss."""
         n, _, *size = output.shape
         values = output.reshape(n, -1, self.classes + OFFSETS, *size).transpose(1, 2)
-        kinds, *_ = parts = truth.reshape(n, 5, -1, *size).split([1, 4], dim=1)
+        kinds, targets = truth.reshape(n, 5, -1, *size).split([1, OFFSETS], dim=1)
         logits, offsets = values.split([self.classes, OFFSETS], dim=1)
-        return multibox_loss(logits, offsets, kinds[:, 0].long(), parts[1])
+        return multibox_loss(logits, offsets, kinds[:, 0].long(), targets)
 
     def count(self, truth: Tensor) -> int:
         """Return the number of default boxes with an object."""
@@ -125,8 +123,8 @@ class Task:
         return int((truth.reshape(n, 5, -1, *size)[:, 0] > 0).sum())
 
     def count_classes(self, truth: Tensor) -> Tensor:
-        """Raise `InputError`: patches are not balanced by classes of pixels."""
-        raise InputError("training.sampling: a detector has no classes of pixels. Set `uniform`.")
+        """Raise an error: the training refuses to balance patches by classes of pixels."""
+        raise NotImplementedError
 
     def decode(
         self,
@@ -146,9 +144,7 @@ class Task:
 
     def validate(self, truth: BoxTruth, section: int, outputs: Iterator[tuple[Tile, Output]]) -> SectionFound:
         """Return the loss of the tiles, and the boxes that were found and those of the truth."""
-        rows = truth.rows(section)
-        boxes, kinds = truth.boxes[rows], truth.kind[rows].astype(np.int64)
-        kinds[truth.state[rows] == IGNORED] = matching.IGNORED
+        boxes, kinds = truth.learned(section)
         losses, found = [], []
         for tile, output in outputs:
             origin = np.array([part.start for part in tile.write])
@@ -168,17 +164,7 @@ class Task:
             losses.append((float(loss), int((targets[0] > 0).sum())))
             found.append(output.boxes(tile))
         joined = Found(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-        kept = joined.suppressed(*truth.shape[1:])
-        matches = match_boxes(
-            boxes,
-            kept.boxes,
-            kept.score,
-            truth_class=truth.kind[rows] - 1,
-            found_class=kept.kind - 1,
-            ignored=truth.state[rows] == IGNORED,
-            classes=self.classes - 1,
-        )
-        return SectionFound(losses, matches)
+        return SectionFound(losses, truth.matches(section, joined.suppressed(*truth.shape[1:])))
 
     def scores_of(self, found: list[SectionFound]) -> dict[str, float]:
         """Return the MultiBox loss for each default box with an object, and COCO's average precisions."""

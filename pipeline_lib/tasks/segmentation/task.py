@@ -99,6 +99,7 @@ class Task:
     """Segmentation of the pixels into classes. `tasks.Task` documents the methods."""
 
     name: ClassVar[str] = "segmentation"
+    pixelwise: ClassVar[bool] = True
     augmentation: ClassVar[type[Augmentation]] = Augmentation
     scores: ClassVar[dict[str, bool]] = {"loss": False, "v_rand_thin": True}
 
