@@ -93,6 +93,20 @@ def test_gradients_of_a_tile_are_the_mean_of_those_of_its_windows(settings):
         torch.testing.assert_close(found, sum(single) / len(single), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("channels", [16, 24])
+def test_gradients_in_bfloat16_are_those_in_float32(channels):
+    """A kernel of oneDNN for dilated convolutions reads outside of images with 24 channels."""
+    net = network(channels=[channels] * 3, kernel_sizes=[3], fc_channels=[channels], window=46).move_to("cpu")
+    x = patches(net, 40).contiguous(memory_format=torch.channels_last)
+    gradients = []
+    for number_format in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", number_format, enabled=number_format is torch.bfloat16):
+            loss = net(x).float().square().mean()
+        gradients.append(torch.autograd.grad(loss, [*net.parameters()]))
+    for exact, rounded in zip(*gradients, strict=True):
+        assert (exact - rounded).norm() <= 0.1 * exact.norm()
+
+
 @pytest.mark.parametrize("settings", [N4, EVEN])
 def test_training_on_all_patches_of_an_image_is_training_on_the_image(settings):
     """One update by the training step with a weight map: 9 patches of one pixel, a tile of 3 x 3 pixels."""

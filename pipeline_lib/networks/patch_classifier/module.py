@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from pipeline_lib.networks.encoder_module import EncoderNetwork
 from pipeline_lib.networks.patch_classifier import PatchClassifierPlan
+
+# oneDNN, which computes convolutions on CPUs with AVX-512 for bfloat16, crashes in the weight gradient of
+# dilated bfloat16 convolutions if the number of input channels is not a multiple of this (torch 2.13).
+CHANNELS_OF_DILATED = 16
 
 
 class PatchClassifier(EncoderNetwork):
@@ -119,5 +124,10 @@ class PatchClassifier(EncoderNetwork):
 
 def _dilated(convolution: nn.Conv2d, x: Tensor, dilation: int) -> Tensor:
     """Apply a convolution with another dilation, and ReLU."""
-    x = nn.functional.conv2d(x, convolution.weight, convolution.bias, dilation=dilation)
+    weight = convolution.weight
+    extra = -x.shape[1] % CHANNELS_OF_DILATED
+    if extra and dilation > 1 and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+        # channels of zeros: the gradient of the weights would read beyond the end of the image
+        x, weight = (nn.functional.pad(values, (0, 0, 0, 0, 0, extra)) for values in (x, weight))
+    x = nn.functional.conv2d(x, weight, convolution.bias, dilation=dilation)
     return nn.functional.relu(x, inplace=True)
