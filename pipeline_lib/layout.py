@@ -148,6 +148,8 @@ BOX_STATE = Array(
     "0 = complete object, 1 = object that touches the edge of the section, 2 = object that is neither "
     "learned nor scored, for example because it is too small",
 )
+#: Boxes of annotated objects, one row for each, and the lengths of the axes of a row.
+BOX_ARRAYS = ((BOXES, (4,)), (BOX_SECTION, ()), (BOX_CLASS, ()), (BOX_STATE, ()))
 BOX_SCORE = Array("box_score", "o", "float32", "1", "score of each detection, from 0 to 1")
 
 # Intermediate arrays between a prediction and its labels (instances/labelling.py). The last four are stored

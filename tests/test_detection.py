@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import h5py
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,14 +21,15 @@ from pipeline_lib.inference.tiling import tiles
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.boxes import overlaps, suppress
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.stages.boxes import build_boxes, choose_boxes
+from pipeline_lib.stages.boxes import choose_boxes
+from pipeline_lib.stages.dataset import build_dataset
 from pipeline_lib.stages.detection import choose_score, detect, sections_of, write_table
 from pipeline_lib.tasks.detection import matching
 from pipeline_lib.tasks.detection.found import Found, create_arrays
 from pipeline_lib.tasks.detection.losses import FEWEST_NEGATIVES, multibox_loss
 from pipeline_lib.tasks.detection.patches import BoxAugmentation
 from pipeline_lib.tasks.detection.task import Output
-from pipeline_lib.tasks.detection.truth import CUT, IGNORED, BoxTruth
+from pipeline_lib.tasks.detection.truth import CUT, IGNORED, BoxTruth, box_writer
 
 RNG = np.random.default_rng(0)
 PLAN = networks.plan(
@@ -62,11 +64,10 @@ class TestBoxesOfLabels:
             found = objects_of(labels, 1)
         expected = [k for k in range(1, 5) if (labels[1] == k).any()]
         assert found.label.tolist() == expected
-        for label, box, pixels, first, cut in zip(*found, found.cut(7, 9), strict=True):
+        for label, box, pixels, first in zip(*found, strict=True):
             y, x = np.nonzero(labels[1] == label)
             assert box.tolist() == [y.min(), x.min(), y.max() + 1, x.max() + 1]
             assert (pixels, first.tolist()) == (len(y), [y[0], x[0]])
-            assert cut == ({0, 6} & {*y} != set() or {0, 8} & {*x} != set())
 
 
 def greedy(defaults, objects):
@@ -320,52 +321,78 @@ class TestPatches:
 
 class TestStages:
     @pytest.fixture
-    def dataset(self, tmp_path):
+    def labels(self):
         labels = np.zeros((2, 40, 50), np.uint32)
         labels[0, 0:8, 4:12] = 3
         labels[0, 20:30, 20:32] = 9
         labels[1, 10:12, 10:12] = 3
-        path = tmp_path / "volume.h5"
-        with layout.create(path, {}) as file:
-            layout.add(file, layout.LABELS, labels.shape)[:] = labels
-            layout.add(file, layout.RAW, (1, *labels.shape), np.uint8)[:] = 0
+        return labels
+
+    @staticmethod
+    def build(folder, labels, **settings):
+        tifffile.imwrite(folder / "images.tif", np.zeros(labels.shape, np.uint8))
+        tifffile.imwrite(folder / "labels.tif", labels)
+        path = folder / "volume.h5"
+        build_dataset(folder / "images.tif", folder / "labels.tif", path, **settings)
         return path
 
-    def test_boxes_of_a_volume(self, dataset, tmp_path):
-        build_boxes(dataset, tmp_path / "boxes.h5", minimum_size=5)
-        with h5py.File(tmp_path / "boxes.h5") as file:
+    @pytest.fixture
+    def dataset(self, tmp_path, labels):
+        return self.build(tmp_path, labels, annotation_kind="instances", minimum_size=5)
+
+    def test_boxes_of_a_volume(self, dataset):
+        with h5py.File(dataset) as file:
             assert file["boxes"][:].tolist() == [[0, 4, 8, 12], [20, 20, 30, 32], [10, 10, 12, 12]]
             assert file["box_section"][:].tolist() == [0, 0, 1]
             assert file["box_state"][:].tolist() == [CUT, 0, IGNORED]
             assert layout.classes_of(file["box_class"]) == (["background", "cell"], ["cell"])
 
-    @pytest.mark.parametrize(
-        ("array", "message"),
-        [(layout.IGNORE, "ignored pixels"), (layout.TARGET, r"several classes of cells \(neuron, glia\)")],
-    )
-    def test_what_detectors_cannot_learn_is_refused(self, dataset, tmp_path, array, message):
-        with h5py.File(dataset, "a") as file:
-            added = layout.add(file, array, (2, 40, 50))
-            if array is layout.TARGET:
-                layout.write_classes(added, ["background", "neuron", "glia"], ["neuron", "glia"])
-        with pytest.raises(InputError, match=f"volume.h5: found {message}, which detectors cannot learn"):
-            build_boxes(dataset, tmp_path / "boxes.h5")
-        assert not (tmp_path / "boxes.h5").exists()
+    def test_objects_at_the_four_edges_are_cut(self, tmp_path):
+        boxes = np.array([[1, 1, 39, 49], [0, 1, 39, 49], [1, 0, 39, 49], [1, 1, 40, 49], [1, 1, 39, 50.0]])
+        with layout.create(tmp_path / "volume.h5", {}) as file:
+            layout.add(file, layout.RAW, (1, 1, 40, 50), np.uint8)
+            with box_writer(file, ["cell"]) as append:
+                append(0, boxes, np.ones(5, np.uint8), np.zeros(5, bool))
+            assert file["box_state"][:].tolist() == [0, CUT, CUT, CUT, CUT]
 
-    def test_volume_without_objects(self, tmp_path):
-        path = tmp_path / "empty.h5"
-        with layout.create(path, {}) as file:
-            layout.add(file, layout.LABELS, (1, 8, 8))[:] = 0
-            layout.add(file, layout.RAW, (1, 1, 8, 8), np.uint8)[:] = 0
-        build_boxes(path, tmp_path / "boxes.h5")
+    @pytest.mark.parametrize("block", [7, 2048])
+    def test_objects_have_the_class_of_their_pixels(self, tmp_path, labels, monkeypatch, block):
+        monkeypatch.setattr("pipeline_lib.stages.dataset.BLOCK", block)
+        kinds = np.array([0, 0, 0, 2, 0, 0, 0, 0, 0, 7])[labels]
+        kinds[0, 20:30, 32:40] = 2  # touches an object of the other class
+        path = self.build(
+            tmp_path,
+            kinds.astype(np.uint8),
+            annotation_kind="classes",
+            classes={"background": 0, "glia": 7, "neuron": 2},
+            target="classes",
+        )
+        with h5py.File(path) as file:
+            found = sorted(zip(file["boxes"][:].tolist(), file["box_class"][:], strict=True))
+            names, _ = layout.classes_of(file["box_class"])
+        assert [(box[:2], names[kind]) for box, kind in found] == [
+            ([0, 4], "neuron"),
+            ([10, 10], "neuron"),
+            ([20, 20], "glia"),
+            ([20, 32], "neuron"),
+        ]
+
+    def test_volumes_with_ignored_pixels_are_refused(self, tmp_path, labels):
+        labels[0, 20:30, 20:32] = 255
+        path = self.build(tmp_path, labels, annotation_kind="instances", ignore=255)
+        with pytest.raises(InputError, match="some pixels are not annotated, which detectors cannot learn"):
+            choose_boxes([path], tmp_path / "boxes.json", network={"name": "ssd"})
+        assert not (tmp_path / "boxes.json").exists()
+
+    def test_volume_without_objects(self, tmp_path, labels):
+        path = self.build(tmp_path, 0 * labels, annotation_kind="instances")
         with ExitStack() as stack:
-            volume = tasks.load("detection").open(stack, path, tmp_path / "boxes.h5", 1 << 20)
-        assert volume.truth.boxes.shape == (0, 4)
+            volume = tasks.load("detection").open(stack, path, path, 1 << 20)
+            assert volume.truth.boxes.shape == (0, 4)
 
     def test_sizes_are_quantiles_of_the_objects(self, dataset, tmp_path, caplog):
-        build_boxes(dataset, tmp_path / "boxes.h5", minimum_size=5)
         network = {"name": "ssd", "channels": [2, 2, 2], "heads": 2, "sizes_per_level": 1}
-        choose_boxes([tmp_path / "boxes.h5"], tmp_path / "boxes.json", network=network)
+        choose_boxes([dataset], tmp_path / "boxes.json", network=network)
         found = json.loads((tmp_path / "boxes.json").read_text())
         sizes = [8.0, 120**0.5]
         low, high = np.quantile(sizes, [0.05, 0.95])
@@ -373,9 +400,8 @@ class TestStages:
         assert (found["objects"], found["covered"]) == (2, 1.0)
 
     def test_uncovered_objects_are_named(self, dataset, tmp_path, caplog):
-        build_boxes(dataset, tmp_path / "boxes.h5")
         network = {"name": "ssd", "channels": [2, 2], "heads": 1, "sizes": [50]}
-        choose_boxes([tmp_path / "boxes.h5"], tmp_path / "boxes.json", network=network)
+        choose_boxes([dataset], tmp_path / "boxes.json", network=network)
         assert "cover only 0.0 % of the training objects" in caplog.text
 
 
@@ -428,18 +454,14 @@ class TestDetect:
         truth = np.array([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])
         with layout.create(tmp_path / "volume.h5", {}) as file:
             layout.add(file, layout.RAW, (1, 1, 60, 60), np.uint8)[:] = 0
-        with layout.create(tmp_path / "boxes.h5", {}) as file:
-            columns = truth, np.zeros(3, int), np.ones(3, np.uint8), np.zeros(3, np.uint8)
-            arrays = layout.BOXES, layout.BOX_SECTION, layout.BOX_CLASS, layout.BOX_STATE
-            for array, values in zip(arrays, columns, strict=True):
-                layout.append(layout.add_growing(file, array, values.shape[1:]), values)
-            layout.write_classes(file["box_class"], ["background", "cell"], ["cell"])
+            with box_writer(file, ["cell"]) as append:
+                append(0, truth, np.ones(3, np.uint8), np.zeros(3, bool))
         found = np.vstack([truth[:2], [[5, 40, 12, 50]], truth[2:]])
         with layout.create(tmp_path / "found.h5", {}) as file:
             create_arrays(file, ["background", "cell"], ["cell"])
             score = np.array([0.9, 0.8, 0.3, 0.1], np.float32)
             Found(found, np.ones(4, np.uint8), score).append_to(file, 0)
-        paths = [[tmp_path / f"{name}.h5"] for name in ("boxes", "found", "volume")]
+        paths = [[tmp_path / f"{name}.h5"] for name in ("volume", "found")]
         choose_score(*paths, tmp_path / "score.json")
         chosen = json.loads((tmp_path / "score.json").read_text())
         # F1 is 1/2, 4/5, 2/3 and 6/7

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from pipeline_lib import layout, metrics
+from pipeline_lib.data.boxes import objects_of
 from pipeline_lib.kernels import blocks
 from pipeline_lib.metrics import detection_scores
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
-from pipeline_lib.stages.boxes import build_boxes, choose_boxes
+from pipeline_lib.stages.boxes import choose_boxes
 from pipeline_lib.stages.detection import choose_score, detect, matched_sections
 from pipeline_lib.stages.prediction import predict
 from pipeline_lib.stages.training import train
 from pipeline_lib.tasks.detection.patches import BoxAugmentation
+from pipeline_lib.tasks.detection.truth import box_writer
 from pipeline_lib.training.schedule import Settings
 
 SHAPE = (2, 150, 140)
@@ -42,6 +44,10 @@ def draw(path, seed):
         layout.add(file, layout.LABELS, SHAPE)[:] = labels
         layout.add(file, layout.RAW, (1, *SHAPE), np.uint8)[:] = raw.clip(0, 255)[None]
         layout.write_findings(file, {"gray": {"type": "uint8"}, "annotation": None})
+        with box_writer(file, ["cell"]) as append:
+            for z in range(SHAPE[0]):
+                objects = objects_of(labels, z)
+                append(z, objects.boxes, np.ones(len(objects.label), np.uint8), objects.pixels < 9)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +55,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("detector")
     for number, name in enumerate(("train", "validation", "test")):
         draw(folder / f"{name}.h5", number)
-        build_boxes(folder / f"{name}.h5", folder / f"{name}_boxes.h5", minimum_size=9)
-    choose_boxes([folder / "train_boxes.h5"], folder / "boxes.json", network=NETWORK)
+    choose_boxes([folder / "train.h5"], folder / "boxes.json", network=NETWORK)
     statistics = {"normalisation": {}, "pixel_size": None}
     with h5py.File(folder / "train.h5") as file:
         raw = file["raw"][:]
@@ -78,9 +83,9 @@ def prepared(tmp_path_factory):
 def train_in(folder, settings):
     train(
         [folder / "train.h5"],
-        [folder / "train_boxes.h5"],
+        [folder / "train.h5"],
         [folder / "validation.h5"],
-        [folder / "validation_boxes.h5"],
+        [folder / "validation.h5"],
         folder / "statistics.json",
         folder / "model.pt",
         folder / "history.csv",
@@ -129,7 +134,7 @@ def test_discs_are_found_and_counted(run):
     paths = {}
     for name in ("validation", "test"):
         detections(run, name, "_found")
-        paths[name] = [[run / f"{name}{part}.h5"] for part in ("_boxes", "_found", "")]
+        paths[name] = [[run / f"{name}{part}.h5"] for part in ("", "_found")]
     choose_score(*paths["validation"], run / "score.json")
     threshold = json.loads((run / "score.json").read_text())["threshold"]
     matches = metrics.pooled_matches([*matched_sections(*(path for (path,) in paths["test"]))])

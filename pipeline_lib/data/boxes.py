@@ -33,21 +33,6 @@ class Objects(NamedTuple):
     pixels: npt.NDArray[np.int64]
     first: npt.NDArray[np.int64]
 
-    def cut(self, height: int, width: int) -> npt.NDArray[np.bool_]:
-        """Return which objects touch the edge of the section, so that part of them may lie outside.
-
-        Parameters
-        ----------
-        height, width : int
-            Size of the section (px).
-
-        Returns
-        -------
-        (n,) array of bool
-            True for objects with a pixel at the edge.
-        """
-        return (self.boxes[:, :2] == 0).any(axis=1) | (self.boxes[:, 2:] == (height, width)).any(axis=1)
-
 
 def objects_of(labels: Stored, section: int) -> Objects:
     """Find the box of each label of a section.

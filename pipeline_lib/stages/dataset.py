@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.data import normalisation
+from pipeline_lib.data.boxes import objects_of
 from pipeline_lib.data.cells import CellCounter, doubts_of_cells, empty_are_ignored
 from pipeline_lib.data.fingerprint import HASH_BYTES, WINDOWS, Fingerprint
 from pipeline_lib.data.gray import GrayLevels
@@ -26,6 +27,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import allow_open_files, read_json, write_json
 from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json
+from pipeline_lib.tasks.detection.truth import box_writer
 from pipeline_lib.tasks.segmentation import baselines, weights
 from pipeline_lib.tasks.segmentation.classes import TWO, Classes, class_frequencies, count_classes
 
@@ -54,14 +56,16 @@ def build_dataset(
     pixel_size: float | Sequence[float] | None = None,
     channels: imageio.Channels = 1,
     separation_border_width: int = BORDER_WIDTH,
+    minimum_size: int = 0,
     block: int = BLOCK,
     memory_gb: float = 8.0,
 ) -> None:
     """Convert one volume to HDF5: the raw image and, if there is an annotation, its instance labels.
 
     The file has the arrays `raw`, `section_hash` and `section_windows`, with an annotation `labels` and
-    `separation_border`, and `ignore` if some pixels are not annotated. In an annotation of membranes or
-    classes, each 4-connected region of a section becomes one instance. Instance labels are copied unchanged.
+    `separation_border`, the boxes of the instances (`boxes`, `box_section`, `box_class`, `box_state`), and
+    `ignore` if some pixels are not annotated. In an annotation of membranes or classes, each 4-connected
+    region of a section becomes one instance. Instance labels are copied unchanged.
 
     Parameters
     ----------
@@ -108,6 +112,8 @@ def build_dataset(
         Number of channels that the images must have, or the channels to read, see `imageio.open_images`.
     separation_border_width : int, default 2
         Width of the background that separates two touching cells (px).
+    minimum_size : int, default 0
+        Instances with fewer pixels are not learned by detectors, and not scored as boxes (px).
     block : int, default 2048
         Side of the square blocks that are processed one at a time (px). It does not change the result.
     memory_gb : float, default 8.0
@@ -136,6 +142,7 @@ def build_dataset(
         **({} if pixel_size is None else {"pixel_size": pixel_size}),
         "channels": channels,
         "separation_border_width": separation_border_width,
+        **({"minimum_size": minimum_size} if minimum_size else {}),
     }
     with ExitStack() as stack:
         stack.enter_context(_named(Path(output).stem))
@@ -186,6 +193,7 @@ def build_dataset(
             with _cells_of(truth, instances, output, block, memory_gb) as read:
                 width = separation_border_width
                 found = _write_annotation(file, truth, read, target, chosen, empty_sections, width, block)
+            _write_boxes(file, truth, chosen.cells, minimum_size)
         layout.write_findings(file, {"gray": gray, "annotation": found})
         stated, in_file = pair(pixel_size), raw.info.pixel_size
         layout.write_pixel_size(file, stated or in_file, raw.info.section_spacing)
@@ -332,6 +340,26 @@ def _write_ignore(file: h5py.File, truth: imageio.AnnotationRegions, block: int)
                 target[z, *area.write] = ignored
                 counts[z] += np.count_nonzero(ignored)
     return counts
+
+
+def _write_boxes(
+    file: h5py.File, truth: imageio.AnnotationRegions, cells: Sequence[str], minimum_size: int
+) -> None:
+    """Write the box of each object of `labels`, whose class is one of `cells`."""
+    labels = file[layout.LABELS.name]
+    _, *size = labels.shape
+    with box_writer(file, cells) as append:
+        for z in range(len(labels)):
+            objects = objects_of(labels, z)
+            kind = np.ones(len(objects.label), np.uint8)
+            for area in blocks(size, BLOCK) if len(cells) > 1 else ():
+                place = objects.first - [part.start for part in area.write]
+                inside = ((place >= 0) & (place < [part.stop - part.start for part in area.write])).all(
+                    axis=1
+                )
+                values = truth.read(z, *area.write)[tuple(place[inside].T)]
+                kind[inside] = [1 + cells.index(truth.names[value - 1]) for value in values]
+            append(z, objects.boxes, kind, objects.pixels < minimum_size)
 
 
 @contextmanager

@@ -81,9 +81,8 @@ def detect(
 
 
 def choose_score(
-    boxes: Sequence[str | Path],
-    detections: Sequence[str | Path],
     datasets: Sequence[str | Path],
+    detections: Sequence[str | Path],
     output: str | Path,
     *,
     criterion: str = "box_f1",
@@ -92,12 +91,10 @@ def choose_score(
 
     Parameters
     ----------
-    boxes : sequence of str or Path
-        HDF5 files of `stages.boxes.build_boxes` for the validation volumes.
+    datasets : sequence of str or Path
+        HDF5 files of the validation volumes.
     detections : sequence of str or Path
         HDF5 files of `detect` for the same volumes, in the same order.
-    datasets : sequence of str or Path
-        HDF5 files of the same volumes, in the same order.
     output : str or Path
         JSON file to write: `threshold`, `criterion`, `value` of the criterion there, and all thresholds that
         were tried (`grid`) with precision, recall and F1.
@@ -114,12 +111,12 @@ def choose_score(
             f"config key `segmentation.criterion`: found `{criterion}`, expected one of "
             f"{', '.join(CRITERIA)}."
         )
-    inputs = [*boxes, *detections, *datasets]
+    inputs = [*datasets, *detections]
     with provenance.making("choose_score", [output], inputs, criterion=criterion) as record:
         matches = pooled_matches(
             [
                 section
-                for paths in zip(boxes, detections, datasets, strict=True)
+                for paths in zip(datasets, detections, strict=True)
                 for section in matched_sections(*paths)
             ]
         )
@@ -147,17 +144,15 @@ def choose_score(
     logger.info("%s: score of at least %.3f, %s %.4f", output, threshold, criterion, value)
 
 
-def matched_sections(boxes: str | Path, detections: str | Path, dataset: str | Path) -> Iterator[BoxMatches]:
+def matched_sections(dataset: str | Path, detections: str | Path) -> Iterator[BoxMatches]:
     """Yield the matches of the detections of each section with the annotated objects.
 
     Parameters
     ----------
-    boxes : str or Path
-        HDF5 file of `stages.boxes.build_boxes`.
-    detections : str or Path
-        HDF5 file of `detect`.
     dataset : str or Path
         HDF5 file of the volume.
+    detections : str or Path
+        HDF5 file of `detect`.
 
     Yields
     ------
@@ -167,16 +162,14 @@ def matched_sections(boxes: str | Path, detections: str | Path, dataset: str | P
     Raises
     ------
     InputError
-        If a file is missing or damaged.
+        If a file is missing or damaged, or some pixels are not annotated.
     """
     with (
-        layout.require(boxes, layout.BOXES) as annotated,
+        layout.require(dataset, layout.BOXES) as annotated,
         layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
-        layout.require(dataset, layout.RAW) as source,
     ):
-        _, depth, height, width = source[layout.RAW.name].shape
-        truth = BoxTruth.of(annotated, (depth, height, width))
-        for z, own in sections_of(found, depth):
+        truth = BoxTruth.of(annotated)
+        for z, own in sections_of(found, truth.shape[0]):
             yield truth.matches(z, own)
 
 

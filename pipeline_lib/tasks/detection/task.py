@@ -101,9 +101,8 @@ class Task:
     def open(self, stack: ExitStack, dataset: str | Path, boxes: str | Path, cache_bytes: int) -> Volume:
         """Open raw images, and the boxes of their objects as `BoxTruth`."""
         file = stack.enter_context(layout.require(dataset, layout.RAW, cache_bytes=cache_bytes))
-        raw = file[layout.RAW.name]
-        with layout.require(boxes, layout.BOXES) as found:
-            return Volume(raw, BoxTruth.of(found, raw.shape[1:]))
+        with layout.require(boxes, layout.BOXES) as annotated:
+            return Volume(file[layout.RAW.name], BoxTruth.of(annotated))
 
     def patches(self, plan: Plan, *arguments: Any) -> BoxPatches:
         """Return patches of images with what their default boxes learn."""

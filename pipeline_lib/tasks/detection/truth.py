@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import h5py
@@ -11,11 +13,44 @@ import numpy.typing as npt
 from pipeline_lib import layout
 from pipeline_lib.kernels.boxes import Boxes
 from pipeline_lib.metrics import BoxMatches, match_boxes
+from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.tasks.detection.found import Found
 from pipeline_lib.tasks.detection.matching import NOT_LEARNED
 
 CUT = 1  # state of an object that touches the edge of its section
 IGNORED = 2  # state of an object that is neither learned nor scored
+
+
+@contextmanager
+def box_writer(file: h5py.File, cells: Sequence[str]) -> Iterator[Callable[..., None]]:
+    """Add the boxes of annotated objects to a new dataset file. Context manager.
+
+    Parameters
+    ----------
+    file : h5py.File
+        File with `raw`, open for writing.
+    cells : sequence of str
+        Names of the classes of objects.
+
+    Yields
+    ------
+    callable
+        Function of a section, and of the boxes, the classes (from 1) and which are ignored of its objects. It
+        must be called for ascending sections.
+    """
+    arrays = [layout.add_growing(file, array, row) for array, row in layout.BOX_ARRAYS]
+    layout.write_classes(file[layout.BOX_CLASS.name], ["background", *cells], cells)
+    size = np.array(file[layout.RAW.name].shape[2:])
+
+    def append(
+        section: int, boxes: Boxes, kind: npt.NDArray[np.uint8], ignored: npt.NDArray[np.bool_]
+    ) -> None:
+        cut = (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2:] >= size).any(axis=1)
+        state = np.where(ignored, IGNORED, np.where(cut, CUT, 0))
+        for array, values in zip(arrays, (boxes, np.full(len(boxes), section), kind, state), strict=True):
+            layout.append(array, values)
+
+    yield append
 
 
 @dataclass(frozen=True)
@@ -37,7 +72,7 @@ class BoxTruth:
     classes : int
         Number of classes of objects.
     ignore : None
-        All pixels are annotated: `stages.boxes.build_boxes` refuses other volumes.
+        All pixels are annotated: `BoxTruth.of` refuses other volumes.
     """
 
     shape: tuple[int, int, int]
@@ -49,27 +84,32 @@ class BoxTruth:
     ignore: None = None
 
     @classmethod
-    def of(cls, found: h5py.File, shape: tuple[int, int, int]) -> BoxTruth:
-        """Return the truth in an open file of boxes.
+    def of(cls, file: h5py.File) -> BoxTruth:
+        """Return the boxes of an annotated volume.
 
         Parameters
         ----------
-        found : h5py.File
-            File of `stages.boxes.build_boxes`.
-        shape : tuple of int
-            Shape of the volume, (z, y, x).
+        file : h5py.File
+            Dataset of the volume, open for reading.
 
         Returns
         -------
         BoxTruth
             The boxes.
+
+        Raises
+        ------
+        InputError
+            If some pixels are not annotated.
         """
-        boxes, section, kind, state = (
-            found[array.name][:]
-            for array in (layout.BOXES, layout.BOX_SECTION, layout.BOX_CLASS, layout.BOX_STATE)
-        )
-        names, _ = layout.classes_of(found[layout.BOX_CLASS.name])
-        return cls(shape, boxes, section, kind, state, len(names) - 1)
+        if layout.IGNORE.name in file:
+            raise InputError(
+                f"{file.filename}: some pixels are not annotated, which detectors cannot learn from yet. "
+                "Annotate all pixels, or leave these sections out (column `sections` in the table)."
+            )
+        boxes, section, kind, state = (file[array.name][:] for array, _ in layout.BOX_ARRAYS)
+        names, _ = layout.classes_of(file[layout.BOX_CLASS.name])
+        return cls(file[layout.RAW.name].shape[1:], boxes, section, kind, state, len(names) - 1)
 
     def rows(self, section: int) -> slice:
         """Return where the objects of a section are in the arrays.
