@@ -96,7 +96,7 @@ def segment_images(images: Sequence[Path], options: Options, *, stack: bool = Fa
     described = describe(options.model)
     chosen = application(described, options.model)
     (options.out / WORK).mkdir(parents=True, exist_ok=True)
-    write_json(options.out / WORK / "postprocessing.json", chosen["postprocessing"])
+    write_json(_postprocessing(options), chosen["postprocessing"])
     with _same_environment():
         return _segment_all(options, described, names)
 
@@ -297,27 +297,22 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
     results were made. If this is interrupted, no results of the image remain.
     """
     from pipeline_lib.stages.dataset import build_dataset
-    from pipeline_lib.stages.measurement import measure_volume
     from pipeline_lib.stages.prediction import predict
-    from pipeline_lib.stages.segmentation import segment, write_tiffs
-    from pipeline_lib.tasks.segmentation.classes import Classes
 
     name, image = named
     work = options.out / WORK
-    dataset, prediction, segmentation = (
-        work / part / f"{name}.h5" for part in ("dataset", "prediction", "segmentation")
-    )
-    postprocessing = work / "postprocessing.json"
-    labels, probability, cells = (
-        options.out / f"{name}_{end}" for end in ("labels.tif", "cell_probability.tif", "cells.csv")
-    )
-    classes = options.out / f"{name}_classes.tif" if Classes.of(described).several else None
-    for file in (dataset, prediction, segmentation):
+    detects = described.get("task") == "detection"
+    dataset, prediction, found = files = [
+        work / part / f"{name}.h5"
+        for part in ("dataset", "prediction", "detection" if detects else "segmentation")
+    ]
+    results: list[Path] = []
+    for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(shown_warnings())
         stack.enter_context(live.job(name))
-        for file in (dataset, prediction, segmentation):
+        for file in files:
             stack.callback(file.unlink, missing_ok=True)
         with _as_options(image, dataset):
             build_dataset(
@@ -339,12 +334,65 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
                 memory_gb=options.memory,
                 threads=threads,
             )
-        segment(prediction, postprocessing, segmentation, memory_gb=options.memory)
         try:
-            write_tiffs(segmentation, prediction, labels, probability, classes=classes)
-            number = measure_volume(dataset, prediction, segmentation, cells)
+            write = _write_detections if detects else _write_cells
+            return write(options, described, name, dataset, prediction, found, results)
         except BaseException:
-            for file in filter(None, (labels, probability, cells, classes)):
+            for file in results:
                 file.unlink(missing_ok=True)
             raise
+
+
+def _write_cells(
+    options: Options,
+    described: Json,
+    name: str,
+    dataset: Path,
+    prediction: Path,
+    segmentation: Path,
+    results: list[Path],
+) -> Json:
+    """Segment a predicted image and write its results, which are added to `results`; return its row."""
+    from pipeline_lib.stages.measurement import measure_volume
+    from pipeline_lib.stages.segmentation import segment, write_tiffs
+    from pipeline_lib.tasks.segmentation.classes import Classes
+
+    segment(prediction, _postprocessing(options), segmentation, memory_gb=options.memory)
+    labels, probability, cells = (
+        options.out / f"{name}_{end}" for end in ("labels.tif", "cell_probability.tif", "cells.csv")
+    )
+    classes = options.out / f"{name}_classes.tif" if Classes.of(described).several else None
+    results += filter(None, (labels, probability, cells, classes))
+    write_tiffs(segmentation, prediction, labels, probability, classes=classes)
+    number = measure_volume(dataset, prediction, segmentation, cells)
     return {"cells": number, "labels": labels.name, "table": cells.name}
+
+
+def _write_detections(
+    options: Options,
+    described: Json,
+    name: str,
+    dataset: Path,
+    prediction: Path,
+    detections: Path,
+    results: list[Path],
+) -> Json:
+    """Find the objects in a predicted image and write their table, which is added to `results`.
+
+    Returns the row of the image in the summary.
+    """
+    from pipeline_lib import layout
+    from pipeline_lib.stages.detection import detect, write_table
+
+    with layout.require(dataset, layout.RAW) as file:
+        shape = file[layout.RAW.name].shape[1:]
+    detect([prediction], detections, shape=shape)
+    table = options.out / f"{name}_detections.csv"
+    results.append(table)
+    number = write_table(detections, _postprocessing(options), table, volume=name, sections=shape[0])
+    return {"cells": number, "table": table.name}
+
+
+def _postprocessing(options: Options) -> Path:
+    """Return the file with the post-processing of the model."""
+    return options.out / WORK / "postprocessing.json"

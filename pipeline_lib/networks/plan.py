@@ -12,7 +12,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipeline_lib import memory
 from pipeline_lib.networks import parts
@@ -317,6 +317,16 @@ class Plan(ABC):
             memory.TORCH_PROCESS_BYTES + memory.KEPT * 4 * self.values_per_pixel * tile**2,
             self.smaller,
         )
+
+    def example(self) -> Self:
+        """Return the plan with examples of the settings that a run chooses from training images.
+
+        Returns
+        -------
+        Plan
+            The plan itself, if it has all settings.
+        """
+        return self
 
     def require_tile(self, tile: int, key: str) -> None:
         """Check that a tile size is valid for the network.

@@ -197,7 +197,7 @@ def sections_of(found: h5py.File, depth: int) -> Iterator[tuple[int, Found]]:
 
 def write_table(
     detections: str | Path, postprocessing: str | Path, table: str | Path, *, volume: str, sections: int
-) -> None:
+) -> int:
     """Write the detections of a volume whose score reaches the threshold as a table (CSV).
 
     Parameters
@@ -212,6 +212,11 @@ def write_table(
         Name of the volume.
     sections : int
         Number of its sections.
+
+    Returns
+    -------
+    int
+        Number of detections.
 
     Raises
     ------
@@ -239,3 +244,4 @@ def write_table(
 
         count = write_detections(table, rows())
     logger.info("%s: %s in %s", table, several(count, "object"), several(sections, "section"))
+    return count

@@ -23,7 +23,8 @@ from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
 
-SUMMARY = ["image", "cells", "labels", "table", "error"]  # columns of summary.csv
+#: Columns of `summary.csv`. Cells are found as labels, or as boxes; then there are no labels.
+SUMMARY = ["image", "cells", "labels", "table", "error"]
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,12 @@ def _classes_of_cells(prediction: h5py.File) -> dict[int, str]:
 
 
 def summarise(tables: Sequence[str | Path], output: str | Path, *, images: Mapping[str, str]) -> None:
-    """Write a table of segmented images with the number of cells of each (CSV), as `bordure predict` does.
+    """Write a table of all images with the number of cells of each (CSV), as `bordure predict` does.
 
     Parameters
     ----------
     tables : sequence of str or Path
-        Tables of the cells of each volume, `VOLUME_cells.csv`.
+        Tables of the cells of each volume: `VOLUME_cells.csv`, or `VOLUME_detections.csv` of a detector.
     output : str or Path
         CSV file to write, with the columns `SUMMARY`.
     images : dict of str to str
@@ -118,8 +119,8 @@ def summarise(tables: Sequence[str | Path], output: str | Path, *, images: Mappi
         rows = [
             {
                 "image": image,
-                "cells": len(pd.read_csv(table, usecols=["label"])),
-                "labels": f"{volume}_labels.tif",
+                "cells": len(pd.read_csv(table, usecols=[0])),
+                "labels": f"{volume}_labels.tif" if Path(table).stem == f"{volume}_cells" else None,
                 "table": Path(table).name,
             }
             for (volume, image), table in zip(images.items(), tables, strict=True)

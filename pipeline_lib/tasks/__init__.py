@@ -85,6 +85,20 @@ class Task(Protocol):
             Raw images, and the truth for `loss` and `validate`.
         """
 
+    def blank(self, shape: tuple[int, int, int]) -> Truth:
+        """Return the truth of a volume in which there is nothing, for measurements of speed.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of the volume, (z, y, x).
+
+        Returns
+        -------
+        Truth
+            Truth as in the volumes that `open` returns.
+        """
+
     def patches(self, plan: Plan, *arguments: Any) -> Patches:
         """Return the training patches.
 

@@ -6,16 +6,13 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from pipeline_lib import networks, tasks
-from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.data.normalisation import Normalisation
-from pipeline_lib.data.patches import Patches, Volume
+from pipeline_lib.data.patches import Volume
 from pipeline_lib.inference import passes
 from pipeline_lib.networks import Plan
 from pipeline_lib.networks.folding import fold
@@ -81,8 +78,9 @@ def measure_speed(
     14.0
     """
     settings = Settings(**training)
-    task = tasks.load("segmentation", classes, cells)
-    plan = networks.plan(**{"name": "unet"} | network, input_channels=channels, classes=task.classes)
+    network = {"name": "unet"} | network
+    task = tasks.load(networks.plan_type(network["name"]).task, classes, cells)
+    plan = networks.plan(**network, input_channels=channels, classes=task.classes).example()
     plan.require_tile(settings.tile, "training.tile")
     device = devices.choose_device(settings.device)
     precision = passes.choose_precision(settings.precision, device)
@@ -96,13 +94,14 @@ def measure_speed(
         step = Step(net, optimizer, task, settings, seed=0, precision=precision)
         raw = np.random.default_rng(0).integers(256, size=(channels, 1, *2 * [2 * settings.tile]))
         one = np.ones((channels, 1, 1), np.float32)
-        patches = Patches(
-            [Volume(raw.astype(np.uint8), _Background((1, *raw.shape[2:])))],
+        patches = task.patches(
+            plan,
+            [Volume(raw.astype(np.uint8), task.blank((1, *raw.shape[2:])))],
             Normalisation("mean_std", "uint8", 128 * one, 74 * one),
             plan.geometry.context,
             settings.tile,
-            Augmentation(**augmentation or {}),
-            seed=0,
+            task.augmentation(**augmentation or {}),
+            0,
         )
         batches = patches.batches(map(step.share, itertools.count()), device)
         step(next(batches), 0)  # the first step also requests memory and chooses algorithms
@@ -173,22 +172,6 @@ def measure_prediction(
             done += 1
         taken = time.perf_counter() - start
     return taken / done / plan.geometry.output_size(size) ** 2 * 1e6
-
-
-@dataclass(frozen=True)
-class _Background:
-    """Truth of a volume without cells: class 0 with the weight 1 everywhere."""
-
-    shape: tuple[int, int, int]
-    ignore: None = None
-
-    def read(self, section: int, window: tuple[slice, slice]) -> np.ndarray:
-        background = self.classes(section, window).astype(np.float32)
-        return np.stack([background, background + 1])
-
-    def classes(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.uint8]:
-        rows, columns = (len(range(*part.indices(n))) for part, n in zip(window, self.shape[1:], strict=True))
-        return np.zeros((rows, columns), np.uint8)
 
 
 @contextmanager

@@ -28,7 +28,6 @@ from pipeline_lib.runtime.types import Json
 
 WORKFLOW_FOLDER = Path(__file__).resolve().parents[1]
 REPOSITORY = WORKFLOW_FOLDER.parent
-TASK = "segmentation"  # detectors are trained and applied from Python so far
 LARGEST_CONFIG = 2**20  # bytes of a config file, and number of values in it
 SETTINGS_PAGE, COLUMNS_PAGE = (
     REPOSITORY / "config/README.md",
@@ -42,6 +41,7 @@ OF_TRAINING = (
     "augmentation",
     "training",
     "segmentation",
+    "detection",
     "seeds",
     "folds",
     "study",
@@ -92,7 +92,7 @@ def config_schema(network: str | None = None) -> Json:
     """
     schema = read_schema("config")
     section = schema["properties"]["network"]["properties"]
-    section["name"]["enum"] = networks.names(TASK)
+    section["name"]["enum"] = networks.names()
     if network is None or network not in section["name"]["enum"]:
         network = str(section["name"]["default"])
     section |= networks.plan_type(network).schema()
@@ -298,7 +298,7 @@ def _other_network_hint(name: str, schema: Json) -> str:
     section, _, key = name.rpartition(".")
     if section != "network":
         return ""
-    owners = [other for other in networks.names(TASK) if key in networks.plan_type(other).schema()]
+    owners = [other for other in networks.names() if key in networks.plan_type(other).schema()]
     own = ", ".join(other for other in schema["properties"]["network"]["properties"] if other != "name")
     return f"It is a setting of {' and '.join(owners)}; the chosen network has {own}." if owners else ""
 
@@ -517,7 +517,7 @@ def limits(part: Json) -> str:
 def settings_tables() -> str:
     """Return the config schema as Markdown: a table of the top-level keys, then one for each section."""
     keys = read_schema("config")["properties"]
-    keys["network"]["properties"]["name"]["enum"] = networks.names(TASK)
+    keys["network"]["properties"]["name"]["enum"] = networks.names()
     plain = {key: part for key, part in keys.items() if "properties" not in part}
     sections = {key: part for key, part in keys.items() if "properties" in part}
     tables = [f"## Keys outside sections\n\n{_table(plain)}"]
@@ -525,7 +525,7 @@ def settings_tables() -> str:
         table = _table(part["properties"])
         tables.append(f"## Section `{key}`\n\n{_one_line(part['description'])}\n\n{table}")
         if key == "network":
-            for name in networks.names(TASK):
+            for name in networks.names():
                 own = _table(networks.plan_type(name).schema())
                 tables.append(f"With `name: {name}`:\n\n{own}")
     return "\n".join(tables)

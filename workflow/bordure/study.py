@@ -27,6 +27,7 @@ CHANGEABLE = {
     "augmentation",
     "prediction",
     "segmentation",
+    "detection",
     "dataset.target",
     "dataset.instances",
     "dataset.separation_border_width",
@@ -59,10 +60,11 @@ class Model:
         Classes that it distinguishes.
     plan : Plan
         Plan of its network.
-    dataset, statistics, weight_map, speed : str
-        Names of the folders of its datasets and weight maps, and of the files of its statistics and of its
-        measured speed, without suffix. Models with the same settings share them. Those of the main model have
-        the names of a run without a study; the others end with a hash of the settings.
+    dataset, statistics, weight_map, boxes, speed : str
+        Names of the folders of its datasets and weight maps, and of the files of its statistics, of its
+        default boxes and of its measured speed, without suffix. Models with the same settings share them.
+        Those of the main model have the names of a run without a study; the others end with a hash of the
+        settings. A detector learns from the boxes in the datasets, which are in place of its weight maps.
     """
 
     name: str
@@ -77,7 +79,13 @@ class Model:
     dataset: str = "dataset"
     statistics: str = "statistics"
     weight_map: str = "weight_map"
+    boxes: str = "boxes"
     speed: str = "step"
+
+    @property
+    def detects(self) -> bool:
+        """Whether it finds boxes, instead of the class of each pixel."""
+        return self.plan.task == "detection"
 
     @property
     def step(self) -> Json:
@@ -101,6 +109,7 @@ class Model:
             "dataset": self.dataset,
             "statistics": self.statistics,
             "weight_map": self.weight_map,
+            "boxes": self.boxes,
             "speed": self.speed,
         }
 
@@ -269,7 +278,7 @@ def models(
     for variant, own in settings.items():
         with of_variant(variant, own):
             distinguished = classes or Classes.chosen(own["dataset"])
-            plan = networks.plan(**own["network"], input_channels=channels, classes=len(distinguished))
+            plan = _plan(own["network"], channels, distinguished)
         for fold, (train, validation) in enumerate(folds):
             for number in [seed, *seeds]:
                 parts = [f"-fold{fold}"] * bool(fold) + [f"-seed{number}"] * (number != seed)
@@ -279,6 +288,7 @@ def models(
         ("dataset", lambda model: [model.settings["dataset"]]),
         ("statistics", lambda model: [model.dataset, model.fold, model.settings["normalisation"]]),
         ("weight_map", lambda model: [model.statistics, model.settings["weight_map"]]),
+        ("boxes", lambda model: [model.dataset, model.fold, model.settings["network"]]),
         ("speed", lambda model: [model.step]),
     )
     for attribute, settings_of in shared:
@@ -287,7 +297,50 @@ def models(
             if (key := settings_of(model)) != main:
                 named: Json = {attribute: f"{getattr(model, attribute)}-{_hash(key)}"}
                 found[number] = dataclasses.replace(model, **named)
+    found = [dataclasses.replace(m, weight_map=m.dataset) if m.detects else m for m in found]
     return {model.name: model for model in found}
+
+
+def _plan(network: Json, channels: int, classes: Classes) -> Plan:
+    """Return the plan of a network. A detector distinguishes the classes of cells from the background."""
+    detects = networks.plan_type(network["name"]).task == "detection"
+    return networks.plan(
+        **network, input_channels=channels, classes=1 + len(classes.cells) if detects else len(classes)
+    )
+
+
+def require_task(settings: Json, plan: Plan) -> None:
+    """Check that the settings of a variant are settings of the task of its network.
+
+    Parameters
+    ----------
+    settings : dict
+        Complete settings of the variant.
+    plan : Plan
+        Plan of its network.
+
+    Raises
+    ------
+    InputError
+        If a setting would have no effect, or the wrong one.
+    """
+    training, detects = settings["training"], plan.task == "detection"
+    what = f"the network {plan.name} finds {'boxes' if detects else 'the class of each pixel'}"
+    if training["best_by"] != "loss" and training["best_by"].startswith("box_") != detects:
+        expected = "loss, box_ap_50 or box_ap" if detects else "loss or v_rand_thin"
+        raise InputError(
+            f"config key `training.best_by`: found {training['best_by']}, but {what}. Expected {expected}."
+        )
+    pixelwise = {
+        "training.loss_mask": training.get("loss_mask") is not None,
+        "training.sampling": training.get("sampling") == "class_balanced",
+        "prediction.average_orientations": settings["prediction"]["average_orientations"],
+        "prediction.match_pixel_size": settings["prediction"]["match_pixel_size"],
+    }
+    boxes = {"augmentation.smallest_window": "smallest_window" in settings["augmentation"]}
+    for key, chosen in (pixelwise if detects else boxes).items():
+        if chosen:
+            raise InputError(f"config key `{key}`: not possible here, because {what}. Remove it.")
 
 
 def warnings(models: Mapping[str, Model], given: Json) -> list[str]:
@@ -319,6 +372,8 @@ def warnings(models: Mapping[str, Model], given: Json) -> list[str]:
         names = " and ".join(f"training.{key}" for key in sorted(unused))
         found.append(f"study.minutes: {names} {'has' if len(unused) == 1 else 'have'} no effect")
     for name, model in first_with(models, "variant").items():
+        if model.detects:
+            continue
         training, weights = model.settings["training"], model.settings["weight_map"]
         if training.get("sampling") == "class_balanced" and weights["class_balance"]:
             of = f"study.variants.{name}: " if study else ""

@@ -1,4 +1,4 @@
-# With `model: PATH` in the config: new images are segmented with a trained model. Nothing is trained.
+# With `model: PATH` in the config: cells in new images are found with a trained model. Nothing is trained.
 
 
 # Threshold and post-processing that were chosen on the validation volumes of the training.
@@ -22,9 +22,9 @@ rule unpack_model:
 
 rule summarise:
     input:
-        tables=expand("<results>/segmentation/{volume}_cells.csv", volume=SEGMENTED),
+        tables=expand(TABLE_OF_CELLS, volume=FOUND),
     output:
-        summary="<results>/segmentation/summary.csv",
+        summary=SUMMARY,
     log:
         "<logs>/summarise.log",
     benchmark:
@@ -33,6 +33,6 @@ rule summarise:
     conda:
         "../../environment.yml"
     params:
-        images={name: VOLUMES[name].images for name in SEGMENTED},
+        images={name: VOLUMES[name].images for name in FOUND},
     script:
         "../scripts/summarise.py"

@@ -140,6 +140,7 @@ def check_tiles():
     """Raise `InputError` if a network cannot process the tiles, now and not after hours in the queue."""
     for name, model in VARIANTS.items():
         with study.of_variant(name, config):
+            study.require_task(model.settings, model.plan)
             if not MODEL_FILE and workflow.is_main_process:  # not again in each job: this may import torch
                 model.plan.require_training(model.settings["training"])
             if (tile := model.settings["prediction"]["tile"]) != "auto":
@@ -220,9 +221,16 @@ try:
     MODEL, *FURTHER = MODELS
     MAIN = MODELS[MODEL]
     PLAN, CLASSES = MAIN.plan, MAIN.classes
-    VARIANTS, DATASETS, STATISTICS, WEIGHT_MAPS, SPEEDS = (
-        study.first_with(MODELS, kind) for kind in ("variant", "dataset", "statistics", "weight_map", "speed")
+    VARIANTS, DATASETS, STATISTICS, SPEEDS = (
+        study.first_with(MODELS, kind) for kind in ("variant", "dataset", "statistics", "speed")
     )
+    # Models that find boxes, and all others, which find the class of each pixel
+    DETECTORS, SEGMENTERS = (
+        {name: model for name, model in MODELS.items() if model.detects == detects}
+        for detects in (True, False)
+    )
+    WEIGHT_MAPS = study.first_with(SEGMENTERS, "weight_map")
+    BOXES = study.first_with(DETECTORS, "boxes")
     check_tiles()
 except InputError as error:
     sys.exit(f"error: {error}")  # an exception would be printed with its traceback
@@ -368,7 +376,13 @@ HELD_OUT = [name for _, validation in FOLDS for name in validation]
 OF_MAIN = [name for name, model in MODELS.items() if model.variant == MAIN.variant]
 TIMED = "minutes" in config.get("study", {})
 BASELINES = [] if MODEL_FILE else [*baselines.BASELINES]
-SEGMENTED = VALIDATION + TEST + PREDICT
+FOUND = VALIDATION + TEST + PREDICT  # volumes in which cells are found
+SEGMENTED, DETECTED = ([], FOUND) if MAIN.detects else (FOUND, [])
+TABLE_OF_CELLS, SUMMARY = (
+    ("<results>/detection/{volume}_detections.csv", "<results>/detection/summary.csv")
+    if MAIN.detects
+    else ("<results>/segmentation/{volume}_cells.csv", "<results>/segmentation/summary.csv")
+)
 EVALUATED = VALIDATION + TEST
 # Volumes shown in the report: some of each split, in turn, so that the report stays short for hundreds of
 # volumes.
@@ -447,7 +461,7 @@ def batches_of(stage, **groups):
 
 def one_of(names):
     """Return a wildcard constraint that allows only these values."""
-    return "|".join(map(re.escape, names))
+    return "|".join(map(re.escape, names)) or "(?!)"  # an empty one would allow every value
 
 
 def paths(pattern, **wildcards):
@@ -468,6 +482,7 @@ def model_of(wildcards):
         "dataset": DATASETS,
         "statistics": STATISTICS,
         "weight_map": WEIGHT_MAPS,
+        "boxes": BOXES,
         "speed": SPEEDS,
     }
     found = [models[wildcards[kind]] for kind, models in kinds.items() if kind in wildcards.keys()]
@@ -541,6 +556,42 @@ def files_of_models(pattern, models):
     return [pattern.format(model=model, volume=name) for model in models for name in evaluated_of(model)]
 
 
+def found_by(models):
+    """Return the volumes in which some of `models` find cells, and these models, by the name of the batches.
+
+    Further models are only scored, so they do not need the training volumes that the report shows.
+    """
+    return _of_kind(
+        models, annotated=(SHOWN_TRAIN + EVALUATED, [MODEL]), new=(PREDICT, [*MODELS])
+    ) | _of_kind(
+        models,
+        **{
+            in_fold("held_out", fold): (validation + TEST, models_of(fold, FURTHER))
+            for fold, (_, validation) in enumerate(FOLDS)
+        },
+    )
+
+
+def scored_by(models):
+    """Return the volumes on which some of `models` are scored, and these models, by the name of the batches."""
+    return _of_kind(
+        models,
+        **{
+            in_fold("held_out", fold): (validation + TEST, models_of(fold))
+            for fold, (_, validation) in enumerate(FOLDS)
+        },
+    )
+
+
+def _of_kind(models, **groups):
+    """Return groups of volumes and models with only those models that are in `models`."""
+    chosen = {
+        group: (names, [model for model in every if model in models])
+        for group, (names, every) in groups.items()
+    }
+    return {group: (names, own) for group, (names, own) in chosen.items() if own}
+
+
 def in_fold(group, fold):
     """Return the name of a group of volumes in a fold, for batches."""
     return f"{group}_fold{fold}" if fold else group
@@ -592,15 +643,24 @@ def tiffs(names=None):
     )
 
 
-def evaluations(names, models=None):
-    """Return a parameter function: arguments of `evaluate` for volumes `names` and `models`, or {model}."""
+# Files that the evaluation of each pixel compares
+PIXELWISE = {
+    "dataset": "<results>/dataset/{volume}.h5",  # the same truth for all variants
+    "target": "<results>/{dataset}/{volume}.h5",  # what the network learned
+    "prediction": "<results>/prediction/{model}/{volume}.h5",
+    "segmentation": "<results>/segmentation/{model}/{volume}.h5",
+}
+
+
+def evaluations(names, models=None, **files):
+    """Return a parameter function: arguments of `evaluate` for volumes `names` and `models`, or {model}.
+
+    `files` are the files to compare, by default those of `PIXELWISE`.
+    """
     return each(
         names,
         models,
-        dataset="<results>/dataset/{volume}.h5",  # the same truth for all variants
-        target="<results>/{dataset}/{volume}.h5",  # what the network learned
-        prediction="<results>/prediction/{model}/{volume}.h5",
-        segmentation="<results>/segmentation/{model}/{volume}.h5",
+        **(files or PIXELWISE),
         postprocessing="<results>/postprocessing/{model}.json",
         output="<results>/scores/{model}/{volume}.csv",
         sections="<results>/scores/{model}/sections/{volume}.csv",
@@ -688,7 +748,8 @@ def results_message():
             "check": "check.html",
             "model": "model.pt",
             "segmentation": "segmentation",
-            "summary": "segmentation/summary.csv",
+            "detection": "detection",
+            "summary": SUMMARY.replace("<results>/", ""),
         }
         lines = {name: results / path for name, path in found.items() if (results / path).exists()}
         if "check" in lines:

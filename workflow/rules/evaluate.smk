@@ -18,6 +18,8 @@ rule choose_postprocessing:
         "<logs>/choose_postprocessing/{model}.log",
     benchmark:
         "<benchmarks>/choose_postprocessing/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(SEGMENTERS),
     group:
         FINISH
     conda:
@@ -48,10 +50,7 @@ use rule choose_postprocessing as choose_postprocessing_baselines with:
         models=choices(BASELINES),
 
 
-SCORED = {
-    in_fold("held_out", fold): (validation + TEST, models_of(fold))
-    for fold, (_, validation) in enumerate(FOLDS)
-}
+SCORED = scored_by(SEGMENTERS)
 
 for batch in batches_of("evaluate", **{group: names for group, (names, _) in SCORED.items()}):
 

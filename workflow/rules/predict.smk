@@ -3,7 +3,7 @@
 
 rule predict:
     input:
-        expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN_TRAIN + SEGMENTED),
+        expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN_TRAIN + FOUND),
         files_of_models("<results>/prediction/{model}/{volume}.h5", FURTHER + BASELINES),
 
 

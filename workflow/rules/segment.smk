@@ -6,15 +6,13 @@ rule segment:
     input:
         expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
         expand("<results>/segmentation/{volume}_cells.csv", volume=SEGMENTED),
-        files_of_models("<results>/segmentation/{model}/{volume}.h5", FURTHER + BASELINES),
+        files_of_models(
+            "<results>/segmentation/{model}/{volume}.h5",
+            [model for model in FURTHER + BASELINES if model not in DETECTORS],
+        ),
 
 
-# Further models are only scored, so they need not segment the training volumes that the report shows.
-LABELLED = {"annotated": (SHOWN_TRAIN + EVALUATED, [MODEL]), "new": (PREDICT, [*MODELS])} | {
-    in_fold("held_out", fold): (validation + TEST, further)
-    for fold, (_, validation) in enumerate(FOLDS)
-    if (further := models_of(fold, FURTHER))
-}
+LABELLED = found_by(SEGMENTERS)
 
 for batch in batches_of("segment", **{group: whole(names) for group, (names, _) in LABELLED.items()}):
 
@@ -44,7 +42,7 @@ for batch in batches_of("segment", **{group: whole(names) for group, (names, _) 
             "../scripts/segment.py"
 
 
-for batch in batches_of("write_tiffs", held_out=whole(EVALUATED), new=whole(PREDICT)):
+for batch in batches_of("write_tiffs", held_out=whole(EVALUATED), new=whole(PREDICT)) if SEGMENTED else ():
 
     rule:
         name:
@@ -76,7 +74,7 @@ for batch in batches_of("write_tiffs", held_out=whole(EVALUATED), new=whole(PRED
             "../scripts/write_tiffs.py"
 
 
-for batch in batches_of("measure_cells", held_out=EVALUATED, new=PREDICT):
+for batch in batches_of("measure_cells", held_out=EVALUATED, new=PREDICT) if SEGMENTED else ():
 
     rule:
         name:

@@ -13,6 +13,9 @@ rule train_model:
         validation=of_model("<results>/{dataset}/{volume}.h5", "validation"),
         validation_weight_maps=of_model("<results>/{weight_map}/{volume}.h5", "validation"),
         statistics=of_model("<results>/{statistics}.json"),
+        boxes=lambda wildcards: (
+            of_model("<results>/{boxes}.json")(wildcards) if model_of(wildcards).detects else []
+        ),
         start=lambda wildcards: starts.start_file(model_of(wildcards), MODELS, find_beside) or [],
         speed=of_model("<results>/speed/{speed}.json", [None]) if TIMED else [],
     output:

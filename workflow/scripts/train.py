@@ -23,5 +23,6 @@ with stage(snakemake.log[0], snakemake.threads, snakemake.resources.gpu) as run:
         augmentation=snakemake.params.augmentation,
         seed=snakemake.params.seed,
         start=snakemake.input.start or None,
+        boxes=snakemake.input.boxes or None,
         threads=snakemake.threads,
     )

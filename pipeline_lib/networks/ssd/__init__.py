@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -164,6 +164,11 @@ class SSDPlan(Plan):
     def output_channels(self) -> int:
         """Number of channels of the output: logits and offsets of each default box."""
         return self.boxes_per_cell * (self.classes + OFFSETS)
+
+    def example(self) -> Self:
+        """Return the plan with some sizes of default boxes, if they are not known yet."""
+        some = tuple(8.0 * number for number in range(1, self.heads * self.sizes_per_level + 1))
+        return replace(self, sizes=self.sizes or some)
 
     @property
     def _ratios(self) -> list[float]:

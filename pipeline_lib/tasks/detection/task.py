@@ -104,6 +104,12 @@ class Task:
         with layout.require(boxes, layout.BOXES) as annotated:
             return Volume(file[layout.RAW.name], BoxTruth.of(annotated))
 
+    def blank(self, shape: tuple[int, int, int]) -> BoxTruth:
+        """Return the truth of a volume without objects."""
+        numbers = np.zeros(0, np.int64)
+        kinds = np.zeros(0, np.uint8)
+        return BoxTruth(shape, np.zeros((0, 4)), numbers, kinds, kinds, self.classes - 1)
+
     def patches(self, plan: Plan, *arguments: Any) -> BoxPatches:
         """Return patches of images with what their default boxes learn."""
         return BoxPatches(*arguments, plan=cast("SSDPlan", plan))

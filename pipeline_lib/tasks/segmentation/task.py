@@ -77,6 +77,30 @@ class PixelTruth:
         return np.asarray(self.target[region])
 
 
+@dataclass(frozen=True)
+class Background:
+    """Truth of a volume without cells: class 0 with the weight 1 everywhere.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the volume, (z, y, x).
+    """
+
+    shape: tuple[int, int, int]
+    ignore: None = None
+
+    def read(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.float32]:
+        """Return class and weight of each pixel in a window of a section, (2, y, x) float32."""
+        background = self.classes(section, window).astype(np.float32)
+        return np.stack([background, background + 1])
+
+    def classes(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.uint8]:
+        """Return the class of each pixel in a window of a section, (y, x) uint8."""
+        rows, columns = (len(range(*part.indices(n))) for part, n in zip(window, self.shape[1:], strict=True))
+        return np.zeros((rows, columns), np.uint8)
+
+
 class SectionScores(NamedTuple):
     """Contribution of one section to the validation scores.
 
@@ -117,6 +141,10 @@ class Task:
         weighted = weights[layout.WEIGHT_MAP.name]
         truth = PixelTruth(found.labels, found.separation_border, weighted, found.ignore, found.target)
         return Volume(found.raw, truth)
+
+    def blank(self, shape: tuple[int, int, int]) -> Background:
+        """Return the truth of a volume without cells."""
+        return Background(shape)
 
     def patches(self, plan: Plan, *arguments: Any) -> Patches:
         """Return patches of images with class and weight of each pixel."""

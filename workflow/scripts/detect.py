@@ -1,0 +1,9 @@
+"""Remove overlapping boxes in a batch of volumes."""
+
+from pipeline_lib.runtime.log import stage
+
+with stage(snakemake.log[0], snakemake.threads) as run:
+    from pipeline_lib.stages.detection import detect
+
+    for volume in snakemake.params.volumes:
+        run(detect, [volume["prediction"]], volume["output"], shape=volume["shape"])
