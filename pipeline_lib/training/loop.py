@@ -22,7 +22,12 @@ from pipeline_lib.runtime.types import Json
 from pipeline_lib.training.state import Checkpoint, Diverged, State
 from pipeline_lib.training.step import Step, TooLarge
 
-LOG_NAMES = {"validation_v_rand_thin": "validation V-Rand"}  # names of scores in the log
+# Names of scores in the log
+LOG_NAMES = {
+    "validation_v_rand_thin": "validation V-Rand",
+    "validation_box_ap_50": "validation box AP50",
+    "validation_box_ap": "validation box AP",
+}
 
 
 def learn(
@@ -158,7 +163,7 @@ def log_validation(state: State) -> None:
 
 
 def progress_values(state: State, loss: Tensor) -> dict[str, float]:
-    """Return what the line of progress shows: the loss of an iteration and the last validation's V-Rand."""
+    """Return what the line of progress shows: the loss of an iteration and the last scores."""
     scores = state.history[-1] if state.history else {}
     shown = {LOG_NAMES[name]: value for name, value in scores.items() if name in LOG_NAMES}
     return {"loss": loss.item()} | {name.removeprefix("validation "): v for name, v in shown.items()}
