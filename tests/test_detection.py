@@ -377,13 +377,6 @@ class TestStages:
             ([20, 32], "neuron"),
         ]
 
-    def test_volumes_with_ignored_pixels_are_refused(self, tmp_path, labels):
-        labels[0, 20:30, 20:32] = 255
-        path = self.build(tmp_path, labels, annotation_kind="instances", ignore=255)
-        with pytest.raises(InputError, match="some pixels are not annotated, which detectors cannot learn"):
-            choose_boxes([path], tmp_path / "boxes.json", network={"name": "ssd"})
-        assert not (tmp_path / "boxes.json").exists()
-
     def test_volume_without_objects(self, tmp_path, labels):
         path = self.build(tmp_path, 0 * labels, annotation_kind="instances")
         with ExitStack() as stack:

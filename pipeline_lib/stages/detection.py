@@ -157,12 +157,12 @@ def matched_sections(dataset: str | Path, detections: str | Path) -> Iterator[Bo
     Yields
     ------
     BoxMatches
-        Matches of one section.
+        Matches of one section, empty if none of its pixels is annotated (`BoxTruth.matches`).
 
     Raises
     ------
     InputError
-        If a file is missing or damaged, or some pixels are not annotated.
+        If a file is missing or damaged.
     """
     with (
         layout.require(dataset, layout.BOXES) as annotated,
