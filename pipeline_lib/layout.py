@@ -146,7 +146,7 @@ BOX_STATE = Array(
     "uint8",
     "1",
     "0 = complete object, 1 = object that touches the edge of the section, 2 = object that is neither "
-    "learned nor scored, for example because it is too small",
+    "learned nor scored, for example because it is too small, or next to pixels that are not annotated",
 )
 #: Boxes of annotated objects, one row for each, and the lengths of the axes of a row.
 BOX_ARRAYS = ((BOXES, (4,)), (BOX_SECTION, ()), (BOX_CLASS, ()), (BOX_STATE, ()))

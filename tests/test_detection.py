@@ -12,18 +12,20 @@ import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from roifile import roiread
 
-from pipeline_lib import layout, networks, tasks
+from pipeline_lib import layout, networks, provenance, tasks
 from pipeline_lib.data.boxes import objects_of
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.data.patches import Volume
+from pipeline_lib.imageio.boxes import read_boxes
 from pipeline_lib.inference.tiling import tiles
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.boxes import overlaps, suppress
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages.boxes import choose_boxes
 from pipeline_lib.stages.dataset import build_dataset
-from pipeline_lib.stages.detection import choose_score, detect, sections_of, write_table
+from pipeline_lib.stages.detection import choose_score, detect, export_detections, sections_of, write_table
 from pipeline_lib.tasks.detection import matching
 from pipeline_lib.tasks.detection.found import Found, create_arrays
 from pipeline_lib.tasks.detection.losses import FEWEST_NEGATIVES, multibox_loss
@@ -377,13 +379,6 @@ class TestStages:
             ([20, 32], "neuron"),
         ]
 
-    def test_volumes_with_ignored_pixels_are_refused(self, tmp_path, labels):
-        labels[0, 20:30, 20:32] = 255
-        path = self.build(tmp_path, labels, annotation_kind="instances", ignore=255)
-        with pytest.raises(InputError, match="some pixels are not annotated, which detectors cannot learn"):
-            choose_boxes([path], tmp_path / "boxes.json", network={"name": "ssd"})
-        assert not (tmp_path / "boxes.json").exists()
-
     def test_volume_without_objects(self, tmp_path, labels):
         path = self.build(tmp_path, 0 * labels, annotation_kind="instances")
         with ExitStack() as stack:
@@ -475,9 +470,25 @@ class TestDetect:
             choose_score(*paths, tmp_path / "none.json")
         with h5py.File(tmp_path / "found.h5", "a") as file:
             file["boxes"][:] = right
-        write_table(
-            tmp_path / "found.h5", tmp_path / "count.json", tmp_path / "table.csv", volume="a", sections=1
-        )
-        rows = (tmp_path / "table.csv").read_text().splitlines()
+        names = ["table.csv", "counts.csv", "rois.zip", "cells.geojson", "coco.json"]
+        outputs = [tmp_path / name for name in names]
+        inputs = tmp_path / "found.h5", tmp_path / "count.json"
+        assert export_detections(*inputs, *outputs, volume="a", shape=(2, 60, 60)) == 3
+        assert write_table(*inputs, tmp_path / "alone.csv", volume="a", sections=2) == 3
+        assert (tmp_path / "alone.csv").read_bytes() == outputs[0].read_bytes()
+        rows = outputs[0].read_text().splitlines()
         assert len(rows) == 4
         assert rows[3].startswith("a,0,cell,40.0,5.0,50.0,12.0,0.3")
+        # the second section has no objects
+        assert outputs[1].read_text().splitlines()[1:] == ["a,0,cell,3", "a,1,cell,0"]
+        assert [roi.xd for roi in roiread(outputs[2])] == found[:3, 1].tolist()
+        features = json.loads(outputs[3].read_text())["features"]
+        assert [each["geometry"]["coordinates"][0][0] for each in features] == found[:3, [1, 0]].tolist()
+        read = read_boxes(outputs[4], ["a.tif"], (2, 60, 60)).sections
+        assert [own.boxes.tolist() for own in read] == [found[:3].tolist(), []]
+        np.testing.assert_array_equal(read[0].scores, score[:3])
+        for path in outputs:
+            record = provenance.find_record(path)
+            assert record["stage"] == "export_detections"
+            assert {*record["inputs"]} == {*map(str, inputs)}
+        assert provenance.embedded_record(outputs[4])["stage"] == "export_detections"

@@ -6,17 +6,22 @@ import json
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline_lib import layout, metrics
+from pipeline_lib import layout, metrics, networks
 from pipeline_lib.data.boxes import objects_of
+from pipeline_lib.inference.resampling import Resampled
+from pipeline_lib.inference.tiling import tiles
 from pipeline_lib.kernels import blocks
+from pipeline_lib.kernels.boxes import overlaps
 from pipeline_lib.metrics import detection_scores
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.stages.boxes import choose_boxes
 from pipeline_lib.stages.detection import choose_score, detect, matched_sections
-from pipeline_lib.stages.prediction import predict
+from pipeline_lib.stages.prediction import _rows_of_model, predict
 from pipeline_lib.stages.training import train
 from pipeline_lib.tasks.detection.patches import BoxAugmentation
 from pipeline_lib.tasks.detection.truth import box_writer
@@ -24,6 +29,7 @@ from pipeline_lib.training.schedule import Settings
 
 SHAPE = (2, 150, 140)
 NETWORK = {"name": "ssd", "channels": [8, 12, 12], "convolutions": 1, "heads": 2, "aspect_ratios": [1.0]}
+PLAN = networks.plan(**NETWORK, sizes=[9, 12, 14, 16])
 
 
 def draw(path, seed):
@@ -56,7 +62,7 @@ def prepared(tmp_path_factory):
     for number, name in enumerate(("train", "validation", "test")):
         draw(folder / f"{name}.h5", number)
     choose_boxes([folder / "train.h5"], folder / "boxes.json", network=NETWORK)
-    statistics = {"normalisation": {}, "pixel_size": None}
+    statistics = {"normalisation": {}, "pixel_size": [0.5, 0.5]}
     with h5py.File(folder / "train.h5") as file:
         raw = file["raw"][:]
     statistics["normalisation"] = {
@@ -110,10 +116,10 @@ def test_choices_of_pixels_are_refused(prepared, change):
         train_in(folder, dataclasses.replace(settings, **change))
 
 
-def detections(folder, name, tag, **settings):
+def detections(folder, name, tag, shape=SHAPE, **settings):
     """Predict a volume in one or several jobs, and return the boxes and scores of its detections."""
     jobs = settings.pop("jobs", 1)
-    parts = [folder / f"{name}{tag}{k}.h5" for k, _ in enumerate(blocks.parts(SHAPE, jobs))]
+    parts = [folder / f"{name}{tag}{k}.h5" for k, _ in enumerate(blocks.parts(shape, jobs))]
     for number, path in enumerate(parts, 1):
         predict(
             folder / f"{name}.h5",
@@ -125,7 +131,7 @@ def detections(folder, name, tag, **settings):
             precision="float32",
             **settings,
         )
-    detect(parts, folder / f"{name}{tag}.h5", shape=SHAPE, jobs=jobs)
+    detect(parts, folder / f"{name}{tag}.h5", shape=shape, jobs=jobs)
     with h5py.File(folder / f"{name}{tag}.h5") as file:
         return np.column_stack([file["box_section"][:], file["boxes"][:], file["box_score"][:]])
 
@@ -153,13 +159,81 @@ def test_detections_do_not_depend_on_tiles_and_jobs(run):
         "_other": {"tile": geometry.smallest + 5 * geometry.stride},
         "_jobs": {"jobs": 3},
     }.items():
-        found = detections(run, "test", tag, **settings)
-        # boxes with a score near the smallest one can appear or disappear by rounding
-        assert abs(len(found) - len(whole)) <= 2
-        strong = [each[each[:, -1] > 0.011] for each in (whole, found)]
-        assert len(strong[0]) == len(strong[1])
-        order = [np.lexsort(each[:, :5].round(2).T) for each in strong]
-        np.testing.assert_allclose(strong[1][order[1]], strong[0][order[0]], atol=2e-3)
+        require_same(detections(run, "test", tag, **settings), whole)
+
+
+def require_same(found, whole):
+    # boxes with a score near the smallest one can appear or disappear by rounding
+    assert abs(len(found) - len(whole)) <= 2
+    strong = [each[each[:, -1] > 0.011] for each in (whole, found)]
+    assert len(strong[0]) == len(strong[1])
+    order = [np.lexsort(each[:, :5].round(2).T) for each in strong]
+    np.testing.assert_allclose(strong[1][order[1]], strong[0][order[0]], atol=2e-3)
+
+
+class TestOtherPixelSize:
+    """Pixels of the volume are smaller than those of the model, and their width more than their height."""
+
+    STEP = (1.25, 2.0)
+    SHAPE = (2, 187, 280)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, run):
+        """Write the test volume with smaller pixels, and what the network sees of it as a volume."""
+        with h5py.File(run / "test.h5") as file:
+            small = Resampled(file["raw"], (1 / 1.25, 1 / 2), cls.SHAPE[1:])[:, :, :, :]
+        for name, raw in (("small", small), ("seen", Resampled(small, cls.STEP)[:, :, :, :])):
+            with layout.create(run / f"{name}.h5", {}) as file:
+                layout.add(file, layout.RAW, raw.shape, np.uint8)[:] = raw
+                layout.write_findings(file, {"gray": {"type": "uint8"}, "annotation": None})
+                if name == "small":
+                    layout.write_pixel_size(file, (0.5 / 1.25, 0.5 / 2))
+        return run
+
+    def test_boxes_are_those_of_the_resampled_image_in_pixels_of_the_volume(self, folder):
+        detections(folder, "small", "_matched", self.SHAPE, match_pixel_size=True)
+        detections(folder, "seen", "_plain")
+        with (
+            h5py.File(folder / "small_matched0.h5") as found,
+            h5py.File(folder / "seen_plain0.h5") as expected,
+        ):
+            assert len(found["boxes"]) > 1000
+            np.testing.assert_allclose(found["boxes"][:], expected["boxes"][:] * (2 * self.STEP), rtol=1e-12)
+            for array in ("box_section", "box_score", "box_class"):
+                np.testing.assert_array_equal(found[array][:], expected[array][:])
+
+    def test_objects_are_found_at_their_places(self, folder):
+        found = detections(folder, "small", "_matched", self.SHAPE, match_pixel_size=True)
+        whole = detections(folder, "test", "_whole")
+        for z in range(2):
+            matched, true = (each[(each[:, 0] == z) & (each[:, -1] > 0.3)] for each in (found, whole))
+            shared = overlaps(true[:, 1:5] * (2 * self.STEP), matched[:, 1:5])
+            assert len(true) > 10 and np.mean(shared.max(axis=1) > 0.6) > 0.9
+
+    def test_detections_do_not_depend_on_tiles_and_jobs(self, folder):
+        geometry = Model.load(folder / "model.pt").plan.geometry
+        whole = detections(folder, "small", "_matched", self.SHAPE, match_pixel_size=True)
+        assert len(whole) > 30
+        tile = geometry.smallest + 5 * geometry.stride
+        for tag, settings in {"_small": {"tile": tile}, "_jobs": {"jobs": 4}}.items():
+            found = detections(folder, "small", tag, self.SHAPE, match_pixel_size=True, **settings)
+            require_same(found, whole)
+
+    @given(st.data())
+    def test_each_row_of_the_model_belongs_to_one_part(self, data):
+        height, step = data.draw(st.integers(1, 2000)), data.draw(st.floats(0.1, 10))
+        stride, of_model = data.draw(st.sampled_from([1, 4, 64])), max(round(height / step), 1)
+        parts = [part.rows for part in blocks.parts((1, height, 9), data.draw(st.integers(1, 20)))]
+        rows = [_rows_of_model(part, of_model, step, stride) for part in parts]
+        assert [row for own in rows for row in range(of_model)[own]] == [*range(of_model)]
+        assert all(own.start <= own.stop and own.start % stride == 0 for own in rows if own.start < of_model)
+        for part, own in zip(parts, rows, strict=True):  # near the rows that it writes
+            assert own.start >= min(part.start / step, of_model)
+            assert own.start < part.start / step + stride + 1
+
+    def test_a_part_without_rows_has_no_tiles(self):
+        assert [*tiles((0, 9), PLAN.geometry.smallest, PLAN.geometry)] == []
 
 
 def test_model_file_has_its_default_boxes(run):
@@ -170,5 +244,10 @@ def test_model_file_has_its_default_boxes(run):
 
 
 def test_orientations_are_not_averaged(run):
-    with pytest.raises(InputError, match="average_orientations: found true, but boxes are not averaged"):
+    refusal = "average_orientations: found true, but boxes are not averaged"
+    with pytest.raises(InputError, match=refusal):
         detections(run, "test", "_turned", average_orientations=True)
+    with pytest.raises(InputError, match=refusal):  # in the dry run
+        PLAN.require_prediction({"average_orientations": True})
+    PLAN.require_prediction({"average_orientations": False})
+    networks.plan("unet").require_prediction({"average_orientations": True})

@@ -50,7 +50,7 @@ def tiles(shape: tuple[int, int], tile: int, geometry: Geometry) -> Iterator[Til
     Parameters
     ----------
     shape : tuple of int
-        Shape of the section, (y, x) px.
+        Shape of the section, (y, x) px. Without any pixel, there are no tiles.
     tile : int
         Largest input, given as the side of a square (px): a tile has at most `tile` x `tile` px. It must be a
         valid size of the network.
@@ -88,6 +88,8 @@ def tiles(shape: tuple[int, int], tile: int, geometry: Geometry) -> Iterator[Til
     ((-5, 17), (-1, 13)) (slice(0, 12, None), slice(4, 8, None))
     """
     geometry.output_size(tile)
+    if 0 in shape:
+        return
     rows, columns = _division(shape, tile**2, geometry)
     for y_read, y_write in rows:
         for x_read, x_write in columns:

@@ -114,7 +114,7 @@ class DetectionCurve:
     @property
     def false_per_section(self) -> npt.NDArray[np.float64]:
         """Mean number of false detections in a section: with `recall`, the FROC curve."""
-        return self.false / self.n_sections
+        return _ratios(self.false, self.n_sections)
 
     def at(self, threshold: float) -> int:
         """Return the place in the arrays that holds the numbers at any score threshold.
@@ -167,7 +167,8 @@ class BoxMatches:
     """Detections of one or more sections, and what each becomes when it is matched with the true boxes.
 
     A detection is true (1), false (0) or left out (-1). It is left out if it matches an ignored object, or if
-    it matches none and is itself outside the range of sizes. `match_boxes` describes the rules.
+    it matches none and is itself outside the range of sizes or the annotated area. `match_boxes` describes
+    the rules.
 
     Parameters
     ----------
@@ -325,7 +326,7 @@ class BoxMatches:
         errors = truth.sum() + np.append(0, np.cumsum(change))[ends]
         best = int(np.argmin(errors))
         threshold = np.append(np.inf, self.score[order])[ends[best]]
-        return float(threshold), float(errors[best] / len(truth))
+        return float(threshold), float(_ratios(errors[best], len(truth)))
 
     def _by_score(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return the detections that are not left out, by descending score, and the possible numbers of kept.
@@ -474,7 +475,7 @@ def count_errors(truth: npt.ArrayLike, found: npt.ArrayLike) -> dict[str, float]
         of abs(found - truth) / truth over the sections with true objects. `count_difference` is the mean of
         found - truth; `count_limit_low` and `count_limit_high` are the limits of agreement of Bland and
         Altman [1]_, 1.96 standard deviations (n - 1) below and above it. About 95 % of the differences lie
-        between them. They are NaN for a single section.
+        between them. They are NaN for a single section, and all errors are NaN without sections.
 
     References
     ----------
@@ -490,6 +491,8 @@ def count_errors(truth: npt.ArrayLike, found: npt.ArrayLike) -> dict[str, float]
     """
     true, difference = np.asarray(truth), np.asarray(found) - np.asarray(truth)
     relative = np.abs(difference[true > 0]) / true[true > 0]
+    if not difference.size:
+        return dict.fromkeys(COUNT_ERRORS, float("nan"))
     mean = float(difference.mean())
     limit = 1.96 * float(difference.std(ddof=1)) if difference.size > 1 else float("nan")
     values = (

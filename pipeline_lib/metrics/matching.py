@@ -21,6 +21,7 @@ def match_boxes(
     truth_class: npt.ArrayLike | None = None,
     found_class: npt.ArrayLike | None = None,
     ignored: npt.ArrayLike | None = None,
+    left_out: npt.ArrayLike | None = None,
     classes: int = 1,
     sizes: Sequence[tuple[float, float]] = (),
 ) -> BoxMatches:
@@ -48,6 +49,9 @@ def match_boxes(
     ignored : (n,) array_like of bool, optional
         Objects that are neither counted nor, if a detection matches them, make it false: for example those
         that are too small or not completely annotated. The default is none.
+    left_out : (m,) array_like of bool, optional
+        Detections that are left out if they match no object: for example those where most pixels are not
+        annotated. The default is none.
     classes : int, optional
         Number of classes.
     sizes : sequence of (float, float), optional
@@ -95,18 +99,19 @@ def match_boxes(
     of_truth = _checked_classes(truth_class, "truth_class", len(truth), classes)
     of_found = _checked_classes(found_class, "found_class", len(found), classes)
     score = _checked_values(scores, "scores", len(found)).astype(np.float64)
-    left_out = _checked_values(ignored, "ignored", len(truth)).astype(bool)
+    not_counted = _checked_values(ignored, "ignored", len(truth)).astype(bool)
+    unknown = _checked_values(left_out, "left_out", len(found)).astype(bool)
 
     order = np.argsort(-score, kind="stable")
     i, j, iou = overlapping(found[order], truth, BOX_IOU_THRESHOLDS[0])
     same = of_found[order][i] == of_truth[j]
     i, j, iou = i[same], j[same], iou[same]
     first = np.searchsorted(i, np.arange(len(order) + 1))
-    uncounted = _outside(truth, sizes) | left_out
+    uncounted = _outside(truth, sizes) | not_counted
     partner = _greedy(first, j, iou, uncounted, np.array(BOX_IOU_THRESHOLDS))
     chosen, again = _chosen(first, i, j, iou)
 
-    outside = _outside(found[order], sizes)
+    outside = _outside(found[order], sizes) | unknown[order]
     coco = np.stack([_outcomes(*size) for size in zip(partner, uncounted, outside, strict=True)])
     pascal = np.stack([_outcomes(chosen, *size) for size in zip(uncounted, outside, strict=True)])
     pascal[again & (pascal == TRUE)] = FALSE
@@ -170,7 +175,7 @@ def _outcomes(partner: np.ndarray, uncounted: np.ndarray, outside: np.ndarray) -
     """Return what becomes of each detection in a range of sizes: true, false or left out.
 
     `partner` is the true box of each (-1 = none), `uncounted` says for each true box whether it is ignored,
-    `outside` for each detection whether its size is outside the range.
+    `outside` for each detection whether it is left out without a partner.
     """
     left_out = np.append(uncounted, False)[partner] | ((partner < 0) & outside)
     return np.where(left_out, LEFT_OUT, np.where(partner >= 0, TRUE, FALSE)).astype(np.int8)

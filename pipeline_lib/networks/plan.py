@@ -417,6 +417,24 @@ class Plan(ABC):
                 )
             parts.require("training.learning_rate_factors", factors, trained)
 
+    def require_prediction(self, prediction: Json) -> None:
+        """Check that the settings of predictions fit the network.
+
+        Parameters
+        ----------
+        prediction : dict
+            Section `prediction` of the config.
+
+        Raises
+        ------
+        InputError
+            If boxes of several orientations are to be averaged.
+        """
+        if prediction["average_orientations"] and self.task == "detection":
+            raise InputError(
+                "prediction.average_orientations: found true, but boxes are not averaged. Set it to false."
+            )
+
     def _normalises(self) -> bool:
         """Return whether the network has batch normalisation."""
         return bool(self.arguments().get("batch_normalisation"))

@@ -43,14 +43,15 @@ def choose_boxes(datasets: Sequence[str | Path], output: str | Path, *, network:
     Raises
     ------
     InputError
-        If a file is missing or damaged, some pixels are not annotated, or there are no objects.
+        If a file is missing or damaged, or there are no objects.
     """
     with provenance.making("choose_boxes", [output], datasets, network=network):
         learned = np.concatenate([_learned(path) for path in datasets])
         if not len(learned):
             raise InputError(
                 "training volumes: no object was found, but a detector needs examples. Check the annotations "
-                "of the training volumes and `dataset.minimum_size`."
+                "of the training volumes and `dataset.minimum_size`. Objects next to pixels that are not "
+                "annotated do not count."
             )
         size = np.sqrt((learned[:, 2:] - learned[:, :2]).prod(axis=1))
         plan = networks.plan(**network)

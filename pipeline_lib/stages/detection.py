@@ -1,16 +1,24 @@
-"""Detection stage: from the boxes of all tiles to detections, their score threshold, and a table."""
+"""Detection stage: from the boxes of all tiles to detections, their score threshold, and files of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from pipeline_lib import layout, provenance
-from pipeline_lib.imageio.boxes import SectionBoxes, write_detections
+from pipeline_lib.imageio.boxes import (
+    SectionBoxes,
+    write_coco,
+    write_counts,
+    write_detections,
+    write_geojson,
+    write_rois,
+)
 from pipeline_lib.kernels import blocks
 from pipeline_lib.metrics import BoxMatches, pooled_matches
 from pipeline_lib.runtime.errors import InputError
@@ -157,12 +165,12 @@ def matched_sections(dataset: str | Path, detections: str | Path) -> Iterator[Bo
     Yields
     ------
     BoxMatches
-        Matches of one section.
+        Matches of one section, empty if none of its pixels is annotated (`BoxTruth.matches`).
 
     Raises
     ------
     InputError
-        If a file is missing or damaged, or some pixels are not annotated.
+        If a file is missing or damaged.
     """
     with (
         layout.require(dataset, layout.BOXES) as annotated,
@@ -229,19 +237,82 @@ def write_table(
         provenance.making("write_table", [table], [detections, postprocessing], **settings),
         layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
     ):
-        names, _ = layout.classes_of(found[layout.BOX_CLASS.name])
-
-        def rows() -> Iterator[tuple[str, int, SectionBoxes]]:
-            for z, own in sections_of(found, sections):
-                kept = own.score.astype(float) >= threshold
-                classes = [names[number] for number in own.kind[kept]]
-                nothing = np.zeros(len(classes), bool)
-                yield (
-                    volume,
-                    z,
-                    SectionBoxes(own.boxes[kept], classes, nothing, own.score[kept].astype(float)),
-                )
-
-        count = write_detections(table, rows())
+        count = write_detections(table, _kept(found, threshold, volume, sections))
     logger.info("%s: %s in %s", table, several(count, "object"), several(sections, "section"))
     return count
+
+
+def export_detections(
+    detections: str | Path,
+    postprocessing: str | Path,
+    table: str | Path,
+    counts: str | Path,
+    rois: str | Path,
+    geojson: str | Path,
+    coco: str | Path,
+    *,
+    volume: str,
+    shape: Sequence[int],
+) -> int:
+    """Write the detections of a volume whose score reaches the threshold, for people and for other programs.
+
+    Parameters
+    ----------
+    detections : str or Path
+        HDF5 file of `detect`.
+    postprocessing : str or Path
+        JSON file of `choose_score`.
+    table : str or Path
+        CSV file to write, one row for each detection, see `imageio.boxes.COLUMNS`.
+    counts : str or Path
+        CSV file to write, the number of detections of each section and class, see
+        `imageio.boxes.COUNT_COLUMNS`.
+    rois : str or Path
+        Rectangles for ImageJ and Fiji to write (.zip).
+    geojson : str or Path
+        Detections for QuPath to write (.geojson).
+    coco : str or Path
+        COCO file to write (.json).
+    volume : str
+        Name of the volume.
+    shape : sequence of int
+        Shape of the volume (z, y, x).
+
+    Returns
+    -------
+    int
+        Number of detections.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, or a file cannot be written.
+    """
+    threshold = read_json(postprocessing)["threshold"]
+    outputs, inputs = [table, counts, rois, geojson, coco], [detections, postprocessing]
+    with (
+        provenance.making("export_detections", outputs, inputs, volume=volume) as record,
+        layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
+    ):
+        _, classes = layout.classes_of(found[layout.BOX_CLASS.name])
+        # each function reads the sections itself, so that one section is in memory at a time
+        sections = partial(_kept, found, threshold, volume, shape[0])
+        count = write_detections(table, sections())
+        write_counts(counts, sections(), classes)
+        write_rois(rois, sections())
+        write_geojson(geojson, sections())
+        write_coco(coco, sections(), shape=shape, classes=classes, provenance=record)
+    logger.info("%s: %s in %s", table, several(count, "object"), several(shape[0], "section"))
+    return count
+
+
+def _kept(
+    found: h5py.File, threshold: float, volume: str, depth: int
+) -> Iterator[tuple[str, int, SectionBoxes]]:
+    """Yield volume, number and detections of each section, without those below the threshold."""
+    names, _ = layout.classes_of(found[layout.BOX_CLASS.name])
+    for z, own in sections_of(found, depth):
+        scores = own.score.astype(float)
+        kept = scores >= threshold
+        classes = [names[number] for number in own.kind[kept]]
+        yield volume, z, SectionBoxes(own.boxes[kept], classes, np.zeros(len(classes), bool), scores[kept])

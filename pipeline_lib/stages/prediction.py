@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.progress import Progress
 from pipeline_lib.runtime.types import Json
+
+BOXES_AT_ONCE = 2**18  # boxes that are scaled at a time
 
 
 @devices.explain_memory_errors("prediction")
@@ -66,8 +69,8 @@ def predict(
         Type of the convolutions, see `inference.passes.choose_precision`.
     match_pixel_size : bool, default False
         Whether images whose pixel size differs by more than 10 % from that of the training images are
-        resampled for the network. The result is resampled again and has the pixels of the image. If False,
-        there is a warning.
+        resampled for the network. The result is resampled again, and boxes are scaled, so that it has the
+        pixels of the image. If False, there is a warning.
     device : {"auto", "cpu", "cuda"}, default "auto"
         Device that computes. "auto" uses a GPU if there is one.
     part : int, default 1
@@ -104,11 +107,6 @@ def predict(
         with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:
             raw = source[layout.RAW.name]
             step = _step(layout.pixel_size(source), trained.pixel_size, match_pixel_size, dataset)
-            if step is not None and not task.pixelwise:
-                raise InputError(
-                    "prediction.match_pixel_size: found true, but detections cannot be resampled. Resample "
-                    "images before, or set it to false."
-                )
             images = raw if step is None else Resampled(raw, step)
             trained.normalisation.check(images, dataset, layout.findings(source)["gray"])
             share = blocks.parts(raw.shape[1:], jobs)[part - 1]
@@ -129,14 +127,20 @@ def predict(
                     yield found
                     progress.update(progress.done + 1)
 
-            if step is None:
-                progress = progress_in(share.rows)
-                for number, z in enumerate(sections):
-                    for region, decoded in outputs(z, share.rows, progress):
-                        task.write(target, number, region, decoded)
-            else:
+            stride = trained.plan.geometry.stride
+            if step is not None:
                 layout.write_pixel_size(file, None, pixels_per_model_pixel=step[0] * step[1])
-                stride = trained.plan.geometry.stride
+            if step is None or not task.pixelwise:
+                rows = share.rows
+                if step is not None:
+                    rows = _rows_of_model(share.rows, images.shape[2], step[0], stride)
+                progress = progress_in(rows)
+                for number, z in enumerate(sections):
+                    for region, decoded in outputs(z, rows, progress):
+                        task.write(target, number, region, decoded)
+                if step is not None:
+                    _scale_boxes(file[layout.BOXES.name], step, rows.start, share.rows.start)
+            else:
                 with _section(output, task, images.shape[2:]) as (section, arrays):
                     resample = partial(Resampled, step=(1 / step[0], 1 / step[1]), shape=raw.shape[2:])
                     backs = {name: resample(array) for name, array in arrays.items()}
@@ -211,6 +215,35 @@ def _section(
             yield task.create(file, (1, *size)), {name: file[name] for name in file}
     finally:
         path.unlink(missing_ok=True)
+
+
+def _rows_of_model(part: slice, height: int, step: float, stride: int) -> slice:
+    """Return the rows of a resampled image of some height whose boxes a part of the volume has, if any.
+
+    Rows of each part begin at a multiple of the stride, as tiles must, and end where those of the next part
+    begin. So each box belongs to exactly one part.
+    """
+    first, last = (
+        min(-(-math.ceil(row / step) // stride) * stride, height) for row in (part.start, part.stop)
+    )
+    return slice(first, last)
+
+
+def _scale_boxes(boxes: h5py.Dataset, step: tuple[float, float], first_of_model: int, first: int) -> None:
+    """Convert boxes from pixels of the model to pixels of the volume.
+
+    Parameters
+    ----------
+    boxes : (n, 4) HDF5 dataset
+        Boxes (y0, x0, y1, x1), which are changed.
+    step : tuple of float
+        Height and width of a pixel of the model (px of the volume).
+    first_of_model, first : int
+        Row that boxes count from, in the resampled image and in the volume.
+    """
+    for start in range(0, len(boxes), BOXES_AT_ONCE):
+        part = slice(start, start + BOXES_AT_ONCE)
+        boxes[part] = (boxes[part] + 2 * [first_of_model, 0]) * (2 * step) - 2 * [first, 0]
 
 
 def _moved(part: slice, by: int) -> slice:

@@ -48,7 +48,7 @@ class Task(Protocol):
     cell_names : tuple of str
         The channels whose pixels belong to cells. Model files store it.
     pixelwise : bool
-        Whether predictions are maps of pixels, which can be resampled.
+        Whether predictions are maps of pixels. Others are boxes.
     augmentation : type
         `data.augment.Augmentation`, or a class with further settings.
     scores : dict of str to bool

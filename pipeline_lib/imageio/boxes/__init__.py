@@ -1,7 +1,26 @@
-"""Boxes of objects: read from the files of other programs, and written as a table."""
+"""Boxes of objects: read from the files of other programs, and written as tables and for other programs."""
 
+from pipeline_lib.imageio.boxes.exporting import write_coco, write_geojson, write_rois
 from pipeline_lib.imageio.boxes.reading import BoxAnnotation, read_boxes
 from pipeline_lib.imageio.boxes.source import COORDINATES
-from pipeline_lib.imageio.boxes.writing import COLUMNS, SectionBoxes, write_detections
+from pipeline_lib.imageio.boxes.writing import (
+    COLUMNS,
+    COUNT_COLUMNS,
+    SectionBoxes,
+    write_counts,
+    write_detections,
+)
 
-__all__ = ["COLUMNS", "COORDINATES", "BoxAnnotation", "SectionBoxes", "read_boxes", "write_detections"]
+__all__ = [
+    "COLUMNS",
+    "COORDINATES",
+    "COUNT_COLUMNS",
+    "BoxAnnotation",
+    "SectionBoxes",
+    "read_boxes",
+    "write_coco",
+    "write_counts",
+    "write_detections",
+    "write_geojson",
+    "write_rois",
+]

@@ -1,7 +1,8 @@
 """Boxes in files of COCO (JSON).
 
 A `bbox` is [x, y, width, height] in px, floats. x and y are edges counted from 0: the box of the first pixel
-is [0, 0, 1, 1]. Ids may have gaps. An image without annotations has no objects.
+is [0, 0, 1, 1]. Ids may have gaps. An image without annotations has no objects. Annotations can have a
+`score`, as those of `write_coco`.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def open_coco(path: Path) -> Source:
             crowd = annotation.get("iscrowd", 0)
             if not isinstance(crowd, int) or crowd not in (0, 1):
                 raise InputError(f"{path}, {where()}: found `iscrowd` {shown(crowd)}, expected 0 or 1.")
-            stated.add((y, x, y + height, x + width), names[category], where, bool(crowd))
+            box = (y, x, y + height, x + width)
+            stated.add(box, names[category], where, bool(crowd), _score(path, annotation, where))
         return stated
 
     file_names = [_text(path, "images", key, own, "file_name") for key, own in image_of.items()]
@@ -122,6 +124,13 @@ def _size(image: Json) -> tuple[int, int] | None:
     if isinstance(height, int) and isinstance(width, int) and height > 0 < width:
         return height, width
     return None
+
+
+def _score(path: Path, annotation: Json, where: Place) -> float:
+    score = annotation.get("score", math.nan)
+    if isinstance(score, bool) or not isinstance(score, (int, float)):
+        raise InputError(f"{path}, {where()}: found the `score` {shown(score)}, expected a number.")
+    return float(score)
 
 
 def _bbox(path: Path, found: object, where: Place) -> list[float]:

@@ -16,7 +16,7 @@ Section 2.2 of [1]_.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -201,6 +201,7 @@ def targets(
     objects: Boxes,
     classes: npt.NDArray[np.integer],
     inside: tuple[tuple[float, float], tuple[float, float]] = ((-np.inf, np.inf), (-np.inf, np.inf)),
+    annotated: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.bool_]] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Return what the default boxes of a patch learn.
 
@@ -222,7 +223,10 @@ def targets(
     classes : (m,) array of int
         Class of each object, from 1; -1 for an object that is neither learned nor background.
     inside : ((top, bottom), (left, right)), optional
-        Annotated part of the image. Default boxes whose centre lies outside of it learn nothing.
+        Rows and columns of the image. Default boxes whose centre lies beyond them learn nothing.
+    annotated : callable, optional
+        Function of the centres (row, column) of default boxes, in the same coordinates as `objects`, that
+        returns which of them are annotated. Others learn nothing. By default all are annotated.
 
     Returns
     -------
@@ -242,6 +246,8 @@ def targets(
     centres = centres_of(flat)
     for axis, (low, high) in enumerate(inside):
         found[0, (centres[:, axis] < low) | (centres[:, axis] >= high)] = NOT_LEARNED
+    if annotated is not None:
+        found[0, ~annotated(centres)] = NOT_LEARNED
     learned = np.flatnonzero(found[0] > 0)
     found[1:, learned] = encode(objects[matched[learned]], flat[learned]).T
     rows, columns = (slice(MARGIN, MARGIN + count) for count in size)

@@ -121,6 +121,7 @@ class BoxPatches(Patches):
             moved(boxes, inverse, middle, self.output),
             kinds,
             ((edges[0], edges[2]), (edges[1], edges[3])),
+            lambda centres: truth.annotated(section, middle + (centres - self.output / 2) @ matrix.T),
         )
         return Region(
             torch.from_numpy(image),

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -99,10 +100,10 @@ class Task:
         self.classes = len(self.class_names)
 
     def open(self, stack: ExitStack, dataset: str | Path, boxes: str | Path, cache_bytes: int) -> Volume:
-        """Open raw images, and the boxes of their objects as `BoxTruth`."""
+        """Open raw images, and the boxes of their objects and ignored pixels as `BoxTruth`."""
         file = stack.enter_context(layout.require(dataset, layout.RAW, cache_bytes=cache_bytes))
-        with layout.require(boxes, layout.BOXES) as annotated:
-            return Volume(file[layout.RAW.name], BoxTruth.of(annotated))
+        annotated = stack.enter_context(layout.require(boxes, layout.BOXES, cache_bytes=cache_bytes))
+        return Volume(file[layout.RAW.name], BoxTruth.of(annotated))
 
     def blank(self, shape: tuple[int, int, int]) -> BoxTruth:
         """Return the truth of a volume without objects."""
@@ -163,6 +164,7 @@ class Task:
                     boxes - np.tile(origin, 2),
                     kinds,
                     ((0.0, height), (0.0, width)),
+                    partial(truth.annotated, section, origin=origin),
                 )
             ).to(values.device)
             loss = self.loss(values.flatten(0, 1)[None], targets.flatten(0, 1)[None])

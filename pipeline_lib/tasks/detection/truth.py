@@ -4,31 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from pipeline_lib import layout
-from pipeline_lib.kernels.boxes import Boxes
+from pipeline_lib.kernels.boxes import Boxes, area, masked_area
 from pipeline_lib.metrics import BoxMatches, match_boxes
-from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Stored
 from pipeline_lib.tasks.detection.found import Found
 from pipeline_lib.tasks.detection.matching import NOT_LEARNED
 
 CUT = 1  # state of an object that touches the edge of its section
 IGNORED = 2  # state of an object that is neither learned nor scored
+#: Part of the area of a detection from which it is left out if that part is not annotated.
+NOT_ANNOTATED = 0.5
 
 
 @contextmanager
 def box_writer(file: h5py.File, cells: Sequence[str]) -> Iterator[Callable[..., None]]:
     """Add the boxes of annotated objects to a new dataset file. Context manager.
 
+    An object is ignored, too, if a pixel that is not annotated is in its box or less than a pixel away from
+    it: the object can continue there, and its box would be too small. An object without any annotated pixel
+    in its box is left out.
+
     Parameters
     ----------
     file : h5py.File
-        File with `raw`, open for writing.
+        File with `raw` and, if pixels are not annotated, `ignore`, open for writing.
     cells : sequence of str
         Names of the classes of objects.
 
@@ -41,10 +47,17 @@ def box_writer(file: h5py.File, cells: Sequence[str]) -> Iterator[Callable[..., 
     arrays = [layout.add_growing(file, array, row) for array, row in layout.BOX_ARRAYS]
     layout.write_classes(file[layout.BOX_CLASS.name], ["background", *cells], cells)
     size = np.array(file[layout.RAW.name].shape[2:])
+    ignore = file.get(layout.IGNORE.name)
 
     def append(
         section: int, boxes: Boxes, kind: npt.NDArray[np.uint8], ignored: npt.NDArray[np.bool_]
     ) -> None:
+        if ignore is not None:
+            first, last = np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])
+            pixels, around = np.hstack([first, last]), np.hstack([first - 1, last + 1])
+            hidden, near = masked_area(np.vstack([pixels, around]), ignore, section).reshape(2, -1)
+            known = hidden < area(pixels)
+            boxes, kind, ignored = boxes[known], kind[known], (ignored | (near > 0))[known]
         cut = (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2:] >= size).any(axis=1)
         state = np.where(ignored, IGNORED, np.where(cut, CUT, 0))
         for array, values in zip(arrays, (boxes, np.full(len(boxes), section), kind, state), strict=True):
@@ -71,8 +84,8 @@ class BoxTruth:
         0, `CUT` or `IGNORED`.
     classes : int
         Number of classes of objects.
-    ignore : None
-        All pixels are annotated: `BoxTruth.of` refuses other volumes.
+    ignore : (z, y, x) array or None, optional
+        Non-zero where a pixel is not annotated; numpy or h5py. None if all are annotated.
     """
 
     shape: tuple[int, int, int]
@@ -81,7 +94,7 @@ class BoxTruth:
     kind: npt.NDArray[np.uint8]
     state: npt.NDArray[np.uint8]
     classes: int
-    ignore: None = None
+    ignore: Stored | None = None
 
     @classmethod
     def of(cls, file: h5py.File) -> BoxTruth:
@@ -90,26 +103,17 @@ class BoxTruth:
         Parameters
         ----------
         file : h5py.File
-            Dataset of the volume, open for reading.
+            Dataset of the volume, open for reading. It must stay open if pixels are not annotated.
 
         Returns
         -------
         BoxTruth
             The boxes.
-
-        Raises
-        ------
-        InputError
-            If some pixels are not annotated.
         """
-        if layout.IGNORE.name in file:
-            raise InputError(
-                f"{file.filename}: some pixels are not annotated, which detectors cannot learn from yet. "
-                "Annotate all pixels, or leave these sections out (column `sections` in the table)."
-            )
         boxes, section, kind, state = (file[array.name][:] for array, _ in layout.BOX_ARRAYS)
         names, _ = layout.classes_of(file[layout.BOX_CLASS.name])
-        return cls(file[layout.RAW.name].shape[1:], boxes, section, kind, state, len(names) - 1)
+        shape, ignore = file[layout.RAW.name].shape[1:], file.get(layout.IGNORE.name)
+        return cls(shape, boxes, section, kind, state, len(names) - 1, ignore)
 
     def rows(self, section: int) -> slice:
         """Return where the objects of a section are in the arrays.
@@ -147,8 +151,36 @@ class BoxTruth:
         kinds[self.state[rows] == IGNORED] = NOT_LEARNED
         return self.boxes[rows], kinds
 
+    def annotated(
+        self, section: int, points: npt.NDArray[np.float64], origin: npt.ArrayLike = 0.0
+    ) -> npt.NDArray[np.bool_]:
+        """Return which points of a section lie in an annotated pixel.
+
+        Parameters
+        ----------
+        section : int
+            Number of the section.
+        points : (n, 2) array of float64
+            Row and column of each point (px). One beyond the section is moved to its edge.
+        origin : (2,) array_like of float, optional
+            Position from which points count (px). By default the first pixel of the section.
+
+        Returns
+        -------
+        (n,) array of bool
+            True for points in an annotated pixel.
+        """
+        if self.ignore is None or not len(points):
+            return np.ones(len(points), bool)
+        pixels = np.floor(points + np.asarray(origin)).astype(int).clip(0, np.array(self.shape[1:]) - 1)
+        (top, left), (bottom, right) = pixels.min(axis=0), pixels.max(axis=0) + 1
+        window = np.asarray(self.ignore[section, top:bottom, left:right])
+        return np.asarray(window[tuple((pixels - [top, left]).T)] == 0)
+
     def matches(self, section: int, found: Found) -> BoxMatches:
         """Match detections of a section with its objects.
+
+        A detection that matches no object is left out if at least half of its area is not annotated.
 
         Parameters
         ----------
@@ -160,9 +192,17 @@ class BoxTruth:
         Returns
         -------
         BoxMatches
-            The matches, for the scores.
+            The matches, for the scores. Without sections and detections if no pixel is annotated.
         """
-        rows = self.rows(section)
+        rows, hidden = self.rows(section), np.zeros(len(found.score), bool)
+        if self.ignore is not None:
+            whole = np.array([[0.0, 0, *self.shape[1:]]])
+            *parts, of_section = masked_area(np.vstack([found.boxes, whole]), self.ignore, section)
+            if of_section == area(whole)[0]:
+                none = np.empty((0, 4))
+                empty = match_boxes(none, none, [], classes=self.classes)
+                return replace(empty, truth=empty.truth[:0])
+            hidden = np.array(parts) >= NOT_ANNOTATED * area(found.boxes)
         return match_boxes(
             self.boxes[rows],
             found.boxes,
@@ -170,5 +210,6 @@ class BoxTruth:
             truth_class=self.kind[rows] - 1,
             found_class=found.kind - 1,
             ignored=self.state[rows] == IGNORED,
+            left_out=hidden,
             classes=self.classes,
         )
