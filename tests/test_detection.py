@@ -25,7 +25,7 @@ from pipeline_lib.kernels.boxes import overlaps, suppress
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages.boxes import choose_boxes
 from pipeline_lib.stages.dataset import build_dataset
-from pipeline_lib.stages.detection import choose_score, detect, export_detections, sections_of, write_table
+from pipeline_lib.stages.detection import choose_score, detect, export_detections, sections_of
 from pipeline_lib.tasks.detection import matching
 from pipeline_lib.tasks.detection.found import Found, create_arrays
 from pipeline_lib.tasks.detection.losses import FEWEST_NEGATIVES, multibox_loss
@@ -474,8 +474,6 @@ class TestDetect:
         outputs = [tmp_path / name for name in names]
         inputs = tmp_path / "found.h5", tmp_path / "count.json"
         assert export_detections(*inputs, *outputs, volume="a", shape=(2, 60, 60)) == 3
-        assert write_table(*inputs, tmp_path / "alone.csv", volume="a", sections=2) == 3
-        assert (tmp_path / "alone.csv").read_bytes() == outputs[0].read_bytes()
         rows = outputs[0].read_text().splitlines()
         assert len(rows) == 4
         assert rows[3].startswith("a,0,cell,40.0,5.0,50.0,12.0,0.3")

@@ -102,7 +102,7 @@ class TestFinishedRun:
     [
         ({"training": TRAINING | {"best_by": "v_rand_thin"}}, "`training.best_by`: found v_rand_thin"),
         ({"training": TRAINING | {"loss_mask": 0.5}}, "`training.loss_mask`: not possible here"),
-        ({"prediction": {"average_orientations": True}}, "`prediction.average_orientations`: not possible"),
+        ({"prediction": {"average_orientations": True}}, "prediction.average_orientations: found true"),
         (CONFIG | {"augmentation": {"smallest_window": 0.5}}, "`augmentation.smallest_window`: not possible"),
         (CONFIG | {"training": TRAINING | {"best_by": "box_ap"}}, "`training.best_by`: found box_ap, but"),
     ],

@@ -377,20 +377,21 @@ def _write_detections(
     detections: Path,
     results: list[Path],
 ) -> Json:
-    """Find the objects in a predicted image and write their table, which is added to `results`.
+    """Find the objects in a predicted image and write them to files, which are added to `results`.
 
     Returns the row of the image in the summary.
     """
     from pipeline_lib import layout
-    from pipeline_lib.stages.detection import detect, write_table
+    from pipeline_lib.imageio.boxes import EXPORTS
+    from pipeline_lib.stages.detection import detect, export_detections
 
     with layout.require(dataset, layout.RAW) as file:
         shape = file[layout.RAW.name].shape[1:]
     detect([prediction], detections, shape=shape)
-    table = options.out / f"{name}_detections.csv"
-    results.append(table)
-    number = write_table(detections, _postprocessing(options), table, volume=name, sections=shape[0])
-    return {"cells": number, "table": table.name}
+    files = {kind: options.out / f"{name}_{end}" for kind, end in EXPORTS.items()}
+    results += files.values()
+    number = export_detections(detections, _postprocessing(options), **files, volume=name, shape=shape)
+    return {"cells": number, "table": files["table"].name}
 
 
 def _postprocessing(options: Options) -> Path:

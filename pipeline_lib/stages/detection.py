@@ -203,45 +203,6 @@ def sections_of(found: h5py.File, depth: int) -> Iterator[tuple[int, Found]]:
         yield z, Found.of_rows(found, slice(int(ends[z]), int(ends[z + 1])))
 
 
-def write_table(
-    detections: str | Path, postprocessing: str | Path, table: str | Path, *, volume: str, sections: int
-) -> int:
-    """Write the detections of a volume whose score reaches the threshold as a table (CSV).
-
-    Parameters
-    ----------
-    detections : str or Path
-        HDF5 file of `detect`.
-    postprocessing : str or Path
-        JSON file of `choose_score`.
-    table : str or Path
-        CSV file to write, see `imageio.boxes.COLUMNS`.
-    volume : str
-        Name of the volume.
-    sections : int
-        Number of its sections.
-
-    Returns
-    -------
-    int
-        Number of detections.
-
-    Raises
-    ------
-    InputError
-        If a file is missing or damaged, or the table cannot be written.
-    """
-    threshold = read_json(postprocessing)["threshold"]
-    settings: Json = {"volume": volume}
-    with (
-        provenance.making("write_table", [table], [detections, postprocessing], **settings),
-        layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
-    ):
-        count = write_detections(table, _kept(found, threshold, volume, sections))
-    logger.info("%s: %s in %s", table, several(count, "object"), several(sections, "section"))
-    return count
-
-
 def export_detections(
     detections: str | Path,
     postprocessing: str | Path,

@@ -334,8 +334,6 @@ def require_task(settings: Json, plan: Plan) -> None:
     pixelwise = {
         "training.loss_mask": training.get("loss_mask") is not None,
         "training.sampling": training.get("sampling") == "class_balanced",
-        "prediction.average_orientations": settings["prediction"]["average_orientations"],
-        "prediction.match_pixel_size": settings["prediction"]["match_pixel_size"],
     }
     boxes = {"augmentation.smallest_window": "smallest_window" in settings["augmentation"]}
     for key, chosen in (pixelwise if detects else boxes).items():

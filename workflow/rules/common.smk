@@ -28,6 +28,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(LIBRARY), os.gete
 from bordure import estimate, internals, replacement, starts, study
 from pipeline_lib import imageio, memory, provenance
 from pipeline_lib.data import folds, volumes
+from pipeline_lib.imageio import boxes
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.pixelsize import pair
 from pipeline_lib.networks import modelfile
@@ -141,6 +142,7 @@ def check_tiles():
     for name, model in VARIANTS.items():
         with study.of_variant(name, config):
             study.require_task(model.settings, model.plan)
+            model.plan.require_prediction(model.settings["prediction"])
             if not MODEL_FILE and workflow.is_main_process:  # not again in each job: this may import torch
                 model.plan.require_training(model.settings["training"])
             if (tile := model.settings["prediction"]["tile"]) != "auto":
@@ -378,8 +380,10 @@ TIMED = "minutes" in config.get("study", {})
 BASELINES = [] if MODEL_FILE else [*baselines.BASELINES]
 FOUND = VALIDATION + TEST + PREDICT  # volumes in which cells are found
 SEGMENTED, DETECTED = ([], FOUND) if MAIN.detects else (FOUND, [])
+# Files with the detections of a volume
+EXPORTS = {kind: f"<results>/detection/{{volume}}_{end}" for kind, end in boxes.EXPORTS.items()}
 TABLE_OF_CELLS, SUMMARY = (
-    ("<results>/detection/{volume}_detections.csv", "<results>/detection/summary.csv")
+    (EXPORTS["table"], "<results>/detection/summary.csv")
     if MAIN.detects
     else ("<results>/segmentation/{volume}_cells.csv", "<results>/segmentation/summary.csv")
 )

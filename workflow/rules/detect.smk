@@ -89,7 +89,7 @@ if SCATTERED:
             "../scripts/detect_in_parts.py"
 
 
-for batch in batches_of("write_detections", held_out=EVALUATED, new=PREDICT) if DETECTED else ():
+for batch in batches_of("export_detections", held_out=EVALUATED, new=PREDICT) if DETECTED else ():
 
     rule:
         name:
@@ -98,11 +98,11 @@ for batch in batches_of("write_detections", held_out=EVALUATED, new=PREDICT) if 
             detections=expand("<results>/detection/{model}/{volume}.h5", model=MODEL, volume=batch.volumes),
             postprocessing=f"<results>/postprocessing/{MODEL}.json",
         output:
-            expand("<results>/detection/{volume}_detections.csv", volume=batch.volumes),
+            expand([*EXPORTS.values()], volume=batch.volumes),
         log:
-            f"<logs>/write_detections/{batch.name}.log",
+            f"<logs>/export_detections/{batch.name}.log",
         benchmark:
-            f"<benchmarks>/write_detections/{batch.name}.tsv"
+            f"<benchmarks>/export_detections/{batch.name}.tsv"
         group:
             FINISH
         conda:
@@ -115,21 +115,23 @@ for batch in batches_of("write_detections", held_out=EVALUATED, new=PREDICT) if 
                 [MODEL],
                 detections="<results>/detection/{model}/{volume}.h5",
                 postprocessing="<results>/postprocessing/{model}.json",
-                table="<results>/detection/{volume}_detections.csv",
+                **EXPORTS,
                 volume="{volume}",
-                sections=lambda name, model: SHAPES[name][0],
+                shape=lambda name, model: SHAPES[name],
             ),
         script:
-            "../scripts/write_detections.py"
+            "../scripts/export_detections.py"
 
 
 if DETECTED:
 
     rule collect_detections:
         input:
-            tables=expand(TABLE_OF_CELLS, volume=DETECTED),
+            tables=expand(EXPORTS["table"], volume=DETECTED),
+            counts=expand(EXPORTS["counts"], volume=DETECTED),
         output:
             detections="<results>/detections.csv",
+            counts="<results>/counts.csv",
         log:
             "<logs>/collect_detections.log",
         benchmark:

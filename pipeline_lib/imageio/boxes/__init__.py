@@ -6,6 +6,7 @@ from pipeline_lib.imageio.boxes.source import COORDINATES
 from pipeline_lib.imageio.boxes.writing import (
     COLUMNS,
     COUNT_COLUMNS,
+    EXPORTS,
     SectionBoxes,
     write_counts,
     write_detections,
@@ -15,6 +16,7 @@ __all__ = [
     "COLUMNS",
     "COORDINATES",
     "COUNT_COLUMNS",
+    "EXPORTS",
     "BoxAnnotation",
     "SectionBoxes",
     "read_boxes",

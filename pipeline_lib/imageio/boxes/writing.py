@@ -17,6 +17,14 @@ from pipeline_lib.runtime.files import replacing
 COLUMNS = ("volume", "section", "class", "x0", "y0", "x1", "y1", "score", "centre_x", "centre_y")
 #: Columns of a table of the numbers of boxes.
 COUNT_COLUMNS = ("volume", "section", "class", "count")
+#: End of the name of each file with the detections of a volume, as in `nuclei_rois.zip`.
+EXPORTS = {
+    "table": "detections.csv",
+    "counts": "counts.csv",
+    "rois": "rois.zip",
+    "geojson": "detections.geojson",
+    "coco": "coco.json",
+}
 
 
 @dataclass(frozen=True)

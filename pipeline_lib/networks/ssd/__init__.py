@@ -166,7 +166,13 @@ class SSDPlan(Plan):
         return self.boxes_per_cell * (self.classes + OFFSETS)
 
     def example(self) -> Self:
-        """Return the plan with some sizes of default boxes, if they are not known yet."""
+        """Return the plan with some sizes of default boxes, if they are not known yet.
+
+        Returns
+        -------
+        SSDPlan
+            Plan with sizes.
+        """
         some = tuple(8.0 * number for number in range(1, self.heads * self.sizes_per_level + 1))
         return replace(self, sizes=self.sizes or some)
 
