@@ -24,7 +24,6 @@ from pipeline_lib.metrics import BoxMatches, pooled_matches
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.log import logger, several
-from pipeline_lib.runtime.types import Json
 from pipeline_lib.tasks.detection.found import Found, create_arrays
 from pipeline_lib.tasks.detection.truth import BoxTruth
 
