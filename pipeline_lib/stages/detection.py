@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from pipeline_lib import layout, provenance
@@ -17,7 +16,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json
-from pipeline_lib.tasks.detection.found import Found, create_arrays
+from pipeline_lib.tasks.detection.found import Found, create_arrays, sections_of
 from pipeline_lib.tasks.detection.truth import BoxTruth
 
 #: How the score threshold is chosen: the best F1 at an IoU of 0.5, or the smallest error of the number of
@@ -171,28 +170,6 @@ def matched_sections(dataset: str | Path, detections: str | Path) -> Iterator[Bo
         truth = BoxTruth.of(annotated)
         for z, own in sections_of(found, truth.shape[0]):
             yield truth.matches(z, own)
-
-
-def sections_of(found: h5py.File, depth: int) -> Iterator[tuple[int, Found]]:
-    """Yield the number and the boxes of each section of a file of `detect` or of a prediction.
-
-    Parameters
-    ----------
-    found : h5py.File
-        File with the `found.ARRAYS`, whose sections ascend, open for reading.
-    depth : int
-        Number of sections.
-
-    Yields
-    ------
-    section : int
-        Number of the section.
-    boxes : Found
-        Its boxes, in their order in the file.
-    """
-    ends = np.searchsorted(found[layout.BOX_SECTION.name][:], np.arange(depth + 1))
-    for z in range(depth):
-        yield z, Found.of_rows(found, slice(int(ends[z]), int(ends[z + 1])))
 
 
 def write_table(
