@@ -64,6 +64,7 @@ GROUPS = {
         "pipeline_lib.stages.packaging": "Stage: packaging",
         "pipeline_lib.stages.measurement": "Stage: measurement",
         "pipeline_lib.stages.pictures": "Stage: pictures",
+        "pipeline_lib.stages.detection_figures": "Stage: pictures of detections",
         "pipeline_lib.stages.report": "Stage: report",
         "pipeline_lib.stages.speed": "Stage: speed",
         "pipeline_lib.stages.comparison": "Stage: comparison",

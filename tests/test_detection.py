@@ -25,9 +25,9 @@ from pipeline_lib.kernels.boxes import overlaps, suppress
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages.boxes import choose_boxes
 from pipeline_lib.stages.dataset import build_dataset
-from pipeline_lib.stages.detection import choose_score, detect, export_detections, sections_of
+from pipeline_lib.stages.detection import choose_score, detect, export_detections
 from pipeline_lib.tasks.detection import matching
-from pipeline_lib.tasks.detection.found import Found, create_arrays
+from pipeline_lib.tasks.detection.found import Found, create_arrays, sections_of
 from pipeline_lib.tasks.detection.losses import FEWEST_NEGATIVES, multibox_loss
 from pipeline_lib.tasks.detection.patches import BoxAugmentation
 from pipeline_lib.tasks.detection.task import Output

@@ -8,8 +8,11 @@ from pipeline_lib import metrics
 from pipeline_lib.pages.quality import (
     compare_with_baselines,
     still_improving,
+    warn_of_biased_count,
     warn_of_constant,
+    warn_of_lost_recall,
     warn_of_short_training,
+    warn_of_uncovered,
 )
 
 TRAINING = {"learning_rate": 0.001, "iterations": 600, "best_by": "loss"}
@@ -151,3 +154,62 @@ def test_the_score_that_selects_the_model_is_judged():
     (warned,) = warn_of_short_training(history[::-1], by_rand)
     assert "V-Rand was still rising when the training ended: from 0.580 to 0.900" in warned.text
     assert warn_of_short_training(history[::-1], TRAINING) == []
+
+
+def test_a_score_of_boxes_can_select_the_model():
+    history = pd.DataFrame({"validation_box_ap_50": np.linspace(0.5, 0.9, 6)})
+    (warned,) = warn_of_short_training(history, TRAINING | {"best_by": "box_ap_50"})
+    assert "Box AP at 0.5 was still rising when the training ended: from 0.580 to 0.900" in warned.text
+
+
+# detections
+
+
+def test_boxes_are_compared_without_signs_of_useless_segmentations():
+    scores = table({"ssd": [0.9, 0.8], "constant": [0.1, 0.85]})
+    scores = scores[scores.metric == "seg"].replace({"seg": "box_f1"})
+    case = {"split": "test", "criterion": "box_f1", "name": "F1", "more_is_better": True}
+    (warned,) = compare_with_baselines(scores, "ssd", **case)
+    assert warned.name == "worse_in_volumes" and "(v1)" in warned.text
+    assert compare_with_baselines(scores[scores.network == "ssd"], "ssd", **case) == []
+
+
+@pytest.mark.parametrize(
+    ("annotated", "found", "words"),
+    [
+        (200, 221, "221 objects are detected, but 200 are annotated (10% too many)"),
+        (200, 179, "179 objects are detected, but 200 are annotated (10% too few)"),
+        (200, 220, None),
+        (200, 180, None),
+        (0, 3, None),
+    ],
+)
+def test_far_too_many_or_too_few_detections_are_a_warning(annotated, found, words):
+    warned = warn_of_biased_count(annotated, found, split="validation")
+    assert names(warned) == (["biased_count"] if words else [])
+    assert all(f"On the validation split, {words}." in warning.text for warning in warned)
+
+
+@pytest.mark.parametrize(
+    ("training", "held_out", "warned"),
+    [
+        ((95, 100), (70, 100), True),
+        ((950, 1000), (849, 1000), True),
+        ((950, 1000), (850, 1000), False),  # no more than `LOST`
+        ((19, 20), (14, 20), False),  # few objects: chance
+        ((70, 100), (95, 100), False),
+        ((0, 0), (0, 100), False),
+        ((95, 100), (0, 0), False),
+    ],
+)
+def test_a_lower_recall_than_in_training_is_a_warning_unless_by_chance(training, held_out, warned):
+    found = warn_of_lost_recall(training, held_out, split="test")
+    assert names(found) == (["worse_than_training"] if warned else [])
+
+
+def test_uncovered_objects_are_a_warning():
+    (warned,) = warn_of_uncovered({"covered": 0.8949, "objects": 1200}, enough=0.9)
+    assert warned.name == "uncovered_objects"
+    assert "cover 89.5% of the 1,200 training objects" in warned.text
+    assert "expected at least 90%" in warned.text
+    assert warn_of_uncovered({"covered": 0.9, "objects": 1200}, enough=0.9) == []

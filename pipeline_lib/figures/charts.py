@@ -23,12 +23,18 @@ NAMES = {
     "v_rand_thin": "V-Rand after thinning",
     "seg": "SEG",
 }
+#: Validation scores in the history of a training, and their charts.
+VALIDATED = {
+    "validation_v_rand_thin": "validation V-Rand after thinning, at its best threshold",
+    "validation_box_ap_50": "validation AP at an IoU of 0.5",
+    "validation_box_ap": "validation AP, mean over IoU 0.5 to 0.95",
+}
 ERRORS = ("rand_error", "pixel_error", "warping_error")
 LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
 
 
 def save_training_chart(history: pd.DataFrame, output: str | Path, *, record: Json) -> None:
-    """Write the chart of `training_chart` as PNG.
+    """Write the charts of `training_chart` as PNG.
 
     Parameters
     ----------
@@ -66,7 +72,7 @@ def save_threshold_chart(
 
 
 def training_chart(history: pd.DataFrame) -> Figure:
-    """Draw losses, validation V-Rand and learning rate over the iterations, in three charts.
+    """Draw losses, validation scores and learning rate over the iterations.
 
     Parameters
     ----------
@@ -76,16 +82,19 @@ def training_chart(history: pd.DataFrame) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        The three charts.
+        A chart of the losses, one of each of the scores `VALIDATED` in the history, and one of the learning
+        rate.
     """
     table = history.set_index("iteration")
     marker = "o" if len(table) < 20 else ""
-    figure, (loss, v_rand, rate) = _charts(3)
+    validated = {column: title for column, title in VALIDATED.items() if column in table}
+    figure, (loss, *scores, rate) = _charts(2 + len(validated))
     loss.plot(table.training_loss, color=BLUE, marker=marker, label="training")
     loss.plot(table.validation_loss, "--", color=VERMILLION, marker=marker, label="validation")
     loss.set(title="loss", ylim=(0, None))
-    v_rand.plot(table.validation_v_rand_thin, "--", color=VERMILLION, marker=marker)
-    v_rand.set(title="validation V-Rand after thinning, at its best threshold", ylim=(None, 1))
+    for axes, (column, title) in zip(scores, validated.items(), strict=True):
+        axes.plot(table[column], "--", color=VERMILLION, marker=marker)
+        axes.set(title=title, ylim=(None, 1))
     rate.plot(table.learning_rate, color=INK, marker=marker)
     rate.set(title="learning rate", ylim=(0, None), xlabel="iteration")
     figure.legend(*loss.get_legend_handles_labels(), loc="outside upper left", ncols=2)

@@ -214,7 +214,7 @@ def worst_places(codes: np.ndarray, size: int, number: int) -> list[tuple[Severi
         density = _density(errors, size)
         while len(places) < number and errors.any():
             y, x = np.unravel_index(density.argmax(), density.shape)
-            window = _window(int(y), size, height), _window(int(x), size, width)
+            window = around(float(y), size, height), around(float(x), size, width)
             places.append((_severity(left[window]), window))
             left[window] = 0
             errors[window] = False
@@ -239,9 +239,24 @@ def _grown(window: Window, by: int, shape: tuple[int, int]) -> Window:
     return y, x
 
 
-def _window(centre: int, size: int, length: int) -> slice:
-    """Return `size` px around `centre`, shifted to be within 0..`length`."""
-    start = max(min(centre - size // 2, length - size), 0)
+def around(centre: float, size: int, length: int) -> slice:
+    """Return `size` px around `centre`, shifted to be within 0..`length`.
+
+    Parameters
+    ----------
+    centre : float
+        Row or column in the middle.
+    size : int
+        Number of rows or columns.
+    length : int
+        Number of rows or columns of the section.
+
+    Returns
+    -------
+    slice
+        Rows or columns; all of them if there are fewer than `size`.
+    """
+    start = max(min(int(centre) - size // 2, length - size), 0)
     return slice(start, min(start + size, length))
 
 

@@ -35,6 +35,7 @@ GAP = 8
 SCALE_BAR = 18
 SCALE_LABELS = 62
 LEGEND_COLUMN = 400
+LETTER = 13  # of the title, on average
 INK, FAINT_INK, PAPER = "#1b1f24", "#57606a", "#ffffff"
 
 STYLE: dict[RcKeyType, Any] = {
@@ -115,7 +116,8 @@ def save_sheet(rows: Sequence[Sequence[Panel]], output: str | Path, *, title: st
     **facts
         Further entries of the description, which `describe` returns. They must be valid in JSON.
     """
-    width = max(sum(panel.width + MARGIN for panel in row) for row in rows) + MARGIN
+    widths = [sum(panel.width + MARGIN for panel in row) for row in rows]
+    width = max(*widths, LETTER * len(title) + MARGIN) + MARGIN
     height = 2 * MARGIN + LINE + sum(max(panel.height for panel in row) + MARGIN for row in rows)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(width, height)

@@ -9,10 +9,16 @@ import numpy as np
 import pandas as pd
 
 from pipeline_lib.pages import digits
+from pipeline_lib.pages.scores import BOX_SCORES, SCORES
 from pipeline_lib.runtime.types import Json
 
 #: Mean `metrics.constant_pixels` over the volumes of a split from which on it is a warning.
 CONSTANT = 1 / 3
+#: Difference between the numbers of detections and of annotated objects from which on it is a warning, as a
+#: fraction of the latter.
+BIAS = 0.1
+#: Difference between the recalls of training and held-out volumes from which on it is a warning.
+LOST = 0.1
 #: Fewest validations by which `still_improving` judges.
 FEWEST = 5
 _CHANCE = 0.01  # largest probability of a trend as clear as this without any
@@ -26,7 +32,8 @@ class Warned(NamedTuple):
     Parameters
     ----------
     name : str
-        `worse_than_baseline`, `worse_in_volumes`, `constant_probability` or `still_improving`.
+        `worse_than_baseline`, `worse_in_volumes`, `constant_probability`, `still_improving`, or, of
+        detections, `biased_count`, `worse_than_training` or `uncovered_objects`.
     text : str
         What was found and what to try.
     """
@@ -52,6 +59,7 @@ def degenerate(table: pd.DataFrame) -> pd.Series:
         For each volume and network.
     """
     values = table.pivot(index=["volume", "network"], columns="metric", values="value")
+    values = values.reindex(columns=["uniform_sections", "cells_annotated"])  # detections have neither
     return (values.uniform_sections > 0) & (values.cells_annotated > 0)
 
 
@@ -192,7 +200,8 @@ def warn_of_short_training(history: pd.DataFrame, training: Json) -> list[Warned
     values = history[f"validation_{training['best_by']}"]
     if not still_improving((values if by_loss else -values).to_list()):
         return []
-    score = "loss was still falling" if by_loss else "V-Rand was still rising"
+    names = {score.metric: score.name.removesuffix(" after thinning") for score in (*SCORES, *BOX_SCORES)}
+    score = "loss was still falling" if by_loss else f"{names[training['best_by']]} was still rising"
     last = max(len(values) // 4, FEWEST)
     text = (
         f"The validation {score} when the training ended: from {digits(values.iloc[-last])} to "
@@ -200,6 +209,108 @@ def warn_of_short_training(history: pd.DataFrame, training: Json) -> list[Warned
         f"better: set `training.iterations: {2 * training['iterations']}` (now {training['iterations']})."
     )
     return [Warned("still_improving", text)]
+
+
+def warn_of_biased_count(annotated: int, found: int, *, split: str) -> list[Warned]:
+    """Warn if far more or far fewer objects are detected than are annotated.
+
+    Parameters
+    ----------
+    annotated : int
+        Number of annotated objects of a split.
+    found : int
+        Number of its detections.
+    split : str
+        Name of the split.
+
+    Returns
+    -------
+    list of Warned
+        One warning if the numbers differ by more than `BIAS` of the annotated objects, else none.
+
+    Examples
+    --------
+    >>> from pipeline_lib.pages.quality import warn_of_biased_count
+    >>> warn_of_biased_count(100, 110, split="test")
+    []
+    >>> warn_of_biased_count(100, 111, split="test")[0].name
+    'biased_count'
+    """
+    if not annotated or abs(found - annotated) <= BIAS * annotated:
+        return []
+    text = (
+        f"On the {split} split, {found:,} objects are detected, but {annotated:,} are annotated "
+        f"({abs(found / annotated - 1):.0%} {'too many' if found > annotated else 'too few'}). Compare these "
+        "images with the validation images, on which the score threshold was chosen. Add annotated "
+        "validation images, or choose the threshold by the numbers (`segmentation.criterion: count_error`)."
+    )
+    return [Warned("biased_count", text)]
+
+
+def warn_of_lost_recall(training: tuple[int, int], held_out: tuple[int, int], *, split: str) -> list[Warned]:
+    """Warn if a detector finds far fewer of the objects of held-out volumes than of those of the training.
+
+    Parameters
+    ----------
+    training, held_out : (int, int)
+        Number of objects that were found, and of all annotated objects: of training volumes, and of the
+        volumes of a split.
+    split : str
+        Name of the split.
+
+    Returns
+    -------
+    list of Warned
+        One warning if the recall is lower by more than `LOST`, and by more than three standard errors of the
+        difference; else none, also without objects in the training volumes.
+
+    Examples
+    --------
+    >>> from pipeline_lib.pages.quality import warn_of_lost_recall
+    >>> warn_of_lost_recall((950, 1000), (860, 1000), split="test")
+    []
+    >>> warn_of_lost_recall((950, 1000), (700, 1000), split="test")[0].name
+    'worse_than_training'
+    """
+    if not (training[1] and held_out[1]):
+        return []
+    learned, recall = training[0] / training[1], held_out[0] / held_out[1]
+    common = (training[0] + held_out[0]) / (training[1] + held_out[1])
+    error = np.sqrt(common * (1 - common) * (1 / training[1] + 1 / held_out[1]))
+    if learned - recall <= max(LOST, 3 * error):
+        return []
+    text = (
+        f"On the {split} split, {recall:.0%} of the annotated objects are found, but {learned:.0%} of those "
+        "of the training volumes in the pictures. Add annotated training images that look like the images "
+        "of this split, or strengthen the `augmentation`."
+    )
+    return [Warned("worse_than_training", text)]
+
+
+def warn_of_uncovered(boxes: Json, *, enough: float) -> list[Warned]:
+    """Warn if too many training objects have no default box of about their size and shape.
+
+    Parameters
+    ----------
+    boxes : dict
+        Content of the file of `stages.boxes.choose_boxes`.
+    enough : float
+        Share of the training objects that the default boxes should cover.
+
+    Returns
+    -------
+    list of Warned
+        One warning if they cover a smaller share, else none.
+    """
+    if boxes["covered"] >= enough:
+        return []
+    text = (
+        f"The default boxes cover {boxes['covered']:.1%} of the {boxes['objects']:,} training objects (IoU "
+        f"of at least 0.5), expected at least {enough:.0%}. Objects without a default box are hard to find. "
+        "Add ratios to `network.aspect_ratios`, raise `network.sizes_per_level`, or add a level of higher "
+        "resolution (`network.heads`)."
+    )
+    return [Warned("uncovered_objects", text)]
 
 
 def _listed(names: Sequence[str]) -> str:

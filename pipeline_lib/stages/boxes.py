@@ -15,10 +15,9 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json
-from pipeline_lib.tasks.detection.matching import THRESHOLD, covered
+from pipeline_lib.tasks.detection.matching import ENOUGH, THRESHOLD, covered
 from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
 
-ENOUGH = 0.9  # share of the training objects that default boxes should cover
 #: The smallest and largest size of default boxes are these quantiles of the sizes of the objects.
 QUANTILES = (0.05, 0.95)
 

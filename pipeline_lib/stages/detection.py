@@ -24,7 +24,7 @@ from pipeline_lib.metrics import BoxMatches, pooled_matches
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.log import logger, several
-from pipeline_lib.tasks.detection.found import Found, create_arrays
+from pipeline_lib.tasks.detection.found import Found, create_arrays, sections_of
 from pipeline_lib.tasks.detection.truth import BoxTruth
 
 #: How the score threshold is chosen: the best F1 at an IoU of 0.5, or the smallest error of the number of
@@ -178,28 +178,6 @@ def matched_sections(dataset: str | Path, detections: str | Path) -> Iterator[Bo
         truth = BoxTruth.of(annotated)
         for z, own in sections_of(found, truth.shape[0]):
             yield truth.matches(z, own)
-
-
-def sections_of(found: h5py.File, depth: int) -> Iterator[tuple[int, Found]]:
-    """Yield the number and the boxes of each section of a file of `detect` or of a prediction.
-
-    Parameters
-    ----------
-    found : h5py.File
-        File with the `found.ARRAYS`, whose sections ascend, open for reading.
-    depth : int
-        Number of sections.
-
-    Yields
-    ------
-    section : int
-        Number of the section.
-    boxes : Found
-        Its boxes, in their order in the file.
-    """
-    ends = np.searchsorted(found[layout.BOX_SECTION.name][:], np.arange(depth + 1))
-    for z in range(depth):
-        yield z, Found.of_rows(found, slice(int(ends[z]), int(ends[z + 1])))
 
 
 def export_detections(

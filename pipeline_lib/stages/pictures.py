@@ -158,7 +158,7 @@ def draw_errors(
 
 
 def draw_training(history: str | Path, output: str | Path) -> None:
-    """Draw losses, validation V-Rand and learning rate over the iterations of a training (PNG).
+    """Draw losses, validation scores and learning rate over the iterations of a training (PNG).
 
     Parameters
     ----------

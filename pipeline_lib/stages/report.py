@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -18,20 +18,71 @@ from pipeline_lib import figures, metrics, provenance
 from pipeline_lib.figures.palette import class_colours
 from pipeline_lib.networks import modelfile
 from pipeline_lib.pages import quality, write_page
-from pipeline_lib.pages.scores import SCORES, Score
+from pipeline_lib.pages.scores import BOX_SCORES, SCORES, Score
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import at_chosen_threshold, read_scores
+from pipeline_lib.tasks.detection.matching import ENOUGH
 from pipeline_lib.tasks.segmentation.classes import cell_share
 
 __all__ = ["Contents", "write_report"]
 
 
-HEADLINE = ("rand_error", "v_rand_thin", "pixel_error", "seg")
 CLASSIFIERS = {"constant": "constant classifier", "smoothed_raw": "threshold of the smoothed raw image"}
 SOFTWARE = ("torch", "numpy", "scipy", "numba", "h5py")
+
+
+class Kind(NamedTuple):
+    """What a report shows, which depends on what the network was scored for.
+
+    Parameters
+    ----------
+    template : str
+        Template of the page.
+    scores : tuple of Score
+        Scores in the tables.
+    headline : tuple of str
+        Scores at the beginning of the page.
+    of_volumes : tuple of str
+        Scores of single volumes.
+    main : str
+        Score that the last lines of a run state beside the criterion.
+    counts : tuple of str
+        Numbers of objects: annotated, found, and matched.
+    required : set of str
+        Rows that the table of scores has for such networks.
+    """
+
+    template: str
+    scores: tuple[Score, ...]
+    headline: tuple[str, ...]
+    of_volumes: tuple[str, ...]
+    main: str
+    counts: tuple[str, ...]
+    required: frozenset[str]
+
+
+_HEADLINE = ("rand_error", "v_rand_thin", "pixel_error", "seg")
+SEGMENTATION = Kind(
+    "report.html.jinja",
+    SCORES,
+    headline=_HEADLINE,
+    of_volumes=_HEADLINE,
+    main="v_rand_thin",
+    counts=metrics.CELL_COUNTS,
+    required=frozenset({*metrics.CELL_COUNTS, "constant_pixels"}),
+)
+DETECTION = Kind(
+    "detections.html.jinja",
+    BOX_SCORES,
+    headline=("box_ap_50", "box_f1", "count_error"),
+    of_volumes=tuple(score.metric for score in BOX_SCORES if score.metric != "count_error_relative"),
+    main="box_ap_50",
+    counts=metrics.BOX_COUNTS,
+    required=frozenset(metrics.BOX_COUNTS),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +114,19 @@ class Contents:
     check : str or Path
         Doubts of `stages.check.check` (JSON), whose page `check.html` is linked.
     strips : sequence of str or Path
-        Pictures of `stages.pictures.draw_volume_strip` (PNG).
+        Pictures of `stages.pictures.draw_volume_strip`, or of a detector
+        `stages.detection_figures.draw_detections` (PNG).
     errors : sequence of str or Path
-        Pictures of `stages.pictures.draw_errors` (PNG).
+        Pictures of `stages.pictures.draw_errors` (PNG). Empty for a detector.
     training_figure : str or Path
         Picture of `stages.pictures.draw_training` (PNG).
     thresholds_figure : str or Path
-        Picture of `stages.pictures.draw_thresholds` (PNG).
+        Picture of `stages.pictures.draw_thresholds`, or of a detector the curves of
+        `stages.detection_figures.draw_detection_charts` (PNG).
+    counts_figure : str or Path, optional
+        Only of a detector: the numbers of objects of `draw_detection_charts` (PNG).
+    boxes : str or Path, optional
+        Only of a detector: file of `stages.boxes.choose_boxes` (JSON).
     study : bool, default False
         Whether the page `comparison.html` is linked.
     """
@@ -89,6 +146,8 @@ class Contents:
     errors: Sequence[str | Path]
     training_figure: str | Path
     thresholds_figure: str | Path
+    counts_figure: str | Path | None = None
+    boxes: str | Path | None = None
     study: bool = False
 
     @property
@@ -106,6 +165,7 @@ class Contents:
             self.training_figure,
             self.thresholds_figure,
             *self.spread,
+            *(path for path in (self.counts_figure, self.boxes) if path is not None),
         ]
 
 
@@ -135,13 +195,17 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
         chosen = {Path(path).stem: read_json(path) for path in contents.postprocessing}
         at = {name: found["threshold"] for name, found in chosen.items()}
         table = at_chosen_threshold(read_scores(contents.scores), at)
-        _require_counts(contents.scores, table)
+        kind = _kind(contents.scores, table[table.network == network])
+        table = table[table.network.isin(_scored(table, kind))]
         trained = modelfile.describe(contents.model)
         _require_same(contents.model, trained["provenance"].get("settings", {}), settings)
         splits = [split for split in ("test", "validation") if (table.split == split).any()]
-        criterion = next(score for score in SCORES if score.metric == chosen[network]["criterion"])
+        criterion = next(score for score in kind.scores if score.metric == chosen[network]["criterion"])
         history = pd.read_csv(contents.history)
         held_out, training = table[table.split == splits[0]], settings["training"]
+        cells = count_cells(table[table.network == network])
+        all_cells = cells.groupby("split").sum().to_dict("index")
+        strips = [_picture(path) for path in contents.strips]
         warned = [
             *quality.compare_with_baselines(
                 held_out,
@@ -151,35 +215,48 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
                 name=criterion.name,
                 more_is_better=criterion.more_is_better,
             ),
-            *quality.warn_of_constant(held_out, network, split=splits[0], training=training),
+            *(
+                _doubtful_detections(contents, all_cells[splits[0]], strips, splits[0])
+                if kind is DETECTION
+                else quality.warn_of_constant(held_out, network, split=splits[0], training=training)
+            ),
             *quality.warn_of_short_training(history, training),
         ]
         write_json(warnings, {"warnings": [warning._asdict() for warning in warned]})
-        cells = count_cells(table[table.network == network])
         write_page(
-            "report.html.jinja",
+            kind.template,
             output,
             title=contents.title,
             network=network,
-            names={name: CLASSIFIERS.get(name, name) for name in dict.fromkeys([network, *chosen])},
+            names={
+                name: CLASSIFIERS.get(name, name)
+                for name in dict.fromkeys([network, *chosen])
+                if name in {*table.network}
+            },
             chosen=chosen,
             criterion=criterion,
             warnings=warned,
             cells={split: cells.loc[split].to_dict("index") for split in splits},
             classes=score_classes(held_out[held_out.network == network], trained["classes"]),
-            all_cells=cells.groupby("split").sum().to_dict("index"),
-            scores={split: mean_scores(table[table.split == split], network) for split in splits},
+            all_cells=all_cells,
+            noun="cell" if trained["classes"][1:] == ["cell"] else "object",
+            scores={
+                split: mean_scores(table[table.split == split], network, kind.scores) for split in splits
+            },
             spread=_spread(*contents.spread) if contents.spread else None,
             seeds=[settings["seed"], *settings["seeds"]],
             folds=settings.get("folds", 1),
             trainings=(1 + len(settings["seeds"])) * settings.get("folds", 1),
             study=contents.study,
-            headline=[score for score in SCORES if score.metric in HEADLINE],
+            headline=_named(kind.headline, kind, table),
+            of_volumes=_named(kind.of_volumes, kind, table),
             of_volume=_by_volume(table[table.network == network], splits),
-            strips=[_picture(path) for path in contents.strips],
+            strips=strips,
             errors=[_picture(path) for path in contents.errors],
             training_figure=_picture(contents.training_figure),
             thresholds_figure=_picture(contents.thresholds_figure),
+            counts_figure=_picture(contents.counts_figure) if contents.counts_figure else None,
+            boxes=read_json(contents.boxes) if contents.boxes else None,
             iterations=int(history.iteration.iloc[-1]),
             trained_by=trained["provenance"],
             parameters=trained["parameters"],
@@ -210,13 +287,41 @@ def _require_same(model: str | Path, trained: Json, settings: Json) -> None:
             )
 
 
-def _require_counts(path: str | Path, table: pd.DataFrame) -> None:
-    """Raise `InputError` if a table of scores has no numbers of cells, because an older version wrote it."""
-    if not {*metrics.CELL_COUNTS, "constant_pixels"} <= {*table.metric}:
-        raise InputError(
-            f"{path}: has no rows `{metrics.CELL_COUNTS[0]}`. Another version of bordure wrote it. Type "
-            f"`rm -r {path} {Path(path).with_suffix('')}` and run the same command again."
-        )
+def _kind(path: str | Path, own: pd.DataFrame) -> Kind:
+    """Return what to show of a network, by the scores it has; `InputError` if an older version wrote them."""
+    for kind in (SEGMENTATION, DETECTION):
+        if kind.required <= {*own.metric}:
+            return kind
+    raise InputError(
+        f"{path}: has no rows `{metrics.CELL_COUNTS[0]}`. Another version of bordure wrote it. Type "
+        f"`rm -r {path} {Path(path).with_suffix('')}` and run the same command again."
+    )
+
+
+def _scored(table: pd.DataFrame, kind: Kind) -> set[str]:
+    """Return the networks and baselines that have the numbers of objects of a kind of report."""
+    return {*table.network[table.metric == kind.counts[0]]}
+
+
+def _named(metrics: Sequence[str], kind: Kind, table: pd.DataFrame) -> list[Score]:
+    """Return the scores with these names that are in a table, in the order of the names."""
+    scores = {score.metric: score for score in kind.scores}
+    return [scores[metric] for metric in metrics if (table.metric == metric).any()]
+
+
+def _doubtful_detections(
+    contents: Contents, counts: dict[str, int], pictures: Sequence[Json], split: str
+) -> list[quality.Warned]:
+    """Return the warnings of a detector: wrong numbers, lower recall than in training, default boxes."""
+    of_training = [picture["counts"] for picture in pictures if picture["split"] == "train"]
+    found, missed = (sum(own[name] for own in of_training) for name in ("found", "missed"))
+    return [
+        *quality.warn_of_biased_count(counts["annotated"], counts["found"], split=split),
+        *quality.warn_of_lost_recall(
+            (found, found + missed), (counts["matched"], counts["annotated"]), split=split
+        ),
+        *(quality.warn_of_uncovered(read_json(contents.boxes), enough=ENOUGH) if contents.boxes else []),
+    ]
 
 
 class ScoreRow(TypedDict):
@@ -279,7 +384,7 @@ def score_classes(table: pd.DataFrame, names: Sequence[str]) -> Json | None:
     return {"names": names, "colours": colours, "scores": scores, "shares": shares.tolist()}
 
 
-def mean_scores(table: pd.DataFrame, network: str) -> SplitScores:
+def mean_scores(table: pd.DataFrame, network: str, scores: Sequence[Score] = SCORES) -> SplitScores:
     """Average the scores of one split over its volumes, and find the best values.
 
     Networks and baselines that predict a whole section as one class are never best, because such a prediction
@@ -291,17 +396,21 @@ def mean_scores(table: pd.DataFrame, network: str) -> SplitScores:
         Rows of the table of scores for one split, one per volume, network and metric.
     network : str
         Name of the trained network; all others are baselines.
+    scores : sequence of Score, default pages.scores.SCORES
+        Scores to average. Those that are not in the table are left out.
 
     Returns
     -------
     SplitScores
-        Means of the metrics of `SCORES`.
+        Means of `scores`.
     """
     means = table.groupby(["metric", "network"]).value.mean().unstack()
     useless = quality.degenerate(table).groupby("network").any()
     uniform = set(useless.index[useless])
     rows: dict[str, ScoreRow] = {}
-    for score in SCORES:
+    for score in scores:
+        if score.metric not in means.index:
+            continue
         values = means.loc[score.metric]
         best_of = pd.Series.max if score.more_is_better else pd.Series.min
         fair = values.drop(labels=uniform)
@@ -319,7 +428,7 @@ def count_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Count the cells of each volume.
 
     A found cell matches an annotated one if their intersection over union (IoU) is at least 0.5, as in
-    `metrics.average_precision`. Cells are counted in each section.
+    `metrics.average_precision`. Cells are counted in each section. For a detector, these are boxes.
 
     Parameters
     ----------
@@ -332,8 +441,9 @@ def count_cells(table: pd.DataFrame) -> pd.DataFrame:
         Columns annotated, found, matched, missed (annotated without match) and false (found without match),
         int. The index has split and volume.
     """
-    counts = table.pivot(index=["split", "volume"], columns="metric", values="value")[[*metrics.CELL_COUNTS]]
-    counts = counts.astype(int).set_axis(["annotated", "found", "matched"], axis=1)
+    counts = table.pivot(index=["split", "volume"], columns="metric", values="value")
+    numbers = metrics.CELL_COUNTS if metrics.CELL_COUNTS[0] in counts else metrics.BOX_COUNTS
+    counts = counts[[*numbers]].astype(int).set_axis(["annotated", "found", "matched"], axis=1)
     return counts.assign(missed=counts.annotated - counts.matched, false=counts.found - counts.matched)
 
 
@@ -352,17 +462,19 @@ def score_line(scores: str | Path, postprocessing: Sequence[str | Path], network
     Returns
     -------
     str
-        The criterion of the post-processing and V-Rand, on the test volumes or, without any, on the
-        validation volumes.
+        The criterion of the post-processing and V-Rand, or box AP at 0.5 for a detector, on the test volumes
+        or, without any, on the validation volumes.
     """
     chosen = {Path(path).stem: read_json(path) for path in postprocessing}
     table = at_chosen_threshold(
         read_scores(scores), {name: found["threshold"] for name, found in chosen.items()}
     )
     split = "test" if (table.split == "test").any() else "validation"
-    found = mean_scores(table[table.split == split], network)
+    kind = _kind(scores, table[table.network == network])
+    table = table[table.network.isin(_scored(table, kind))]
+    found = mean_scores(table[table.split == split], network, kind.scores)
     texts = []
-    for metric in dict.fromkeys([chosen[network]["criterion"], "v_rand_thin"]):
+    for metric in dict.fromkeys([chosen[network]["criterion"], kind.main]):
         row = found["rows"][metric]
         baseline, score = row["best_baseline"], row["score"]
         beside = "" if pd.isna(baseline) else f"best baseline {baseline:.4f}, "

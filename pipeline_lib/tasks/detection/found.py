@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import h5py
@@ -108,3 +108,25 @@ def create_arrays(file: h5py.File, classes: Sequence[str], cells: Sequence[str])
     for array in ARRAYS:
         layout.add_growing(file, array, (4,) if array is layout.BOXES else ())
     layout.write_classes(file[layout.BOX_CLASS.name], classes, cells)
+
+
+def sections_of(found: h5py.File, depth: int) -> Iterator[tuple[int, Found]]:
+    """Yield the number and the boxes of each section of a file of `detect` or of a prediction.
+
+    Parameters
+    ----------
+    found : h5py.File
+        File with the `ARRAYS`, whose sections ascend, open for reading.
+    depth : int
+        Number of sections.
+
+    Yields
+    ------
+    section : int
+        Number of the section.
+    boxes : Found
+        Its boxes, in their order in the file.
+    """
+    ends = np.searchsorted(found[layout.BOX_SECTION.name][:], np.arange(depth + 1))
+    for z in range(depth):
+        yield z, Found.of_rows(found, slice(int(ends[z]), int(ends[z + 1])))

@@ -25,6 +25,7 @@ from pipeline_lib.kernels.boxes import Boxes, overlapping
 from pipeline_lib.kernels.compiled import compiled
 
 THRESHOLD = 0.5  # IoU from which a default box learns an object that has another default box already
+ENOUGH = 0.9  # share of the training objects that default boxes should cover
 SMALLEST = 1e-6  # IoU from which an object can have a default box of its own
 #: Offsets are divided by these numbers, so that all of them have about the same variance.
 VARIANCES = (0.1, 0.1, 0.2, 0.2)

@@ -1,0 +1,153 @@
+"""Picture stage of detectors: draw boxes on images, curves and counts as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pipeline_lib import layout, provenance
+from pipeline_lib.figures.boxes import Outcome, save_detection_sheet
+from pipeline_lib.figures.detection_charts import save_count_chart, save_curve_chart
+from pipeline_lib.metrics import BoxMatches, pooled_matches
+from pipeline_lib.metrics.detection import AT_50, FALSE, TRUE
+from pipeline_lib.runtime.files import read_json
+from pipeline_lib.tasks.detection.found import Found, sections_of
+from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
+
+
+def draw_detections(
+    dataset: str | Path,
+    detections: str | Path,
+    postprocessing: str | Path,
+    output: str | Path,
+    *,
+    volume: str,
+    split: str,
+) -> None:
+    """Draw the detections of a volume on one of its sections, and close-ups of the worst places (PNG).
+
+    If the volume is annotated, objects that were found, those that were missed and false detections differ in
+    colour and line. The section is the one with most missed and false ones. The close-ups show the largest
+    missed objects and the false detections with the highest scores. Without annotation, all detections of the
+    middle section are drawn. Sections are read one by one, in bands of rows.
+
+    Parameters
+    ----------
+    dataset : str or Path
+        HDF5 file of the volume: `raw` and, if it is annotated, the boxes of its objects.
+    detections : str or Path
+        HDF5 file of `stages.detection.detect`.
+    postprocessing : str or Path
+        JSON file of `stages.detection.choose_score`.
+    output : str or Path
+        PNG file to write.
+    volume : str
+        Name of the volume, for the title.
+    split : str
+        Split of the volume, for the title.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, lacks an array, or has changed since it was made.
+    """
+    inputs = [dataset, detections, postprocessing]
+    with (
+        provenance.making("draw_figures", [output], inputs, volume=volume, split=split) as record,
+        layout.require(dataset, layout.RAW) as data,
+        layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
+    ):
+        threshold = read_json(postprocessing)["threshold"]
+        annotated = layout.BOXES.name in data
+        save_detection_sheet(
+            output,
+            raw=data[layout.RAW.name],
+            outcomes=_outcomes(found, threshold, BoxTruth.of(data) if annotated else None, data),
+            annotated=annotated,
+            threshold=threshold,
+            volume=volume,
+            split=split,
+            record=record,
+        )
+
+
+def draw_detection_charts(
+    volumes: Sequence[Mapping[str, Any]],
+    postprocessing: str | Path,
+    curves: str | Path,
+    counts: str | Path,
+) -> None:
+    """Draw precision, recall and FROC at all score thresholds, and the numbers of objects (PNG).
+
+    Parameters
+    ----------
+    volumes : sequence of dict
+        Annotated volumes: `split`, and the files `dataset` and `detections`.
+    postprocessing : str or Path
+        JSON file of `stages.detection.choose_score`. Its threshold is marked.
+    curves : str or Path
+        PNG file to write: precision against recall, and recall against false detections per section.
+    counts : str or Path
+        PNG file to write: numbers of detections against numbers of annotated objects, and their difference.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, lacks an array, or has changed since it was made.
+    """
+    inputs = [file for own in volumes for file in (own["dataset"], own["detections"])]
+    with provenance.making("draw_figures", [curves, counts], [*inputs, postprocessing]) as record:
+        threshold = read_json(postprocessing)["threshold"]
+        sections: dict[str, list[BoxMatches]] = {}
+        for own in volumes:
+            sections.setdefault(own["split"], []).extend(_matches(own["dataset"], own["detections"]))
+        matches = {split: pooled_matches(found) for split, found in sections.items()}
+        save_curve_chart(matches, threshold, curves, record=record)
+        save_count_chart(matches, threshold, counts, record=record)
+
+
+def _matches(dataset: str | Path, detections: str | Path) -> list[BoxMatches]:
+    """Return the matches of each section of a volume."""
+    with (
+        layout.require(dataset, layout.BOXES) as annotated,
+        layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
+    ):
+        truth = BoxTruth.of(annotated)
+        return [truth.matches(z, own) for z, own in sections_of(found, truth.shape[0])]
+
+
+def _outcomes(
+    found: h5py.File, threshold: float, truth: BoxTruth | None, data: h5py.File
+) -> Iterator[Outcome]:
+    """Yield what became of the detections and objects of each section."""
+    none, no_score = np.empty((0, 4)), np.empty(0)
+    for z, own in sections_of(found, data[layout.RAW.name].shape[1]):
+        if truth is None:
+            kept = own.score.astype(float) >= threshold
+            yield Outcome(own.boxes[kept], none, no_score, none, no_score, none)
+        else:
+            yield _outcome(truth, z, own, threshold)
+
+
+def _outcome(truth: BoxTruth, z: int, own: Found, threshold: float) -> Outcome:
+    rows, matches = truth.rows(z), truth.matches(z, own)
+    boxes, ignored = truth.boxes[rows], truth.state[rows] == IGNORED
+    outcome, kept = matches.coco[0, AT_50], matches.score >= threshold
+    hits = outcome == TRUE
+    # the score of the detection that matches each object, also below the threshold
+    score = np.full(len(boxes), np.nan)
+    score[matches.partner[hits]] = matches.score[hits]
+    missed = ~ignored & ~(score >= threshold)
+    false = kept & (outcome == FALSE)
+    return Outcome(
+        own.boxes[kept & hits],
+        boxes[missed],
+        score[missed],
+        own.boxes[false],
+        matches.score[false],
+        boxes[ignored],
+    )
