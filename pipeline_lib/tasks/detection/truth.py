@@ -100,8 +100,13 @@ class BoxTruth:
         Raises
         ------
         InputError
-            If some pixels are not annotated.
+            If some pixels are not annotated, or the file has no boxes.
         """
+        if layout.BOXES.name not in file:
+            raise InputError(
+                f"{file.filename}: has no `boxes`, so it was written by an older version of bordure. Delete "
+                "it and run the workflow again."
+            )
         if layout.IGNORE.name in file:
             raise InputError(
                 f"{file.filename}: some pixels are not annotated, which detectors cannot learn from yet. "
@@ -147,7 +152,7 @@ class BoxTruth:
         kinds[self.state[rows] == IGNORED] = NOT_LEARNED
         return self.boxes[rows], kinds
 
-    def matches(self, section: int, found: Found) -> BoxMatches:
+    def matches(self, section: int, found: Found, sizes: Sequence[tuple[float, float]] = ()) -> BoxMatches:
         """Match detections of a section with its objects.
 
         Parameters
@@ -156,6 +161,8 @@ class BoxTruth:
             Number of the section.
         found : Found
             Detections of the section.
+        sizes : sequence of (float, float), optional
+            Ranges of the size of an object, see `metrics.match_boxes`.
 
         Returns
         -------
@@ -171,4 +178,5 @@ class BoxTruth:
             found_class=found.kind - 1,
             ignored=self.state[rows] == IGNORED,
             classes=self.classes,
+            sizes=sizes,
         )
