@@ -52,6 +52,7 @@ def degenerate(table: pd.DataFrame) -> pd.Series:
         For each volume and network.
     """
     values = table.pivot(index=["volume", "network"], columns="metric", values="value")
+    values = values.reindex(columns=["uniform_sections", "cells_annotated"])  # detectors have neither
     return (values.uniform_sections > 0) & (values.cells_annotated > 0)
 
 

@@ -78,4 +78,23 @@ SCORES = (
     Score("panoptic_quality", "Panoptic quality", True, "matched cells, weighted by their overlap"),
     Score("iou", "IoU", True, "overlap of all predicted cells together with all true cells together"),
     Score("dice", "Dice", True, "F-score of the pixels inside predicted cells"),
+    Score(
+        "box_ap_50",
+        "Box AP at 0.5",
+        True,
+        "mean precision over the recall of the boxes around cells, at a required overlap (IoU) of 0.5",
+    ),
+    Score("box_ap", "Box AP", True, "the same, mean over required overlaps of 0.5 to 0.95"),
+    Score(
+        "box_f1",
+        "Box F1",
+        True,
+        "F-score of the boxes around cells that are kept, at a required overlap of 0.5",
+    ),
+    Score(
+        "count_error",
+        "Count error",
+        False,
+        "difference between the numbers of cells found and annotated in a section, mean over sections",
+    ),
 )

@@ -212,7 +212,8 @@ def _require_same(model: str | Path, trained: Json, settings: Json) -> None:
 
 def _require_counts(path: str | Path, table: pd.DataFrame) -> None:
     """Raise `InputError` if a table of scores has no numbers of cells, because an older version wrote it."""
-    if not {*metrics.CELL_COUNTS, "constant_pixels"} <= {*table.metric}:
+    found = {*table.metric}
+    if not ({*metrics.CELL_COUNTS, "constant_pixels"} <= found or {*metrics.BOX_COUNTS} <= found):
         raise InputError(
             f"{path}: has no rows `{metrics.CELL_COUNTS[0]}`. Another version of bordure wrote it. Type "
             f"`rm -r {path} {Path(path).with_suffix('')}` and run the same command again."
@@ -295,13 +296,15 @@ def mean_scores(table: pd.DataFrame, network: str) -> SplitScores:
     Returns
     -------
     SplitScores
-        Means of the metrics of `SCORES`.
+        Means of the metrics of `SCORES` that the table has.
     """
     means = table.groupby(["metric", "network"]).value.mean().unstack()
     useless = quality.degenerate(table).groupby("network").any()
     uniform = set(useless.index[useless])
     rows: dict[str, ScoreRow] = {}
     for score in SCORES:
+        if score.metric not in means.index:
+            continue
         values = means.loc[score.metric]
         best_of = pd.Series.max if score.more_is_better else pd.Series.min
         fair = values.drop(labels=uniform)
@@ -319,7 +322,7 @@ def count_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Count the cells of each volume.
 
     A found cell matches an annotated one if their intersection over union (IoU) is at least 0.5, as in
-    `metrics.average_precision`. Cells are counted in each section.
+    `metrics.average_precision`. Cells are counted in each section. For a detector, these are boxes.
 
     Parameters
     ----------
@@ -332,8 +335,9 @@ def count_cells(table: pd.DataFrame) -> pd.DataFrame:
         Columns annotated, found, matched, missed (annotated without match) and false (found without match),
         int. The index has split and volume.
     """
-    counts = table.pivot(index=["split", "volume"], columns="metric", values="value")[[*metrics.CELL_COUNTS]]
-    counts = counts.astype(int).set_axis(["annotated", "found", "matched"], axis=1)
+    counts = table.pivot(index=["split", "volume"], columns="metric", values="value")
+    numbers = metrics.CELL_COUNTS if metrics.CELL_COUNTS[0] in counts else metrics.BOX_COUNTS
+    counts = counts[[*numbers]].astype(int).set_axis(["annotated", "found", "matched"], axis=1)
     return counts.assign(missed=counts.annotated - counts.matched, false=counts.found - counts.matched)
 
 
@@ -352,8 +356,8 @@ def score_line(scores: str | Path, postprocessing: Sequence[str | Path], network
     Returns
     -------
     str
-        The criterion of the post-processing and V-Rand, on the test volumes or, without any, on the
-        validation volumes.
+        The criterion of the post-processing and V-Rand or, for detectors, the box AP at 0.5, on the test
+        volumes or, without any, on the validation volumes.
     """
     chosen = {Path(path).stem: read_json(path) for path in postprocessing}
     table = at_chosen_threshold(
@@ -362,8 +366,11 @@ def score_line(scores: str | Path, postprocessing: Sequence[str | Path], network
     split = "test" if (table.split == "test").any() else "validation"
     found = mean_scores(table[table.split == split], network)
     texts = []
-    for metric in dict.fromkeys([chosen[network]["criterion"], "v_rand_thin"]):
-        row = found["rows"][metric]
+    rows = found["rows"]
+    shown = dict.fromkeys([chosen[network]["criterion"], "v_rand_thin", "box_ap_50"])
+    known = [m for m in shown if m in rows and not pd.isna(rows[m]["values"][network])]
+    for metric in known[:2]:
+        row = rows[metric]
         baseline, score = row["best_baseline"], row["score"]
         beside = "" if pd.isna(baseline) else f"best baseline {baseline:.4f}, "
         name = score.name.removesuffix(" after thinning")
