@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import read_json, replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,6 +17,71 @@ COLUMNS = ["volume", "split", "network", "variant", "seed", "fold", "metric", "t
 SECTION_COLUMNS = [*COLUMNS, "section"]
 #: Columns of the table of `spread`.
 SPREAD_COLUMNS = ["split", "metric", "seeds", "mean", "standard_deviation", "minimum", "maximum"]
+
+
+def write_scores(
+    output: str | Path,
+    sections: str | Path,
+    names: dict[str, Any],
+    scores: pd.DataFrame,
+    by_section: pd.DataFrame,
+) -> None:
+    """Write the scores of a volume and those of its sections (CSV).
+
+    Parameters
+    ----------
+    output : str or Path
+        File to write, with the `COLUMNS`.
+    sections : str or Path
+        File to write, with the `SECTION_COLUMNS`.
+    names : dict
+        Values of the columns that are the same in all rows: volume, split, network, variant, seed and fold.
+    scores : pandas.DataFrame
+        Columns metric, threshold and value.
+    by_section : pandas.DataFrame
+        Columns section, metric, threshold and value.
+    """
+    import pandas as pd
+
+    for path, rows, columns in ((output, scores, COLUMNS), (sections, by_section, SECTION_COLUMNS)):
+        # in one step, which takes a fifth of the time of `assign`
+        table = pd.DataFrame(names | dict(rows.items()), columns=columns)
+        with replacing(path) as temporary:
+            table.to_csv(temporary, index=False)
+
+
+def read_threshold(path: str | Path) -> float:
+    """Return the threshold of a model: of its cell probability, or of the scores of its boxes.
+
+    Parameters
+    ----------
+    path : str or Path
+        JSON file of the stage that chose the threshold, for a network of any task or a baseline.
+
+    Returns
+    -------
+    float
+        The threshold, 0 to 1.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or has no threshold.
+
+    Examples
+    --------
+    >>> from pipeline_lib.scores import read_threshold
+    >>> read_threshold("results/postprocessing/unet.json")  # doctest: +SKIP
+    0.45
+    """
+    content = read_json(path)
+    found = content.get("threshold") if isinstance(content, dict) else None
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found <= 1:
+        raise InputError(
+            f"{path}: found {found!r} as `threshold`, expected a number from 0 to 1. Delete the file and run "
+            "the workflow again."
+        )
+    return float(found)
 
 
 def read_scores(path: str | Path) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from tests.test_report import Page
 
 SECTIONS = 8
 METRICS = ("rand_error", "v_rand_thin", "seg", "vi_split")
+BLANK = "\u2013"
 
 
 def make_study(folder, variants, seeds=(0, 1, 2), noise=0.004, size=64):
@@ -281,6 +282,90 @@ def test_one_model_of_each_variant_marks_nothing(study, tmp_path):
     assert not found.differs.any() and found.standard_deviation.isna().all()
     assert "unet was trained once." in page.text
     assert "trained once" in cells(page)["a<b"][1] and "better" not in cells(page)["a<b"][1]
+
+
+# segmentations and detections
+
+
+def with_detector(study, folder):
+    """Return a copy of a study whose variant `same` finds boxes, more of them than the others."""
+    contents, rng = copied(study, folder), np.random.default_rng(1)
+    for model in contents.models:
+        detects = model.variant == "same"
+        luck = 0.1 * detects + rng.normal(0, 0.004)
+        tables = {"scores": pd.read_csv(model.scores[0]), "sections": pd.read_csv(model.sections[0])}
+        rows, t = [], 0.4 if detects else 0.35
+        for split, metric in product(("validation", "test"), ("box_ap_50", "box_f1", "count_error")):
+            sign = -1 if metric == "count_error" else 1
+            values = 0.5 + sign * (luck + rng.normal(0, 0.002, SECTIONS))
+            rows += [(split, metric, t, value, z) for z, value in enumerate(values)]
+        own = tables["sections"].iloc[[0]].drop(columns=["split", "metric", "threshold", "value", "section"])
+        further = pd.DataFrame(rows, columns=["split", "metric", "threshold", "value", "section"])
+        further = further.merge(own.drop(columns="volume"), how="cross").assign(volume=further.split)
+        means = further.groupby([c for c in COLUMNS if c != "value"], sort=False).value.mean().reset_index()
+        for name, added in (("scores", means[COLUMNS]), ("sections", further[SECTION_COLUMNS])):
+            table = added if detects else pd.concat([tables[name], added])
+            table.to_csv(getattr(model, name)[0], index=False)
+        if detects:
+            write_json(model.postprocessing, {"threshold": t, "criterion": "box_f1", "grid": [t]})
+            history = pd.read_csv(model.history)
+            history.rename(columns={"validation_v_rand_thin": "validation_box_ap_50"}).to_csv(
+                model.history, index=False
+            )
+    for shown in contents.pictures:
+        shown.segmentations["same"].unlink(missing_ok=True)
+    return contents
+
+
+def test_variants_that_segment_and_that_detect_are_compared_by_boxes(study, tmp_path):
+    page, found = write(with_detector(study, tmp_path), tmp_path)
+    heads = [" ".join(cell["text"].split()) for cell in page.tables[0][0]]
+    assert heads[2:5] == [
+        "Box AP at 0.5higher is better",
+        "Box F1higher is better",
+        "Count errorlower is better",
+    ]
+    shown = cells(page)
+    assert {name: row[0] for name, row in shown.items()} == dict.fromkeys(VARIANTS, "3")
+    assert all(text.endswith("] better") for text in shown["same"][1:4])
+    assert shown["a<b"][1].endswith("] within chance")
+    assert "Count error: better with same." in lead(page)
+    assert [" ".join(text.split()) for text in cells(page, 1)["unet"]] == [
+        "3",
+        "30 k434",
+        "1 min 00 s1,000",
+        "2.0 s",
+    ]
+    differs = found[found.split == "test"].set_index(["metric", "variant"]).differs
+    assert (differs["count_error", "same"], differs["box_ap_50", "same"]) == (-1, 1)
+    # the scores of pixels are blank for the detector, and those of the others are as before
+    assert "same" not in differs["v_rand_thin"] and differs["v_rand_thin", "a<b"] == 1
+    tables = [cells(page, number) for number in range(len(page.tables) - 1)]
+    blank = [table["same"] for table in tables if table["same"][1] == BLANK]
+    assert blank == [["3", BLANK]] * (2 * len(METRICS)) and not any("missing" in t["same"] for t in tables)
+
+
+def test_learning_curves_of_both_kinds_are_in_their_charts(study, tmp_path):
+    contents = with_detector(study, tmp_path)
+    write_comparison(contents, tmp_path / "page.html", tmp_path / "table.csv")
+    charts = (tmp_path / "page.html").read_text().partition('<div id="plots">')[2].split("<figure>")[1:4]
+    drawn = [{*re.findall('<polyline data-variant="([^"]*)"', chart)} for chart in charts]
+    segmenting = {"unet", "a&lt;b", "worse_one"}
+    assert drawn == [segmenting | {"same"}, segmenting, {"same"}]
+    assert "Box AP at an IoU of 0.5 on the validation volumes" in charts[2]
+
+
+def test_the_first_variant_can_detect(study, tmp_path):
+    contents = with_detector(study, tmp_path)
+    order = ["same", "unet", "a<b", "worse_one"]
+    page, found = write(
+        dataclasses.replace(contents, variants={name: contents.variants[name] for name in order}), tmp_path
+    )
+    heads = [cell["text"] for cell in page.tables[0][0]]
+    assert heads[2].startswith("Box F1")  # by which its threshold was chosen
+    assert all(text.endswith("] worse") for text in cells(page)["unet"][1:4])
+    rows = found[found.metric == "v_rand_thin"]
+    assert {*rows.variant} == {*order[1:]} and rows.difference.isna().all()
 
 
 # pictures

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_lib import layout, metrics, networks
-from pipeline_lib.data.boxes import objects_of
 from pipeline_lib.inference.resampling import Resampled
 from pipeline_lib.inference.tiling import tiles
 from pipeline_lib.kernels import blocks
@@ -24,8 +23,8 @@ from pipeline_lib.stages.detection import choose_score, detect, matched_sections
 from pipeline_lib.stages.prediction import _rows_of_model, predict
 from pipeline_lib.stages.training import train
 from pipeline_lib.tasks.detection.patches import BoxAugmentation
-from pipeline_lib.tasks.detection.truth import box_writer
 from pipeline_lib.training.schedule import Settings
+from tests.box_datasets import add_boxes
 
 SHAPE = (2, 150, 140)
 NETWORK = {"name": "ssd", "channels": [8, 12, 12], "convolutions": 1, "heads": 2, "aspect_ratios": [1.0]}
@@ -50,10 +49,7 @@ def draw(path, seed):
         layout.add(file, layout.LABELS, SHAPE)[:] = labels
         layout.add(file, layout.RAW, (1, *SHAPE), np.uint8)[:] = raw.clip(0, 255)[None]
         layout.write_findings(file, {"gray": {"type": "uint8"}, "annotation": None})
-        with box_writer(file, ["cell"]) as append:
-            for z in range(SHAPE[0]):
-                objects = objects_of(labels, z)
-                append(z, objects.boxes, np.ones(len(objects.label), np.uint8), objects.pixels < 9)
+        add_boxes(file, labels, minimum_size=9)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from pipeline_lib.stages.evaluation import evaluate
 from pipeline_lib.stages.pictures import draw_errors, draw_volume_strip
 from pipeline_lib.stages.postprocessing import choose_postprocessing
 from pipeline_lib.stages.segmentation import segment, write_tiffs
+from tests.box_datasets import add_boxes
 
 SIDE = 60
 
@@ -38,6 +39,7 @@ def write_volume(folder, labels, probability):
                 layout.add(file, layout.LABELS, (1, *labels.shape))[0] = labels
                 border = layout.add(file, layout.SEPARATION_BORDER, (1, *labels.shape))
                 border[0] = separation_border(labels, 2)
+                add_boxes(file, labels[None])
     with layout.create(folder / "prediction.h5", {}) as file:
         layout.add(file, layout.CELL_PROBABILITY, (1, *labels.shape))[0] = probability
     return folder
@@ -186,6 +188,7 @@ def test_scores_and_pictures_use_stored_labels_of_another_method(tmp_path):
     assert after["legend, unannotated"] == [[None, "2 cells"]]
     assert count_shown(read_panel(tmp_path / "dataset.png", 2)) == 2
     of_labels = {*metrics.INSTANCE_METRICS, *metrics.CELL_COUNTS}
+    of_labels |= {*before["scores"].filter(regex="box|voc_|froc|count_").index}
     others = [name for name in before["scores"].index if name not in of_labels]
     assert after["scores"][others].equals(before["scores"][others])  # of the probability map
     assert after["scores"]["rand_error"] > 0.3

@@ -16,7 +16,7 @@ from pipeline_lib import figures, layout, metrics, networks
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.figures import charts
 from pipeline_lib.networks.model import Model
-from pipeline_lib.pages import digits
+from pipeline_lib.pages import digits, quality
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.scores import at_chosen_threshold, spread
@@ -334,6 +334,31 @@ def test_a_table_of_scores_without_numbers_of_cells_is_an_error(pictures):
             write(pictures, scores[scores.metric != metric], "old.html")
 
 
+def test_a_detector_stands_beside_baselines_in_the_table(tmp_path):
+    scores = tidy_scores()
+    of_boxes = scores.metric.str.match("box_|count_")
+    scores = scores[of_boxes | (scores.network != "unet")].replace({"network": {"unet": "ssd"}})
+    own = scores[(scores.network == "ssd") & (scores.metric == "box_f1")]
+    numbers = {name: 6.0 - place for place, name in enumerate(metrics.BOX_COUNTS)}
+    scores = pd.concat([scores, *(own.assign(metric=name, value=v) for name, v in numbers.items())])
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    at = {"ssd": 0.3, "constant": 0.2, "smoothed_raw": 0.85}
+    for name, threshold in at.items():
+        write_json(tmp_path / f"{name}.json", {"threshold": threshold, "criterion": "box_f1"})
+    table = at_chosen_threshold(scores, at)
+    table = table[table.split == "test"]
+    rows = mean_scores(table, "ssd")["rows"]
+    for metric, row in rows.items():
+        known = table[(table.network == "ssd") & (table.metric == metric)].value
+        np.testing.assert_equal(row["values"]["ssd"], known.mean())
+        assert ("ssd" in row["best"]) <= bool(len(known))
+    assert not quality.degenerate(table[table.network == "ssd"]).any()
+    assert report.count_cells(table[table.network == "ssd"]).iloc[0].tolist() == [6, 5, 4, 2, 1]
+    line = report.score_line(tmp_path / "scores.csv", [tmp_path / f"{name}.json" for name in at], "ssd")
+    f1, ap = (f"{rows[metric]['values']['ssd']:.4f}" for metric in ("box_f1", "box_ap_50"))
+    assert re.fullmatch(rf"Box F1 {f1} \(.*\), Box AP at 0.5 {ap} \(.*\); mean of 2 test volumes", line)
+
+
 def test_warnings_are_shown_and_written(pictures):
     """Here the network is far better than the baselines, or far worse and its probability is constant."""
     scores = tidy_scores()
@@ -360,6 +385,7 @@ def test_undefined_scores_are_shown_as_not_available(pictures):
 def test_every_score_is_computed_and_every_criterion_is_explained():
     labels = np.kron(np.arange(4).reshape(1, 2, 2), np.ones((5, 5))).astype(np.uint8)
     computed = {*metrics.isbi_scores(labels, labels / 4).metric, *metrics.INSTANCE_METRICS}
+    computed |= {*metrics.DETECTION_METRICS, *metrics.COUNT_ERRORS}
     assert {score.metric for score in SCORES} | {"uniform_sections"} <= computed
     assert set(postprocessing.CRITERIA) <= {score.metric for score in SCORES} & set(charts.NAMES)
     for score in SCORES:

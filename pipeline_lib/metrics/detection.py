@@ -33,6 +33,8 @@ DETECTION_METRICS = (
     "voc_ap_2010",
     "froc",
     "box_f1",
+    "box_precision",
+    "box_recall",
 )
 #: Errors of the number of detections per section that `detection_scores` returns.
 COUNT_ERRORS = (
@@ -399,8 +401,8 @@ def detection_scores(matches: BoxMatches, threshold: float) -> dict[str, float]:
         Matches of all sections. `BoxMatches.of_class` and `BoxMatches.of_size` select a class and a range of
         sizes.
     threshold : float
-        Smallest score of a detection that is kept, for `box_f1` and all numbers of boxes. The others do not
-        depend on it.
+        Smallest score of a detection that is kept, for `box_f1`, `box_precision`, `box_recall` and all
+        numbers of boxes. The others do not depend on it.
 
     Returns
     -------
@@ -408,8 +410,9 @@ def detection_scores(matches: BoxMatches, threshold: float) -> dict[str, float]:
         The `DETECTION_METRICS`, where higher is better: `box_ap` (mean over the `BOX_IOU_THRESHOLDS`),
         `box_ap_50` and `box_ap_75` (see `BoxMatches.average_precision`), `voc_ap_2007` and `voc_ap_2010`
         (see `BoxMatches.voc_average_precision`), `froc` (mean of `DetectionCurve.sensitivity` at the
-        `FROC_RATES`), and `box_f1` (F1 at an IoU of 0.5). The `COUNT_ERRORS` are those of `count_errors`. The
-        `BOX_COUNTS` are numbers of boxes in all sections.
+        `FROC_RATES`), and `box_f1`, `box_precision` and `box_recall` (see `DetectionCurve`, at an IoU of
+        0.5). The `COUNT_ERRORS` are those of `count_errors`. The `BOX_COUNTS` are numbers of boxes in all
+        sections.
 
         AP is the mean over classes. All others count the boxes of all classes together.
 
@@ -431,6 +434,8 @@ def detection_scores(matches: BoxMatches, threshold: float) -> dict[str, float]:
     voc_ap_2010 0.633
     froc 0.514
     box_f1 0.667
+    box_precision 0.75
+    box_recall 0.6
     count_error 1.0
     count_error_relative 0.2
     count_difference -1.0
@@ -449,6 +454,8 @@ def detection_scores(matches: BoxMatches, threshold: float) -> dict[str, float]:
         *matches.voc_average_precision(),
         curve.sensitivity().mean(),
         curve.f1[place],
+        curve.precision[place],
+        curve.recall[place],
     )
     matched, false = curve.matched[place], curve.false[place]
     return {

@@ -32,6 +32,33 @@ class Score:
         return "higher is better" if self.more_is_better else "lower is better"
 
 
+# Scores of detections, `metrics.detection_scores`
+BOX_SCORES = (
+    Score(
+        "box_ap_50",
+        "Box AP at 0.5",
+        True,
+        "area under the precision over the recall; the boxes must overlap with an IoU of at least 0.5",
+    ),
+    Score("box_ap_75", "Box AP at 0.75", True, "the same at an IoU of at least 0.75: are the boxes exact?"),
+    Score("box_ap", "Box AP", True, "mean over required overlaps (IoU) of 0.5 to 0.95"),
+    Score("box_precision", "Box precision", True, "fraction of the detections that are true"),
+    Score("box_recall", "Box recall", True, "fraction of the annotated objects that are found"),
+    Score("box_f1", "Box F1", True, "2 true detections / (all detections + all annotated objects)"),
+    Score(
+        "count_error",
+        "Count error",
+        False,
+        "difference between the numbers of detections and of annotated objects, mean over the sections",
+    ),
+    Score(
+        "count_error_relative",
+        "Relative count error",
+        False,
+        "the same, as a fraction of the annotated objects of the section",
+    ),
+)
+
 # A useless prediction can have few splits and mergers, so the scores before and after must be read with them.
 SCORES = (
     Score("rand_error", "Rand error", False, "pairs of pixels that are wrongly separated or wrongly joined"),
@@ -78,31 +105,5 @@ SCORES = (
     Score("panoptic_quality", "Panoptic quality", True, "matched cells, weighted by their overlap"),
     Score("iou", "IoU", True, "overlap of all predicted cells together with all true cells together"),
     Score("dice", "Dice", True, "F-score of the pixels inside predicted cells"),
-)
-
-# Scores of detections, `metrics.detection_scores`
-BOX_SCORES = (
-    Score(
-        "box_ap_50",
-        "Box AP at 0.5",
-        True,
-        "area under the precision over the recall; the boxes must overlap with an IoU of at least 0.5",
-    ),
-    Score("box_ap_75", "Box AP at 0.75", True, "the same at an IoU of at least 0.75: are the boxes exact?"),
-    Score("box_ap", "Box AP", True, "mean over required overlaps (IoU) of 0.5 to 0.95"),
-    Score("box_precision", "Box precision", True, "fraction of the detections that are true"),
-    Score("box_recall", "Box recall", True, "fraction of the annotated objects that are found"),
-    Score("box_f1", "Box F1", True, "2 true detections / (all detections + all annotated objects)"),
-    Score(
-        "count_error",
-        "Count error",
-        False,
-        "difference between the numbers of detections and of annotated objects, mean over the sections",
-    ),
-    Score(
-        "count_error_relative",
-        "Relative count error",
-        False,
-        "the same, as a fraction of the annotated objects of the section",
-    ),
+    *(score for score in BOX_SCORES if score.metric in ("box_ap_50", "box_ap", "box_f1", "count_error")),
 )

@@ -25,7 +25,7 @@ from pipeline_lib.pages.scores import SCORES, Score
 from pipeline_lib.runtime.files import read_json, replacing
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
-from pipeline_lib.scores import at_chosen_threshold, read_scores
+from pipeline_lib.scores import at_chosen_threshold, read_scores, read_threshold
 
 __all__ = ["COLUMNS", "Contents", "Shown", "Trained", "write_comparison"]
 
@@ -46,6 +46,8 @@ COLUMNS = [
 ]
 _MOST_NAMED = 6  # variants in a sentence
 _CLASS_SCORES = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou", "iou_", "dice_")
+_OF_BOXES = "box_ap_50_"  # begins the name of a class
+_BOX_SCORES = ("box_ap_50", "box_f1", "count_error")  # which segmentations and detections have
 
 
 class Trained(NamedTuple):
@@ -200,7 +202,8 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
 
     Differences are those of `metrics.differences.compare_variants`: only those that are larger than chance in
     the choice of the sections and in the trainings are marked. A model whose files are not complete is left
-    out and stated at the top of the page.
+    out and stated at the top of the page. If some variants segment and others detect, the page begins with
+    the scores that both have, those of boxes.
 
     Parameters
     ----------
@@ -228,8 +231,7 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
         splits = [split for split in ("test", "validation") if (compared.split == split).any()]
         criterion = _criterion(complete, first)
         scores = _scores_of(compared)
-        headline = [score for score in scores if score.metric in (criterion, "v_rand_thin")]
-        headline.sort(key=lambda score: score.metric != criterion)
+        headline = _headline(compared, scores, criterion)
         trained = [
             model
             for model in contents.models
@@ -254,6 +256,7 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
             missing=_missing(contents.models, contents.unfinished),
             unmeasured=[name for name in variants if not Path(contents.speed.get(name, "")).is_file()],
             single=[name for name in variants if single.get(name, False)],
+            scored=compared.groupby(["split", "variant"]).models.max().to_dict(),
             fewest=FEWEST_SECTIONS,
             sections={split: int(compared[compared.split == split].sections.max()) for split in splits},
             splits=splits,
@@ -296,7 +299,7 @@ def _compare(models: Sequence[Trained], variants: Sequence[str]) -> pd.DataFrame
     sections, scores = [], []
     classes = {model.variant: modelfile.describe(model.model)["classes"] for model in reversed(models)}
     for model in models:
-        threshold = read_json(model.postprocessing)["threshold"]
+        threshold = read_threshold(model.postprocessing)
         own = pd.concat([read_scores(path) for path in model.scores])
         own = at_chosen_threshold(own.assign(network=model.name), {model.name: threshold})
         scores.append(own.assign(variant=model.variant))
@@ -334,7 +337,19 @@ def _scores_of(compared: pd.DataFrame) -> list[Score]:
         for metric in dict.fromkeys(compared.metric)
         if metric not in names and metric.startswith(_CLASS_SCORES)
     ]
-    return known + of_classes
+    of_boxes = [
+        Score(metric, f"Box AP at 0.5, {metric.removeprefix(_OF_BOXES)}", True, "the boxes of one class")
+        for metric in dict.fromkeys(compared.metric)
+        if metric.startswith(_OF_BOXES)
+    ]
+    return known + of_classes + of_boxes
+
+
+def _headline(compared: pd.DataFrame, scores: Sequence[Score], criterion: str) -> list[Score]:
+    """Return the scores to show first: the criterion and V-Rand, or those of boxes if a variant detects."""
+    segmenting = compared[compared.metric == "v_rand_thin"].variant
+    chosen = _BOX_SCORES if {*compared.variant} - {*segmenting} else (criterion, "v_rand_thin")
+    return sorted((s for s in scores if s.metric in chosen), key=lambda score: score.metric != criterion)
 
 
 def _rows(
@@ -422,7 +437,7 @@ def _costs(models: Iterable[Trained], variants: Sequence[str], contents: Content
 
 
 def _charts(models: Sequence[Trained], variants: Sequence[str], costs: Mapping[str, Json]) -> Json | None:
-    """Return the charts of loss and V-Rand, first the mean line of each variant; None without a history."""
+    """Return the charts of loss, V-Rand and box AP, first the mean line of each variant; None without any."""
     if not models:
         return None
     timed = all("seconds_per_iteration" in costs[model.variant] for model in models)
@@ -436,14 +451,16 @@ def _charts(models: Sequence[Trained], variants: Sequence[str], costs: Mapping[s
     for column, name, logarithmic in (
         ("validation_loss", "Loss on the validation volumes", True),
         ("validation_v_rand_thin", "V-Rand after thinning on the validation volumes", False),
+        ("validation_box_ap_50", "Box AP at an IoU of 0.5 on the validation volumes", False),
     ):
         curves = {}
         for variant in variants:
-            if own := histories.get(variant):
+            if own := [table for table in histories.get(variant, []) if column in table]:
                 mean = pd.concat(own).groupby("iteration")[["at", column]].mean()
                 lines = [mean, *own] if len(own) > 1 else [mean]
                 curves[variant] = [Curve(t["at"].to_numpy(), t[column].to_numpy()) for t in lines]
-        charts.append({"name": name, **curves_chart(curves, logarithmic=logarithmic)})
+        if curves:
+            charts.append({"name": name, **curves_chart(curves, logarithmic=logarithmic)})
     return {"unit": "minutes of training" if timed else "iterations", "charts": charts}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,9 +23,11 @@ from pipeline_lib.imageio.boxes import (
 from pipeline_lib.kernels import blocks
 from pipeline_lib.metrics import BoxMatches, pooled_matches
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import read_json, write_json
+from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger, several
+from pipeline_lib.scores import read_threshold, write_scores
 from pipeline_lib.tasks.detection.found import Found, create_arrays, sections_of
+from pipeline_lib.tasks.detection.scores import SIZES, score_boxes
 from pipeline_lib.tasks.detection.truth import BoxTruth
 
 #: How the score threshold is chosen: the best F1 at an IoU of 0.5, or the smallest error of the number of
@@ -169,15 +172,95 @@ def matched_sections(dataset: str | Path, detections: str | Path) -> Iterator[Bo
     Raises
     ------
     InputError
-        If a file is missing or damaged.
+        If a file is missing or damaged, or the classes differ.
     """
     with (
         layout.require(dataset, layout.BOXES) as annotated,
         layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
     ):
+        (_, true), (_, own) = (layout.classes_of(file[layout.BOX_CLASS.name]) for file in (annotated, found))
+        if own != true:
+            raise InputError(
+                f"{detections}: found the classes {', '.join(own)}, but {dataset} has {', '.join(true)}. "
+                f"Delete {detections} and run the workflow again."
+            )
         truth = BoxTruth.of(annotated)
-        for z, own in sections_of(found, truth.shape[0]):
-            yield truth.matches(z, own)
+        for z, boxes in sections_of(found, truth.shape[0]):
+            yield truth.matches(z, boxes, [*SIZES.values()])
+
+
+def evaluate_detections(
+    dataset: str | Path,
+    detections: str | Path,
+    postprocessing: str | Path,
+    output: str | Path,
+    sections: str | Path,
+    *,
+    volume: str,
+    split: str,
+    network: str,
+    variant: str | None = None,
+    seed: int | None = None,
+    fold: int = 0,
+) -> None:
+    """Score the detections of one annotated volume, and write the scores as a table.
+
+    The tables are those of `stages.evaluation.evaluate`, so that detectors and segmentations are compared in
+    one table. All rows are at the chosen threshold.
+
+    Parameters
+    ----------
+    dataset : str or Path
+        HDF5 file of the volume with the boxes of its objects.
+    detections : str or Path
+        HDF5 file of `detect`.
+    postprocessing : str or Path
+        JSON file of `choose_score`.
+    output : str or Path
+        CSV file to write, with the columns `scores.COLUMNS` and the scores of
+        `tasks.detection.scores.score_boxes`.
+    sections : str or Path
+        CSV file to write, with the columns `scores.SECTION_COLUMNS` and the scores of each section, from 0.
+    volume : str
+        Name of the volume, for the column of this name.
+    split : str
+        Split of the volume, for the column of this name.
+    network : str
+        Name of the model, for the column of this name.
+    variant : str, optional
+        Name of the settings with which the model was trained, for the column of this name. By default that of
+        the network.
+    seed : int, optional
+        Seed of the training, for the column of this name. By default it is empty.
+    fold : int, default 0
+        Number of the cross-validation fold, for the column of this name.
+
+    Raises
+    ------
+    InputError
+        As `matched_sections`, or if `postprocessing` has no threshold.
+    """
+    names: dict[str, Any] = {
+        "volume": volume,
+        "split": split,
+        "network": network,
+        "variant": variant or network,
+        "seed": seed,
+        "fold": fold,
+    }
+    inputs = [dataset, detections, postprocessing]
+    with provenance.making("evaluate_detections", [output, sections], inputs, **names):
+        import pandas as pd  # takes 0.25 s, and no other function needs it
+
+        threshold = read_threshold(postprocessing)
+        with layout.require(dataset, layout.BOXES) as annotated:
+            _, classes = layout.classes_of(annotated[layout.BOX_CLASS.name])
+        found, of_sections = score_boxes([*matched_sections(dataset, detections)], threshold, classes)
+        table = pd.DataFrame(found.items(), columns=["metric", "value"])
+        by_section = pd.DataFrame(of_sections, columns=["section", "metric", "value"])
+        tables = (rows.assign(threshold=threshold) for rows in (table, by_section))
+        write_scores(output, sections, names, *tables)
+    logger.info("%s (%s, %s): %d scores", volume, split, network, len(table))
 
 
 def export_detections(
@@ -226,7 +309,7 @@ def export_detections(
     InputError
         If a file is missing or damaged, or a file cannot be written.
     """
-    threshold = read_json(postprocessing)["threshold"]
+    threshold = read_threshold(postprocessing)
     outputs, inputs = [table, counts, rois, geojson, coco], [detections, postprocessing]
     with (
         provenance.making("export_detections", outputs, inputs, volume=volume) as record,

@@ -28,13 +28,13 @@ class Found(NamedTuple):
         Boxes (y0, x0, y1, x1), px of the section.
     kind : (n,) array of uint8
         Class of each box, from 1.
-    score : (n,) array of float32
+    score : (n,) array of float
         Score of each box, 0 to 1.
     """
 
     boxes: Boxes
     kind: npt.NDArray[np.uint8]
-    score: npt.NDArray[np.float32]
+    score: npt.NDArray[np.floating[Any]]
 
     def suppressed(self, height: int, width: int) -> Found:
         """Return the boxes without those that overlap a box of the same class with a higher score.

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pipeline_lib import layout
 from pipeline_lib.kernels.boxes import Boxes, area, masked_area
 from pipeline_lib.metrics import BoxMatches, match_boxes
+from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Stored
 from pipeline_lib.tasks.detection.found import Found
 from pipeline_lib.tasks.detection.matching import NOT_LEARNED
@@ -109,7 +110,17 @@ class BoxTruth:
         -------
         BoxTruth
             The boxes.
+
+        Raises
+        ------
+        InputError
+            If the file has no boxes.
         """
+        if layout.BOXES.name not in file:
+            raise InputError(
+                f"{file.filename}: has no `boxes`, so it was written by an older version of bordure. Delete "
+                "it and run the workflow again."
+            )
         boxes, section, kind, state = (file[array.name][:] for array, _ in layout.BOX_ARRAYS)
         names, _ = layout.classes_of(file[layout.BOX_CLASS.name])
         shape, ignore = file[layout.RAW.name].shape[1:], file.get(layout.IGNORE.name)
@@ -177,7 +188,7 @@ class BoxTruth:
         window = np.asarray(self.ignore[section, top:bottom, left:right])
         return np.asarray(window[tuple((pixels - [top, left]).T)] == 0)
 
-    def matches(self, section: int, found: Found) -> BoxMatches:
+    def matches(self, section: int, found: Found, sizes: Sequence[tuple[float, float]] = ()) -> BoxMatches:
         """Match detections of a section with its objects.
 
         A detection that matches no object is left out if at least half of its area is not annotated.
@@ -188,6 +199,8 @@ class BoxTruth:
             Number of the section.
         found : Found
             Detections of the section.
+        sizes : sequence of (float, float), optional
+            Ranges of the size of an object, see `metrics.match_boxes`.
 
         Returns
         -------
@@ -200,7 +213,7 @@ class BoxTruth:
             *parts, of_section = masked_area(np.vstack([found.boxes, whole]), self.ignore, section)
             if of_section == area(whole)[0]:
                 none = np.empty((0, 4))
-                empty = match_boxes(none, none, [], classes=self.classes)
+                empty = match_boxes(none, none, [], classes=self.classes, sizes=sizes)
                 return replace(empty, truth=empty.truth[:0])
             hidden = np.array(parts) >= NOT_ANNOTATED * area(found.boxes)
         return match_boxes(
@@ -212,4 +225,5 @@ class BoxTruth:
             ignored=self.state[rows] == IGNORED,
             left_out=hidden,
             classes=self.classes,
+            sizes=sizes,
         )
