@@ -242,7 +242,7 @@ def warn_of_biased_count(annotated: int, found: int, *, split: str) -> list[Warn
         f"On the {split} split, {found:,} objects are detected, but {annotated:,} are annotated "
         f"({abs(found / annotated - 1):.0%} {'too many' if found > annotated else 'too few'}). Compare these "
         "images with the validation images, on which the score threshold was chosen. Add annotated "
-        "validation images, or choose the threshold by the numbers (`segmentation.criterion: count_error`)."
+        "validation images, or choose the threshold by the numbers (`detection.criterion: count_error`)."
     )
     return [Warned("biased_count", text)]
 

@@ -118,7 +118,7 @@ def choose_score(
     """
     if criterion not in CRITERIA:
         raise InputError(
-            f"config key `segmentation.criterion`: found `{criterion}`, expected one of "
+            f"config key `detection.criterion`: found `{criterion}`, expected one of "
             f"{', '.join(CRITERIA)}."
         )
     inputs = [*datasets, *detections]

@@ -133,8 +133,7 @@ def train(
     measured = read_json(statistics)
     normalisation = Normalisation.from_dict(measured["normalisation"])
     task = networks.plan_type(network["name"]).task
-    if boxes:
-        network = network | {"sizes": read_json(boxes)["sizes"]}
+    sizes: Json = {"sizes": read_json(boxes)["sizes"]} if boxes else {}
     trained_task = tasks.load(task, measured.get("classes", ()), measured.get("cells", ()))
     if settings.best_by not in trained_task.scores:
         raise InputError(
@@ -147,7 +146,9 @@ def train(
             f"training: `loss_mask` and `sampling: class_balanced` choose pixels, but {network['name']} "
             "learns boxes. Remove these settings."
         )
-    plan = networks.plan(**network, input_channels=len(normalisation.scale), classes=trained_task.classes)
+    plan = networks.plan(
+        **network | sizes, input_channels=len(normalisation.scale), classes=trained_task.classes
+    )
     plan.require_training(dataclasses.asdict(settings))
     output = plan.geometry.output_size(settings.tile)
     net = plan.build()

@@ -394,6 +394,7 @@ TURNS = [name for turn in zip_longest(TEST, VALIDATION, PREDICT, TRAIN) for name
 SHOWN = TURNS[: config["report"]["volumes"]]
 SHOWN_ERRORS = [name for name in SHOWN if name in EVALUATED]
 SHOWN_TRAIN, SHOWN_TEST = ([name for name in SHOWN if name in split] for split in (TRAIN, TEST))
+DRAWN = [*dict.fromkeys(SHOWN + EVALUATED)]  # in the pictures of a detector and its charts
 SHOWN_WEIGHED = [name for name in SHOWN if name not in PREDICT]
 # Volumes that several jobs share
 SCATTERED = [

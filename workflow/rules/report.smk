@@ -1,67 +1,129 @@
 # Pictures, the report, and the provenance page that shows what all files were made from.
 
 
-rule draw_figures:
-    input:
-        datasets=expand("<results>/dataset/{volume}.h5", volume=SHOWN),
-        weight_maps=expand("<results>/weight_map/{volume}.h5", volume=SHOWN_WEIGHED),
-        predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
-        segmentations=expand("<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
-        postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
-        history=f"<results>/models/{MODEL}/history.csv",
-        scores="<results>/scores.csv",
-    output:
-        strips=pictures("volume", SHOWN, "from raw to segmentation"),
-        errors=pictures("errors", SHOWN_ERRORS, "errors"),
-        training=report(
-            "<results>/figures/training.png",
-            caption="../report/training.rst",
-            category="Model",
-            labels={"figure": "training"},
-        ),
-        thresholds=report(
-            "<results>/figures/thresholds.png",
-            caption="../report/thresholds.rst",
-            category="Model",
-            labels={"figure": "error against threshold"},
-        ),
-    log:
-        "<logs>/draw_figures.log",
-    benchmark:
-        "<benchmarks>/draw_figures.tsv"
-    group:
-        JOIN
-    conda:
-        "../../environment.yml"
-    resources:
-        mem_mb=MEMORY_MB,
-    params:
-        strips=each(
-            SHOWN,
-            [MODEL],
-            dataset="<results>/dataset/{volume}.h5",
-            weight_map={
-                name: "<results>/weight_map/{volume}.h5" if name in SHOWN_WEIGHED else None for name in SHOWN
-            },
-            prediction="<results>/prediction/{model}/{volume}.h5",
-            segmentation="<results>/segmentation/{model}/{volume}.h5",
-            postprocessing="<results>/postprocessing/{model}.json",
-            output="<results>/figures/volume/{volume}.png",
-            volume="{volume}",
-            split={name: VOLUMES[name].split for name in SHOWN},
-        ),
-        errors=each(
-            SHOWN_ERRORS,
-            [MODEL],
-            dataset="<results>/dataset/{volume}.h5",
-            prediction="<results>/prediction/{model}/{volume}.h5",
-            segmentation="<results>/segmentation/{model}/{volume}.h5",
-            postprocessing="<results>/postprocessing/{model}.json",
-            output="<results>/figures/errors/{volume}.png",
-            volume="{volume}",
-        ),
-    script:
-        "../scripts/draw_figures.py"
+if MAIN.detects:
+
+    rule draw_detections:
+        input:
+            datasets=expand("<results>/dataset/{volume}.h5", volume=DRAWN),
+            detections=expand("<results>/detection/{model}/{volume}.h5", model=MODEL, volume=DRAWN),
+            postprocessing=f"<results>/postprocessing/{MODEL}.json",
+            history=f"<results>/models/{MODEL}/history.csv",
+        output:
+            strips=pictures("detections", SHOWN, "objects found, missed and false"),
+            training=report(
+                "<results>/figures/training.png",
+                caption="../report/training.rst",
+                category="Model",
+                labels={"figure": "training"},
+            ),
+            thresholds=report(
+                "<results>/figures/thresholds.png",
+                caption="../report/curves.rst",
+                category="Model",
+                labels={"figure": "precision, recall and false detections"},
+            ),
+            counts=report(
+                "<results>/figures/counts.png",
+                caption="../report/counts.rst",
+                category="Model",
+                labels={"figure": "numbers of objects"},
+            ),
+        log:
+            "<logs>/draw_detections.log",
+        benchmark:
+            "<benchmarks>/draw_detections.tsv"
+        group:
+            JOIN
+        conda:
+            "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
+        params:
+            strips=each(
+                SHOWN,
+                [MODEL],
+                dataset="<results>/dataset/{volume}.h5",
+                detections="<results>/detection/{model}/{volume}.h5",
+                postprocessing="<results>/postprocessing/{model}.json",
+                output="<results>/figures/detections/{volume}.png",
+                volume="{volume}",
+                split={name: VOLUMES[name].split for name in SHOWN},
+            ),
+            volumes=each(
+                TEST + VALIDATION,
+                [MODEL],
+                dataset="<results>/dataset/{volume}.h5",
+                detections="<results>/detection/{model}/{volume}.h5",
+                split={name: VOLUMES[name].split for name in EVALUATED},
+            ),
+        script:
+            "../scripts/draw_detections.py"
+
+else:
+
+    rule draw_figures:
+        input:
+            datasets=expand("<results>/dataset/{volume}.h5", volume=SHOWN),
+            weight_maps=expand("<results>/weight_map/{volume}.h5", volume=SHOWN_WEIGHED),
+            predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
+            segmentations=expand("<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
+            postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
+            history=f"<results>/models/{MODEL}/history.csv",
+            scores="<results>/scores.csv",
+        output:
+            strips=pictures("volume", SHOWN, "from raw to segmentation"),
+            errors=pictures("errors", SHOWN_ERRORS, "errors"),
+            training=report(
+                "<results>/figures/training.png",
+                caption="../report/training.rst",
+                category="Model",
+                labels={"figure": "training"},
+            ),
+            thresholds=report(
+                "<results>/figures/thresholds.png",
+                caption="../report/thresholds.rst",
+                category="Model",
+                labels={"figure": "error against threshold"},
+            ),
+        log:
+            "<logs>/draw_figures.log",
+        benchmark:
+            "<benchmarks>/draw_figures.tsv"
+        group:
+            JOIN
+        conda:
+            "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
+        params:
+            strips=each(
+                SHOWN,
+                [MODEL],
+                dataset="<results>/dataset/{volume}.h5",
+                weight_map={
+                    name: "<results>/weight_map/{volume}.h5" if name in SHOWN_WEIGHED else None
+                    for name in SHOWN
+                },
+                prediction="<results>/prediction/{model}/{volume}.h5",
+                segmentation="<results>/segmentation/{model}/{volume}.h5",
+                postprocessing="<results>/postprocessing/{model}.json",
+                output="<results>/figures/volume/{volume}.png",
+                volume="{volume}",
+                split={name: VOLUMES[name].split for name in SHOWN},
+            ),
+            errors=each(
+                SHOWN_ERRORS,
+                [MODEL],
+                dataset="<results>/dataset/{volume}.h5",
+                prediction="<results>/prediction/{model}/{volume}.h5",
+                segmentation="<results>/segmentation/{model}/{volume}.h5",
+                postprocessing="<results>/postprocessing/{model}.json",
+                output="<results>/figures/errors/{volume}.png",
+                volume="{volume}",
+            ),
+        script:
+            "../scripts/draw_figures.py"
 
 
 rule package_model:
@@ -102,11 +164,19 @@ rule report:
         speed=[f"<results>/speed/{MAIN.speed}.json"] if TIMED else [],
         check="<results>/check.json",
         passed="<results>/check_passed.json",
-        strips=expand("<results>/figures/volume/{volume}.png", volume=SHOWN),
-        errors=expand("<results>/figures/errors/{volume}.png", volume=SHOWN_ERRORS),
+        strips=expand(
+            "<results>/figures/{kind}/{volume}.png",
+            kind="detections" if MAIN.detects else "volume",
+            volume=SHOWN,
+        ),
+        errors=[] if MAIN.detects else expand("<results>/figures/errors/{volume}.png", volume=SHOWN_ERRORS),
         training="<results>/figures/training.png",
         thresholds="<results>/figures/thresholds.png",
-        segmentations=expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
+        counts=["<results>/figures/counts.png"] if MAIN.detects else [],
+        boxes=[f"<results>/{MAIN.boxes}.json"] if MAIN.detects else [],
+        results=expand(
+            EXPORTS["table"] if MAIN.detects else "<results>/segmentation/{volume}_labels.tif", volume=FOUND
+        ),
     output:
         report="<results>/report.html",
         warnings="<results>/warnings.json",

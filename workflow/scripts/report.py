@@ -25,11 +25,13 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         errors=[*map(Path, snakemake.input.errors)],
         training_figure=Path(snakemake.input.training),
         thresholds_figure=Path(snakemake.input.thresholds),
+        counts_figure=next(map(Path, snakemake.input.counts), None),
+        boxes=next(map(Path, snakemake.input.boxes), None),
     )
     run(write_report, contents, Path(snakemake.output.report), Path(snakemake.output.warnings))
     run(
         write_provenance_page,
-        [Path(snakemake.output.report), *map(Path, snakemake.input.segmentations)],
+        [Path(snakemake.output.report), *map(Path, snakemake.input.results)],
         Path(snakemake.output.provenance),
         title=snakemake.params.title,
     )
