@@ -387,7 +387,8 @@ def _write_detections(
 
     with layout.require(dataset, layout.RAW) as file:
         shape = file[layout.RAW.name].shape[1:]
-    detect([prediction], detections, shape=shape)
+    single = described["application"]["postprocessing"].get("one_per_section", False)
+    detect([prediction], detections, shape=shape, one_per_section=single)
     files = {kind: options.out / f"{name}_{end}" for kind, end in EXPORTS.items()}
     results += files.values()
     number = export_detections(detections, _postprocessing(options), **files, volume=name, shape=shape)

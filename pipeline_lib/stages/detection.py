@@ -25,6 +25,7 @@ from pipeline_lib.metrics import BoxMatches, pooled_matches
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger, several
+from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import read_threshold, write_scores
 from pipeline_lib.tasks.detection.found import Found, create_arrays, sections_of
 from pipeline_lib.tasks.detection.scores import SIZES, score_boxes
@@ -36,7 +37,12 @@ CRITERIA = ("box_f1", "count_error")
 
 
 def detect(
-    predictions: Sequence[str | Path], output: str | Path, *, shape: Sequence[int], jobs: int = 1
+    predictions: Sequence[str | Path],
+    output: str | Path,
+    *,
+    shape: Sequence[int],
+    jobs: int = 1,
+    one_per_section: bool = False,
 ) -> None:
     """Remove the boxes of a volume that overlap boxes with a higher score, and write the others as HDF5.
 
@@ -54,6 +60,8 @@ def detect(
         Shape of the volume (z, y, x).
     jobs : int, default 1
         Number of jobs that shared the volume.
+    one_per_section : bool, default False
+        Whether only the box with the highest score of each section is kept.
 
     Raises
     ------
@@ -63,7 +71,7 @@ def detect(
     sections, height, width = shape
     parts = blocks.parts((sections, height, width), jobs)
     with (
-        provenance.making("detect", [output], [*predictions]) as record,
+        provenance.making("detect", [output], [*predictions], one_per_section=one_per_section) as record,
         layout.create(output, record) as file,
         ExitStack() as stack,
     ):
@@ -85,6 +93,8 @@ def detect(
                     candidates.append(found._replace(boxes=found.boxes + np.array([part.rows.start, 0] * 2)))
             joined = Found(*(np.concatenate(columns) for columns in zip(*candidates, strict=True)))
             kept = joined.suppressed(height, width)
+            if one_per_section:
+                kept = Found(kept.boxes[:1], kept.kind[:1], kept.score[:1])
             kept.append_to(file, z)
             count += len(kept.score)
     logger.info("%s: %s in %s", output, several(count, "detection"), several(sections, "section"))
@@ -96,6 +106,7 @@ def choose_score(
     output: str | Path,
     *,
     criterion: str = "box_f1",
+    one_per_section: bool = False,
 ) -> None:
     """Choose the score threshold of a detector on the validation volumes, and write it as JSON.
 
@@ -106,10 +117,12 @@ def choose_score(
     detections : sequence of str or Path
         HDF5 files of `detect` for the same volumes, in the same order.
     output : str or Path
-        JSON file to write: `threshold`, `criterion`, `value` of the criterion there, and all thresholds that
-        were tried (`grid`) with precision, recall and F1.
+        JSON file to write: `threshold`, `criterion`, `value` of the criterion there, `one_per_section`, and
+        all thresholds that were tried (`grid`) with precision, recall and F1.
     criterion : {"box_f1", "count_error"}, default "box_f1"
         How the threshold is chosen.
+    one_per_section : bool, default False
+        Whether `detect` kept one box of each section. Then the threshold is 0, so that it remains.
 
     Raises
     ------
@@ -118,11 +131,11 @@ def choose_score(
     """
     if criterion not in CRITERIA:
         raise InputError(
-            f"config key `detection.criterion`: found `{criterion}`, expected one of "
-            f"{', '.join(CRITERIA)}."
+            f"config key `detection.criterion`: found `{criterion}`, expected one of {', '.join(CRITERIA)}."
         )
     inputs = [*datasets, *detections]
-    with provenance.making("choose_score", [output], inputs, criterion=criterion) as record:
+    settings: Json = {"criterion": criterion, "one_per_section": one_per_section}
+    with provenance.making("choose_score", [output], inputs, **settings) as record:
         matches = pooled_matches(
             [
                 section
@@ -131,7 +144,10 @@ def choose_score(
             ]
         )
         curve = matches.curve()
-        threshold, value = curve.best_f1() if criterion == "box_f1" else matches.best_count()
+        if one_per_section:
+            threshold, value, criterion = 0.0, float(curve.f1[-1]), "box_f1"
+        else:
+            threshold, value = curve.best_f1() if criterion == "box_f1" else matches.best_count()
         if not np.isfinite(threshold):
             raise InputError(
                 f"{output}: in the validation volumes, no threshold is better than to keep no box at all. "
@@ -144,6 +160,7 @@ def choose_score(
                 "threshold": threshold,
                 "criterion": criterion,
                 "value": value,
+                "one_per_section": one_per_section,
                 "grid": curve.threshold[finite].tolist(),
                 "precision": curve.precision[finite].tolist(),
                 "recall": curve.recall[finite].tolist(),

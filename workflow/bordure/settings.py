@@ -214,7 +214,7 @@ def complete(settings: Json) -> Json:
 
 
 def use_model(settings: Json, path: str | Path) -> str:
-    """Take network, channels and averaging of a trained model over into complete settings.
+    """Take network, channels and post-processing of a trained model over into complete settings.
 
     Parameters
     ----------
@@ -248,6 +248,7 @@ def use_model(settings: Json, path: str | Path) -> str:
         )
     settings["dataset"]["channels"] = channels
     settings["prediction"]["average_orientations"] = application["average_orientations"]
+    settings["detection"]["one_per_section"] = application["postprocessing"].get("one_per_section", False)
     return str(path)
 
 

@@ -30,6 +30,11 @@ rule choose_boxes:
         "../scripts/choose_boxes.py"
 
 
+def one_per_section(wildcards):
+    """Return whether only the surest box of each section is a detection."""
+    return setting("detection")(wildcards)["one_per_section"]
+
+
 LOCATED = found_by(DETECTORS)
 
 for batch in batches_of("detect", **{group: whole(names) for group, (names, _) in LOCATED.items()}):
@@ -60,6 +65,7 @@ for batch in batches_of("detect", **{group: whole(names) for group, (names, _) i
                 output="<results>/detection/{model}/{volume}.h5",
                 shape=lambda name, model: SHAPES[name],
             ),
+            one_per_section=one_per_section,
         script:
             "../scripts/detect.py"
 
@@ -85,6 +91,7 @@ if SCATTERED:
         params:
             shape=lambda wildcards: SHAPES[wildcards.volume],
             jobs=lambda wildcards: jobs_of(wildcards.volume),
+            one_per_section=one_per_section,
         script:
             "../scripts/detect_in_parts.py"
 

@@ -13,4 +13,5 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         Path(snakemake.output.detections),
         shape=snakemake.params.shape,
         jobs=snakemake.params.jobs,
+        one_per_section=snakemake.params.one_per_section,
     )
