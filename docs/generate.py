@@ -32,6 +32,7 @@ HDF5_FILES: dict[str, tuple[layout.Array, ...]] = {
         layout.SEPARATION_BORDER,
         layout.IGNORE,
         layout.TARGET,
+        *(array for array, _ in layout.BOX_ARRAYS),
     ),
     "weight_map/VOLUME.h5": (layout.WEIGHT_MAP,),
     "prediction/MODEL/VOLUME.h5": (layout.CELL_PROBABILITY, layout.CLASS_PROBABILITY),

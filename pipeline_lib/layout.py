@@ -150,6 +150,8 @@ BOX_STATE = Array(
 )
 #: Boxes of annotated objects, one row for each, and the lengths of the axes of a row.
 BOX_ARRAYS = ((BOXES, (4,)), (BOX_SECTION, ()), (BOX_CLASS, ()), (BOX_STATE, ()))
+#: Arrays that say which pixels belong to cells. Volumes that are annotated by boxes do not have them.
+PIXEL_ARRAYS = (LABELS, SEPARATION_BORDER)
 BOX_SCORE = Array("box_score", "o", "float32", "1", "score of each detection, from 0 to 1")
 
 # Intermediate arrays between a prediction and its labels (instances/labelling.py). The last four are stored
@@ -635,10 +637,12 @@ def require(path: str | Path, *arrays: Array, cache_bytes: int = 1 << 20) -> Ite
             )
         for array in arrays:
             if array.name not in file:
+                fix = "The annotation has boxes, from which only detectors learn: `network: {name: ssd}`."
+                if not has_only_boxes(file):
+                    fix = "If the volume has no annotation, fill in the column `annotation` of the table."
                 raise InputError(
                     f"{path}: has no `{array.name}` (found: {', '.join(file) or 'nothing'}). Expected "
-                    f"`{array.name}`: {array.meaning}. If the volume has no annotation, fill in the column "
-                    "`annotation` of the table of volumes."
+                    f"`{array.name}`: {array.meaning}. {fix}"
                 )
             _require_sources(Path(path), file[array.name])
         yield file
@@ -661,6 +665,22 @@ def annotated(file: h5py.File) -> AnnotatedArrays:
     return AnnotatedArrays(raw, labels, border, file.get(IGNORE.name), file.get(TARGET.name))
 
 
+def has_only_boxes(file: h5py.File) -> bool:
+    """Return whether a volume is annotated by boxes, without the pixels of cells.
+
+    Parameters
+    ----------
+    file : h5py.File
+        An open dataset file.
+
+    Returns
+    -------
+    bool
+        Whether there are `BOXES` and no `LABELS`.
+    """
+    return BOXES.name in file and LABELS.name not in file
+
+
 def findings(file: h5py.File) -> Json:
     """Return what `stages.dataset.build_dataset` found in the images and the annotation.
 
@@ -675,7 +695,8 @@ def findings(file: h5py.File) -> Json:
         `gray`: smallest (`low`) and largest (`high`) gray level, mean, standard deviation (`std`) and
         `roughness` (see `data.gray.GrayLevels.to_dict`), each a list with one value per channel; type of the
         gray levels (`dtype`), and the `offset` and `scale` that were stated, or None. `annotation`:
-        None, or a dict with its `description` and a list of `doubts`, each with `name`, `weight` (0 to 1) and
+        None, or a dict with its `description`, number and sizes of its `cells` (see
+        `data.cells.CellCounter.to_dict`), and a list of `doubts`, each with `name`, `weight` (0 to 1) and
         `text`.
 
     Raises

@@ -163,6 +163,8 @@ def snakemake(*arguments):
 
 
 WITH_SNAKEMAKE = (
+    "COCO without the image",
+    "boxes for a network that learns pixels",
     "file cut off in the pixels",
     "named pipe",
     "link to another file",

@@ -91,7 +91,7 @@ def test_corners_of_voc_are_pixels_counted_from_1(tmp_path):
     [section] = found.sections
     assert section.boxes.tolist() == [[0, 0, 1, 1], [3, 10, 30, 40]]
     assert section.classes == ["cell", "mitosis"] and section.ignored.tolist() == [False, True]
-    assert any('counted from 1 (`coordinates="pixels_from_1"`)' in note for note in found.notes)
+    assert any("counted from 1 (`box_coordinates: pixels_from_1`)" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +159,17 @@ def test_a_byte_order_mark_is_skipped(name, tmp_path):
     )
 
 
+def test_the_files_that_were_read_are_named(tmp_path):
+    """Those of other images are not, but a table without any line of the images is."""
+    for name in "abc":
+        written(tmp_path, f"labels/{name}.txt", "1 .5 .5 .1 .1")
+    names = written(tmp_path, "data.yaml", "names: [cell, 2]")
+    found = read(tmp_path / "labels", ["c.tif"]).files
+    assert found == [tmp_path / "labels/c.txt", names]
+    table = written(tmp_path, "a.csv", "volume,x0,y0,x1,y1\nw,1,1,2,2\n")
+    assert read(table, volume="v", empty_sections="background").files == [table]
+
+
 def test_a_single_file_may_be_called_test(tmp_path):
     written(tmp_path, "README.txt", "words")
     assert found_in(written(tmp_path, "test.txt", "0 .5 .5 .5 .5"), ["test.tif"]) == [[[7.5, 10, 22.5, 30]]]
@@ -222,7 +233,7 @@ def test_selected_sections_need_boxes_others_do_not(tmp_path):
     written(tmp_path, "a.xml", voc([("cell", 0, 1, 1, 3, 3)]))
     assert found_in(tmp_path, THREE, sections="0,2") == [[[0, 0, 3, 3]], [[0, 0, 2, 2]]]
     with pytest.raises(
-        InputError, match=r"no entry for 1 of 3 sections: b\.tif\. If they show no objects, pass"
+        InputError, match=r"no entry for 1 of 3 sections: b\.tif\. If these sections show no objects, set"
     ):
         read(tmp_path, THREE)
 
@@ -233,9 +244,9 @@ def test_sections_without_entry_are_background_or_ignored(tmp_path):
         found = read(tmp_path, THREE, empty_sections=meaning)
         assert [len(section.boxes) for section in found.sections] == [1, 0, 0]
         assert [section.annotated for section in found.sections] == [True, *[meaning == "background"] * 2]
-        assert any(f'(`empty_sections="{meaning}"`)' in note for note in found.notes)
+        assert any(f"(`empty_sections: {meaning}`)" in note for note in found.notes)
     with pytest.raises(
-        InputError, match=r"no entry for 2 of 3 sections: b\.tif, c\.tif\..*empty_sections=.ignore"
+        InputError, match=r"no entry for 2 of 3 sections: b\.tif, c\.tif\..*empty_sections: ignore"
     ):
         read(tmp_path, THREE)
 
@@ -561,19 +572,20 @@ MESSAGES = {
         "a.xml",
         voc([("cell", 0, 4, 0, 9, 9)]),
         r"object 1 \(cell\), xmin 4, ymin 0, xmax 9, ymax 9: corners cannot be first and last pixels, "
-        r"counted from 1\. Pass `coordinates=.pixels_from_0.` .*or `coordinates=.edges.`",
+        r"counted from 1\. Set `dataset: {box_coordinates: pixels_from_0}` .*or `dataset: {box_coordinates: "
+        "edges}`",
     ),
     "from 0 up to the width": (
         "a.xml",
         voc([("cell", 0, 0, 0, 40, 9)]),
-        r"Pass `coordinates=.edges.` \(edges of pixels, counted from 0\)\.$",
+        r"Set `dataset: {box_coordinates: edges}` \(edges of pixels, counted from 0\)\.$",
     ),
-    "fractions": ("a.xml", voc([("cell", 0, 4.5, 2, 9, 9)]), r"Pass `coordinates=.edges.` \("),
+    "fractions": ("a.xml", voc([("cell", 0, 4.5, 2, 9, 9)]), r"Set `dataset: {box_coordinates: edges}` \("),
     "from 0 and from 1": ("a.xml", voc([("cell", 0, 0, 2, 0, 30)]), r"Export the boxes again"),
     "pixels as edges": (
         "a.csv",
         "xmin,ymin,xmax,ymax\n4,2,4,9\n",
-        r"corners cannot be edges.*`coordinates=.pixels_from_1.` .*pixels_from_0",
+        r"corners cannot be edges.*`dataset: {box_coordinates: pixels_from_1}` .*pixels_from_0",
     ),
     "entities": (
         "a.xml",

@@ -158,6 +158,16 @@ def test_objects_of_other_classes_are_not_called_cells(case):
     assert "cells" not in text.partition("Data, settings and software")[0].replace("Check", "")
 
 
+def test_the_share_of_pixels_in_cells_is_left_out_if_the_annotation_has_boxes(case, page):
+    folder, _ = case
+    assert "25.0 % of the training pixels are inside cells." in page
+    before = (folder / "statistics.json").read_bytes()
+    write_json(folder / "statistics.json", {})
+    without = write(case)
+    (folder / "statistics.json").write_bytes(before)
+    assert "of the training pixels" not in without
+
+
 @pytest.mark.parametrize("found", [67, 68, 69])
 def test_the_number_of_detections_is_compared_in_words(case, found):
     table = case[1].copy()

@@ -1,13 +1,13 @@
-"""Boxes of objects, from instance labels."""
+"""Boxes of objects, from instance labels; and labels that stand for boxes."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline_lib.kernels.boxes import Boxes
+from pipeline_lib.kernels.boxes import Boxes, area
 from pipeline_lib.runtime.types import Stored
 
 BAND = 2**22  # pixels that are read at a time
@@ -94,3 +94,67 @@ def _joined(runs: npt.NDArray[np.int64]) -> Objects:
     """Return the objects of runs from several bands."""
     rows = _joined_runs(runs)
     return Objects(rows[:, 0].astype(np.uint32), rows[:, 1:5].astype(float), rows[:, 5], rows[:, 6:])
+
+
+class LabelsOfBoxes:
+    """Labels (z, y, x) that stand for boxes where there are no masks. They are drawn where they are read.
+
+    Of boxes that overlap, the smaller one is in front.
+
+    Parameters
+    ----------
+    boxes : (n, 4) array of float64
+        Boxes (y0, x0, y1, x1) of all objects (px).
+    sections : (n,) array of int
+        Section of each box.
+    shape : tuple of int
+        Shape of the volume, (z, y, x).
+    inscribed : bool, default False
+        Whether the ellipse inside each box is drawn, not the whole box: most cells are like it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pipeline_lib.data.boxes import LabelsOfBoxes
+    >>> labels = LabelsOfBoxes(np.array([[0.0, 0, 3, 3], [1, 2, 2, 5]]), np.array([0, 0]), (1, 3, 5))
+    >>> labels[0, 0:3, 0:5]
+    array([[1, 1, 1, 0, 0],
+           [1, 1, 2, 2, 2],
+           [1, 1, 1, 0, 0]], dtype=uint32)
+    """
+
+    dtype = np.dtype(np.uint32)
+
+    def __init__(
+        self,
+        boxes: Boxes,
+        sections: npt.NDArray[np.integer],
+        shape: tuple[int, int, int],
+        inscribed: bool = False,
+    ) -> None:
+        self.shape = shape
+        self._boxes, self._sections, self._inscribed = boxes, sections, inscribed
+
+    def __getitem__(self, index: tuple[int, slice, slice]) -> npt.NDArray[np.uint32]:
+        section, *window = index
+        rows, columns = (range(size)[part] for part, size in zip(window, self.shape[1:], strict=True))
+        drawn = np.zeros((len(rows), len(columns)), np.uint32)
+        boxes = self._boxes - [rows.start, columns.start] * 2
+        shown = (self._sections == section) & (boxes[:, 2:] > 0).all(axis=1)
+        shown &= (boxes[:, :2] < drawn.shape).all(axis=1)
+        numbers = np.flatnonzero(shown)
+        for number in numbers[np.argsort(-area(boxes[numbers]), kind="stable")]:
+            box = boxes[number]
+            y, x = (
+                # pixels whose middle is in the box
+                np.arange(max(np.ceil(low - 0.5), 0), min(np.ceil(high - 0.5), size)).astype(int)
+                for low, high, size in zip(box[:2], box[2:], drawn.shape, strict=True)
+            )
+            part = np.ix_(y, x)
+            inside: Any = True
+            if self._inscribed:
+                middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+                far = [((at + 0.5 - middle[k]) / half[k]) ** 2 for k, at in enumerate((y, x))]
+                inside = far[0][:, None] + far[1] <= 1
+            drawn[part] = np.where(inside, number + 1, drawn[part])
+        return drawn

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from pipeline_lib.data.volumes import Volume
+from pipeline_lib.imageio.boxes import number_within_volume
 from pipeline_lib.imageio.naming import section_ranges
 from pipeline_lib.runtime.errors import InputError
 
@@ -93,8 +94,9 @@ def divide(volumes: Sequence[Volume], counts: Mapping[str, int], number: int) ->
     Raises
     ------
     InputError
-        If there are too few sections, parts of one section would be in two folds, or a part of a volume
-        would have the name of another volume.
+        If there are too few sections, parts of one section would be in two folds, a part of a volume would
+        have the name of another volume, or a file numbers the boxes of a part by the sections of the whole
+        volume.
 
     Examples
     --------
@@ -149,6 +151,12 @@ def divide(volumes: Sequence[Volume], counts: Mapping[str, int], number: int) ->
                 sections=volume.sections if part == own else as_text(part),
                 split="train" if fold else "validation",
             )
+            if part != own and volume.has_boxes and number_within_volume(volume.annotation or ""):
+                raise InputError(
+                    f"config key `folds`: the sections of {name} would be divided, but {volume.annotation} "
+                    "counts the sections of the whole volume. Write the columns `section`, as in the image "
+                    "file, x0, y0, x1 and y1, without `volume`."
+                )
             pieces.append(Piece(piece, name, part, fold))
     names = [[piece.volume.volume for piece in pieces if piece.fold == fold] for fold in range(number)]
     if [] in names:

@@ -10,14 +10,20 @@ import itertools
 import re
 import sys
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline_lib import imageio
+from pipeline_lib.data import box_files
+from pipeline_lib.imageio.apart import run_apart
+from pipeline_lib.imageio.boxes import are_boxes
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import require_file
 
@@ -34,6 +40,8 @@ DATASET_COLUMNS = (
     "offset",
     "scale",
     "pixel_size",
+    "box_coordinates",
+    "minimum_size",
 )
 #: Columns of most tables.
 MAIN_COLUMNS = ("volume", "images", "annotation", "sections", "split")
@@ -121,6 +129,11 @@ class Volume:
         """
         return [path for path in (self.images, self.annotation, self.ignore_mask) if path]
 
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the annotation is a file of boxes."""
+        return self.annotation is not None and are_boxes(self.annotation)
+
 
 def read_table(
     path: str | Path, data_dir: str | Path, needed: Sequence[str] = ("train", "validation")
@@ -187,13 +200,15 @@ def check_files(
     memory_gb: float = 8.0,
     pairing: str = "names",
     scale: float | None = None,
+    dataset: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, imageio.ImageInfo]:
-    """Check the files of volumes by their headers, without reading pixels.
+    """Check the files of volumes by their headers, without reading pixels. Files of boxes are read.
 
     The files must exist, images and annotation must have the same shape, and all images the same number of
     channels and the same type, except for those with a stated `scale`. The names of slices must tell which
     annotation belongs to which image. A section must not belong to two splits, whatever its file is called.
-    The dry run calls this for volumes whose files exist before the run.
+    Boxes must lie in their images, and their classes must be known. The dry run calls this for volumes whose
+    files exist before the run.
 
     Parameters
     ----------
@@ -208,12 +223,14 @@ def check_files(
         How the files of two folders are paired, see `imageio.matching_slices`.
     scale : float, optional
         Setting `dataset.scale`, for volumes without a value of their own.
+    dataset : mapping of str to dict, optional
+        Settings of the section `dataset` of each volume by its name, for files of boxes.
 
     Returns
     -------
     dict of str to ImageInfo
         Shape and type of the images by the name of the volume. `sections` is the number of selected sections;
-        `others` also contains the other files of the annotation.
+        `others` also contains the other files of the annotation, and files of boxes in a folder.
 
     Raises
     ------
@@ -221,8 +238,10 @@ def check_files(
         If a check fails. The message names the row and the file.
     """
     volumes, first, expected, found = list(volumes), None, 0, {}
+    boxed = {volume.volume: volume for volume in volumes if volume.has_boxes}
+    of_boxes = {volume.annotation for volume in boxed.values()}
     paths: dict[str, imageio.ImageInfo | None] = dict.fromkeys(
-        path for volume in volumes for path in volume.paths()
+        path for volume in volumes for path in volume.paths() if path not in of_boxes
     )
     with closing(imageio.inspect_apart([*paths], memory_gb)) as infos:
         for volume in volumes:
@@ -243,7 +262,7 @@ def check_files(
                 sections = imageio.parse_sections(volume.sections, images.sections)
                 rows = imageio.row_range(volume.rows, images.height) or range(images.height)
                 found[volume.volume] = replace(images, sections=len(sections), height=len(rows))
-                for path in volume.paths()[1:]:
+                for path in [path for path in volume.paths()[1:] if path not in of_boxes]:
                     other = _info(path, paths, infos)
                     imageio.require_channels(path, other, 1, annotation=True)
                     imageio.require_memory(path, other, memory_gb)
@@ -266,7 +285,61 @@ def check_files(
             except InputError as error:
                 raise InputError(f"{volume.row}, volume {volume.volume}: {error}") from error
     _check_splits_disjoint(volumes, {path: info.stored for path, info in paths.items() if info})
+    shapes = {name: info.shape[1:] for name, volume in boxed.items() if (info := paths[volume.images])}
+    for name, files in _check_boxes(boxed, shapes, memory_gb, dataset or {}).items():
+        found[name] = replace(found[name], others=found[name].others + files)
     return found
+
+
+def _check_boxes(
+    volumes: Mapping[str, Volume],
+    shapes: Mapping[str, tuple[int, int, int]],
+    memory_gb: float,
+    dataset: Mapping[str, Mapping[str, Any]],
+) -> dict[str, tuple[Path, ...]]:
+    """Read the boxes of volumes in a separate process, and return their further files."""
+    if not volumes:
+        return {}
+    calls = [
+        (
+            f"{volume.annotation}: reading it",
+            partial(
+                _summary,
+                volume,
+                shapes[name],
+                {key: value for key, value in dataset.get(name, {}).items() if key in box_files.SETTINGS},
+            ),
+        )
+        for name, volume in volumes.items()
+    ]
+    files, of_one_class = {}, defaultdict(set)
+    with closing(run_apart(calls, memory_gb)) as summaries:
+        for name, volume in volumes.items():
+            try:
+                classes, read = next(summaries)
+                if dataset.get(name, {}).get("classes") is None:
+                    of_one_class[str(volume.annotation)].update(classes)
+                    box_files.require_classes({path: sorted(own) for path, own in of_one_class.items()}, None)
+            except InputError as error:
+                raise InputError(f"{volume.row}, volume {name}: {error}") from error
+            files[name] = tuple(path for path in read if str(path) != volume.annotation)
+    return files
+
+
+def _summary(
+    volume: Volume, shape: tuple[int, int, int], settings: Mapping[str, Any]
+) -> tuple[list[str], list[Path]]:
+    """Read the boxes of a volume, and return their classes and files."""
+    found = box_files.read_volume_boxes(
+        str(volume.annotation),
+        volume.images,
+        shape,
+        volume=volume.volume,
+        sections=volume.sections,
+        rows=volume.rows,
+        **settings,
+    )
+    return found.found, found.files
 
 
 def _require_type(path: str, dtype: np.dtype, first: str, expected: np.dtype) -> None:

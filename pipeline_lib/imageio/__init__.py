@@ -12,7 +12,13 @@ Written format: compressed TIFF for Fiji and napari, one strip at a time.
 Axes are `c` (channel), `z` (section), `y` (row) and `x` (column).
 """
 
-from pipeline_lib.imageio.annotation import Annotation, AnnotationSettings, open_annotation, read_annotation
+from pipeline_lib.imageio.annotation import (
+    Annotation,
+    AnnotationSettings,
+    open_annotation,
+    open_mask,
+    read_annotation,
+)
 from pipeline_lib.imageio.apart import inspect_apart
 from pipeline_lib.imageio.headers import (
     Channels,
@@ -73,6 +79,7 @@ __all__ = [
     "number_of",
     "open_annotation",
     "open_images",
+    "open_mask",
     "parse_sections",
     "pixel_size",
     "read_annotation",

@@ -175,9 +175,8 @@ def open_annotation(
         mask = None
         if ignore_mask is not None:
             mask = stack.enter_context(
-                open_chosen(ignore_mask, sections, 1, rows=rows, annotation=True, slices=mask_slices)
+                open_mask(ignore_mask, sections=sections, rows=rows, slices=mask_slices)
             )
-            mask, _ = two_values(mask)
             if mask.shape[1 + masks :] != images.shape[1 + masks :]:
                 raise InputError(
                     f"{ignore_mask}: the mask of ignored pixels has {size(mask.shape[1:])}, but {path} has "
@@ -189,6 +188,41 @@ def open_annotation(
             found = count_values(images, ignore, mask)
             regions = Given(images, found, kind, classes or {}, ignore, mask, relabel).regions()
         yield replace(regions, description="; ".join(filter(None, (regions.description, told))))
+
+
+@contextmanager
+def open_mask(
+    path: str | Path,
+    *,
+    sections: str | None = None,
+    rows: str | None = None,
+    slices: Sequence[Path | None] | None = None,
+) -> Iterator[Images]:
+    """Open an image whose pixels other than 0 are not annotated. Context manager.
+
+    Parameters
+    ----------
+    path : str or Path
+        Image file, folder of slices, or `file.h5:/dataset`.
+    sections : str, optional
+        Selected sections, for instance `0-3,8`; all by default.
+    rows : str, optional
+        Selected rows, for instance `0-255`; all by default.
+    slices : sequence of Path or None, optional
+        Files of a folder in the order in which to read them, as returned by `matching_slices`.
+
+    Yields
+    ------
+    Images
+        The values as they are stored.
+
+    Raises
+    ------
+    InputError
+        As `open_images`.
+    """
+    with open_chosen(path, sections, 1, rows=rows, annotation=True, slices=slices) as images:
+        yield two_values(images)[0]
 
 
 def _with_background(images: Images, value: int, ignore: int | None) -> tuple[Images, int | None]:

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from pipeline_lib import figures, layout, provenance
 from pipeline_lib.data import correspondence
+from pipeline_lib.data.boxes import LabelsOfBoxes
 from pipeline_lib.data.comparison import Volume, compare_volumes
 from pipeline_lib.data.correspondence import Sample
 from pipeline_lib.data.volumes import SPLITS
@@ -24,7 +26,8 @@ from pipeline_lib.runtime.doubts import DOUBTS
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger
-from pipeline_lib.runtime.types import Json
+from pipeline_lib.runtime.types import Json, Stored
+from pipeline_lib.tasks.detection.truth import IGNORED
 
 __all__ = ["STOP_ABOVE", "check"]
 
@@ -55,7 +58,7 @@ def check(
     same bytes.
 
     Pairs of images and annotations are compared in a window of at most 512 px of up to 32 sections of a
-    volume; only these and the pictures are read.
+    volume; only these and the pictures are read. Of boxes, the ellipses inside them are compared.
 
     Parameters
     ----------
@@ -153,12 +156,12 @@ def _measure(name: str, split: str, path: Path, most: int) -> tuple[Volume, list
     """Return what is compared of a volume, and samples of at most `most` of its sections."""
     with layout.require(path, layout.RAW, layout.SECTION_HASH, layout.SECTION_WINDOWS) as file:
         raw, found = file[layout.RAW.name], layout.findings(file)
-        arrays = layout.annotated(file) if found["annotation"] else None
+        cells, ignored = _cells(file, found["annotation"], inscribed=True)
         edges = _edges(min(found["gray"]["low"]), max(found["gray"]["high"]), raw.dtype.kind in "iu")
         counts = np.zeros(len(edges) - 1, np.int64)
         samples, inside, outside = [], [], []
         for z in _sampled(raw.shape[1], most):
-            at, labels, ignore = _window(arrays, z, raw.shape[2:])
+            at, labels, ignore = _window(cells, ignored, z, raw.shape[2:])
             image = raw[(slice(None), z, *at)]
             counts += np.histogram(image, edges)[0]
             if labels is not None:
@@ -185,16 +188,36 @@ def _measure(name: str, split: str, path: Path, most: int) -> tuple[Volume, list
     return volume, samples
 
 
+def _cells(
+    file: h5py.File, annotation: Json | None, *, inscribed: bool
+) -> tuple[Stored | None, Stored | None]:
+    """Return labels and `ignore` of a volume, None if there are none.
+
+    Boxes become labels: all as they are, or the ellipses inside those that are not ignored.
+    """
+    if not annotation:
+        return None, None
+    ignore = file.get(layout.IGNORE.name)
+    if not layout.has_only_boxes(file):
+        return file[layout.LABELS.name], ignore
+    boxes, sections, state = (
+        file[array.name][:] for array in (layout.BOXES, layout.BOX_SECTION, layout.BOX_STATE)
+    )
+    if inscribed:
+        boxes, sections = boxes[state != IGNORED], sections[state != IGNORED]
+    return LabelsOfBoxes(boxes, sections, file[layout.RAW.name].shape[1:], inscribed), ignore
+
+
 def _window(
-    arrays: layout.AnnotatedArrays | None, z: int, shape: tuple[int, int]
+    cells: Stored | None, ignored: Stored | None, z: int, shape: tuple[int, int]
 ) -> tuple[tuple[slice, slice], np.ndarray | None, np.ndarray | None]:
     """Return a window of a section, if possible one with outlines of cells, and its labels and `ignore`."""
     labels = ignore = None
     for window in _windows(shape):
-        if arrays is None:
+        if cells is None:
             break
-        labels = arrays.labels[(z, *window)]
-        ignore = arrays.ignore[(z, *window)] if arrays.ignore is not None else None
+        labels = cells[(z, *window)]
+        ignore = ignored[(z, *window)] if ignored is not None else None
         if correspondence.outlines(labels, ignore).any():
             break
     return window, labels, ignore
@@ -241,6 +264,7 @@ def _write_page(
             page,
             volumes=[(volume, of_volume[volume.name]) for volume in volumes],
             counts={s: number for s in SPLITS if (number := sum(v.split == s for v in volumes))},
+            boxes=any(volume.annotation and "boxes" in volume.annotation for volume in volumes),
             cells=sum(volume.annotation["cells"]["number"] for volume in volumes if volume.annotation),
             doubts=doubts[:_CARDS],
             more=doubts[_CARDS:],
@@ -272,12 +296,12 @@ def _picture(volume: Volume, doubts: Sequence[Json], folder: Path) -> Json:
     z = places[0] if places else volume.shape[1] // 2
     path = folder / "picture.png"
     with layout.require(volume.path, layout.RAW) as file:
-        arrays = layout.annotated(file) if volume.annotation else None
+        labels, ignore = _cells(file, volume.annotation, inscribed=False)
         save_check_picture(
             path,
             raw=file[layout.RAW.name],
-            labels=arrays.labels if arrays else None,
-            ignore=arrays.ignore if arrays else None,
+            labels=labels,
+            ignore=ignore,
             z=z,
             volume=volume.name,
             split=volume.split,

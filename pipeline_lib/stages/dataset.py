@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,27 +10,31 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.data import normalisation
+from pipeline_lib.data.box_files import VolumeBoxes, read_volume_boxes
 from pipeline_lib.data.boxes import objects_of
 from pipeline_lib.data.cells import CellCounter, doubts_of_cells, empty_are_ignored
 from pipeline_lib.data.fingerprint import HASH_BYTES, WINDOWS, Fingerprint
 from pipeline_lib.data.gray import GrayLevels
 from pipeline_lib.data.gray_scale import compare
 from pipeline_lib.data.labels import BORDER_WIDTH, border_halo, separation_border
+from pipeline_lib.imageio.boxes import are_boxes
 from pipeline_lib.imageio.kinds import UnclearAnnotation
 from pipeline_lib.imageio.regions import BORDER, REACH, grow
 from pipeline_lib.instances.labelling import Read, labelled
 from pipeline_lib.kernels.blocks import BLOCK, blocks, with_halo
+from pipeline_lib.kernels.boxes import area as area_of
 from pipeline_lib.kernels.pixelsize import ROUNDING, differs, pair, text, typical
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import allow_open_files, read_json, write_json
 from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json
-from pipeline_lib.tasks.detection.truth import box_writer
+from pipeline_lib.tasks.detection.truth import IGNORED, box_writer
 from pipeline_lib.tasks.segmentation import baselines, weights
-from pipeline_lib.tasks.segmentation.classes import TWO, Classes, class_frequencies, count_classes
+from pipeline_lib.tasks.segmentation.classes import TWO, Classes, cell_share, class_frequencies, count_classes
 
 RARE = 1e-4  # share of the pixels below which a class is too rare to learn
 
@@ -56,26 +61,30 @@ def build_dataset(
     pixel_size: float | Sequence[float] | None = None,
     channels: imageio.Channels = 1,
     separation_border_width: int = BORDER_WIDTH,
+    box_coordinates: str | None = None,
     minimum_size: int = 0,
     block: int = BLOCK,
     memory_gb: float = 8.0,
 ) -> None:
-    """Convert one volume to HDF5: the raw image and, if there is an annotation, its instance labels.
+    """Convert one volume to HDF5: the raw image and, if there is an annotation, instance labels and boxes.
 
     The file has the arrays `raw`, `section_hash` and `section_windows`, with an annotation `labels` and
     `separation_border`, the boxes of the instances (`boxes`, `box_section`, `box_class`, `box_state`), and
     `ignore` if some pixels are not annotated. In an annotation of membranes or classes, each 4-connected
-    region of a section becomes one instance. Instance labels are copied unchanged.
+    region of a section becomes one instance. Instance labels are copied unchanged. If the annotation is a
+    file of boxes, there are no `labels` and no `separation_border`.
 
     Parameters
     ----------
     images : str or Path
         Image file, folder or `file.h5:/dataset`, in any form that `imageio` reads.
     annotation : str, Path, str or Path, str or Path, str or Path or None
-        Annotation of the same sections, in the same forms. None for a volume without annotation. For a
-        single section, a folder of several slices has one mask for each cell.
+        Annotation of the same sections, in the same forms, or boxes (see `imageio.boxes.read_boxes`). None
+        for a volume without annotation. For a single section, a folder of several slices has one mask for
+        each cell.
     output : str or Path
-        HDF5 file to write. Its name without suffix is the volume's name in error messages.
+        HDF5 file to write. Its name without suffix is the volume's name in error messages and in tables of
+        boxes.
     ignore_mask : str, Path, str or Path, str or Path, str or Path or None, default None
         Image of the same sections whose pixels other than 0 are not annotated.
     sections : str, default ""
@@ -85,7 +94,8 @@ def build_dataset(
     annotation_kind : str, default "auto"
         What the annotation contains, one of `imageio.ANNOTATION_KINDS`.
     classes : mapping of str to int or list of int, optional
-        Values of each class in an annotation of classes, see `imageio.open_annotation`.
+        Values of each class in an annotation of classes, see `imageio.open_annotation`. In files of boxes,
+        classes have these names; the values do not matter.
     background : int, default 0
         Value of the background in instance labels.
     ignore : int, optional
@@ -98,8 +108,9 @@ def build_dataset(
     instances : sequence of str, optional
         Names of the `classes` whose connected areas are cells. By default all but "background" and "border".
     empty_sections : {"ask", "background", "ignore"}, default "ask"
-        Meaning of sections without cells in a volume that has cells in other sections: an error, sections
-        that show no cells, or sections that are not annotated.
+        Meaning of sections without cells in a volume that has cells in other sections, and of sections that a
+        file of boxes does not mention: an error, sections that show no cells, or sections that are not
+        annotated.
     pairing : {"names", "order"}, default "names"
         How the files of two folders are paired, see `imageio.matching_slices`.
     offset : float, optional
@@ -112,8 +123,11 @@ def build_dataset(
         Number of channels that the images must have, or the channels to read, see `imageio.open_images`.
     separation_border_width : int, default 2
         Width of the background that separates two touching cells (px).
+    box_coordinates : {"pixels_from_1", "pixels_from_0", "edges"}, optional
+        What corners are in files of boxes, see `imageio.boxes.read_boxes`.
     minimum_size : int, default 0
-        Instances with fewer pixels are not learned by detectors, and not scored as boxes (px).
+        Objects with fewer pixels are neither learned by detectors nor scored as boxes (px). In files of
+        boxes, the area of the box counts.
     block : int, default 2048
         Side of the square blocks that are processed one at a time (px). It does not change the result.
     memory_gb : float, default 8.0
@@ -142,12 +156,14 @@ def build_dataset(
         **({} if pixel_size is None else {"pixel_size": pixel_size}),
         "channels": channels,
         "separation_border_width": separation_border_width,
+        **({} if box_coordinates is None else {"box_coordinates": box_coordinates}),
         **({"minimum_size": minimum_size} if minimum_size else {}),
     }
     with ExitStack() as stack:
         stack.enter_context(_named(Path(output).stem))
         chosen = Classes.chosen(settings)
-        paths = [path for path in (images, annotation, ignore_mask) if path]
+        drawn = annotation is not None and are_boxes(annotation)
+        paths = [path for path in (images, None if drawn else annotation, ignore_mask) if path]
         sources = [file for path in paths for file in imageio.source_files(path)]
         # Drawn images have records: report a damaged file as such before a reader fails on it.
         for path in filter(Path.exists, sources):
@@ -158,8 +174,32 @@ def build_dataset(
             )
         )
         sources += raw.info.others
-        truth = None
-        if annotation:
+        truth = boxes = mask = mask_slices = None
+        if ignore_mask:
+            mask_slices = imageio.matching_slices(str(images), str(ignore_mask), pairing, sections)
+        if annotation and drawn:
+            info = imageio.inspect(images) if rows else raw.info
+            boxes = read_volume_boxes(
+                annotation,
+                images,
+                info.shape[1:],
+                volume=Path(output).stem,
+                sections=sections,
+                rows=rows,
+                empty_sections=empty_sections,
+                box_coordinates=box_coordinates,
+                classes=classes,
+                instances=instances,
+            )
+            logger.info("%s: %s", annotation, boxes.description)
+            sources += boxes.files
+            if ignore_mask:
+                mask = stack.enter_context(
+                    imageio.open_mask(ignore_mask, sections=sections, rows=rows, slices=mask_slices)
+                )
+                _require_shape("mask of ignored pixels", ignore_mask, mask.shape[1:], raw)
+                sources += mask.info.others
+        elif annotation:
             described: imageio.AnnotationSettings = {
                 "sections": sections,
                 "rows": rows,
@@ -171,11 +211,8 @@ def build_dataset(
                 "relabel": relabel,
                 "masks": raw.info.sections == 1 < imageio.inspect(annotation).sections,
                 "slices": imageio.matching_slices(str(images), str(annotation), pairing, sections),
+                "mask_slices": mask_slices,
             }
-            if ignore_mask:
-                described["mask_slices"] = imageio.matching_slices(
-                    str(images), str(ignore_mask), pairing, sections
-                )
             picture = Path(output).with_suffix(".unclear.png")
             truth = stack.enter_context(_opened_annotation(annotation, raw, described, picture))
             sources += truth.images.info.others
@@ -194,6 +231,8 @@ def build_dataset(
                 width = separation_border_width
                 found = _write_annotation(file, truth, read, target, chosen, empty_sections, width, block)
             _write_boxes(file, truth, chosen.cells, minimum_size)
+        elif boxes is not None:
+            found = _write_volume_boxes(file, boxes, mask, chosen.cells, minimum_size, block)
         layout.write_findings(file, {"gray": gray, "annotation": found})
         stated, in_file = pair(pixel_size), raw.info.pixel_size
         layout.write_pixel_size(file, stated or in_file, raw.info.section_spacing)
@@ -224,13 +263,16 @@ def _opened_annotation(
             _draw_values(raw, path, error, picture)
             raise InputError(f"{error} The picture {picture} shows the values.") from error
         logger.info("%s: %s", path, truth.description)
-        if truth.shape != raw.shape[1:]:
-            raise InputError(
-                f"{path}: annotation of {_size(truth.shape)}, but {raw.path} has {_size(raw.shape[1:])}. "
-                "Both must show the same sections. Correct `images`, `annotation` or `sections` in the table "
-                "of volumes."
-            )
+        _require_shape("annotation", path, truth.shape, raw)
         yield truth
+
+
+def _require_shape(what: str, path: str | Path, shape: Sequence[int], raw: imageio.Images) -> None:
+    if tuple(shape) != raw.shape[1:]:
+        raise InputError(
+            f"{path}: {what} of {_size(shape)}, but {raw.path} has {_size(raw.shape[1:])}. Both must show "
+            "the same sections. Correct `images`, `annotation` or `sections` in the table of volumes."
+        )
 
 
 def _draw_values(
@@ -295,7 +337,7 @@ def _write_annotation(
     block: int,
 ) -> Json:
     """Write `labels` as `read` returns them, `separation_border`, `ignore`, `target`; return the findings."""
-    ignored = _write_ignore(file, truth, block)
+    ignored = _write_ignore(file, truth.shape, truth.read_ignore if truth.may_ignore else None, block)
     target = layout.add(file, layout.TARGET, truth.shape) if chosen.several else None
     if target is not None:
         # of an odd width, one pixel more belongs to one cell, but a prediction does not say to which
@@ -328,15 +370,19 @@ def _write_annotation(
     return {"description": truth.description, "cells": found, "doubts": doubts}
 
 
-def _write_ignore(file: h5py.File, truth: imageio.AnnotationRegions, block: int) -> np.ndarray:
+def _write_ignore(
+    file: h5py.File, shape: tuple[int, int, int], read: Read | None, block: int
+) -> npt.NDArray[np.int64]:
     """Write `ignore` if any pixel is ignored; return the number of ignored pixels of each section."""
-    target, counts = None, np.zeros(truth.shape[0], np.int64)
-    for z in range(truth.shape[0]) if truth.may_ignore else ():
-        for area in blocks(truth.shape[1:], block):
-            ignored = truth.read_ignore(z, *area.write)
+    target, counts = None, np.zeros(shape[0], np.int64)
+    if read is None:
+        return counts
+    for z in range(shape[0]):
+        for area in blocks(shape[1:], block):
+            ignored = read(z, *area.write)
             if ignored.any():
                 if target is None:
-                    target = layout.add(file, layout.IGNORE, truth.shape)
+                    target = layout.add(file, layout.IGNORE, shape)
                 target[z, *area.write] = ignored
                 counts[z] += np.count_nonzero(ignored)
     return counts
@@ -360,6 +406,32 @@ def _write_boxes(
                 values = truth.read(z, *area.write)[tuple(place[inside].T)]
                 kind[inside] = [1 + cells.index(truth.names[value - 1]) for value in values]
             append(z, objects.boxes, kind, objects.pixels < minimum_size)
+
+
+def _write_volume_boxes(
+    file: h5py.File,
+    boxes: VolumeBoxes,
+    mask: imageio.Images | None,
+    cells: Sequence[str],
+    minimum_size: int,
+    block: int,
+) -> Json:
+    """Write boxes that were read from a file, and `ignore`; return the findings."""
+    shape = file[layout.RAW.name].shape[1:]
+
+    def read(z: int, rows: slice, columns: slice) -> np.ndarray:
+        if mask is None or not boxes.sections[z].annotated:
+            region = (rows.stop - rows.start, columns.stop - columns.start)
+            return np.full(region, not boxes.sections[z].annotated)
+        return mask.read(z, rows, columns)[0] != 0
+
+    whole = mask is None and all(own.annotated for own in boxes.sections)
+    ignored = _write_ignore(file, shape, None if whole else read, block)
+    with box_writer(file, cells) as append:
+        for z, own in enumerate(boxes.sections):
+            kinds = [1 + cells.index(name) if len(cells) > 1 else 1 for name in own.classes]
+            append(z, own.boxes, np.array(kinds, np.uint8), own.ignored | (area_of(own.boxes) < minimum_size))
+    return boxes.findings(int(ignored.sum()) / math.prod(shape))
 
 
 @contextmanager
@@ -400,7 +472,9 @@ def measure_statistics(
     The file contains `class_frequencies` (background, cell), `normalisation`, the gray range of the baseline
     `smoothed_raw`, the median `pixel_size` (um; null unless that of all volumes is known), and `provenance`.
     If there are other classes, it also contains their names (`classes`) and which of them are `cells`.
-    Only training volumes may be measured, so that nothing about other volumes can reach the network.
+    Only training volumes may be measured, so that nothing about other volumes can reach the network. If a
+    volume is annotated by boxes, there are no `class_frequencies` and no `smoothed_raw`, which only
+    segmentation needs, and the classes are those of the objects.
 
     Parameters
     ----------
@@ -417,58 +491,106 @@ def measure_statistics(
     ------
     InputError
         If the volumes differ in type, in gray scale, in channels or, for a mean image, in shape; if a mean
-        image needs more than `memory_gb`; or if the annotations contain only cell or only background.
+        image needs more than `memory_gb`; or if the annotations contain only cell or only background, or no
+        object of a class.
     """
     allow_open_files(len(datasets), "statistics", "make the images sections of fewer volumes")
     with ExitStack() as stack:
         record = stack.enter_context(
             provenance.making("measure_statistics", [output], datasets, normalisation=normalisation_kind)
         )
-        arrays = layout.RAW, layout.LABELS, layout.SEPARATION_BORDER
-        volumes, gray, sizes, found = [], [], {}, {}
+        files, gray, sizes, found = [], [], {}, {}
         for path in datasets:
+            with layout.require(path) as file:
+                arrays = (layout.BOX_CLASS,) if layout.has_only_boxes(file) else layout.PIXEL_ARRAYS
             file = stack.enter_context(
-                layout.require(path, *arrays, cache_bytes=layout.CHUNK**2)  # each chunk is read once
+                layout.require(
+                    path, layout.RAW, *arrays, cache_bytes=layout.CHUNK**2
+                )  # each chunk is read once
             )
-            volumes.append(layout.annotated(file))
+            files.append(file)
             gray.append(layout.findings(file)["gray"])
             sizes[Path(path).stem] = layout.pixel_size(file)
-            stored = volumes[-1].target
+            stored = file.get(layout.BOX_CLASS.name if layout.has_only_boxes(file) else layout.TARGET.name)
             found[path] = TWO if stored is None else Classes(*layout.classes_of(stored))
-        chosen = _same_classes(found)
-        counts = count_classes(((v.labels, v.separation_border, v.ignore, v.target) for v in volumes), chosen)
-        cell, total = int(chosen.of_cells(counts)), int(counts.sum())
-        if chosen.several:
-            _check_rare(dict(zip(chosen.names, counts.tolist(), strict=True)))
-        if not counts.all() and chosen.several:
-            missing = [name for name, count in zip(chosen.names, counts, strict=True) if not count]
-            raise InputError(
-                f"training volumes: no pixel is {' or '.join(missing)}, but training needs each class of "
-                "`dataset.classes`. Check the annotations of the training volumes, or remove the class."
-            )
-        if not counts.all():
-            raise InputError(
-                f"training volumes: {cell} of {total} px are cell, but training needs cell and background. "
-                "Check the annotations of the training volumes."
-            )
-        measured = normalisation.measure(
-            normalisation_kind, [volume.raw for volume in volumes], gray, memory_gb=memory_gb
-        )
+        if any(map(layout.has_only_boxes, files)):
+            found = {path: Classes(("background", *own.cells), own.cells) for path, own in found.items()}
+            chosen = _same_classes(found)
+            of_pixels: Json = {}
+            described = f"objects: {_count_objects(files, chosen)}"
+        else:
+            chosen = _same_classes(found)
+            of_pixels = _measure_pixels([layout.annotated(file) for file in files], chosen)
+            described = f"{cell_share(of_pixels | _of_classes(chosen)):.1%} of pixels inside cells"
+        raw = [file[layout.RAW.name] for file in files]
+        measured = normalisation.measure(normalisation_kind, raw, gray, memory_gb=memory_gb)
         _require_one_scale(dict(zip(datasets, gray, strict=True)), measured)
         write_json(
             output,
             {
-                "class_frequencies": class_frequencies(counts).tolist(),
-                **({"classes": [*chosen.names], "cells": [*chosen.cells]} if chosen.several else {}),
+                **of_pixels,
+                **_of_classes(chosen),
                 "normalisation": measured.to_dict(),
-                "smoothed_raw": baselines.measure(volumes),
                 "pixel_size": typical(sizes),
                 "provenance": record,
             },
         )
-    logger.info(
-        "training split: %d volumes, %.1f %% of pixels inside cells", len(datasets), 100 * cell / total
-    )
+    logger.info("training split: %d volumes, %s", len(datasets), described)
+
+
+def _of_classes(chosen: Classes) -> Json:
+    """Return the names of classes as statistics store them: only if there are several."""
+    return {"classes": [*chosen.names], "cells": [*chosen.cells]} if chosen.several else {}
+
+
+def _measure_pixels(volumes: Sequence[layout.AnnotatedArrays], chosen: Classes) -> Json:
+    """Return the statistics that need the class of each pixel.
+
+    Raises
+    ------
+    InputError
+        If a class has no pixel.
+    """
+    counts = count_classes(((v.labels, v.separation_border, v.ignore, v.target) for v in volumes), chosen)
+    cell, total = int(chosen.of_cells(counts)), int(counts.sum())
+    if chosen.several:
+        _check_rare(dict(zip(chosen.names, counts.tolist(), strict=True)))
+    if not counts.all() and chosen.several:
+        missing = [name for name, count in zip(chosen.names, counts, strict=True) if not count]
+        raise InputError(
+            f"training volumes: no pixel is {' or '.join(missing)}, but training needs each class of "
+            "`dataset.classes`. Check the annotations of the training volumes, or remove the class."
+        )
+    if not counts.all():
+        raise InputError(
+            f"training volumes: {cell} of {total} px are cell, but training needs cell and background. "
+            "Check the annotations of the training volumes."
+        )
+    return {
+        "class_frequencies": class_frequencies(counts).tolist(),
+        "smoothed_raw": baselines.measure(volumes),
+    }
+
+
+def _count_objects(files: Sequence[h5py.File], chosen: Classes) -> int:
+    """Return the number of objects that are learned.
+
+    Raises
+    ------
+    InputError
+        If a class has none.
+    """
+    counts = np.zeros(len(chosen), np.int64)
+    for file in files:
+        learned = file[layout.BOX_STATE.name][:] != IGNORED
+        counts += np.bincount(file[layout.BOX_CLASS.name][:][learned], minlength=len(chosen))
+    missing = [name for name, count in zip(chosen.names[1:], counts[1:], strict=True) if not count]
+    if missing:
+        raise InputError(
+            f"training volumes: no object is {' or '.join(missing)}, but a detector needs examples. Check "
+            "the annotations of the training volumes, `dataset.minimum_size` and `dataset.classes`."
+        )
+    return int(counts.sum())
 
 
 def _same_classes(found: Mapping[str | Path, Classes]) -> Classes:

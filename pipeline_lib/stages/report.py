@@ -201,7 +201,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
         _require_same(contents.model, trained["provenance"].get("settings", {}), settings)
         splits = [split for split in ("test", "validation") if (table.split == split).any()]
         criterion = next(score for score in kind.scores if score.metric == chosen[network]["criterion"])
-        history = pd.read_csv(contents.history)
+        history, measured = pd.read_csv(contents.history), read_json(contents.statistics)
         held_out, training = table[table.split == splits[0]], settings["training"]
         cells = count_cells(table[table.network == network])
         all_cells = cells.groupby("split").sum().to_dict("index")
@@ -261,7 +261,8 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             trained_by=trained["provenance"],
             parameters=trained["parameters"],
             context=trained["context"],
-            cell_share=cell_share(read_json(contents.statistics)),
+            # not known if the annotation has boxes
+            cell_share=cell_share(measured) if "class_frequencies" in measured else None,
             volumes=contents.volumes,
             doubts=len(read_json(contents.check)["doubts"]),
             sections={name: part for name, part in settings.items() if isinstance(part, dict)},

@@ -5,7 +5,7 @@ and, if these find nothing, by the stage that reads the file. tests/test_bad_inp
 compares their messages with the snapshot in `messages.md`, which `python -m tests.bad_inputs` writes.
 """
 
-from . import annotations, configs, folders, hdf5_images, models, png_images, tables, tiff_images
+from . import annotations, boxes, configs, folders, hdf5_images, models, png_images, tables, tiff_images
 from .harness import MESSAGES, Answer, Case, build, compare, dry_run, row, run_case
 from .sound import HEADER, SOUND_ROWS, sound_run, write_table
 
@@ -25,5 +25,5 @@ __all__ = [
     "write_table",
 ]
 
-KINDS = (tiff_images, png_images, folders, hdf5_images, annotations, tables, configs, models)
+KINDS = (tiff_images, png_images, folders, hdf5_images, annotations, boxes, tables, configs, models)
 CASES = [case for kind in KINDS for case in kind.GROUP.cases]

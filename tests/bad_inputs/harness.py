@@ -101,7 +101,10 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
         config["memory_gb"],
         dataset["pairing"],
         dataset.get("scale", dataset.get("offset")),
+        own,
     )
+    for variant in variants.values():
+        settings.require_labels(variant, rows)
     in_files = {name: images.pixel_size for name, images in found.items()}
     variants = {name: lengths.convert(own, rows, in_files)[0] for name, own in variants.items()}
     config = next(iter(variants.values()))

@@ -11,7 +11,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ import yaml
 from jsonschema import Draft202012Validator as Validator
 
 from pipeline_lib import networks
+from pipeline_lib.data.volumes import Volume
 from pipeline_lib.networks import modelfile
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import require_file
@@ -283,9 +284,37 @@ def of_volume(settings: Json, own: Mapping[str, str], row: str) -> Json:
         except (yaml.YAMLError, InputError):
             valid = False
         if not valid:
-            raise InputError(f"{row}, column `{key}`: found `{cell:.100}`. {_expectation(section[key])}")
+            in_pixels = {name: part for name, part in section[key].items() if name != "physical"}
+            raise InputError(f"{row}, column `{key}`: found `{cell:.100}`. {_expectation(in_pixels)}")
         found[key] = value
     return found
+
+
+def require_labels(settings: Json, volumes: Iterable[Volume]) -> None:
+    """Raise `InputError` if a network that learns pixels would be trained on, or scored with, boxes.
+
+    Parameters
+    ----------
+    settings : dict
+        Result of `complete`.
+    volumes : iterable of Volume
+        Rows of the table of volumes. Those of the split predict are not scored, so they may have boxes.
+
+    Raises
+    ------
+    InputError
+        With the row of the first volume that is annotated by boxes.
+    """
+    name = settings["network"]["name"]
+    if networks.plan_type(name).task != "segmentation":
+        return
+    for volume in volumes:
+        if volume.split != "predict" and volume.has_boxes:
+            raise InputError(
+                f"{volume.row}, volume {volume.volume}: {volume.annotation}: found boxes, but the network "
+                f"{name} learns pixels and is scored with them. Choose a detector with `network: {{name: "
+                "ssd}`, or name an annotation that has the pixels of each cell."
+            )
 
 
 @cache

@@ -60,8 +60,10 @@ def find_beside(path):
 def read_volumes():
     """Return dicts by volume: its row of the table, shape (z, y, x), further files of its images, pixel size.
 
-    The headers of all image files are checked, unless the images are drawn by the run.
+    The headers of all image files and all boxes are checked, unless the images are drawn by the run.
     """
+    from bordure.settings import require_labels
+
     table = find_beside(config["volumes"])
     if "drawing" in config and "data_dir" in config:
         raise InputError(
@@ -80,13 +82,18 @@ def read_volumes():
         pixel_sizes = {}
     else:
         dataset = config["dataset"]
+        of_rows = {row.volume: of_volume(dataset, row.dataset, row.row) for row in rows}
         found = volumes.check_files(
             rows,
-            {row.volume: of_volume(dataset, row.dataset, row.row)["channels"] for row in rows},
+            {name: own["channels"] for name, own in of_rows.items()},
             config["memory_gb"],
             dataset["pairing"],
             dataset.get("scale", dataset.get("offset")),
+            of_rows,
         )
+        for variant, own in SETTINGS.items():
+            with study.of_variant(variant, config):
+                require_labels(own, rows)
         shapes = {name: images.shape[1:] for name, images in found.items()}
         others = {name: images.others for name, images in found.items()}
         pixel_sizes = {name: images.pixel_size for name, images in found.items()}

@@ -1,7 +1,7 @@
 """Boxes of objects: read from the files of other programs, and written as tables and for other programs."""
 
 from pipeline_lib.imageio.boxes.exporting import write_coco, write_geojson, write_rois
-from pipeline_lib.imageio.boxes.reading import BoxAnnotation, read_boxes
+from pipeline_lib.imageio.boxes.reading import BoxAnnotation, are_boxes, number_within_volume, read_boxes
 from pipeline_lib.imageio.boxes.source import COORDINATES
 from pipeline_lib.imageio.boxes.writing import (
     COLUMNS,
@@ -19,6 +19,8 @@ __all__ = [
     "EXPORTS",
     "BoxAnnotation",
     "SectionBoxes",
+    "are_boxes",
+    "number_within_volume",
     "read_boxes",
     "write_coco",
     "write_counts",

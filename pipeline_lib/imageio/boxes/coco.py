@@ -11,7 +11,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from reprlib import repr as shown  # of at most 60 letters, also of nested lists
 from typing import Any
@@ -23,12 +23,18 @@ from pipeline_lib.runtime.types import Json
 
 def open_coco(path: Path) -> Source:
     """Return the entries of a COCO file (JSON)."""
+    return _entries(path, text_of(path))
+
+
+@lru_cache(maxsize=1)  # one file often has the boxes of many volumes
+def _entries(path: Path, text: str) -> Source:
+    """Return the entries in the text of a COCO file."""
 
     def refuse(constant: str) -> float:
         raise InputError(f"{path}: found {constant}, expected finite numbers. Correct it or export again.")
 
     try:
-        content = json.loads(text_of(path), parse_constant=refuse)
+        content = json.loads(text, parse_constant=refuse)
     except InputError:
         raise
     except (ValueError, RecursionError) as error:

@@ -120,15 +120,19 @@ def read_yolo(path: Path, shape: tuple[int, int], names: Sequence[str] | None) -
     return stated
 
 
-def _class_names(folder: Path) -> tuple[list[str] | None, str]:
-    """Return the names of YOLO's classes and a note: from the folder of the labels or two folders above."""
+def _class_names(folder: Path) -> tuple[list[str] | None, list[Path], str]:
+    """Return the names of YOLO's classes, their files and a note.
+
+    They are in the folder of the labels or up to two folders above.
+    """
     for place in (folder, *folder.absolute().parents[:2]):
         found = {file.name: _names_in(file) for name in _NAMES_FILES if (file := place / name).is_file()}
         if len({*map(tuple, found.values())}) > 1:
             raise InputError(f"{place}: {' and '.join(found)} name different classes. Remove one of them.")
         for name, names in found.items():
-            return names, f"names of {len(names)} classes from {place / name}"
-    return None, f"classes are numbers, because none of {', '.join(_NAMES_FILES)} was found"
+            files = [place / other for other in found]
+            return names, files, f"names of {len(names)} classes from {place / name}"
+    return None, [], f"classes are numbers, because none of {', '.join(_NAMES_FILES)} was found"
 
 
 def _names_in(path: Path) -> list[str]:
@@ -171,10 +175,11 @@ def open_files(path: Path, files: Sequence[Path], shape: tuple[int, int]) -> Sou
         other = [file.name for file in files if file.suffix.lower() in (".json", ".csv", ".tsv")]
         fix = f"Add a name to the path: /{other[0]}." if other else "Check the path."
         raise InputError(f"{path}: found no files .xml (Pascal VOC) or .txt (YOLO). {fix}")
-    names, note = _class_names(yolo[0].parent)
+    names, of_names, note = _class_names(yolo[0].parent)
     return Source(
         "YOLO",
         [file.name for file in yolo],
         lambda number: read_yolo(yolo[number], shape, names),
         [f"files of YOLO: {len(yolo)}", note],
+        files=of_names,
     )

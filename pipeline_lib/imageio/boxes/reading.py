@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from pipeline_lib.imageio.boxes.coco import open_coco
 from pipeline_lib.imageio.boxes.files import open_files
 from pipeline_lib.imageio.boxes.sections import entries_of_sections
 from pipeline_lib.imageio.boxes.source import COORDINATES, Source, Stated, file_name, listed, stem_of, text_of
-from pipeline_lib.imageio.boxes.tables import open_table
+from pipeline_lib.imageio.boxes.tables import counts_in_volume, open_table
 from pipeline_lib.imageio.boxes.writing import SectionBoxes
-from pipeline_lib.imageio.naming import is_pattern, parse_sections
+from pipeline_lib.imageio.naming import SLICE_SUFFIXES, hdf5_path, is_pattern, parse_sections
 from pipeline_lib.runtime.errors import InputError
 
 _MEANING = {
@@ -24,6 +25,7 @@ _MEANING = {
     "pixels_from_0": "first and last pixels, counted from 0",
     "edges": "edges of pixels, counted from 0",
 }
+_SUFFIXES = (".json", ".csv", ".tsv", ".xml", ".txt")
 _ROUNDING = 0.02  # px; boxes whose rounded numbers stick out of the image by less are not reported
 _LIMIT = 1e12  # px; edges beyond it are outside of any image
 _FAR = 0.25  # share of its side by which a box sticks out that is not only drawn carelessly
@@ -39,10 +41,61 @@ class BoxAnnotation:
         Boxes of each selected section.
     notes : list of str
         What was found in the files, inferred and changed, for the log.
+    files : list of Path
+        The files that were read.
     """
 
     sections: list[SectionBoxes]
     notes: list[str]
+    files: list[Path]
+
+
+def are_boxes(path: str | Path) -> bool:
+    """Return whether a path names files of boxes, not an image.
+
+    Parameters
+    ----------
+    path : str or Path
+        Path of an annotation in a table of volumes.
+
+    Returns
+    -------
+    bool
+        True for files .json, .csv, .tsv, .xml and .txt, and for folders and patterns with such files and
+        without images.
+
+    Examples
+    --------
+    >>> from pipeline_lib.imageio.boxes import are_boxes
+    >>> are_boxes("boxes/*.xml"), are_boxes("labels.tif")
+    (True, False)
+    """
+    path = Path(path)
+    if found := {file.suffix.lower() for file in _files_of(path)}:
+        return found.isdisjoint(SLICE_SUFFIXES) and not found.isdisjoint(_SUFFIXES)
+    return path.suffix.lower() in _SUFFIXES and hdf5_path(path) is None
+
+
+def number_within_volume(path: str | Path) -> bool:
+    """Return whether boxes belong to the sections of a volume, not to those of its image file.
+
+    Parameters
+    ----------
+    path : str or Path
+        File of boxes.
+
+    Returns
+    -------
+    bool
+        True for a table with a column `volume`, or with `section` and `bbox-0 ... bbox-3`. If other sections
+        of the images are selected, such a file does not fit any more.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    return _is_table(Path(path)) and counts_in_volume(Path(path))
 
 
 def read_boxes(
@@ -132,24 +185,42 @@ def read_boxes(
     ]
     if copies := len(rows) - len({*rows}):
         notes.append(f"boxes that are copies of others: {copies}")
-    return BoxAnnotation(read, notes)
+    files = [*(stated.file for stated in found.values()), *source.files]
+    files += [] if _is_several(path) else [path]
+    return BoxAnnotation(read, notes, [*dict.fromkeys(files)])
+
+
+def _is_several(path: Path) -> bool:
+    """Return whether a path is a folder or a pattern."""
+    return os.path.isdir(path) or is_pattern(path)
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the files of a folder or pattern, without hidden ones; nothing for other paths."""
+    if not _is_several(path):
+        return []
+    folder, pattern = (path, "*") if os.path.isdir(path) else (path.parent, path.name)
+    return [file for file in folder.glob(pattern) if file.is_file() and not file.name.startswith(".")]
+
+
+def _is_table(path: Path) -> bool:
+    """Return whether a path names a table. A file .txt of numbers is one of YOLO."""
+    suffix = path.suffix.lower()
+    numbers = suffix == ".txt" and re.match(r"[0-9.eE+\-\s]*$", text_of(path).strip(), re.MULTILINE)
+    return suffix in (".csv", ".tsv", ".txt") and not numbers and not _is_several(path)
 
 
 def _open(path: Path, volume: str | None, images: Sequence[str], shape: tuple[int, int, int]) -> Source:
     """Open a file or folder of any format."""
-    if path.is_dir() or is_pattern(path):
-        folder, pattern = (path, "*") if path.is_dir() else (path.parent, path.name)
-        files = [file for file in folder.glob(pattern) if file.is_file() and not file.name.startswith(".")]
-        return open_files(path, files, shape[1:])
+    if _is_several(path):
+        return open_files(path, _files_of(path), shape[1:])
     suffix = path.suffix.lower()
     if suffix == ".json":
         return open_coco(path)
-    if suffix == ".xml" or (
-        suffix == ".txt" and re.match(r"[0-9.eE+\-\s]*$", text_of(path).strip(), re.MULTILINE)
-    ):
-        return open_files(path, [path], shape[1:])
-    if suffix in (".csv", ".tsv", ".txt"):
+    if _is_table(path):
         return open_table(path, volume, images, shape[0])
+    if suffix in (".xml", ".txt"):
+        return open_files(path, [path], shape[1:])
     raise InputError(
         f"{path}: boxes are read from COCO (.json), tables (.csv, .tsv), Pascal VOC (.xml) and YOLO (.txt). "
         "Export one of these."
@@ -174,13 +245,14 @@ def _require_all(
         unused = [] if source.numbers else [n for n in range(len(source.names)) if n not in entries.values()]
         others = source.others or [source.names[n] for n in unused]
         more = f" There are boxes of {listed(others)}." if others else ""
+        ignore = "; if they are not annotated, set `dataset: {empty_sections: ignore}`"
         raise InputError(
-            f"{path}: no entry for {len(missing)} of {len(chosen)} sections: {listed(names)}.{more} If they "
-            'show no objects, pass `empty_sections="background"`; if they are not annotated, pass '
-            '`empty_sections="ignore"`.'
+            f"{path}: no entry for {len(missing)} of {len(chosen)} sections: {listed(names)}.{more} If these "
+            "sections show no objects, set `dataset: {empty_sections: background}`"
+            f"{ignore if len(missing) < len(chosen) else ''}."
         )
     meaning = "no objects" if empty_sections == "background" else "not annotated"
-    notes.append(f'no entry for {listed(names)}: {meaning} (`empty_sections="{empty_sections}"`)')
+    notes.append(f"no entry for {listed(names)}: {meaning} (`empty_sections: {empty_sections}`)")
 
 
 def _require_images(
@@ -232,11 +304,13 @@ def _edges(
     }
     if contradicted[meaning].any():
         possible = [name for name in COORDINATES if not contradicted[name].any()]
-        choices = " or ".join(f'`coordinates="{name}"` ({_MEANING[name]})' for name in possible)
-        fix = f"Pass {choices}." if possible else "Export the boxes again, for example as COCO."
+        choices = " or ".join(
+            f"`dataset: {{box_coordinates: {name}}}` ({_MEANING[name]})" for name in possible
+        )
+        fix = f"Set {choices}." if possible else "Export the boxes again, for example as COCO."
         place = _place(found, contradicted[meaning])
         raise InputError(f"{place}: corners cannot be {_MEANING[meaning]}. {fix}")
-    notes.append(f'corners are {_MEANING[meaning]} (`coordinates="{meaning}"`)')
+    notes.append(f"corners are {_MEANING[meaning]} (`box_coordinates: {meaning}`)")
     before, after = COORDINATES[meaning]
     return boxes + np.repeat([before, after], 2)
 

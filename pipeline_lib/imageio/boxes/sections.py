@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from pipeline_lib.imageio.boxes.source import Source, file_name, listed, stem_of
@@ -65,10 +65,7 @@ def entries_of_sections(
 
 def _by_names(path: Path, names: Sequence[str], images: Sequence[str], notes: list[str]) -> dict[int, int]:
     """Return the entry of each image file: that of the same name, or else by the parts of names that vary."""
-    by_key: dict[str, list[int]] = defaultdict(list)
-    for entry, name in enumerate(names):
-        for key in {file_name(name), stem_of(name)}:
-            by_key[key].append(entry)
+    by_key = _by_key(tuple(names))
     found = {}
     for section, image in enumerate(images):
         entries = by_key.get(file_name(image)) or by_key.get(stem_of(image)) or []
@@ -88,6 +85,16 @@ def _by_names(path: Path, names: Sequence[str], images: Sequence[str], notes: li
     pairs = [f"{file_name(images[section])} with {names[entry]}" for section, entry in sorted(found.items())]
     notes.append(f"paired by the part of the names that varies: {listed(pairs)}")
     return found
+
+
+@lru_cache(maxsize=1)  # one file often has the boxes of many volumes
+def _by_key(names: tuple[str, ...]) -> dict[str, list[int]]:
+    """Return the entries of each name, with and without its suffix."""
+    by_key: dict[str, list[int]] = {}
+    for entry, name in enumerate(names):
+        for key in {file_name(name), stem_of(name)}:
+            by_key.setdefault(key, []).append(entry)
+    return by_key
 
 
 def _nearest(path: Path, names: Sequence[str], entries: Sequence[int], image: str) -> int:

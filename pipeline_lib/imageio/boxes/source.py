@@ -96,6 +96,8 @@ class Source(NamedTuple):
         Whether the last two of four numbers are the right and lower edge, or width and height.
     others : tuple of str, default ()
         Other volumes in a table, for messages.
+    files : sequence of Path, default ()
+        Files with names of classes.
     """
 
     format: str
@@ -107,6 +109,7 @@ class Source(NamedTuple):
     corners: str | None = None
     written: str = ""
     others: Sequence[str] = ()
+    files: Sequence[Path] = ()
 
 
 def content_of(path: Path, largest: int = LARGEST) -> bytes:

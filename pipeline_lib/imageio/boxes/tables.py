@@ -20,7 +20,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,9 +128,20 @@ def open_table(path: Path, volume: str | None, images: Sequence[str], sections: 
     return _boxes(table, corners, volume, images, sections)
 
 
+def counts_in_volume(path: Path) -> bool:
+    """Return whether a table names volumes, or numbers the selected sections of a volume."""
+    columns = {*_read(path).header}
+    return "volume" in columns or ("section" in columns and {*_MEASURED.columns} <= columns)
+
+
 def _read(path: Path) -> _Table:
     """Return the lines of a table that are not empty, with the columns in lower case."""
-    text = text_of(path)
+    return _parsed(path, text_of(path))
+
+
+@lru_cache(maxsize=1)  # one file often has the boxes of many volumes
+def _parsed(path: Path, text: str) -> _Table:
+    """Return the lines in the text of a table."""
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(",;\t", key=first.count)
     lines = []
