@@ -1,6 +1,7 @@
 """Boxes of objects: read from the files of other programs, and written as tables and for other programs."""
 
 from pipeline_lib.imageio.boxes.exporting import write_coco, write_geojson, write_rois
+from pipeline_lib.imageio.boxes.pairs import are_boxes, box_files, read_pair, read_predicted
 from pipeline_lib.imageio.boxes.reading import BoxAnnotation, read_boxes
 from pipeline_lib.imageio.boxes.source import COORDINATES
 from pipeline_lib.imageio.boxes.writing import (
@@ -19,7 +20,11 @@ __all__ = [
     "EXPORTS",
     "BoxAnnotation",
     "SectionBoxes",
+    "are_boxes",
+    "box_files",
     "read_boxes",
+    "read_pair",
+    "read_predicted",
     "write_coco",
     "write_counts",
     "write_detections",
