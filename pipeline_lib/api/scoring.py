@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 
 def evaluate(truth: Image, prediction: Image, **settings: Any) -> pd.DataFrame:
-    """Score a probability map or labels against an annotation, as `bordure evaluate` does.
+    """Score a probability map, labels or boxes against an annotation, as `bordure evaluate` does.
 
     Parameters
     ----------
     truth : (y, x) or (z, y, x) array_like, str or Path
-        Annotation: labels with 0 = background, membranes or classes.
+        Annotation: labels with 0 = background, membranes or classes, or a file of boxes.
     prediction : array of the same shape, str or Path
-        Instance labels, or the probability that a pixel is inside a cell: 0 to 1, or uint8 from 0 to 255.
+        Instance labels, or the probability that a pixel is inside a cell: 0 to 1, or uint8 from 0 to 255, or
+        a file of boxes.
     **settings
         Settings of `stages.evaluation.score_files`, for example `annotation_kind`, `ignore`, `ignore_mask`,
         `prediction_kind`.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_lib.cli.words import add_annotation_options, as_options
 from pipeline_lib.imageio import PAIRINGS, PREDICTION_KINDS
+from pipeline_lib.imageio.boxes import COORDINATES
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 
@@ -33,24 +34,33 @@ CLASSES = {
     "mean_iou": "mean IoU",
     "frequency_weighted_iou": "frequency-weighted IoU",
 }
+# Scores of boxes of each of several predictions or classes, and their headings
+OF_BOXES = {
+    "box_ap": "Box AP",
+    "box_ap_50": "AP50",
+    "box_f1": "F1",
+    "count_error": "Count err.",
+}
+BOXES = "box_|boxes_|voc_|froc|count_"  # the beginning of scores of boxes
 LAST = "sum of cells, mean of scores"
 
 HELP = "score predictions against annotations"
 DESCRIPTION = """\
-Score predictions against annotations, written by any tool: TIFF stacks, folders
-of slices, or HDF5 datasets (FILE.h5:/DATASET). Several predictions belong to
-the files of the folder TRUTH by their names, or to the one file TRUTH."""
+Score predictions against annotations of any tool: TIFFs, folders of slices, HDF5
+(FILE.h5:/DATASET), or boxes (COCO, YOLO, Pascal VOC, CSV). Several predictions
+belong to the files of the folder TRUTH by their names, or to the one file TRUTH."""
 
 EPILOG = """\
-output: for a probability map, the best value of each score over the thresholds
-0, 0.1, ..., 1, other scores at that threshold, and the instance scores at the
-threshold with the best SEG; for labels, the instance scores; for a map of the
-classes of the annotation (--prediction classes), also scores of each class.
+output: of a probability map, the best value of each score over the thresholds
+0, 0.1, ..., 1, other scores there, and instance scores at the best SEG; of
+labels, instance scores; of a map of the annotated classes (--prediction
+classes), also scores of each class; of boxes, AP, F1, numbers of boxes.
 Errors: 0 is perfect. Others: 1 is perfect (docs/explanation/scores.md).
 
 exit codes: 0 scored; 1 a file cannot be read or scored; 2 wrong arguments
 example:    bordure evaluate truth.tif probability.tif --csv scores.csv
-            bordure evaluate masks cellpose/*_labels.tif --csv scores.csv"""
+            bordure evaluate masks cellpose/*_labels.tif --csv scores.csv
+            bordure evaluate coco.json detections.csv"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,17 +72,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         Parser of the command.
     """
     parser.usage = "bordure evaluate [options] TRUTH PREDICTION [PREDICTION ...]"
-    parser.add_argument("truth", type=Path, help="annotation, (z, y, x) or (y, x), or folder of annotations")
+    parser.add_argument("truth", type=Path, help="annotation or boxes, or folder of them")
     parser.add_argument(
         "predictions",
         type=Path,
         nargs="+",
         metavar="prediction",
-        help="cell probability, 0 to 1 or uint8 0 to 255, or instance labels; same shape",
+        help="probability of cell (0 to 1 or 255), labels or boxes",
     )
-    parser.add_argument(
-        "--images", action="store_true", help="files of a folder are single images, not sections of a stack"
-    )
+    parser.add_argument("--images", action="store_true", help="files of a folder are single images")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write every score to this file")
     parser.add_argument("--sections", default="", metavar="N", help="sections to score, such as 0-3,8")
     parser.add_argument(
@@ -87,8 +95,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--empty-sections",
         choices=("ask", "background", "ignore"),
         default="ask",
-        metavar="WHAT",
+        metavar="HOW",
         help="if they have no cells: background or ignore",
+    )
+    truth.add_argument(
+        "--box-coordinates",
+        choices=tuple(COORDINATES),
+        metavar="C",
+        help=f"corners of boxes: {', '.join(COORDINATES)}",
     )
     predicted = parser.add_argument_group("the prediction")
     predicted.add_argument(
@@ -109,6 +123,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     predicted.add_argument("--highest", type=float, metavar="N", help="value for a probability of 1")
     predicted.add_argument("--channel", type=int, metavar="N", help="channel that shows cells, from 0")
+    predicted.add_argument(
+        "--prediction-coordinates",
+        choices=tuple(COORDINATES),
+        metavar="C",
+        help="corners of predicted boxes: the same values",
+    )
+    predicted.add_argument("--score", type=float, metavar="N", help="smallest score of a box that counts")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -139,9 +160,10 @@ def run(options: argparse.Namespace) -> int:
         if len(pairs) == 1:
             scores = _score(options, *pairs[0])
             _write(scores, options.csv)
-            of_cells, of_classes = _apart(scores)
+            of_cells, of_classes, of_boxes = _apart(scores)
             _print(of_cells)
             _print_classes(of_classes)
+            _print_boxes(of_boxes)
             return 0
         tables, failed = [], 0
         for number, (truth, prediction) in enumerate(pairs, 1):
@@ -159,9 +181,10 @@ def run(options: argparse.Namespace) -> int:
     if tables:
         every = pd.concat(tables)
         _write(every, options.csv)
-        of_cells, of_classes = _apart(every)
+        of_cells, of_classes, of_boxes = _apart(every)
         _print_many(of_cells)
         _print_classes(of_classes)
+        _print_many_boxes(of_boxes)
     if failed:
         print(f"error: {failed} of {len(pairs)} predictions could not be scored.", file=sys.stderr)
     return 1 if failed else 0
@@ -187,6 +210,10 @@ def _score(options: argparse.Namespace, truth: Path, prediction: Path) -> pd.Dat
             prediction_background=options.prediction_background,
             highest=options.highest,
             channel=options.channel,
+            box_coordinates=options.box_coordinates,
+            prediction_coordinates=options.prediction_coordinates,
+            score=options.score,
+            show=lambda text: print(as_options(text, _WORDS)),
         )
     except InputError as error:
         raise InputError(as_options(str(error), _WORDS)) from error
@@ -200,10 +227,67 @@ def _write(scores: pd.DataFrame, path: Path | None) -> None:
             scores.to_csv(temporary, index=False)
 
 
-def _apart(scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows with scores of cells, and those of classes."""
+def _apart(scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return the rows with scores of cells, those of classes of pixels, and those of boxes."""
+    of_boxes = scores.metric.str.match(BOXES)
     of_classes = scores.metric.str.match("confusion_|iou_|dice_") | scores.metric.isin(CLASSES)
-    return scores[~of_classes], scores[of_classes]
+    return scores[~of_classes & ~of_boxes], scores[of_classes], scores[of_boxes]
+
+
+def _print_boxes(rows: pd.DataFrame) -> None:
+    """Print the scores of the boxes of one prediction; nothing without boxes."""
+    import pandas as pd
+
+    from pipeline_lib import metrics
+
+    if rows.empty:
+        return
+    again = rows.metric.duplicated()  # at the score with the best F1
+    scores, threshold = rows[~again].set_index("metric").value, rows.threshold.iloc[0]
+    print(f"\nScores of {_kept(threshold)}:\n")
+    for metric in (*metrics.DETECTION_METRICS, *metrics.COUNT_ERRORS, *metrics.BOX_COUNTS):
+        print(f"{metric:<22}{scores[metric]:.{0 if metric in metrics.BOX_COUNTS else 4}f}")
+    if again.any():
+        best, at = rows[again].set_index("metric").value, rows.threshold.iloc[-1]
+        print(
+            f"\nBest F1: {best['box_f1']:.4f}, of {_kept(at)} (precision {best['box_precision']:.4f}, recall "
+            f"{best['box_recall']:.4f}). The score was chosen on these images, so this flatters."
+        )
+    first = f"{metrics.BOX_COUNTS[0]}_"
+    parts = [metric.removeprefix(first) for metric in scores.index if metric.startswith(first)]
+    if len(parts) > 1:
+        columns = [*metrics.BOX_COUNTS, *OF_BOXES]
+        table = [[scores[f"{column}_{part}"] for column in columns] for part in parts]
+        print("\nScores of each class and of each size (32 and 96 px are the limits):\n")
+        _print_table(pd.DataFrame(table, pd.Index(parts, name="part"), columns))
+
+
+def _print_many_boxes(rows: pd.DataFrame) -> None:
+    """Print the scores of the boxes of each prediction, and their mean; nothing without boxes."""
+    from pipeline_lib import metrics
+
+    if rows.empty:
+        return
+    rows = rows[~rows.duplicated(["prediction", "metric"])]
+    table = rows.pivot(index="prediction", columns="metric", values="value")
+    table = table.loc[[*dict.fromkeys(rows.prediction)], [*metrics.BOX_COUNTS, *OF_BOXES]]
+    table.loc[LAST] = {**table[[*metrics.BOX_COUNTS]].sum(), **table[[*OF_BOXES]].mean()}
+    print(f"\nScores of {_kept(rows.threshold.iloc[0])}:\n")
+    _print_table(table)
+
+
+def _print_table(table: pd.DataFrame) -> None:
+    """Print numbers of boxes as whole numbers and scores with four digits."""
+    from pipeline_lib import metrics
+
+    counts = {name: name.partition("_")[2] for name in metrics.BOX_COUNTS}
+    shown = table.astype(dict.fromkeys(counts, int)).rename(columns=counts | OF_BOXES).reset_index()
+    print(shown.rename_axis(None, axis=1).to_string(index=False, float_format="%.4f"))
+
+
+def _kept(threshold: float) -> str:
+    """Return in words which boxes are kept."""
+    return "all boxes" if threshold != threshold else f"boxes with a score of at least {threshold:.4g}"
 
 
 def _print_classes(rows: pd.DataFrame) -> None:
@@ -230,7 +314,7 @@ def _print_classes(rows: pd.DataFrame) -> None:
 
 
 def _print_many(scores: pd.DataFrame) -> None:
-    """Print the scores of each prediction, and their mean.
+    """Print the scores of the cells of each prediction, and their mean; nothing without cells.
 
     Probability maps are all cut at one threshold, the one with the best mean SEG: with a threshold of its
     own, each would look better than it is.
@@ -262,9 +346,11 @@ def _print_many(scores: pd.DataFrame) -> None:
 
 
 def _print(scores: pd.DataFrame) -> None:
-    """Print the scores of one prediction."""
+    """Print the scores of the cells of one prediction; nothing without cells."""
     from pipeline_lib import metrics
 
+    if scores.empty:
+        return
     if scores.threshold.isna().all():
         print("\nInstance scores of the labels:\n")
         digits = (0 if metric in metrics.CELL_COUNTS else 4 for metric in scores.metric)
@@ -294,4 +380,8 @@ _WORDS = {
     r"of `sections`": "of `--sections`",
     r"(sections) `([^`]*)`(?=: there is no section)": r"\1 `--sections \2`",
     r"no image for": "no prediction for",
+    r'`coordinates="(\w+)"`': r"`--box-coordinates \1`",
+    r'`prediction_coordinates="(\w+)"`': r"`--prediction-coordinates \1`",
+    r'`empty_sections="(\w+)"`': r"`--empty-sections \1`",
+    r"Say which one is wanted\.": "Write one table for each volume.",
 }

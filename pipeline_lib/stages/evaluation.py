@@ -15,6 +15,14 @@ from tqdm import tqdm
 from pipeline_lib import imageio, layout, metrics, provenance
 from pipeline_lib.data.cells import empty_are_ignored
 from pipeline_lib.data.labels import BORDER_WIDTH, cells_apart, separation_border
+from pipeline_lib.imageio.boxes import (
+    SectionBoxes,
+    are_boxes,
+    box_files,
+    read_boxes,
+    read_pair,
+    read_predicted,
+)
 from pipeline_lib.imageio.pairing import pair_files
 from pipeline_lib.imageio.regions import BORDER
 from pipeline_lib.instances.classes import Border, ClassMap
@@ -25,7 +33,7 @@ from pipeline_lib.metrics.challenge import isbi_scores_with_sections
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.log import logger
-from pipeline_lib.runtime.types import Stored
+from pipeline_lib.runtime.types import Json, Stored
 from pipeline_lib.scores import (
     COLUMNS,
     at_chosen_threshold,
@@ -34,6 +42,7 @@ from pipeline_lib.scores import (
     spread,
     write_scores,
 )
+from pipeline_lib.tasks.detection.compared import boxes_of_labels, match_sections
 from pipeline_lib.tasks.detection.found import Found
 from pipeline_lib.tasks.detection.scores import SIZES, score_boxes
 from pipeline_lib.tasks.detection.truth import BoxTruth
@@ -44,6 +53,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _HEADERS_GB = 8.0  # limit of memory for reading headers, as in the workflow by default
+# Scores of boxes that depend on which are kept
+_OF_KEPT = ("box_f1", "box_precision", "box_recall", *metrics.COUNT_ERRORS, *metrics.BOX_COUNTS)
 
 
 def evaluate(
@@ -347,14 +358,18 @@ def pair_predictions(
     InputError
         If the names do not pair each prediction with one annotation.
     """
+
+    def files_of(path: str | Path) -> list[Path]:
+        return box_files(path) if are_boxes(path) else imageio.slice_files(path)
+
     found = [
         file
         for path in predictions
-        for file in (imageio.slice_files(path) if images and imageio.are_slices(path) else [Path(path)])
+        for file in (files_of(path) if images and imageio.are_slices(path) else [Path(path)])
     ]
     if not imageio.are_slices(truth) or (len(found) == 1 and not images):
         return [(Path(truth), prediction) for prediction in found]
-    truths = imageio.slice_files(truth)
+    truths = files_of(truth)
     places = pair_files(found, truths)
     if alone := [path.name for place, path in enumerate(found) if place not in places]:
         raise InputError(
@@ -391,20 +406,25 @@ def score_files(
     prediction_background: Sequence[int] = (),
     highest: float | None = None,
     channel: int | None = None,
+    box_coordinates: str | None = None,
+    prediction_coordinates: str | None = None,
+    score: float | None = None,
     show: Callable[[str], object] = print,
 ) -> pd.DataFrame:
-    """Score a probability map or labels against an annotation, both read from image files of any tool.
+    """Score a probability map, labels or boxes against an annotation, both read from files of any tool.
 
     For the challenge's scores, touching cells of the annotation are separated by a border of 2 px, as the
-    workflow does by default. The instance scores use the labels as they are.
+    workflow does by default. The instance scores use the labels as they are. If one of the two is a file of
+    boxes, the boxes around the objects are compared.
 
     Parameters
     ----------
     truth : str or Path
-        Annotation, (z, y, x) or (y, x), in any form that `imageio` reads, also `file.h5:/dataset`.
+        Annotation, (z, y, x) or (y, x), in any form that `imageio` reads, also `file.h5:/dataset`; or boxes
+        in any form that `imageio.boxes` reads.
     prediction : str or Path
         Prediction of the same shape: the probability that a pixel is inside a cell, 0 to 1, or uint8 from 0
-        to 255; or instance labels, 0 = background.
+        to 255; or instance labels, 0 = background; or boxes. Boxes are not compared with a probability map.
     sections : str, default ""
         Sections to score, for example `0-9,12`. Empty means all.
     pairing : {"names", "order"}, default "names"
@@ -432,6 +452,11 @@ def score_files(
         Value in a probability map that means 1: by default 1 for floats and 255 for uint8.
     channel : int, optional
         Channel of the prediction, from 0. Needed if it has several.
+    box_coordinates, prediction_coordinates : str, optional
+        What the corners of boxes of the annotation and of the prediction are, see
+        `imageio.boxes.read_boxes`.
+    score : float, optional
+        Smallest score of a box that is kept, for boxes. By default all are kept.
     show : callable, default print
         Function that shows what was inferred about each file, a line of text.
 
@@ -443,6 +468,10 @@ def score_files(
         threshold. If both kinds are "classes" and the values of the prediction have the same meaning, the
         last rows are `metrics.class_scores` and the confusion matrix, as in `evaluate`.
 
+        For boxes those of `tasks.detection.scores.score_boxes` of all images together, with the smallest
+        score as threshold, or NaN if all are kept; if boxes have different scores, also the scores that
+        depend on the threshold, at the one with the best F1.
+
     Raises
     ------
     InputError
@@ -451,6 +480,31 @@ def score_files(
     """
     import pandas as pd
 
+    if are_boxes(truth) or are_boxes(prediction):
+        annotated: imageio.AnnotationSettings = {
+            "sections": sections,
+            "kind": annotation_kind,
+            "classes": classes,
+            "background": background,
+            "ignore": ignore,
+            "ignore_mask": ignore_mask,
+            "relabel": relabel,
+        }
+        predicted_as: Json = {
+            "sections": sections,
+            "kind": prediction_kind,
+            "background": prediction_background,
+            "highest": highest,
+            "channel": channel,
+        }
+        corners = box_coordinates, prediction_coordinates
+        boxes = _read_boxes(truth, prediction, annotated, predicted_as, empty_sections, corners, show)
+        return _score_boxes(*boxes, (truth, prediction), score, show)
+    if score is not None or box_coordinates or prediction_coordinates:
+        raise InputError(
+            f"{prediction}: `--score`, `--box-coordinates` and `--prediction-coordinates` are for files of "
+            "boxes. Leave them out."
+        )
     paths = [prediction, truth, *([ignore_mask] if ignore_mask else [])]
     info, of_truth, *_ = imageio.inspect_apart(paths, _HEADERS_GB)
 
@@ -501,6 +555,97 @@ def score_files(
         for metric, value in _compare_class_maps(truth, prediction, described, ignored).items():
             found.loc[len(found)] = metric, float("nan"), value
     return found
+
+
+def _read_boxes(
+    truth: str | Path,
+    prediction: str | Path,
+    annotated: imageio.AnnotationSettings,
+    predicted: Json,
+    empty_sections: str,
+    corners: tuple[str | None, str | None],
+    show: Callable[[str], object],
+) -> tuple[list[SectionBoxes], list[SectionBoxes]]:
+    """Return the boxes of each section of an annotation and a prediction, of which one can be labels."""
+    sections = annotated["sections"]
+    if are_boxes(truth) and (annotated["ignore"] is not None or annotated["ignore_mask"]):
+        raise InputError(
+            f"{truth}: pixels cannot be ignored in files of boxes. Leave `--ignore` and `--ignore-mask` out."
+        )
+    if are_boxes(truth) and are_boxes(prediction):
+        true, found, notes = read_pair(
+            truth,
+            prediction,
+            sections=sections,
+            empty_sections=empty_sections,
+            coordinates=corners[0],
+            prediction_coordinates=corners[1],
+        )
+        show(f"{truth} and {prediction}: {'; '.join(notes)}")
+        return true, found
+    image = prediction if are_boxes(truth) else truth
+    [info] = imageio.inspect_apart([image], _HEADERS_GB)
+    images = imageio.slice_files(image) if imageio.are_slices(image) else [image]
+    images = images if len(images) == info.sections else [image]
+    shape = info.sections, info.height, info.width
+    if are_boxes(truth):
+        read = read_boxes(
+            truth,
+            images,
+            shape,
+            sections=sections,
+            empty_sections=empty_sections,
+            coordinates=corners[0],
+        )
+        show(f"{truth}: {'; '.join(read.notes)}")
+        labels = imageio.read_prediction(prediction, **predicted)
+        if labels.kind != "labels":
+            raise InputError(
+                f"{prediction}: found {labels.description}, but boxes are compared with those of labels. If "
+                "each value is one object, add `--prediction labels`."
+            )
+        show(f"{prediction}: {labels.description}")
+        return read.sections, boxes_of_labels(labels.array)
+    annotation = imageio.read_annotation(truth, **annotated)
+    show(f"{truth}: {annotation.description}")
+    for doubt in annotation.doubts:
+        logger.warning("%s: %s", truth, doubt["text"])
+    found, notes = read_predicted(prediction, images, shape, sections=sections, coordinates=corners[1])
+    show(f"{prediction}: {'; '.join(notes)}")
+    numbers = imageio.parse_sections(sections, info.sections)
+    ignored = _with_empty_sections(truth, annotation, numbers, empty_sections)
+    if ignored is None:
+        return boxes_of_labels(annotation.labels), found
+    parts = [numbers[z] for z, own in enumerate(ignored) if own.any() and not own.all()]
+    if parts:
+        raise InputError(
+            f"{truth}: some pixels of section {parts[0]} are not annotated, so the boxes of its objects are "
+            "not known. Select other sections with `--sections`."
+        )
+    return boxes_of_labels(annotation.labels, [not own.any() for own in ignored]), found
+
+
+def _score_boxes(
+    truth: Sequence[SectionBoxes],
+    found: Sequence[SectionBoxes],
+    paths: tuple[str | Path, str | Path],
+    score: float | None,
+    show: Callable[[str], object],
+) -> pd.DataFrame:
+    """Return the scores of boxes with at least a score, and some of them at the score with the best F1."""
+    import pandas as pd
+
+    matches, classes, notes = match_sections(truth, found, paths)
+    for note in notes:
+        show(f"{paths[1]}: {note}")
+    scores, _ = score_boxes(matches, -np.inf if score is None else score, classes)
+    rows = [(metric, np.nan if score is None else score, value) for metric, value in scores.items()]
+    pooled = metrics.pooled_matches(matches)
+    best, _ = pooled.curve().best_f1()
+    if np.isfinite(best) and len(np.unique(pooled.score)) > 1:
+        at_best = metrics.detection_scores(pooled, best)
+        rows += [(metric, best, at_best[metric]) for metric in _OF_KEPT]
+    return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
 
 
 def _compare_class_maps(
