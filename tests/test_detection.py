@@ -195,7 +195,7 @@ class TestLoss:
         task = tasks.load("detection")
         truth = torch.zeros(2, 5 * PLAN.boxes_per_cell, 1, 1)
         truth[0, :7] = 1
-        assert (task.count(truth), task.count(truth[1:])) == (7, 0)
+        assert (task.count(PLAN, truth), task.count(PLAN, truth[1:])) == (7, 0)
 
 
 def perfect(plan, targets, margin=20.0):
@@ -316,7 +316,7 @@ class TestPatches:
             0,
         )
         for number in range(5):
-            kinds = patches.read(number).truth[0, 0]
+            kinds = patches.read(number).truth[0]
             assert int((kinds >= 0).sum()) == 10 * 10  # default boxes with their centre in the section
             assert int((kinds > 0).sum()) >= 1
 

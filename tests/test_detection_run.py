@@ -1,7 +1,9 @@
 """A detector from drawn discs to counted objects: training, prediction by tiles and jobs, detections."""
 
+import csv
 import dataclasses
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -20,6 +22,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.stages.boxes import choose_boxes
 from pipeline_lib.stages.detection import choose_score, detect, matched_sections
+from pipeline_lib.stages.masks import predict_masks
 from pipeline_lib.stages.prediction import _rows_of_model, predict
 from pipeline_lib.stages.training import train
 from pipeline_lib.tasks.detection.patches import BoxAugmentation
@@ -82,7 +85,7 @@ def prepared(tmp_path_factory):
     )
 
 
-def train_in(folder, settings):
+def train_in(folder, settings, **network):
     train(
         [folder / "train.h5"],
         [folder / "train.h5"],
@@ -91,7 +94,7 @@ def train_in(folder, settings):
         folder / "statistics.json",
         folder / "model.pt",
         folder / "history.csv",
-        network=NETWORK,
+        network=NETWORK | network,
         training=dataclasses.asdict(settings),
         augmentation=dataclasses.asdict(BoxAugmentation()),
         seed=0,
@@ -247,3 +250,97 @@ def test_orientations_are_not_averaged(run):
         PLAN.require_prediction({"average_orientations": True})
     PLAN.require_prediction({"average_orientations": False})
     networks.plan("unet").require_prediction({"average_orientations": True})
+
+
+# masks
+
+
+@pytest.fixture(scope="module")
+def masked(prepared, tmp_path_factory):
+    """A run with masks, up to the score threshold."""
+    folder = tmp_path_factory.mktemp("masks")
+    for name in ("train.h5", "validation.h5", "test.h5", "boxes.json", "statistics.json"):
+        shutil.copy(prepared[0] / name, folder)
+    train_in(folder, prepared[1], masks=True)
+    for name in ("validation", "test"):
+        detections(folder, name, "_found")
+    choose_score([folder / "validation.h5"], [folder / "validation_found.h5"], folder / "score.json")
+    return folder
+
+
+def labels_of(folder, tag="_found", name="test", **settings):
+    """Predict the masks of the detections of a volume, and return its labels."""
+    path = folder / f"{name}{tag}_labels.h5"
+    inputs = [folder / part for part in (f"{name}.h5", "model.pt", f"{name}{tag}.h5", "score.json")]
+    predict_masks(*inputs, path, **{"device": "cpu", "precision": "float32"} | settings)
+    assert not path.with_suffix(".masks.h5").exists()
+    with h5py.File(path) as file:
+        assert file["labels"].dtype == np.uint32
+        return file["labels"][:]
+
+
+def test_masks_are_the_pixels_of_discs(masked):
+    labels = labels_of(masked)
+    with h5py.File(masked / "test.h5") as file:
+        truth = file["labels"][:]
+    assert metrics.seg(truth, labels) > 0.8  # the mean over all discs; those that are not found count as 0
+    used = [np.unique(section[section > 0]).tolist() for section in labels]
+    assert used[0] + used[1] == [*range(1, len(used[0]) + len(used[1]) + 1)]
+    threshold = json.loads((masked / "score.json").read_text())["threshold"]
+    with h5py.File(masked / "test_found.h5") as file:
+        kept = file["box_score"][:] >= threshold
+        section, boxes = file["box_section"][kept], file["boxes"][kept]
+    assert len(kept) > np.count_nonzero(kept) >= labels.max() > 0.9 * np.count_nonzero(kept)
+    for z in range(SHAPE[0]):  # no object reaches beyond a box
+        near = np.zeros(SHAPE[1:], bool)
+        for y0, x0, y1, x1 in np.rint(boxes[section == z]).astype(int):
+            near[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1] = True
+        assert not labels[z][~near].any()
+
+
+def test_validation_scores_masks(masked, run):
+    with open(masked / "history.csv") as file:
+        rows = [*csv.DictReader(file)]
+    with open(run / "history.csv") as file:
+        assert "validation_mask_iou" not in file.read()
+    assert 0.8 < float(rows[-1]["validation_mask_iou"]) < 1
+
+
+@pytest.mark.parametrize("settings", [{"block": 128}, {"block": 61}])
+def test_labels_have_the_same_bits_with_other_settings(masked, settings):
+    np.testing.assert_array_equal(labels_of(masked, **settings), labels_of(masked))
+
+
+def test_labels_do_not_depend_on_tiles_and_jobs(masked):
+    whole = labels_of(masked)
+    geometry = Model.load(masked / "model.pt").plan.geometry
+    for tag, settings in {"_small": {"tile": geometry.smallest}, "_jobs": {"jobs": 3}}.items():
+        detections(masked, "test", tag, **settings)
+        # boxes are rounded, so only a box near the middle of two steps of 1/256 px can change
+        assert np.count_nonzero(labels_of(masked, tag) != whole) <= 2
+
+
+def test_masks_match_pixel_sizes(masked):
+    """The pixels of the volume are half as high, and their width differs."""
+    shape = (2, 300, 210)
+    with h5py.File(masked / "test.h5") as file, layout.create(masked / "fine.h5", {}) as fine:
+        raw = Resampled(file["raw"], (1 / 2, 1 / 1.5), shape[1:])[:, :, :, :]
+        layout.add(fine, layout.RAW, raw.shape, np.uint8)[:] = raw
+        layout.write_findings(fine, {"gray": {"type": "uint8"}, "annotation": None})
+        layout.write_pixel_size(fine, (0.5 / 2, 0.5 / 1.5))
+        rows, columns = (np.arange(300) // 2, (np.arange(210) / 1.5).astype(int))
+        truth = file["labels"][:][:, rows][:, :, columns]
+    detections(masked, "fine", "_found", shape, match_pixel_size=True)
+    labels = labels_of(masked, name="fine")
+    assert metrics.seg(truth, labels) > 0.75
+
+
+def test_models_without_masks_are_refused(run):
+    detections(run, "test", "_found")
+    write_json(run / "some.json", {"threshold": 0.5})
+    inputs = [run / name for name in ("test.h5", "model.pt", "test_found.h5", "some.json")]
+    with pytest.raises(
+        InputError, match=r"model\.pt: the network ssd predicts no masks. Train .*masks: true"
+    ):
+        predict_masks(*inputs, run / "labels.h5")
+    assert not (run / "labels.h5").exists()

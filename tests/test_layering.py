@@ -21,7 +21,7 @@ LAYERS = [
 LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
 IMPORTERS = {  # library -> folders or modules that may import it
     "torch": r"data\.(augment|patches)|inference|networks\.(cost|folding|model|transfer|\w*module)"
-    r"|networks\.\w+\.(module|dense)|runtime\.(devices|processes)|stages\.(prediction|training)|tasks\.\w+\.(task|losses|masks|patches)|training",
+    r"|networks\.\w+\.(module|dense|masks)|runtime\.(devices|processes)|stages\.(masks|prediction|training)|tasks\.\w+\.(task|losses|masks|patches)|training",
     "matplotlib": r"figures",
     "jinja2": r"pages",
     "snakemake": r"cli",

@@ -13,14 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, grid_sample
 
-from pipeline_lib.tasks.detection.masks import (
-    MaskHead,
-    mask_loss,
-    mask_targets,
-    paste,
-    resolve,
-    roi_align,
-)
+from pipeline_lib.networks.ssd.masks import MaskHead, roi_align
+from pipeline_lib.tasks.detection.masks import mask_loss, mask_targets, paste, resolve
 
 DATA = Path(os.environ.get("BORDURE_DATA", Path(__file__).parents[2] / "shared/data"))
 ONE = np.zeros(1, int)

@@ -83,6 +83,23 @@ def autocast(device: torch.device, precision: torch.dtype) -> contextlib.Abstrac
     return torch.autocast(device.type, precision) if precision != torch.float32 else contextlib.nullcontext()
 
 
+def current_precision(device: torch.device) -> torch.dtype:
+    """Return the type of the convolutions in the present context, see `autocast`.
+
+    Parameters
+    ----------
+    device : torch.device
+        Device that computes.
+
+    Returns
+    -------
+    torch.dtype
+        Argument `precision` of `autocast`.
+    """
+    used = torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if used else torch.float32
+
+
 def keep_memory() -> None:
     """Let this process keep freed memory for later use. It has an effect only with the C library glibc.
 
@@ -312,12 +329,42 @@ def tile_outputs(
     height, width = raw.shape[2:]
     band = range(height)[rows]
     for part in tiles((len(band), width), tile, network.geometry):
-        (top, bottom), (left, right) = part.read
-        y, x = mirror(band.start + top, band.start + bottom, height), mirror(left, right, width)
-        image = torch.from_numpy(normalisation.apply(read_mirrored(raw, section, y, x), y, x)).to(device)
+        (top, bottom), columns = part.read
+        rows_read = band.start + top, band.start + bottom
+        image = read(raw, section, normalisation, rows_read, columns).to(device)
         with torch.inference_mode(), autocast(device, precision):
             output = decode(network, image)
         yield part, output
+
+
+def read(
+    raw: Stored,
+    section: int,
+    normalisation: Normalisation,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+) -> Tensor:
+    """Read a part of a section for a network.
+
+    Parameters
+    ----------
+    raw : (c, z, y, x) array
+        Gray levels, numpy or h5py.
+    section : int
+        Index of the section in `raw`.
+    normalisation : Normalisation
+        Normalisation of the gray levels.
+    rows, columns : (start, stop)
+        Position of the part (px). Beyond the section, the image is mirrored.
+
+    Returns
+    -------
+    (c, y, x) Tensor of float32
+        Normalised images.
+    """
+    height, width = raw.shape[2:]
+    y, x = mirror(*rows, height), mirror(*columns, width)
+    return torch.from_numpy(normalisation.apply(read_mirrored(raw, section, y, x), y, x))
 
 
 def orient(image: Tensor, orientation: int) -> Tensor:

@@ -2,6 +2,11 @@
 
 A task is a subfolder with a module `task` that defines a class `Task`. Training, inference and prediction use
 a task only through the methods of the protocol `Task` below, so a new task needs no change there.
+
+The truth of a patch is always one map, with numbers for each pixel of the output. So patches can be cut,
+joined and moved to a device by code that does not know the task. Truth of another kind is packed into such a
+map: a detector has a vector for each default box and, if it predicts masks, one for the object whose centre
+lies in the pixel (its box and its mask).
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline_lib.data.patches import Patches, Truth, Volume
     from pipeline_lib.inference.tiling import Tile
     from pipeline_lib.networks import Plan
+    from pipeline_lib.networks.module import Network
 
 __all__ = ["Task", "load", "names"]
 
@@ -115,15 +121,36 @@ class Task(Protocol):
             Random patches with their truth.
         """
 
-    def loss(self, output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, network: Network, image: Tensor, truth: Tensor) -> Any:
+        """Apply the network to patches in a training step.
+
+        For most tasks this is `network(image)`. A network with a second pass, whose input depends on the
+        truth, gets it here: a detector predicts masks in the boxes of true objects.
+
+        Parameters
+        ----------
+        network : Network
+            Network, in training mode.
+        image : (n, c, y, x) Tensor of float32
+            Images of the patches.
+        truth : (n, k, y, x) Tensor of float32
+            As in `loss`.
+
+        Returns
+        -------
+        object
+            Argument `output` of `loss`.
+        """
+
+    def loss(self, output: Any, truth: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the sum of the losses of one or several patches.
 
         The loss of a batch is the sum over its patches, divided by the sum of `count` (or by 1 if that is 0).
 
         Parameters
         ----------
-        output : (n, classes, y, x) Tensor
-            Output of the network.
+        output : object
+            Result of `forward`; for most tasks the output of the network, (n, classes, y, x).
         truth : (n, k, y, x) Tensor of float32
             Result of `Truth.read` after augmentation, which samples it with nearest-neighbour interpolation.
         mask : (n, y, x) Tensor of bool, optional
@@ -135,11 +162,13 @@ class Task(Protocol):
             Sum of the losses.
         """
 
-    def count(self, truth: Tensor) -> int:
+    def count(self, plan: Plan, truth: Tensor) -> int:
         """Return by how much the sum of the losses is divided on account of some patches.
 
         Parameters
         ----------
+        plan : Plan
+            Plan of the network.
         truth : (n, k, y, x) Tensor of float32
             As in `loss`.
 
@@ -218,7 +247,8 @@ class Task(Protocol):
         Returns
         -------
         dict of str to float
-            Name of each score (see `scores`) to its value.
+            Name of each score (see `scores`) to its value. There can be further ones, which do not choose
+            the best state of a training.
         """
 
     def create(self, file: h5py.File, shape: tuple[int, int, int]) -> Any:

@@ -134,7 +134,7 @@ class Step:
         device = next(self.net.parameters()).device
         total = torch.zeros((), device=device)
         reduction = self.net.plan.reduction
-        counts = [self.task.count(self.without_rim(truth, reduction)) for _, truth in patches]
+        counts = [self.task.count(self.net.plan, self.without_rim(truth, reduction)) for _, truth in patches]
         count = torch.tensor(float(sum(counts)), device=device)
         self.processes.sum_([count])
         count.clamp_(min=1)
@@ -148,7 +148,8 @@ class Step:
                 mask, dropout = self._randomness(numbers, truth)
                 _copy(before, self.net.buffers())
                 with autocast(device, self.precision), dropout:
-                    output = self.net(image.contiguous(memory_format=torch.channels_last))
+                    image = image.contiguous(memory_format=torch.channels_last)
+                    output = self.task.forward(self.net, image, truth)
                 loss = self.task.loss(output, truth, mask) / count
                 del output
                 loss.backward()

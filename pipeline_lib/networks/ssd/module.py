@@ -5,12 +5,16 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline_lib.kernels.boxes import Boxes
 from pipeline_lib.networks.module import Network, crop_centre, initialise
-from pipeline_lib.networks.ssd import OFFSETS, SSDPlan
+from pipeline_lib.networks.ssd import MASK_CONVOLUTIONS, OFFSETS, ROI, SSDPlan
+from pipeline_lib.networks.ssd.masks import MaskHead, roi_align
 
 
 class SSD(Network):
@@ -31,6 +35,8 @@ class SSD(Network):
         Convolutions of each level.
     heads : nn.ModuleList of nn.Conv2d
         Convolution that predicts the boxes of a level, from the highest level.
+    mask_head : MaskHead
+        Predicts the masks of objects. It exists only with the setting `masks`.
 
     References
     ----------
@@ -68,6 +74,8 @@ class SSD(Network):
         self.apply(initialise)
         for head in self.heads:  # a Gaussian of He et al. is for layers before a ReLU
             nn.init.normal_(cast("nn.Conv2d", head).weight, std=0.01)
+        if plan.masks:  # last, so that all other layers have the parameters that they have without masks
+            self.mask_head = MaskHead(widths[0], plan.classes - 1, MASK_CONVOLUTIONS, widths[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits and offsets of the default boxes of a batch of tiles.
@@ -82,9 +90,76 @@ class SSD(Network):
         (n, output_channels, (y - 2 context) / reduction, (x - 2 context) / reduction) Tensor
             For each default box its logits and offsets.
         """
+        return self._boxes(self._maps(x, len(self.levels)))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Compute the features from which masks are predicted, and no further level.
+
+        Parameters
+        ----------
+        x : (n, input_channels, y, x) Tensor of float32
+            Normalised images. Height and width are 2 `plan.margin` and any multiple of `plan.strides[0]`.
+
+        Returns
+        -------
+        (n, channels, (y - 2 margin) / stride, (x - 2 margin) / stride) Tensor
+            Highest level that predicts boxes.
+        """
+        return self._maps(x, len(self.levels) - len(self.heads) + 1)[0]
+
+    def with_masks(
+        self, x: Tensor, boxes: Boxes, image_of_box: npt.NDArray[np.integer]
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the output for a batch of tiles, and the masks in some boxes, in one pass.
+
+        Parameters
+        ----------
+        x : (n, input_channels, y, x) Tensor of float32
+            Normalised images, as for `forward`.
+        boxes : (k, 4) array of float64
+            Boxes (y0, x0, y1, x1), in px of the image from the first pixel of `x`.
+        image_of_box : (k,) array of int
+            Image that each box is in, 0 to n - 1.
+
+        Returns
+        -------
+        output : Tensor
+            As from `forward`.
+        logits : (k, classes - 1, 28, 28) Tensor
+            Logits of the masks of all classes but the background.
+        """
+        maps = self._maps(x, len(self.levels))
+        return self._boxes(maps), self.mask_head(self.align(maps[0], boxes, image_of_box))
+
+    def align(
+        self, features: Tensor, boxes: Boxes, image_of_box: npt.NDArray[np.integer], size: int = ROI
+    ) -> Tensor:
+        """Return the features in boxes, as the mask head needs them.
+
+        Parameters
+        ----------
+        features : Tensor
+            Result of `features`.
+        boxes : (k, 4) array of float64
+            Boxes (y0, x0, y1, x1), in px of the image from its first pixel.
+        image_of_box : (k,) array of int
+            Image that each box is in.
+        size : int, default 14
+            Number of cells of a box along each axis.
+
+        Returns
+        -------
+        (k, channels, size, size) Tensor of float32
+            Result of `masks.roi_align`.
+        """
+        plan = cast("SSDPlan", self.plan)
+        return roi_align(features, boxes, image_of_box, size, plan.strides[0], plan.margin)
+
+    def _maps(self, x: Tensor, count: int) -> list[Tensor]:
+        """Return those of the first `count` levels that predict boxes."""
         first = len(self.levels) - len(self.heads)
         maps = []
-        for number, level in enumerate(self.levels):
+        for number, level in enumerate(self.levels[:count]):
             x = nn.functional.max_pool2d(x, 2) if number else x
             if self.checkpointing and self.training:
                 # a level has no drop-out, so there is no random state to restore
@@ -93,7 +168,11 @@ class SSD(Network):
                 x = level(x)
             if number >= first:
                 maps.append(x)
-        maps[0] = self.norm(maps[0])
+        return maps
+
+    def _boxes(self, maps: list[Tensor]) -> Tensor:
+        """Return logits and offsets of the default boxes, with one pixel for each of the lowest level."""
+        maps = [self.norm(maps[0]), *maps[1:]]
         predicted = [head(each) for head, each in zip(self.heads, maps, strict=True)]
         plan = cast("SSDPlan", self.plan)
         packed = [

@@ -1,7 +1,7 @@
-"""Masks of the objects in boxes: features of a box, targets, network head, loss, and instance labels.
+"""Masks of the objects in boxes: targets, loss, prediction, and instance labels.
 
-A mask is a small grid of cells that divides its box evenly, whatever the size of the box. The head predicts
-for each cell the probability that it belongs to the object.
+A mask is a small grid of cells that divides its box evenly, whatever the size of the box. The network
+(`networks.ssd.masks`) predicts for each cell the probability that it belongs to the object.
 
 All positions are those of pixel centres: pixel i reaches from i to i + 1, and its centre is at i + 0.5. If
 one of the steps rounded boxes to whole pixels, or took i as the centre, masks of small objects would lose
@@ -10,9 +10,9 @@ much of their overlap with the truth.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,119 +22,13 @@ from torch import Tensor, nn
 from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.kernels.boxes import Boxes
 from pipeline_lib.kernels.compiled import compiled
-from pipeline_lib.networks.module import initialise
+from pipeline_lib.networks.ssd import MASK, MASKS_AT_ONCE
 from pipeline_lib.runtime.types import Stored
 
-ROI = 14  # cells of the head's input along each axis
-MASK = 2 * ROI  # cells of a mask along each axis
+TRUTH = 5 + MASK**2  # channels of the map of `pack`
 CHUNK = 1024  # number of masks that are in memory at a time
 
 Window = tuple[slice, slice]
-
-
-def roi_align(
-    features: Tensor,
-    boxes: Boxes,
-    image_of_box: npt.NDArray[np.integer],
-    size: int = ROI,
-    stride: float = 1,
-    offset: float = 0,
-) -> Tensor:
-    """Return the features in each box as a grid of cells (RoIAlign [1]_).
-
-    A cell is the mean of 2 x 2 points in it, and the features are interpolated bilinearly at these points.
-    Beyond the map, the features at its edge continue.
-
-    The result has the same bits for a tile as for the whole image, if the features and the positions of the
-    boxes are the same. `torch.nn.functional.grid_sample` would not give this, because it takes positions as
-    shares of the map, in single precision: the rounding depends on the size of the map.
-
-    Parameters
-    ----------
-    features : (n, c, y, x) Tensor of float
-        Maps of features. The result is differentiable in them, but not in the boxes.
-    boxes : (k, 4) array of float64
-        Boxes (y0, x0, y1, x1), in the coordinates of `offset` (px).
-    image_of_box : (k,) array of int
-        Map that each box is in, 0 to n - 1.
-    size : int, default 14
-        Number of cells along each axis.
-    stride : float, default 1
-        Distance of the centres of features (px).
-    offset : float, default 0
-        Where the maps begin (px): the centre of the feature (i, j) is at `offset` + (i + 0.5) `stride` and
-        `offset` + (j + 0.5) `stride`.
-
-    Returns
-    -------
-    (k, c, size, size) Tensor of float32, or float64 for such features
-        Features of each box.
-
-    References
-    ----------
-    .. [1] K. He, G. Gkioxari, P. Dollar, R. Girshick, "Mask R-CNN", ICCV, 2961-2969, 2017.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import torch
-    >>> from pipeline_lib.tasks.detection.masks import roi_align
-    >>> features = torch.arange(64.0).view(1, 1, 8, 8)
-    >>> roi_align(features, np.array([[1.0, 1, 5, 5]]), np.zeros(1, int), size=2)
-    tensor([[[[13.5000, 15.5000],
-              [29.5000, 31.5000]]]])
-    """
-    channels, height, width = features.shape[1:]
-    boxes = (np.asarray(boxes, np.float64) - offset) / stride
-    rows, row_weights = _sampled(boxes[:, 0], boxes[:, 2], size, height)
-    columns, column_weights = _sampled(boxes[:, 1], boxes[:, 3], size, width)
-    rows += (np.asarray(image_of_box, np.int64) * height)[:, None, None]
-    # (k, row of cells, column of cells, row of features, column of features)
-    index = rows[:, :, None, :, None] * width + columns[:, None, :, None, :]
-    weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
-    # With one map, `reshape` can give a view with other strides, which are slower and rounded differently.
-    table = features.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
-    table = table.to(torch.promote_types(table.dtype, torch.float32))
-    # a cell is a weighted sum of features, which this function computes without a copy of them for each box
-    cells = nn.functional.embedding_bag(
-        torch.from_numpy(index.reshape(-1, 16)).to(table.device),
-        table,
-        mode="sum",
-        per_sample_weights=torch.from_numpy(weights.reshape(-1, 16)).to(table),
-    )
-    return cells.view(len(boxes), size, size, channels).permute(0, 3, 1, 2)
-
-
-def _sampled(
-    start: np.ndarray, stop: np.ndarray, size: int, length: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return which features a row of cells is made of, along one axis.
-
-    Parameters
-    ----------
-    start, stop : (k,) array of float64
-        Edges of the boxes, in units of features.
-    size : int
-        Number of cells.
-    length : int
-        Number of features along the axis.
-
-    Returns
-    -------
-    index : (k, size, 4) array of int64
-        Features to the left and right of the two points in each cell.
-    weights : (k, size, 4) array of float64
-        Weight of each.
-    """
-    # The whole part is split off first. So points are rounded in the same way, wherever the map begins.
-    whole = np.floor(start - 0.5)
-    points = (np.arange(2 * size) + 0.5) * ((stop - start) / (2 * size))[:, None]
-    points += (start - 0.5 - whole)[:, None]
-    left = np.floor(points)
-    share = points - left
-    index = (whole[:, None] + left).astype(np.int64)[..., None] + [0, 1]
-    weights = np.stack([1 - share, share], axis=2) / 2
-    return index.clip(0, length - 1).reshape(-1, size, 4), weights.reshape(-1, size, 4)
 
 
 def mask_targets(
@@ -193,67 +87,149 @@ def _covered(start: float, stop: float, size: int, length: int) -> tuple[slice, 
     return slice(first, last), shared.clip(0) * (size / (stop - start))
 
 
-class MaskHead(nn.Module):
-    """Third head of Mask R-CNN [1]_: predicts the mask of the object in a box from the features of the box.
-
-    Several 3x3 convolutions with ReLU, a 2x2 transposed convolution with stride 2 and ReLU, which doubles the
-    number of cells, and a 1x1 convolution. Each class has its own masks, which do not compete: the class is
-    that of the box.
-
-    The convolutions are padded, unlike those of the networks. This makes no seams between tiles: their input
-    is the grid of a box, which ends where the box ends, whatever tile the box is in.
+class MaskTruth(NamedTuple):
+    """What masks learn from some objects of patches.
 
     Parameters
     ----------
-    channels : int
-        Number of channels of the features.
-    classes : int
-        Number of classes, without background.
-    convolutions : int, default 4
-        Number of 3x3 convolutions.
-    width : int, default 256
-        Number of channels of the hidden layers.
-
-    References
-    ----------
-    Figure 4, right, of [1]_, which the defaults are those of.
-
-    .. [1] K. He, G. Gkioxari, P. Dollar, R. Girshick, "Mask R-CNN", ICCV, 2961-2969, 2017.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from pipeline_lib.tasks.detection.masks import MaskHead
-    >>> head = MaskHead(channels=64, classes=2, width=16)
-    >>> head(torch.zeros(5, 64, 14, 14)).shape
-    torch.Size([5, 2, 28, 28])
+    image : (k,) Tensor of int64
+        Number of the patch of each object.
+    boxes : (k, 4) Tensor of float32
+        Box around each object, in px from the first pixel of the output of its patch.
+    kinds : (k,) Tensor of int64
+        Class of each object, from 1.
+    targets : (k, 28, 28) Tensor of float32
+        Share of each cell that belongs to the object, see `mask_targets`.
     """
 
-    def __init__(self, channels: int, classes: int, convolutions: int = 4, width: int = 256) -> None:
-        super().__init__()
-        widths = [channels, *[width] * convolutions]
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(inplace=True)]
-        self.convolutions = nn.Sequential(*layers)
-        self.up = nn.ConvTranspose2d(widths[-1], width, 2, stride=2)
-        self.score = nn.Conv2d(width, classes, 1)
-        self.apply(initialise)
+    image: Tensor
+    boxes: Tensor
+    kinds: Tensor
+    targets: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the masks of boxes.
+    @classmethod
+    def of(cls, channels: Tensor, step: int) -> MaskTruth:
+        """Return the objects in a map of `pack`.
 
         Parameters
         ----------
-        x : (k, channels, size, size) Tensor of float32
-            Features of boxes, see `roi_align`.
+        channels : (n, TRUTH, rows, columns) Tensor of float32
+            Results of `pack` for n patches.
+        step : int
+            Distance between pixels of the output (px).
 
         Returns
         -------
-        (k, classes, 2 size, 2 size) Tensor
-            Logits of the masks of all classes. Their sigmoid is the probability.
+        MaskTruth
+            The objects, by patch, row and column.
         """
-        return self.score(nn.functional.relu(self.up(self.convolutions(x))))
+        image, row, column = (channels[:, 0] > 0).nonzero(as_tuple=True)
+        values = channels[image, :, row, column]
+        corner = torch.stack([row, column, row, column], dim=1) * step
+        return cls(
+            image, values[:, 1:5] + corner, values[:, 0].long(), values[:, 5:].unflatten(1, (MASK, MASK))
+        )
+
+
+def pack(
+    boxes: Boxes,
+    kinds: npt.NDArray[np.integer],
+    targets: npt.NDArray[np.float32],
+    cells: npt.NDArray[np.integer],
+    step: int,
+    size: int,
+) -> npt.NDArray[np.float32]:
+    """Return a map that says what the masks of a patch learn, with one object for each pixel of the output.
+
+    So patches are cut, joined and moved to a device like maps, whatever the number of their objects.
+
+    Parameters
+    ----------
+    boxes : (k, 4) array of float64
+        Box around each object, in px from the first pixel of the output.
+    kinds : (k,) array of int
+        Class of each object, from 1.
+    targets : (k, 28, 28) array of float32
+        Share of each cell that belongs to the object.
+    cells : (k, 2) array of int
+        Row and column of the output's pixel that gets the object, a different one for each.
+    step : int
+        Distance between pixels of the output (px).
+    size : int
+        Number of rows and columns of the output.
+
+    Returns
+    -------
+    (TRUTH, size, size) array of float32
+        Class of the object (0 = none), its box relative to the corner of the pixel, and its target.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from pipeline_lib.tasks.detection.masks import MaskTruth, pack
+    >>> box, target = np.array([[20.0, 3, 41, 30]]), np.ones((1, 28, 28), np.float32)
+    >>> packed = pack(box, np.array([2]), target, np.array([[1, 1]]), step=16, size=3)
+    >>> packed.shape, packed[1:5, 1, 1].tolist()
+    ((789, 3, 3), [4.0, -13.0, 25.0, 14.0])
+    >>> truth = MaskTruth.of(torch.from_numpy(packed)[None], step=16)
+    >>> truth.boxes, truth.kinds
+    (tensor([[20.,  3., 41., 30.]]), tensor([2]))
+    """
+    packed = np.zeros((TRUTH, size, size), np.float32)
+    row, column = cells.T
+    packed[0, row, column] = kinds
+    packed[1:5, row, column] = (boxes - np.tile(cells * step, 2)).T
+    packed[5:, row, column] = targets.reshape(-1, MASK**2).T
+    return packed
+
+
+def rounded(boxes: Boxes) -> Boxes:
+    """Return boxes whose edges are rounded to 1/256 px, so that they hardly depend on rounding before.
+
+    Parameters
+    ----------
+    boxes : (k, 4) array of float64
+        Boxes (px).
+
+    Returns
+    -------
+    (k, 4) array of float64
+        Rounded boxes.
+    """
+    return np.asarray(np.rint(boxes * 256) / 256)
+
+
+def probabilities(
+    head: nn.Module, features: Tensor, kinds: npt.NDArray[np.integer]
+) -> npt.NDArray[np.float16]:
+    """Return the masks of boxes for their classes.
+
+    The head always processes the same number of boxes together. So a mask has the same bits, whatever the
+    other boxes are.
+
+    Parameters
+    ----------
+    head : MaskHead
+        Mask head of the network.
+    features : (k, channels, 14, 14) Tensor of float32
+        Features in the boxes.
+    kinds : (k,) array of int
+        Class of each box, from 1.
+
+    Returns
+    -------
+    (k, 28, 28) array of float16
+        Probability that a cell belongs to the object, a multiple of 1/256.
+    """
+    found = [np.empty((0, MASK, MASK), np.float16)]
+    for start in range(0, len(features), MASKS_AT_ONCE):
+        some = features[start : start + MASKS_AT_ONCE]
+        filled = nn.functional.pad(some, (0, 0) * 3 + (0, MASKS_AT_ONCE - len(some)))
+        logits = head(filled.contiguous(memory_format=torch.channels_last))
+        own = logits[np.arange(len(some)), kinds[start : start + len(some)].astype(np.int64) - 1]
+        found.append((own.float().sigmoid().mul(256).round() / 256).cpu().numpy().astype(np.float16))
+    return np.concatenate(found)
 
 
 def mask_loss(logits: Tensor, targets: Tensor, classes: Tensor) -> Tensor:

@@ -13,13 +13,15 @@ from pipeline_lib.data import augment
 from pipeline_lib.data.patches import Patch, Patches, Region
 from pipeline_lib.kernels.boxes import Boxes, overlaps
 from pipeline_lib.networks.ssd import SSDPlan
-from pipeline_lib.tasks.detection import matching
+from pipeline_lib.tasks.detection import masks, matching
 from pipeline_lib.tasks.detection.truth import BoxTruth
 
 #: Smallest IoU of a sampled window with an object, for each kind of sample; 0 for any window.
 OVERLAPS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
 TRIALS = 50  # windows that are tried for each kind of sample
 LARGEST_RATIO = 2.0  # of width and height of a sampled window, and of its inverse
+#: How far the edges of a box are moved at most before its mask is learned, in units of its height or width.
+MOVED = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class BoxPatches(Patches):
     enlarged to its size: one of several windows that are drawn as in the paper, each with a smallest overlap
     with an object [1]_.
 
+    If the network predicts masks, patches also say what these learn: those of objects whose centre is in the
+    output, at most one for each pixel of the output, drawn at random. So crowded patches do not take more
+    memory. The edges of their boxes are moved at random by up to 10 %, because boxes in a prediction are not
+    exact either.
+
     Parameters
     ----------
     *arguments
@@ -90,8 +97,8 @@ class BoxPatches(Patches):
         Returns
         -------
         Region
-            The pixels and the transform of the patch. `truth` is the result of `matching.targets` for the
-            augmented patch.
+            The pixels and the transform of the patch. `truth` is that of the augmented patch: the result of
+            `matching.targets`, (5 a, rows, columns) for a default boxes, and that of `masks.pack`.
         """
         rng = np.random.default_rng([self.seed, number])
         gray = augment.draw(self.augmentation, rng)
@@ -112,23 +119,29 @@ class BoxPatches(Patches):
         window = tuple(slice(a, max(b, a + 1)) for a, b in zip(first, last, strict=True))
         inside = tuple(np.arange(side)[part] for side, part in zip(truth.shape[1:], window, strict=True))
         image = self.normalisation.apply(raw[(slice(None), section, *window)], *inside)
-        inverse = np.linalg.inv(matrix).astype(np.float64)
-        edges = moved(np.array([[0.0, 0, *truth.shape[1:]]]), inverse, middle, self.output)[0]
+        inverse, half = np.linalg.inv(matrix).astype(np.float64), np.full(2, self.output / 2)
+        edges = moved(np.array([[0.0, 0, *truth.shape[1:]]]), inverse, middle, half)[0]
+        boxes = moved(boxes, inverse, middle, half)
         targets = matching.targets(
             self.defaults,
             self.plan.reduction,
             2 * (self.output // self.plan.reduction,),
-            moved(boxes, inverse, middle, self.output),
+            boxes,
             kinds,
             ((edges[0], edges[2]), (edges[1], edges[3])),
             lambda centres: truth.annotated(section, middle + (centres - self.output / 2) @ matrix.T),
         )
+        learned, seed = targets.reshape(-1, *targets.shape[2:]), int(rng.integers(2**62))
+        if self.plan.masks:
+            learned = np.concatenate(
+                [learned, self._masks(truth, section, boxes, kinds, matrix, middle, rng)]
+            )
         return Region(
             torch.from_numpy(image),
-            torch.from_numpy(targets),
+            torch.from_numpy(learned),
             tuple((centre - first).tolist()),
             transform,
-            int(rng.integers(2**62)),
+            seed,
         )
 
     def move(self, region: Region, device: torch.device) -> Patch:
@@ -144,10 +157,10 @@ class BoxPatches(Patches):
         Returns
         -------
         Patch
-            Image of the patch, and what its default boxes learn, (1, 5 a, rows, columns).
+            Image of the patch, and what its default boxes and masks learn, (1, k, rows, columns).
         """
         image = self.image(region, device)
-        return Patch(image[None], region.truth.to(device, non_blocking=True).flatten(0, 1)[None])
+        return Patch(image[None], region.truth.to(device, non_blocking=True)[None])
 
     def _turned(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         """Draw one of the rotations by multiples of 90 degrees, with or without mirroring."""
@@ -178,27 +191,73 @@ class BoxPatches(Patches):
                 found.append((first[k] + size[k] / 2, size[k]))
         return found[int(rng.integers(len(found)))]
 
+    def _masks(
+        self,
+        truth: BoxTruth,
+        section: int,
+        boxes: Boxes,
+        kinds: npt.NDArray[np.int64],
+        matrix: npt.NDArray[np.float64],
+        middle: npt.NDArray[np.float64],
+        rng: np.random.Generator,
+    ) -> npt.NDArray[np.float32]:
+        """Return what the masks of a patch learn (`masks.pack`).
+
+        `boxes` are those of the objects of the section, in px of the output.
+        """
+        step = self.plan.reduction
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        inside = ((centre >= 0) & (centre < self.output)).all(axis=1)
+        drawn = rng.permutation(np.flatnonzero(inside & (kinds > 0)))
+        cells, first = np.unique((centre[drawn] // step).astype(int), axis=0, return_index=True)
+        drawn = drawn[first]
+        size = np.tile(boxes[drawn, 2:] - boxes[drawn, :2], 2)
+        around = boxes[drawn] + size * rng.uniform(-MOVED, MOVED, size.shape)
+        there = moved(around, matrix, np.full(2, self.output / 2), middle)
+        targets = _targets(truth, section, drawn, there)
+        # The matrix has one number other than 0 in each row, so the cells of a mask are turned, too.
+        down, right = np.sign(matrix.sum(axis=1)).astype(int)
+        targets = targets[:, ::down, ::right]
+        targets = targets if matrix[0, 0] else targets.swapaxes(1, 2)
+        return masks.pack(around, kinds[drawn], targets, cells, step, self.output // step)
+
+
+def _targets(
+    truth: BoxTruth, section: int, objects: npt.NDArray[np.integer], boxes: Boxes
+) -> npt.NDArray[np.float32]:
+    """Return which share of each cell of some boxes of a section belongs to one of its objects."""
+    numbers = truth.numbers(section)[objects]
+    if not len(boxes):
+        return masks.mask_targets(np.zeros((0, 0), np.uint32), boxes, numbers)
+    size = truth.shape[1:]
+    top, left = np.floor(boxes[:, :2].min(axis=0)).clip(0, size).astype(int)
+    bottom, right = np.ceil(boxes[:, 2:].max(axis=0)).clip(0, size).astype(int)
+    assert truth.labels is not None  # `numbers` raises an error before
+    labels = np.asarray(truth.labels[section, top:bottom, left:right])
+    return masks.mask_targets(labels, boxes - np.array([top, left] * 2), numbers)
+
 
 def moved(
-    boxes: Boxes, inverse: npt.NDArray[np.float64], middle: npt.NDArray[np.float64], output: int
+    boxes: Boxes,
+    matrix: npt.NDArray[np.float64],
+    before: npt.NDArray[np.float64],
+    after: npt.NDArray[np.float64],
 ) -> Boxes:
-    """Return boxes of a section in the coordinates of the output of a patch.
+    """Return boxes in other coordinates, for example those of a section in the output of a patch.
 
     Parameters
     ----------
     boxes : (n, 4) array of float64
-        Boxes (y0, x0, y1, x1) in the section (px).
-    inverse : (2, 2) array of float64
-        Inverse of the matrix of the transform, with a single number other than 0 in each row.
-    middle : (2,) array of float64
-        Middle of the output in the section (px).
-    output : int
-        Side of the output (px).
+        Boxes (y0, x0, y1, x1), px.
+    matrix : (2, 2) array of float64
+        Matrix of the transform, with a single number other than 0 in each row.
+    before, after : (2,) array of float64
+        A point before and after the transform (px).
 
     Returns
     -------
     (n, 4) array of float64
-        Boxes in the patch (px).
+        Boxes in the new coordinates (px).
 
     Examples
     --------
@@ -207,8 +266,8 @@ def moved(
     >>> import numpy as np
     >>> from pipeline_lib.tasks.detection.patches import moved
     >>> quarter = np.array([[0.0, 1.0], [-1.0, 0.0]])
-    >>> moved(np.array([[9.0, 20, 12, 22]]), quarter, np.array([10.0, 20.0]), 8)
+    >>> moved(np.array([[9.0, 20, 12, 22]]), quarter, np.array([10.0, 20]), np.array([4.0, 4]))
     array([[4., 2., 6., 5.]])
     """
-    corners = (boxes.reshape(-1, 2, 2) - middle) @ inverse.T + output / 2
+    corners = (boxes.reshape(-1, 2, 2) - before) @ matrix.T + after
     return np.hstack([corners.min(axis=1), corners.max(axis=1)])

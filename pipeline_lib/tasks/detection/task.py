@@ -9,25 +9,33 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from pipeline_lib import layout
 from pipeline_lib.data.patches import Volume
+from pipeline_lib.inference import passes
 from pipeline_lib.inference.tiling import Tile
+from pipeline_lib.kernels.boxes import Boxes
 from pipeline_lib.metrics import BoxMatches, pooled_matches
 from pipeline_lib.networks import Plan
+from pipeline_lib.networks.module import Network
 from pipeline_lib.networks.ssd import OFFSETS, SSDPlan
+from pipeline_lib.networks.ssd.module import SSD
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.tasks.detection import matching
+from pipeline_lib.tasks.detection import masks, matching
 from pipeline_lib.tasks.detection.found import SMALLEST_SCORE, Found, create_arrays
 from pipeline_lib.tasks.detection.losses import multibox_loss
 from pipeline_lib.tasks.detection.patches import BoxAugmentation, BoxPatches
-from pipeline_lib.tasks.detection.truth import BoxTruth
+from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
+
+#: Function of boxes (px) and their classes (from 1) that returns their masks.
+Masks: TypeAlias = Callable[[Boxes, npt.NDArray[np.uint8]], npt.NDArray[np.float16]]
 
 
 @dataclass(frozen=True)
@@ -40,10 +48,14 @@ class Output:
         Logits and offsets of each default box.
     plan : SSDPlan
         Plan of the network.
+    masks : callable, optional
+        Function of boxes, in px from the first pixel of the output, and their classes. It returns their masks
+        (`masks.probabilities`). By default the network has no masks.
     """
 
     values: Tensor
     plan: SSDPlan
+    masks: Masks | None = None
 
     def boxes(self, tile: Tile) -> Found:
         """Return the boxes whose default box has its centre in the part of the section that a tile writes.
@@ -79,10 +91,13 @@ class SectionFound(NamedTuple):
         Sum of the loss and number of default boxes with an object in each tile.
     matches : BoxMatches
         Boxes that were found, matched with those of the truth.
+    mask_ious : list of float, optional
+        IoU of the masks of each object that was found and its detection. By default there are no masks.
     """
 
     losses: list[tuple[float, int]]
     matches: BoxMatches
+    mask_ious: list[float] | None = None
 
 
 class Task:
@@ -115,18 +130,41 @@ class Task:
         """Return patches of images with what their default boxes learn."""
         return BoxPatches(*arguments, plan=cast("SSDPlan", plan))
 
-    def loss(self, output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the MultiBox loss."""
-        n, _, *size = output.shape
-        values = output.reshape(n, -1, self.classes + OFFSETS, *size).transpose(1, 2)
-        kinds, targets = truth.reshape(n, 5, -1, *size).split([1, OFFSETS], dim=1)
-        logits, offsets = values.split([self.classes, OFFSETS], dim=1)
-        return multibox_loss(logits, offsets, kinds[:, 0].long(), targets)
+    def forward(self, network: Network, image: Tensor, truth: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the output of the network, and the masks of the objects that learn one."""
+        plan = cast("SSDPlan", network.plan)
+        if not plan.masks:
+            return cast("Tensor", network(image))
+        objects = masks.MaskTruth.of(truth[:, -masks.TRUTH :], plan.reduction)
+        boxes = objects.boxes.double().cpu().numpy() + plan.geometry.context
+        return cast("SSD", network).with_masks(image, boxes, objects.image.cpu().numpy())
 
-    def count(self, truth: Tensor) -> int:
+    def loss(
+        self, output: Tensor | tuple[Tensor, Tensor], truth: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the MultiBox loss and, if there are masks, their mean loss in each patch.
+
+        The mean of the masks of a patch counts as often as its default boxes with an object, by whose number
+        the sum is divided. So the loss of the masks is a mean over these, as those of class and place are.
+        """
+        output, logits = output if isinstance(output, tuple) else (output, None)
+        n, channels, *size = output.shape
+        values = output.reshape(n, -1, self.classes + OFFSETS, *size).transpose(1, 2)
+        learned = truth[:, : 5 * (channels // (self.classes + OFFSETS))].reshape(n, 5, -1, *size)
+        kinds, targets = learned.split([1, OFFSETS], dim=1)
+        place_logits, offsets = values.split([self.classes, OFFSETS], dim=1)
+        total = multibox_loss(place_logits, offsets, kinds[:, 0].long(), targets)
+        if logits is not None:
+            objects = masks.MaskTruth.of(truth[:, -masks.TRUTH :], 1)  # boxes are not needed
+            for number, positive in enumerate((kinds > 0).flatten(1).sum(1)):
+                own = objects.image == number
+                loss = masks.mask_loss(logits[own], objects.targets[own], objects.kinds[own] - 1)
+                total = total + positive * loss
+        return total
+
+    def count(self, plan: Plan, truth: Tensor) -> int:
         """Return the number of default boxes with an object."""
-        n, _, *size = truth.shape
-        return int((truth.reshape(n, 5, -1, *size)[:, 0] > 0).sum())
+        return int((truth[:, : cast("SSDPlan", plan).boxes_per_cell] > 0).sum())
 
     def count_classes(self, truth: Tensor) -> Tensor:
         """Raise an error: the training refuses to balance patches by classes of pixels."""
@@ -144,14 +182,19 @@ class Task:
             raise InputError(
                 "prediction.average_orientations: found true, but boxes are not averaged. Set it to false."
             )
-        values = network(image[None].contiguous(memory_format=torch.channels_last))[0].float()
+        batch = image[None].contiguous(memory_format=torch.channels_last)
+        values = network(batch)[0].float()
         plan = cast("SSDPlan", network.plan)  # type: ignore[attr-defined]
-        return Output(values.reshape(plan.boxes_per_cell, -1, *values.shape[1:]), plan)
+        predict = None
+        if plan.masks:
+            predict = partial(_masks, cast("SSD", network), batch, passes.current_precision(batch.device))
+        return Output(values.reshape(plan.boxes_per_cell, -1, *values.shape[1:]), plan, predict)
 
     def validate(self, truth: BoxTruth, section: int, outputs: Iterator[tuple[Tile, Output]]) -> SectionFound:
         """Return the loss of the tiles, and the boxes that were found and those of the truth."""
         boxes, kinds = truth.learned(section)
         losses, found = [], []
+        heads: list[tuple[Tile, Masks]] = []
         for tile, output in outputs:
             origin = np.array([part.start for part in tile.write])
             height, width = (float(part.stop - part.start) for part in tile.write)
@@ -170,18 +213,27 @@ class Task:
             loss = self.loss(values.flatten(0, 1)[None], targets.flatten(0, 1)[None])
             losses.append((float(loss), int((targets[0] > 0).sum())))
             found.append(output.boxes(tile))
+            if output.masks is not None:
+                heads.append((tile, output.masks))
         joined = Found(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-        return SectionFound(losses, truth.matches(section, joined.suppressed(*truth.shape[1:])))
+        kept = joined.suppressed(*truth.shape[1:])
+        matches = truth.matches(section, kept)
+        ious = _mask_ious(truth, section, kept, matches, heads) if heads else None
+        return SectionFound(losses, matches, ious)
 
     def scores_of(self, found: list[SectionFound]) -> dict[str, float]:
-        """Return the MultiBox loss for each default box with an object, and COCO's average precisions."""
-        losses, matches = zip(*found, strict=True)
+        """Return the MultiBox loss for each default box with an object, and COCO's average precisions.
+
+        If there are masks, also the mean IoU of the masks of objects that were found (`mask_iou`).
+        """
+        losses, matches, ious = zip(*found, strict=True)
         energies, counts = zip(*itertools.chain(*losses), strict=True)
         precision = pooled_matches(matches).average_precision()
         return {
             "loss": math.fsum(energies) / max(sum(counts), 1),
             "box_ap_50": float(precision[0]),
             "box_ap": float(precision.mean()),
+            **({} if ious[0] is None else {"mask_iou": _mean([*itertools.chain(*ious)])}),
         }
 
     def create(self, file: h5py.File, shape: tuple[int, int, int]) -> h5py.File:
@@ -192,3 +244,49 @@ class Task:
     def write(self, target: h5py.File, section: int, tile: Tile, output: Output) -> None:
         """Write the boxes of a tile, not yet suppressed."""
         output.boxes(tile).append_to(target, section)
+
+
+def _masks(
+    network: SSD,
+    batch: Tensor,
+    precision: torch.dtype,
+    boxes: Boxes,
+    kinds: npt.NDArray[np.uint8],
+) -> npt.NDArray[np.float16]:
+    """Return the masks of boxes in a tile. Features beyond the tile are those at its edge."""
+    network = getattr(network, "network", network)  # without `passes.SplitIfTooLarge`
+    with torch.inference_mode(), passes.autocast(batch.device, precision):
+        here = masks.rounded(boxes) + network.geometry.context
+        features = network.align(network.features(batch), here, np.zeros(len(boxes), np.int64))
+        return masks.probabilities(network.mask_head, features, kinds)
+
+
+def _mask_ious(
+    truth: BoxTruth, section: int, found: Found, matches: BoxMatches, heads: list[tuple[Tile, Masks]]
+) -> list[float]:
+    """Return the IoU of the pixels of each object that was found and the mask of its detection."""
+    numbers, rows = truth.numbers(section), truth.rows(section)
+    counted = np.append(truth.state[rows] != IGNORED, False)
+    matched = np.flatnonzero(counted[matches.partner])
+    centre = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+    assert truth.labels is not None  # `numbers` raises an error before
+    labels = np.asarray(truth.labels[section])
+    window = slice(0, labels.shape[0]), slice(0, labels.shape[1])
+    ious: list[float] = []
+    for tile, predict in heads:
+        first, last = ([getattr(part, side) for part in tile.write] for side in ("start", "stop"))
+        own = matched[((centre[matched] >= first) & (centre[matched] < last)).all(axis=1)]
+        masks_found = predict(found.boxes[own] - np.tile(first, 2), found.kind[own])
+        pasted = masks.paste(masks_found, masks.rounded(found.boxes[own]), window)
+        for number, (y, x, probability) in zip(matches.partner[own], pasted, strict=True):
+            top, left, bottom, right = truth.boxes[rows][number].astype(int)
+            size = np.count_nonzero(labels[top:bottom, left:right] == numbers[number])
+            inside = probability > 0.5
+            shared = np.count_nonzero(inside & (labels[y, x] == numbers[number]))
+            ious.append(shared / (np.count_nonzero(inside) + size - shared))
+    return ious
+
+
+def _mean(values: list[float]) -> float:
+    """Return the mean of some numbers, NaN if there are none."""
+    return math.fsum(values) / len(values) if values else math.nan

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from pipeline_lib import layout
+from pipeline_lib.data.boxes import objects_of
 from pipeline_lib.kernels.boxes import Boxes, area, masked_area
 from pipeline_lib.metrics import BoxMatches, match_boxes
 from pipeline_lib.runtime.errors import InputError
@@ -87,6 +88,8 @@ class BoxTruth:
         Number of classes of objects.
     ignore : (z, y, x) array or None, optional
         Non-zero where a pixel is not annotated; numpy or h5py. None if all are annotated.
+    labels : (z, y, x) array of uint32 or None, optional
+        Instance labels, from which masks are learned. Numpy or h5py.
     """
 
     shape: tuple[int, int, int]
@@ -96,6 +99,8 @@ class BoxTruth:
     state: npt.NDArray[np.uint8]
     classes: int
     ignore: Stored | None = None
+    labels: Stored | None = None
+    _numbers: dict[int, npt.NDArray[np.uint32]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, file: h5py.File) -> BoxTruth:
@@ -104,7 +109,7 @@ class BoxTruth:
         Parameters
         ----------
         file : h5py.File
-            Dataset of the volume, open for reading. It must stay open if pixels are not annotated.
+            Dataset of the volume, open for reading. It must stay open for ignored pixels and for masks.
 
         Returns
         -------
@@ -123,8 +128,9 @@ class BoxTruth:
             )
         boxes, section, kind, state = (file[array.name][:] for array, _ in layout.BOX_ARRAYS)
         names, _ = layout.classes_of(file[layout.BOX_CLASS.name])
-        shape, ignore = file[layout.RAW.name].shape[1:], file.get(layout.IGNORE.name)
-        return cls(shape, boxes, section, kind, state, len(names) - 1, ignore)
+        shape = file[layout.RAW.name].shape[1:]
+        ignore, labels = file.get(layout.IGNORE.name), file.get(layout.LABELS.name)
+        return cls(shape, boxes, section, kind, state, len(names) - 1, ignore, labels)
 
     def rows(self, section: int) -> slice:
         """Return where the objects of a section are in the arrays.
@@ -187,6 +193,40 @@ class BoxTruth:
         (top, left), (bottom, right) = pixels.min(axis=0), pixels.max(axis=0) + 1
         window = np.asarray(self.ignore[section, top:bottom, left:right])
         return np.asarray(window[tuple((pixels - [top, left]).T)] == 0)
+
+    def numbers(self, section: int) -> npt.NDArray[np.uint32]:
+        """Return the label of each object of a section.
+
+        Parameters
+        ----------
+        section : int
+            Number of the section.
+
+        Returns
+        -------
+        (n,) array of uint32
+            Value of the object's pixels in `labels`.
+
+        Raises
+        ------
+        InputError
+            If there are no labels, or their objects have other boxes.
+        """
+        if section not in self._numbers:
+            stored, found = self.boxes[self.rows(section)], np.zeros(0, np.uint32)
+            if self.labels is not None:
+                objects, known = objects_of(self.labels, section), set(map(tuple, stored.tolist()))
+                # objects without an annotated pixel have no box
+                kept = [k for k, box in enumerate(objects.boxes.tolist()) if tuple(box) in known]
+                if np.array_equal(objects.boxes[kept], stored):
+                    found = objects.label[kept]
+            if len(found) != len(stored):
+                raise InputError(
+                    "network.masks: found true, but some volumes are annotated with boxes alone, without the "
+                    "pixels of the objects. Set it to false, or annotate instances."
+                )
+            self._numbers[section] = found
+        return self._numbers[section]
 
     def matches(self, section: int, found: Found, sizes: Sequence[tuple[float, float]] = ()) -> BoxMatches:
         """Match detections of a section with its objects.

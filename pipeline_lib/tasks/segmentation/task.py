@@ -24,6 +24,7 @@ from pipeline_lib.inference.passes import orient, orient_back
 from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.kernels.sections import count_annotated, ignored_pixels
 from pipeline_lib.networks import Plan
+from pipeline_lib.networks.module import Network
 from pipeline_lib.runtime.types import Stored
 from pipeline_lib.tasks.segmentation.classes import TWO, Classes, target_class
 from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
@@ -150,11 +151,15 @@ class Task:
         """Return patches of images with class and weight of each pixel."""
         return Patches(*arguments)
 
+    def forward(self, network: Network, image: Tensor, truth: Tensor) -> Tensor:
+        """Return the output of the network."""
+        return cast("Tensor", network(image))
+
     def loss(self, output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the weighted cross entropy of the logits `output` (n, classes, y, x)."""
         return weighted_cross_entropy(output, truth[:, 0].long(), truth[:, 1], mask) * len(output)
 
-    def count(self, truth: Tensor) -> int:
+    def count(self, plan: Plan, truth: Tensor) -> int:
         """Return the number of patches."""
         return len(truth)
 
