@@ -15,10 +15,11 @@ from snakemake.cli import parse_config
 
 from pipeline_lib import imageio, networks
 from pipeline_lib.data import normalisation, volumes
-from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.networks.unet import UNetPlan
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages import dataset, postprocessing, prediction, synthesis
+from pipeline_lib.stages.detection import choose_score
+from pipeline_lib.tasks.detection.patches import BoxAugmentation
 from pipeline_lib.training.schedule import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,7 @@ FUNCTIONS = {
     "weight_map": (dataset.build_weight_map, {"dataset", "statistics", "output", "block"}),
     "network": (UNetPlan, {"input_channels", "classes"}),
     "training": (Settings, set()),
-    "augmentation": (Augmentation, set()),
+    "augmentation": (BoxAugmentation, set()),
     "prediction": (
         prediction.predict,
         {"dataset", "model", "output", "part", "jobs", "memory_gb", "threads"},
@@ -45,6 +46,7 @@ FUNCTIONS = {
         postprocessing.choose_postprocessing,
         {"datasets", "predictions", "targets", "output", "memory_gb", "threads"},
     ),
+    "detection": (choose_score, {"datasets", "detections", "output"}),
 }
 
 
@@ -203,7 +205,7 @@ def test_section_has_the_parameters_and_defaults_of_its_function(section):
 
 def test_choices_match_the_code():
     assert SECTIONS["dataset"]["annotation_kind"]["enum"] == list(imageio.ANNOTATION_KINDS)
-    assert SECTIONS["network"]["name"]["enum"] == networks.names("segmentation")
+    assert SECTIONS["network"]["name"]["enum"] == networks.names()
     assert SECTIONS["segmentation"]["criterion"]["enum"] == list(postprocessing.CRITERIA)
     assert SCHEMA["properties"]["normalisation"]["enum"] == list(normalisation.KINDS)
 

@@ -46,7 +46,7 @@ class TestFinishedRun:
             pd.testing.assert_frame_equal(own, table[table.volume == volume].reset_index(drop=True))
         expected = np.concatenate(expected)
         assert len(expected) > 0
-        np.testing.assert_array_equal(table[["y0", "x0", "y1", "x1"]], expected)
+        np.testing.assert_allclose(table[["y0", "x0", "y1", "x1"]], expected, rtol=1e-15)
 
     def test_detector_unet_and_baselines_stand_in_one_table(self, run):
         results, _ = run
@@ -115,7 +115,7 @@ def test_settings_of_another_task_stop_the_dry_run(tmp_path, change, message):
 
 def test_a_detector_can_be_a_further_variant(tmp_path):
     """Then the results are those of the U-Net, and the detector is only scored."""
-    config = CONFIG | {"study": {"variants": {"unet": {}, "ssd": {"network": SSD, "training": TRAINING}}}}
+    config = CONFIG | {"study": {"variants": {"main": {}, "ssd": {"network": SSD, "training": TRAINING}}}}
     jobs = counts(tmp_path, *write(tmp_path, config))
     assert jobs["train_model"] == 2
     assert jobs["choose_boxes"] == jobs["choose_score"] == jobs["choose_postprocessing"] == 1

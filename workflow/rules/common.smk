@@ -384,7 +384,12 @@ HELD_OUT = [name for _, validation in FOLDS for name in validation]
 # Trainings that differ from the main model only in fold and seed
 OF_MAIN = [name for name, model in MODELS.items() if model.variant == MAIN.variant]
 TIMED = "minutes" in config.get("study", {})
-BASELINES = [] if MODEL_FILE else [*baselines.BASELINES]
+# Baselines learn and are scored pixel by pixel.
+BASELINES = (
+    []
+    if MODEL_FILE or any(row.has_boxes for row in VOLUMES.values() if row.split != "predict")
+    else [*baselines.BASELINES]
+)
 FOUND = VALIDATION + TEST + PREDICT  # volumes in which cells are found
 SEGMENTED, DETECTED = ([], FOUND) if MAIN.detects else (FOUND, [])
 # Files with the detections of a volume

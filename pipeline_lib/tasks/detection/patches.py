@@ -42,12 +42,12 @@ class BoxAugmentation(augment.Augmentation):
         As in `data.augment.Augmentation`.
     interpolation : {"bicubic", "bilinear"}, optional
         As in `data.augment.Augmentation`.
-    smallest_window : float, default 1.0
+    smallest_window : float, optional
         Side of the smallest part of a patch that is sampled and enlarged to the size of the patch, relative
-        to the side of the patch. 1 means that nothing is enlarged.
+        to the side of the patch. By default nothing is enlarged.
     """
 
-    smallest_window: float = 1.0
+    smallest_window: float | None = None
 
 
 class BoxPatches(Patches):
@@ -81,7 +81,7 @@ class BoxPatches(Patches):
     def __init__(self, *arguments: Any, plan: SSDPlan) -> None:
         super().__init__(*arguments)
         assert isinstance(self.augmentation, BoxAugmentation)
-        self.smallest = self.augmentation.smallest_window
+        self.smallest = self.augmentation.smallest_window or 1.0
         self.plan = plan
         self.output = plan.geometry.output_size(self.tile)
         self.defaults = plan.default_boxes
