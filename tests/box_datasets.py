@@ -13,6 +13,6 @@ def add_boxes(file, labels, minimum_size=0, kinds=None, cells=("cell",)):
         layout.add(file, layout.RAW, (1, *labels.shape), np.uint8)
     with box_writer(file, cells) as append:
         for z in range(len(labels)):
-            objects = objects_of(labels, z)
+            objects = objects_of(labels, z, file.get(layout.IGNORE.name))
             kind = np.ones(len(objects.label)) if kinds is None else np.asarray(kinds)[objects.label - 1]
             append(z, objects.boxes, kind.astype(np.uint8), objects.pixels < minimum_size)

@@ -250,6 +250,25 @@ class TestOutput:
 
 
 class TestPatches:
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_pixels_of_a_patch_are_pixels_of_the_section(self, turned):
+        """Nothing is interpolated if nothing is enlarged, not even by half a pixel."""
+        plan = networks.plan("ssd", channels=[2, 2], convolutions=1, heads=1, sizes=[6], aspect_ratios=[1.0])
+        raw = np.random.default_rng(0).integers(0, 2, (1, 1, 90, 80)).astype(np.uint8) * 200
+        ones = np.ones((1, 1, 1), np.float32)
+        patches = tasks.load("detection").patches(
+            plan,
+            [Volume(raw, truth_of([[20, 20, 26, 26]], raw.shape[1:]))],
+            Normalisation("mean_std", "uint8", 0 * ones, ones),
+            plan.geometry.context,
+            plan.geometry.input_size(30),
+            BoxAugmentation(rotate=turned, mirror=turned, gain=0, offset=0, gamma=0, noise=0),
+            0,
+        )
+        for number in range(6):
+            image, _ = patches.move(patches.read(number), torch.device("cpu"))
+            assert np.abs(np.abs(image.numpy() - 100) - 100).max() < 1e-3
+
     @pytest.mark.parametrize("smallest", [1.0, 0.4])
     def test_boxes_follow_the_pixels(self, smallest):
         """Drawn rectangles are turned, mirrored and enlarged; their boxes are where patches are bright."""

@@ -24,6 +24,7 @@ from pipeline_lib.stages.training import train
 from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.tasks.segmentation.classes import count_classes, target_class
 from pipeline_lib.tasks.segmentation.task import VALIDATION_THRESHOLDS, PixelTruth, Task
+from tests.box_datasets import add_boxes
 
 SHAPE = (2, 60, 64)
 
@@ -177,6 +178,8 @@ def write(path, **arrays):
     with layout.create(path, {}) as file:
         for name, values in arrays.items():
             layout.add(file, getattr(layout, name), SHAPE)[:] = values
+        if "IGNORE" in arrays:
+            add_boxes(file, arrays["LABELS"])
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)

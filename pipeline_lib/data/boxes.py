@@ -34,7 +34,7 @@ class Objects(NamedTuple):
     first: npt.NDArray[np.int64]
 
 
-def objects_of(labels: Stored, section: int) -> Objects:
+def objects_of(labels: Stored, section: int, ignore: Stored | None = None) -> Objects:
     """Find the box of each label of a section.
 
     Parameters
@@ -43,6 +43,8 @@ def objects_of(labels: Stored, section: int) -> Objects:
         Instance labels, 0 = background. Numpy or h5py; it is read in bands of rows.
     section : int
         Number of the section.
+    ignore : (z, y, x) array, optional
+        Pixels other than 0 belong to no object.
 
     Returns
     -------
@@ -59,8 +61,13 @@ def objects_of(labels: Stored, section: int) -> Objects:
     """
     _, height, width = labels.shape
     step = max(BAND // width, 1)
-    bands = [_runs(np.asarray(labels[section, top : top + step]), top) for top in range(0, height, step)]
-    return _joined(np.concatenate([_joined_runs(band) for band in bands]))
+    bands = []
+    for top in range(0, height, step):
+        band = np.asarray(labels[section, top : top + step])
+        if ignore is not None:
+            band = np.where(ignore[section, top : top + step], 0, band)
+        bands.append(_joined_runs(_runs(band, top)))
+    return _joined(np.concatenate(bands))
 
 
 def _runs(band: npt.NDArray[np.integer], top: int) -> npt.NDArray[np.int64]:

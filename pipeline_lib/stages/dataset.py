@@ -396,14 +396,13 @@ def _write_boxes(
     _, *size = labels.shape
     with box_writer(file, cells) as append:
         for z in range(len(labels)):
-            objects = objects_of(labels, z)
+            objects = objects_of(labels, z, file.get(layout.IGNORE.name))
             kind = np.ones(len(objects.label), np.uint8)
             for area in blocks(size, BLOCK) if len(cells) > 1 else ():
                 place = objects.first - [part.start for part in area.write]
-                inside = ((place >= 0) & (place < [part.stop - part.start for part in area.write])).all(
-                    axis=1
-                )
-                values = truth.read(z, *area.write)[tuple(place[inside].T)]
+                values = truth.read(z, *area.write)
+                inside = ((place >= 0) & (place < values.shape)).all(axis=1)
+                values = values[tuple(place[inside].T)]
                 kind[inside] = [1 + cells.index(truth.names[value - 1]) for value in values]
             append(z, objects.boxes, kind, objects.pixels < minimum_size)
 

@@ -27,7 +27,7 @@ from pipeline_lib.imageio.pairing import pair_files
 from pipeline_lib.imageio.regions import BORDER
 from pipeline_lib.instances.classes import Border, ClassMap
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
-from pipeline_lib.kernels.sections import Sections, ignored_pixels
+from pipeline_lib.kernels.sections import Sections, ignored_pixels, without
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for
 from pipeline_lib.metrics.challenge import isbi_scores_with_sections
 from pipeline_lib.runtime.errors import InputError
@@ -89,8 +89,9 @@ def evaluate(
     The last rows are the scores of the boxes of the labels in `segmentation`
     (`tasks.detection.scores.score_boxes`), so that they can be compared with those of detectors. The score of
     a box is the mean cell probability of its instance, and all instances are kept. If objects are of several
-    classes, an instance is of the class with the highest mean probability. There are no such scores if some
-    pixels are not annotated, or if the network does not distinguish the classes of the objects.
+    classes, an instance is of the class with the highest mean probability. Instances
+    are restricted to annotated pixels. There are no such scores if the network does not distinguish the
+    classes of the objects.
 
     Parameters
     ----------
@@ -237,9 +238,10 @@ def _box_scores(
 ) -> tuple[dict[str, float], list[tuple[int, str, float]]]:
     """Return the scores of the instances as boxes, and those of each section.
 
-    Both are empty if the prediction does not have the classes of the objects.
+    Instances are restricted to annotated pixels. Both are empty if the prediction does not have the classes
+    of the objects.
     """
-    probability = predicted[layout.CELL_PROBABILITY.name]
+    probability, ignore = predicted[layout.CELL_PROBABILITY.name], truth.get(layout.IGNORE.name)
     of_classes = predicted.get(layout.CLASS_PROBABILITY.name)
     objects, (_, cells) = BoxTruth.of(truth), layout.classes_of(truth[layout.BOX_CLASS.name])
     numbers: list[int] = []
@@ -250,7 +252,7 @@ def _box_scores(
         numbers = [names.index(name) for name in cells]
     matches = []
     for z in range(labels.shape[0]):
-        section = labels[z]
+        section = without(labels[z], ignored_pixels(ignore, z))
         ((boxes, score),) = metrics.boxes_of_instances(section, probability[z])
         kind = np.ones(len(score), np.uint8)
         if numbers:

@@ -105,7 +105,8 @@ class BoxPatches(Patches):
         (raw, truth), (section, *pixel) = self._centre(rng)
         assert isinstance(truth, BoxTruth)
         boxes, kinds = truth.learned(section)
-        middle, size = self._window(np.array(pixel) + 0.5, boxes[kinds > 0], rng)
+        # with this middle, pixels of the patch are pixels of the section, and nothing is interpolated
+        middle, size = self._window(np.array(pixel) + self.output % 2 / 2, boxes[kinds > 0], rng)
         middle = middle.clip(0, truth.shape[1:])  # the region must contain what is mirrored at the edges
         turned = self._turned(rng)
         matrix = np.diag(size / self.output) @ turned
