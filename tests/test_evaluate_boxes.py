@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 import tifffile
 
-from pipeline_lib import api, metrics
+from pipeline_lib import api, layout, metrics
 from pipeline_lib.cli import main
 from pipeline_lib.imageio.boxes import SectionBoxes, read_pair, write_detections
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.tasks.detection.found import Found
+from pipeline_lib.tasks.detection.truth import BoxTruth
+from tests.box_datasets import add_boxes
 
 SIZES = {"a": (60, 80), "b": (60, 80), "c": (40, 50)}  # height, width
 CLASSES = ["nucleus", "mitosis"]
@@ -463,10 +466,6 @@ WRONG = {
         r"p\.tif: found .*, but boxes are compared with those of labels. .* `--prediction labels`",
     ),
     "ignored pixels of boxes": (["t.csv", "t.csv", "--ignore", "255"], r"t\.csv: pixels cannot be ignored"),
-    "ignored pixels of labels": (
-        ["l.tif", "t.csv", "--ignore", "9", "--annotation-kind", "instances"],
-        r"l\.tif: some pixels of section 0 are not annotated",
-    ),
     "a score for labels": (["l.tif", "l.tif", "--score", "0.5"], r"`--score`, .* are for files of boxes"),
     "some scores": (["t.csv", "some.csv"], r"some\.csv: 1 of 2 boxes have no score"),
     "several volumes": (["t.csv", "v.csv"], r"found boxes of the volumes a, b\. Write one table for each"),
@@ -491,6 +490,34 @@ def test_messages(name, tmp_path, capsys, monkeypatch):
     assert main(["evaluate", *words, "--csv", "out.csv"]) == 1
     assert re.search(message, capsys.readouterr().err, re.DOTALL)
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_pixels_that_are_not_annotated_count_as_in_the_workflow(stack):
+    """Some objects are hidden in part or as a whole, some detections lie there, and so does a section."""
+    folder, _, truth = stack
+    rng = np.random.default_rng(3)
+    ignore = np.zeros((3, 60, 80), np.uint8)
+    ignore[0, :20], ignore[0, 30:, 40:], ignore[1] = 1, 1, 1
+    tifffile.imwrite(folder / "mask.tif", ignore, photometric="minisblack")
+    rows, matches = ["section,x0,y0,x1,y1,class,score"], []
+    with layout.create(folder / "dataset.h5", {}) as file:
+        layout.add(file, layout.IGNORE, ignore.shape)[:] = ignore
+        add_boxes(file, tifffile.imread(folder / "labels.tif"))
+        objects = BoxTruth.of(file)
+        for z, own in enumerate(truth):
+            corner = rng.integers(0, [50, 70], (20, 2))
+            found = np.vstack([own, np.hstack([corner, corner + rng.integers(4, 9, (20, 2))])]).astype(float)
+            score = rng.random(len(found))
+            for (y0, x0, y1, x1), value in zip(found, score, strict=True):
+                rows.append(f"{z},{x0},{y0},{x1},{y1},cell,{value}")
+            matches.append(objects.matches(z, Found(found, np.ones(len(found), np.uint8), score)))
+    (folder / "all.csv").write_text("\n".join(rows))
+    words = folder / "labels.tif", folder / "all.csv", "--ignore-mask", folder / "mask.tif"
+    scores, _ = evaluated(folder, *words)
+    expected = metrics.detection_scores(metrics.pooled_matches(matches), -np.inf)
+    agree(scores, expected)
+    assert 0 < expected["boxes_annotated"] < len(truth[0]) + len(truth[2])
+    assert expected["boxes_found"] < sum(len(own) + 20 for own in (truth[0], truth[2]))
 
 
 def test_sections_that_are_not_annotated_are_left_out(stack):

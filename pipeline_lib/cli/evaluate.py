@@ -380,8 +380,5 @@ _WORDS = {
     r"of `sections`": "of `--sections`",
     r"(sections) `([^`]*)`(?=: there is no section)": r"\1 `--sections \2`",
     r"no image for": "no prediction for",
-    r'`coordinates="(\w+)"`': r"`--box-coordinates \1`",
-    r'`prediction_coordinates="(\w+)"`': r"`--prediction-coordinates \1`",
-    r'`empty_sections="(\w+)"`': r"`--empty-sections \1`",
     r"Say which one is wanted\.": "Write one table for each volume.",
 }

@@ -89,9 +89,8 @@ def evaluate(
     The last rows are the scores of the boxes of the labels in `segmentation`
     (`tasks.detection.scores.score_boxes`), so that they can be compared with those of detectors. The score of
     a box is the mean cell probability of its instance, and all instances are kept. If objects are of several
-    classes, an instance is of the class with the highest mean probability. Instances
-    are restricted to annotated pixels. There are no such scores if the network does not distinguish the
-    classes of the objects.
+    classes, an instance is of the class with the highest mean probability. Instances are restricted to
+    annotated pixels. There are no such scores if the network does not distinguish the classes of the objects.
 
     Parameters
     ----------
@@ -500,8 +499,13 @@ def score_files(
             "channel": channel,
         }
         corners = box_coordinates, prediction_coordinates
-        boxes = _read_boxes(truth, prediction, annotated, predicted_as, empty_sections, corners, show)
-        return _score_boxes(*boxes, (truth, prediction), score, show)
+        true, found, ignored = _read_boxes(
+            truth, prediction, annotated, predicted_as, empty_sections, corners, show
+        )
+        matches, names, notes = match_sections(true, found, (truth, prediction), ignored)
+        for note in notes:
+            show(f"{prediction}: {note}")
+        return _table_of_boxes(matches, names, score)
     if score is not None or box_coordinates or prediction_coordinates:
         raise InputError(
             f"{prediction}: `--score`, `--box-coordinates` and `--prediction-coordinates` are for files of "
@@ -567,8 +571,11 @@ def _read_boxes(
     empty_sections: str,
     corners: tuple[str | None, str | None],
     show: Callable[[str], object],
-) -> tuple[list[SectionBoxes], list[SectionBoxes]]:
-    """Return the boxes of each section of an annotation and a prediction, of which one can be labels."""
+) -> tuple[list[SectionBoxes], list[SectionBoxes], np.ndarray | None]:
+    """Return the boxes of each section of an annotation and a prediction, and the ignored pixels.
+
+    One of the two can be labels.
+    """
     sections = annotated["sections"]
     if are_boxes(truth) and (annotated["ignore"] is not None or annotated["ignore_mask"]):
         raise InputError(
@@ -584,7 +591,7 @@ def _read_boxes(
             prediction_coordinates=corners[1],
         )
         show(f"{truth} and {prediction}: {'; '.join(notes)}")
-        return true, found
+        return true, found, None
     image = prediction if are_boxes(truth) else truth
     [info] = imageio.inspect_apart([image], _HEADERS_GB)
     images = imageio.slice_files(image) if imageio.are_slices(image) else [image]
@@ -607,7 +614,7 @@ def _read_boxes(
                 "each value is one object, add `--prediction labels`."
             )
         show(f"{prediction}: {labels.description}")
-        return read.sections, boxes_of_labels(labels.array)
+        return read.sections, boxes_of_labels(labels.array), None
     annotation = imageio.read_annotation(truth, **annotated)
     show(f"{truth}: {annotation.description}")
     for doubt in annotation.doubts:
@@ -616,30 +623,15 @@ def _read_boxes(
     show(f"{prediction}: {'; '.join(notes)}")
     numbers = imageio.parse_sections(sections, info.sections)
     ignored = _with_empty_sections(truth, annotation, numbers, empty_sections)
-    if ignored is None:
-        return boxes_of_labels(annotation.labels), found
-    parts = [numbers[z] for z, own in enumerate(ignored) if own.any() and not own.all()]
-    if parts:
-        raise InputError(
-            f"{truth}: some pixels of section {parts[0]} are not annotated, so the boxes of its objects are "
-            "not known. Select other sections with `--sections`."
-        )
-    return boxes_of_labels(annotation.labels, [not own.any() for own in ignored]), found
+    return boxes_of_labels(annotation.labels, ignored), found, ignored
 
 
-def _score_boxes(
-    truth: Sequence[SectionBoxes],
-    found: Sequence[SectionBoxes],
-    paths: tuple[str | Path, str | Path],
-    score: float | None,
-    show: Callable[[str], object],
+def _table_of_boxes(
+    matches: Sequence[metrics.BoxMatches], classes: Sequence[str], score: float | None
 ) -> pd.DataFrame:
     """Return the scores of boxes with at least a score, and some of them at the score with the best F1."""
     import pandas as pd
 
-    matches, classes, notes = match_sections(truth, found, paths)
-    for note in notes:
-        show(f"{paths[1]}: {note}")
     scores, _ = score_boxes(matches, -np.inf if score is None else score, classes)
     rows = [(metric, np.nan if score is None else score, value) for metric, value in scores.items()]
     pooled = metrics.pooled_matches(matches)

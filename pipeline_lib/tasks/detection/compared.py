@@ -6,41 +6,54 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline_lib.imageio.boxes import SectionBoxes
+from pipeline_lib.kernels.boxes import Boxes, area, masked_area
+from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.metrics import BoxMatches, boxes_of_instances, match_boxes
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Stored
 from pipeline_lib.tasks.detection.scores import SIZES
+from pipeline_lib.tasks.detection.truth import NOT_ANNOTATED, visible
 
 #: Class of the objects of label images, which do not state one. No file has a class of this name.
 ANY_CLASS = ""
 
 
-def boxes_of_labels(labels: Stored, annotated: Sequence[bool] | None = None) -> list[SectionBoxes]:
+def boxes_of_labels(labels: Stored, ignore: Stored | None = None) -> list[SectionBoxes]:
     """Return the boxes of the objects in labels, which are all of the class `ANY_CLASS`.
 
     Parameters
     ----------
     labels : (z, y, x) array of int
         Instance labels, 0 = background.
-    annotated : sequence of bool, optional
-        Whether each section is annotated. By default all are.
+    ignore : (z, y, x) array, optional
+        Non-zero where a pixel is not annotated. Objects are restricted to other pixels, and ignored as in a
+        dataset if they can continue there (`truth.visible`).
 
     Returns
     -------
     list of SectionBoxes
         Boxes of each section, without scores.
     """
-    found = [boxes for boxes, _ in boxes_of_instances(labels)]
-    return [
-        SectionBoxes(own, [ANY_CLASS] * len(own), np.zeros(len(own), bool), np.full(len(own), np.nan), known)
-        for own, known in zip(found, annotated or [True] * len(found), strict=True)
-    ]
+    sections = []
+    for z in range(labels.shape[0]):
+        ignored = ignored_pixels(ignore, z)
+        ((boxes, _),) = boxes_of_instances(without(labels[z], ignored))
+        cut_off, annotated = np.zeros(len(boxes), bool), True
+        if ignore is not None and ignored is not None:
+            (_, cut_off), annotated = visible(boxes, ignore, z), not ignored.all()
+        names, scores = [ANY_CLASS] * len(boxes), np.full(len(boxes), np.nan)
+        sections.append(SectionBoxes(boxes, names, cut_off, scores, annotated))
+    return sections
 
 
 def match_sections(
-    truth: Sequence[SectionBoxes], found: Sequence[SectionBoxes], paths: tuple[str | Path, str | Path]
+    truth: Sequence[SectionBoxes],
+    found: Sequence[SectionBoxes],
+    paths: tuple[str | Path, str | Path],
+    ignore: Stored | None = None,
 ) -> tuple[list[BoxMatches], list[str], list[str]]:
     """Match the boxes of a prediction with those of an annotation.
 
@@ -53,6 +66,9 @@ def match_sections(
         Boxes of each section. Those of sections that are not annotated are left out.
     paths : tuple of (str or Path, str or Path)
         Files of both, for messages.
+    ignore : (z, y, x) array, optional
+        Non-zero where a pixel is not annotated. Boxes of the prediction there are left out if they match no
+        object, as in `BoxTruth.matches`.
 
     Returns
     -------
@@ -69,7 +85,8 @@ def match_sections(
         If no section is annotated, the classes of both have nothing in common, or only some boxes have a
         score.
     """
-    pairs = [(own, other) for own, other in zip(truth, found, strict=True) if own.annotated]
+    annotated = [z for z, own in enumerate(truth) if own.annotated]
+    pairs = [(truth[z], found[z]) for z in annotated]
     if not pairs:
         raise InputError(f"{paths[0]}: no section is annotated, so there is nothing to score.")
     classes, notes = _classes(pairs, paths)
@@ -86,6 +103,9 @@ def match_sections(
     def numbers(boxes: SectionBoxes) -> list[int]:
         return [classes.index(name) if len(classes) > 1 else 0 for name in boxes.classes]
 
+    def hidden(z: int, boxes: Boxes) -> npt.NDArray[np.bool_] | None:
+        return None if ignore is None else masked_area(boxes, ignore, z) >= NOT_ANNOTATED * area(boxes)
+
     matches = [
         match_boxes(
             own.boxes,
@@ -94,10 +114,11 @@ def match_sections(
             truth_class=numbers(own),
             found_class=numbers(other),
             ignored=own.ignored,
+            left_out=hidden(z, other.boxes),
             classes=len(classes),
             sizes=[*SIZES.values()],
         )
-        for own, other in pairs
+        for z, (own, other) in zip(annotated, pairs, strict=True)
     ]
     return matches, classes, notes
 

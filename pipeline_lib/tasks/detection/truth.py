@@ -55,17 +55,41 @@ def box_writer(file: h5py.File, cells: Sequence[str]) -> Iterator[Callable[..., 
         section: int, boxes: Boxes, kind: npt.NDArray[np.uint8], ignored: npt.NDArray[np.bool_]
     ) -> None:
         if ignore is not None:
-            first, last = np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])
-            pixels, around = np.hstack([first, last]), np.hstack([first - 1, last + 1])
-            hidden, near = masked_area(np.vstack([pixels, around]), ignore, section).reshape(2, -1)
-            known = hidden < area(pixels)
-            boxes, kind, ignored = boxes[known], kind[known], (ignored | (near > 0))[known]
+            known, cut_off = visible(boxes, ignore, section)
+            boxes, kind, ignored = boxes[known], kind[known], (ignored | cut_off)[known]
         cut = (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2:] >= size).any(axis=1)
         state = np.where(ignored, IGNORED, np.where(cut, CUT, 0))
         for array, values in zip(arrays, (boxes, np.full(len(boxes), section), kind, state), strict=True):
             layout.append(array, values)
 
     yield append
+
+
+def visible(
+    boxes: Boxes, ignore: Stored, section: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return which objects have an annotated pixel, and which can continue in pixels that are not annotated.
+
+    Parameters
+    ----------
+    boxes : (n, 4) array of float64
+        Boxes of the objects (px).
+    ignore : (z, y, x) array
+        Non-zero where a pixel is not annotated; numpy or h5py.
+    section : int
+        Number of their section.
+
+    Returns
+    -------
+    known : (n,) array of bool
+        Whether a pixel in the box is annotated.
+    cut_off : (n,) array of bool
+        Whether a pixel in the box, or less than a pixel away from it, is not annotated.
+    """
+    first, last = np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])
+    pixels, around = np.hstack([first, last]), np.hstack([first - 1, last + 1])
+    hidden, near = masked_area(np.vstack([pixels, around]), ignore, section).reshape(2, -1)
+    return hidden < area(pixels), near > 0
 
 
 @dataclass(frozen=True)
