@@ -415,6 +415,7 @@ def test_every_output_of_a_rule_is_documented():
         "dataset": "dataset",
         "statistics": "statistics",
         "weight_map": "weight_map",
+        "boxes": "boxes",
     }
     for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
         for text in re.findall(r'"<results>/([^"]+\.\w+)"', path.read_text()):

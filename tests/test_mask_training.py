@@ -250,8 +250,9 @@ def test_labels_of_objects_are_those_of_their_section(tmp_path):
             for number, (y0, x0, y1, x1) in zip(
                 truth.numbers(z), truth.boxes[truth.rows(z)].astype(int), strict=True
             ):
-                assert np.argwhere(labels[z] == number).min(0).tolist() == [y0, x0]
-                assert np.argwhere(labels[z] == number).max(0).tolist() == [y1 - 1, x1 - 1]
+                pixels = np.argwhere((labels[z] == number) & (truth.ignore[z] == 0))
+                assert pixels.min(0).tolist() == [y0, x0]
+                assert pixels.max(0).tolist() == [y1 - 1, x1 - 1]
 
 
 @pytest.mark.parametrize("change", ["no labels", "other boxes"])

@@ -127,8 +127,8 @@ def test_workflow_runs_with_another_network(installed, tmp_path):
         (config(width=10**5), "training on tiles of 62 px needs"),
         (
             config() | {"network": {"name": "huge"}},
-            '`network.name`: found "huge". Expected fcn32s or fcn16s or fcn8s or patch_classifier or unet or '
-            "tiny",
+            '`network.name`: found "huge". Expected fcn32s or fcn16s or fcn8s or patch_classifier or ssd '
+            "or unet or tiny",
         ),
         (CONFIG | {"network": {"width": 3}}, "`network.width`: unknown. It is a setting of tiny; the chosen"),
     ],

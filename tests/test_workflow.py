@@ -426,8 +426,10 @@ class TestFinishedRun:
                 chosen = json.loads((results / f"postprocessing/{network}.json").read_text())["threshold"]
                 here = scores[["split", "metric", "network"]].eq([row.split, row.metric, network]).all(axis=1)
                 values += [*scores.value[here & (scores.threshold == chosen)]]
-            assert len(values) == row.seeds == 2  # a volume in each split
-            expected = (np.mean(values), np.std(values, ddof=1), min(values), max(values))
+            assert len(values) == 2  # a volume in each split
+            defined = pd.Series(values).dropna()  # limits of agreement, for example, need several sections
+            assert row.seeds == len(defined)
+            expected = defined.mean(), defined.std(), defined.min(), defined.max()
             np.testing.assert_allclose(row[4:], expected, rtol=1e-12, atol=1e-15)
         assert "2 seeds" in (results / "report.html").read_text()
 
@@ -756,7 +758,7 @@ def test_bad_input_detected_by_a_job_is_reported_last_and_leaves_no_output(tmp_p
     assert list((tmp_path / "results").rglob("*.h5")) == []
 
 
-FIGURES = {"draw_figures", "compare"}
+FIGURES = {"draw_figures", "draw_detections", "compare"}
 # library -> stages that may import it; each import takes a fifth of a second or more, torch a second
 STAGES_OF = {
     "torch": {"train", "predict", "predict_part", "package_model", "measure_speed"},

@@ -47,7 +47,9 @@ def inspect_apart(paths: Sequence[str | Path], memory_gb: float) -> Generator[Im
         As `inspect`, and if reading the headers of a file crashes, takes more than 60 s of CPU time, or needs
         more memory.
     """
-    return run_apart([(f"{path}: reading its headers", partial(inspect, path)) for path in paths], memory_gb)
+    yield from run_apart(
+        [(f"{path}: reading its headers", partial(inspect, path)) for path in paths], memory_gb
+    )
 
 
 def run_apart(

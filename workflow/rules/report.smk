@@ -173,7 +173,7 @@ rule report:
         training="<results>/figures/training.png",
         thresholds="<results>/figures/thresholds.png",
         counts=["<results>/figures/counts.png"] if MAIN.detects else [],
-        boxes=[f"<results>/{MAIN.boxes}.json"] if MAIN.detects else [],
+        boxes=of_model("<results>/{boxes}.json", [None]) if MAIN.detects else [],
         results=expand(
             EXPORTS["table"] if MAIN.detects else "<results>/segmentation/{volume}_labels.tif", volume=FOUND
         ),

@@ -58,8 +58,16 @@ def read_predicted(
 
     Parameters
     ----------
-    path, images, shape, sections, coordinates
-        See `read_boxes`.
+    path : str or Path
+        File, folder or pattern, see `read_boxes`.
+    images : sequence of str or Path
+        The image files that the boxes belong to.
+    shape : tuple of int
+        Shape of the volume, (z, y, x).
+    sections : str, optional
+        Selected sections, for instance `0-3,8`; all by default.
+    coordinates : str, optional
+        What corners are, see `read_boxes`.
 
     Returns
     -------
@@ -74,7 +82,7 @@ def read_predicted(
         As `read_boxes`.
     """
 
-    def told(text: str) -> str:
+    def reworded(text: str) -> str:
         """Return a text in which the settings of an annotation are those of a prediction."""
         text = re.sub(r"\b(box_)?coordinates\b", "prediction_coordinates", text)
         return re.sub(r" \(`empty_sections[^)]*\)", "", text)
@@ -82,9 +90,9 @@ def read_predicted(
     try:
         found = read_boxes(path, images, shape, empty_sections="background", coordinates=coordinates)
     except InputError as error:
-        raise InputError(told(str(error))) from error
+        raise InputError(reworded(str(error))) from error
     chosen = parse_sections(sections, shape[0])
-    return [found.sections[z] for z in chosen], [told(note) for note in found.notes]
+    return [found.sections[z] for z in chosen], [reworded(note) for note in found.notes]
 
 
 def read_pair(
@@ -189,11 +197,11 @@ def _read_images(
                 images, shape = [names[n] for n in own], (len(own), *size)
                 if side == 0:
                     true = read_boxes(path, images, shape, coordinates=corners[side])
-                    found, told = true.sections, true.notes
+                    found, own_notes = true.sections, true.notes
                 else:
-                    found, told = read_predicted(path, images, shape, coordinates=corners[side])
+                    found, own_notes = read_predicted(path, images, shape, coordinates=corners[side])
                 read[side] |= zip(own, found, strict=True)
-                notes += [note for note in told if note not in notes and "of other images" not in note]
+                notes += [note for note in own_notes if note not in notes and "of other images" not in note]
     annotated = empty_sections != "ignore"
     truth, predicted = (
         [boxes.get(n, _nothing(without)) for n in chosen]

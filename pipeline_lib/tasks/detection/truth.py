@@ -239,11 +239,9 @@ class BoxTruth:
         if section not in self._numbers:
             stored, found = self.boxes[self.rows(section)], np.zeros(0, np.uint32)
             if self.labels is not None:
-                objects, known = objects_of(self.labels, section), set(map(tuple, stored.tolist()))
-                # objects without an annotated pixel have no box
-                kept = [k for k, box in enumerate(objects.boxes.tolist()) if tuple(box) in known]
-                if np.array_equal(objects.boxes[kept], stored):
-                    found = objects.label[kept]
+                objects = objects_of(self.labels, section, self.ignore)
+                if np.array_equal(objects.boxes, stored):
+                    found = objects.label
             if len(found) != len(stored):
                 raise InputError(
                     "network.masks: found true, but some volumes are annotated with boxes alone, without the "
