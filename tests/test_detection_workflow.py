@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from test_workflow import CONFIG, counts, planned, snakemake, write
 
+from pipeline_lib.api.models import Model
 from pipeline_lib.networks.modelfile import describe
+from pipeline_lib.runtime.errors import InputError
 
 SSD = {"name": "ssd", "channels": [4, 6, 8], "convolutions": 1, "heads": 2, "aspect_ratios": [1.0]}
 TRAINING = CONFIG["training"] | {"tile": 66, "batch": 2, "iterations": 30, "validation_interval": 15}
@@ -95,6 +97,10 @@ class TestFinishedRun:
         pd.testing.assert_frame_equal(table, expected)
         summary = pd.read_csv(tmp_path / "results/detection/summary.csv")
         assert summary.cells.tolist() == [len(expected)]
+
+    def test_the_interface_for_labels_names_the_command_for_boxes(self, run):
+        with pytest.raises(InputError, match="finds boxes, not labels"):
+            Model(run[0] / "model.pt")
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,11 @@ class Model:
     def __init__(self, path: str | Path, *, device: str = "auto", memory_gb: float = 8.0) -> None:
         self.path, self.device, self.memory_gb = Path(path), device, memory_gb
         self._described = describe(path)
+        if self._described.get("task") == "detection":
+            raise InputError(
+                f"{path}: finds boxes, not labels. Use it on the command line: `bordure predict {path} "
+                "IMAGES --out FOLDER`."
+            )
         self._application = application(self._described, path)
         self.channels = len(self._described["normalisation"]["scale"])
         self.threshold: float = self._application["postprocessing"]["threshold"]

@@ -249,6 +249,11 @@ def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, thr
         input_channels=imageio.number_of(config["dataset"]["channels"]),
         classes=len(Classes.chosen(config["dataset"])),
     )
+    if plan.task == "detection":
+        raise InputError(
+            f"network: {plan.name} finds boxes, but only networks that learn pixels can be trained from "
+            "Python. Train it with the workflow (`bordure run`)."
+        )
     plan.require_training(config["training"])
     if start := config["training"].get("start_from"):
         from pipeline_lib.networks.transfer import plan_of, require_start
