@@ -372,8 +372,8 @@ class TestStages:
         boxes = np.array([[1, 1, 39, 49], [0, 1, 39, 49], [1, 0, 39, 49], [1, 1, 40, 49], [1, 1, 39, 50.0]])
         with layout.create(tmp_path / "volume.h5", {}) as file:
             layout.add(file, layout.RAW, (1, 1, 40, 50), np.uint8)
-            with box_writer(file, ["cell"]) as append:
-                append(0, boxes, np.ones(5, np.uint8), np.zeros(5, bool))
+            append = box_writer(file, ["cell"])
+            append(0, boxes, np.ones(5, np.uint8), np.zeros(5, bool))
             assert file["box_state"][:].tolist() == [0, CUT, CUT, CUT, CUT]
 
     @pytest.mark.parametrize("block", [7, 2048])
@@ -468,8 +468,8 @@ class TestDetect:
         truth = np.array([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])
         with layout.create(tmp_path / "volume.h5", {}) as file:
             layout.add(file, layout.RAW, (1, 1, 60, 60), np.uint8)[:] = 0
-            with box_writer(file, ["cell"]) as append:
-                append(0, truth, np.ones(3, np.uint8), np.zeros(3, bool))
+            append = box_writer(file, ["cell"])
+            append(0, truth, np.ones(3, np.uint8), np.zeros(3, bool))
         found = np.vstack([truth[:2], [[5, 40, 12, 50]], truth[2:]])
         with layout.create(tmp_path / "found.h5", {}) as file:
             create_arrays(file, ["background", "cell"], ["cell"])

@@ -37,9 +37,9 @@ from pipeline_lib.metrics import (
     pooled_matches,
 )
 from pipeline_lib.runtime.files import write_json
-from pipeline_lib.stages.detection import matched_sections
 from pipeline_lib.stages.detection_figures import draw_detection_charts, draw_detections
 from pipeline_lib.tasks.detection.found import Found, create_arrays
+from pipeline_lib.tasks.detection.scores import matched_sections
 from pipeline_lib.tasks.detection.truth import box_writer
 from tests.test_figures import COLOUR_VISION, smallest_distance
 
@@ -60,11 +60,11 @@ def write(folder, sections, name="v", size=SIZE, annotated=True):
         if size <= SIZE:
             raw[:] = np.random.default_rng(0).integers(0, 200, raw.shape)
         if annotated:
-            with box_writer(file, ["cell"]) as append:
-                for z, (true, ignored, _, _) in enumerate(sections):
-                    boxes = np.array([*true, *ignored], float).reshape(-1, 4)
-                    kind = np.ones(len(boxes), np.uint8)
-                    append(z, boxes, kind, np.arange(len(boxes)) >= len(true))
+            append = box_writer(file, ["cell"])
+            for z, (true, ignored, _, _) in enumerate(sections):
+                boxes = np.array([*true, *ignored], float).reshape(-1, 4)
+                kind = np.ones(len(boxes), np.uint8)
+                append(z, boxes, kind, np.arange(len(boxes)) >= len(true))
     with layout.create(folder / f"{name}_found.h5", {}) as file:
         create_arrays(file, ["background", "cell"], ["cell"])
         for z, (_, _, boxes, scores) in enumerate(sections):

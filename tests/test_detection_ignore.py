@@ -21,10 +21,11 @@ from pipeline_lib.metrics import detection_scores, match_boxes, pooled_matches
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages.boxes import choose_boxes
 from pipeline_lib.stages.dataset import build_dataset
-from pipeline_lib.stages.detection import choose_score, matched_sections
+from pipeline_lib.stages.detection import choose_score
 from pipeline_lib.tasks.detection import matching
 from pipeline_lib.tasks.detection.found import Found, create_arrays
 from pipeline_lib.tasks.detection.patches import BoxAugmentation
+from pipeline_lib.tasks.detection.scores import matched_sections
 from pipeline_lib.tasks.detection.task import Output
 from pipeline_lib.tasks.detection.truth import CUT, IGNORED, BoxTruth, box_writer
 
@@ -92,8 +93,8 @@ class TestBoxes:
         with layout.create(path, {}) as file:
             layout.add(file, layout.RAW, (1, 1, 30, 40), np.uint8)
             layout.add(file, layout.IGNORE, (1, 30, 40))[:] = ignore
-            with box_writer(file, ["a", "b"]) as append:
-                append(0, boxes, np.arange(len(boxes)).astype(np.uint8), small)
+            append = box_writer(file, ["a", "b"])
+            append(0, boxes, np.arange(len(boxes)).astype(np.uint8), small)
             found = [file[array.name][:].tolist() for array, _ in layout.BOX_ARRAYS]
         pixels = [(y, x) for _, y, x in np.argwhere(ignore)]
         expected = []
@@ -115,8 +116,8 @@ class TestBoxes:
         with layout.create(tmp_path / "volume.h5", {}) as file:
             layout.add(file, layout.RAW, (1, 1, 30, 60), np.uint8)
             layout.add(file, layout.IGNORE, (1, 30, 60))[:] = ignore
-            with box_writer(file, ["cell"]) as append:
-                append(0, boxes, np.ones(3, np.uint8), np.zeros(3, bool))
+            append = box_writer(file, ["cell"])
+            append(0, boxes, np.ones(3, np.uint8), np.zeros(3, bool))
             assert file["boxes"][:].tolist() == boxes[:2].tolist()
             assert file["box_state"][:].tolist() == [0, IGNORED]
 
@@ -331,8 +332,7 @@ class TestScores:
         with layout.create(tmp_path / "volume.h5", {}) as file:
             layout.add(file, layout.RAW, (1, 1, 20, 20), np.uint8)
             layout.add(file, layout.IGNORE, (1, 20, 20))[:] = 1
-            with box_writer(file, ["cell"]):
-                pass
+            box_writer(file, ["cell"])
         with layout.create(tmp_path / "found.h5", {}) as file:
             create_arrays(file, ["background", "cell"], ["cell"])
             Found(np.array([[0.0, 0, 9, 9]]), np.ones(1, np.uint8), np.ones(1, np.float32)).append_to(file, 0)

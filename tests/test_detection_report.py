@@ -15,10 +15,11 @@ from pipeline_lib.pages import digits
 from pipeline_lib.pages.scores import BOX_SCORES
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
-from pipeline_lib.stages.detection import CRITERIA, matched_sections
+from pipeline_lib.stages.detection import CRITERIA
 from pipeline_lib.stages.detection_figures import draw_detection_charts, draw_detections
 from pipeline_lib.stages.pictures import draw_training
 from pipeline_lib.stages.report import Contents, mean_scores, score_line, write_report
+from pipeline_lib.tasks.detection.scores import matched_sections
 from tests.test_detection_figures import THRESHOLD, perturbed
 from tests.test_detection_figures import write as write_volume
 from tests.test_report import Page, texts

@@ -21,11 +21,12 @@ from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.stages.boxes import choose_boxes
-from pipeline_lib.stages.detection import choose_score, detect, matched_sections
+from pipeline_lib.stages.detection import choose_score, detect
 from pipeline_lib.stages.masks import predict_masks
 from pipeline_lib.stages.prediction import _rows_of_model, predict
 from pipeline_lib.stages.training import train
 from pipeline_lib.tasks.detection.patches import BoxAugmentation
+from pipeline_lib.tasks.detection.scores import matched_sections
 from pipeline_lib.training.schedule import Settings
 from tests.box_datasets import add_boxes
 

@@ -131,6 +131,8 @@ def test_a_detector_can_be_a_further_variant(tmp_path):
 def test_boxes_of_a_volume_are_found_by_several_jobs(tmp_path):
     """One job removes the overlapping boxes of all parts."""
     large = DETECTOR | {"drawing": {"sections": 4, "size": 2560}, "jobs_per_volume": 2}
-    jobs = counts(tmp_path, *write(tmp_path, large))
+    arguments = write(tmp_path, large)
+    jobs = counts(tmp_path, *arguments)
     assert jobs["predict_part"] == 2 * jobs["detect_in_parts"] > 0
     assert "join_predictions" not in jobs
+    assert counts(tmp_path, *arguments, "--", "predict")["predict_part"] == jobs["predict_part"]

@@ -300,13 +300,12 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
     from pipeline_lib.stages.prediction import predict
 
     name, image = named
-    work = options.out / WORK
     detects = described.get("task") == "detection"
     dataset, prediction, found = files = [
-        work / part / f"{name}.h5"
+        options.out / WORK / part / f"{name}.h5"
         for part in ("dataset", "prediction", "detection" if detects else "segmentation")
     ]
-    results: list[Path] = []
+    results = {kind: options.out / f"{name}_{end}" for kind, end in _results_of(described).items()}
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -335,64 +334,55 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
                 threads=threads,
             )
         try:
-            write = _write_detections if detects else _write_cells
-            return write(options, described, name, dataset, prediction, found, results)
+            if detects:
+                return _write_detections(options, dataset, prediction, found, results)
+            return _write_cells(options, dataset, prediction, found, results)
         except BaseException:
-            for file in results:
+            for file in results.values():
                 file.unlink(missing_ok=True)
             raise
 
 
-def _write_cells(
-    options: Options,
-    described: Json,
-    name: str,
-    dataset: Path,
-    prediction: Path,
-    segmentation: Path,
-    results: list[Path],
-) -> Json:
-    """Segment a predicted image and write its results, which are added to `results`; return its row."""
-    from pipeline_lib.stages.measurement import measure_volume
-    from pipeline_lib.stages.segmentation import segment, write_tiffs
+def _results_of(described: Json) -> dict[str, str]:
+    """Return the end of the name of each file that is written for an image, by its kind."""
+    if described.get("task") == "detection":
+        from pipeline_lib.imageio.boxes import EXPORTS
+
+        return EXPORTS
     from pipeline_lib.tasks.segmentation.classes import Classes
 
+    results = {"labels": "labels.tif", "cell_probability": "cell_probability.tif", "cells": "cells.csv"}
+    return results | ({"classes": "classes.tif"} if Classes.of(described).several else {})
+
+
+def _write_cells(
+    options: Options, dataset: Path, prediction: Path, segmentation: Path, results: dict[str, Path]
+) -> Json:
+    """Segment a predicted image, write the results, and return the row of the image in the summary."""
+    from pipeline_lib.stages.measurement import measure_volume
+    from pipeline_lib.stages.segmentation import segment, write_tiffs
+
     segment(prediction, _postprocessing(options), segmentation, memory_gb=options.memory)
-    labels, probability, cells = (
-        options.out / f"{name}_{end}" for end in ("labels.tif", "cell_probability.tif", "cells.csv")
-    )
-    classes = options.out / f"{name}_classes.tif" if Classes.of(described).several else None
-    results += filter(None, (labels, probability, cells, classes))
-    write_tiffs(segmentation, prediction, labels, probability, classes=classes)
-    number = measure_volume(dataset, prediction, segmentation, cells)
-    return {"cells": number, "labels": labels.name, "table": cells.name}
+    tiffs = {kind: path for kind, path in results.items() if kind != "cells"}
+    write_tiffs(segmentation, prediction, **tiffs)
+    number = measure_volume(dataset, prediction, segmentation, results["cells"])
+    return {"cells": number, "labels": results["labels"].name, "table": results["cells"].name}
 
 
 def _write_detections(
-    options: Options,
-    described: Json,
-    name: str,
-    dataset: Path,
-    prediction: Path,
-    detections: Path,
-    results: list[Path],
+    options: Options, dataset: Path, prediction: Path, detections: Path, results: dict[str, Path]
 ) -> Json:
-    """Find the objects in a predicted image and write them to files, which are added to `results`.
-
-    Returns the row of the image in the summary.
-    """
+    """Find the objects in a predicted image, write the results, and return the row of the image."""
     from pipeline_lib import layout
-    from pipeline_lib.imageio.boxes import EXPORTS
+    from pipeline_lib.runtime.files import read_json
     from pipeline_lib.stages.detection import detect, export_detections
 
+    chosen = _postprocessing(options)
     with layout.require(dataset, layout.RAW) as file:
         shape = file[layout.RAW.name].shape[1:]
-    single = described["application"]["postprocessing"].get("one_per_section", False)
-    detect([prediction], detections, shape=shape, one_per_section=single)
-    files = {kind: options.out / f"{name}_{end}" for kind, end in EXPORTS.items()}
-    results += files.values()
-    number = export_detections(detections, _postprocessing(options), **files, volume=name, shape=shape)
-    return {"cells": number, "table": files["table"].name}
+    detect([prediction], detections, shape=shape, one_per_section=read_json(chosen)["one_per_section"])
+    number = export_detections(detections, chosen, **results, volume=dataset.stem, shape=shape)
+    return {"cells": number, "table": results["table"].name}
 
 
 def _postprocessing(options: Options) -> Path:

@@ -316,7 +316,7 @@ def _overview(raw: Stored, z: int, own: Outcome, places: list[Place], annotated:
         ", with the most missed and false ones" if sections > 1 and len(own.missed) + len(own.false) else ""
     )
     title += f", shown at 1:{factor}" if factor > 1 else ""
-    # Frames without size, of which only the number is visible. It is right of the box, but in the picture.
+    # These frames have no size, so that only the number is visible: to the right of the box, in the picture.
     numbers = [
         (
             min(int(scale * place.box[3]), int(scale * width) - NUMBER[0]),

@@ -394,17 +394,17 @@ def _write_boxes(
     """Write the box of each object of `labels`, whose class is one of `cells`."""
     labels = file[layout.LABELS.name]
     _, *size = labels.shape
-    with box_writer(file, cells) as append:
-        for z in range(len(labels)):
-            objects = objects_of(labels, z, file.get(layout.IGNORE.name))
-            kind = np.ones(len(objects.label), np.uint8)
-            for area in blocks(size, BLOCK) if len(cells) > 1 else ():
-                place = objects.first - [part.start for part in area.write]
-                values = truth.read(z, *area.write)
-                inside = ((place >= 0) & (place < values.shape)).all(axis=1)
-                values = values[tuple(place[inside].T)]
-                kind[inside] = [1 + cells.index(truth.names[value - 1]) for value in values]
-            append(z, objects.boxes, kind, objects.pixels < minimum_size)
+    append = box_writer(file, cells)
+    for z in range(len(labels)):
+        objects = objects_of(labels, z, file.get(layout.IGNORE.name))
+        kind = np.ones(len(objects.label), np.uint8)
+        for area in blocks(size, BLOCK) if len(cells) > 1 else ():
+            place = objects.first - [part.start for part in area.write]
+            values = truth.read(z, *area.write)
+            inside = ((place >= 0) & (place < values.shape)).all(axis=1)
+            values = values[tuple(place[inside].T)]
+            kind[inside] = [1 + cells.index(truth.names[value - 1]) for value in values]
+        append(z, objects.boxes, kind, objects.pixels < minimum_size)
 
 
 def _write_volume_boxes(
@@ -426,10 +426,10 @@ def _write_volume_boxes(
 
     whole = mask is None and all(own.annotated for own in boxes.sections)
     ignored = _write_ignore(file, shape, None if whole else read, block)
-    with box_writer(file, cells) as append:
-        for z, own in enumerate(boxes.sections):
-            kinds = [1 + cells.index(name) if len(cells) > 1 else 1 for name in own.classes]
-            append(z, own.boxes, np.array(kinds, np.uint8), own.ignored | (area_of(own.boxes) < minimum_size))
+    append = box_writer(file, cells)
+    for z, own in enumerate(boxes.sections):
+        kinds = [1 + cells.index(name) if len(cells) > 1 else 1 for name in own.classes]
+        append(z, own.boxes, np.array(kinds, np.uint8), own.ignored | (area_of(own.boxes) < minimum_size))
     return boxes.findings(int(ignored.sum()) / math.prod(shape))
 
 
@@ -502,11 +502,8 @@ def measure_statistics(
         for path in datasets:
             with layout.require(path) as file:
                 arrays = (layout.BOX_CLASS,) if layout.has_only_boxes(file) else layout.PIXEL_ARRAYS
-            file = stack.enter_context(
-                layout.require(
-                    path, layout.RAW, *arrays, cache_bytes=layout.CHUNK**2
-                )  # each chunk is read once
-            )
+            # a small cache, because each chunk is read once
+            file = stack.enter_context(layout.require(path, layout.RAW, *arrays, cache_bytes=layout.CHUNK**2))
             files.append(file)
             gray.append(layout.findings(file)["gray"])
             sizes[Path(path).stem] = layout.pixel_size(file)

@@ -21,15 +21,14 @@ from pipeline_lib.imageio.boxes import (
     write_rois,
 )
 from pipeline_lib.kernels import blocks
-from pipeline_lib.metrics import BoxMatches, pooled_matches
+from pipeline_lib.metrics import pooled_matches
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import read_threshold, write_scores
 from pipeline_lib.tasks.detection.found import Found, create_arrays, sections_of
-from pipeline_lib.tasks.detection.scores import SIZES, score_boxes
-from pipeline_lib.tasks.detection.truth import BoxTruth
+from pipeline_lib.tasks.detection.scores import matched_sections, score_boxes
 
 #: How the score threshold is chosen: the best F1 at an IoU of 0.5, or the smallest error of the number of
 #: objects in a section.
@@ -168,42 +167,8 @@ def choose_score(
                 "provenance": record,
             },
         )
-    logger.info("%s: score of at least %.3f, %s %.4f", output, threshold, criterion, value)
-
-
-def matched_sections(dataset: str | Path, detections: str | Path) -> Iterator[BoxMatches]:
-    """Yield the matches of the detections of each section with the annotated objects.
-
-    Parameters
-    ----------
-    dataset : str or Path
-        HDF5 file of the volume.
-    detections : str or Path
-        HDF5 file of `detect`.
-
-    Yields
-    ------
-    BoxMatches
-        Matches of one section, empty if none of its pixels is annotated (`BoxTruth.matches`).
-
-    Raises
-    ------
-    InputError
-        If a file is missing or damaged, or the classes differ.
-    """
-    with (
-        layout.require(dataset, layout.BOXES) as annotated,
-        layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
-    ):
-        (_, true), (_, own) = (layout.classes_of(file[layout.BOX_CLASS.name]) for file in (annotated, found))
-        if own != true:
-            raise InputError(
-                f"{detections}: found the classes {', '.join(own)}, but {dataset} has {', '.join(true)}. "
-                f"Delete {detections} and run the workflow again."
-            )
-        truth = BoxTruth.of(annotated)
-        for z, boxes in sections_of(found, truth.shape[0]):
-            yield truth.matches(z, boxes, [*SIZES.values()])
+    kept = "the best box of each section" if one_per_section else f"score of at least {threshold:.3f}"
+    logger.info("%s: %s, %s %.4f", output, kept, criterion, value)
 
 
 def evaluate_detections(
@@ -255,7 +220,7 @@ def evaluate_detections(
     Raises
     ------
     InputError
-        As `matched_sections`, or if `postprocessing` has no threshold.
+        As `tasks.detection.scores.matched_sections`, or if `postprocessing` has no threshold.
     """
     names: dict[str, Any] = {
         "volume": volume,

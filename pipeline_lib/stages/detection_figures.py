@@ -14,8 +14,9 @@ from pipeline_lib.figures.boxes import Outcome, save_detection_sheet
 from pipeline_lib.figures.detection_charts import save_count_chart, save_curve_chart
 from pipeline_lib.metrics import BoxMatches, pooled_matches
 from pipeline_lib.metrics.detection import AT_50, FALSE, TRUE
-from pipeline_lib.runtime.files import read_json
+from pipeline_lib.scores import read_threshold
 from pipeline_lib.tasks.detection.found import Found, sections_of
+from pipeline_lib.tasks.detection.scores import matched_sections
 from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
 
 
@@ -61,7 +62,7 @@ def draw_detections(
         layout.require(dataset, layout.RAW) as data,
         layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
     ):
-        threshold = read_json(postprocessing)["threshold"]
+        threshold = read_threshold(postprocessing)
         annotated = layout.BOXES.name in data
         save_detection_sheet(
             output,
@@ -101,23 +102,13 @@ def draw_detection_charts(
     """
     inputs = [file for own in volumes for file in (own["dataset"], own["detections"])]
     with provenance.making("draw_figures", [curves, counts], [*inputs, postprocessing]) as record:
-        threshold = read_json(postprocessing)["threshold"]
+        threshold = read_threshold(postprocessing)
         sections: dict[str, list[BoxMatches]] = {}
         for own in volumes:
-            sections.setdefault(own["split"], []).extend(_matches(own["dataset"], own["detections"]))
+            sections.setdefault(own["split"], []).extend(matched_sections(own["dataset"], own["detections"]))
         matches = {split: pooled_matches(found) for split, found in sections.items()}
         save_curve_chart(matches, threshold, curves, record=record)
         save_count_chart(matches, threshold, counts, record=record)
-
-
-def _matches(dataset: str | Path, detections: str | Path) -> list[BoxMatches]:
-    """Return the matches of each section of a volume."""
-    with (
-        layout.require(dataset, layout.BOXES) as annotated,
-        layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
-    ):
-        truth = BoxTruth.of(annotated)
-        return [truth.matches(z, own) for z, own in sections_of(found, truth.shape[0])]
 
 
 def _outcomes(

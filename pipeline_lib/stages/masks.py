@@ -205,9 +205,8 @@ class _Window:
             # from the features before the first points in the boxes to those after the last ones
             first = np.floor(boxes[rows, :2].min(axis=0) / stride - 0.5).astype(int)
             last = np.floor(boxes[rows, 2:].max(axis=0) / stride - 0.5).astype(int) + 1
-            size_read = (
-                -(-(last + 1 - first) // 8) * 8 * stride + 2 * margin
-            )  # few sizes: memory is used again
+            # few different sizes, so that memory is used again
+            size_read = -(-(last + 1 - first) // 8) * 8 * stride + 2 * margin
             start = first * stride - margin
             y, x = zip(start.tolist(), (start + size_read).tolist(), strict=True)
             image = passes.read(self.images, section, self.normalisation, y, x).to(self.device)

@@ -256,7 +256,7 @@ def train(
                     balanced,
                 )
                 if balanced:
-                    learned_from = trained_shares(patches, trained_task)
+                    learned_from = trained_shares(patches, cast("tasks.PixelwiseTask", trained_task))
                     trained.log_prior = log_prior(balanced.pixels, learned_from)
                     logger.info("%s", _describe_shares(trained_task, balanced.pixels, learned_from))
                 step = Step(net, checkpoint.optimizer, trained_task, settings, seed, precision, processes)

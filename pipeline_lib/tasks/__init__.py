@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline_lib.networks import Plan
     from pipeline_lib.networks.module import Network
 
-__all__ = ["Task", "load", "names"]
+__all__ = ["PixelwiseTask", "Task", "load", "names"]
 
 
 class Task(Protocol):
@@ -178,20 +178,6 @@ class Task(Protocol):
             For instance the number of patches.
         """
 
-    def count_classes(self, truth: Tensor) -> Tensor:
-        """Count the annotated pixels of each class in patches.
-
-        Parameters
-        ----------
-        truth : (n, k, y, x) Tensor of float32
-            As in `loss`.
-
-        Returns
-        -------
-        (classes,) Tensor of int64
-            Number of pixels of each class.
-        """
-
     def decode(
         self,
         network: Callable[[Tensor], Tensor],
@@ -280,6 +266,24 @@ class Task(Protocol):
             Position of the tile in the section.
         output : object
             Result of `decode` for the tile.
+        """
+
+
+class PixelwiseTask(Task, Protocol):
+    """A task whose network predicts the class of each pixel (`Task.pixelwise`)."""
+
+    def count_classes(self, truth: Tensor) -> Tensor:
+        """Count the annotated pixels of each class in patches.
+
+        Parameters
+        ----------
+        truth : (n, k, y, x) Tensor of float32
+            As in `loss`.
+
+        Returns
+        -------
+        (classes,) Tensor of int64
+            Number of pixels of each class.
         """
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline_lib.data.patches import Patches
-from pipeline_lib.tasks import Task
+from pipeline_lib.tasks import PixelwiseTask
 
 PATCHES = 256  # in which the classes are counted
 
@@ -54,7 +54,7 @@ def log_prior(true: npt.ArrayLike, trained: npt.ArrayLike) -> list[float]:
     return [float(value) for value in np.log(ratio)]
 
 
-def trained_shares(patches: Patches, task: Task) -> npt.NDArray[np.float64]:
+def trained_shares(patches: Patches, task: PixelwiseTask) -> npt.NDArray[np.float64]:
     """Return the share of each class in the pixels of class-balanced patches from which a network learns.
 
     With an output of one pixel, it is the share of the class in the centres, exactly. With a larger output,
@@ -65,7 +65,7 @@ def trained_shares(patches: Patches, task: Task) -> npt.NDArray[np.float64]:
     ----------
     patches : Patches
         Patches of the training, with `balanced`.
-    task : Task
+    task : PixelwiseTask
         Task of the training.
 
     Returns

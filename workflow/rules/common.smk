@@ -40,7 +40,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import explained, read_json, write_json
 from pipeline_lib.runtime.log import WORKFLOW
 from bordure.lengths import convert
-from bordure.settings import OF_TRAINING, of_volume, read_config, use_model
+from bordure.settings import OF_TRAINING, of_volume, read_config, require_labels, use_model
 
 IMPORTED = internals.is_imported(workflow)
 START = time.time()
@@ -62,8 +62,6 @@ def read_volumes():
 
     The headers of all image files and all boxes are checked, unless the images are drawn by the run.
     """
-    from bordure.settings import require_labels
-
     table = find_beside(config["volumes"])
     if "drawing" in config and "data_dir" in config:
         raise InputError(
@@ -712,6 +710,17 @@ def part_files(pattern):
     return lambda wildcards: [
         pattern.format(**wildcards, part=number) for number, _ in enumerate(parts_of(wildcards.volume), 1)
     ]
+
+
+def prediction_files(model, name):
+    """Return the files of a prediction: a single one, or those of the parts of a volume for a detector."""
+    if model in DETECTORS and name in SCATTERED:
+        pattern = "<results>/prediction/{model}/parts/{volume}/{part}.h5"
+        return [
+            pattern.format(model=model, volume=name, part=number)
+            for number, _ in enumerate(parts_of(name), 1)
+        ]
+    return [f"<results>/prediction/{model}/{name}.h5"]
 
 
 def pictures(kind, names, figure):

@@ -3,8 +3,12 @@
 
 rule predict:
     input:
-        expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN_TRAIN + FOUND),
-        files_of_models("<results>/prediction/{model}/{volume}.h5", FURTHER + BASELINES),
+        [
+            file
+            for model in [MODEL, *FURTHER, *BASELINES]
+            for name in (SHOWN_TRAIN + FOUND if model == MODEL else evaluated_of(model))
+            for file in prediction_files(model, name)
+        ],
 
 
 # Further models are only scored, so they need not predict the training volumes that the report shows.
@@ -78,6 +82,7 @@ if SCATTERED:
         script:
             "../scripts/predict_part.py"
 
+    # Boxes of parts are joined when those that overlap are removed (detect_in_parts).
     rule join_predictions:
         input:
             parts=part_files("<results>/prediction/{model}/parts/{volume}/{part}.h5"),
@@ -87,6 +92,8 @@ if SCATTERED:
             "<logs>/join_predictions/{model}/{volume}.log",
         benchmark:
             "<benchmarks>/join_predictions/{model}/{volume}.tsv"
+        wildcard_constraints:
+            model=one_of(SEGMENTERS),
         conda:
             "../../environment.yml"
         params:

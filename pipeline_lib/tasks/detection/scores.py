@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from pipeline_lib import layout
 from pipeline_lib.metrics import BoxMatches, detection_scores, pooled_matches
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.tasks.detection.found import sections_of
+from pipeline_lib.tasks.detection.truth import BoxTruth
 
 #: COCO's ranges of the size of an object: the square root of the area of its box (px).
 SIZES = {"small": (0.0, 32.0), "medium": (32.0, 96.0), "large": (96.0, np.inf)}
 _OF_SEVERAL = ("count_limit_low", "count_limit_high")  # which a single section does not have
+
+
+def matched_sections(dataset: str | Path, detections: str | Path) -> Iterator[BoxMatches]:
+    """Yield the matches of the detections of each section with the annotated objects.
+
+    Parameters
+    ----------
+    dataset : str or Path
+        HDF5 file of the volume.
+    detections : str or Path
+        HDF5 file of `stages.detection.detect`.
+
+    Yields
+    ------
+    BoxMatches
+        Matches of one section, empty if none of its pixels is annotated (`BoxTruth.matches`).
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, or the classes differ.
+    """
+    with (
+        layout.require(dataset, layout.BOXES) as annotated,
+        layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
+    ):
+        (_, true), (_, own) = (layout.classes_of(file[layout.BOX_CLASS.name]) for file in (annotated, found))
+        if own != true:
+            raise InputError(
+                f"{detections}: found the classes {', '.join(own)}, but {dataset} has {', '.join(true)}. "
+                f"Delete {detections} and run the workflow again."
+            )
+        truth = BoxTruth.of(annotated)
+        for z, boxes in sections_of(found, truth.shape[0]):
+            yield truth.matches(z, boxes, [*SIZES.values()])
 
 
 def score_boxes(

@@ -166,10 +166,6 @@ class Task:
         """Return the number of default boxes with an object."""
         return int((truth[:, : cast("SSDPlan", plan).boxes_per_cell] > 0).sum())
 
-    def count_classes(self, truth: Tensor) -> Tensor:
-        """Raise an error: the training refuses to balance patches by classes of pixels."""
-        raise NotImplementedError
-
     def decode(
         self,
         network: Callable[[Tensor], Tensor],

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import h5py
@@ -25,9 +24,8 @@ IGNORED = 2  # state of an object that is neither learned nor scored
 NOT_ANNOTATED = 0.5
 
 
-@contextmanager
-def box_writer(file: h5py.File, cells: Sequence[str]) -> Iterator[Callable[..., None]]:
-    """Add the boxes of annotated objects to a new dataset file. Context manager.
+def box_writer(file: h5py.File, cells: Sequence[str]) -> Callable[..., None]:
+    """Return a function that adds the boxes of annotated objects to a new dataset file.
 
     An object is ignored, too, if a pixel that is not annotated is in its box or less than a pixel away from
     it: the object can continue there, and its box would be too small. An object without any annotated pixel
@@ -40,8 +38,8 @@ def box_writer(file: h5py.File, cells: Sequence[str]) -> Iterator[Callable[..., 
     cells : sequence of str
         Names of the classes of objects.
 
-    Yields
-    ------
+    Returns
+    -------
     callable
         Function of a section, and of the boxes, the classes (from 1) and which are ignored of its objects. It
         must be called for ascending sections.
@@ -62,7 +60,7 @@ def box_writer(file: h5py.File, cells: Sequence[str]) -> Iterator[Callable[..., 
         for array, values in zip(arrays, (boxes, np.full(len(boxes), section), kind, state), strict=True):
             layout.append(array, values)
 
-    yield append
+    return append
 
 
 def visible(
