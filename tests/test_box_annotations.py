@@ -662,7 +662,19 @@ def test_networks_that_learn_pixels_are_refused(prepared):
             match=r"line 3, volume b: .*boxes\.json: found boxes, but the network unet learns pixels",
         ):
             settings.require_labels(unet, [rows[0], replace(rows[1], split=split)])
-        settings.require_labels({"network": {"name": "ssd"}}, [replace(rows[1], split=split)])
+        settings.require_labels({"network": {"name": "ssd", "masks": False}}, [replace(rows[1], split=split)])
+
+
+def test_masks_are_learned_from_pixels_only(prepared):
+    (row,) = table(prepared[0], "b images boxes.json 1 predict")
+    masks = {"network": {"name": "ssd", "masks": True}}
+    for split in ("train", "validation"):
+        with pytest.raises(
+            InputError, match=r"b: .*boxes\.json: found boxes, but with `network\.masks: true`"
+        ):
+            settings.require_labels(masks, [replace(row, split=split)])
+    for split in ("test", "predict"):
+        settings.require_labels(masks, [replace(row, split=split)])
 
 
 def test_folds_do_not_divide_boxes_that_are_counted_within_a_volume(tmp_path):

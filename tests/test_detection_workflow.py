@@ -6,9 +6,12 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from test_workflow import CONFIG, counts, planned, snakemake, write
 
+from pipeline_lib import metrics
 from pipeline_lib.api.models import Model
+from pipeline_lib.cli import main
 from pipeline_lib.networks.modelfile import describe
 from pipeline_lib.runtime.errors import InputError
 
@@ -20,12 +23,17 @@ DETECTOR = CONFIG | {
     "dataset": {"minimum_size": 9},
 }
 UNET = {"network": CONFIG["network"] | {"name": "unet"}, "training": CONFIG["training"] | {"best_by": "loss"}}
-STUDY = DETECTOR | {"study": {"variants": {"ssd": {}, "unet": UNET}}}
+MASKS = {"network": SSD | {"masks": True}}
+STUDY = (
+    DETECTOR
+    | MASKS
+    | {"study": {"variants": {"ssd": {}, "unmasked": {"network": {"masks": False}}, "unet": UNET}}}
+)
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    """A finished study whose main model is a detector: its folder and its arguments."""
+    """A finished study whose main model is a detector with masks: its folder and its arguments."""
     directory = tmp_path_factory.mktemp("detection")
     arguments = write(directory, STUDY)
     answer = snakemake(directory, *arguments)
@@ -53,12 +61,47 @@ class TestFinishedRun:
     def test_detector_unet_and_baselines_stand_in_one_table(self, run):
         results, _ = run
         scores = pd.read_csv(results / "study_scores.csv")
-        for network in ("ssd", "unet"):
+        for network in ("ssd", "unmasked", "unet"):
             own = scores[scores.network == network]
             assert {*own.volume} == {"choose", "score"}
             for metric in ("box_ap_50", "box_f1", "count_error"):
                 assert own[own.metric == metric].value.notna().all()
         assert {*pd.read_csv(results / "scores.csv").network} >= {"ssd", "smoothed_raw"}
+
+    def test_labels_are_the_masks_of_the_detections(self, run):
+        results, _ = run
+        threshold = json.loads((results / "postprocessing/ssd.json").read_text())["threshold"]
+        scores = pd.read_csv(results / "study_scores.csv")
+        for volume in ("choose", "score", "new"):
+            labels = tifffile.imread(results / f"segmentation/{volume}_labels.tif")
+            cells = pd.read_csv(results / f"segmentation/{volume}_cells.csv")
+            with h5py.File(results / f"segmentation/ssd/{volume}.h5") as file:
+                np.testing.assert_array_equal(file["labels"][:], labels)
+                boxes, score = file["boxes"][:], file["box_score"][:]
+            detections = pd.read_csv(results / f"detection/{volume}_detections.csv")
+            assert 0 < len(cells) == len(boxes) <= len(detections)
+            numbers = cells.label.to_numpy()
+            np.testing.assert_array_equal(numbers, np.arange(1, len(cells) + 1))
+            np.testing.assert_allclose(cells.score, score[numbers - 1])
+            assert (cells.score >= threshold).all()
+            # each object is in the box of its detection, and pixels whose centre is in it are
+            for edge, side in (("bbox-0", 0), ("bbox-1", 1)):
+                assert (cells[edge] + 0.5 >= boxes[:, side] - 1 / 256).all()
+            for edge, side in (("bbox-2", 2), ("bbox-3", 3)):
+                assert (cells[edge] - 0.5 <= boxes[:, side] + 1 / 256).all()
+            if volume == "new":
+                continue
+            with h5py.File(results / f"dataset/{volume}.h5") as file:
+                expected = metrics.instance_scores(file["labels"][:], labels)
+            own = scores[(scores.network == "ssd") & (scores.volume == volume)].set_index("metric").value
+            for metric in (*metrics.INSTANCE_METRICS, *metrics.CELL_COUNTS):
+                assert own[metric] == pytest.approx(expected[metric])
+
+    def test_a_detector_without_masks_has_no_labels(self, run):
+        results, _ = run
+        assert not (results / "segmentation/unmasked").exists()
+        scores = pd.read_csv(results / "study_scores.csv")
+        assert not scores[(scores.network == "unmasked") & (scores.metric == "seg")].size
 
     def test_default_boxes_are_those_of_the_training_volume(self, run):
         results, _ = run
@@ -95,8 +138,33 @@ class TestFinishedRun:
         table = pd.read_csv(tmp_path / "results/detections.csv")
         expected = pd.read_csv(results / "detection/new_detections.csv")
         pd.testing.assert_frame_equal(table, expected)
-        summary = pd.read_csv(tmp_path / "results/detection/summary.csv")
-        assert summary.cells.tolist() == [len(expected)]
+        for name in ("new_labels.tif", "new_cells.csv"):
+            own, other = (folder / f"segmentation/{name}" for folder in (tmp_path / "results", results))
+            if name.endswith("csv"):
+                assert own.read_bytes() == other.read_bytes()
+            else:
+                np.testing.assert_array_equal(tifffile.imread(own), tifffile.imread(other))
+        summary = pd.read_csv(tmp_path / "results/segmentation/summary.csv")
+        assert summary.cells.tolist() == [len(pd.read_csv(results / "segmentation/new_cells.csv"))]
+
+    def test_the_command_finds_the_same(self, run, tmp_path):
+        results, _ = run
+        images = tifffile.imread(results / "drawn/images.tif")
+        tifffile.imwrite(tmp_path / "new.tif", images[3], photometric="minisblack")
+        assert (
+            main(["predict", str(results / "model.pt"), str(tmp_path / "new.tif"), "--out", str(tmp_path)])
+            == 0
+        )
+        expected = tifffile.imread(results / "segmentation/new_labels.tif")
+        np.testing.assert_array_equal(
+            tifffile.imread(tmp_path / "new_labels.tif").squeeze(), expected.squeeze()
+        )
+        (row,) = pd.read_csv(tmp_path / "summary.csv").to_dict("records")
+        assert (row["cells"], row["labels"], row["table"]) == (
+            expected.max(),
+            "new_labels.tif",
+            "new_cells.csv",
+        )
 
     def test_the_interface_for_labels_names_the_command_for_boxes(self, run):
         with pytest.raises(InputError, match="finds boxes, not labels"):

@@ -503,6 +503,19 @@ def test_validation_compares_masks_with_the_pixels_of_objects(larger):
     assert min(found.mask_ious) > 0.99
     one = truth.numbers(1)[np.flatnonzero(counted)[2]]
     other = TASK.validate(truth, 1, outputs(wrong=one))
+    # the loss has the masks of objects whose centre is in the tile: one of them is wrong, in one tile
+    (tile,) = np.flatnonzero(
+        [right[0] != wrong[0] for right, wrong in zip(found.losses, other.losses, strict=True)]
+    )
+    box = truth.boxes[truth.rows(1)][truth.numbers(1) == one]
+    (target,) = masks.mask_targets(labels[1], box, np.array([one]))
+    (right, positive), (wrong, _) = found.losses[tile], other.losses[tile]
+    shares = np.rint(target * 256) / 256
+    nearly = [np.clip(own, 1 / 512, 1 - 1 / 512) for own in (shares, 0 * shares)]
+    entropy = [-(target * np.log(p) + (1 - target) * np.log(1 - p)).mean() for p in nearly]
+    times = positive * (entropy[1] - entropy[0]) / (wrong - right)  # objects in this tile
+    assert times == pytest.approx(round(times), abs=0.01)
+    assert 1 <= round(times) <= np.count_nonzero(counted)
     scores = TASK.scores_of([found, other])
     assert scores["mask_iou"] == pytest.approx(1 - 1 / (2 * np.count_nonzero(counted)), abs=0.005)
     assert scores.keys() == {*TASK.scores, "mask_iou"}

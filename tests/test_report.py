@@ -353,7 +353,13 @@ def test_a_detector_stands_beside_baselines_in_the_table(tmp_path):
         np.testing.assert_equal(row["values"]["ssd"], known.mean())
         assert ("ssd" in row["best"]) <= bool(len(known))
     assert not quality.degenerate(table[table.network == "ssd"]).any()
-    assert report.count_cells(table[table.network == "ssd"]).iloc[0].tolist() == [6, 5, 4, 2, 1]
+    assert report.count_cells(table[table.network == "ssd"], metrics.BOX_COUNTS).iloc[0].tolist() == [
+        6,
+        5,
+        4,
+        2,
+        1,
+    ]
     line = report.score_line(tmp_path / "scores.csv", [tmp_path / f"{name}.json" for name in at], "ssd")
     f1, ap = (f"{rows[metric]['values']['ssd']:.4f}" for metric in ("box_f1", "box_ap_50"))
     assert re.fullmatch(rf"Box F1 {f1} \(.*\), Box AP at 0.5 {ap} \(.*\); mean of 2 test volumes", line)

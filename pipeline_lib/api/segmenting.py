@@ -297,13 +297,14 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
     results were made. If this is interrupted, no results of the image remain.
     """
     from pipeline_lib.stages.dataset import build_dataset
+    from pipeline_lib.stages.masks import predict_masks
     from pipeline_lib.stages.prediction import predict
+    from pipeline_lib.stages.segmentation import segment
 
     name, image = named
-    detects = described.get("task") == "detection"
-    dataset, prediction, found = files = [
+    dataset, prediction, detections, segmentation = files = [
         options.out / WORK / part / f"{name}.h5"
-        for part in ("dataset", "prediction", "detection" if detects else "segmentation")
+        for part in ("dataset", "prediction", "detection", "segmentation")
     ]
     results = {kind: options.out / f"{name}_{end}" for kind, end in _results_of(described).items()}
     for file in files:
@@ -334,9 +335,22 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
                 threads=threads,
             )
         try:
-            if detects:
-                return _write_detections(options, dataset, prediction, found, results)
-            return _write_cells(options, dataset, prediction, found, results)
+            if described.get("task") != "detection":
+                segment(prediction, _postprocessing(options), segmentation, memory_gb=options.memory)
+                return _write_cells(dataset, prediction, segmentation, results)
+            row = _write_detections(options, dataset, prediction, detections, results)
+            if not _has_masks(described):
+                return row
+            predict_masks(
+                dataset,
+                options.model,
+                detections,
+                _postprocessing(options),
+                segmentation,
+                device=options.device,
+                threads=threads,
+            )
+            return _write_cells(dataset, None, segmentation, results)
         except BaseException:
             for file in results.values():
                 file.unlink(missing_ok=True)
@@ -345,26 +359,36 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
 
 def _results_of(described: Json) -> dict[str, str]:
     """Return the end of the name of each file that is written for an image, by its kind."""
+    cells = {"labels": "labels.tif", "cells": "cells.csv"}
     if described.get("task") == "detection":
         from pipeline_lib.imageio.boxes import EXPORTS
 
-        return EXPORTS
+        return EXPORTS | (cells if _has_masks(described) else {})
     from pipeline_lib.tasks.segmentation.classes import Classes
 
-    results = {"labels": "labels.tif", "cell_probability": "cell_probability.tif", "cells": "cells.csv"}
-    return results | ({"classes": "classes.tif"} if Classes.of(described).several else {})
+    cells["cell_probability"] = "cell_probability.tif"
+    return cells | ({"classes": "classes.tif"} if Classes.of(described).several else {})
+
+
+def _has_masks(described: Json) -> bool:
+    """Return whether a detector predicts masks."""
+    return bool(described["arguments"].get("masks"))
 
 
 def _write_cells(
-    options: Options, dataset: Path, prediction: Path, segmentation: Path, results: dict[str, Path]
+    dataset: Path, prediction: Path | None, segmentation: Path, results: dict[str, Path]
 ) -> Json:
-    """Segment a predicted image, write the results, and return the row of the image in the summary."""
+    """Write the results of a segmented image, and return the row of the image in the summary."""
     from pipeline_lib.stages.measurement import measure_volume
-    from pipeline_lib.stages.segmentation import segment, write_tiffs
+    from pipeline_lib.stages.segmentation import write_tiffs
 
-    segment(prediction, _postprocessing(options), segmentation, memory_gb=options.memory)
-    tiffs = {kind: path for kind, path in results.items() if kind != "cells"}
-    write_tiffs(segmentation, prediction, **tiffs)
+    write_tiffs(
+        segmentation,
+        prediction,
+        results["labels"],
+        results.get("cell_probability"),
+        classes=results.get("classes"),
+    )
     number = measure_volume(dataset, prediction, segmentation, results["cells"])
     return {"cells": number, "labels": results["labels"].name, "table": results["cells"].name}
 
@@ -374,6 +398,7 @@ def _write_detections(
 ) -> Json:
     """Find the objects in a predicted image, write the results, and return the row of the image."""
     from pipeline_lib import layout
+    from pipeline_lib.imageio.boxes import EXPORTS
     from pipeline_lib.runtime.files import read_json
     from pipeline_lib.stages.detection import detect, export_detections
 
@@ -381,7 +406,8 @@ def _write_detections(
     with layout.require(dataset, layout.RAW) as file:
         shape = file[layout.RAW.name].shape[1:]
     detect([prediction], detections, shape=shape, one_per_section=read_json(chosen)["one_per_section"])
-    number = export_detections(detections, chosen, **results, volume=dataset.stem, shape=shape)
+    exports = {kind: results[kind] for kind in EXPORTS}
+    number = export_detections(detections, chosen, **exports, volume=dataset.stem, shape=shape)
     return {"cells": number, "table": results["table"].name}
 
 

@@ -14,9 +14,12 @@ import numpy.typing as npt
 
 from pipeline_lib.figures.colouring import Window, magnified, raw_picture, rgb
 from pipeline_lib.figures.errors import OVERVIEW, around
-from pipeline_lib.figures.overlay import near
+from pipeline_lib.figures.overlay import near, outline_overlay
 from pipeline_lib.figures.palette import HATCH, SKY, VERMILLION, YELLOW
 from pipeline_lib.figures.sheet import Panel, save_sheet
+from pipeline_lib.figures.stored import consecutive
+from pipeline_lib.figures.volume import ANNOTATED as ANNOTATED_OUTLINE
+from pipeline_lib.figures.volume import FOUND as FOUND_OUTLINE
 from pipeline_lib.figures.volume import WINDOW
 from pipeline_lib.kernels.blocks import ALIGNMENT
 from pipeline_lib.kernels.boxes import Boxes, area
@@ -129,6 +132,8 @@ def save_detection_sheet(
     raw: Stored,
     outcomes: Iterable[Outcome],
     annotated: bool,
+    labels: Stored | None = None,
+    segmented: Stored | None = None,
     threshold: float,
     volume: str,
     split: str,
@@ -140,7 +145,8 @@ def save_detection_sheet(
     most missed and false ones, or the one nearest to the middle. If it is larger than `OVERVIEW`, it is shown
     smaller, with a further picture of the `WINDOW` px with most missed and false ones in full size. The
     close-ups show the largest missed objects and the false detections with the highest scores, up to `PLACES`
-    together. Without annotation there are no close-ups, and all detections are drawn.
+    together. Without annotation there are no close-ups, and all detections are drawn. With labels of masks,
+    a further picture shows their outlines and those of the annotated objects.
 
     The image may be a HDF5 dataset. It is read in bands of rows, and only the boxes of the sections with the
     worst places are kept, so the memory does not grow with the size of the volume.
@@ -155,6 +161,10 @@ def save_detection_sheet(
         What became of the detections and objects of each section, from the first to the last one.
     annotated : bool
         Whether the volume is annotated.
+    labels : (z, y, x) array, optional
+        Annotated instance labels.
+    segmented : (z, y, x) array, optional
+        Instance labels of the masks.
     threshold : float
         Smallest score of the detections.
     volume, split : str
@@ -163,7 +173,9 @@ def save_detection_sheet(
         Provenance record to store in the picture.
     """
     counts, z, own, places = _gathered(outcomes, raw.shape[1] // 2)
-    row = _overview(raw, z, own, places, annotated)
+    row, window = _overview(raw, z, own, places, annotated)
+    if segmented is not None:
+        row.append(_outlines(raw, z, window, labels, segmented))
     close_ups = [_close_up(raw, place, number) for number, place in enumerate(places, 1)]
     found, lost, wrong = counts
     total = (
@@ -305,8 +317,13 @@ def _worst(places: list[Place]) -> list[Place]:
     return sorted(places, key=lambda place: -place.severity)[:PLACES]
 
 
-def _overview(raw: Stored, z: int, own: Outcome, places: list[Place], annotated: bool) -> list[Panel]:
-    """Return a section with its boxes and the numbers of the worst places; of a large one, a part, too."""
+def _overview(
+    raw: Stored, z: int, own: Outcome, places: list[Place], annotated: bool
+) -> tuple[list[Panel], Window]:
+    """Return a section with its boxes and the numbers of the worst places; of a large one, a part, too.
+
+    The second result is what the last picture shows.
+    """
     sections, height, width = raw.shape[1:]
     larger, factor = max(OVERVIEW // max(height, width), 1), math.ceil(max(height, width) / OVERVIEW)
     scale = larger / factor
@@ -337,7 +354,26 @@ def _overview(raw: Stored, z: int, own: Outcome, places: list[Place], annotated:
         window = _busiest(own, (height, width))
         part = box_overlay(raw_picture(reduced(raw, z, window, 1)), own.lines, window, 1)
         panels.append(Panel(f"{WINDOW} px at x {window[1].start}, y {window[0].start}", part))
-    return panels
+        return panels, window
+    return panels, whole
+
+
+def _outlines(raw: Stored, z: int, window: Window, labels: Stored | None, segmented: Stored) -> Panel:
+    """Return a part of a section with the outlines of masks, and of annotated objects if there are any."""
+    kinds = [(segmented, FOUND_OUTLINE, "masks")]
+    if labels is not None:
+        kinds.insert(0, (labels, ANNOTATED_OUTLINE, "annotated"))
+    larger = max(OVERVIEW // max(edge.stop - edge.start for edge in window), 1)
+    own = [(consecutive(stored[(z, *window)]), colour, words) for stored, colour, words in kinds]
+    picture = outline_overlay(
+        magnified(raw_picture(reduced(raw, z, window, 1)), larger),
+        *((magnified(part, larger), colour) for part, colour, _ in own),
+    )
+    return Panel(
+        "outlines of the masks" + (" and of the annotated objects" if labels is not None else ""),
+        picture,
+        legend=[(colour, f"{words}: {part.max():,}") for part, colour, words in own],
+    )
 
 
 def _legend(own: Outcome, annotated: bool) -> list[tuple[str | None, str]]:

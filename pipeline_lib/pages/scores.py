@@ -59,6 +59,26 @@ BOX_SCORES = (
     ),
 )
 
+# Scores of instance labels, `metrics.INSTANCE_METRICS`
+INSTANCE_SCORES = (
+    Score(
+        "seg",
+        "SEG",
+        True,
+        "overlap (IoU) of each true cell with the segment that covers more than half of it, mean over cells",
+    ),
+    Score(
+        "average_precision",
+        "Average precision",
+        True,
+        "matched cells / all true and predicted cells, mean over required overlaps (IoU) of 0.5 to 0.95",
+    ),
+    Score("average_precision_50", "Average precision at 0.5", True, "the same at a required overlap of 0.5"),
+    Score("panoptic_quality", "Panoptic quality", True, "matched cells, weighted by their overlap"),
+    Score("iou", "IoU", True, "overlap of all predicted cells together with all true cells together"),
+    Score("dice", "Dice", True, "F-score of the pixels inside predicted cells"),
+)
+
 # A useless prediction can have few splits and mergers, so the scores before and after must be read with them.
 SCORES = (
     Score("rand_error", "Rand error", False, "pairs of pixels that are wrongly separated or wrongly joined"),
@@ -89,21 +109,6 @@ SCORES = (
         False,
         "fraction of pixels that split a cell or merge two cells",
     ),
-    Score(
-        "seg",
-        "SEG",
-        True,
-        "overlap (IoU) of each true cell with the segment that covers more than half of it, mean over cells",
-    ),
-    Score(
-        "average_precision",
-        "Average precision",
-        True,
-        "matched cells / all true and predicted cells, mean over required overlaps (IoU) of 0.5 to 0.95",
-    ),
-    Score("average_precision_50", "Average precision at 0.5", True, "the same at a required overlap of 0.5"),
-    Score("panoptic_quality", "Panoptic quality", True, "matched cells, weighted by their overlap"),
-    Score("iou", "IoU", True, "overlap of all predicted cells together with all true cells together"),
-    Score("dice", "Dice", True, "F-score of the pixels inside predicted cells"),
+    *INSTANCE_SCORES,
     *(score for score in BOX_SCORES if score.metric in ("box_ap_50", "box_ap", "box_f1", "count_error")),
 )

@@ -21,7 +21,8 @@ from pipeline_lib.imageio.boxes import (
     write_rois,
 )
 from pipeline_lib.kernels import blocks
-from pipeline_lib.metrics import pooled_matches
+from pipeline_lib.metrics import contingency_tables, pooled_matches
+from pipeline_lib.metrics.instances import count_objects, pooled_objects
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger, several
@@ -93,7 +94,7 @@ def detect(
             joined = Found(*(np.concatenate(columns) for columns in zip(*candidates, strict=True)))
             kept = joined.suppressed(height, width)
             if one_per_section:
-                kept = Found(kept.boxes[:1], kept.kind[:1], kept.score[:1])
+                kept = kept.at(slice(1))
             kept.append_to(file, z)
             count += len(kept.score)
     logger.info("%s: %s in %s", output, several(count, "detection"), several(sections, "section"))
@@ -178,6 +179,7 @@ def evaluate_detections(
     output: str | Path,
     sections: str | Path,
     *,
+    segmentation: str | Path | None = None,
     volume: str,
     split: str,
     network: str,
@@ -203,6 +205,9 @@ def evaluate_detections(
         `tasks.detection.scores.score_boxes`.
     sections : str or Path
         CSV file to write, with the columns `scores.SECTION_COLUMNS` and the scores of each section, from 0.
+    segmentation : str or Path, optional
+        HDF5 file with the labels of the masks (`stages.masks.predict_masks`). With it, the tables also have
+        the `metrics.INSTANCE_METRICS` and the `metrics.CELL_COUNTS`, unless the volume is annotated by boxes.
     volume : str
         Name of the volume, for the column of this name.
     split : str
@@ -220,7 +225,8 @@ def evaluate_detections(
     Raises
     ------
     InputError
-        As `tasks.detection.scores.matched_sections`, or if `postprocessing` has no threshold.
+        As `tasks.detection.scores.matched_sections`, or if `postprocessing` has no threshold, or the shape of
+        `segmentation` is another one.
     """
     names: dict[str, Any] = {
         "volume": volume,
@@ -230,7 +236,7 @@ def evaluate_detections(
         "seed": seed,
         "fold": fold,
     }
-    inputs = [dataset, detections, postprocessing]
+    inputs = [dataset, detections, postprocessing, *([segmentation] if segmentation else [])]
     with provenance.making("evaluate_detections", [output, sections], inputs, **names):
         import pandas as pd  # takes 0.25 s, and no other function needs it
 
@@ -238,11 +244,37 @@ def evaluate_detections(
         with layout.require(dataset, layout.BOXES) as annotated:
             _, classes = layout.classes_of(annotated[layout.BOX_CLASS.name])
         found, of_sections = score_boxes([*matched_sections(dataset, detections)], threshold, classes)
-        table = pd.DataFrame(found.items(), columns=["metric", "value"])
-        by_section = pd.DataFrame(of_sections, columns=["section", "metric", "value"])
-        tables = (rows.assign(threshold=threshold) for rows in (table, by_section))
+        of_masks, masks_of_sections = _mask_scores(dataset, segmentation) if segmentation else ({}, [])
+        table = pd.DataFrame((found | of_masks).items(), columns=["metric", "value"])
+        rows = of_sections + masks_of_sections
+        by_section = pd.DataFrame(rows, columns=["section", "metric", "value"])
+        tables = (each.assign(threshold=threshold) for each in (table, by_section))
         write_scores(output, sections, names, *tables)
     logger.info("%s (%s, %s): %d scores", volume, split, network, len(table))
+
+
+def _mask_scores(
+    dataset: str | Path, segmentation: str | Path
+) -> tuple[dict[str, float], list[tuple[int, str, float]]]:
+    """Return the scores of the labels of a volume and of each section; none without annotated labels."""
+    with layout.require(dataset) as truth, layout.require(segmentation, layout.LABELS) as found:
+        if layout.LABELS.name not in truth:
+            return {}, []
+        labels, stored = truth[layout.LABELS.name], found[layout.LABELS.name]
+        if stored.shape != labels.shape:
+            raise InputError(
+                f"{segmentation}: shape {stored.shape}, but {dataset} has {labels.shape}. Delete "
+                f"{segmentation} and run the workflow again."
+            )
+        tables = contingency_tables(labels, stored, ignore=truth.get(layout.IGNORE.name))
+    objects = {z: count_objects(table) for z, table in enumerate(tables) if len(table.count)}
+    rows = [
+        (z, metric, value)
+        for z, own in objects.items()
+        for metric, value in (own.scores() | own.counts()).items()
+    ]
+    pooled = pooled_objects([*objects.values()])
+    return pooled.scores() | pooled.counts(), rows
 
 
 def export_detections(

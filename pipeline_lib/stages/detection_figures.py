@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def draw_detections(
     postprocessing: str | Path,
     output: str | Path,
     *,
+    segmentation: str | Path | None = None,
     volume: str,
     split: str,
 ) -> None:
@@ -46,6 +48,8 @@ def draw_detections(
         JSON file of `stages.detection.choose_score`.
     output : str or Path
         PNG file to write.
+    segmentation : str or Path, optional
+        HDF5 file with the labels of the masks (`stages.masks.predict_masks`), whose outlines are drawn, too.
     volume : str
         Name of the volume, for the title.
     split : str
@@ -56,12 +60,14 @@ def draw_detections(
     InputError
         If a file cannot be read, lacks an array, or has changed since it was made.
     """
-    inputs = [dataset, detections, postprocessing]
+    inputs = [dataset, detections, postprocessing, *([segmentation] if segmentation else [])]
     with (
         provenance.making("draw_figures", [output], inputs, volume=volume, split=split) as record,
         layout.require(dataset, layout.RAW) as data,
         layout.require(detections, layout.BOXES, layout.BOX_SCORE) as found,
+        ExitStack() as stack,
     ):
+        masks = stack.enter_context(layout.require(segmentation, layout.LABELS)) if segmentation else {}
         threshold = read_threshold(postprocessing)
         annotated = layout.BOXES.name in data
         save_detection_sheet(
@@ -69,6 +75,8 @@ def draw_detections(
             raw=data[layout.RAW.name],
             outcomes=_outcomes(found, threshold, BoxTruth.of(data) if annotated else None, data),
             annotated=annotated,
+            labels=data.get(layout.LABELS.name),
+            segmented=masks.get(layout.LABELS.name),
             threshold=threshold,
             volume=volume,
             split=split,

@@ -31,7 +31,7 @@ from pipeline_lib.runtime.progress import Progress
 from pipeline_lib.runtime.types import Stored
 from pipeline_lib.scores import read_threshold
 from pipeline_lib.tasks.detection import masks
-from pipeline_lib.tasks.detection.found import Found, sections_of
+from pipeline_lib.tasks.detection.found import create_arrays, sections_of
 
 PIECE = 256  # larger boxes are divided (px)
 CELL = MASK_WINDOW - PIECE  # boxes that begin in the same square of this side share a forward pass (px)
@@ -81,7 +81,8 @@ def predict_masks(
         JSON file of `stages.detection.choose_score`. Only detections that reach its threshold get a mask.
     output : str or Path
         HDF5 file to write: `labels` (z, y, x), uint32, 0 = background. Objects are numbered 1..n through all
-        sections. Detections that are left with no pixel are no objects.
+        sections. Detections that are left with no pixel are no objects. Row i of `boxes`, `box_section`,
+        `box_class` and `box_score` is the detection from which the object i + 1 was made.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
         Type of the convolutions, see `inference.passes.choose_precision`.
     device : {"auto", "cpu", "cuda"}, default "auto"
@@ -123,13 +124,14 @@ def predict_masks(
         trained.normalisation.check(window.images, dataset, layout.findings(source)["gray"])
         depth, height, width = raw.shape[1:]
         target = layout.add(file, layout.LABELS, (depth, height, width))
+        create_arrays(file, *layout.classes_of(found[layout.BOX_CLASS.name]))
         layout.copy_pixel_size(source, file)
         scores = found[layout.BOX_SCORE.name][:].astype(float)
         progress = Progress(int((scores >= threshold).sum()), "mask", name=str(output))
         count = 0
         for z, every in sections_of(found, depth):
             kept = every.score.astype(float) >= threshold
-            own = Found(masks.rounded(every.boxes[kept]), every.kind[kept], every.score[kept])
+            own = every.at(kept)._replace(boxes=masks.rounded(every.boxes[kept]))
             with _stored_masks(output, len(own.score)) as stored:
                 with torch.inference_mode(), passes.autocast(chosen_device, dtype):
                     for rows, features in window.features(z, own.boxes / (2 * step)):
@@ -141,6 +143,7 @@ def predict_masks(
                 for area in blocks.blocks((height, width), block):
                     labels = instances.labels(area.write)
                     target[z, *area.write] = np.where(labels > 0, labels + np.uint32(count), labels)
+            every.at(np.flatnonzero(kept)[instances.row]).append_to(file, z)
             count += len(instances.row)
     logger.info("%s: %s in %s", output, several(count, "object"), several(depth, "section"))
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 
@@ -41,7 +40,7 @@ class _Regions:
 
 def measure_volume(
     dataset: str | Path,
-    prediction: str | Path,
+    prediction: str | Path | None,
     segmentation: str | Path,
     output: str | Path,
     *,
@@ -54,9 +53,11 @@ def measure_volume(
     ----------
     dataset, prediction, segmentation : str or Path
         HDF5 files with the arrays `raw`, `cell_probability` and `labels` of the volume. If cells are of
-        several classes, the prediction also has the `class_probability`.
+        several classes, the prediction also has the `class_probability`. It is None if the labels were made
+        from masks of detections (`masks.predict_masks`).
     output : str or Path
-        CSV file to write, with the columns of `instances.measurement.measure_cells`.
+        CSV file to write, with the columns of `instances.measurement.measure_cells`. For masks, the score of
+        the detection (`score`) is in place of the mean probability.
     pixel_size : float or (float, float), optional
         Side of a pixel, or its height and width (um), for columns in um and um^2. By default that of the
         dataset.
@@ -73,28 +74,37 @@ def measure_volume(
     InputError
         If an input is missing or damaged.
     """
-    inputs = [dataset, prediction, segmentation]
+    inputs = [path for path in (dataset, prediction, segmentation) if path]
+    arrays = (layout.LABELS,) if prediction else (layout.LABELS, layout.BOX_CLASS, layout.BOX_SCORE)
     with (
         provenance.making("measure_volume", [output], inputs, pixel_size=pixel_size),
         layout.require(dataset, layout.RAW) as raw,
-        layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
-        layout.require(segmentation, layout.LABELS) as found,
+        layout.require(segmentation, *arrays) as found,
         replacing(output) as temporary,
+        ExitStack() as stack,
     ):
+        predicted = (
+            stack.enter_context(layout.require(prediction, layout.CELL_PROBABILITY)) if prediction else {}
+        )
         cells = measure_cells(
             found[layout.LABELS.name],
             intensity=raw[layout.RAW.name],
-            probability=predicted[layout.CELL_PROBABILITY.name],
+            probability=predicted.get(layout.CELL_PROBABILITY.name),
             class_probability=predicted.get(layout.CLASS_PROBABILITY.name),
             classes=_classes_of_cells(predicted),
             pixel_size=pixel_size or layout.pixel_size(raw),
             block=block,
         )
+        if not prediction:
+            names, of_objects = layout.classes_of(found[layout.BOX_CLASS.name])
+            cells["score"] = found[layout.BOX_SCORE.name][:][cells.label - 1]
+            if len(of_objects) > 1:
+                cells["class"] = np.array(names)[found[layout.BOX_CLASS.name][:][cells.label - 1]]
         cells.to_csv(temporary, index=False)
     return len(cells)
 
 
-def _classes_of_cells(prediction: h5py.File) -> dict[int, str]:
+def _classes_of_cells(prediction: Mapping[str, Any]) -> dict[int, str]:
     """Return number and name of each class of cells; empty if there is only one."""
     if layout.CLASS_PROBABILITY.name not in prediction:
         return {}

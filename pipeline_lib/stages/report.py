@@ -18,7 +18,7 @@ from pipeline_lib import figures, metrics, provenance
 from pipeline_lib.figures.palette import class_colours
 from pipeline_lib.networks import modelfile
 from pipeline_lib.pages import quality, write_page
-from pipeline_lib.pages.scores import BOX_SCORES, SCORES, Score
+from pipeline_lib.pages.scores import BOX_SCORES, INSTANCE_SCORES, SCORES, Score
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.log import logger
@@ -76,9 +76,9 @@ SEGMENTATION = Kind(
 )
 DETECTION = Kind(
     "detections.html.jinja",
-    BOX_SCORES,
-    headline=("box_ap_50", "box_f1", "count_error"),
-    of_volumes=tuple(score.metric for score in BOX_SCORES if score.metric != "count_error_relative"),
+    (*BOX_SCORES, *INSTANCE_SCORES),
+    headline=("box_ap_50", "box_f1", "count_error", "seg"),
+    of_volumes=(*(score.metric for score in BOX_SCORES if score.metric != "count_error_relative"), "seg"),
     main="box_ap_50",
     counts=metrics.BOX_COUNTS,
     required=frozenset(metrics.BOX_COUNTS),
@@ -203,7 +203,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
         criterion = next(score for score in kind.scores if score.metric == chosen[network]["criterion"])
         history, measured = pd.read_csv(contents.history), read_json(contents.statistics)
         held_out, training = table[table.split == splits[0]], settings["training"]
-        cells = count_cells(table[table.network == network])
+        cells = count_cells(table[table.network == network], kind.counts)
         all_cells = cells.groupby("split").sum().to_dict("index")
         strips = [_picture(path) for path in contents.strips]
         warned = [
@@ -217,7 +217,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             ),
             *(
                 _doubtful_detections(contents, all_cells[splits[0]], strips, splits[0])
-                if kind is DETECTION
+                if kind.template == DETECTION.template
                 else quality.warn_of_constant(held_out, network, split=splits[0], training=training)
             ),
             *quality.warn_of_short_training(history, training),
@@ -248,8 +248,8 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             folds=settings.get("folds", 1),
             trainings=(1 + len(settings["seeds"])) * settings.get("folds", 1),
             study=contents.study,
-            headline=_named(kind.headline, kind, table),
-            of_volumes=_named(kind.of_volumes, kind, table),
+            headline=_named(kind.headline, kind),
+            of_volumes=_named(kind.of_volumes, kind),
             of_volume=_by_volume(table[table.network == network], splits),
             strips=strips,
             errors=[_picture(path) for path in contents.errors],
@@ -290,9 +290,11 @@ def _require_same(model: str | Path, trained: Json, settings: Json) -> None:
 
 def _kind(path: str | Path, own: pd.DataFrame) -> Kind:
     """Return what to show of a network, by the scores it has; `InputError` if an older version wrote them."""
+    found = {*own.metric}
     for kind in (SEGMENTATION, DETECTION):
-        if kind.required <= {*own.metric}:
-            return kind
+        if kind.required <= found:
+            # baselines also have scores that the network lacks, for example those of masks
+            return kind._replace(scores=tuple(score for score in kind.scores if score.metric in found))
     raise InputError(
         f"{path}: has no rows `{metrics.CELL_COUNTS[0]}`. Another version of bordure wrote it. Type "
         f"`rm -r {path} {Path(path).with_suffix('')}` and run the same command again."
@@ -304,10 +306,10 @@ def _scored(table: pd.DataFrame, kind: Kind) -> set[str]:
     return {*table.network[table.metric == kind.counts[0]]}
 
 
-def _named(metrics: Sequence[str], kind: Kind, table: pd.DataFrame) -> list[Score]:
-    """Return the scores with these names that are in a table, in the order of the names."""
+def _named(metrics: Sequence[str], kind: Kind) -> list[Score]:
+    """Return the scores with these names that the network has, in the order of the names."""
     scores = {score.metric: score for score in kind.scores}
-    return [scores[metric] for metric in metrics if (table.metric == metric).any()]
+    return [scores[metric] for metric in metrics if metric in scores]
 
 
 def _doubtful_detections(
@@ -425,16 +427,19 @@ def mean_scores(table: pd.DataFrame, network: str, scores: Sequence[Score] = SCO
     return {"volumes": table.volume.nunique(), "rows": rows, "uniform": uniform}
 
 
-def count_cells(table: pd.DataFrame) -> pd.DataFrame:
+def count_cells(table: pd.DataFrame, numbers: Sequence[str] = metrics.CELL_COUNTS) -> pd.DataFrame:
     """Count the cells of each volume.
 
     A found cell matches an annotated one if their intersection over union (IoU) is at least 0.5, as in
-    `metrics.average_precision`. Cells are counted in each section. For a detector, these are boxes.
+    `metrics.average_precision`. Cells are counted in each section.
 
     Parameters
     ----------
     table : pandas.DataFrame
         Rows of the table of scores of one network, one for each volume and metric.
+    numbers : sequence of str, default metrics.CELL_COUNTS
+        Names of the numbers of annotated, found and matched cells in the table; `metrics.BOX_COUNTS` for
+        boxes.
 
     Returns
     -------
@@ -443,7 +448,6 @@ def count_cells(table: pd.DataFrame) -> pd.DataFrame:
         int. The index has split and volume.
     """
     counts = table.pivot(index=["split", "volume"], columns="metric", values="value")
-    numbers = metrics.CELL_COUNTS if metrics.CELL_COUNTS[0] in counts else metrics.BOX_COUNTS
     counts = counts[[*numbers]].astype(int).set_axis(["annotated", "found", "matched"], axis=1)
     return counts.assign(missed=counts.annotated - counts.matched, false=counts.found - counts.matched)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,9 +91,9 @@ def segment(
 
 def write_tiffs(
     segmentation: str | Path,
-    prediction: str | Path,
+    prediction: str | Path | None,
     labels: str | Path,
-    cell_probability: str | Path,
+    cell_probability: str | Path | None,
     *,
     classes: str | Path | None = None,
 ) -> None:
@@ -103,13 +104,14 @@ def write_tiffs(
     Parameters
     ----------
     segmentation : str or Path
-        HDF5 file with the `labels`, written by `segment` or `joining.join_labels`.
-    prediction : str or Path
-        HDF5 file with the `cell_probability` from which the labels were made.
+        HDF5 file with the `labels`, written by `segment`, `joining.join_labels` or `masks.predict_masks`.
+    prediction : str or Path or None
+        HDF5 file with the `cell_probability` from which the labels were made. None if they were made from
+        masks of detections; then only the labels are written.
     labels : str or Path
         TIFF file to write: labels as uint16, or as uint32 if a label exceeds 65,535.
-    cell_probability : str or Path
-        TIFF file to write: cell probability, float32, 0 to 1.
+    cell_probability : str or Path or None
+        TIFF file to write: cell probability, float32, 0 to 1. None without `prediction`.
     classes : str or Path, optional
         TIFF file to write: number of the most probable class, uint8, with a palette of colours. The
         prediction must have the array `class_probability`.
@@ -119,20 +121,23 @@ def write_tiffs(
     InputError
         If an input is missing, damaged or lacks an array, or an output cannot be written.
     """
-    outputs = [labels, cell_probability, *([classes] if classes else [])]
+    outputs = [path for path in (labels, cell_probability, classes) if path]
+    inputs = [path for path in (segmentation, prediction) if path]
     needed = [layout.CELL_PROBABILITY, *([layout.CLASS_PROBABILITY] if classes else [])]
     with (
-        provenance.making("write_tiffs", outputs, [segmentation, prediction]) as record,
+        provenance.making("write_tiffs", outputs, inputs) as record,
         layout.require(segmentation, layout.LABELS) as found,
-        layout.require(prediction, *needed) as predicted,
+        ExitStack() as stack,
     ):
+        predicted = stack.enter_context(layout.require(prediction, *needed)) if prediction else {}
         settings: Json = {
             "provenance": record,
             "pixel_size": layout.pixel_size(found),
             "section_spacing": layout.section_spacing(found),
         }
         imageio.write_labels(labels, found[layout.LABELS.name], **settings)
-        imageio.write_probability(cell_probability, predicted[layout.CELL_PROBABILITY.name], **settings)
+        if cell_probability:
+            imageio.write_probability(cell_probability, predicted[layout.CELL_PROBABILITY.name], **settings)
         if classes:
             probability = predicted[layout.CLASS_PROBABILITY.name]
             names, _ = layout.classes_of(probability)

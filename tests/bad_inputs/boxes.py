@@ -171,3 +171,9 @@ add("size of objects in um in the table", write_text, "a.csv", "x0,y0,x1,y1\n3,4
 def _():
     write_text("a.json", coco(SOUND))
     bad_row("one.tif", "a.json", split="test")
+
+
+@case("boxes for a network that learns masks")
+def _():
+    write_text("a.json", coco(SOUND))
+    write_config("network: {name: ssd, masks: true}\n")

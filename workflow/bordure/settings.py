@@ -21,6 +21,7 @@ import yaml
 from jsonschema import Draft202012Validator as Validator
 
 from pipeline_lib import networks
+from pipeline_lib.data.folds import ANNOTATED
 from pipeline_lib.data.volumes import Volume
 from pipeline_lib.networks import modelfile
 from pipeline_lib.runtime.errors import InputError
@@ -293,6 +294,8 @@ def of_volume(settings: Json, own: Mapping[str, str], row: str) -> Json:
 def require_labels(settings: Json, volumes: Iterable[Volume]) -> None:
     """Raise `InputError` if a network that learns pixels would be trained on, or scored with, boxes.
 
+    Scores of masks are left out for volumes that are annotated by boxes, so a test volume may be.
+
     Parameters
     ----------
     settings : dict
@@ -306,14 +309,22 @@ def require_labels(settings: Json, volumes: Iterable[Volume]) -> None:
         With the row of the first volume that is annotated by boxes.
     """
     name = settings["network"]["name"]
-    if networks.plan_type(name).task != "segmentation":
+    if networks.plan_type(name).task == "segmentation":
+        splits: tuple[str, ...] = (*ANNOTATED, "test")
+        reason = (
+            f"the network {name} learns pixels and is scored with them. Choose a detector with `network: "
+            "{name: ssd}`"
+        )
+    elif settings["network"]["masks"]:
+        splits = ANNOTATED
+        reason = "with `network.masks: true` a detector learns the pixels of each object. Remove this setting"
+    else:
         return
     for volume in volumes:
-        if volume.split != "predict" and volume.has_boxes:
+        if volume.split in splits and volume.has_boxes:
             raise InputError(
-                f"{volume.row}, volume {volume.volume}: {volume.annotation}: found boxes, but the network "
-                f"{name} learns pixels and is scored with them. Choose a detector with `network: {{name: "
-                "ssd}`, or name an annotation that has the pixels of each cell."
+                f"{volume.row}, volume {volume.volume}: {volume.annotation}: found boxes, but {reason}, or "
+                "name an annotation that has the pixels of each cell."
             )
 
 

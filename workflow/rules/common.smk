@@ -236,6 +236,9 @@ try:
         {name: model for name, model in MODELS.items() if model.detects == detects}
         for detects in (True, False)
     )
+    # Those whose results have labels: from the class of each pixel, or from the mask of each box
+    MASKED = {name: model for name, model in DETECTORS.items() if model.plan.masks}
+    LABELLED = {name: model for name, model in MODELS.items() if name in SEGMENTERS | MASKED}
     WEIGHT_MAPS = study.first_with(SEGMENTERS, "weight_map")
     BOXES = study.first_with(DETECTORS, "boxes")
     check_tiles()
@@ -389,13 +392,13 @@ BASELINES = (
     else [*baselines.BASELINES]
 )
 FOUND = VALIDATION + TEST + PREDICT  # volumes in which cells are found
-SEGMENTED, DETECTED = ([], FOUND) if MAIN.detects else (FOUND, [])
+SEGMENTED, DETECTED = FOUND if MODEL in LABELLED else [], FOUND if MODEL in DETECTORS else []
 # Files with the detections of a volume
 EXPORTS = {kind: f"<results>/detection/{{volume}}_{end}" for kind, end in boxes.EXPORTS.items()}
 TABLE_OF_CELLS, SUMMARY = (
-    (EXPORTS["table"], "<results>/detection/summary.csv")
-    if MAIN.detects
-    else ("<results>/segmentation/{volume}_cells.csv", "<results>/segmentation/summary.csv")
+    ("<results>/segmentation/{volume}_cells.csv", "<results>/segmentation/summary.csv")
+    if SEGMENTED
+    else (EXPORTS["table"], "<results>/detection/summary.csv")
 )
 EVALUATED = VALIDATION + TEST
 # Volumes shown in the report: some of each split, in turn, so that the report stays short for hundreds of
@@ -640,9 +643,13 @@ def segmentations(names, models=None):
     )
 
 
-CLASS_MAP = (
-    "<results>/segmentation/{volume}_classes.tif"  # if there are more classes than background and cell
+# Files that are written for people beside the labels, if the model finds the class of each pixel
+PROBABILITIES = (
+    {} if MAIN.detects else {"cell_probability": "<results>/segmentation/{volume}_cell_probability.tif"}
 )
+if not MAIN.detects and CLASSES.several:
+    PROBABILITIES["classes"] = "<results>/segmentation/{volume}_classes.tif"
+PREDICTION_OF_LABELS = None if MAIN.detects else "<results>/prediction/{model}/{volume}.h5"
 
 
 def tiffs(names=None):
@@ -651,10 +658,9 @@ def tiffs(names=None):
         names,
         [MODEL],
         segmentation="<results>/segmentation/{model}/{volume}.h5",
-        prediction="<results>/prediction/{model}/{volume}.h5",
+        prediction=PREDICTION_OF_LABELS,
         labels="<results>/segmentation/{volume}_labels.tif",
-        cell_probability="<results>/segmentation/{volume}_cell_probability.tif",
-        **({"classes": CLASS_MAP} if CLASSES.several else {}),
+        **{"cell_probability": None} | PROBABILITIES,
     )
 
 

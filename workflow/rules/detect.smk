@@ -1,5 +1,5 @@
 # With a detector: from the boxes of training objects to default boxes, and from the boxes that the network
-# predicts to detections, their tables and their scores.
+# predicts to detections, their masks, tables and scores.
 
 
 rule detect:
@@ -96,6 +96,47 @@ if SCATTERED:
             "../scripts/detect_in_parts.py"
 
 
+MASKED_IN = found_by(MASKED)
+
+# A volume is not shared by several jobs here, because only the surroundings of detections are computed.
+for batch in batches_of("predict_masks", **{group: names for group, (names, _) in MASKED_IN.items()}):
+
+    rule:
+        name:
+            batch.rule_name
+        input:
+            datasets=of_model("<results>/{dataset}/{volume}.h5", batch.volumes),
+            model=MODEL_FILE or "<results>/models/{model}/model.pt",
+            detections=expand("<results>/detection/{{model}}/{volume}.h5", volume=batch.volumes),
+            postprocessing="<results>/postprocessing/{model}.json",
+        output:
+            expand("<results>/segmentation/{{model}}/{volume}.h5", volume=batch.volumes),
+        log:
+            f"<logs>/predict_masks/{{model}}/{batch.name}.log",
+        benchmark:
+            f"<benchmarks>/predict_masks/{{model}}/{batch.name}.tsv"
+        wildcard_constraints:
+            model=one_of(MASKED_IN[batch.group][1]),
+        conda:
+            "../../environment.yml"
+        threads: 8
+        resources:
+            gpu=gpu_slots("prediction"),
+            mem_mb=MEMORY_MB,
+            runtime=growing(120),
+        params:
+            volumes=each(
+                batch.volumes,
+                dataset="<results>/{dataset}/{volume}.h5",
+                detections="<results>/detection/{model}/{volume}.h5",
+                postprocessing="<results>/postprocessing/{model}.json",
+                output="<results>/segmentation/{model}/{volume}.h5",
+            ),
+            prediction=setting("prediction"),
+        script:
+            "../scripts/predict_masks.py"
+
+
 for batch in batches_of("export_detections", held_out=EVALUATED, new=PREDICT) if DETECTED else ():
 
     rule:
@@ -175,6 +216,14 @@ if not MODEL_FILE:
         script:
             "../scripts/choose_score.py"
 
+    def labels_of_masks(names):
+        """Return an input function: the labels of volumes, if the model has masks."""
+        return lambda wildcards: (
+            paths("<results>/segmentation/{model}/{volume}.h5", model=wildcards.model, volume=names)
+            if wildcards.model in MASKED
+            else []
+        )
+
     COUNTED = scored_by(DETECTORS)
     for batch in batches_of(
         "evaluate_detections", **{group: names for group, (names, _) in COUNTED.items()}
@@ -186,6 +235,7 @@ if not MODEL_FILE:
             input:
                 datasets=of_model("<results>/{dataset}/{volume}.h5", batch.volumes),
                 detections=expand("<results>/detection/{{model}}/{volume}.h5", volume=batch.volumes),
+                segmentations=labels_of_masks(batch.volumes),
                 postprocessing="<results>/postprocessing/{model}.json",
             output:
                 expand("<results>/scores/{{model}}/{volume}.csv", volume=batch.volumes),
@@ -207,6 +257,11 @@ if not MODEL_FILE:
                     batch.volumes,
                     dataset="<results>/{dataset}/{volume}.h5",
                     detections="<results>/detection/{model}/{volume}.h5",
+                    segmentation=lambda name, model: (
+                        Path(config["results"], "segmentation", model, f"{name}.h5")
+                        if model in MASKED
+                        else None
+                    ),
                 ),
             script:
                 "../scripts/evaluate_detections.py"

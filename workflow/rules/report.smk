@@ -7,6 +7,11 @@ if MAIN.detects:
         input:
             datasets=expand("<results>/dataset/{volume}.h5", volume=DRAWN),
             detections=expand("<results>/detection/{model}/{volume}.h5", model=MODEL, volume=DRAWN),
+            segmentations=expand(
+                "<results>/segmentation/{model}/{volume}.h5",
+                model=MODEL,
+                volume=SHOWN if MODEL in MASKED else [],
+            ),
             postprocessing=f"<results>/postprocessing/{MODEL}.json",
             history=f"<results>/models/{MODEL}/history.csv",
         output:
@@ -45,6 +50,7 @@ if MAIN.detects:
                 [MODEL],
                 dataset="<results>/dataset/{volume}.h5",
                 detections="<results>/detection/{model}/{volume}.h5",
+                segmentation="<results>/segmentation/{model}/{volume}.h5" if MODEL in MASKED else None,
                 postprocessing="<results>/postprocessing/{model}.json",
                 output="<results>/figures/detections/{volume}.png",
                 volume="{volume}",
@@ -174,9 +180,10 @@ rule report:
         thresholds="<results>/figures/thresholds.png",
         counts=["<results>/figures/counts.png"] if MAIN.detects else [],
         boxes=of_model("<results>/{boxes}.json", [None]) if MAIN.detects else [],
-        results=expand(
-            EXPORTS["table"] if MAIN.detects else "<results>/segmentation/{volume}_labels.tif", volume=FOUND
-        ),
+        results=[
+            *expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
+            *expand(EXPORTS["table"], volume=DETECTED),
+        ],
     output:
         report="<results>/report.html",
         warnings="<results>/warnings.json",

@@ -1,5 +1,5 @@
 # From cell probabilities and post-processing to instances: HDF5 for scores and pictures, TIFF for Fiji and
-# napari.
+# napari. Instances of a detector with masks are made in detect.smk.
 
 
 rule segment:
@@ -8,13 +8,13 @@ rule segment:
         expand("<results>/segmentation/{volume}_cells.csv", volume=SEGMENTED),
         files_of_models(
             "<results>/segmentation/{model}/{volume}.h5",
-            [model for model in FURTHER + BASELINES if model not in DETECTORS],
+            [model for model in FURTHER if model in LABELLED] + BASELINES,
         ),
 
 
-LABELLED = found_by(SEGMENTERS)
+SEGMENTED_BY = found_by(SEGMENTERS)
 
-for batch in batches_of("segment", **{group: whole(names) for group, (names, _) in LABELLED.items()}):
+for batch in batches_of("segment", **{group: whole(names) for group, (names, _) in SEGMENTED_BY.items()}):
 
     rule:
         name:
@@ -29,7 +29,7 @@ for batch in batches_of("segment", **{group: whole(names) for group, (names, _) 
         benchmark:
             f"<benchmarks>/segment/{{model}}/{batch.name}.tsv"
         wildcard_constraints:
-            model=one_of(LABELLED[batch.group][1]),
+            model=one_of(SEGMENTED_BY[batch.group][1]),
         group:
             FINISH
         conda:
@@ -51,13 +51,11 @@ for batch in batches_of("write_tiffs", held_out=whole(EVALUATED), new=whole(PRED
             segmentations=expand(
                 "<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=batch.volumes
             ),
-            predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=batch.volumes),
+            predictions=expand([*filter(None, [PREDICTION_OF_LABELS])], model=MODEL, volume=batch.volumes),
         output:
-            labels=expand("<results>/segmentation/{volume}_labels.tif", volume=batch.volumes),
-            cell_probabilities=expand(
-                "<results>/segmentation/{volume}_cell_probability.tif", volume=batch.volumes
+            expand(
+                ["<results>/segmentation/{volume}_labels.tif", *PROBABILITIES.values()], volume=batch.volumes
             ),
-            classes=expand(CLASS_MAP, volume=batch.volumes) if CLASSES.several else [],
         log:
             f"<logs>/write_tiffs/{batch.name}.log",
         benchmark:
@@ -81,7 +79,7 @@ for batch in batches_of("measure_cells", held_out=EVALUATED, new=PREDICT) if SEG
             batch.rule_name
         input:
             datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
-            predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=batch.volumes),
+            predictions=expand([*filter(None, [PREDICTION_OF_LABELS])], model=MODEL, volume=batch.volumes),
             segmentations=expand(
                 "<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=batch.volumes
             ),
@@ -102,7 +100,7 @@ for batch in batches_of("measure_cells", held_out=EVALUATED, new=PREDICT) if SEG
                 batch.volumes,
                 [MODEL],
                 dataset="<results>/dataset/{volume}.h5",
-                prediction="<results>/prediction/{model}/{volume}.h5",
+                prediction=PREDICTION_OF_LABELS,
                 segmentation="<results>/segmentation/{model}/{volume}.h5",
                 output="<results>/segmentation/{volume}_cells.csv",
             ),
@@ -175,6 +173,8 @@ if SCATTERED:
             "<logs>/join_labels/{model}/{volume}.log",
         benchmark:
             "<benchmarks>/join_labels/{model}/{volume}.tsv"
+        wildcard_constraints:
+            model=one_of(SEGMENTERS),
         conda:
             "../../environment.yml"
         resources:
@@ -188,11 +188,9 @@ if SCATTERED:
     rule write_joined_tiffs:
         input:
             segmentation=f"<results>/segmentation/{MODEL}/{{volume}}.h5",
-            prediction=f"<results>/prediction/{MODEL}/{{volume}}.h5",
+            prediction=[] if MAIN.detects else f"<results>/prediction/{MODEL}/{{volume}}.h5",
         output:
-            labels="<results>/segmentation/{volume}_labels.tif",
-            cell_probability="<results>/segmentation/{volume}_cell_probability.tif",
-            classes=CLASS_MAP if CLASSES.several else [],
+            ["<results>/segmentation/{volume}_labels.tif", *PROBABILITIES.values()],
         log:
             "<logs>/write_joined_tiffs/{volume}.log",
         benchmark:

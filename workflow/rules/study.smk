@@ -93,7 +93,7 @@ def comparison(unfinished=()):
             "segmentations": {
                 variant: file("{results}/segmentation/{model}/{volume}.h5", model, name)
                 for variant, model in VARIANTS.items()
-                if model.name in SEGMENTERS
+                if model.name in LABELLED
             },
         }
 

@@ -50,10 +50,23 @@ class Found(NamedTuple):
             The remaining boxes, by descending score.
         """
         boxes = self.boxes.clip(0, [height, width, height, width])
-        visible = np.flatnonzero(area(boxes))
-        cut = Found(boxes[visible], self.kind[visible], self.score[visible])
-        kept = suppress(cut.boxes, cut.score, SUPPRESSION, cut.kind)
-        return Found(cut.boxes[kept], cut.kind[kept], cut.score[kept])
+        cut = self._replace(boxes=boxes).at(np.flatnonzero(area(boxes)))
+        return cut.at(suppress(cut.boxes, cut.score, SUPPRESSION, cut.kind))
+
+    def at(self, rows: slice | npt.NDArray[Any]) -> Found:
+        """Return some of the boxes.
+
+        Parameters
+        ----------
+        rows : slice, array of int or of bool
+            Their numbers, or whether each is returned.
+
+        Returns
+        -------
+        Found
+            These boxes.
+        """
+        return Found(self.boxes[rows], self.kind[rows], self.score[rows])
 
     def append_to(self, file: h5py.File, section: int) -> None:
         """Add the boxes to an HDF5 file with the `ARRAYS`.

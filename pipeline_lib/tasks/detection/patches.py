@@ -215,7 +215,7 @@ class BoxPatches(Patches):
         size = np.tile(boxes[drawn, 2:] - boxes[drawn, :2], 2)
         around = boxes[drawn] + size * rng.uniform(-MOVED, MOVED, size.shape)
         there = moved(around, matrix, np.full(2, self.output / 2), middle)
-        targets = _targets(truth, section, drawn, there)
+        targets = targets_of_objects(truth, section, drawn, there)
         # The matrix has one number other than 0 in each row, so the cells of a mask are turned, too.
         down, right = np.sign(matrix.sum(axis=1)).astype(int)
         targets = targets[:, ::down, ::right]
@@ -223,10 +223,27 @@ class BoxPatches(Patches):
         return masks.pack(around, kinds[drawn], targets, cells, step, self.output // step)
 
 
-def _targets(
+def targets_of_objects(
     truth: BoxTruth, section: int, objects: npt.NDArray[np.integer], boxes: Boxes
 ) -> npt.NDArray[np.float32]:
-    """Return which share of each cell of some boxes of a section belongs to one of its objects."""
+    """Return which share of each cell of some boxes of a section belongs to one of its objects.
+
+    Parameters
+    ----------
+    truth : BoxTruth
+        Objects of a volume with their labels.
+    section : int
+        Number of the section.
+    objects : (n,) array of int
+        Number of the object of each box, among those of the section.
+    boxes : (n, 4) array of float64
+        Boxes (px).
+
+    Returns
+    -------
+    (n, 28, 28) array of float32
+        Result of `masks.mask_targets`.
+    """
     numbers = truth.numbers(section)[objects]
     if not len(boxes):
         return masks.mask_targets(np.zeros((0, 0), np.uint32), boxes, numbers)

@@ -31,7 +31,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.tasks.detection import masks, matching
 from pipeline_lib.tasks.detection.found import SMALLEST_SCORE, Found, create_arrays
 from pipeline_lib.tasks.detection.losses import multibox_loss
-from pipeline_lib.tasks.detection.patches import BoxAugmentation, BoxPatches
+from pipeline_lib.tasks.detection.patches import BoxAugmentation, BoxPatches, targets_of_objects
 from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
 
 #: Function of boxes (px) and their classes (from 1) that returns their masks.
@@ -189,6 +189,7 @@ class Task:
     def validate(self, truth: BoxTruth, section: int, outputs: Iterator[tuple[Tile, Output]]) -> SectionFound:
         """Return the loss of the tiles, and the boxes that were found and those of the truth."""
         boxes, kinds = truth.learned(section)
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
         losses, found = [], []
         heads: list[tuple[Tile, Masks]] = []
         for tile, output in outputs:
@@ -206,11 +207,16 @@ class Task:
                     partial(truth.annotated, section, origin=origin),
                 )
             ).to(values.device)
-            loss = self.loss(values.flatten(0, 1)[None], targets.flatten(0, 1)[None])
-            losses.append((float(loss), int((targets[0] > 0).sum())))
-            found.append(output.boxes(tile))
+            loss = float(self.loss(values.flatten(0, 1)[None], targets.flatten(0, 1)[None]))
+            positive = int((targets[0] > 0).sum())
             if output.masks is not None:
                 heads.append((tile, output.masks))
+                end = origin + np.array([height, width])
+                own = np.flatnonzero((kinds > 0) & ((centre >= origin) & (centre < end)).all(axis=1))
+                predicted = output.masks(boxes[own] - np.tile(origin, 2), kinds[own].astype(np.uint8))
+                loss += positive * _mask_loss(predicted, targets_of_objects(truth, section, own, boxes[own]))
+            losses.append((loss, positive))
+            found.append(output.boxes(tile))
         joined = Found(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
         kept = joined.suppressed(*truth.shape[1:])
         matches = truth.matches(section, kept)
@@ -218,7 +224,7 @@ class Task:
         return SectionFound(losses, matches, ious)
 
     def scores_of(self, found: list[SectionFound]) -> dict[str, float]:
-        """Return the MultiBox loss for each default box with an object, and COCO's average precisions.
+        """Return the loss for each default box with an object, and COCO's average precisions.
 
         If there are masks, also the mean IoU of the masks of objects that were found (`mask_iou`).
         """
@@ -255,6 +261,13 @@ def _masks(
         here = masks.rounded(boxes) + network.geometry.context
         features = network.align(network.features(batch), here, np.zeros(len(boxes), np.int64))
         return masks.probabilities(network.mask_head, features, kinds)
+
+
+def _mask_loss(predicted: npt.NDArray[np.float16], targets: npt.NDArray[np.float32]) -> float:
+    """Return the loss of masks, from their probabilities, which are multiples of 1/256."""
+    probability = torch.from_numpy(predicted).double().clamp(1 / 512, 1 - 1 / 512)
+    kinds = torch.zeros(len(predicted), dtype=torch.int64)
+    return float(masks.mask_loss(probability.logit()[:, None], torch.from_numpy(targets), kinds))
 
 
 def _mask_ious(
