@@ -171,6 +171,13 @@ class TestFinishedRun:
             Model(run[0] / "model.pt")
 
 
+def test_masks_are_predicted_between_the_threshold_and_the_scores(tmp_path):
+    """As a job of its own; a group of jobs must not depend on itself over it."""
+    rules = planned(tmp_path, *write(tmp_path, DETECTOR | MASKS))
+    assert {"choose_score", "predict_masks_annotated", "predict_masks_new", "write_tiffs_new"} <= rules
+    assert not {name for name in planned(tmp_path, *write(tmp_path, DETECTOR)) if "mask" in name}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

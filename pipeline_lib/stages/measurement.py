@@ -97,7 +97,7 @@ def measure_volume(
         )
         if not prediction:
             names, of_objects = layout.classes_of(found[layout.BOX_CLASS.name])
-            cells["score"] = found[layout.BOX_SCORE.name][:][cells.label - 1]
+            cells["score"] = found[layout.BOX_SCORE.name][:].astype(float)[cells.label - 1]
             if len(of_objects) > 1:
                 cells["class"] = np.array(names)[found[layout.BOX_CLASS.name][:][cells.label - 1]]
         cells.to_csv(temporary, index=False)

@@ -13,6 +13,8 @@ LATER = workflow.is_main_process and Path(config["results"], "statistics.json").
 DERIVE = "derive" if PREPARE and LATER else PREPARE
 # With further models, the jobs of each model stay separate and run in parallel.
 JOIN = None if FURTHER else FINISH
+# Masks are predicted in between, in a job of its own, which may need a GPU.
+DETECT = "detect" if FINISH and MASKED else FINISH
 
 # Name of this run's jobs in the queue, and environment variables for profiles/cluster.
 JOBS = cluster.name_of(config["results"])

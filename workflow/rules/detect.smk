@@ -53,7 +53,7 @@ for batch in batches_of("detect", **{group: whole(names) for group, (names, _) i
         wildcard_constraints:
             model=one_of(LOCATED[batch.group][1]),
         group:
-            FINISH
+            DETECT
         conda:
             "../../environment.yml"
         resources:
@@ -206,7 +206,7 @@ if not MODEL_FILE:
         wildcard_constraints:
             model=one_of(DETECTORS),
         group:
-            FINISH
+            DETECT
         conda:
             "../../environment.yml"
         resources:
