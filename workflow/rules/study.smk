@@ -95,6 +95,20 @@ def comparison(unfinished=()):
                 for variant, model in VARIANTS.items()
                 if model.name in SEGMENTERS
             },
+            # beside detectors, segmentations are drawn as boxes, too, with their probabilities as scores
+            "predictions": {
+                variant: file("{results}/prediction/{model}/{volume}.h5", model, name)
+                for variant, model in VARIANTS.items()
+                if DETECTORS and model.name in SEGMENTERS
+            },
+            "detections": {
+                variant: [
+                    file("{results}/detection/{model}/{volume}.h5", model, name),
+                    file("{results}/postprocessing/{model}.json", model),
+                ]
+                for variant, model in VARIANTS.items()
+                if model.name in DETECTORS
+            },
         }
 
     return {
