@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import h5py
 import numpy as np
@@ -60,6 +60,10 @@ _BOX_SCORES = ("box_ap_50", "box_f1", "count_error")  # which segmentations and 
 OUTLINED = Line(ANNOTATED, "solid line", 2)  # boxes of an annotation without outlines
 #: Kinds of boxes in the pictures, and how they are drawn
 _LEGEND = {"found": FOUND, "missed": MISSED, "false": FALSE, "not scored": IGNORED}
+
+
+#: For each variant, the entries of its row of a table; None if it does not have the score
+Rows: TypeAlias = list[tuple[str, Json | None]]
 
 
 class Trained(NamedTuple):
@@ -295,12 +299,8 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
             splits=splits,
             criterion=criterion,
             headline=headline,
-            others=[score for score in scores if score not in headline],
+            others=_grouped([score for score in scores if score not in headline], rows, compared),
             rows=rows,
-            lacking={
-                metric: [name for name, row in own if not row and (compared.variant == name).any()]
-                for (_, metric), own in rows.items()
-            },
             result=[(score, _result(compared, splits[0], score, first)) for score in headline if splits],
             costs=costs,
             charts=_charts([model for model in trained if Path(model.history).exists()], variants, costs),
@@ -387,9 +387,21 @@ def _headline(compared: pd.DataFrame, scores: Sequence[Score], criterion: str) -
     return sorted((s for s in scores if s.metric in chosen), key=lambda score: score.metric != criterion)
 
 
-def _rows(
-    compared: pd.DataFrame, split: str, score: Score, variants: Sequence[str]
-) -> list[tuple[str, Json | None]]:
+def _grouped(
+    scores: Sequence[Score], rows: Mapping[tuple[str, str], Rows], compared: pd.DataFrame
+) -> list[tuple[list[str], list[Score]]]:
+    """Group scores by the variants that do not have them, first those that all have."""
+    scored = {*compared.variant}
+    groups: dict[tuple[str, ...], list[Score]] = {(): []}
+    for score in scores:
+        having = {
+            name for (_, metric), own in rows.items() if metric == score.metric for name, row in own if row
+        }
+        groups.setdefault(tuple(sorted(scored - having)), []).append(score)
+    return [([*lacking], own) for lacking, own in groups.items() if own]
+
+
+def _rows(compared: pd.DataFrame, split: str, score: Score, variants: Sequence[str]) -> Rows:
     """Return for each variant the entries of its row of a table, or None if it has no scores."""
     own = compared[(compared.split == split) & (compared.metric == score.metric)].set_index("variant")
     found = own.to_dict("index")
@@ -406,7 +418,7 @@ def _rows(
         """Return left end and length of an interval in percent; None if it is not known."""
         return None if math.isnan(low) else (place(low), round(place(high) - place(low), 1))
 
-    rows: list[tuple[str, Json | None]] = []
+    rows: Rows = []
     for name in variants:
         row = found.get(name)
         if row:
