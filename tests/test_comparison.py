@@ -8,6 +8,7 @@ import shutil
 from itertools import product
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,8 +16,10 @@ import yaml
 from PIL import Image
 
 from pipeline_lib import layout, networks, provenance
+from pipeline_lib.data.boxes import objects_of
 from pipeline_lib.data.correspondence import outlines
 from pipeline_lib.data.normalisation import Normalisation
+from pipeline_lib.figures.boxes import FALSE, FOUND, IGNORED, MISSED
 from pipeline_lib.figures.colouring import rgb
 from pipeline_lib.figures.comparison import palette_png, section_pictures
 from pipeline_lib.figures.curves import Curve, curves_chart
@@ -26,11 +29,16 @@ from pipeline_lib.runtime.files import write_json
 from pipeline_lib.scores import COLUMNS, SECTION_COLUMNS
 from pipeline_lib.stages.comparison import COLUMNS as COMPARED
 from pipeline_lib.stages.comparison import Contents, Shown, Trained, write_comparison
+from pipeline_lib.tasks.detection.found import Found, create_arrays
+from pipeline_lib.tasks.detection.truth import box_writer
 from tests.test_report import Page
 
 SECTIONS = 8
 METRICS = ("rand_error", "v_rand_thin", "seg", "vi_split")
 BLANK = "\u2013"
+#: Boxes of the cells in each section. The last one is not scored.
+CELLS = [(16 * y + 2, 16 * x + 2, 16 * y + 15, 16 * x + 15) for y, x in product(range(4), repeat=2)]
+WRONG = (20, 40, 31, 51)  # a false detection
 
 
 def make_study(folder, variants, seeds=(0, 1, 2), noise=0.004, size=64):
@@ -53,6 +61,10 @@ def make_study(folder, variants, seeds=(0, 1, 2), noise=0.004, size=64):
         raw = np.where(labels > 0, 160, 60) + rng.normal(0, 20, labels.shape)
         layout.add(file, layout.RAW, (1, *labels.shape), "uint8")[:] = raw.clip(0, 255).astype(np.uint8)
         layout.add(file, layout.LABELS, labels.shape)[:] = labels
+        append = box_writer(file, ["cell"])
+        for z in range(SECTIONS):
+            boxes = objects_of(labels, z).boxes
+            append(z, boxes, np.ones(len(boxes), np.uint8), np.arange(len(boxes)) == len(boxes) - 1)
     for number, (variant, better) in enumerate(variants.items()):
         path = folder / f"segmentation-{variant}.h5"
         with layout.create(path, {}) as file:
@@ -312,9 +324,26 @@ def with_detector(study, folder):
             history.rename(columns={"validation_v_rand_thin": "validation_box_ap_50"}).to_csv(
                 model.history, index=False
             )
-    for shown in contents.pictures:
-        shown.segmentations["same"].unlink(missing_ok=True)
-    return contents
+    boxes = np.array([*CELLS[:10], WRONG, CELLS[10], CELLS[11], [2, 45, 12, 55]], float)
+    scores = np.linspace(0.9, 0.35, len(boxes))  # the last two are below the threshold
+    with layout.create(folder / "found.h5", {}) as file:
+        create_arrays(file, ["background", "cell"], ["cell"])
+        for z in range(SECTIONS):
+            Found(boxes, np.ones(len(boxes), np.uint8), scores).append_to(file, z)
+    probability = np.zeros((SECTIONS, 64, 64), np.float32)
+    with layout.create(folder / "probability.h5", {}) as file:
+        layout.add(file, layout.CELL_PROBABILITY, probability.shape)[:] = probability
+    chosen = next(model.postprocessing for model in contents.models if model.variant == "same")
+
+    def beside_detector(shown):
+        segmenting = {name: path for name, path in shown.segmentations.items() if name != "same"}
+        return shown._replace(
+            segmentations=segmenting,
+            predictions=dict.fromkeys(segmenting, folder / "probability.h5"),
+            detections={"same": [folder / "found.h5", chosen]},
+        )
+
+    return dataclasses.replace(contents, pictures=[*map(beside_detector, contents.pictures)])
 
 
 def test_variants_that_segment_and_that_detect_are_compared_by_boxes(study, tmp_path):
@@ -331,28 +360,33 @@ def test_variants_that_segment_and_that_detect_are_compared_by_boxes(study, tmp_
     assert shown["a<b"][1].endswith("] within chance")
     assert "Count error: better with same." in lead(page)
     assert [" ".join(text.split()) for text in cells(page, 1)["unet"]] == [
-        "3",
         "30 k434",
         "1 min 00 s1,000",
         "2.0 s",
     ]
     differs = found[found.split == "test"].set_index(["metric", "variant"]).differs
     assert (differs["count_error", "same"], differs["box_ap_50", "same"]) == (-1, 1)
-    # the scores of pixels are blank for the detector, and those of the others are as before
+    # scores of pixels are shown without the detector, and those of the others are as before
     assert "same" not in differs["v_rand_thin"] and differs["v_rand_thin", "a<b"] == 1
     tables = [cells(page, number) for number in range(len(page.tables) - 1)]
-    blank = [table["same"] for table in tables if table["same"][1] == BLANK]
-    assert blank == [["3", BLANK]] * (2 * len(METRICS)) and not any("missing" in t["same"] for t in tables)
+    assert [*tables[-1]] == ["unet", "a<b", "worse_one"] and tables[-1]["unet"][1] != BLANK
+    assert sum("same" not in table for table in tables) == 2 * len(METRICS)
+    _, found, without = page.text.partition("Scores that same does not have")
+    assert found and "Rand error" in without and "Box AP at 0.5\n" not in without.partition("Learning")[0]
+    assert not any(text in (BLANK, "missing") for t in tables for row in t.values() for text in row)
 
 
 def test_learning_curves_of_both_kinds_are_in_their_charts(study, tmp_path):
     contents = with_detector(study, tmp_path)
     write_comparison(contents, tmp_path / "page.html", tmp_path / "table.csv")
-    charts = (tmp_path / "page.html").read_text().partition('<div id="plots">')[2].split("<figure>")[1:4]
+    charts = (tmp_path / "page.html").read_text().partition('<div id="plots">')[2].split("<figure>")[1:5]
     drawn = [{*re.findall('<polyline data-variant="([^"]*)"', chart)} for chart in charts]
     segmenting = {"unet", "a&lt;b", "worse_one"}
-    assert drawn == [segmenting | {"same"}, segmenting, {"same"}]
-    assert "Box AP at an IoU of 0.5 on the validation volumes" in charts[2]
+    assert drawn == [segmenting, segmenting, {"same"}, {"same"}]  # their losses cannot be compared
+    for chart, name in zip(
+        charts, ("Loss of networks", "V-Rand", "Loss of detectors", "Box AP"), strict=True
+    ):
+        assert f"<figcaption>{name}" in chart
 
 
 def test_the_first_variant_can_detect(study, tmp_path):
@@ -366,6 +400,55 @@ def test_the_first_variant_can_detect(study, tmp_path):
     assert all(text.endswith("] worse") for text in cells(page)["unet"][1:4])
     rows = found[found.metric == "v_rand_thin"]
     assert {*rows.variant} == {*order[1:]} and rows.difference.isna().all()
+
+
+def images_of(page):
+    """Return the embedded pictures in their order."""
+    data = (own["href"].partition(",")[2] for tag, own in page.elements if tag == "image")
+    return [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(own))).convert("RGB")).astype(int) for own in data
+    ]
+
+
+def has_line(picture, box, line):
+    """Return whether pixels above a box have the colour of a line, which can be one of 256 similar ones."""
+    y0, x0, _, x1 = (edge * len(picture) // 64 for edge in box)
+    above = picture[y0 - 3 : y0, x0:x1]
+    return (np.abs(above - rgb(line.colour)).max(axis=-1) < 25).any()
+
+
+def test_boxes_of_segmentations_and_detections_are_drawn_next_to_each_other(study, tmp_path):
+    page, _ = write(with_detector(study, tmp_path), tmp_path)
+    names = [own["data-picture"] for tag, own in page.elements if tag == "svg" and "data-picture" in own]
+    segmented = [f"{name}, segmentation" for name in ("unet", "a<b", "worse_one")]
+    assert names == 2 * ["raw image", "annotation", *VARIANTS, *segmented]
+    assert page.text.count("15 found, 0 missed, 0 false") == 2 * 2
+    assert page.text.count("12 found, 3 missed, 4 false") == 2  # the lowest cells of `worse_one` are cut
+    assert page.text.count("11 found, 4 missed, 1 false") == 2
+    for kind, line in {"found": FOUND, "missed": MISSED, "false": FALSE, "not scored": IGNORED}.items():
+        assert f"{kind} {line.words}" in " ".join(page.text.split())
+    _, _, unet, *_, same = images_of(page)[:6]
+    expected = {FOUND: [*CELLS[:11]], MISSED: CELLS[11:15], FALSE: [WRONG], IGNORED: [CELLS[15]]}
+    for line, boxes in expected.items():
+        assert all(has_line(same, box, line) for box in boxes), line
+        assert not any(has_line(same, box, line) for box in CELLS if box not in boxes and box[0] != 18), line
+    assert all(has_line(unet, box, FOUND) for box in CELLS[:15])
+    assert not any(has_line(unet, box, line) for box in CELLS for line in (MISSED, FALSE))
+
+
+def test_boxes_alone_are_drawn_as_the_annotation(study, tmp_path):
+    """A volume that is annotated with boxes has no outlines."""
+    contents = with_detector(study, tmp_path)
+    dataset = Path(contents.pictures[0].dataset)
+    with h5py.File(dataset, "a") as file:
+        del file["labels"]
+    shown = [own._replace(segmentations={}, predictions={}) for own in contents.pictures]
+    page, _ = write(dataclasses.replace(contents, pictures=shown), tmp_path)
+    raw, annotation, same = images_of(page)[:3]
+    line = dataclasses.replace(FOUND, colour=ANNOTATED)
+    assert all(has_line(annotation, box, line) for box in CELLS)
+    assert not any(has_line(picture, CELLS[12], line) for picture in (raw, same))
+    assert page.text.count("no boxes") == 2 * 3 and "segmentation" not in page.text.partition("Pictures")[2]
 
 
 # pictures

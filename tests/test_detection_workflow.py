@@ -1,17 +1,22 @@
 """Detectors in the workflow: a study of a detector and a U-Net, and settings that are refused."""
 
 import json
+import re
+from itertools import product
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from test_workflow import CONFIG, counts, planned, snakemake, write
+import torch
+import yaml
+from test_workflow import CONFIG, ROOT, counts, planned, snakemake, write
 
 from pipeline_lib import metrics
-from pipeline_lib.api.models import Model
+from pipeline_lib.api import load, train
 from pipeline_lib.cli import main
+from pipeline_lib.networks import model as networks
 from pipeline_lib.networks.modelfile import describe
 from pipeline_lib.runtime.errors import InputError
 
@@ -103,6 +108,19 @@ class TestFinishedRun:
         scores = pd.read_csv(results / "study_scores.csv")
         assert not scores[(scores.network == "unmasked") & (scores.metric == "seg")].size
 
+    def test_the_comparison_draws_the_boxes_that_are_scored(self, run):
+        results, _ = run
+        html = (results / "comparison.html").read_text()
+        scores = pd.read_csv(results / "study_scores.csv").query("metric == 'box_f1'")
+        scores = scores.set_index(["volume", "network"]).value
+        drawn = re.findall(r"<p>(\d+) found, (\d+) missed, (\d+) false</p>", html)
+        assert any(int(found) for found, _, _ in drawn)
+        for key, numbers in zip(
+            product(("score", "choose"), ("ssd", "unet", "unmasked")), drawn, strict=True
+        ):
+            found, missed, false = map(int, numbers)
+            assert 2 * found / (2 * found + missed + false) == pytest.approx(scores[key])
+
     def test_default_boxes_are_those_of_the_training_volume(self, run):
         results, _ = run
         chosen = json.loads((results / "boxes.json").read_text())
@@ -166,9 +184,26 @@ class TestFinishedRun:
             "new_cells.csv",
         )
 
-    def test_the_interface_for_labels_names_the_command_for_boxes(self, run):
-        with pytest.raises(InputError, match="finds boxes, not labels"):
-            Model(run[0] / "model.pt")
+    def test_python_trains_the_same_model_and_finds_the_same_boxes(self, run, tmp_path):
+        results, _ = run
+        images, labels = (tifffile.imread(results / f"drawn/{name}.tif") for name in ("images", "labels"))
+        settings = {key: STUDY[key] for key in ("network", "training", "dataset", "prediction")}
+        path = tmp_path / "model.pt"
+        validation = images[2], labels[2]
+        model = train(images[:2], labels[:2], validation=validation, model=path, threads=2, **settings)
+        weights, expected = (
+            networks.Model.load(own).network.state_dict() for own in (path, results / "models/ssd/model.pt")
+        )
+        assert all(torch.equal(weights[key], expected[key]) for key in expected)
+        assert model.threshold == json.loads((results / "postprocessing/ssd.json").read_text())["threshold"]
+        table = pd.read_csv(results / "detection/new_detections.csv", float_precision="round_trip")
+        assert len(table)
+        pd.testing.assert_frame_equal(model.detect(images[3]), table.drop(columns="volume"))
+        with pytest.raises(InputError, match=r"finds boxes, not labels. Write `model.detect\(image\)`"):
+            model.predict(images[3])
+        segmenting = load(results / "variants/unet.pt", device="cpu")
+        with pytest.raises(InputError, match=r"finds labels, not boxes. Write `model.predict\(image\)`"):
+            segmenting.detect(images[3])
 
 
 def test_masks_are_predicted_between_the_threshold_and_the_scores(tmp_path):
@@ -201,6 +236,18 @@ def test_a_detector_can_be_a_further_variant(tmp_path):
     assert jobs["train_model"] == 2
     assert jobs["choose_boxes"] == jobs["choose_score"] == jobs["choose_postprocessing"] == 1
     assert "collect_detections" not in jobs
+
+
+def test_the_example_trains_both_kinds_for_the_same_time(tmp_path):
+    config = yaml.safe_load((ROOT / "config/study-detection.yaml").read_text())
+    *_, shown = re.findall("```yaml\n(.*?)```", (ROOT / "docs/howto/detection.md").read_text(), re.DOTALL)
+    shown = yaml.safe_load(shown)
+    assert {key: config[key] for key in shown} == shown
+    table = (ROOT / config["volumes"]).read_text()
+    jobs = counts(tmp_path, *write(tmp_path, config | {"volumes": "volumes.tsv"}, table))
+    assert (jobs["train_model"], jobs["measure_speed"]) == (6, 2)
+    assert jobs["choose_score"] == jobs["choose_postprocessing"] == 3
+    assert jobs["compare"] == 1
 
 
 def test_boxes_of_a_volume_are_found_by_several_jobs(tmp_path):

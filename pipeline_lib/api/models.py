@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
@@ -40,7 +41,9 @@ class Model:
     channels : int
         Number of channels of its images.
     threshold : float
-        Cell probability above which a pixel is inside a cell.
+        Cell probability above which a pixel is inside a cell; score above which a box is an object.
+    detects : bool
+        Whether it finds boxes (`detect`), instead of labels (`predict`).
     scores : dict
         Mean scores of the images of each split: `scores["validation"]["seg"]`.
 
@@ -53,11 +56,7 @@ class Model:
     def __init__(self, path: str | Path, *, device: str = "auto", memory_gb: float = 8.0) -> None:
         self.path, self.device, self.memory_gb = Path(path), device, memory_gb
         self._described = describe(path)
-        if self._described.get("task") == "detection":
-            raise InputError(
-                f"{path}: finds boxes, not labels. Use it on the command line: `bordure predict {path} "
-                "IMAGES --out FOLDER`."
-            )
+        self.detects = self._described.get("task") == "detection"
         self._application = application(self._described, path)
         self.channels = len(self._described["normalisation"]["scale"])
         self.threshold: float = self._application["postprocessing"]["threshold"]
@@ -138,14 +137,113 @@ class Model:
         Raises
         ------
         InputError
-            If the image cannot be read, or has another type, gray scale, number of channels or axes.
+            If the model finds boxes, or the image cannot be read, or has another type, gray scale, number of
+            channels or axes.
         """
         from pipeline_lib import layout
+        from pipeline_lib.stages.segmentation import segment
+
+        if self.detects:
+            raise InputError(f"{self.path}: finds boxes, not labels. Write `model.detect(image)`.")
+        settings = channels, scale, offset, pixel_size, match_pixel_size
+        with self._predicted(image, *settings) as folder:
+            segment(
+                folder / "prediction.h5",
+                folder / "postprocessing.json",
+                folder / "labels.h5",
+                memory_gb=self.memory_gb,
+            )
+            kept = 0 if not isinstance(image, str | Path) and np.ndim(image) == 2 else slice(None)
+            with layout.require(folder / "labels.h5", layout.LABELS) as file:
+                labels: np.ndarray = file[layout.LABELS.name][kept]
+            if not return_probability:
+                return labels
+            with layout.require(folder / "prediction.h5", layout.CELL_PROBABILITY) as file:
+                return labels, file[layout.CELL_PROBABILITY.name][kept]
+
+    def detect(
+        self,
+        image: Image,
+        *,
+        channels: Sequence[int | str] | None = None,
+        scale: float | None = None,
+        offset: float | None = None,
+        pixel_size: PixelSize | None = None,
+        match_pixel_size: bool = False,
+    ) -> pd.DataFrame:
+        """Find the objects of an image as boxes.
+
+        The result is that of `bordure predict` for a single image.
+
+        Parameters
+        ----------
+        image : (y, x), (z, y, x) or (c, z, y, x) array_like, str or Path
+            Image of the type and gray scale of the training images.
+        channels : sequence of (int or str), optional
+            Channels to read, by number or name. By default those of the training.
+        scale, offset : float, optional
+            To convert another gray scale: (gray level - `offset`) * `scale`.
+        pixel_size : float or (float, float), optional
+            Side of a pixel, or height and width (um). By default as the file states.
+        match_pixel_size : bool, default False
+            Whether the image is resampled to the pixel size of the training images for the network.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each object whose score reaches the threshold, with the columns `section` (from 0),
+            `class`, `x0`, `y0`, `x1`, `y1` (edges of the box, px), `score`, `centre_x` and `centre_y` (px).
+
+        Raises
+        ------
+        InputError
+            If the model finds labels, or the image cannot be read, or has another type, gray scale, number of
+            channels or axes.
+        """
+        import pandas as pd
+
+        from pipeline_lib.api.segmenting import write_detections
+        from pipeline_lib.imageio.boxes import EXPORTS
+
+        if not self.detects:
+            raise InputError(f"{self.path}: finds labels, not boxes. Write `model.predict(image)`.")
+        settings = channels, scale, offset, pixel_size, match_pixel_size
+        with self._predicted(image, *settings) as folder:
+            results = {kind: folder / end for kind, end in EXPORTS.items()}
+            write_detections(
+                folder / "image.h5",
+                folder / "prediction.h5",
+                folder / "postprocessing.json",
+                folder / "found.h5",
+                results,
+            )
+            # a class may be called NA
+            table = pd.read_csv(
+                results["table"],
+                dtype={"class": str},
+                keep_default_na=False,
+                float_precision="round_trip",
+            )
+        return table.drop(columns="volume")
+
+    @contextmanager
+    def _predicted(
+        self,
+        image: Image,
+        channels: Sequence[int | str] | None,
+        scale: float | None,
+        offset: float | None,
+        pixel_size: PixelSize | None,
+        match_pixel_size: bool,
+    ) -> Iterator[Path]:
+        """Apply the network to an image.
+
+        Yields a temporary folder with `image.h5`, `prediction.h5` and the `postprocessing.json` of the model.
+        """
         from pipeline_lib.api.segmenting import THREADS, channels_to_read
         from pipeline_lib.kernels.threads import cores
         from pipeline_lib.stages.dataset import build_dataset
         from pipeline_lib.stages.prediction import predict
-        from pipeline_lib.stages.segmentation import segment
 
         show_unless_set_up()
         with files() as written:
@@ -171,7 +269,7 @@ class Model:
             predict(
                 folder / "image.h5",
                 self.path,
-                folder / "probability.h5",
+                folder / "prediction.h5",
                 average_orientations=self._application["average_orientations"],
                 match_pixel_size=match_pixel_size,
                 device=self.device,
@@ -179,19 +277,7 @@ class Model:
                 threads=min(cores(), THREADS),
             )
             write_json(folder / "postprocessing.json", self._application["postprocessing"])
-            segment(
-                folder / "probability.h5",
-                folder / "postprocessing.json",
-                folder / "labels.h5",
-                memory_gb=self.memory_gb,
-            )
-            kept = 0 if not isinstance(image, str | Path) and np.ndim(image) == 2 else slice(None)
-            with layout.require(folder / "labels.h5", layout.LABELS) as file:
-                labels: np.ndarray = file[layout.LABELS.name][kept]
-            if not return_probability:
-                return labels
-            with layout.require(folder / "probability.h5", layout.CELL_PROBABILITY) as file:
-                return labels, file[layout.CELL_PROBABILITY.name][kept]
+            yield folder
 
     def predict_files(
         self,
@@ -208,8 +294,9 @@ class Model:
     ) -> pd.DataFrame:
         """Segment files of images, as `bordure predict` does, and write the results.
 
-        For each image `NAME_labels.tif`, `NAME_cell_probability.tif` and `NAME_cells.csv` are written, and
-        `summary.csv` for all. An image that cannot be used does not stop the others.
+        For each image `NAME_labels.tif`, `NAME_cell_probability.tif` and `NAME_cells.csv` are written, with a
+        detector `NAME_detections.csv` and others, and `summary.csv` for all. An image that cannot be used
+        does not stop the others.
 
         Parameters
         ----------
@@ -233,7 +320,7 @@ class Model:
         Returns
         -------
         pandas.DataFrame
-            The summary: columns `image`, `cells`, `labels`, `table` and `error`.
+            The summary: columns `image`, `cells`, `labels` (empty for a detector), `table` and `error`.
 
         Raises
         ------

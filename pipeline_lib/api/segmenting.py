@@ -338,7 +338,7 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
             if described.get("task") != "detection":
                 segment(prediction, _postprocessing(options), segmentation, memory_gb=options.memory)
                 return _write_cells(dataset, prediction, segmentation, results)
-            row = _write_detections(options, dataset, prediction, detections, results)
+            row = write_detections(dataset, prediction, _postprocessing(options), detections, results)
             if not _has_masks(described):
                 return row
             predict_masks(
@@ -393,16 +393,34 @@ def _write_cells(
     return {"cells": number, "labels": results["labels"].name, "table": results["cells"].name}
 
 
-def _write_detections(
-    options: Options, dataset: Path, prediction: Path, detections: Path, results: dict[str, Path]
+def write_detections(
+    dataset: Path, prediction: Path, chosen: Path, detections: Path, results: dict[str, Path]
 ) -> Json:
-    """Find the objects in a predicted image, write the results, and return the row of the image."""
+    """Find the objects in a predicted image, and write the results.
+
+    Parameters
+    ----------
+    dataset : Path
+        HDF5 file of the image.
+    prediction : Path
+        HDF5 file of `stages.prediction.predict`.
+    chosen : Path
+        JSON file with the threshold of the model.
+    detections : Path
+        HDF5 file to write, see `stages.detection.detect`.
+    results : dict of str to Path
+        Files to write, by the names of `imageio.boxes.EXPORTS`.
+
+    Returns
+    -------
+    dict
+        Row of the image in the summary: number of objects (`cells`) and name of the `table`.
+    """
     from pipeline_lib import layout
     from pipeline_lib.imageio.boxes import EXPORTS
     from pipeline_lib.runtime.files import read_json
     from pipeline_lib.stages.detection import detect, export_detections
 
-    chosen = _postprocessing(options)
     with layout.require(dataset, layout.RAW) as file:
         shape = file[layout.RAW.name].shape[1:]
     detect([prediction], detections, shape=shape, one_per_section=read_json(chosen)["one_per_section"])

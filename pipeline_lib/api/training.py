@@ -201,14 +201,17 @@ def _set_iterations(config: Json, settings: Json, minutes: float, threads: int) 
     if not minutes > 0:
         raise InputError(f"minutes: found {minutes:g}, expected a number above 0.")
     from pipeline_lib import imageio
+    from pipeline_lib.tasks.segmentation.classes import Classes
     from pipeline_lib.training.speed import measure_speed
 
-    training = config["training"]
+    training, classes = config["training"], Classes.chosen(config["dataset"])
     seconds = measure_speed(
         config["network"],
         training,
         config["augmentation"],
         channels=imageio.number_of(config["dataset"]["channels"]),
+        classes=classes.names,
+        cells=classes.cells,
         threads=min(threads, THREADS["train"]),
     )
     iterations = max(int(float(f"{60 * minutes / seconds:.2g}")), 1)
@@ -228,32 +231,28 @@ def _set_iterations(config: Json, settings: Json, minutes: float, threads: int) 
 
 def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, threads: int) -> None:
     """Run the stages of the workflow up to the complete model file."""
-    from pipeline_lib import imageio, networks
+    from pipeline_lib import imageio, layout
     from pipeline_lib.stages import training
     from pipeline_lib.stages.acceptance import require_accepted
+    from pipeline_lib.stages.boxes import choose_boxes
     from pipeline_lib.stages.check import check
     from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
+    from pipeline_lib.stages.detection import choose_score, detect, evaluate_detections
     from pipeline_lib.stages.evaluation import evaluate
     from pipeline_lib.stages.packaging import package_model
     from pipeline_lib.stages.postprocessing import choose_postprocessing
     from pipeline_lib.stages.prediction import predict
     from pipeline_lib.stages.segmentation import segment
-    from pipeline_lib.tasks.segmentation.classes import Classes
 
     name = config["network"]["name"]
     memory: Json = {"memory_gb": config["memory_gb"]}
     blocks: Json = {"block": config["block"]}
     shared: Json = memory | {"threads": min(threads, THREADS["others"])}
-    plan = networks.plan(
-        **config["network"],
-        input_channels=imageio.number_of(config["dataset"]["channels"]),
-        classes=len(Classes.chosen(config["dataset"])),
-    )
-    if plan.task == "detection":
-        raise InputError(
-            f"network: {plan.name} finds boxes, but only networks that learn pixels can be trained from "
-            "Python. Train it with the workflow (`bordure run`)."
-        )
+    channels = imageio.number_of(config["dataset"]["channels"])
+    study = _of_workflow("study")
+    [trained_as] = study.models({name: config}, [([], [])], channels).values()
+    plan, detects = trained_as.plan, trained_as.detects
+    study.require_task(config, plan)
     plan.require_training(config["training"])
     if start := config["training"].get("start_from"):
         from pipeline_lib.networks.transfer import plan_of, require_start
@@ -287,8 +286,12 @@ def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, thr
     measure_statistics(
         files_of("dataset", "train"), statistics, normalisation_kind=config["normalisation"], **memory
     )
+    learned = "dataset" if detects else "weight_map"  # a detector learns from the boxes in the datasets
+    boxes = folder / "boxes.json" if detects else None
+    if boxes:
+        choose_boxes(files_of("dataset", "train"), boxes, network=config["network"])
     for volume in volumes:
-        if volume.split != "test":
+        if volume.split != "test" and not detects:
             build_weight_map(
                 file("dataset", volume),
                 statistics,
@@ -299,9 +302,9 @@ def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, thr
     trained = folder / "models" / name / "model.pt"
     training.train(
         files_of("dataset", "train"),
-        files_of("weight_map", "train"),
+        files_of(learned, "train"),
         files_of("dataset", "validation"),
-        files_of("weight_map", "validation"),
+        files_of(learned, "validation"),
         statistics,
         trained,
         trained.with_name("history.csv"),
@@ -309,6 +312,7 @@ def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, thr
         training=config["training"],
         augmentation=config["augmentation"],
         seed=config["seed"],
+        boxes=boxes,
         threads=min(threads, THREADS["train"]),
     )
     held_out = [volume for volume in volumes if volume.split != "train"]
@@ -317,26 +321,44 @@ def _run(volumes: Sequence[Volume], config: Json, folder: Path, model: Path, thr
             file("dataset", volume), trained, file("prediction", volume), **shared, **config["prediction"]
         )
     chosen = folder / f"postprocessing/{name}.json"
-    choose_postprocessing(
-        files_of("dataset", "validation"),
-        files_of("prediction", "validation"),
-        chosen,
-        **shared,
-        **config["segmentation"],
-    )
+    names: Json = {"network": name, "seed": config["seed"]}
+    if detects:
+        for volume in held_out:
+            with layout.require(file("dataset", volume), layout.RAW) as data:
+                shape = data[layout.RAW.name].shape[1:]
+            one = config["detection"]["one_per_section"]
+            detect([file("prediction", volume)], file("detection", volume), shape=shape, one_per_section=one)
+        choose_score(
+            files_of("dataset", "validation"),
+            files_of("detection", "validation"),
+            chosen,
+            **config["detection"],
+        )
+    else:
+        choose_postprocessing(
+            files_of("dataset", "validation"),
+            files_of("prediction", "validation"),
+            chosen,
+            **shared,
+            **config["segmentation"],
+        )
     for volume in held_out:
+        scores, sections = file("scores", volume, ".csv"), file("scores/sections", volume, ".csv")
+        own: Json = names | {"volume": volume.volume, "split": volume.split}
+        if detects:
+            evaluate_detections(
+                file("dataset", volume), file("detection", volume), chosen, scores, sections, **own
+            )
+            continue
         segment(file("prediction", volume), chosen, file("segmentation", volume), **blocks, **memory)
         evaluate(
             file("dataset", volume),
             file("prediction", volume),
             file("segmentation", volume),
             chosen,
-            file("scores", volume, ".csv"),
-            file("scores/sections", volume, ".csv"),
-            volume=volume.volume,
-            split=volume.split,
-            network=name,
-            seed=config["seed"],
+            scores,
+            sections,
+            **own,
             **shared,
         )
     if model.exists():

@@ -23,6 +23,9 @@ from pipeline_lib.figures.volume import FOUND as FOUND_OUTLINE
 from pipeline_lib.figures.volume import WINDOW
 from pipeline_lib.kernels.blocks import ALIGNMENT
 from pipeline_lib.kernels.boxes import Boxes, area
+from pipeline_lib.metrics import BoxMatches
+from pipeline_lib.metrics.detection import AT_50, TRUE
+from pipeline_lib.metrics.detection import FALSE as UNMATCHED
 from pipeline_lib.runtime.types import Json, Stored
 
 CLOSE_UP_SHOWN = 384  # px
@@ -91,6 +94,51 @@ class Outcome(NamedTuple):
     false: Boxes
     false_score: npt.NDArray[np.float64]
     ignored: Boxes
+
+    @classmethod
+    def of(
+        cls,
+        annotated: Boxes,
+        ignored: npt.NDArray[np.bool_],
+        detected: Boxes,
+        matches: BoxMatches,
+        threshold: float,
+    ) -> Outcome:
+        """Return what became of the detections and of the objects of a section, at an IoU of 0.5.
+
+        Parameters
+        ----------
+        annotated : (n, 4) array of float64
+            Boxes of the annotated objects (px).
+        ignored : (n,) array of bool
+            Which of them are not scored.
+        detected : (k, 4) array of float64
+            Boxes of the detections (px).
+        matches : BoxMatches
+            Their matches, of one section.
+        threshold : float
+            Smallest score of a detection that is kept.
+
+        Returns
+        -------
+        Outcome
+            The boxes of each kind.
+        """
+        outcome, kept = matches.coco[0, AT_50], matches.score >= threshold
+        hits = outcome == TRUE
+        # the score of the detection that matches each object, also below the threshold
+        score = np.full(len(annotated), np.nan)
+        score[matches.partner[hits]] = matches.score[hits]
+        missed = ~ignored & ~(score >= threshold)
+        false = kept & (outcome == UNMATCHED)
+        return cls(
+            detected[kept & hits],
+            annotated[missed],
+            score[missed],
+            detected[false],
+            matches.score[false],
+            annotated[ignored],
+        )
 
     @property
     def lines(self) -> list[tuple[Boxes, Line]]:

@@ -1,17 +1,19 @@
-"""Pictures of one section for a comparison: raw image, annotation, and the segmentation of each variant."""
+"""Pictures of one section for a comparison: raw image, annotation, and what each variant found."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from PIL import Image
 
-from pipeline_lib.figures.colouring import hatched, instances_coloured, raw_picture
+from pipeline_lib.figures.boxes import Line, box_overlay
+from pipeline_lib.figures.colouring import Window, hatched, instances_coloured, magnified, raw_picture
 from pipeline_lib.figures.overlay import outline_overlay
 from pipeline_lib.figures.stored import consecutive
 from pipeline_lib.figures.volume import ANNOTATED, LARGEST, WINDOW, matched_labels, middle
+from pipeline_lib.kernels.boxes import Boxes
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.runtime.types import Stored
 
@@ -19,7 +21,7 @@ RAW, TRUTH = "raw image", "annotation"  # names of the first two pictures
 
 
 def section_pictures(
-    raw: Stored, labels: Stored, ignore: Stored | None, segmented: Mapping[str, Stored], z: int
+    raw: Stored, labels: Stored | None, ignore: Stored | None, segmented: Mapping[str, Stored], z: int
 ) -> dict[str, np.ndarray]:
     """Draw one section of a volume with its annotation and its segmentations.
 
@@ -32,8 +34,8 @@ def section_pictures(
     ----------
     raw : (c, z, y, x) array
         Raw image.
-    labels : (z, y, x) array
-        Instance labels of the annotation.
+    labels : (z, y, x) array or None
+        Instance labels of the annotation. None if it has boxes alone; then nothing is segmented.
     ignore : (z, y, x) array or None
         Pixels that are not annotated. None if all are.
     segmented : dict of str to (z, y, x) array
@@ -47,18 +49,54 @@ def section_pictures(
         Pictures, RGB: `RAW`, `TRUTH` (the outlines of the annotated cells on the raw image), and one for each
         variant.
     """
-    _, height, width = labels.shape
-    part = middle((height, width), LARGEST)
-    window = middle((part[0].stop - part[0].start, part[1].stop - part[1].start), WINDOW)  # within `part`
-    y, x = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True))
+    gray, (y, x) = _shown(raw, z)
+    if labels is None:
+        return {RAW: gray}
     ignored = ignored_pixels(ignore, z, (y, x))
     truth = consecutive(without(labels[z, y, x], ignored))
-    gray = raw_picture(raw[(slice(None), z, *part)], window)
     pictures = {RAW: gray, TRUTH: hatched(outline_overlay(gray, (truth, ANNOTATED)), ignored)}
     for name, array in segmented.items():
         found = matched_labels(truth, consecutive(array[z, y, x]))
         pictures[name] = hatched(instances_coloured(found), ignored)
     return pictures
+
+
+def box_pictures(
+    raw: Stored, ignore: Stored | None, boxes: Mapping[str, Iterable[tuple[Boxes, Line]]], z: int
+) -> dict[str, np.ndarray]:
+    """Draw boxes on one section of a volume, on the same pixels as `section_pictures`.
+
+    A small section is magnified, up to `WINDOW` px, so that lines do not hide small objects.
+
+    Parameters
+    ----------
+    raw : (c, z, y, x) array
+        Raw image.
+    ignore : (z, y, x) array or None
+        Pixels that are not annotated. None if all are.
+    boxes : dict of str to iterable of ((n, 4) array of float64, Line)
+        For each picture the boxes (px of the section) of each kind and how they are drawn.
+    z : int
+        Section to draw.
+
+    Returns
+    -------
+    dict of str to (y, x, 3) array of uint8
+        Pictures, RGB. Their size is a multiple of that of `section_pictures`.
+    """
+    gray, window = _shown(raw, z)
+    scale = max(WINDOW // max(gray.shape), 1)
+    picture = hatched(magnified(gray, scale), ignored_pixels(ignore, z, window))
+    return {name: box_overlay(picture, kinds, window, scale) for name, kinds in boxes.items()}
+
+
+def _shown(raw: Stored, z: int) -> tuple[np.ndarray, Window]:
+    """Return the raw picture of the middle of a section, and which rows and columns it shows."""
+    height, width = raw.shape[2:]
+    part = middle((height, width), LARGEST)
+    window = middle((part[0].stop - part[0].start, part[1].stop - part[1].start), WINDOW)  # within `part`
+    y, x = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True))
+    return raw_picture(raw[(slice(None), z, *part)], window), (y, x)
 
 
 def palette_png(picture: np.ndarray) -> bytes:

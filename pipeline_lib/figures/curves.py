@@ -12,7 +12,7 @@ from pipeline_lib.figures.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMI
 from pipeline_lib.runtime.types import Json
 
 WIDTH, HEIGHT = 560, 320  # of the chart with its labels, in units of the drawing
-LEFT, RIGHT, TOP, BOTTOM = 48, 8, 10, 44  # margins
+LEFT, RIGHT, TOP, BOTTOM = 56, 8, 10, 44  # margins
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 DASHES = ("none", "7 3", "2 3", "9 3 2 3")
 

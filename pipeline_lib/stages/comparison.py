@@ -9,23 +9,31 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
 
+import h5py
 import numpy as np
 import pandas as pd
 import yaml
 
 from pipeline_lib import layout, provenance
-from pipeline_lib.figures.comparison import RAW, TRUTH, palette_png, section_pictures
+from pipeline_lib.figures.boxes import FALSE, FOUND, IGNORED, MISSED, Line, Outcome
+from pipeline_lib.figures.comparison import RAW, TRUTH, box_pictures, palette_png, section_pictures
 from pipeline_lib.figures.curves import HEIGHT, WIDTH, Curve, curves_chart, line_style
+from pipeline_lib.figures.volume import ANNOTATED
 from pipeline_lib.metrics.differences import FEWEST_SECTIONS, compare_variants
 from pipeline_lib.networks import modelfile
 from pipeline_lib.pages import write_page
 from pipeline_lib.pages.scores import SCORES, Score
 from pipeline_lib.runtime.files import read_json, replacing
 from pipeline_lib.runtime.log import logger
-from pipeline_lib.runtime.types import Json
+from pipeline_lib.runtime.types import Json, Stored
 from pipeline_lib.scores import at_chosen_threshold, read_scores, read_threshold
+from pipeline_lib.tasks.detection.compared import instances_as_found
+from pipeline_lib.tasks.detection.found import Found
+from pipeline_lib.tasks.detection.truth import IGNORED as IGNORED_OBJECT
+from pipeline_lib.tasks.detection.truth import BoxTruth
 
 __all__ = ["COLUMNS", "Contents", "Shown", "Trained", "write_comparison"]
 
@@ -47,7 +55,15 @@ COLUMNS = [
 _MOST_NAMED = 6  # variants in a sentence
 _CLASS_SCORES = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou", "iou_", "dice_")
 _OF_BOXES = "box_ap_50_"  # begins the name of a class
+_BOX_CURVE = "validation_box_ap_50"  # in the training history of detectors
 _BOX_SCORES = ("box_ap_50", "box_f1", "count_error")  # which segmentations and detections have
+OUTLINED = Line(ANNOTATED, "solid line", 2)  # boxes of an annotation without outlines
+#: Kinds of boxes in the pictures, and how they are drawn
+_LEGEND = {"found": FOUND, "missed": MISSED, "false": FALSE, "not scored": IGNORED}
+
+
+#: For each variant, the entries of its row of a table; None if it does not have the score
+Rows: TypeAlias = list[tuple[str, Json | None]]
 
 
 class Trained(NamedTuple):
@@ -122,9 +138,17 @@ class Shown(NamedTuple):
     z : int
         Number of the section in the volume, from 0.
     dataset : str or Path
-        HDF5 file of the volume with `raw`, `labels` and, if there is one, `ignore`.
+        HDF5 file of the volume with `raw`, `labels` and, if there is one, `ignore`; with boxes of objects if
+        there are `detections`, and then not necessarily with `labels`.
     segmentations : dict of str to (str or Path)
-        For each variant the HDF5 file with the `labels` of one of its models, which need not exist.
+        For each variant that segments, the HDF5 file with the `labels` of one of its models. All files of
+        variants need not exist.
+    detections : dict of str to (str or Path, str or Path), optional
+        For each variant that detects, the HDF5 file of `stages.detection.detect` of one of its models, and
+        the JSON file with its threshold. If there are any, the segmentations are drawn as boxes, too.
+    predictions : dict of str to (str or Path), optional
+        For each variant that segments, the HDF5 file with the probabilities from which its segmentation was
+        made. They are the scores of its boxes.
     """
 
     volume: str
@@ -132,6 +156,14 @@ class Shown(NamedTuple):
     z: int
     dataset: str | Path
     segmentations: Mapping[str, str | Path]
+    detections: Mapping[str, Sequence[str | Path]] = MappingProxyType({})
+    predictions: Mapping[str, str | Path] = MappingProxyType({})
+
+    @property
+    def files(self) -> list[str | Path]:
+        """All its files."""
+        of_detectors = itertools.chain(*self.detections.values())
+        return [self.dataset, *self.segmentations.values(), *of_detectors, *self.predictions.values()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +224,7 @@ class Contents:
     def files(self) -> list[str | Path]:
         """All files from which the page is made and that exist."""
         of_models = [[m.model, m.history, m.postprocessing, *m.scores, *m.sections] for m in self.models]
-        of_pictures = [[shown.dataset, *shown.segmentations.values()] for shown in self.pictures]
+        of_pictures = [shown.files for shown in self.pictures]
         every = itertools.chain(*of_models, self.speed.values(), *of_pictures)
         return [path for path in dict.fromkeys(every) if Path(path).exists()]
 
@@ -238,6 +270,11 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
             if Path(model.model).exists() and str(model.model) not in contents.unfinished
         ]
         costs = _costs(trained, variants, contents)
+        rows = {
+            (split, score.metric): _rows(compared, split, score, variants)
+            for split in splits
+            for score in scores
+        }
         single = compared.groupby("variant").models.max().le(1) if len(compared) else pd.Series(dtype=bool)
         write_page(
             "comparison.html.jinja",
@@ -262,18 +299,16 @@ def write_comparison(contents: Contents, output: str | Path, table: str | Path) 
             splits=splits,
             criterion=criterion,
             headline=headline,
-            others=[score for score in scores if score not in headline],
-            rows={
-                (split, score.metric): _rows(compared, split, score, variants)
-                for split in splits
-                for score in scores
-            },
+            others=_grouped([score for score in scores if score not in headline], rows, compared),
+            rows=rows,
             result=[(score, _result(compared, splits[0], score, first)) for score in headline if splits],
             costs=costs,
             charts=_charts([model for model in trained if Path(model.history).exists()], variants, costs),
             size=(WIDTH, HEIGHT),
             styles={name: line_style(number) for number, name in enumerate(variants)},
             pictures=[_pictures(shown, variants) for shown in contents.pictures],
+            segments=any(shown.segmentations for shown in contents.pictures),
+            legend=_LEGEND if any(shown.detections for shown in contents.pictures) else {},
             table=Path(table).name,
         )
     logger.info("%s: %.1f MB", output, Path(output).stat().st_size / 1e6)
@@ -352,9 +387,21 @@ def _headline(compared: pd.DataFrame, scores: Sequence[Score], criterion: str) -
     return sorted((s for s in scores if s.metric in chosen), key=lambda score: score.metric != criterion)
 
 
-def _rows(
-    compared: pd.DataFrame, split: str, score: Score, variants: Sequence[str]
-) -> list[tuple[str, Json | None]]:
+def _grouped(
+    scores: Sequence[Score], rows: Mapping[tuple[str, str], Rows], compared: pd.DataFrame
+) -> list[tuple[list[str], list[Score]]]:
+    """Group scores by the variants that do not have them, first those that all have."""
+    scored = {*compared.variant}
+    groups: dict[tuple[str, ...], list[Score]] = {(): []}
+    for score in scores:
+        having = {
+            name for (_, metric), own in rows.items() if metric == score.metric for name, row in own if row
+        }
+        groups.setdefault(tuple(sorted(scored - having)), []).append(score)
+    return [([*lacking], own) for lacking, own in groups.items() if own]
+
+
+def _rows(compared: pd.DataFrame, split: str, score: Score, variants: Sequence[str]) -> Rows:
     """Return for each variant the entries of its row of a table, or None if it has no scores."""
     own = compared[(compared.split == split) & (compared.metric == score.metric)].set_index("variant")
     found = own.to_dict("index")
@@ -371,7 +418,7 @@ def _rows(
         """Return left end and length of an interval in percent; None if it is not known."""
         return None if math.isnan(low) else (place(low), round(place(high) - place(low), 1))
 
-    rows: list[tuple[str, Json | None]] = []
+    rows: Rows = []
     for name in variants:
         row = found.get(name)
         if row:
@@ -448,42 +495,97 @@ def _charts(models: Sequence[Trained], variants: Sequence[str], costs: Mapping[s
         history["at"] = history.iteration * minutes
         histories.setdefault(model.variant, []).append(history)
     charts = []
-    for column, name, logarithmic in (
-        ("validation_loss", "Loss on the validation volumes", True),
-        ("validation_v_rand_thin", "V-Rand after thinning on the validation volumes", False),
-        ("validation_box_ap_50", "Box AP at an IoU of 0.5 on the validation volumes", False),
+    of_boxes = {variant for variant, own in histories.items() if _BOX_CURVE in own[0]}
+    both = 0 < len(of_boxes) < len(histories)
+    of_pixels = {*histories} - of_boxes
+    for column, name, logarithmic, of_kind in (
+        ("validation_loss", "Loss of networks that segment" if both else "Loss", True, of_pixels),
+        ("validation_v_rand_thin", "V-Rand after thinning", False, of_pixels),
+        ("validation_loss", "Loss of detectors" if both else "Loss", True, of_boxes),
+        (_BOX_CURVE, "Box AP at an IoU of 0.5", False, of_boxes),
     ):
         curves = {}
         for variant in variants:
-            if own := [table for table in histories.get(variant, []) if column in table]:
+            if (
+                own := [table for table in histories[variant] if column in table]
+                if variant in of_kind
+                else []
+            ):
                 mean = pd.concat(own).groupby("iteration")[["at", column]].mean()
                 lines = [mean, *own] if len(own) > 1 else [mean]
                 curves[variant] = [Curve(t["at"].to_numpy(), t[column].to_numpy()) for t in lines]
         if curves:
+            name = f"{name} on the validation volumes"
             charts.append({"name": name, **curves_chart(curves, logarithmic=logarithmic)})
-    return {"unit": "minutes of training" if timed else "iterations", "charts": charts}
+    unit = "minutes of training" if timed else "iterations"
+    return {"unit": unit, "charts": charts, "variants": [name for name in variants if name in histories]}
 
 
 def _pictures(shown: Shown, variants: Sequence[str]) -> Json:
-    """Return the pictures of a section as data URIs; None for a variant without segmentation."""
+    """Return the pictures of a section as data URIs, with a note or with what is missing.
+
+    If some variants detect, all variants are drawn as boxes, next to each other, before the segmentations.
+    """
     name = f"{shown.volume}, section {shown.z + 1} ({shown.split})"
     if not Path(shown.dataset).exists():
         return {"name": name, "size": None, "panels": {}}
     with ExitStack() as stack:
-        data = stack.enter_context(layout.require(shown.dataset, layout.RAW, layout.LABELS))
-        found = {
+        data = stack.enter_context(layout.require(shown.dataset, layout.RAW))
+        raw, labels, ignore = (data.get(array.name) for array in (layout.RAW, layout.LABELS, layout.IGNORE))
+        segmented = {
             variant: stack.enter_context(layout.require(path, layout.LABELS))[layout.LABELS.name]
             for variant, path in shown.segmentations.items()
             if Path(path).exists()
         }
-        pictures = section_pictures(
-            data[layout.RAW.name], data[layout.LABELS.name], data.get(layout.IGNORE.name), found, shown.z
-        )
+        pictures = section_pictures(raw, labels, ignore, segmented, shown.z)
+        outcomes, boxes = {}, {}
+        if shown.detections:
+            objects = BoxTruth.of(data)
+            outcomes = _outcomes(shown, data, objects, segmented)
+            annotated = {TRUTH: [(objects.boxes[objects.rows(shown.z)], OUTLINED)]} if labels is None else {}
+            lines = annotated | {variant: outcome.lines for variant, outcome in outcomes.items()}
+            boxes = box_pictures(raw, ignore, lines, shown.z)
     height, width = pictures[RAW].shape[:2]
-    panels = {
-        key: f"data:image/png;base64,{base64.b64encode(palette_png(pictures[key])).decode()}"
-        if key in pictures
-        else None
-        for key in (RAW, TRUTH, *variants)
-    }
+    panels = {RAW: _panel(pictures[RAW]), TRUTH: _panel(pictures.get(TRUTH, boxes.get(TRUTH)))}
+    for variant in variants if shown.detections else ():
+        panels[variant] = _panel(boxes.get(variant), "no boxes", outcomes.get(variant))
+    for variant in variants:
+        if not shown.detections or variant in shown.segmentations:
+            title = f"{variant}, segmentation" if shown.detections else variant
+            panels[title] = _panel(pictures.get(variant), "no segmentation")
     return {"name": name, "size": (width, height), "panels": panels}
+
+
+def _outcomes(
+    shown: Shown, data: h5py.File, objects: BoxTruth, segmented: Mapping[str, Stored]
+) -> dict[str, Outcome]:
+    """Return what became of the boxes of each variant in a section, as it is counted for the scores."""
+    found: dict[str, tuple[Found, float]] = {}
+    for variant, (path, chosen) in shown.detections.items():
+        if Path(path).exists() and Path(chosen).exists():
+            with layout.require(path, layout.BOXES, layout.BOX_SCORE) as file:
+                first, last = np.searchsorted(file[layout.BOX_SECTION.name][:], [shown.z, shown.z + 1])
+                own = Found.of_rows(file, slice(int(first), int(last)))
+            found[variant] = own, read_threshold(chosen)
+    for variant, path in shown.predictions.items():
+        if variant in segmented and Path(path).exists():
+            with layout.require(path, layout.CELL_PROBABILITY) as file:
+                if instances := instances_as_found(data, file, segmented[variant]):
+                    found[variant] = instances(shown.z), 0.0  # all instances are kept
+    rows = objects.rows(shown.z)
+    boxes, ignored = objects.boxes[rows], objects.state[rows] == IGNORED_OBJECT
+    return {
+        variant: Outcome.of(boxes, ignored, own.boxes, objects.matches(shown.z, own), threshold)
+        for variant, (own, threshold) in found.items()
+    }
+
+
+def _panel(picture: np.ndarray | None, missing: str = "", outcome: Outcome | None = None) -> Json:
+    """Return a picture as the page needs it, with the numbers of its boxes, or what is missing."""
+    panel: Json = {"uri": None, "missing": missing, "counts": {}}
+    if picture is not None:
+        panel["uri"] = f"data:image/png;base64,{base64.b64encode(palette_png(picture)).decode()}"
+    if outcome is not None:
+        boxes = {"found": outcome.found, "missed": outcome.missed, "false": outcome.false}
+        panel["counts"] = {kind: len(own) for kind, own in boxes.items()}
+    return panel

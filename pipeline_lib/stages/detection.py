@@ -28,7 +28,7 @@ from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import read_threshold, write_scores
-from pipeline_lib.tasks.detection.found import Found, create_arrays, sections_of
+from pipeline_lib.tasks.detection.found import SMALLEST_SCORE, Found, create_arrays, sections_of
 from pipeline_lib.tasks.detection.scores import matched_sections, score_boxes
 
 #: How the score threshold is chosen: the best F1 at an IoU of 0.5, or the smallest error of the number of
@@ -97,7 +97,8 @@ def detect(
                 kept = kept.at(slice(1))
             kept.append_to(file, z)
             count += len(kept.score)
-    logger.info("%s: %s in %s", output, several(count, "detection"), several(sections, "section"))
+    numbers = several(count, "detection"), SMALLEST_SCORE, several(sections, "section")
+    logger.info("%s: %s with a score of at least %g in %s", output, *numbers)
 
 
 def choose_score(

@@ -14,9 +14,8 @@ from pipeline_lib import layout, provenance
 from pipeline_lib.figures.boxes import Outcome, save_detection_sheet
 from pipeline_lib.figures.detection_charts import save_count_chart, save_curve_chart
 from pipeline_lib.metrics import BoxMatches, pooled_matches
-from pipeline_lib.metrics.detection import AT_50, FALSE, TRUE
 from pipeline_lib.scores import read_threshold
-from pipeline_lib.tasks.detection.found import Found, sections_of
+from pipeline_lib.tasks.detection.found import sections_of
 from pipeline_lib.tasks.detection.scores import matched_sections
 from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
 
@@ -129,24 +128,6 @@ def _outcomes(
             kept = own.score.astype(float) >= threshold
             yield Outcome(own.boxes[kept], none, no_score, none, no_score, none)
         else:
-            yield _outcome(truth, z, own, threshold)
-
-
-def _outcome(truth: BoxTruth, z: int, own: Found, threshold: float) -> Outcome:
-    rows, matches = truth.rows(z), truth.matches(z, own)
-    boxes, ignored = truth.boxes[rows], truth.state[rows] == IGNORED
-    outcome, kept = matches.coco[0, AT_50], matches.score >= threshold
-    hits = outcome == TRUE
-    # the score of the detection that matches each object, also below the threshold
-    score = np.full(len(boxes), np.nan)
-    score[matches.partner[hits]] = matches.score[hits]
-    missed = ~ignored & ~(score >= threshold)
-    false = kept & (outcome == FALSE)
-    return Outcome(
-        own.boxes[kept & hits],
-        boxes[missed],
-        score[missed],
-        own.boxes[false],
-        matches.score[false],
-        boxes[ignored],
-    )
+            rows = truth.rows(z)
+            ignored = truth.state[rows] == IGNORED
+            yield Outcome.of(truth.boxes[rows], ignored, own.boxes, truth.matches(z, own), threshold)

@@ -27,7 +27,7 @@ from pipeline_lib.imageio.pairing import pair_files
 from pipeline_lib.imageio.regions import BORDER
 from pipeline_lib.instances.classes import Border, ClassMap
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
-from pipeline_lib.kernels.sections import Sections, ignored_pixels, without
+from pipeline_lib.kernels.sections import Sections, ignored_pixels
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for
 from pipeline_lib.metrics.challenge import isbi_scores_with_sections
 from pipeline_lib.runtime.errors import InputError
@@ -42,8 +42,7 @@ from pipeline_lib.scores import (
     spread,
     write_scores,
 )
-from pipeline_lib.tasks.detection.compared import boxes_of_labels, match_sections
-from pipeline_lib.tasks.detection.found import Found
+from pipeline_lib.tasks.detection.compared import boxes_of_labels, instances_as_found, match_sections
 from pipeline_lib.tasks.detection.scores import SIZES, score_boxes
 from pipeline_lib.tasks.detection.truth import BoxTruth
 from pipeline_lib.tasks.segmentation.classes import Classes
@@ -240,24 +239,11 @@ def _box_scores(
     Instances are restricted to annotated pixels. Both are empty if the prediction does not have the classes
     of the objects.
     """
-    probability, ignore = predicted[layout.CELL_PROBABILITY.name], truth.get(layout.IGNORE.name)
-    of_classes = predicted.get(layout.CLASS_PROBABILITY.name)
     objects, (_, cells) = BoxTruth.of(truth), layout.classes_of(truth[layout.BOX_CLASS.name])
-    numbers: list[int] = []
-    if len(cells) > 1:
-        names, found = ([], []) if of_classes is None else layout.classes_of(of_classes)
-        if found != cells:
-            return {}, []
-        numbers = [names.index(name) for name in cells]
-    matches = []
-    for z in range(labels.shape[0]):
-        section = without(labels[z], ignored_pixels(ignore, z))
-        ((boxes, score),) = metrics.boxes_of_instances(section, probability[z])
-        kind = np.ones(len(score), np.uint8)
-        if numbers:
-            means = [metrics.boxes_of_instances(section, of_classes[n, z])[0][1] for n in numbers]
-            kind += np.argmax(means, axis=0).astype(np.uint8)
-        matches.append(objects.matches(z, Found(boxes, kind, score), [*SIZES.values()]))
+    found = instances_as_found(truth, predicted, labels)
+    if found is None:
+        return {}, []
+    matches = [objects.matches(z, found(z), [*SIZES.values()]) for z in range(labels.shape[0])]
     return score_boxes(matches, 0.0, cells)
 
 

@@ -84,6 +84,9 @@ def comparison(unfinished=()):
             ],
         }
 
+    # pictures show boxes unless all variants have labels
+    as_boxes = not {model.name for model in VARIANTS.values()} <= {*LABELLED}
+
     def shown(name):
         return {
             "volume": name,
@@ -93,7 +96,21 @@ def comparison(unfinished=()):
             "segmentations": {
                 variant: file("{results}/segmentation/{model}/{volume}.h5", model, name)
                 for variant, model in VARIANTS.items()
-                if model.name in LABELLED
+                if model.name in (SEGMENTERS if as_boxes else LABELLED)
+            },
+            # segmentations are drawn as boxes, too, with their probabilities as scores
+            "predictions": {
+                variant: file("{results}/prediction/{model}/{volume}.h5", model, name)
+                for variant, model in VARIANTS.items()
+                if as_boxes and model.name in SEGMENTERS
+            },
+            "detections": {
+                variant: [
+                    file("{results}/detection/{model}/{volume}.h5", model, name),
+                    file("{results}/postprocessing/{model}.json", model),
+                ]
+                for variant, model in VARIANTS.items()
+                if as_boxes and model.name in DETECTORS
             },
         }
 

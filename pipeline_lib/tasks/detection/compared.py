@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
+from pipeline_lib import layout
 from pipeline_lib.imageio.boxes import SectionBoxes
 from pipeline_lib.kernels.boxes import Boxes, area, masked_area
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.metrics import BoxMatches, boxes_of_instances, match_boxes
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Stored
+from pipeline_lib.tasks.detection.found import Found
 from pipeline_lib.tasks.detection.scores import SIZES
 from pipeline_lib.tasks.detection.truth import NOT_ANNOTATED, visible
 
@@ -47,6 +50,50 @@ def boxes_of_labels(labels: Stored, ignore: Stored | None = None) -> list[Sectio
         names, scores = [ANY_CLASS] * len(boxes), np.full(len(boxes), np.nan)
         sections.append(SectionBoxes(boxes, names, cut_off, scores, annotated))
     return sections
+
+
+def instances_as_found(
+    truth: h5py.File, predicted: h5py.File, labels: Stored
+) -> Callable[[int], Found] | None:
+    """Return a function that finds the boxes of the instances of a section, as those of a detector.
+
+    The score of a box is the mean cell probability of its instance. If objects are of several classes, its
+    class is that with the highest mean probability. Instances are restricted to annotated pixels.
+
+    Parameters
+    ----------
+    truth : h5py.File
+        Dataset of the volume, with the boxes of its objects.
+    predicted : h5py.File
+        Prediction of the volume.
+    labels : (z, y, x) array of int
+        Instance labels that were made from it.
+
+    Returns
+    -------
+    callable or None
+        Function of the number of the section. None if the prediction lacks the classes of the objects.
+    """
+    probability, ignore = predicted[layout.CELL_PROBABILITY.name], truth.get(layout.IGNORE.name)
+    of_classes = predicted.get(layout.CLASS_PROBABILITY.name)
+    _, cells = layout.classes_of(truth[layout.BOX_CLASS.name])
+    numbers: list[int] = []
+    if len(cells) > 1:
+        names, found = ([], []) if of_classes is None else layout.classes_of(of_classes)
+        if found != cells:
+            return None
+        numbers = [names.index(name) for name in cells]
+
+    def of_section(z: int) -> Found:
+        section = without(labels[z], ignored_pixels(ignore, z))
+        ((boxes, score),) = boxes_of_instances(section, probability[z])
+        kind = np.ones(len(score), np.uint8)
+        if numbers:
+            means = [boxes_of_instances(section, of_classes[n, z])[0][1] for n in numbers]
+            kind += np.argmax(means, axis=0).astype(np.uint8)
+        return Found(boxes, kind, score)
+
+    return of_section
 
 
 def match_sections(
