@@ -79,7 +79,8 @@ class TestFinishedRun:
         scores = pd.read_csv(results / "study_scores.csv")
         for volume in ("choose", "score", "new"):
             labels = tifffile.imread(results / f"segmentation/{volume}_labels.tif")
-            cells = pd.read_csv(results / f"segmentation/{volume}_cells.csv")
+            path = results / f"segmentation/{volume}_cells.csv"
+            cells = pd.read_csv(path, float_precision="round_trip")
             with h5py.File(results / f"segmentation/ssd/{volume}.h5") as file:
                 np.testing.assert_array_equal(file["labels"][:], labels)
                 boxes, score = file["boxes"][:], file["box_score"][:]
