@@ -413,6 +413,18 @@ class TestStages:
         assert found["sizes"] == [round(low, 1), round(high, 1)]
         assert (found["objects"], found["covered"]) == (2, 1.0)
 
+    def test_sizes_of_the_formula(self, dataset, tmp_path, caplog):
+        """The two objects, of 8 x 8 and 10 x 12 px, are covered if the sizes fit, and not otherwise."""
+        network = {"name": "ssd", "channels": [2, 2, 2], "heads": 2, "size_range": [8, 12]}
+        choose_boxes([dataset], tmp_path / "boxes.json", network=network)
+        found = json.loads((tmp_path / "boxes.json").read_text())
+        assert (found["sizes"], found["covered"]) == ([8.0, 9.8, 12.0, 13.9], 1.0)
+        assert "cover only" not in caplog.text
+        choose_boxes([dataset], tmp_path / "boxes.json", network=network | {"size_range": [12, 60]})
+        found = json.loads((tmp_path / "boxes.json").read_text())
+        assert (found["sizes"], found["covered"]) == ([12.0, 26.8, 60.0, 80.5], 0.5)
+        assert "Remove `network.size_range`, add ratios to" in caplog.text
+
     def test_uncovered_objects_are_named(self, dataset, tmp_path, caplog):
         network = {"name": "ssd", "channels": [2, 2], "heads": 1, "sizes": [50]}
         choose_boxes([dataset], tmp_path / "boxes.json", network=network)
