@@ -120,9 +120,9 @@ class SSDPlan(Plan):
     )
     size_range: tuple[float, ...] = setting(
         (),
-        "Smallest and largest size of the default boxes, from which the paper's formula makes equal steps from "
-        "level to level. The paper has 0.2 and 0.9 of the side of its images, 60 and 270 px. An empty list "
-        "means that the sizes are chosen from the training objects.",
+        "Smallest and largest size of the default boxes, from which the paper's formula makes equal steps "
+        "from level to level. The paper has 0.2 and 0.9 of the side of its images, 60 and 270 px. An empty "
+        "list means that the sizes are chosen from the training objects.",
         unit="px",
         minItems=0,
         maxItems=2,
@@ -167,8 +167,8 @@ class SSDPlan(Plan):
             raise InputError(f"{found}, expected the smallest and the largest size, such as [60, 270].")
         if self.heads == 1:
             raise InputError(
-                f"{found} for a single level (`network.heads: 1`), but the formula spreads sizes over several "
-                "levels. Set `network.sizes` instead."
+                f"{found} for a single level (`network.heads: 1`), but the formula spreads sizes over "
+                "several levels. Set `network.sizes` instead."
             )
         if self.sizes:
             raise InputError(f"{found}, but `network.sizes` states the sizes. Remove one of them.")
