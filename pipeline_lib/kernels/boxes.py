@@ -16,6 +16,7 @@ from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.runtime.types import Stored
 
 Boxes = npt.NDArray[np.float64]
+_REMOVED, _KEPT, _UNDECIDED = range(3)  # states of boxes
 
 
 def overlaps(first: Boxes, second: Boxes) -> npt.NDArray[np.float64]:
@@ -218,24 +219,108 @@ def suppress(
     >>> suppress(boxes, np.array([0.9, 0.8, 0.7]), 0.3, np.zeros(3, int))
     array([0, 2])
     """
+    return decide(boxes, scores, threshold, groups, np.zeros(len(boxes), bool))[0]
+
+
+def decide(
+    boxes: Boxes,
+    scores: npt.NDArray[np.floating],
+    threshold: float,
+    groups: npt.NDArray[np.integer],
+    unsure: npt.NDArray[np.bool_],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Do what `suppress` does while some boxes are not known yet, as far as their result is certain.
+
+    Parameters
+    ----------
+    boxes : (n, 4) array of float64
+        Boxes (y0, x0, y1, x1).
+    scores : (n,) array of float
+        Score of each box.
+    threshold : float
+        As for `suppress`.
+    groups : (n,) array of int
+        As for `suppress`.
+    unsure : (n,) array of bool
+        Boxes that can overlap a box that is not known yet.
+
+    Returns
+    -------
+    kept : (k,) array of int64
+        Numbers of the boxes that are kept, whatever the other boxes are, by descending score.
+    undecided : (m,) array of int64
+        Numbers of the boxes that have to be decided together with the other boxes, by descending score.
+
+    Examples
+    --------
+    The first box can be removed by a box that is not known yet, and then the second one is kept.
+
+    >>> import numpy as np
+    >>> from pipeline_lib.kernels.boxes import decide
+    >>> boxes = np.array([[0.0, 0, 4, 4], [0, 1, 4, 5], [9, 9, 12, 12]])
+    >>> unsure = np.array([True, False, False])
+    >>> decide(boxes, np.array([0.9, 0.8, 0.7]), 0.3, np.zeros(3, int), unsure)
+    (array([2]), array([0, 1]))
+    """
     order = np.lexsort((groups, *boxes.T[::-1], -scores))
     ranked = np.ascontiguousarray(boxes[order], np.float64)
     sizes = (ranked[:, 2:] - ranked[:, :2]).max(axis=1, initial=1)
     octaves = np.ceil(np.log2(sizes)).astype(np.int64)
-    return order[_greedy(ranked, octaves, groups[order], threshold)]
+    state = _greedy(ranked, octaves, groups[order], threshold, unsure[order])
+    return order[state == _KEPT], order[state == _UNDECIDED]
+
+
+def touches(boxes: Boxes, areas: Boxes) -> npt.NDArray[np.bool_]:
+    """Return which boxes share pixels with one of some areas.
+
+    Parameters
+    ----------
+    boxes : (n, 4) array of float64
+        Boxes (y0, x0, y1, x1).
+    areas : (m, 4) array of float64
+        Areas, in the same form.
+
+    Returns
+    -------
+    (n,) array of bool
+        True for boxes that share pixels with an area.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pipeline_lib.kernels.boxes import touches
+    >>> touches(np.array([[0.0, 0, 4, 4], [4, 0, 8, 4]]), np.array([[0.0, 0, 4, 9]]))
+    array([ True, False])
+    """
+    near = areas[areas[:, 0] < boxes[:, 2].max(initial=-np.inf)]
+    return _touches(boxes, near)
 
 
 @compiled
-def _greedy(boxes: np.ndarray, octaves: np.ndarray, groups: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the boxes that are kept; boxes with a higher score come first.
+def _touches(boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    found = np.zeros(len(boxes), np.bool_)
+    for i in range(len(boxes)):
+        y0, x0, y1, x1 = boxes[i]
+        for j in range(len(areas)):
+            if y0 < areas[j, 2] and areas[j, 0] < y1 and x0 < areas[j, 3] and areas[j, 1] < x1:
+                found[i] = True
+                break
+    return found
 
-    A box is compared only with kept boxes near it. For each octave of sizes there is a grid whose cells are
-    as large as the largest of these boxes, and a kept box is in the cell of its first corner. So those that
-    share pixels with a box are in a few cells. Cells with the same hash share a list: its other boxes share
-    no pixels with the box, or are compared with it twice.
+
+@compiled
+def _greedy(
+    boxes: np.ndarray, octaves: np.ndarray, groups: np.ndarray, threshold: float, unsure: np.ndarray
+) -> np.ndarray:
+    """Return the state of each box; boxes with a higher score come first.
+
+    A box is compared only with boxes near it that are not removed. For each octave of sizes there is a grid
+    whose cells are as large as the largest of these boxes, and a box is in the cell of its first corner. So
+    those that share pixels with a box are in a few cells. Cells with the same hash share a list: its other
+    boxes share no pixels with the box, or are compared with it twice.
     """
     count = len(boxes)
-    kept = np.ones(count, np.bool_)
+    state = np.where(unsure, _UNDECIDED, _KEPT)
     lists = 1
     while lists < 2 * count:
         lists *= 2
@@ -252,21 +337,21 @@ def _greedy(boxes: np.ndarray, octaves: np.ndarray, groups: np.ndarray, threshol
             for row in range(math.floor(box[0] / side) - 1, math.floor(box[2] / side) + 1):
                 for column in range(math.floor(box[1] / side) - 1, math.floor(box[3] / side) + 1):
                     j = first[_hash(octave, row, column, lists)]
-                    while j >= 0 and kept[i]:
+                    while j >= 0 and state[i] != _REMOVED:
                         if groups[j] == groups[i] and _iou(box, boxes[j]) > threshold:
-                            kept[i] = False
+                            state[i] = _REMOVED if state[j] == _KEPT else _UNDECIDED
                         j = following[j]
-                    if not kept[i]:
+                    if state[i] == _REMOVED:
                         break
-                if not kept[i]:
+                if state[i] == _REMOVED:
                     break
-            if not kept[i]:
+            if state[i] == _REMOVED:
                 break
-        if kept[i]:
+        if state[i] != _REMOVED:
             side = 2.0 ** octaves[i]
             own = _hash(octaves[i], math.floor(box[0] / side), math.floor(box[1] / side), lists)
             following[i], first[own] = first[own], i
-    return np.flatnonzero(kept)
+    return state
 
 
 @compiled

@@ -24,8 +24,9 @@ MASK_CONVOLUTIONS = 4  # of the mask head
 MASKS_AT_ONCE = 64  # boxes that the mask head processes together in a prediction
 #: Side of the largest area of a section whose features a prediction of masks has in memory (px).
 MASK_WINDOW = 640
-# Bytes of a training step per value of `SSDPlan.step_bytes_per_pixel`: those of FCN, not measured yet
-STEP_BYTES = {"float32": 4.2, "bfloat16": 2.8}
+# Bytes of a training step per value of `SSDPlan.step_bytes_per_pixel`, measured (`tests/test_memory.py`)
+STEP_BYTES = {"float32": 7.8, "bfloat16": 5.6}
+MASK_STEP_BYTES = {"float32": 4.2, "bfloat16": 2.8}  # the same for the mask head
 
 
 @dataclass(frozen=True)
@@ -352,7 +353,8 @@ class SSDPlan(Plan):
             width / 4**level * (self.convolutions * (3 if self.batch_normalisation else 1) + 0.75)
             for level, width in enumerate(self.channels)
         )
-        values = kept + max(self.channels) + 6 * self.output_channels / self.reduction**2
+        largest = max(width / 4**level for level, width in enumerate(self.channels))
+        values = kept + largest + 6 * self.output_channels / self.reduction**2
         return STEP_BYTES.get(precision, STEP_BYTES["float32"]) * values
 
     def training_memory(
@@ -389,7 +391,8 @@ class SSDPlan(Plan):
         together = 1 if self._normalises() else memory.patches_at_once(tile, batch)
         masks = (self.geometry.output_size(tile) // self.reduction) ** 2  # at most one for each pixel
         values = width * (ROI**2 * (1 + MASK_CONVOLUTIONS) + 5 * MASK**2) + 6 * (self.classes - 1) * MASK**2
-        of_mask = STEP_BYTES.get(precision, STEP_BYTES["float32"]) * values  # measured: up to 14 % less
+        # measured: up to 14 % less
+        of_mask = MASK_STEP_BYTES.get(precision, MASK_STEP_BYTES["float32"]) * values
         step = 0 if on_gpu else of_mask * masks * together
         ahead = 24 * batch * masks * MASK**2  # targets of up to six batches
         return replace(need, bytes=need.bytes + ahead + step)
