@@ -73,6 +73,7 @@ bench: venv ## measure speed; figures are stored in benchmarks/results/
 
 bench-large: venv ## measure memory and time for 32,768 x 32,768 px and 1,000 volumes; half an hour, 20 GB of disk
 	@$(BIN)/python -m benchmarks.bench_large
+	@$(BIN)/python -m benchmarks.bench_detection
 	@$(BIN)/python -m benchmarks.bench_many
 
 fuzz: venv ## fuzz all code that reads files, ten minutes each; figures: docs/measurements/reliability.md

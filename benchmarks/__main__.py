@@ -21,7 +21,7 @@ from pipeline_lib import provenance
 from pipeline_lib.runtime.files import read_json, write_json
 
 FOLDER = Path(__file__).parent
-LONG = {"large", "many"}  # run by `make bench-large`, which writes a separate file of results
+LONG = {"large", "many", "detection"}  # run by `make bench-large`, which writes a separate file of results
 
 
 def main(names: Sequence[str]) -> int:

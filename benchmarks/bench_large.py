@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ SEEDS = {"train": 1, "validation": 2}
 TRAINING_SIZE = 512  # px
 NETWORK = {"name": "unet", "depth": 2, "base_channels": 4, "dropout": 0.0}
 TRAINING = {"tile": 220, "iterations": 400, "optimizer": "adam", "validation_interval": 400}
-TO_LABELS = ("build_dataset", "predict", "segment", "write_tiffs")  # stages for images without annotation
+# Stages for images without annotation; the last two are those of `bench_detection`
+TO_LABELS = ("build_dataset", "predict", "segment", "write_tiffs", "detect", "export_detections")
 THRESHOLD, MINIMUM_SIZE = 0.5, 50  # px
 
 ADAPTER = """
@@ -57,7 +58,7 @@ with stage("stage.log", threads) as run:
     run(getattr(import_module(module), name), *map(path, files), **settings)
 """
 DONE = re.compile(r"done in ([\d.]+) s, (\d+) MB at most")
-CELLS = re.compile(r" (\d+) cells")
+CELLS = re.compile(r" ([\d,]+) (?:cells|detections)")
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class Figures:
         return self.side**2 / 1e6 / self.seconds
 
 
-def preparation() -> list[Job]:
-    """Return the jobs that make `model.pt` and `statistics.json`."""
+def training_data() -> list[Job]:
+    """Return the jobs that make a dataset for the training and one for the validation, and the statistics."""
     found = []
     for name, seed in SEEDS.items():
         drawn = {"size": TRAINING_SIZE, "seed": seed}
@@ -103,10 +104,13 @@ def preparation() -> list[Job]:
             Job("draw", "benchmarks.drawing.draw_annotation", [labels], drawn),
             Job("build_dataset", "pipeline_lib.stages.dataset.build_dataset", [images, labels, dataset]),
         ]
-    found.append(
-        Job("statistics", "pipeline_lib.stages.dataset.measure_statistics", [["train.h5"], "statistics.json"])
-    )
-    sets = []
+    statistics = "pipeline_lib.stages.dataset.measure_statistics"
+    return [*found, Job("statistics", statistics, [["train.h5"], "statistics.json"])]
+
+
+def preparation() -> list[Job]:
+    """Return the jobs that make `model.pt` and `statistics.json`."""
+    found, sets = training_data(), []
     for name in SEEDS:
         files = [f"{name}.h5", "statistics.json", f"{name}-weights.h5"]
         found.append(Job("weight map", "pipeline_lib.stages.dataset.build_weight_map", files))
@@ -170,7 +174,7 @@ def run(job: Job, folder: Path) -> tuple[float, int, int, int | None]:
         (folder / name).unlink()
     seconds, megabytes = DONE.search(log).groups()
     cells = CELLS.search(log)
-    return float(seconds), int(megabytes), written, int(cells[1]) if cells else None
+    return float(seconds), int(megabytes), written, int(cells[1].replace(",", "")) if cells else None
 
 
 def call(command: Sequence[str | Path], folder: Path) -> str:
@@ -182,16 +186,21 @@ def call(command: Sequence[str | Path], folder: Path) -> str:
     return ended.stderr
 
 
-def measure(sides: Sequence[int], folder: Path) -> list[Figures]:
+def measure(
+    sides: Sequence[int],
+    folder: Path,
+    before: Callable[[], list[Job]] = preparation,
+    stages: Callable[[int], list[Job]] = measured,
+) -> list[Figures]:
     """Measure all stages on sections of `sides` px, smallest first; print and return the figures."""
     require_disk(folder, max(sides))
     write_json(folder / "postprocessing.json", asdict(PostProcessing(THRESHOLD, MINIMUM_SIZE)))
-    for job in preparation():
+    for job in before():
         run(job, folder)
     print(f"{'stage':<26}{'side, px':>10}{'s':>9}{'Mpx/s':>8}{'MB':>7}{'bytes/px':>10}{'cells':>10}")
     found = []
     for side in sorted(sides):
-        for job in measured(side):
+        for job in stages(side):
             seconds, megabytes, written, cells = run(job, folder)
             taken = Figures(job.name, side, seconds, megabytes, written / side**2, cells)
             count = "" if cells is None else f"{cells:,}"
@@ -237,7 +246,7 @@ def rows(found: Sequence[Figures]) -> list[Row]:
     }
     least, *others = peaks
     for side in others if peaks[least] else ():
-        what, anchor = f"from image to labels, {side:,} px: peak memory", f"{least:,} px"
+        what, anchor = f"from image to results, {side:,} px: peak memory", f"{least:,} px"
         table.append(Row(what, anchor, peaks[side] / peaks[least], "x the memory", 1.1))
     most = max(found, key=lambda figures: figures.megabytes)
     every = {"stages": [asdict(figures) for figures in found]}
@@ -260,14 +269,19 @@ def keep(name: str, table: Sequence[Row]) -> None:
     print(f"stored in {path}")
 
 
-def main() -> None:
+def main(
+    name: str = "large",
+    before: Callable[[], list[Job]] = preparation,
+    stages: Callable[[int], list[Job]] = measured,
+) -> None:
+    """Measure the stages that follow from the arguments of the command, and store the figures as `name`."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES, metavar="PX")
     parser.add_argument("--folder", type=Path, default=harness.RESULTS, help="folder for temporary files")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="large-", dir=chosen.folder) as folder:
-        found = measure(chosen.sides, Path(folder))
-    keep("large", rows(found))
+        found = measure(chosen.sides, Path(folder), before, stages)
+    keep(name, rows(found))
 
 
 if __name__ == "__main__":

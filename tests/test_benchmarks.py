@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import bench_large, bench_many, drawing
+from benchmarks import bench_detection, bench_large, bench_many, drawing
 from benchmarks.drawing import draw_labels, draw_region
 
 ROW = {
@@ -179,7 +179,8 @@ def test_files_are_drawn_tile_by_tile(which, draw, tmp_path, monkeypatch):
 
 
 def every_job():
-    return [*bench_large.preparation(), *bench_large.measured(4096)]
+    modules = bench_large, bench_detection
+    return [job for module in modules for job in [*module.preparation(), *module.measured(4096)]]
 
 
 @pytest.mark.parametrize("job", every_job(), ids=lambda job: job.name)

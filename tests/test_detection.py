@@ -27,7 +27,7 @@ from pipeline_lib.stages.boxes import choose_boxes
 from pipeline_lib.stages.dataset import build_dataset
 from pipeline_lib.stages.detection import choose_score, detect, export_detections
 from pipeline_lib.tasks.detection import matching
-from pipeline_lib.tasks.detection.found import Found, create_arrays, sections_of
+from pipeline_lib.tasks.detection.found import Found, create_arrays, sections_of, suppressed
 from pipeline_lib.tasks.detection.losses import FEWEST_NEGATIVES, multibox_loss
 from pipeline_lib.tasks.detection.patches import BoxAugmentation
 from pipeline_lib.tasks.detection.task import Output
@@ -413,6 +413,18 @@ class TestStages:
         assert found["sizes"] == [round(low, 1), round(high, 1)]
         assert (found["objects"], found["covered"]) == (2, 1.0)
 
+    def test_sizes_of_the_formula(self, dataset, tmp_path, caplog):
+        """The two objects, of 8 x 8 and 10 x 12 px, are covered if the sizes fit, and not otherwise."""
+        network = {"name": "ssd", "channels": [2, 2, 2], "heads": 2, "size_range": [8, 12]}
+        choose_boxes([dataset], tmp_path / "boxes.json", network=network)
+        found = json.loads((tmp_path / "boxes.json").read_text())
+        assert (found["sizes"], found["covered"]) == ([8.0, 9.8, 12.0, 13.9], 1.0)
+        assert "cover only" not in caplog.text
+        choose_boxes([dataset], tmp_path / "boxes.json", network=network | {"size_range": [12, 60]})
+        found = json.loads((tmp_path / "boxes.json").read_text())
+        assert (found["sizes"], found["covered"]) == ([12.0, 26.8, 60.0, 80.5], 0.5)
+        assert "Remove `network.size_range`, add ratios to" in caplog.text
+
     def test_uncovered_objects_are_named(self, dataset, tmp_path, caplog):
         network = {"name": "ssd", "channels": [2, 2], "heads": 1, "sizes": [50]}
         choose_boxes([dataset], tmp_path / "boxes.json", network=network)
@@ -463,6 +475,22 @@ class TestDetect:
             kept = suppress(boxes[here], score[here], 0.45, np.ones(np.count_nonzero(here), int))
             np.testing.assert_array_equal(own.boxes, boxes[here][kept])
             np.testing.assert_array_equal(own.score, score[here][kept])
+
+    @given(st.integers(0, 10**6), st.integers(1, 40), st.booleans())
+    def test_pieces_give_the_detections_of_the_whole(self, seed, size, near):
+        rng = np.random.default_rng(seed)
+        boxes = some_boxes(rng, 120, 80)
+        boxes = boxes[np.argsort(boxes[:, 0])] if near else boxes
+        score, kind = rng.integers(1, 9, 120) / 10, rng.integers(1, 3, 120).astype(np.uint8)
+        every = Found(boxes, kind, score.astype(np.float32))
+        pieces = [every.at(slice(k, k + size)) for k in range(0, 120, size)]
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("pipeline_lib.tasks.detection.found.BLOCK", 16)
+            found = suppressed(pieces, 70, 75)
+        cut = every.cut(70, 75)
+        expected = cut.at(suppress(cut.boxes, cut.score, 0.45, cut.kind))
+        for own, right in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(own, right)
 
     def test_threshold_and_table(self, tmp_path):
         truth = np.array([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])

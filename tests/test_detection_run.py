@@ -243,6 +243,18 @@ def test_model_file_has_its_default_boxes(run):
     assert list(model.classes) == ["background", "cell"]
 
 
+def test_model_has_the_sizes_of_the_formula(prepared, tmp_path):
+    folder, settings = prepared
+    for name in ("train.h5", "validation.h5", "statistics.json"):
+        shutil.copy(folder / name, tmp_path)
+    formula = {"size_range": [9, 14]}
+    choose_boxes([tmp_path / "train.h5"], tmp_path / "boxes.json", network=NETWORK | formula)
+    short = dataclasses.replace(settings, iterations=2, validation_interval=2, warm_up=1)
+    train_in(tmp_path, short, **formula)
+    plan = Model.load(tmp_path / "model.pt").plan
+    assert [*plan.sizes] == json.loads((tmp_path / "boxes.json").read_text())["sizes"] == [9, 11.2, 14, 16.3]
+
+
 def test_orientations_are_not_averaged(run):
     refusal = "average_orientations: found true, but boxes are not averaged"
     with pytest.raises(InputError, match=refusal):

@@ -2,6 +2,7 @@ import pytest
 
 from pipeline_lib import memory
 from pipeline_lib.memory import PROCESS_BYTES, threads_for
+from pipeline_lib.networks.ssd import SSDPlan
 from pipeline_lib.networks.unet import UNetPlan
 from pipeline_lib.runtime.errors import InputError
 
@@ -54,3 +55,30 @@ def test_the_estimate_for_training_is_an_upper_limit_and_at_most_35_percent_too_
     assert MEASURED[case] <= need.bytes <= 1.35 * MEASURED[case]
     on_gpu = plan.training_memory(tile, on_gpu=True, **given)
     assert on_gpu.bytes < need.bytes
+
+
+SMALL = {"channels": (16, 32, 64, 64, 64)}
+MANY = SMALL | {"sizes_per_level": 4, "aspect_ratios": (1.0, 2.0, 3.0)}
+NORMALISED = SMALL | {"batch_normalisation": True}
+
+
+@pytest.mark.parametrize(
+    ("settings", "tile", "precision", "measured"),
+    [
+        (SMALL, 316, "float32", 560e6),
+        (SMALL, 572, "float32", 744e6),
+        (SMALL, 572, "bfloat16", 699e6),
+        (SMALL, 1148, "float32", 1487e6),
+        (MANY, 572, "float32", 819e6),
+        (MANY, 572, "bfloat16", 747e6),
+        (NORMALISED, 572, "float32", 871e6),
+        (NORMALISED, 572, "bfloat16", 743e6),
+        ({}, 572, "float32", 1439e6),
+        ({}, 572, "bfloat16", 1173e6),
+    ],
+)
+def test_the_same_estimate_for_ssd(settings, tile, precision, measured):
+    """Measured: the peak memory of a process that calls `training.speed.measure_speed` with two threads."""
+    given = {"precision": precision, "batch": 1, "volumes": 1, "pixels": 4 * tile**2}
+    need = SSDPlan(**settings).example().training_memory(tile, on_gpu=False, **given)
+    assert measured <= need.bytes <= 1.35 * measured

@@ -32,6 +32,19 @@ def test_default_boxes_of_the_first_cell():
     assert len(boxes) == plan.boxes_per_cell == 6
 
 
+def test_sizes_of_the_formula_are_those_of_the_paper():
+    """Golden, for images of 300 px: 0.2 0.34 0.48 0.62 0.76 0.9, and between them 0.2608 to 0.827."""
+    plan = networks.plan("ssd", channels=[2] * 6, heads=6, size_range=[60, 270])
+    first = 300 * np.array([0.2, 0.34, 0.48, 0.62, 0.76, 0.9])
+    second = 300 * np.array([0.2608, 0.404, 0.5455, 0.6864, 0.827])
+    np.testing.assert_allclose(plan.formula_sizes()[::2], first, rtol=1e-12)
+    np.testing.assert_allclose(plan.formula_sizes()[1:-1:2], second, atol=0.05)
+    assert plan.formula_sizes()[-1] == pytest.approx(300 * (0.9 * 1.04) ** 0.5)
+    with_three = networks.plan(**{"name": "ssd", "size_range": [10, 40], "sizes_per_level": 3, "heads": 2})
+    ratios = np.array([1, 4 ** (1 / 3), 16 ** (1 / 3), 4, 4 * 1.75 ** (1 / 3), 4 * 1.75 ** (2 / 3)])
+    np.testing.assert_allclose(with_three.formula_sizes(), 10 * ratios)
+
+
 def test_a_level_covers_the_cell_with_its_stride():
     plan = small()
     assert (plan.strides, plan.reduction) == ([2, 4, 8], 8)
@@ -97,6 +110,11 @@ def test_norm_of_each_pixel_is_scaled():
         ({"heads": 5}, "network.heads: found 5, but `network.channels` has 4 levels"),
         ({"sizes": [4, 8]}, "network.sizes: found 2 numbers for 3 levels"),
         ({"sizes": [4, 8, -1]}, "network.sizes: found .*expected a list"),
+        ({"size_range": [8, 4], "sizes": []}, r"network.size_range: found \[8, 4\], expected the smallest"),
+        ({"size_range": [8], "sizes": []}, r"network.size_range: found \[8\], expected the smallest and the"),
+        ({"size_range": [1, 2, 3]}, "network.size_range: found .*expected a list of .*at most 2"),
+        ({"size_range": [4, 8]}, "network.size_range: found .* but `network.sizes` states the sizes"),
+        ({"size_range": [4, 8], "heads": 1, "sizes": []}, "network.size_range: .*for a single level"),
         ({"aspect_ratios": []}, "network.aspect_ratios: found .*expected a list of at least 1"),
     ],
 )

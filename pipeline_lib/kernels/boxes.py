@@ -6,6 +6,8 @@ first ones after it (px). Its edges may lie between pixels.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,7 +16,7 @@ from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.runtime.types import Stored
 
 Boxes = npt.NDArray[np.float64]
-RANKED = 2**16  # boxes that are compared with each other at a time
+_REMOVED, _KEPT, _UNDECIDED = range(3)  # states of boxes
 
 
 def overlaps(first: Boxes, second: Boxes) -> npt.NDArray[np.float64]:
@@ -187,8 +189,9 @@ def suppress(
 ) -> npt.NDArray[np.int64]:
     """Remove boxes that overlap a box with a higher score (greedy non-maximum suppression).
 
-    Of equal scores, that of the box whose edges (y0, x0, y1, x1) come first counts as the higher one. So the
-    result does not depend on the order of the boxes.
+    Of equal scores, that of the box whose edges (y0, x0, y1, x1) come first counts as the higher one, and of
+    equal boxes that of the smaller group. So the result does not depend on the order of the boxes. The time
+    grows with the number of boxes, not with its square, if the threshold is well above 0.
 
     Parameters
     ----------
@@ -216,39 +219,148 @@ def suppress(
     >>> suppress(boxes, np.array([0.9, 0.8, 0.7]), 0.3, np.zeros(3, int))
     array([0, 2])
     """
-    order = np.lexsort((*boxes.T[::-1], -scores))
-    left, kept = order, []
-    while len(left):
-        # Pairs among a few boxes take little memory. Those of them that are kept remove most of the others.
-        few, left = left[:RANKED], left[RANKED:]
-        few = few[_greedy(*_conflicts(boxes, few, few, threshold, groups), len(few))]
-        kept.append(few)
-        _, removed = _conflicts(boxes, few, left, threshold, groups)
-        left = np.delete(left, removed)
-    return np.concatenate(kept) if kept else order
+    return decide(boxes, scores, threshold, groups, np.zeros(len(boxes), bool))[0]
 
 
-def _conflicts(
+def decide(
     boxes: Boxes,
-    first: npt.NDArray[np.int64],
-    second: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.floating],
     threshold: float,
     groups: npt.NDArray[np.integer],
+    unsure: npt.NDArray[np.bool_],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the pairs of places in `first` and `second` whose boxes suppress each other."""
-    i, j, iou = overlapping(boxes[first], boxes[second], max(threshold, 1e-300))
-    conflict = (iou > threshold) & (groups[first[i]] == groups[second[j]])
-    return i[conflict], j[conflict]
+    """Do what `suppress` does while some boxes are not known yet, as far as their result is certain.
+
+    Parameters
+    ----------
+    boxes : (n, 4) array of float64
+        Boxes (y0, x0, y1, x1).
+    scores : (n,) array of float
+        Score of each box.
+    threshold : float
+        As for `suppress`.
+    groups : (n,) array of int
+        As for `suppress`.
+    unsure : (n,) array of bool
+        Boxes that can overlap a box that is not known yet.
+
+    Returns
+    -------
+    kept : (k,) array of int64
+        Numbers of the boxes that are kept, whatever the other boxes are, by descending score.
+    undecided : (m,) array of int64
+        Numbers of the boxes that have to be decided together with the other boxes, by descending score.
+
+    Examples
+    --------
+    The first box can be removed by a box that is not known yet, and then the second one is kept.
+
+    >>> import numpy as np
+    >>> from pipeline_lib.kernels.boxes import decide
+    >>> boxes = np.array([[0.0, 0, 4, 4], [0, 1, 4, 5], [9, 9, 12, 12]])
+    >>> unsure = np.array([True, False, False])
+    >>> decide(boxes, np.array([0.9, 0.8, 0.7]), 0.3, np.zeros(3, int), unsure)
+    (array([2]), array([0, 1]))
+    """
+    order = np.lexsort((groups, *boxes.T[::-1], -scores))
+    ranked = np.ascontiguousarray(boxes[order], np.float64)
+    sizes = (ranked[:, 2:] - ranked[:, :2]).max(axis=1, initial=1)
+    octaves = np.ceil(np.log2(sizes)).astype(np.int64)
+    state = _greedy(ranked, octaves, groups[order], threshold, unsure[order])
+    return order[state == _KEPT], order[state == _UNDECIDED]
+
+
+def touches(boxes: Boxes, areas: Boxes) -> npt.NDArray[np.bool_]:
+    """Return which boxes share pixels with one of some areas.
+
+    Parameters
+    ----------
+    boxes : (n, 4) array of float64
+        Boxes (y0, x0, y1, x1).
+    areas : (m, 4) array of float64
+        Areas, in the same form.
+
+    Returns
+    -------
+    (n,) array of bool
+        True for boxes that share pixels with an area.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pipeline_lib.kernels.boxes import touches
+    >>> touches(np.array([[0.0, 0, 4, 4], [4, 0, 8, 4]]), np.array([[0.0, 0, 4, 9]]))
+    array([ True, False])
+    """
+    near = areas[areas[:, 0] < boxes[:, 2].max(initial=-np.inf)]
+    return _touches(boxes, near)
 
 
 @compiled
-def _greedy(i: np.ndarray, j: np.ndarray, count: int) -> np.ndarray:
-    """Return the boxes that are kept if the pairs (i, j), ascending in i, are in conflict."""
-    kept = np.ones(count, np.bool_)
-    for pair in range(len(i)):
-        if kept[i[pair]] and i[pair] < j[pair]:
-            kept[j[pair]] = False
-    return np.flatnonzero(kept)
+def _touches(boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    found = np.zeros(len(boxes), np.bool_)
+    for i in range(len(boxes)):
+        y0, x0, y1, x1 = boxes[i]
+        for j in range(len(areas)):
+            if y0 < areas[j, 2] and areas[j, 0] < y1 and x0 < areas[j, 3] and areas[j, 1] < x1:
+                found[i] = True
+                break
+    return found
+
+
+@compiled
+def _greedy(
+    boxes: np.ndarray, octaves: np.ndarray, groups: np.ndarray, threshold: float, unsure: np.ndarray
+) -> np.ndarray:
+    """Return the state of each box; boxes with a higher score come first.
+
+    A box is compared only with boxes near it that are not removed. For each octave of sizes there is a grid
+    whose cells are as large as the largest of these boxes, and a box is in the cell of its first corner. So
+    those that share pixels with a box are in a few cells. Cells with the same hash share a list: its other
+    boxes share no pixels with the box, or are compared with it twice.
+    """
+    count = len(boxes)
+    state = np.where(unsure, _UNDECIDED, _KEPT)
+    lists = 1
+    while lists < 2 * count:
+        lists *= 2
+    first, following = np.full(lists, -1, np.int32), np.empty(count, np.int32)
+    present = np.unique(octaves)
+    for i in range(count):
+        box = boxes[i]
+        size = max(box[2] - box[0], box[3] - box[1], 1.0)
+        for octave in present:
+            side = 2.0**octave
+            # the IoU of two boxes is at most the ratio of their heights, and that of their widths
+            if side < threshold * size or threshold * side / 2 > size:
+                continue
+            for row in range(math.floor(box[0] / side) - 1, math.floor(box[2] / side) + 1):
+                for column in range(math.floor(box[1] / side) - 1, math.floor(box[3] / side) + 1):
+                    j = first[_hash(octave, row, column, lists)]
+                    while j >= 0 and state[i] != _REMOVED:
+                        if groups[j] == groups[i] and _iou(box, boxes[j]) > threshold:
+                            state[i] = _REMOVED if state[j] == _KEPT else _UNDECIDED
+                        j = following[j]
+                    if state[i] == _REMOVED:
+                        break
+                if state[i] == _REMOVED:
+                    break
+            if state[i] == _REMOVED:
+                break
+        if state[i] != _REMOVED:
+            side = 2.0 ** octaves[i]
+            own = _hash(octaves[i], math.floor(box[0] / side), math.floor(box[1] / side), lists)
+            following[i], first[own] = first[own], i
+    return state
+
+
+@compiled
+def _hash(octave: int, row: int, column: int, lists: int) -> int:
+    """Return the number of the list of a cell, which is next to those of its neighbours in the same row.
+
+    The number of lists is a power of two. So neighbours are near each other in memory, too.
+    """
+    return (row * 73856093 + column + octave * 83492791) & (lists - 1)
 
 
 @compiled

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,8 @@ def choose_boxes(datasets: Sequence[str | Path], output: str | Path, *, network:
 
     The size of an object is the square root of the area of its box. The sizes of the default boxes are
     quantiles of the sizes of the objects, at equal steps from 5 % to 95 %. So there are many default boxes
-    where there are many objects.
+    where there are many objects. If the network has the setting `size_range`, they follow from the paper's
+    formula instead (`SSDPlan.formula_sizes`).
 
     Parameters
     ----------
@@ -55,8 +55,11 @@ def choose_boxes(datasets: Sequence[str | Path], output: str | Path, *, network:
         size = np.sqrt((learned[:, 2:] - learned[:, :2]).prod(axis=1))
         plan = networks.plan(**network)
         assert isinstance(plan, SSDPlan)
-        sizes = list(plan.sizes) or quantiles(size, plan.heads * plan.sizes_per_level)
-        chosen = replace(plan, sizes=tuple(sizes))
+        if plan.size_range:
+            sizes = [round(value, 1) for value in plan.formula_sizes()]
+        else:
+            sizes = list(plan.sizes) or quantiles(size, plan.heads * plan.sizes_per_level)
+        chosen = plan.with_sizes(sizes)
         share = float(covered(chosen.strides, chosen.shapes, learned).mean())
         write_json(
             output,
@@ -79,10 +82,11 @@ def choose_boxes(datasets: Sequence[str | Path], output: str | Path, *, network:
     if share < ENOUGH:
         logger.warning(
             "default boxes cover only %.1f %% of the training objects, whose sizes are %.0f to %.0f px. "
-            "Objects without a default box are hard to find. Add ratios to `network.aspect_ratios`, raise "
+            "Objects without a default box are hard to find. %s ratios to `network.aspect_ratios`, raise "
             "`network.sizes_per_level`, or add a level of higher resolution with `network.heads: %d`.",
             100 * share,
             *np.quantile(size, QUANTILES),
+            "Remove `network.size_range`, add" if plan.size_range else "Add",
             min(plan.heads + 1, len(plan.channels)),
         )
 

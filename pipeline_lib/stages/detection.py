@@ -28,7 +28,14 @@ from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import read_threshold, write_scores
-from pipeline_lib.tasks.detection.found import SMALLEST_SCORE, Found, create_arrays, sections_of
+from pipeline_lib.tasks.detection.found import (
+    SMALLEST_SCORE,
+    Stored,
+    create_arrays,
+    rows_of_sections,
+    sections_of,
+    suppressed,
+)
 from pipeline_lib.tasks.detection.scores import matched_sections, score_boxes
 
 #: How the score threshold is chosen: the best F1 at an IoU of 0.5, or the smallest error of the number of
@@ -46,8 +53,8 @@ def detect(
 ) -> None:
     """Remove the boxes of a volume that overlap boxes with a higher score, and write the others as HDF5.
 
-    This is done for each section as a whole. So the result does not depend on tiles, or on the jobs that
-    share a volume, and the number of boxes is not limited.
+    The result is that for each section as a whole. So it does not depend on tiles, or on the jobs that share
+    a volume, and the number of boxes is not limited.
 
     Parameters
     ----------
@@ -81,18 +88,17 @@ def detect(
         create_arrays(file, *layout.classes_of(opened[0][layout.BOX_CLASS.name]))
         layout.copy_pixel_size(opened[0], file)
         of_parts = [
-            sections_of(source, part.sections.stop - part.sections.start)
+            rows_of_sections(source, part.sections.stop - part.sections.start)
             for source, part in zip(opened, parts, strict=True)
         ]
         count = 0
         for z in range(sections):
-            candidates = []
-            for part, own in zip(parts, of_parts, strict=True):
+            pieces = []
+            for source, part, rows in zip(opened, parts, of_parts, strict=True):
                 if part.sections.start <= z < part.sections.stop:
-                    _, found = next(own)
-                    candidates.append(found._replace(boxes=found.boxes + np.array([part.rows.start, 0] * 2)))
-            joined = Found(*(np.concatenate(columns) for columns in zip(*candidates, strict=True)))
-            kept = joined.suppressed(height, width)
+                    own = rows[z - part.sections.start]
+                    pieces += Stored(source, own, part.rows.start).pieces()
+            kept = suppressed(pieces, height, width)
             if one_per_section:
                 kept = kept.at(slice(1))
             kept.append_to(file, z)

@@ -133,7 +133,7 @@ def train(
     measured = read_json(statistics)
     normalisation = Normalisation.from_dict(measured["normalisation"])
     task = networks.plan_type(network["name"]).task
-    sizes: Json = {"sizes": read_json(boxes)["sizes"]} if boxes else {}
+    sizes: Json = {"sizes": read_json(boxes)["sizes"], "size_range": []} if boxes else {}
     trained_task = tasks.load(task, measured.get("classes", ()), measured.get("cells", ()))
     if settings.best_by not in trained_task.scores:
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -23,8 +24,9 @@ MASK_CONVOLUTIONS = 4  # of the mask head
 MASKS_AT_ONCE = 64  # boxes that the mask head processes together in a prediction
 #: Side of the largest area of a section whose features a prediction of masks has in memory (px).
 MASK_WINDOW = 640
-# Bytes of a training step per value of `SSDPlan.step_bytes_per_pixel`: those of FCN, not measured yet
-STEP_BYTES = {"float32": 4.2, "bfloat16": 2.8}
+# Bytes of a training step per value of `SSDPlan.step_bytes_per_pixel`, measured (`tests/test_memory.py`)
+STEP_BYTES = {"float32": 7.8, "bfloat16": 5.6}
+MASK_STEP_BYTES = {"float32": 4.2, "bfloat16": 2.8}  # the same for the mask head
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,11 @@ class SSDPlan(Plan):
     sizes : sequence of float, optional
         Sizes of the default boxes (px), from the highest level that predicts boxes to the lowest one, the
         same number for each level. By default they are chosen from the training objects.
+    size_range : sequence of float, optional
+        Sizes of the first default box of the highest and of the lowest level that predicts boxes (px). The
+        others follow from the paper's formula, see `formula_sizes`. By default it is not used.
     sizes_per_level : int, default 2
-        Number of sizes of each level if they are chosen from the training objects.
+        Number of sizes of each level if they are not stated.
     aspect_ratios : sequence of float, default (1.0, 2.0)
         Ratio of width and height of the default boxes. Boxes of a ratio other than 1 also exist turned by 90
         degrees.
@@ -114,9 +119,16 @@ class SSDPlan(Plan):
         unit="px",
         minItems=0,
     )
-    sizes_per_level: int = setting(
-        2, "Number of sizes of each level if they are chosen from the training objects.", minimum=1
+    size_range: tuple[float, ...] = setting(
+        (),
+        "Smallest and largest size of the default boxes, from which the paper's formula makes equal steps "
+        "from level to level. The paper has 0.2 and 0.9 of the side of its images, 60 and 270 px. An empty "
+        "list means that the sizes are chosen from the training objects.",
+        unit="px",
+        minItems=0,
+        maxItems=2,
     )
+    sizes_per_level: int = setting(2, "Number of sizes of each level if `sizes` is empty.", minimum=1)
     aspect_ratios: tuple[float, ...] = setting(
         (1.0, 2.0),
         "Ratios of width and height of the default boxes. Boxes of a ratio other than 1 also exist turned by "
@@ -146,6 +158,21 @@ class SSDPlan(Plan):
                 f"network.sizes: found {len(self.sizes)} numbers for {self.heads} levels (`network.heads`), "
                 "expected the same number of sizes for each level."
             )
+        if self.size_range:
+            self._require_range()
+
+    def _require_range(self) -> None:
+        """Check that the paper's formula can be applied to `size_range`."""
+        found = f"network.size_range: found {[*self.size_range]}"
+        if len(self.size_range) != 2 or self.size_range[0] >= self.size_range[1]:
+            raise InputError(f"{found}, expected the smallest and the largest size, such as [60, 270].")
+        if self.heads == 1:
+            raise InputError(
+                f"{found} for a single level (`network.heads: 1`), but the formula spreads sizes over "
+                "several levels. Set `network.sizes` instead."
+            )
+        if self.sizes:
+            raise InputError(f"{found}, but `network.sizes` states the sizes. Remove one of them.")
 
     @property
     def geometry(self) -> Geometry:
@@ -186,6 +213,55 @@ class SSDPlan(Plan):
         """Number of channels of the output: logits and offsets of each default box."""
         return self.boxes_per_cell * (self.classes + OFFSETS)
 
+    def with_sizes(self, sizes: Sequence[float]) -> Self:
+        """Return the plan with sizes of default boxes.
+
+        Parameters
+        ----------
+        sizes : sequence of float
+            Sizes for `sizes` (px).
+
+        Returns
+        -------
+        SSDPlan
+            Plan with these sizes, and without `size_range`.
+        """
+        return replace(self, sizes=tuple(sizes), size_range=())
+
+    def formula_sizes(self) -> list[float]:
+        """Return the sizes of default boxes that the paper's formula makes of `size_range`.
+
+        The first size of level k of m is s_k = s_min + (s_max - s_min) (k - 1) / (m - 1). With two sizes for
+        each level, the second one is the geometric mean of s_k and s_(k+1). With any number, the ratio of
+        neighbouring sizes is the same from s_k to s_(k+1). The series continues to s_(m+1).
+
+        Returns
+        -------
+        list of float
+            Sizes (px), from the highest level to the lowest one.
+
+        References
+        ----------
+        Section 2.2 of [1]_.
+
+        .. [1] W. Liu, D. Anguelov, D. Erhan, C. Szegedy, S. Reed, C.-Y. Fu, A. C. Berg, "SSD: Single shot
+           MultiBox detector", ECCV, LNCS 9905:21-37, 2016.
+
+        Examples
+        --------
+        Those of the paper, whose images have 300 px and whose networks have six levels:
+
+        >>> from pipeline_lib.networks.ssd import SSDPlan
+        >>> plan = SSDPlan(channels=(8,) * 6, heads=6, size_range=(0.2 * 300, 0.9 * 300))
+        >>> [round(size, 1) for size in plan.formula_sizes()][:6]
+        [60.0, 78.2, 102.0, 121.2, 144.0, 163.7]
+        """
+        smallest, largest = self.size_range
+        step = (largest - smallest) / (self.heads - 1)
+        first = smallest + step * np.arange(self.heads + 1)
+        shares = np.arange(self.sizes_per_level) / self.sizes_per_level
+        return [float(size * (next_ / size) ** share) for size, next_ in pairwise(first) for share in shares]
+
     def example(self) -> Self:
         """Return the plan with some sizes of default boxes, if they are not known yet.
 
@@ -195,7 +271,7 @@ class SSDPlan(Plan):
             Plan with sizes.
         """
         some = tuple(8.0 * number for number in range(1, self.heads * self.sizes_per_level + 1))
-        return replace(self, sizes=self.sizes or some)
+        return self.with_sizes(self.sizes or some)
 
     @property
     def _ratios(self) -> list[float]:
@@ -277,7 +353,8 @@ class SSDPlan(Plan):
             width / 4**level * (self.convolutions * (3 if self.batch_normalisation else 1) + 0.75)
             for level, width in enumerate(self.channels)
         )
-        values = kept + max(self.channels) + 6 * self.output_channels / self.reduction**2
+        largest = max(width / 4**level for level, width in enumerate(self.channels))
+        values = kept + largest + 6 * self.output_channels / self.reduction**2
         return STEP_BYTES.get(precision, STEP_BYTES["float32"]) * values
 
     def training_memory(
@@ -314,7 +391,8 @@ class SSDPlan(Plan):
         together = 1 if self._normalises() else memory.patches_at_once(tile, batch)
         masks = (self.geometry.output_size(tile) // self.reduction) ** 2  # at most one for each pixel
         values = width * (ROI**2 * (1 + MASK_CONVOLUTIONS) + 5 * MASK**2) + 6 * (self.classes - 1) * MASK**2
-        of_mask = STEP_BYTES.get(precision, STEP_BYTES["float32"]) * values  # measured: up to 14 % less
+        # measured: up to 14 % less
+        of_mask = MASK_STEP_BYTES.get(precision, MASK_STEP_BYTES["float32"]) * values
         step = 0 if on_gpu else of_mask * masks * together
         ahead = 24 * batch * masks * MASK**2  # targets of up to six batches
         return replace(need, bytes=need.bytes + ahead + step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import h5py
@@ -10,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline_lib import layout
-from pipeline_lib.kernels.boxes import Boxes, area, suppress
+from pipeline_lib.kernels.blocks import BLOCK
+from pipeline_lib.kernels.boxes import Boxes, area, decide, touches
 
 SMALLEST_SCORE = 0.01  # boxes with a lower score are not kept
 #: IoU above which the box with the lower score is removed.
 SUPPRESSION = 0.45
+AT_ONCE = 2**17  # boxes that are read together
 #: Arrays of a prediction, one row for each box.
 ARRAYS = (layout.BOXES, layout.BOX_SECTION, layout.BOX_CLASS, layout.BOX_SCORE)
 
@@ -49,9 +52,7 @@ class Found(NamedTuple):
         Found
             The remaining boxes, by descending score.
         """
-        boxes = self.boxes.clip(0, [height, width, height, width])
-        cut = self._replace(boxes=boxes).at(np.flatnonzero(area(boxes)))
-        return cut.at(suppress(cut.boxes, cut.score, SUPPRESSION, cut.kind))
+        return suppressed([self], height, width)
 
     def at(self, rows: slice | npt.NDArray[Any]) -> Found:
         """Return some of the boxes.
@@ -67,6 +68,22 @@ class Found(NamedTuple):
             These boxes.
         """
         return Found(self.boxes[rows], self.kind[rows], self.score[rows])
+
+    def cut(self, height: int, width: int) -> Found:
+        """Return the boxes cut off at the edges of their section, without those beyond it.
+
+        Parameters
+        ----------
+        height, width : int
+            Size of the section (px).
+
+        Returns
+        -------
+        Found
+            Boxes with an area in the section.
+        """
+        boxes = self.boxes.clip(0, [height, width, height, width])
+        return self._replace(boxes=boxes).at(np.flatnonzero(area(boxes)))
 
     def append_to(self, file: h5py.File, section: int) -> None:
         """Add the boxes to an HDF5 file with the `ARRAYS`.
@@ -106,6 +123,115 @@ class Found(NamedTuple):
         return cls(*(file[array.name][rows] for array in (layout.BOXES, layout.BOX_CLASS, layout.BOX_SCORE)))
 
 
+class Stored(NamedTuple):
+    """Boxes of a section in a file, a piece of which is read at a time.
+
+    Parameters
+    ----------
+    file : h5py.File
+        File with the `ARRAYS`, open for reading.
+    rows : slice
+        Their rows.
+    top : int, default 0
+        Row of the section from which they count (px).
+    """
+
+    file: h5py.File
+    rows: slice
+    top: int = 0
+
+    def pieces(self) -> list[Stored]:
+        """Return the boxes in pieces of at most `AT_ONCE`.
+
+        Returns
+        -------
+        list of Stored
+            The pieces, in their order.
+        """
+        starts = range(self.rows.start, self.rows.stop, AT_ONCE)
+        return [self._replace(rows=slice(k, min(k + AT_ONCE, self.rows.stop))) for k in starts]
+
+    def read(self) -> Found:
+        """Return the boxes, in px of the section.
+
+        Returns
+        -------
+        Found
+            The boxes.
+        """
+        found = Found.of_rows(self.file, self.rows)
+        found.boxes[:, ::2] += self.top
+        return found
+
+
+def suppressed(pieces: Sequence[Found | Stored], height: int, width: int) -> Found:
+    """Return the boxes of a section without those that overlap a box of the same class with a higher score.
+
+    The result is that for all boxes at once. But only one piece is in memory, with the boxes that further
+    pieces can still remove: those that overlap an area of another piece, and those that overlap one of
+    these. The memory is small if the boxes of a piece are near each other, as those of a tile are.
+
+    Parameters
+    ----------
+    pieces : sequence of Found or Stored
+        The boxes of the section.
+    height, width : int
+        Size of the section (px), at whose edges boxes are cut off before.
+
+    Returns
+    -------
+    Found
+        The remaining boxes, by descending score.
+    """
+
+    def cut(piece: Found | Stored) -> Found:
+        return (piece.read() if isinstance(piece, Stored) else piece).cut(height, width)
+
+    areas = [_areas_of(cut(piece).boxes) for piece in pieces[1:]]
+    kept, waiting = [], NOTHING
+    for number, piece in enumerate(pieces):
+        found = joined([waiting, cut(piece)])
+        unsure = touches(found.boxes, np.concatenate([NOTHING.boxes, *areas[number:]]))
+        certain, undecided = decide(found.boxes, found.score, SUPPRESSION, found.kind, unsure)
+        kept.append(found.at(certain))
+        waiting = found.at(undecided)
+    every = joined(kept)
+    return every.at(np.lexsort((every.kind, *every.boxes.T[::-1], -every.score)))
+
+
+def _areas_of(boxes: Boxes) -> Boxes:
+    """Return areas that contain some boxes: one for those that begin in the same square of `BLOCK` px.
+
+    A single area could span the whole section, if the boxes are those of the last and of the first tile of
+    two rows of tiles.
+    """
+    _, square = np.unique(boxes[:, :2] // BLOCK, axis=0, return_inverse=True)
+    areas = np.full((square.max(initial=-1) + 1, 4), [np.inf, np.inf, -np.inf, -np.inf])
+    np.minimum.at(areas[:, :2], square, boxes[:, :2])
+    np.maximum.at(areas[:, 2:], square, boxes[:, 2:])
+    return areas
+
+
+def joined(parts: Sequence[Found]) -> Found:
+    """Return the boxes of all parts.
+
+    Parameters
+    ----------
+    parts : sequence of Found
+        Parts.
+
+    Returns
+    -------
+    Found
+        Their boxes.
+    """
+    return Found(*(np.concatenate(columns) for columns in zip(NOTHING, *parts, strict=True)))
+
+
+#: No boxes.
+NOTHING = Found(np.zeros((0, 4)), np.zeros(0, np.uint8), np.zeros(0, np.float32))
+
+
 def create_arrays(file: h5py.File, classes: Sequence[str], cells: Sequence[str]) -> None:
     """Add the `ARRAYS` to a new HDF5 file, without rows.
 
@@ -140,6 +266,27 @@ def sections_of(found: h5py.File, depth: int) -> Iterator[tuple[int, Found]]:
     boxes : Found
         Its boxes, in their order in the file.
     """
-    ends = np.searchsorted(found[layout.BOX_SECTION.name][:], np.arange(depth + 1))
-    for z in range(depth):
-        yield z, Found.of_rows(found, slice(int(ends[z]), int(ends[z + 1])))
+    for z, rows in enumerate(rows_of_sections(found, depth)):
+        yield z, Found.of_rows(found, rows)
+
+
+def rows_of_sections(found: h5py.File, depth: int) -> list[slice]:
+    """Return where the boxes of each section are in the `ARRAYS` of a file.
+
+    Parameters
+    ----------
+    found : h5py.File
+        File with the `ARRAYS`, whose sections ascend, open for reading.
+    depth : int
+        Number of sections.
+
+    Returns
+    -------
+    list of slice
+        Rows of each section.
+    """
+    sections, counts = found[layout.BOX_SECTION.name], np.zeros(depth, np.int64)
+    for start in range(0, len(sections), AT_ONCE):
+        counts += np.bincount(sections[start : start + AT_ONCE], minlength=depth)
+    ends = [0, *np.cumsum(counts).tolist()]
+    return [slice(*span) for span in pairwise(ends)]

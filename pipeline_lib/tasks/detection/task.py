@@ -34,6 +34,7 @@ from pipeline_lib.tasks.detection.losses import multibox_loss
 from pipeline_lib.tasks.detection.patches import BoxAugmentation, BoxPatches, targets_of_objects
 from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
 
+BOX_STEP = 2.0**-20  # predicted boxes are multiples of this (px)
 #: Function of boxes (px) and their classes (from 1) that returns their masks.
 Masks: TypeAlias = Callable[[Boxes, npt.NDArray[np.uint8]], npt.NDArray[np.float16]]
 
@@ -76,9 +77,13 @@ class Output:
         offsets = self.values[places[0], -OFFSETS:, places[2], places[3]].cpu().numpy()
         score = probability[places].cpu().numpy()
         corner = np.stack([row, column, row, column], axis=1) * float(self.plan.reduction)
-        own = self.plan.default_boxes[default] + corner
-        inside = (matching.centres_of(own) < [part.stop - part.start for part in tile.write]).all(axis=1)
-        boxes = matching.decode(offsets, own) + np.tile([part.start for part in tile.write], 2)
+        own = self.plan.default_boxes[default]
+        centres = matching.centres_of(own) + corner[:, :2]
+        inside = (centres < [part.stop - part.start for part in tile.write]).all(axis=1)
+        # Relative to the pixel of the output, a box does not depend on the tile. After rounding, the sums
+        # with the positions of pixel, tile and part are exact.
+        boxes = np.rint(matching.decode(offsets, own) / BOX_STEP) * BOX_STEP
+        boxes += corner + np.tile([part.start for part in tile.write], 2)
         return Found(boxes[inside], (kind[inside] + 1).astype(np.uint8), score[inside])
 
 
