@@ -542,3 +542,21 @@ def test_decoded_tiles_predict_masks(wrapped):
     assert 0 < np.abs(half.masks(boxes, kinds) - expected).max() < 0.05
     without = TASK.decode(plan_of(masks=False).build().eval(), image)
     assert without.masks is None
+
+
+# measurement of speed
+
+
+def test_speed_is_measured_with_objects_and_masks():
+    """A training on sections without objects would be faster than one on usual sections."""
+    truth = tasks.load("detection", ("background", "a", "b"), ("a", "b")).example((2, 130, 200))
+    assert len(truth.boxes) == 2 * 4 * 5
+    assert (truth.boxes[:, 2:] - truth.boxes[:, :2]).max() == 24
+    assert {*truth.kind} == {1, 2}
+    assert len(truth.numbers(1)) == 20
+    patches = patches_of(truth, plan_of(classes=3), raw=np.zeros((1, 2, 130, 200), np.uint8))
+    learned = [
+        objects_in(patches.move(patches.read(number), CPU).truth, plan_of(classes=3)) for number in range(4)
+    ]
+    assert all(len(objects.boxes) for objects in learned)
+    assert max(objects.targets.max() for objects in learned) == 1

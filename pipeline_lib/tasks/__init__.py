@@ -91,8 +91,8 @@ class Task(Protocol):
             Raw images, and the truth for `loss` and `validate`.
         """
 
-    def blank(self, shape: tuple[int, int, int]) -> Truth:
-        """Return the truth of a volume in which there is nothing, for measurements of speed.
+    def example(self, shape: tuple[int, int, int]) -> Truth:
+        """Return the truth of a volume with which a training takes the usual time, to measure its speed.
 
         Parameters
         ----------

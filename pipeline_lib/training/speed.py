@@ -38,7 +38,8 @@ def measure_speed(
 ) -> float:
     """Return the time that an iteration of a training takes, measured with real training steps.
 
-    The patches are noise, but they are read, augmented and learned from as in a training. Validations and the
+    The patches are noise, but they are read, augmented and learned from as in a training. A detector learns
+    objects of 24 px, one in 40 x 40 px. Validations and the
     saving of the state are not included. Freed memory stays with the process afterwards, as in a training
     (`inference.passes.keep_memory`). A GPU that is used stays reserved for this process.
 
@@ -96,7 +97,7 @@ def measure_speed(
         one = np.ones((channels, 1, 1), np.float32)
         patches = task.patches(
             plan,
-            [Volume(raw.astype(np.uint8), task.blank((1, *raw.shape[2:])))],
+            [Volume(raw.astype(np.uint8), task.example((1, *raw.shape[2:])))],
             Normalisation("mean_std", "uint8", 128 * one, 74 * one),
             plan.geometry.context,
             settings.tile,

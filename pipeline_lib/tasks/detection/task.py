@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline_lib import layout
+from pipeline_lib.data.boxes import objects_of
 from pipeline_lib.data.patches import Volume
 from pipeline_lib.inference import passes
 from pipeline_lib.inference.tiling import Tile
@@ -125,11 +126,23 @@ class Task:
         annotated = stack.enter_context(layout.require(boxes, layout.BOXES, cache_bytes=cache_bytes))
         return Volume(file[layout.RAW.name], BoxTruth.of(annotated))
 
-    def blank(self, shape: tuple[int, int, int]) -> BoxTruth:
-        """Return the truth of a volume without objects."""
-        numbers = np.zeros(0, np.int64)
-        kinds = np.zeros(0, np.uint8)
-        return BoxTruth(shape, np.zeros((0, 4)), numbers, kinds, kinds, self.classes - 1)
+    def example(self, shape: tuple[int, int, int]) -> BoxTruth:
+        """Return the truth of a volume whose sections have an object of 24 px in each square of 40 px."""
+        rows, columns = (np.arange(length) for length in shape[1:])
+        inside = (rows[:, None] % 40 < 24) & (columns % 40 < 24)
+        numbers = rows[:, None] // 40 * (shape[2] // 40 + 1) + columns // 40 + 1
+        labels = np.broadcast_to(np.where(inside, numbers, 0).astype(np.uint32), shape)
+        boxes = objects_of(labels, 0).boxes
+        count = shape[0] * len(boxes)
+        return BoxTruth(
+            shape,
+            np.tile(boxes, (shape[0], 1)),
+            np.repeat(np.arange(shape[0]), len(boxes)),
+            (np.arange(count) % (self.classes - 1) + 1).astype(np.uint8),
+            np.zeros(count, np.uint8),
+            self.classes - 1,
+            labels=labels,
+        )
 
     def patches(self, plan: Plan, *arguments: Any) -> BoxPatches:
         """Return patches of images with what their default boxes learn."""

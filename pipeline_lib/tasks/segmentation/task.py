@@ -143,8 +143,8 @@ class Task:
         truth = PixelTruth(found.labels, found.separation_border, weighted, found.ignore, found.target)
         return Volume(found.raw, truth)
 
-    def blank(self, shape: tuple[int, int, int]) -> Background:
-        """Return the truth of a volume without cells."""
+    def example(self, shape: tuple[int, int, int]) -> Background:
+        """Return the truth of a volume without cells, because the time does not depend on them."""
         return Background(shape)
 
     def patches(self, plan: Plan, *arguments: Any) -> Patches:
