@@ -200,8 +200,13 @@ class TestFinishedRun:
         table = pd.read_csv(results / "detection/new_detections.csv", float_precision="round_trip")
         assert len(table)
         pd.testing.assert_frame_equal(model.detect(images[3]), table.drop(columns="volume"))
+        expected = tifffile.imread(results / "segmentation/new_labels.tif").squeeze()
+        np.testing.assert_array_equal(model.predict(images[3]), expected)
+        with pytest.raises(InputError, match="without a cell probability"):
+            model.predict(images[3], return_probability=True)
+        unmasked = load(results / "variants/unmasked.pt", device="cpu")
         with pytest.raises(InputError, match=r"finds boxes, not labels. Write `model.detect\(image\)`"):
-            model.predict(images[3])
+            unmasked.predict(images[3])
         segmenting = load(results / "variants/unet.pt", device="cpu")
         with pytest.raises(InputError, match=r"finds labels, not boxes. Write `model.predict\(image\)`"):
             segmenting.detect(images[3])

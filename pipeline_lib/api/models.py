@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 import numpy as np
 
 from pipeline_lib.api.arrays import Image, channels_of, files
+from pipeline_lib.api.segmenting import THREADS, channels_to_read, has_masks, write_detections
+from pipeline_lib.kernels.threads import cores
 from pipeline_lib.networks.modelfile import application, describe
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
@@ -43,7 +45,9 @@ class Model:
     threshold : float
         Cell probability above which a pixel is inside a cell; score above which a box is an object.
     detects : bool
-        Whether it finds boxes (`detect`), instead of labels (`predict`).
+        Whether it finds boxes (`detect`).
+    segments : bool
+        Whether it finds labels (`predict`). Detectors with masks do both.
     scores : dict
         Mean scores of the images of each split: `scores["validation"]["seg"]`.
 
@@ -57,6 +61,7 @@ class Model:
         self.path, self.device, self.memory_gb = Path(path), device, memory_gb
         self._described = describe(path)
         self.detects = self._described.get("task") == "detection"
+        self.segments = not self.detects or has_masks(self._described)
         self._application = application(self._described, path)
         self.channels = len(self._described["normalisation"]["scale"])
         self.threshold: float = self._application["postprocessing"]["threshold"]
@@ -117,7 +122,7 @@ class Model:
         image : (y, x), (z, y, x) or (c, z, y, x) array_like, str or Path
             Image of the type and gray scale of the training images.
         return_probability : bool, default False
-            Whether to return the cell probability, too.
+            Whether to return the cell probability, too. A detector does not have it.
         channels : sequence of (int or str), optional
             Channels to read, by number or name. By default those of the training.
         scale, offset : float, optional
@@ -137,22 +142,36 @@ class Model:
         Raises
         ------
         InputError
-            If the model finds boxes, or the image cannot be read, or has another type, gray scale, number of
-            channels or axes.
+            If the model finds boxes without masks, or the image cannot be read, or has another type, gray
+            scale, number of channels or axes.
         """
         from pipeline_lib import layout
+        from pipeline_lib.stages.masks import predict_masks
         from pipeline_lib.stages.segmentation import segment
 
-        if self.detects:
+        if not self.segments:
             raise InputError(f"{self.path}: finds boxes, not labels. Write `model.detect(image)`.")
+        if self.detects and return_probability:
+            raise InputError(
+                f"{self.path}: labels are made from the masks of boxes, without a cell probability. Leave "
+                "out `return_probability`."
+            )
         settings = channels, scale, offset, pixel_size, match_pixel_size
         with self._predicted(image, *settings) as folder:
-            segment(
-                folder / "prediction.h5",
-                folder / "postprocessing.json",
-                folder / "labels.h5",
-                memory_gb=self.memory_gb,
-            )
+            chosen, output = folder / "postprocessing.json", folder / "labels.h5"
+            if self.detects:
+                self._write_detections(folder)
+                predict_masks(
+                    folder / "image.h5",
+                    self.path,
+                    folder / "found.h5",
+                    chosen,
+                    output,
+                    device=self.device,
+                    threads=min(cores(), THREADS),
+                )
+            else:
+                segment(folder / "prediction.h5", chosen, output, memory_gb=self.memory_gb)
             kept = 0 if not isinstance(image, str | Path) and np.ndim(image) == 2 else slice(None)
             with layout.require(folder / "labels.h5", layout.LABELS) as file:
                 labels: np.ndarray = file[layout.LABELS.name][kept]
@@ -202,21 +221,11 @@ class Model:
         """
         import pandas as pd
 
-        from pipeline_lib.api.segmenting import write_detections
-        from pipeline_lib.imageio.boxes import EXPORTS
-
         if not self.detects:
             raise InputError(f"{self.path}: finds labels, not boxes. Write `model.predict(image)`.")
         settings = channels, scale, offset, pixel_size, match_pixel_size
         with self._predicted(image, *settings) as folder:
-            results = {kind: folder / end for kind, end in EXPORTS.items()}
-            write_detections(
-                folder / "image.h5",
-                folder / "prediction.h5",
-                folder / "postprocessing.json",
-                folder / "found.h5",
-                results,
-            )
+            results = self._write_detections(folder)
             # a class may be called NA
             table = pd.read_csv(
                 results["table"],
@@ -225,6 +234,20 @@ class Model:
                 float_precision="round_trip",
             )
         return table.drop(columns="volume")
+
+    def _write_detections(self, folder: Path) -> dict[str, Path]:
+        """Find the objects of the image in a folder of `_predicted`, and return the files written."""
+        from pipeline_lib.imageio.boxes import EXPORTS
+
+        results = {kind: folder / end for kind, end in EXPORTS.items()}
+        write_detections(
+            folder / "image.h5",
+            folder / "prediction.h5",
+            folder / "postprocessing.json",
+            folder / "found.h5",
+            results,
+        )
+        return results
 
     @contextmanager
     def _predicted(
@@ -240,8 +263,6 @@ class Model:
 
         Yields a temporary folder with `image.h5`, `prediction.h5` and the `postprocessing.json` of the model.
         """
-        from pipeline_lib.api.segmenting import THREADS, channels_to_read
-        from pipeline_lib.kernels.threads import cores
         from pipeline_lib.stages.dataset import build_dataset
         from pipeline_lib.stages.prediction import predict
 

@@ -339,7 +339,7 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
                 segment(prediction, _postprocessing(options), segmentation, memory_gb=options.memory)
                 return _write_cells(dataset, prediction, segmentation, results)
             row = write_detections(dataset, prediction, _postprocessing(options), detections, results)
-            if not _has_masks(described):
+            if not has_masks(described):
                 return row
             predict_masks(
                 dataset,
@@ -363,15 +363,26 @@ def _results_of(described: Json) -> dict[str, str]:
     if described.get("task") == "detection":
         from pipeline_lib.imageio.boxes import EXPORTS
 
-        return EXPORTS | (cells if _has_masks(described) else {})
+        return EXPORTS | (cells if has_masks(described) else {})
     from pipeline_lib.tasks.segmentation.classes import Classes
 
     cells["cell_probability"] = "cell_probability.tif"
     return cells | ({"classes": "classes.tif"} if Classes.of(described).several else {})
 
 
-def _has_masks(described: Json) -> bool:
-    """Return whether a detector predicts masks."""
+def has_masks(described: Json) -> bool:
+    """Return whether a model is a detector that predicts masks.
+
+    Parameters
+    ----------
+    described : dict
+        Description of the model.
+
+    Returns
+    -------
+    bool
+        Whether its detections become labels.
+    """
     return bool(described["arguments"].get("masks"))
 
 
