@@ -761,7 +761,7 @@ def test_bad_input_detected_by_a_job_is_reported_last_and_leaves_no_output(tmp_p
 FIGURES = {"draw_figures", "draw_detections", "compare"}
 # library -> stages that may import it; each import takes a fifth of a second or more, torch a second
 STAGES_OF = {
-    "torch": {"train", "predict", "predict_part", "package_model", "measure_speed"},
+    "torch": {"train", "predict", "predict_part", "predict_masks", "package_model", "measure_speed"},
     "matplotlib": {"check_volumes"} | FIGURES,
     "pandas": {"train", "evaluate", "measure_spread", "measure_cells", "summarise", "report"} | FIGURES,
     "scipy.ndimage": {"check_volumes", "draw_volume", "measure_cells", "summarise"} | FIGURES,
