@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import torch
@@ -19,9 +20,10 @@ from pipeline_lib.inference.tiling import tiles
 from pipeline_lib.kernels.boxes import area, masked_area, overlaps
 from pipeline_lib.metrics import detection_scores, match_boxes, pooled_matches
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import write_json
 from pipeline_lib.stages.boxes import choose_boxes
 from pipeline_lib.stages.dataset import build_dataset
-from pipeline_lib.stages.detection import choose_score
+from pipeline_lib.stages.detection import choose_score, evaluate_detections
 from pipeline_lib.tasks.detection import matching
 from pipeline_lib.tasks.detection.found import Found, create_arrays
 from pipeline_lib.tasks.detection.patches import BoxAugmentation
@@ -344,6 +346,32 @@ class TestScores:
                     tmp_path / "score.json",
                     criterion=criterion,
                 )
+
+    @pytest.mark.parametrize("annotated", [0, 1])
+    def test_masks_are_scored_in_annotated_sections_only(self, tmp_path, annotated):
+        rng = np.random.default_rng(1)
+        labels, found = rng.integers(0, 4, (2, 2, 20, 20), np.uint32)
+        with layout.create(tmp_path / "volume.h5", {}) as file:
+            layout.add(file, layout.RAW, (1, 2, 20, 20), np.uint8)
+            layout.add(file, layout.LABELS, (2, 20, 20))[:] = labels
+            layout.add(file, layout.IGNORE, (2, 20, 20))[annotated:] = 1
+            box_writer(file, ["cell"])
+        for name in ("found.h5", "labels.h5"):
+            with layout.create(tmp_path / name, {}) as file:
+                layout.add(file, layout.LABELS, (2, 20, 20))[:] = found
+                create_arrays(file, ["background", "cell"], ["cell"])
+        write_json(tmp_path / "score.json", {"threshold": 0.5})
+        files = [tmp_path / name for name in ("volume.h5", "found.h5", "score.json", "s.csv", "z.csv")]
+        names = {"volume": "v", "split": "test", "network": "ssd"}
+        evaluate_detections(*files, segmentation=tmp_path / "labels.h5", **names)
+        scores, sections = (pd.read_csv(path).set_index("metric").value for path in files[3:])
+        own = [*metrics.INSTANCE_METRICS, *metrics.CELL_COUNTS]
+        if not annotated:
+            assert not {*own} & {*scores.index, *sections.index}
+            return
+        expected = metrics.instance_scores(labels[:1], found[:1])
+        for table in (scores, sections):
+            assert table[own].to_dict() == pytest.approx({name: expected[name] for name in own})
 
 
 class TestValidation:

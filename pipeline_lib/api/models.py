@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 import numpy as np
 
 from pipeline_lib.api.arrays import Image, channels_of, files
-from pipeline_lib.api.segmenting import THREADS, channels_to_read, has_masks, write_detections
+from pipeline_lib.api.segmenting import THREADS, channels_to_read, find_boxes, has_masks
 from pipeline_lib.kernels.threads import cores
 from pipeline_lib.networks.modelfile import application, describe
 from pipeline_lib.runtime.errors import InputError
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 PixelSize: TypeAlias = float | tuple[float, float]
 """Side of a square pixel, or height and width (um)."""
+
+# Dataset and prediction of an image, and the post-processing of the model
+_FILES = ("image.h5", "prediction.h5", "postprocessing.json")
 
 
 class Model:
@@ -158,11 +161,12 @@ class Model:
             )
         settings = channels, scale, offset, pixel_size, match_pixel_size
         with self._predicted(image, *settings) as folder:
-            chosen, output = folder / "postprocessing.json", folder / "labels.h5"
+            dataset, prediction, chosen = (folder / name for name in _FILES)
+            output = folder / "labels.h5"
             if self.detects:
-                self._write_detections(folder)
+                find_boxes(dataset, prediction, chosen, folder / "found.h5")
                 predict_masks(
-                    folder / "image.h5",
+                    dataset,
                     self.path,
                     folder / "found.h5",
                     chosen,
@@ -171,13 +175,13 @@ class Model:
                     threads=min(cores(), THREADS),
                 )
             else:
-                segment(folder / "prediction.h5", chosen, output, memory_gb=self.memory_gb)
+                segment(prediction, chosen, output, memory_gb=self.memory_gb)
             kept = 0 if not isinstance(image, str | Path) and np.ndim(image) == 2 else slice(None)
             with layout.require(folder / "labels.h5", layout.LABELS) as file:
                 labels: np.ndarray = file[layout.LABELS.name][kept]
             if not return_probability:
                 return labels
-            with layout.require(folder / "prediction.h5", layout.CELL_PROBABILITY) as file:
+            with layout.require(prediction, layout.CELL_PROBABILITY) as file:
                 return labels, file[layout.CELL_PROBABILITY.name][kept]
 
     def detect(
@@ -221,11 +225,17 @@ class Model:
         """
         import pandas as pd
 
+        from pipeline_lib.imageio.boxes import EXPORTS
+        from pipeline_lib.stages.detection import export_detections
+
         if not self.detects:
             raise InputError(f"{self.path}: finds labels, not boxes. Write `model.predict(image)`.")
         settings = channels, scale, offset, pixel_size, match_pixel_size
         with self._predicted(image, *settings) as folder:
-            results = self._write_detections(folder)
+            dataset, prediction, chosen = (folder / name for name in _FILES)
+            shape = find_boxes(dataset, prediction, chosen, folder / "found.h5")
+            results = {kind: folder / end for kind, end in EXPORTS.items()}
+            export_detections(folder / "found.h5", chosen, **results, volume="image", shape=shape)
             # a class may be called NA
             table = pd.read_csv(
                 results["table"],
@@ -234,20 +244,6 @@ class Model:
                 float_precision="round_trip",
             )
         return table.drop(columns="volume")
-
-    def _write_detections(self, folder: Path) -> dict[str, Path]:
-        """Find the objects of the image in a folder of `_predicted`, and return the files written."""
-        from pipeline_lib.imageio.boxes import EXPORTS
-
-        results = {kind: folder / end for kind, end in EXPORTS.items()}
-        write_detections(
-            folder / "image.h5",
-            folder / "prediction.h5",
-            folder / "postprocessing.json",
-            folder / "found.h5",
-            results,
-        )
-        return results
 
     @contextmanager
     def _predicted(
@@ -261,7 +257,7 @@ class Model:
     ) -> Iterator[Path]:
         """Apply the network to an image.
 
-        Yields a temporary folder with `image.h5`, `prediction.h5` and the `postprocessing.json` of the model.
+        Yields a temporary folder with the `_FILES`.
         """
         from pipeline_lib.stages.dataset import build_dataset
         from pipeline_lib.stages.prediction import predict

@@ -296,7 +296,9 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
     The HDF5 files are deleted afterwards. Their records stay, so that `bordure provenance` shows how the
     results were made. If this is interrupted, no results of the image remain.
     """
+    from pipeline_lib.imageio.boxes import EXPORTS
     from pipeline_lib.stages.dataset import build_dataset
+    from pipeline_lib.stages.detection import export_detections
     from pipeline_lib.stages.masks import predict_masks
     from pipeline_lib.stages.prediction import predict
     from pipeline_lib.stages.segmentation import segment
@@ -338,9 +340,13 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
             if described.get("task") != "detection":
                 segment(prediction, _postprocessing(options), segmentation, memory_gb=options.memory)
                 return _write_cells(dataset, prediction, segmentation, results)
-            row = write_detections(dataset, prediction, _postprocessing(options), detections, results)
+            shape = find_boxes(dataset, prediction, _postprocessing(options), detections)
+            exports = {kind: results[kind] for kind in EXPORTS}
+            number = export_detections(
+                detections, _postprocessing(options), **exports, volume=name, shape=shape
+            )
             if not has_masks(described):
-                return row
+                return {"cells": number, "table": results["table"].name}
             predict_masks(
                 dataset,
                 options.model,
@@ -404,10 +410,8 @@ def _write_cells(
     return {"cells": number, "labels": results["labels"].name, "table": results["cells"].name}
 
 
-def write_detections(
-    dataset: Path, prediction: Path, chosen: Path, detections: Path, results: dict[str, Path]
-) -> Json:
-    """Find the objects in a predicted image, and write the results.
+def find_boxes(dataset: Path, prediction: Path, chosen: Path, detections: Path) -> tuple[int, ...]:
+    """Find the boxes in a predicted image.
 
     Parameters
     ----------
@@ -419,25 +423,20 @@ def write_detections(
         JSON file with the threshold of the model.
     detections : Path
         HDF5 file to write, see `stages.detection.detect`.
-    results : dict of str to Path
-        Files to write, by the names of `imageio.boxes.EXPORTS`.
 
     Returns
     -------
-    dict
-        Row of the image in the summary: number of objects (`cells`) and name of the `table`.
+    tuple of int
+        Shape of the image, (z, y, x).
     """
     from pipeline_lib import layout
-    from pipeline_lib.imageio.boxes import EXPORTS
     from pipeline_lib.runtime.files import read_json
-    from pipeline_lib.stages.detection import detect, export_detections
+    from pipeline_lib.stages.detection import detect
 
     with layout.require(dataset, layout.RAW) as file:
-        shape = file[layout.RAW.name].shape[1:]
+        shape: tuple[int, ...] = file[layout.RAW.name].shape[1:]
     detect([prediction], detections, shape=shape, one_per_section=read_json(chosen)["one_per_section"])
-    exports = {kind: results[kind] for kind in EXPORTS}
-    number = export_detections(detections, chosen, **exports, volume=dataset.stem, shape=shape)
-    return {"cells": number, "table": results["table"].name}
+    return shape
 
 
 def _postprocessing(options: Options) -> Path:

@@ -31,7 +31,7 @@ from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json, Stored
 from pipeline_lib.scores import at_chosen_threshold, read_scores, read_threshold
 from pipeline_lib.tasks.detection.compared import instances_as_found
-from pipeline_lib.tasks.detection.found import Found
+from pipeline_lib.tasks.detection.found import Found, rows_of_sections
 from pipeline_lib.tasks.detection.truth import IGNORED as IGNORED_OBJECT
 from pipeline_lib.tasks.detection.truth import BoxTruth
 
@@ -564,8 +564,7 @@ def _outcomes(
     for variant, (path, chosen) in shown.detections.items():
         if Path(path).exists() and Path(chosen).exists():
             with layout.require(path, layout.BOXES, layout.BOX_SCORE) as file:
-                first, last = np.searchsorted(file[layout.BOX_SECTION.name][:], [shown.z, shown.z + 1])
-                own = Found.of_rows(file, slice(int(first), int(last)))
+                own = Found.of_rows(file, rows_of_sections(file, objects.shape[0])[shown.z])
             found[variant] = own, read_threshold(chosen)
     for variant, path in shown.predictions.items():
         if variant in segmented and Path(path).exists():

@@ -275,6 +275,8 @@ def _mask_scores(
             )
         tables = contingency_tables(labels, stored, ignore=truth.get(layout.IGNORE.name))
     objects = {z: count_objects(table) for z, table in enumerate(tables) if len(table.count)}
+    if not objects:  # nothing is annotated
+        return {}, []
     rows = [
         (z, metric, value)
         for z, own in objects.items()

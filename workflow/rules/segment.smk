@@ -51,7 +51,7 @@ for batch in batches_of("write_tiffs", held_out=whole(EVALUATED), new=whole(PRED
             segmentations=expand(
                 "<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=batch.volumes
             ),
-            predictions=expand([*filter(None, [PREDICTION_OF_LABELS])], model=MODEL, volume=batch.volumes),
+            predictions=expand(PREDICTION_OF_LABELS or [], model=MODEL, volume=batch.volumes),
         output:
             expand(
                 ["<results>/segmentation/{volume}_labels.tif", *PROBABILITIES.values()], volume=batch.volumes
@@ -79,7 +79,7 @@ for batch in batches_of("measure_cells", held_out=EVALUATED, new=PREDICT) if SEG
             batch.rule_name
         input:
             datasets=expand("<results>/dataset/{volume}.h5", volume=batch.volumes),
-            predictions=expand([*filter(None, [PREDICTION_OF_LABELS])], model=MODEL, volume=batch.volumes),
+            predictions=expand(PREDICTION_OF_LABELS or [], model=MODEL, volume=batch.volumes),
             segmentations=expand(
                 "<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=batch.volumes
             ),
