@@ -27,7 +27,7 @@ from pipeline_lib.stages.boxes import choose_boxes
 from pipeline_lib.stages.dataset import build_dataset
 from pipeline_lib.stages.detection import choose_score, detect, export_detections
 from pipeline_lib.tasks.detection import matching
-from pipeline_lib.tasks.detection.found import Found, create_arrays, sections_of, suppressed
+from pipeline_lib.tasks.detection.found import Found, create_arrays, joined, sections_of, suppressed
 from pipeline_lib.tasks.detection.losses import FEWEST_NEGATIVES, multibox_loss
 from pipeline_lib.tasks.detection.patches import BoxAugmentation
 from pipeline_lib.tasks.detection.task import Output
@@ -476,6 +476,23 @@ class TestDetect:
             np.testing.assert_array_equal(own.boxes, boxes[here][kept])
             np.testing.assert_array_equal(own.score, score[here][kept])
 
+    @pytest.mark.parametrize("best", [0, 4, 7])
+    def test_the_best_box_of_a_section_can_begin_in_any_band(self, tmp_path, best):
+        score = np.linspace(0.1, 0.5, 8, dtype=np.float32)
+        score[best] = 0.9
+        boxes = np.array([[y, 0.0, y + 5, 5] for y in range(0, 80, 10)])
+        with layout.create(tmp_path / "part.h5", {}) as file:
+            create_arrays(file, ["background", "cell"], ["cell"])
+            Found(boxes, np.ones(8, np.uint8), score).append_to(file, 1)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("pipeline_lib.tasks.detection.found.BLOCK", 20)
+            patched.setattr("pipeline_lib.tasks.detection.found.AT_ONCE", 3)
+            detect([tmp_path / "part.h5"], tmp_path / "found.h5", shape=(2, 80, 5), one_per_section=True)
+        with h5py.File(tmp_path / "found.h5") as file:
+            (_, none), (_, own) = sections_of(file, 2)
+        assert len(none.score) == 0
+        np.testing.assert_array_equal(own.boxes, boxes[[best]])
+
     @given(st.integers(0, 10**6), st.integers(1, 40), st.booleans())
     def test_pieces_give_the_detections_of_the_whole(self, seed, size, near):
         rng = np.random.default_rng(seed)
@@ -486,9 +503,10 @@ class TestDetect:
         pieces = [every.at(slice(k, k + size)) for k in range(0, 120, size)]
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr("pipeline_lib.tasks.detection.found.BLOCK", 16)
-            found = suppressed(pieces, 70, 75)
+            found = joined([*suppressed(pieces, 70, 75)])
         cut = every.cut(70, 75)
-        expected = cut.at(suppress(cut.boxes, cut.score, 0.45, cut.kind))
+        right = cut.at(suppress(cut.boxes, cut.score, 0.45, cut.kind))
+        expected = right.at(np.argsort(right.boxes[:, 0] // 16, kind="stable"))
         for own, right in zip(found, expected, strict=True):
             np.testing.assert_array_equal(own, right)
 

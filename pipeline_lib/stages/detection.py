@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -29,11 +29,13 @@ from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import read_threshold, write_scores
 from pipeline_lib.tasks.detection.found import (
+    NOTHING,
     SMALLEST_SCORE,
+    Found,
     Stored,
     create_arrays,
+    joined,
     rows_of_sections,
-    sections_of,
     suppressed,
 )
 from pipeline_lib.tasks.detection.scores import matched_sections, score_boxes
@@ -61,8 +63,8 @@ def detect(
     predictions : sequence of str or Path
         HDF5 files of `stages.prediction.predict`, one for each part, in the order of `blocks.parts`.
     output : str or Path
-        HDF5 file to write: `boxes`, `box_section`, `box_class` and `box_score`, by section and descending
-        score.
+        HDF5 file to write: `boxes`, `box_section`, `box_class` and `box_score`, by section, band of 2,048
+        rows in which the box begins, and descending score.
     shape : sequence of int
         Shape of the volume (z, y, x).
     jobs : int, default 1
@@ -98,13 +100,21 @@ def detect(
                 if part.sections.start <= z < part.sections.stop:
                     own = rows[z - part.sections.start]
                     pieces += Stored(source, own, part.rows.start).pieces()
-            kept = suppressed(pieces, height, width)
-            if one_per_section:
-                kept = kept.at(slice(1))
-            kept.append_to(file, z)
-            count += len(kept.score)
+            bands = suppressed(pieces, height, width)
+            for kept in [_best(bands)] if one_per_section else bands:
+                kept.append_to(file, z)
+                count += len(kept.score)
     numbers = several(count, "detection"), SMALLEST_SCORE, several(sections, "section")
     logger.info("%s: %s with a score of at least %g in %s", output, *numbers)
+
+
+def _best(bands: Iterable[Found]) -> Found:
+    """Return the box with the highest score."""
+    best = NOTHING
+    for kept in bands:
+        every = joined([best, kept])
+        best = every.at(np.argsort(-every.score, kind="stable")[:1])
+    return best
 
 
 def choose_score(
@@ -355,8 +365,10 @@ def _kept(
 ) -> Iterator[tuple[str, int, SectionBoxes]]:
     """Yield volume, number and detections of each section, without those below the threshold."""
     names, _ = layout.classes_of(found[layout.BOX_CLASS.name])
-    for z, own in sections_of(found, depth):
-        scores = own.score.astype(float)
-        kept = scores >= threshold
-        classes = [names[number] for number in own.kind[kept]]
-        yield volume, z, SectionBoxes(own.boxes[kept], classes, np.zeros(len(classes), bool), scores[kept])
+    for z, rows in enumerate(rows_of_sections(found, depth)):
+        pieces = (piece.read() for piece in Stored(found, rows).pieces())
+        # many boxes have a low score, so only a piece of them is read at a time
+        own = joined([piece.at(piece.score.astype(float) >= threshold) for piece in pieces])
+        classes = [names[number] for number in own.kind]
+        ignored = np.zeros(len(classes), bool)
+        yield volume, z, SectionBoxes(own.boxes, classes, ignored, own.score.astype(float))

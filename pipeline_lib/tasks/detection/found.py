@@ -50,9 +50,9 @@ class Found(NamedTuple):
         Returns
         -------
         Found
-            The remaining boxes, by descending score.
+            The remaining boxes, in the order of `suppressed`.
         """
-        return suppressed([self], height, width)
+        return joined([*suppressed([self], height, width)])
 
     def at(self, rows: slice | npt.NDArray[Any]) -> Found:
         """Return some of the boxes.
@@ -164,12 +164,13 @@ class Stored(NamedTuple):
         return found
 
 
-def suppressed(pieces: Sequence[Found | Stored], height: int, width: int) -> Found:
-    """Return the boxes of a section without those that overlap a box of the same class with a higher score.
+def suppressed(pieces: Sequence[Found | Stored], height: int, width: int) -> Iterator[Found]:
+    """Yield the boxes of a section without those that overlap a box of the same class with a higher score.
 
     The result is that for all boxes at once. But only one piece is in memory, with the boxes that further
-    pieces can still remove: those that overlap an area of another piece, and those that overlap one of
-    these. The memory is small if the boxes of a piece are near each other, as those of a tile are.
+    pieces can still remove or precede: those that overlap an area of another piece, those that overlap one of
+    these, and those in the same band of `BLOCK` rows. The memory is small if the boxes of a piece are near
+    each other and the pieces go down the section, as those of tiles do.
 
     Parameters
     ----------
@@ -178,25 +179,39 @@ def suppressed(pieces: Sequence[Found | Stored], height: int, width: int) -> Fou
     height, width : int
         Size of the section (px), at whose edges boxes are cut off before.
 
-    Returns
-    -------
+    Yields
+    ------
     Found
-        The remaining boxes, by descending score.
+        The remaining boxes of some bands of `BLOCK` rows, from top to bottom. A box belongs to the band in
+        which it begins. The boxes of a band are in the order of descending score.
     """
 
     def cut(piece: Found | Stored) -> Found:
         return (piece.read() if isinstance(piece, Stored) else piece).cut(height, width)
 
     areas = [_areas_of(cut(piece).boxes) for piece in pieces[1:]]
-    kept, waiting = [], NOTHING
+    kept, waiting = NOTHING, NOTHING
     for number, piece in enumerate(pieces):
         found = joined([waiting, cut(piece)])
-        unsure = touches(found.boxes, np.concatenate([NOTHING.boxes, *areas[number:]]))
+        ahead = np.concatenate([NOTHING.boxes, *areas[number:]])
+        unsure = touches(found.boxes, ahead)
         certain, undecided = decide(found.boxes, found.score, SUPPRESSION, found.kind, unsure)
-        kept.append(found.at(certain))
-        waiting = found.at(undecided)
-    every = joined(kept)
-    return every.at(np.lexsort((every.kind, *every.boxes.T[::-1], -every.score)))
+        kept, waiting = joined([kept, found.at(certain)]), found.at(undecided)
+        to_come = np.concatenate([waiting.boxes[:, 0], ahead[:, 0]])
+        complete = _band(kept.boxes[:, 0]) < _band(to_come).min(initial=np.inf)
+        yield _ordered(kept.at(np.flatnonzero(complete)))
+        kept = kept.at(np.flatnonzero(~complete))
+
+
+def _band(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the number of the band of `BLOCK` rows in which each row is."""
+    return rows // BLOCK
+
+
+def _ordered(found: Found) -> Found:
+    """Return the boxes by band and descending score; those of equal score by their edges and class."""
+    edges = found.boxes.T
+    return found.at(np.lexsort((found.kind, *edges[::-1], -found.score, _band(edges[0]))))
 
 
 def _areas_of(boxes: Boxes) -> Boxes:
