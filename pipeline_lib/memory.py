@@ -16,7 +16,7 @@ TORCH_PROCESS_BYTES = 450_000_000
 # For each thread and each pixel of a section, including the sections that are prepared ahead
 SCORING_BYTES_PER_PIXEL = 45
 CHOICE_BYTES_PER_PIXEL = 35
-WATERSHED_BYTES_PER_PIXEL = 40
+WATERSHED_BYTES_PER_PIXEL = 20
 VALIDATION_BYTES_PER_PIXEL = 50
 MEAN_IMAGE_BYTES_PER_PIXEL = 160  # for each channel, while the mean image is written as JSON
 BLOCK_BYTES_PER_PIXEL = 40  # of the stage that needs most among those that work in blocks

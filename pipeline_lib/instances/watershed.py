@@ -36,7 +36,7 @@ def grow_seeds(cell_probability: np.ndarray, seeds: np.ndarray, cells: np.ndarra
     Notes
     -----
     The method is the watershed by flooding from markers of Beucher and Meyer [1]_. Time and memory grow with
-    the number of pixels; it needs 12 bytes for each.
+    the number of pixels; it needs 12 bytes for each, besides its arguments and result.
 
     References
     ----------
