@@ -19,7 +19,7 @@ from pipeline_lib.kernels.blocks import ALIGNMENT, Part
 from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import allow_open_files, replacing
-from pipeline_lib.runtime.types import Json, Stored
+from pipeline_lib.runtime.types import Json, Offsets, Stored
 
 #: Version of the format, stored in each file. Files of other versions are refused.
 FORMAT_VERSION = 4
@@ -123,6 +123,16 @@ CLASS_PROBABILITY = Array(
     "1",
     "predicted probability of each class, from 0 to 1, in the order of the attribute `classes` (JSON); the "
     "array exists only if there are other classes than background and cell",
+    compressed=False,
+)
+AFFINITIES = Array(
+    "affinities",
+    "kzyx",
+    "float32",
+    "1",
+    "predicted probability that the pixel and the one at each offset from it belong to the same cell, from 0 "
+    "to 1, in the order of the attribute `offsets` (JSON; rows and columns in px); the array exists only if "
+    "the network learned affinities",
     compressed=False,
 )
 BOXES = Array(
@@ -428,6 +438,35 @@ def classes_of(dataset: h5py.Dataset) -> tuple[list[str], list[str]]:
         Names of the classes whose pixels belong to cells.
     """
     return json.loads(dataset.attrs["classes"]), json.loads(dataset.attrs["cells"])
+
+
+def write_offsets(dataset: h5py.Dataset, offsets: Offsets) -> None:
+    """Store the offsets of the affinities with them.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Array `AFFINITIES`, open for writing.
+    offsets : tuple of (int, int)
+        Offset (rows, columns) of each affinity in px.
+    """
+    _write_texts(dataset, offsets=json.dumps(offsets))
+
+
+def offsets_of(dataset: h5py.Dataset) -> Offsets:
+    """Return what `write_offsets` stored with affinities.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Array `AFFINITIES`.
+
+    Returns
+    -------
+    tuple of (int, int)
+        Offset (rows, columns) of each affinity in px.
+    """
+    return tuple((dy, dx) for dy, dx in json.loads(dataset.attrs["offsets"]))
 
 
 def border_reach(file: h5py.File) -> int:

@@ -17,6 +17,8 @@ TORCH_PROCESS_BYTES = 450_000_000
 SCORING_BYTES_PER_PIXEL = 45
 CHOICE_BYTES_PER_PIXEL = 35
 WATERSHED_BYTES_PER_PIXEL = 20
+MUTEX_WATERSHED_BYTES_PER_PIXEL = 100  # and for each affinity:
+AFFINITY_BYTES_PER_PIXEL = 12
 VALIDATION_BYTES_PER_PIXEL = 50
 MEAN_IMAGE_BYTES_PER_PIXEL = 160  # for each channel, while the mean image is written as JSON
 BLOCK_BYTES_PER_PIXEL = 40  # of the stage that needs most among those that work in blocks
@@ -120,7 +122,7 @@ def scoring(volume: str, section: tuple[int, int]) -> Need:
     return _whole_sections("scoring", volume, section, PROCESS_BYTES, SCORING_BYTES_PER_PIXEL, remedy)
 
 
-def watershed(volume: str, section: tuple[int, int]) -> Need:
+def watershed(volume: str, section: tuple[int, int], method: str = "watershed", offsets: int = 0) -> Need:
     """Return the need of a watershed.
 
     Parameters
@@ -129,6 +131,10 @@ def watershed(volume: str, section: tuple[int, int]) -> Need:
         Name of the volume.
     section : tuple of int
         Height and width of its sections in px.
+    method : {"watershed", "mutex_watershed"}, default "watershed"
+        Kind of the watershed.
+    offsets : int, default 0
+        Number of affinities of each pixel.
 
     Returns
     -------
@@ -136,9 +142,25 @@ def watershed(volume: str, section: tuple[int, int]) -> Need:
         Memory for labelling one section.
     """
     remedy = "cut its images into smaller ones, or use a model with `segmentation.method: components`"
-    return _whole_sections(
-        "the watershed of", volume, section, PROCESS_BYTES, WATERSHED_BYTES_PER_PIXEL, remedy
-    )
+    per_pixel = WATERSHED_BYTES_PER_PIXEL if method == "watershed" else of_mutex_watershed(offsets)
+    what = f"the {method.replace('_', ' ')} of"
+    return _whole_sections(what, volume, section, PROCESS_BYTES, per_pixel, remedy)
+
+
+def of_mutex_watershed(offsets: int) -> int:
+    """Return the memory of a mutex watershed for each pixel of a section.
+
+    Parameters
+    ----------
+    offsets : int
+        Number of affinities of each pixel.
+
+    Returns
+    -------
+    int
+        Bytes per pixel.
+    """
+    return MUTEX_WATERSHED_BYTES_PER_PIXEL + AFFINITY_BYTES_PER_PIXEL * offsets
 
 
 def validation(volume: str, section: tuple[int, int]) -> Need:

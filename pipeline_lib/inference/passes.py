@@ -394,6 +394,33 @@ def orient(image: Tensor, orientation: int) -> Tensor:
     return mirrored.rot90(orientation % 4, (-2, -1))
 
 
+def turned_back(offset: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return an offset in the original orientation of an image.
+
+    Parameters
+    ----------
+    offset : (int, int)
+        Offset (rows, columns) between two pixels of the image in an orientation.
+    orientation : int
+        This orientation, 0 to 7, see `orient`.
+
+    Returns
+    -------
+    (int, int)
+        Offset between the same pixels of the image in its original orientation.
+
+    Examples
+    --------
+    >>> from pipeline_lib.inference.passes import turned_back
+    >>> turned_back((-9, 4), 1)
+    (4, 9)
+    """
+    dy, dx = offset
+    for _ in range(orientation % 4):
+        dy, dx = dx, -dy
+    return dy, -dx if orientation >= 4 else dx
+
+
 def orient_back(image: Tensor, orientation: int) -> Tensor:
     """Return an image to its original orientation (inverse of `orient`).
 

@@ -19,6 +19,8 @@ from pipeline_lib import memory
 from pipeline_lib.imageio.regions import grow
 from pipeline_lib.instances.classes import Border
 from pipeline_lib.instances.labelling import Labels, Read, labelled
+from pipeline_lib.instances.methods import UNUSED, method_of
+from pipeline_lib.instances.mutex_watershed import Affinities, mutex_watershed
 from pipeline_lib.instances.watershed import grow_seeds
 from pipeline_lib.kernels.blocks import ALIGNMENT, BLOCK
 from pipeline_lib.kernels.compiled import compiled
@@ -34,8 +36,9 @@ class PostProcessing:
 
     Instances are the 4-connected components of the pixels above the threshold in each section, without those
     that are too small. With a seed threshold, the components above it are seeds, and grow to the threshold by
-    a watershed (`watershed.grow_seeds`). So an instance contains one seed. If there is a class `border`, its
-    pixels are then given back to the nearest cell (`give_back`).
+    a watershed (`watershed.grow_seeds`). So an instance contains one seed. With a bias, instances are the
+    regions of a mutex watershed of the pixels above the threshold (`mutex_watershed.mutex_watershed`). If
+    there is a class `border`, its pixels are then given back to the nearest cell (`give_back`).
 
     Parameters
     ----------
@@ -48,6 +51,9 @@ class PostProcessing:
     seed_threshold : float, optional
         Pixels belong to a seed if their cell probability is above it. Above `threshold` and below 1. By
         default there is no watershed.
+    mutex_bias : float, optional
+        Number that is added to the weights of edges that separate pixels, above -1 and below 1. By default
+        there is no mutex watershed. It cannot be combined with `seed_threshold`.
 
     Raises
     ------
@@ -59,6 +65,7 @@ class PostProcessing:
     minimum_size: int = 0
     border_reach: int = 0
     seed_threshold: float | None = None
+    mutex_bias: float | None = None
 
     def __post_init__(self) -> None:
         if not (_is_number(self.threshold, (int, float)) and 0 <= self.threshold < 1):
@@ -74,6 +81,18 @@ class PostProcessing:
                 f"`seed_threshold`: found {seed!r}, expected a number above the threshold, "
                 f"{self.threshold:g}, and below 1."
             )
+        bias = self.mutex_bias
+        if bias is not None and not (_is_number(bias, (int, float)) and -1 < bias < 1):
+            raise InputError(f"`mutex_bias`: found {bias!r}, expected a number above -1 and below 1.")
+        if bias is not None and seed is not None:
+            raise InputError(
+                "`mutex_bias` and `seed_threshold`: found both, expected one of them. Remove one."
+            )
+
+    @property
+    def method(self) -> str:
+        """Way from probabilities to instances: `components`, `watershed` or `mutex_watershed`."""
+        return method_of(asdict(self))
 
     @classmethod
     def read(cls, path: str | Path) -> PostProcessing:
@@ -97,8 +116,7 @@ class PostProcessing:
         content = read_json(path)
         names = [field.name for field in fields(cls)]
         if isinstance(content, dict):
-            # models without a border or seeds do not state these
-            content = {"border_reach": 0, "seed_threshold": None} | content
+            content = UNUSED | content
         for name in names:
             if not isinstance(content, dict) or name not in content:
                 raise InputError(
@@ -118,15 +136,15 @@ class PostProcessing:
         Returns
         -------
         dict
-            The settings by name, without `border_reach` if no border is given back, and without
-            `seed_threshold` if there are no seeds.
+            The settings by name, without `border_reach` if no border is given back, and without settings of
+            methods that are not used.
         """
-        unused = {"border_reach": 0, "seed_threshold": None}
-        return {name: value for name, value in asdict(self).items() if (name, value) not in unused.items()}
+        return {name: value for name, value in asdict(self).items() if (name, value) not in UNUSED.items()}
 
     def __str__(self) -> str:
         seeds = "" if self.seed_threshold is None else f", seeds above {self.seed_threshold:.2f}"
-        return f"threshold {self.threshold:.2f}{seeds}"
+        mutex = "" if self.mutex_bias is None else f", mutex watershed with a bias of {self.mutex_bias:g}"
+        return f"threshold {self.threshold:.2f}{seeds}{mutex}"
 
     def at(self, threshold: float) -> PostProcessing:
         """Return the settings with another threshold.
@@ -202,41 +220,63 @@ class PostProcessing:
         """
         return lambda z, rows, columns: self.foreground(cell_probability[z, rows, columns])
 
-    def regions(self, cell_probability: np.ndarray) -> np.ndarray:
+    def regions(self, cell_probability: np.ndarray, affinities: Affinities | None = None) -> np.ndarray:
         """Return the instances of a section as regions of equal values, before small ones are removed.
 
         Parameters
         ----------
         cell_probability : (y, x) array of float
             Cell probability of a whole section, 0..1.
+        affinities : Affinities, optional
+            Affinities of the section. Needed for a mutex watershed.
 
         Returns
         -------
         (y, x) array of bool or uint32
             0 = background. Each instance is a 4-connected component of equal values.
+
+        Raises
+        ------
+        InputError
+            If affinities are needed and missing.
         """
         cells = self.foreground(cell_probability)
+        if self.mutex_bias is not None:
+            if affinities is None:
+                raise InputError(
+                    "the post-processing is a mutex watershed (`mutex_bias`), but the prediction has no "
+                    "`affinities`. Train the network with `training: {affinities: true}`."
+                )
+            return mutex_watershed(affinities, cells, self.mutex_bias).view(np.uint32)
         if self.seed_threshold is None:
             return cells
         seeds = above(cell_probability, self.seed_threshold)
         return grow_seeds(cell_probability, seeds, cells).view(np.uint32)
 
-    def read_regions(self, cell_probability: Stored) -> Read:
+    def read_regions(self, cell_probability: Stored, affinities: Affinities | None = None) -> Read:
         """Return a function that reads the `regions` of a part of a section from a probability map.
 
         Parameters
         ----------
         cell_probability : (z, y, x) array or HDF5 dataset
             Cell probability, 0..1.
+        affinities : Affinities, optional
+            Affinities of the volume. Needed for a mutex watershed.
 
         Returns
         -------
         callable
-            Takes the number of a section, rows and columns (slices). With seeds, it keeps a whole section.
+            Takes the number of a section, rows and columns (slices). With a watershed of either kind, it
+            keeps a whole section.
         """
-        if self.seed_threshold is None:
+        if self.method == "components":
             return self.read_foreground(cell_probability)
-        of_section = lru_cache(maxsize=1)(lambda z: self.regions(cell_probability[z]))
+
+        @lru_cache(maxsize=1)
+        def of_section(z: int) -> np.ndarray:
+            own = affinities[z] if affinities is not None and self.mutex_bias is not None else None
+            return self.regions(cell_probability[z], own)
+
         return lambda z, rows, columns: of_section(z)[rows, columns]
 
     def read_border(self, cell_probability: Stored, border: Border) -> Read:
@@ -263,6 +303,7 @@ def instances(
     post_processing: PostProcessing,
     components: np.ndarray | None = None,
     border: np.ndarray | None = None,
+    affinities: Affinities | None = None,
 ) -> np.ndarray:
     """Return the instances in one section.
 
@@ -274,9 +315,11 @@ def instances(
         Threshold, minimum size and reach of the border.
     components : (y, x) array of int32, optional
         The 4-connected components of the pixels above the threshold, if they are already known. They are not
-        needed if there are seeds.
+        needed for a watershed.
     border : (y, x) array of bool, optional
         Predicted border (`classes.Border`). By default there is none.
+    affinities : Affinities, optional
+        Affinities of the section. Needed for a mutex watershed.
 
     Returns
     -------
@@ -294,8 +337,8 @@ def instances(
     array([[1, 0, 0],
            [1, 0, 0]], dtype=int32)
     """
-    if components is None or post_processing.seed_threshold is not None:
-        regions = post_processing.regions(cell_probability)
+    if components is None or post_processing.method != "components":
+        regions = post_processing.regions(cell_probability, affinities)
         components = equal_components(regions.view(np.uint8) if regions.dtype == bool else regions)
     if post_processing.minimum_size > 1:
         kept = _without_small(components.ravel(), post_processing.minimum_size)
@@ -341,13 +384,14 @@ def instances_by_block(
     post_processing: PostProcessing,
     output: str | Path,
     *,
+    affinities: Affinities | None = None,
     block: int = BLOCK,
     memory_gb: float = 8.0,
 ) -> AbstractContextManager[tuple[Labels, int]]:
     """Label the instances of a volume of any size. Context manager.
 
-    The border is not given back, because that needs the surroundings of a region (`give_back`). With seeds,
-    one section at a time is in memory.
+    The border is not given back, because that needs the surroundings of a region (`give_back`). With a
+    watershed of either kind, one section at a time is in memory.
 
     Parameters
     ----------
@@ -357,6 +401,8 @@ def instances_by_block(
         Threshold and minimum size.
     output : str or Path
         File that the labels are for. A temporary file is in the same folder until the `with` statement ends.
+    affinities : Affinities, optional
+        Affinities of the volume. Needed for a mutex watershed.
     block : int, default 2048
         Side of the blocks that are in memory one at a time (px). It does not change the labels.
     memory_gb : float, default 8.0
@@ -386,10 +432,12 @@ def instances_by_block(
            [1, 0, 0]], dtype=uint32), 2)
     """
     sections, height, width = cell_probability.shape
-    if post_processing.seed_threshold is not None:
-        memory.require([memory.watershed(str(output), (height, width))], memory_gb)
+    if post_processing.method != "components":
+        offsets = 0 if affinities is None else len(affinities.offsets)
+        needed = memory.watershed(str(output), (height, width), post_processing.method, offsets)
+        memory.require([needed], memory_gb)
     return labelled(
-        post_processing.read_regions(cell_probability),
+        post_processing.read_regions(cell_probability, affinities),
         (sections, height, width),
         output,
         minimum_size=post_processing.minimum_size,

@@ -18,12 +18,14 @@ import numpy as np
 import torch
 
 from pipeline_lib import networks
+from pipeline_lib.data.affinities import chosen_offsets
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.kernels.pixelsize import PixelSize, pair
 from pipeline_lib.networks import Plan, modelfile
 from pipeline_lib.networks.module import Network, skeleton
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing, require_file
+from pipeline_lib.runtime.types import Offsets
 
 FORMAT_VERSION = 1
 _IS_FOLDER = 0x10  # flag in the external attributes of a ZIP entry
@@ -137,6 +139,9 @@ class Model:
         patches of the training than in the images (see `training.prior`). By default none.
     cells : sequence of str, optional
         Names of the classes whose pixels belong to cells.
+    offsets : tuple of (int, int), optional
+        Offsets (rows, columns) in px of the affinities that the network predicts after the classes. By
+        default there are none.
 
     Examples
     --------
@@ -165,6 +170,7 @@ class Model:
     classes: Sequence[str] = ()
     log_prior: Sequence[float] = ()
     cells: Sequence[str] = ()
+    offsets: Offsets = ()
 
     def save(self, path: str | Path, **more: Any) -> None:
         """Write the model to a file of tensors and plain values.
@@ -197,6 +203,7 @@ class Model:
             "classes": list(self.classes),
             **({"log_prior": list(self.log_prior)} if self.log_prior else {}),
             **({"cells": list(self.cells)} if len(self.classes) > 2 else {}),
+            **({"offsets": [*map(list, self.offsets)]} if self.offsets else {}),
         }
         content = plain | {"state_dict": self.network.state_dict()} | more
         write_tensors(path, content, plain | {"parameters": self.plan.parameters})
@@ -246,8 +253,14 @@ class Model:
             pixel_size = pair(content.get("pixel_size"))
             classes = [str(name) for name in content.get("classes", ())]
             log_prior = [float(value) for value in content.get("log_prior", ())]
-            if log_prior and len(log_prior) != plan.classes:
-                raise ValueError(f"log_prior has {len(log_prior)} numbers for {plan.classes} classes")
+            offsets = chosen_offsets(content.get("offsets"))
+            distinguished = plan.classes - len(offsets)
+            if log_prior and len(log_prior) != distinguished:
+                raise ValueError(f"log_prior has {len(log_prior)} numbers for {distinguished} classes")
+            if offsets and distinguished != len(classes):
+                raise ValueError(
+                    f"{len(classes)} classes and {len(offsets)} offsets for {plan.classes} channels"
+                )
             cells = [str(name) for name in content.get("cells", classes[1:])]
             wrong = [name for name, tensor in network.state_dict().items() if not _usable(tensor)]
         except InputError as error:
@@ -279,6 +292,7 @@ class Model:
             classes,
             log_prior,
             cells,
+            offsets,
         )
 
 

@@ -10,6 +10,10 @@ Json: TypeAlias = dict[str, Any]
 """An object of a JSON file: settings, records, descriptions. Its values are checked where they are read."""
 
 
+Offsets: TypeAlias = tuple[tuple[int, int], ...]
+"""Offsets (rows, columns) between pixels in px, one for each affinity that a network learns."""
+
+
 class Stored(Protocol):
     """An array that is read by regions: an HDF5 dataset, an image file, or a numpy array.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline_lib import imageio, layout, metrics, provenance
+from pipeline_lib import imageio, layout, memory, metrics, provenance
 from pipeline_lib.data.cells import empty_are_ignored
 from pipeline_lib.data.labels import BORDER_WIDTH, cells_apart, separation_border
 from pipeline_lib.imageio.boxes import (
@@ -25,6 +25,7 @@ from pipeline_lib.imageio.boxes import (
 from pipeline_lib.imageio.pairing import pair_files
 from pipeline_lib.imageio.regions import BORDER
 from pipeline_lib.instances.classes import Border, ClassMap
+from pipeline_lib.instances.mutex_watershed import Affinities
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import Sections, ignored_pixels
 from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for
@@ -160,6 +161,10 @@ def evaluate(
             ignore = truth.get(layout.IGNORE.name)
             chosen = chosen.scaled(layout.pixels_per_model_pixel(predicted))
             stored, border_map = segmented[layout.LABELS.name], Border.of(predicted)
+            affinities = Affinities.of(predicted) if chosen.mutex_bias is not None else None
+            per_pixel = SCORING_BYTES_PER_PIXEL
+            if affinities is not None:
+                per_pixel += memory.of_mutex_watershed(len(affinities.offsets))
             for path, array in ((prediction, probability), (segmentation, stored)):
                 if array.shape != labels.shape:
                     raise InputError(
@@ -171,7 +176,8 @@ def evaluate(
                 if threshold == chosen.threshold:
                     return stored[z]
                 at_border = None if border_map is None else border_map[z]
-                return instances(section, chosen.at(threshold), components, at_border)
+                of_pairs = None if affinities is None else affinities[z]
+                return instances(section, chosen.at(threshold), components, at_border, of_pairs)
 
             def cells(z: int) -> np.ndarray:
                 return cells_apart(labels[z], border[z], ignored_pixels(ignore, z))
@@ -185,8 +191,8 @@ def evaluate(
                 ignore=ignore,
                 labels=labels,
                 segment=segment,
-                regions=chosen.seed_threshold is not None,
-                workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),
+                regions=chosen.method != "components",
+                workers=threads_for(labels.shape[1:], per_pixel, memory_gb, threads),
             )
             constant = metrics.constant_pixels(truth_cells, probability, ignore=ignore)
             of_classes, of_sections = _class_scores(learned, predicted, by_section.section.unique())

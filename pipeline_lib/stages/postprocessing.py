@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline_lib import layout, metrics, provenance
+from pipeline_lib import layout, memory, metrics, provenance
 from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.instances.classes import Border
+from pipeline_lib.instances.methods import METHODS
+from pipeline_lib.instances.mutex_watershed import Affinities
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.kernels.threads import over_sections
@@ -29,8 +31,10 @@ from pipeline_lib.runtime.log import logger
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
 #: Seed thresholds of a watershed that are tried with each lower threshold.
 SEED_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
-#: Ways from cell probabilities to instances.
-METHODS = ("components", "watershed")
+#: Thresholds and biases of a mutex watershed that are tried. There are fewer thresholds, because each setting
+#: takes longer, and affinities separate cells whatever the threshold.
+MUTEX_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
+MUTEX_BIASES = (-0.6, -0.4, -0.2, 0.0, 0.2)
 
 
 def _v_rand_thin(labels: np.ndarray, predicted: np.ndarray, *, ignore: np.ndarray | None = None) -> float:
@@ -45,8 +49,8 @@ CRITERIA: dict[str, tuple[Callable[..., float], bool]] = {
 }
 
 
-# truth, cell probability, predicted border, ignored pixels
-_Section = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
+# truth, cell probability, predicted border, affinities, ignored pixels
+_Section = tuple[np.ndarray, np.ndarray, np.ndarray | None, Affinities | None, np.ndarray | None]
 
 
 def choose_postprocessing(
@@ -65,31 +69,34 @@ def choose_postprocessing(
     """Choose the post-processing of a model on the validation volumes, and write it as JSON.
 
     The thresholds 0.05, 0.1, ..., 0.95 (`THRESHOLDS`) are tried, for a watershed also with each of the
-    `SEED_THRESHOLDS` above. Each setting is scored by the mean of the criterion over all sections of all
+    `SEED_THRESHOLDS` above, and for a mutex watershed each of `MUTEX_THRESHOLDS` with each of `MUTEX_BIASES`.
+    Each setting is scored by the mean of the criterion over all sections of all
     validation volumes, and the best one is chosen. Pixels that are not annotated are left out. If several
     settings are equally good, the middle one of them is chosen, because it is farthest from the settings with
     a worse score.
 
     More settings fit few sections better by chance. So a method is also scored by cross-validation: each
-    section by the setting that is best for all other sections. A watershed is chosen only if this score is
-    better than that of components.
+    section by the setting that is best for all other sections. A watershed of either kind is chosen only if
+    this score is better than that of components.
 
     Parameters
     ----------
     datasets : sequence of str or Path
         HDF5 files of the validation volumes, with `labels` and `separation_border`.
     predictions : sequence of str or Path
-        HDF5 files with the `cell_probability` of the same volumes, in the same order.
+        HDF5 files with the `cell_probability` of the same volumes, in the same order; for a mutex watershed
+        also with `affinities`.
     output : str or Path
         JSON file to write, for `PostProcessing.read`. It has `threshold`, `minimum_size`, `criterion`, the
         thresholds tried (`grid`), the mean criterion at each of them (`value`), `cross_validated` (the
         criterion of the method by cross-validation, null for a single section), and `provenance`. With a
-        class `border`, it also has `border_reach`. With a watershed, it has `seed_threshold`, and `value` is
-        that of the best seed threshold.
+        class `border`, it also has `border_reach`. With a watershed, it has `seed_threshold` or `mutex_bias`,
+        and `value` is that of the best of them.
     tried : str or Path, optional
-        CSV file to write, one row for each setting that was tried: `threshold`, `seed_threshold` (empty for
-        components), `sections`, and the mean and the standard deviation of the criterion over the sections.
-    method : {"components", "watershed"}, default "components"
+        CSV file to write, one row for each setting that was tried: `threshold`, `seed_threshold` and
+        `mutex_bias` (empty if they are not used), `sections`, and the mean and the standard deviation of the
+        criterion over the sections.
+    method : {"components", "watershed", "mutex_watershed"}, default "components"
         Which instances are tried: the connected components above the threshold, or also a watershed.
     criterion : str, default "rand_error"
         Score by which the settings are chosen: `rand_error`, `v_rand_thin` or `seg`.
@@ -129,6 +136,12 @@ def choose_postprocessing(
                 for seed in SEED_THRESHOLDS
                 if seed > each.threshold
             ]
+        if method == "mutex_watershed":
+            candidates += [
+                PostProcessing(threshold, minimum_size, reach, mutex_bias=bias)
+                for threshold in MUTEX_THRESHOLDS
+                for bias in MUTEX_BIASES
+            ]
         values = np.array(
             [
                 of_section
@@ -138,7 +151,7 @@ def choose_postprocessing(
         )
         sign = 1 if CRITERIA[criterion][1] else -1
         mean = np.nanmean(values, axis=0)
-        found = _choose(sign * values, np.array([each.seed_threshold is not None for each in candidates]))
+        found = _choose(sign * values, np.array([each.method != "components" for each in candidates]))
         chosen, of_method = candidates[found.setting], np.flatnonzero(found.of_method)
         # + 0.0: -0.0 becomes 0.0
         cross_validated = None if np.isnan(found.cross_validated) else sign * found.cross_validated + 0.0
@@ -179,11 +192,11 @@ class _Choice(NamedTuple):
     cross_validated: float
 
 
-def _choose(values: npt.NDArray[np.float64], seeded: npt.NDArray[np.bool_]) -> _Choice:
+def _choose(values: npt.NDArray[np.float64], watersheds: npt.NDArray[np.bool_]) -> _Choice:
     """Return the best setting, by values (sections, settings) of which a higher one is better."""
     values = values[~np.isnan(values).all(axis=1)]  # without sections that have no such score
     choices = []
-    for of_method in (~seeded, seeded):
+    for of_method in (~watersheds, watersheds):
         if not of_method.any():
             continue
         numbers = np.flatnonzero(of_method)
@@ -220,12 +233,13 @@ def _write_tried(
     """Write the table of all settings that were tried (CSV), completely or not at all."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["threshold", "seed_threshold", "sections", criterion, "standard_deviation"])
+        settings = ("threshold", "seed_threshold", "mutex_bias")
+        writer.writerow([*settings, "sections", criterion, "standard_deviation"])
         for each, own in zip(candidates, values.T, strict=True):
             scored = own[~np.isnan(own)]
             spread = scored.std(ddof=1) if len(scored) > 1 else ""
-            seed = "" if each.seed_threshold is None else each.seed_threshold
-            writer.writerow([each.threshold, seed, len(scored), scored.mean() if len(scored) else "", spread])
+            used = ["" if (value := getattr(each, name)) is None else value for name in settings]
+            writer.writerow([*used, len(scored), scored.mean() if len(scored) else "", spread])
 
 
 def _border_reach(dataset: str | Path, prediction: str | Path) -> int:
@@ -252,6 +266,11 @@ def _values(
         probability = predicted[layout.CELL_PROBABILITY.name]
         ignore = truth.get(layout.IGNORE.name)
         border_map = Border.of(predicted)
+        mutex = any(each.mutex_bias is not None for each in candidates)
+        affinities = Affinities.of(predicted) if mutex else None
+        per_pixel = CHOICE_BYTES_PER_PIXEL
+        if affinities is not None:
+            per_pixel += memory.of_mutex_watershed(len(affinities.offsets))
         pixels = layout.pixels_per_model_pixel(predicted)
 
         def prepare(z: int) -> _Section:
@@ -262,12 +281,13 @@ def _values(
                 own,
                 without(probability[z], ignored),
                 None if border_map is None else border_map[z],
+                None if affinities is None else affinities[z],
                 ignored,
             )
 
         def score_at(section: _Section, at: PostProcessing) -> float:
-            own, of_cells, predicted_border, ignored = section
-            found = instances(of_cells, at.scaled(pixels), border=predicted_border)
+            own, of_cells, predicted_border, of_pairs, ignored = section
+            found = instances(of_cells, at.scaled(pixels), border=predicted_border, affinities=of_pairs)
             return score(own, found, ignore=ignored)
 
         return over_sections(
@@ -275,7 +295,7 @@ def _values(
             score_at,
             len(labels),
             candidates,
-            threads_for(labels.shape[1:], CHOICE_BYTES_PER_PIXEL, memory_gb, threads),
+            threads_for(labels.shape[1:], per_pixel, memory_gb, threads),
         )
 
 

@@ -98,7 +98,7 @@ def predict(
         chosen_device = devices.choose_device(device)
         trained = _load(Path(model).resolve(), Path(model).stat().st_mtime_ns, chosen_device)
         dtype = passes.choose_precision(precision, chosen_device)
-        task = tasks.load(trained.task, trained.classes, trained.cells)
+        task = tasks.load(trained.task, trained.classes, trained.cells, trained.offsets)
         net = passes.SplitIfTooLarge(trained.network)
         size = passes.choose_tile(tile, trained.plan, chosen_device, dtype, memory_gb)
         decode = partial(task.decode, average_orientations=average_orientations, log_prior=trained.log_prior)
@@ -107,6 +107,12 @@ def predict(
         with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:
             raw = source[layout.RAW.name]
             step = _step(layout.pixel_size(source), trained.pixel_size, match_pixel_size, dataset)
+            if step is not None and trained.offsets:
+                raise InputError(
+                    f"{model}: predicts affinities, which belong to distances in pixels and cannot be "
+                    f"resampled, but {dataset} has pixels of another size. Leave out `--match-pixel-size`, or "
+                    "set `prediction: {match_pixel_size: false}`, and scale the images before."
+                )
             images = raw if step is None else Resampled(raw, step)
             trained.normalisation.check(images, dataset, layout.findings(source)["gray"])
             share = blocks.parts(raw.shape[1:], jobs)[part - 1]

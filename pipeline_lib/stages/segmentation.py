@@ -21,6 +21,7 @@ from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.figures.palette import class_colours
 from pipeline_lib.instances.classes import Border, ClassMap
 from pipeline_lib.instances.labelling import Labels, Pieces, Read, find_pieces, number_components
+from pipeline_lib.instances.mutex_watershed import Affinities
 from pipeline_lib.instances.postprocessing import PostProcessing, give_back, instances_by_block
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.blocks import BLOCK
@@ -46,8 +47,8 @@ def segment(
     Parameters
     ----------
     prediction : str or Path
-        HDF5 file with the `cell_probability` and, if there are more classes than background and cell, the
-        `class_probability`.
+        HDF5 file with the `cell_probability`, the `class_probability` if there are more classes than
+        background and cell, and the `affinities` if the post-processing is a mutex watershed.
     postprocessing : str or Path
         JSON file of the model's post-processing (`stages.postprocessing.choose_postprocessing`).
     segmentation : str or Path
@@ -75,8 +76,14 @@ def segment(
         target = layout.add(file, layout.LABELS, probability.shape)
         layout.copy_pixel_size(source, file)
         border = Border.of(source)
+        affinities = Affinities.of(source)
         with instances_by_block(
-            probability, post_processing, segmentation, block=block, memory_gb=memory_gb
+            probability,
+            post_processing,
+            segmentation,
+            affinities=affinities,
+            block=block,
+            memory_gb=memory_gb,
         ) as (labels, count):
             read = None if border is None else post_processing.read_border(probability, border)
             _copy(labels, target, block, read, post_processing.border_reach)
@@ -177,7 +184,7 @@ def label_part(
     Raises
     ------
     InputError
-        If a section has too many components for `memory_gb`, or the post-processing has a seed threshold.
+        If a section has too many components for `memory_gb`, or the post-processing is a watershed.
     """
     with (
         provenance.making("label_part", [pieces], [prediction, postprocessing]) as record,
@@ -185,9 +192,10 @@ def label_part(
         layout.create(pieces, record) as file,
     ):
         post_processing = PostProcessing.read(postprocessing)
-        if post_processing.seed_threshold is not None:
+        if post_processing.method != "components":
+            setting = "seed_threshold" if post_processing.mutex_bias is None else "mutex_bias"
             raise InputError(
-                f"{postprocessing}: has a `seed_threshold`. A watershed needs whole sections, not parts of "
+                f"{postprocessing}: has a `{setting}`. A watershed needs whole sections, not parts of "
                 "them. Set `segmentation.method: components`."
             )
         probability = source[layout.CELL_PROBABILITY.name]

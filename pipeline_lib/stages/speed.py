@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline_lib import networks, provenance, tasks
+from pipeline_lib.data.affinities import chosen_offsets
 from pipeline_lib.networks.cost import multiply_adds
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import logger
@@ -58,7 +59,8 @@ def measure(
     settings: Json = {"network": network, "training": training, "augmentation": augmentation}
     with provenance.making("measure_speed", [output], [], **settings, minutes=minutes):
         of_classes: Json = {"classes": classes, "cells": cells} if len(classes) > 2 else {}
-        task = tasks.load(networks.plan_type(network["name"]).task, **of_classes)
+        offsets = chosen_offsets(training.get("affinities"))
+        task = tasks.load(networks.plan_type(network["name"]).task, **of_classes, offsets=offsets)
         plan = networks.plan(**network, input_channels=channels, classes=task.classes).example()
         per_iteration = min(
             measure_speed(network, training, augmentation, channels=channels, **of_classes, threads=threads)

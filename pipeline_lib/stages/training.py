@@ -134,7 +134,11 @@ def train(
     normalisation = Normalisation.from_dict(measured["normalisation"])
     task = networks.plan_type(network["name"]).task
     sizes: Json = {"sizes": read_json(boxes)["sizes"], "size_range": []} if boxes else {}
-    trained_task = tasks.load(task, measured.get("classes", ()), measured.get("cells", ()))
+    if settings.offsets and task != "segmentation":
+        raise InputError(
+            f"training.affinities: {network['name']} learns boxes, which have no affinities. Remove the key."
+        )
+    trained_task = tasks.load(task, measured.get("classes", ()), measured.get("cells", ()), settings.offsets)
     if settings.best_by not in trained_task.scores:
         raise InputError(
             f"training.best_by: found `{settings.best_by}`, expected a score of the task {task}: "
@@ -154,7 +158,7 @@ def train(
     net = plan.build()
     started: Json = {}
     if start:
-        normalisation, started = _start(net, start, trained_task, normalisation, settings.keep_normalisation)
+        normalisation, started = _start(net, start, trained_task, normalisation, settings)
     net.freeze(settings.freeze or ())
     # machines of different kinds may draw different random numbers
     net.load_state_dict(processes.from_first(net.state_dict))
@@ -194,6 +198,7 @@ def train(
             pixel_size=pair(measured.get("pixel_size")),
             classes=trained_task.class_names,
             cells=trained_task.cell_names,
+            offsets=settings.offsets,
         )
         path = Path(model).with_suffix(".checkpoint.pt")
         checkpoint = Checkpoint(path, key_of(record), trained, settings, processes)
@@ -244,7 +249,7 @@ def train(
                 balanced = None
                 if settings.sampling == "class_balanced":
                     truths = [cast("PixelwiseTruth", volume.truth) for volume in volumes]
-                    balanced = ClassBalanced(truths, trained_task.classes)
+                    balanced = ClassBalanced(truths, len(trained_task.class_names))
                 patches = trained_task.patches(
                     plan,
                     volumes,
@@ -304,14 +309,14 @@ def _describe_shares(task: tasks.Task, pixels: np.ndarray, trained: np.ndarray) 
 
 
 def _start(
-    net: Network, path: str | Path, task: tasks.Task, measured: Normalisation, keep_normalisation: bool | None
+    net: Network, path: str | Path, task: tasks.Task, measured: Normalisation, settings: Settings
 ) -> tuple[Normalisation, Json]:
     """Let a network start from a model file. Return its normalisation, and what was copied for the record."""
     source = Model.load(path)
-    same = transfer.same_classes(source.classes, task.class_names)
+    same = transfer.same_classes(source.classes, task.class_names) and source.offsets == settings.offsets
     found = transfer.match(source.plan, net.plan, same)
     transfer.transfer(found, source.network, net)
-    kept = transfer.keeps_normalisation(source.plan, net.plan, keep_normalisation)
+    kept = transfer.keeps_normalisation(source.plan, net.plan, settings.keep_normalisation)
     started = {"network": source.plan.name, "kept_normalisation": kept, **found.summary()}
     return source.normalisation if kept else measured, started
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline_lib.inference.tiling import Tile
     from pipeline_lib.networks import Plan
     from pipeline_lib.networks.module import Network
+    from pipeline_lib.runtime.types import Offsets
 
 __all__ = ["PixelwiseTask", "Task", "load", "names"]
 
@@ -50,7 +51,7 @@ class Task(Protocol):
     classes : int
         Number of channels of the network's output.
     class_names : tuple of str
-        What each channel of the output means. Model files store it.
+        What the first channels of the output mean, all of them without affinities. Model files store it.
     cell_names : tuple of str
         The channels whose pixels belong to cells. Model files store it.
     pixelwise : bool
@@ -304,7 +305,7 @@ def names() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
 
 
-def load(name: str, classes: Sequence[str] = (), cells: Sequence[str] = ()) -> Task:
+def load(name: str, classes: Sequence[str] = (), cells: Sequence[str] = (), offsets: Offsets = ()) -> Task:
     """Return the task with the given name. This function imports torch.
 
     Parameters
@@ -315,6 +316,9 @@ def load(name: str, classes: Sequence[str] = (), cells: Sequence[str] = ()) -> T
         Names of the classes to distinguish. By default those of the task.
     cells : sequence of str, optional
         Names of the classes whose pixels belong to cells. Needed with `classes`.
+    offsets : tuple of (int, int), optional
+        Offsets (rows, columns) in px of the affinities that the network learns, see `data.affinities`. Only
+        for the task `segmentation`. By default there are none.
 
     Returns
     -------
@@ -334,4 +338,7 @@ def load(name: str, classes: Sequence[str] = (), cells: Sequence[str] = ()) -> T
     """
     if name not in names():
         raise InputError(f"task: found `{name}`, expected one of {', '.join(names())}.")
-    return importlib.import_module(f"{__name__}.{name}.task").Task(*([classes, cells] if classes else []))
+    own = {"classes": classes, "cells": cells} if classes else {}
+    return importlib.import_module(f"{__name__}.{name}.task").Task(
+        **own, **({"offsets": offsets} if offsets else {})
+    )

@@ -75,7 +75,7 @@ def trained_shares(patches: Patches, task: PixelwiseTask) -> npt.NDArray[np.floa
     """
     assert patches.balanced is not None
     middle = patches.tile // 2 - patches.context
-    counts = np.zeros((task.classes, task.classes))  # class of the centre, class of the pixel
+    counts = np.zeros(2 * [len(task.class_names)])  # class of the centre, class of the pixel
     for number in range(PATCHES):
         truth = patches.move(patches.read(number), torch.device("cpu")).truth
         centre = task.count_classes(truth[..., middle : middle + 1, middle : middle + 1])

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pipeline_lib.data.affinities import chosen_offsets
 from pipeline_lib.networks import parts
+from pipeline_lib.runtime.types import Offsets
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Settings:
     loss_mask : float, optional
         Share of the output pixels of each patch over which the loss is averaged, drawn at random, see
         `training.randomness.loss_mask`. By default all pixels.
+    affinities : bool or sequence of (int, int), optional
+        Offsets (rows, columns) in px of the affinities that the network learns beside the classes, or True
+        for the default (see `data.affinities.chosen_offsets`). By default it learns none.
     iterations : int, default 20000
         Number of updates.
     optimizer : {"sgd", "adam", "adamw"}, default "sgd"
@@ -80,6 +85,7 @@ class Settings:
     batch: int = 1
     sampling: str | None = None
     loss_mask: float | None = None
+    affinities: bool | Sequence[Sequence[int]] | None = None
     iterations: int = 20_000
     optimizer: str = "sgd"
     learning_rate: float = 1e-3
@@ -96,6 +102,11 @@ class Settings:
     best_by: str = "loss"
     precision: str = "auto"
     device: str = "auto"
+
+    @property
+    def offsets(self) -> Offsets:
+        """Offsets of the affinities that the network learns, empty if it learns none."""
+        return chosen_offsets(self.affinities)
 
 
 def learning_rate(iteration: int, settings: Settings) -> float:

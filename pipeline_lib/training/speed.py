@@ -80,7 +80,7 @@ def measure_speed(
     """
     settings = Settings(**training)
     network = {"name": "unet"} | network
-    task = tasks.load(networks.plan_type(network["name"]).task, classes, cells)
+    task = tasks.load(networks.plan_type(network["name"]).task, classes, cells, settings.offsets)
     plan = networks.plan(**network, input_channels=channels, classes=task.classes).example()
     plan.require_tile(settings.tile, "training.tile")
     device = devices.choose_device(settings.device)

@@ -23,6 +23,7 @@ from jsonschema import Draft202012Validator as Validator
 from pipeline_lib import networks
 from pipeline_lib.data.folds import ANNOTATED
 from pipeline_lib.data.volumes import Volume
+from pipeline_lib.instances.methods import method_of
 from pipeline_lib.networks import modelfile
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import require_file
@@ -252,7 +253,9 @@ def use_model(settings: Json, path: str | Path) -> str:
     settings["prediction"]["average_orientations"] = application["average_orientations"]
     chosen = application["postprocessing"]
     settings["detection"]["one_per_section"] = chosen.get("one_per_section", False)
-    settings["segmentation"]["method"] = "watershed" if "seed_threshold" in chosen else "components"
+    settings["segmentation"]["method"] = method_of(chosen)
+    if "offsets" in described:
+        settings["training"]["affinities"] = described["offsets"]
     return str(path)
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from bordure.settings import complete, read_schema
 from pipeline_lib import networks
+from pipeline_lib.data.affinities import chosen_offsets
 from pipeline_lib.networks import Plan
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.types import Json
+from pipeline_lib.runtime.types import Json, Offsets
 from pipeline_lib.tasks.segmentation.baselines import BASELINES
 from pipeline_lib.tasks.segmentation.classes import Classes
 
@@ -33,7 +34,7 @@ CHANGEABLE = {
     "dataset.separation_border_width",
 }
 # Settings of a training on which the time of an iteration depends
-OF_STEP = ("tile", "batch", "loss_mask", "freeze", "precision", "device")
+OF_STEP = ("tile", "batch", "loss_mask", "affinities", "freeze", "precision", "device")
 DEFAULT = "unet"  # network of a config that names none
 RESERVED = (*BASELINES, "baselines")  # names in paths of results
 
@@ -278,7 +279,7 @@ def models(
     for variant, own in settings.items():
         with of_variant(variant, own):
             distinguished = classes or Classes.chosen(own["dataset"])
-            plan = _plan(own["network"], channels, distinguished)
+            plan = _plan(own["network"], channels, distinguished, _offsets(own))
         for fold, (train, validation) in enumerate(folds):
             for number in [seed, *seeds]:
                 parts = [f"-fold{fold}"] * bool(fold) + [f"-seed{number}"] * (number != seed)
@@ -301,12 +302,16 @@ def models(
     return {model.name: model for model in found}
 
 
-def _plan(network: Json, channels: int, classes: Classes) -> Plan:
+def _offsets(settings: Json) -> Offsets:
+    """Return the offsets of the affinities that the network of a variant learns."""
+    return chosen_offsets(settings["training"].get("affinities"))
+
+
+def _plan(network: Json, channels: int, classes: Classes, offsets: Offsets) -> Plan:
     """Return the plan of a network. A detector distinguishes the classes of cells from the background."""
     detects = networks.plan_type(network["name"]).task == "detection"
-    return networks.plan(
-        **network, input_channels=channels, classes=1 + len(classes.cells) if detects else len(classes)
-    )
+    outputs = 1 + len(classes.cells) if detects else len(classes) + len(offsets)
+    return networks.plan(**network, input_channels=channels, classes=outputs)
 
 
 def require_task(settings: Json, plan: Plan) -> None:
@@ -334,11 +339,25 @@ def require_task(settings: Json, plan: Plan) -> None:
     pixelwise = {
         "training.loss_mask": training.get("loss_mask") is not None,
         "training.sampling": training.get("sampling") == "class_balanced",
+        "training.affinities": bool(training.get("affinities")),
     }
     boxes = {"augmentation.smallest_window": "smallest_window" in settings["augmentation"]}
     for key, chosen in (pixelwise if detects else boxes).items():
         if chosen:
             raise InputError(f"config key `{key}`: not possible here, because {what}. Remove it.")
+    if detects:
+        return
+    learned = bool(training.get("affinities"))
+    if settings["segmentation"]["method"] == "mutex_watershed" and not learned:
+        raise InputError(
+            "config key `segmentation.method`: found mutex_watershed, which needs affinities that the "
+            "network learned. Add `training: {affinities: true}`, or choose components or watershed."
+        )
+    if learned and settings["prediction"]["match_pixel_size"]:
+        raise InputError(
+            "config key `prediction.match_pixel_size`: not possible with affinities, which belong to "
+            "distances in pixels and cannot be resampled. Set it to false, or remove `training.affinities`."
+        )
 
 
 def warnings(models: Mapping[str, Model], given: Json) -> list[str]:

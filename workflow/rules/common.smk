@@ -28,6 +28,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(LIBRARY), os.gete
 from bordure import estimate, internals, replacement, starts, study
 from pipeline_lib import imageio, memory, provenance
 from pipeline_lib.data import folds, volumes
+from pipeline_lib.data.affinities import chosen_offsets
 from pipeline_lib.imageio import boxes
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.pixelsize import pair
@@ -344,8 +345,8 @@ def claim_results():
 def memory_needs():
     """Yield the memory that each kind of job with a large need takes (`memory.Need`)."""
     yield memory.blockwise(config["block"])
-    if WATERSHED:
-        yield from (memory.watershed(name, SHAPES[name][1:]) for name in FOUND)
+    for method, offsets in WATERSHEDS:
+        yield from (memory.watershed(name, SHAPES[name][1:], method, offsets) for name in FOUND)
     for model in VARIANTS.values():
         yield model.plan.prediction_memory()
     if MODEL_FILE:
@@ -415,9 +416,17 @@ SHOWN_WEIGHED = [name for name in SHOWN if name not in PREDICT]
 SCATTERED = [
     name for name in dict.fromkeys(SHOWN_TRAIN + HELD_OUT + TEST + PREDICT) if len(parts_of(name)) > 1
 ]
-# A watershed needs whole sections.
-WATERSHED = any(model.settings["segmentation"]["method"] == "watershed" for model in VARIANTS.values())
-LABELLED_IN_PARTS = [] if WATERSHED else SCATTERED
+# Watersheds, which need whole sections: method and number of affinities
+WATERSHEDS = {
+    (method, len(chosen_offsets(model.settings["training"].get("affinities"))))
+    for model in VARIANTS.values()
+    if (method := model.settings["segmentation"]["method"]) != "components"
+}
+LABELLED_IN_PARTS = [] if WATERSHEDS else SCATTERED
+# Baselines predict no affinities.
+SEGMENTATION_OF_BASELINES = config["segmentation"] | (
+    {"method": "components"} if config["segmentation"]["method"] == "mutex_watershed" else {}
+)
 
 
 def growing(first, most=math.inf):

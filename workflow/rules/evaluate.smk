@@ -49,6 +49,7 @@ use rule choose_postprocessing as choose_postprocessing_baselines with:
         DERIVE
     params:
         models=choices(BASELINES),
+        segmentation=SEGMENTATION_OF_BASELINES,
 
 
 SCORED = scored_by(SEGMENTERS)

@@ -20,19 +20,20 @@ from pipeline_lib import layout, metrics
 from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.data.patches import Patches, Volume
-from pipeline_lib.inference.passes import orient, orient_back
+from pipeline_lib.inference.passes import orient, orient_back, turned_back
 from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.kernels.sections import count_annotated, ignored_pixels
 from pipeline_lib.networks import Plan
 from pipeline_lib.networks.module import Network
-from pipeline_lib.runtime.types import Stored
+from pipeline_lib.runtime.types import Offsets, Stored
 from pipeline_lib.tasks.segmentation.classes import TWO, Classes, target_class
-from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
+from pipeline_lib.tasks.segmentation.losses import affinity_loss, true_affinities, weighted_cross_entropy
 
 # Scoring at these thresholds takes a few hundredths of a second per section of 512 px. They are float64, so
 # that ties are decided in float64.
 VALIDATION_THRESHOLDS = tuple(np.arange(1, 10) / 10)
 EVERYWHERE = slice(None), slice(None)
+EXACT = 2**24  # float32 represents smaller integers exactly
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class PixelTruth:
         1 where a pixel is not annotated. None if all are annotated.
     target : (z, y, x) array of uint8 or None, optional
         Class of each pixel. If None, it follows from `labels` and `separation_border`.
+    with_labels : bool, default False
+        Whether `read` also returns the labels, from which affinities are made.
     """
 
     labels: Stored
@@ -58,6 +61,7 @@ class PixelTruth:
     weight_map: Stored
     ignore: Stored | None = None
     target: Stored | None = None
+    with_labels: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,9 +70,18 @@ class PixelTruth:
         return depth, height, width
 
     def read(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.float32]:
-        """Return class and weight of each pixel in a window of a section, (2, y, x) float32."""
-        weights = self.weight_map[section, *window]
-        return np.stack([self.classes(section, window), weights], dtype=np.float32)
+        """Return class and weight of each pixel in a window of a section, (2, y, x) float32.
+
+        With labels, (3, y, x): the third number is that of the cell, and 0 in the background.
+        """
+        own = [self.classes(section, window), self.weight_map[section, *window]]
+        if self.with_labels:
+            labels = self.labels[section, *window]
+            if labels.max(initial=0) >= EXACT:
+                _, found = np.unique(np.append(labels, 0), return_inverse=True)
+                labels = found[:-1].reshape(labels.shape)
+            own.append(labels)
+        return np.stack(own, dtype=np.float32)
 
     def classes(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.uint8]:
         """Return the class of each pixel in a window of a section, (y, x) uint8."""
@@ -86,15 +99,18 @@ class Background:
     ----------
     shape : tuple of int
         Shape of the volume, (z, y, x).
+    with_labels : bool, default False
+        Whether `read` also returns labels, as that of `PixelTruth`.
     """
 
     shape: tuple[int, int, int]
     ignore: None = None
+    with_labels: bool = False
 
     def read(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.float32]:
-        """Return class and weight of each pixel in a window of a section, (2, y, x) float32."""
+        """Return class, weight and, with labels, cell of each pixel in a window, (2 or 3, y, x) float32."""
         background = self.classes(section, window).astype(np.float32)
-        return np.stack([background, background + 1])
+        return np.stack([background, background + 1, *([background] if self.with_labels else [])])
 
     def classes(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.uint8]:
         """Return the class of each pixel in a window of a section, (y, x) uint8."""
@@ -121,16 +137,25 @@ class SectionScores(NamedTuple):
 
 
 class Task:
-    """Segmentation of the pixels into classes. `tasks.Task` documents the methods."""
+    """Segmentation of the pixels into classes. `tasks.Task` documents the methods.
+
+    With `offsets`, the network also learns an affinity for each of them, in further channels of its output.
+    Their sigmoid is the probability that a pixel and the one at the offset belong to the same cell.
+    """
 
     name: ClassVar[str] = "segmentation"
     pixelwise: ClassVar[bool] = True
     augmentation: ClassVar[type[Augmentation]] = Augmentation
     scores: ClassVar[dict[str, bool]] = {"loss": False, "v_rand_thin": True}
 
-    def __init__(self, classes: Sequence[str] = TWO.names, cells: Sequence[str] = TWO.cells) -> None:
-        self.of = Classes(classes, cells)
-        self.classes = len(self.of)
+    def __init__(
+        self,
+        classes: Sequence[str] = TWO.names,
+        cells: Sequence[str] = TWO.cells,
+        offsets: Offsets = (),
+    ) -> None:
+        self.of, self.offsets = Classes(classes, cells), offsets
+        self.classes = len(self.of) + len(offsets)
         self.class_names, self.cell_names = tuple(classes), tuple(cells)
 
     def open(self, stack: ExitStack, dataset: str | Path, weight_map: str | Path, cache_bytes: int) -> Volume:
@@ -140,12 +165,14 @@ class Task:
         weights = stack.enter_context(layout.require(weight_map, layout.WEIGHT_MAP, cache_bytes=cache_bytes))
         found = layout.annotated(file)
         weighted = weights[layout.WEIGHT_MAP.name]
-        truth = PixelTruth(found.labels, found.separation_border, weighted, found.ignore, found.target)
+        truth = PixelTruth(
+            found.labels, found.separation_border, weighted, found.ignore, found.target, bool(self.offsets)
+        )
         return Volume(found.raw, truth)
 
     def example(self, shape: tuple[int, int, int]) -> Background:
         """Return the truth of a volume without cells, because the time does not depend on them."""
-        return Background(shape)
+        return Background(shape, with_labels=bool(self.offsets))
 
     def patches(self, plan: Plan, *arguments: Any) -> Patches:
         """Return patches of images with class and weight of each pixel."""
@@ -156,8 +183,17 @@ class Task:
         return cast("Tensor", network(image))
 
     def loss(self, output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the weighted cross entropy of the logits `output` (n, classes, y, x)."""
-        return weighted_cross_entropy(output, truth[:, 0].long(), truth[:, 1], mask) * len(output)
+        """Return the weighted cross entropy of the logits of classes, plus the loss of affinities.
+
+        Affinities count between pixels of a weight above 0, which are annotated.
+        """
+        of_classes, of_affinities = output.split([len(self.of), len(self.offsets)], 1)
+        loss = weighted_cross_entropy(of_classes, truth[:, 0].long(), truth[:, 1], mask) * len(output)
+        if self.offsets:
+            affinities, counted = true_affinities(truth[:, 2], truth[:, 1] > 0, self.offsets)
+            counted = counted if mask is None else counted & mask[:, None]
+            loss = loss + affinity_loss(of_affinities, affinities, counted)
+        return loss
 
     def count(self, plan: Plan, truth: Tensor) -> int:
         """Return the number of patches."""
@@ -166,7 +202,7 @@ class Task:
     def count_classes(self, truth: Tensor) -> Tensor:
         """Return the number of pixels of each class that have a weight."""
         annotated = truth[:, 1] > 0
-        return truth[:, 0][annotated].long().bincount(minlength=self.classes)
+        return truth[:, 0][annotated].long().bincount(minlength=len(self.of))
 
     def decode(
         self,
@@ -175,16 +211,31 @@ class Task:
         average_orientations: bool = False,
         log_prior: Sequence[float] = (),
     ) -> Tensor:
-        """Return the probabilities of the classes, (classes, y, x) float32."""
+        """Return the probabilities of the classes and the affinities, (classes, y, x) float32.
+
+        An affinity is averaged over those orientations in which its offset is one of the offsets.
+        """
         total: Tensor | float = 0.0
+        affinities: list[Tensor | float] = [0.0] * len(self.offsets)
+        counts = [0] * len(self.offsets)
         orientations = range(8) if average_orientations else range(1)
         for orientation in orientations:
             batch = orient(image, orientation)[None].contiguous(memory_format=torch.channels_last)
-            logits = network(batch)[0].float()
+            output = network(batch)[0].float()
+            logits = output[: len(self.of)]
             if log_prior:
                 logits = logits + logits.new_tensor(log_prior)[:, None, None]
             total = total + orient_back(logits.softmax(0), orientation)
-        return cast("Tensor", total) / len(orientations)
+            for own, offset in zip(output[len(self.of) :], self.offsets, strict=True):
+                if (turned := turned_back(offset, orientation)) in self.offsets:
+                    k = self.offsets.index(turned)
+                    affinities[k] = affinities[k] + orient_back(own.sigmoid(), orientation)
+                    counts[k] += 1
+        mean = cast("Tensor", total) / len(orientations)
+        if not self.offsets:
+            return mean
+        means = [cast("Tensor", own) / count for own, count in zip(affinities, counts, strict=True)]
+        return torch.cat([mean, torch.stack(means)])
 
     def validate(
         self, truth: PixelTruth, section: int, outputs: Iterator[tuple[Tile, Tensor]]
@@ -220,15 +271,23 @@ class Task:
         return {"loss": sum(itertools.chain(*energies)) / sum(pixels), "v_rand_thin": v_rand}
 
     def create(self, file: h5py.File, shape: tuple[int, int, int]) -> h5py.Dataset:
-        """Add `cell_probability` to a prediction file, and `class_probability` if there are more classes."""
+        """Add `cell_probability` to a prediction file, and those of more classes and affinities, if any."""
         if self.of.several:
-            all_classes = layout.add(file, layout.CLASS_PROBABILITY, (self.classes, *shape))
+            all_classes = layout.add(file, layout.CLASS_PROBABILITY, (len(self.of), *shape))
             layout.write_classes(all_classes, self.class_names, self.cell_names)
+        if self.offsets:
+            affinities = layout.add(file, layout.AFFINITIES, (len(self.offsets), *shape))
+            layout.write_offsets(affinities, self.offsets)
         return layout.add(file, layout.CELL_PROBABILITY, shape)
 
     def write(self, target: h5py.Dataset, section: int, tile: Tile, output: Tensor) -> None:
-        """Write the probability that a pixel is inside a cell, and those of all classes."""
-        probability = output[(slice(None), *tile.crop)].cpu().numpy()
+        """Write the probability that a pixel is inside a cell, those of all classes, and affinities."""
+        found = output[(slice(None), *tile.crop)].cpu().numpy()
+        probability, affinities = np.split(found, [len(self.of)])
         target[(section, *tile.write)] = self.of.of_cells(probability)
-        if self.of.several:
-            target.parent[layout.CLASS_PROBABILITY.name][(slice(None), section, *tile.write)] = probability
+        for used, array, values in (
+            (self.of.several, layout.CLASS_PROBABILITY, probability),
+            (self.offsets, layout.AFFINITIES, affinities),
+        ):
+            if used:
+                target.parent[array.name][(slice(None), section, *tile.write)] = values
