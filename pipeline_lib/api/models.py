@@ -78,7 +78,8 @@ class Model:
         channels = "" if self.channels == 1 else f", {self.channels} channels"
         name = self._described["name"]
         seeds = f", seeds above {chosen['seed_threshold']:.2f}" if "seed_threshold" in chosen else ""
-        return f"<Model {self.path}: {name}{channels}, threshold {self.threshold:.2f}{seeds}{scored}>"
+        mutex = f", mutex watershed with a bias of {chosen['mutex_bias']:g}" if "mutex_bias" in chosen else ""
+        return f"<Model {self.path}: {name}{channels}, threshold {self.threshold:.2f}{seeds}{mutex}{scored}>"
 
     @overload
     def predict(

@@ -13,8 +13,8 @@ from pipeline_lib.data.affinities import NEIGHBOURS
 from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.runtime.types import Offsets, Stored
 
-#: Only pixels whose row and column are multiples of it have edges that separate. Neighbouring edges say
-#: nearly the same, and time and memory are lower.
+#: Only pixels whose row and column are multiples of it have edges that separate (px). Neighbouring edges say
+#: nearly the same, so time and memory are lower.
 STRIDE = 2
 
 
@@ -45,7 +45,9 @@ class Affinities:
         return Affinities(self.values[:, z], self.offsets)
 
 
-def mutex_watershed(affinities: Affinities, cells: np.ndarray, bias: float = 0.0) -> npt.NDArray[np.int32]:
+def mutex_watershed(
+    affinities: Affinities, cells: np.ndarray, bias: float = 0.0, stride: int = STRIDE
+) -> npt.NDArray[np.int32]:
     """Return the regions of the mutex watershed of a section.
 
     Affinities of neighbours are edges that join, with the affinity a as weight. Affinities of pixels that are
@@ -63,6 +65,8 @@ def mutex_watershed(affinities: Affinities, cells: np.ndarray, bias: float = 0.0
     bias : float, default 0.0
         Number that is added to the weights of edges that separate, above -1 and below 1. Higher values give
         more regions. An edge that is certain not to separate, or has no weight left, does not count.
+    stride : int, default 2
+        Only pixels whose row and column are multiples of it have edges that separate (px).
 
     Returns
     -------
@@ -71,8 +75,7 @@ def mutex_watershed(affinities: Affinities, cells: np.ndarray, bias: float = 0.0
 
     Notes
     -----
-    This is Kruskal's algorithm for a maximum spanning forest, with constraints (algorithm 1 of [1]_). Edges
-    that separate are sampled every 2 px in both directions (`STRIDE`).
+    This is Kruskal's algorithm for a maximum spanning forest, with constraints (algorithm 1 of [1]_).
 
     References
     ----------
@@ -94,7 +97,7 @@ def mutex_watershed(affinities: Affinities, cells: np.ndarray, bias: float = 0.0
     """
     values, offsets = np.asarray(affinities.values, np.float32), np.array(affinities.offsets, np.int64)
     cells = np.ascontiguousarray(cells, bool)
-    weights, edges = _edges(values, offsets, cells, np.float32(bias))
+    weights, edges = _edges(values, offsets, cells, np.float32(bias), stride)
     # sorted as pairs of weight and number in one integer: no two are equal, so the order is the same on all
     # processors
     order = weights.view(np.uint32).astype(np.uint64) << np.uint64(32) | (np.uint64(2**32 - 1) - edges)
@@ -105,7 +108,7 @@ def mutex_watershed(affinities: Affinities, cells: np.ndarray, bias: float = 0.0
 
 @compiled
 def _edges(
-    affinities: np.ndarray, offsets: np.ndarray, cells: np.ndarray, bias: np.float32
+    affinities: np.ndarray, offsets: np.ndarray, cells: np.ndarray, bias: np.float32, stride: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weight (float32, above 0) and number (uint32: offset, row, column) of each edge."""
     height, width = cells.shape
@@ -116,7 +119,7 @@ def _edges(
             count = 0
         for k in range(len(offsets)):
             dy, dx = offsets[k]
-            step = 1 if k < len(NEIGHBOURS) else STRIDE
+            step = 1 if k < len(NEIGHBOURS) else stride
             for y in range(0, height, step):
                 if not 0 <= y + dy < height:
                     continue

@@ -202,7 +202,7 @@ class Plan(ABC):
     input_channels : int, default 1
         Number of channels of the images.
     classes : int, default 2
-        Number of channels of the output: the number of classes of the task.
+        Number of channels of the output: the number of classes of the task, and of affinities, if any.
 
     Attributes
     ----------

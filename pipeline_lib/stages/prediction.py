@@ -87,7 +87,8 @@ def predict(
     ------
     InputError
         If the images do not have the type, channels or size that the model needs, if `tile` is not a valid
-        size, if pixel sizes are to be matched and one is not known, or if an input is missing or damaged.
+        size, if pixel sizes are to be matched and one is not known or the model predicts affinities, or if an
+        input is missing or damaged.
     """
     settings: Json = {"tile": tile, "average_orientations": average_orientations, "precision": precision}
     settings |= {"match_pixel_size": True} if match_pixel_size else {}
@@ -109,9 +110,9 @@ def predict(
             step = _step(layout.pixel_size(source), trained.pixel_size, match_pixel_size, dataset)
             if step is not None and trained.offsets:
                 raise InputError(
-                    f"{model}: predicts affinities, which belong to distances in pixels and cannot be "
-                    f"resampled, but {dataset} has pixels of another size. Leave out `--match-pixel-size`, or "
-                    "set `prediction: {match_pixel_size: false}`, and scale the images before."
+                    f"{dataset}: has pixels of another size than the training images, but {model} predicts "
+                    "affinities, which belong to distances in pixels and cannot be resampled. Scale the "
+                    "images first, and leave out `--match-pixel-size`."
                 )
             images = raw if step is None else Resampled(raw, step)
             trained.normalisation.check(images, dataset, layout.findings(source)["gray"])

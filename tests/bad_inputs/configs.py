@@ -80,6 +80,27 @@ for name, more in {
     "learning rate of a part that is frozen": "freeze: [down], learning_rate_factors: {down.0: 0.1}",
 }.items():
     add(name, write_config, "", CONFIG.replace("tile: 44", f"tile: 44, {more}"))
+MUTEX = "segmentation: {method: mutex_watershed}\n"
+for name, training, more in (
+    ("mutex watershed without affinities", "", MUTEX),
+    ("offsets without those to the neighbours", ", affinities: [[-9, 0], [0, -9], [-1, 0]]", MUTEX),
+    ("two opposite offsets", ", affinities: [[-1, 0], [0, -1], [5, 0], [-5, 0]]", MUTEX),
+    ("offset of three numbers", ", affinities: [[-1, 0], [0, -1], [0, -9, 0]]", MUTEX),
+    (
+        "affinities to resample",
+        ", affinities: true",
+        "dataset: {pixel_size: 1}\nprediction: {match_pixel_size: true}\n",
+    ),
+):
+    add(name, write_config, more, CONFIG.replace("tile: 44", f"tile: 44{training}"))
+add(
+    "affinities of a detector",
+    write_config,
+    "",
+    CONFIG.replace("depth: 1, base_channels: 2", "name: ssd").replace(
+        "tile: 44", "tile: 172, affinities: true"
+    ),
+)
 add("missing table of volumes", write_config, "", CONFIG.replace("volumes.tsv", "none.tsv"))
 add("missing model", write_config, "model: none.pt\n")
 add("table instead of a model", write_config, "model: volumes.tsv\n")

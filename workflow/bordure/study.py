@@ -356,7 +356,7 @@ def require_task(settings: Json, plan: Plan) -> None:
     if learned and settings["prediction"]["match_pixel_size"]:
         raise InputError(
             "config key `prediction.match_pixel_size`: not possible with affinities, which belong to "
-            "distances in pixels and cannot be resampled. Set it to false, or remove `training.affinities`."
+            "distances in pixels and cannot be resampled. Set it to false, or train without affinities."
         )
 
 
