@@ -420,7 +420,7 @@ def test_affinities_parts_and_memory_that_are_missing_are_refused(tmp_path):
     with pytest.raises(InputError, match=missing):
         choose_postprocessing([dataset], [prediction], tmp_path / "chosen.json", method="mutex_watershed")
     need = memory.watershed("a", (1000, 1000), "mutex_watershed", len(OFFSETS))
-    assert need.bytes - memory.PROCESS_BYTES == 1e6 * memory.of_mutex_watershed(len(OFFSETS)) == 244e6
+    assert need.bytes - memory.PROCESS_BYTES == 1e6 * memory.of_mutex_watershed(len(OFFSETS)) == 165e6
 
 
 @pytest.mark.slow

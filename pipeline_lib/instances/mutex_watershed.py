@@ -93,14 +93,16 @@ def mutex_watershed(
     >>> values[1] = [0, 0.9, 0.9, 0.6, 0.9]
     >>> values[2, 0, 4] = 0.2
     >>> mutex_watershed(Affinities(values, ((-1, 0), (0, -1), (0, -4))), np.ones((1, 5), bool))
-    array([[1, 1, 1, 4, 4]], dtype=int32)
+    array([[2, 2, 2, 5, 5]], dtype=int32)
     """
     values, offsets = np.asarray(affinities.values, np.float32), np.array(affinities.offsets, np.int64)
     cells = np.ascontiguousarray(cells, bool)
     weights, edges = _edges(values, offsets, cells, np.float32(bias), stride)
     # sorted as pairs of weight and number in one integer: no two are equal, so the order is the same on all
     # processors
-    order = weights.view(np.uint32).astype(np.uint64) << np.uint64(32) | (np.uint64(2**32 - 1) - edges)
+    order = weights.view(np.uint32).astype(np.uint64)
+    order <<= np.uint64(32)
+    order |= ~edges
     del weights, edges
     order.sort()
     return _join(order, offsets, cells)

@@ -182,7 +182,7 @@ class PostProcessing:
         --------
         >>> from pipeline_lib.instances.postprocessing import PostProcessing
         >>> PostProcessing(threshold=0.5, minimum_size=10).scaled(4.0)
-        PostProcessing(threshold=0.5, minimum_size=40, border_reach=0)
+        PostProcessing(threshold=0.5, minimum_size=40, border_reach=0, seed_threshold=None, mutex_bias=None)
         """
         if pixels == 1:
             return self
