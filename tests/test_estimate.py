@@ -56,6 +56,13 @@ def test_disk_space_counts_target_probabilities_and_map_of_classes(tmp_path):
     assert found.endswith(f"at most {(8_500_000 * 18 + 4_500_000 * 32 + more) / 1e9:.2g} GB of disk")
 
 
+def test_disk_space_counts_affinities(tmp_path):
+    training = {"tile": 108, "iterations": 1000, "validation_interval": 100, "affinities": True}
+    found = described(tmp_path, training=training, seeds=[1])
+    more = (8_500_000 + 4_500_000) * 12 * 4
+    assert found.endswith(f"at most {(8_500_000 * 18 + 4_500_000 * 32 + more) / 1e9:.2g} GB of disk")
+
+
 def test_orientations_and_seeds_multiply_it(tmp_path):
     line = described(tmp_path, seeds=[1, 2], prediction={"average_orientations": True})
     train = 1000 * 0.6 + 10 * 2_000_000 * PIXEL

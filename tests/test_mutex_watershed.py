@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -32,10 +33,11 @@ from pipeline_lib.stages.postprocessing import (
 )
 from pipeline_lib.stages.prediction import predict
 from pipeline_lib.stages.segmentation import label_part, segment
+from pipeline_lib.tasks.segmentation.baselines import BASELINES
 from pipeline_lib.tasks.segmentation.losses import affinity_loss, true_affinities
 from pipeline_lib.tasks.segmentation.task import EXACT, PixelTruth
 from tests.box_datasets import add_boxes
-from tests.test_workflow import CONFIG, snakemake, write
+from tests.test_workflow import CONFIG, TABLE, snakemake, write, write_stacks
 
 FEW = (*NEIGHBOURS, (-2, 0), (0, -3), (-2, -2), (2, -1))
 SEEDS = st.integers(0, 2**32 - 1)
@@ -194,7 +196,7 @@ def test_loss_counts_annotated_pixels_in_the_mask_and_adds_that_of_the_classes()
     np.testing.assert_array_equal(task.count_classes(truth), plain.count_classes(truth))
 
 
-@pytest.mark.parametrize("first", [1, EXACT - 2])
+@pytest.mark.parametrize("first", [1, EXACT])
 def test_labels_of_a_window_are_exact_in_float32(first):
     labels = np.array([[[0, 0, 1, 2, 3, 1]]], np.uint32)
     labels[labels > 0] += np.uint32(first - 1)
@@ -343,7 +345,9 @@ def volume(folder, name, sections, *, offsets=FEW):
     labels = np.zeros((sections, 24, 44), np.uint32)
     labels[:, 4:20, 4:21], labels[:, 4:20, 21:39] = 1, 2
     rng = np.random.default_rng(sections)
-    probability = np.where(labels > 0, 0.8, 0.1) + rng.uniform(-0.02, 0.02, labels.shape)
+    probability = np.where(labels > 0, 0.8, 0.1)
+    probability[:, 4:6, 4:39] = 0.6  # one side of the cells is weaker
+    probability += rng.uniform(-0.02, 0.02, labels.shape)
     true = np.stack([perfect(section.astype(np.int64), offsets).values for section in labels], 1)
     affinities = 0.05 + 0.9 * true + rng.uniform(-0.05, 0.05, true.shape)
     dataset, prediction = folder / f"{name}.h5", folder / f"{name}_prediction.h5"
@@ -423,6 +427,21 @@ def test_affinities_parts_and_memory_that_are_missing_are_refused(tmp_path):
     assert need.bytes - memory.PROCESS_BYTES == 1e6 * memory.of_mutex_watershed(len(OFFSETS)) == 165e6
 
 
+def test_dry_run_states_the_memory_of_a_whole_section(tmp_path):
+    write_stacks(tmp_path)
+    training = CONFIG["training"] | {"affinities": True}
+    config = CONFIG | {"training": training, "segmentation": {"method": "mutex_watershed"}}
+    del config["drawing"]
+    table = "\n".join([*TABLE.splitlines()[:3], "wide\tbig.h5:/raw\t\t\tpredict\n"])
+    answer = snakemake(tmp_path, "-n", *write(tmp_path, config | {"data_dir": "."}, table))
+    assert answer.returncode == 1
+    assert re.search(
+        r"`memory_gb`: 8, but the mutex watershed of volume wide \(sections of 20,000 x 20,000 px, each as a "
+        r"whole\) needs 66\.2 GB",
+        answer.stderr,
+    )
+
+
 @pytest.mark.slow
 def test_workflow_learns_affinities_and_its_model_uses_them(tmp_path):
     few = [*map(list, FEW)]
@@ -442,6 +461,8 @@ def test_workflow_learns_affinities_and_its_model_uses_them(tmp_path):
     provenance.record_path(chosen).unlink()  # edited on purpose
     answer = snakemake(tmp_path, *arguments)
     assert answer.returncode == 0, answer.stderr
+    for baseline in BASELINES:  # they have no affinities
+        assert "mutex_bias" not in json.loads(chosen.with_name(f"{baseline}.json").read_text())
     assert "mutex watershed, with a bias of 0.1" in (tmp_path / "results/report.html").read_text()
     labels = tifffile.imread(tmp_path / "results/segmentation/new_labels.tif")
     with layout.require(tmp_path / "results/prediction/unet/new.h5") as file:

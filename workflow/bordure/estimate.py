@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 
 from pipeline_lib import imageio, layout, networks
+from pipeline_lib.data.affinities import chosen_offsets
 from pipeline_lib.projects.proposal import FORWARD, JOBS, ORIENTATIONS
 from pipeline_lib.runtime.log import several
 from pipeline_lib.runtime.types import Json
@@ -78,6 +79,8 @@ def describe_run(
         if classes.several:  # their target, probabilities and map
             disk += pixels(*splits.values()) * (1 + PREDICTION * len(classes) + 1)
             disk += (alike - 1) * held_out * PREDICTION * len(classes)
+        affinities = len(chosen_offsets(training.get("affinities")))
+        disk += (pixels(*splits.values()) + (alike - 1) * held_out) * PREDICTION * affinities
     number = alike * len(settings)
     disk += (number + 2) * held_out * (PREDICTION + LABELS)  # 2 baselines
     sections = sum(shape[0] for shape in shapes.values())
