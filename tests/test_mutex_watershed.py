@@ -16,6 +16,7 @@ from pipeline_lib import api, layout, memory, metrics, networks, provenance, tas
 from pipeline_lib.data.affinities import NEIGHBOURS, OFFSETS, chosen_offsets
 from pipeline_lib.data.gray import summary
 from pipeline_lib.data.normalisation import measure
+from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.instances.mutex_watershed import Affinities, mutex_watershed
 from pipeline_lib.instances.postprocessing import PostProcessing, instances, instances_by_block
 from pipeline_lib.kernels import blocks
@@ -35,7 +36,7 @@ from pipeline_lib.stages.prediction import predict
 from pipeline_lib.stages.segmentation import label_part, segment
 from pipeline_lib.tasks.segmentation.baselines import BASELINES
 from pipeline_lib.tasks.segmentation.losses import affinity_loss, true_affinities
-from pipeline_lib.tasks.segmentation.task import EXACT, PixelTruth
+from pipeline_lib.tasks.segmentation.task import EVERYWHERE, EXACT, PixelTruth
 from tests.box_datasets import add_boxes
 from tests.test_workflow import CONFIG, TABLE, snakemake, write, write_stacks
 
@@ -194,6 +195,34 @@ def test_loss_counts_annotated_pixels_in_the_mask_and_adds_that_of_the_classes()
         torch.testing.assert_close(task.loss(output, truth, own), expected)
     assert (task.classes, task.class_names) == (2 + len(FEW), ("background", "cell"))
     np.testing.assert_array_equal(task.count_classes(truth), plain.count_classes(truth))
+
+
+def test_validation_loss_is_that_of_the_training_whatever_the_tiles():
+    task, rng = tasks.load("segmentation", offsets=FEW), np.random.default_rng(0)
+    labels = np.stack([random_cells(seed, (20, 24)) for seed in (1, 2)]).astype(np.uint32)
+    labels[labels == 1] = 2**32 - 1
+    weights = (rng.random(labels.shape) * (rng.random(labels.shape) < 0.8)).astype(np.float32)
+    ignore = (weights == 0).astype(np.uint8)
+    truth = PixelTruth(labels, np.zeros(labels.shape, np.uint8), weights, ignore, with_labels=True)
+    logits = torch.randn(2, 2 + len(FEW), 20, 24, generator=torch.Generator().manual_seed(0))
+    output = torch.cat([logits[:, :2].softmax(1), logits[:, 2:].sigmoid()], 1)
+    whole = torch.from_numpy(np.stack([truth.read(z, EVERYWHERE) for z in range(2)]))
+    for size in (7, 100):
+        found = []
+        for z in range(2):
+            tiles = [Tile(((0, 0), (0, 0)), EVERYWHERE, area.write) for area in blocks.blocks((20, 24), size)]
+            outputs = ((tile, output[z][(slice(None), *tile.write)]) for tile in tiles)
+            found.append(task.validate(truth, z, outputs))
+        assert (len(tiles) == 1) == (size == 100)
+        of_classes = tasks.load("segmentation").loss(logits[:, :2], whole[:, :2]) / 2
+        of_pairs = [
+            affinity_loss(
+                logits[z : z + 1, 2:], *true_affinities(whole[z : z + 1, 2], whole[z : z + 1, 1] > 0, FEW)
+            )
+            for z in range(2)
+        ]
+        expected = of_classes * labels.size / (weights > 0).sum() + sum(of_pairs) / 2
+        assert task.scores_of(found)["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("first", [1, EXACT])

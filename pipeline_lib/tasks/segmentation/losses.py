@@ -167,13 +167,44 @@ def affinity_loss(logits: Tensor, affinities: Tensor, counted: Tensor) -> Tensor
     0.333
     """
     predicted = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
+    return dice_loss(dice_sums(predicted, affinities, counted))
+
+
+def dice_sums(predicted: Tensor, affinities: Tensor, counted: Tensor) -> Tensor:
+    """Return the sums over pixels of which the coefficients of `affinity_loss` consist.
+
+    Parameters
+    ----------
+    predicted : (n, k, y, x) Tensor of float
+        Predicted affinities p.
+    affinities, counted : (n, k, y, x) Tensor of bool
+        True affinities t, and pixels that count.
+
+    Returns
+    -------
+    (2, 3, n, k) Tensor of float
+        Sums of p t, p^2 and t^2, and those of 1 - p and 1 - t. The sums of parts of a section can be added.
+    """
     truth, own = affinities.to(predicted.dtype), counted.to(predicted.dtype)
-    together = _dice(predicted * own, truth * own)
-    apart = _dice((1 - predicted) * own, (1 - truth) * own)
-    return (1 - (together + apart) / 2).mean(1).sum()
+    pairs = ((predicted * own, truth * own), ((1 - predicted) * own, (1 - truth) * own))
+    return torch.stack(
+        [torch.stack([(p * t).sum((2, 3)), (p * p).sum((2, 3)), t.sum((2, 3))]) for p, t in pairs]
+    )
 
 
-def _dice(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Return the Dice coefficient of each patch and channel, (n, k); 1 if all values are 0."""
-    both, single = ((a * b).sum((2, 3)) for a, b in ((predicted, truth), (predicted, predicted)))
-    return (2 * both + SMALLEST) / (single + truth.sum((2, 3)) + SMALLEST)
+def dice_loss(sums: Tensor) -> Tensor:
+    """Return the loss that follows from sums over pixels, averaged over offsets and summed over patches.
+
+    Parameters
+    ----------
+    sums : (2, 3, n, k) Tensor of float
+        Result of `dice_sums`, or the sum of several ones.
+
+    Returns
+    -------
+    () Tensor of float
+        Loss, see `affinity_loss`.
+    """
+    both, of_prediction, of_truth = sums.unbind(1)
+    coefficients = (2 * both + SMALLEST) / (of_prediction + of_truth + SMALLEST)
+    return (1 - coefficients.mean(0)).mean(1).sum()

@@ -27,7 +27,13 @@ from pipeline_lib.networks import Plan
 from pipeline_lib.networks.module import Network
 from pipeline_lib.runtime.types import Offsets, Stored
 from pipeline_lib.tasks.segmentation.classes import TWO, Classes, target_class
-from pipeline_lib.tasks.segmentation.losses import affinity_loss, true_affinities, weighted_cross_entropy
+from pipeline_lib.tasks.segmentation.losses import (
+    affinity_loss,
+    dice_loss,
+    dice_sums,
+    true_affinities,
+    weighted_cross_entropy,
+)
 
 # Scoring at these thresholds takes a few hundredths of a second per section of 512 px. They are float64, so
 # that ties are decided in float64.
@@ -129,11 +135,14 @@ class SectionScores(NamedTuple):
         V-Rand after thinning at each of `VALIDATION_THRESHOLDS`. Empty if the section has no cells.
     pixels : int
         Number of annotated pixels.
+    affinity_loss : float, default 0.0
+        Loss of the affinities of the section.
     """
 
     energies: list[float]
     v_rand: list[float]
     pixels: int
+    affinity_loss: float = 0.0
 
 
 class Task:
@@ -240,35 +249,48 @@ class Task:
     def validate(
         self, truth: PixelTruth, section: int, outputs: Iterator[tuple[Tile, Tensor]]
     ) -> SectionScores:
-        """Return the energies of the tiles and V-Rand of a section."""
+        """Return the energies of the tiles, V-Rand and the loss of the affinities of a section."""
         ignored = ignored_pixels(truth.ignore, section)
         labels, border = truth.labels[section], truth.separation_border[section]
         target, weights = truth.classes(section, EVERYWHERE), truth.weight_map[section]
         probability = np.empty(labels.shape, np.float32)
         energies: list[float] = []
         scores: list[float] = []
+        sums = torch.zeros(2, 3, 1, len(self.offsets), dtype=torch.float64)
+        of_pairs: tuple[Tensor, ...] = ()
+        if self.offsets:
+            numbers, known = torch.from_numpy(labels.astype(np.int64)), torch.from_numpy(weights > 0)
+            of_pairs = true_affinities(numbers[None], known[None], self.offsets)
         for tile, output in outputs:
-            p = output[(slice(None), *tile.crop)].cpu().numpy()
+            found = output[(slice(None), *tile.crop)].cpu()
+            if self.offsets:
+                true, counted = (part[(..., *tile.write)] for part in of_pairs)
+                sums += dice_sums(found[None, len(self.of) :].double(), true, counted)
+            p = found[: len(self.of)].numpy()
             own = np.take_along_axis(p, target[None, *tile.write].astype(np.intp), 0)[0]
             energies.append(-float((weights[tile.write] * np.log(np.maximum(own, 1e-12))).sum(dtype=float)))
             probability[tile.write] = self.of.of_cells(p)
+        del of_pairs
         apart = cells_apart(labels, border, ignored)
         if apart.any():
             cells = metrics.connected_components(apart)
             thinned = (metrics.thin_borders(probability > t, ignore=ignored) for t in VALIDATION_THRESHOLDS)
             scores = [metrics.v_rand(cells, predicted) for predicted in thinned]
-        return SectionScores(energies, scores, count_annotated(target, ignored))
+        of_affinities = dice_loss(sums).item() if self.offsets else 0.0
+        return SectionScores(energies, scores, count_annotated(target, ignored), of_affinities)
 
     def scores_of(self, found: list[SectionScores]) -> dict[str, float]:
-        """Return the weighted cross entropy per pixel, and V-Rand after thinning at its best threshold.
+        """Return the loss, and V-Rand after thinning at its best threshold.
 
+        The loss is the weighted cross entropy per pixel and the mean loss of the affinities of the sections.
         Only annotated pixels count. V-Rand is the mean over the sections that have cells. It is NaN if no
         section has cells.
         """
-        energies, scores, pixels = zip(*found, strict=True)
+        energies, scores, pixels, of_affinities = zip(*found, strict=True)
         with_cells = [row for row in scores if row]
         v_rand = float(np.max(np.mean(with_cells, axis=0))) if with_cells else math.nan
-        return {"loss": sum(itertools.chain(*energies)) / sum(pixels), "v_rand_thin": v_rand}
+        loss = sum(itertools.chain(*energies)) / sum(pixels) + sum(of_affinities) / len(found)
+        return {"loss": loss, "v_rand_thin": v_rand}
 
     def create(self, file: h5py.File, shape: tuple[int, int, int]) -> h5py.Dataset:
         """Add `cell_probability` to a prediction file, and those of more classes and affinities, if any."""
