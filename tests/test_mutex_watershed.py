@@ -312,6 +312,20 @@ def test_affinities_are_not_resampled(trained):
         predicted(trained, "found.h5", match_pixel_size=True)
 
 
+def test_affinities_are_left_out_if_the_model_makes_cells_without_them(trained):
+    probability, _ = predicted(trained, "whole.h5")
+    model = Model.load(trained / "model.pt")
+    for settings, used in ((PostProcessing(0.5), False), (PostProcessing(0.5, mutex_bias=0.0), True)):
+        model.application = {"postprocessing": settings.to_dict()}
+        model.save(trained / "model.pt")
+        predict(
+            trained / "dataset.h5", trained / "model.pt", trained / "p.h5", precision="float32", device="cpu"
+        )
+        with layout.require(trained / "p.h5") as file:
+            np.testing.assert_array_equal(file["cell_probability"][:], probability)
+            assert ("affinities" in file) == used
+
+
 @given(SEEDS, st.sampled_from([2, 5, 64]), st.integers(0, 6))
 def test_blocks_give_the_labels_of_whole_sections(tmp_path_factory, seed, block, minimum_size):
     rng = np.random.default_rng(seed)

@@ -18,6 +18,7 @@ from pipeline_lib import layout, provenance, tasks
 from pipeline_lib.inference import passes, tiling
 from pipeline_lib.inference.resampling import Resampled
 from pipeline_lib.inference.tiling import Tile
+from pipeline_lib.instances.methods import method_of
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.pixelsize import PixelSize, differs, require_ratio, side, text
 from pipeline_lib.networks.folding import fold
@@ -99,7 +100,8 @@ def predict(
         chosen_device = devices.choose_device(device)
         trained = _load(Path(model).resolve(), Path(model).stat().st_mtime_ns, chosen_device)
         dtype = passes.choose_precision(precision, chosen_device)
-        task = tasks.load(trained.task, trained.classes, trained.cells, trained.offsets)
+        offsets = trained.offsets if _needs_affinities(trained) else ()
+        task = tasks.load(trained.task, trained.classes, trained.cells, offsets)
         net = passes.SplitIfTooLarge(trained.network)
         size = passes.choose_tile(tile, trained.plan, chosen_device, dtype, memory_gb)
         decode = partial(task.decode, average_orientations=average_orientations, log_prior=trained.log_prior)
@@ -108,7 +110,7 @@ def predict(
         with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:
             raw = source[layout.RAW.name]
             step = _step(layout.pixel_size(source), trained.pixel_size, match_pixel_size, dataset)
-            if step is not None and trained.offsets:
+            if step is not None and offsets:
                 raise InputError(
                     f"{dataset}: has pixels of another size than the training images, but {model} predicts "
                     "affinities, which belong to distances in pixels and cannot be resampled. Scale the "
@@ -172,6 +174,12 @@ def predict(
             str(dtype).removeprefix("torch."),
             size,
         )
+
+
+def _needs_affinities(trained: Model) -> bool:
+    """Return whether cells are made from affinities, or may be: the file of a training has no method."""
+    chosen = trained.application.get("postprocessing")
+    return chosen is None or method_of(chosen) == "mutex_watershed"
 
 
 def _step(

@@ -348,12 +348,14 @@ def require_task(settings: Json, plan: Plan) -> None:
     if detects:
         return
     learned = bool(training.get("affinities"))
-    if settings["segmentation"]["method"] == "mutex_watershed" and not learned:
+    mutex = settings["segmentation"]["method"] == "mutex_watershed"
+    if mutex and not learned:
         raise InputError(
             "config key `segmentation.method`: found mutex_watershed, which needs affinities that the "
             "network learned. Add `training: {affinities: true}`, or choose components or watershed."
         )
-    if learned and settings["prediction"]["match_pixel_size"]:
+    predicted = learned and (mutex or "model" not in settings)
+    if predicted and settings["prediction"]["match_pixel_size"]:
         raise InputError(
             "config key `prediction.match_pixel_size`: not possible with affinities, which belong to "
             "distances in pixels and cannot be resampled. Set it to false, or train without affinities."

@@ -235,7 +235,8 @@ class Task:
             if log_prior:
                 logits = logits + logits.new_tensor(log_prior)[:, None, None]
             total = total + orient_back(logits.softmax(0), orientation)
-            for own, offset in zip(output[len(self.of) :], self.offsets, strict=True):
+            # a prediction without affinities leaves them out
+            for own, offset in zip(output[len(self.of) :], self.offsets, strict=False):
                 if (turned := turned_back(offset, orientation)) in self.offsets:
                     k = self.offsets.index(turned)
                     affinities[k] = affinities[k] + orient_back(own.sigmoid(), orientation)
