@@ -35,7 +35,7 @@ SEED_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
 #: takes longer, and affinities separate cells whatever the threshold. Without a bias, affinities that are
 #: learned badly give many small fragments; above 0 there would be even more.
 MUTEX_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
-MUTEX_BIASES = (-0.5, -0.4, -0.3, -0.2, -0.1, 0.0)
+MUTEX_BIASES = (-0.4, -0.3, -0.2, -0.1, -0.05, 0.0)
 
 
 def _v_rand_thin(labels: np.ndarray, predicted: np.ndarray, *, ignore: np.ndarray | None = None) -> float:
