@@ -16,6 +16,7 @@ TORCH_PROCESS_BYTES = 450_000_000
 # For each thread and each pixel of a section, including the sections that are prepared ahead
 SCORING_BYTES_PER_PIXEL = 45
 CHOICE_BYTES_PER_PIXEL = 35
+WATERSHED_BYTES_PER_PIXEL = 20
 VALIDATION_BYTES_PER_PIXEL = 50
 MEAN_IMAGE_BYTES_PER_PIXEL = 160  # for each channel, while the mean image is written as JSON
 BLOCK_BYTES_PER_PIXEL = 40  # of the stage that needs most among those that work in blocks
@@ -117,6 +118,27 @@ def scoring(volume: str, section: tuple[int, int]) -> Need:
     """
     remedy = "cut its images into smaller ones, or give it the split `predict`, which is not scored"
     return _whole_sections("scoring", volume, section, PROCESS_BYTES, SCORING_BYTES_PER_PIXEL, remedy)
+
+
+def watershed(volume: str, section: tuple[int, int]) -> Need:
+    """Return the need of a watershed.
+
+    Parameters
+    ----------
+    volume : str
+        Name of the volume.
+    section : tuple of int
+        Height and width of its sections in px.
+
+    Returns
+    -------
+    Need
+        Memory for labelling one section.
+    """
+    remedy = "cut its images into smaller ones, or use a model with `segmentation.method: components`"
+    return _whole_sections(
+        "the watershed of", volume, section, PROCESS_BYTES, WATERSHED_BYTES_PER_PIXEL, remedy
+    )
 
 
 def validation(volume: str, section: tuple[int, int]) -> Need:

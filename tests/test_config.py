@@ -44,7 +44,7 @@ FUNCTIONS = {
     ),
     "segmentation": (
         postprocessing.choose_postprocessing,
-        {"datasets", "predictions", "targets", "output", "memory_gb", "threads"},
+        {"datasets", "predictions", "targets", "output", "tried", "memory_gb", "threads"},
     ),
     "detection": (choose_score, {"datasets", "detections", "output"}),
 }
@@ -207,6 +207,7 @@ def test_choices_match_the_code():
     assert SECTIONS["dataset"]["annotation_kind"]["enum"] == list(imageio.ANNOTATION_KINDS)
     assert SECTIONS["network"]["name"]["enum"] == networks.names()
     assert SECTIONS["segmentation"]["criterion"]["enum"] == list(postprocessing.CRITERIA)
+    assert SECTIONS["segmentation"]["method"]["enum"] == list(postprocessing.METHODS)
     assert SCHEMA["properties"]["normalisation"]["enum"] == list(normalisation.KINDS)
 
 

@@ -77,7 +77,8 @@ class Model:
         scored = "" if score is None else f", validation {chosen['criterion']} {score:.4f}"
         channels = "" if self.channels == 1 else f", {self.channels} channels"
         name = self._described["name"]
-        return f"<Model {self.path}: {name}{channels}, threshold {self.threshold:.2f}{scored}>"
+        seeds = f", seeds above {chosen['seed_threshold']:.2f}" if "seed_threshold" in chosen else ""
+        return f"<Model {self.path}: {name}{channels}, threshold {self.threshold:.2f}{seeds}{scored}>"
 
     @overload
     def predict(

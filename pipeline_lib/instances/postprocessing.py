@@ -10,16 +10,19 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from pipeline_lib import memory
 from pipeline_lib.imageio.regions import grow
 from pipeline_lib.instances.classes import Border
 from pipeline_lib.instances.labelling import Labels, Read, labelled
+from pipeline_lib.instances.watershed import grow_seeds
 from pipeline_lib.kernels.blocks import ALIGNMENT, BLOCK
 from pipeline_lib.kernels.compiled import compiled
-from pipeline_lib.kernels.components import connected_components
+from pipeline_lib.kernels.components import equal_components
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.runtime.types import Json, Stored
@@ -30,8 +33,9 @@ class PostProcessing:
     """Settings that turn the cell probability of a model into instances.
 
     Instances are the 4-connected components of the pixels above the threshold in each section, without those
-    that are too small. If there is a class `border`, its pixels are then given back to the nearest cell
-    (`give_back`).
+    that are too small. With a seed threshold, the components above it are seeds, and grow to the threshold by
+    a watershed (`watershed.grow_seeds`). So an instance contains one seed. If there is a class `border`, its
+    pixels are then given back to the nearest cell (`give_back`).
 
     Parameters
     ----------
@@ -41,6 +45,9 @@ class PostProcessing:
         Components with fewer pixels are removed (px). The border is not counted.
     border_reach : int, default 0
         Largest distance between a pixel of the border and its cell (px). With 0, no border is given back.
+    seed_threshold : float, optional
+        Pixels belong to a seed if their cell probability is above it. Above `threshold` and below 1. By
+        default there is no watershed.
 
     Raises
     ------
@@ -51,6 +58,7 @@ class PostProcessing:
     threshold: float
     minimum_size: int = 0
     border_reach: int = 0
+    seed_threshold: float | None = None
 
     def __post_init__(self) -> None:
         if not (_is_number(self.threshold, (int, float)) and 0 <= self.threshold < 1):
@@ -60,6 +68,12 @@ class PostProcessing:
         for name in ("minimum_size", "border_reach"):
             if not (_is_number(value := getattr(self, name), int) and value >= 0):
                 raise InputError(f"`{name}`: found {value!r}, expected an integer of at least 0.")
+        seed = self.seed_threshold
+        if seed is not None and not (_is_number(seed, (int, float)) and self.threshold < seed < 1):
+            raise InputError(
+                f"`seed_threshold`: found {seed!r}, expected a number above the threshold, "
+                f"{self.threshold:g}, and below 1."
+            )
 
     @classmethod
     def read(cls, path: str | Path) -> PostProcessing:
@@ -83,7 +97,8 @@ class PostProcessing:
         content = read_json(path)
         names = [field.name for field in fields(cls)]
         if isinstance(content, dict):
-            content.setdefault("border_reach", 0)  # models without a border do not state it
+            # models without a border or seeds do not state these
+            content = {"border_reach": 0, "seed_threshold": None} | content
         for name in names:
             if not isinstance(content, dict) or name not in content:
                 raise InputError(
@@ -103,9 +118,33 @@ class PostProcessing:
         Returns
         -------
         dict
-            The settings by name, without `border_reach` if no border is given back.
+            The settings by name, without `border_reach` if no border is given back, and without
+            `seed_threshold` if there are no seeds.
         """
-        return {name: value for name, value in asdict(self).items() if value or name != "border_reach"}
+        unused = {"border_reach": 0, "seed_threshold": None}
+        return {name: value for name, value in asdict(self).items() if (name, value) not in unused.items()}
+
+    def __str__(self) -> str:
+        seeds = "" if self.seed_threshold is None else f", seeds above {self.seed_threshold:.2f}"
+        return f"threshold {self.threshold:.2f}{seeds}"
+
+    def at(self, threshold: float) -> PostProcessing:
+        """Return the settings with another threshold.
+
+        Parameters
+        ----------
+        threshold : float
+            Threshold.
+
+        Returns
+        -------
+        PostProcessing
+            The settings. From the seed threshold on, there are no seeds: the instances are then those that a
+            watershed from seeds above `threshold` has.
+        """
+        seed = self.seed_threshold
+        kept = seed if seed is not None and seed > threshold else None
+        return replace(self, threshold=threshold, seed_threshold=kept)
 
     def scaled(self, pixels: float) -> PostProcessing:
         """Return the settings for an image in which `pixels` pixels have the area of one.
@@ -163,6 +202,43 @@ class PostProcessing:
         """
         return lambda z, rows, columns: self.foreground(cell_probability[z, rows, columns])
 
+    def regions(self, cell_probability: np.ndarray) -> np.ndarray:
+        """Return the instances of a section as regions of equal values, before small ones are removed.
+
+        Parameters
+        ----------
+        cell_probability : (y, x) array of float
+            Cell probability of a whole section, 0..1.
+
+        Returns
+        -------
+        (y, x) array of bool or uint32
+            0 = background. Each instance is a 4-connected component of equal values.
+        """
+        cells = self.foreground(cell_probability)
+        if self.seed_threshold is None:
+            return cells
+        seeds = above(cell_probability, self.seed_threshold)
+        return grow_seeds(cell_probability, seeds, cells).view(np.uint32)
+
+    def read_regions(self, cell_probability: Stored) -> Read:
+        """Return a function that reads the `regions` of a part of a section from a probability map.
+
+        Parameters
+        ----------
+        cell_probability : (z, y, x) array or HDF5 dataset
+            Cell probability, 0..1.
+
+        Returns
+        -------
+        callable
+            Takes the number of a section, rows and columns (slices). With seeds, it keeps a whole section.
+        """
+        if self.seed_threshold is None:
+            return self.read_foreground(cell_probability)
+        of_section = lru_cache(maxsize=1)(lambda z: self.regions(cell_probability[z]))
+        return lambda z, rows, columns: of_section(z)[rows, columns]
+
     def read_border(self, cell_probability: Stored, border: Border) -> Read:
         """Return a function that reads which pixels of a region are border, and not in a cell.
 
@@ -197,8 +273,8 @@ def instances(
     post_processing : PostProcessing
         Threshold, minimum size and reach of the border.
     components : (y, x) array of int32, optional
-        The 4-connected components of the pixels above the threshold, if they are already known. By default
-        they are computed.
+        The 4-connected components of the pixels above the threshold, if they are already known. They are not
+        needed if there are seeds.
     border : (y, x) array of bool, optional
         Predicted border (`classes.Border`). By default there is none.
 
@@ -218,8 +294,9 @@ def instances(
     array([[1, 0, 0],
            [1, 0, 0]], dtype=int32)
     """
-    if components is None:
-        components = connected_components(post_processing.foreground(cell_probability))
+    if components is None or post_processing.seed_threshold is not None:
+        regions = post_processing.regions(cell_probability)
+        components = equal_components(regions.view(np.uint8) if regions.dtype == bool else regions)
     if post_processing.minimum_size > 1:
         kept = _without_small(components.ravel(), post_processing.minimum_size)
         components = kept.reshape(components.shape)
@@ -269,7 +346,8 @@ def instances_by_block(
 ) -> AbstractContextManager[tuple[Labels, int]]:
     """Label the instances of a volume of any size. Context manager.
 
-    The border is not given back, because that needs the surroundings of a region (`give_back`).
+    The border is not given back, because that needs the surroundings of a region (`give_back`). With seeds,
+    one section at a time is in memory.
 
     Parameters
     ----------
@@ -282,7 +360,7 @@ def instances_by_block(
     block : int, default 2048
         Side of the blocks that are in memory one at a time (px). It does not change the labels.
     memory_gb : float, default 8.0
-        Limit for the tables of the components of one section (GB).
+        Limit for the tables of the components of one section, and for a watershed (GB).
 
     Returns
     -------
@@ -293,7 +371,8 @@ def instances_by_block(
     Raises
     ------
     InputError
-        If the tables need more than `memory_gb`, or there are more components than uint32 can number.
+        If the tables or the watershed need more than `memory_gb`, or there are more components than uint32
+        can number.
 
     Examples
     --------
@@ -307,8 +386,10 @@ def instances_by_block(
            [1, 0, 0]], dtype=uint32), 2)
     """
     sections, height, width = cell_probability.shape
+    if post_processing.seed_threshold is not None:
+        memory.require([memory.watershed(str(output), (height, width))], memory_gb)
     return labelled(
-        post_processing.read_foreground(cell_probability),
+        post_processing.read_regions(cell_probability),
         (sections, height, width),
         output,
         minimum_size=post_processing.minimum_size,

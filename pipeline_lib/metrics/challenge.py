@@ -101,6 +101,7 @@ def isbi_scores(
     mask: Stored | None = None,
     labels: Stored | None = None,
     segment: Segment | None = None,
+    regions: bool = False,
     workers: int | None = None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> pd.DataFrame:
@@ -128,8 +129,12 @@ def isbi_scores(
     segment : callable, optional
         Makes the instances that are compared with `labels`. It takes the number of a section, its cell
         probability (y, x), the threshold and the 4-connected components above it (int32), and returns
-        instance labels (y, x). By default the components are the instances. Other scores do not depend on it.
-        Ignored pixels have probability 0 there, and labels at them are not used.
+        instance labels (y, x). By default the components are the instances. Other scores do not depend on it,
+        unless `regions` is true. Ignored pixels have probability 0 there, and labels at them are not used.
+    regions : bool, default False
+        Whether the instances of `segment` are also the prediction of all other scores but the warping errors,
+        instead of the pixels above the threshold and their components. For instances that are not components,
+        such as those of a watershed.
     workers : int, optional
         Number of threads. By default one for each core that this process may use.
     progress : callable, optional
@@ -218,6 +223,7 @@ def isbi_scores(
         mask=mask,
         labels=labels,
         segment=segment,
+        regions=regions,
         workers=workers,
         progress=progress,
     )
@@ -233,6 +239,7 @@ def isbi_scores_with_sections(
     labels: Stored,
     ignore: Stored | None = None,
     segment: Segment | None = None,
+    regions: bool = False,
     workers: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the scores of a stack at several thresholds, and those of each section at one of them.
@@ -241,7 +248,7 @@ def isbi_scores_with_sections(
 
     Parameters
     ----------
-    cells, cell_probability, thresholds, labels, ignore, segment, workers
+    cells, cell_probability, thresholds, labels, ignore, segment, regions, workers
         See `isbi_scores`.
     at : float
         The one of `thresholds` for the scores of the sections.
@@ -281,6 +288,7 @@ def isbi_scores_with_sections(
         ignore=ignore,
         labels=labels,
         segment=segment,
+        regions=regions,
         workers=workers,
     )
     rows = [
@@ -302,6 +310,7 @@ def _score_sections(
     mask: Stored | None = None,
     labels: Stored | None = None,
     segment: Segment | None = None,
+    regions: bool = False,
     workers: int | None = None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> dict[float, dict[int, _Section]]:
@@ -325,7 +334,7 @@ def _score_sections(
         )
 
     def score(prepared: _Prepared, threshold: float) -> _Section:
-        return _Section(_partition(prepared, threshold, segment), _warping(prepared, threshold))
+        return _Section(_partition(prepared, threshold, segment, regions), _warping(prepared, threshold))
 
     per_section = over_sections(prepare, score, count_sections(cells), thresholds, workers, progress)
     check.finish()
@@ -355,15 +364,11 @@ def _stack_table(found: dict[float, dict[int, _Section]], *, instances: bool) ->
     return pd.DataFrame(rows, columns=["metric", "threshold", "value"])
 
 
-def _partition(section: _Prepared, threshold: float, segment: Segment | None) -> _Partition:
+def _partition(section: _Prepared, threshold: float, segment: Segment | None, regions: bool) -> _Partition:
     """Score a section from contingency tables, which are counted before and after thinning."""
     above = np.greater(section.probability, np.float64(threshold)).view(np.uint8)
     predicted = padded_components(above, section.beyond)
     del above
-    table = count_pairs(section.components, predicted)
-    pixels, pairs, squares = pixel_counts(table), foreground_pairs(table), foreground_squares(table)
-    all_pairs, entropies = unrestricted_pairs(table), information(table)
-    del table  # for a noisy map it is large, and `flood` needs memory
     objects = None
     if section.labels is not None:
         found = np.ascontiguousarray(unpadded(predicted))
@@ -373,7 +378,15 @@ def _partition(section: _Prepared, threshold: float, segment: Segment | None) ->
             found = segment(section.z, unpadded(section.probability), threshold, found)
             found = as_labels(found, "the segmentation", section.ignored)
         objects = count_objects(count_pairs(section.labels, found))
+        if regions:
+            own = padded(np.maximum(found, 0), np.int32)
+            predicted = padded_components(own, section.beyond)
+            del own
         del found
+    table = count_pairs(section.components, predicted)
+    pixels, pairs, squares = pixel_counts(table), foreground_pairs(table), foreground_squares(table)
+    all_pairs, entropies = unrestricted_pairs(table), information(table)
+    del table  # for a noisy map it is large, and `flood` needs memory
     flood(predicted)
     thinned = count_pairs(section.components, predicted)
     return _Partition(

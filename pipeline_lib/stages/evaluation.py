@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +79,8 @@ def evaluate(
     challenge's scores are computed from the probability map; true cells are 4-connected regions. The instance
     scores and the numbers of cells compare annotated with predicted labels. At the chosen threshold the
     predicted labels are those in `segmentation`; at the other thresholds they are made from the probability
-    map by the same post-processing. Some rows do not depend on the threshold: `metrics.constant_pixels` and,
+    map by the same post-processing. If that is a watershed, all scores but the warping errors are those of
+    its labels. Some rows do not depend on the threshold: `metrics.constant_pixels` and,
     if there are other classes than background and cell, `metrics.class_scores` and the confusion matrix
     (`confusion_TRUE_PREDICTED`, in pixels), where the predicted class is the most probable one. Pixels that
     are not annotated are left out (`metrics.isbi_scores`). Sections are read one by one.
@@ -171,7 +171,7 @@ def evaluate(
                 if threshold == chosen.threshold:
                     return stored[z]
                 at_border = None if border_map is None else border_map[z]
-                return instances(section, replace(chosen, threshold=threshold), components, at_border)
+                return instances(section, chosen.at(threshold), components, at_border)
 
             def cells(z: int) -> np.ndarray:
                 return cells_apart(labels[z], border[z], ignored_pixels(ignore, z))
@@ -185,6 +185,7 @@ def evaluate(
                 ignore=ignore,
                 labels=labels,
                 segment=segment,
+                regions=chosen.seed_threshold is not None,
                 workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),
             )
             constant = metrics.constant_pixels(truth_cells, probability, ignore=ignore)

@@ -1,12 +1,15 @@
-"""Post-processing stage: choose the threshold that is best on the validation split, or that of a model."""
+"""Post-processing stage: choose the settings that are best on the validation split, or those of a model."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.data.labels import cells_apart
@@ -15,18 +18,23 @@ from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.kernels.threads import over_sections
 from pipeline_lib.memory import CHOICE_BYTES_PER_PIXEL, threads_for
+from pipeline_lib.metrics.thinning import thin_labels
 from pipeline_lib.networks.modelfile import application, describe
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import write_json
+from pipeline_lib.runtime.files import replacing, write_json
 from pipeline_lib.runtime.log import logger
 
 #: Thresholds that are tried: 0.05, 0.1, ..., 0.95. They are that high because after a short training only a
 #: high threshold closes the gaps in the membranes.
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
+#: Seed thresholds of a watershed that are tried with each lower threshold.
+SEED_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
+#: Ways from cell probabilities to instances.
+METHODS = ("components", "watershed")
 
 
 def _v_rand_thin(labels: np.ndarray, predicted: np.ndarray, *, ignore: np.ndarray | None = None) -> float:
-    return metrics.v_rand(labels, metrics.thin_borders(predicted, ignore=ignore), ignore=ignore)
+    return metrics.v_rand(labels, thin_labels(predicted, ignore=ignore), ignore=ignore)
 
 
 # name -> (score of labels against predicted labels with `ignore`, whether higher is better)
@@ -46,18 +54,25 @@ def choose_postprocessing(
     predictions: Sequence[str | Path],
     output: str | Path,
     *,
+    tried: str | Path | None = None,
+    method: str = "components",
     criterion: str = "rand_error",
     minimum_size: int = 0,
     memory_gb: float = 8.0,
     threads: int = 1,
     targets: Sequence[str | Path] = (),
 ) -> None:
-    """Choose the threshold of a model on the validation volumes, and write its post-processing as JSON.
+    """Choose the post-processing of a model on the validation volumes, and write it as JSON.
 
-    The thresholds 0.05, 0.1, ..., 0.95 (`THRESHOLDS`) are tried. Each is scored by the mean of the criterion
-    over all sections of all validation volumes, and the best one is chosen. Pixels that are not annotated
-    are left out. If several thresholds are equally
-    good, the middle one of them is chosen, because it is farthest from the thresholds with a worse score.
+    The thresholds 0.05, 0.1, ..., 0.95 (`THRESHOLDS`) are tried, for a watershed also with each of the
+    `SEED_THRESHOLDS` above. Each setting is scored by the mean of the criterion over all sections of all
+    validation volumes, and the best one is chosen. Pixels that are not annotated are left out. If several
+    settings are equally good, the middle one of them is chosen, because it is farthest from the settings with
+    a worse score.
+
+    More settings fit few sections better by chance. So a method is also scored by cross-validation: each
+    section by the setting that is best for all other sections. A watershed is chosen only if this score is
+    better than that of components.
 
     Parameters
     ----------
@@ -67,16 +82,23 @@ def choose_postprocessing(
         HDF5 files with the `cell_probability` of the same volumes, in the same order.
     output : str or Path
         JSON file to write, for `PostProcessing.read`. It has `threshold`, `minimum_size`, `criterion`, the
-        thresholds tried (`grid`), the mean criterion at each of them (`value`), and `provenance`. If there is
-        a class `border`, it also has `border_reach`.
+        thresholds tried (`grid`), the mean criterion at each of them (`value`), `cross_validated` (the
+        criterion of the method by cross-validation, null for a single section), and `provenance`. With a
+        class `border`, it also has `border_reach`. With a watershed, it has `seed_threshold`, and `value` is
+        that of the best seed threshold.
+    tried : str or Path, optional
+        CSV file to write, one row for each setting that was tried: `threshold`, `seed_threshold` (empty for
+        components), `sections`, and the mean and the standard deviation of the criterion over the sections.
+    method : {"components", "watershed"}, default "components"
+        Which instances are tried: the connected components above the threshold, or also a watershed.
     criterion : str, default "rand_error"
-        Score by which the threshold is chosen: `rand_error`, `v_rand_thin` or `seg`.
+        Score by which the settings are chosen: `rand_error`, `v_rand_thin` or `seg`.
     minimum_size : int, default 0
         Instances with fewer pixels are removed (px).
     memory_gb : float, default 8.0
         Memory limit (GB). It limits how many of the `threads` are used.
     threads : int, default 1
-        Maximum number of threads; each scores one section at one threshold at a time.
+        Maximum number of threads; each scores one section with one setting at a time.
     targets : sequence of str or Path, optional
         HDF5 files with what the network learned (`target`), if these are not `datasets`. They state how far
         the border is given back.
@@ -84,46 +106,126 @@ def choose_postprocessing(
     Raises
     ------
     InputError
-        If an input is missing, damaged or lacks an array, if the criterion is unknown, or if `memory_gb` is
-        too small to score one section.
+        If an input is missing, damaged or lacks an array, if the method or the criterion is unknown, or if
+        `memory_gb` is too small to score one section.
     """
     inputs = [*dict.fromkeys([*datasets, *targets]), *predictions]
     settings: dict[str, Any] = {"criterion": criterion, "minimum_size": minimum_size}
-    with provenance.making("choose_postprocessing", [output], inputs, **settings) as record:
-        if criterion not in CRITERIA:
-            raise InputError(
-                f"config key `segmentation.criterion`: found `{criterion}`, expected one of "
-                f"{', '.join(CRITERIA)}."
-            )
+    if method != "components":
+        settings["method"] = method
+    outputs = [output, *([tried] if tried else [])]
+    with provenance.making("choose_postprocessing", outputs, inputs, **settings) as record:
+        for name, value, known in (("criterion", criterion, CRITERIA), ("method", method, METHODS)):
+            if value not in known:
+                raise InputError(
+                    f"config key `segmentation.{name}`: found `{value}`, expected one of {', '.join(known)}."
+                )
         reach = max(map(_border_reach, targets or datasets, predictions))
         candidates = [PostProcessing(threshold, minimum_size, reach) for threshold in THRESHOLDS]
-        values = [
-            of_section
-            for paths in zip(datasets, predictions, strict=True)
-            for of_section in _values(*paths, criterion, candidates, memory_gb, threads)
-        ]
-        more_is_better = CRITERIA[criterion][1]
+        if method == "watershed":
+            candidates += [
+                replace(each, seed_threshold=seed)
+                for each in candidates
+                for seed in SEED_THRESHOLDS
+                if seed > each.threshold
+            ]
+        values = np.array(
+            [
+                of_section
+                for paths in zip(datasets, predictions, strict=True)
+                for of_section in _values(*paths, criterion, candidates, memory_gb, threads)
+            ]
+        )
+        sign = 1 if CRITERIA[criterion][1] else -1
         mean = np.nanmean(values, axis=0)
-        best = np.flatnonzero(mean == (mean.max() if more_is_better else mean.min()))
-        chosen = candidates[best[len(best) // 2]]
+        found = _choose(sign * values, np.array([each.seed_threshold is not None for each in candidates]))
+        chosen, of_method = candidates[found.setting], np.flatnonzero(found.of_method)
+        # + 0.0: -0.0 becomes 0.0
+        cross_validated = None if np.isnan(found.cross_validated) else sign * found.cross_validated + 0.0
+        thresholds = np.array([candidates[k].threshold for k in of_method])
+        grid = np.unique(thresholds)
+        best_at = [sign * (sign * mean[of_method[thresholds == threshold]]).max() + 0.0 for threshold in grid]
         write_json(
             output,
             {
                 **chosen.to_dict(),
                 "criterion": criterion,
-                "grid": THRESHOLDS,
-                "value": mean.tolist(),
+                "grid": grid.tolist(),
+                "value": best_at,
+                "cross_validated": cross_validated,
                 "provenance": record,
             },
         )
+        if tried:
+            _write_tried(tried, candidates, values, criterion)
         logger.info(
-            "%s: threshold %.2f, mean %s %.4f over %d validation sections",
+            "%s: %s, mean %s %.4f over %d validation sections%s",
             output,
-            chosen.threshold,
+            chosen,
             criterion,
-            mean[best[0]],
+            mean[found.setting],
             len(values),
+            ""
+            if cross_validated is None
+            else f", {cross_validated:.4f} if each is left out of the choice of its setting",
         )
+
+
+class _Choice(NamedTuple):
+    """Number of the best setting, which settings its method has, and the score of the method."""
+
+    setting: int
+    of_method: npt.NDArray[np.bool_]
+    cross_validated: float
+
+
+def _choose(values: npt.NDArray[np.float64], seeded: npt.NDArray[np.bool_]) -> _Choice:
+    """Return the best setting, by values (sections, settings) of which a higher one is better."""
+    values = values[~np.isnan(values).all(axis=1)]  # without sections that have no such score
+    choices = []
+    for of_method in (~seeded, seeded):
+        if not of_method.any():
+            continue
+        numbers = np.flatnonzero(of_method)
+        setting = numbers[_middle_best(np.nanmean(values[:, numbers], axis=0))]
+        choices.append(_Choice(int(setting), of_method, _cross_validated(values[:, numbers])))
+    if len(values) < 2:  # nothing is left if a section is left out
+        return max(choices, key=lambda choice: float(np.nanmean(values[:, choice.setting])))
+    return max(choices, key=lambda choice: choice.cross_validated)
+
+
+def _middle_best(mean: npt.NDArray[np.float64]) -> int:
+    """Return the number of the best value; of several ones, the middle."""
+    best = np.flatnonzero(mean == mean.max())
+    return int(best[len(best) // 2])
+
+
+def _cross_validated(values: npt.NDArray[np.float64]) -> float:
+    """Return the mean of each section's value with the setting that is best for the others.
+
+    It is NaN for a single section.
+    """
+    if len(values) < 2:
+        return float("nan")
+    own = [
+        section[_middle_best(np.nanmean(np.delete(values, number, axis=0), axis=0))]
+        for number, section in enumerate(values)
+    ]
+    return float(np.nanmean(own))
+
+
+def _write_tried(
+    path: str | Path, candidates: Sequence[PostProcessing], values: npt.NDArray[np.float64], criterion: str
+) -> None:
+    """Write the table of all settings that were tried (CSV), completely or not at all."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["threshold", "seed_threshold", "sections", criterion, "standard_deviation"])
+        for each, own in zip(candidates, values.T, strict=True):
+            scored = own[~np.isnan(own)]
+            spread = scored.std(ddof=1) if len(scored) > 1 else ""
+            seed = "" if each.seed_threshold is None else each.seed_threshold
+            writer.writerow([each.threshold, seed, len(scored), scored.mean() if len(scored) else "", spread])
 
 
 def _border_reach(dataset: str | Path, prediction: str | Path) -> int:

@@ -81,11 +81,11 @@ def segment(
             read = None if border is None else post_processing.read_border(probability, border)
             _copy(labels, target, block, read, post_processing.border_reach)
         logger.info(
-            "%s: %s in %s at threshold %.2f",
+            "%s: %s in %s at %s",
             segmentation,
             several(count, "cell"),
             several(len(target), "section"),
-            post_processing.threshold,
+            post_processing,
         )
 
 
@@ -177,7 +177,7 @@ def label_part(
     Raises
     ------
     InputError
-        If a section has too many components for `memory_gb`.
+        If a section has too many components for `memory_gb`, or the post-processing has a seed threshold.
     """
     with (
         provenance.making("label_part", [pieces], [prediction, postprocessing]) as record,
@@ -185,6 +185,11 @@ def label_part(
         layout.create(pieces, record) as file,
     ):
         post_processing = PostProcessing.read(postprocessing)
+        if post_processing.seed_threshold is not None:
+            raise InputError(
+                f"{postprocessing}: has a `seed_threshold`. A watershed needs whole sections, not parts of "
+                "them. Set `segmentation.method: components`."
+            )
         probability = source[layout.CELL_PROBABILITY.name]
         read = post_processing.read_foreground(probability)
         if (border := Border.of(source)) is not None:

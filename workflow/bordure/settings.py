@@ -250,7 +250,9 @@ def use_model(settings: Json, path: str | Path) -> str:
         )
     settings["dataset"]["channels"] = channels
     settings["prediction"]["average_orientations"] = application["average_orientations"]
-    settings["detection"]["one_per_section"] = application["postprocessing"].get("one_per_section", False)
+    chosen = application["postprocessing"]
+    settings["detection"]["one_per_section"] = chosen.get("one_per_section", False)
+    settings["segmentation"]["method"] = "watershed" if "seed_threshold" in chosen else "components"
     return str(path)
 
 

@@ -344,6 +344,8 @@ def claim_results():
 def memory_needs():
     """Yield the memory that each kind of job with a large need takes (`memory.Need`)."""
     yield memory.blockwise(config["block"])
+    if WATERSHED:
+        yield from (memory.watershed(name, SHAPES[name][1:]) for name in FOUND)
     for model in VARIANTS.values():
         yield model.plan.prediction_memory()
     if MODEL_FILE:
@@ -413,6 +415,9 @@ SHOWN_WEIGHED = [name for name in SHOWN if name not in PREDICT]
 SCATTERED = [
     name for name in dict.fromkeys(SHOWN_TRAIN + HELD_OUT + TEST + PREDICT) if len(parts_of(name)) > 1
 ]
+# A watershed needs whole sections.
+WATERSHED = any(model.settings["segmentation"]["method"] == "watershed" for model in VARIANTS.values())
+LABELLED_IN_PARTS = [] if WATERSHED else SCATTERED
 
 
 def growing(first, most=math.inf):
@@ -627,6 +632,7 @@ def choices(models=None):
                 "<results>/prediction/{model}/{volume}.h5", model=model, volume=validation_of(model)
             ),
             "output": Path(config["results"], "postprocessing", f"{model}.json"),
+            "tried": Path(config["results"], "postprocessing", f"{model}_tried.csv"),
         }
         for model in ([wildcards.model] if models is None else models)
     ]
@@ -694,9 +700,9 @@ def evaluations(names, models=None, **files):
     )
 
 
-def whole(names):
-    """Return the volumes among `names` that one job processes as a whole."""
-    return [name for name in names if name not in SCATTERED]
+def whole(names, shared=SCATTERED):
+    """Return the volumes among `names` that one job processes as a whole: those that are not `shared`."""
+    return [name for name in names if name not in shared]
 
 
 def source_files(name):

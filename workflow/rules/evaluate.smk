@@ -14,6 +14,7 @@ rule choose_postprocessing:
         predictions=of_model("<results>/prediction/{model}/{volume}.h5", "validation"),
     output:
         "<results>/postprocessing/{model}.json",
+        "<results>/postprocessing/{model}_tried.csv",
     log:
         "<logs>/choose_postprocessing/{model}.log",
     benchmark:
@@ -39,7 +40,7 @@ use rule choose_postprocessing as choose_postprocessing_baselines with:
         datasets=expand("<results>/dataset/{volume}.h5", volume=VALIDATION),
         predictions=expand("<results>/prediction/{model}/{volume}.h5", model=BASELINES, volume=VALIDATION),
     output:
-        expand("<results>/postprocessing/{model}.json", model=BASELINES),
+        expand("<results>/postprocessing/{model}{end}", model=BASELINES, end=[".json", "_tried.csv"]),
     log:
         "<logs>/choose_postprocessing/baselines.log",
     benchmark:

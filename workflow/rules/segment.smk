@@ -14,7 +14,9 @@ rule segment:
 
 SEGMENTED_BY = found_by(SEGMENTERS)
 
-for batch in batches_of("segment", **{group: whole(names) for group, (names, _) in SEGMENTED_BY.items()}):
+for batch in batches_of(
+    "segment", **{group: whole(names, LABELLED_IN_PARTS) for group, (names, _) in SEGMENTED_BY.items()}
+):
 
     rule:
         name:
@@ -108,7 +110,7 @@ for batch in batches_of("measure_cells", held_out=EVALUATED, new=PREDICT) if SEG
             "../scripts/measure_cells.py"
 
 
-if SCATTERED:
+if LABELLED_IN_PARTS:
 
     rule label_part:
         input:
@@ -184,6 +186,9 @@ if SCATTERED:
             jobs=lambda wildcards: jobs_of(wildcards.volume),
         script:
             "../scripts/join_labels.py"
+
+
+if SCATTERED:
 
     rule write_joined_tiffs:
         input:
