@@ -24,6 +24,7 @@ from pipeline_lib import networks, provenance
 from pipeline_lib.data.normalisation import measure
 from pipeline_lib.networks.model import Model
 from pipeline_lib.networks.modelfile import describe
+from pipeline_lib.runtime.files import read_json
 from pipeline_lib.stages.evaluation import evaluate
 from pipeline_lib.stages.prediction import predict
 from pipeline_lib.stages.segmentation import segment, write_tiffs
@@ -181,6 +182,12 @@ class TestFinishedRun:
         # the same section with and without an annotation, which prediction must not use
         names = ("score_cell_probability.tif", "new_cell_probability.tif")
         assert np.array_equal(*(tifffile.imread(folder / name) for name in names))
+
+    def test_model_undoes_the_class_weights(self, run):
+        frequencies = np.array(read_json(run[0] / "results/statistics.json")["class_frequencies"])
+        for path in ("models/unet/model.pt", "model.pt"):  # the latter is what `bordure predict` uses
+            found = describe(run[0] / "results" / path)["log_prior"]
+            assert found == pytest.approx(np.log(2 * frequencies), abs=1e-9)
 
     def test_model_was_trained_with_the_threads_of_its_rule(self, run):
         model = Model.load(run[0] / "results/models/unet/model.pt")
