@@ -132,21 +132,29 @@ def test_scores_by_section_equal_scores_of_the_whole_stack(tmp_path, minimum_siz
 
 
 def test_calibration_is_that_of_the_probability_map(folder, tmp_path):
-    """Compared with the cells that the network learned, which may have another border than the dataset."""
+    """Compared with the cells that the network learned, which may differ from those of the dataset."""
     with h5py.File(folder / "dataset.h5") as file:
         labels, border = file["labels"][:], file["separation_border"][:]
     with layout.require(folder / "prediction.h5") as file:
         probability = file["cell_probability"][:]
-    for own in (border, labels == 1):
-        learned = folder / "dataset.h5"
-        if own is not border:
-            learned = tmp_path / "learned.h5"
-            with layout.create(learned, {}) as file:
-                layout.add(file, layout.LABELS, labels.shape)[:] = labels
-                layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = own
+    with layout.create(tmp_path / "wide.h5", {}) as file:
+        layout.add(file, layout.LABELS, labels.shape)[:] = labels
+        layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = labels == 1
+    with layout.create(tmp_path / "classes.h5", {}) as file:
+        layout.add(file, layout.LABELS, labels.shape)[:] = labels
+        layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = border
+        target = layout.add(file, layout.TARGET, labels.shape)
+        layout.write_classes(target, ["background", "a", "b", "c"], ["a", "c"])
+        classes = np.random.default_rng(0).integers(0, 4, labels.shape)
+        target[:] = classes
+    for learned, cells in (
+        (folder / "dataset.h5", (labels > 0) & (border == 0)),
+        (tmp_path / "wide.h5", (labels > 0) & (labels != 1)),
+        (tmp_path / "classes.h5", classes % 2),
+    ):
         table = scores(folder, target=learned)
         found = table[table.metric.str.match(CALIBRATION)].set_index("metric").value
-        expected = metrics.reliability((labels > 0) & (own == 0), probability)
+        expected = metrics.reliability(cells, probability)
         assert found.to_dict() == pytest.approx(expected.scores() | expected.to_rows(), rel=1e-12)
 
 
