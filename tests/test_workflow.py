@@ -208,6 +208,8 @@ class TestFinishedRun:
         every = pd.read_csv(run[0] / "results/scores.csv", float_precision="round_trip")
         own = every[(every.network == "unet") & (every.metric == "seg") & (every.split == "test")]
         assert scores["test"]["seg"] in own.value.to_numpy()
+        assert "brier_score" in scores["test"]
+        assert not any(name.startswith("reliability_") for name in scores["test"])
 
     def test_a_run_with_the_model_gives_the_same_and_predicts_a_new_row_alone(self, run, tmp_path):
         with h5py.File(run[0] / "results/dataset/new.h5") as file:
