@@ -430,6 +430,33 @@ def classes_of(dataset: h5py.Dataset) -> tuple[list[str], list[str]]:
     return json.loads(dataset.attrs["classes"]), json.loads(dataset.attrs["cells"])
 
 
+def class_weights(weight_map: h5py.Dataset) -> npt.NDArray[np.float64]:
+    """Return the weight w_c of each class in a weight map.
+
+    Parameters
+    ----------
+    weight_map : h5py.Dataset
+        The array `WEIGHT_MAP` of a file.
+
+    Returns
+    -------
+    (classes,) array of float64
+        Weight of each class, 1 if the classes are not balanced.
+
+    Raises
+    ------
+    InputError
+        If the array does not state positive weights.
+    """
+    found = np.asarray(weight_map.attrs.get("w_c", ()), float)
+    if found.ndim != 1 or not found.size or not np.isfinite(found).all() or found.min() <= 0:
+        raise InputError(
+            f"{weight_map.file.filename}: its attribute `w_c` is {found.tolist()}, expected the weight of "
+            "each class. Delete the file and run the workflow again."
+        )
+    return found
+
+
 def border_reach(file: h5py.File) -> int:
     """Return how far the border of the cells of a dataset file reaches into them (px); 0 without border.
 

@@ -44,7 +44,16 @@ class Truth(Protocol):
 
 
 class PixelwiseTruth(Truth, Protocol):
-    """Truth with numbers for each pixel."""
+    """Truth with numbers for each pixel.
+
+    Attributes
+    ----------
+    class_weights : (classes,) array of float64, or None
+        Weight w_c of each class in the loss. None if it is 1 for all classes.
+    """
+
+    @property
+    def class_weights(self) -> npt.NDArray[np.float64] | None: ...
 
     def read(self, section: int, window: tuple[slice, slice]) -> np.ndarray:
         """Return the truth in a window of a section.

@@ -134,7 +134,8 @@ class Model:
         Names of the classes that the network distinguishes, in the order of its output.
     log_prior : sequence of float, optional
         Numbers to add to the logits of the classes. They undo that the classes had other shares in the
-        patches of the training than in the images (see `training.prior`). By default none.
+        patches of the training than in the images, and other weights in the loss (see `training.prior`). By
+        default none.
     cells : sequence of str, optional
         Names of the classes whose pixels belong to cells.
 

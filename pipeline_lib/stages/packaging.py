@@ -11,7 +11,7 @@ from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
-from pipeline_lib.scores import at_chosen_threshold, read_scores
+from pipeline_lib.scores import SUMS, at_chosen_threshold, read_scores
 
 
 def package_model(
@@ -62,7 +62,7 @@ def package_model(
         chosen = {key: value for key, value in read_json(postprocessing).items() if key != "provenance"}
         every = pd.concat([read_scores(path) for path in scores])
         rows = at_chosen_threshold(every, {network: chosen["threshold"]})
-        mean = rows.groupby(["split", "metric"]).value.mean()
+        mean = rows[~rows.metric.str.startswith(SUMS)].groupby(["split", "metric"]).value.mean()
         packaged = Model.load(model)
         packaged.application = {
             "average_orientations": average_orientations,

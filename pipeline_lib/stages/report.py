@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline_lib import figures, metrics, provenance
+from pipeline_lib.figures import reliability
 from pipeline_lib.figures.palette import class_colours
 from pipeline_lib.networks import modelfile
 from pipeline_lib.pages import quality, write_page
@@ -248,6 +249,8 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             folds=settings.get("folds", 1),
             trainings=(1 + len(settings["seeds"])) * settings.get("folds", 1),
             study=contents.study,
+            calibration=calibration(table[table.network == network], splits),
+            size=(reliability.WIDTH, reliability.HEIGHT),
             headline=_named(kind.headline, kind),
             of_volumes=_named(kind.of_volumes, kind),
             of_volume=_by_volume(table[table.network == network], splits),
@@ -385,6 +388,32 @@ def score_classes(table: pd.DataFrame, names: Sequence[str]) -> Json | None:
         shares = confusion / confusion.sum(1, keepdims=True)
     scores, colours = metrics.class_scores(confusion, names), class_colours(len(names))
     return {"names": names, "colours": colours, "scores": scores, "shares": shares.tolist()}
+
+
+def calibration(table: pd.DataFrame, splits: Sequence[str]) -> dict[str, Json]:
+    """Return the calibration of the cell probability, over all pixels of each split together.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of the table of scores for one network, one per volume and metric.
+    splits : sequence of str
+        Splits to return.
+
+    Returns
+    -------
+    dict of str to dict
+        For each split its `scores` (see `metrics.Reliability.scores`) and its `chart`
+        (`figures.reliability.reliability_chart`). Empty if the table has no such rows, as that of a detector.
+    """
+    found = {}
+    for split in splits:
+        own = metrics.Reliability.from_rows(
+            table[table.split == split].groupby("metric").value.sum().to_dict()
+        )
+        if own is not None:
+            found[split] = {"scores": own.scores(), "chart": reliability.reliability_chart(own)}
+    return found
 
 
 def mean_scores(table: pd.DataFrame, network: str, scores: Sequence[Score] = SCORES) -> SplitScores:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -241,10 +242,12 @@ def train(
                     with layout.require(file) as source:
                         gray = layout.findings(source)["gray"]
                     _check_gray_levels(normalisation, volume.raw, file, gray, started)
-                balanced = None
-                if settings.sampling == "class_balanced":
+                balanced, w_c = None, np.ones(trained_task.classes)
+                if trained_task.pixelwise:
                     truths = [cast("PixelwiseTruth", volume.truth) for volume in volumes]
-                    balanced = ClassBalanced(truths, trained_task.classes)
+                    w_c = _class_weights(truths, train_weight_maps, trained_task.classes)
+                    if settings.sampling == "class_balanced":
+                        balanced = ClassBalanced(truths, trained_task.classes)
                 patches = trained_task.patches(
                     plan,
                     volumes,
@@ -257,8 +260,11 @@ def train(
                 )
                 if balanced:
                     learned_from = trained_shares(patches, cast("tasks.PixelwiseTask", trained_task))
-                    trained.log_prior = log_prior(balanced.pixels, learned_from)
+                    trained.log_prior = log_prior(balanced.pixels, learned_from, w_c)
                     logger.info("%s", _describe_shares(trained_task, balanced.pixels, learned_from))
+                elif (w_c != 1).any():  # the classes have the same shares in patches and images
+                    frequencies = measured["class_frequencies"]
+                    trained.log_prior = log_prior(frequencies, frequencies, w_c)
                 step = Step(net, checkpoint.optimizer, trained_task, settings, seed, precision, processes)
                 shares = map(step.share, range(state.iteration, settings.iterations))
                 # a device that is too small for a training tile is also too small for it in validation;
@@ -292,6 +298,27 @@ def train(
             record |= state.provenance_entries(settings)
             trained.save(model)
             record["seconds"] = state.seconds
+
+
+def _class_weights(
+    truths: Sequence[PixelwiseTruth], weight_maps: Sequence[str | Path], classes: int
+) -> npt.NDArray[np.float64]:
+    """Return the weight of each class in the loss.
+
+    Raises
+    ------
+    InputError
+        If the volumes have different weights.
+    """
+    found = [np.ones(classes) if truth.class_weights is None else truth.class_weights for truth in truths]
+    for own, path in zip(found, weight_maps, strict=True):
+        if not np.array_equal(own, found[0]):
+            raise InputError(
+                f"{path}: its classes have the weights {own.tolist()}, but those of {weight_maps[0]} have "
+                f"{found[0].tolist()}. All training volumes need the same. Delete both files and run the "
+                "workflow again."
+            )
+    return found[0]
 
 
 def _describe_shares(task: tasks.Task, pixels: np.ndarray, trained: np.ndarray) -> str:
