@@ -1,0 +1,371 @@
+"""Networks that see neighbouring sections: prediction, patches, plans, transfer and the checks of a run."""
+
+import logging
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from bordure import study
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline_lib import layout, networks
+from pipeline_lib.data.augment import Augmentation, draw
+from pipeline_lib.data.gray import summary
+from pipeline_lib.data.normalisation import measure
+from pipeline_lib.data.patches import Patches, Volume
+from pipeline_lib.data.volumes import Volume as Row
+from pipeline_lib.inference import passes
+from pipeline_lib.inference.neighbours import Neighbours, with_neighbours
+from pipeline_lib.inference.resampling import Resampled
+from pipeline_lib.kernels import blocks
+from pipeline_lib.networks import transfer
+from pipeline_lib.networks.model import Model
+from pipeline_lib.networks.unet import UNetPlan
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.stages.joining import join_predictions
+from pipeline_lib.stages.prediction import predict
+from pipeline_lib.tasks.segmentation.task import Background
+
+CPU = torch.device("cpu")
+SMALL = {"depth": 1, "base_channels": 3}
+ALL = slice(None)
+STILL = Augmentation(rotate=False, mirror=False, elastic_std=0, gain=0, offset=0, gamma=0, noise=0)
+
+
+def padded(stack, context):
+    """The stack (c, z, y, x) with mirrored sections at both ends. The last ones are not repeated."""
+    mode = "reflect" if stack.shape[1] > 1 else "edge"
+    return np.pad(stack, [(0, 0), (context, context), (0, 0), (0, 0)], mode=mode)
+
+
+def some(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 255, shape, np.uint8)
+
+
+# ---------------------------------------------------------------------------------- reading
+
+
+@given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_channels_are_those_of_the_sections_around_in_the_mirrored_stack(channels, depth, context, seed):
+    stack = some(channels, depth, 4, 5, seed=seed)
+    seen, whole = Neighbours(stack, context), padded(stack, context)
+    assert seen.shape == (channels * (2 * context + 1), depth, 4, 5) and seen.dtype == stack.dtype
+    for z in range(depth):
+        expected = np.concatenate([whole[:, z + k] for k in range(2 * context + 1)])
+        np.testing.assert_array_equal(seen[:, z, 1:3, 2:], expected[:, 1:3, 2:])
+        np.testing.assert_array_equal(seen[..., z, ALL, ALL], expected)
+
+
+def test_a_network_without_neighbours_reads_the_array_itself():
+    stack = some(1, 2, 3, 3)
+    assert with_neighbours(stack, 0) is stack
+
+
+@pytest.mark.parametrize("kind", ["mean_std", "mean_image"])
+def test_each_section_is_read_and_normalised_as_if_alone(tmp_path, kind):
+    """Also beyond the edges of sections, from HDF5, in two channels and after resampling."""
+    stack = some(2, 4, 20, 17)
+    normalisation = measure(kind, [stack])
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"] = stack
+        arrays = [file["raw"]] + [Resampled(file["raw"], (1.5, 0.7))] * (kind == "mean_std")
+        for array in arrays:
+            for z in range(4):
+                window = normalisation, (-7, 15), (3, 40)
+                seen = passes.read(Neighbours(array, 1), z, *window)
+                for part, number in zip(seen.chunk(3), [abs(z - 1), z, min(z + 1, 5 - z)], strict=True):
+                    assert torch.equal(part, passes.read(array, number, *window))
+
+
+# ---------------------------------------------------------------------------------- prediction
+
+
+def write_dataset(path, stack):
+    with layout.create(path, {}) as file:
+        layout.add(file, layout.RAW, stack.shape, stack.dtype)[:] = stack
+        layout.write_findings(file, {"gray": summary(stack), "annotation": None})
+
+
+def write_model(path, stack, offset, context):
+    """Write a plain model and one that sees neighbours, but looks only at the one at `offset`."""
+    torch.manual_seed(0)
+    plain = networks.plan("unet", **SMALL).build()
+    seeing = networks.plan("unet", **SMALL, context_sections=context).build()
+    state = plain.state_dict()
+    kernel = torch.zeros_like(seeing.down[0][0].weight)
+    kernel[:, context + offset] = state["down.0.0.weight"][:, 0]
+    seeing.load_state_dict(state | {"down.0.0.weight": kernel})
+    for name, network in (("plain", plain), ("seeing", seeing)):
+        Model(network.plan, network, measure("mean_std", [stack])).save(path / f"{name}.pt")
+
+
+def probability(path):
+    with layout.require(path, layout.CELL_PROBABILITY) as file:
+        return file["cell_probability"][:]
+
+
+def predicted(folder, model, output, dataset="dataset.h5", **settings):
+    predict(folder / dataset, folder / model, folder / output, precision="float32", device="cpu", **settings)
+    return probability(folder / output)
+
+
+@pytest.mark.parametrize(("context", "offset"), [(1, -1), (1, 0), (1, 1), (2, -2), (2, 1)])
+def test_a_network_that_looks_at_one_neighbour_predicts_what_belongs_to_that_section(
+    tmp_path, context, offset
+):
+    stack = some(1, 4, 40, 33)
+    write_dataset(tmp_path / "dataset.h5", stack)
+    write_model(tmp_path, stack, offset, context)
+    assert Model.load(tmp_path / "seeing.pt").plan.context_sections == context
+    alone, found = predicted(tmp_path, "plain.pt", "a.h5"), predicted(tmp_path, "seeing.pt", "b.h5")
+    shown = padded(np.arange(4).reshape(1, 4, 1, 1), context).ravel()[context + offset :][:4]
+    np.testing.assert_allclose(found, alone[shown], rtol=0, atol=1e-6)
+    assert np.abs(alone[1:] - alone[:-1]).max(axis=(1, 2)).min() > 0.01  # sections differ
+
+
+def random_model(path, stack, context=1):
+    torch.manual_seed(0)
+    plan = networks.plan("unet", **SMALL, context_sections=context)
+    Model(plan, plan.build(), measure("mean_std", [stack])).save(path)
+
+
+@pytest.mark.parametrize("jobs", [2, 3, 5])
+def test_parts_of_several_jobs_and_averaged_orientations_see_the_whole_stack(tmp_path, jobs):
+    """Parts are sections, or rows of them. Neighbours lie in other parts."""
+    stack = some(1, 3, 260, 20)
+    write_dataset(tmp_path / "dataset.h5", stack)
+    random_model(tmp_path / "seeing.pt", stack)
+    settings = {"tile": 60, "average_orientations": jobs == 2}
+    whole = predicted(tmp_path, "seeing.pt", "whole.h5", **settings)
+    shares = blocks.parts(stack.shape[1:], jobs)
+    assert len(shares) > 1
+    files = [tmp_path / f"parts/{number}.h5" for number in range(1, len(shares) + 1)]
+    for part, (share, path) in enumerate(zip(shares, files, strict=True), 1):
+        own = predicted(tmp_path, "seeing.pt", path, part=part, jobs=jobs, **settings)
+        expected = whole[share.sections, share.rows]
+        np.testing.assert_allclose(own, expected, rtol=0, atol=1e-6)
+        if share.rows == slice(0, stack.shape[2]):  # the same tiles
+            np.testing.assert_array_equal(own, expected)
+    join_predictions(files, tmp_path / "joined.h5", shape=stack.shape[1:], jobs=jobs)
+    np.testing.assert_allclose(probability(tmp_path / "joined.h5"), whole, rtol=0, atol=1e-6)
+
+
+def test_orientations_are_averaged_with_all_channels(tmp_path):
+    """A stack that is turned as a whole has the turned result."""
+    stack = some(1, 3, 40, 40)
+    random_model(tmp_path / "seeing.pt", stack)
+    write_dataset(tmp_path / "dataset.h5", stack)
+    write_dataset(tmp_path / "turned.h5", np.rot90(stack, axes=(2, 3)))
+    settings = {"average_orientations": True}
+    found = predicted(tmp_path, "seeing.pt", "a.h5", **settings)
+    turned = predicted(tmp_path, "seeing.pt", "b.h5", "turned.h5", **settings)
+    np.testing.assert_allclose(turned, np.rot90(found, axes=(1, 2)), rtol=0, atol=1e-6)
+    assert np.abs(turned - predicted(tmp_path, "seeing.pt", "c.h5", "turned.h5")).max() > 1e-3
+
+
+def test_a_single_section_is_its_own_neighbour_and_the_log_says_so(tmp_path, caplog):
+    stack = some(1, 3, 40, 33)
+    random_model(tmp_path / "seeing.pt", stack)
+    write_dataset(tmp_path / "single.h5", stack[:, :1])
+    write_dataset(tmp_path / "same.h5", stack[:, [0, 0, 0]])
+    write_dataset(tmp_path / "stack.h5", stack)
+    with caplog.at_level(logging.INFO):
+        found = predicted(tmp_path, "seeing.pt", "a.h5", "single.h5")
+        assert (
+            "volume single: a single section, but the network was trained with 1 section before"
+            in (caplog.messages[0])
+        )
+        caplog.clear()
+        same = predicted(tmp_path, "seeing.pt", "b.h5", "same.h5")
+        assert "beyond the first and last, the stack is mirrored" in caplog.messages[0]
+    np.testing.assert_array_equal(found[0], same[1])
+    assert np.abs(found[0] - predicted(tmp_path, "seeing.pt", "c.h5", "stack.h5")[0]).max() > 1e-3
+
+
+# ---------------------------------------------------------------------------------- patches
+
+
+GEOMETRY = UNetPlan(depth=1).geometry
+TILE = GEOMETRY.input_size(20)
+SLOPE = np.array([3.0, 1.0])  # of the gray levels along rows and columns
+
+
+def patches(stacks, augmentation, context=1):
+    volumes = [Volume(with_neighbours(s, context), Background(s.shape[1:])) for s in stacks]
+    return Patches(volumes, measure("none", stacks), GEOMETRY.context, TILE, augmentation, seed=0)
+
+
+def ramp(sections, size):
+    """Return sections with the same slope of the gray levels; bilinear interpolation is exact in them."""
+    y, x = np.mgrid[:size, :size]
+    plane = SLOPE[0] * y + SLOPE[1] * x
+    return np.repeat(plane[None, None], sections, axis=1).astype(np.float32)
+
+
+def test_patches_have_the_neighbours_of_their_section_as_channels():
+    """Gray levels are 10 z + channel."""
+    stack = np.stack([np.arange(5) * 10 + c for c in range(2)]).astype(np.float32)
+    stack = np.broadcast_to(stack[..., None, None], (2, 5, 40, 40))
+    source = patches([stack], STILL, context=2)
+    shown = padded(np.arange(5).reshape(1, 5, 1, 1), 2).ravel()
+    middles = set()
+    for number in range(30):
+        image = source.move(source.read(number), CPU).image[0]
+        assert image.shape == (10, TILE, TILE)
+        z = round(float(image[4, 0, 0])) // 10
+        expected = [10 * shown[z + k] + c for k in range(5) for c in range(2)]
+        np.testing.assert_allclose(image, np.ones_like(image) * np.array(expected)[:, None, None], atol=1e-3)
+        middles.add(z)
+    assert middles == {*range(5)}
+
+
+@pytest.mark.parametrize("context", [1, 2])
+def test_jitter_shifts_each_neighbour_and_neither_the_middle_nor_its_truth(context):
+    """In a ramp, a shift adds the same gray level to each pixel of a section."""
+    stack = ramp(5, 300)
+    augmentation = replace(STILL, rotate=True, mirror=True, elastic_std=2, interpolation="bilinear")
+    still = patches([stack], augmentation, context)
+    moving = patches([stack], replace(augmentation, section_jitter=6.0), context)
+    count, sections, drawn = 0, 2 * context + 1, []
+    for number in range(60):
+        before, after = still.read(number), moving.read(number)
+        for name in ("matrix", "nodes", "gain", "offset", "gamma", "noise"):
+            assert np.array_equal(getattr(before.transform, name), getattr(after.transform, name))
+        assert before.seed == after.seed and before.transform.shifts is None
+        shifts = after.transform.shifts
+        drawn.append(shifts)
+        assert shifts.shape == (sections, 2) and (shifts[context] == 0).all()
+        if not after.image.shape[1] == after.image.shape[2] == 2 * round(after.centre[0]) + 1:
+            continue  # at an edge of the section, where the ramp is mirrored
+        count += 1
+        (image_before, truth_before), (image, truth) = still.move(before, CPU), moving.move(after, CPU)
+        assert torch.equal(truth, truth_before)
+        assert torch.equal(image_before, image_before[:, :1].expand_as(image_before))  # sections are equal
+        for section, shift in zip(image[0], shifts, strict=True):
+            np.testing.assert_allclose(section, image_before[0, 0] + SLOPE @ shift, atol=1e-2)
+        assert torch.equal(moving.move(moving.read(number), CPU).image, image)
+    assert count > 20
+    neighbours = np.delete(np.array(drawn), context, axis=1)
+    assert neighbours.std() == pytest.approx(6, rel=0.1) and abs(neighbours.mean()) < 1
+    assert np.abs(np.corrcoef(neighbours.reshape(60, -1).T) - np.eye(4 * context)).max() < 0.5
+
+
+def test_jitter_changes_no_patch_of_a_network_that_sees_single_sections():
+    rng = [np.random.default_rng(0) for _ in range(2)]
+    plain, jittered = draw(STILL, rng[0]), draw(replace(STILL, section_jitter=5.0), rng[1])
+    assert plain.shifts is None and jittered.shifts is None
+    assert rng[0].random() == rng[1].random()
+
+
+# ---------------------------------------------------------------------------------- plans
+
+
+def test_input_channels_follow_from_images_and_neighbours():
+    plan = networks.plan("unet", image_channels=2, context_sections=1)
+    assert (plan.input_channels, plan.image_channels, plan.context_sections) == (6, 2, 1)
+    assert networks.plan("unet", **plan.arguments()) == plan
+    assert networks.plan("unet").arguments().keys() == {"input_channels", "classes", *UNetPlan.schema()}
+    assert UNetPlan(input_channels=3).image_channels == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"context_sections": 11}, r"context_sections: found 11, expected .* at most 10"),
+        ({"context_sections": True}, r"context_sections: found True"),
+        ({"context_sections": "1"}, r"context_sections: found '1'"),
+        ({"context_sections": 1, "input_channels": 4}, r"input_channels: found 4, expected a multiple of 3"),
+    ],
+)
+def test_impossible_numbers_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        networks.plan("unet", **arguments)
+
+
+def test_single_sections_have_no_neighbours_to_learn_from():
+    plan = networks.plan("unet", context_sections=1)
+    plan.require_neighbours([1, 2])
+    networks.plan("unet").require_neighbours([1, 1])
+    with pytest.raises(InputError, match=r"context_sections: found 1, but each training volume has a single"):
+        plan.require_neighbours([1, 1])
+
+
+def test_the_dry_run_names_what_takes_the_place_of_neighbours():
+    rows = {
+        name: Row(name, "a.tif", None, sections, "train")
+        for name, sections in (("a", ""), ("b", "5-9,0-4"), ("c", "0-3,5,8-9"), ("d", "2"), ("e", "3"))
+    }
+    shapes = {"a": (4, 9, 9), "b": (10, 9, 9), "c": (7, 9, 9), "d": (1, 9, 9), "e": (1, 9, 9)}
+    plan = networks.plan("unet", context_sections=1)
+    assert study.neighbours_note(plan, rows, shapes) == (
+        "context_sections: unet sees 1 section before and after each. d and 1 more volumes have a single "
+        "section, which takes the place of its neighbours. Sections that are not adjacent in the file are "
+        "taken for neighbours: 3 and 5 of c and 1 more pairs."
+    )
+    assert study.neighbours_note(networks.plan("unet"), rows, shapes) == ""
+    stacks = {name: rows[name] for name in "ab"}
+    assert study.neighbours_note(plan, stacks, {name: shapes[name] for name in "ab"}) == ""
+
+
+# ---------------------------------------------------------------------------------- transfer
+
+
+def built(seed, channels=1, context=0):
+    torch.manual_seed(seed)
+    plan = networks.plan("unet", **SMALL, image_channels=channels, context_sections=context)
+    return plan.build().double().eval()
+
+
+def outputs(network, *sections):
+    with torch.no_grad():
+        return network(torch.cat(sections)[None])
+
+
+# (channels, neighbours) of the source and the target; which sections the source sees instead of -2 ... 2
+STARTS = [
+    ((1, 0), (1, 1), [0]),
+    ((2, 0), (2, 2), [0]),
+    ((1, 1), (1, 2), [-1, 0, 1]),
+    ((1, 1), (1, 0), [0, 0, 0]),
+    ((2, 2), (2, 1), [-1, -1, 0, 1, 1]),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "seen"), STARTS)
+def test_the_first_layer_keeps_its_kernels_for_the_sections_that_both_networks_see(before, after, seen):
+    source, target = built(0, *before), built(1, *after)
+    found = transfer.match(source.plan, target.plan)
+    transfer.transfer(found, source, target)
+    assert found.sections == ["down.0.0"] and not found.initialised and not found.summed
+    assert found.summary()["sections"] == ["down.0.0"] and "down.0.0" not in found.summary()["copied"]
+    rng = torch.Generator().manual_seed(2)
+    stack = {z: torch.rand(after[0], 40, 40, generator=rng, dtype=torch.double) for z in range(-2, 3)}
+    there = [stack[z] for z in range(-after[1], after[1] + 1)]
+    expected = outputs(source, *(stack[z] for z in seen))
+    torch.testing.assert_close(outputs(target, *there), expected, rtol=0, atol=1e-12)
+
+
+def test_kernels_of_colours_are_summed_for_the_section_in_the_middle():
+    source, target = built(0, channels=3), built(1, context=1)
+    found = transfer.match(source.plan, target.plan)
+    transfer.transfer(found, source, target)
+    assert found.sections == ["down.0.0"] and not found.initialised
+    a, b, c = torch.rand(3, 1, 40, 40, dtype=torch.double)
+    torch.testing.assert_close(outputs(target, a, b, c), outputs(source, b, b, b), rtol=0, atol=1e-12)
+
+
+def test_sections_are_not_taken_for_colours():
+    """Both first layers have three channels."""
+    found = transfer.match(built(0, context=1).plan, built(1, channels=3).plan)
+    assert found.initialised == ["down.0.0"] and not found.sections and not found.summed
+
+
+def test_the_normalisation_is_kept_if_images_have_the_same_channels():
+    plain, seeing, colours = built(0).plan, built(0, context=1).plan, built(0, channels=3).plan
+    assert transfer.keeps_normalisation(plain, seeing) and transfer.keeps_normalisation(seeing, plain)
+    assert not transfer.keeps_normalisation(seeing, colours)
+    with pytest.raises(InputError, match=r"trained on 1 channels, and these images have 3"):
+        transfer.keeps_normalisation(seeing, colours, True)
