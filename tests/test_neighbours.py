@@ -2,16 +2,23 @@
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
+import tifffile
 import torch
 from bordure import study
 from hypothesis import given
 from hypothesis import strategies as st
+from test_training import run as run_training
+from test_training import write_dataset as write_dataset_of_squares
+from test_workflow import CONFIG, snakemake, write
+from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline_lib import layout, networks
+from pipeline_lib import cli, layout, networks, tasks
 from pipeline_lib.data.augment import Augmentation, draw
 from pipeline_lib.data.gray import summary
 from pipeline_lib.data.normalisation import measure
@@ -25,9 +32,16 @@ from pipeline_lib.networks import transfer
 from pipeline_lib.networks.model import Model
 from pipeline_lib.networks.unet import UNetPlan
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import write_json
+from pipeline_lib.stages.dataset import build_weight_map, measure_statistics
+from pipeline_lib.stages.detection import detect
 from pipeline_lib.stages.joining import join_predictions
+from pipeline_lib.stages.masks import predict_masks
 from pipeline_lib.stages.prediction import predict
+from pipeline_lib.tasks.detection.patches import BoxAugmentation
+from pipeline_lib.tasks.detection.truth import BoxTruth
 from pipeline_lib.tasks.segmentation.task import Background
+from pipeline_lib.training import speed
 
 CPU = torch.device("cpu")
 SMALL = {"depth": 1, "base_channels": 3}
@@ -369,3 +383,201 @@ def test_the_normalisation_is_kept_if_images_have_the_same_channels():
     assert not transfer.keeps_normalisation(seeing, colours)
     with pytest.raises(InputError, match=r"trained on 1 channels, and these images have 3"):
         transfer.keeps_normalisation(seeing, colours, True)
+
+
+# ---------------------------------------------------------------------------------- training and detectors
+
+
+def test_a_network_learns_what_only_its_neighbours_show(tmp_path):
+    """Of two sections, each shows the cells of the other."""
+    for seed, name in enumerate(("train", "validation")):
+        path = write_dataset_of_squares(tmp_path / f"{name}.h5", seed, sections=2)
+        with h5py.File(path, "a") as file:
+            for array in (file["raw"], file["labels"], file["separation_border"]):  # other places in each
+                array[..., 1, :, :] = np.roll(array[..., 1, :, :], (4, 4), (-2, -1))
+            file["raw"][:] = file["raw"][:][:, ::-1]
+    measure_statistics([tmp_path / "train.h5"], tmp_path / "statistics.json")
+    for name in ("train", "validation"):
+        weights = tmp_path / f"{name}_weights.h5"
+        build_weight_map(tmp_path / f"{name}.h5", tmp_path / "statistics.json", weights, w0=0)
+    splits = [[tmp_path / f"{name}{end}.h5"] for name in ("train", "validation") for end in ("", "_weights")]
+    losses = {}
+    for context in (0, 1):
+        network = {
+            "name": "unet",
+            "depth": 1,
+            "base_channels": 6,
+            "dropout": 0.0,
+            "context_sections": context,
+        }
+        run_training(
+            [*splits, tmp_path / "statistics.json"],
+            tmp_path / f"{context}",
+            network,
+            iterations=200,
+            validation_interval=100,
+        )
+        losses[context] = pd.read_csv(tmp_path / f"{context}/history.csv").validation_loss.min()
+        assert Model.load(tmp_path / f"{context}/model.pt").plan.context_sections == context
+    assert losses[1] < 0.4 * losses[0]
+
+
+def test_a_training_on_single_sections_is_refused(tmp_path):
+    path = write_dataset_of_squares(tmp_path / "one.h5", 0, sections=1)
+    measure_statistics([path], tmp_path / "statistics.json")
+    build_weight_map(path, tmp_path / "statistics.json", tmp_path / "weights.h5")
+    inputs = [[path], [tmp_path / "weights.h5"]] * 2 + [tmp_path / "statistics.json"]
+    network = {"name": "unet", **SMALL, "context_sections": 1}
+    with pytest.raises(InputError, match=r"each training volume has a single section"):
+        run_training(inputs, tmp_path, network)
+
+
+def test_the_speed_of_a_training_is_measured_with_all_channels(monkeypatch):
+    with FlopCounterMode(display=False) as counter:
+        monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=counter.get_total_flops))
+        training = {"tile": 32, "device": "cpu", "precision": "float32"}
+        found = speed.measure_speed(
+            SMALL | {"context_sections": 1}, training, {"section_jitter": 2.0}, channels=2, seconds=0
+        )
+    with FlopCounterMode(display=False) as counter:
+        networks.plan("unet", **SMALL, input_channels=6).build()(torch.zeros(1, 6, 32, 32)).sum().backward()
+    assert found == counter.get_total_flops()
+
+
+SSD = {"channels": [3, 4, 4], "convolutions": 1, "heads": 2, "sizes": [8, 16], "masks": True}
+
+
+def test_a_detector_finds_boxes_and_masks_in_the_section_that_it_looks_at(tmp_path):
+    stack = some(1, 3, 90, 70)
+    write_dataset(tmp_path / "dataset.h5", stack)
+    torch.manual_seed(0)
+    plain = networks.plan("ssd", **SSD).build()
+    seeing = networks.plan("ssd", **SSD, context_sections=1).build()
+    state = plain.state_dict()
+    kernel = torch.zeros_like(seeing.levels[0][0].weight)
+    kernel[:, 2] = state["levels.0.0.weight"][:, 0]  # the section after the one in the middle
+    seeing.load_state_dict(state | {"levels.0.0.weight": kernel})
+    found = {}
+    for name, network in (("plain", plain), ("seeing", seeing)):
+        model = tmp_path / f"{name}.pt"
+        Model(network.plan, network, measure("mean_std", [stack]), task="detection").save(model)
+        predict(tmp_path / "dataset.h5", model, tmp_path / f"{name}.h5", precision="float32", device="cpu")
+        boxes = tmp_path / f"{name}_boxes.h5"
+        detect([tmp_path / f"{name}.h5"], boxes, shape=stack.shape[1:])
+        if name == "plain":
+            with h5py.File(boxes) as file:
+                threshold = float(np.sort(file["box_score"][:])[-60])
+            write_json(tmp_path / "score.json", {"threshold": round(threshold, 3)})
+        labels = tmp_path / f"{name}_labels.h5"
+        settings = {"precision": "float32", "device": "cpu"}
+        predict_masks(tmp_path / "dataset.h5", model, boxes, tmp_path / "score.json", labels, **settings)
+        with h5py.File(labels) as file:
+            found[name] = file["labels"][:]
+    assert all((section > 0).any() for section in found["plain"])
+    for z, shown in enumerate((1, 2, 1)):
+        numbers, expected = found["seeing"][z], found["plain"][shown]
+        assert np.array_equal(numbers > 0, expected > 0)
+        pairs = np.unique(np.stack([numbers, expected])[:, numbers > 0], axis=1).shape[1]
+        assert pairs == len(np.unique(numbers)) - 1 == len(np.unique(expected)) - 1
+    assert not np.array_equal(found["plain"][0] > 0, found["plain"][1] > 0)
+
+
+def test_patches_of_a_detector_have_neighbours_that_jitter():
+    """In a ramp, as above. The boxes to learn stay where they are."""
+    stack = ramp(3, 300)
+    boxes = np.array([[y, x, y + 12.0, x + 10] for y in range(10, 280, 30) for x in range(10, 280, 30)])
+    kinds = {"kind": np.ones(len(boxes), np.uint8), "state": np.zeros(len(boxes), np.uint8)}
+    truth = BoxTruth((3, 300, 300), boxes, np.ones(len(boxes), np.int64), *kinds.values(), 1)
+    plan = networks.plan("ssd", **SSD | {"masks": False}, context_sections=1)
+    plain = BoxAugmentation(gain=0, offset=0, gamma=0, noise=0, interpolation="bilinear")
+    still, moving = (
+        tasks.load("detection").patches(
+            plan,
+            [Volume(with_neighbours(stack, 1), truth)],
+            measure("none", [stack]),
+            plan.geometry.context,
+            plan.geometry.input_size(40),
+            augmentation,
+            0,
+        )
+        for augmentation in (plain, replace(plain, section_jitter=6.0))
+    )
+    count = 0
+    for number in range(30):
+        before, after = still.move(still.read(number), CPU), moving.move(moving.read(number), CPU)
+        assert torch.equal(before.truth, after.truth) and after.image.shape[1] == 3
+        region = moving.read(number)
+        if region.image.shape[1:] != (2 * (region.image.shape[1] // 2) + 1,) * 2:
+            continue
+        if not np.allclose(region.centre, region.image.shape[1] // 2, atol=1):
+            continue  # at an edge of the section, where the ramp is mirrored
+        count += 1
+        for section, shift in zip(after.image[0], region.transform.shifts, strict=True):
+            np.testing.assert_allclose(section, before.image[0, 1] + SLOPE @ shift, atol=1e-2)
+    assert count > 5
+
+
+# ---------------------------------------------------------------------------------- runs
+
+
+STACK = CONFIG | {
+    "drawing": CONFIG["drawing"] | {"sections": 6},
+    "network": CONFIG["network"] | {"context_sections": 1},
+    "augmentation": {"section_jitter": 1.5},
+}
+TABLE = """volume\timages\tannotation\tsections\tsplit
+learn\timages.tif\tlabels.tif\t0-1\ttrain
+choose\timages.tif\tlabels.tif\t2\tvalidation
+score\timages.tif\tlabels.tif\t3\ttest
+new\timages.tif\t\t3-5\tpredict
+"""
+
+
+@pytest.mark.slow
+def test_a_run_with_neighbours_and_its_model_on_new_stacks(tmp_path, capsys):
+    answer = snakemake(tmp_path, *write(tmp_path, STACK, TABLE))
+    assert answer.returncode == 0, answer.stderr
+    assert (
+        "context_sections: unet sees 1 section before and after each. choose and 1 more volumes have"
+        in answer.stderr
+    )
+    results = tmp_path / "results"
+    model = Model.load(results / "model.pt")
+    assert (model.plan.input_channels, model.plan.context_sections) == (3, 1)
+    assert model.provenance["settings"]["network"]["context_sections"] == 1
+    stack = tifffile.imread(results / "drawn/images.tif")[3:]
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "single.tif", stack[1], photometric="minisblack")
+    images = [str(tmp_path / f"{name}.tif") for name in ("stack", "single")]
+    words = ["predict", str(results / "model.pt"), *images, "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert cli.main(words) == 0
+    assert "single: a single section, but the network was trained with 1 section" in capsys.readouterr().err
+    found, alone = (
+        tifffile.imread(tmp_path / f"out/{name}_cell_probability.tif") for name in ("stack", "single")
+    )
+    expected = tifffile.imread(results / "segmentation/new_cell_probability.tif")
+    np.testing.assert_array_equal(found, expected)
+    assert np.abs(alone.squeeze() - found[1]).max() > 1e-4
+
+    apply = {"volumes": "volumes.tsv", "data_dir": ".", "model": "results/model.pt", "results": "applied"}
+    rows = "volume\timages\tannotation\tsections\tsplit\na\tstack.tif\t\t0,2\tpredict\n"
+    answer = snakemake(tmp_path, "-n", *write(tmp_path, apply, rows))
+    assert answer.returncode == 0, answer.stderr
+    assert "not adjacent in the file are taken for neighbours: 0 and 2 of a." in answer.stderr
+
+
+def test_variants_of_a_study_can_see_neighbours(tmp_path):
+    seeing = {"network": {"context_sections": 1}, "augmentation": {"section_jitter": 2}}
+    config = CONFIG | {"study": {"variants": {"alone": {}, "seeing": seeing}, "minutes": 1}}
+    answer = snakemake(tmp_path, "-n", *write(tmp_path, config))
+    assert answer.returncode == 0, answer.stderr
+    assert "seeing: context_sections: unet sees 1 section before and after each." in answer.stderr
+    models = study.models(study.variants(config), [(["learn"], ["choose"])], 2)
+    assert [model.plan.input_channels for model in models.values()] == [2, 6]
+    assert models["seeing"].step["channels"] == 2
+    answer = snakemake(tmp_path, "-n", *write(tmp_path, config | {"augmentation": {"section_jitter": 2}}))
+    assert answer.returncode == 1
+    assert "study.variants.alone: config key `augmentation.section_jitter`: found 2, but" in answer.stderr
+    answer = snakemake(tmp_path, "-n", *write(tmp_path, STACK, TABLE.replace("0-1\ttrain", "0\ttrain")))
+    assert answer.returncode == 1
+    assert "error: network.context_sections: found 1, but each training volume has a single" in answer.stderr
