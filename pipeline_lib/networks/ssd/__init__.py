@@ -44,9 +44,11 @@ class SSDPlan(Plan):
     Parameters
     ----------
     input_channels : int, default 1
-        Number of channels of the images.
+        Number of channels of the input.
     classes : int, default 2
         Number of classes of the task, including the background.
+    context_sections : int, default 0
+        Number of neighbouring sections on each side that the network sees.
     channels : sequence of int, default (64, 128, 256, 512, 512)
         Number of channels of each level.
     convolutions : int, default 2
