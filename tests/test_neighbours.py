@@ -40,7 +40,7 @@ from pipeline_lib.stages.masks import predict_masks
 from pipeline_lib.stages.prediction import predict
 from pipeline_lib.tasks.detection.patches import BoxAugmentation
 from pipeline_lib.tasks.detection.truth import BoxTruth
-from pipeline_lib.tasks.segmentation.task import Background
+from pipeline_lib.tasks.segmentation.task import PixelTruth
 from pipeline_lib.training import speed
 
 CPU = torch.device("cpu")
@@ -208,7 +208,10 @@ SLOPE = np.array([3.0, 1.0])  # of the gray levels along rows and columns
 
 
 def patches(stacks, augmentation, context=1):
-    volumes = [Volume(with_neighbours(s, context), Background(s.shape[1:])) for s in stacks]
+    """Return patches whose weights are the gray levels of the first channel."""
+    zeros = [np.zeros(s.shape[1:], np.uint8) for s in stacks]
+    truths = [PixelTruth(z, z, s[0]) for s, z in zip(stacks, zeros, strict=True)]
+    volumes = [Volume(with_neighbours(s, context), t) for s, t in zip(stacks, truths, strict=True)]
     return Patches(volumes, measure("none", stacks), GEOMETRY.context, TILE, augmentation, seed=0)
 
 
@@ -256,7 +259,8 @@ def test_jitter_shifts_each_neighbour_and_neither_the_middle_nor_its_truth(conte
             continue  # at an edge of the section, where the ramp is mirrored
         count += 1
         (image_before, truth_before), (image, truth) = still.move(before, CPU), moving.move(after, CPU)
-        assert torch.equal(truth, truth_before)
+        # the truth is that of the nearest pixel, which rounding may change where two are as near
+        assert (truth != truth_before).float().mean() < 0.01
         assert torch.equal(image_before, image_before[:, :1].expand_as(image_before))  # sections are equal
         for section, shift in zip(image[0], shifts, strict=True):
             np.testing.assert_allclose(section, image_before[0, 0] + SLOPE @ shift, atol=1e-2)
