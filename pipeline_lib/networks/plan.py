@@ -259,6 +259,11 @@ class Plan(ABC):
         return self.input_channels // sections_seen(self.context_sections)
 
     @property
+    def neighbour_bytes_per_pixel(self) -> int:
+        """Bytes of neighbouring sections in memory in a forward pass without gradient, per input pixel."""
+        return memory.CONTEXT_TILE_BYTES * (self.input_channels - self.image_channels)
+
+    @property
     def reduction(self) -> int:
         """Side of the square of the image that one pixel of the output describes (px)."""
         return 1
@@ -364,8 +369,7 @@ class Plan(ABC):
         float
             Bytes per pixel of the input tile.
         """
-        of_neighbours = memory.CONTEXT_TILE_BYTES * (self.input_channels - self.image_channels)
-        return self.values_per_pixel * bytes_of_value + of_neighbours
+        return self.values_per_pixel * bytes_of_value + self.neighbour_bytes_per_pixel
 
     def example(self) -> Self:
         """Return the plan with examples of the settings that a run chooses from training images.

@@ -114,13 +114,13 @@ def match(source: Plan, target: Plan, same_classes: bool = True) -> Match:
         of_classes = {layer for layer, shapes in new.items() if more.get(layer) != shapes}
     # layers that the old network would have for the input of the new one, if kernels can be adapted to it
     adapted: _Shapes = {}
-    images = source.image_channels, target.image_channels
+    other_channels = source.image_channels != target.image_channels
     other_sections = source.context_sections != target.context_sections
-    if (images[0] == images[1] and other_sections) or images == (3, 1):
+    if not other_channels or (source.image_channels, target.image_channels) == (3, 1):
         seen = {"input_channels": target.input_channels, "context_sections": target.context_sections}
         adapted = _shapes(dataclasses.replace(source, **seen))
     of_input: set[str] = set()
-    if images[0] != images[1] or other_sections:  # the same shape could mean sections instead of colours
+    if other_channels or other_sections:  # the same shape could mean sections instead of colours
         more = _shapes(dataclasses.replace(target, input_channels=2 * target.input_channels))
         of_input = {layer for layer, shapes in new.items() if more.get(layer) != shapes}
     fitting = {layer: shapes for layer, shapes in new.items() if layer not in of_classes}
@@ -163,8 +163,8 @@ def transfer(found: Match, source: Network, target: Network) -> None:
         if _layer(name) in found.copied:
             tensor.copy_(tensors[name])
         elif _layer(name) in (*found.summed, *found.sections):
-            same = tensors[name].shape == tensor.shape and tensor.ndim == 1  # a bias
-            tensor.copy_(tensors[name] if same else _adapted(tensors[name], source.plan, target.plan))
+            is_bias = tensor.ndim == 1
+            tensor.copy_(tensors[name] if is_bias else _adapted(tensors[name], source.plan, target.plan))
 
 
 def plan_of(path: str | Path) -> Plan:
@@ -288,9 +288,8 @@ def _parts(shapes: _Shapes) -> str:
 
 def _adapted(kernel: Tensor, source: Plan, target: Plan) -> Tensor:
     """Return the kernel of a first layer for the sections and channels of the images of another network."""
-    channels = target.image_channels
     by_section = kernel.unflatten(1, (-1, source.image_channels))
-    if channels < source.image_channels:
+    if target.image_channels < source.image_channels:
         by_section = by_section.sum(2, keepdim=True)
     new = kernel.new_zeros(len(kernel), sections_seen(target.context_sections), *by_section.shape[2:])
     for offset, own in enumerate(by_section.unbind(1), -source.context_sections):
