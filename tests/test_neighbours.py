@@ -97,8 +97,9 @@ def test_each_section_is_read_and_normalised_as_if_alone(tmp_path, kind):
 # ---------------------------------------------------------------------------------- prediction
 
 
-def write_dataset(path, stack):
+def write_dataset(path, stack, pixel_size=None):
     with layout.create(path, {}) as file:
+        layout.write_pixel_size(file, pixel_size)
         layout.add(file, layout.RAW, stack.shape, stack.dtype)[:] = stack
         layout.write_findings(file, {"gray": summary(stack), "annotation": None})
 
@@ -113,7 +114,9 @@ def write_model(path, stack, offset, context):
     kernel[:, context + offset] = state["down.0.0.weight"][:, 0]
     seeing.load_state_dict(state | {"down.0.0.weight": kernel})
     for name, network in (("plain", plain), ("seeing", seeing)):
-        Model(network.plan, network, measure("mean_std", [stack])).save(path / f"{name}.pt")
+        Model(network.plan, network, measure("mean_std", [stack]), pixel_size=(1.0, 1.0)).save(
+            path / f"{name}.pt"
+        )
 
 
 def probability(path):
@@ -126,15 +129,22 @@ def predicted(folder, model, output, dataset="dataset.h5", **settings):
     return probability(folder / output)
 
 
-@pytest.mark.parametrize(("context", "offset"), [(1, -1), (1, 0), (1, 1), (2, -2), (2, 1)])
+@pytest.mark.parametrize(
+    ("context", "offset", "match"),
+    [(1, -1, False), (1, 0, False), (1, 1, False), (2, -2, False), (2, 1, True)],
+)
 def test_a_network_that_looks_at_one_neighbour_predicts_what_belongs_to_that_section(
-    tmp_path, context, offset
+    tmp_path, context, offset, match
 ):
+    """Also if images are resampled to the pixel size of the model."""
     stack = some(1, 4, 40, 33)
-    write_dataset(tmp_path / "dataset.h5", stack)
+    write_dataset(tmp_path / "dataset.h5", stack, (0.6, 1.5))
     write_model(tmp_path, stack, offset, context)
     assert Model.load(tmp_path / "seeing.pt").plan.context_sections == context
-    alone, found = predicted(tmp_path, "plain.pt", "a.h5"), predicted(tmp_path, "seeing.pt", "b.h5")
+    alone, found = (
+        predicted(tmp_path, f"{name}.pt", f"{name}.h5", match_pixel_size=match)
+        for name in ("plain", "seeing")
+    )
     shown = padded(np.arange(4).reshape(1, 4, 1, 1), context).ravel()[context + offset :][:4]
     np.testing.assert_allclose(found, alone[shown], rtol=0, atol=1e-6)
     assert np.abs(alone[1:] - alone[:-1]).max(axis=(1, 2)).min() > 0.01  # sections differ
@@ -393,7 +403,7 @@ def test_the_normalisation_is_kept_if_images_have_the_same_channels():
 
 
 def test_a_network_learns_what_only_its_neighbours_show(tmp_path):
-    """Of two sections, each shows the cells of the other."""
+    """Each of two sections shows the cells of the other."""
     for seed, name in enumerate(("train", "validation")):
         path = write_dataset_of_squares(tmp_path / f"{name}.h5", seed, sections=2)
         with h5py.File(path, "a") as file:
