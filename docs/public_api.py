@@ -117,6 +117,7 @@ GROUPS = {
         "pipeline_lib.networks.unet": "U-Net: plan",
         "pipeline_lib.networks.unet.module": "U-Net: module",
         "pipeline_lib.inference.tiling": "Overlap-tile",
+        "pipeline_lib.inference.neighbours": "Neighbouring sections",
         "pipeline_lib.inference.resampling": "Resampling",
         "pipeline_lib.instances.labelling": "Labelling",
         "pipeline_lib.kernels.blocks": "Blocks and parts",

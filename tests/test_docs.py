@@ -18,7 +18,7 @@ import pytest
 import tifffile
 import warm
 import yaml
-from bordure import settings
+from bordure import settings, study
 
 from pipeline_lib import layout, networks
 from pipeline_lib.data import volumes
@@ -225,7 +225,9 @@ def test_own_images_shows_a_valid_config():
 
 
 def test_choose_network_shows_a_valid_config_and_the_context_of_its_networks():
-    [shown] = blocks("howto/choose-network.md", r"^```yaml\n(.*?)^```$")
+    shown, of_neighbours = blocks("howto/choose-network.md", r"^```yaml\n(.*?)^```$")
+    neighbours = settings.complete(yaml.safe_load(of_neighbours) | {"volumes": "my.tsv"})
+    study.require_task(neighbours, networks.plan(**neighbours["network"]))
     config = settings.complete(yaml.safe_load(shown) | {"volumes": "my.tsv"})
     networks.plan(**config["network"]).require_tile(config["training"]["tile"], "training.tile")
     rows = blocks(

@@ -196,7 +196,7 @@ def _most_at_a_time(options: Options, described: Json, images: Sequence[Path], t
         ):
             height, width = map(plan.geometry.input_size, found.shape[2:])
             largest = max(largest, height * width)
-    need = memory.TORCH_PROCESS_BYTES + memory.KEPT * 4 * plan.values_per_pixel * largest
+    need = memory.TORCH_PROCESS_BYTES + memory.KEPT * plan.tile_bytes_per_pixel() * largest
     return max(min(cores() // threads + 1, len(images), int(options.memory * 1e9 / need)), 1)
 
 

@@ -117,7 +117,7 @@ def choose_network(survey: Survey, preset: str, gpu: bool) -> Network:
     diameter = survey.diameter
     depth = 3 if not gpu and diameter <= 80 else 4
     base = 64 if gpu else 16
-    plan = networks.plan("unet", depth=depth, base_channels=base, input_channels=survey.channels)
+    plan = networks.plan("unet", depth=depth, base_channels=base, image_channels=survey.channels)
     side = min(min(height, width) for _, height, width in survey.shapes)
     output = min(side, 388 if gpu else 212)
     tile = plan.geometry.input_size(output)

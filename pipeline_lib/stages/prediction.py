@@ -16,6 +16,7 @@ import torch
 
 from pipeline_lib import layout, provenance, tasks
 from pipeline_lib.inference import passes, tiling
+from pipeline_lib.inference.neighbours import with_neighbours
 from pipeline_lib.inference.resampling import Resampled
 from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.kernels import blocks
@@ -24,7 +25,7 @@ from pipeline_lib.networks.folding import fold
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.progress import Progress
 from pipeline_lib.runtime.types import Json
 
@@ -109,6 +110,8 @@ def predict(
             step = _step(layout.pixel_size(source), trained.pixel_size, match_pixel_size, dataset)
             images = raw if step is None else Resampled(raw, step)
             trained.normalisation.check(images, dataset, layout.findings(source)["gray"])
+            images = with_neighbours(images, trained.plan.context_sections)
+            _log_neighbours(dataset, trained.plan.context_sections, raw.shape[1])
             share = blocks.parts(raw.shape[1:], jobs)[part - 1]
             sections = range(raw.shape[1])[share.sections]
             shape = (len(sections), share.rows.stop - share.rows.start, raw.shape[3])
@@ -141,7 +144,7 @@ def predict(
                 if step is not None:
                     _scale_boxes(file[layout.BOXES.name], step, rows.start, share.rows.start)
             else:
-                with _section(output, task, images.shape[2:]) as (section, arrays):
+                with _section(output, task, (images.shape[2], images.shape[3])) as (section, arrays):
                     resample = partial(Resampled, step=(1 / step[0], 1 / step[1]), shape=raw.shape[2:])
                     backs = {name: resample(array) for name, array in arrays.items()}
                     needed = next(iter(backs.values())).source(0, share.rows)
@@ -164,6 +167,23 @@ def predict(
             chosen_device,
             str(dtype).removeprefix("torch."),
             size,
+        )
+
+
+def _log_neighbours(dataset: str | Path, context_sections: int, depth: int) -> None:
+    """Log what takes the place of neighbouring sections that a network sees."""
+    if context_sections and depth == 1:
+        logger.warning(
+            "volume %s: a single section, but the network was trained with %s before and after each. The "
+            "section itself takes their place, and the result may be worse than in a stack.",
+            Path(dataset).stem,
+            several(context_sections, "section"),
+        )
+    elif context_sections:
+        logger.info(
+            "%s: the network sees %s before and after each; beyond the first and last, the stack is mirrored",
+            dataset,
+            several(context_sections, "section"),
         )
 
 

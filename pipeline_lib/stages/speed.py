@@ -59,7 +59,7 @@ def measure(
     with provenance.making("measure_speed", [output], [], **settings, minutes=minutes):
         of_classes: Json = {"classes": classes, "cells": cells} if len(classes) > 2 else {}
         task = tasks.load(networks.plan_type(network["name"]).task, **of_classes)
-        plan = networks.plan(**network, input_channels=channels, classes=task.classes).example()
+        plan = networks.plan(**network, image_channels=channels, classes=task.classes).example()
         per_iteration = min(
             measure_speed(network, training, augmentation, channels=channels, **of_classes, threads=threads)
             for _ in range(ROUNDS)

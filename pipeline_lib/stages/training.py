@@ -29,11 +29,12 @@ from torch import Tensor
 
 from pipeline_lib import layout, networks, provenance, tasks
 from pipeline_lib.data.normalisation import Normalisation
-from pipeline_lib.data.patches import PixelwiseTruth, open_volumes
+from pipeline_lib.data.patches import PixelwiseTruth, Volume, open_volumes
 from pipeline_lib.data.sampling import ClassBalanced
 from pipeline_lib.inference import passes
+from pipeline_lib.inference.neighbours import with_neighbours
 from pipeline_lib.kernels.pixelsize import pair
-from pipeline_lib.networks import transfer
+from pipeline_lib.networks import Plan, transfer
 from pipeline_lib.networks.model import Model
 from pipeline_lib.networks.module import Network
 from pipeline_lib.runtime import devices
@@ -148,7 +149,7 @@ def train(
             "learns boxes. Remove these settings."
         )
     plan = networks.plan(
-        **network | sizes, input_channels=len(normalisation.scale), classes=trained_task.classes
+        **network | sizes, image_channels=len(normalisation.scale), classes=trained_task.classes
     )
     plan.require_training(dataclasses.asdict(settings))
     output = plan.geometry.output_size(settings.tile)
@@ -242,6 +243,8 @@ def train(
                     with layout.require(file) as source:
                         gray = layout.findings(source)["gray"]
                     _check_gray_levels(normalisation, volume.raw, file, gray, started)
+                plan.require_neighbours(volume.truth.shape[0] for volume in volumes)
+                volumes, validation_volumes = _as_seen(plan, volumes), _as_seen(plan, validation_volumes)
                 balanced, w_c = None, np.ones(trained_task.classes)
                 if trained_task.pixelwise:
                     truths = [cast("PixelwiseTruth", volume.truth) for volume in volumes]
@@ -321,6 +324,11 @@ def _class_weights(
     return found[0]
 
 
+def _as_seen(plan: Plan, volumes: Sequence[Volume]) -> list[Volume]:
+    """Return volumes whose images have the neighbouring sections that a network sees as channels."""
+    return [volume._replace(raw=with_neighbours(volume.raw, plan.context_sections)) for volume in volumes]
+
+
 def _describe_shares(task: tasks.Task, pixels: np.ndarray, trained: np.ndarray) -> str:
     """Return the shares of the classes in the images and in the training, in one line for the log."""
     shares = zip(task.class_names, pixels / pixels.sum(), trained, strict=True)
@@ -348,16 +356,18 @@ def _log_start(started: Json, path: str | Path, normalisation: Normalisation) ->
     for what, title in (
         ("copied", "copied"),
         ("summed", "copied, with kernels summed over the channels"),
+        ("sections", "copied, with kernels for other neighbouring sections"),
         ("initialised", "not in the model, or of another shape; initialised"),
         ("left_out", "left out"),
     ):
-        if started[what] or what != "summed":
+        layers = started.get(what, [])
+        if layers or what not in ("summed", "sections"):
             logger.info(
                 "starting from %s (%s): %s: %s",
                 path,
                 started["network"],
                 title,
-                ", ".join(started[what]) or "none",
+                ", ".join(layers) or "none",
             )
     logger.info(
         "normalisation (%s): %s",

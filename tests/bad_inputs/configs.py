@@ -80,6 +80,12 @@ for name, more in {
     "learning rate of a part that is frozen": "freeze: [down], learning_rate_factors: {down.0: 0.1}",
 }.items():
     add(name, write_config, "", CONFIG.replace("tile: 44", f"tile: 44, {more}"))
+for number, name in {
+    1: "neighbouring sections of a single one",
+    11: "more neighbours than are possible",
+}.items():
+    add(name, write_config, "", CONFIG.replace("depth: 1", f"depth: 1, context_sections: {number}"))
+add("shift of neighbours that the network does not see", write_config, "augmentation: {section_jitter: 2}\n")
 add("missing table of volumes", write_config, "", CONFIG.replace("volumes.tsv", "none.tsv"))
 add("missing model", write_config, "model: none.pt\n")
 add("table instead of a model", write_config, "model: volumes.tsv\n")

@@ -110,7 +110,12 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
     config = next(iter(variants.values()))
     if "folds" in config:
         folds.divide(rows, {name: images.sections for name, images in found.items()}, config["folds"])
-    starts.require_starts(study.models(variants, [([], [])], 1), config["results"], Path)
+    learned = [row.volume for row in rows if row.split == "train"]
+    models = study.models(variants, [(learned, [])], 1)
+    for model in models.values() if learned else ():
+        study.require_task(model.settings, model.plan)
+        model.plan.require_neighbours(found[name].sections for name in model.train)
+    starts.require_starts(models, config["results"], Path)
     return rows, config
 
 

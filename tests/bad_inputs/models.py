@@ -120,6 +120,12 @@ add(
     "depth that does not match the parameters",
     lambda: write_model(arguments={"input_channels": 1, "depth": 2, "base_channels": 2}),
 )
+add(
+    "channels that are not those of three sections",
+    lambda: write_model(
+        arguments={"input_channels": 1, "depth": 1, "base_channels": 2, "context_sections": 1}
+    ),
+)
 add("missing normalisation", lambda: write_model(normalisation={}))
 
 

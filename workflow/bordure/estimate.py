@@ -63,7 +63,7 @@ def describe_run(
         training, prediction = own["training"], own["prediction"]
         classes = Classes.chosen(own["dataset"])
         channels = imageio.number_of(own["dataset"]["channels"])
-        plan = networks.plan(**own["network"], input_channels=channels, classes=len(classes))
+        plan = networks.plan(**own["network"], image_channels=channels, classes=len(classes))
         pixels_per_step = training["batch"] * plan.geometry.output_size(training["tile"]) ** 2
         per_pixel = per_step[name] / pixels_per_step * FORWARD
         validations = math.ceil(training["iterations"] / training["validation_interval"])

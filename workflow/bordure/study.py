@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,8 +13,11 @@ from dataclasses import dataclass
 
 from bordure.settings import complete, read_schema
 from pipeline_lib import networks
+from pipeline_lib.data.volumes import Volume
+from pipeline_lib.imageio import section_ranges
 from pipeline_lib.networks import Plan
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import several
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.tasks.segmentation.baselines import BASELINES
 from pipeline_lib.tasks.segmentation.classes import Classes
@@ -95,7 +99,7 @@ class Model:
             "network": self.settings["network"],
             "training": {key: training[key] for key in OF_STEP if key in training},
             "augmentation": self.settings["augmentation"],
-            "channels": self.plan.input_channels,
+            "channels": self.plan.image_channels,
             "classes": [*self.classes.names],
             "cells": [*self.classes.cells],
         }
@@ -305,7 +309,7 @@ def _plan(network: Json, channels: int, classes: Classes) -> Plan:
     """Return the plan of a network. A detector distinguishes the classes of cells from the background."""
     detects = networks.plan_type(network["name"]).task == "detection"
     return networks.plan(
-        **network, input_channels=channels, classes=1 + len(classes.cells) if detects else len(classes)
+        **network, image_channels=channels, classes=1 + len(classes.cells) if detects else len(classes)
     )
 
 
@@ -336,6 +340,11 @@ def require_task(settings: Json, plan: Plan) -> None:
         "training.sampling": training.get("sampling") == "class_balanced",
     }
     boxes = {"augmentation.smallest_window": "smallest_window" in settings["augmentation"]}
+    if (jitter := settings["augmentation"].get("section_jitter")) and not plan.context_sections:
+        raise InputError(
+            f"config key `augmentation.section_jitter`: found {jitter:g}, but the network sees no "
+            "neighbouring sections. Remove it, or set `network: {context_sections: 1}`."
+        )
     for key, chosen in (pixelwise if detects else boxes).items():
         if chosen:
             raise InputError(f"config key `{key}`: not possible here, because {what}. Remove it.")
@@ -379,6 +388,44 @@ def warnings(models: Mapping[str, Model], given: Json) -> list[str]:
                 f"warning: {of}rare classes count more by `training.sampling: class_balanced`, and again by "
                 "`weight_map.class_balance`. Set `weight_map: {class_balance: false}`."
             )
+    return found
+
+
+def neighbours_note(plan: Plan, volumes: Mapping[str, Volume], shapes: Mapping[str, Sequence[int]]) -> str:
+    """Return what a network sees instead of neighbouring sections that volumes do not have.
+
+    Parameters
+    ----------
+    plan : Plan
+        Plan of the network.
+    volumes : dict of str to Volume
+        Rows of the table of volumes.
+    shapes : dict of str to (z, y, x)
+        Shape of each volume.
+
+    Returns
+    -------
+    str
+        One line for the user. Empty if the network sees each section alone, or all volumes are stacks of
+        adjacent sections.
+    """
+    single = [name for name, shape in shapes.items() if shape[0] == 1]
+    apart = [
+        f"{before.stop - 1} and {after.start} of {name}"
+        for name, volume in volumes.items()
+        for before, after in itertools.pairwise(section_ranges(volume.sections) or ())
+        if before.stop < after.start
+    ]
+    if not plan.context_sections or not (single or apart):
+        return ""
+    number = several(plan.context_sections, "section")
+    found = f"context_sections: {plan.name} sees {number} before and after each."
+    if single:
+        some = f"{single[0]} and {len(single) - 1} more volumes have" if single[1:] else f"{single[0]} has"
+        found += f" {some} a single section, which takes the place of its neighbours."
+    if apart:
+        more = f" and {len(apart) - 1} more pairs" if apart[1:] else ""
+        found += f" Sections that are not adjacent in the file are taken for neighbours: {apart[0]}{more}."
     return found
 
 

@@ -152,6 +152,9 @@ def check_tiles():
                 model.plan.require_training(model.settings["training"])
             if (tile := model.settings["prediction"]["tile"]) != "auto":
                 model.plan.require_tile(tile, "prediction.tile")
+    for model in () if MODEL_FILE else MODELS.values():
+        with study.of_variant(model.variant, config):
+            model.plan.require_neighbours(SHAPES[name][0] for name in model.train)
 
 
 def check_outputs():
@@ -437,7 +440,13 @@ except InputError as error:
 if workflow.is_main_process:
     warned = {name: model.plan.mirror_warning(SHAPES) for name, model in VARIANTS.items()}
     NOTES += [] if MODEL_FILE else study.warnings(MODELS, GIVEN)
-    lines = NOTES + [f"{name}: {text}" if STUDY else text for name, text in warned.items() if text]
+    seen = {name: study.neighbours_note(model.plan, VOLUMES, SHAPES) for name, model in VARIANTS.items()}
+    lines = NOTES + [
+        f"{name}: {text}" if STUDY else text
+        for found in (warned, seen)
+        for name, text in found.items()
+        if text
+    ]
     print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
     print(
         f"memory: the largest job ({LARGEST.job}) needs at least {LARGEST.bytes / 1e9:.1f} GB; jobs use up "
