@@ -62,7 +62,8 @@ def save_volume_strip(
     If nothing is annotated in the middle section, the nearest one with annotated pixels is drawn.
 
     The pictures are raw image, outlines of the cells that were found and annotated, segmentation, annotation,
-    separation border, weight map and cell probability. Without annotation or weight map there are fewer.
+    separation border, weight map, cell probability and, of an ensemble, the disagreement of its members.
+    Without annotation or weight map there are fewer.
     A segment has the colour of the annotated cell with which it shares most pixels, so a difference in colour
     is an error. If a side of the section is longer than `LARGEST`, gray range and errors are those of its
     middle.
