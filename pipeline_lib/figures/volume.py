@@ -63,10 +63,9 @@ def save_volume_strip(
 
     The pictures are raw image, outlines of the cells that were found and annotated, segmentation, annotation,
     separation border, weight map, cell probability and, of an ensemble, the disagreement of its members.
-    Without annotation or weight map there are fewer.
-    A segment has the colour of the annotated cell with which it shares most pixels, so a difference in colour
-    is an error. If a side of the section is longer than `LARGEST`, gray range and errors are those of its
-    middle.
+    Without annotation or weight map there are fewer. A segment has the colour of the annotated cell with
+    which it shares most pixels, so a difference in colour is an error. If a side of the section is longer
+    than `LARGEST`, gray range and errors are those of its middle.
 
     Arrays may be HDF5 datasets. Only one section is read, or its middle.
 

@@ -38,8 +38,10 @@ def mean_and_deviation(
 
     Returns
     -------
-    mean, deviation : array of float64
-        The deviation is that of all members: the sum of squares is divided by their number.
+    mean : array of float64
+        Mean of the region.
+    deviation : array of float64
+        Its standard deviation. The sum of squares is divided by the number of arrays.
 
     Examples
     --------

@@ -372,8 +372,8 @@ def save_ensemble(
     for number, member in enumerate(members, 1):
         if _kind(member) != _kind(first):
             raise InputError(
-                f"{path}: the members 1 and {number} of the ensemble differ in the settings of their networks "
-                "or in their classes. Expected networks that differ only in what they learned."
+                f"{path}: the members 1 and {number} of the ensemble differ in the settings of their "
+                "networks or in their classes. Expected networks that differ only in what they learned."
             )
     plain = first._plain() | {
         "format_version": ENSEMBLE_VERSION,

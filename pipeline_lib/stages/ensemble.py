@@ -46,8 +46,8 @@ def write_disagreement(prediction: str | Path, output: str | Path) -> None:
     prediction : str or Path
         HDF5 file with the `disagreement`, of `average_predictions` or of `stages.prediction.predict`.
     output : str or Path
-        TIFF file to write, float32. 0 means that all members agree; 0.5, the largest possible value, that half
-        of them are sure of a cell and half of them of background.
+        TIFF file to write, float32. 0 means that all members agree. 0.5 is the largest possible value: half
+        of them are sure of a cell, and half of background.
 
     Raises
     ------

@@ -132,9 +132,7 @@ def predict(
         finally:
             for path in members:
                 path.unlink(missing_ok=True)
-        logger.info(
-            "%s: the mean of %d networks, %.1f s in all", output, number, time.monotonic() - start
-        )
+        logger.info("%s: the mean of %d networks, %.1f s in all", output, number, time.monotonic() - start)
 
 
 def _write(

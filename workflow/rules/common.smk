@@ -398,9 +398,7 @@ BASELINES = (
 FOUND = VALIDATION + TEST + PREDICT  # volumes in which cells are found
 # Volumes that several networks predict: the members of the ensemble, or those in the trained model
 AVERAGED = [
-    name
-    for name in FOUND
-    if (len(MAIN.predicting(name)) if ENSEMBLE else modelfile.members(DESCRIBED)) > 1
+    name for name in FOUND if (len(MAIN.predicting(name)) if ENSEMBLE else modelfile.members(DESCRIBED)) > 1
 ]
 SEGMENTED, DETECTED = FOUND if MODEL in LABELLED else [], FOUND if MODEL in DETECTORS else []
 # Files with the detections of a volume
@@ -442,6 +440,12 @@ except InputError as error:
 if workflow.is_main_process:
     warned = {name: model.plan.mirror_warning(SHAPES) for name, model in VARIANTS.items()}
     NOTES += [] if MODEL_FILE else study.warnings(TRAINED, GIVEN)
+    if ENSEMBLE:
+        members = [member.name for member in ENSEMBLE.members]
+        NOTES.append(
+            f"ensemble: the mean of {', '.join(members)}; its prediction takes {len(members)} times as long "
+            "as that of one of them"
+        )
     lines = NOTES + [f"{name}: {text}" if STUDY else text for name, text in warned.items() if text]
     print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
     print(

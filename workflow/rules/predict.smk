@@ -164,9 +164,7 @@ if ENSEMBLE:
             resources:
                 mem_mb=MEMORY_MB,
             params:
-                volumes=lambda wildcards, input, output: [
-                    {"predictions": [*input], "output": output[0]}
-                ],
+                volumes=lambda wildcards, input, output: [{"predictions": [*input], "output": output[0]}],
             script:
                 "../scripts/average.py"
 
