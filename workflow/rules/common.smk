@@ -231,7 +231,7 @@ try:
     MODEL, *FURTHER = MODELS
     MAIN = MODELS[MODEL]
     PLAN, CLASSES = MAIN.plan, MAIN.classes
-    FIRST = next(iter(TRAINED.values()))  # the main model, or the first member of the ensemble
+    FIRST = next(iter(TRAINED))  # the main model, or the first member of the ensemble
     VARIANTS, DATASETS, STATISTICS, SPEEDS = (
         study.first_with(TRAINED, kind) for kind in ("variant", "dataset", "statistics", "speed")
     )
@@ -387,7 +387,7 @@ TEST, PREDICT = (
 LEARNED = [name for split in folds.ANNOTATED for name, row in VOLUMES.items() if row.split == split]
 HELD_OUT = [name for _, validation in FOLDS for name in validation]
 # Trainings that differ from the main model only in fold and seed, or the members of the ensemble
-OF_MAIN = [name for name, model in TRAINED.items() if model.variant == FIRST.variant]
+OF_MAIN = [name for name, model in TRAINED.items() if model.variant == TRAINED[FIRST].variant]
 TIMED = "minutes" in config.get("study", {})
 # Baselines learn and are scored pixel by pixel.
 BASELINES = (
@@ -838,13 +838,13 @@ def estimate_message():
         return ""
     splits = {name: row.split for name, row in VOLUMES.items()}
     datasets = {name: Path(config["results"], "dataset", f"{name}.h5") for name in VOLUMES}
-    model = Path(config["results"], "models", FIRST.name, "model.pt")
+    model = Path(config["results"], "models", FIRST, "model.pt")
     try:
         measured = {name: seconds_per_iteration(model) for name, model in SPEEDS.items()}
         per_step = {name: measured[model.speed] for name, model in VARIANTS.items()}
         lines = f"whole run     {estimate.describe_run(SETTINGS, SHAPES, splits, datasets, per_step)}\n"
-        learned = [datasets[name] for name in [*FIRST.train, *FIRST.validation]]
-        if model.exists() and (changes := replacement.changes(model, settings_of(FIRST.name), learned)):
+        learned = [datasets[name] for name in [*TRAINED[FIRST].train, *TRAINED[FIRST].validation]]
+        if model.exists() and (changes := replacement.changes(model, settings_of(FIRST), learned)):
             title = replacement.title(model, Path(config["results"], "model.pt"))
             lines += f"              it will replace {title}: {changes}\n"
         run = f"bordure run {shlex.quote(str(workflow.configfiles[-1]))}\n" if workflow.configfiles else ""

@@ -13,7 +13,7 @@ if MAIN.detects:
                 volume=SHOWN if MODEL in MASKED else [],
             ),
             postprocessing=f"<results>/postprocessing/{MODEL}.json",
-            history=f"<results>/models/{FIRST.name}/history.csv",
+            history=f"<results>/models/{FIRST}/history.csv",
         output:
             strips=pictures("detections", SHOWN, "objects found, missed and false"),
             training=report(
@@ -75,7 +75,7 @@ else:
             predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
             segmentations=expand("<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
             postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
-            history=f"<results>/models/{FIRST.name}/history.csv",
+            history=f"<results>/models/{FIRST}/history.csv",
             scores="<results>/scores.csv",
         output:
             strips=pictures("volume", SHOWN, "from raw to segmentation"),
@@ -165,8 +165,8 @@ rule report:
     input:
         scores="<results>/scores.csv",
         spread=["<results>/scores_spread.csv"] if len(OF_MAIN) > 1 else [],
-        history=f"<results>/models/{FIRST.name}/history.csv",
-        model=f"<results>/models/{FIRST.name}/model.pt",
+        history=f"<results>/models/{FIRST}/history.csv",
+        model=f"<results>/models/{FIRST}/model.pt",
         postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
         statistics="<results>/statistics.json",
         speed=[f"<results>/speed/{MAIN.speed}.json"] if TIMED else [],

@@ -125,7 +125,7 @@ def comparison(unfinished=()):
             name: ORIENTATIONS if model.settings["prediction"]["average_orientations"] else 1
             for name, model in VARIANTS.items()
         },
-        "pictures": [*map(shown, [name for name in SHOWN_ERRORS if name in evaluated_of(FIRST.name)][:2])],
+        "pictures": [*map(shown, [name for name in SHOWN_ERRORS if name in evaluated_of(FIRST)][:2])],
         "unfinished": [*unfinished],
     }
 
