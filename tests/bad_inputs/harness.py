@@ -110,7 +110,10 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
     config = next(iter(variants.values()))
     if "folds" in config:
         folds.divide(rows, {name: images.sections for name, images in found.items()}, config["folds"])
-    starts.require_starts(study.models(variants, [([], [])], 1), config["results"], Path)
+    models = study.models(variants, [([], [])], 1)
+    if config.get("ensemble"):
+        study.ensemble(models)
+    starts.require_starts(models, config["results"], Path)
     return rows, config
 
 
