@@ -298,6 +298,14 @@ class TestRun:
         assert answer.returncode == 0, answer.stderr
         return directory, arguments, answer
 
+    def test_the_report_is_that_of_the_ensemble(self, run):
+        page = (run[0] / "results/report.html").read_text()
+        assert "<b>ensemble</b> has a Rand error of" in page and "; its members have" in page
+        assert "<td>validation</td>" in page and "<td>train</td>" not in page
+        assert ">disagreement<" in page
+        table = pd.read_csv(run[0] / "results/scores_spread.csv")
+        assert {*table.seeds} <= {0, 1, 2} and table.seeds.max() == 2  # of the members alone
+
     def test_the_cost_is_stated(self, run):
         assert "ensemble: the mean of unet, unet-fold1; its prediction takes 2 times as long" in run[2].stderr
         assert (

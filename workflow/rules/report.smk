@@ -204,6 +204,6 @@ rule report:
         settings=SHOWN_SETTINGS,
         training=schedule(),
         study=STUDY,
-        volumes=[vars(volume) for volume in VOLUMES.values()],
+        volumes=[vars(volume) | {"split": split_of(name)} for name, volume in VOLUMES.items()],
     script:
         "../scripts/report.py"
