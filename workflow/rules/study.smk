@@ -47,7 +47,7 @@ use rule collect_scores as collect_study with:
 # Complete models, for `bordure predict`: the first model of each variant, with its threshold and scores.
 use rule package_model as package_variant with:
     input:
-        models=of_model("<results>/models/{model}/model.pt"),
+        models=of_model("<results>/models/{model}/model.pt", [None]),
         postprocessing=of_model("<results>/postprocessing/{model}.json"),
         scores=lambda wildcards: files_of_models(
             "<results>/scores/{model}/{volume}.csv", [model_of(wildcards).name]
