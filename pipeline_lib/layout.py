@@ -125,6 +125,15 @@ CLASS_PROBABILITY = Array(
     "array exists only if there are other classes than background and cell",
     compressed=False,
 )
+DISAGREEMENT = Array(
+    "disagreement",
+    "zyx",
+    "float32",
+    "1",
+    "standard deviation of the cell probability over the members of an ensemble, from 0 to 0.5; the array "
+    "exists only if the prediction is the mean of several networks",
+    compressed=False,
+)
 BOXES = Array(
     "boxes",
     "oe",

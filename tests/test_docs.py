@@ -408,6 +408,7 @@ def test_every_output_of_a_rule_is_documented():
         "volume": "VOLUME",
         "model": "MODEL",
         "MODEL": "MODEL",
+        "FIRST": "MODEL",
         "part": "PART",
         "kind": "volume",
         "name": "VOLUME",

@@ -56,6 +56,11 @@ def test_disk_space_counts_target_probabilities_and_map_of_classes(tmp_path):
     assert found.endswith(f"at most {(8_500_000 * 18 + 4_500_000 * 32 + more) / 1e9:.2g} GB of disk")
 
 
+def test_disk_space_counts_mean_disagreement_and_labels_of_an_ensemble(tmp_path):
+    found = described(tmp_path, seeds=[1], ensemble=True)
+    assert found.endswith(f"at most {(8_500_000 * 18 + 4_500_000 * (32 + 12)) / 1e9:.2g} GB of disk")
+
+
 def test_orientations_and_seeds_multiply_it(tmp_path):
     line = described(tmp_path, seeds=[1, 2], prediction={"average_orientations": True})
     train = 1000 * 0.6 + 10 * 2_000_000 * PIXEL

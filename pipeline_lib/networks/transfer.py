@@ -187,6 +187,8 @@ def plan_of(path: str | Path) -> Plan:
     """
     try:
         described = modelfile.describe(path)
+        if (number := modelfile.members(described)) > 1:
+            raise InputError(modelfile.needs_one(path, number))
         return networks.plan(described["name"], **described["arguments"])
     except InputError as error:
         raise InputError(f"training.start_from: {error}") from None

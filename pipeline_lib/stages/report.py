@@ -95,7 +95,9 @@ class Contents:
     title : str
         Heading of the page.
     network : str
-        Name of the trained network whose scores, pictures and training are shown.
+        Name of the trained network whose scores, pictures and training are shown. With the setting
+        `ensemble`, the mean of several networks; then `history`, `model` and `training_figure` are those of
+        the first one.
     settings : dict
         The whole configuration.
     volumes : sequence of dict
@@ -247,6 +249,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             spread=_spread(*contents.spread) if contents.spread else None,
             seeds=[settings["seed"], *settings["seeds"]],
             folds=settings.get("folds", 1),
+            ensemble=settings.get("ensemble", False),
             trainings=(1 + len(settings["seeds"])) * settings.get("folds", 1),
             study=contents.study,
             calibration=calibration(table[table.network == network], splits),

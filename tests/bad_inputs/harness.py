@@ -115,6 +115,8 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
     for model in models.values() if learned else ():
         study.require_task(model.settings, model.plan)
         model.plan.require_neighbours(found[name].sections for name in model.train)
+    if config.get("ensemble"):
+        study.ensemble(models)
     starts.require_starts(models, config["results"], Path)
     return rows, config
 

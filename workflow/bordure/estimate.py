@@ -77,7 +77,10 @@ def describe_run(
         finish += alike * (held_out * per_pixel * orientations + scored)
         if classes.several:  # their target, probabilities and map
             disk += pixels(*splits.values()) * (1 + PREDICTION * len(classes) + 1)
-            disk += (alike - 1) * held_out * PREDICTION * len(classes)
+            disk += (alike - 1 + bool(config.get("ensemble"))) * held_out * PREDICTION * len(classes)
+    if config.get("ensemble"):  # scores, and the files of the mean and the disagreement
+        finish += scored
+        disk += held_out * (2 * PREDICTION + LABELS)
     number = alike * len(settings)
     disk += (number + 2) * held_out * (PREDICTION + LABELS)  # 2 baselines
     sections = sum(shape[0] for shape in shapes.values())

@@ -46,6 +46,7 @@ OF_TRAINING = (
     "detection",
     "seeds",
     "folds",
+    "ensemble",
     "study",
 )
 TYPES = {

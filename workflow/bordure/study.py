@@ -39,12 +39,13 @@ CHANGEABLE = {
 # Settings of a training on which the time of an iteration depends
 OF_STEP = ("tile", "batch", "loss_mask", "freeze", "precision", "device")
 DEFAULT = "unet"  # network of a config that names none
-RESERVED = (*BASELINES, "baselines")  # names in paths of results
+ENSEMBLE = "ensemble"  # name of the mean of several models
+RESERVED = (*BASELINES, "baselines", ENSEMBLE)  # names in paths of results
 
 
 @dataclass(frozen=True)
 class Model:
-    """One training of a run.
+    """One training of a run, or the mean of several.
 
     Parameters
     ----------
@@ -69,6 +70,8 @@ class Model:
         default boxes and of its measured speed, without suffix. Models with the same settings share them.
         Those of the main model have the names of a run without a study; the others end with a hash of the
         settings. A detector learns from the boxes in the datasets, which are in place of its weight maps.
+    members : sequence of Model
+        Models whose mean it is, in the order in which they are added. Empty for a training.
     """
 
     name: str
@@ -85,6 +88,24 @@ class Model:
     weight_map: str = "weight_map"
     boxes: str = "boxes"
     speed: str = "step"
+    members: Sequence[Model] = ()
+
+    def predicting(self, volume: str) -> list[Model]:
+        """Return the members that predict a volume: those that are validated on it, or all if none is.
+
+        So with folds, no annotated volume is predicted by a model that learned from it.
+
+        Parameters
+        ----------
+        volume : str
+            Name of the volume.
+
+        Returns
+        -------
+        list of Model
+            The members.
+        """
+        return [own for own in self.members if volume in own.validation] or [*self.members]
 
     @property
     def detects(self) -> bool:
@@ -303,6 +324,44 @@ def models(
                 found[number] = dataclasses.replace(model, **named)
     found = [dataclasses.replace(m, weight_map=m.dataset) if m.detects else m for m in found]
     return {model.name: model for model in found}
+
+
+def ensemble(trained: Mapping[str, Model]) -> Model:
+    """Return the mean of all models of the first variant: of its seeds, or folds, or both.
+
+    Parameters
+    ----------
+    trained : dict of str to Model
+        All trainings of the run, by name.
+
+    Returns
+    -------
+    Model
+        The ensemble. It has no training volumes, because its members learned from different ones. Its
+        validation volumes are those of all members, so with folds all annotated volumes that are not of
+        split `test`.
+
+    Raises
+    ------
+    InputError
+        If there is one model, or the models find boxes.
+    """
+    first = next(iter(trained.values()))
+    members = [model for model in trained.values() if model.variant == first.variant]
+    if first.detects:
+        raise InputError(
+            f"config key `ensemble`: the network {first.plan.name} finds boxes, and boxes of several models "
+            "have no mean. Remove the key, or choose a network that finds the class of each pixel."
+        )
+    if len(members) == 1:
+        raise InputError(
+            "config key `ensemble`: there is only one training, so there is nothing to average. Add further "
+            "ones, as `seeds: [1, 2]` or `folds: 5`, or remove the key."
+        )
+    validation = [*dict.fromkeys(name for member in members for name in member.validation)]
+    return dataclasses.replace(
+        first, name=ENSEMBLE, variant=ENSEMBLE, train=[], validation=validation, members=members
+    )
 
 
 def _plan(network: Json, channels: int, classes: Classes) -> Plan:
