@@ -152,7 +152,7 @@ def check_tiles():
                 model.plan.require_training(model.settings["training"])
             if (tile := model.settings["prediction"]["tile"]) != "auto":
                 model.plan.require_tile(tile, "prediction.tile")
-    for model in () if MODEL_FILE else MODELS.values():
+    for model in () if MODEL_FILE else TRAINED.values():
         with study.of_variant(model.variant, config):
             model.plan.require_neighbours(SHAPES[name][0] for name in model.train)
 
