@@ -221,6 +221,23 @@ def test_a_program_that_fails_is_reported_with_its_log(exported, peer):
     with pytest.raises(InputError, match="small: ended with status 1") as error:
         start(exported)
     assert "no such network" in Path(str(error.value).split()[-1].rstrip(".")).read_text()
+    (exported[0] / "run/left").touch()
+    (peer / "small/train.py").write_text(PROGRAM)
+    assert start(exported)["iterations"] == 3
+    assert not (exported[0] / "run/left").exists()
+
+
+@pytest.mark.slow  # makes environments
+def test_an_environment_is_made_again_only_if_its_requirements_change(peer, tmp_path, capfd):
+    assert running.python_of("small", tmp_path) == Path(sys.executable)  # has no requirements of its own
+    for text, made in (("", True), ("", False), ("# none\n", True)):
+        (peer / "small/requirements.txt").write_text(text)
+        python = running.python_of("small", tmp_path / "environments")
+        assert ("installing" in capfd.readouterr().err) == made
+        assert python == tmp_path / "environments/small/bin/python" and python.exists()
+    (peer / "small/requirements.txt").write_text("no such package\n")
+    with pytest.raises(InputError, match="pip failed"):
+        running.python_of("small", tmp_path / "environments")
 
 
 def test_the_command_scores_the_test_split_only_if_asked(exported, peer, monkeypatch, capsys):

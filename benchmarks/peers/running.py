@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -43,6 +44,11 @@ def python_of(peer: str, folder: Path) -> Path:
     -------
     Path
         The interpreter.
+
+    Raises
+    ------
+    InputError
+        If the requirements cannot be installed.
     """
     requirements = FOLDER / peer / "requirements.txt"
     if not requirements.exists():
@@ -54,7 +60,9 @@ def python_of(peer: str, folder: Path) -> Path:
     if not (mark.exists() and mark.read_text() == digest):
         print(f"installing {requirements} into {environment} ...", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
+        install = [python, "-m", "pip", "install", "--quiet", "-r", requirements]
+        if subprocess.run(install, check=False).returncode:
+            raise InputError(f"{requirements}: pip failed, see its messages above. Correct the versions.")
         mark.write_text(digest)
     return python
 
@@ -91,7 +99,8 @@ def run(peer: str, python: Path, data: Path, out: Path, *, minutes: float, seed:
     described = out / "run.json"
     if described.exists() and "peak_memory_mb" in read_json(described):
         return read_json(described)
-    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)  # of a run that was stopped
+    out.mkdir(parents=True)
     cores = sorted(os.sched_getaffinity(0))[:threads]
     if len(cores) < threads:
         raise InputError(f"--threads {threads}: this process may use {len(cores)} cores only. Lower it.")

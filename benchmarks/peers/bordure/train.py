@@ -41,7 +41,8 @@ def main():
     described = modelfile.describe(run.out / "model.pt")
     record = provenance.find_record(run.out / "bordure/models/unet/model.pt")
     network, training = (record["settings"][section] for section in ("network", "training"))
-    run.seconds["training"] = record["seconds"]
+    run.seconds["training"] = record["seconds"]  # with validations
+    run.seconds_per_iteration = record["seconds"] / training["iterations"]
     run.seconds["preparation"] = run.seconds.pop("all") - record["seconds"]
     run.predict(lambda image: {"labels": model.predict(image)})
     run.finish(

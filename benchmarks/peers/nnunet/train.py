@@ -65,7 +65,8 @@ def main():
     for part, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[f"nnUNet_{part}"] = str(folder)
-    os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1"}  # one process beside the training
+    # one process makes patches beside the training; the second number is that of threads of the prediction
+    os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": str(run.threads)}
 
     from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
     from nnunetv2.experiment_planning import plan_and_preprocess_api as planning
@@ -131,7 +132,7 @@ def main():
         trained.network.eval(),
         trained.plans_manager,
         trained.configuration_manager,
-        None,
+        [trained.network.state_dict()],
         trained.dataset_json,
         "nnUNetTrainer",
         trained.inference_allowed_mirroring_axes,

@@ -19,8 +19,10 @@ if "+cpu" in torch.__version__ and "+cpu" not in metadata.version("torchvision")
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import torch_em
+from torch_em.loss import ApplyAndRemoveMask, DiceLoss, LossWrapper
+from torch_em.model import UNet2d
 from torch_em.transform.label import AffinityTransform
-from torch_em.transform.raw import normalize, standardize
+from torch_em.transform.raw import get_raw_transform, normalize, standardize
 from torch_em.util.prediction import predict_with_halo
 from torch_em.util.segmentation import mutex_watershed_segmentation
 
@@ -51,7 +53,7 @@ def main():
             batch_size=batch,
             patch_shape=patch,
             label_transform2=AffinityTransform(OFFSETS, add_binary_target=True, add_mask=True),
-            raw_transform=torch_em.transform.get_raw_transform(normalise),
+            raw_transform=get_raw_transform(normalise),
             is_seg_dataset=False,
             ndim=2,
             shuffle=True,
@@ -60,9 +62,9 @@ def main():
     def model():
         torch.manual_seed(run.seed)
         np.random.seed(run.seed)
-        return torch_em.model.UNet2d(1, len(OFFSETS) + 1, final_activation="Sigmoid")
+        return UNet2d(1, len(OFFSETS) + 1, final_activation="Sigmoid")
 
-    loss = torch_em.loss.LossWrapper(torch_em.loss.DiceLoss(), transform=torch_em.loss.ApplyAndRemoveMask())
+    loss = LossWrapper(DiceLoss(), transform=ApplyAndRemoveMask("multiply"))
     with run.timed("preparation"):
         train, validation = loader("train"), loader("validation")
 
