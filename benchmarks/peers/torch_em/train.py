@@ -92,6 +92,7 @@ def main():
         learning_rate=RATE,
         device="cpu",
         logger=None,
+        compile_model=False,  # takes minutes, for each shape of a batch, for training and validation again
         save_root=str(run.out / "model"),
     )
     validate = trainer._validate
