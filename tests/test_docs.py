@@ -154,7 +154,7 @@ class TestTutorialEM:
         }
         for name in names - {".lock"}:
             pattern = re.sub(r"\b(train|validation|test)(?=[._])", "VOLUME", name)
-            pattern = re.sub(r"\b(unet|constant|smoothed_raw)\b", "MODEL", pattern)
+            pattern = re.sub(r"\b(unet|constant|smoothed_raw)(?=\b|_tried)", "MODEL", pattern)
             assert f"`{pattern}`" in page, name
 
 

@@ -45,13 +45,13 @@ def grow_seeds(cell_probability: np.ndarray, seeds: np.ndarray, cells: np.ndarra
 
     Examples
     --------
-    Two nuclei touch at the pixel of probability 0.5.
+    Two nuclei touch at the pixel of probability 0.5, which the nearer seed gets.
 
     >>> import numpy as np
     >>> from pipeline_lib.instances.watershed import grow_seeds
     >>> probability = np.array([[0.6, 0.9, 0.7, 0.5, 0.9, 0.2]])
     >>> grow_seeds(probability, probability > 0.8, probability > 0.4)
-    array([[1, 1, 1, 1, 2, 0]], dtype=int32)
+    array([[1, 1, 1, 2, 2, 0]], dtype=int32)
     """
     labels = padded_components(padded(seeds, np.uint8))
     labels[~padded(cells, bool)] = OUTSIDE
