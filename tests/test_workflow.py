@@ -24,8 +24,8 @@ from pipeline_lib import networks, provenance
 from pipeline_lib.data.normalisation import measure
 from pipeline_lib.networks.model import Model
 from pipeline_lib.networks.modelfile import describe
-from pipeline_lib.scores import SUMS
 from pipeline_lib.runtime.files import read_json
+from pipeline_lib.scores import SUMS
 from pipeline_lib.stages.evaluation import evaluate
 from pipeline_lib.stages.prediction import predict
 from pipeline_lib.stages.segmentation import segment, write_tiffs
