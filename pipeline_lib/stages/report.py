@@ -219,9 +219,14 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
                 more_is_better=criterion.more_is_better,
             ),
             *(
-                _doubtful_detections(contents, all_cells[splits[0]], strips, splits[0])
+                _doubtful_detections(contents, all_cells[splits[0]], strips, splits[0], criterion.metric)
                 if kind.template == DETECTION.template
-                else quality.warn_of_constant(held_out, network, split=splits[0], training=training)
+                else [
+                    *quality.warn_of_constant(held_out, network, split=splits[0], training=training),
+                    *quality.warn_of_wrong_count(
+                        all_cells[splits[0]]["annotated"], all_cells[splits[0]]["found"], split=splits[0]
+                    ),
+                ]
             ),
             *quality.warn_of_short_training(history, training),
         ]
@@ -319,13 +324,13 @@ def _named(metrics: Sequence[str], kind: Kind) -> list[Score]:
 
 
 def _doubtful_detections(
-    contents: Contents, counts: dict[str, int], pictures: Sequence[Json], split: str
+    contents: Contents, counts: dict[str, int], pictures: Sequence[Json], split: str, criterion: str
 ) -> list[quality.Warned]:
     """Return the warnings of a detector: wrong numbers, lower recall than in training, default boxes."""
     of_training = [picture["counts"] for picture in pictures if picture["split"] == "train"]
     found, missed = (sum(own[name] for own in of_training) for name in ("found", "missed"))
     return [
-        *quality.warn_of_biased_count(counts["annotated"], counts["found"], split=split),
+        *quality.warn_of_biased_count(counts["annotated"], counts["found"], split=split, criterion=criterion),
         *quality.warn_of_lost_recall(
             (found, found + missed), (counts["matched"], counts["annotated"]), split=split
         ),
