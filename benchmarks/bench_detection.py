@@ -12,10 +12,10 @@ NETWORK = {"name": "ssd", "channels": [8, 8, 16, 16, 16], "convolutions": 1, "he
 TRAINING = {
     "tile": 238,
     "batch": 2,
-    "iterations": 400,
+    "iterations": 3000,
     "optimizer": "adam",
     "learning_rate": 0.003,
-    "validation_interval": 400,
+    "validation_interval": 1000,
     "best_by": "box_ap_50",
 }
 

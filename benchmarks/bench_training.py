@@ -14,6 +14,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
 from pipeline_lib.stages.synthesis import draw_volume
-from pipeline_lib.tasks.segmentation.task import PixelTruth
 from pipeline_lib.training.schedule import Settings, make_optimizer
 from pipeline_lib.training.step import Step
 
@@ -292,7 +292,9 @@ def reading(patches: Patches, step: float) -> list[Row]:
     """Measure reading random patches from the dataset file (already cached) and from arrays in memory."""
     in_memory = Patches(
         [
-            Volume(raw[...], PixelTruth(*(array[...] for array in vars(truth).values() if array is not None)))
+            Volume(
+                raw[...], replace(truth, **{name: a[...] for name, a in vars(truth).items() if a is not None})
+            )
             for raw, truth in patches.volumes
         ],
         patches.normalisation,

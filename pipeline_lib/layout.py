@@ -135,6 +135,15 @@ AFFINITIES = Array(
     "the network learned affinities",
     compressed=False,
 )
+DISAGREEMENT = Array(
+    "disagreement",
+    "zyx",
+    "float32",
+    "1",
+    "standard deviation of the cell probability over the members of an ensemble, from 0 to 0.5; the array "
+    "exists only if the prediction is the mean of several networks",
+    compressed=False,
+)
 BOXES = Array(
     "boxes",
     "oe",
@@ -467,6 +476,33 @@ def offsets_of(dataset: h5py.Dataset) -> Offsets:
         Offset (rows, columns) of each affinity in px.
     """
     return tuple((dy, dx) for dy, dx in json.loads(dataset.attrs["offsets"]))
+
+
+def class_weights(weight_map: h5py.Dataset) -> npt.NDArray[np.float64]:
+    """Return the weight w_c of each class in a weight map.
+
+    Parameters
+    ----------
+    weight_map : h5py.Dataset
+        The array `WEIGHT_MAP` of a file.
+
+    Returns
+    -------
+    (classes,) array of float64
+        Weight of each class, 1 if the classes are not balanced.
+
+    Raises
+    ------
+    InputError
+        If the array does not state positive weights.
+    """
+    found = np.asarray(weight_map.attrs.get("w_c", ()), float)
+    if found.ndim != 1 or not found.size or not np.isfinite(found).all() or found.min() <= 0:
+        raise InputError(
+            f"{weight_map.file.filename}: its attribute `w_c` is {found.tolist()}, expected the weight of "
+            "each class. Delete the file and run the workflow again."
+        )
+    return found
 
 
 def border_reach(file: h5py.File) -> int:

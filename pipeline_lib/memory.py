@@ -21,6 +21,9 @@ MUTEX_WATERSHED_BYTES_PER_PIXEL = 45  # and for each affinity:
 AFFINITY_BYTES_PER_PIXEL = 10
 VALIDATION_BYTES_PER_PIXEL = 50
 MEAN_IMAGE_BYTES_PER_PIXEL = 160  # for each channel, while the mean image is written as JSON
+# For each channel of neighbouring sections: for each pixel of a tile, and of the patches of a batch
+CONTEXT_TILE_BYTES = 12
+CONTEXT_PATCH_BYTES = 70
 BLOCK_BYTES_PER_PIXEL = 40  # of the stage that needs most among those that work in blocks
 KEPT = 1.6  # resident memory / used memory, at most, if freed memory is kept (`passes.keep_memory`)
 CHUNK_CACHE_BYTES = 2**30  # limit in training, for all volumes together

@@ -18,6 +18,9 @@ SECTION_COLUMNS = [*COLUMNS, "section"]
 #: Columns of the table of `spread`.
 SPREAD_COLUMNS = ["split", "metric", "seeds", "mean", "standard_deviation", "minimum", "maximum"]
 
+#: Beginning of the names of sums over the pixels of a volume, whose mean over volumes or models says nothing.
+SUMS = "reliability_"
+
 
 def write_scores(
     output: str | Path,
@@ -138,8 +141,9 @@ def spread(scores: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         Table with the `SPREAD_COLUMNS`. `seeds` is the number of networks for which the score is defined.
         `standard_deviation` is the square root of the unbiased variance (n - 1), and NaN for a single
-        network.
+        network. `SUMS` are left out.
     """
+    scores = scores[~scores.metric.str.startswith(SUMS)]
     means = scores.groupby(["split", "metric", "network"], sort=False).value.mean()
     over_seeds = means.groupby(["split", "metric"], sort=False).agg(["count", "mean", "std", "min", "max"])
     return over_seeds.reset_index().set_axis(SPREAD_COLUMNS, axis=1)

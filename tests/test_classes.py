@@ -22,6 +22,7 @@ from pipeline_lib.data.labels import separation_border
 from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.instances.classes import ClassMap
 from pipeline_lib.kernels.blocks import parts
+from pipeline_lib.networks.modelfile import describe
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
 from pipeline_lib.stages.joining import join_predictions
@@ -414,6 +415,8 @@ def test_the_workflow_with_five_classes_colour_images_and_ignored_pixels(tmp_pat
         assert np.array_equal(target[10:][~apart[10:]], classes[3, 10:][~apart[10:]])
         assert {*np.unique(file["labels"][0] > 0)} == {False, True}
         assert np.array_equal(file["labels"][0, 10:] > 0, classes[3, 10:] == 2)
+    frequencies = json.loads((results / "statistics.json").read_text())["class_frequencies"]
+    assert describe(results / "model.pt")["log_prior"] == pytest.approx(np.log(5 * np.array(frequencies)))
     scores = pd.read_csv(results / "scores.csv")
     of_test = scores[(scores.network == "unet") & (scores.volume == "score")].set_index("metric").value
     expected = np.zeros((5, 5))

@@ -35,7 +35,7 @@ FUNCTIONS = {
         {"images", "annotation", "ignore_mask", "output", "sections", "rows", "block", "memory_gb"},
     ),
     "weight_map": (dataset.build_weight_map, {"dataset", "statistics", "output", "block"}),
-    "network": (UNetPlan, {"input_channels", "classes"}),
+    "network": (UNetPlan, {"input_channels", "classes", "context_sections"}),
     "training": (Settings, set()),
     "augmentation": (BoxAugmentation, set()),
     "prediction": (
@@ -197,8 +197,9 @@ def test_section_has_the_parameters_and_defaults_of_its_function(section):
     parameters = inspect.signature(function).parameters.values()
     of_function = {p.name: p.default for p in parameters if p.name not in others}
     defaults = {key: part.get("default") for key, part in SECTIONS[section].items()}
-    if section == "network":
-        of_function["name"] = "unet"
+    if section == "network":  # without a default of neighbours, earlier configs remain equal as settings
+        assert UNetPlan().context_sections == 0
+        of_function |= {"name": "unet", "context_sections": None}
     lists = {key: [*value] for key, value in of_function.items() if isinstance(value, tuple)}
     assert of_function | lists == defaults
 

@@ -18,7 +18,7 @@ import pytest
 import tifffile
 import warm
 import yaml
-from bordure import settings
+from bordure import settings, study
 
 from pipeline_lib import layout, networks
 from pipeline_lib.data import volumes
@@ -154,7 +154,7 @@ class TestTutorialEM:
         }
         for name in names - {".lock"}:
             pattern = re.sub(r"\b(train|validation|test)(?=[._])", "VOLUME", name)
-            pattern = re.sub(r"\b(unet|constant|smoothed_raw)\b", "MODEL", pattern)
+            pattern = re.sub(r"\b(unet|constant|smoothed_raw)(?=\b|_tried)", "MODEL", pattern)
             assert f"`{pattern}`" in page, name
 
 
@@ -225,7 +225,9 @@ def test_own_images_shows_a_valid_config():
 
 
 def test_choose_network_shows_a_valid_config_and_the_context_of_its_networks():
-    [shown] = blocks("howto/choose-network.md", r"^```yaml\n(.*?)^```$")
+    shown, of_neighbours = blocks("howto/choose-network.md", r"^```yaml\n(.*?)^```$")
+    neighbours = settings.complete(yaml.safe_load(of_neighbours) | {"volumes": "my.tsv"})
+    study.require_task(neighbours, networks.plan(**neighbours["network"]))
     config = settings.complete(yaml.safe_load(shown) | {"volumes": "my.tsv"})
     networks.plan(**config["network"]).require_tile(config["training"]["tile"], "training.tile")
     rows = blocks(
@@ -406,6 +408,7 @@ def test_every_output_of_a_rule_is_documented():
         "volume": "VOLUME",
         "model": "MODEL",
         "MODEL": "MODEL",
+        "FIRST": "MODEL",
         "part": "PART",
         "kind": "volume",
         "name": "VOLUME",

@@ -56,11 +56,18 @@ def test_disk_space_counts_target_probabilities_and_map_of_classes(tmp_path):
     assert found.endswith(f"at most {(8_500_000 * 18 + 4_500_000 * 32 + more) / 1e9:.2g} GB of disk")
 
 
-def test_disk_space_counts_affinities(tmp_path):
+def test_disk_space_counts_mean_disagreement_and_labels_of_an_ensemble(tmp_path):
+    found = described(tmp_path, seeds=[1], ensemble=True)
+    assert found.endswith(f"at most {(8_500_000 * 18 + 4_500_000 * (32 + 12)) / 1e9:.2g} GB of disk")
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_disk_space_counts_affinities(tmp_path, ensemble):
     training = {"tile": 108, "iterations": 1000, "validation_interval": 100, "affinities": True}
-    found = described(tmp_path, training=training, seeds=[1])
-    more = (8_500_000 + 4_500_000) * 12 * 4
-    assert found.endswith(f"at most {(8_500_000 * 18 + 4_500_000 * 32 + more) / 1e9:.2g} GB of disk")
+    found = described(tmp_path, training=training, seeds=[1], ensemble=ensemble)
+    disk = 8_500_000 * 18 + 4_500_000 * (32 + 12 * ensemble)
+    disk += (8_500_000 + (1 + ensemble) * 4_500_000) * 12 * 4
+    assert found.endswith(f"at most {disk / 1e9:.2g} GB of disk")
 
 
 def test_orientations_and_seeds_multiply_it(tmp_path):

@@ -28,6 +28,7 @@ from pipeline_lib.stages.segmentation import segment
 from tests.box_datasets import add_boxes
 
 COMPARED = (*metrics.INSTANCE_METRICS, *metrics.CELL_COUNTS)  # with the predicted labels
+CALIBRATION = "brier_score|calibration_error|reliability_"  # the beginning of scores of calibration
 OF_BOXES = "box_|boxes_|voc_|froc|count_"  # the beginning of scores of boxes
 
 
@@ -111,7 +112,8 @@ def test_scores_by_section_equal_scores_of_the_whole_stack(tmp_path, minimum_siz
     probability = np.where((labels > 0) & ~border, 0.75, 0.3) + rng.normal(0, 0.2, labels.shape)
     write_case(tmp_path, labels, border, probability.clip(0, 1).astype(np.float32))
     found = scores(tmp_path, minimum_size=minimum_size, threads=3)
-    found = found[~found.metric.str.match(OF_BOXES)].set_index(["metric", "threshold"]).value
+    found = found[~found.metric.str.match(f"{OF_BOXES}|{CALIBRATION}")]
+    found = found.set_index(["metric", "threshold"]).value
 
     with layout.require(tmp_path / "prediction.h5") as file:
         probability = file["cell_probability"][:]
@@ -127,6 +129,33 @@ def test_scores_by_section_equal_scores_of_the_whole_stack(tmp_path, minimum_siz
         expected = metrics.instance_scores(labels, segments)
         for metric in COMPARED:
             assert found[metric].iloc[k] == expected[metric], (metric, t)
+
+
+def test_calibration_is_that_of_the_probability_map(folder, tmp_path):
+    """Compared with the cells that the network learned, which may differ from those of the dataset."""
+    with h5py.File(folder / "dataset.h5") as file:
+        labels, border = file["labels"][:], file["separation_border"][:]
+    with layout.require(folder / "prediction.h5") as file:
+        probability = file["cell_probability"][:]
+    with layout.create(tmp_path / "wide.h5", {}) as file:
+        layout.add(file, layout.LABELS, labels.shape)[:] = labels
+        layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = labels == 1
+    with layout.create(tmp_path / "classes.h5", {}) as file:
+        layout.add(file, layout.LABELS, labels.shape)[:] = labels
+        layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = border
+        target = layout.add(file, layout.TARGET, labels.shape)
+        layout.write_classes(target, ["background", "a", "b", "c"], ["a", "c"])
+        classes = np.random.default_rng(0).integers(0, 4, labels.shape)
+        target[:] = classes
+    for learned, cells in (
+        (folder / "dataset.h5", (labels > 0) & (border == 0)),
+        (tmp_path / "wide.h5", (labels > 0) & (labels != 1)),
+        (tmp_path / "classes.h5", classes % 2),
+    ):
+        table = scores(folder, target=learned)
+        found = table[table.metric.str.match(CALIBRATION)].set_index("metric").value
+        expected = metrics.reliability(cells, probability)
+        assert found.to_dict() == pytest.approx(expected.scores() | expected.to_rows(), rel=1e-12)
 
 
 def test_memory_gb_limits_the_number_of_threads(folder, monkeypatch):
@@ -188,7 +217,7 @@ def test_the_command_gives_the_scores_of_the_workflow(folder, images, capsys):
     assert main(["evaluate", *map(str, images), "--csv", str(folder / "out.csv")]) == 0
     found = pd.read_csv(folder / "out.csv").set_index(["metric", "threshold"]).value
     expected = scores(folder, metrics.CHALLENGE_THRESHOLDS[5])
-    expected = expected[~expected.metric.str.match(f"constant_pixels|{OF_BOXES}")]
+    expected = expected[~expected.metric.str.match(f"constant_pixels|{CALIBRATION}|{OF_BOXES}")]
     expected = expected.set_index(["metric", "threshold"]).value
     pd.testing.assert_series_equal(found.sort_index(), expected.sort_index())
     printed = capsys.readouterr().out
@@ -778,6 +807,7 @@ def test_each_section_is_scored_like_a_stack_of_its_own(tmp_path):
         segments = instances(np.where(ignore[z], 0, probability[z]), PostProcessing(0.55, 6))[None]
         compared = metrics.instance_scores(labels[*keep], segments, ignore=ignore[*keep])
         expected |= {metric: compared[metric] for metric in COMPARED}
+        expected |= metrics.reliability(cells, probability[*keep], ignore=ignore[*keep]).scores()
         np.testing.assert_equal(rows.set_index("metric").value.to_dict(), expected)
 
 

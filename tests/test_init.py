@@ -352,7 +352,9 @@ def test_settings_follow_from_what_was_measured():
     assert large["segmentation", "minimum_size"] == round(math.pi * 100**2 / 40)
     assert ("weight_map", "class_balance") not in large and ("augmentation", "gain") not in large
     assert chosen(a_survey(diameter=6.0))["dataset", "separation_border_width"] == 1
-    assert chosen(a_survey(), "membranes")["segmentation", "criterion"] == "v_rand_thin"
+    assert chosen(a_survey(), "membranes")["segmentation", "criterion"] == "rand_error"
+    assert found["segmentation", "method"] == "watershed"
+    assert ("segmentation", "method") not in chosen(a_survey(shapes=[(1, 64, 90), (1, 20_000, 20_000)]))
     assert chosen(a_survey(), gpu=True)["network", "base_channels"] == 64
     assert chosen(a_survey(shapes=[(1, 64, 90)]))["training", "tile"] == 156  # its output has 68 px
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.runtime.log import WORKFLOW
+from pipeline_lib.runtime.log import WORKFLOW, each_warning_once, logger
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "7", "PYTHONUNBUFFERED": ""}
@@ -190,3 +190,13 @@ def test_a_job_whose_workflow_has_already_ended_does_not_start(tmp_path, monkeyp
 def test_a_workflow_on_another_machine_is_not_checked(tmp_path, monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, WORKFLOW, "elsewhere:999999")
     assert run(tmp_path, "run(time.sleep, 0.5)")[0].returncode == 0
+
+
+def test_what_is_done_several_times_warns_once(caplog):
+    caplog.set_level("INFO", logger.name)
+    with each_warning_once():
+        for number in (1, 1, 2):
+            logger.warning("volume %d", number)
+            logger.info("done")
+    logger.warning("volume %d", 1)
+    assert caplog.messages == ["volume 1", "done", "done", "volume 2", "done", "volume 1"]

@@ -28,7 +28,15 @@ def drawn(seed, shape=(2, 40, 50), number=12):
 @given(st.integers(0, 2**32 - 1), st.sampled_from([7, 16, 64]), st.integers(1, 2))
 def test_blocks_give_the_values_of_whole_sections(seed, block, channels):
     labels, gray, probability = drawn(seed)
-    found = measure_cells(labels, intensity=gray[:channels], probability=probability, block=block)
+    disagreement = probability**2 / 2
+    found = measure_cells(
+        labels,
+        intensity=gray[:channels],
+        probability=probability,
+        disagreement=disagreement,
+        block=block,
+    )
+    assert [*found][-2:] == ["probability_mean", "disagreement_mean"]
     expected = []
     for z, section in enumerate(labels):
         image = gray[0, z] if channels == 1 else np.moveaxis(gray[:, z], 0, -1)
@@ -39,6 +47,7 @@ def test_blocks_give_the_values_of_whole_sections(seed, block, channels):
             for label in table.label
         ]
         table["probability_mean"] = [probability[z][section == label].mean() for label in table.label]
+        table["disagreement_mean"] = [disagreement[z][section == label].mean() for label in table.label]
         expected.append(table)
     expected = pd.concat(expected, ignore_index=True)
     pd.testing.assert_frame_equal(found, expected[found.columns], check_dtype=False, rtol=1e-9)
@@ -54,10 +63,11 @@ def test_columns_in_um():
 
 def test_no_cells_give_an_empty_table_with_all_columns():
     labels, gray, probability = drawn(0, number=0)
-    empty = measure_cells(labels, intensity=gray[:1], probability=probability)
+    maps = {"intensity": gray[:1], "probability": probability, "disagreement": probability}
+    empty = measure_cells(labels, **maps)
     labels[0, 0, 0] = 1
     assert not len(empty)
-    assert [*empty] == [*measure_cells(labels, intensity=gray[:1], probability=probability)]
+    assert [*empty] == [*measure_cells(labels, **maps)]
 
 
 def test_only_a_block_and_the_cells_that_begin_in_it_are_read():

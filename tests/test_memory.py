@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline_lib import memory
+from pipeline_lib import memory, networks
 from pipeline_lib.memory import PROCESS_BYTES, threads_for
 from pipeline_lib.networks.ssd import SSDPlan
 from pipeline_lib.networks.unet import UNetPlan
@@ -82,3 +82,37 @@ def test_the_same_estimate_for_ssd(settings, tile, precision, measured):
     given = {"precision": precision, "batch": 1, "volumes": 1, "pixels": 4 * tile**2}
     need = SSDPlan(**settings).example().training_memory(tile, on_gpu=False, **given)
     assert measured <= need.bytes <= 1.35 * measured
+
+
+# (neighbours on each side, base channels, precision) -> what they add to the measured peak memory of a
+# training of depth 2 with a tile of 652 px, in bytes
+OF_NEIGHBOURS = {(3, 4, "float32"): 134e6, (10, 4, "float32"): 455e6, (10, 16, "float32"): 572e6}
+OF_NEIGHBOURS[10, 4, "bfloat16"] = 550e6
+
+
+@pytest.mark.parametrize("case", OF_NEIGHBOURS)
+def test_what_neighbouring_sections_add_to_a_training(case):
+    context, base_channels, precision = case
+    given = {"precision": precision, "on_gpu": False, "batch": 1, "volumes": 1, "pixels": 4 * 652**2}
+    alone, with_neighbours = (
+        networks.plan("unet", depth=2, base_channels=base_channels, context_sections=k).training_memory(
+            652, **given
+        )
+        for k in (0, context)
+    )
+    # the kernels of the first layer are included, too
+    added = with_neighbours.bytes - alone.bytes
+    assert OF_NEIGHBOURS[case] <= added <= 1.35 * OF_NEIGHBOURS[case]
+
+
+@pytest.mark.parametrize(("context", "measured"), [(3, 89e6), (10, 293e6)])
+def test_what_neighbouring_sections_add_to_a_prediction(context, measured):
+    """Measured: peak memory with tiles of 1004 px."""
+    plan = networks.plan("unet", depth=2, base_channels=4, context_sections=context)
+    alone = networks.plan("unet", depth=2, base_channels=4)
+    for size in (2, 4):  # bfloat16 or float32: the sections are read as float32
+        more = plan.tile_bytes_per_pixel(size) - alone.tile_bytes_per_pixel(size)
+        assert measured <= memory.KEPT * more * 1004**2 <= 1.35 * measured
+    assert alone.tile_bytes_per_pixel(2) == 2 * alone.values_per_pixel
+    difference = plan.prediction_memory().bytes - alone.prediction_memory().bytes
+    assert difference == pytest.approx(memory.KEPT * more * plan.geometry.smallest**2)

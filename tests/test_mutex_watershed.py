@@ -21,9 +21,11 @@ from pipeline_lib.instances.mutex_watershed import Affinities, mutex_watershed
 from pipeline_lib.instances.postprocessing import PostProcessing, instances, instances_by_block
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.components import equal_components
-from pipeline_lib.networks.model import Model
+from pipeline_lib.networks.model import Model, save_ensemble
 from pipeline_lib.networks.modelfile import describe
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import read_json
+from pipeline_lib.stages.ensemble import average_predictions
 from pipeline_lib.stages.evaluation import evaluate
 from pipeline_lib.stages.joining import join_predictions
 from pipeline_lib.stages.postprocessing import (
@@ -37,7 +39,9 @@ from pipeline_lib.stages.segmentation import label_part, segment
 from pipeline_lib.tasks.segmentation.baselines import BASELINES
 from pipeline_lib.tasks.segmentation.losses import affinity_loss, true_affinities
 from pipeline_lib.tasks.segmentation.task import EVERYWHERE, EXACT, PixelTruth
+from pipeline_lib.training.prior import log_prior
 from tests.box_datasets import add_boxes
+from tests.test_training import NETWORK, inputs, run  # noqa: F401 (a fixture)
 from tests.test_workflow import CONFIG, TABLE, snakemake, write, write_stacks
 
 FEW = (*NEIGHBOURS, (-2, 0), (0, -3), (-2, -2), (2, -1))
@@ -200,15 +204,20 @@ def test_loss_counts_annotated_pixels_in_the_mask_and_adds_that_of_the_classes()
     np.testing.assert_array_equal(task.count_classes(truth), plain.count_classes(truth))
 
 
-def test_validation_loss_is_that_of_the_training_whatever_the_tiles():
+@pytest.mark.parametrize("w_c", [None, np.array([0.4, 2.5])])
+def test_validation_loss_is_that_of_the_training_whatever_the_tiles(w_c):
+    """With weights of the classes, probabilities of classes are corrected, and affinities are not."""
     task, rng = tasks.load("segmentation", offsets=FEW), np.random.default_rng(0)
     labels = np.stack([random_cells(seed, (20, 24)) for seed in (1, 2)]).astype(np.uint32)
     labels[labels == 1] = 2**32 - 1
     weights = (rng.random(labels.shape) * (rng.random(labels.shape) < 0.8)).astype(np.float32)
     ignore = (weights == 0).astype(np.uint8)
-    truth = PixelTruth(labels, np.zeros(labels.shape, np.uint8), weights, ignore, with_labels=True)
+    border = np.zeros(labels.shape, np.uint8)
+    truth = PixelTruth(labels, border, weights, ignore, with_labels=True, class_weights=w_c)
     logits = torch.randn(2, 2 + len(FEW), 20, 24, generator=torch.Generator().manual_seed(0))
-    output = torch.cat([logits[:, :2].softmax(1), logits[:, 2:].sigmoid()], 1)
+    prior = [] if w_c is None else log_prior([1, 1], [0.5, 0.5], w_c)
+    output = torch.stack([task.decode(lambda _, own=own: own[None], own, False, prior) for own in logits])
+    torch.testing.assert_close(output[:, 2:], logits[:, 2:].sigmoid())
     whole = torch.from_numpy(np.stack([truth.read(z, EVERYWHERE) for z in range(2)]))
     for size in (7, 100):
         found = []
@@ -358,6 +367,103 @@ def test_bias_must_be_between_minus_1_and_1(value):
         PostProcessing(0.3, seed_threshold=0.5, mutex_bias=0.0)
 
 
+def write_members(folder):
+    """Write three models that predict affinities, and return them."""
+    members = []
+    for number in range(3):
+        model = Model.load(folder / "model.pt")
+        torch.manual_seed(number)
+        members.append(Model(**vars(model) | {"network": model.plan.build(), "application": {}}))
+        members[-1].save(folder / f"member{number}.pt")
+    return members
+
+
+def test_an_ensemble_averages_affinities(trained):
+    members = write_members(trained)
+    predictions = [trained / f"{number}.h5" for number in range(3)]
+    for number, path in enumerate(predictions):
+        predict(
+            trained / "dataset.h5", trained / f"member{number}.pt", path, precision="float32", device="cpu"
+        )
+    found = [stored(path) for path in predictions]
+    assert np.std([affinities for _, affinities in found], 0).mean() > 0.01
+    average_predictions(predictions, trained / "mean.h5")
+    mean = stored(trained / "mean.h5")
+    for k in range(2):
+        expected = sum(own[k].astype(float) for own in found) / 3
+        np.testing.assert_array_equal(mean[k], expected.astype(np.float32))
+    mutex = PostProcessing(0.5, mutex_bias=0.0)
+    for settings, used in ((None, True), (PostProcessing(0.5), False), (mutex, True)):
+        application = {"postprocessing": settings.to_dict()} if settings else {}
+        save_ensemble(members, trained / "model.pt", provenance={}, application=application)
+        assert describe(trained / "model.pt")["offsets"] == [*map(list, FEW)]
+        predict(
+            trained / "dataset.h5", trained / "model.pt", trained / "p.h5", precision="float32", device="cpu"
+        )
+        with layout.require(trained / "p.h5") as file:
+            np.testing.assert_array_equal(file["cell_probability"][:], mean[0])
+            assert ("affinities" in file) == used and "disagreement" in file
+        if used:
+            np.testing.assert_array_equal(stored(trained / "p.h5")[1], mean[1])
+    parts = [trained / f"part{part}.h5" for part, _ in enumerate(blocks.parts((2, 270, 51), 3), 1)]
+    for part, path in enumerate(parts, 1):
+        predicted(trained, path.name, part=part, jobs=3)
+    join_predictions(parts, trained / "joined.h5", shape=(2, 270, 51), jobs=3)
+    np.testing.assert_allclose(stored(trained / "joined.h5")[1], mean[1], atol=1e-5)
+
+
+def test_affinities_of_other_offsets_have_no_mean(trained):
+    one, other, _ = write_members(trained)
+    other.offsets = (*FEW[:2], (-3, 1), *FEW[3:])
+    with pytest.raises(InputError, match=r"the members 1 and 2 of the ensemble differ .* their offsets"):
+        save_ensemble([one, other], trained / "model.pt", provenance={}, application={})
+    other.save(trained / "member1.pt")
+    paths = [trained / f"{number}.h5" for number in range(2)]
+    for number, path in enumerate(paths):
+        predict(
+            trained / "dataset.h5", trained / f"member{number}.pt", path, precision="float32", device="cpu"
+        )
+    message = r"1\.h5: found .* affinities at .*\[-3, 1\], .*0\.h5 has .*\[-2, 0\], "
+    with pytest.raises(InputError, match=message):
+        average_predictions(paths, trained / "mean.h5")
+
+
+SHORT = {"iterations": 2, "validation_interval": 2, "affinities": [*map(list, FEW)]}
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "class_balanced"])
+def test_a_training_corrects_the_classes_alone_and_sees_neighbours(inputs, tmp_path, sampling):  # noqa: F811
+    network = NETWORK | {"context_sections": 1}
+    run(inputs, tmp_path, network=network, sampling=sampling, **SHORT)
+    path = tmp_path / "model.pt"
+    model = Model.load(path)
+    assert (model.offsets, model.plan.classes, model.plan.input_channels) == (FEW, 2 + len(FEW), 3)
+    if sampling == "uniform":
+        expected = np.log(2 * np.array(read_json(inputs[4])["class_frequencies"]))
+        assert model.log_prior == pytest.approx(expected, abs=1e-12)
+    predict(inputs[2][0], path, tmp_path / "corrected.h5", precision="float32", device="cpu")
+    prior, model.log_prior = model.log_prior, ()
+    model.save(tmp_path / "plain.pt")
+    predict(inputs[2][0], tmp_path / "plain.pt", tmp_path / "plain.h5", precision="float32", device="cpu")
+    (corrected, affinities), (plain, same) = (stored(tmp_path / f"{n}.h5") for n in ("corrected", "plain"))
+    ratio = corrected / (1 - corrected) / (plain / (1 - plain))
+    np.testing.assert_allclose(ratio, np.exp(prior[1] - prior[0]), rtol=1e-3)
+    np.testing.assert_array_equal(affinities, same)
+
+
+def test_the_output_is_copied_from_a_network_with_the_same_affinities_only(inputs, tmp_path):  # noqa: F811
+    def initialised(name, start):
+        run(inputs, tmp_path / name, **SHORT, start_from=str(tmp_path / start / "model.pt"))
+        return Model.load(tmp_path / name / "model.pt").provenance["start"]["initialised"]
+
+    other = [*SHORT["affinities"][:-1], [3, -1]]
+    run(inputs, tmp_path / "plain", **SHORT | {"affinities": None})
+    run(inputs, tmp_path / "other", **SHORT | {"affinities": other})
+    run(inputs, tmp_path / "own", **SHORT)
+    for start, expected in (("plain", ["score"]), ("other", ["score"]), ("own", [])):
+        assert initialised(f"from {start}", start) == expected
+
+
 def test_settings_are_stored_without_those_of_other_methods(tmp_path):
     for settings, method in (
         (PostProcessing(0.3), "components"),
@@ -417,7 +523,7 @@ def test_settings_are_chosen_stored_segmented_and_scored(tmp_path):
     )
     found, settings = json.loads(chosen.read_text()), PostProcessing.read(chosen)
     assert settings.method == "mutex_watershed" and found["grid"] == [*MUTEX_THRESHOLDS]
-    assert found["cross_validated"] > 0.95
+    assert found["cross_validated"] > 0.95 and "rejected" not in found
     with layout.require(prediction) as file, layout.require(dataset) as truth:
         maps, affinities, labels = file["cell_probability"][:], Affinities.of(file)[0], truth["labels"][:]
         with tried.open() as table:
@@ -453,6 +559,23 @@ def test_settings_are_chosen_stored_segmented_and_scored(tmp_path):
             for z, section in enumerate(maps):
                 at.append(instances(section, settings.at(threshold), affinities=Affinities.of(file)[z]))
         assert table["rand_error", threshold] == pytest.approx(metrics.rand_error(cells, np.stack(at)))
+
+
+def test_a_mutex_watershed_that_is_not_used_is_recorded(tmp_path, caplog):
+    dataset, prediction = volume(tmp_path, "volume", 3)
+    with layout.h5py.File(prediction, "a") as file, layout.require(dataset) as truth:
+        file["cell_probability"][:] = truth["labels"][:] > 0
+        file["cell_probability"][:, :, 20:22] = 0  # components are right
+        file["affinities"][:] = 1 - file["affinities"][:]
+    with caplog.at_level("INFO"):
+        choose_postprocessing(
+            [dataset], [prediction], tmp_path / "chosen.json", method="mutex_watershed", criterion="seg"
+        )
+    found = json.loads((tmp_path / "chosen.json").read_text())
+    assert PostProcessing.read(tmp_path / "chosen.json").method == "components"
+    assert found["rejected"]["method"] == "mutex_watershed" and found["grid"] == [*THRESHOLDS]
+    assert found["rejected"]["value"] < 0.5 < max(found["value"])
+    assert "a mutex watershed was tried and is not used: mean seg 0." in caplog.text
 
 
 def test_affinities_parts_and_memory_that_are_missing_are_refused(tmp_path):

@@ -171,7 +171,7 @@ for dataset, weight_map in zip(datasets, weights):
         for array in (layout.LABELS, layout.SEPARATION_BORDER):
             layout.add(file, array, (1, 8, 8))
     with layout.create(weight_map, {{}}) as file:
-        layout.add(file, layout.WEIGHT_MAP, (1, 8, 8))
+        layout.add(file, layout.WEIGHT_MAP, (1, 8, 8)).attrs["w_c"] = 1.0, 1.0
 resource.setrlimit(resource.RLIMIT_NOFILE, (50, 400))
 with ExitStack() as stack:
     volumes = open_volumes(stack, Task().open, datasets, weights)

@@ -13,6 +13,7 @@ from pipeline_lib.pages.quality import (
     warn_of_lost_recall,
     warn_of_short_training,
     warn_of_uncovered,
+    warn_of_wrong_count,
 )
 
 TRAINING = {"learning_rate": 0.001, "iterations": 600, "best_by": "loss"}
@@ -185,9 +186,19 @@ def test_boxes_are_compared_without_signs_of_useless_segmentations():
     ],
 )
 def test_far_too_many_or_too_few_detections_are_a_warning(annotated, found, words):
-    warned = warn_of_biased_count(annotated, found, split="validation")
+    warned = warn_of_biased_count(annotated, found, split="validation", criterion="box_f1")
     assert names(warned) == (["biased_count"] if words else [])
     assert all(f"On the validation split, {words}." in warning.text for warning in warned)
+    again = warn_of_biased_count(annotated, found, split="validation", criterion="count_error")
+    assert len(again) == len(warned) and not any("count_error" in warning.text for warning in again)
+
+
+@pytest.mark.parametrize(("found", "words"), [(201, "minimum_size"), (200, None), (50, None), (49, "merged")])
+def test_a_segmentation_with_far_too_many_or_too_few_cells_is_a_warning(found, words):
+    warned = warn_of_wrong_count(100, found, split="test")
+    assert names(warned) == (["wrong_count"] if words else [])
+    assert all(words in warning.text for warning in warned)
+    assert warn_of_wrong_count(0, found, split="test") == []
 
 
 @pytest.mark.parametrize(

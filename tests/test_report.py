@@ -305,6 +305,53 @@ def test_without_a_baseline_that_finds_cells_none_is_called_best(pictures):
     assert "best baseline" not in write(pictures, scores, "uniform.html")
 
 
+# calibration
+
+
+def test_the_reliability_diagram_shows_all_pixels_of_a_split(pictures):
+    rng = np.random.default_rng(0)
+    scores, rows, summed = tidy_scores(), [], {"test": np.zeros((4, 10)), "validation": np.zeros((4, 10))}
+    for split, volume in product(summed, range(2)):
+        pixels = rng.integers(1, 10 ** rng.integers(1, 6, 10))
+        pixels[3] = 0  # a bin without pixels
+        cells, p = rng.integers(0, pixels + 1), pixels * (np.arange(10) + rng.random(10)) / 10
+        own = metrics.Reliability(pixels, cells, p, rng.random(10) * pixels)
+        summed[split] += list(vars(own).values())
+        rows += [
+            {"split": split, "volume": f"{split}-{volume}", "metric": metric, "value": value} | other
+            for metric, value in own.to_rows().items()
+            for other in ({"network": "unet", "threshold": 0.3}, {"network": "constant", "threshold": 0.2})
+        ]
+    html = write(pictures, pd.concat([scores, pd.DataFrame(rows)]), "reliability.html")
+    found = re.findall(r"<figure>\s*<figcaption><b>(\w+) split</b>(.*?)</figure>", html, re.S)
+    assert [split for split, _ in found] == ["Test", "Validation"]
+    [table] = (own for own in Page(html).tables if own[0][0]["text"] == "cell probability")
+    for number, (split, text) in enumerate(found):
+        pixels, cells, p, squared = summed[split.lower()]
+        own = Page(f"<figure><figcaption>{text}</figure>")
+        error, brier = np.abs(p - cells).sum() / pixels.sum(), squared.sum() / pixels.sum()
+        assert f"calibration error {digits(error)}, Brier score {digits(brier)} (lower" in own.text
+        drawn = [attributes for tag, attributes in own.elements if tag == "circle"]
+        bars = [attributes for tag, attributes in own.elements if tag == "rect"]
+        lines = [attributes for tag, attributes in own.elements if tag == "line"]
+        [ideal] = (line for line in lines if line.get("class") == "ideal")
+        (x0, x1), (y0, y1) = ([float(ideal[f"{axis}{end}"]) for end in (1, 2)] for axis in "xy")
+        [chosen] = (line for line in lines if line.get("class") == "chosen")
+        assert float(chosen["x1"]) == pytest.approx(x0 + 0.3 * (x1 - x0), abs=0.1)
+        known = [k for k in range(10) if pixels[k]]
+        assert len(known) == len(drawn) == len(bars) == 9
+        for k, dot, bar in zip(known, drawn, bars, strict=True):
+            predicted, observed = p[k] / pixels[k], cells[k] / pixels[k]
+            assert (float(dot["cx"]) - x0) / (x1 - x0) == pytest.approx(predicted, abs=1e-3)
+            assert (float(dot["cy"]) - y0) / (y1 - y0) == pytest.approx(observed, abs=1e-3)
+            height = max(1 + np.log10(pixels[k] / pixels.sum()) / 4, 0)
+            assert float(bar["height"]) == pytest.approx(72 * height, abs=0.1)
+            cell = [one["text"] for one in table[2 + k][1 + 3 * number : 4 + 3 * number]]
+            assert cell == [digits(predicted), digits(observed), f"{pixels[k]:,.0f}"]
+        assert [one["text"] for one in table[5][1 + 3 * number : 4 + 3 * number]] == ["-", "-", "0"]
+    assert "#calibration" in html and "#calibration" not in write(pictures, scores, "report.html")
+
+
 # cells and warnings
 
 
@@ -392,6 +439,7 @@ def test_every_score_is_computed_and_every_criterion_is_explained():
     labels = np.kron(np.arange(4).reshape(1, 2, 2), np.ones((5, 5))).astype(np.uint8)
     computed = {*metrics.isbi_scores(labels, labels / 4).metric, *metrics.INSTANCE_METRICS}
     computed |= {*metrics.DETECTION_METRICS, *metrics.COUNT_ERRORS}
+    computed |= {*metrics.reliability(labels, labels / 4).scores()}
     assert {score.metric for score in SCORES} | {"uniform_sections"} <= computed
     assert set(postprocessing.CRITERIA) <= {score.metric for score in SCORES} & set(charts.NAMES)
     for score in SCORES:

@@ -118,7 +118,11 @@ def test_workflow_runs_with_another_network(installed, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (config(depth=2), "`network.depth`: unknown. It is a setting of unet; the chosen network has width."),
+        (
+            config(depth=2),
+            "`network.depth`: unknown. It is a setting of unet; the chosen network has context_sections, "
+            "width.",
+        ),
         (config(width=0), "`network.width`: found 0. Expected an integer of at least 1"),
         (
             config({"tile": 64}),

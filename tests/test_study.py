@@ -210,6 +210,7 @@ class TestStudy:
         page = (folder / "results/comparison.html").read_text()
         assert "<b>broken</b> lacks 2 models: broken, broken-fold1. The training did not end" in page
         assert 'href="comparison.html"' in (folder / "results/report.html").read_text()
+        assert {path.stem for path in folder.glob("results/variants/*.pt")} == {"plain", "three"}
         table = pd.read_csv(folder / "results/comparison.csv")
         assert {*table.variant} == {"plain", "three"}
         assert {*table.models} == {2}

@@ -347,7 +347,7 @@ def test_validation_images_with_another_type_are_rejected_before_training(inputs
 
 
 def test_validation_scores_are_weighted_cross_entropy_and_v_rand(inputs, tmp_path):
-    """They are computed independently, over whole sections."""
+    """They are computed independently, over whole sections; the class weights are undone for V-Rand only."""
     run(inputs, tmp_path, iterations=4)
     model = Model.load(tmp_path / "model.pt")
     net = model.network.eval()
@@ -358,6 +358,7 @@ def test_validation_scores_are_weighted_cross_entropy_and_v_rand(inputs, tmp_pat
             data["separation_border"][:],
             weights["weight_map"][:],
         )
+        w_c = weights["weight_map"].attrs["w_c"]
     context = net.geometry.context
     energy, v_rand = [], []
     for z in range(2):
@@ -370,8 +371,9 @@ def test_validation_scores_are_weighted_cross_entropy_and_v_rand(inputs, tmp_pat
             log_p = net(torch.from_numpy(image)[None])[0, :, :60, :64].log_softmax(0).numpy()
         target = (labels[z] > 0) & (border[z] == 0)
         energy.append(-(w[z] * np.where(target, log_p[1], log_p[0])).mean())
+        odds = np.exp(log_p[1].astype(float) - log_p[0]) * w_c[0] / w_c[1]
         scores = metrics.isbi_scores(
-            cells_apart(labels[z], border[z]), np.exp(log_p[1]), thresholds=np.arange(1, 10) / 10
+            cells_apart(labels[z], border[z]), odds / (1 + odds), thresholds=np.arange(1, 10) / 10
         )
         v_rand.append(scores[scores.metric == "v_rand_thin"].value.to_numpy())
     history = pd.read_csv(tmp_path / "history.csv")

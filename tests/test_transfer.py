@@ -442,14 +442,18 @@ def test_next_fcn_starts_with_the_sum_of_the_one_before(before, after):
     assert sums["source"].std() > 0.1
 
 
-def validation_loss(inputs, net, normalisation):
+def validation_loss(inputs, net, model):
+    """Return the loss of a network that starts from a model, with its corrected probabilities."""
     from contextlib import ExitStack
 
     task = tasks.load("segmentation")
     with ExitStack() as stack:
         volumes = open_volumes(stack, task.open, *inputs[2:4])
         tile = net.geometry.input_size(64)
-        scores = validate(net, task, volumes, normalisation, tile, torch.device("cpu"), torch.float32)
+        cpu = torch.device("cpu")
+        scores = validate(
+            net, task, volumes, model.normalisation, tile, cpu, torch.float32, log_prior=model.log_prior
+        )
     return scores["loss"]
 
 
@@ -473,7 +477,7 @@ def test_from_patch_classifier_to_fcn8s(inputs, tmp_path):
         torch.manual_seed(0)
         net = plan.build()
         transfer.transfer(transfer.match(model.plan, plan), model.network, net)
-        begins[name] = validation_loss(inputs, net, model.normalisation)
+        begins[name] = validation_loss(inputs, net, model)
         run(
             inputs,
             tmp_path / name,
@@ -485,7 +489,7 @@ def test_from_patch_classifier_to_fcn8s(inputs, tmp_path):
         )
         losses[name] = pd.read_csv(tmp_path / name / "history.csv").validation_loss.min()
         previous = name
-    scratch = validation_loss(inputs, networks.plan("fcn32s", **fixed).build(), model.normalisation)
+    scratch = validation_loss(inputs, networks.plan("fcn32s", **fixed).build(), model)
     assert begins["fcn32s"] < 0.8 * scratch
     assert losses["fcn32s"] > losses["fcn16s"] > losses["fcn8s"]
     assert begins["fcn16s"] < 1.1 * losses["fcn32s"] and begins["fcn8s"] < 1.1 * losses["fcn16s"]

@@ -209,13 +209,33 @@ def test_components_are_chosen_if_a_watershed_is_better_by_chance_only():
 
     seeded = np.array([False, False, True, True, True])
     values = np.array([[0.6, 0.5, 0.9, 0.1, 0.5], [0.6, 0.5, 0.1, 0.9, 0.5], [0.6, 0.5, 0.9, 0.9, 0.5]])
-    found = _choose(values, seeded)
+    found, other = _choose(values, seeded)
     assert values[:, 2].mean() > values[:, 0].mean()
+    assert other.setting in (2, 3)
     assert (found.setting, found.of_method.tolist()) == (0, (~seeded).tolist())
     assert found.cross_validated == pytest.approx(0.6)
-    better = _choose(values + np.where(seeded, 0.5, 0), seeded)
+    better, _ = _choose(values + np.where(seeded, 0.5, 0), seeded)
     assert better.setting in (2, 3)
     assert better.cross_validated == pytest.approx((0.1 + 0.1 + 0.9) / 3 + 0.5)
+    # better in the cross-validation, but not in the mean
+    values = np.array([[0.9, 0.1, 0.5], [0.1, 0.9, 0.5], [0.8, 0.8, 0.5]])
+    found, other = _choose(values, np.array([False, False, True]))
+    assert other.cross_validated > found.cross_validated
+    assert found.setting in (0, 1)
+
+
+def test_a_watershed_that_is_not_used_is_recorded(tmp_path, caplog):
+    dataset, prediction = volume(tmp_path, "volume", 3, gap=0.1)  # nothing to separate
+    with caplog.at_level("INFO"):
+        choose_postprocessing(
+            [dataset], [prediction], tmp_path / "chosen.json", method="watershed", criterion="seg"
+        )
+    found = json.loads((tmp_path / "chosen.json").read_text())
+    assert "seed_threshold" not in found and found["grid"] == list(THRESHOLDS)
+    assert {*found["rejected"]} == {"method", "value", "cross_validated"}
+    assert found["rejected"]["method"] == "watershed"
+    assert found["rejected"]["value"] <= max(found["value"])
+    assert "a watershed was tried and is not used: mean seg " in caplog.text
 
 
 def test_one_section_is_not_cross_validated(tmp_path):

@@ -24,6 +24,8 @@ from pipeline_lib import networks, provenance
 from pipeline_lib.data.normalisation import measure
 from pipeline_lib.networks.model import Model
 from pipeline_lib.networks.modelfile import describe
+from pipeline_lib.runtime.files import read_json
+from pipeline_lib.scores import SUMS
 from pipeline_lib.stages.evaluation import evaluate
 from pipeline_lib.stages.prediction import predict
 from pipeline_lib.stages.segmentation import segment, write_tiffs
@@ -182,6 +184,12 @@ class TestFinishedRun:
         names = ("score_cell_probability.tif", "new_cell_probability.tif")
         assert np.array_equal(*(tifffile.imread(folder / name) for name in names))
 
+    def test_model_undoes_the_class_weights(self, run):
+        frequencies = np.array(read_json(run[0] / "results/statistics.json")["class_frequencies"])
+        for path in ("models/unet/model.pt", "model.pt"):  # the latter is what `bordure predict` uses
+            found = describe(run[0] / "results" / path)["log_prior"]
+            assert found == pytest.approx(np.log(2 * frequencies), abs=1e-9)
+
     def test_model_was_trained_with_the_threads_of_its_rule(self, run):
         model = Model.load(run[0] / "results/models/unet/model.pt")
         assert model.provenance["environment"]["threads"] == 2  # the rule's 16, limited by --cores
@@ -201,6 +209,8 @@ class TestFinishedRun:
         every = pd.read_csv(run[0] / "results/scores.csv", float_precision="round_trip")
         own = every[(every.network == "unet") & (every.metric == "seg") & (every.split == "test")]
         assert scores["test"]["seg"] in own.value.to_numpy()
+        assert "brier_score" in scores["test"]
+        assert not any(name.startswith("reliability_") for name in scores["test"])
 
     def test_a_run_with_the_model_gives_the_same_and_predicts_a_new_row_alone(self, run, tmp_path):
         with h5py.File(run[0] / "results/dataset/new.h5") as file:
@@ -419,7 +429,9 @@ class TestFinishedRun:
         scores = pd.read_csv(results / "scores.csv", float_precision="round_trip")
         assert {*scores.network} == {"unet", "unet-seed3", "constant", "smoothed_raw"}
         spread = pd.read_csv(results / "scores_spread.csv", float_precision="round_trip")
-        assert len(spread) == len(scores[["split", "metric"]].drop_duplicates())
+        summed = scores.metric.str.startswith(SUMS)
+        assert summed.any()
+        assert len(spread) == len(scores[~summed][["split", "metric"]].drop_duplicates())
         for row in spread.itertuples():
             values = []
             for network in ("unet", "unet-seed3"):

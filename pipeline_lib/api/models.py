@@ -12,7 +12,7 @@ import numpy as np
 from pipeline_lib.api.arrays import Image, channels_of, files
 from pipeline_lib.api.segmenting import THREADS, channels_to_read, find_boxes, has_masks
 from pipeline_lib.kernels.threads import cores
-from pipeline_lib.networks.modelfile import application, describe
+from pipeline_lib.networks.modelfile import application, describe, members
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.runtime.log import show_unless_set_up
@@ -51,6 +51,8 @@ class Model:
         Whether it finds boxes (`detect`).
     segments : bool
         Whether it finds labels (`predict`). Detectors with masks do both.
+    members : int
+        Number of networks: 1, or those of an ensemble, whose mean is predicted.
     scores : dict
         Mean scores of the images of each split: `scores["validation"]["seg"]`.
 
@@ -66,6 +68,7 @@ class Model:
         self.detects = self._described.get("task") == "detection"
         self.segments = not self.detects or has_masks(self._described)
         self._application = application(self._described, path)
+        self.members = members(self._described)
         self.channels = len(self._described["normalisation"]["scale"])
         self.threshold: float = self._application["postprocessing"]["threshold"]
         self.scores: dict[str, dict[str, float]] = self._application.get("scores", {})
@@ -76,7 +79,7 @@ class Model:
         score = self.scores.get("validation", {}).get(chosen["criterion"])
         scored = "" if score is None else f", validation {chosen['criterion']} {score:.4f}"
         channels = "" if self.channels == 1 else f", {self.channels} channels"
-        name = self._described["name"]
+        name = self._described["name"] + (f", mean of {self.members}" if self.members > 1 else "")
         seeds = f", seeds above {chosen['seed_threshold']:.2f}" if "seed_threshold" in chosen else ""
         mutex = f", mutex watershed with a bias of {chosen['mutex_bias']:g}" if "mutex_bias" in chosen else ""
         return f"<Model {self.path}: {name}{channels}, threshold {self.threshold:.2f}{seeds}{mutex}{scored}>"
@@ -313,8 +316,9 @@ class Model:
     ) -> pd.DataFrame:
         """Segment files of images, as `bordure predict` does, and write the results.
 
-        For each image `NAME_labels.tif`, `NAME_cell_probability.tif` and `NAME_cells.csv` are written, with a
-        detector `NAME_detections.csv` and others, and `summary.csv` for all. An image that cannot be used
+        For each image `NAME_labels.tif`, `NAME_cell_probability.tif` and `NAME_cells.csv` are written, with
+        an ensemble `NAME_disagreement.tif`, with a detector `NAME_detections.csv` and others, and
+        `summary.csv` for all. An image that cannot be used
         does not stop the others.
 
         Parameters

@@ -196,7 +196,7 @@ def _most_at_a_time(options: Options, described: Json, images: Sequence[Path], t
         ):
             height, width = map(plan.geometry.input_size, found.shape[2:])
             largest = max(largest, height * width)
-    need = memory.TORCH_PROCESS_BYTES + memory.KEPT * 4 * plan.values_per_pixel * largest
+    need = memory.TORCH_PROCESS_BYTES + memory.KEPT * plan.tile_bytes_per_pixel() * largest
     return max(min(cores() // threads + 1, len(images), int(options.memory * 1e9 / need)), 1)
 
 
@@ -370,9 +370,12 @@ def _results_of(described: Json) -> dict[str, str]:
         from pipeline_lib.imageio.boxes import EXPORTS
 
         return EXPORTS | (cells if has_masks(described) else {})
+    from pipeline_lib.networks.modelfile import members
     from pipeline_lib.tasks.segmentation.classes import Classes
 
     cells["cell_probability"] = "cell_probability.tif"
+    if members(described) > 1:
+        cells["disagreement"] = "disagreement.tif"
     return cells | ({"classes": "classes.tif"} if Classes.of(described).several else {})
 
 
@@ -396,6 +399,7 @@ def _write_cells(
     dataset: Path, prediction: Path | None, segmentation: Path, results: dict[str, Path]
 ) -> Json:
     """Write the results of a segmented image, and return the row of the image in the summary."""
+    from pipeline_lib.stages.ensemble import write_disagreement
     from pipeline_lib.stages.measurement import measure_volume
     from pipeline_lib.stages.segmentation import write_tiffs
 
@@ -406,6 +410,8 @@ def _write_cells(
         results.get("cell_probability"),
         classes=results.get("classes"),
     )
+    if prediction and "disagreement" in results:
+        write_disagreement(prediction, results["disagreement"])
     number = measure_volume(dataset, prediction, segmentation, results["cells"])
     return {"cells": number, "labels": results["labels"].name, "table": results["cells"].name}
 

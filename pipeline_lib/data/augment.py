@@ -48,6 +48,9 @@ class Augmentation:
         Largest standard deviation of the Gaussian noise, in units of the normalised image.
     interpolation : {"bicubic", "bilinear"}, optional
         How gray values between pixels are computed. By default bicubically.
+    section_jitter : float, optional
+        Standard deviation in px of the Gaussian shift of each neighbouring section against the section in the
+        middle, for networks that see several. By default none is shifted.
 
     References
     ----------
@@ -66,6 +69,7 @@ class Augmentation:
     gamma: float = 0.2
     noise: float = 0.1
     interpolation: str | None = None
+    section_jitter: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,9 @@ class Transform:
         Factor, summand and power of the gray values.
     noise : float
         Standard deviation of the Gaussian noise.
+    shifts : (sections, 2) array of float64, optional
+        Shift (row, column) in px of each section that the network sees; that of the middle one is 0. By
+        default none is shifted.
     """
 
     matrix: np.ndarray
@@ -91,9 +98,10 @@ class Transform:
     offset: float
     gamma: float
     noise: float
+    shifts: np.ndarray | None = None
 
 
-def draw(settings: Augmentation, rng: np.random.Generator) -> Transform:
+def draw(settings: Augmentation, rng: np.random.Generator, sections: int = 1) -> Transform:
     """Draw a random transform.
 
     The same numbers are drawn for all settings, so that changing one setting does not change the others'
@@ -105,6 +113,8 @@ def draw(settings: Augmentation, rng: np.random.Generator) -> Transform:
         Ranges to draw from.
     rng : numpy.random.Generator
         Source of the random numbers.
+    sections : int, default 1
+        Number of sections that the network sees, an odd number.
 
     Returns
     -------
@@ -116,6 +126,11 @@ def draw(settings: Augmentation, rng: np.random.Generator) -> Transform:
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     nodes = rng.normal(0, 1, (2, settings.elastic_grid, settings.elastic_grid)) * settings.elastic_std
     gain, gamma = ((1 + limit) ** rng.uniform(-1, 1) for limit in (settings.gain, settings.gamma))
+    shifts = None
+    if settings.section_jitter and sections > 1:
+        [own] = rng.spawn(1)  # so that the jitter does not change any other number
+        shifts = own.normal(0, settings.section_jitter, (sections, 2))
+        shifts[sections // 2] = 0
     return Transform(
         rotation @ np.diag([flip, 1.0]),
         nodes,
@@ -123,6 +138,7 @@ def draw(settings: Augmentation, rng: np.random.Generator) -> Transform:
         settings.offset * rng.uniform(-1, 1),
         gamma,
         settings.noise * rng.random(),
+        shifts,
     )
 
 
@@ -142,7 +158,8 @@ def reach(transform: Transform, tile: int) -> int:
         Upper limit in px of the distance along rows and along columns.
     """
     half = tile / 2 + _BICUBIC_OVERSHOOT * np.abs(transform.nodes).max(initial=0)
-    return math.ceil(np.abs(transform.matrix).sum(axis=1).max() * half) + 1
+    shift = 0.0 if transform.shifts is None else np.abs(transform.shifts).max()
+    return math.ceil(np.abs(transform.matrix).sum(axis=1).max() * half + shift) + 1
 
 
 @lru_cache(maxsize=4)
@@ -246,6 +263,26 @@ def placement(transform: Transform, centre: tuple[float, float]) -> np.ndarray:
     terms[0, grid, -1] = terms[1, -1, grid] = 1
     terms = np.tensordot(transform.matrix, terms, 1)
     terms[:, -1, -1] += centre
+    return terms
+
+
+def shifted(terms: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Return the coefficients of the positions of a patch that is shifted in the image.
+
+    Parameters
+    ----------
+    terms : (2, grid + 2, grid + 2) array of float64
+        Coefficients from `placement`.
+    shift : (2,) array of float64
+        Number of rows and columns (px).
+
+    Returns
+    -------
+    (2, grid + 2, grid + 2) array of float64
+        Coefficients of positions that are moved by the shift.
+    """
+    terms = terms.copy()
+    terms[:, -1, -1] += shift
     return terms
 
 

@@ -60,20 +60,21 @@ class Normalisation:
 
         Parameters
         ----------
-        raw : (c, y, x) array
-            Gray levels.
+        raw : (c, y, x) or (n c, y, x) array
+            Gray levels, of one section or of n sections one after the other. Each is normalised as if alone.
         rows, columns : (y,) and (x,) array of int
             Rows and columns of the region in the section; a mean image is subtracted at this place.
 
         Returns
         -------
-        (c, y, x) array of float32
-            Normalised gray levels.
+        array of float32
+            Normalised gray levels, with the shape of `raw`.
         """
         offset = self.offset
         if self.kind == "mean_image":
             offset = offset[:, rows[:, None], columns]
-        return (raw.astype(np.float32) - offset) / self.scale
+        sections = raw.astype(np.float32).reshape(-1, len(self.scale), *raw.shape[1:])
+        return ((sections - offset) / self.scale).reshape(raw.shape)
 
     def check(self, raw: Stored, path: str | Path, gray: Json | None = None) -> None:
         """Raise `InputError` unless images match the training images in channels, type and gray scale.

@@ -44,7 +44,16 @@ class Truth(Protocol):
 
 
 class PixelwiseTruth(Truth, Protocol):
-    """Truth with numbers for each pixel."""
+    """Truth with numbers for each pixel.
+
+    Attributes
+    ----------
+    class_weights : (classes,) array of float64, or None
+        Weight w_c of each class in the loss. None if it is 1 for all classes.
+    """
+
+    @property
+    def class_weights(self) -> npt.NDArray[np.float64] | None: ...
 
     def read(self, section: int, window: tuple[slice, slice]) -> np.ndarray:
         """Return the truth in a window of a section.
@@ -85,7 +94,7 @@ class Volume(NamedTuple):
     Parameters
     ----------
     raw : (c, z, y, x) array or HDF5 dataset
-        Gray levels of the images.
+        Gray levels of the images; for networks that see several sections `inference.neighbours.Neighbours`.
     truth : Truth
         What the output of the network is compared with.
     """
@@ -100,7 +109,7 @@ class Patch(NamedTuple):
     Parameters
     ----------
     image : (1, c, tile, tile) Tensor of float32
-        Normalised and augmented images.
+        Normalised and augmented images, with the channels of all sections that the network sees.
     truth : (1, k, out, out) Tensor of float32
         Truth of the middle of the patch; out = tile - 2 * context is the side of the network's output.
     """
@@ -190,6 +199,7 @@ class Patches:
         self.augmentation = augmentation
         self.seed = seed
         self.balanced = balanced
+        self.sections = volumes[0].raw.shape[0] // len(normalisation.scale)  # that the network sees
         pixels = np.array([np.prod(truth.shape, dtype=float) for _, truth in volumes])
         self.share = pixels / pixels.sum()
 
@@ -207,7 +217,7 @@ class Patches:
             The pixels and the transform of the patch, in the memory of the CPU.
         """
         rng = np.random.default_rng([self.seed, number])
-        transform = augment.draw(self.augmentation, rng)
+        transform = augment.draw(self.augmentation, rng, self.sections)
         if self.balanced:
             transform = augment.keep_centre(transform, self.tile)
         (raw, truth), (section, row, column) = self._centre(rng)
@@ -274,7 +284,13 @@ class Patches:
         """
         terms, basis = self._positions(region, device)
         mode = self.augmentation.interpolation or "bicubic"
-        image = augment.sample(region.image.to(device, non_blocking=True), terms, basis, mode)
+        image = region.image.to(device, non_blocking=True)
+        if region.transform.shifts is None:
+            image = augment.sample(image, terms, basis, mode)
+        else:
+            shifted = (augment.shifted(terms, shift) for shift in region.transform.shifts)
+            pairs = zip(image.chunk(self.sections), shifted, strict=True)
+            image = torch.cat([augment.sample(section, own, basis, mode) for section, own in pairs])
         generator = torch.Generator(device).manual_seed(region.seed)
         return augment.vary_gray(image, region.transform, generator)
 

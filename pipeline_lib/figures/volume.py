@@ -55,16 +55,17 @@ def save_volume_strip(
     classes: Sequence[str] = (),
     target: Stored | None = None,
     class_map: Stored | None = None,
+    disagreement: Stored | None = None,
 ) -> None:
     """Draw the middle section of a volume as two rows of pictures, and write it as PNG.
 
     If nothing is annotated in the middle section, the nearest one with annotated pixels is drawn.
 
     The pictures are raw image, outlines of the cells that were found and annotated, segmentation, annotation,
-    separation border, weight map and cell probability. Without annotation or weight map there are fewer.
-    A segment has the colour of the annotated cell with which it shares most pixels, so a difference in colour
-    is an error. If a side of the section is longer than `LARGEST`, gray range and errors are those of its
-    middle.
+    separation border, weight map, cell probability and, of an ensemble, the disagreement of its members.
+    Without annotation or weight map there are fewer. A segment has the colour of the annotated cell with
+    which it shares most pixels, so a difference in colour is an error. If a side of the section is longer
+    than `LARGEST`, gray range and errors are those of its middle.
 
     Arrays may be HDF5 datasets. Only one section is read, or its middle.
 
@@ -96,6 +97,8 @@ def save_volume_strip(
         Name of each class. With it, a further row shows the classes of the annotation and those found.
     target, class_map : (z, y, x) array, optional
         Number of the annotated and of the predicted class of each pixel.
+    disagreement : (z, y, x) array, optional
+        Disagreement of the members of an ensemble, for a further picture.
     """
     sections, height, width = probability.shape
     part = middle((height, width), LARGEST)
@@ -158,14 +161,17 @@ def save_volume_strip(
             add(heading, classes_coloured(shown, len(classes)), *_class_legend(shown, classes))
             if numbers is target:
                 hatch()
+    place = tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True))
     if weights is not None:
-        place = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True))
         shown_weights = weights[(z, *place)]
         scale = Scale("viridis", 0, float(shown_weights.max()), "loss weight")
         add("weight map", coloured(shown_weights, scale), scale=scale)
         hatch()
     scale = Scale("gray", 0, 1, f"threshold {threshold:.2f}", mark=threshold)
     add("cell probability", coloured(shown_probability[window], scale), scale=scale)
+    if disagreement is not None:
+        scale = Scale("magma", 0, 0.5, "standard deviation of the members")
+        add("disagreement", coloured(disagreement[(z, *place)], scale), scale=scale)
     title = f"{volume}: section {z + 1} of {sections}, {split} split"
     rows = [panels[:RESULTS], panels[RESULTS:]] if annotated else [panels]
     facts: Json = {"volume": volume, "provenance": record}

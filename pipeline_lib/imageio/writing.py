@@ -165,6 +165,7 @@ def write_probability(
     provenance: Json | None = None,
     pixel_size: PixelSize | None = None,
     section_spacing: float | None = None,
+    highest: float = 1.0,
 ) -> None:
     """Write a probability map as compressed TIFF.
 
@@ -183,13 +184,16 @@ def write_probability(
         Height and width of a pixel (um), for Fiji, ImageJ and other programs.
     section_spacing : float, optional
         Distance between neighbouring sections (um). It is written only together with `pixel_size`.
+    highest : float, default 1.0
+        ImageJ shows this value as white.
 
     Raises
     ------
     InputError
         If the disk is full or the folder is not writable.
     """
-    _write_tiff(path, probability, np.dtype(np.float32), provenance, Scale(pixel_size, section_spacing), 1.0)
+    scale = Scale(pixel_size, section_spacing)
+    _write_tiff(path, probability, np.dtype(np.float32), provenance, scale, highest)
 
 
 def _bands(stack: Stored) -> Iterator[np.ndarray]:

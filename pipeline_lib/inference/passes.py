@@ -159,7 +159,7 @@ def choose_tile(
         If `tile` is not a valid size, or `memory_gb` is too small for the smallest valid tile.
     """
     geometry = plan.geometry
-    pixel = plan.values_per_pixel * precision.itemsize
+    pixel = plan.tile_bytes_per_pixel(precision.itemsize)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # memory that torch kept from the tiles of earlier volumes is available, too
         available: float = torch.cuda.mem_get_info(device)[0]

@@ -39,6 +39,7 @@ def measure_cells(
     *,
     intensity: Stored | None = None,
     probability: Stored | None = None,
+    disagreement: Stored | None = None,
     class_probability: Stored | None = None,
     classes: Mapping[int, str] | None = None,
     pixel_size: float | tuple[float, float] | None = None,
@@ -57,6 +58,8 @@ def measure_cells(
         Gray levels. With several channels, each column gets the number of its channel.
     probability : (z, y, x) array or HDF5 dataset, optional
         Cell probability.
+    disagreement : (z, y, x) array or HDF5 dataset, optional
+        Disagreement of the members of an ensemble.
     class_probability : (k, z, y, x) array or HDF5 dataset, optional
         Probability of each class.
     classes : mapping of int to str, optional
@@ -73,7 +76,7 @@ def measure_cells(
     pandas.DataFrame
         One row per section and label, ordered by both: `section` (from 0), the columns of `SHAPE` and
         `INTENSITY` as `skimage.measure.regionprops_table` names them (rows come first: `centroid-0` is the
-        row), `touches_edge`, `probability_mean` and `class`.
+        row), `touches_edge`, `probability_mean`, `disagreement_mean` and `class`.
 
     Examples
     --------
@@ -88,15 +91,17 @@ def measure_cells(
     import pandas as pd
 
     of_class = classes or {}
+    given = {"probability_mean": probability, "disagreement_mean": disagreement}
+    maps = {column: values for column, values in given.items() if values is not None}
     parts = [
         part
         for z in range(labels.shape[0])
-        for part in _parts_of_section(labels, z, intensity, probability, class_probability, of_class, block)
+        for part in _parts_of_section(labels, z, intensity, maps, class_probability, of_class, block)
     ]
     if not parts:  # only the columns
         nothing = np.zeros((1, 1), np.uint8)
         gray = None if intensity is None else np.zeros((1, 1, intensity.shape[0]))
-        parts = [_measured(nothing, gray, None if probability is None else nothing)]
+        parts = [_measured(nothing, gray, dict.fromkeys(maps, nothing))]
         parts[0] = parts[0].assign(**({"class": ""} if of_class else {}))
     table = pd.concat(parts, ignore_index=True).sort_values(["section", "label"], ignore_index=True)
     if (size := pair(pixel_size)) is not None:
@@ -112,7 +117,7 @@ def _parts_of_section(
     labels: Stored,
     z: int,
     intensity: Stored | None,
-    probability: Stored | None,
+    maps: Mapping[str, Stored],
     class_probability: Stored | None,
     classes: Mapping[int, str],
     block: int,
@@ -134,7 +139,7 @@ def _parts_of_section(
         part = _measured(
             region,
             None if intensity is None else np.moveaxis(intensity[(slice(None), z, *at)], 0, -1),
-            None if probability is None else probability[(z, *at)],
+            {column: values[(z, *at)] for column, values in maps.items()},
         )
         for axis, start in enumerate((at[0].start, at[1].start)):
             part[f"centroid-{axis}"] += start
@@ -196,9 +201,9 @@ def _boxes(labels: Stored, z: int, block: int) -> tuple[np.ndarray, ...]:
 
 
 def _measured(
-    region: np.ndarray, intensity: np.ndarray | None, probability: np.ndarray | None
+    region: np.ndarray, intensity: np.ndarray | None, maps: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
-    """Return the table of the cells in a region (y, x)."""
+    """Return the table of the cells in a region (y, x), with the mean of each map in a column of its name."""
     import pandas as pd
     from skimage import measure  # takes 0.3 s
 
@@ -210,7 +215,7 @@ def _measured(
     )
     table.insert(0, "section", 0)
     table["touches_edge"] = False
-    if probability is not None:
-        mean = measure.regionprops_table(region, probability, properties=("intensity_mean",))  # type: ignore[no-untyped-call]
-        table["probability_mean"] = mean["intensity_mean"]
+    for column, values in maps.items():
+        mean = measure.regionprops_table(region, values, properties=("intensity_mean",))  # type: ignore[no-untyped-call]
+        table[column] = mean["intensity_mean"]
     return table

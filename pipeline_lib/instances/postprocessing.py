@@ -181,8 +181,8 @@ class PostProcessing:
         Examples
         --------
         >>> from pipeline_lib.instances.postprocessing import PostProcessing
-        >>> PostProcessing(threshold=0.5, minimum_size=10).scaled(4.0)
-        PostProcessing(threshold=0.5, minimum_size=40, border_reach=0, seed_threshold=None, mutex_bias=None)
+        >>> PostProcessing(threshold=0.5, minimum_size=10).scaled(4.0).minimum_size
+        40
         """
         if pixels == 1:
             return self

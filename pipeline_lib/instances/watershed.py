@@ -45,7 +45,7 @@ def grow_seeds(cell_probability: np.ndarray, seeds: np.ndarray, cells: np.ndarra
 
     Examples
     --------
-    Two nuclei touch at the pixel of probability 0.5.
+    Two nuclei touch at the pixel of probability 0.5, which the nearer seed gets.
 
     >>> import numpy as np
     >>> from pipeline_lib.instances.watershed import grow_seeds

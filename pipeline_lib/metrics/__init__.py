@@ -14,6 +14,7 @@ The page :doc:`/explanation/scores` explains with pictures what each score punis
 """
 
 from pipeline_lib.kernels.components import connected_components
+from pipeline_lib.metrics.calibration import Reliability, reliability
 from pipeline_lib.metrics.challenge import CHALLENGE_THRESHOLDS, challenge_summary, isbi_scores, summary_table
 from pipeline_lib.metrics.classes import class_confusion, class_scores
 from pipeline_lib.metrics.contingency import ContingencyTable, Foreground, contingency_tables
@@ -70,6 +71,7 @@ __all__ = [
     "DetectionCurve",
     "Foreground",
     "Mismatch",
+    "Reliability",
     "adapted_rand_error",
     "average_precision",
     "boxes_of_instances",
@@ -93,6 +95,7 @@ __all__ = [
     "pixel_error",
     "pooled_matches",
     "rand_error",
+    "reliability",
     "seg",
     "splits_mergers_error",
     "summary_table",

@@ -13,7 +13,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-from pipeline_lib.networks.plan import Geometry, Plan
+from pipeline_lib.networks.plan import Geometry, Plan, sections_seen
 from pipeline_lib.runtime.errors import InputError
 
 #: Group of entry points in which other packages name the modules of their networks.
@@ -92,16 +92,18 @@ def _plans(module: ModuleType) -> dict[str, type[Plan]]:
     return {kind.name: kind for kind in kinds if "name" in vars(kind)}
 
 
-def plan(name: str, **arguments: Any) -> Plan:
+def plan(name: str, *, image_channels: int = 1, **arguments: Any) -> Plan:
     """Return the plan of a network with the given settings.
 
     Parameters
     ----------
     name : str
         Name of the network, one of `names`.
+    image_channels : int, default 1
+        Number of channels of the images. `input_channels` follows from it, unless it is given.
     **arguments
-        Settings of the network, and `input_channels` and `classes` (see `Plan`). Arguments that are left out
-        have their default.
+        Settings of the network, and `input_channels`, `classes` and `context_sections` (see `Plan`).
+        Arguments that are left out have their default.
 
     Returns
     -------
@@ -118,12 +120,21 @@ def plan(name: str, **arguments: Any) -> Plan:
     >>> from pipeline_lib.networks import plan
     >>> plan("unet", depth=4).geometry.output_size(572)
     388
+
+    One that sees three sections in colours:
+
+    >>> plan("unet", image_channels=3, context_sections=1).input_channels
+    9
     """
     kind = plan_type(name)
-    known = ("input_channels", "classes", *kind.schema())
+    known = ("input_channels", "classes", "context_sections", *kind.schema())
     if unknown := [key for key in arguments if key not in known]:
         raise InputError(
             f"network: `{unknown[0]}` is not a setting of `{name}`. "
             f"Its settings are {', '.join(kind.schema())}."
         )
+    if "input_channels" not in arguments:
+        context = arguments.get("context_sections", 0)
+        valid = type(context) is int  # otherwise the plan raises an error
+        arguments["input_channels"] = image_channels * (sections_seen(context) if valid else 1)
     return kind(**arguments)

@@ -51,9 +51,11 @@ class EncoderPlan(Plan):
     Parameters
     ----------
     input_channels : int, default 1
-        Number of channels of the images.
+        Number of channels of the input.
     classes : int, default 2
         Number of channels of the output: the number of classes of the task.
+    context_sections : int, default 0
+        Number of neighbouring sections on each side that the network sees.
     channels : sequence of int, default (64, 128, 256, 512, 512)
         Number of channels of each level.
     convolutions : sequence of int, default (2, 2, 3, 3, 3)

@@ -28,6 +28,7 @@ from pipeline_lib.runtime.files import replacing, require_file
 from pipeline_lib.runtime.types import Offsets
 
 FORMAT_VERSION = 1
+ENSEMBLE_VERSION = 2  # of files with several networks, so that older versions of bordure refuse them
 _IS_FOLDER = 0x10  # flag in the external attributes of a ZIP entry
 
 
@@ -136,7 +137,8 @@ class Model:
         Names of the classes that the network distinguishes, in the order of its output.
     log_prior : sequence of float, optional
         Numbers to add to the logits of the classes. They undo that the classes had other shares in the
-        patches of the training than in the images (see `training.prior`). By default none.
+        patches of the training than in the images, and other weights in the loss (see `training.prior`). By
+        default none.
     cells : sequence of str, optional
         Names of the classes whose pixels belong to cells.
     offsets : tuple of (int, int), optional
@@ -189,7 +191,13 @@ class Model:
         InputError
             If the disk is full or the folder is not writable.
         """
-        plain = {
+        plain = self._plain()
+        content = plain | {"state_dict": self.network.state_dict()} | more
+        write_tensors(path, content, plain | {"parameters": self.plan.parameters})
+
+    def _plain(self) -> dict[str, Any]:
+        """Return what the file contains, without the parameters of the network."""
+        return {
             "format": "bordure-model",
             "format_version": FORMAT_VERSION,
             "name": self.plan.name,
@@ -205,8 +213,6 @@ class Model:
             **({"cells": list(self.cells)} if len(self.classes) > 2 else {}),
             **({"offsets": [*map(list, self.offsets)]} if self.offsets else {}),
         }
-        content = plain | {"state_dict": self.network.state_dict()} | more
-        write_tensors(path, content, plain | {"parameters": self.plan.parameters})
 
     @classmethod
     def load(cls, path: str | Path) -> Model:
@@ -228,20 +234,35 @@ class Model:
         Raises
         ------
         InputError
-            If the file is missing, damaged, not a model or of another format version, or if its settings or
-            parameters do not match the network.
+            If the file is missing, damaged, not a model, an ensemble or of another format version, or if its
+            settings or parameters do not match the network.
         """
-        content = read_tensors(path)
-        if content.get("format") != "bordure-model":
-            raise InputError(
-                f"{path}: not a bordure model. Expected a `model.pt` written by the training stage."
-            )
-        if content.get("format_version") != FORMAT_VERSION:
-            raise InputError(
-                f"{path}: model format version {content.get('format_version')}, expected {FORMAT_VERSION}. "
-                "Train the model again with this version of bordure, or predict with the version that its "
-                "provenance names."
-            )
+        members = members_in(read_tensors(path), path)
+        if len(members) > 1:
+            raise InputError(modelfile.needs_one(path, len(members)))
+        return cls.of(members[0], path)
+
+    @classmethod
+    def of(cls, content: dict[str, Any], path: str | Path) -> Model:
+        """Return the model in the content of a file.
+
+        Parameters
+        ----------
+        content : dict
+            Result of `members_in`.
+        path : str or Path
+            The file, for messages.
+
+        Returns
+        -------
+        Model
+            Model on the CPU, in training mode.
+
+        Raises
+        ------
+        InputError
+            If its settings or parameters do not match the network.
+        """
         try:
             plan = networks.plan(content["name"], **content["arguments"])
             network = skeleton(plan)
@@ -294,6 +315,92 @@ class Model:
             cells,
             offsets,
         )
+
+
+def members_in(content: dict[str, Any], path: str | Path) -> list[dict[str, Any]]:
+    """Return the content of each network in a model file: one, or the members of an ensemble in their order.
+
+    Parameters
+    ----------
+    content : dict
+        Result of `read_tensors`.
+    path : str or Path
+        The file, for messages.
+
+    Returns
+    -------
+    list of dict
+        For `Model.of`. Each has the `application` of the file.
+
+    Raises
+    ------
+    InputError
+        If the file is not a model, or is of another format version.
+    """
+    if content.get("format") != "bordure-model":
+        raise InputError(f"{path}: not a bordure model. Expected a `model.pt` written by the training stage.")
+    members = content.get("members", [content])
+    expected = ENSEMBLE_VERSION if "members" in content else FORMAT_VERSION
+    if content.get("format_version") != expected:
+        raise InputError(
+            f"{path}: model format version {content.get('format_version')}, expected {expected}. "
+            "Train the model again with this version of bordure, or predict with the version that its "
+            "provenance names."
+        )
+    if not (isinstance(members, list) and members and all(isinstance(own, dict) for own in members)):
+        raise InputError(f"{path}: not a bordure model: its `members` are no networks. Train them again.")
+    return [own | {"application": content.get("application", {})} for own in members]
+
+
+def _kind(model: Model) -> tuple[Any, ...]:
+    """Return what all members of an ensemble have in common."""
+    of_output = list(model.classes), list(model.cells), model.offsets
+    return model.plan.name, model.plan.arguments(), model.task, *of_output
+
+
+def save_ensemble(
+    members: Sequence[Model], path: str | Path, *, provenance: dict[str, Any], application: dict[str, Any]
+) -> None:
+    """Write several networks to one file. Their mean prediction is that of the file.
+
+    The file is replaced atomically: if writing fails, an existing file is unchanged.
+
+    Parameters
+    ----------
+    members : sequence of Model
+        Networks with the same settings, classes and offsets, trained with other seeds or on other images.
+        Predictions are added in this order. Each keeps its own normalisation and `log_prior`.
+    path : str or Path
+        File to write, usually `model.pt`.
+    provenance : dict
+        Record of how the file is made.
+    application : dict
+        As in `Model`, chosen for the mean.
+
+    Raises
+    ------
+    InputError
+        If the networks differ in settings, task, classes or offsets, or the file cannot be written.
+    """
+    first = members[0]
+    if first.task != "segmentation":
+        raise InputError(f"{path}: the network {first.plan.name} finds boxes, and boxes have no mean.")
+    for number, member in enumerate(members, 1):
+        if _kind(member) != _kind(first):
+            raise InputError(
+                f"{path}: the members 1 and {number} of the ensemble differ in the settings of their "
+                "networks, in their classes or in their offsets. Expected networks that differ only in what "
+                "they learned."
+            )
+    plain = first._plain() | {
+        "format_version": ENSEMBLE_VERSION,
+        "provenance": provenance,
+        "application": application,
+    }
+    plain.pop("log_prior", None)  # each member has its own
+    contents = [member._plain() | {"state_dict": member.network.state_dict()} for member in members]
+    described = {"members": len(members), "parameters": sum(member.plan.parameters for member in members)}
+    write_tensors(path, plain | {"members": contents}, plain | described)
 
 
 def _usable(tensor: torch.Tensor) -> bool:

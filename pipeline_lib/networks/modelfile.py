@@ -46,7 +46,8 @@ def describe(path: str | Path) -> Json:
     dict
         All plain values of the model, among them `name` and `arguments` of the network, `task`, `context`
         (px), `normalisation`, `pixel_size` (um), `classes`, `provenance` and the number of `parameters`.
-        Models with corrected probabilities also have `log_prior`.
+        Models with corrected probabilities also have `log_prior`. An ensemble has its number of `members`,
+        the `normalisation` of the first one, and the `parameters` of all.
 
     Raises
     ------
@@ -76,6 +77,12 @@ def describe(path: str | Path) -> Json:
         if missing := [key for key in KEYS if key not in description]:
             raise InputError(
                 f"{path}: not a bordure model: its description has no `{missing[0]}`. Correct the path."
+            )
+        number = description.get("members", 1)
+        if not isinstance(number, int) or number < 1:
+            raise InputError(
+                f"{path}: not a bordure model: found {number!r:.20} as the number of its `members`. Train it "
+                "again."
             )
         return description
     raise InputError(
@@ -112,3 +119,40 @@ def application(described: Json, path: str | Path) -> Json:
             "results folder itself, which a complete run writes."
         )
     return found
+
+
+def members(described: Json) -> int:
+    """Return how many networks a model file contains.
+
+    Parameters
+    ----------
+    described : dict
+        Result of `describe`.
+
+    Returns
+    -------
+    int
+        1, or the number of the members of an ensemble.
+    """
+    return int(described.get("members", 1))
+
+
+def needs_one(path: str | Path, number: int) -> str:
+    """Return the message that a single network is needed, and a file is an ensemble.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    number : int
+        Number of its members.
+
+    Returns
+    -------
+    str
+        The message.
+    """
+    return (
+        f"{path}: is an ensemble of {number} networks, expected a single one. Name the file of one of its "
+        "members, `models/MODEL/model.pt` in the results folder."
+    )

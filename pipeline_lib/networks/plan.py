@@ -10,7 +10,7 @@ import dataclasses
 import math
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -23,6 +23,7 @@ from pipeline_lib.runtime.types import Json
 if TYPE_CHECKING:
     from pipeline_lib.networks.module import Network
 
+MOST_CONTEXT = 10  # sections before and after the one in the middle
 # JSON Schema of the types of settings
 _TYPES: dict[object, Json] = {
     bool: {"type": "boolean"},
@@ -32,6 +33,28 @@ _TYPES: dict[object, Json] = {
     tuple[int, ...]: {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1},
     tuple[float, ...]: {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}, "minItems": 1},
 }
+
+
+def sections_seen(context_sections: int) -> int:
+    """Return how many sections a network sees at once.
+
+    Parameters
+    ----------
+    context_sections : int
+        Number of neighbours on each side.
+
+    Returns
+    -------
+    int
+        Number of sections.
+
+    Examples
+    --------
+    >>> from pipeline_lib.networks.plan import sections_seen
+    >>> sections_seen(0), sections_seen(1)
+    (1, 3)
+    """
+    return 2 * context_sections + 1
 
 
 @dataclass(frozen=True)
@@ -200,9 +223,12 @@ class Plan(ABC):
     Parameters
     ----------
     input_channels : int, default 1
-        Number of channels of the images.
+        Number of channels of the input: those of the images, for each section that the network sees.
     classes : int, default 2
         Number of channels of the output: the number of classes of the task, and of affinities, if any.
+    context_sections : int, default 0
+        Number of sections before and after a section that the network also sees. Their channels come before
+        and after those of the section, in the order of the stack (`inference.neighbours`).
 
     Attributes
     ----------
@@ -225,6 +251,17 @@ class Plan(ABC):
 
     input_channels: int = 1
     classes: int = 2
+    context_sections: int = 0
+
+    @property
+    def image_channels(self) -> int:
+        """Number of channels of the images."""
+        return self.input_channels // sections_seen(self.context_sections)
+
+    @property
+    def neighbour_bytes_per_pixel(self) -> int:
+        """Bytes of neighbouring sections in memory in a forward pass without gradient, per input pixel."""
+        return memory.CONTEXT_TILE_BYTES * (self.input_channels - self.image_channels)
 
     @property
     def reduction(self) -> int:
@@ -293,7 +330,8 @@ class Plan(ABC):
         """
         together = 1 if self._normalises() else memory.patches_at_once(tile, batch)
         step = 0 if on_gpu else self.step_bytes_per_pixel(precision) * together * tile**2
-        ahead = 70 * batch * tile**2  # patches prepared in advance
+        of_neighbours = memory.CONTEXT_PATCH_BYTES * (self.input_channels - self.image_channels)
+        ahead = (70 + of_neighbours) * batch * tile**2  # patches prepared in advance
         opened = 1.2e6 * volumes + min(memory.CHUNK_CACHE_BYTES, 10 * pixels)
         return memory.Need(
             f"training on tiles of {tile:,} px",
@@ -314,9 +352,24 @@ class Plan(ABC):
         tile = self.geometry.smallest
         return memory.Need(
             f"prediction, even with its smallest tile of {tile} px,",
-            memory.TORCH_PROCESS_BYTES + memory.KEPT * 4 * self.values_per_pixel * tile**2,
+            memory.TORCH_PROCESS_BYTES + memory.KEPT * self.tile_bytes_per_pixel() * tile**2,
             self.smaller,
         )
+
+    def tile_bytes_per_pixel(self, bytes_of_value: int = 4) -> float:
+        """Return the memory of a forward pass without gradient per input pixel.
+
+        Parameters
+        ----------
+        bytes_of_value : int, default 4
+            Size of the values that convolutions compute: 4 for float32, 2 for bfloat16.
+
+        Returns
+        -------
+        float
+            Bytes per pixel of the input tile.
+        """
+        return self.values_per_pixel * bytes_of_value + self.neighbour_bytes_per_pixel
 
     def example(self) -> Self:
         """Return the plan with examples of the settings that a run chooses from training images.
@@ -417,6 +470,25 @@ class Plan(ABC):
                 )
             parts.require("training.learning_rate_factors", factors, trained)
 
+    def require_neighbours(self, sections: Iterable[int]) -> None:
+        """Check that there are neighbouring sections to learn from, if the network sees them.
+
+        Parameters
+        ----------
+        sections : iterable of int
+            Number of sections of each training volume.
+
+        Raises
+        ------
+        InputError
+            If the network sees neighbouring sections, and all volumes have a single section.
+        """
+        if self.context_sections and max(sections) == 1:
+            raise InputError(
+                f"network.context_sections: found {self.context_sections}, but each training volume has a "
+                "single section, which has no neighbours. Use volumes that are stacks, or remove the key."
+            )
+
     def require_prediction(self, prediction: Json) -> None:
         """Check that the settings of predictions fit the network.
 
@@ -461,6 +533,17 @@ class Plan(ABC):
             value = getattr(self, key)
             if type(value) is not int or value < 1:
                 raise InputError(f"network.{key}: found {value!r}, expected a whole number of at least 1.")
+        context = self.context_sections
+        if type(context) is not int or not 0 <= context <= MOST_CONTEXT:
+            raise InputError(
+                f"network.context_sections: found {context!r}, expected a whole number of at least 0 and at "
+                f"most {MOST_CONTEXT}."
+            )
+        if self.input_channels % sections_seen(context):
+            raise InputError(
+                f"network.input_channels: found {self.input_channels}, expected a multiple of "
+                f"{sections_seen(context)}, the number of sections that the network sees."
+            )
 
     @classmethod
     def schema(cls) -> dict[str, Json]:
@@ -488,9 +571,13 @@ class Plan(ABC):
         Returns
         -------
         dict of str to bool, int, float, str or list of int
-            Name of each field to its value.
+            Name of each field to its value. `context_sections` is left out if it is 0, so that models have
+            the same bytes as those of versions without it.
         """
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        found = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        if not self.context_sections:
+            del found["context_sections"]
+        return found
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline_lib import networks
 from pipeline_lib.networks import Plan, modelfile, parts
 from pipeline_lib.networks.module import Network, skeleton
+from pipeline_lib.networks.plan import sections_seen
 from pipeline_lib.runtime.errors import InputError
 
 # Name of each layer to the shapes of its tensors by name
@@ -36,12 +37,15 @@ class Match:
         Other layers of the new network, which keep their initialisation.
     left_out : list of str
         Layers of the old network that the new one does not have.
+    sections : list of str
+        Layers that are copied with kernels for other neighbouring sections, see `match`.
     """
 
     copied: list[str]
     summed: list[str]
     initialised: list[str]
     left_out: list[str]
+    sections: list[str]
 
     def summary(self) -> dict[str, list[str]]:
         """Return the names of the layers, with a single name for each part that is treated as one.
@@ -49,11 +53,13 @@ class Match:
         Returns
         -------
         dict of str to list of str
-            Name of each field to names of parts (`networks.parts`).
+            Name of each field to names of parts (`networks.parts`). `sections` is left out if it is empty.
         """
-        new = [*self.copied, *self.summed, *self.initialised]
-        old = [*self.copied, *self.summed, *self.initialised, *self.left_out]
+        new = [*self.copied, *self.summed, *self.sections, *self.initialised]
+        old = [*new, *self.left_out]
         fields = dataclasses.asdict(self)
+        if not self.sections:
+            del fields["sections"]
         return {
             name: parts.summarise(layers, old if name == "left_out" else new)
             for name, layers in fields.items()
@@ -67,6 +73,11 @@ def match(source: Plan, target: Plan, same_classes: bool = True) -> Match:
     classes, such as the last one, are not copied if the classes differ. If only the input channels differ, 1
     instead of 3, the kernels of the first layer are summed over the channels: a gray image gives what it
     would give as red, green and blue.
+
+    If the networks see other numbers of neighbouring sections, the first layer keeps its kernels for the
+    sections that both see. Kernels for further neighbours are 0 at first: the network gives what the old one
+    gives for the section alone. Kernels for neighbours that the new network does not see are added to those
+    for the nearest section that it sees.
 
     Parameters
     ----------
@@ -101,14 +112,25 @@ def match(source: Plan, target: Plan, same_classes: bool = True) -> Match:
     if not same_classes:
         more = _shapes(dataclasses.replace(target, classes=target.classes + 1))
         of_classes = {layer for layer, shapes in new.items() if more.get(layer) != shapes}
-    of_gray: _Shapes = {}
-    if (source.input_channels, target.input_channels) == (3, 1):
-        of_gray = _shapes(dataclasses.replace(source, input_channels=1))
+    # layers that the old network would have for the input of the new one, if kernels can be adapted to it
+    adapted: _Shapes = {}
+    other_channels = source.image_channels != target.image_channels
+    other_sections = source.context_sections != target.context_sections
+    if not other_channels or (source.image_channels, target.image_channels) == (3, 1):
+        seen = {"input_channels": target.input_channels, "context_sections": target.context_sections}
+        adapted = _shapes(dataclasses.replace(source, **seen))
+    of_input: set[str] = set()
+    if other_channels or other_sections:  # the same shape could mean sections instead of colours
+        more = _shapes(dataclasses.replace(target, input_channels=2 * target.input_channels))
+        of_input = {layer for layer, shapes in new.items() if more.get(layer) != shapes}
     fitting = {layer: shapes for layer, shapes in new.items() if layer not in of_classes}
-    copied = [layer for layer, shapes in fitting.items() if old.get(layer) == shapes]
-    summed = [
-        layer for layer, shapes in fitting.items() if layer not in copied and of_gray.get(layer) == shapes
+    copied = [
+        layer for layer, shapes in fitting.items() if old.get(layer) == shapes and layer not in of_input
     ]
+    adaptable = [
+        layer for layer, shapes in fitting.items() if layer not in copied and adapted.get(layer) == shapes
+    ]
+    summed, sections = ([], adaptable) if other_sections else (adaptable, [])
     if not copied:
         raise InputError(
             f"no layer of this {source.name} has the same name and shape in the {target.name} of this "
@@ -118,8 +140,9 @@ def match(source: Plan, target: Plan, same_classes: bool = True) -> Match:
     return Match(
         copied,
         summed,
-        [layer for layer in new if layer not in {*copied, *summed}],
+        [layer for layer in new if layer not in {*copied, *adaptable}],
         [layer for layer in old if layer not in new],
+        sections,
     )
 
 
@@ -139,8 +162,9 @@ def transfer(found: Match, source: Network, target: Network) -> None:
     for name, tensor in started.items():
         if _layer(name) in found.copied:
             tensor.copy_(tensors[name])
-        elif _layer(name) in found.summed:
-            tensor.copy_(_sum_to(tensors[name], tensor.shape))
+        elif _layer(name) in (*found.summed, *found.sections):
+            is_bias = tensor.ndim == 1
+            tensor.copy_(tensors[name] if is_bias else _adapted(tensors[name], source.plan, target.plan))
 
 
 def plan_of(path: str | Path) -> Plan:
@@ -163,6 +187,8 @@ def plan_of(path: str | Path) -> Plan:
     """
     try:
         described = modelfile.describe(path)
+        if (number := modelfile.members(described)) > 1:
+            raise InputError(modelfile.needs_one(path, number))
         return networks.plan(described["name"], **described["arguments"])
     except InputError as error:
         raise InputError(f"training.start_from: {error}") from None
@@ -216,11 +242,11 @@ def keeps_normalisation(source: Plan, target: Plan, setting: bool | None = None)
     InputError
         If it is to be kept and the numbers of channels differ.
     """
-    fits = source.input_channels == target.input_channels
+    fits = source.image_channels == target.image_channels
     if setting and not fits:
         raise InputError(
-            f"training.keep_normalisation: the model to start from was trained on {source.input_channels} "
-            f"channels, and these images have {target.input_channels}. Remove the key, so that the "
+            f"training.keep_normalisation: the model to start from was trained on {source.image_channels} "
+            f"channels, and these images have {target.image_channels}. Remove the key, so that the "
             "normalisation is measured on these images."
         )
     return fits if setting is None else setting
@@ -262,6 +288,13 @@ def _parts(shapes: _Shapes) -> str:
     return ", ".join(parts.summarise(shapes, shapes))
 
 
-def _sum_to(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Sum a kernel over its input channels if it has more than those of `shape`."""
-    return tensor if tensor.shape == shape else tensor.sum(1, keepdim=True)
+def _adapted(kernel: Tensor, source: Plan, target: Plan) -> Tensor:
+    """Return the kernel of a first layer for the sections and channels of the images of another network."""
+    by_section = kernel.unflatten(1, (-1, source.image_channels))
+    if target.image_channels < source.image_channels:
+        by_section = by_section.sum(2, keepdim=True)
+    new = kernel.new_zeros(len(kernel), sections_seen(target.context_sections), *by_section.shape[2:])
+    for offset, own in enumerate(by_section.unbind(1), -source.context_sections):
+        nearest = min(max(offset, -target.context_sections), target.context_sections)
+        new[:, target.context_sections + nearest] += own
+    return new.flatten(1, 2)

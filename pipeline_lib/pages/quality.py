@@ -211,7 +211,48 @@ def warn_of_short_training(history: pd.DataFrame, training: Json) -> list[Warned
     return [Warned("still_improving", text)]
 
 
-def warn_of_biased_count(annotated: int, found: int, *, split: str) -> list[Warned]:
+def warn_of_wrong_count(annotated: int, found: int, *, split: str) -> list[Warned]:
+    """Warn if a segmentation has far more or far fewer cells than are annotated.
+
+    SEG, for one, does not count false cells.
+
+    Parameters
+    ----------
+    annotated : int
+        Number of annotated cells of a split.
+    found : int
+        Number of cells found there.
+    split : str
+        Name of the split.
+
+    Returns
+    -------
+    list of Warned
+        One warning if there are more than twice or fewer than half as many, else none.
+
+    Examples
+    --------
+    >>> from pipeline_lib.pages.quality import warn_of_wrong_count
+    >>> warn_of_wrong_count(100, 190, split="test")
+    []
+    >>> warn_of_wrong_count(100, 201, split="test")[0].name
+    'wrong_count'
+    """
+    if not annotated or annotated / 2 <= found <= 2 * annotated:
+        return []
+    remedy = (
+        "If many are specks, raise `segmentation.minimum_size`. If background is found as cells, train longer"
+        if found > annotated
+        else "If cells are merged, see docs/howto/touching-cells.md. If they are missing, train longer"
+    )
+    text = (
+        f"On the {split} split, {found:,} cells are found, but {annotated:,} are annotated. {remedy}, and "
+        "compare these images with the validation images."
+    )
+    return [Warned("wrong_count", text)]
+
+
+def warn_of_biased_count(annotated: int, found: int, *, split: str, criterion: str) -> list[Warned]:
     """Warn if far more or far fewer objects are detected than are annotated.
 
     Parameters
@@ -222,6 +263,8 @@ def warn_of_biased_count(annotated: int, found: int, *, split: str) -> list[Warn
         Number of its detections.
     split : str
         Name of the split.
+    criterion : str
+        The setting `detection.criterion`.
 
     Returns
     -------
@@ -231,9 +274,9 @@ def warn_of_biased_count(annotated: int, found: int, *, split: str) -> list[Warn
     Examples
     --------
     >>> from pipeline_lib.pages.quality import warn_of_biased_count
-    >>> warn_of_biased_count(100, 110, split="test")
+    >>> warn_of_biased_count(100, 110, split="test", criterion="box_f1")
     []
-    >>> warn_of_biased_count(100, 111, split="test")[0].name
+    >>> warn_of_biased_count(100, 111, split="test", criterion="box_f1")[0].name
     'biased_count'
     """
     if not annotated or abs(found - annotated) <= BIAS * annotated:
@@ -241,8 +284,13 @@ def warn_of_biased_count(annotated: int, found: int, *, split: str) -> list[Warn
     text = (
         f"On the {split} split, {found:,} objects are detected, but {annotated:,} are annotated "
         f"({abs(found / annotated - 1):.0%} {'too many' if found > annotated else 'too few'}). Compare these "
-        "images with the validation images, on which the score threshold was chosen. Add annotated "
-        "validation images, or choose the threshold by the numbers (`detection.criterion: count_error`)."
+        "images with the validation images, on which the score threshold was chosen. "
+        + (
+            "Train longer, or add annotated validation images."
+            if criterion == "count_error"
+            else "Add annotated validation images, or choose the threshold by the numbers "
+            "(`detection.criterion: count_error`)."
+        )
     )
     return [Warned("biased_count", text)]
 

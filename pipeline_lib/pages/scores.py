@@ -109,6 +109,18 @@ SCORES = (
         False,
         "fraction of pixels that split a cell or merge two cells",
     ),
+    Score(
+        "brier_score",
+        "Brier score",
+        False,
+        "mean squared difference between cell probability and truth (1 in cells); does not need a threshold",
+    ),
+    Score(
+        "calibration_error",
+        "Calibration error",
+        False,
+        "mean difference between cell probability and observed share of cells; does not need a threshold",
+    ),
     *INSTANCE_SCORES,
     *(score for score in BOX_SCORES if score.metric in ("box_ap_50", "box_ap", "box_f1", "count_error")),
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline_lib import networks
+from pipeline_lib import memory, networks
 from pipeline_lib.projects.splits import Row
 from pipeline_lib.projects.survey import Survey
 from pipeline_lib.runtime.types import Json
@@ -20,6 +20,7 @@ FORWARD = 0.4  # time of a prediction tile, as a share of the time of a training
 JOBS = 60  # s of a run outside of training and prediction: starts of jobs, scores, figures
 VALIDATIONS = 16  # of a training
 FEWEST, MOST = 100, 20_000  # iterations
+MEMORY = 8e9  # bytes, the default of `memory_gb`
 
 
 class Choice(NamedTuple):
@@ -117,7 +118,7 @@ def choose_network(survey: Survey, preset: str, gpu: bool) -> Network:
     diameter = survey.diameter
     depth = 3 if not gpu and diameter <= 80 else 4
     base = 64 if gpu else 16
-    plan = networks.plan("unet", depth=depth, base_channels=base, input_channels=survey.channels)
+    plan = networks.plan("unet", depth=depth, base_channels=base, image_channels=survey.channels)
     side = min(min(height, width) for _, height, width in survey.shapes)
     output = min(side, 388 if gpu else 212)
     tile = plan.geometry.input_size(output)
@@ -242,9 +243,11 @@ def choose_settings(
         ),
         Choice("prediction", "device", str(network.section("training")["device"]), "as above"),
     ]
-    criterion = "v_rand_thin" if preset == "membranes" else "seg"
+    criterion = "rand_error" if preset == "membranes" else "seg"
     why = "for cells that fill the image" if preset == "membranes" else "for separate objects"
-    choices.append(Choice("segmentation", "criterion", criterion, f"selects the threshold, {why}"))
+    if all(memory.watershed("", shape[1:]).bytes < MEMORY for shape in survey.shapes):
+        choices.append(Choice("segmentation", "method", "watershed", "separates touching cells"))
+    choices.append(Choice("segmentation", "criterion", criterion, f"selects the thresholds, {why}"))
     typical = math.pi * d**2 / 4
     if survey.smallest / 2 <= typical / 10:
         smallest, why = (

@@ -147,6 +147,25 @@ def shown_warnings() -> Iterator[None]:
         logger.setLevel(before)
 
 
+@contextlib.contextmanager
+def each_warning_once() -> Iterator[None]:
+    """Log each warning only once, while the same is done several times. Context manager."""
+    logged: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if record.levelno < logging.WARNING or text not in logged:
+            logged.add(text)
+            return True
+        return False
+
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
+
+
 def _is_shown(record: logging.LogRecord) -> bool:
     return record.levelno > logging.INFO or (hasattr(record, "live") and not live.connected())
 

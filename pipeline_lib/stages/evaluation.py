@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ from pipeline_lib.scores import (
 from pipeline_lib.tasks.detection.compared import boxes_of_labels, instances_as_found, match_sections
 from pipeline_lib.tasks.detection.scores import SIZES, score_boxes
 from pipeline_lib.tasks.detection.truth import BoxTruth
-from pipeline_lib.tasks.segmentation.classes import Classes
+from pipeline_lib.tasks.segmentation.classes import TWO, Classes, target_class
 
 if TYPE_CHECKING:
     import h5py
@@ -81,8 +82,9 @@ def evaluate(
     scores and the numbers of cells compare annotated with predicted labels. At the chosen threshold the
     predicted labels are those in `segmentation`; at the other thresholds they are made from the probability
     map by the same post-processing. If that is a watershed, all scores but the warping errors are those of
-    its labels. Some rows do not depend on the threshold: `metrics.constant_pixels` and,
-    if there are other classes than background and cell, `metrics.class_scores` and the confusion matrix
+    its labels. Some rows do not depend on the threshold: `metrics.constant_pixels`, the calibration of the
+    probability map (`metrics.Reliability`) compared with what the network learned, and, if there are other
+    classes than background and cell, `metrics.class_scores` and the confusion matrix
     (`confusion_TRUE_PREDICTED`, in pixels), where the predicted class is the most probable one. Pixels that
     are not annotated are left out (`metrics.isbi_scores`). Sections are read one by one.
 
@@ -152,7 +154,7 @@ def evaluate(
         chosen = PostProcessing.read(postprocessing)
         with (
             layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,
-            layout.require(target or dataset) as learned,
+            layout.require(target or dataset, layout.LABELS, layout.SEPARATION_BORDER) as learned,
             layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
             layout.require(segmentation, layout.LABELS) as segmented,
         ):
@@ -195,15 +197,42 @@ def evaluate(
                 workers=threads_for(labels.shape[1:], per_pixel, memory_gb, threads),
             )
             constant = metrics.constant_pixels(truth_cells, probability, ignore=ignore)
-            of_classes, of_sections = _class_scores(learned, predicted, by_section.section.unique())
+            scored = by_section.section.unique()
+            calibration, of_sections = _calibration(learned, probability, scored)
+            of_classes, classes_of_sections = _class_scores(learned, predicted, scored)
             of_boxes, boxes_of_sections = _box_scores(truth, predicted, stored)
-        for metric, value in ({"constant_pixels": constant} | of_classes | of_boxes).items():
+        for metric, value in ({"constant_pixels": constant} | calibration | of_classes | of_boxes).items():
             scores.loc[len(scores)] = metric, chosen.threshold, value
-        if rows := of_sections + boxes_of_sections:
+        if rows := of_sections + classes_of_sections + boxes_of_sections:
             further = pd.DataFrame(rows, columns=["section", "metric", "value"])
             by_section = pd.concat([by_section, further.assign(threshold=chosen.threshold)])
         write_scores(output, sections, names, scores, by_section)
         logger.info("%s (%s, %s): %d scores", volume, split, network, len(scores))
+
+
+def _calibration(
+    learned: h5py.File, probability: Stored, sections: Iterable[int]
+) -> tuple[dict[str, float], list[tuple[int, str, float]]]:
+    """Return how well the cell probability is calibrated, and the scores of each of `sections`.
+
+    It is compared with the classes that the network learned.
+    """
+    ignore, target = learned.get(layout.IGNORE.name), learned.get(layout.TARGET.name)
+    numbers = TWO.cell_numbers if target is None else Classes(*layout.classes_of(target)).cell_numbers
+
+    def cells(z: int) -> np.ndarray:
+        if target is None:
+            classes = target_class(learned[layout.LABELS.name][z], learned[layout.SEPARATION_BORDER.name][z])
+        else:
+            classes = target[z]
+        return np.isin(classes, numbers)
+
+    found = {
+        z: metrics.reliability(cells(z), probability[z], ignore=ignored_pixels(ignore, z)) for z in sections
+    }
+    of_sections = [(z, *row) for z, own in found.items() for row in own.scores().items()]
+    volume = reduce(add, found.values())
+    return volume.scores() | volume.to_rows(), of_sections
 
 
 def _class_scores(

@@ -23,7 +23,7 @@ def join_predictions(
     parts : sequence of str or Path
         HDF5 files of the parts, in the order of `blocks.parts`, with the array `cell_probability`, with
         `class_probability` if there are other classes than background and cell, and with `affinities` if the
-        network learned them.
+        network learned them. Those of an ensemble also have its `disagreement`.
     prediction : str or Path
         HDF5 file to write, with the same arrays of the whole volume.
     shape : sequence of int
@@ -36,7 +36,7 @@ def join_predictions(
     InputError
         If a part is missing or has another shape.
     """
-    arrays = [layout.CELL_PROBABILITY, layout.CLASS_PROBABILITY, layout.AFFINITIES]
+    arrays = [layout.CELL_PROBABILITY, layout.CLASS_PROBABILITY, layout.AFFINITIES, layout.DISAGREEMENT]
     _join("join_predictions", arrays, parts, prediction, shape, jobs)
 
 

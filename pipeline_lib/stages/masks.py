@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline_lib import layout, provenance
 from pipeline_lib.inference import passes
+from pipeline_lib.inference.neighbours import with_neighbours
 from pipeline_lib.inference.resampling import Resampled
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.blocks import BLOCK
@@ -120,8 +121,9 @@ def predict_masks(
         fold(trained.network.eval())
         raw = source[layout.RAW.name]
         step = _step(found, layout.pixel_size(source), trained.pixel_size)
-        window = _Window(trained, raw if step == (1, 1) else Resampled(raw, step), chosen_device)
-        trained.normalisation.check(window.images, dataset, layout.findings(source)["gray"])
+        images = raw if step == (1, 1) else Resampled(raw, step)
+        trained.normalisation.check(images, dataset, layout.findings(source)["gray"])
+        window = _Window(trained, with_neighbours(images, trained.plan.context_sections), chosen_device)
         depth, height, width = raw.shape[1:]
         target = layout.add(file, layout.LABELS, (depth, height, width))
         create_arrays(file, *layout.classes_of(found[layout.BOX_CLASS.name]))

@@ -53,8 +53,8 @@ def measure_volume(
     ----------
     dataset, prediction, segmentation : str or Path
         HDF5 files with the arrays `raw`, `cell_probability` and `labels` of the volume. If cells are of
-        several classes, the prediction also has the `class_probability`. It is None if the labels were made
-        from masks of detections (`masks.predict_masks`).
+        several classes, the prediction also has the `class_probability`, and that of an ensemble has the
+        `disagreement`. It is None if the labels were made from masks of detections (`masks.predict_masks`).
     output : str or Path
         CSV file to write, with the columns of `instances.measurement.measure_cells`. For masks, the score of
         the detection (`score`) is in place of the mean probability.
@@ -90,6 +90,7 @@ def measure_volume(
             found[layout.LABELS.name],
             intensity=raw[layout.RAW.name],
             probability=predicted.get(layout.CELL_PROBABILITY.name),
+            disagreement=predicted.get(layout.DISAGREEMENT.name),
             class_probability=predicted.get(layout.CLASS_PROBABILITY.name),
             classes=_classes_of_cells(predicted),
             pixel_size=pixel_size or layout.pixel_size(raw),

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from pipeline_lib import provenance
 from pipeline_lib.imageio import Channels
-from pipeline_lib.networks.model import Model
+from pipeline_lib.networks.model import Model, save_ensemble
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
-from pipeline_lib.scores import at_chosen_threshold, read_scores
+from pipeline_lib.scores import SUMS, at_chosen_threshold, read_scores
 
 
 def package_model(
-    model: str | Path,
+    models: str | Path | Sequence[str | Path],
     postprocessing: str | Path,
     scores: Sequence[str | Path],
     output: str | Path,
@@ -24,14 +24,15 @@ def package_model(
     channels: Channels,
     average_orientations: bool = False,
 ) -> None:
-    """Write a trained model together with its post-processing and its scores.
+    """Write a trained model, or an ensemble, together with its post-processing and its scores.
 
     The file alone is enough to segment new images as the workflow does (`bordure predict`).
 
     Parameters
     ----------
-    model : str or Path
-        Model file of the training stage.
+    models : str or Path, or a sequence of these
+        Model file of the training stage. Several are the members of an ensemble, whose prediction is the mean
+        of theirs, in the order of `stages.ensemble.average_predictions`.
     postprocessing : str or Path
         JSON file of `stages.postprocessing.choose_postprocessing` for this model.
     scores : sequence of str or Path
@@ -48,11 +49,12 @@ def package_model(
     Raises
     ------
     InputError
-        If an input is missing or damaged.
+        If an input is missing or damaged, or several models differ in the settings of their networks.
     """
     import pandas as pd  # takes 0.3 s
 
-    inputs = [model, postprocessing, *scores]
+    trained = [models] if isinstance(models, str | Path) else [*models]
+    inputs = [*trained, postprocessing, *scores]
     settings: Json = {
         "network": network,
         "average_orientations": average_orientations,
@@ -62,14 +64,20 @@ def package_model(
         chosen = {key: value for key, value in read_json(postprocessing).items() if key != "provenance"}
         every = pd.concat([read_scores(path) for path in scores])
         rows = at_chosen_threshold(every, {network: chosen["threshold"]})
-        mean = rows.groupby(["split", "metric"]).value.mean()
-        packaged = Model.load(model)
-        packaged.application = {
+        mean = rows[~rows.metric.str.startswith(SUMS)].groupby(["split", "metric"]).value.mean()
+        members = [Model.load(path) for path in trained]
+        application = {
             "average_orientations": average_orientations,
             "channels": channels if isinstance(channels, int) else [*channels],
             "postprocessing": chosen,
             "scores": {split: mean[split].to_dict() for split in mean.index.levels[0]},
         }
-        packaged.provenance = record | {"training": packaged.provenance}
-        packaged.save(output)
-    logger.info("%s: the model with threshold %.2f", output, chosen["threshold"])
+        if len(members) > 1:
+            save_ensemble(members, output, provenance=record, application=application)
+        else:
+            [packaged] = members
+            packaged.application = application
+            packaged.provenance = record | {"training": packaged.provenance}
+            packaged.save(output)
+    what = "the model" if len(members) == 1 else f"an ensemble of {len(members)} networks"
+    logger.info("%s: %s with threshold %.2f", output, what, chosen["threshold"])

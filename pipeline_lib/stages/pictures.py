@@ -34,12 +34,12 @@ def draw_volume_strip(
     """Draw the middle section of a volume as two rows of pictures (PNG).
 
     The first row shows what was found: raw image, outlines of the cells that were found and annotated, and
-    segmentation. The second row shows how: annotation, separation border, weight map and cell probability.
-    Without annotation or weight map there are fewer. If there are more classes than background and cell, a
-    row between them shows the classes annotated and found. A segment has the colour of the annotated cell
-    with which it shares most pixels, so a difference in colour is an error. Pixels that are not annotated are
-    hatched; if that is all of the middle section, another one is drawn. If a section is larger than 4096 px,
-    only its middle is read.
+    segmentation. The second row shows how: annotation, separation border, weight map, cell probability and,
+    of an ensemble, the disagreement of its members. Without annotation or weight map there are fewer. If
+    there are more classes than background and cell, a row between them shows the classes annotated and found.
+    A segment has the colour of the annotated cell with which it shares most pixels, so a difference in colour
+    is an error. Pixels that are not annotated are hatched; if that is all of the middle section, another one
+    is drawn. If a section is larger than 4096 px, only its middle is read.
 
     Parameters
     ----------
@@ -93,6 +93,7 @@ def draw_volume_strip(
             volume=volume,
             split=split,
             record=record,
+            disagreement=predicted.get(layout.DISAGREEMENT.name),
             **_classes(data, predicted),
         )
 

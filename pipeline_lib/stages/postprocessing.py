@@ -25,6 +25,7 @@ from pipeline_lib.networks.modelfile import application, describe
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing, write_json
 from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.types import Json
 
 #: Thresholds that are tried: 0.05, 0.1, ..., 0.95. They are that high because after a short training only a
 #: high threshold closes the gaps in the membranes.
@@ -78,7 +79,7 @@ def choose_postprocessing(
 
     More settings fit few sections better by chance. So a method is also scored by cross-validation: each
     section by the setting that is best for all other sections. A watershed of either kind is chosen only if
-    this score is better than that of components.
+    it is better than components in this score and in the mean.
 
     Parameters
     ----------
@@ -92,7 +93,8 @@ def choose_postprocessing(
         thresholds tried (`grid`), the mean criterion at each of them (`value`), `cross_validated` (the
         criterion of the method by cross-validation, null for a single section), and `provenance`. With a
         class `border`, it also has `border_reach`. With a watershed, it has `seed_threshold` or `mutex_bias`,
-        and `value` is that of the best of them.
+        and `value` is that of the best of them. If a watershed was tried and is not used, `rejected` has its
+        `method`, its best `value` and its `cross_validated`.
     tried : str or Path, optional
         CSV file to write, one row for each setting that was tried: `threshold`, `seed_threshold` and
         `mutex_bias` (empty if they are not used), `sections`, and the mean and the standard deviation of the
@@ -152,13 +154,22 @@ def choose_postprocessing(
         )
         sign = 1 if CRITERIA[criterion][1] else -1
         mean = np.nanmean(values, axis=0)
-        found = _choose(sign * values, np.array([each.method != "components" for each in candidates]))
+        watersheds = np.array([each.method != "components" for each in candidates])
+        found, other = _choose(sign * values, watersheds)
         chosen, of_method = candidates[found.setting], np.flatnonzero(found.of_method)
-        # + 0.0: -0.0 becomes 0.0
-        cross_validated = None if np.isnan(found.cross_validated) else sign * found.cross_validated + 0.0
+        cross_validated = _value(sign * found.cross_validated)
+        rejected: Json = {}
+        if other is not None and chosen.method == "components":
+            rejected = {
+                "method": method,
+                "value": _value(mean[other.setting]),
+                "cross_validated": _value(sign * other.cross_validated),
+            }
         thresholds = np.array([candidates[k].threshold for k in of_method])
         grid = np.unique(thresholds)
-        best_at = [sign * (sign * mean[of_method[thresholds == threshold]]).max() + 0.0 for threshold in grid]
+        best_at = [
+            _value(sign * (sign * mean[of_method[thresholds == threshold]]).max()) for threshold in grid
+        ]
         write_json(
             output,
             {
@@ -167,6 +178,7 @@ def choose_postprocessing(
                 "grid": grid.tolist(),
                 "value": best_at,
                 "cross_validated": cross_validated,
+                **({"rejected": rejected} if rejected else {}),
                 "provenance": record,
             },
         )
@@ -179,10 +191,24 @@ def choose_postprocessing(
             criterion,
             mean[found.setting],
             len(values),
-            ""
-            if cross_validated is None
-            else f", {cross_validated:.4f} if each is left out of the choice of its setting",
+            _left_out(cross_validated),
         )
+        if rejected:
+            logger.info(
+                "%s: a %s was tried and is not used: mean %s %.4f%s",
+                output,
+                method.replace("_", " "),
+                criterion,
+                rejected["value"],
+                _left_out(rejected["cross_validated"]),
+            )
+
+
+def _left_out(cross_validated: float | None) -> str:
+    """Return the text for the log about the score by cross-validation."""
+    if cross_validated is None:
+        return ""
+    return f", {cross_validated:.4f} if each is left out of the choice of its setting"
 
 
 class _Choice(NamedTuple):
@@ -193,8 +219,18 @@ class _Choice(NamedTuple):
     cross_validated: float
 
 
-def _choose(values: npt.NDArray[np.float64], watersheds: npt.NDArray[np.bool_]) -> _Choice:
-    """Return the best setting, by values (sections, settings) of which a higher one is better."""
+def _value(number: float) -> float | None:
+    """Return a number for the JSON file: null if it is NaN, and 0 instead of -0."""
+    return None if np.isnan(number) else float(number) + 0.0
+
+
+def _choose(
+    values: npt.NDArray[np.float64], watersheds: npt.NDArray[np.bool_]
+) -> tuple[_Choice, _Choice | None]:
+    """Return the choice of the better method, and that of the other one if two were tried.
+
+    `values` (sections, settings) are higher if they are better. Those of `watersheds` come last.
+    """
     values = values[~np.isnan(values).all(axis=1)]  # without sections that have no such score
     choices = []
     for of_method in (~watersheds, watersheds):
@@ -203,9 +239,13 @@ def _choose(values: npt.NDArray[np.float64], watersheds: npt.NDArray[np.bool_]) 
         numbers = np.flatnonzero(of_method)
         setting = numbers[_middle_best(np.nanmean(values[:, numbers], axis=0))]
         choices.append(_Choice(int(setting), of_method, _cross_validated(values[:, numbers])))
-    if len(values) < 2:  # nothing is left if a section is left out
-        return max(choices, key=lambda choice: float(np.nanmean(values[:, choice.setting])))
-    return max(choices, key=lambda choice: choice.cross_validated)
+    if len(choices) == 1:
+        return choices[0], None
+    components, watershed = choices
+    means = [float(np.nanmean(values[:, choice.setting])) for choice in choices]
+    # nothing is left if the only section is left out
+    better = means[1] > means[0] and not watershed.cross_validated <= components.cross_validated
+    return (watershed, components) if better else (components, watershed)
 
 
 def _middle_best(mean: npt.NDArray[np.float64]) -> int:

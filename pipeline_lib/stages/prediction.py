@@ -16,16 +16,18 @@ import torch
 
 from pipeline_lib import layout, provenance, tasks
 from pipeline_lib.inference import passes, tiling
+from pipeline_lib.inference.averaging import average
+from pipeline_lib.inference.neighbours import with_neighbours
 from pipeline_lib.inference.resampling import Resampled
 from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.instances.methods import method_of
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.pixelsize import PixelSize, differs, require_ratio, side, text
 from pipeline_lib.networks.folding import fold
-from pipeline_lib.networks.model import Model
+from pipeline_lib.networks.model import Model, members_in, read_tensors
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.log import logger
+from pipeline_lib.runtime.log import each_warning_once, logger, several
 from pipeline_lib.runtime.progress import Progress
 from pipeline_lib.runtime.types import Json
 
@@ -52,6 +54,10 @@ def predict(
 
     The result is that of one pass over each whole section, up to rounding (1e-5). So it does not depend on
     the size of the tiles or on the number of jobs.
+
+    If the model file is an ensemble, its members predict one after the other into temporary files next to
+    `output`, which then gets their mean, as `stages.ensemble.average_predictions` writes it. This takes as
+    many times as long as there are members, and the memory of one.
 
     Parameters
     ----------
@@ -98,81 +104,147 @@ def predict(
         torch.set_num_threads(threads)
         passes.keep_memory()
         chosen_device = devices.choose_device(device)
-        trained = _load(Path(model).resolve(), Path(model).stat().st_mtime_ns, chosen_device)
         dtype = passes.choose_precision(precision, chosen_device)
-        offsets = trained.offsets if _needs_affinities(trained) else ()
-        task = tasks.load(trained.task, trained.classes, trained.cells, offsets)
-        net = passes.SplitIfTooLarge(trained.network)
-        size = passes.choose_tile(tile, trained.plan, chosen_device, dtype, memory_gb)
-        decode = partial(task.decode, average_orientations=average_orientations, log_prior=trained.log_prior)
-        start = time.monotonic()
         record |= {"device": chosen_device.type, "precision": str(dtype).removeprefix("torch.")}
-        with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:
-            raw = source[layout.RAW.name]
-            step = _step(layout.pixel_size(source), trained.pixel_size, match_pixel_size, dataset)
-            if step is not None and offsets:
-                raise InputError(
-                    f"{dataset}: has pixels of another size than the training images, but {model} predicts "
-                    "affinities, which belong to distances in pixels and cannot be resampled. Scale the "
-                    "images first, and leave out `--match-pixel-size`."
-                )
-            images = raw if step is None else Resampled(raw, step)
-            trained.normalisation.check(images, dataset, layout.findings(source)["gray"])
-            share = blocks.parts(raw.shape[1:], jobs)[part - 1]
-            sections = range(raw.shape[1])[share.sections]
-            shape = (len(sections), share.rows.stop - share.rows.start, raw.shape[3])
-            target = task.create(file, shape)
-            layout.copy_pixel_size(source, file)
+        file = Path(model).resolve(), Path(model).stat().st_mtime_ns
+        number = len(_members(*file))
+        load = partial(_load, *file, chosen_device)
+        write = partial(
+            _write,
+            dataset=dataset,
+            tile=tile,
+            average_orientations=average_orientations,
+            dtype=dtype,
+            match_pixel_size=match_pixel_size,
+            device=chosen_device,
+            part=part,
+            jobs=jobs,
+            memory_gb=memory_gb,
+        )
+        if number == 1:
+            write(load(0), output=output, record=record)
+            return
+        start = time.monotonic()
+        members = [Path(output).with_suffix(f".member{member + 1}.h5") for member in range(number)]
+        try:
+            with each_warning_once():
+                for member, path in enumerate(members):  # one after the other: the memory is that of one
+                    write(load(member), output=path, record=record)
+            with layout.create(output, record) as mean:
+                average(members, mean)
+        finally:
+            for path in members:
+                path.unlink(missing_ok=True)
+        logger.info("%s: the mean of %d networks, %.1f s in all", output, number, time.monotonic() - start)
 
-            def progress_in(rows: slice) -> Progress:
-                band = len(range(images.shape[2])[rows]), images.shape[3]
-                tiles = sum(1 for _ in tiling.tiles(band, size, net.geometry))
-                return Progress(len(sections) * tiles, "tile", name=str(output))
 
-            def outputs(z: int, rows: slice, progress: Progress) -> Iterator[tuple[Tile, Any]]:
-                for found in passes.tile_outputs(
-                    net, images, z, trained.normalisation, size, chosen_device, dtype, decode, rows
-                ):
-                    yield found
-                    progress.update(progress.done + 1)
+def _write(
+    trained: Model,
+    *,
+    dataset: str | Path,
+    output: str | Path,
+    record: Json,
+    tile: int | Literal["auto"],
+    average_orientations: bool,
+    dtype: torch.dtype,
+    match_pixel_size: bool,
+    device: torch.device,
+    part: int,
+    jobs: int,
+    memory_gb: float,
+) -> None:
+    """Write the prediction of one network; for the arguments see `predict`."""
+    offsets = trained.offsets if _needs_affinities(trained) else ()
+    task = tasks.load(trained.task, trained.classes, trained.cells, offsets)
+    net = passes.SplitIfTooLarge(trained.network)
+    size = passes.choose_tile(tile, trained.plan, device, dtype, memory_gb)
+    decode = partial(task.decode, average_orientations=average_orientations, log_prior=trained.log_prior)
+    start = time.monotonic()
+    with layout.require(dataset, layout.RAW) as source, layout.create(output, record) as file:
+        raw = source[layout.RAW.name]
+        step = _step(layout.pixel_size(source), trained.pixel_size, match_pixel_size, dataset)
+        if step is not None and offsets:
+            raise InputError(
+                f"{dataset}: has pixels of another size than the training images, but the model predicts "
+                "affinities, which belong to distances in pixels and cannot be resampled. Scale the images "
+                "first, and leave out `--match-pixel-size`."
+            )
+        images = raw if step is None else Resampled(raw, step)
+        trained.normalisation.check(images, dataset, layout.findings(source)["gray"])
+        images = with_neighbours(images, trained.plan.context_sections)
+        _log_neighbours(dataset, trained.plan.context_sections, raw.shape[1])
+        share = blocks.parts(raw.shape[1:], jobs)[part - 1]
+        sections = range(raw.shape[1])[share.sections]
+        shape = (len(sections), share.rows.stop - share.rows.start, raw.shape[3])
+        target = task.create(file, shape)
+        layout.copy_pixel_size(source, file)
 
-            stride = trained.plan.geometry.stride
+        def progress_in(rows: slice) -> Progress:
+            band = len(range(images.shape[2])[rows]), images.shape[3]
+            tiles = sum(1 for _ in tiling.tiles(band, size, net.geometry))
+            return Progress(len(sections) * tiles, "tile", name=str(output))
+
+        def outputs(z: int, rows: slice, progress: Progress) -> Iterator[tuple[Tile, Any]]:
+            for found in passes.tile_outputs(
+                net, images, z, trained.normalisation, size, device, dtype, decode, rows
+            ):
+                yield found
+                progress.update(progress.done + 1)
+
+        stride = trained.plan.geometry.stride
+        if step is not None:
+            layout.write_pixel_size(file, None, pixels_per_model_pixel=step[0] * step[1])
+        if step is None or not task.pixelwise:
+            rows = share.rows
             if step is not None:
-                layout.write_pixel_size(file, None, pixels_per_model_pixel=step[0] * step[1])
-            if step is None or not task.pixelwise:
-                rows = share.rows
-                if step is not None:
-                    rows = _rows_of_model(share.rows, images.shape[2], step[0], stride)
+                rows = _rows_of_model(share.rows, images.shape[2], step[0], stride)
+            progress = progress_in(rows)
+            for number, z in enumerate(sections):
+                for region, decoded in outputs(z, rows, progress):
+                    task.write(target, number, region, decoded)
+            if step is not None:
+                _scale_boxes(file[layout.BOXES.name], step, rows.start, share.rows.start)
+        else:
+            with _section(output, task, (images.shape[2], images.shape[3])) as (section, arrays):
+                resample = partial(Resampled, step=(1 / step[0], 1 / step[1]), shape=raw.shape[2:])
+                backs = {name: resample(array) for name, array in arrays.items()}
+                needed = next(iter(backs.values())).source(0, share.rows)
+                rows = slice(needed.start - needed.start % stride, needed.stop)
                 progress = progress_in(rows)
                 for number, z in enumerate(sections):
                     for region, decoded in outputs(z, rows, progress):
-                        task.write(target, number, region, decoded)
-                if step is not None:
-                    _scale_boxes(file[layout.BOXES.name], step, rows.start, share.rows.start)
-            else:
-                with _section(output, task, images.shape[2:]) as (section, arrays):
-                    resample = partial(Resampled, step=(1 / step[0], 1 / step[1]), shape=raw.shape[2:])
-                    backs = {name: resample(array) for name, array in arrays.items()}
-                    needed = next(iter(backs.values())).source(0, share.rows)
-                    rows = slice(needed.start - needed.start % stride, needed.stop)
-                    progress = progress_in(rows)
-                    for number, z in enumerate(sections):
-                        for region, decoded in outputs(z, rows, progress):
-                            task.write(section, 0, _shifted(region, rows.start), decoded)
-                        for area in blocks.blocks(shape[1:]):
-                            at = _moved(area.write[0], share.rows.start), area.write[1]
-                            for name, back in backs.items():
-                                classes = (slice(None),) * (len(back.shape) - 3)
-                                found = back[*classes, 0, *at].clip(0, 1)
-                                file[name][*classes, number, *area.write] = found
+                        task.write(section, 0, _shifted(region, rows.start), decoded)
+                    for area in blocks.blocks(shape[1:]):
+                        at = _moved(area.write[0], share.rows.start), area.write[1]
+                        for name, back in backs.items():
+                            classes = (slice(None),) * (len(back.shape) - 3)
+                            found = back[*classes, 0, *at].clip(0, 1)
+                            file[name][*classes, number, *area.write] = found
+    logger.info(
+        "%s: %d sections of %d x %d px in %.1f s on %s (%s, tiles of up to %d px)",
+        output,
+        *shape,
+        time.monotonic() - start,
+        device,
+        str(dtype).removeprefix("torch."),
+        size,
+    )
+
+
+def _log_neighbours(dataset: str | Path, context_sections: int, depth: int) -> None:
+    """Log what takes the place of neighbouring sections that a network sees."""
+    if context_sections and depth == 1:
+        logger.warning(
+            "volume %s: a single section, but the network was trained with %s before and after each. The "
+            "section itself takes their place, and the result may be worse than in a stack.",
+            Path(dataset).stem,
+            several(context_sections, "section"),
+        )
+    elif context_sections:
         logger.info(
-            "%s: %d sections of %d x %d px in %.1f s on %s (%s, tiles of up to %d px)",
-            output,
-            *shape,
-            time.monotonic() - start,
-            chosen_device,
-            str(dtype).removeprefix("torch."),
-            size,
+            "%s: the network sees %s before and after each; beyond the first and last, the stack is mirrored",
+            dataset,
+            several(context_sections, "section"),
         )
 
 
@@ -271,9 +343,18 @@ def _shifted(tile: Tile, rows: int) -> Tile:
 
 
 @lru_cache(maxsize=1)
-def _load(path: str | Path, _changed: int, device: torch.device) -> Model:
-    """Read a model and prepare it on a device, once for all volumes that a process predicts with it."""
-    model = Model.load(path)
+def _members(path: str | Path, _changed: int) -> list[Json]:
+    """Read the networks in a model file, once for all volumes that a process predicts with it.
+
+    Their parameters are mapped into memory, and not read before a network is prepared.
+    """
+    return members_in(read_tensors(path), path)
+
+
+@lru_cache(maxsize=1)
+def _load(path: str | Path, changed: int, device: torch.device, member: int) -> Model:
+    """Prepare a network of a model file on a device. It is kept until another one is needed."""
+    model = Model.of(_members(path, changed)[member], path)
     fold(model.network.eval())
     model.network.move_to(device)
     return model

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline_lib import figures, metrics, provenance
+from pipeline_lib.figures import reliability
 from pipeline_lib.figures.palette import class_colours
 from pipeline_lib.networks import modelfile
 from pipeline_lib.pages import quality, write_page
@@ -94,7 +95,9 @@ class Contents:
     title : str
         Heading of the page.
     network : str
-        Name of the trained network whose scores, pictures and training are shown.
+        Name of the trained network whose scores, pictures and training are shown. With the setting
+        `ensemble`, the mean of several networks; then `history`, `model` and `training_figure` are those of
+        the first one.
     settings : dict
         The whole configuration.
     volumes : sequence of dict
@@ -216,9 +219,14 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
                 more_is_better=criterion.more_is_better,
             ),
             *(
-                _doubtful_detections(contents, all_cells[splits[0]], strips, splits[0])
+                _doubtful_detections(contents, all_cells[splits[0]], strips, splits[0], criterion.metric)
                 if kind.template == DETECTION.template
-                else quality.warn_of_constant(held_out, network, split=splits[0], training=training)
+                else [
+                    *quality.warn_of_constant(held_out, network, split=splits[0], training=training),
+                    *quality.warn_of_wrong_count(
+                        all_cells[splits[0]]["annotated"], all_cells[splits[0]]["found"], split=splits[0]
+                    ),
+                ]
             ),
             *quality.warn_of_short_training(history, training),
         ]
@@ -246,8 +254,11 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             spread=_spread(*contents.spread) if contents.spread else None,
             seeds=[settings["seed"], *settings["seeds"]],
             folds=settings.get("folds", 1),
+            ensemble=settings.get("ensemble", False),
             trainings=(1 + len(settings["seeds"])) * settings.get("folds", 1),
             study=contents.study,
+            calibration=calibration(table[table.network == network], splits),
+            size=(reliability.WIDTH, reliability.HEIGHT),
             headline=_named(kind.headline, kind),
             of_volumes=_named(kind.of_volumes, kind),
             of_volume=_by_volume(table[table.network == network], splits),
@@ -313,13 +324,13 @@ def _named(metrics: Sequence[str], kind: Kind) -> list[Score]:
 
 
 def _doubtful_detections(
-    contents: Contents, counts: dict[str, int], pictures: Sequence[Json], split: str
+    contents: Contents, counts: dict[str, int], pictures: Sequence[Json], split: str, criterion: str
 ) -> list[quality.Warned]:
     """Return the warnings of a detector: wrong numbers, lower recall than in training, default boxes."""
     of_training = [picture["counts"] for picture in pictures if picture["split"] == "train"]
     found, missed = (sum(own[name] for own in of_training) for name in ("found", "missed"))
     return [
-        *quality.warn_of_biased_count(counts["annotated"], counts["found"], split=split),
+        *quality.warn_of_biased_count(counts["annotated"], counts["found"], split=split, criterion=criterion),
         *quality.warn_of_lost_recall(
             (found, found + missed), (counts["matched"], counts["annotated"]), split=split
         ),
@@ -385,6 +396,32 @@ def score_classes(table: pd.DataFrame, names: Sequence[str]) -> Json | None:
         shares = confusion / confusion.sum(1, keepdims=True)
     scores, colours = metrics.class_scores(confusion, names), class_colours(len(names))
     return {"names": names, "colours": colours, "scores": scores, "shares": shares.tolist()}
+
+
+def calibration(table: pd.DataFrame, splits: Sequence[str]) -> dict[str, Json]:
+    """Return the calibration of the cell probability, over all pixels of each split together.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of the table of scores for one network, one per volume and metric.
+    splits : sequence of str
+        Splits to return.
+
+    Returns
+    -------
+    dict of str to dict
+        For each split its `scores` (see `metrics.Reliability.scores`) and its `chart`
+        (`figures.reliability.reliability_chart`). Empty if the table has no such rows, as that of a detector.
+    """
+    found = {}
+    for split in splits:
+        own = metrics.Reliability.from_rows(
+            table[table.split == split].groupby("metric").value.sum().to_dict()
+        )
+        if own is not None:
+            found[split] = {"scores": own.scores(), "chart": reliability.reliability_chart(own)}
+    return found
 
 
 def mean_scores(table: pd.DataFrame, network: str, scores: Sequence[Score] = SCORES) -> SplitScores:

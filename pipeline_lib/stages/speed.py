@@ -61,7 +61,7 @@ def measure(
         of_classes: Json = {"classes": classes, "cells": cells} if len(classes) > 2 else {}
         offsets = chosen_offsets(training.get("affinities"))
         task = tasks.load(networks.plan_type(network["name"]).task, **of_classes, offsets=offsets)
-        plan = networks.plan(**network, input_channels=channels, classes=task.classes).example()
+        plan = networks.plan(**network, image_channels=channels, classes=task.classes).example()
         per_iteration = min(
             measure_speed(network, training, augmentation, channels=channels, **of_classes, threads=threads)
             for _ in range(ROUNDS)

@@ -23,16 +23,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from pipeline_lib import layout, networks, provenance, tasks
 from pipeline_lib.data.normalisation import Normalisation
-from pipeline_lib.data.patches import PixelwiseTruth, open_volumes
+from pipeline_lib.data.patches import PixelwiseTruth, Volume, open_volumes
 from pipeline_lib.data.sampling import ClassBalanced
 from pipeline_lib.inference import passes
+from pipeline_lib.inference.neighbours import with_neighbours
 from pipeline_lib.kernels.pixelsize import pair
-from pipeline_lib.networks import transfer
+from pipeline_lib.networks import Plan, transfer
 from pipeline_lib.networks.model import Model
 from pipeline_lib.networks.module import Network
 from pipeline_lib.runtime import devices
@@ -151,7 +153,7 @@ def train(
             "learns boxes. Remove these settings."
         )
     plan = networks.plan(
-        **network | sizes, input_channels=len(normalisation.scale), classes=trained_task.classes
+        **network | sizes, image_channels=len(normalisation.scale), classes=trained_task.classes
     )
     plan.require_training(dataclasses.asdict(settings))
     output = plan.geometry.output_size(settings.tile)
@@ -246,10 +248,15 @@ def train(
                     with layout.require(file) as source:
                         gray = layout.findings(source)["gray"]
                     _check_gray_levels(normalisation, volume.raw, file, gray, started)
-                balanced = None
-                if settings.sampling == "class_balanced":
+                plan.require_neighbours(volume.truth.shape[0] for volume in volumes)
+                volumes, validation_volumes = _as_seen(plan, volumes), _as_seen(plan, validation_volumes)
+                classes = len(trained_task.class_names)
+                balanced, w_c = None, np.ones(classes)
+                if trained_task.pixelwise:
                     truths = [cast("PixelwiseTruth", volume.truth) for volume in volumes]
-                    balanced = ClassBalanced(truths, len(trained_task.class_names))
+                    w_c = _class_weights(truths, train_weight_maps, classes)
+                    if settings.sampling == "class_balanced":
+                        balanced = ClassBalanced(truths, classes)
                 patches = trained_task.patches(
                     plan,
                     volumes,
@@ -262,8 +269,11 @@ def train(
                 )
                 if balanced:
                     learned_from = trained_shares(patches, cast("tasks.PixelwiseTask", trained_task))
-                    trained.log_prior = log_prior(balanced.pixels, learned_from)
+                    trained.log_prior = log_prior(balanced.pixels, learned_from, w_c)
                     logger.info("%s", _describe_shares(trained_task, balanced.pixels, learned_from))
+                elif (w_c != 1).any():  # the classes have the same shares in patches and images
+                    frequencies = measured["class_frequencies"]
+                    trained.log_prior = log_prior(frequencies, frequencies, w_c)
                 step = Step(net, checkpoint.optimizer, trained_task, settings, seed, precision, processes)
                 shares = map(step.share, range(state.iteration, settings.iterations))
                 # a device that is too small for a training tile is also too small for it in validation;
@@ -299,6 +309,32 @@ def train(
             record["seconds"] = state.seconds
 
 
+def _class_weights(
+    truths: Sequence[PixelwiseTruth], weight_maps: Sequence[str | Path], classes: int
+) -> npt.NDArray[np.float64]:
+    """Return the weight of each class in the loss.
+
+    Raises
+    ------
+    InputError
+        If the volumes have different weights.
+    """
+    found = [np.ones(classes) if truth.class_weights is None else truth.class_weights for truth in truths]
+    for own, path in zip(found, weight_maps, strict=True):
+        if not np.array_equal(own, found[0]):
+            raise InputError(
+                f"{path}: its classes have the weights {own.tolist()}, but those of {weight_maps[0]} have "
+                f"{found[0].tolist()}. All training volumes need the same. Delete both files and run the "
+                "workflow again."
+            )
+    return found[0]
+
+
+def _as_seen(plan: Plan, volumes: Sequence[Volume]) -> list[Volume]:
+    """Return volumes whose images have the neighbouring sections that a network sees as channels."""
+    return [volume._replace(raw=with_neighbours(volume.raw, plan.context_sections)) for volume in volumes]
+
+
 def _describe_shares(task: tasks.Task, pixels: np.ndarray, trained: np.ndarray) -> str:
     """Return the shares of the classes in the images and in the training, in one line for the log."""
     shares = zip(task.class_names, pixels / pixels.sum(), trained, strict=True)
@@ -326,16 +362,18 @@ def _log_start(started: Json, path: str | Path, normalisation: Normalisation) ->
     for what, title in (
         ("copied", "copied"),
         ("summed", "copied, with kernels summed over the channels"),
+        ("sections", "copied, with kernels for other neighbouring sections"),
         ("initialised", "not in the model, or of another shape; initialised"),
         ("left_out", "left out"),
     ):
-        if started[what] or what != "summed":
+        layers = started.get(what, [])
+        if layers or what not in ("summed", "sections"):
             logger.info(
                 "starting from %s (%s): %s: %s",
                 path,
                 started["network"],
                 title,
-                ", ".join(started[what]) or "none",
+                ", ".join(layers) or "none",
             )
     logger.info(
         "normalisation (%s): %s",

@@ -1,4 +1,4 @@
-"""Probabilities of a network that was trained with other shares of the classes than the images have."""
+"""Correction of probabilities for how much each class counted in the training."""
 
 from __future__ import annotations
 
@@ -12,30 +12,36 @@ from pipeline_lib.tasks import PixelwiseTask
 PATCHES = 256  # in which the classes are counted
 
 
-def log_prior(true: npt.ArrayLike, trained: npt.ArrayLike) -> list[float]:
-    """Return what to add to the logits of a network to undo other shares of the classes in its training.
+def log_prior(true: npt.ArrayLike, trained: npt.ArrayLike, weights: npt.ArrayLike = 1.0) -> list[float]:
+    """Return what to add to the logits of a network to undo how much each class counted in its training.
 
     If pixels of class k are drawn with the share q_k instead of pi_k, and all pixels of a class with the same
     probability, a network that learns the probabilities of the drawn pixels has the odds o_net = o_true
-    (q_1 / q_0) / (pi_1 / pi_0) of class 1 against class 0 [1]_. So log(pi_k / q_k) is added to the logit of
-    each class k.
+    (q_1 / q_0) / (pi_1 / pi_0) of class 1 against class 0 [1]_. A weight w_k in the loss acts as if pixels of
+    class k were drawn w_k times as often [2]_. So log(pi_k / q_k) - log(w_k) is added to the logit of each
+    class k.
 
     Parameters
     ----------
     true : (k,) array_like
         Share pi_k of each class in the images, or numbers of pixels.
     trained : (k,) array_like
-        Share q_k of each class in the training.
+        Share q_k of each class in the pixels of the training.
+    weights : (k,) array_like, default 1.0
+        Weight w_k of each class in the loss.
 
     Returns
     -------
     list of float
-        The number log(pi_k / q_k) of each class, 0 for classes that do not occur.
+        The number log(pi_k / q_k) - log(w_k) of each class, where the first term is 0 for classes that do not
+        occur.
 
     References
     ----------
     .. [1] M. Saerens, P. Latinne, C. Decaestecker, "Adjusting the outputs of a classifier to new a priori
        probabilities: a simple procedure", Neural Computation 14(1):21-41, 2002.
+
+    .. [2] C. Elkan, "The foundations of cost-sensitive learning", IJCAI, 973-978, 2001.
 
     Examples
     --------
@@ -47,11 +53,17 @@ def log_prior(true: npt.ArrayLike, trained: npt.ArrayLike) -> list[float]:
     >>> logits = np.log([0.78, 0.22]) + log_prior([0.22, 0.78], [0.5, 0.5])
     >>> (np.exp(logits) / np.exp(logits).sum()).round(6)
     array([0.5, 0.5])
+
+    The same with all pixels and the weights 1 / (2 * share):
+
+    >>> logits = np.log([0.78, 0.22]) + log_prior([0.22, 0.78], [0.22, 0.78], [1 / 0.44, 1 / 1.56])
+    >>> (np.exp(logits) / np.exp(logits).sum()).round(6)
+    array([0.5, 0.5])
     """
     pi, q = np.asarray(true, float), np.asarray(trained, float)
     occurs = pi > 0
     ratio = np.divide(pi / pi.sum(), q, where=occurs, out=np.ones_like(pi))
-    return [float(value) for value in np.log(ratio)]
+    return [float(value) for value in np.log(ratio) - np.log(weights)]
 
 
 def trained_shares(patches: Patches, task: PixelwiseTask) -> npt.NDArray[np.float64]:

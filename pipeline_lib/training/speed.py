@@ -14,6 +14,7 @@ from pipeline_lib import networks, tasks
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.data.patches import Volume
 from pipeline_lib.inference import passes
+from pipeline_lib.inference.neighbours import with_neighbours
 from pipeline_lib.networks import Plan
 from pipeline_lib.networks.folding import fold
 from pipeline_lib.runtime import devices
@@ -81,7 +82,7 @@ def measure_speed(
     settings = Settings(**training)
     network = {"name": "unet"} | network
     task = tasks.load(networks.plan_type(network["name"]).task, classes, cells, settings.offsets)
-    plan = networks.plan(**network, input_channels=channels, classes=task.classes).example()
+    plan = networks.plan(**network, image_channels=channels, classes=task.classes).example()
     plan.require_tile(settings.tile, "training.tile")
     device = devices.choose_device(settings.device)
     precision = passes.choose_precision(settings.precision, device)
@@ -94,10 +95,11 @@ def measure_speed(
         optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate)
         step = Step(net, optimizer, task, settings, seed=0, precision=precision)
         raw = np.random.default_rng(0).integers(256, size=(channels, 1, *2 * [2 * settings.tile]))
+        images = with_neighbours(raw.astype(np.uint8), plan.context_sections)
         one = np.ones((channels, 1, 1), np.float32)
         patches = task.patches(
             plan,
-            [Volume(raw.astype(np.uint8), task.example((1, *raw.shape[2:])))],
+            [Volume(images, task.example((1, *raw.shape[2:])))],
             Normalisation("mean_std", "uint8", 128 * one, 74 * one),
             plan.geometry.context,
             settings.tile,

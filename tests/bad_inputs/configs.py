@@ -41,6 +41,7 @@ add("number instead of the path of the table", write_config, "volumes: 5\n", "")
 add("text instead of a number", write_config, "seed: many\n")
 add("fraction instead of an integer", write_config, "block: 128.5\n")
 add("number out of range", write_config, "seed: -1\n")
+add("ensemble of one training", write_config, "ensemble: true\n")
 add("NaN", write_config, "weight_map: {sigma: .nan}\n")
 add("infinity", write_config, "weight_map: {w0: .inf}\n")
 add("integer of 5,000 digits", write_config, f"seed: {'9' * 5000}\n")
@@ -101,6 +102,12 @@ add(
         "tile: 44", "tile: 172, affinities: true"
     ),
 )
+for number, name in {
+    1: "neighbouring sections of a single one",
+    11: "more neighbours than are possible",
+}.items():
+    add(name, write_config, "", CONFIG.replace("depth: 1", f"depth: 1, context_sections: {number}"))
+add("shift of neighbours that the network does not see", write_config, "augmentation: {section_jitter: 2}\n")
 add("missing table of volumes", write_config, "", CONFIG.replace("volumes.tsv", "none.tsv"))
 add("missing model", write_config, "model: none.pt\n")
 add("table instead of a model", write_config, "model: volumes.tsv\n")

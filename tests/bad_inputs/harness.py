@@ -110,9 +110,13 @@ def dry_run() -> tuple[list[volumes.Volume], Json]:
     config = next(iter(variants.values()))
     if "folds" in config:
         folds.divide(rows, {name: images.sections for name, images in found.items()}, config["folds"])
-    models = study.models(variants, [([], [])], 1)
-    for model in models.values():
+    learned = [row.volume for row in rows if row.split == "train"]
+    models = study.models(variants, [(learned, [])], 1)
+    for model in models.values() if learned else ():
         study.require_task(model.settings, model.plan)
+        model.plan.require_neighbours(found[name].sections for name in model.train)
+    if config.get("ensemble"):
+        study.ensemble(models)
     starts.require_starts(models, config["results"], Path)
     return rows, config
 

@@ -110,6 +110,9 @@ def _():
 
 
 add("newer format version", lambda: write_model(format_version=99))
+add("ensemble without networks", lambda: write_model(format_version=2, members=[]))
+add("ensemble of numbers", lambda: write_model(format_version=2, members=[1, 2]))
+add("ensemble in place of a network", lambda: write_model(format_version=2, members=[{}, {}]))
 add("unknown network", lambda: write_model(name="vnet"))
 add("unknown argument of the network", lambda: write_model(arguments={"width": 3}))
 add("depth of a million", lambda: write_model(arguments={"depth": 10**6}))
@@ -119,6 +122,12 @@ add("missing arguments", lambda: write_model(arguments=None))
 add(
     "depth that does not match the parameters",
     lambda: write_model(arguments={"input_channels": 1, "depth": 2, "base_channels": 2}),
+)
+add(
+    "channels that are not those of three sections",
+    lambda: write_model(
+        arguments={"input_channels": 1, "depth": 1, "base_channels": 2, "context_sections": 1}
+    ),
 )
 add("missing normalisation", lambda: write_model(normalisation={}))
 

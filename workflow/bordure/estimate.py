@@ -52,6 +52,7 @@ def describe_run(
     """
     config = next(iter(settings.values()))
     alike = (1 + len(config["seeds"])) * config.get("folds", 1)  # trainings of each variant
+    averaged = bool(config.get("ensemble"))
 
     def pixels(*chosen: str) -> int:
         return sum(math.prod(shapes[name]) for name in shapes if splits[name] in chosen)
@@ -64,7 +65,7 @@ def describe_run(
         training, prediction = own["training"], own["prediction"]
         classes = Classes.chosen(own["dataset"])
         channels = imageio.number_of(own["dataset"]["channels"])
-        plan = networks.plan(**own["network"], input_channels=channels, classes=len(classes))
+        plan = networks.plan(**own["network"], image_channels=channels, classes=len(classes))
         pixels_per_step = training["batch"] * plan.geometry.output_size(training["tile"]) ** 2
         per_pixel = per_step[name] / pixels_per_step * FORWARD
         validations = math.ceil(training["iterations"] / training["validation_interval"])
@@ -78,9 +79,12 @@ def describe_run(
         finish += alike * (held_out * per_pixel * orientations + scored)
         if classes.several:  # their target, probabilities and map
             disk += pixels(*splits.values()) * (1 + PREDICTION * len(classes) + 1)
-            disk += (alike - 1) * held_out * PREDICTION * len(classes)
+            disk += (alike - 1 + averaged) * held_out * PREDICTION * len(classes)
         affinities = len(chosen_offsets(training.get("affinities")))
-        disk += (pixels(*splits.values()) + (alike - 1) * held_out) * PREDICTION * affinities
+        disk += (pixels(*splits.values()) + (alike - 1 + averaged) * held_out) * PREDICTION * affinities
+    if averaged:  # scores, and the files of the mean and the disagreement
+        finish += scored
+        disk += held_out * (2 * PREDICTION + LABELS)
     number = alike * len(settings)
     disk += (number + 2) * held_out * (PREDICTION + LABELS)  # 2 baselines
     sections = sum(shape[0] for shape in shapes.values())

@@ -47,6 +47,7 @@ OF_TRAINING = (
     "detection",
     "seeds",
     "folds",
+    "ensemble",
     "study",
 )
 TYPES = {
@@ -241,7 +242,7 @@ def use_model(settings: Json, path: str | Path) -> str:
     arguments = described["arguments"]
     network = {key: arguments[key] for key in arguments if key not in ("input_channels", "classes")}
     settings["network"] = {"name": described["name"], **network}
-    needed, channels = arguments["input_channels"], settings["dataset"]["channels"]
+    needed, channels = len(described["normalisation"]["scale"]), settings["dataset"]["channels"]
     if isinstance(channels, int):  # not stated which
         channels = application.get("channels", needed)
     elif len(channels) != needed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +14,11 @@ from dataclasses import dataclass
 from bordure.settings import complete, read_schema
 from pipeline_lib import networks
 from pipeline_lib.data.affinities import chosen_offsets
+from pipeline_lib.data.volumes import Volume
+from pipeline_lib.imageio import section_ranges
 from pipeline_lib.networks import Plan
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import several
 from pipeline_lib.runtime.types import Json, Offsets
 from pipeline_lib.tasks.segmentation.baselines import BASELINES
 from pipeline_lib.tasks.segmentation.classes import Classes
@@ -36,12 +40,13 @@ CHANGEABLE = {
 # Settings of a training on which the time of an iteration depends
 OF_STEP = ("tile", "batch", "loss_mask", "affinities", "freeze", "precision", "device")
 DEFAULT = "unet"  # network of a config that names none
-RESERVED = (*BASELINES, "baselines")  # names in paths of results
+ENSEMBLE = "ensemble"  # name of the mean of several models
+RESERVED = (*BASELINES, "baselines", ENSEMBLE)  # names in paths of results
 
 
 @dataclass(frozen=True)
 class Model:
-    """One training of a run.
+    """One training of a run, or the mean of several.
 
     Parameters
     ----------
@@ -66,6 +71,8 @@ class Model:
         default boxes and of its measured speed, without suffix. Models with the same settings share them.
         Those of the main model have the names of a run without a study; the others end with a hash of the
         settings. A detector learns from the boxes in the datasets, which are in place of its weight maps.
+    members : sequence of Model
+        Models whose mean it is, in the order in which they are added. Empty for a training.
     """
 
     name: str
@@ -82,6 +89,24 @@ class Model:
     weight_map: str = "weight_map"
     boxes: str = "boxes"
     speed: str = "step"
+    members: Sequence[Model] = ()
+
+    def predicting(self, volume: str) -> list[Model]:
+        """Return the members that predict a volume: those that are validated on it, or all if none is.
+
+        So with folds, no annotated volume is predicted by a model that learned from it.
+
+        Parameters
+        ----------
+        volume : str
+            Name of the volume.
+
+        Returns
+        -------
+        list of Model
+            The members.
+        """
+        return [own for own in self.members if volume in own.validation] or [*self.members]
 
     @property
     def detects(self) -> bool:
@@ -96,7 +121,7 @@ class Model:
             "network": self.settings["network"],
             "training": {key: training[key] for key in OF_STEP if key in training},
             "augmentation": self.settings["augmentation"],
-            "channels": self.plan.input_channels,
+            "channels": self.plan.image_channels,
             "classes": [*self.classes.names],
             "cells": [*self.classes.cells],
         }
@@ -302,6 +327,44 @@ def models(
     return {model.name: model for model in found}
 
 
+def ensemble(trained: Mapping[str, Model]) -> Model:
+    """Return the mean of all models of the first variant: of its seeds, or folds, or both.
+
+    Parameters
+    ----------
+    trained : dict of str to Model
+        All trainings of the run, by name.
+
+    Returns
+    -------
+    Model
+        The ensemble. It has no training volumes, because its members learned from different ones. Its
+        validation volumes are those of all members, so with folds all annotated volumes that are not of
+        split `test`.
+
+    Raises
+    ------
+    InputError
+        If there is one model, or the models find boxes.
+    """
+    first = next(iter(trained.values()))
+    members = [model for model in trained.values() if model.variant == first.variant]
+    if first.detects:
+        raise InputError(
+            f"config key `ensemble`: the network {first.plan.name} finds boxes, and boxes of several models "
+            "have no mean. Remove the key, or choose a network that finds the class of each pixel."
+        )
+    if len(members) == 1:
+        raise InputError(
+            "config key `ensemble`: there is only one training, so there is nothing to average. Add further "
+            "ones, as `seeds: [1, 2]` or `folds: 5`, or remove the key."
+        )
+    validation = [*dict.fromkeys(name for member in members for name in member.validation)]
+    return dataclasses.replace(
+        first, name=ENSEMBLE, variant=ENSEMBLE, train=[], validation=validation, members=members
+    )
+
+
 def _offsets(settings: Json) -> Offsets:
     """Return the offsets of the affinities that the network of a variant learns."""
     return chosen_offsets(settings["training"].get("affinities"))
@@ -311,7 +374,7 @@ def _plan(network: Json, channels: int, classes: Classes, offsets: Offsets) -> P
     """Return the plan of a network. A detector distinguishes the classes of cells from the background."""
     detects = networks.plan_type(network["name"]).task == "detection"
     outputs = 1 + len(classes.cells) if detects else len(classes) + len(offsets)
-    return networks.plan(**network, input_channels=channels, classes=outputs)
+    return networks.plan(**network, image_channels=channels, classes=outputs)
 
 
 def require_task(settings: Json, plan: Plan) -> None:
@@ -342,6 +405,11 @@ def require_task(settings: Json, plan: Plan) -> None:
         "training.affinities": bool(training.get("affinities")),
     }
     boxes = {"augmentation.smallest_window": "smallest_window" in settings["augmentation"]}
+    if (jitter := settings["augmentation"].get("section_jitter")) and not plan.context_sections:
+        raise InputError(
+            f"config key `augmentation.section_jitter`: found {jitter:g}, but the network sees no "
+            "neighbouring sections. Remove it, or set `network: {context_sections: 1}`."
+        )
     for key, chosen in (pixelwise if detects else boxes).items():
         if chosen:
             raise InputError(f"config key `{key}`: not possible here, because {what}. Remove it.")
@@ -400,6 +468,44 @@ def warnings(models: Mapping[str, Model], given: Json) -> list[str]:
                 f"warning: {of}rare classes count more by `training.sampling: class_balanced`, and again by "
                 "`weight_map.class_balance`. Set `weight_map: {class_balance: false}`."
             )
+    return found
+
+
+def neighbours_note(plan: Plan, volumes: Mapping[str, Volume], shapes: Mapping[str, Sequence[int]]) -> str:
+    """Return what a network sees instead of neighbouring sections that volumes do not have.
+
+    Parameters
+    ----------
+    plan : Plan
+        Plan of the network.
+    volumes : dict of str to Volume
+        Rows of the table of volumes.
+    shapes : dict of str to (z, y, x)
+        Shape of each volume.
+
+    Returns
+    -------
+    str
+        One line for the user. Empty if the network sees each section alone, or all volumes are stacks of
+        adjacent sections.
+    """
+    single = [name for name, shape in shapes.items() if shape[0] == 1]
+    apart = [
+        f"{before.stop - 1} and {after.start} of {name}"
+        for name, volume in volumes.items()
+        for before, after in itertools.pairwise(section_ranges(volume.sections) or ())
+        if before.stop < after.start
+    ]
+    if not plan.context_sections or not (single or apart):
+        return ""
+    number = several(plan.context_sections, "section")
+    found = f"context_sections: {plan.name} sees {number} before and after each."
+    if single:
+        some = f"{single[0]} and {len(single) - 1} more volumes have" if single[1:] else f"{single[0]} has"
+        found += f" {some} a single section, which takes the place of its neighbours."
+    if apart:
+        more = f" and {len(apart) - 1} more pairs" if apart[1:] else ""
+        found += f" Sections that are not adjacent in the file are taken for neighbours: {apart[0]}{more}."
     return found
 
 

@@ -153,6 +153,9 @@ def check_tiles():
                 model.plan.require_training(model.settings["training"])
             if (tile := model.settings["prediction"]["tile"]) != "auto":
                 model.plan.require_tile(tile, "prediction.tile")
+    for model in () if MODEL_FILE else TRAINED.values():
+        with study.of_variant(model.variant, config):
+            model.plan.require_neighbours(SHAPES[name][0] for name in model.train)
 
 
 def check_outputs():
@@ -183,12 +186,13 @@ try:
     if unused := [key for key in OF_TRAINING if {"model", key} <= {*config}]:
         if workflow.is_main_process:
             print(f"model: {', '.join(unused)} have no effect, because nothing is trained", file=sys.stderr)
-    for key in ("study", "folds") if "model" in config else ():
+    for key in ("study", "folds", "ensemble") if "model" in config else ():
         config.pop(key, None)
     GIVEN = dict(config)
     SETTINGS = study.variants(GIVEN)
     main, *_ = SETTINGS.values()
     MODEL_FILE = use_model(main, find_beside(main["model"])) if "model" in main else None
+    DESCRIBED = modelfile.describe(MODEL_FILE) if MODEL_FILE else {}  # the trained model
     REPLACE = main["replace"]
     for own in SETTINGS.values():
         del own["replace"]  # how to run, no setting of the results
@@ -210,7 +214,7 @@ try:
                 own,
                 [*VOLUMES.values()],
                 IN_FILES,
-                of_model=pair(modelfile.describe(MODEL_FILE).get("pixel_size")) if MODEL_FILE else None,
+                of_model=pair(DESCRIBED.get("pixel_size")),
                 unused=OF_TRAINING if MODEL_FILE else (),
             )
         NOTES += [line for line in lines if line not in NOTES]
@@ -218,19 +222,22 @@ try:
     CHANNELS, *others = [dataset_of(config, name)["channels"] for name in VOLUMES]
     # The channels to read if they are the same for all volumes, else their number
     CHANNELS = CHANNELS if all(other == CHANNELS for other in others) else imageio.number_of(CHANNELS)
-    MODELS = study.models(
+    TRAINED = study.models(
         SETTINGS,
         FOLDS,
         imageio.number_of(CHANNELS),
-        Classes.of_model(MODEL_FILE, modelfile.describe(MODEL_FILE), main["dataset"]) if MODEL_FILE else None,
+        Classes.of_model(MODEL_FILE, DESCRIBED, main["dataset"]) if MODEL_FILE else None,
         "applied" if MODEL_FILE else None,
     )
+    ENSEMBLE = study.ensemble(TRAINED) if config.get("ensemble") else None
+    MODELS = {ENSEMBLE.name: ENSEMBLE} | TRAINED if ENSEMBLE else TRAINED
     # Main model, whose segmentations and pictures are results. The further models are only scored.
     MODEL, *FURTHER = MODELS
     MAIN = MODELS[MODEL]
     PLAN, CLASSES = MAIN.plan, MAIN.classes
+    FIRST = next(iter(TRAINED))  # the main model, or the first member of the ensemble
     VARIANTS, DATASETS, STATISTICS, SPEEDS = (
-        study.first_with(MODELS, kind) for kind in ("variant", "dataset", "statistics", "speed")
+        study.first_with(TRAINED, kind) for kind in ("variant", "dataset", "statistics", "speed")
     )
     # Models that find boxes, and all others, which find the class of each pixel
     DETECTORS, SEGMENTERS = (
@@ -272,7 +279,7 @@ def schedule_of(model, *speed):
     Without such a file they are those of the config. A missing file is an error that Snakemake expects while
     it plans a run in which the speed is measured.
     """
-    training = starts.training_of(model, MODELS)
+    training = starts.training_of(model, TRAINED)
     for path in speed:
         with open(path) as file:
             training = training | json.load(file)["schedule"]
@@ -385,8 +392,8 @@ TEST, PREDICT = (
 )
 LEARNED = [name for split in folds.ANNOTATED for name, row in VOLUMES.items() if row.split == split]
 HELD_OUT = [name for _, validation in FOLDS for name in validation]
-# Trainings that differ from the main model only in fold and seed
-OF_MAIN = [name for name, model in MODELS.items() if model.variant == MAIN.variant]
+# Trainings that differ from the main model only in fold and seed, or the members of the ensemble
+OF_MAIN = [name for name, model in TRAINED.items() if model.variant == TRAINED[FIRST].variant]
 TIMED = "minutes" in config.get("study", {})
 # Baselines learn and are scored pixel by pixel.
 BASELINES = (
@@ -395,6 +402,10 @@ BASELINES = (
     else [*baselines.BASELINES]
 )
 FOUND = VALIDATION + TEST + PREDICT  # volumes in which cells are found
+# Volumes that several networks predict: the members of the ensemble, or those in the trained model
+AVERAGED = [
+    name for name in FOUND if (len(MAIN.predicting(name)) if ENSEMBLE else modelfile.members(DESCRIBED)) > 1
+]
 SEGMENTED, DETECTED = FOUND if MODEL in LABELLED else [], FOUND if MODEL in DETECTORS else []
 # Files with the detections of a volume
 EXPORTS = {kind: f"<results>/detection/{{volume}}_{end}" for kind, end in boxes.EXPORTS.items()}
@@ -439,14 +450,26 @@ MEMORY_MB = growing(round(1000 * config["memory_gb"]))
 
 try:
     if not MODEL_FILE and workflow.is_main_process:
-        starts.require_starts(MODELS, config["results"], find_beside)
+        starts.require_starts(TRAINED, config["results"], find_beside)
     LARGEST = memory.require(memory_needs(), config["memory_gb"])
 except InputError as error:
     sys.exit(f"error: {error}")
 if workflow.is_main_process:
     warned = {name: model.plan.mirror_warning(SHAPES) for name, model in VARIANTS.items()}
-    NOTES += [] if MODEL_FILE else study.warnings(MODELS, GIVEN)
-    lines = NOTES + [f"{name}: {text}" if STUDY else text for name, text in warned.items() if text]
+    NOTES += [] if MODEL_FILE else study.warnings(TRAINED, GIVEN)
+    if ENSEMBLE:
+        members = [member.name for member in ENSEMBLE.members]
+        NOTES.append(
+            f"ensemble: the mean of {', '.join(members)}; its prediction takes {len(members)} times as long "
+            "as that of one of them"
+        )
+    seen = {name: study.neighbours_note(model.plan, VOLUMES, SHAPES) for name, model in VARIANTS.items()}
+    lines = NOTES + [
+        f"{name}: {text}" if STUDY else text
+        for found in (warned, seen)
+        for name, text in found.items()
+        if text
+    ]
     print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
     print(
         f"memory: the largest job ({LARGEST.job}) needs at least {LARGEST.bytes / 1e9:.1f} GB; jobs use up "
@@ -568,6 +591,16 @@ def each(names=None, models=None, **arguments):
     ]
 
 
+def split_of(name):
+    """Return the split of a volume for the main model: with folds, an ensemble is validated on all of them."""
+    return "validation" if name in VALIDATION else VOLUMES[name].split
+
+
+def members_of(name):
+    """Return the models whose mean prediction of a volume is that of the ensemble."""
+    return [member.name for member in MAIN.predicting(name)]
+
+
 def validation_of(model):
     """Return the volumes on which the threshold of a model or baseline is chosen."""
     return MODELS.get(model, MAIN).validation
@@ -579,8 +612,8 @@ def evaluated_of(model):
 
 
 def models_of(fold, names=None):
-    """Return those of the models `names`, or of all, that are validated on a fold."""
-    return [name for name in (MODELS if names is None else names) if MODELS[name].fold == fold]
+    """Return those of the models `names`, or of all that are trained, that are validated on a fold."""
+    return [name for name in (TRAINED if names is None else names) if MODELS[name].fold == fold]
 
 
 def files_of_models(pattern, models):
@@ -612,6 +645,7 @@ def scored_by(models):
             in_fold("held_out", fold): (validation + TEST, models_of(fold))
             for fold, (_, validation) in enumerate(FOLDS)
         },
+        ensemble=(EVALUATED, [MODEL] if ENSEMBLE else []),
     )
 
 
@@ -704,7 +738,7 @@ def evaluations(names, models=None, **files):
         split=lambda name, model: "validation" if name in validation_of(model) else "test",
         network="{model}",
         variant="{variant}",
-        seed=lambda name, model: MODELS[model].seed if model in MODELS else None,
+        seed=lambda name, model: TRAINED[model].seed if model in TRAINED else None,
         fold=lambda name, model: MODELS[model].fold if model in MODELS else 0,
     )
 
@@ -828,13 +862,13 @@ def estimate_message():
         return ""
     splits = {name: row.split for name, row in VOLUMES.items()}
     datasets = {name: Path(config["results"], "dataset", f"{name}.h5") for name in VOLUMES}
-    model = Path(config["results"], "models", MODEL, "model.pt")
+    model = Path(config["results"], "models", FIRST, "model.pt")
     try:
         measured = {name: seconds_per_iteration(model) for name, model in SPEEDS.items()}
         per_step = {name: measured[model.speed] for name, model in VARIANTS.items()}
         lines = f"whole run     {estimate.describe_run(SETTINGS, SHAPES, splits, datasets, per_step)}\n"
-        learned = [datasets[name] for name in TRAIN + VALIDATION]
-        if model.exists() and (changes := replacement.changes(model, settings_of(MODEL), learned)):
+        learned = [datasets[name] for name in [*TRAINED[FIRST].train, *TRAINED[FIRST].validation]]
+        if model.exists() and (changes := replacement.changes(model, settings_of(FIRST), learned)):
             title = replacement.title(model, Path(config["results"], "model.pt"))
             lines += f"              it will replace {title}: {changes}\n"
         run = f"bordure run {shlex.quote(str(workflow.configfiles[-1]))}\n" if workflow.configfiles else ""

@@ -124,7 +124,7 @@ for batch in batches_of("evaluate", baselines=EVALUATED):
             "../scripts/evaluate_baselines.py"
 
 
-SUMMARISED = [MODEL, *BASELINES, *OF_MAIN[1:]]
+SUMMARISED = [MODEL, *BASELINES, *(name for name in OF_MAIN if name != MODEL)]
 
 
 rule collect_scores:

@@ -13,16 +13,16 @@ rule predict:
 
 # Further models are only scored, so they need not predict the training volumes that the report shows.
 PREDICTED = {
-    "train": (SHOWN_TRAIN + VALIDATION, [MODEL]),
-    "test": (TEST, [*MODELS]),
-    "new": (PREDICT, [*MODELS]),
+    "train": (SHOWN_TRAIN + VALIDATION, [] if ENSEMBLE else [MODEL]),
+    "test": (TEST, [*TRAINED]),
+    "new": (PREDICT, [*TRAINED]),
 } | {
     in_fold("validation", fold): (validation, further)
     for fold, (_, validation) in enumerate(FOLDS)
     if (further := models_of(fold, FURTHER))
 }
 
-for batch in batches_of("predict", **{group: whole(names) for group, (names, _) in PREDICTED.items()}):
+for batch in batches_of("predict", **{group: whole(names) for group, (names, by) in PREDICTED.items() if by}):
 
     rule:
         name:
@@ -68,6 +68,8 @@ if SCATTERED:
             "<logs>/predict/{model}/{volume}/{part}.log",
         benchmark:
             "<benchmarks>/predict/{model}/{volume}/{part}.tsv"
+        wildcard_constraints:
+            model=one_of(TRAINED),
         conda:
             "../../environment.yml"
         threads: 8
@@ -101,6 +103,70 @@ if SCATTERED:
             jobs=lambda wildcards: jobs_of(wildcards.volume),
         script:
             "../scripts/join_predictions.py"
+
+
+if ENSEMBLE:
+
+    for batch in batches_of("average", held_out=whole(VALIDATION), test=whole(TEST), new=whole(PREDICT)):
+
+        rule:
+            name:
+                batch.rule_name
+            input:
+                [
+                    file
+                    for name in batch.volumes
+                    for file in expand(
+                        "<results>/prediction/{model}/{volume}.h5", model=members_of(name), volume=name
+                    )
+                ],
+            output:
+                expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=batch.volumes),
+            log:
+                f"<logs>/average/{batch.name}.log",
+            benchmark:
+                f"<benchmarks>/average/{batch.name}.tsv"
+            group:
+                FINISH
+            conda:
+                "../../environment.yml"
+            resources:
+                mem_mb=MEMORY_MB,
+            params:
+                volumes=each(
+                    batch.volumes,
+                    [MODEL],
+                    predictions=lambda name, model: paths(
+                        "<results>/prediction/{model}/{volume}.h5", model=members_of(name), volume=name
+                    ),
+                    output="<results>/prediction/{model}/{volume}.h5",
+                ),
+            script:
+                "../scripts/average.py"
+
+    if SCATTERED:
+
+        rule average_part:
+            input:
+                lambda wildcards: expand(
+                    "<results>/prediction/{model}/parts/{volume}/{part}.h5",
+                    model=members_of(wildcards.volume),
+                    **wildcards,
+                ),
+            output:
+                f"<results>/prediction/{MODEL}/parts/{{volume}}/{{part}}.h5",
+            log:
+                "<logs>/average/{volume}/{part}.log",
+            benchmark:
+                "<benchmarks>/average/{volume}/{part}.tsv"
+            conda:
+                "../../environment.yml"
+            resources:
+                mem_mb=MEMORY_MB,
+            params:
+                volumes=lambda wildcards, input, output: [{"predictions": [*input], "output": output[0]}],
+            script:
+                "../scripts/average.py"
 
 
 for batch in batches_of("predict", baselines=EVALUATED):

@@ -13,7 +13,7 @@ if MAIN.detects:
                 volume=SHOWN if MODEL in MASKED else [],
             ),
             postprocessing=f"<results>/postprocessing/{MODEL}.json",
-            history=f"<results>/models/{MODEL}/history.csv",
+            history=f"<results>/models/{FIRST}/history.csv",
         output:
             strips=pictures("detections", SHOWN, "objects found, missed and false"),
             training=report(
@@ -54,14 +54,14 @@ if MAIN.detects:
                 postprocessing="<results>/postprocessing/{model}.json",
                 output="<results>/figures/detections/{volume}.png",
                 volume="{volume}",
-                split={name: VOLUMES[name].split for name in SHOWN},
+                split={name: split_of(name) for name in SHOWN},
             ),
             volumes=each(
                 TEST + VALIDATION,
                 [MODEL],
                 dataset="<results>/dataset/{volume}.h5",
                 detections="<results>/detection/{model}/{volume}.h5",
-                split={name: VOLUMES[name].split for name in EVALUATED},
+                split={name: split_of(name) for name in EVALUATED},
             ),
         script:
             "../scripts/draw_detections.py"
@@ -75,7 +75,7 @@ else:
             predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
             segmentations=expand("<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
             postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
-            history=f"<results>/models/{MODEL}/history.csv",
+            history=f"<results>/models/{FIRST}/history.csv",
             scores="<results>/scores.csv",
         output:
             strips=pictures("volume", SHOWN, "from raw to segmentation"),
@@ -116,7 +116,7 @@ else:
                 postprocessing="<results>/postprocessing/{model}.json",
                 output="<results>/figures/volume/{volume}.png",
                 volume="{volume}",
-                split={name: VOLUMES[name].split for name in SHOWN},
+                split={name: split_of(name) for name in SHOWN},
             ),
             errors=each(
                 SHOWN_ERRORS,
@@ -134,7 +134,9 @@ else:
 
 rule package_model:
     input:
-        model=f"<results>/models/{MODEL}/model.pt",
+        models=expand(
+            "<results>/models/{model}/model.pt", model=[member.name for member in MAIN.members or [MAIN]]
+        ),
         postprocessing=f"<results>/postprocessing/{MODEL}.json",
         # those of this model alone, so that it remains when further seeds are scored
         scores=expand("<results>/scores/{model}/{volume}.csv", model=MODEL, volume=EVALUATED),
@@ -163,8 +165,8 @@ rule report:
     input:
         scores="<results>/scores.csv",
         spread=["<results>/scores_spread.csv"] if len(OF_MAIN) > 1 else [],
-        history=f"<results>/models/{MODEL}/history.csv",
-        model=f"<results>/models/{MODEL}/model.pt",
+        history=f"<results>/models/{FIRST}/history.csv",
+        model=f"<results>/models/{FIRST}/model.pt",
         postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
         statistics="<results>/statistics.json",
         speed=[f"<results>/speed/{MAIN.speed}.json"] if TIMED else [],
@@ -182,6 +184,7 @@ rule report:
         boxes=of_model("<results>/{boxes}.json", [None]) if MAIN.detects else [],
         results=[
             *expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
+            *expand("<results>/segmentation/{volume}_disagreement.tif", volume=AVERAGED),
             *expand(EXPORTS["table"], volume=DETECTED),
         ],
     output:
@@ -201,6 +204,6 @@ rule report:
         settings=SHOWN_SETTINGS,
         training=schedule(),
         study=STUDY,
-        volumes=[vars(volume) for volume in VOLUMES.values()],
+        volumes=[vars(volume) | {"split": split_of(name)} for name, volume in VOLUMES.items()],
     script:
         "../scripts/report.py"

@@ -110,6 +110,40 @@ for batch in batches_of("measure_cells", held_out=EVALUATED, new=PREDICT) if SEG
             "../scripts/measure_cells.py"
 
 
+for batch in batches_of(
+    "write_disagreement",
+    held_out=[name for name in EVALUATED if name in AVERAGED],
+    new=[name for name in PREDICT if name in AVERAGED],
+):
+
+    rule:
+        name:
+            batch.rule_name
+        input:
+            expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=batch.volumes),
+        output:
+            expand("<results>/segmentation/{volume}_disagreement.tif", volume=batch.volumes),
+        log:
+            f"<logs>/write_disagreement/{batch.name}.log",
+        benchmark:
+            f"<benchmarks>/write_disagreement/{batch.name}.tsv"
+        group:
+            FINISH
+        conda:
+            "../../environment.yml"
+        resources:
+            mem_mb=MEMORY_MB,
+        params:
+            volumes=each(
+                batch.volumes,
+                [MODEL],
+                prediction="<results>/prediction/{model}/{volume}.h5",
+                output="<results>/segmentation/{volume}_disagreement.tif",
+            ),
+        script:
+            "../scripts/write_disagreement.py"
+
+
 if LABELLED_IN_PARTS:
 
     rule label_part:

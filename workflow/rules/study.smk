@@ -47,9 +47,11 @@ use rule collect_scores as collect_study with:
 # Complete models, for `bordure predict`: the first model of each variant, with its threshold and scores.
 use rule package_model as package_variant with:
     input:
-        model=of_model("<results>/models/{model}/model.pt"),
+        models=of_model("<results>/models/{model}/model.pt", [None]),
         postprocessing=of_model("<results>/postprocessing/{model}.json"),
-        scores=of_model("<results>/scores/{model}/{volume}.csv", EVALUATED),
+        scores=lambda wildcards: files_of_models(
+            "<results>/scores/{model}/{volume}.csv", [model_of(wildcards).name]
+        ),
     output:
         "<results>/variants/{variant}.pt",
     log:
@@ -117,13 +119,13 @@ def comparison(unfinished=()):
     return {
         "title": f"Comparison: {config['report']['title']}",
         "variants": {name: changes or {} for name, changes in config["study"]["variants"].items()},
-        "models": [*map(trained, MODELS.values())],
+        "models": [*map(trained, TRAINED.values())],
         "speed": {name: file("{results}/speed/{speed}.json", model) for name, model in VARIANTS.items()},
         "passes": {
             name: ORIENTATIONS if model.settings["prediction"]["average_orientations"] else 1
             for name, model in VARIANTS.items()
         },
-        "pictures": [*map(shown, SHOWN_ERRORS[:2])],
+        "pictures": [*map(shown, [name for name in SHOWN_ERRORS if name in evaluated_of(FIRST)][:2])],
         "unfinished": [*unfinished],
     }
 

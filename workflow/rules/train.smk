@@ -3,7 +3,7 @@
 
 rule train:
     input:
-        expand("<results>/models/{model}/model.pt", model=MODELS),
+        expand("<results>/models/{model}/model.pt", model=TRAINED),
 
 
 rule train_model:
@@ -16,7 +16,7 @@ rule train_model:
         boxes=lambda wildcards: (
             of_model("<results>/{boxes}.json")(wildcards) if model_of(wildcards).detects else []
         ),
-        start=lambda wildcards: starts.start_file(model_of(wildcards), MODELS, find_beside) or [],
+        start=lambda wildcards: starts.start_file(model_of(wildcards), TRAINED, find_beside) or [],
         speed=of_model("<results>/speed/{speed}.json", [None]) if TIMED else [],
     output:
         model="<results>/models/{model}/model.pt",

@@ -9,7 +9,7 @@ with stage(snakemake.log[0], snakemake.threads) as run:
 
     run(
         package_model,
-        Path(snakemake.input.model),
+        [Path(model) for model in snakemake.input.models],
         Path(snakemake.input.postprocessing),
         [*map(Path, snakemake.input.scores)],
         Path(snakemake.output[0]),

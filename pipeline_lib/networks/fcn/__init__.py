@@ -34,9 +34,11 @@ class FCNPlan(EncoderPlan):
     Parameters
     ----------
     input_channels : int, default 1
-        Number of channels of the images.
+        Number of channels of the input.
     classes : int, default 2
         Number of channels of the output: the number of classes of the task.
+    context_sections : int, default 0
+        Number of neighbouring sections on each side that the network sees.
     channels, convolutions, kernel_sizes : sequence of int
         Levels of the encoder, see `networks.encoder.EncoderPlan`.
     fc_channels : sequence of int
@@ -173,9 +175,11 @@ class FCN32sPlan(FCNPlan):
     Parameters
     ----------
     input_channels : int, default 1
-        Number of channels of the images.
+        Number of channels of the input.
     classes : int, default 2
         Number of channels of the output: the number of classes of the task.
+    context_sections : int, default 0
+        Number of neighbouring sections on each side that the network sees.
     channels, convolutions, kernel_sizes : sequence of int
         Levels of the encoder, see `networks.encoder.EncoderPlan`.
     fc_channels : sequence of int
@@ -207,9 +211,11 @@ class FCN16sPlan(FCNPlan):
     Parameters
     ----------
     input_channels : int, default 1
-        Number of channels of the images.
+        Number of channels of the input.
     classes : int, default 2
         Number of channels of the output: the number of classes of the task.
+    context_sections : int, default 0
+        Number of neighbouring sections on each side that the network sees.
     channels, convolutions, kernel_sizes : sequence of int
         Levels of the encoder, see `networks.encoder.EncoderPlan`.
     fc_channels : sequence of int
@@ -254,9 +260,11 @@ class FCN8sPlan(FCN16sPlan):
     Parameters
     ----------
     input_channels : int, default 1
-        Number of channels of the images.
+        Number of channels of the input.
     classes : int, default 2
         Number of channels of the output: the number of classes of the task.
+    context_sections : int, default 0
+        Number of neighbouring sections on each side that the network sees.
     channels, convolutions, kernel_sizes : sequence of int
         Levels of the encoder, see `networks.encoder.EncoderPlan`.
     fc_channels : sequence of int

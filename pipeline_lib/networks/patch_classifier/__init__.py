@@ -34,9 +34,11 @@ class PatchClassifierPlan(EncoderPlan):
     Parameters
     ----------
     input_channels : int, default 1
-        Number of channels of the images.
+        Number of channels of the input.
     classes : int, default 2
         Number of channels of the output: the number of classes of the task.
+    context_sections : int, default 0
+        Number of neighbouring sections on each side that the network sees.
     channels : sequence of int, default (48, 48, 48, 48)
         Number of channels of each level.
     convolutions : sequence of int, default (1,)

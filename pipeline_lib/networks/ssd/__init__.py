@@ -44,9 +44,11 @@ class SSDPlan(Plan):
     Parameters
     ----------
     input_channels : int, default 1
-        Number of channels of the images.
+        Number of channels of the input.
     classes : int, default 2
         Number of classes of the task, including the background.
+    context_sections : int, default 0
+        Number of neighbouring sections on each side that the network sees.
     channels : sequence of int, default (64, 128, 256, 512, 512)
         Number of channels of each level.
     convolutions : int, default 2
@@ -412,7 +414,8 @@ class SSDPlan(Plan):
         values = 3 * max(width / 4**level for level, width in levels)
         pixels = (MASK_WINDOW + 2 * self.margin + 8 * self.strides[0]) ** 2
         of_mask = self.channels[-self.heads] * (3 * ROI**2 + 2 * MASK**2) + 3 * (self.classes - 1) * MASK**2
-        masks = memory.KEPT * 4 * (values * pixels + MASKS_AT_ONCE * of_mask)
+        of_window = (4 * values + self.neighbour_bytes_per_pixel) * pixels
+        masks = memory.KEPT * (of_window + 4 * MASKS_AT_ONCE * of_mask)
         of_masks = memory.Need("prediction of masks", memory.TORCH_PROCESS_BYTES + masks, self.smaller)
         return max(need, of_masks, key=lambda each: each.bytes)
 

@@ -33,9 +33,11 @@ class UNetPlan(Plan):
     Parameters
     ----------
     input_channels : int, default 1
-        Number of channels of the images.
+        Number of channels of the input.
     classes : int, default 2
         Number of channels of the output: the number of classes of the task, and of affinities, if any.
+    context_sections : int, default 0
+        Number of neighbouring sections on each side that the network sees.
     depth : int, default 4
         Number of 2x2 max poolings, 1 to 7.
     base_channels : int, default 64

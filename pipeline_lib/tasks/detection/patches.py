@@ -42,6 +42,8 @@ class BoxAugmentation(augment.Augmentation):
         As in `data.augment.Augmentation`.
     interpolation : {"bicubic", "bilinear"}, optional
         As in `data.augment.Augmentation`.
+    section_jitter : float, optional
+        As in `data.augment.Augmentation`.
     smallest_window : float, optional
         Side of the smallest part of a patch that is sampled and enlarged to the size of the patch, relative
         to the side of the patch. By default nothing is enlarged.
@@ -101,7 +103,7 @@ class BoxPatches(Patches):
             `matching.targets`, (5 a, rows, columns) for a default boxes, and that of `masks.pack`.
         """
         rng = np.random.default_rng([self.seed, number])
-        gray = augment.draw(self.augmentation, rng)
+        gray = augment.draw(self.augmentation, rng, self.sections)
         (raw, truth), (section, *pixel) = self._centre(rng)
         assert isinstance(truth, BoxTruth)
         boxes, kinds = truth.learned(section)

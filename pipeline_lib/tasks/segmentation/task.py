@@ -25,6 +25,7 @@ from pipeline_lib.inference.tiling import Tile
 from pipeline_lib.kernels.sections import count_annotated, ignored_pixels
 from pipeline_lib.networks import Plan
 from pipeline_lib.networks.module import Network
+from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Offsets, Stored
 from pipeline_lib.tasks.segmentation.classes import TWO, Classes, target_class
 from pipeline_lib.tasks.segmentation.losses import (
@@ -58,6 +59,8 @@ class PixelTruth:
         1 where a pixel is not annotated. None if all are annotated.
     target : (z, y, x) array of uint8 or None, optional
         Class of each pixel. If None, it follows from `labels` and `separation_border`.
+    class_weights : (classes,) array of float64 or None, optional
+        Weight w_c of each class that `weight_map` contains. None if it is 1 for all classes.
     with_labels : bool, default False
         Whether `read` also returns the labels, from which affinities are made.
     """
@@ -67,6 +70,7 @@ class PixelTruth:
     weight_map: Stored
     ignore: Stored | None = None
     target: Stored | None = None
+    class_weights: npt.NDArray[np.float64] | None = None
     with_labels: bool = False
 
     @property
@@ -111,6 +115,7 @@ class Background:
 
     shape: tuple[int, int, int]
     ignore: None = None
+    class_weights: None = None
     with_labels: bool = False
 
     def read(self, section: int, window: tuple[slice, slice]) -> npt.NDArray[np.float32]:
@@ -174,8 +179,20 @@ class Task:
         weights = stack.enter_context(layout.require(weight_map, layout.WEIGHT_MAP, cache_bytes=cache_bytes))
         found = layout.annotated(file)
         weighted = weights[layout.WEIGHT_MAP.name]
+        w_c = layout.class_weights(weighted)
+        if len(w_c) != len(self.of):
+            raise InputError(
+                f"{weight_map}: has weights of {len(w_c)} classes, but the network learns {len(self.of)}. "
+                "Delete the file and run the workflow again."
+            )
         truth = PixelTruth(
-            found.labels, found.separation_border, weighted, found.ignore, found.target, bool(self.offsets)
+            found.labels,
+            found.separation_border,
+            weighted,
+            found.ignore,
+            found.target,
+            None if (w_c == 1).all() else w_c,
+            bool(self.offsets),
         )
         return Volume(found.raw, truth)
 
@@ -268,7 +285,8 @@ class Task:
                 true, counted = (part[(..., *tile.write)] for part in of_pairs)
                 sums += dice_sums(found[None, len(self.of) :].double(), true, counted)
             p = found[: len(self.of)].numpy()
-            own = np.take_along_axis(p, target[None, *tile.write].astype(np.intp), 0)[0]
+            learned = p if truth.class_weights is None else _weighted(p, truth.class_weights)
+            own = np.take_along_axis(learned, target[None, *tile.write].astype(np.intp), 0)[0]
             energies.append(-float((weights[tile.write] * np.log(np.maximum(own, 1e-12))).sum(dtype=float)))
             probability[tile.write] = self.of.of_cells(p)
         del of_pairs
@@ -314,3 +332,15 @@ class Task:
         ):
             if used:
                 target.parent[array.name][(slice(None), section, *tile.write)] = values
+
+
+def _weighted(
+    probability: npt.NDArray[np.float32], weights: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """Return the probabilities for which a loss with weights of the classes is smallest.
+
+    They are proportional to p_k w_k. So the validation loss stays that of the training, whose minimum is not
+    at the corrected probabilities.
+    """
+    found = probability * weights.astype(np.float32)[:, None, None]
+    return cast("npt.NDArray[np.float32]", found / found.sum(0))

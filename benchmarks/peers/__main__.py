@@ -1,0 +1,93 @@
+"""Train bordure and other packages for the same time, score all, and write the table of the documentation.
+
+    python -m benchmarks.peers --data-dir PATH --minutes 10 60 --threads 2 --seeds 0 1 2 --test
+
+docs/measurements/peers.md explains it. A run that was stopped continues with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks import harness
+from benchmarks.__main__ import slug
+from benchmarks.peers import running, table
+from benchmarks.peers.data import DATA_SETS, export
+from benchmarks.peers.scoring import score
+from pipeline_lib import provenance
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import write_json
+from pipeline_lib.runtime.types import Json
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return the exit status, 1 if a peer failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with isbi2012/ and nuclei/")
+    parser.add_argument(
+        "--work", type=Path, default=Path("benchmarks/.cache/peers"), help="folder to work in"
+    )
+    parser.add_argument("--minutes", type=float, nargs="+", default=[10, 60], help="training times")
+    parser.add_argument("--threads", type=int, default=2, help="cores of each training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--peers", nargs="+", choices=running.PEERS, default=[*running.PEERS])
+    parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=[*DATA_SETS])
+    parser.add_argument(
+        "--test",
+        action="store_true",
+        help="score the held-out images, and write the results into the repository. Without it, only the "
+        "validation images are scored, and printed.",
+    )
+    given = parser.parse_args(arguments)
+    work = given.work.resolve()
+    for name in given.data:
+        if not (work / name / "truth/volumes.json").exists():
+            export(DATA_SETS[name], given.data_dir, work / name / "images", work / name / "truth")
+    done, failed = [], []
+    for minutes in sorted(given.minutes):
+        for seed in given.seeds:
+            for name in given.data:
+                for peer in [peer for peer in given.peers if name in running.PEERS[peer]]:
+                    out = work / name / "runs" / f"{peer}-{minutes:g}min-seed{seed}"
+                    print(f"{out.name}, {name} ... ", end="", file=sys.stderr, flush=True)
+                    try:
+                        python = running.python_of(peer, work / "environments")
+                        found = running.run(
+                            peer,
+                            python,
+                            work / name / "images",
+                            out,
+                            minutes=minutes,
+                            seed=seed,
+                            threads=given.threads,
+                        )
+                    except InputError as error:
+                        failed.append(str(error))
+                        print("failed", file=sys.stderr)
+                        continue
+                    print(f"{found['wall_seconds']:.0f} s", file=sys.stderr)
+                    key: Json = {"data": name, "peer": peer, "minutes": minutes, "seed": seed}
+                    done.append((key | {"threads": given.threads}, found, out))
+    # all are scored at the end, so that nothing can be chosen by a score of the test split
+    splits = ("validation", "test") if given.test else ("validation",)
+    rows = []
+    for key, found, out in done:
+        name = key["data"]
+        rows.append(key | found | {"scores": score(DATA_SETS[name], work / name / "truth", out, splits)})
+    if rows and given.test:
+        machine = harness.machine()
+        path = harness.RESULTS / f"peers-{slug(machine)}.json"
+        write_json(path, {"bordure": provenance.version(), "machine": machine, "rows": rows})
+        table.write(rows, table.PAGE)
+        print(f"stored in {path} and {table.PAGE}")
+    elif rows:
+        print(table.markdown(rows, "validation"))
+    for message in failed:
+        print(f"error: {message}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Train bordure with the config of the data set, for the minutes instead of its iterations."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import yaml
+from contract import Run
+
+ROOT = Path(__file__).resolve().parents[3]
+CRITERIA = {"membranes": "v_rand_thin", "objects": "seg"}  # as for the peers without a rule of their own
+
+
+def main():
+    run = Run()
+    sys.path.insert(0, str(ROOT))
+    names = ("api", "provenance", "networks.modelfile")
+    api, provenance, modelfile = (importlib.import_module(f"pipeline_lib.{name}") for name in names)
+    config = yaml.safe_load((ROOT / "config" / f"{run.name}.yaml").read_text())
+    for key in ("volumes", "data_dir", "results", "report"):
+        config.pop(key, None)
+    for key in ("iterations", "validation_interval"):  # follow from the minutes
+        config["training"].pop(key, None)
+    config.setdefault("segmentation", {})["criterion"] = CRITERIA[run.kind]
+
+    def paths(split, what):
+        return [run.path(split, what, name) for name in run.names[split]]
+
+    with run.timed("all"):
+        model = api.train(
+            paths("train", "images"),
+            paths("train", "labels"),
+            validation=(paths("validation", "images"), paths("validation", "labels")),
+            model=run.out / "model.pt",
+            minutes=run.minutes,
+            folder=run.out / "bordure",
+            threads=run.threads,
+            seed=run.seed,
+            **config,
+        )
+    described = modelfile.describe(run.out / "model.pt")
+    record = provenance.find_record(run.out / "bordure/models/unet/model.pt")
+    network, training = (record["settings"][section] for section in ("network", "training"))
+    run.seconds["training"] = record["seconds"]  # with validations
+    run.seconds_per_iteration = record["seconds"] / training["iterations"]
+    run.seconds["preparation"] = run.seconds.pop("all") - record["seconds"]
+    run.predict(lambda image: {"labels": model.predict(image)})
+    run.finish(
+        iterations=training["iterations"],
+        parameters=described["parameters"],
+        settings={
+            "network": f"U-Net, depth {network['depth']}, {network['base_channels']} channels",
+            "target": "cells without separation border, weight map",
+            "patch": [training["tile"]] * 2,
+            "batch": training["batch"],
+            "loss": "weighted cross entropy",
+            "optimizer": training["optimizer"],
+            "learning_rate": f"{training['learning_rate']}, cosine to 0",
+            "precision": record["environment"]["precision"],
+            "state": "best validation loss",
+            "prediction": "mean of 8 orientations",
+            "instances": f"components of the probability above {model.threshold:.2f}, chosen by validation",
+        },
+        packages=("torch", "numpy"),
+    )
+
+
+if __name__ == "__main__":
+    main()

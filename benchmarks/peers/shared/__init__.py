@@ -1,0 +1,1 @@
+"""The contract between the driver and the training programs of the peers."""
