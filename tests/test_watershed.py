@@ -237,6 +237,22 @@ def test_a_watershed_that_is_not_used_is_recorded(tmp_path, caplog):
     assert "a watershed was tried and is not used: mean seg " in caplog.text
 
 
+@given(st.integers(1, 7), st.integers(0, 2**32 - 1))
+def test_parts_of_many_sections_are_left_out_together(parts, seed):
+    from pipeline_lib.stages.postprocessing import _cross_validated
+
+    values = np.random.default_rng(seed).random((23, 4))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline_lib.stages.postprocessing.LEFT_OUT", parts + 1)
+        found = _cross_validated(values)
+    expected = []
+    for part in np.array_split(np.arange(23), parts + 1):
+        others = [z for z in range(23) if z not in part]
+        best = values[others].mean(axis=0).argmax()
+        expected += [values[z, best] for z in part]
+    assert found == pytest.approx(np.mean(expected))
+
+
 def test_one_section_is_not_cross_validated(tmp_path):
     dataset, prediction = volume(tmp_path, "volume", 1)
     choose_postprocessing(

@@ -29,6 +29,7 @@ from pipeline_lib.runtime.log import logger
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
 #: Seed thresholds of a watershed that are tried with each lower threshold.
 SEED_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
+LEFT_OUT = 50  # parts of the sections in the cross-validation, each of which is left out once
 #: Ways from cell probabilities to instances.
 METHODS = ("components", "watershed")
 
@@ -238,15 +239,13 @@ def _middle_best(mean: npt.NDArray[np.float64]) -> int:
 def _cross_validated(values: npt.NDArray[np.float64]) -> float:
     """Return the mean of each section's value with the setting that is best for the others.
 
-    It is NaN for a single section.
+    It is NaN for a single section. Of more than `LEFT_OUT` sections, several are left out at a time.
     """
     if len(values) < 2:
         return float("nan")
-    own = [
-        section[_middle_best(np.nanmean(np.delete(values, number, axis=0), axis=0))]
-        for number, section in enumerate(values)
-    ]
-    return float(np.nanmean(own))
+    parts = np.array_split(np.arange(len(values)), min(len(values), LEFT_OUT))
+    own = [values[part, _middle_best(np.nanmean(np.delete(values, part, axis=0), axis=0))] for part in parts]
+    return float(np.nanmean(np.concatenate(own)))
 
 
 def _write_tried(
