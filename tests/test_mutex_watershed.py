@@ -561,6 +561,25 @@ def test_settings_are_chosen_stored_segmented_and_scored(tmp_path):
         assert table["rand_error", threshold] == pytest.approx(metrics.rand_error(cells, np.stack(at)))
 
 
+@pytest.mark.parametrize("criterion", ["rand_error", "v_rand_thin"])
+def test_the_bias_is_chosen_by_the_criterion_and_rims_by_pixels(tmp_path, criterion):
+    dataset, prediction = volume(tmp_path, "volume", 3)
+    with layout.h5py.File(dataset, "a") as file:
+        file["separation_border"][:, 4:20, 20:22] = 1
+    outputs = tmp_path / "chosen.json", tmp_path / "tried.csv"
+    method = {"method": "mutex_watershed", "criterion": criterion}
+    with pytest.MonkeyPatch.context() as patched:  # below 0.08, cells fill the background
+        patched.setattr("pipeline_lib.stages.postprocessing.MUTEX_THRESHOLDS", (0.05, 0.07, 0.4))
+        choose_postprocessing([dataset], [prediction], outputs[0], tried=outputs[1], **method)
+    found, chosen = json.loads(outputs[0].read_text()), PostProcessing.read(outputs[0])
+    assert (chosen.method, chosen.threshold) == ("mutex_watershed", 0.4)
+    table = pd.read_csv(outputs[1]).query("mutex_bias == @chosen.mutex_bias").set_index("threshold")
+    assert found["pixel_error"] == pytest.approx(table.pixel_error[0.4])
+    assert table.pixel_error[0.4] < 0.05 < table.pixel_error[0.07]
+    values = table[criterion] if criterion == "rand_error" else -table[criterion]
+    assert values[0.07] == pytest.approx(values[0.4], abs=0.02)  # so the criterion does not decide
+
+
 def test_a_mutex_watershed_that_is_not_used_is_recorded(tmp_path, caplog):
     dataset, prediction = volume(tmp_path, "volume", 3)
     with layout.h5py.File(prediction, "a") as file, layout.require(dataset) as truth:

@@ -207,19 +207,20 @@ def test_components_are_chosen_if_a_watershed_is_better_by_chance_only():
     """Each section has its own best watershed, which is worse for the others."""
     from pipeline_lib.stages.postprocessing import _choose
 
-    seeded = np.array([False, False, True, True, True])
+    seeds = np.array([np.nan, np.nan, 0.6, 0.7, 0.8])
+    none = np.full((3, 5), np.nan)
     values = np.array([[0.6, 0.5, 0.9, 0.1, 0.5], [0.6, 0.5, 0.1, 0.9, 0.5], [0.6, 0.5, 0.9, 0.9, 0.5]])
-    found, other = _choose(values, seeded)
+    found, other = _choose(values, none, seeds)
     assert values[:, 2].mean() > values[:, 0].mean()
     assert other.setting in (2, 3)
-    assert (found.setting, found.of_method.tolist()) == (0, (~seeded).tolist())
+    assert (found.setting, found.of_method.tolist()) == (0, [True, True, False, False, False])
     assert found.cross_validated == pytest.approx(0.6)
-    better, _ = _choose(values + np.where(seeded, 0.5, 0), seeded)
+    better, _ = _choose(values + np.where(np.isnan(seeds), 0, 0.5), none, seeds)
     assert better.setting in (2, 3)
     assert better.cross_validated == pytest.approx((0.1 + 0.1 + 0.9) / 3 + 0.5)
     # better in the cross-validation, but not in the mean
     values = np.array([[0.9, 0.1, 0.5], [0.1, 0.9, 0.5], [0.8, 0.8, 0.5]])
-    found, other = _choose(values, np.array([False, False, True]))
+    found, other = _choose(values, none[:, :3], np.array([np.nan, np.nan, 0.6]))
     assert other.cross_validated > found.cross_validated
     assert found.setting in (0, 1)
 
@@ -236,6 +237,59 @@ def test_a_watershed_that_is_not_used_is_recorded(tmp_path, caplog):
     assert found["rejected"]["method"] == "watershed"
     assert found["rejected"]["value"] <= max(found["value"])
     assert "a watershed was tried and is not used: mean seg " in caplog.text
+
+
+def test_pixel_errors_choose_the_threshold_for_the_seeds_that_the_criterion_chose():
+    from pipeline_lib.stages.postprocessing import _best, _cross_validated
+
+    seeds = np.array([0.6, 0.6, 0.6, 0.8, 0.8])
+    values = np.array([[0.8, 0.7, 0.6, 0.7, 0.1], [0.8, 0.7, 0.6, 0.7, 0.1], [0.8, 0.7, 0.6, 0.89, 0.1]])
+    errors = np.array([[0.5, 0.2, 0.3, 0.1, 0.0], [0.5, 0.38, 0.3, 0.1, 0.0], [0.5, 0.2, 0.3, 0.1, 0.0]])
+    assert _best(values, np.full(values.shape, np.nan), seeds) == 0
+    assert _best(values, errors, seeds) == 1
+    assert _best(values[2:], errors[2:], seeds) == 4
+    assert _best(values, errors, np.full(5, np.nan)) == 0  # components
+    expected = [values[0, 1], values[1, 1], values[2, 1]]
+    assert _cross_validated(values, errors, seeds) == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.parametrize("criterion", ["rand_error", "v_rand_thin"])
+def test_thresholds_of_seeds_are_chosen_by_the_criterion_and_rims_by_pixels(tmp_path, criterion):
+    dataset, prediction = volume(tmp_path, "volume", 4, gap=0.7)
+    outputs = tmp_path / "chosen.json", tmp_path / "tried.csv"
+    with pytest.MonkeyPatch.context() as patched:  # only high thresholds separate the cells
+        patched.setattr("pipeline_lib.stages.postprocessing.THRESHOLDS", (0.05, 0.2, 0.4, 0.5))
+        choose_postprocessing(
+            [dataset], [prediction], outputs[0], tried=outputs[1], method="watershed", criterion=criterion
+        )
+    found, chosen = json.loads(outputs[0].read_text()), PostProcessing.read(outputs[0])
+    assert chosen.seed_threshold == 0.8
+    assert chosen.threshold in (0.2, 0.4)  # 0.05 adds background, and 0.5 loses rims
+    with outputs[1].open() as file:
+        rows = [row for row in csv.DictReader(file) if row["seed_threshold"] == "0.8"]
+    errors = {float(row["threshold"]): float(row["pixel_error"]) for row in rows}
+    assert found["pixel_error"] == errors[chosen.threshold] == min(errors.values())
+    with layout.require(prediction) as file, layout.require(dataset) as truth:
+        pairs = zip(truth["labels"][:], file["cell_probability"][:], strict=True)
+        values = [metrics.pixel_error(own > 0, instances(map_, chosen) > 0) for own, map_ in pairs]
+    assert found["pixel_error"] == pytest.approx(np.mean(values))
+
+
+@given(st.integers(1, 7), st.integers(0, 2**32 - 1))
+def test_parts_of_many_sections_are_left_out_together(parts, seed):
+    from pipeline_lib.stages.postprocessing import _cross_validated
+
+    values = np.random.default_rng(seed).random((23, 4))
+    more = np.full((23, 4), np.nan), np.full(4, np.nan)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline_lib.stages.postprocessing.LEFT_OUT", parts + 1)
+        found = _cross_validated(values, *more)
+    expected = []
+    for part in np.array_split(np.arange(23), parts + 1):
+        others = [z for z in range(23) if z not in part]
+        best = values[others].mean(axis=0).argmax()
+        expected += [values[z, best] for z in part]
+    assert found == pytest.approx(np.mean(expected))
 
 
 def test_one_section_is_not_cross_validated(tmp_path):

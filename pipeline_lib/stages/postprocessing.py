@@ -37,6 +37,7 @@ SEED_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
 #: learned badly give many small fragments; above 0 there would be even more.
 MUTEX_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
 MUTEX_BIASES = (-0.4, -0.3, -0.2, -0.1, -0.05, 0.0)
+LEFT_OUT = 50  # parts of the sections in the cross-validation, each of which is left out once
 
 
 def _v_rand_thin(labels: np.ndarray, predicted: np.ndarray, *, ignore: np.ndarray | None = None) -> float:
@@ -49,6 +50,8 @@ CRITERIA: dict[str, tuple[Callable[..., float], bool]] = {
     "v_rand_thin": (_v_rand_thin, True),
     "seg": (metrics.seg, True),
 }
+#: Criteria that hardly depend on where the rims of cells are, or prefer cells without any membrane.
+WITHOUT_RIMS = ("rand_error", "v_rand_thin")
 
 
 # truth, cell probability, predicted border, affinities, ignored pixels
@@ -77,6 +80,10 @@ def choose_postprocessing(
     settings are equally good, the middle one of them is chosen, because it is farthest from the settings with
     a worse score.
 
+    The Rand error and V-Rand hardly tell where the rims of cells are. So with these criteria, the best
+    setting of a watershed only decides the seed threshold or the bias, that is, which cells there are. Of the
+    settings with this seed threshold or bias, the one with the smallest pixel error is chosen.
+
     More settings fit few sections better by chance. So a method is also scored by cross-validation: each
     section by the setting that is best for all other sections. A watershed of either kind is chosen only if
     it is better than components in this score and in the mean.
@@ -93,12 +100,13 @@ def choose_postprocessing(
         thresholds tried (`grid`), the mean criterion at each of them (`value`), `cross_validated` (the
         criterion of the method by cross-validation, null for a single section), and `provenance`. With a
         class `border`, it also has `border_reach`. With a watershed, it has `seed_threshold` or `mutex_bias`,
-        and `value` is that of the best of them. If a watershed was tried and is not used, `rejected` has its
-        `method`, its best `value` and its `cross_validated`.
+        and `value` is that of the best of them. If the pixel error chose the threshold, it has the mean
+        `pixel_error`. If a watershed was tried and is not used, `rejected` has its `method`, its best `value`
+        and its `cross_validated`.
     tried : str or Path, optional
         CSV file to write, one row for each setting that was tried: `threshold`, `seed_threshold` and
-        `mutex_bias` (empty if they are not used), `sections`, and the mean and the standard deviation of the
-        criterion over the sections.
+        `mutex_bias` (empty if they are not used), `sections`, the mean and the standard deviation of the
+        criterion over the sections and, if it was needed, the mean `pixel_error`.
     method : {"components", "watershed", "mutex_watershed"}, default "components"
         Which instances are tried: the connected components above the threshold, or also a watershed.
     criterion : str, default "rand_error"
@@ -145,17 +153,19 @@ def choose_postprocessing(
                 for threshold in MUTEX_THRESHOLDS
                 for bias in MUTEX_BIASES
             ]
-        values = np.array(
-            [
-                of_section
-                for paths in zip(datasets, predictions, strict=True)
-                for of_section in _values(*paths, criterion, candidates, memory_gb, threads)
-            ]
-        )
+        with_rims = method != "components" and criterion in WITHOUT_RIMS
+        scored = [
+            of_section
+            for paths in zip(datasets, predictions, strict=True)
+            for of_section in _values(*paths, criterion, with_rims, candidates, memory_gb, threads)
+        ]
+        values, errors = np.moveaxis(np.array(scored), -1, 0)
         sign = 1 if CRITERIA[criterion][1] else -1
         mean = np.nanmean(values, axis=0)
-        watersheds = np.array([each.method != "components" for each in candidates])
-        found, other = _choose(sign * values, watersheds)
+        separators = np.array(
+            [own.seed_threshold if own.mutex_bias is None else own.mutex_bias for own in candidates], float
+        )
+        found, other = _choose(sign * values, errors, separators)
         chosen, of_method = candidates[found.setting], np.flatnonzero(found.of_method)
         cross_validated = _value(sign * found.cross_validated)
         rejected: Json = {}
@@ -165,6 +175,8 @@ def choose_postprocessing(
                 "value": _value(mean[other.setting]),
                 "cross_validated": _value(sign * other.cross_validated),
             }
+        by_rims = with_rims and chosen.method != "components"
+        pixel_error = float(np.nanmean(errors[:, found.setting])) if by_rims else np.nan
         thresholds = np.array([candidates[k].threshold for k in of_method])
         grid = np.unique(thresholds)
         best_at = [
@@ -178,18 +190,20 @@ def choose_postprocessing(
                 "grid": grid.tolist(),
                 "value": best_at,
                 "cross_validated": cross_validated,
+                **({"pixel_error": pixel_error} if by_rims else {}),
                 **({"rejected": rejected} if rejected else {}),
                 "provenance": record,
             },
         )
         if tried:
-            _write_tried(tried, candidates, values, criterion)
+            _write_tried(tried, candidates, values, errors, criterion)
         logger.info(
-            "%s: %s, mean %s %.4f over %d validation sections%s",
+            "%s: %s, mean %s %.4f%s over %d validation sections%s",
             output,
             chosen,
             criterion,
             mean[found.setting],
+            f" and pixel_error {pixel_error:.4f}" if by_rims else "",
             len(values),
             _left_out(cross_validated),
         )
@@ -225,20 +239,23 @@ def _value(number: float) -> float | None:
 
 
 def _choose(
-    values: npt.NDArray[np.float64], watersheds: npt.NDArray[np.bool_]
+    values: npt.NDArray[np.float64], errors: npt.NDArray[np.float64], separators: npt.NDArray[np.float64]
 ) -> tuple[_Choice, _Choice | None]:
     """Return the choice of the better method, and that of the other one if two were tried.
 
-    `values` (sections, settings) are higher if they are better. Those of `watersheds` come last.
+    `values` (sections, settings) are higher if they are better. `errors` are the pixel errors, NaN if they do
+    not count. `separators` are the seed thresholds or biases of a watershed, NaN for components, which come
+    first.
     """
-    values = values[~np.isnan(values).all(axis=1)]  # without sections that have no such score
+    scored = ~np.isnan(values).all(axis=1)  # without sections that have no such score
+    values, errors = values[scored], errors[scored]
     choices = []
-    for of_method in (~watersheds, watersheds):
+    for of_method in (np.isnan(separators), ~np.isnan(separators)):
         if not of_method.any():
             continue
         numbers = np.flatnonzero(of_method)
-        setting = numbers[_middle_best(np.nanmean(values[:, numbers], axis=0))]
-        choices.append(_Choice(int(setting), of_method, _cross_validated(values[:, numbers])))
+        own = values[:, numbers], errors[:, numbers], separators[numbers]
+        choices.append(_Choice(int(numbers[_best(*own)]), of_method, _cross_validated(*own)))
     if len(choices) == 1:
         return choices[0], None
     components, watershed = choices
@@ -248,39 +265,60 @@ def _choose(
     return (watershed, components) if better else (components, watershed)
 
 
-def _middle_best(mean: npt.NDArray[np.float64]) -> int:
-    """Return the number of the best value; of several ones, the middle."""
+def _best(
+    values: npt.NDArray[np.float64], errors: npt.NDArray[np.float64], separators: npt.NDArray[np.float64]
+) -> int:
+    """Return the number of the best setting, for the arguments of `_choose`.
+
+    It has the highest mean value; of several such settings, it is the middle one. If pixel errors count, it
+    is the one with the smallest error among those with the same seed threshold or bias.
+    """
+    mean = np.nanmean(values, axis=0)
     best = np.flatnonzero(mean == mean.max())
-    return int(best[len(best) // 2])
+    chosen = int(best[len(best) // 2])
+    same = np.flatnonzero(separators == separators[chosen])  # none for components: NaN
+    if not len(same) or np.isnan(errors).any():
+        return chosen
+    return int(same[errors[:, same].mean(axis=0).argmin()])
 
 
-def _cross_validated(values: npt.NDArray[np.float64]) -> float:
+def _cross_validated(
+    values: npt.NDArray[np.float64], errors: npt.NDArray[np.float64], separators: npt.NDArray[np.float64]
+) -> float:
     """Return the mean of each section's value with the setting that is best for the others.
 
-    It is NaN for a single section.
+    It is NaN for a single section. Of more than `LEFT_OUT` sections, several are left out at a time.
     """
     if len(values) < 2:
         return float("nan")
+    parts = np.array_split(np.arange(len(values)), min(len(values), LEFT_OUT))
     own = [
-        section[_middle_best(np.nanmean(np.delete(values, number, axis=0), axis=0))]
-        for number, section in enumerate(values)
+        values[part, _best(np.delete(values, part, axis=0), np.delete(errors, part, axis=0), separators)]
+        for part in parts
     ]
-    return float(np.nanmean(own))
+    return float(np.nanmean(np.concatenate(own)))
 
 
 def _write_tried(
-    path: str | Path, candidates: Sequence[PostProcessing], values: npt.NDArray[np.float64], criterion: str
+    path: str | Path,
+    candidates: Sequence[PostProcessing],
+    values: npt.NDArray[np.float64],
+    errors: npt.NDArray[np.float64],
+    criterion: str,
 ) -> None:
     """Write the table of all settings that were tried (CSV), completely or not at all."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         settings = ("threshold", "seed_threshold", "mutex_bias")
-        writer.writerow([*settings, "sections", criterion, "standard_deviation"])
-        for each, own in zip(candidates, values.T, strict=True):
+        rims = [] if np.isnan(errors).all() else ["pixel_error"]
+        writer.writerow([*settings, "sections", criterion, "standard_deviation", *rims])
+        for each, own, error in zip(candidates, values.T, errors.T, strict=True):
             scored = own[~np.isnan(own)]
             spread = scored.std(ddof=1) if len(scored) > 1 else ""
             used = ["" if (value := getattr(each, name)) is None else value for name in settings]
-            writer.writerow([*used, len(scored), scored.mean() if len(scored) else "", spread])
+            mean = scored.mean() if len(scored) else ""
+            more = [float(np.nanmean(error))] if rims else []
+            writer.writerow([*used, len(scored), mean, spread, *more])
 
 
 def _border_reach(dataset: str | Path, prediction: str | Path) -> int:
@@ -293,11 +331,15 @@ def _values(
     dataset: str | Path,
     prediction: str | Path,
     criterion: str,
+    with_rims: bool,
     candidates: Sequence[PostProcessing],
     memory_gb: float,
     threads: int,
-) -> list[list[float]]:
-    """Return the criterion of a volume, one list per section with one value per candidate."""
+) -> list[list[tuple[float, float]]]:
+    """Return a list per section of a volume, with the criterion and the pixel error of each candidate.
+
+    The pixel error is NaN unless `with_rims`.
+    """
     score, _ = CRITERIA[criterion]
     with (
         layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,
@@ -326,10 +368,11 @@ def _values(
                 ignored,
             )
 
-        def score_at(section: _Section, at: PostProcessing) -> float:
+        def score_at(section: _Section, at: PostProcessing) -> tuple[float, float]:
             own, of_cells, predicted_border, of_pairs, ignored = section
             found = instances(of_cells, at.scaled(pixels), border=predicted_border, affinities=of_pairs)
-            return score(own, found, ignore=ignored)
+            error = metrics.pixel_error(own, found, ignore=ignored) if with_rims else np.nan
+            return score(own, found, ignore=ignored), error
 
         return over_sections(
             prepare,
