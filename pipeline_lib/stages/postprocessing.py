@@ -29,7 +29,7 @@ from pipeline_lib.runtime.log import logger
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
 #: Seed thresholds of a watershed that are tried with each lower threshold.
 SEED_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
-LEFT_OUT = 50  # parts of the sections in the cross-validation, each of which is left out once
+LEFT_OUT = 50  # parts of the sections in the cross-validation; each part is left out once
 #: Ways from cell probabilities to instances.
 METHODS = ("components", "watershed")
 
