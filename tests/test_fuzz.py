@@ -56,6 +56,9 @@ def test_an_input_that_alone_needs_little_memory_is_no_finding(tmp_path, monkeyp
     corpus.write("table", tmp_path)
     name = "table-oom-1"
     next(path for path in sorted(tmp_path.iterdir())).rename(tmp_path / name)
+    monkeypatch.setattr(fuzz, "RSS_LIMIT", 800)
+    held = np.ones(800 * 2**20, np.uint8)  # by this process, which must not count
     assert fuzz.sort_findings("table", {name}, tmp_path)["findings"] == []
+    del held
     monkeypatch.setattr(fuzz, "RSS_LIMIT", 10)
     assert fuzz.sort_findings("table", {name}, tmp_path)["findings"] == [name]

@@ -242,7 +242,7 @@ def test_without_class_balance_nothing_is_corrected(inputs, tmp_path):  # noqa: 
 
 
 def test_validation_loss_of_corrected_probabilities_is_that_of_the_network():
-    """For three classes, of which two belong to cells, and with pixels that are not annotated."""
+    """For three classes (two belong to cells), and with pixels that are not annotated."""
     rng = np.random.default_rng(0)
     task = tasks.load("segmentation", ("background", "a", "b"), ("a", "b"))
     network, w_c = rng.dirichlet([1, 1, 1], (9, 12)), np.array([0.4, 2.0, 5.0])

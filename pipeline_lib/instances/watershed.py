@@ -16,8 +16,8 @@ def grow_seeds(cell_probability: np.ndarray, seeds: np.ndarray, cells: np.ndarra
 
     Each pixel belongs to the seed from which a path of neighbours leads to it over the highest probability:
     the lowest value on the path counts. So cells that touch in a place of lower probability are separated
-    there. Of equally good seeds, the one that reaches the pixel in fewer steps gets it. Pixels of a cell
-    without a seed become background.
+    there. Of equally good seeds, usually the nearer one gets a pixel. Probabilities that are rounded down to
+    the same one of 65,536 levels are equal. Pixels of a cell without a seed become background.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,7 @@ SEED_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
 #: learned badly give many small fragments; above 0 there would be even more.
 MUTEX_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
 MUTEX_BIASES = (-0.4, -0.3, -0.2, -0.1, -0.05, 0.0)
-LEFT_OUT = 50  # parts of the sections in the cross-validation, each of which is left out once
+LEFT_OUT = 50  # parts of the sections in the cross-validation; each part is left out once
 
 
 def _v_rand_thin(labels: np.ndarray, predicted: np.ndarray, *, ignore: np.ndarray | None = None) -> float:
@@ -81,8 +82,10 @@ def choose_postprocessing(
     a worse score.
 
     The Rand error and V-Rand hardly tell where the rims of cells are. So with these criteria, the best
-    setting of a watershed only decides the seed threshold or the bias, that is, which cells there are. Of the
-    settings with this seed threshold or bias, the one with the smallest pixel error is chosen.
+    setting of a watershed decides the seed threshold or the bias, that is, which cells there are. Of the
+    settings with this seed threshold or bias, the one with the smallest pixel error is chosen, if its
+    criterion is at most one standard error (over the sections) worse than the best (Breiman et al. 1984,
+    Classification and Regression Trees, section 3.4.3).
 
     More settings fit few sections better by chance. So a method is also scored by cross-validation: each
     section by the setting that is best for all other sections. A watershed of either kind is chosen only if
@@ -271,7 +274,8 @@ def _best(
     """Return the number of the best setting, for the arguments of `_choose`.
 
     It has the highest mean value; of several such settings, it is the middle one. If pixel errors count, it
-    is the one with the smallest error among those with the same seed threshold or bias.
+    is the one with the smallest error among those with the same seed threshold or bias whose mean value is
+    lower by at most its standard error over the sections (unknown for a single section, which sets no limit).
     """
     mean = np.nanmean(values, axis=0)
     best = np.flatnonzero(mean == mean.max())
@@ -279,7 +283,10 @@ def _best(
     same = np.flatnonzero(separators == separators[chosen])  # none for components: NaN
     if not len(same) or np.isnan(errors).any():
         return chosen
-    return int(same[errors[:, same].mean(axis=0).argmin()])
+    own = values[~np.isnan(values[:, chosen]), chosen]
+    standard_error = own.std(ddof=1) / math.sqrt(len(own)) if len(own) > 1 else math.inf
+    as_good = same[mean[same] >= mean[chosen] - standard_error]
+    return int(as_good[errors[:, as_good].mean(axis=0).argmin()])
 
 
 def _cross_validated(

@@ -90,9 +90,10 @@ def sort_findings(target: str, names: set[str], folder: Path) -> dict[str, list[
 def exceeds_memory(target: str, path: Path) -> bool:
     """Return whether one input alone needs more than the limit of memory."""
     code = (
-        "import resource, sys; from pathlib import Path; from tests.fuzz.targets import check\n"
+        "import sys; from pathlib import Path; from pipeline_lib.runtime.log import peak_memory\n"
+        "from tests.fuzz.targets import check\n"
         "check(sys.argv[1], Path(sys.argv[2]).read_bytes())\n"
-        f"sys.exit(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > {RSS_LIMIT} * 1024)"
+        f"sys.exit(peak_memory() > {RSS_LIMIT} * 2**20)"
     )
     command = [sys.executable, "-c", code, target, str(path)]
     return subprocess.run(command, capture_output=True, check=False).returncode != 0
