@@ -12,25 +12,31 @@ from __future__ import annotations
 import itertools
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import harness
 from benchmarks.harness import Row, ratio, side_by_side
 from pipeline_lib import networks, tasks
 from pipeline_lib.data import augment
+from pipeline_lib.data.affinities import OFFSETS
 from pipeline_lib.data.augment import Augmentation
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.data.patches import Patches, Volume, open_volumes
 from pipeline_lib.inference import passes as inference
+from pipeline_lib.networks.module import UpConvolution
+from pipeline_lib.networks.unet import module as unet
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
@@ -57,6 +63,9 @@ def measure() -> list[Row]:
             *row,
             loss_curves(patches, device),
             waiting(patches, device),
+            use_of_cores(patches, device),
+            up_convolutions(batch, device),
+            affinities(batch, device),
             augmentation(patches),
             *reading(patches, step),
         ]
@@ -77,13 +86,16 @@ def drawn_patches(folder: Path, stack: ExitStack) -> Patches:
     return Patches(volumes, normalisation, networks.plan("unet").geometry.context, TILE, Augmentation(), 0)
 
 
-def our_step(network: dict[str, Any], device: torch.device, optimizer: str = "sgd") -> Callable[[Batch], Any]:
+def our_step(
+    network: dict[str, Any], device: torch.device, optimizer: str = "sgd", task: tasks.Task = TASK
+) -> Callable[[Batch], Any]:
     """Return the step of the training stage, with its precision and memory layout on this device."""
     torch.manual_seed(0)
-    net = networks.plan("unet", **network).build().to(device, memory_format=torch.channels_last)
+    plan = networks.plan("unet", classes=task.classes, **network)
+    net = plan.build().to(device, memory_format=torch.channels_last)
     precision = inference.choose_precision("auto", device)
     settings = Settings(optimizer=optimizer, tile=TILE)
-    update = Step(net.train(), make_optimizer(net, settings), TASK, settings, 0, precision)
+    update = Step(net.train(), make_optimizer(net, settings), task, settings, 0, precision)
     iterations = itertools.count()
     return lambda batch: update([batch], next(iterations))[0]
 
@@ -213,6 +225,69 @@ def waiting(patches: Patches, device: torch.device, count: int = 10) -> Row:
         "of a step",
         0.05 if device.type == "cuda" else 0.10,
         details={"iterations_per_second": count / statistics.median(times["fresh"])},
+    )
+
+
+def use_of_cores(patches: Patches, device: torch.device, count: int = 30) -> Row:
+    """Measure how much of the cores a training with the small network uses, with its augmentation."""
+    step, fresh = our_step(SMALL, device, "adam"), endless(patches, device)
+    for _ in range(5):
+        step(next(fresh))
+    wall, processor = time.perf_counter(), time.process_time()
+    for _ in range(count):
+        step(next(fresh))
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    cores = torch.get_num_threads()
+    return Row(
+        "processor time of a training, 16 channels",
+        f"time on {cores} cores",
+        processor / wall / cores,
+        "of the cores",
+        0.95 if device.type == "cpu" else None,
+        True,
+        {"iterations_per_second": count / wall},
+    )
+
+
+def up_convolutions(batch: Batch, device: torch.device) -> Row:
+    """Compare the small network with one whose up-convolutions are computed by torch."""
+
+    class Plain(UpConvolution):
+        def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+            return nn.ConvTranspose2d.forward(self, x, output_size)
+
+    ours = our_step(SMALL, device, "adam")
+    with patch.object(unet, "UpConvolution", Plain):
+        plain = our_step(SMALL, device, "adam")
+    times = side_by_side({"ours": lambda: ours(batch), "plain": lambda: plain(batch)}, rounds=25)
+    return Row(
+        "training step, up-convolution as 1x1 convolution",
+        "transposed convolution",
+        ratio(times, "plain", "ours"),
+        "x faster",
+        1.0,
+        True,
+        {name: statistics.median(own) for name, own in times.items()},
+    )
+
+
+def affinities(batch: Batch, device: torch.device) -> Row:
+    """Compare a step that also learns the default affinities with one that does not."""
+    task = tasks.load("segmentation", offsets=OFFSETS)
+    image, truth = batch
+    # the third number is that of the cell: here squares of 44 px
+    squares = torch.arange(truth.shape[-1], device=device) // 44
+    cells = (1 + squares[:, None] * (squares.max() + 1) + squares) * (truth[:, :1] > 0)
+    with_cells = image, torch.cat([truth, cells], 1)
+    learning, plain = our_step(SMALL, device, "adam", task), our_step(SMALL, device, "adam")
+    times = side_by_side({"with": lambda: learning(with_cells), "without": lambda: plain(batch)}, rounds=25)
+    return Row(
+        "training step with 12 affinities",
+        "without",
+        ratio(times, "with", "without"),
+        "x the time",
+        1.15,
+        details={name: statistics.median(own) for name, own in times.items()},
     )
 
 

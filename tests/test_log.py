@@ -1,3 +1,4 @@
+import logging
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.runtime.log import WORKFLOW, each_warning_once, logger
+from pipeline_lib.runtime.log import WORKFLOW, each_warning_once, logger, shown_warnings
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "7", "PYTHONUNBUFFERED": ""}
@@ -200,3 +201,18 @@ def test_what_is_done_several_times_warns_once(caplog):
             logger.info("done")
     logger.warning("volume %d", 1)
     assert caplog.messages == ["volume 1", "done", "done", "volume 2", "done", "volume 1"]
+
+
+def test_warnings_are_shown_while_a_command_runs_and_no_longer(capfd, monkeypatch):
+    """So each command writes to the terminal of its time, and a program that calls it keeps its own log."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    for _ in range(2):
+        with shown_warnings():
+            logger.warning("cells touch")
+        assert capfd.readouterr().err == "WARNING: cells touch\n"
+        assert logging.root.handlers == [] and logger.level == logging.NOTSET
+    own = logging.StreamHandler(sys.stdout)
+    monkeypatch.setattr(logging.root, "handlers", [own])
+    with shown_warnings():
+        logger.warning("cells touch")
+    assert capfd.readouterr() == ("cells touch\n", "") and logging.root.handlers == [own]

@@ -615,17 +615,18 @@ def test_affinities_parts_and_memory_that_are_missing_are_refused(tmp_path):
     assert need.bytes - memory.PROCESS_BYTES == 1e6 * memory.of_mutex_watershed(len(OFFSETS)) == 165e6
 
 
-def test_dry_run_states_the_memory_of_a_whole_section(tmp_path):
+@pytest.mark.parametrize(("method", "needed"), [("watershed", r"8\.[0-9]"), ("mutex_watershed", r"66\.2")])
+def test_dry_run_states_the_memory_of_a_whole_section(tmp_path, method, needed):
     write_stacks(tmp_path)
     training = CONFIG["training"] | {"affinities": True}
-    config = CONFIG | {"training": training, "segmentation": {"method": "mutex_watershed"}}
+    config = CONFIG | {"training": training, "segmentation": {"method": method}}
     del config["drawing"]
     table = "\n".join([*TABLE.splitlines()[:3], "wide\tbig.h5:/raw\t\t\tpredict\n"])
     answer = snakemake(tmp_path, "-n", *write(tmp_path, config | {"data_dir": "."}, table))
     assert answer.returncode == 1
     assert re.search(
-        r"`memory_gb`: 8, but the mutex watershed of volume wide \(sections of 20,000 x 20,000 px, each as a "
-        r"whole\) needs 66\.2 GB",
+        rf"`memory_gb`: 8, but the {method.replace('_', ' ')} of volume wide \(sections of 20,000 x 20,000 "
+        rf"px, each as a whole\) needs {needed} GB",
         answer.stderr,
     )
 

@@ -13,6 +13,7 @@ from pipeline_lib.data.normalisation import measure
 from pipeline_lib.kernels.blocks import ALIGNMENT
 from pipeline_lib.networks.folding import fold
 from pipeline_lib.networks.model import Model, read_tensors
+from pipeline_lib.networks.module import UpConvolution
 from pipeline_lib.networks.unet import UPSAMPLING_LOSS, UNetPlan
 from pipeline_lib.runtime.errors import InputError
 
@@ -134,6 +135,24 @@ def test_up_convolution_and_nearest_agree_where_their_kernels_are_ones():
     assert torch.equal(ones(tensor([[1, 2], [3, 4]])), expected)
     copies = upsampling_layer("nearest", [[[[1, 0], [0, 0]]]])
     assert torch.equal(copies(tensor([[1, 2], [3, 4]])), expected[..., 1:-1, 1:-1])
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_training_step_computes_up_convolutions_as_1x1_convolutions(memory_format, monkeypatch):
+    torch.manual_seed(0)
+    layer = UpConvolution(6, 3).double().to(memory_format=memory_format)
+    nn.init.normal_(layer.bias)
+    x = torch.randn(2, 6, 5, 4, dtype=torch.double).to(memory_format=memory_format).requires_grad_()
+    expected = nn.functional.conv_transpose2d(x, layer.weight, layer.bias, stride=2)
+    with torch.no_grad():
+        assert torch.equal(layer(x), expected)
+    monkeypatch.delattr(nn.functional, "conv_transpose2d")
+    found = layer(x)
+    torch.testing.assert_close(found, expected)
+    factors, inputs = torch.randn_like(expected), (x, layer.weight, layer.bias)
+    gradients = (torch.autograd.grad((result * factors).sum(), inputs) for result in (found, expected))
+    for pair in zip(*gradients, strict=True):
+        torch.testing.assert_close(*pair)
 
 
 @pytest.mark.parametrize("rim", [0, 2, 6])

@@ -141,6 +141,48 @@ def crop_centre(larger: Tensor, like: Tensor) -> Tensor:
     return nn.functional.pad(larger, (-left, -right, -top, -bottom))
 
 
+class UpConvolution(nn.ConvTranspose2d):
+    """2x2 transposed convolution with stride 2, which doubles the resolution.
+
+    Its 2x2 squares do not overlap. So it equals a 1x1 convolution to four values for each channel, which are
+    then put into their squares. In a training step on the CPU it is computed like this, because torch
+    computes the gradient of a transposed convolution slowly. Results differ by rounding.
+
+    Parameters
+    ----------
+    before, after : int
+        Numbers of channels of the input and of the result.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__(before, after, 2, stride=2)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Double the resolution.
+
+        Parameters
+        ----------
+        x : (n, before, y, x) Tensor
+            Values.
+        output_size : list of int, optional
+            Height and width of the result, see `torch.nn.ConvTranspose2d`.
+
+        Returns
+        -------
+        (n, after, 2 y, 2 x) Tensor
+            Result.
+        """
+        if output_size is not None or x.device.type != "cpu" or not torch.is_grad_enabled():
+            return super().forward(x, output_size)
+        count, _, height, width = x.shape
+        before, after = self.weight.shape[:2]
+        weight = self.weight.permute(2, 3, 1, 0).reshape(4 * after, before, 1, 1)
+        bias = None if self.bias is None else self.bias.repeat(4)
+        squares = nn.functional.conv2d(x, weight, bias).permute(0, 2, 3, 1)  # last: row, column, channel
+        rows = squares.reshape(count, height, width, 2, 2, after).transpose(2, 3)
+        return rows.reshape(count, 2 * height, 2 * width, after).permute(0, 3, 1, 2)
+
+
 def initialise(module: nn.Module) -> None:
     """Draw the weights of a convolution from a Gaussian with variance 2 / N and set its bias to 0.
 

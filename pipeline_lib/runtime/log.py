@@ -135,16 +135,18 @@ def shown_warnings() -> Iterator[None]:
     if logger.handlers:
         yield
         return
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    terminal.addFilter(_is_shown)
     if not logging.root.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.addFilter(_is_shown)
-        logging.basicConfig(format="%(levelname)s: %(message)s", handlers=[handler])
+        logging.root.addHandler(terminal)
     before = logger.level
     logger.setLevel(logging.INFO)
     try:
         yield
     finally:
         logger.setLevel(before)
+        logging.root.removeHandler(terminal)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline_lib.kernels.boxes import Boxes
-from pipeline_lib.networks.module import initialise
+from pipeline_lib.networks.module import UpConvolution, initialise
 from pipeline_lib.networks.ssd import ROI
 
 
@@ -167,7 +167,7 @@ class MaskHead(nn.Module):
         for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(inplace=True)]
         self.convolutions = nn.Sequential(*layers)
-        self.up = nn.ConvTranspose2d(widths[-1], width, 2, stride=2)
+        self.up = UpConvolution(widths[-1], width)
         self.score = nn.Conv2d(width, classes, 1)
         self.apply(initialise)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline_lib.networks.module import Network, crop_centre, initialise
+from pipeline_lib.networks.module import Network, UpConvolution, crop_centre, initialise
 from pipeline_lib.networks.unet import UNetPlan
 
 # Values of a 2x2 square that are so close to its maximum share an unpooled value. Activations are about 1.
@@ -204,7 +204,7 @@ def _double_convolution(before: int, after: int, batch_normalisation: bool) -> n
 def _upsampling(before: int, after: int, kind: str) -> nn.Module:
     """Layers that double the resolution, from `before` to `after` channels."""
     if kind == "up_convolution":
-        return nn.ConvTranspose2d(before, after, 2, stride=2)
+        return UpConvolution(before, after)
     if kind == "nearest":
         # The convolution gives 2n - 1 px. Without the first row and column, n - 1 px remain on each side of
         # the centre, so the result is aligned with the skip connection.

@@ -166,8 +166,9 @@ def affinity_loss(logits: Tensor, affinities: Tensor, counted: Tensor) -> Tensor
     >>> round(affinity_loss(torch.zeros(1, 1, 1, 2), true, torch.ones_like(true)).item(), 3)
     0.333
     """
-    predicted = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
-    return dice_loss(dice_sums(predicted, affinities, counted))
+    # channels of a pixel are adjacent in the output of a network, which would make the sums slow
+    logits = logits.contiguous().to(torch.promote_types(logits.dtype, torch.float32))
+    return dice_loss(dice_sums(logits.sigmoid(), affinities, counted))
 
 
 def dice_sums(predicted: Tensor, affinities: Tensor, counted: Tensor) -> Tensor:
@@ -185,8 +186,9 @@ def dice_sums(predicted: Tensor, affinities: Tensor, counted: Tensor) -> Tensor:
     (2, 3, n, k) Tensor of float
         Sums of p t, p^2 and t^2, and those of 1 - p and 1 - t. The sums of parts of a section can be added.
     """
-    truth, own = affinities.to(predicted.dtype), counted.to(predicted.dtype)
-    pairs = ((predicted * own, truth * own), ((1 - predicted) * own, (1 - truth) * own))
+    truth, own = (affinities & counted).to(predicted.dtype), counted.to(predicted.dtype)
+    joined = predicted * own
+    pairs = ((joined, truth), (own - joined, own - truth))
     return torch.stack(
         [torch.stack([(p * t).sum((2, 3)), (p * p).sum((2, 3)), t.sum((2, 3))]) for p, t in pairs]
     )

@@ -213,12 +213,13 @@ class Task:
 
         Affinities count between pixels of a weight above 0, which are annotated.
         """
-        of_classes, of_affinities = output.split([len(self.of), len(self.offsets)], 1)
-        loss = weighted_cross_entropy(of_classes, truth[:, 0].long(), truth[:, 1], mask) * len(output)
+        classes = len(self.of)
+        loss = weighted_cross_entropy(output[:, :classes], truth[:, 0].long(), truth[:, 1], mask)
+        loss = loss * len(output)
         if self.offsets:
             affinities, counted = true_affinities(truth[:, 2], truth[:, 1] > 0, self.offsets)
             counted = counted if mask is None else counted & mask[:, None]
-            loss = loss + affinity_loss(of_affinities, affinities, counted)
+            loss = loss + affinity_loss(output[:, classes:], affinities, counted)
         return loss
 
     def count(self, plan: Plan, truth: Tensor) -> int:
