@@ -218,11 +218,16 @@ def test_components_are_chosen_if_a_watershed_is_better_by_chance_only():
     better, _ = _choose(values + np.where(np.isnan(seeds), 0, 0.5), none, seeds)
     assert better.setting in (2, 3)
     assert better.cross_validated == pytest.approx((0.1 + 0.1 + 0.9) / 3 + 0.5)
-    # better in the cross-validation, but not in the mean
+    # components are better in the mean, but each section has its own best threshold
     values = np.array([[0.9, 0.1, 0.5], [0.1, 0.9, 0.5], [0.8, 0.8, 0.5]])
-    found, other = _choose(values, none[:, :3], np.array([np.nan, np.nan, 0.6]))
-    assert other.cross_validated > found.cross_validated
-    assert found.setting in (0, 1)
+    seeds = np.array([np.nan, np.nan, 0.6])
+    found, other = _choose(values, none[:, :3], seeds)
+    assert (found.setting, found.cross_validated) == (2, 0.5)
+    assert other.setting in (0, 1) and other.cross_validated == pytest.approx((0.1 + 0.1 + 0.8) / 3)
+    # equal in the cross-validation, or not known: the mean decides
+    assert _choose(np.full((3, 3), 0.5), none[:, :3], seeds)[0].setting in (0, 1)
+    assert _choose(values[:1], none[:1, :3], seeds)[0].setting == 0
+    assert _choose(values[:1] + [0, 0, 0.5], none[:1, :3], seeds)[0].setting == 2
 
 
 def test_a_watershed_that_is_not_used_is_recorded(tmp_path, caplog):

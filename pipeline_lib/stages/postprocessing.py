@@ -89,7 +89,7 @@ def choose_postprocessing(
 
     More settings fit few sections better by chance. So a method is also scored by cross-validation: each
     section by the setting that is best for all other sections. A watershed of either kind is chosen only if
-    it is better than components in this score and in the mean.
+    it is better than components in this score, or if this score is equal or unknown, in the mean.
 
     Parameters
     ----------
@@ -262,10 +262,11 @@ def _choose(
     if len(choices) == 1:
         return choices[0], None
     components, watershed = choices
-    means = [float(np.nanmean(values[:, choice.setting])) for choice in choices]
-    # nothing is left if the only section is left out
-    better = means[1] > means[0] and not watershed.cross_validated <= components.cross_validated
-    return (watershed, components) if better else (components, watershed)
+    gain = watershed.cross_validated - components.cross_validated
+    if gain == 0 or np.isnan(gain):  # nothing is left if the only section is left out
+        means = np.nanmean(values, axis=0)
+        gain = means[watershed.setting] - means[components.setting]
+    return (watershed, components) if gain > 0 else (components, watershed)
 
 
 def _best(
