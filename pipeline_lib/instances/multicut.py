@@ -18,8 +18,9 @@ from pipeline_lib.kernels.components import equal_components, root
 WEIGHTS = (1, 2, 2, 2, 1)
 #: The mean is rounded down to a multiple of 1 / STEPS, so that noise gives few seeds.
 STEPS = 20
-#: Probabilities of boundaries are at least this far from 0 and 1, so that their odds are finite.
-CLIPPED = 1e-3
+#: Pixels with at most this cell probability are surely background. Probabilities of boundaries are at least
+#: this far from 0 and 1, so that their odds are finite.
+SURE = 1e-3
 #: Gains are multiples of 1 / UNIT: sums of integers are exact, whatever their order.
 UNIT = 2**16
 
@@ -43,7 +44,7 @@ def multicut(cell_probability: np.ndarray, beta: float = 0.5) -> npt.NDArray[np.
     Returns
     -------
     (y, x) array of int32
-        1..n = regions. Each is 4-connected. All pixels belong to one, those of the background, too.
+        0 = surely background (a cell probability of at most 0.001), 1..n = regions. Each is 4-connected.
 
     Notes
     -----
@@ -81,7 +82,8 @@ def superpixels(cell_probability: np.ndarray) -> npt.NDArray[np.int32]:
     The seeds of superpixels are the regional maxima of a mean of the cell probability: 4-connected pixels
     with the same mean, all of whose neighbours have a lower one. The mean is that over 5 x 5 px, with the
     weights 1, 2, 2, 2, 1 in both directions, rounded down to a multiple of 0.05. At the edge of the section,
-    it is that of fewer pixels. Seeds then grow over all of the section (`watershed.grow_seeds`).
+    it is that of fewer pixels. Seeds then grow over all pixels with a cell probability above 0.001
+    (`watershed.grow_seeds`). Where these are connected to no seed, they are a superpixel of their own.
 
     Parameters
     ----------
@@ -91,13 +93,19 @@ def superpixels(cell_probability: np.ndarray) -> npt.NDArray[np.int32]:
     Returns
     -------
     (y, x) array of int32
-        1..n = superpixels.
+        0 = surely background, 1..n = superpixels.
     """
-    means = _means(np.ascontiguousarray(cell_probability, np.float32))
+    cell_probability = np.ascontiguousarray(cell_probability, np.float32)
+    means = _means(cell_probability)
     components = equal_components(means)
-    seeds = _is_maximum(means, components)[components]
+    inside = cell_probability > SURE
+    seeds = _is_maximum(means, components)[components] & inside
+    components = equal_components(inside.view(np.uint8))
+    seeded = np.zeros(components.max() + 1, bool)
+    seeded[components[seeds]] = True
+    seeds |= inside & ~seeded[components]
     del means, components
-    return grow_seeds(cell_probability, seeds, np.ones(seeds.shape, bool))
+    return grow_seeds(cell_probability, seeds, inside)
 
 
 @compiled
@@ -164,7 +172,7 @@ def gains(length: np.ndarray, total: np.ndarray, beta: float) -> npt.NDArray[np.
     (n,) array of int64
         Gains.
     """
-    together = np.clip(total / (length * (LEVELS - 1)), CLIPPED, 1 - CLIPPED)
+    together = np.clip(total / (length * (LEVELS - 1)), SURE, 1 - SURE)
     odds = np.log(together / (1 - together)) + np.log((1 - beta) / beta)
     return np.rint(UNIT * odds).astype(np.int64) * length
 
@@ -176,7 +184,7 @@ def boundaries(regions: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray
     Parameters
     ----------
     regions : (y, x) array of int32
-        1..n = regions.
+        0 = surely background, without boundaries; 1..n = regions.
     probability : (y, x) array of float
         Cell probability, 0..1.
 
@@ -203,9 +211,9 @@ def boundaries(regions: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray
                     if not (y + dy < height and x + dx < width):
                         continue
                     one, two = regions[y, x], regions[y + dy, x + dx]
-                    if one == two:
-                        continue
                     small, large = min(one, two), max(one, two)
+                    if small == large or small == 0:
+                        continue
                     if fill:
                         lower = min(probability[y, x], probability[y + dy, x + dx])
                         beyond[used[small]], values[used[small]] = large, level_of(lower, LEVELS - 1)

@@ -39,8 +39,8 @@ SEED_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
 #: Biases of a mutex watershed that are tried. Without a bias, affinities that are learned badly give many
 #: small fragments; above 0 there would be even more.
 MUTEX_BIASES = (-0.4, -0.3, -0.2, -0.1, -0.05, 0.0)
-#: Betas of a multicut that are tried. Low ones are needed if membranes are learned too wide.
-MULTICUT_BETAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+#: Betas of a multicut that are tried. Low ones are best if the network finds membranes where there are none.
+MULTICUT_BETAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 #: Method -> thresholds and values of its own setting (`methods.SEPARATORS`), each of which is tried with each
 GRIDS = {
     "watershed": (THRESHOLDS, SEED_THRESHOLDS),
