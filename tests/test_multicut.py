@@ -3,7 +3,6 @@
 import csv
 import itertools
 import json
-import math
 import re
 
 import numpy as np
@@ -56,7 +55,7 @@ def slow_seeds(probability):
                 weight = (1 if abs(dy) == 2 else 2) * (1 if abs(dx) == 2 else 2)
                 weights += weight
                 total += weight * levels[y + dy, x + dx]
-        means[y, x] = math.floor(20 * total / weights / 65535)
+        means[y, x] = 20 * total // (weights * 65535)
     inside = probability > np.float32(SURE)
     seeds = np.zeros(probability.shape, bool)
     for level in np.unique(means):
@@ -120,7 +119,6 @@ def test_the_gain_is_the_length_times_the_log_odds_above_those_of_beta():
         found = gains(length, (length * q * 65535).astype(int), beta)
         assert found.dtype == np.int64
         np.testing.assert_allclose(found / 65536, expected, rtol=1e-3, atol=1e-3)
-        assert (np.sign(found[1:]) == np.sign(q - beta)[1:]).all() or beta == 0.8
 
 
 def random_graph(seed, nodes, density=0.6, limit=4):
@@ -135,7 +133,7 @@ def random_graph(seed, nodes, density=0.6, limit=4):
 def slow_join(nodes, ends, gains):
     """Return the joined nodes by the definition: all edges are compared before each contraction."""
     labels = np.arange(nodes)
-    edges = {frozenset(map(int, pair)): (int(gain), k) for k, (pair, gain) in enumerate(zip(ends, gains, strict=True))}
+    edges = {frozenset(pair): (gain, k) for k, (*pair, gain) in enumerate(np.c_[ends, gains].tolist())}
     while edges:
         best = min(edges, key=lambda pair: (-edges[pair][0], edges[pair][1]))
         if edges[best][0] <= 0:
@@ -204,11 +202,11 @@ def test_greedy_joins_are_not_always_the_best():
 
 
 @given(SEEDS)
-def test_regions_do_not_depend_on_the_side_from_which_nodes_are_numbered(seed):
-    """With different gains, the numbers of nodes and edges only order the result."""
+def test_joined_nodes_do_not_depend_on_their_numbers(seed):
+    """If no sums of gains are equal, the numbers of nodes and edges only order the result."""
     rng = np.random.default_rng(seed)
     ends, _ = random_graph(seed, 12)
-    own = rng.permutation(len(ends)) * 1009 % 7919 - 3000
+    own = rng.integers(-(2**40), 2**40, len(ends))
     nodes, edges = rng.permutation(12).astype(np.int32), rng.permutation(len(ends))
     found = join(12, nodes[ends][edges], own[edges])
     assert in_order(found[nodes]) == join(12, ends, own).tolist()
@@ -240,8 +238,7 @@ def test_a_gap_in_a_membrane_does_not_merge_two_cells():
     probability[13:16, 19:22] = 0.93  # a gap
     probability[10, 30:] = 0.05  # a dark line that ends in a cell
     assert instances(probability, PostProcessing(0.5)).max() == 1
-    for seeds in (0.92, 0.94):
-        assert instances(probability, PostProcessing(0.5, seed_threshold=seeds)).max() in (1, 2)
+    assert instances(probability, PostProcessing(0.5, seed_threshold=0.92)).max() == 1
     found = instances(probability, PostProcessing(0.5, multicut_beta=0.5))
     assert (found[0, 0], found[-1, 0], found[0, -1], found[-1, -1]) == (1, 1, 2, 2)
     assert instances(probability, PostProcessing(0.5, multicut_beta=0.05)).max() == 1
