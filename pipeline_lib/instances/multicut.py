@@ -66,7 +66,7 @@ def multicut(cell_probability: np.ndarray, beta: float = 0.5) -> npt.NDArray[np.
     >>> probability[[0, 1, 4, 5], 7] = 0.05
     >>> multicut(probability)[2]
     array([1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2], dtype=int32)
-    >>> multicut(probability, beta=0.2).max()
+    >>> int(multicut(probability, beta=0.2).max())
     1
     """
     cell_probability = np.ascontiguousarray(cell_probability, np.float32)
