@@ -16,8 +16,8 @@ TORCH_PROCESS_BYTES = 450_000_000
 # For each thread and each pixel of a section, including the sections that are prepared ahead
 SCORING_BYTES_PER_PIXEL = 45
 CHOICE_BYTES_PER_PIXEL = 35
-WATERSHED_BYTES_PER_PIXEL = 20
-MUTEX_WATERSHED_BYTES_PER_PIXEL = 45  # and for each affinity:
+# Of the methods that label a whole section; a mutex watershed also holds affinities
+METHOD_BYTES_PER_PIXEL = {"watershed": 20, "mutex_watershed": 45, "multicut": 40}
 AFFINITY_BYTES_PER_PIXEL = 10
 VALIDATION_BYTES_PER_PIXEL = 50
 MEAN_IMAGE_BYTES_PER_PIXEL = 160  # for each channel, while the mean image is written as JSON
@@ -106,7 +106,7 @@ def patches_at_once(tile: int, batch: int) -> int:
     return min(max(PIXELS_AT_ONCE // tile**2, 1), batch)
 
 
-def scoring(volume: str, section: tuple[int, int]) -> Need:
+def scoring(volume: str, section: tuple[int, int], method: str = "components", offsets: int = 0) -> Need:
     """Return the need of scoring a volume: at least one thread holds a whole section.
 
     Parameters
@@ -115,6 +115,10 @@ def scoring(volume: str, section: tuple[int, int]) -> Need:
         Name of the volume.
     section : tuple of int
         Height and width of its sections in px.
+    method : str, default "components"
+        Way from predictions to instances (`instances.methods.METHODS`).
+    offsets : int, default 0
+        Number of affinities of each pixel.
 
     Returns
     -------
@@ -122,11 +126,12 @@ def scoring(volume: str, section: tuple[int, int]) -> Need:
         Memory for computing scores and choosing the threshold.
     """
     remedy = "cut its images into smaller ones, or give it the split `predict`, which is not scored"
-    return _whole_sections("scoring", volume, section, PROCESS_BYTES, SCORING_BYTES_PER_PIXEL, remedy)
+    per_pixel = with_method(SCORING_BYTES_PER_PIXEL, method, offsets)
+    return _whole_sections("scoring", volume, section, PROCESS_BYTES, per_pixel, remedy)
 
 
-def watershed(volume: str, section: tuple[int, int], method: str = "watershed", offsets: int = 0) -> Need:
-    """Return the need of a watershed.
+def labelling(volume: str, section: tuple[int, int], method: str, offsets: int = 0) -> Need:
+    """Return the need of a method that labels a whole section.
 
     Parameters
     ----------
@@ -134,8 +139,8 @@ def watershed(volume: str, section: tuple[int, int], method: str = "watershed", 
         Name of the volume.
     section : tuple of int
         Height and width of its sections in px.
-    method : {"watershed", "mutex_watershed"}, default "watershed"
-        Kind of the watershed.
+    method : {"watershed", "mutex_watershed", "multicut"}
+        Way from predictions to instances.
     offsets : int, default 0
         Number of affinities of each pixel.
 
@@ -145,17 +150,20 @@ def watershed(volume: str, section: tuple[int, int], method: str = "watershed", 
         Memory for labelling one section.
     """
     remedy = "cut its images into smaller ones, or use a model with `segmentation.method: components`"
-    per_pixel = WATERSHED_BYTES_PER_PIXEL if method == "watershed" else of_mutex_watershed(offsets)
     what = f"the {method.replace('_', ' ')} of"
-    return _whole_sections(what, volume, section, PROCESS_BYTES, per_pixel, remedy)
+    return _whole_sections(what, volume, section, PROCESS_BYTES, _of_method(method, offsets), remedy)
 
 
-def of_mutex_watershed(offsets: int) -> int:
-    """Return the memory of a mutex watershed for each pixel of a section.
+def with_method(bytes_per_pixel: int, method: str, offsets: int = 0) -> int:
+    """Return the memory of a job that scores sections with a method, for each pixel of a section.
 
     Parameters
     ----------
-    offsets : int
+    bytes_per_pixel : int
+        Memory for scores of connected components, which is enough for those of a watershed.
+    method : str
+        Way from predictions to instances (`instances.methods.METHODS`).
+    offsets : int, default 0
         Number of affinities of each pixel.
 
     Returns
@@ -163,7 +171,14 @@ def of_mutex_watershed(offsets: int) -> int:
     int
         Bytes per pixel.
     """
-    return MUTEX_WATERSHED_BYTES_PER_PIXEL + AFFINITY_BYTES_PER_PIXEL * offsets
+    more = 0 if method in ("components", "watershed") else _of_method(method, offsets)
+    return bytes_per_pixel + more
+
+
+def _of_method(method: str, offsets: int) -> int:
+    """Return the memory of a method for each pixel of a section."""
+    of_affinities = AFFINITY_BYTES_PER_PIXEL * offsets if method == "mutex_watershed" else 0
+    return METHOD_BYTES_PER_PIXEL[method] + of_affinities
 
 
 def validation(volume: str, section: tuple[int, int]) -> Need:

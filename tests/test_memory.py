@@ -34,6 +34,17 @@ def test_the_largest_need_is_returned_or_its_message_names_both_remedies():
         memory.require(needs, 8)
 
 
+@pytest.mark.parametrize(
+    ("method", "labelling", "scoring"),
+    [("watershed", 20, 45), ("mutex_watershed", 75, 120), ("multicut", 40, 85)],
+)
+def test_a_method_adds_its_memory_to_that_of_the_scores(method, labelling, scoring):
+    """The dry run knows what `threads_for` demands later."""
+    needs = [of("a", (1000, 1000), method, 3) for of in (memory.labelling, memory.scoring)]
+    assert [need.bytes - PROCESS_BYTES for need in needs] == [labelling * 1e6, scoring * 1e6]
+    assert memory.with_method(memory.SCORING_BYTES_PER_PIXEL, method, 3) == scoring
+
+
 # (base channels, tile, batch, precision) -> measured peak memory of a training on the CPU in bytes
 MEASURED = {
     (16, 572, 1, "float32"): 865e6,

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 from pipeline_lib import metrics
+from pipeline_lib.kernels.components import equal_components
 from pipeline_lib.runtime.errors import InputError
 
 binaries = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=14))
@@ -84,6 +85,15 @@ def test_many_provisional_labels_are_joined():
     assert metrics.connected_components(comb).max() == 1
     checkerboard = np.indices((80, 80)).sum(axis=0) % 2 == 0
     assert metrics.connected_components(checkerboard).max() == 3200
+
+
+@pytest.mark.parametrize("shape", [(300, 300), (1, 7)])
+def test_each_pixel_is_a_component_if_no_neighbours_are_equal(shape):
+    """There are twice as many labels as on a checkerboard, the most of a binary image."""
+    values = np.arange(1, shape[0] * shape[1] + 1, dtype=np.uint32).reshape(shape)
+    expected = np.arange(1, values.size + 1).reshape(shape[::-1]).T
+    for _ in range(5):  # a table that is too small damages other memory
+        np.testing.assert_array_equal(equal_components(values), expected)
 
 
 @given(binaries)

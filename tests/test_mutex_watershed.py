@@ -1,6 +1,7 @@
 """Affinities that a network learns, and the mutex watershed that makes instances from them."""
 
 import csv
+import itertools
 import json
 import re
 
@@ -28,12 +29,7 @@ from pipeline_lib.runtime.files import read_json
 from pipeline_lib.stages.ensemble import average_predictions
 from pipeline_lib.stages.evaluation import evaluate
 from pipeline_lib.stages.joining import join_predictions
-from pipeline_lib.stages.postprocessing import (
-    MUTEX_BIASES,
-    MUTEX_THRESHOLDS,
-    THRESHOLDS,
-    choose_postprocessing,
-)
+from pipeline_lib.stages.postprocessing import GRIDS, THRESHOLDS, choose_postprocessing
 from pipeline_lib.stages.prediction import predict
 from pipeline_lib.stages.segmentation import label_part, segment
 from pipeline_lib.tasks.segmentation.baselines import BASELINES
@@ -131,7 +127,7 @@ def perfect(labels, offsets=OFFSETS):
     return Affinities(true_affinities(own, own >= 0, offsets)[0][0].float().numpy(), offsets)
 
 
-@given(SEEDS, st.sampled_from(MUTEX_BIASES))
+@given(SEEDS, st.sampled_from((-0.4, 0.0)))
 def test_true_affinities_give_the_cells(seed, bias):
     labels = random_cells(seed)
     # a map without any gap between the cells, and one in which nothing is certain
@@ -363,7 +359,7 @@ def test_blocks_give_the_labels_of_whole_sections(tmp_path_factory, seed, block,
 def test_bias_must_be_between_minus_1_and_1(value):
     with pytest.raises(InputError, match=r"`mutex_bias`: found .*, expected a number above -1 and below 1"):
         PostProcessing(0.3, mutex_bias=value)
-    with pytest.raises(InputError, match="found both, expected one of them"):
+    with pytest.raises(InputError, match="`seed_threshold` and `mutex_bias`: found several, expected one"):
         PostProcessing(0.3, seed_threshold=0.5, mutex_bias=0.0)
 
 
@@ -522,7 +518,7 @@ def test_settings_are_chosen_stored_segmented_and_scored(tmp_path):
         [dataset], [prediction], chosen, tried=tried, method="mutex_watershed", criterion="seg"
     )
     found, settings = json.loads(chosen.read_text()), PostProcessing.read(chosen)
-    assert settings.method == "mutex_watershed" and found["grid"] == [*MUTEX_THRESHOLDS]
+    assert (settings.method, settings.mutex_bias, found["grid"]) == ("mutex_watershed", 0, [*THRESHOLDS])
     assert found["cross_validated"] > 0.95 and "rejected" not in found
     with layout.require(prediction) as file, layout.require(dataset) as truth:
         maps, affinities, labels = file["cell_probability"][:], Affinities.of(file)[0], truth["labels"][:]
@@ -532,11 +528,10 @@ def test_settings_are_chosen_stored_segmented_and_scored(tmp_path):
                 for row in csv.DictReader(table)
                 if not row["seed_threshold"]
             }
-    biases = {str(bias) for bias in MUTEX_BIASES}
-    assert {*rows} == {(t, b) for t in MUTEX_THRESHOLDS for b in biases} | {(t, "") for t in THRESHOLDS}
-    own = instances(maps[0], PostProcessing(0.4, mutex_bias=-0.2), affinities=affinities)
-    assert metrics.seg(labels[0], own) == pytest.approx(rows[0.4, "-0.2"], abs=0.02)
-    assert rows[0.4, "-0.2"] > 0.95 > 0.6 > rows[0.4, ""]
+    assert {*rows} == {*itertools.product(THRESHOLDS, ("0.0", ""))}
+    own = instances(maps[0], PostProcessing(0.4, mutex_bias=0.0), affinities=affinities)
+    assert metrics.seg(labels[0], own) == pytest.approx(rows[0.4, "0.0"], abs=0.02)
+    assert rows[0.4, "0.0"] > 0.95 > 0.6 > rows[0.4, ""]
     segment(prediction, chosen, tmp_path / "found.h5")
     with layout.require(tmp_path / "found.h5") as file:
         stored_labels = file["labels"][:]
@@ -562,18 +557,18 @@ def test_settings_are_chosen_stored_segmented_and_scored(tmp_path):
 
 
 @pytest.mark.parametrize("criterion", ["rand_error", "v_rand_thin"])
-def test_the_bias_is_chosen_by_the_criterion_and_rims_by_pixels(tmp_path, criterion):
+def test_rims_of_a_mutex_watershed_are_chosen_by_pixels(tmp_path, criterion):
     dataset, prediction = volume(tmp_path, "volume", 3)
     with layout.h5py.File(dataset, "a") as file:
         file["separation_border"][:, 4:20, 20:22] = 1
     outputs = tmp_path / "chosen.json", tmp_path / "tried.csv"
     method = {"method": "mutex_watershed", "criterion": criterion}
     with pytest.MonkeyPatch.context() as patched:  # below 0.08, cells fill the background
-        patched.setattr("pipeline_lib.stages.postprocessing.MUTEX_THRESHOLDS", (0.05, 0.07, 0.4))
+        patched.setitem(GRIDS, "mutex_watershed", ((0.05, 0.07, 0.4), (0.0,)))
         choose_postprocessing([dataset], [prediction], outputs[0], tried=outputs[1], **method)
     found, chosen = json.loads(outputs[0].read_text()), PostProcessing.read(outputs[0])
     assert (chosen.method, chosen.threshold) == ("mutex_watershed", 0.4)
-    table = pd.read_csv(outputs[1]).query("mutex_bias == @chosen.mutex_bias").set_index("threshold")
+    table = pd.read_csv(outputs[1]).query("mutex_bias == 0").set_index("threshold")
     assert found["pixel_error"] == pytest.approx(table.pixel_error[0.4])
     assert table.pixel_error[0.4] < 0.05 < table.pixel_error[0.07]
     values = table[criterion] if criterion == "rand_error" else -table[criterion]
@@ -600,7 +595,7 @@ def test_a_mutex_watershed_that_is_not_used_is_recorded(tmp_path, caplog):
 def test_affinities_parts_and_memory_that_are_missing_are_refused(tmp_path):
     dataset, prediction = volume(tmp_path, "volume", 2)
     (tmp_path / "chosen.json").write_text(json.dumps(PostProcessing(0.4, mutex_bias=0.0).to_dict()))
-    with pytest.raises(InputError, match=r"has a `mutex_bias`\. A watershed needs whole sections"):
+    with pytest.raises(InputError, match=r"has a `mutex_bias`\. A mutex watershed needs whole sections"):
         label_part(prediction, tmp_path / "chosen.json", tmp_path / "pieces.h5")
     with pytest.raises(InputError, match=r"the mutex watershed of .*24 x 44 px, each as a whole"):
         segment(prediction, tmp_path / "chosen.json", tmp_path / "found.h5", memory_gb=0.25)
@@ -611,8 +606,8 @@ def test_affinities_parts_and_memory_that_are_missing_are_refused(tmp_path):
         segment(prediction, tmp_path / "chosen.json", tmp_path / "found.h5")
     with pytest.raises(InputError, match=missing):
         choose_postprocessing([dataset], [prediction], tmp_path / "chosen.json", method="mutex_watershed")
-    need = memory.watershed("a", (1000, 1000), "mutex_watershed", len(OFFSETS))
-    assert need.bytes - memory.PROCESS_BYTES == 1e6 * memory.of_mutex_watershed(len(OFFSETS)) == 165e6
+    need = memory.labelling("a", (1000, 1000), "mutex_watershed", len(OFFSETS))
+    assert need.bytes - memory.PROCESS_BYTES == 165e6
 
 
 @pytest.mark.parametrize(("method", "needed"), [("watershed", r"8\.[0-9]"), ("mutex_watershed", r"66\.2")])

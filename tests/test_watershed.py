@@ -17,7 +17,7 @@ from pipeline_lib.instances.watershed import grow_seeds
 from pipeline_lib.metrics.thinning import thin_labels
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages.evaluation import evaluate
-from pipeline_lib.stages.postprocessing import SEED_THRESHOLDS, THRESHOLDS, choose_postprocessing
+from pipeline_lib.stages.postprocessing import GRIDS, SEED_THRESHOLDS, THRESHOLDS, choose_postprocessing
 from pipeline_lib.stages.segmentation import label_part, segment
 from tests.box_datasets import add_boxes
 from tests.test_workflow import CONFIG, snakemake, write
@@ -273,7 +273,9 @@ def test_thresholds_of_seeds_are_chosen_by_the_criterion_and_rims_by_pixels(tmp_
     dataset, prediction = volume(tmp_path, "volume", 4, gap=0.7)
     outputs = tmp_path / "chosen.json", tmp_path / "tried.csv"
     with pytest.MonkeyPatch.context() as patched:  # only high thresholds separate the cells
-        patched.setattr("pipeline_lib.stages.postprocessing.THRESHOLDS", (0.05, 0.2, 0.4, 0.5))
+        few = (0.05, 0.2, 0.4, 0.5)
+        patched.setattr("pipeline_lib.stages.postprocessing.THRESHOLDS", few)
+        patched.setitem(GRIDS, "watershed", (few, SEED_THRESHOLDS))
         choose_postprocessing(
             [dataset], [prediction], outputs[0], tried=outputs[1], method="watershed", criterion=criterion
         )

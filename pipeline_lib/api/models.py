@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline_lib.api.arrays import Image, channels_of, files
 from pipeline_lib.api.segmenting import THREADS, channels_to_read, find_boxes, has_masks
+from pipeline_lib.instances.methods import described
 from pipeline_lib.kernels.threads import cores
 from pipeline_lib.networks.modelfile import application, describe, members
 from pipeline_lib.runtime.errors import InputError
@@ -80,9 +81,7 @@ class Model:
         scored = "" if score is None else f", validation {chosen['criterion']} {score:.4f}"
         channels = "" if self.channels == 1 else f", {self.channels} channels"
         name = self._described["name"] + (f", mean of {self.members}" if self.members > 1 else "")
-        seeds = f", seeds above {chosen['seed_threshold']:.2f}" if "seed_threshold" in chosen else ""
-        mutex = f", mutex watershed with a bias of {chosen['mutex_bias']:g}" if "mutex_bias" in chosen else ""
-        return f"<Model {self.path}: {name}{channels}, threshold {self.threshold:.2f}{seeds}{mutex}{scored}>"
+        return f"<Model {self.path}: {name}{channels}, {described(chosen)}{scored}>"
 
     @overload
     def predict(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipeline_lib import layout
 from pipeline_lib.data.affinities import NEIGHBOURS
 from pipeline_lib.kernels.compiled import compiled
+from pipeline_lib.kernels.components import root
 from pipeline_lib.runtime.types import Offsets, Stored
 
 #: Only pixels whose row and column are multiples of it have edges that separate (px). Neighbouring edges say
@@ -163,21 +164,21 @@ def _join(order: np.ndarray, offsets: np.ndarray, cells: np.ndarray) -> np.ndarr
         number = np.int64(np.uint64(2**32 - 1) - (order[position] & np.uint64(2**32 - 1)))
         k, pixel = number // pixels, number % pixels
         other = pixel + offsets[k, 0] * width + offsets[k, 1]
-        one, two = _root(parent, pixel), _root(parent, other)
+        one, two = root(parent, pixel), root(parent, other)
         if one == two:
             continue
         if k >= len(NEIGHBOURS):
-            for root, there in ((one, other), (two, pixel)):
-                beyond[used], following[used] = there, first[root]
-                if first[root] < 0:
-                    last[root] = used
-                first[root] = used
-                length[root] += 1
+            for region, there in ((one, other), (two, pixel)):
+                beyond[used], following[used] = there, first[region]
+                if first[region] < 0:
+                    last[region] = used
+                first[region] = used
+                length[region] += 1
                 used += 1
             continue
         shorter, longer = (one, two) if length[one] < length[two] else (two, one)
         item = first[shorter]
-        while item >= 0 and _root(parent, beyond[item]) != longer:
+        while item >= 0 and root(parent, beyond[item]) != longer:
             item = following[item]
         if item >= 0:  # an edge separates them
             continue
@@ -194,14 +195,5 @@ def _join(order: np.ndarray, offsets: np.ndarray, cells: np.ndarray) -> np.ndarr
     for y in range(height):
         for x in range(width):
             if cells[y, x]:
-                labels[y, x] = _root(parent, y * width + x) + 1
+                labels[y, x] = root(parent, y * width + x) + 1
     return labels
-
-
-@compiled
-def _root(parent: np.ndarray, pixel: int) -> int:
-    """Return the pixel that stands for the region of a pixel, and shorten the way to it."""
-    while parent[pixel] != pixel:
-        parent[pixel] = parent[parent[pixel]]
-        pixel = parent[pixel]
-    return pixel

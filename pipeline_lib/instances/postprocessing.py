@@ -19,7 +19,8 @@ from pipeline_lib import memory
 from pipeline_lib.imageio.regions import grow
 from pipeline_lib.instances.classes import Border
 from pipeline_lib.instances.labelling import Labels, Read, labelled
-from pipeline_lib.instances.methods import UNUSED, method_of
+from pipeline_lib.instances.methods import SEPARATORS, UNUSED, described, method_of
+from pipeline_lib.instances.multicut import multicut
 from pipeline_lib.instances.mutex_watershed import Affinities, mutex_watershed
 from pipeline_lib.instances.watershed import grow_seeds
 from pipeline_lib.kernels.blocks import ALIGNMENT, BLOCK
@@ -37,8 +38,9 @@ class PostProcessing:
     Instances are the 4-connected components of the pixels above the threshold in each section, without those
     that are too small. With a seed threshold, the components above it are seeds, and grow to the threshold by
     a watershed (`watershed.grow_seeds`). So an instance contains one seed. With a bias, instances are the
-    regions of a mutex watershed of the pixels above the threshold (`mutex_watershed.mutex_watershed`). If
-    there is a class `border`, its pixels are then given back to the nearest cell (`give_back`).
+    regions of a mutex watershed of the pixels above the threshold (`mutex_watershed.mutex_watershed`). With
+    a beta, instances are the pixels above the threshold in each region of a multicut (`multicut.multicut`).
+    If there is a class `border`, its pixels are then given back to the nearest cell (`give_back`).
 
     Parameters
     ----------
@@ -53,12 +55,14 @@ class PostProcessing:
         default there is no watershed.
     mutex_bias : float, optional
         Number that is added to the weights of edges that separate pixels, above -1 and below 1. By default
-        there is no mutex watershed. It cannot be combined with `seed_threshold`.
+        there is no mutex watershed.
+    multicut_beta : float, optional
+        Probability from which on superpixels join, above 0 and below 1. By default there is no multicut.
 
     Raises
     ------
     InputError
-        If a value has the wrong type or is outside its range.
+        If a value has the wrong type or is outside its range, or if settings of several methods are given.
     """
 
     threshold: float
@@ -66,6 +70,7 @@ class PostProcessing:
     border_reach: int = 0
     seed_threshold: float | None = None
     mutex_bias: float | None = None
+    multicut_beta: float | None = None
 
     def __post_init__(self) -> None:
         if not (_is_number(self.threshold, (int, float)) and 0 <= self.threshold < 1):
@@ -75,24 +80,32 @@ class PostProcessing:
         for name in ("minimum_size", "border_reach"):
             if not (_is_number(value := getattr(self, name), int) and value >= 0):
                 raise InputError(f"`{name}`: found {value!r}, expected an integer of at least 0.")
-        seed = self.seed_threshold
-        if seed is not None and not (_is_number(seed, (int, float)) and self.threshold < seed < 1):
-            raise InputError(
-                f"`seed_threshold`: found {seed!r}, expected a number above the threshold, "
-                f"{self.threshold:g}, and below 1."
-            )
-        bias = self.mutex_bias
-        if bias is not None and not (_is_number(bias, (int, float)) and -1 < bias < 1):
-            raise InputError(f"`mutex_bias`: found {bias!r}, expected a number above -1 and below 1.")
-        if bias is not None and seed is not None:
-            raise InputError(
-                "`mutex_bias` and `seed_threshold`: found both, expected one of them. Remove one."
-            )
+        given = [name for name in SEPARATORS.values() if getattr(self, name) is not None]
+        lowest = {
+            "seed_threshold": (self.threshold, f"the threshold, {self.threshold:g},"),
+            "mutex_bias": (-1, "-1"),
+            "multicut_beta": (0, "0"),
+        }
+        for name in given:
+            value, (low, described_low) = getattr(self, name), lowest[name]
+            if not (_is_number(value, (int, float)) and low < value < 1):
+                raise InputError(
+                    f"`{name}`: found {value!r}, expected a number above {described_low} and below 1."
+                )
+        if len(given) > 1:
+            names = " and ".join(f"`{name}`" for name in given)
+            raise InputError(f"{names}: found several, expected one of them. Remove the others.")
 
     @property
     def method(self) -> str:
-        """Way from probabilities to instances: `components`, `watershed` or `mutex_watershed`."""
+        """Way from probabilities to instances: one of `methods.METHODS`."""
         return method_of(asdict(self))
+
+    @property
+    def separator(self) -> float | None:
+        """Value of the setting that decides how many cells there are; None for `components`."""
+        setting = SEPARATORS.get(self.method)
+        return None if setting is None else getattr(self, setting)
 
     @classmethod
     def read(cls, path: str | Path) -> PostProcessing:
@@ -142,9 +155,7 @@ class PostProcessing:
         return {name: value for name, value in asdict(self).items() if (name, value) not in UNUSED.items()}
 
     def __str__(self) -> str:
-        seeds = "" if self.seed_threshold is None else f", seeds above {self.seed_threshold:.2f}"
-        mutex = "" if self.mutex_bias is None else f", mutex watershed with a bias of {self.mutex_bias:g}"
-        return f"threshold {self.threshold:.2f}{seeds}{mutex}"
+        return described(asdict(self))
 
     def at(self, threshold: float) -> PostProcessing:
         """Return the settings with another threshold.
@@ -248,6 +259,8 @@ class PostProcessing:
                     "`affinities`. Train the network with `training: {affinities: true}`."
                 )
             return mutex_watershed(affinities, cells, self.mutex_bias).view(np.uint32)
+        if self.multicut_beta is not None:
+            return np.where(cells, multicut(cell_probability, self.multicut_beta), 0).view(np.uint32)
         if self.seed_threshold is None:
             return cells
         seeds = above(cell_probability, self.seed_threshold)
@@ -266,7 +279,7 @@ class PostProcessing:
         Returns
         -------
         callable
-            Takes the number of a section, rows and columns (slices). With a watershed of either kind, it
+            Takes the number of a section, rows and columns (slices). With all methods but `components`, it
             keeps a whole section.
         """
         if self.method == "components":
@@ -315,7 +328,7 @@ def instances(
         Threshold, minimum size and reach of the border.
     components : (y, x) array of int32, optional
         The 4-connected components of the pixels above the threshold, if they are already known. They are not
-        needed for a watershed.
+        needed for other methods.
     border : (y, x) array of bool, optional
         Predicted border (`classes.Border`). By default there is none.
     affinities : Affinities, optional
@@ -390,8 +403,8 @@ def instances_by_block(
 ) -> AbstractContextManager[tuple[Labels, int]]:
     """Label the instances of a volume of any size. Context manager.
 
-    The border is not given back, because that needs the surroundings of a region (`give_back`). With a
-    watershed of either kind, one section at a time is in memory.
+    The border is not given back, because that needs the surroundings of a region (`give_back`). With all
+    methods but `components`, one section at a time is in memory.
 
     Parameters
     ----------
@@ -406,7 +419,7 @@ def instances_by_block(
     block : int, default 2048
         Side of the blocks that are in memory one at a time (px). It does not change the labels.
     memory_gb : float, default 8.0
-        Limit for the tables of the components of one section, and for a watershed (GB).
+        Limit for the tables of the components of one section, and for methods that need a whole one (GB).
 
     Returns
     -------
@@ -417,8 +430,8 @@ def instances_by_block(
     Raises
     ------
     InputError
-        If the tables or the watershed need more than `memory_gb`, or there are more components than uint32
-        can number.
+        If the tables or the method need more than `memory_gb`, or there are more components than uint32 can
+        number.
 
     Examples
     --------
@@ -434,7 +447,7 @@ def instances_by_block(
     sections, height, width = cell_probability.shape
     if post_processing.method != "components":
         offsets = 0 if affinities is None else len(affinities.offsets)
-        needed = memory.watershed(str(output), (height, width), post_processing.method, offsets)
+        needed = memory.labelling(str(output), (height, width), post_processing.method, offsets)
         memory.require([needed], memory_gb)
     return labelled(
         post_processing.read_regions(cell_probability, affinities),

@@ -75,7 +75,7 @@ def _flood(labels: np.ndarray, probability: np.ndarray) -> None:
         if flat[pixel] > 0:
             for step in neighbours:
                 if flat[pixel + step] == 0:
-                    _enqueue(pixel, _level(values[pixel], LEVELS - 1), first, last, following)
+                    _enqueue(pixel, level_of(values[pixel], LEVELS - 1), first, last, following)
                     break
     level = LEVELS - 1
     while level >= 0:
@@ -88,11 +88,11 @@ def _flood(labels: np.ndarray, probability: np.ndarray) -> None:
             other = pixel + step
             if flat[other] == 0:
                 flat[other] = flat[pixel]
-                _enqueue(other, _level(values[other], level), first, last, following)
+                _enqueue(other, level_of(values[other], level), first, last, following)
 
 
 @compiled
-def _level(value: float, highest: int) -> int:
+def level_of(value: float, highest: int) -> int:
     """Return the level of a probability, at most `highest`."""
     return min(int(max(value, 0.0) * (LEVELS - 1)), highest)
 

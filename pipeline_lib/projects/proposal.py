@@ -245,7 +245,7 @@ def choose_settings(
     ]
     criterion = "rand_error" if preset == "membranes" else "seg"
     why = "for cells that fill the image" if preset == "membranes" else "for separate objects"
-    if all(memory.watershed("", shape[1:]).bytes < MEMORY for shape in survey.shapes):
+    if all(memory.labelling("", shape[1:], "watershed").bytes < MEMORY for shape in survey.shapes):
         choices.append(Choice("segmentation", "method", "watershed", "separates touching cells"))
     choices.append(Choice("segmentation", "criterion", criterion, f"selects the thresholds, {why}"))
     typical = math.pi * d**2 / 4

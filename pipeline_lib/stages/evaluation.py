@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline_lib import imageio, layout, memory, metrics, provenance
+from pipeline_lib import imageio, layout, metrics, provenance
 from pipeline_lib.data.cells import empty_are_ignored
 from pipeline_lib.data.labels import BORDER_WIDTH, cells_apart, separation_border
 from pipeline_lib.imageio.boxes import (
@@ -29,7 +29,7 @@ from pipeline_lib.instances.classes import Border, ClassMap
 from pipeline_lib.instances.mutex_watershed import Affinities
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import Sections, ignored_pixels
-from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for
+from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for, with_method
 from pipeline_lib.metrics.challenge import isbi_scores_with_sections
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
@@ -164,9 +164,8 @@ def evaluate(
             chosen = chosen.scaled(layout.pixels_per_model_pixel(predicted))
             stored, border_map = segmented[layout.LABELS.name], Border.of(predicted)
             affinities = Affinities.of(predicted) if chosen.mutex_bias is not None else None
-            per_pixel = SCORING_BYTES_PER_PIXEL
-            if affinities is not None:
-                per_pixel += memory.of_mutex_watershed(len(affinities.offsets))
+            offsets = 0 if affinities is None else len(affinities.offsets)
+            per_pixel = with_method(SCORING_BYTES_PER_PIXEL, chosen.method, offsets)
             for path, array in ((prediction, probability), (segmentation, stored)):
                 if array.shape != labels.shape:
                     raise InputError(

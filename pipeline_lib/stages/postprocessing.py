@@ -5,22 +5,22 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline_lib import layout, memory, metrics, provenance
+from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.data.labels import cells_apart
 from pipeline_lib.instances.classes import Border
-from pipeline_lib.instances.methods import METHODS
+from pipeline_lib.instances.methods import METHODS, SEPARATORS, in_words
 from pipeline_lib.instances.mutex_watershed import Affinities
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.kernels.threads import over_sections
-from pipeline_lib.memory import CHOICE_BYTES_PER_PIXEL, threads_for
+from pipeline_lib.memory import CHOICE_BYTES_PER_PIXEL, threads_for, with_method
 from pipeline_lib.metrics.thinning import thin_labels
 from pipeline_lib.networks.modelfile import application, describe
 from pipeline_lib.runtime.errors import InputError
@@ -31,13 +31,22 @@ from pipeline_lib.runtime.types import Json
 #: Thresholds that are tried: 0.05, 0.1, ..., 0.95. They are that high because after a short training only a
 #: high threshold closes the gaps in the membranes.
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
+#: Thresholds that are tried for a multicut, which separates cells whatever the threshold. They are fewer,
+#: because each is tried with many betas.
+FEW_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
 #: Seed thresholds of a watershed that are tried with each lower threshold.
 SEED_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
-#: Thresholds and biases of a mutex watershed that are tried. There are fewer thresholds, because each setting
-#: takes longer, and affinities separate cells whatever the threshold. Without a bias, affinities that are
-#: learned badly give many small fragments; above 0 there would be even more.
-MUTEX_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
-MUTEX_BIASES = (-0.4, -0.3, -0.2, -0.1, -0.05, 0.0)
+#: Biases of a mutex watershed that are tried: only none. With a choice of biases below 0, sections that were
+#: left out had worse scores in all of five trainings.
+MUTEX_BIASES = (0.0,)
+#: Betas of a multicut that are tried. Low ones are best if the network finds membranes where there are none.
+MULTICUT_BETAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+#: Method -> thresholds and values of its own setting (`methods.SEPARATORS`), each of which is tried with each
+GRIDS = {
+    "watershed": (THRESHOLDS, SEED_THRESHOLDS),
+    "mutex_watershed": (THRESHOLDS, MUTEX_BIASES),
+    "multicut": (FEW_THRESHOLDS, MULTICUT_BETAS),
+}
 LEFT_OUT = 50  # parts of the sections in the cross-validation; each part is left out once
 
 
@@ -74,22 +83,21 @@ def choose_postprocessing(
 ) -> None:
     """Choose the post-processing of a model on the validation volumes, and write it as JSON.
 
-    The thresholds 0.05, 0.1, ..., 0.95 (`THRESHOLDS`) are tried, for a watershed also with each of the
-    `SEED_THRESHOLDS` above, and for a mutex watershed each of `MUTEX_THRESHOLDS` with each of `MUTEX_BIASES`.
-    Each setting is scored by the mean of the criterion over all sections of all
-    validation volumes, and the best one is chosen. Pixels that are not annotated are left out. If several
-    settings are equally good, the middle one of them is chosen, because it is farthest from the settings with
-    a worse score.
+    The thresholds 0.05, 0.1, ..., 0.95 (`THRESHOLDS`) are tried for components, and for another method its
+    `GRIDS` of thresholds and values of its own setting; a seed threshold must be above the threshold. Each
+    setting is scored by the mean of the criterion over all sections of all validation volumes, and the best
+    one is chosen. Pixels that are not annotated are left out. If several settings are equally good, the
+    middle one of them is chosen, because it is farthest from the settings with a worse score.
 
     The Rand error and V-Rand hardly tell where the rims of cells are. So with these criteria, the best
-    setting of a watershed decides the seed threshold or the bias, that is, which cells there are. Of the
-    settings with this seed threshold or bias, the one with the smallest pixel error is chosen, if its
-    criterion is at most one standard error (over the sections) worse than the best (Breiman et al. 1984,
-    Classification and Regression Trees, section 3.4.3).
+    setting of a method decides its own setting, that is, which cells there are. Of the thresholds with this
+    setting, the one with the smallest pixel error is chosen, if its criterion is at most one standard error
+    (over the sections) worse than the best (Breiman et al. 1984, Classification and Regression Trees, section
+    3.4.3).
 
     More settings fit few sections better by chance. So a method is also scored by cross-validation: each
-    section by the setting that is best for all other sections. A watershed of either kind is chosen only if
-    it is better than components in this score, or if this score is equal or unknown, in the mean.
+    section by the setting that is best for all other sections. It is chosen only if it is better than
+    components in this score, or if this score is equal or unknown, in the mean.
 
     Parameters
     ----------
@@ -102,16 +110,17 @@ def choose_postprocessing(
         JSON file to write, for `PostProcessing.read`. It has `threshold`, `minimum_size`, `criterion`, the
         thresholds tried (`grid`), the mean criterion at each of them (`value`), `cross_validated` (the
         criterion of the method by cross-validation, null for a single section), and `provenance`. With a
-        class `border`, it also has `border_reach`. With a watershed, it has `seed_threshold` or `mutex_bias`,
-        and `value` is that of the best of them. If the pixel error chose the threshold, it has the mean
-        `pixel_error`. If a watershed was tried and is not used, `rejected` has its `method`, its best `value`
-        and its `cross_validated`.
+        class `border`, it also has `border_reach`. If another method than components is chosen, it has the
+        setting of this method, and `value` is that of the best of them. If the pixel error chose the
+        threshold, it has the mean `pixel_error`. If a method was tried and is not used, `rejected` has its
+        `method`, its best `value` and its `cross_validated`.
     tried : str or Path, optional
-        CSV file to write, one row for each setting that was tried: `threshold`, `seed_threshold` and
-        `mutex_bias` (empty if they are not used), `sections`, the mean and the standard deviation of the
-        criterion over the sections and, if it was needed, the mean `pixel_error`.
-    method : {"components", "watershed", "mutex_watershed"}, default "components"
-        Which instances are tried: the connected components above the threshold, or also a watershed.
+        CSV file to write, one row for each setting that was tried: `threshold` and the setting of each method
+        (`methods.SEPARATORS`; empty if it is not used), `sections`, the mean and the standard deviation of
+        the criterion over the sections and, if it was needed, the mean `pixel_error`.
+    method : {"components", "watershed", "mutex_watershed", "multicut"}, default "components"
+        Which instances are tried: the connected components above the threshold, or also those of another
+        method.
     criterion : str, default "rand_error"
         Score by which the settings are chosen: `rand_error`, `v_rand_thin` or `seg`.
     minimum_size : int, default 0
@@ -143,18 +152,11 @@ def choose_postprocessing(
                 )
         reach = max(map(_border_reach, targets or datasets, predictions))
         candidates = [PostProcessing(threshold, minimum_size, reach) for threshold in THRESHOLDS]
-        if method == "watershed":
+        if method != "components":
             candidates += [
-                replace(each, seed_threshold=seed)
-                for each in candidates
-                for seed in SEED_THRESHOLDS
-                if seed > each.threshold
-            ]
-        if method == "mutex_watershed":
-            candidates += [
-                PostProcessing(threshold, minimum_size, reach, mutex_bias=bias)
-                for threshold in MUTEX_THRESHOLDS
-                for bias in MUTEX_BIASES
+                PostProcessing(threshold, minimum_size, reach, **{SEPARATORS[method]: value})
+                for threshold, value in product(*GRIDS[method])
+                if method != "watershed" or value > threshold
             ]
         with_rims = method != "components" and criterion in WITHOUT_RIMS
         scored = [
@@ -165,9 +167,7 @@ def choose_postprocessing(
         values, errors = np.moveaxis(np.array(scored), -1, 0)
         sign = 1 if CRITERIA[criterion][1] else -1
         mean = np.nanmean(values, axis=0)
-        separators = np.array(
-            [own.seed_threshold if own.mutex_bias is None else own.mutex_bias for own in candidates], float
-        )
+        separators = np.array([own.separator for own in candidates], float)  # NaN for components
         found, other = _choose(sign * values, errors, separators)
         chosen, of_method = candidates[found.setting], np.flatnonzero(found.of_method)
         cross_validated = _value(sign * found.cross_validated)
@@ -214,7 +214,7 @@ def choose_postprocessing(
             logger.info(
                 "%s: a %s was tried and is not used: mean %s %.4f%s",
                 output,
-                method.replace("_", " "),
+                in_words(method),
                 criterion,
                 rejected["value"],
                 _left_out(rejected["cross_validated"]),
@@ -247,8 +247,8 @@ def _choose(
     """Return the choice of the better method, and that of the other one if two were tried.
 
     `values` (sections, settings) are higher if they are better. `errors` are the pixel errors, NaN if they do
-    not count. `separators` are the seed thresholds or biases of a watershed, NaN for components, which come
-    first.
+    not count. `separators` are the settings of the method that decide how many cells there are, NaN for
+    components, which come first.
     """
     scored = ~np.isnan(values).all(axis=1)  # without sections that have no such score
     values, errors = values[scored], errors[scored]
@@ -261,12 +261,12 @@ def _choose(
         choices.append(_Choice(int(numbers[_best(*own)]), of_method, _cross_validated(*own)))
     if len(choices) == 1:
         return choices[0], None
-    components, watershed = choices
-    gain = watershed.cross_validated - components.cross_validated
+    components, separated = choices
+    gain = separated.cross_validated - components.cross_validated
     if gain == 0 or np.isnan(gain):  # nothing is left if the only section is left out
         means = np.nanmean(values, axis=0)
-        gain = means[watershed.setting] - means[components.setting]
-    return (watershed, components) if gain > 0 else (components, watershed)
+        gain = means[separated.setting] - means[components.setting]
+    return (separated, components) if gain > 0 else (components, separated)
 
 
 def _best(
@@ -275,8 +275,8 @@ def _best(
     """Return the number of the best setting, for the arguments of `_choose`.
 
     It has the highest mean value; of several such settings, it is the middle one. If pixel errors count, it
-    is the one with the smallest error among those with the same seed threshold or bias whose mean value is
-    lower by at most its standard error over the sections (unknown for a single section, which sets no limit).
+    is the one with the smallest error among those with the same separator whose mean value is lower by at
+    most its standard error over the sections (unknown for a single section, which sets no limit).
     """
     mean = np.nanmean(values, axis=0)
     best = np.flatnonzero(mean == mean.max())
@@ -317,7 +317,7 @@ def _write_tried(
     """Write the table of all settings that were tried (CSV), completely or not at all."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        settings = ("threshold", "seed_threshold", "mutex_bias")
+        settings = ("threshold", *SEPARATORS.values())
         rims = [] if np.isnan(errors).all() else ["pixel_error"]
         writer.writerow([*settings, "sections", criterion, "standard_deviation", *rims])
         for each, own, error in zip(candidates, values.T, errors.T, strict=True):
@@ -357,11 +357,10 @@ def _values(
         probability = predicted[layout.CELL_PROBABILITY.name]
         ignore = truth.get(layout.IGNORE.name)
         border_map = Border.of(predicted)
-        mutex = any(each.mutex_bias is not None for each in candidates)
-        affinities = Affinities.of(predicted) if mutex else None
-        per_pixel = CHOICE_BYTES_PER_PIXEL
-        if affinities is not None:
-            per_pixel += memory.of_mutex_watershed(len(affinities.offsets))
+        method = candidates[-1].method
+        affinities = Affinities.of(predicted) if method == "mutex_watershed" else None
+        offsets = 0 if affinities is None else len(affinities.offsets)
+        per_pixel = with_method(CHOICE_BYTES_PER_PIXEL, method, offsets)
         pixels = layout.pixels_per_model_pixel(predicted)
 
         def prepare(z: int) -> _Section:

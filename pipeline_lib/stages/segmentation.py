@@ -21,6 +21,7 @@ from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.figures.palette import class_colours
 from pipeline_lib.instances.classes import Border, ClassMap
 from pipeline_lib.instances.labelling import Labels, Pieces, Read, find_pieces, number_components
+from pipeline_lib.instances.methods import SEPARATORS, in_words
 from pipeline_lib.instances.mutex_watershed import Affinities
 from pipeline_lib.instances.postprocessing import PostProcessing, give_back, instances_by_block
 from pipeline_lib.kernels import blocks
@@ -184,7 +185,7 @@ def label_part(
     Raises
     ------
     InputError
-        If a section has too many components for `memory_gb`, or the post-processing is a watershed.
+        If a section has too many components for `memory_gb`, or the post-processing needs whole sections.
     """
     with (
         provenance.making("label_part", [pieces], [prediction, postprocessing]) as record,
@@ -193,10 +194,10 @@ def label_part(
     ):
         post_processing = PostProcessing.read(postprocessing)
         if post_processing.method != "components":
-            setting = "seed_threshold" if post_processing.mutex_bias is None else "mutex_bias"
+            setting, name = SEPARATORS[post_processing.method], in_words(post_processing.method)
             raise InputError(
-                f"{postprocessing}: has a `{setting}`. A watershed needs whole sections, not parts of "
-                "them. Set `segmentation.method: components`."
+                f"{postprocessing}: has a `{setting}`. A {name} needs whole sections, not parts of them. Set "
+                "`segmentation.method: components`."
             )
         probability = source[layout.CELL_PROBABILITY.name]
         read = post_processing.read_foreground(probability)

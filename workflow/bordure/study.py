@@ -420,7 +420,7 @@ def require_task(settings: Json, plan: Plan) -> None:
     if mutex and not learned:
         raise InputError(
             "config key `segmentation.method`: found mutex_watershed, which needs affinities that the "
-            "network learned. Add `training: {affinities: true}`, or choose components or watershed."
+            "network learned. Add `training: {affinities: true}`, or choose another method."
         )
     predicted = learned and (mutex or "model" not in settings)
     if predicted and settings["prediction"]["match_pixel_size"]:

@@ -352,8 +352,8 @@ def claim_results():
 def memory_needs():
     """Yield the memory that each kind of job with a large need takes (`memory.Need`)."""
     yield memory.blockwise(config["block"])
-    for method, offsets in WATERSHEDS:
-        yield from (memory.watershed(name, SHAPES[name][1:], method, offsets) for name in FOUND)
+    for method, offsets in WHOLE:
+        yield from (memory.labelling(name, SHAPES[name][1:], method, offsets) for name in FOUND)
     for model in VARIANTS.values():
         yield model.plan.prediction_memory()
     if MODEL_FILE:
@@ -370,7 +370,8 @@ def memory_needs():
             pixels=sum(math.prod(SHAPES[name]) for name in seen),
         )
     yield from (memory.validation(name, SHAPES[name][1:]) for name in HELD_OUT)
-    yield from (memory.scoring(name, SHAPES[name][1:]) for name in HELD_OUT + TEST)
+    for method in [("components", 0), *WHOLE]:
+        yield from (memory.scoring(name, SHAPES[name][1:], *method) for name in HELD_OUT + TEST)
     if any(model.settings["normalisation"] == "mean_image" for model in VARIANTS.values()):
         channels, learned = imageio.number_of(CHANNELS), {name for train, _ in FOLDS for name in train}
         yield from (memory.mean_image(name, SHAPES[name][1:], channels) for name in sorted(learned))
@@ -427,13 +428,13 @@ SHOWN_WEIGHED = [name for name in SHOWN if name not in PREDICT]
 SCATTERED = [
     name for name in dict.fromkeys(SHOWN_TRAIN + HELD_OUT + TEST + PREDICT) if len(parts_of(name)) > 1
 ]
-# Watersheds, which need whole sections: method and number of affinities
-WATERSHEDS = {
+# Methods that need whole sections, each with the number of affinities
+WHOLE = {
     (method, len(chosen_offsets(model.settings["training"].get("affinities"))))
     for model in VARIANTS.values()
     if (method := model.settings["segmentation"]["method"]) != "components"
 }
-LABELLED_IN_PARTS = [] if WATERSHEDS else SCATTERED
+LABELLED_IN_PARTS = [] if WHOLE else SCATTERED
 # Baselines predict no affinities.
 SEGMENTATION_OF_BASELINES = config["segmentation"] | (
     {"method": "components"} if config["segmentation"]["method"] == "mutex_watershed" else {}
