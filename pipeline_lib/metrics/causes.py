@@ -1,0 +1,878 @@
+"""Causes of the errors of a segmentation, and the score if each cause alone was repaired.
+
+Each pixel at which the found cells differ from the true ones belongs to exactly one cause. To repair a cause
+is to replace its pixels with the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pipeline_lib.kernels.compiled import compiled
+from pipeline_lib.kernels.components import padded_components
+from pipeline_lib.kernels.sections import (
+    OUTSIDE,
+    check_shapes,
+    count_sections,
+    ignored_pixels,
+    outside,
+    padded,
+    section,
+    unpadded,
+    without,
+)
+from pipeline_lib.metrics.contingency import ContingencyTable, as_labels, count_pairs
+from pipeline_lib.metrics.counts import Counts
+from pipeline_lib.metrics.instances import IOU_THRESHOLDS, Objects, count_objects, pooled_objects
+from pipeline_lib.metrics.pixel import pixel_counts
+from pipeline_lib.metrics.rand import foreground_pairs, foreground_squares
+from pipeline_lib.metrics.thinning import flood
+from pipeline_lib.runtime.types import Stored
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Widest background between two cells that is a separation, px. It is twice the sigma of the weight map.
+SEPARATION = 10
+#: A cell, or a place of a separation, is compared with the others of its section if there are as many.
+FEWEST = 4
+#: Scores that the table of `error_causes` has.
+REPAIRED_SCORES = ("seg", "average_precision", "v_rand_thin", "rand_error", "pixel_error")
+#: Columns of the table of `error_causes`.
+CAUSE_COLUMNS = ["cause", "cells", "pixels", *REPAIRED_SCORES, "section", "y", "x"]
+#: Name of the first row of the table of `error_causes`, whose scores are those without any repair.
+AS_FOUND = "as_found"
+
+
+class Cause(IntEnum):  # numpydoc ignore=PR01
+    """Causes of errors; a pixel of a map of causes is 0 or one of these.
+
+    The first part of a name is the kind of the error: a true cell that is merged with another one or missed,
+    a found cell that is a piece of a split one or false, or the outline of a cell that was found.
+
+    Attributes
+    ----------
+    MERGED_TOUCHING : 1
+        The true cells touch: the annotation has no background between them.
+    MERGED_THIN : 2
+        The background between the true cells is thin.
+    MERGED_FAINT : 3
+        The image shows the separation only faintly.
+    MERGED_OTHER : 4
+        None of these.
+    SPLIT_NECK : 5
+        The true cell is narrow where it was cut.
+    SPLIT_STRUCTURE : 6
+        Inside of the cell there is a structure that is as dark as a separation.
+    SPLIT_OTHER : 7
+        None of these.
+    MISSED_EDGE : 8
+        The cell is cut by the edge of the image, or by pixels that are not annotated.
+    MISSED_DIM : 9
+        The cell differs little from the background.
+    MISSED_SMALL : 10
+        The cell is small.
+    MISSED_OTHER : 11
+        None of these.
+    FALSE_LIKE_CELL : 12
+        The image looks like a cell there.
+    FALSE_OTHER : 13
+        The image looks like background there.
+    OUTLINE_BORDER : 14
+        Separation border between touching cells that the cell did not get back.
+    OUTLINE_RIM_MISSING : 15
+        Missing pixels of the cell, at most 1 px from its outline.
+    OUTLINE_RIM_EXTRA : 16
+        Pixels of background that were added to the cell, at most 1 px from its outline.
+    OUTLINE_DEEP_MISSING : 17
+        Missing pixels of the cell, deeper inside.
+    OUTLINE_DEEP_EXTRA : 18
+        Added pixels of background, farther outside.
+    """
+
+    MERGED_TOUCHING = 1
+    MERGED_THIN = 2
+    MERGED_FAINT = 3
+    MERGED_OTHER = 4
+    SPLIT_NECK = 5
+    SPLIT_STRUCTURE = 6
+    SPLIT_OTHER = 7
+    MISSED_EDGE = 8
+    MISSED_DIM = 9
+    MISSED_SMALL = 10
+    MISSED_OTHER = 11
+    FALSE_LIKE_CELL = 12
+    FALSE_OTHER = 13
+    OUTLINE_BORDER = 14
+    OUTLINE_RIM_MISSING = 15
+    OUTLINE_RIM_EXTRA = 16
+    OUTLINE_DEEP_MISSING = 17
+    OUTLINE_DEEP_EXTRA = 18
+
+    @property
+    def kind(self) -> str:
+        """Kind of the error: `merged`, `split`, `missed`, `false` or `outline`."""
+        return self.name.partition("_")[0].lower()
+
+
+#: Causes of each kind of error.
+CAUSES_OF = {
+    kind: tuple(cause for cause in Cause if cause.kind == kind)
+    for kind in dict.fromkeys(cause.kind for cause in Cause)
+}
+
+
+class CauseExample(NamedTuple):
+    """The largest error of a cause in a section.
+
+    Parameters
+    ----------
+    pixels : int
+        Wrong pixels of this error.
+    y, x : int
+        Its place: where cells were joined or cut, else the middle of its pixels.
+    """
+
+    pixels: int
+    y: int
+    x: int
+
+
+@dataclass(frozen=True)
+class SectionCauses:
+    """Causes of the errors in one section.
+
+    Parameters
+    ----------
+    codes : (y, x) array of uint8
+        `Cause` of each wrong pixel; 0 where the segmentation is right, or not annotated.
+    cells : dict of Cause to int
+        Number of errors of each cause; for an outline, number of cells with such pixels.
+    examples : dict of Cause to CauseExample
+        The largest error of each cause that occurs.
+    truth : (y, x) array of int32
+        True labels 1..n, 0 = background, -1 = not annotated.
+    matched : (y, x) array of int32
+        Found cells: with the label of the true cell to which they belong, or with a label above n.
+    """
+
+    codes: np.ndarray
+    cells: dict[Cause, int]
+    examples: dict[Cause, CauseExample]
+    truth: np.ndarray
+    matched: np.ndarray
+
+    def repaired(self, causes: Collection[Cause]) -> np.ndarray:
+        """Return the found cells with the truth at all pixels of some causes.
+
+        Parameters
+        ----------
+        causes : collection of Cause
+            Causes to repair.
+
+        Returns
+        -------
+        (y, x) array of int32
+            Labels, 0 = background, -1 = not annotated. With all causes, they are the true labels.
+        """
+        table = np.zeros(len(Cause) + 1, bool)
+        table[[*causes]] = True
+        return np.where(table[self.codes], self.truth, self.matched)
+
+
+def section_causes(
+    raw: np.ndarray,
+    labels: np.ndarray,
+    found: np.ndarray,
+    *,
+    border: np.ndarray | None = None,
+    ignored: np.ndarray | None = None,
+) -> SectionCauses:
+    """Find the cause of each error in one section.
+
+    Parameters
+    ----------
+    raw : (y, x) or (c, y, x) array
+        Raw image. The mean over its channels is used.
+    labels : (y, x) array of int
+        Instance labels of the truth, 0 = background.
+    found : (y, x) array of int
+        Found instance labels, 0 = background.
+    border : (y, x) array, optional
+        Separation border between touching true cells, non-zero on the border.
+    ignored : (y, x) array of bool, optional
+        Pixels that are not annotated. Nothing is an error there.
+
+    Returns
+    -------
+    SectionCauses
+        Causes, numbers of errors, and the largest error of each cause.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or a label is negative or not an integer.
+
+    Notes
+    -----
+    The page :doc:`/explanation/error-causes` states all rules. A true and a found cell are *linked* if they
+    share at least half of the pixels of one of them. They *match* if each shares more pixels with the other
+    one than with any further cell that it is linked with. True cells without a match are merged, or missed if
+    they have no link. Found cells without a match are pieces of a split cell, or false if they have no link.
+
+    Examples
+    --------
+    The cells touch in the annotation, and were found as one.
+
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import section_causes
+    >>> labels = np.array([[1, 1, 1, 2, 2], [1, 1, 1, 2, 2]])
+    >>> causes = section_causes(255 * (labels > 0), labels, labels > 0)
+    >>> causes.codes
+    array([[0, 0, 0, 1, 1],
+           [0, 0, 0, 1, 1]], dtype=uint8)
+    >>> {cause.name: number for cause, number in causes.cells.items() if number}
+    {'MERGED_TOUCHING': 1}
+    """
+    gray = raw if raw.ndim == 2 else raw.mean(axis=0, dtype=np.float32)
+    check_shapes(raw=gray, labels=labels, found=found, border=border, ignored=ignored)
+    own, other = as_labels(labels, "labels", ignored), as_labels(found, "found", ignored)
+    pairs = _Pairs.of(count_pairs(own, other))
+    truth, predicted = _numbered(own, pairs.true_labels), _numbered(other, pairs.found_labels)
+    del own, other
+    image = padded(gray.astype(np.float32, copy=False), np.float32)
+    nearest, distance = _spread(truth, np.zeros(truth.shape, np.uint8))
+    piece, depth = _spread(np.where(truth > 0, predicted, OUTSIDE), truth)
+    brightness = _Brightness.of(image, truth, predicted, pairs)
+    joins, cuts, separations = _measure(
+        image,
+        truth,
+        predicted,
+        nearest,
+        distance,
+        piece,
+        depth,
+        pairs.merged_into,
+        pairs.piece_of,
+        brightness.true,
+        brightness.sign,
+        SEPARATION,
+    )
+    of_true = _causes_of_true(pairs, joins, separations, brightness, _at_edge(truth, len(pairs.true_size)))
+    of_found = _causes_of_found(pairs, cuts, separations, brightness)
+    at_border = np.zeros(truth.shape, np.uint8) if border is None else padded(border != 0, np.uint8)
+    errors = _assign(
+        truth,
+        predicted,
+        nearest,
+        distance,
+        piece,
+        depth,
+        at_border,
+        pairs.merged_into,
+        pairs.piece_of,
+        pairs.match_of_true,
+        pairs.match_of_found,
+        of_true,
+        of_found,
+    )
+    causes = np.concatenate([of_true, of_found[1:]])
+    codes = np.where(errors > 0, causes[np.maximum(errors, 0)], -errors).astype(np.uint8)
+    n_true = len(pairs.true_size) - 1
+    labels_of_found = np.where(
+        pairs.match_of_found > 0, pairs.match_of_found, n_true + np.arange(len(pairs.found_size))
+    )
+    labels_of_found[0] = 0
+    matched = np.where(predicted > 0, labels_of_found[np.maximum(predicted, 0)], predicted).astype(np.int32)
+    places = np.concatenate([joins[:, -2:], cuts[1:, -2:]])
+    cells, examples = _largest(errors, causes, np.where(truth > 0, truth, matched), places)
+    shape = gray.shape
+    return SectionCauses(
+        np.ascontiguousarray(unpadded(codes)).reshape(shape),
+        cells,
+        examples,
+        np.ascontiguousarray(unpadded(truth)),
+        np.ascontiguousarray(unpadded(matched)),
+    )
+
+
+def error_causes(
+    raw: Stored,
+    labels: Stored,
+    found: Stored,
+    cells: Stored,
+    *,
+    border: Stored | None = None,
+    ignore: Stored | None = None,
+) -> pd.DataFrame:
+    """Return how many errors each cause has, and the scores if each cause alone was repaired.
+
+    Parameters
+    ----------
+    raw : (c, z, y, x), (z, y, x) or (y, x) array
+        Raw image, with channels if it has one axis more than `labels`.
+    labels : (z, y, x) or (y, x) array of int
+        Instance labels of the truth, 0 = background.
+    found : array of int
+        Found instance labels of the same shape, 0 = background.
+    cells : array
+        Truth of V-Rand and of the Rand error: cell is not 0, and its cells do not touch; same shape.
+    border : array, optional
+        Separation border between touching true cells, non-zero on the border; same shape.
+    ignore : array, optional
+        Pixels that are not annotated are not 0; same shape.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Table with the `CAUSE_COLUMNS`. Its first row, `AS_FOUND`, has the number of all cell errors, of all
+        wrong pixels, and the scores of `found`. Then follow a row for each kind of error and one for each of
+        its causes: number of errors (for an outline, of cells with such pixels), wrong pixels, and the scores
+        if these pixels had the truth. `section`, `y` and `x` are the place of the largest error of a cause.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or a label is negative or not an integer.
+
+    Notes
+    -----
+    The scores are pooled over the sections as by `isbi_scores`. The Rand scores compare `cells` with the
+    4-connected areas of equal labels. One section is in memory at a time.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pipeline_lib.metrics import error_causes
+    >>> labels = np.array([[1, 1, 0, 2, 2], [1, 1, 0, 2, 2]])
+    >>> table = error_causes(255 * (labels > 0), labels, labels == 1, labels > 0)
+    >>> shown = table[table.cause.isin(["as_found", "missed", "missed_edge", "false"])]
+    >>> print(shown[["cause", "cells", "pixels", "seg"]].to_string(index=False))
+          cause  cells  pixels  seg
+       as_found      1       4  0.5
+         missed      1       4  1.0
+    missed_edge      1       4  1.0
+          false      0       0  0.5
+    """
+    import pandas as pd
+
+    check_shapes(labels=labels, found=found, cells=cells, border=border, ignore=ignore)
+    per_section = []
+    for z in range(count_sections(labels)):
+        ignored = ignored_pixels(ignore, z)
+        if ignored is not None and ignored.all():
+            continue
+        own = section_causes(
+            _channels(raw, z, len(labels.shape)),
+            section(labels, z),
+            section(found, z),
+            border=None if border is None else section(border, z),
+            ignored=ignored,
+        )
+        per_section.append((z, _Summary.of(own, section(cells, z), ignored)))
+    rows = [_row(AS_FOUND, Cause, per_section)]
+    for kind, causes in CAUSES_OF.items():
+        rows.append(_row(kind, causes, per_section))
+        rows += [_row(cause.name.lower(), (cause,), per_section) for cause in causes]
+    return pd.DataFrame(rows, columns=CAUSE_COLUMNS).astype({"section": "Int64", "y": "Int64", "x": "Int64"})
+
+
+def _channels(raw: Stored, z: int, axes: int) -> np.ndarray:
+    """Return section `z` of an image with or without channels, whose labels have `axes` axes."""
+    if len(raw.shape) == axes:
+        return section(raw, z)
+    return np.asarray(raw if axes == 2 else raw[:, z])
+
+
+class _Scored(NamedTuple):
+    """Contribution of a section to the scores of a segmentation."""
+
+    objects: Objects
+    v_rand_thin: float
+    pairs: Counts
+    pixels: Counts
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What remains of a section: numbers of errors and of pixels, examples, and scores after each repair."""
+
+    cells: dict[Cause, int]
+    pixels: np.ndarray
+    examples: dict[Cause, CauseExample]
+    scored: dict[tuple[Cause, ...], _Scored]
+
+    @classmethod
+    def of(cls, causes: SectionCauses, cells: np.ndarray, ignored: np.ndarray | None) -> _Summary:
+        beyond = outside(ignored)
+        components = padded_components(padded(without(cells != 0, ignored), np.uint8), beyond)
+        pixels = np.bincount(causes.codes.ravel(), minlength=len(Cause) + 1)
+        # only what occurs: repairing nothing changes no score
+        repairs = {tuple(c for c in own if pixels[c]) for own in CAUSES_OF.values()}
+        repairs |= {(), *((cause,) for cause in Cause if pixels[cause])}
+        scored = {}
+        for repair in repairs:
+            labels = causes.repaired(repair) if repair else causes.matched
+            objects = count_objects(count_pairs(causes.truth, labels))
+            areas = padded_components(padded(np.maximum(labels, 0), np.int32), beyond)
+            table = count_pairs(components, areas)
+            flood(areas)
+            v_rand_thin = foreground_squares(count_pairs(components, areas)).f_score
+            scored[repair] = _Scored(objects, v_rand_thin, foreground_pairs(table), pixel_counts(table))
+        return cls(causes.cells, pixels, causes.examples, scored)
+
+    def after(self, repair: Iterable[Cause]) -> _Scored:
+        """Return the scores after the repair of those causes that occur."""
+        return self.scored[tuple(cause for cause in repair if self.pixels[cause])]
+
+
+def _row(name: str, causes: Iterable[Cause], sections: Sequence[tuple[int, _Summary]]) -> list[object]:
+    """Return the row of some causes, or of nothing repaired, over all sections."""
+    causes = tuple(causes)
+    counted = [cause for cause in causes if cause.kind != "outline" or name != AS_FOUND]
+    cells = sum(own.cells.get(cause, 0) for _, own in sections for cause in counted)
+    pixels = sum(int(own.pixels[[*causes]].sum()) for _, own in sections)
+    after = [own.after(() if name == AS_FOUND else causes) for _, own in sections]
+    scores: tuple[float, ...] = (math.nan,) * len(REPAIRED_SCORES)
+    if after:
+        objects = pooled_objects([own.objects for own in after])
+        scores = (
+            objects.seg(),
+            objects.average_precision(IOU_THRESHOLDS),
+            float(np.mean([own.v_rand_thin for own in after])),
+            1 - reduce(add, (own.pairs for own in after)).f_score,
+            1 - reduce(add, (own.pixels for own in after)).f_score,
+        )
+    places: list[tuple[int, int, int, int]] = []
+    if len(causes) == 1:
+        found = [(z, own.examples[causes[0]]) for z, own in sections if causes[0] in own.examples]
+        places = [(example.pixels, z, example.y, example.x) for z, example in found]
+    largest = max(places, key=lambda place: place[0], default=(None, None, None, None))
+    return [name, cells, pixels, *scores, *largest[1:]]
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Links and matches between true and found cells, which are numbered from 1.
+
+    Arrays have one element per cell, and one for the background in front: its label, size (px), match,
+    and the cell that it was `merged_into` or is a `piece_of`; 0 = none.
+    """
+
+    true_labels: np.ndarray
+    found_labels: np.ndarray
+    true_size: np.ndarray
+    found_size: np.ndarray
+    match_of_true: np.ndarray
+    match_of_found: np.ndarray
+    merged_into: np.ndarray
+    piece_of: np.ndarray
+    shared: np.ndarray  # pixels that a piece shares with the cell that it belongs to
+
+    @classmethod
+    def of(cls, table: ContingencyTable) -> _Pairs:
+        true_labels, i = np.unique(np.append(table.truth, 0), return_inverse=True)
+        found_labels, j = np.unique(np.append(table.predicted, 0), return_inverse=True)
+        count = np.append(table.count, 0).astype(np.int64)
+        true_size = np.bincount(i, count, len(true_labels)).astype(np.int64)
+        found_size = np.bincount(j, count, len(found_labels)).astype(np.int64)
+        linked = (i > 0) & (j > 0) & (2 * count >= np.minimum(true_size[i], found_size[j]))
+        i, j, count = i[linked], j[linked], count[linked]
+        of_true, _ = _most_shared(i, j, count, len(true_size))
+        of_found, shared = _most_shared(j, i, count, len(found_size))
+        match_of_true = np.where(of_found[of_true] == np.arange(len(of_true)), of_true, 0)
+        match_of_found = np.where(of_true[of_found] == np.arange(len(of_found)), of_found, 0)
+        return cls(
+            true_labels,
+            found_labels,
+            true_size,
+            found_size,
+            match_of_true,
+            match_of_found,
+            merged_into=np.where(match_of_true > 0, 0, of_true),
+            piece_of=np.where(match_of_found > 0, 0, of_found),
+            shared=shared,
+        )
+
+
+def _most_shared(
+    cells: np.ndarray, others: np.ndarray, count: np.ndarray, number: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the linked cell with which each cell shares most pixels (the first of equals), and how many."""
+    partner, shared = np.zeros(number, np.int64), np.zeros(number, np.int64)
+    order = np.lexsort((-others, count))  # the last one that is written stays
+    partner[cells[order]], shared[cells[order]] = others[order], count[order]
+    return partner, shared
+
+
+def _numbered(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return padded labels with the place of each in `values`; `OUTSIDE` in the padding and if ignored."""
+    table = np.zeros(int(values[-1]) + 2, np.int32)
+    table[values] = np.arange(len(values))
+    table[-1] = OUTSIDE
+    array = padded(table[labels], np.int32)
+    array[[0, -1]] = array[:, [0, -1]] = OUTSIDE
+    return array
+
+
+@dataclass(frozen=True)
+class _Brightness:
+    """Mean gray levels of true and found cells, whether cells are brighter (`sign`), and their contrasts.
+
+    A contrast is the difference to the mean of the true background of the section, and positive if a cell
+    differs as most cells do. It is NaN without background.
+    """
+
+    sign: float
+    true: np.ndarray
+    true_contrast: np.ndarray
+    found_contrast: np.ndarray
+
+    @classmethod
+    def of(cls, image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, pairs: _Pairs) -> _Brightness:
+        values = image.ravel()
+        sums, found_sums = (
+            np.bincount(labels.ravel() + 1, values, minlength)[1:]
+            for labels, minlength in (
+                (truth, len(pairs.true_size) + 1),
+                (predicted, len(pairs.found_size) + 1),
+            )
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means, found_means = sums / pairs.true_size, found_sums / pairs.found_size
+            inside = sums[1:].sum() / pairs.true_size[1:].sum()
+        sign = -1.0 if inside < means[0] else 1.0
+        return cls(sign, means, sign * (means - means[0]), sign * (found_means - means[0]))
+
+
+def _quartile(values: np.ndarray) -> float:
+    """Return the smallest value that at least a quarter of `values` do not exceed; NaN for few values."""
+    return float(np.quantile(values, 0.25, method="inverted_cdf")) if len(values) >= FEWEST else math.nan
+
+
+def _causes_of_true(
+    pairs: _Pairs, joins: np.ndarray, separations: np.ndarray, brightness: _Brightness, at_edge: np.ndarray
+) -> np.ndarray:
+    """Return the cause (uint8) of each true cell that is merged or missed; 0 for the others."""
+    edges, width, contrast, touching = joins[:, :4].T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        width, contrast = width / edges, contrast / edges
+    dim, small = (_quartile(values[1:]) for values in (brightness.true_contrast, pairs.true_size))
+    thin, faint = (_quartile(values) for values in separations.T)
+    merged = np.select(
+        [touching > 0, width <= thin, contrast <= faint],
+        [Cause.MERGED_TOUCHING, Cause.MERGED_THIN, Cause.MERGED_FAINT],
+        Cause.MERGED_OTHER,
+    )
+    missed = np.select(
+        [at_edge, brightness.true_contrast <= dim, pairs.true_size <= small],
+        [Cause.MISSED_EDGE, Cause.MISSED_DIM, Cause.MISSED_SMALL],
+        Cause.MISSED_OTHER,
+    )
+    causes = np.where(pairs.merged_into > 0, merged, missed)
+    causes[(pairs.match_of_true > 0) | (np.arange(len(causes)) == 0)] = 0
+    return causes.astype(np.uint8)
+
+
+def _causes_of_found(
+    pairs: _Pairs, cuts: np.ndarray, separations: np.ndarray, brightness: _Brightness
+) -> np.ndarray:
+    """Return the cause (uint8) of each found cell that is a piece or false; 0 for the others."""
+    edges, _, contrast = cuts[:, :3].T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        contrast = contrast / edges
+    smaller = np.minimum(pairs.shared, pairs.true_size[pairs.piece_of] - pairs.shared)
+    diameter = 2 * np.sqrt(np.maximum(smaller, 0) / np.pi)
+    faint, dim = _quartile(separations[:, 1]), _quartile(brightness.true_contrast[1:])
+    split = np.select(
+        [(edges > 0) & (edges <= diameter / 2), contrast >= faint],
+        [Cause.SPLIT_NECK, Cause.SPLIT_STRUCTURE],
+        Cause.SPLIT_OTHER,
+    )
+    false = np.where(brightness.found_contrast >= dim, Cause.FALSE_LIKE_CELL, Cause.FALSE_OTHER)
+    causes = np.where(pairs.piece_of > 0, split, false)
+    causes[(pairs.match_of_found > 0) | (np.arange(len(causes)) == 0)] = 0
+    return causes.astype(np.uint8)
+
+
+def _at_edge(truth: np.ndarray, number: int) -> np.ndarray:
+    """Return which true cells are next to the edge of the image or an ignored pixel."""
+    found = np.zeros(number, bool)
+    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        for a, b in ((truth[here], truth[there]), (truth[there], truth[here])):
+            found[a[(a > 0) & (b == OUTSIDE)]] = True
+    return found
+
+
+def _largest(
+    errors: np.ndarray, causes: np.ndarray, cells: np.ndarray, places: np.ndarray
+) -> tuple[dict[Cause, int], dict[Cause, CauseExample]]:
+    """Return the number of errors of each cause, and its largest one; `errors` are those of `_assign`.
+
+    `cells` are the cells to which pixels of outlines belong, and `places` are known places (row and column of
+    the padded section, 0 = unknown) of the other errors.
+    """
+    rows = errors.shape[1]
+    flat, of_cell = errors.ravel(), cells.ravel()
+    wrong = np.flatnonzero(flat)
+    numbers = flat[wrong]
+    sizes = np.bincount(numbers[numbers > 0], minlength=len(causes))
+    counts, examples = {}, {}
+
+    def example(pixels: np.ndarray, place: Sequence[float] = (0, 0)) -> CauseExample:
+        x, y = place if place[0] else ((pixels // rows).mean(), (pixels % rows).mean())
+        return CauseExample(len(pixels), round(float(y)) - 1, round(float(x)) - 1)
+
+    for cause in Cause:
+        if cause.kind == "outline":
+            own = wrong[numbers == -cause]
+            per_cell = np.bincount(of_cell[own]) if len(own) else np.zeros(0, np.int64)
+            counts[cause] = int(np.count_nonzero(per_cell))
+            if len(own):
+                examples[cause] = example(own[of_cell[own] == per_cell.argmax()])
+        else:
+            own = np.flatnonzero(causes == cause)
+            counts[cause] = len(own)
+            if len(own):
+                largest = own[sizes[own].argmax()]
+                examples[cause] = example(wrong[numbers == largest], places[largest].tolist())
+    return counts, examples
+
+
+@compiled
+def _spread(labels: np.ndarray, area: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each pixel with label 0 the nearest positive label of its `area`, and the distance (px).
+
+    Steps go to 4-neighbours of the same value of `area`. Other pixels keep their label, at distance 0. Pixels
+    that are not reached have label 0.
+    """
+    nearest, distance = labels.copy(), np.zeros(labels.shape, np.int32)
+    columns = labels.shape[1]
+    steps = (-columns, -1, 1, columns)
+    source, of, far, part = labels.ravel(), nearest.ravel(), distance.ravel(), area.ravel()
+    queue = np.empty(np.count_nonzero(source == 0), np.int32)
+    head = tail = 0
+    for pixel in range(source.size):
+        if source[pixel] != 0:
+            continue
+        for step in steps:
+            other = pixel + step
+            if source[other] > 0 and part[other] == part[pixel]:
+                of[pixel], far[pixel] = source[other], 1
+                queue[tail] = pixel
+                tail += 1
+                break
+    while head < tail:
+        pixel = queue[head]
+        head += 1
+        for step in steps:
+            other = pixel + step
+            if of[other] == 0 and part[other] == part[pixel]:
+                of[other], far[other] = of[pixel], far[pixel] + 1
+                queue[tail] = other
+                tail += 1
+    return nearest, distance
+
+
+@compiled
+def _smooth(image: np.ndarray, truth: np.ndarray, x: int, y: int) -> float:
+    """Return the mean gray level of the annotated pixels among a pixel and its eight neighbours."""
+    total, pixels = 0.0, 0
+    for i in range(x - 1, x + 2):
+        for j in range(y - 1, y + 2):
+            if truth[i, j] != OUTSIDE:
+                total += image[i, j]
+                pixels += 1
+    return total / pixels
+
+
+@compiled
+def _add(sums: np.ndarray, cell: int, width: int, contrast: float, x: int, y: int) -> None:
+    """Add a place to the sums of a cell, and remember the narrowest place."""
+    if sums[cell, 0] == 0 or width < sums[cell, 4]:
+        sums[cell, 4], sums[cell, 5], sums[cell, 6] = width, x, y
+    sums[cell, 0] += 1
+    sums[cell, 1] += width
+    sums[cell, 2] += contrast
+    if width == 0:
+        sums[cell, 3] += 1
+
+
+@compiled
+def _measure(
+    image: np.ndarray,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    nearest: np.ndarray,
+    distance: np.ndarray,
+    piece: np.ndarray,
+    depth: np.ndarray,
+    merged_into: np.ndarray,
+    piece_of: np.ndarray,
+    brightness: np.ndarray,
+    sign: float,
+    widest: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measure the places where true cells were joined and cut, and where they were kept apart.
+
+    A place is a pair of 4-neighbours that are nearest to two cells. Returns for each true cell the sums over
+    the places where it was joined (number, width, contrast, number of places without background), the
+    smallest width, and its row and column; the same for each found cell, where it was cut off; and width and
+    contrast of the places where cells were kept apart.
+    """
+    rows, columns = truth.shape
+    joins, cuts = np.zeros((merged_into.size, 7)), np.zeros((piece_of.size, 7))
+    kept = 0
+    separations = np.empty((0, 2))
+    for filling in range(2):
+        if filling:
+            separations = np.empty((kept, 2))
+            kept = 0
+        for x in range(1, rows - 1):
+            for y in range(1, columns - 1):
+                for i, j in ((x + 1, y), (x, y + 1)):
+                    a, b = nearest[x, y], nearest[i, j]
+                    if a > 0 and b > 0 and a != b:
+                        width = distance[x, y] + distance[i, j]
+                        joined = predicted[x, y]
+                        together = joined > 0 and joined == predicted[i, j]
+                        if not together and 1 <= width <= widest:
+                            if filling:
+                                separations[kept, 0] = width
+                                separations[kept, 1] = _separation(
+                                    image, truth, brightness[a], brightness[b], sign, x, y, i, j
+                                )
+                            kept += 1
+                        elif together and not filling:
+                            for cell in (a, b):
+                                if merged_into[cell] == joined:
+                                    contrast = _separation(
+                                        image, truth, brightness[a], brightness[b], sign, x, y, i, j
+                                    )
+                                    _add(joins, cell, width, contrast, x, y)
+                    own = truth[x, y]
+                    if filling or own <= 0 or own != truth[i, j]:
+                        continue
+                    a, b = piece[x, y], piece[i, j]
+                    if a > 0 and b > 0 and a != b:
+                        for cell in (a, b):
+                            if piece_of[cell] == own:
+                                contrast = _separation(
+                                    image, truth, brightness[own], brightness[own], sign, x, y, i, j
+                                )
+                                _add(cuts, cell, depth[x, y] + depth[i, j], contrast, x, y)
+    return joins, cuts, separations
+
+
+@compiled
+def _separation(
+    image: np.ndarray,
+    truth: np.ndarray,
+    first: float,
+    second: float,
+    sign: float,
+    x: int,
+    y: int,
+    i: int,
+    j: int,
+) -> float:
+    """Return by how much cells of mean gray levels `first` and `second` stand out from the place between."""
+    middle = (_smooth(image, truth, x, y) + _smooth(image, truth, i, j)) / 2
+    return sign * ((first + second) / 2 - middle)
+
+
+@compiled
+def _assign(
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    nearest: np.ndarray,
+    distance: np.ndarray,
+    piece: np.ndarray,
+    depth: np.ndarray,
+    border: np.ndarray,
+    merged_into: np.ndarray,
+    piece_of: np.ndarray,
+    match_of_true: np.ndarray,
+    match_of_found: np.ndarray,
+    of_true: np.ndarray,
+    of_found: np.ndarray,
+) -> np.ndarray:
+    """Return the error (int32) to which each wrong pixel belongs; 0 = right.
+
+    Errors are the number of a true cell without match, or that of a found one plus the number of true cells.
+    Pixels of outlines are - `Cause`.
+    """
+    rows, columns = truth.shape
+    before_found = of_true.size - 1
+    errors = np.zeros(truth.shape, np.int32)
+    for x in range(1, rows - 1):
+        for y in range(1, columns - 1):
+            for i, j in ((x + 1, y), (x, y + 1)):
+                a, b = nearest[x, y], nearest[i, j]
+                joined = predicted[x, y]
+                if a > 0 and b > 0 and a != b and joined > 0 and joined == predicted[i, j]:
+                    if merged_into[a] == joined and merged_into[b] != joined:
+                        _walk(errors, a, nearest, distance, predicted, joined, i, j)
+                    elif merged_into[b] == joined and merged_into[a] != joined:
+                        _walk(errors, b, nearest, distance, predicted, joined, x, y)
+                own = truth[x, y]
+                a, b = piece[x, y], piece[i, j]
+                if own > 0 and own == truth[i, j] and a > 0 and b > 0 and a != b:
+                    if piece_of[a] == own and piece_of[b] != own:
+                        _walk(errors, before_found + a, piece, depth, truth, own, i, j)
+                    elif piece_of[b] == own and piece_of[a] != own:
+                        _walk(errors, before_found + b, piece, depth, truth, own, x, y)
+    for x in range(1, rows - 1):
+        for y in range(1, columns - 1):
+            true, found = truth[x, y], predicted[x, y]
+            if true < 0 or (true == 0 and found == 0) or (true > 0 and match_of_true[true] == found > 0):
+                errors[x, y] = 0
+            elif true > 0 and of_true[true]:
+                errors[x, y] = true
+            elif found > 0 and of_found[found]:
+                errors[x, y] = before_found + found
+            elif true == 0 and nearest[x, y] > 0 and merged_into[nearest[x, y]] == found:
+                errors[x, y] = nearest[x, y]
+            elif found == 0 and piece[x, y] > 0 and piece_of[piece[x, y]] == true:
+                errors[x, y] = before_found + piece[x, y]
+            elif errors[x, y] == 0:
+                rim = False
+                for i in range(x - 1, x + 2):
+                    for j in range(y - 1, y + 2):
+                        rim |= truth[i, j] >= 0 and truth[i, j] != true
+                if true == 0:
+                    errors[x, y] = -Cause.OUTLINE_RIM_EXTRA if rim else -Cause.OUTLINE_DEEP_EXTRA
+                elif found == 0 and border[x, y]:
+                    errors[x, y] = -Cause.OUTLINE_BORDER
+                else:
+                    errors[x, y] = -Cause.OUTLINE_RIM_MISSING if rim else -Cause.OUTLINE_DEEP_MISSING
+    return errors
+
+
+@compiled
+def _walk(
+    errors: np.ndarray,
+    error: int,
+    nearest: np.ndarray,
+    distance: np.ndarray,
+    area: np.ndarray,
+    value: int,
+    x: int,
+    y: int,
+) -> None:
+    """Mark the shortest way from a pixel to its nearest cell as an error, where `area` is `value`."""
+    while distance[x, y] > 0 and errors[x, y] != error:  # else the rest of the way is marked
+        if area[x, y] == value:
+            errors[x, y] = error
+        for i, j in ((x - 1, y), (x, y - 1), (x, y + 1), (x + 1, y)):
+            if nearest[i, j] == nearest[x, y] and distance[i, j] == distance[x, y] - 1:
+                x, y = i, j
+                break
