@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline_lib.figures.colouring import instances_coloured, raw_picture
 from pipeline_lib.figures.errors import CLOSE_UP, around, close_up
-from pipeline_lib.figures.palette import PURPLE, SKY, VERMILLION, YELLOW
+from pipeline_lib.figures.palette import GREEN, PURPLE, SKY, VERMILLION, YELLOW
 from pipeline_lib.figures.sheet import Panel, save_sheet
 from pipeline_lib.figures.stored import consecutive
 from pipeline_lib.figures.volume import matched_labels
@@ -18,8 +18,8 @@ from pipeline_lib.kernels.sections import without
 from pipeline_lib.metrics import CAUSES_OF, Cause, section_causes
 from pipeline_lib.runtime.types import Json
 
-# The same errors have these colours in the pictures of errors; no other picture shows wrong outlines.
-COLOURS = {"merged": SKY, "split": VERMILLION, "missed": "#FFFFFF", "false": PURPLE, "outline": YELLOW}
+# Splits, mergers and false cells have these colours in the pictures of errors, too.
+COLOURS = {"merged": SKY, "split": VERMILLION, "missed": GREEN, "false": PURPLE, "outline": YELLOW}
 #: Name and meaning of each kind of errors, and of each cause.
 CAUSE_WORDS = {
     "merged": ("merged cells", "annotated cells that were found as a part of another one"),

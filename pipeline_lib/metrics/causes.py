@@ -156,8 +156,10 @@ class SectionCauses:
         `Cause` of each wrong pixel; 0 where the segmentation is right, or not annotated.
     cells : dict of Cause to int
         Number of errors of each cause; for an outline, number of cells with such pixels.
+    outlined : int
+        Number of cells with wrong pixels of any cause of outlines.
     examples : dict of Cause to CauseExample
-        The largest error of each cause that occurs.
+        The largest error of each cause that has pixels.
     truth : (y, x) array of int32
         True labels 1..n, 0 = background, -1 = not annotated.
     matched : (y, x) array of int32
@@ -166,6 +168,7 @@ class SectionCauses:
 
     codes: np.ndarray
     cells: dict[Cause, int]
+    outlined: int
     examples: dict[Cause, CauseExample]
     truth: np.ndarray
     matched: np.ndarray
@@ -225,8 +228,9 @@ def section_causes(
     -----
     The page :doc:`/explanation/error-causes` states all rules. A true and a found cell are *linked* if they
     share at least half of the pixels of one of them. They *match* if each shares more pixels with the other
-    one than with any further cell that it is linked with. True cells without a match are merged, or missed if
-    they have no link. Found cells without a match are pieces of a split cell, or false if they have no link.
+    one than with any further cell that it is linked with; of equals, the smallest counts. True cells without
+    a match are merged, or missed if they have no link. Found cells without a match are pieces of a split
+    cell, or false if they have no link.
 
     Examples
     --------
@@ -263,6 +267,7 @@ def section_causes(
         pairs.merged_into,
         pairs.piece_of,
         brightness.true,
+        brightness.found_part,
         brightness.sign,
         SEPARATION,
     )
@@ -293,11 +298,13 @@ def section_causes(
     labels_of_found[0] = 0
     matched = np.where(predicted > 0, labels_of_found[np.maximum(predicted, 0)], predicted).astype(np.int32)
     places = np.concatenate([joins[:, -2:], cuts[1:, -2:]])
-    cells, examples = _largest(errors, causes, np.where(truth > 0, truth, matched), places)
+    of_cell = np.where(truth > 0, truth, matched)
+    cells, examples = _largest(errors, causes, of_cell, places)
     shape = gray.shape
     return SectionCauses(
         np.ascontiguousarray(unpadded(codes)).reshape(shape),
         cells,
+        len(np.unique(of_cell[errors < 0])),
         examples,
         np.ascontiguousarray(unpadded(truth)),
         np.ascontiguousarray(unpadded(matched)),
@@ -405,7 +412,7 @@ class _Scored(NamedTuple):
 class _Summary:
     """What remains of a section: numbers of errors and of pixels, examples, and scores after each repair."""
 
-    cells: dict[Cause, int]
+    cells: dict[str, int]
     pixels: np.ndarray
     examples: dict[Cause, CauseExample]
     scored: dict[tuple[Cause, ...], _Scored]
@@ -427,7 +434,12 @@ class _Summary:
             flood(areas)
             v_rand_thin = foreground_squares(count_pairs(components, areas)).f_score
             scored[repair] = _Scored(objects, v_rand_thin, foreground_pairs(table), pixel_counts(table))
-        return cls(causes.cells, pixels, causes.examples, scored)
+        numbers = {cause.name.lower(): number for cause, number in causes.cells.items()}
+        for kind, group in CAUSES_OF.items():
+            numbers[kind] = sum(causes.cells[cause] for cause in group)
+        numbers["outline"] = causes.outlined  # a cell can have wrong pixels of several causes
+        numbers[AS_FOUND] = sum(numbers[kind] for kind in CAUSES_OF if kind != "outline")
+        return cls(numbers, pixels, causes.examples, scored)
 
     def after(self, repair: Iterable[Cause]) -> _Scored:
         """Return the scores after the repair of those causes that occur."""
@@ -437,8 +449,7 @@ class _Summary:
 def _row(name: str, causes: Iterable[Cause], sections: Sequence[tuple[int, _Summary]]) -> list[object]:
     """Return the row of some causes, or of nothing repaired, over all sections."""
     causes = tuple(causes)
-    counted = [cause for cause in causes if cause.kind != "outline" or name != AS_FOUND]
-    cells = sum(own.cells.get(cause, 0) for _, own in sections for cause in counted)
+    cells = sum(own.cells[name] for _, own in sections)
     pixels = sum(int(own.pixels[[*causes]].sum()) for _, own in sections)
     after = [own.after(() if name == AS_FOUND else causes) for _, own in sections]
     scores: tuple[float, ...] = (math.nan,) * len(REPAIRED_SCORES)
@@ -486,8 +497,8 @@ class _Pairs:
         found_size = np.bincount(j, count, len(found_labels)).astype(np.int64)
         linked = (i > 0) & (j > 0) & (2 * count >= np.minimum(true_size[i], found_size[j]))
         i, j, count = i[linked], j[linked], count[linked]
-        of_true, _ = _most_shared(i, j, count, len(true_size))
-        of_found, shared = _most_shared(j, i, count, len(found_size))
+        of_true, _ = _most_shared(i, j, count, len(true_size), found_size)
+        of_found, shared = _most_shared(j, i, count, len(found_size), true_size)
         match_of_true = np.where(of_found[of_true] == np.arange(len(of_true)), of_true, 0)
         match_of_found = np.where(of_true[of_found] == np.arange(len(of_found)), of_found, 0)
         return cls(
@@ -504,11 +515,14 @@ class _Pairs:
 
 
 def _most_shared(
-    cells: np.ndarray, others: np.ndarray, count: np.ndarray, number: int
+    cells: np.ndarray, others: np.ndarray, count: np.ndarray, number: int, size: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the linked cell with which each cell shares most pixels (the first of equals), and how many."""
+    """Return the linked cell with which each cell shares most pixels, and how many.
+
+    Of equals, it is the smaller one by `size`, then the first one.
+    """
     partner, shared = np.zeros(number, np.int64), np.zeros(number, np.int64)
-    order = np.lexsort((-others, count))  # the last one that is written stays
+    order = np.lexsort((-others, -size[others], count))  # the last one that is written stays
     partner[cells[order]], shared[cells[order]] = others[order], count[order]
     return partner, shared
 
@@ -533,29 +547,37 @@ class _Brightness:
 
     sign: float
     true: np.ndarray
+    found_part: np.ndarray  # of the pixels of true cells that are in any found one
     true_contrast: np.ndarray
     found_contrast: np.ndarray
 
     @classmethod
     def of(cls, image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, pairs: _Pairs) -> _Brightness:
-        values = image.ravel()
-        sums, found_sums = (
-            np.bincount(labels.ravel() + 1, values, minlength)[1:]
-            for labels, minlength in (
-                (truth, len(pairs.true_size) + 1),
-                (predicted, len(pairs.found_size) + 1),
-            )
-        )
+        values, inside = image.ravel(), np.where(predicted > 0, truth, OUTSIDE).ravel() + 1
+        number, number_found = len(pairs.true_size) + 1, len(pairs.found_size) + 1
+        sums = np.bincount(truth.ravel() + 1, values, number)[1:]
+        found_sums = np.bincount(predicted.ravel() + 1, values, number_found)[1:]
         with np.errstate(invalid="ignore", divide="ignore"):
             means, found_means = sums / pairs.true_size, found_sums / pairs.found_size
-            inside = sums[1:].sum() / pairs.true_size[1:].sum()
-        sign = -1.0 if inside < means[0] else 1.0
-        return cls(sign, means, sign * (means - means[0]), sign * (found_means - means[0]))
+            of_cells = sums[1:].sum() / pairs.true_size[1:].sum()
+            part = (np.bincount(inside, values, number) / np.bincount(inside, minlength=number))[1:]
+        sign = -1.0 if of_cells < means[0] else 1.0
+        return cls(sign, means, part, sign * (means - means[0]), sign * (found_means - means[0]))
 
 
-def _quartile(values: np.ndarray) -> float:
-    """Return the smallest value that at least a quarter of `values` do not exceed; NaN for few values."""
-    return float(np.quantile(values, 0.25, method="inverted_cdf")) if len(values) >= FEWEST else math.nan
+def _low(own: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return which of `own` are in the lowest quarter of `values`, and also lower than half of them."""
+    if len(values) < FEWEST:
+        return np.zeros(len(own), bool)
+    # the quartile is the same as the median if most values are equal
+    return (own <= np.quantile(values, 0.25, method="inverted_cdf")) & (own < np.median(values))
+
+
+def _halfway(contrasts: np.ndarray) -> float:
+    """Return half of the median contrast; NaN for few values, or if the image does not show most of them."""
+    known = contrasts[np.isfinite(contrasts)]
+    median = float(np.median(known)) if len(known) >= FEWEST else math.nan
+    return median / 2 if median > 0 else math.nan
 
 
 def _causes_of_true(
@@ -565,15 +587,14 @@ def _causes_of_true(
     edges, width, contrast, touching = joins[:, :4].T
     with np.errstate(invalid="ignore", divide="ignore"):
         width, contrast = width / edges, contrast / edges
-    dim, small = (_quartile(values[1:]) for values in (brightness.true_contrast, pairs.true_size))
-    thin, faint = (_quartile(values) for values in separations.T)
     merged = np.select(
-        [touching > 0, width <= thin, contrast <= faint],
+        [touching > 0, _low(width, separations[:, 0]), contrast < _halfway(separations[:, 1])],
         [Cause.MERGED_TOUCHING, Cause.MERGED_THIN, Cause.MERGED_FAINT],
         Cause.MERGED_OTHER,
     )
+    dim = brightness.true_contrast < _halfway(brightness.true_contrast[1:])
     missed = np.select(
-        [at_edge, brightness.true_contrast <= dim, pairs.true_size <= small],
+        [at_edge, dim, _low(pairs.true_size, pairs.true_size[1:])],
         [Cause.MISSED_EDGE, Cause.MISSED_DIM, Cause.MISSED_SMALL],
         Cause.MISSED_OTHER,
     )
@@ -591,13 +612,15 @@ def _causes_of_found(
         contrast = contrast / edges
     smaller = np.minimum(pairs.shared, pairs.true_size[pairs.piece_of] - pairs.shared)
     diameter = 2 * np.sqrt(np.maximum(smaller, 0) / np.pi)
-    faint, dim = _quartile(separations[:, 1]), _quartile(brightness.true_contrast[1:])
+    like_separation, like_cell = (
+        _halfway(values) for values in (separations[:, 1], brightness.true_contrast[1:])
+    )
     split = np.select(
-        [(edges > 0) & (edges <= diameter / 2), contrast >= faint],
+        [(edges > 0) & (edges <= diameter / 2), contrast >= like_separation],
         [Cause.SPLIT_NECK, Cause.SPLIT_STRUCTURE],
         Cause.SPLIT_OTHER,
     )
-    false = np.where(brightness.found_contrast >= dim, Cause.FALSE_LIKE_CELL, Cause.FALSE_OTHER)
+    false = np.where(brightness.found_contrast >= like_cell, Cause.FALSE_LIKE_CELL, Cause.FALSE_OTHER)
     causes = np.where(pairs.piece_of > 0, split, false)
     causes[(pairs.match_of_found > 0) | (np.arange(len(causes)) == 0)] = 0
     return causes.astype(np.uint8)
@@ -641,7 +664,8 @@ def _largest(
         else:
             own = np.flatnonzero(causes == cause)
             counts[cause] = len(own)
-            if len(own):
+            # all pixels of a piece can belong to the error of a true cell
+            if len(own) and sizes[own].max():
                 largest = own[sizes[own].argmax()]
                 examples[cause] = example(wrong[numbers == largest], places[largest].tolist())
     return counts, examples
@@ -718,6 +742,7 @@ def _measure(
     merged_into: np.ndarray,
     piece_of: np.ndarray,
     brightness: np.ndarray,
+    found_part: np.ndarray,
     sign: float,
     widest: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -766,7 +791,7 @@ def _measure(
                         for cell in (a, b):
                             if piece_of[cell] == own:
                                 contrast = _separation(
-                                    image, truth, brightness[own], brightness[own], sign, x, y, i, j
+                                    image, truth, found_part[own], found_part[own], sign, x, y, i, j
                                 )
                                 _add(cuts, cell, depth[x, y] + depth[i, j], contrast, x, y)
     return joins, cuts, separations

@@ -609,10 +609,10 @@ def tabulate_causes(
         "kinds": {
             kind: {
                 "all": numbers(kind),
-                "causes": {cause: numbers(cause) for cause in own if counts.pixels[cause]},
+                "causes": {cause: numbers(cause) for cause in own if counts.cells[cause]},
             }
             for kind, own in causes_of.items()
-            if counts.pixels[kind]
+            if counts.cells[kind]
         },
     }
 
