@@ -7,7 +7,7 @@ is to replace its pixels with the truth.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import reduce
@@ -29,6 +29,7 @@ from pipeline_lib.kernels.sections import (
     unpadded,
     without,
 )
+from pipeline_lib.kernels.threads import over_sections
 from pipeline_lib.metrics.contingency import ContingencyTable, as_labels, count_pairs
 from pipeline_lib.metrics.counts import Counts
 from pipeline_lib.metrics.instances import IOU_THRESHOLDS, Objects, count_objects, pooled_objects
@@ -252,36 +253,25 @@ def section_causes(
     pairs = _Pairs.of(count_pairs(own, other))
     truth, predicted = _numbered(own, pairs.true_labels), _numbered(other, pairs.found_labels)
     del own, other
-    image = padded(gray.astype(np.float32, copy=False), np.float32)
-    nearest, distance = _spread(truth, np.zeros(truth.shape, np.uint8))
-    piece, depth = _spread(np.where(truth > 0, predicted, OUTSIDE), truth)
-    brightness = _Brightness.of(image, truth, predicted, pairs)
+    image = padded(gray, np.float32)
+    shades = _Shades.of(image, truth, predicted, pairs)
+    cells = _Cells(truth, predicted, *_nearest(truth, predicted))
     joins, cuts, separations = _measure(
+        cells,
         image,
-        truth,
-        predicted,
-        nearest,
-        distance,
-        piece,
-        depth,
         pairs.merged_into,
         pairs.piece_of,
-        brightness.true,
-        brightness.found_part,
-        brightness.sign,
+        shades.true,
+        shades.found_part,
+        shades.sign,
         SEPARATION,
     )
-    of_true = _causes_of_true(pairs, joins, separations, brightness, _at_edge(truth, len(pairs.true_size)))
-    of_found = _causes_of_found(pairs, cuts, separations, brightness)
-    at_border = np.zeros(truth.shape, np.uint8) if border is None else padded(border != 0, np.uint8)
+    del image
+    of_true = _causes_of_true(pairs, joins, separations, shades, _at_edge(truth, len(pairs.true_size)))
+    of_found = _causes_of_found(pairs, cuts, separations, shades)
     errors = _assign(
-        truth,
-        predicted,
-        nearest,
-        distance,
-        piece,
-        depth,
-        at_border,
+        cells,
+        np.zeros(truth.shape, np.uint8) if border is None else padded(border != 0, np.uint8),
         pairs.merged_into,
         pairs.piece_of,
         pairs.match_of_true,
@@ -289,26 +279,17 @@ def section_causes(
         of_true,
         of_found,
     )
-    causes = np.concatenate([of_true, of_found[1:]])
-    codes = np.where(errors > 0, causes[np.maximum(errors, 0)], -errors).astype(np.uint8)
-    n_true = len(pairs.true_size) - 1
-    labels_of_found = np.where(
-        pairs.match_of_found > 0, pairs.match_of_found, n_true + np.arange(len(pairs.found_size))
-    )
-    labels_of_found[0] = 0
-    matched = np.where(predicted > 0, labels_of_found[np.maximum(predicted, 0)], predicted).astype(np.int32)
-    places = np.concatenate([joins[:, -2:], cuts[1:, -2:]])
+    del cells
+    matched = np.where(predicted > 0, pairs.matched_labels()[predicted], predicted)
     of_cell = np.where(truth > 0, truth, matched)
-    cells, examples = _largest(errors, causes, of_cell, places)
-    shape = gray.shape
-    return SectionCauses(
-        np.ascontiguousarray(unpadded(codes)).reshape(shape),
-        cells,
-        len(np.unique(of_cell[errors < 0])),
-        examples,
-        np.ascontiguousarray(unpadded(truth)),
-        np.ascontiguousarray(unpadded(matched)),
-    )
+    causes, places = np.concatenate([of_true, of_found[1:]]), np.concatenate([joins[:, -2:], cuts[1:, -2:]])
+    numbers, examples = _largest(errors, causes, of_cell, places)
+    outlined = len(np.unique(of_cell[errors < 0]))
+    del of_cell
+    codes = np.where(errors > 0, causes.take(errors, mode="clip"), (-errors).astype(np.uint8))
+    del errors
+    codes, truth, matched = (np.ascontiguousarray(unpadded(array)) for array in (codes, truth, matched))
+    return SectionCauses(codes, numbers, outlined, examples, truth, matched)
 
 
 def error_causes(
@@ -319,6 +300,7 @@ def error_causes(
     *,
     border: Stored | None = None,
     ignore: Stored | None = None,
+    workers: int | None = None,
 ) -> pd.DataFrame:
     """Return how many errors each cause has, and the scores if each cause alone was repaired.
 
@@ -336,6 +318,8 @@ def error_causes(
         Separation border between touching true cells, non-zero on the border; same shape.
     ignore : array, optional
         Pixels that are not annotated are not 0; same shape.
+    workers : int, optional
+        Number of threads. By default one for each core that this process may use.
 
     Returns
     -------
@@ -353,7 +337,7 @@ def error_causes(
     Notes
     -----
     The scores are pooled over the sections as by `isbi_scores`. The Rand scores compare `cells` with the
-    4-connected areas of equal labels. One section is in memory at a time.
+    4-connected areas of equal labels. Sections are read one by one.
 
     Examples
     --------
@@ -372,23 +356,26 @@ def error_causes(
     import pandas as pd
 
     check_shapes(labels=labels, found=found, cells=cells, border=border, ignore=ignore)
-    per_section = []
-    for z in range(count_sections(labels)):
+
+    def prepare(z: int) -> _Prepared | None:
         ignored = ignored_pixels(ignore, z)
         if ignored is not None and ignored.all():
-            continue
-        own = section_causes(
+            return None
+        causes = section_causes(
             _channels(raw, z, len(labels.shape)),
             section(labels, z),
             section(found, z),
             border=None if border is None else section(border, z),
             ignored=ignored,
         )
-        per_section.append((z, _Summary.of(own, section(cells, z), ignored)))
-    rows = [_row(AS_FOUND, Cause, per_section)]
-    for kind, causes in CAUSES_OF.items():
-        rows.append(_row(kind, causes, per_section))
-        rows += [_row(cause.name.lower(), (cause,), per_section) for cause in causes]
+        return _Prepared.of(causes, section(cells, z), ignored)
+
+    def score(prepared: _Prepared | None, repair: _Repair) -> _Repaired | None:
+        return None if prepared is None else _Repaired(prepared.summary, prepared.score(repair))
+
+    scored = over_sections(prepare, score, count_sections(labels), _REPAIRS, workers)
+    annotated = {z: [own for own in row if own] for z, row in enumerate(scored) if row[0]}
+    rows = [_row(number, annotated) for number in range(len(_REPAIRS))]
     return pd.DataFrame(rows, columns=CAUSE_COLUMNS).astype({"section": "Int64", "y": "Int64", "x": "Int64"})
 
 
@@ -408,50 +395,95 @@ class _Scored(NamedTuple):
     pixels: Counts
 
 
+class _Repair(NamedTuple):
+    """A row of the table: its name, and the causes that are repaired."""
+
+    name: str
+    causes: tuple[Cause, ...]
+
+
+_REPAIRS = [
+    _Repair(AS_FOUND, ()),
+    *(
+        repair
+        for kind, causes in CAUSES_OF.items()
+        for repair in (_Repair(kind, causes), *(_Repair(own.name.lower(), (own,)) for own in causes))
+    ),
+]
+_NUMBER = {repair.name: number for number, repair in enumerate(_REPAIRS)}
+
+
 @dataclass(frozen=True)
 class _Summary:
-    """What remains of a section: numbers of errors and of pixels, examples, and scores after each repair."""
+    """Numbers of errors by the names of the rows, wrong pixels by cause, and examples of a section."""
 
     cells: dict[str, int]
     pixels: np.ndarray
     examples: dict[Cause, CauseExample]
-    scored: dict[tuple[Cause, ...], _Scored]
 
     @classmethod
-    def of(cls, causes: SectionCauses, cells: np.ndarray, ignored: np.ndarray | None) -> _Summary:
-        beyond = outside(ignored)
-        components = padded_components(padded(without(cells != 0, ignored), np.uint8), beyond)
-        pixels = np.bincount(causes.codes.ravel(), minlength=len(Cause) + 1)
-        # only what occurs: repairing nothing changes no score
-        repairs = {tuple(c for c in own if pixels[c]) for own in CAUSES_OF.values()}
-        repairs |= {(), *((cause,) for cause in Cause if pixels[cause])}
-        scored = {}
-        for repair in repairs:
-            labels = causes.repaired(repair) if repair else causes.matched
-            objects = count_objects(count_pairs(causes.truth, labels))
-            areas = padded_components(padded(np.maximum(labels, 0), np.int32), beyond)
-            table = count_pairs(components, areas)
-            flood(areas)
-            v_rand_thin = foreground_squares(count_pairs(components, areas)).f_score
-            scored[repair] = _Scored(objects, v_rand_thin, foreground_pairs(table), pixel_counts(table))
+    def of(cls, causes: SectionCauses) -> _Summary:
         numbers = {cause.name.lower(): number for cause, number in causes.cells.items()}
         for kind, group in CAUSES_OF.items():
             numbers[kind] = sum(causes.cells[cause] for cause in group)
         numbers["outline"] = causes.outlined  # a cell can have wrong pixels of several causes
         numbers[AS_FOUND] = sum(numbers[kind] for kind in CAUSES_OF if kind != "outline")
-        return cls(numbers, pixels, causes.examples, scored)
+        pixels = np.bincount(causes.codes.ravel(), minlength=len(Cause) + 1)
+        return cls(numbers, pixels, causes.examples)
 
-    def after(self, repair: Iterable[Cause]) -> _Scored:
-        """Return the scores after the repair of those causes that occur."""
-        return self.scored[tuple(cause for cause in repair if self.pixels[cause])]
+    def occurring(self, repair: _Repair) -> list[Cause]:
+        """Return those causes of a repair that have pixels."""
+        return [cause for cause in repair.causes if self.pixels[cause]]
 
 
-def _row(name: str, causes: Iterable[Cause], sections: Sequence[tuple[int, _Summary]]) -> list[object]:
-    """Return the row of some causes, or of nothing repaired, over all sections."""
-    causes = tuple(causes)
-    cells = sum(own.cells[name] for _, own in sections)
-    pixels = sum(int(own.pixels[[*causes]].sum()) for _, own in sections)
-    after = [own.after(() if name == AS_FOUND else causes) for _, own in sections]
+class _Repaired(NamedTuple):
+    """Summary of a section, and its scores after a repair; None if another row has them."""
+
+    summary: _Summary
+    scored: _Scored | None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A section whose repairs are to be scored. `components` are the true cells of the Rand scores (padded)."""
+
+    summary: _Summary
+    causes: SectionCauses
+    components: np.ndarray
+    beyond: np.ndarray | None
+
+    @classmethod
+    def of(cls, causes: SectionCauses, cells: np.ndarray, ignored: np.ndarray | None) -> _Prepared:
+        beyond = outside(ignored)
+        components = padded_components(padded(without(cells != 0, ignored), np.uint8), beyond)
+        return cls(_Summary.of(causes), causes, components, beyond)
+
+    def score(self, repair: _Repair) -> _Scored | None:
+        """Return the scores after a repair; None if it changes nothing, or the same as that of one cause."""
+        occurring = self.summary.occurring(repair)
+        if len(occurring) < min(len(repair.causes), 2):
+            return None
+        labels = self.causes.repaired(occurring) if occurring else self.causes.matched
+        objects = count_objects(count_pairs(self.causes.truth, labels))
+        areas = padded_components(padded(np.maximum(labels, 0), np.int32), self.beyond)
+        table = count_pairs(self.components, areas)
+        flood(areas)
+        v_rand_thin = foreground_squares(count_pairs(self.components, areas)).f_score
+        return _Scored(objects, v_rand_thin, foreground_pairs(table), pixel_counts(table))
+
+
+def _row(number: int, sections: dict[int, list[_Repaired]]) -> list[object]:
+    """Return a row of the table over all sections, each with its results for all repairs."""
+    name, causes = repair = _REPAIRS[number]
+    summaries = {z: own[number].summary for z, own in sections.items()}
+    cells = sum(own.cells[name] for own in summaries.values())
+    counted = [*(causes or Cause)]
+    pixels = sum(int(own.pixels[counted].sum()) for own in summaries.values())
+    after: list[_Scored] = []
+    for own in sections.values():
+        same = own[number].summary.occurring(repair)
+        found = own[number].scored or own[_NUMBER[same[0].name.lower()] if same else 0].scored
+        after += [found] if found else []
     scores: tuple[float, ...] = (math.nan,) * len(REPAIRED_SCORES)
     if after:
         objects = pooled_objects([own.objects for own in after])
@@ -464,8 +496,11 @@ def _row(name: str, causes: Iterable[Cause], sections: Sequence[tuple[int, _Summ
         )
     places: list[tuple[int, int, int, int]] = []
     if len(causes) == 1:
-        found = [(z, own.examples[causes[0]]) for z, own in sections if causes[0] in own.examples]
-        places = [(example.pixels, z, example.y, example.x) for z, example in found]
+        places = [
+            (example.pixels, z, example.y, example.x)
+            for z, own in summaries.items()
+            if (example := own.examples.get(causes[0]))
+        ]
     largest = max(places, key=lambda place: place[0], default=(None, None, None, None))
     return [name, cells, pixels, *scores, *largest[1:]]
 
@@ -513,6 +548,12 @@ class _Pairs:
             shared=shared,
         )
 
+    def matched_labels(self) -> np.ndarray:
+        """Return the label (int32) of each found cell: that of its match, or one that no true cell has."""
+        new = len(self.true_size) + np.arange(len(self.found_size)) - 1
+        new[0] = 0
+        return np.where(self.match_of_found > 0, self.match_of_found, new).astype(np.int32)
+
 
 def _most_shared(
     cells: np.ndarray, others: np.ndarray, count: np.ndarray, number: int, size: np.ndarray
@@ -538,7 +579,7 @@ def _numbered(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Brightness:
+class _Shades:
     """Mean gray levels of true and found cells, whether cells are brighter (`sign`), and their contrasts.
 
     A contrast is the difference to the mean of the true background of the section, and positive if a cell
@@ -552,7 +593,7 @@ class _Brightness:
     found_contrast: np.ndarray
 
     @classmethod
-    def of(cls, image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, pairs: _Pairs) -> _Brightness:
+    def of(cls, image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, pairs: _Pairs) -> _Shades:
         values, inside = image.ravel(), np.where(predicted > 0, truth, OUTSIDE).ravel() + 1
         number, number_found = len(pairs.true_size) + 1, len(pairs.found_size) + 1
         sums = np.bincount(truth.ravel() + 1, values, number)[1:]
@@ -581,7 +622,7 @@ def _halfway(contrasts: np.ndarray) -> float:
 
 
 def _causes_of_true(
-    pairs: _Pairs, joins: np.ndarray, separations: np.ndarray, brightness: _Brightness, at_edge: np.ndarray
+    pairs: _Pairs, joins: np.ndarray, separations: np.ndarray, shades: _Shades, at_edge: np.ndarray
 ) -> np.ndarray:
     """Return the cause (uint8) of each true cell that is merged or missed; 0 for the others."""
     edges, width, contrast, touching = joins[:, :4].T
@@ -592,7 +633,7 @@ def _causes_of_true(
         [Cause.MERGED_TOUCHING, Cause.MERGED_THIN, Cause.MERGED_FAINT],
         Cause.MERGED_OTHER,
     )
-    dim = brightness.true_contrast < _halfway(brightness.true_contrast[1:])
+    dim = shades.true_contrast < _halfway(shades.true_contrast[1:])
     missed = np.select(
         [at_edge, dim, _low(pairs.true_size, pairs.true_size[1:])],
         [Cause.MISSED_EDGE, Cause.MISSED_DIM, Cause.MISSED_SMALL],
@@ -603,9 +644,7 @@ def _causes_of_true(
     return causes.astype(np.uint8)
 
 
-def _causes_of_found(
-    pairs: _Pairs, cuts: np.ndarray, separations: np.ndarray, brightness: _Brightness
-) -> np.ndarray:
+def _causes_of_found(pairs: _Pairs, cuts: np.ndarray, separations: np.ndarray, shades: _Shades) -> np.ndarray:
     """Return the cause (uint8) of each found cell that is a piece or false; 0 for the others."""
     edges, _, contrast = cuts[:, :3].T
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -613,14 +652,14 @@ def _causes_of_found(
     smaller = np.minimum(pairs.shared, pairs.true_size[pairs.piece_of] - pairs.shared)
     diameter = 2 * np.sqrt(np.maximum(smaller, 0) / np.pi)
     like_separation, like_cell = (
-        _halfway(values) for values in (separations[:, 1], brightness.true_contrast[1:])
+        _halfway(values) for values in (separations[:, 1], shades.true_contrast[1:])
     )
     split = np.select(
         [(edges > 0) & (edges <= diameter / 2), contrast >= like_separation],
         [Cause.SPLIT_NECK, Cause.SPLIT_STRUCTURE],
         Cause.SPLIT_OTHER,
     )
-    false = np.where(brightness.found_contrast >= like_cell, Cause.FALSE_LIKE_CELL, Cause.FALSE_OTHER)
+    false = np.where(shades.found_contrast >= like_cell, Cause.FALSE_LIKE_CELL, Cause.FALSE_OTHER)
     causes = np.where(pairs.piece_of > 0, split, false)
     causes[(pairs.match_of_found > 0) | (np.arange(len(causes)) == 0)] = 0
     return causes.astype(np.uint8)
@@ -671,26 +710,45 @@ def _largest(
     return counts, examples
 
 
-@compiled
-def _spread(labels: np.ndarray, area: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each pixel with label 0 the nearest positive label of its `area`, and the distance (px).
+class _Cells(NamedTuple):
+    """True and found cells of a padded section (int32), and for the other pixels what is next to them.
 
-    Steps go to 4-neighbours of the same value of `area`. Other pixels keep their label, at distance 0. Pixels
-    that are not reached have label 0.
+    `nearest` is the nearest true cell at background of the truth. At a pixel of a true cell it is the found
+    cell there, or else the nearest one inside of the true cell. 0 = none. `distance` is the number of steps
+    to it, 0 where a true cell was found.
     """
-    nearest, distance = labels.copy(), np.zeros(labels.shape, np.int32)
-    columns = labels.shape[1]
+
+    truth: np.ndarray
+    predicted: np.ndarray
+    nearest: np.ndarray
+    distance: np.ndarray
+
+
+@compiled
+def _nearest(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `nearest` and `distance` of `_Cells`. Steps go to 4-neighbours with the same true label."""
+    columns = truth.shape[1]
     steps = (-columns, -1, 1, columns)
-    source, of, far, part = labels.ravel(), nearest.ravel(), distance.ravel(), area.ravel()
-    queue = np.empty(np.count_nonzero(source == 0), np.int32)
+    nearest, distance = np.zeros(truth.shape, np.int32), np.zeros(truth.shape, np.int32)
+    true, found, near, far = truth.ravel(), predicted.ravel(), nearest.ravel(), distance.ravel()
+    open_pixels = 0
+    for pixel in range(true.size):
+        if true[pixel] < 0:
+            near[pixel] = OUTSIDE
+        elif true[pixel] > 0 and found[pixel] > 0:
+            near[pixel] = found[pixel]
+        else:
+            open_pixels += 1
+    queue = np.empty(open_pixels, np.int32)
     head = tail = 0
-    for pixel in range(source.size):
-        if source[pixel] != 0:
+    for pixel in range(true.size):
+        if near[pixel] != 0:
             continue
         for step in steps:
             other = pixel + step
-            if source[other] > 0 and part[other] == part[pixel]:
-                of[pixel], far[pixel] = source[other], 1
+            source = true[other] if true[pixel] == 0 else found[other]
+            if source > 0 and (true[pixel] == 0 or true[other] == true[pixel]):
+                near[pixel], far[pixel] = source, 1
                 queue[tail] = pixel
                 tail += 1
                 break
@@ -699,23 +757,26 @@ def _spread(labels: np.ndarray, area: np.ndarray) -> tuple[np.ndarray, np.ndarra
         head += 1
         for step in steps:
             other = pixel + step
-            if of[other] == 0 and part[other] == part[pixel]:
-                of[other], far[other] = of[pixel], far[pixel] + 1
+            if near[other] == 0 and true[other] == true[pixel]:
+                near[other], far[other] = near[pixel], far[pixel] + 1
                 queue[tail] = other
                 tail += 1
     return nearest, distance
 
 
 @compiled
-def _smooth(image: np.ndarray, truth: np.ndarray, x: int, y: int) -> float:
-    """Return the mean gray level of the annotated pixels among a pixel and its eight neighbours."""
-    total, pixels = 0.0, 0
-    for i in range(x - 1, x + 2):
-        for j in range(y - 1, y + 2):
-            if truth[i, j] != OUTSIDE:
-                total += image[i, j]
-                pixels += 1
-    return total / pixels
+def _smooth(image: np.ndarray, truth: np.ndarray, x: int, y: int, i: int, j: int) -> float:
+    """Return the mean gray level at two pixels: of the annotated ones among each and its eight neighbours."""
+    level = 0.0
+    for row, column in ((x, y), (i, j)):
+        total, pixels = 0.0, 0
+        for u in range(row - 1, row + 2):
+            for v in range(column - 1, column + 2):
+                if truth[u, v] != OUTSIDE:
+                    total += image[u, v]
+                    pixels += 1
+        level += total / pixels / 2
+    return level
 
 
 @compiled
@@ -731,17 +792,26 @@ def _add(sums: np.ndarray, cell: int, width: int, contrast: float, x: int, y: in
 
 
 @compiled
+def _true_cell(cells: _Cells, x: int, y: int) -> int:
+    """Return the true cell at a pixel or nearest to it; 0 = none."""
+    true = cells.truth[x, y]
+    return true if true != 0 else cells.nearest[x, y]
+
+
+@compiled
+def _width(cells: _Cells, x: int, y: int, i: int, j: int) -> int:
+    """Return the number of background pixels on the way between two true cells that meet here."""
+    here = cells.distance[x, y] if cells.truth[x, y] == 0 else 0
+    return here + cells.distance[i, j] if cells.truth[i, j] == 0 else here
+
+
+@compiled
 def _measure(
+    cells: _Cells,
     image: np.ndarray,
-    truth: np.ndarray,
-    predicted: np.ndarray,
-    nearest: np.ndarray,
-    distance: np.ndarray,
-    piece: np.ndarray,
-    depth: np.ndarray,
     merged_into: np.ndarray,
     piece_of: np.ndarray,
-    brightness: np.ndarray,
+    shades: np.ndarray,
     found_part: np.ndarray,
     sign: float,
     widest: int,
@@ -753,75 +823,49 @@ def _measure(
     smallest width, and its row and column; the same for each found cell, where it was cut off; and width and
     contrast of the places where cells were kept apart.
     """
+    truth, predicted, nearest, distance = cells
     rows, columns = truth.shape
     joins, cuts = np.zeros((merged_into.size, 7)), np.zeros((piece_of.size, 7))
-    kept = 0
     separations = np.empty((0, 2))
-    for filling in range(2):
+    kept = 0
+    for filling in range(2):  # the separations are counted first
         if filling:
             separations = np.empty((kept, 2))
             kept = 0
         for x in range(1, rows - 1):
             for y in range(1, columns - 1):
                 for i, j in ((x + 1, y), (x, y + 1)):
-                    a, b = nearest[x, y], nearest[i, j]
-                    if a > 0 and b > 0 and a != b:
-                        width = distance[x, y] + distance[i, j]
-                        joined = predicted[x, y]
-                        together = joined > 0 and joined == predicted[i, j]
-                        if not together and 1 <= width <= widest:
-                            if filling:
-                                separations[kept, 0] = width
-                                separations[kept, 1] = _separation(
-                                    image, truth, brightness[a], brightness[b], sign, x, y, i, j
-                                )
-                            kept += 1
-                        elif together and not filling:
-                            for cell in (a, b):
-                                if merged_into[cell] == joined:
-                                    contrast = _separation(
-                                        image, truth, brightness[a], brightness[b], sign, x, y, i, j
-                                    )
-                                    _add(joins, cell, width, contrast, x, y)
-                    own = truth[x, y]
-                    if filling or own <= 0 or own != truth[i, j]:
+                    true, found = truth[x, y], predicted[x, y]
+                    if true > 0 and true == truth[i, j]:
+                        a, b = nearest[x, y], nearest[i, j]
+                        if filling or a <= 0 or b <= 0 or a == b:
+                            continue
+                        for piece in (a, b):
+                            if piece_of[piece] == true:
+                                contrast = sign * (found_part[true] - _smooth(image, truth, x, y, i, j))
+                                _add(cuts, piece, distance[x, y] + distance[i, j], contrast, x, y)
                         continue
-                    a, b = piece[x, y], piece[i, j]
-                    if a > 0 and b > 0 and a != b:
+                    a, b = _true_cell(cells, x, y), _true_cell(cells, i, j)
+                    if a <= 0 or b <= 0 or a == b:
+                        continue
+                    width = _width(cells, x, y, i, j)
+                    if found > 0 and found == predicted[i, j]:
                         for cell in (a, b):
-                            if piece_of[cell] == own:
-                                contrast = _separation(
-                                    image, truth, found_part[own], found_part[own], sign, x, y, i, j
-                                )
-                                _add(cuts, cell, depth[x, y] + depth[i, j], contrast, x, y)
+                            if not filling and merged_into[cell] == found:
+                                middle = _smooth(image, truth, x, y, i, j)
+                                _add(joins, cell, width, sign * ((shades[a] + shades[b]) / 2 - middle), x, y)
+                    elif 1 <= width <= widest:
+                        if filling:
+                            middle = _smooth(image, truth, x, y, i, j)
+                            separations[kept, 0] = width
+                            separations[kept, 1] = sign * ((shades[a] + shades[b]) / 2 - middle)
+                        kept += 1
     return joins, cuts, separations
 
 
 @compiled
-def _separation(
-    image: np.ndarray,
-    truth: np.ndarray,
-    first: float,
-    second: float,
-    sign: float,
-    x: int,
-    y: int,
-    i: int,
-    j: int,
-) -> float:
-    """Return by how much cells of mean gray levels `first` and `second` stand out from the place between."""
-    middle = (_smooth(image, truth, x, y) + _smooth(image, truth, i, j)) / 2
-    return sign * ((first + second) / 2 - middle)
-
-
-@compiled
 def _assign(
-    truth: np.ndarray,
-    predicted: np.ndarray,
-    nearest: np.ndarray,
-    distance: np.ndarray,
-    piece: np.ndarray,
-    depth: np.ndarray,
+    cells: _Cells,
     border: np.ndarray,
     merged_into: np.ndarray,
     piece_of: np.ndarray,
@@ -835,40 +879,42 @@ def _assign(
     Errors are the number of a true cell without match, or that of a found one plus the number of true cells.
     Pixels of outlines are - `Cause`.
     """
+    truth, predicted, nearest, _ = cells
     rows, columns = truth.shape
     before_found = of_true.size - 1
     errors = np.zeros(truth.shape, np.int32)
     for x in range(1, rows - 1):
         for y in range(1, columns - 1):
             for i, j in ((x + 1, y), (x, y + 1)):
-                a, b = nearest[x, y], nearest[i, j]
-                joined = predicted[x, y]
-                if a > 0 and b > 0 and a != b and joined > 0 and joined == predicted[i, j]:
-                    if merged_into[a] == joined and merged_into[b] != joined:
-                        _walk(errors, a, nearest, distance, predicted, joined, i, j)
-                    elif merged_into[b] == joined and merged_into[a] != joined:
-                        _walk(errors, b, nearest, distance, predicted, joined, x, y)
-                own = truth[x, y]
-                a, b = piece[x, y], piece[i, j]
-                if own > 0 and own == truth[i, j] and a > 0 and b > 0 and a != b:
-                    if piece_of[a] == own and piece_of[b] != own:
-                        _walk(errors, before_found + a, piece, depth, truth, own, i, j)
-                    elif piece_of[b] == own and piece_of[a] != own:
-                        _walk(errors, before_found + b, piece, depth, truth, own, x, y)
+                true, found = truth[x, y], predicted[x, y]
+                if true > 0 and true == truth[i, j]:
+                    a, b = nearest[x, y], nearest[i, j]
+                    if a > 0 and b > 0 and a != b:
+                        if piece_of[a] == true and piece_of[b] != true:
+                            _walk(errors, before_found + a, cells, 0, i, j)
+                        elif piece_of[b] == true and piece_of[a] != true:
+                            _walk(errors, before_found + b, cells, 0, x, y)
+                elif found > 0 and found == predicted[i, j]:
+                    a, b = _true_cell(cells, x, y), _true_cell(cells, i, j)
+                    if a > 0 and b > 0 and a != b:
+                        if merged_into[a] == found and merged_into[b] != found:
+                            _walk(errors, a, cells, found, i, j)
+                        elif merged_into[b] == found and merged_into[a] != found:
+                            _walk(errors, b, cells, found, x, y)
     for x in range(1, rows - 1):
         for y in range(1, columns - 1):
-            true, found = truth[x, y], predicted[x, y]
+            true, found, near = truth[x, y], predicted[x, y], nearest[x, y]
             if true < 0 or (true == 0 and found == 0) or (true > 0 and match_of_true[true] == found > 0):
                 errors[x, y] = 0
             elif true > 0 and of_true[true]:
                 errors[x, y] = true
             elif found > 0 and of_found[found]:
                 errors[x, y] = before_found + found
-            elif true == 0 and nearest[x, y] > 0 and merged_into[nearest[x, y]] == found:
-                errors[x, y] = nearest[x, y]
-            elif found == 0 and piece[x, y] > 0 and piece_of[piece[x, y]] == true:
-                errors[x, y] = before_found + piece[x, y]
-            elif errors[x, y] == 0:
+            elif true == 0 and near > 0 and merged_into[near] == found:
+                errors[x, y] = near
+            elif found == 0 and near > 0 and piece_of[near] == true:
+                errors[x, y] = before_found + near
+            elif errors[x, y] == 0:  # else it is on the way between two cells
                 rim = False
                 for i in range(x - 1, x + 2):
                     for j in range(y - 1, y + 2):
@@ -883,21 +929,20 @@ def _assign(
 
 
 @compiled
-def _walk(
-    errors: np.ndarray,
-    error: int,
-    nearest: np.ndarray,
-    distance: np.ndarray,
-    area: np.ndarray,
-    value: int,
-    x: int,
-    y: int,
-) -> None:
-    """Mark the shortest way from a pixel to its nearest cell as an error, where `area` is `value`."""
-    while distance[x, y] > 0 and errors[x, y] != error:  # else the rest of the way is marked
-        if area[x, y] == value:
+def _walk(errors: np.ndarray, error: int, cells: _Cells, found: int, x: int, y: int) -> None:
+    """Mark the shortest way from a pixel to its nearest cell as an error, where the label `found` was found.
+
+    The way is in the background, or inside of a true cell. Nothing is marked if it starts at its end.
+    """
+    truth, predicted, nearest, distance = cells
+    if truth[x, y] > 0 and found > 0:
+        return  # two true cells meet here, and this pixel is in one of them
+    left = distance[x, y]
+    while left > 0 and errors[x, y] != error:  # else the rest of the way is marked
+        if predicted[x, y] == found:
             errors[x, y] = error
+        left -= 1
         for i, j in ((x - 1, y), (x, y - 1), (x, y + 1), (x + 1, y)):
-            if nearest[i, j] == nearest[x, y] and distance[i, j] == distance[x, y] - 1:
+            if truth[i, j] == truth[x, y] and nearest[i, j] == nearest[x, y] and distance[i, j] == left:
                 x, y = i, j
                 break

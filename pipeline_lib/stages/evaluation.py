@@ -214,7 +214,13 @@ def evaluate(
             of_boxes, boxes_of_sections = _box_scores(truth, predicted, stored)
             if causes:
                 found = metrics.error_causes(
-                    truth[layout.RAW.name], labels, stored, truth_cells, border=border, ignore=ignore
+                    truth[layout.RAW.name],
+                    labels,
+                    stored,
+                    truth_cells,
+                    border=border,
+                    ignore=ignore,
+                    workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),
                 )
                 with replacing(causes) as temporary:
                     found.assign(**names).to_csv(temporary, index=False, columns=CAUSE_COLUMNS)
