@@ -445,7 +445,7 @@ class _Repaired(NamedTuple):
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A section whose repairs are to be scored. `components` are the true cells of the Rand scores (padded)."""
+    """A section whose repairs are to be scored; `components` are the padded cells of the Rand scores."""
 
     summary: _Summary
     causes: SectionCauses

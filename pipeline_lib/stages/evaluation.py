@@ -102,7 +102,7 @@ def evaluate(
     Parameters
     ----------
     dataset : str or Path
-        HDF5 file of the volume with `labels`, `separation_border`, the boxes of its objects and, if pixels
+        HDF5 file of the volume with `raw`, `labels`, `separation_border`, the boxes of its objects and, if pixels
         are not annotated, `ignore` (`dataset.build_dataset`).
     prediction : str or Path
         HDF5 file with the `cell_probability` of the volume.
@@ -139,8 +139,7 @@ def evaluate(
         compare with it. All other scores compare with `dataset`.
     causes : str or Path, optional
         CSV file to write, with the columns `CAUSE_COLUMNS`: the causes of the errors in `segmentation`, and
-        the scores if each cause alone was repaired (`metrics.error_causes`). `dataset` then needs `raw`. By
-        default they are not searched.
+        the scores if each cause alone was repaired (`metrics.error_causes`). By default, they are not searched.
 
     Raises
     ------
@@ -162,9 +161,8 @@ def evaluate(
         import pandas as pd  # takes 0.25 s, and `collect_scores` does not need it
 
         chosen = PostProcessing.read(postprocessing)
-        needed = layout.LABELS, layout.SEPARATION_BORDER, *([layout.RAW] if causes else [])
         with (
-            layout.require(dataset, *needed) as truth,
+            layout.require(dataset, layout.LABELS, layout.SEPARATION_BORDER) as truth,
             layout.require(target or dataset, layout.LABELS, layout.SEPARATION_BORDER) as learned,
             layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
             layout.require(segmentation, layout.LABELS) as segmented,
