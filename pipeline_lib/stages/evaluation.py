@@ -102,8 +102,8 @@ def evaluate(
     Parameters
     ----------
     dataset : str or Path
-        HDF5 file of the volume with `raw`, `labels`, `separation_border`, the boxes of its objects and, if pixels
-        are not annotated, `ignore` (`dataset.build_dataset`).
+        HDF5 file of the volume with `raw`, `labels`, `separation_border`, the boxes of its objects and, if
+        pixels are not annotated, `ignore` (`dataset.build_dataset`).
     prediction : str or Path
         HDF5 file with the `cell_probability` of the volume.
     segmentation : str or Path
@@ -139,7 +139,8 @@ def evaluate(
         compare with it. All other scores compare with `dataset`.
     causes : str or Path, optional
         CSV file to write, with the columns `CAUSE_COLUMNS`: the causes of the errors in `segmentation`, and
-        the scores if each cause alone was repaired (`metrics.error_causes`). By default, they are not searched.
+        the scores if each cause alone was repaired (`metrics.error_causes`). By default, no causes are
+        searched.
 
     Raises
     ------
