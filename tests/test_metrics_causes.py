@@ -214,13 +214,62 @@ class TestDrawnErrors:
         found[y + 4 : y + 8, x + 4 : x + 8] = 0
         assert causes_of(raw, labels, found) == {"outline_deep_missing": 1}
 
-    def test_few_cells_are_neither_dim_nor_small(self, drawn):
+    @pytest.mark.parametrize("dim", [True, False])
+    def test_few_cells_are_neither_dim_nor_small(self, drawn, dim):
         raw, labels, found = drawn
         labels[labels > 3] = 0
-        found[found > 3] = 0
-        raw[labels == 3] = GRAY[False] + 20
-        found[found == 3] = 0
+        if dim:
+            raw[labels == 3] = GRAY[False] + 20
+        else:
+            labels[cell(3)][5:] = 0
+        found[found > 2] = 0
         assert causes_of(raw, labels, found) == {"missed_other": 1}
+
+    def test_an_image_that_shows_nothing_gives_no_reasons(self, drawn):
+        raw, labels, found = drawn
+        join(found, 6, 7)
+        found[cell(11)][:, 7:] = 99
+        found[found == 9] = 0
+        labels[labels == 16] = 0
+        expected = dict.fromkeys(["merged_other", "split_other", "missed_other", "false_other"], 1)
+        assert causes_of(np.ones_like(raw), labels, found) == expected
+
+    def test_a_cut_is_compared_with_the_cell_that_it_cuts(self, drawn):
+        """A dim cell whose cut is not darker than the cell, although it is darker than most cells."""
+        raw, labels, found = drawn
+        raw[cell(6)] = GRAY[False] + 40
+        found[cell(6)][:, 7:] = 99
+        assert causes_of(raw, labels, found) == {"split_other": 1}
+
+    def test_gray_levels_that_are_not_annotated_are_not_used(self, drawn):
+        raw, labels, found = drawn
+        raw[gap(6, 7)] = GRAY[True] - 20
+        join(found, 6, 7)
+        ignored = np.zeros(labels.shape, bool)
+        for first in (1, 5, 9, 13):  # one row in the middle of each gap
+            ignored[gap(first, first + 1)][7] = True
+        ignored[gap(6, 7)][[0, 7]] = True
+        raw[ignored] = -100_000
+        assert causes_of(raw, labels, found, ignored=ignored) == {"merged_faint": 1}
+
+    def test_wide_gaps_are_no_separations(self, drawn):
+        """The gaps are 12 px wide, so there is nothing to compare the faint one with."""
+        raw, _, found = drawn
+        raw[gap(6, 7)] = GRAY[True] - 20
+        join(found, 6, 7)
+        large = (np.kron(array, np.ones((3, 3), array.dtype)) for array in drawn)
+        assert causes_of(*large) == {"merged_other": 1}
+
+    def test_touching_cells_are_no_thin_separations(self, drawn):
+        """Many cells touch and are kept apart. They do not decide about what is thin."""
+        raw, labels, found = drawn
+        for first in (1, 2, 3, 9, 10, 11, 13, 14, 15):
+            labels[gap(first, first + 1)] = first
+        labels[gap(6, 7)][:, :3] = 6
+        found[...] = labels
+        raw[...] = labels_to_gray(labels)
+        join(found, 6, 7)
+        assert causes_of(raw, labels, found) == {"merged_thin": 1}
 
     def test_channels_are_averaged(self, drawn):
         raw, labels, found = drawn
@@ -247,20 +296,24 @@ class TestDrawnErrors:
         assert examples[Cause.MISSED_OTHER] == (CELL * CELL, *[pytest.approx(middle, abs=0.5)] * 2)
 
 
-def test_the_repair_of_a_split_closes_the_cut(drawn):
+@pytest.mark.parametrize("axes", [(), (0,), (1,), (0, 1)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_repair_of_a_split_closes_the_cut(drawn, axes, turned):
     """V-Rand counts 4-connected areas, so the cut must be closed, too."""
-    raw, labels, found = drawn
-    y, x = corner(6)
-    found[y : y + CELL, x + 6 : x + 9] = 0
-    found[y : y + CELL, x + 9 : x + CELL] = 99
+    _, _, found = drawn
+    found[cell(6)][:, 6:9] = 0
+    found[cell(6)][:, 9:] = 99
+    raw, labels, found = (np.flip(array.T if turned else array, axes) for array in drawn)
     table = error_causes(raw, labels, found, labels > 0).set_index("cause")
     assert table.v_rand_thin[AS_FOUND] < table.v_rand_thin["split"] == 1
     assert table.seg["split_other"] == 1
 
 
-def test_the_repair_of_a_merger_opens_the_gap(drawn):
-    raw, labels, found = drawn
-    join(found, 6, 7)
+@pytest.mark.parametrize("axes", [(), (0,), (1,), (0, 1)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_repair_of_a_merger_opens_the_gap(drawn, axes, turned):
+    join(drawn[2], 6, 7)
+    raw, labels, found = (np.flip(array.T if turned else array, axes) for array in drawn)
     table = error_causes(raw, labels, found, labels > 0).set_index("cause")
     for score in ("v_rand_thin", "seg", "average_precision"):
         assert table[score][AS_FOUND] < table[score]["merged"] == 1
@@ -418,6 +471,11 @@ def test_sections_are_pooled_and_ignored_ones_left_out(drawn):
         assert table[score].tolist() == pytest.approx(expected.tolist())
     assert table.section["missed_other"] == 0 and table.section["merged_other"] == 1
     assert table.section.notna().sum() == 2
+    found[cell(16)][3:5, 3:5] = other[cell(16)][3:9, 3:9] = other[cell(11)][3:6, 3:6] = 0
+    table = error_causes(stacks[0][:2], stacks[1][:2], np.stack([found, other]), stacks[1][:2] > 0)
+    deep = table.set_index("cause").loc["outline_deep_missing"]
+    assert (deep.cells, deep.pixels) == (3, 4 + 36 + 9)
+    assert (deep.section, deep.y, deep.x) == (1, *(place + 6 for place in corner(16)))  # the largest
     everything = error_causes(*stacks, stacks[1] > 0, ignore=np.ones_like(ignore))
     assert everything.cells.sum() == 0 and everything[[*REPAIRED_SCORES]].isna().all(axis=None)
 
@@ -429,6 +487,16 @@ def test_sections_without_cells_or_without_background(value):
         table = error_causes(np.ones(labels.shape), labels, found, labels > 0).set_index("cause")
         assert table.cells[AS_FOUND] == (value != found.max())
         assert table.pixels[AS_FOUND] == 30 * (value != found.max())
+
+
+def test_cells_with_several_causes_of_outlines_count_once(drawn):
+    raw, labels, found = drawn
+    for number in (6, 11):
+        found[cell(number)] = 0
+        found[cell(number, -2)] = number
+    table = error_causes(raw, labels, found, labels > 0).set_index("cause")
+    assert table.cells["outline_rim_missing"] == table.cells["outline_deep_missing"] == 2
+    assert table.cells["outline"] == 2 and table.cells[AS_FOUND] == 0
 
 
 def test_shapes_must_be_equal():
