@@ -80,7 +80,7 @@ def test_the_table_is_that_of_the_stored_labels(folder):
     assert at.cells["missed_other"] == at.cells["as_found"] == 2 and at.section["missed_other"] == 1
     scores = pd.read_csv(folder / "b.csv")
     scores = scores[scores.threshold == 0.5].drop_duplicates("metric").set_index("metric").value
-    for metric in metrics.causes.REPAIRED_SCORES:
+    for metric in metrics.repairs.REPAIRED_SCORES:
         assert at[metric]["as_found"] == pytest.approx(scores[metric])
 
 

@@ -10,7 +10,7 @@ from pipeline_lib import metrics
 from pipeline_lib.data.labels import cells_apart, separation_border
 from pipeline_lib.kernels.components import equal_components
 from pipeline_lib.metrics import CAUSES_OF, Cause, error_causes, section_causes
-from pipeline_lib.metrics.causes import AS_FOUND, REPAIRED_SCORES
+from pipeline_lib.metrics.repairs import AS_FOUND, REPAIRED_SCORES
 from pipeline_lib.metrics.thinning import thin_labels
 from pipeline_lib.runtime.errors import InputError
 

@@ -15,14 +15,7 @@ The page :doc:`/explanation/scores` explains with pictures what each score punis
 
 from pipeline_lib.kernels.components import connected_components
 from pipeline_lib.metrics.calibration import Reliability, reliability
-from pipeline_lib.metrics.causes import (
-    CAUSE_COLUMNS,
-    CAUSES_OF,
-    Cause,
-    SectionCauses,
-    error_causes,
-    section_causes,
-)
+from pipeline_lib.metrics.causes import CAUSES_OF, Cause, SectionCauses, section_causes
 from pipeline_lib.metrics.challenge import CHALLENGE_THRESHOLDS, challenge_summary, isbi_scores, summary_table
 from pipeline_lib.metrics.classes import class_confusion, class_scores
 from pipeline_lib.metrics.contingency import ContingencyTable, Foreground, contingency_tables
@@ -61,6 +54,7 @@ from pipeline_lib.metrics.mismatches import (
 )
 from pipeline_lib.metrics.pixel import constant_pixels, pixel_error
 from pipeline_lib.metrics.rand import adapted_rand_error, rand_error, v_rand
+from pipeline_lib.metrics.repairs import CAUSE_COLUMNS, error_causes
 from pipeline_lib.metrics.thinning import thin_borders
 from pipeline_lib.metrics.warping import warp, warping_error
 
