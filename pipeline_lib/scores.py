@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 COLUMNS = ["volume", "split", "network", "variant", "seed", "fold", "metric", "threshold", "value"]
 #: Columns of a table of the scores of sections.
 SECTION_COLUMNS = [*COLUMNS, "section"]
+#: Columns of a table of scores that name the model and what it was scored on.
+NAME_COLUMNS = COLUMNS[: COLUMNS.index("metric")]
 #: Columns of the table of `spread`.
 SPREAD_COLUMNS = ["split", "metric", "seeds", "mean", "standard_deviation", "minimum", "maximum"]
 

@@ -21,7 +21,14 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.scores import at_chosen_threshold, spread
 from pipeline_lib.stages import postprocessing, report
-from pipeline_lib.stages.pictures import draw_errors, draw_thresholds, draw_training, draw_volume_strip
+from pipeline_lib.stages.evaluation import CAUSE_COLUMNS
+from pipeline_lib.stages.pictures import (
+    draw_causes,
+    draw_errors,
+    draw_thresholds,
+    draw_training,
+    draw_volume_strip,
+)
 from pipeline_lib.stages.report import SCORES, Contents, mean_scores, write_report
 from pipeline_lib.stages.segmentation import segment
 
@@ -135,6 +142,7 @@ def write(
     volumes=("train-0", "test-0", "new"),
     with_pictures=True,
     spread=(),
+    causes=(),
 ):
     scores.to_csv(folder / "scores.csv", index=False)
     rows = [
@@ -164,6 +172,7 @@ def write(
         check=folder / "check.json",
         strips=strips,
         errors=errors,
+        causes=causes,
         training_figure=folder / "training.png",
         thresholds_figure=folder / "thresholds.png",
     )
@@ -569,6 +578,39 @@ def test_the_counts_of_errors_are_shown_with_the_error_map(page, pictures):
     assert [[cell["text"] for cell in row[1:]] for row in table[1:]] == list(counts.values())
     assert all(row[0]["text"].startswith(name) for row, name in zip(table[1:], counts, strict=True))
     assert counts["object deleted"] == ["1", "1"]
+
+
+def test_the_causes_of_errors_are_shown_with_an_example_of_each(pictures, page):
+    """Of two cells, one is not found. The causes are those of the validation split."""
+    with layout.require(pictures / "test-0.h5") as data, layout.require(pictures / "test-0-labels.h5") as own:
+        raw, labels, found = data["raw"][:], data["labels"][:], own["labels"][:]
+    table = metrics.error_causes(raw, labels, found, labels > 0)
+    names = {"volume": "test-0", "network": "unet", "variant": "unet", "seed": 7, "fold": 0}
+    rows = [
+        table.assign(**names, split="validation"),
+        table.assign(**names, split="test", cells=1000),
+        table.assign(**names | {"network": "constant"}, split="validation", cells=1000),
+    ]
+    pd.concat(rows).to_csv(pictures / "causes.csv", index=False, columns=CAUSE_COLUMNS)
+    files = {"test-0": (pictures / "test-0.h5", pictures / "test-0-labels.h5")}
+    draw_causes(pictures / "causes.csv", files, pictures / "causes.png", network="unet")
+    html = write(
+        pictures, tidy_scores(), "causes.html", causes=[pictures / "causes.csv", pictures / "causes.png"]
+    )
+    own = next(table for table in Page(html).tables if table[0][0]["text"] == "cause")
+    columns = [cell["text"].split(" higher")[0] for cell in own[0]]
+    assert columns == ["cause", "cells", "wrong pixels", "V-Rand after thinning", "SEG", "Average precision"]
+    assert [row[0]["text"].split(" annotated ")[0] for row in own[1:3]] == [
+        "nothing repaired",
+        "missed cells",
+    ]
+    assert len(own) == 4  # without causes that do not occur
+    assert [row[1]["text"] for row in own[1:]] == ["", "1", "1"]
+    assert [row[2]["text"] for row in own[1:]] == ["448", "448 100 %", "448 100 %"]
+    assert [row[4]["text"] for row in own[1:]] == ["0.500", "1.000 +0.500", "1.000 +0.500"]
+    assert 'href="#causes"' in html and 'href="#cause-examples"' in html
+    assert "missed cells, other missed cells: test-0, section 1" in html
+    assert 'id="causes"' not in page  # of a report without them
 
 
 def test_the_same_contents_give_the_same_bytes(pictures, page):

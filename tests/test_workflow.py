@@ -244,6 +244,22 @@ class TestFinishedRun:
         strips = (run[0] / "results/figures/volume").glob("*.png")
         assert {path.stem for path in strips} == {"score", "choose", "new"}
 
+    def test_the_causes_of_all_errors_are_in_one_table_and_in_the_report(self, run):
+        results = run[0] / "results"
+        table = pd.read_csv(results / "scores_causes.csv")
+        assert {*zip(table.volume, table.split, table.network, strict=True)} == {
+            ("choose", "validation", "unet"),
+            ("score", "test", "unet"),
+        }
+        scores = pd.read_csv(results / "scores.csv")
+        threshold = read_json(results / "postprocessing/unet.json")["threshold"]
+        scores = scores[(scores.network == "unet") & (abs(scores.threshold - threshold) < 1e-9)]
+        for volume, own in table.groupby("volume"):
+            at = scores[scores.volume == volume].drop_duplicates("metric").set_index("metric").value
+            assert own.set_index("cause").seg["as_found"] == pytest.approx(at["seg"], nan_ok=True)
+        report = (results / "report.html").read_text()
+        assert "Errors by cause" in report and (results / "figures/causes.png").exists()
+
     def test_every_job_left_a_log_and_a_benchmark(self, run):
         directory, _, output = run
         results = directory / "results"

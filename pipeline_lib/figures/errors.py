@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -166,7 +167,7 @@ def save_error_sheet(
                 ]
                 title = f"{number}. section {z + 1}: {_pixels_by_kind(codes)}"
                 close_ups[number] = Panel(
-                    title, _close_up(views, codes, None if hidden is None else hidden[window])
+                    title, close_up(views, codes, None if hidden is None else hidden[window])
                 )
     ordered = [close_ups[number] for number in sorted(close_ups)]
     pairs = [ordered[i : i + 2] for i in range(0, len(ordered), 2)]
@@ -297,10 +298,34 @@ def _overview(
     return shown[::smaller, ::smaller], [(*frame, text) for frame, text in zip(frames, windows, strict=True)]
 
 
-def _close_up(views: list[np.ndarray], codes: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
-    """Return three enlarged views next to each other, with the errors marked on the last one."""
+def close_up(
+    views: Sequence[np.ndarray],
+    codes: np.ndarray,
+    ignored: np.ndarray | None,
+    colours: Mapping[Any, str] = COLOURS,
+) -> np.ndarray:
+    """Return three enlarged views next to each other, with the errors marked on the last one.
+
+    Parameters
+    ----------
+    views : sequence of (y, x, 3) array of uint8
+        Raw image, annotation and segmentation of the same window, RGB.
+    codes : (y, x) array of uint8
+        Kind of error at each pixel, 0 = none.
+    ignored : (y, x) array of bool or None
+        Pixels that are not annotated, which are hatched. None if all are annotated.
+    colours : mapping of int to str, default overlay.COLOURS
+        Colour of each kind.
+
+    Returns
+    -------
+    (h, w, 3) array of uint8
+        Picture, about three times `CLOSE_UP_SHOWN` px wide.
+    """
     factor = math.ceil(CLOSE_UP_SHOWN / max(codes.shape))
     raw, annotation, segmentation = (magnified(view, factor) for view in views)
     annotation, segmentation = hatched(annotation, ignored), hatched(segmentation, ignored)
     gap = np.full((len(raw), 8, 3), 255, np.uint8)
-    return np.hstack([raw, gap, annotation, gap, error_overlay(segmentation, magnified(codes, factor))])
+    return np.hstack(
+        [raw, gap, annotation, gap, error_overlay(segmentation, magnified(codes, factor), colours=colours)]
+    )

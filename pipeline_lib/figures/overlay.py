@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +26,14 @@ COLOURS = {
 }
 
 
-def error_overlay(image: np.ndarray, codes: np.ndarray, radius: int = 2) -> np.ndarray:
+def error_overlay(
+    image: np.ndarray, codes: np.ndarray, radius: int = 2, colours: Mapping[Any, str] = COLOURS
+) -> np.ndarray:
     """Mark each error on a picture in the colour of its kind.
 
     Errors are often single pixels. Therefore each is dilated by `radius` px and gets a dark rim of 1 px,
     which is visible on any background. The inside of large errors is half transparent. Where errors overlap,
-    splits and mergers are shown.
+    the kinds that `colours` names first are shown: by default splits and mergers.
 
     Parameters
     ----------
@@ -39,6 +43,8 @@ def error_overlay(image: np.ndarray, codes: np.ndarray, radius: int = 2) -> np.n
         Kind of error at each pixel (`metrics.Mismatch`), 0 = none.
     radius : int, default 2
         Radius of the dilation (px).
+    colours : mapping of int to str, default COLOURS
+        Colour of each kind.
 
     Returns
     -------
@@ -47,13 +53,13 @@ def error_overlay(image: np.ndarray, codes: np.ndarray, radius: int = 2) -> np.n
     """
     result = image.copy()
     result[near(codes > 0, radius + 1)] = 0
-    for kind in reversed(COLOURS):
+    for kind in reversed([*colours]):
         here = codes == kind
         if not here.any():
             continue
-        result[near(here, radius)] = rgb(COLOURS[kind])
+        result[near(here, radius)] = rgb(colours[kind])
         deep = inside(here, 2 * radius)
-        result[deep] = image[deep] // 2 + rgb(COLOURS[kind]) // 2
+        result[deep] = image[deep] // 2 + rgb(colours[kind]) // 2
     return result
 
 

@@ -117,7 +117,7 @@ def save_sheet(rows: Sequence[Sequence[Panel]], output: str | Path, *, title: st
         Further entries of the description, which `describe` returns. They must be valid in JSON.
     """
     widths = [sum(panel.width + MARGIN for panel in row) for row in rows]
-    width = max(*widths, LETTER * len(title) + MARGIN) + MARGIN
+    width = max([*widths, LETTER * len(title) + MARGIN]) + MARGIN
     height = 2 * MARGIN + LINE + sum(max(panel.height for panel in row) + MARGIN for row in rows)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(width, height)

@@ -15,6 +15,7 @@ The page :doc:`/explanation/scores` explains with pictures what each score punis
 
 from pipeline_lib.kernels.components import connected_components
 from pipeline_lib.metrics.calibration import Reliability, reliability
+from pipeline_lib.metrics.causes import CAUSES_OF, Cause, SectionCauses, section_causes
 from pipeline_lib.metrics.challenge import CHALLENGE_THRESHOLDS, challenge_summary, isbi_scores, summary_table
 from pipeline_lib.metrics.classes import class_confusion, class_scores
 from pipeline_lib.metrics.contingency import ContingencyTable, Foreground, contingency_tables
@@ -53,12 +54,15 @@ from pipeline_lib.metrics.mismatches import (
 )
 from pipeline_lib.metrics.pixel import constant_pixels, pixel_error
 from pipeline_lib.metrics.rand import adapted_rand_error, rand_error, v_rand
+from pipeline_lib.metrics.repairs import CAUSE_COLUMNS, error_causes
 from pipeline_lib.metrics.thinning import thin_borders
 from pipeline_lib.metrics.warping import warp, warping_error
 
 __all__ = [
     "BOX_COUNTS",
     "BOX_IOU_THRESHOLDS",
+    "CAUSES_OF",
+    "CAUSE_COLUMNS",
     "CELL_COUNTS",
     "CHALLENGE_THRESHOLDS",
     "COUNT_ERRORS",
@@ -67,11 +71,13 @@ __all__ = [
     "INSTANCE_METRICS",
     "IOU_THRESHOLDS",
     "BoxMatches",
+    "Cause",
     "ContingencyTable",
     "DetectionCurve",
     "Foreground",
     "Mismatch",
     "Reliability",
+    "SectionCauses",
     "adapted_rand_error",
     "average_precision",
     "boxes_of_instances",
@@ -84,6 +90,7 @@ __all__ = [
     "count_errors",
     "detection_scores",
     "dice",
+    "error_causes",
     "error_map",
     "error_maps",
     "error_regions",
@@ -96,6 +103,7 @@ __all__ = [
     "pooled_matches",
     "rand_error",
     "reliability",
+    "section_causes",
     "seg",
     "splits_mergers_error",
     "summary_table",

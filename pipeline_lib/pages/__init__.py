@@ -39,6 +39,7 @@ def write_page(template: str, output: str | Path, **content: Any) -> None:
         "code": code,
         "digits": digits,
         "duration": duration,
+        "gain": gain,
         "setting": setting,
         "size": size,
     }
@@ -146,6 +147,30 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02} min"
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def gain(value: float) -> str:
+    """Format the difference of two scores with its sign and three decimals.
+
+    Parameters
+    ----------
+    value : float
+        The difference.
+
+    Returns
+    -------
+    str
+        The formatted difference; `n/a` if it is not finite.
+
+    Examples
+    --------
+    >>> from pipeline_lib.pages import gain
+    >>> gain(0.0216), gain(-0.0041), gain(0.00002)
+    ('+0.022', '-0.004', '0')
+    """
+    if not math.isfinite(value):
+        return "n/a"
+    return f"{value:+.3f}" if abs(value) >= 0.0005 else "0"
 
 
 def size(count: float) -> str:

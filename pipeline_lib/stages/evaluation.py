@@ -37,6 +37,7 @@ from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json, Stored
 from pipeline_lib.scores import (
     COLUMNS,
+    NAME_COLUMNS,
     at_chosen_threshold,
     read_scores,
     read_threshold,
@@ -51,6 +52,9 @@ from pipeline_lib.tasks.segmentation.classes import TWO, Classes, target_class
 if TYPE_CHECKING:
     import h5py
     import pandas as pd
+
+#: Columns of a table of the causes of errors.
+CAUSE_COLUMNS = [*NAME_COLUMNS, *metrics.CAUSE_COLUMNS]
 
 _HEADERS_GB = 8.0  # limit of memory for reading headers, as in the workflow by default
 # Scores of boxes that depend on which are kept
@@ -74,6 +78,7 @@ def evaluate(
     memory_gb: float = 8.0,
     threads: int = 1,
     target: str | Path | None = None,
+    causes: str | Path | None = None,
 ) -> None:
     """Score the prediction of one annotated volume, and write the scores as a table.
 
@@ -97,8 +102,8 @@ def evaluate(
     Parameters
     ----------
     dataset : str or Path
-        HDF5 file of the volume with `labels`, `separation_border`, the boxes of its objects and, if pixels
-        are not annotated, `ignore` (`dataset.build_dataset`).
+        HDF5 file of the volume with `raw`, `labels`, `separation_border`, the boxes of its objects and, if
+        pixels are not annotated, `ignore` (`dataset.build_dataset`).
     prediction : str or Path
         HDF5 file with the `cell_probability` of the volume.
     segmentation : str or Path
@@ -132,6 +137,10 @@ def evaluate(
     target : str or Path, optional
         HDF5 file with what the network learned (`target`), if that is not `dataset`. Scores of classes
         compare with it. All other scores compare with `dataset`.
+    causes : str or Path, optional
+        CSV file to write, with the columns `CAUSE_COLUMNS`: the causes of the errors in `segmentation`, and
+        the scores if each cause alone was repaired (`metrics.error_causes`). By default, no causes are
+        searched.
 
     Raises
     ------
@@ -148,7 +157,8 @@ def evaluate(
         "fold": fold,
     }
     inputs = [*dict.fromkeys([dataset, target or dataset, prediction, segmentation, postprocessing])]
-    with provenance.making("evaluate", [output, sections], inputs, **names):
+    outputs = [output, sections, *([causes] if causes else [])]
+    with provenance.making("evaluate", outputs, inputs, **names):
         import pandas as pd  # takes 0.25 s, and `collect_scores` does not need it
 
         chosen = PostProcessing.read(postprocessing)
@@ -200,6 +210,18 @@ def evaluate(
             calibration, of_sections = _calibration(learned, probability, scored)
             of_classes, classes_of_sections = _class_scores(learned, predicted, scored)
             of_boxes, boxes_of_sections = _box_scores(truth, predicted, stored)
+            if causes:
+                found = metrics.error_causes(
+                    truth[layout.RAW.name],
+                    labels,
+                    stored,
+                    truth_cells,
+                    border=border,
+                    ignore=ignore,
+                    workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),
+                )
+                with replacing(causes) as temporary:
+                    found.assign(**names).to_csv(temporary, index=False, columns=CAUSE_COLUMNS)
         for metric, value in ({"constant_pixels": constant} | calibration | of_classes | of_boxes).items():
             scores.loc[len(scores)] = metric, chosen.threshold, value
         if rows := of_sections + classes_of_sections + boxes_of_sections:
@@ -303,7 +325,8 @@ def collect_scores(
     output : str or Path
         CSV file to write.
     columns : sequence of str, default scores.COLUMNS
-        Columns of all tables, `scores.SECTION_COLUMNS` for those of the sections.
+        Columns of all tables, `scores.SECTION_COLUMNS` for those of the sections, `CAUSE_COLUMNS` for those
+        of the causes of errors.
 
     Raises
     ------

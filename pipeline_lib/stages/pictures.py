@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,17 @@ import h5py
 import pandas as pd
 
 from pipeline_lib import layout, provenance
+from pipeline_lib.figures.causes import Place, Section, save_cause_sheet
 from pipeline_lib.figures.charts import save_threshold_chart, save_training_chart
 from pipeline_lib.figures.errors import save_error_sheet
 from pipeline_lib.figures.volume import save_volume_strip
 from pipeline_lib.instances.classes import ClassMap
 from pipeline_lib.instances.postprocessing import PostProcessing
+from pipeline_lib.kernels.sections import ignored_pixels
+from pipeline_lib.metrics import Cause
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
+from pipeline_lib.scores import read_scores
 
 
 def draw_volume_strip(
@@ -156,6 +160,69 @@ def draw_errors(
             volume=volume,
             record=record,
         )
+
+
+def draw_causes(
+    causes: str | Path,
+    files: Mapping[str, tuple[str | Path, str | Path]],
+    output: str | Path,
+    *,
+    network: str,
+    split: str = "validation",
+) -> None:
+    """Draw a close-up of an error of each cause (PNG).
+
+    The largest error of a cause in each volume is known from the table. Of these, the one is drawn in whose
+    volume the cause has most wrong pixels.
+
+    Parameters
+    ----------
+    causes : str or Path
+        Table of the causes of errors (CSV) of the evaluation stage.
+    files : mapping of str to (str or Path, str or Path)
+        For each volume of the split: HDF5 file with `raw`, `labels`, `separation_border` and, if there is
+        one, `ignore`; and HDF5 file with the predicted `labels`.
+    output : str or Path
+        PNG file to write.
+    network : str
+        Name of the model, as in the column of this name.
+    split : str, default "validation"
+        Split whose errors are drawn.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, lacks an array, or has changed since it was made.
+    """
+    table = read_scores(causes)
+    table = table[(table.network == network) & (table.split == split) & table.section.notna()]
+    table = table.sort_values("pixels", ascending=False, kind="stable").drop_duplicates("cause")
+    drawn = sorted({*table.volume})
+    inputs = [causes, *(path for name in drawn for path in files[name])]
+    with provenance.making("draw_figures", [output], inputs, network=network, split=split) as record:
+        rows = {row.cause: row for row in table.itertuples()}
+        places = [
+            Place(cause, row.volume, int(row.section), int(row.y), int(row.x))
+            for cause in Cause
+            if (row := rows.get(cause.name.lower())) is not None
+        ]
+
+        def read(volume: str, z: int) -> Section:
+            dataset, segmentation = files[volume]
+            with (
+                layout.require(dataset, layout.RAW, layout.LABELS, layout.SEPARATION_BORDER) as data,
+                layout.require(segmentation, layout.LABELS) as segmented,
+            ):
+                labels = data[layout.LABELS.name]
+                return Section(
+                    data[layout.RAW.name][:, z],
+                    labels[z],
+                    _stored_labels(segmented, labels.shape)[z],
+                    data[layout.SEPARATION_BORDER.name][z],
+                    ignored_pixels(data.get(layout.IGNORE.name), z),
+                )
+
+        save_cause_sheet(places, read, output, network=network, split=split, record=record)
 
 
 def draw_training(history: str | Path, output: str | Path) -> None:

@@ -32,6 +32,7 @@ __all__ = ["Contents", "write_report"]
 
 
 CLASSIFIERS = {"constant": "constant classifier", "smoothed_raw": "threshold of the smoothed raw image"}
+CAUSE_METRICS = ("v_rand_thin", "seg", "average_precision")  # beside the criterion
 SOFTWARE = ("torch", "numpy", "scipy", "numba", "h5py")
 
 
@@ -130,6 +131,9 @@ class Contents:
         Only of a detector: the numbers of objects of `draw_detection_charts` (PNG).
     boxes : str or Path, optional
         Only of a detector: file of `stages.boxes.choose_boxes` (JSON).
+    causes : sequence of str or Path, optional
+        Table of the causes of errors (CSV) of the evaluation stage, and their picture
+        (`stages.pictures.draw_causes`, PNG). By default they are not shown, as for a detector.
     study : bool, default False
         Whether the page `comparison.html` is linked.
     """
@@ -151,6 +155,7 @@ class Contents:
     thresholds_figure: str | Path
     counts_figure: str | Path | None = None
     boxes: str | Path | None = None
+    causes: Sequence[str | Path] = ()
     study: bool = False
 
     @property
@@ -165,6 +170,7 @@ class Contents:
             self.model,
             *self.strips,
             *self.errors,
+            *self.causes,
             self.training_figure,
             self.thresholds_figure,
             *self.spread,
@@ -264,6 +270,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             of_volume=_by_volume(table[table.network == network], splits),
             strips=strips,
             errors=[_picture(path) for path in contents.errors],
+            causes=_causes(contents.causes, network, criterion.metric) if contents.causes else None,
             training_figure=_picture(contents.training_figure),
             thresholds_figure=_picture(contents.thresholds_figure),
             counts_figure=_picture(contents.counts_figure) if contents.counts_figure else None,
@@ -540,6 +547,74 @@ def _spread(path: str | Path) -> dict[str, dict[str, Json]]:
     """Read the spread over seeds: split -> metric -> columns of the table."""
     table = pd.read_csv(path).set_index("metric")
     return {split: rows.to_dict("index") for split, rows in table.groupby("split")}
+
+
+def _causes(files: Sequence[str | Path], network: str, criterion: str) -> Json:
+    """Return what the report shows of the causes of errors: rows of the table, and the picture."""
+    table, picture = files
+    shown = _picture(picture)
+    rows = read_scores(table)
+    rows = rows[(rows.network == network) & (rows.split == shown["split"])]
+    metrics = [*dict.fromkeys([criterion, *CAUSE_METRICS])]
+    scores = {score.metric: score for score in SCORES}
+    return shown | {
+        "volumes": rows.volume.nunique(),
+        "scores": [scores[metric] for metric in metrics],
+        **tabulate_causes(rows, [scores[metric] for metric in metrics], shown["causes_of"]),
+    }
+
+
+def tabulate_causes(
+    rows: pd.DataFrame, scores: Sequence[Score], causes_of: dict[str, list[str]]
+) -> dict[str, Json]:
+    """Return numbers and scores of each cause of errors over all volumes of a split.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Rows of the table of the causes of errors for one network and split.
+    scores : sequence of Score
+        Scores to return.
+    causes_of : dict of str to list of str
+        Causes of each kind of errors.
+
+    Returns
+    -------
+    dict
+        `found` (without any repair), and `kinds`: for each kind with errors its own numbers (`all`) and those
+        of each of its `causes` with errors. Each has `cells`, `pixels`, `share` (of all wrong pixels),
+        `values` (mean of each score over the volumes), `gains` (by how much it is better than without repair)
+        and `levels` (the gain as a fraction of the largest gain of a single cause, 0 to 1).
+    """
+    grouped = rows.groupby("cause", sort=False)
+    counts, means = grouped[["cells", "pixels"]].sum(), grouped[[score.metric for score in scores]].mean()
+    signs = pd.Series({score.metric: 1.0 if score.more_is_better else -1.0 for score in scores})
+    gains = (means - means.loc["as_found"]) * signs
+    largest = gains.loc[[cause for own in causes_of.values() for cause in own]].max()
+    levels = (gains / largest.where(largest > 0)).clip(0, 1).fillna(0)
+    wrong = max(int(counts.pixels["as_found"]), 1)
+
+    def numbers(cause: str) -> Json:
+        return {
+            "cells": int(counts.cells[cause]),
+            "pixels": int(counts.pixels[cause]),
+            "share": counts.pixels[cause] / wrong,
+            "values": means.loc[cause].to_dict(),
+            "gains": gains.loc[cause].to_dict(),
+            "levels": levels.loc[cause].to_dict(),
+        }
+
+    return {
+        "found": numbers("as_found"),
+        "kinds": {
+            kind: {
+                "all": numbers(kind),
+                "causes": {cause: numbers(cause) for cause in own if counts.cells[cause]},
+            }
+            for kind, own in causes_of.items()
+            if counts.cells[kind]
+        },
+    }
 
 
 def _picture(path: str | Path) -> Json:

@@ -422,6 +422,7 @@ TURNS = [name for turn in zip_longest(TEST, VALIDATION, PREDICT, TRAIN) for name
 SHOWN = TURNS[: config["report"]["volumes"]]
 SHOWN_ERRORS = [name for name in SHOWN if name in EVALUATED]
 SHOWN_TRAIN, SHOWN_TEST = ([name for name in SHOWN if name in split] for split in (TRAIN, TEST))
+COMPARED = [*dict.fromkeys(SHOWN + VALIDATION)]  # the causes of errors are those of the validation volumes
 DRAWN = [*dict.fromkeys(SHOWN + EVALUATED)]  # in the pictures of a detector and its charts
 SHOWN_WEIGHED = [name for name in SHOWN if name not in PREDICT]
 # Volumes that several jobs share
@@ -620,6 +621,12 @@ def models_of(fold, names=None):
 def files_of_models(pattern, models):
     """Return the files of a pattern for all volumes on which each of the models or baselines is scored."""
     return [pattern.format(model=model, volume=name) for model in models for name in evaluated_of(model)]
+
+
+def causes_of(models):
+    """Return the tables of the causes of errors, which networks that find boxes do not have."""
+    own = [name for name in models if name in SEGMENTERS]
+    return files_of_models("<results>/scores/{model}/causes/{volume}.csv", own)
 
 
 def found_by(models):

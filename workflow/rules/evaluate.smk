@@ -68,6 +68,7 @@ for batch in batches_of("evaluate", **{group: names for group, (names, _) in SCO
         output:
             expand("<results>/scores/{{model}}/{volume}.csv", volume=batch.volumes),
             expand("<results>/scores/{{model}}/sections/{volume}.csv", volume=batch.volumes),
+            expand("<results>/scores/{{model}}/causes/{volume}.csv", volume=batch.volumes),
         log:
             f"<logs>/evaluate/{{model}}/{batch.name}.log",
         benchmark:
@@ -82,7 +83,9 @@ for batch in batches_of("evaluate", **{group: names for group, (names, _) in SCO
         resources:
             mem_mb=MEMORY_MB,
         params:
-            volumes=evaluations(batch.volumes),
+            volumes=evaluations(
+                batch.volumes, **PIXELWISE, causes="<results>/scores/{model}/causes/{volume}.csv"
+            ),
         script:
             "../scripts/evaluate.py"
 
@@ -131,9 +134,11 @@ rule collect_scores:
     input:
         scores=files_of_models("<results>/scores/{model}/{volume}.csv", SUMMARISED),
         sections=files_of_models("<results>/scores/{model}/sections/{volume}.csv", SUMMARISED),
+        causes=causes_of(SUMMARISED),
     output:
         scores="<results>/scores.csv",
         sections="<results>/scores_sections.csv",
+        causes=["<results>/scores_causes.csv"] if causes_of(SUMMARISED) else [],
     log:
         "<logs>/collect_scores.log",
     benchmark:

@@ -70,16 +70,23 @@ else:
 
     rule draw_figures:
         input:
-            datasets=expand("<results>/dataset/{volume}.h5", volume=SHOWN),
+            datasets=expand("<results>/dataset/{volume}.h5", volume=COMPARED),
             weight_maps=expand("<results>/weight_map/{volume}.h5", volume=SHOWN_WEIGHED),
             predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
-            segmentations=expand("<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
+            segmentations=expand("<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=COMPARED),
             postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
             history=f"<results>/models/{FIRST}/history.csv",
             scores="<results>/scores.csv",
+            causes="<results>/scores_causes.csv",
         output:
             strips=pictures("volume", SHOWN, "from raw to segmentation"),
             errors=pictures("errors", SHOWN_ERRORS, "errors"),
+            causes=report(
+                "<results>/figures/causes.png",
+                caption="../report/causes.rst",
+                category="Model",
+                labels={"figure": "errors by cause"},
+            ),
             training=report(
                 "<results>/figures/training.png",
                 caption="../report/training.rst",
@@ -127,6 +134,14 @@ else:
                 postprocessing="<results>/postprocessing/{model}.json",
                 output="<results>/figures/errors/{volume}.png",
                 volume="{volume}",
+            ),
+            network=MODEL,
+            compared=each(
+                VALIDATION,
+                [MODEL],
+                volume="{volume}",
+                dataset="<results>/dataset/{volume}.h5",
+                segmentation="<results>/segmentation/{model}/{volume}.h5",
             ),
         script:
             "../scripts/draw_figures.py"
@@ -178,6 +193,7 @@ rule report:
             volume=SHOWN,
         ),
         errors=[] if MAIN.detects else expand("<results>/figures/errors/{volume}.png", volume=SHOWN_ERRORS),
+        causes=[] if MAIN.detects else ["<results>/scores_causes.csv", "<results>/figures/causes.png"],
         training="<results>/figures/training.png",
         thresholds="<results>/figures/thresholds.png",
         counts=["<results>/figures/counts.png"] if MAIN.detects else [],

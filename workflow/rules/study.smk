@@ -35,9 +35,11 @@ use rule collect_scores as collect_study with:
     input:
         scores=files_of_models("<results>/scores/{model}/{volume}.csv", MODELS),
         sections=files_of_models("<results>/scores/{model}/sections/{volume}.csv", MODELS),
+        causes=causes_of(MODELS),
     output:
         scores="<results>/study_scores.csv",
         sections="<results>/study_scores_sections.csv",
+        causes=["<results>/study_scores_causes.csv"] if causes_of(MODELS) else [],
     log:
         "<logs>/collect_study.log",
     benchmark:

@@ -6,7 +6,7 @@ from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
     from pipeline_lib.scores import SECTION_COLUMNS
-    from pipeline_lib.stages.evaluation import collect_scores
+    from pipeline_lib.stages.evaluation import CAUSE_COLUMNS, collect_scores
 
     run(collect_scores, [*map(Path, snakemake.input.scores)], Path(snakemake.output.scores))
     run(
@@ -15,3 +15,5 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         Path(snakemake.output.sections),
         SECTION_COLUMNS,
     )
+    for causes in snakemake.output.causes:
+        run(collect_scores, [*map(Path, snakemake.input.causes)], Path(causes), CAUSE_COLUMNS)

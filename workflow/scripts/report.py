@@ -23,6 +23,7 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         check=Path(snakemake.input.check),
         strips=[*map(Path, snakemake.input.strips)],
         errors=[*map(Path, snakemake.input.errors)],
+        causes=[*map(Path, snakemake.input.causes)],
         training_figure=Path(snakemake.input.training),
         thresholds_figure=Path(snakemake.input.thresholds),
         counts_figure=next(map(Path, snakemake.input.counts), None),
