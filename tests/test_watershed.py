@@ -226,8 +226,9 @@ def test_components_are_chosen_if_a_watershed_is_better_by_chance_only():
     assert other.setting in (0, 1) and other.cross_validated == pytest.approx((0.1 + 0.1 + 0.8) / 3)
     # equal in the cross-validation, or not known: the mean decides
     assert _choose(np.full((3, 3), 0.5), none[:, :3], seeds)[0].setting in (0, 1)
+    seeds_better = np.array([0, 0, 0.5])
     assert _choose(values[:1], none[:1, :3], seeds)[0].setting == 0
-    assert _choose(values[:1] + [0, 0, 0.5], none[:1, :3], seeds)[0].setting == 2
+    assert _choose(values[:1] + seeds_better, none[:1, :3], seeds)[0].setting == 2
 
 
 def test_a_watershed_that_is_not_used_is_recorded(tmp_path, caplog):

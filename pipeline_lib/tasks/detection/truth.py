@@ -57,7 +57,8 @@ def box_writer(file: h5py.File, cells: Sequence[str]) -> Callable[..., None]:
             boxes, kind, ignored = boxes[known], kind[known], (ignored | cut_off)[known]
         cut = (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2:] >= size).any(axis=1)
         state = np.where(ignored, IGNORED, np.where(cut, CUT, 0))
-        for array, values in zip(arrays, (boxes, np.full(len(boxes), section), kind, state), strict=True):
+        rows: list[np.ndarray] = [boxes, np.full(len(boxes), section), kind, state]
+        for array, values in zip(arrays, rows, strict=True):
             layout.append(array, values)
 
     return append
