@@ -432,7 +432,7 @@ class TestFinishedRun:
         answer = snakemake(directory, *arguments, "seeds=[3]")
         assert answer.returncode == 0, answer.stderr
         written = {path for path, time in before.items() if path.stat().st_mtime_ns != time}
-        names = ("scores.csv", "scores_sections.csv", "report.html", "provenance.html")
+        names = ("scores.csv", "scores_sections.csv", "scores_causes.csv", "report.html", "provenance.html")
         assert {path.name for path in written if path.suffix in (".csv", ".html")} == {*names}
         assert not written & {*results.rglob("*.h5"), *results.rglob("*.pt"), *results.rglob("*.tif")}
 
