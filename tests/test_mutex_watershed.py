@@ -22,7 +22,7 @@ from pipeline_lib.instances.mutex_watershed import Affinities, mutex_watershed
 from pipeline_lib.instances.postprocessing import PostProcessing, instances, instances_by_block
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.components import equal_components
-from pipeline_lib.networks.model import Model, save_ensemble
+from pipeline_lib.networks.model import Model, members_in, read_tensors, save_ensemble
 from pipeline_lib.networks.modelfile import describe
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
@@ -458,6 +458,24 @@ def test_the_output_is_copied_from_a_network_with_the_same_affinities_only(input
     run(inputs, tmp_path / "own", **SHORT)
     for start, expected in (("plain", ["score"]), ("other", ["score"]), ("own", [])):
         assert initialised(f"from {start}", start) == expected
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (3, 8, 7), (3, 40_000, 40_000)])
+def test_affinities_of_another_shape_and_too_many_are_refused(shape):
+    cells = np.broadcast_to(True, (8, 8) if shape[1] == 8 else shape[1:])
+    affinities = Affinities(np.broadcast_to(np.float32(0.5), shape), (*NEIGHBOURS, (-4, 0)))
+    with pytest.raises(InputError, match=r"found affinities of the shape .* less than 2\^32 values"):
+        mutex_watershed(affinities, cells)
+
+
+def test_versions_without_affinities_refuse_a_model_that_has_them(trained):
+    path = trained / "model.pt"
+    path = trained / "model.pt"
+    content = read_tensors(path)
+    assert (content["format_version"], "offsets" in content) == (2, True)
+    del content["offsets"]  # what they see
+    with pytest.raises(InputError, match="model format version 2, expected 1"):
+        members_in(content, path)
 
 
 def test_settings_are_stored_without_those_of_other_methods(tmp_path):

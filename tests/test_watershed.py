@@ -249,24 +249,21 @@ def test_pixel_errors_choose_the_threshold_for_the_seeds_that_the_criterion_chos
     from pipeline_lib.stages.postprocessing import _best, _cross_validated
 
     seeds = np.array([0.6, 0.6, 0.6, 0.8, 0.8])
-    # the best setting has a standard deviation of 0.1 and three sections: a standard error of 0.0577
-    values = np.array([[0.9, 0.85, 0.75, 0.8, 0], [0.8, 0.75, 0.75, 0.7, 0], [0.7, 0.65, 0.75, 0.75, 0]])
+    values = np.array([[0.9, 0.85, 0.74, 0.8, 0], [0.8, 0.75, 0.74, 0.7, 0], [0.7, 0.65, 0.74, 0.75, 0]])
     errors = np.array([[0.5, 0.2, 0.3, 0.1, 0.0], [0.5, 0.38, 0.3, 0.1, 0.0], [0.5, 0.2, 0.3, 0.1, 0.0]])
-    no_errors = np.full(values.shape, np.nan)
-    assert _best(values, no_errors, seeds) == 0
-    assert _best(values, errors, seeds) == 1
-    assert _best(values - [0, 0.007, 0, 0, 0], errors, seeds) == 1  # 0.057 worse than the best
-    assert _best(values - [0, 0.008, 0, 0, 0], errors, seeds) == 2  # 0.058 worse
-    assert _best(values - [0, 0.008, 0.008, 0, 0], errors, seeds) == 0
-    without_score = np.concatenate([values, [[np.nan, 0.75, 0.75, 0.1, 0.1]]])  # of the best setting
-    assert _best(without_score, np.concatenate([errors, errors[:1]]), seeds) == 1
-    assert _best(np.where(errors == 0, 1, values)[2:], errors[2:], seeds) == 4
-    assert _best(values[:1], errors[:1], seeds) == 1  # a single section has no standard error
-    assert _best(values, errors, np.full(5, np.nan)) == 0  # components
-    expected = [values[0, _best(values[1:], errors[1:], seeds)]]
-    expected += [values[1, _best(values[[0, 2]], errors[[0, 2]], seeds)]]
-    expected += [values[2, _best(values[:2], errors[:2], seeds)]]
-    assert _cross_validated(values, errors, seeds) == pytest.approx(np.mean(expected))
+    assert _best(values, np.full(values.shape, np.nan), seeds, 0.06) == 0
+    assert _best(values, errors, seeds, 0.061) == 1
+    assert _best(values - [0, 0.02, 0, 0, 0], errors, seeds, 0.061) == 2
+    assert _best(values, errors, seeds, 0.04) == _best(values, errors, seeds) == 0
+    assert _best(np.where(errors == 0, 1, values)[2:], errors[2:], seeds, 1.0) == 4
+    assert _best(values[:1], errors[:1], seeds, 0.061) == 1
+    without_score = np.concatenate([values, np.full((1, 5), np.nan)])
+    assert _best(without_score, np.concatenate([errors, errors[:1]]), seeds, 0.061) == 1
+    assert _best(values, errors, np.full(5, np.nan), 1.0) == 0  # components
+    expected = [values[0, _best(values[1:], errors[1:], seeds, 0.061)]]
+    expected += [values[1, _best(values[[0, 2]], errors[[0, 2]], seeds, 0.061)]]
+    expected += [values[2, _best(values[:2], errors[:2], seeds, 0.061)]]
+    assert _cross_validated(values, errors, seeds, 0.061) == pytest.approx(np.mean(expected))
 
 
 @pytest.mark.parametrize("criterion", ["rand_error", "v_rand_thin"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import h5py
@@ -12,6 +13,7 @@ from pipeline_lib import layout
 from pipeline_lib.data.affinities import NEIGHBOURS
 from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.kernels.components import root
+from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Offsets, Stored
 
 #: Only pixels whose row and column are multiples of it have edges that separate (px). Neighbouring edges say
@@ -75,6 +77,11 @@ def mutex_watershed(
     (y, x) array of int32
         0 = not in a cell. Each region has a number of its own and is 4-connected.
 
+    Raises
+    ------
+    InputError
+        If the affinities have another shape, or 2^32 values or more.
+
     Notes
     -----
     This is Kruskal's algorithm for a maximum spanning forest, with constraints (algorithm 1 of [1]_).
@@ -97,6 +104,13 @@ def mutex_watershed(
     >>> mutex_watershed(Affinities(values, ((-1, 0), (0, -1), (0, -4))), np.ones((1, 5), bool))
     array([[2, 2, 2, 5, 5]], dtype=int32)
     """
+    expected = len(affinities.offsets), *cells.shape
+    if affinities.values.shape != expected or math.prod(expected) >= 2**32:
+        raise InputError(
+            f"a mutex watershed: found affinities of the shape {affinities.values.shape} for "
+            f"{len(affinities.offsets)} offsets and a section of {cells.shape}; expected one map of the "
+            "section for each offset, and less than 2^32 values. Cut the images, or train with fewer offsets."
+        )
     values, offsets = np.asarray(affinities.values, np.float32), np.array(affinities.offsets, np.int64)
     cells = np.ascontiguousarray(cells, bool)
     weights, edges = _edges(values, offsets, cells, np.float32(bias), stride)

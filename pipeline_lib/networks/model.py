@@ -28,7 +28,7 @@ from pipeline_lib.runtime.files import replacing, require_file
 from pipeline_lib.runtime.types import Offsets
 
 FORMAT_VERSION = 1
-ENSEMBLE_VERSION = 2  # of files with several networks, so that older versions of bordure refuse them
+LATER_VERSION = 2  # of files with several networks or affinities, so that older versions refuse them
 _IS_FOLDER = 0x10  # flag in the external attributes of a ZIP entry
 
 
@@ -199,7 +199,7 @@ class Model:
         """Return what the file contains, without the parameters of the network."""
         return {
             "format": "bordure-model",
-            "format_version": FORMAT_VERSION,
+            "format_version": LATER_VERSION if self.offsets else FORMAT_VERSION,
             "name": self.plan.name,
             "arguments": self.plan.arguments(),
             "task": self.task,
@@ -340,7 +340,7 @@ def members_in(content: dict[str, Any], path: str | Path) -> list[dict[str, Any]
     if content.get("format") != "bordure-model":
         raise InputError(f"{path}: not a bordure model. Expected a `model.pt` written by the training stage.")
     members = content.get("members", [content])
-    expected = ENSEMBLE_VERSION if "members" in content else FORMAT_VERSION
+    expected = LATER_VERSION if "members" in content or "offsets" in content else FORMAT_VERSION
     if content.get("format_version") != expected:
         raise InputError(
             f"{path}: model format version {content.get('format_version')}, expected {expected}. "
@@ -393,7 +393,7 @@ def save_ensemble(
                 "they learned."
             )
     plain = first._plain() | {
-        "format_version": ENSEMBLE_VERSION,
+        "format_version": LATER_VERSION,
         "provenance": provenance,
         "application": application,
     }

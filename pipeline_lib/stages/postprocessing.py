@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -51,6 +50,8 @@ LEFT_OUT = 50  # parts of the sections in the cross-validation; each part is lef
 
 
 def _v_rand_thin(labels: np.ndarray, predicted: np.ndarray, *, ignore: np.ndarray | None = None) -> float:
+    if not labels.any():
+        return float("nan")  # as the other criteria
     return metrics.v_rand(labels, thin_labels(predicted, ignore=ignore), ignore=ignore)
 
 
@@ -60,8 +61,9 @@ CRITERIA: dict[str, tuple[Callable[..., float], bool]] = {
     "v_rand_thin": (_v_rand_thin, True),
     "seg": (metrics.seg, True),
 }
-#: Criteria that hardly depend on where the rims of cells are, or prefer cells without any membrane.
-WITHOUT_RIMS = ("rand_error", "v_rand_thin")
+#: Criteria that hardly depend on where the rims of cells are, and how much worse they may be for better rims.
+#: The Rand error is lower by about that much if cells have no membranes between them.
+RIM_LOSS = {"rand_error": 0.025, "v_rand_thin": 0.005}
 
 
 # truth, cell probability, predicted border, affinities, ignored pixels
@@ -91,9 +93,8 @@ def choose_postprocessing(
 
     The Rand error and V-Rand hardly tell where the rims of cells are. So with these criteria, the best
     setting of a method decides its own setting, that is, which cells there are. Of the thresholds with this
-    setting, the one with the smallest pixel error is chosen, if its criterion is at most one standard error
-    (over the sections) worse than the best (Breiman et al. 1984, Classification and Regression Trees, section
-    3.4.3).
+    setting, the one with the smallest pixel error is chosen, if its mean criterion is worse than the best by
+    at most `RIM_LOSS`.
 
     More settings fit few sections better by chance. So a method is also scored by cross-validation: each
     section by the setting that is best for all other sections. It is chosen only if it is better than
@@ -112,8 +113,8 @@ def choose_postprocessing(
         criterion of the method by cross-validation, null for a single section), and `provenance`. With a
         class `border`, it also has `border_reach`. If another method than components is chosen, it has the
         setting of this method, and `value` is that of the best of them. If the pixel error chose the
-        threshold, it has the mean `pixel_error`. If a method was tried and is not used, `rejected` has its
-        `method`, its best `value` and its `cross_validated`.
+        threshold, it has the mean `pixel_error` and the `rim_loss` (`RIM_LOSS`). If a method was tried and is
+        not used, `rejected` has its `method`, its best `value` and its `cross_validated`.
     tried : str or Path, optional
         CSV file to write, one row for each setting that was tried: `threshold` and the setting of each method
         (`methods.SEPARATORS`; empty if it is not used), `sections`, the mean and the standard deviation of
@@ -158,7 +159,7 @@ def choose_postprocessing(
                 for threshold, value in product(*GRIDS[method])
                 if method != "watershed" or value > threshold
             ]
-        with_rims = method != "components" and criterion in WITHOUT_RIMS
+        with_rims = method != "components" and criterion in RIM_LOSS
         scored = [
             of_section
             for paths in zip(datasets, predictions, strict=True)
@@ -168,7 +169,7 @@ def choose_postprocessing(
         sign = 1 if CRITERIA[criterion][1] else -1
         mean = np.nanmean(values, axis=0)
         separators = np.array([own.separator for own in candidates], float)  # NaN for components
-        found, other = _choose(sign * values, errors, separators)
+        found, other = _choose(sign * values, errors, separators, RIM_LOSS.get(criterion, 0.0))
         chosen, of_method = candidates[found.setting], np.flatnonzero(found.of_method)
         cross_validated = _value(sign * found.cross_validated)
         rejected: Json = {}
@@ -193,7 +194,7 @@ def choose_postprocessing(
                 "grid": grid.tolist(),
                 "value": best_at,
                 "cross_validated": cross_validated,
-                **({"pixel_error": pixel_error} if by_rims else {}),
+                **({"pixel_error": pixel_error, "rim_loss": RIM_LOSS[criterion]} if by_rims else {}),
                 **({"rejected": rejected} if rejected else {}),
                 "provenance": record,
             },
@@ -242,7 +243,10 @@ def _value(number: float) -> float | None:
 
 
 def _choose(
-    values: npt.NDArray[np.float64], errors: npt.NDArray[np.float64], separators: npt.NDArray[np.float64]
+    values: npt.NDArray[np.float64],
+    errors: npt.NDArray[np.float64],
+    separators: npt.NDArray[np.float64],
+    rim_loss: float = 0.0,
 ) -> tuple[_Choice, _Choice | None]:
     """Return the choice of the better method, and that of the other one if two were tried.
 
@@ -257,7 +261,7 @@ def _choose(
         if not of_method.any():
             continue
         numbers = np.flatnonzero(of_method)
-        own = values[:, numbers], errors[:, numbers], separators[numbers]
+        own = values[:, numbers], errors[:, numbers], separators[numbers], rim_loss
         choices.append(_Choice(int(numbers[_best(*own)]), of_method, _cross_validated(*own)))
     if len(choices) == 1:
         return choices[0], None
@@ -270,13 +274,16 @@ def _choose(
 
 
 def _best(
-    values: npt.NDArray[np.float64], errors: npt.NDArray[np.float64], separators: npt.NDArray[np.float64]
+    values: npt.NDArray[np.float64],
+    errors: npt.NDArray[np.float64],
+    separators: npt.NDArray[np.float64],
+    rim_loss: float = 0.0,
 ) -> int:
     """Return the number of the best setting, for the arguments of `_choose`.
 
     It has the highest mean value; of several such settings, it is the middle one. If pixel errors count, it
     is the one with the smallest error among those with the same separator whose mean value is lower by at
-    most its standard error over the sections (unknown for a single section, which sets no limit).
+    most `rim_loss`.
     """
     mean = np.nanmean(values, axis=0)
     best = np.flatnonzero(mean == mean.max())
@@ -284,14 +291,15 @@ def _best(
     same = np.flatnonzero(separators == separators[chosen])  # none for components: NaN
     if not len(same) or np.isnan(errors).any():
         return chosen
-    own = values[~np.isnan(values[:, chosen]), chosen]
-    standard_error = own.std(ddof=1) / math.sqrt(len(own)) if len(own) > 1 else math.inf
-    as_good = same[mean[same] >= mean[chosen] - standard_error]
+    as_good = same[mean[same] >= mean[chosen] - rim_loss]
     return int(as_good[errors[:, as_good].mean(axis=0).argmin()])
 
 
 def _cross_validated(
-    values: npt.NDArray[np.float64], errors: npt.NDArray[np.float64], separators: npt.NDArray[np.float64]
+    values: npt.NDArray[np.float64],
+    errors: npt.NDArray[np.float64],
+    separators: npt.NDArray[np.float64],
+    rim_loss: float = 0.0,
 ) -> float:
     """Return the mean of each section's value with the setting that is best for the others.
 
@@ -301,7 +309,7 @@ def _cross_validated(
         return float("nan")
     parts = np.array_split(np.arange(len(values)), min(len(values), LEFT_OUT))
     own = [
-        values[part, _best(np.delete(values, part, axis=0), np.delete(errors, part, axis=0), separators)]
+        values[part, _best(np.delete(values, part, 0), np.delete(errors, part, 0), separators, rim_loss)]
         for part in parts
     ]
     return float(np.nanmean(np.concatenate(own)))

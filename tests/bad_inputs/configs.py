@@ -86,6 +86,7 @@ for name, training, more in (
     ("mutex watershed without affinities", "", MUTEX),
     ("offsets without those to the neighbours", ", affinities: [[-9, 0], [0, -9], [-1, 0]]", MUTEX),
     ("two opposite offsets", ", affinities: [[-1, 0], [0, -1], [5, 0], [-5, 0]]", MUTEX),
+    ("offset beyond the output of a tile", ", affinities: [[-1, 0], [0, -1], [-40, 0]]", MUTEX),
     ("offset of three numbers", ", affinities: [[-1, 0], [0, -1], [0, -9, 0]]", MUTEX),
     (
         "affinities to resample",

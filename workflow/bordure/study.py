@@ -415,6 +415,14 @@ def require_task(settings: Json, plan: Plan) -> None:
             raise InputError(f"config key `{key}`: not possible here, because {what}. Remove it.")
     if detects:
         return
+    output = plan.geometry.output_size(training["tile"])
+    for offset in _offsets(settings):
+        if max(map(abs, offset)) >= output:
+            raise InputError(
+                f"config key `training.affinities`: found the offset {[*offset]}, expected offsets shorter "
+                f"than the output of a training tile ({output} px), because no pair would be learned. "
+                "Increase `training.tile`, or write a list of shorter offsets."
+            )
     learned = bool(training.get("affinities"))
     mutex = settings["segmentation"]["method"] == "mutex_watershed"
     if mutex and not learned:
