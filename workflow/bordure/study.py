@@ -415,8 +415,9 @@ def require_task(settings: Json, plan: Plan) -> None:
             raise InputError(f"config key `{key}`: not possible here, because {what}. Remove it.")
     if detects:
         return
-    output = plan.geometry.output_size(training["tile"])
     for offset in _offsets(settings):
+        plan.require_tile(training["tile"], "training.tile")
+        output = plan.geometry.output_size(training["tile"])
         if max(map(abs, offset)) >= output:
             raise InputError(
                 f"config key `training.affinities`: found the offset {[*offset]}, expected offsets shorter "
