@@ -10,7 +10,11 @@ measurements use a drawn volume and, if not stated otherwise, all threads of the
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +28,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import harness
@@ -39,8 +44,10 @@ from pipeline_lib.networks.module import UpConvolution
 from pipeline_lib.networks.unet import module as unet
 from pipeline_lib.runtime import devices
 from pipeline_lib.runtime.files import read_json
+from pipeline_lib.runtime.log import WAITING
 from pipeline_lib.stages.dataset import build_dataset, build_weight_map, measure_statistics
 from pipeline_lib.stages.synthesis import draw_volume
+from pipeline_lib.training import randomness
 from pipeline_lib.training.schedule import Settings, make_optimizer
 from pipeline_lib.training.step import Step
 
@@ -63,8 +70,9 @@ def measure() -> list[Row]:
             *row,
             loss_curves(patches, device),
             waiting(patches, device),
-            use_of_cores(patches, device),
+            *([] if device.type == "cuda" else use_of_cores()),
             up_convolutions(batch, device),
+            dropout(batch, device),
             affinities(batch, device),
             augmentation(patches),
             *reading(patches, step),
@@ -228,24 +236,73 @@ def waiting(patches: Patches, device: torch.device, count: int = 10) -> Row:
     )
 
 
-def use_of_cores(patches: Patches, device: torch.device, count: int = 30) -> Row:
-    """Measure how much of the cores a training with the small network uses, with its augmentation."""
-    step, fresh = our_step(SMALL, device, "adam"), endless(patches, device)
-    for _ in range(5):
-        step(next(fresh))
-    wall, processor = time.perf_counter(), time.process_time()
-    for _ in range(count):
-        step(next(fresh))
-    wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    cores = torch.get_num_threads()
+def use_of_cores(rounds: int = 3) -> list[Row]:
+    """Measure how much of the cores a training with the small network uses, with its augmentation.
+
+    Each measurement is a process of its own, in which threads wait for each other as in the training stage,
+    or sleep at once.
+    """
+    found: dict[str, list[list[float]]] = {"stage": [], "asleep": []}
+    for _ in range(rounds):
+        for name, more in (("stage", {}), ("asleep", {"GOMP_SPINCOUNT": "0"})):
+            command = [sys.executable, "-c", "from benchmarks import bench_training as b; b.print_use()"]
+            environment = os.environ | WAITING | more
+            printed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
+            found[name].append(json.loads(printed))
+    (rate, cores), (rate_asleep, cores_asleep) = (np.median(runs, axis=0) for runs in found.values())
+    threads = torch.get_num_threads()
+    return [
+        Row(
+            "processor time of a training, 16 channels",
+            f"time on {threads} cores",
+            cores / threads,
+            "of the cores",
+            0.95,
+            True,
+            {"iterations_per_second": rate},
+        ),
+        Row(
+            "training, threads wait for each other as in the stage",
+            "asleep",
+            rate / rate_asleep,
+            "x faster",
+            details={"of_the_cores_asleep": cores_asleep / threads},
+        ),
+    ]
+
+
+def print_use(count: int = 60) -> None:
+    """Print the iterations per second of a training with the small network, and how many cores it used."""
+    device = torch.device("cpu")
+    inference.keep_memory()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        step, fresh = our_step(SMALL, device, "adam"), endless(drawn_patches(Path(folder), stack), device)
+        for _ in range(10):
+            step(next(fresh))
+        wall, processor = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            step(next(fresh))
+        wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    print(json.dumps([count / wall, processor / wall]))
+
+
+def dropout(batch: Batch, device: torch.device) -> Row:
+    """Compare the small network's step with one whose drop-out is that of torch."""
+    ours = our_step(SMALL, device, "adam")
+
+    def by_torch() -> None:
+        with patch.object(randomness, "dropout", functional.dropout):
+            ours(batch)
+
+    times = side_by_side({"ours": lambda: ours(batch), "torch": by_torch}, rounds=25)
     return Row(
-        "processor time of a training, 16 channels",
-        f"time on {cores} cores",
-        processor / wall / cores,
-        "of the cores",
-        0.95 if device.type == "cpu" else None,
+        "training step, drop-out with 16 bits for each value",
+        "drop-out of torch",
+        ratio(times, "torch", "ours"),
+        "x faster",
+        1.0,
         True,
-        {"iterations_per_second": count / wall},
+        {name: statistics.median(own) for name, own in times.items()},
     )
 
 
@@ -368,7 +425,8 @@ def reading(patches: Patches, step: float) -> list[Row]:
     in_memory = Patches(
         [
             Volume(
-                raw[...], replace(truth, **{name: a[...] for name, a in vars(truth).items() if a is not None})
+                raw[...],
+                replace(truth, **{name: a[...] for name, a in vars(truth).items() if hasattr(a, "shape")}),
             )
             for raw, truth in patches.volumes
         ],

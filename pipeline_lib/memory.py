@@ -6,20 +6,25 @@ because the dry run works without them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Offsets
 
 PROCESS_BYTES = 250_000_000  # Python and its libraries, without torch
 TORCH_PROCESS_BYTES = 450_000_000
 # For each thread and each pixel of a section, including the sections that are prepared ahead
 SCORING_BYTES_PER_PIXEL = 45
+CAUSES_BYTES_PER_PIXEL = 80  # of the errors
 CHOICE_BYTES_PER_PIXEL = 35
-# Of the methods that label a whole section; a mutex watershed also holds affinities
-METHOD_BYTES_PER_PIXEL = {"watershed": 20, "mutex_watershed": 45, "multicut": 40}
-AFFINITY_BYTES_PER_PIXEL = 10
+# Of the methods that label a whole section; a mutex watershed also holds affinities and edges
+METHOD_BYTES_PER_PIXEL = {"watershed": 20, "mutex_watershed": 10, "multicut": 40}
+AFFINITY_BYTES, EDGE_BYTES = 4, 22
+EDGE_STRIDE = 4  # at most, px: `mutex_watershed.STRIDE`, in both directions
 VALIDATION_BYTES_PER_PIXEL = 50
+VALIDATION_BYTES_PER_OFFSET = 2.5
 MEAN_IMAGE_BYTES_PER_PIXEL = 160  # for each channel, while the mean image is written as JSON
 # For each channel of neighbouring sections: for each pixel of a tile, and of the patches of a batch
 CONTEXT_TILE_BYTES = 12
@@ -106,7 +111,7 @@ def patches_at_once(tile: int, batch: int) -> int:
     return min(max(PIXELS_AT_ONCE // tile**2, 1), batch)
 
 
-def scoring(volume: str, section: tuple[int, int], method: str = "components", offsets: int = 0) -> Need:
+def scoring(volume: str, section: tuple[int, int], method: str = "components", offsets: Offsets = ()) -> Need:
     """Return the need of scoring a volume: at least one thread holds a whole section.
 
     Parameters
@@ -117,8 +122,8 @@ def scoring(volume: str, section: tuple[int, int], method: str = "components", o
         Height and width of its sections in px.
     method : str, default "components"
         Way from predictions to instances (`instances.methods.METHODS`).
-    offsets : int, default 0
-        Number of affinities of each pixel.
+    offsets : tuple of (int, int), default ()
+        Offsets of the affinities (px).
 
     Returns
     -------
@@ -126,11 +131,11 @@ def scoring(volume: str, section: tuple[int, int], method: str = "components", o
         Memory for computing scores and choosing the threshold.
     """
     remedy = "cut its images into smaller ones, or give it the split `predict`, which is not scored"
-    per_pixel = with_method(SCORING_BYTES_PER_PIXEL, method, offsets)
+    per_pixel = max(with_method(SCORING_BYTES_PER_PIXEL, method, offsets), CAUSES_BYTES_PER_PIXEL)
     return _whole_sections("scoring", volume, section, PROCESS_BYTES, per_pixel, remedy)
 
 
-def labelling(volume: str, section: tuple[int, int], method: str, offsets: int = 0) -> Need:
+def labelling(volume: str, section: tuple[int, int], method: str, offsets: Offsets = ()) -> Need:
     """Return the need of a method that labels a whole section.
 
     Parameters
@@ -141,8 +146,8 @@ def labelling(volume: str, section: tuple[int, int], method: str, offsets: int =
         Height and width of its sections in px.
     method : {"watershed", "mutex_watershed", "multicut"}
         Way from predictions to instances.
-    offsets : int, default 0
-        Number of affinities of each pixel.
+    offsets : tuple of (int, int), default ()
+        Offsets of the affinities (px).
 
     Returns
     -------
@@ -154,7 +159,7 @@ def labelling(volume: str, section: tuple[int, int], method: str, offsets: int =
     return _whole_sections(what, volume, section, PROCESS_BYTES, _of_method(method, offsets), remedy)
 
 
-def with_method(bytes_per_pixel: int, method: str, offsets: int = 0) -> int:
+def with_method(bytes_per_pixel: int, method: str, offsets: Offsets = ()) -> int:
     """Return the memory of a job that scores sections with a method, for each pixel of a section.
 
     Parameters
@@ -163,8 +168,8 @@ def with_method(bytes_per_pixel: int, method: str, offsets: int = 0) -> int:
         Memory for scores of connected components, which is enough for those of a watershed.
     method : str
         Way from predictions to instances (`instances.methods.METHODS`).
-    offsets : int, default 0
-        Number of affinities of each pixel.
+    offsets : tuple of (int, int), default ()
+        Offsets of the affinities (px).
 
     Returns
     -------
@@ -175,13 +180,13 @@ def with_method(bytes_per_pixel: int, method: str, offsets: int = 0) -> int:
     return bytes_per_pixel + more
 
 
-def _of_method(method: str, offsets: int) -> int:
+def _of_method(method: str, offsets: Offsets) -> int:
     """Return the memory of a method for each pixel of a section."""
-    of_affinities = AFFINITY_BYTES_PER_PIXEL * offsets if method == "mutex_watershed" else 0
-    return METHOD_BYTES_PER_PIXEL[method] + of_affinities
+    steps = [min(EDGE_STRIDE, max(map(abs, own))) for own in offsets] if method == "mutex_watershed" else []
+    return METHOD_BYTES_PER_PIXEL[method] + math.ceil(sum(AFFINITY_BYTES + EDGE_BYTES / n**2 for n in steps))
 
 
-def validation(volume: str, section: tuple[int, int]) -> Need:
+def validation(volume: str, section: tuple[int, int], offsets: Offsets = ()) -> Need:
     """Return the need of scoring a validation volume during the training.
 
     Parameters
@@ -190,6 +195,8 @@ def validation(volume: str, section: tuple[int, int]) -> Need:
         Name of the volume.
     section : tuple of int
         Height and width of its sections in px.
+    offsets : tuple of (int, int), default ()
+        Offsets of the affinities that the network learns (px).
 
     Returns
     -------
@@ -197,9 +204,8 @@ def validation(volume: str, section: tuple[int, int]) -> Need:
         Memory of the training while it validates.
     """
     remedy = "cut its images into smaller ones"
-    return _whole_sections(
-        "validating on", volume, section, TORCH_PROCESS_BYTES, VALIDATION_BYTES_PER_PIXEL, remedy
-    )
+    per_pixel = math.ceil(VALIDATION_BYTES_PER_PIXEL + VALIDATION_BYTES_PER_OFFSET * len(offsets))
+    return _whole_sections("validating on", volume, section, TORCH_PROCESS_BYTES, per_pixel, remedy)
 
 
 def _whole_sections(

@@ -26,23 +26,24 @@ def test_the_largest_need_is_returned_or_its_message_names_both_remedies():
         memory.scoring("vnc", (30_000, 20_000)),
         memory.validation("a", (512, 512)),
     ]
-    assert memory.require(needs, 40).job.startswith("scoring volume vnc (sections of 30,000 x 20,000 px")
+    assert memory.require(needs, 50).job.startswith("scoring volume vnc (sections of 30,000 x 20,000 px")
     with pytest.raises(
         InputError,
-        match=r"`memory_gb`: 8, but scoring volume vnc .* needs 27\.2 GB\. Set `memory_gb: 28` .* cut its ",
+        match=r"`memory_gb`: 8, but scoring volume vnc .* needs 48\.2 GB\. Set `memory_gb: 49` .* cut its ",
     ):
         memory.require(needs, 8)
 
 
 @pytest.mark.parametrize(
     ("method", "labelling", "scoring"),
-    [("watershed", 20, 45), ("mutex_watershed", 75, 120), ("multicut", 40, 85)],
+    [("watershed", 20, 45), ("mutex_watershed", 68, 113), ("multicut", 40, 85)],
 )
 def test_a_method_adds_its_memory_to_that_of_the_scores(method, labelling, scoring):
     """The dry run knows what `threads_for` demands later."""
-    needs = [of("a", (1000, 1000), method, 3) for of in (memory.labelling, memory.scoring)]
-    assert [need.bytes - PROCESS_BYTES for need in needs] == [labelling * 1e6, scoring * 1e6]
-    assert memory.with_method(memory.SCORING_BYTES_PER_PIXEL, method, 3) == scoring
+    offsets = ((-1, 0), (0, -1), (-9, 4))
+    needs = [of("a", (1000, 1000), method, offsets) for of in (memory.labelling, memory.scoring)]
+    assert [need.bytes - PROCESS_BYTES for need in needs] == [labelling * 1e6, max(scoring, 80) * 1e6]
+    assert memory.with_method(memory.SCORING_BYTES_PER_PIXEL, method, offsets) == scoring
 
 
 # (base channels, tile, batch, precision) -> measured peak memory of a training on the CPU in bytes

@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -86,6 +87,22 @@ def test_batches_are_in_order_and_have_the_patches_of_their_numbers(volumes):
         for patch, number in zip(batch, wanted, strict=True):
             expected = source.move(source.read(number), CPU)
             assert all(torch.equal(a, b) for a, b in zip(patch, expected, strict=True))
+
+
+def test_patches_are_prepared_on_one_core_and_the_training_keeps_its_threads(volumes, monkeypatch):
+    source, seen = patches(volumes), []
+    monkeypatch.setattr(source, "read", lambda number: seen.append(torch.get_num_threads()) or number)
+    monkeypatch.setattr(source, "move", lambda region, device: region)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for _ in source.batches([[0], [1], [2]], CPU):
+            assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as later:  # a thread that starts later
+            assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1, 1]
 
 
 def test_every_pixel_is_equally_likely_the_centre(volumes):

@@ -1,4 +1,4 @@
-"""Tests of the loss mask, and of steps that process several patches together."""
+"""Tests of the loss mask, of drop-out, and of steps that process several patches together."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from torch import nn
 from pipeline_lib import memory, networks
 from pipeline_lib.data.patches import Patch
 from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
-from pipeline_lib.training.randomness import loss_mask
+from pipeline_lib.training.randomness import DropoutByPatch, dropout, generator_of, loss_mask
 from pipeline_lib.training.schedule import Settings
 
 CPU = torch.device("cpu")
@@ -67,6 +67,52 @@ def test_each_pixel_is_drawn_with_the_same_probability_and_one_at_least(share):
 
 def test_the_only_pixel_of_a_patch_is_always_drawn():
     assert masks(0.01, (1, 1), 100).all()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.9])
+def test_dropout_keeps_each_value_with_the_same_probability_and_the_mean(rate, dtype, layout):
+    x = torch.full((3, 5, 101, 67), 8.0, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+    torch.manual_seed(0)
+    y = dropout(x, rate)
+    assert y.dtype == dtype and y.is_contiguous(memory_format=layout)
+    kept = y != 0
+    scale = torch.tensor(1 / (1 - rate), dtype=dtype)
+    torch.testing.assert_close(y[kept], (8 * scale).expand(int(kept.sum())), rtol=1e-4, atol=0)
+    error = 4 * (rate * (1 - rate)) ** 0.5
+    for axes in ((0, 1, 2, 3), (1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2)):  # of all, each image, channel ...
+        share = kept.double().mean(axes)
+        assert (share - (1 - rate)).abs().max() < error / (x.numel() / share.numel()) ** 0.5
+    for axis in range(4):  # neighbours are independent
+        one, two = (kept.double().narrow(axis, first, x.shape[axis] - 1) for first in (0, 1))
+        assert (one * two).mean() == pytest.approx((1 - rate) ** 2, abs=0.005)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, kept * scale, rtol=1e-4, atol=0)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x, rate), y)
+    assert not torch.equal(dropout(x, rate), y)
+
+
+def test_dropout_that_keeps_all_or_nothing():
+    x = torch.rand(7, 9)
+    assert dropout(x, 0.5, training=False) is x
+    assert torch.equal(dropout(x, 0.0), x)
+    assert torch.equal(dropout(x, 1.0), torch.zeros_like(x))
+    assert dropout(x[:0]).shape == (0, 9)
+
+
+def test_training_replaces_the_dropout_of_torch():
+    x = torch.rand(2, 3, 8, 8)
+    states = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        states.append(generator_of(CPU).get_state())
+    with DropoutByPatch(states, CPU):
+        found = nn.Dropout(0.3)(x)
+    for seed, part, one in zip((5, 6), found, x, strict=True):
+        torch.manual_seed(seed)
+        assert torch.equal(part, dropout(one[None], 0.3)[0])
 
 
 def random_patches(plan, number, outputs):

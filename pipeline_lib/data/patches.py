@@ -322,7 +322,13 @@ class Patches:
             pinned = (region.pinned() for region in regions) if device.type == "cuda" else regions
             return [self.move(region, device) for region in pinned]
 
-        with ThreadPoolExecutor(1) as preparer:
+        # Threads of its own would compete with those of the training, which then wait longer for each other.
+        threads = torch.get_num_threads()
+        with ExitStack() as stack:
+            stack.callback(torch.set_num_threads, threads)  # also for threads that start later
+            preparer = stack.enter_context(
+                ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+            )
             ahead: deque[Future[list[Patch]]] = deque()
             for batch in numbers:
                 ahead.append(preparer.submit(prepare, batch))

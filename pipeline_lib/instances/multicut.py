@@ -57,8 +57,8 @@ def multicut(cell_probability: np.ndarray, beta: float = 0.5) -> npt.NDArray[np.
 
     Examples
     --------
-    Two cells, and a membrane with a gap between them. Their common boundary has six pairs of pixels, of which
-    four are in the membrane, so they are separate.
+    Two cells, and a membrane with a gap between them. Their common boundary has six pairs of pixels. Four of
+    them are in the membrane, so the cells are separate.
 
     >>> import numpy as np
     >>> from pipeline_lib.instances.multicut import multicut

@@ -446,7 +446,7 @@ def instances_by_block(
     """
     sections, height, width = cell_probability.shape
     if post_processing.method != "components":
-        offsets = 0 if affinities is None else len(affinities.offsets)
+        offsets = () if affinities is None else affinities.offsets
         needed = memory.labelling(str(output), (height, width), post_processing.method, offsets)
         memory.require([needed], memory_gb)
     return labelled(

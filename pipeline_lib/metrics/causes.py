@@ -352,16 +352,38 @@ class _Shades:
 
     @classmethod
     def of(cls, image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, pairs: _Pairs) -> _Shades:
-        values, inside = image.ravel(), np.where(predicted > 0, truth, OUTSIDE).ravel() + 1
-        number, number_found = len(pairs.true_size) + 1, len(pairs.found_size) + 1
-        sums = np.bincount(truth.ravel() + 1, values, number)[1:]
-        found_sums = np.bincount(predicted.ravel() + 1, values, number_found)[1:]
+        sums, found_sums, parts, part_size = _add_levels(
+            image, truth, predicted, len(pairs.true_size), len(pairs.found_size)
+        )
         with np.errstate(invalid="ignore", divide="ignore"):
             means, found_means = sums / pairs.true_size, found_sums / pairs.found_size
             of_cells = sums[1:].sum() / pairs.true_size[1:].sum()
-            part = (np.bincount(inside, values, number) / np.bincount(inside, minlength=number))[1:]
+            part = parts / part_size
         sign = -1.0 if of_cells < means[0] else 1.0
         return cls(sign, means, part, sign * (means - means[0]), sign * (found_means - means[0]))
+
+
+@compiled
+def _add_levels(
+    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, number: int, number_found: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return sums of gray levels: of true cells, of found cells, and of the found part of true cells.
+
+    The last array is the number of pixels of these parts. Element 0 is the background.
+    """
+    sums, found_sums, parts = np.zeros(number), np.zeros(number_found), np.zeros(number)
+    part_size = np.zeros(number, np.int64)
+    for x in range(truth.shape[0]):
+        for y in range(truth.shape[1]):
+            true, found = truth[x, y], predicted[x, y]
+            if true < 0:
+                continue
+            sums[true] += image[x, y]
+            found_sums[found] += image[x, y]
+            if found > 0:
+                parts[true] += image[x, y]
+                part_size[true] += 1
+    return sums, found_sums, parts, part_size
 
 
 def _low(own: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -111,7 +111,7 @@ def error_causes(
         if ignored is not None and ignored.all():
             return None
         causes = section_causes(
-            _channels(raw, z, len(labels.shape)),
+            _gray(raw, z, len(labels.shape)),
             section(labels, z),
             section(found, z),
             border=None if border is None else section(border, z),
@@ -128,11 +128,15 @@ def error_causes(
     return pd.DataFrame(rows, columns=CAUSE_COLUMNS).astype({"section": "Int64", "y": "Int64", "x": "Int64"})
 
 
-def _channels(raw: Stored, z: int, axes: int) -> np.ndarray:
-    """Return section `z` of an image with or without channels, whose labels have `axes` axes."""
+def _gray(raw: Stored, z: int, axes: int) -> np.ndarray:
+    """Return section `z` of an image whose labels have `axes` axes, as mean over its channels, if any."""
     if len(raw.shape) == axes:
         return section(raw, z)
-    return np.asarray(raw if axes == 2 else raw[:, z])
+    channels = raw.shape[0]
+    total = np.zeros(raw.shape[-2:], np.float32)
+    for channel in range(channels):  # one at a time is in memory
+        total += raw[channel] if axes == 2 else raw[channel, z]
+    return total / np.float32(channels)
 
 
 class _Scored(NamedTuple):

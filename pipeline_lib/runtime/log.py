@@ -29,6 +29,10 @@ WORKFLOW = "BORDURE_WORKFLOW"  # environment variable, HOST:PID of the Snakemake
 
 SECONDS_BETWEEN_SIGNALS = 3.0
 
+#: How long threads of torch wait for each other before they sleep. By default they spin for long, which is
+#: very slow on a busy machine: at a load of 5, 100 iterations of the demo took 93 s, and 21 s if they slept
+#: at once. A short time is faster on an idle machine (`python -m benchmarks training`).
+WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "5000"}
 # numpy, numba and torch size their thread pools when they are imported. The variables must be set before.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -121,9 +125,8 @@ def set_threads(number: int) -> None:
     """Set the size of the thread pools of libraries that are imported later, here and in child processes."""
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(max(number, 1))
-    # By default, waiting threads spin, which is very slow on a busy machine: at a load of 5, 100 iterations
-    # of the demo took 93 s, with this setting 21 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from pipeline_lib.instances.classes import Border, ClassMap
 from pipeline_lib.instances.mutex_watershed import Affinities
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
 from pipeline_lib.kernels.sections import Sections, ignored_pixels
-from pipeline_lib.memory import SCORING_BYTES_PER_PIXEL, threads_for, with_method
+from pipeline_lib.memory import CAUSES_BYTES_PER_PIXEL, SCORING_BYTES_PER_PIXEL, threads_for, with_method
 from pipeline_lib.metrics.challenge import isbi_scores_with_sections
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
@@ -174,7 +174,7 @@ def evaluate(
             chosen = chosen.scaled(layout.pixels_per_model_pixel(predicted))
             stored, border_map = segmented[layout.LABELS.name], Border.of(predicted)
             affinities = Affinities.of(predicted) if chosen.mutex_bias is not None else None
-            offsets = 0 if affinities is None else len(affinities.offsets)
+            offsets = () if affinities is None else affinities.offsets
             per_pixel = with_method(SCORING_BYTES_PER_PIXEL, chosen.method, offsets)
             for path, array in ((prediction, probability), (segmentation, stored)):
                 if array.shape != labels.shape:
@@ -218,7 +218,7 @@ def evaluate(
                     truth_cells,
                     border=border,
                     ignore=ignore,
-                    workers=threads_for(labels.shape[1:], SCORING_BYTES_PER_PIXEL, memory_gb, threads),
+                    workers=threads_for(labels.shape[1:], CAUSES_BYTES_PER_PIXEL, memory_gb, threads),
                 )
                 with replacing(causes) as temporary:
                     found.assign(**names).to_csv(temporary, index=False, columns=CAUSE_COLUMNS)

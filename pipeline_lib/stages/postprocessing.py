@@ -40,7 +40,7 @@ SEED_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
 MUTEX_BIASES = (0.0,)
 #: Betas of a multicut that are tried. Low ones are best if the network finds membranes where there are none.
 MULTICUT_BETAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-#: Method -> thresholds and values of its own setting (`methods.SEPARATORS`), each of which is tried with each
+#: Method -> thresholds and values of its own setting (`methods.SEPARATORS`); all combinations are tried.
 GRIDS = {
     "watershed": (THRESHOLDS, SEED_THRESHOLDS),
     "mutex_watershed": (THRESHOLDS, MUTEX_BIASES),
@@ -255,6 +255,11 @@ def _choose(
     components, which come first.
     """
     scored = ~np.isnan(values).all(axis=1)  # without sections that have no such score
+    if not scored.any():
+        raise InputError(
+            "the validation volumes: found no annotated cell, expected at least one section with cells, by "
+            "which the threshold is chosen. Give other volumes the split `validation`."
+        )
     values, errors = values[scored], errors[scored]
     choices = []
     for of_method in (np.isnan(separators), ~np.isnan(separators)):
@@ -367,7 +372,7 @@ def _values(
         border_map = Border.of(predicted)
         method = candidates[-1].method
         affinities = Affinities.of(predicted) if method == "mutex_watershed" else None
-        offsets = 0 if affinities is None else len(affinities.offsets)
+        offsets = () if affinities is None else affinities.offsets
         per_pixel = with_method(CHOICE_BYTES_PER_PIXEL, method, offsets)
         pixels = layout.pixels_per_model_pixel(predicted)
 

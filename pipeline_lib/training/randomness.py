@@ -78,8 +78,38 @@ def generator_of(device: torch.device) -> torch.Generator:
     return torch.cuda.default_generators[index]
 
 
+def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Compute drop-out faster than torch does on the CPU.
+
+    torch draws a number of 53 random bits for each value, on one core. Here 16 bits are drawn, so `p` is
+    rounded to a multiple of 1 / 65536. On a GPU, torch computes it.
+
+    Parameters
+    ----------
+    x : Tensor of float
+        Values.
+    p : float, default 0.5
+        Probability of a value to be set to 0.
+    training : bool, default True
+        If False, all values are kept.
+    inplace : bool, default False
+        If torch computes it, whether the result replaces `x`.
+
+    Returns
+    -------
+    Tensor of float
+        Values of `x`, of which each is either 0 or divided by the probability to be kept.
+    """
+    dropped = round(p * 2**16)
+    if not training or x.device.type != "cpu" or not 0 < dropped < 2**16:
+        return functional.dropout(x, p, training, inplace)
+    drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    keep = drawn[: x.numel()].as_strided(x.shape, torch.empty_like(x).stride()) >= dropped - 2**15
+    return x * keep.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+
+
 class DropoutByPatch(TorchFunctionMode):
-    """Context in which drop-out draws separately for each patch of a batch.
+    """Context in which drop-out draws separately for each patch of a batch, and fast (`dropout`).
 
     Without it, drop-out of a batch would depend on how patches are combined to batches. With it, each patch
     gets the numbers that it would get alone.
@@ -102,10 +132,12 @@ class DropoutByPatch(TorchFunctionMode):
         kwargs = kwargs or {}
         if function not in _DROPOUT:
             return function(*args, **kwargs)
+        if function is functional.dropout:
+            function = dropout
         batch, *others = args
         parts = []
         for number, patch in enumerate(batch.chunk(len(self.states))):
             self.generator.set_state(self.states[number])
             parts.append(function(patch, *others, **kwargs))
             self.states[number] = self.generator.get_state()
-        return torch.cat(parts)
+        return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -162,9 +161,7 @@ class Step:
         _copy(running, _running_means(self.net))
         return total, ""
 
-    def _randomness(
-        self, numbers: Sequence[int], truth: Tensor
-    ) -> tuple[Tensor | None, contextlib.AbstractContextManager[object]]:
+    def _randomness(self, numbers: Sequence[int], truth: Tensor) -> tuple[Tensor | None, DropoutByPatch]:
         """Return the loss mask of patches, and the context in which each has its own drop-out.
 
         Both depend on the seed and the numbers of the patches only.
@@ -176,9 +173,7 @@ class Step:
             if share is not None:
                 masks.append(loss_mask(share, (truth.shape[2], truth.shape[3]), truth.device))
             states.append(generator.get_state())
-        # the generator is in the state of the last patch
-        dropout = DropoutByPatch(states, truth.device) if len(numbers) > 1 else contextlib.nullcontext()
-        return torch.stack(masks) if masks else None, dropout
+        return torch.stack(masks) if masks else None, DropoutByPatch(states, truth.device)
 
     def without_rim(self, part: Tensor, reduction: int = 1) -> Tensor:
         """Cut the rim off `part` (..., y, x), the image of a patch, or its truth with the net's reduction."""

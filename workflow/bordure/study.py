@@ -304,7 +304,7 @@ def models(
     for variant, own in settings.items():
         with of_variant(variant, own):
             distinguished = classes or Classes.chosen(own["dataset"])
-            plan = _plan(own["network"], channels, distinguished, _offsets(own))
+            plan = _plan(own["network"], channels, distinguished, offsets_of(own))
         for fold, (train, validation) in enumerate(folds):
             for number in [seed, *seeds]:
                 parts = [f"-fold{fold}"] * bool(fold) + [f"-seed{number}"] * (number != seed)
@@ -365,8 +365,19 @@ def ensemble(trained: Mapping[str, Model]) -> Model:
     )
 
 
-def _offsets(settings: Json) -> Offsets:
-    """Return the offsets of the affinities that the network of a variant learns."""
+def offsets_of(settings: Json) -> Offsets:
+    """Return the offsets of the affinities that the network of a variant learns.
+
+    Parameters
+    ----------
+    settings : dict
+        Complete settings of the variant.
+
+    Returns
+    -------
+    tuple of (int, int)
+        Offsets (rows, columns) in px, empty if it learns none.
+    """
     return chosen_offsets(settings["training"].get("affinities"))
 
 
@@ -415,7 +426,7 @@ def require_task(settings: Json, plan: Plan) -> None:
             raise InputError(f"config key `{key}`: not possible here, because {what}. Remove it.")
     if detects:
         return
-    for offset in _offsets(settings):
+    for offset in offsets_of(settings):
         plan.require_tile(training["tile"], "training.tile")
         output = plan.geometry.output_size(training["tile"])
         if max(map(abs, offset)) >= output:

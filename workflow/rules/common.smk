@@ -28,7 +28,6 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [str(LIBRARY), os.gete
 from bordure import estimate, internals, replacement, starts, study
 from pipeline_lib import imageio, memory, provenance
 from pipeline_lib.data import folds, volumes
-from pipeline_lib.data.affinities import chosen_offsets
 from pipeline_lib.imageio import boxes
 from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.pixelsize import pair
@@ -369,8 +368,9 @@ def memory_needs():
             volumes=len(seen),
             pixels=sum(math.prod(SHAPES[name]) for name in seen),
         )
-    yield from (memory.validation(name, SHAPES[name][1:]) for name in HELD_OUT)
-    for method in [("components", 0), *WHOLE]:
+    for offsets in {study.offsets_of(model.settings) for model in VARIANTS.values()}:
+        yield from (memory.validation(name, SHAPES[name][1:], offsets) for name in HELD_OUT)
+    for method in [("components", ()), *WHOLE]:
         yield from (memory.scoring(name, SHAPES[name][1:], *method) for name in HELD_OUT + TEST)
     if any(model.settings["normalisation"] == "mean_image" for model in VARIANTS.values()):
         channels, learned = imageio.number_of(CHANNELS), {name for train, _ in FOLDS for name in train}
@@ -429,9 +429,9 @@ SHOWN_WEIGHED = [name for name in SHOWN if name not in PREDICT]
 SCATTERED = [
     name for name in dict.fromkeys(SHOWN_TRAIN + HELD_OUT + TEST + PREDICT) if len(parts_of(name)) > 1
 ]
-# Methods that need whole sections, each with the number of affinities
+# Methods that need whole sections, each with the offsets of its affinities
 WHOLE = {
-    (method, len(chosen_offsets(model.settings["training"].get("affinities"))))
+    (method, study.offsets_of(model.settings))
     for model in VARIANTS.values()
     if (method := model.settings["segmentation"]["method"]) != "components"
 }

@@ -172,7 +172,7 @@ def affinity_loss(logits: Tensor, affinities: Tensor, counted: Tensor) -> Tensor
 
 
 def dice_sums(predicted: Tensor, affinities: Tensor, counted: Tensor) -> Tensor:
-    """Return the sums over pixels of which the coefficients of `affinity_loss` consist.
+    """Return the sums over pixels from which `dice_loss` makes the coefficients of `affinity_loss`.
 
     Parameters
     ----------
