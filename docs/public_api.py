@@ -40,6 +40,7 @@ GROUPS = {
         "pipeline_lib.instances.postprocessing": "Post-processing",
         "pipeline_lib.instances.mutex_watershed": "Affinities and mutex watershed",
         "pipeline_lib.instances.multicut": "Multicut of superpixels",
+        "pipeline_lib.instances.regions": "Regions that touch",
         "pipeline_lib.instances.classes": "Class maps",
         "pipeline_lib.tasks.segmentation.classes": "Classes of pixels",
         "pipeline_lib.instances.measurement": "Measurements of cells",

@@ -15,8 +15,9 @@ from scipy import ndimage
 
 from pipeline_lib import api, layout, metrics, provenance
 from pipeline_lib.instances.methods import METHODS, SEPARATORS
-from pipeline_lib.instances.multicut import SURE, boundaries, gains, join, multicut, superpixels
+from pipeline_lib.instances.multicut import SURE, gains, join, multicut, superpixels
 from pipeline_lib.instances.postprocessing import PostProcessing, instances, instances_by_block
+from pipeline_lib.instances.regions import boundaries
 from pipeline_lib.instances.watershed import grow_seeds
 from pipeline_lib.kernels.components import equal_components
 from pipeline_lib.runtime.errors import InputError
@@ -270,13 +271,15 @@ def test_beta_must_be_between_0_and_1(value):
 @pytest.mark.parametrize("pair", [*itertools.combinations(SEPARATORS.values(), 2)])
 def test_settings_of_two_methods_are_refused(pair):
     with pytest.raises(InputError, match="`{}` and `{}`: found several, expected one".format(*pair)):
-        PostProcessing(0.3, **dict.fromkeys(pair, 0.5))
+        PostProcessing(0.3, **{name: 9 if name == "smallest_region" else 0.5 for name in pair})
 
 
 def test_each_method_has_a_setting_of_its_own(tmp_path):
     chosen = tmp_path / "chosen.json"
     for method in METHODS:
-        own = {} if method == "components" else {SEPARATORS[method]: 0.5}
+        own = (
+            {} if method == "components" else {SEPARATORS[method]: 9 if method == "mutex_watershed" else 0.5}
+        )
         settings = PostProcessing(0.3, **own)
         assert settings.to_dict() == {"threshold": 0.3, "minimum_size": 0} | own
         assert (settings.method, settings.separator) == (method, own.get(SEPARATORS.get(method)))
@@ -321,7 +324,7 @@ def test_settings_are_chosen_stored_segmented_and_scored(tmp_path, criterion):
     with layout.require(prediction) as file, layout.require(dataset) as truth:
         maps, labels = file["cell_probability"][:], truth["labels"][:]
     rows = pd.read_csv(tried)
-    assert [*rows.columns[:4]] == ["threshold", "seed_threshold", "mutex_bias", "multicut_beta"]
+    assert [*rows.columns[:4]] == ["threshold", "seed_threshold", "smallest_region", "multicut_beta"]
     of_method = rows.dropna(subset="multicut_beta").set_index(["threshold", "multicut_beta"])[criterion]
     assert {*of_method.index} == {*itertools.product(FEW_THRESHOLDS, MULTICUT_BETAS)}
     assert [*rows.threshold[rows.multicut_beta.isna()]] == [*THRESHOLDS]

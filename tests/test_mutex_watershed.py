@@ -29,7 +29,13 @@ from pipeline_lib.runtime.files import read_json
 from pipeline_lib.stages.ensemble import average_predictions
 from pipeline_lib.stages.evaluation import evaluate
 from pipeline_lib.stages.joining import join_predictions
-from pipeline_lib.stages.postprocessing import GRIDS, THRESHOLDS, choose_postprocessing
+from pipeline_lib.stages.postprocessing import (
+    FEW_THRESHOLDS,
+    GRIDS,
+    REGION_SIZES,
+    THRESHOLDS,
+    choose_postprocessing,
+)
 from pipeline_lib.stages.prediction import predict
 from pipeline_lib.stages.segmentation import label_part, segment
 from pipeline_lib.tasks.segmentation.baselines import BASELINES
@@ -50,7 +56,7 @@ def same_partition(one, other):
     return len(pairs) == len(np.unique(one)) == len(np.unique(other))
 
 
-def by_definition(values, offsets, cells, bias, stride):
+def by_definition(values, offsets, cells, stride):
     """Return the regions: an edge after the other, all pairs of regions that are kept apart in a set."""
     height, width = cells.shape
     edges = []
@@ -65,7 +71,7 @@ def by_definition(values, offsets, cells, bias, stride):
             elif y % step or x % step or affinity == 1:
                 continue
             else:
-                weight = np.float32(np.float32(1) - affinity) + np.float32(bias)
+                weight = np.float32(1) - affinity
             if weight > 0:
                 edges.append((-weight, k, y, x, (y + dy, x + dx)))
     labels = np.where(cells, np.arange(1, cells.size + 1).reshape(cells.shape), 0)
@@ -82,18 +88,16 @@ def by_definition(values, offsets, cells, bias, stride):
     return labels
 
 
-@given(
-    SEEDS, st.sampled_from([3, 20, 10_000]), st.sampled_from([-0.3, 0.0, 0.25]), st.sampled_from([1, 2, 4])
-)
-def test_regions_are_those_of_the_definition(seed, levels, bias, stride):
+@given(SEEDS, st.sampled_from([3, 20, 10_000]), st.sampled_from([1, 2, 4]))
+def test_regions_are_those_of_the_definition(seed, levels, stride):
     rng = np.random.default_rng(seed)
     shape = tuple(rng.integers(1, 9, 2))
     values = (rng.integers(0, levels + 1, (len(FEW), *shape)) / levels).astype(np.float32)
     values[2:] **= rng.choice([0.3, 1.0])
     cells = rng.random(shape) < 0.9
-    found = mutex_watershed(Affinities(values, FEW), cells, bias, stride)
+    found = mutex_watershed(Affinities(values, FEW), cells, stride)
     np.testing.assert_array_equal(found > 0, cells)
-    assert same_partition(found, by_definition(values, FEW, cells, bias, stride))
+    assert same_partition(found, by_definition(values, FEW, cells, stride))
     for label in np.unique(found[found > 0]):
         assert metrics.connected_components(found == label).max() == 1
 
@@ -127,14 +131,14 @@ def perfect(labels, offsets=OFFSETS):
     return Affinities(true_affinities(own, own >= 0, offsets)[0][0].float().numpy(), offsets)
 
 
-@given(SEEDS, st.sampled_from((-0.4, 0.0)))
-def test_true_affinities_give_the_cells(seed, bias):
+@given(SEEDS)
+def test_true_affinities_give_the_cells(seed):
     labels = random_cells(seed)
     # a map without any gap between the cells, and one in which nothing is certain
     for probability in (labels > 0, np.where(labels > 0, 0.6, 0.4)):
         found = instances(
             probability.astype(np.float32),
-            PostProcessing(0.5, mutex_bias=bias),
+            PostProcessing(0.5, smallest_region=0),
             affinities=perfect(labels, FEW),
         )
         np.testing.assert_array_equal(found, equal_components(labels.astype(np.uint32)))
@@ -323,7 +327,7 @@ def test_affinities_are_not_resampled(trained):
 def test_affinities_are_left_out_if_the_model_makes_cells_without_them(trained):
     probability, _ = predicted(trained, "whole.h5")
     model = Model.load(trained / "model.pt")
-    for settings, used in ((PostProcessing(0.5), False), (PostProcessing(0.5, mutex_bias=0.0), True)):
+    for settings, used in ((PostProcessing(0.5), False), (PostProcessing(0.5, smallest_region=0), True)):
         model.application = {"postprocessing": settings.to_dict()}
         model.save(trained / "model.pt")
         predict(
@@ -339,7 +343,7 @@ def test_blocks_give_the_labels_of_whole_sections(tmp_path_factory, seed, block,
     rng = np.random.default_rng(seed)
     probability = rng.random((3, 9, 11), np.float32)
     affinities = Affinities(rng.random((len(FEW), 3, 9, 11), np.float32) ** 0.5, FEW)
-    settings = PostProcessing(0.2, minimum_size, mutex_bias=-0.1)
+    settings = PostProcessing(0.2, minimum_size, smallest_region=5)
     output = tmp_path_factory.mktemp("labels") / "labels.h5"
     used = 0
     with instances_by_block(probability, settings, output, affinities=affinities, block=block) as (
@@ -355,12 +359,17 @@ def test_blocks_give_the_labels_of_whole_sections(tmp_path_factory, seed, block,
         assert count == used
 
 
-@pytest.mark.parametrize("value", [-1, 1.0, True, "0.5"])
-def test_bias_must_be_between_minus_1_and_1(value):
-    with pytest.raises(InputError, match=r"`mutex_bias`: found .*, expected a number above -1 and below 1"):
-        PostProcessing(0.3, mutex_bias=value)
-    with pytest.raises(InputError, match="`seed_threshold` and `mutex_bias`: found several, expected one"):
-        PostProcessing(0.3, seed_threshold=0.5, mutex_bias=0.0)
+@pytest.mark.parametrize("value", [-1, 1.0, True, "5"])
+def test_smallest_region_must_be_a_number_of_pixels(value):
+    with pytest.raises(InputError, match=r"`smallest_region`: found .*, expected an integer of at least 0"):
+        PostProcessing(0.3, smallest_region=value)
+    several = "`seed_threshold` and `smallest_region`: found several, expected one"
+    with pytest.raises(InputError, match=several):
+        PostProcessing(0.3, seed_threshold=0.5, smallest_region=0)
+    scaled = PostProcessing(0.3, 7, smallest_region=10).scaled(4.0)
+    assert (scaled.minimum_size, scaled.smallest_region) == (28, 40)
+    assert PostProcessing(0.3, smallest_region=0).scaled(4.0).smallest_region == 0
+    assert PostProcessing(0.3).scaled(4.0).smallest_region is None
 
 
 def write_members(folder):
@@ -388,7 +397,7 @@ def test_an_ensemble_averages_affinities(trained):
     for k in range(2):
         expected = sum(own[k].astype(float) for own in found) / 3
         np.testing.assert_array_equal(mean[k], expected.astype(np.float32))
-    mutex = PostProcessing(0.5, mutex_bias=0.0)
+    mutex = PostProcessing(0.5, smallest_region=0)
     for settings, used in ((None, True), (PostProcessing(0.5), False), (mutex, True)):
         application = {"postprocessing": settings.to_dict()} if settings else {}
         save_ensemble(members, trained / "model.pt", provenance={}, application=application)
@@ -482,13 +491,13 @@ def test_settings_are_stored_without_those_of_other_methods(tmp_path):
     for settings, method in (
         (PostProcessing(0.3), "components"),
         (PostProcessing(0.3, seed_threshold=0.5), "watershed"),
-        (PostProcessing(0.3, mutex_bias=0.0), "mutex_watershed"),
+        (PostProcessing(0.3, smallest_region=0), "mutex_watershed"),
     ):
         (tmp_path / "chosen.json").write_text(json.dumps(settings.to_dict()))
         assert PostProcessing.read(tmp_path / "chosen.json") == settings
         assert settings.method == method
-    assert PostProcessing(0.3, mutex_bias=0.0).at(0.7) == PostProcessing(0.7, mutex_bias=0.0)
-    assert "mutex_bias" not in PostProcessing(0.3).to_dict()
+    assert PostProcessing(0.3, smallest_region=0).at(0.7) == PostProcessing(0.7, smallest_region=0)
+    assert "smallest_region" not in PostProcessing(0.3).to_dict()
 
 
 @pytest.mark.parametrize(
@@ -536,20 +545,21 @@ def test_settings_are_chosen_stored_segmented_and_scored(tmp_path):
         [dataset], [prediction], chosen, tried=tried, method="mutex_watershed", criterion="seg"
     )
     found, settings = json.loads(chosen.read_text()), PostProcessing.read(chosen)
-    assert (settings.method, settings.mutex_bias, found["grid"]) == ("mutex_watershed", 0, [*THRESHOLDS])
+    assert (settings.method, found["grid"]) == ("mutex_watershed", [*FEW_THRESHOLDS])
     assert found["cross_validated"] > 0.95 and "rejected" not in found
     with layout.require(prediction) as file, layout.require(dataset) as truth:
         maps, affinities, labels = file["cell_probability"][:], Affinities.of(file)[0], truth["labels"][:]
         with tried.open() as table:
             rows = {
-                (float(row["threshold"]), row["mutex_bias"]): float(row["seg"])
+                (float(row["threshold"]), row["smallest_region"]): float(row["seg"])
                 for row in csv.DictReader(table)
                 if not row["seed_threshold"]
             }
-    assert {*rows} == {*itertools.product(THRESHOLDS, ("0.0", ""))}
-    own = instances(maps[0], PostProcessing(0.4, mutex_bias=0.0), affinities=affinities)
-    assert metrics.seg(labels[0], own) == pytest.approx(rows[0.4, "0.0"], abs=0.02)
-    assert rows[0.4, "0.0"] > 0.95 > 0.6 > rows[0.4, ""]
+    sizes = [f"{size}" for size in REGION_SIZES]
+    assert {*rows} == {*itertools.product(FEW_THRESHOLDS, sizes), *((at, "") for at in THRESHOLDS)}
+    own = instances(maps[0], PostProcessing(0.4, smallest_region=0), affinities=affinities)
+    assert metrics.seg(labels[0], own) == pytest.approx(rows[0.4, "0"], abs=0.02)
+    assert rows[0.4, "0"] > 0.95 > 0.6 > rows[0.4, ""]
     segment(prediction, chosen, tmp_path / "found.h5")
     with layout.require(tmp_path / "found.h5") as file:
         stored_labels = file["labels"][:]
@@ -582,11 +592,11 @@ def test_rims_of_a_mutex_watershed_are_chosen_by_pixels(tmp_path, criterion):
     outputs = tmp_path / "chosen.json", tmp_path / "tried.csv"
     method = {"method": "mutex_watershed", "criterion": criterion}
     with pytest.MonkeyPatch.context() as patched:  # below 0.08, cells fill the background
-        patched.setitem(GRIDS, "mutex_watershed", ((0.05, 0.07, 0.4), (0.0,)))
+        patched.setitem(GRIDS, "mutex_watershed", ((0.05, 0.07, 0.4), (0,)))
         choose_postprocessing([dataset], [prediction], outputs[0], tried=outputs[1], **method)
     found, chosen = json.loads(outputs[0].read_text()), PostProcessing.read(outputs[0])
     assert (chosen.method, chosen.threshold) == ("mutex_watershed", 0.4)
-    table = pd.read_csv(outputs[1]).query("mutex_bias == 0").set_index("threshold")
+    table = pd.read_csv(outputs[1]).query("smallest_region == 0").set_index("threshold")
     assert found["pixel_error"] == pytest.approx(table.pixel_error[0.4])
     assert table.pixel_error[0.4] < 0.05 < table.pixel_error[0.07]
     values = table[criterion] if criterion == "rand_error" else -table[criterion]
@@ -599,7 +609,8 @@ def test_a_mutex_watershed_that_is_not_used_is_recorded(tmp_path, caplog):
         file["cell_probability"][:] = truth["labels"][:] > 0
         file["cell_probability"][:, :, 20:22] = 0  # components are right
         file["affinities"][:] = 1 - file["affinities"][:]
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO"), pytest.MonkeyPatch.context() as patched:
+        patched.setitem(GRIDS, "mutex_watershed", (FEW_THRESHOLDS, (0,)))  # else small regions join again
         choose_postprocessing(
             [dataset], [prediction], tmp_path / "chosen.json", method="mutex_watershed", criterion="seg"
         )
@@ -612,8 +623,8 @@ def test_a_mutex_watershed_that_is_not_used_is_recorded(tmp_path, caplog):
 
 def test_affinities_parts_and_memory_that_are_missing_are_refused(tmp_path):
     dataset, prediction = volume(tmp_path, "volume", 2)
-    (tmp_path / "chosen.json").write_text(json.dumps(PostProcessing(0.4, mutex_bias=0.0).to_dict()))
-    with pytest.raises(InputError, match=r"has a `mutex_bias`\. A mutex watershed needs whole sections"):
+    (tmp_path / "chosen.json").write_text(json.dumps(PostProcessing(0.4, smallest_region=0).to_dict()))
+    with pytest.raises(InputError, match=r"has a `smallest_region`\. A mutex watershed needs whole sections"):
         label_part(prediction, tmp_path / "chosen.json", tmp_path / "pieces.h5")
     with pytest.raises(InputError, match=r"the mutex watershed of .*24 x 44 px, each as a whole"):
         segment(prediction, tmp_path / "chosen.json", tmp_path / "found.h5", memory_gb=0.25)
@@ -663,24 +674,27 @@ def test_workflow_learns_affinities_and_its_model_uses_them(tmp_path):
     assert answer.returncode == 0, answer.stderr
     with layout.require(tmp_path / "results/prediction/unet/choose.h5") as file:
         low = float(np.quantile(file["cell_probability"][:], 0.3))  # of a network that learned nothing
-    edited = json.loads(chosen.read_text()) | {"threshold": low, "mutex_bias": 0.1}
+    edited = json.loads(chosen.read_text()) | {"threshold": low, "smallest_region": 9}
     chosen.write_text(json.dumps(edited))
     provenance.record_path(chosen).unlink()  # edited on purpose
     answer = snakemake(tmp_path, *arguments)
     assert answer.returncode == 0, answer.stderr
     for baseline in BASELINES:  # they have no affinities
-        assert "mutex_bias" not in json.loads(chosen.with_name(f"{baseline}.json").read_text())
-    assert "mutex watershed, with a bias of 0.1" in (tmp_path / "results/report.html").read_text()
+        assert "smallest_region" not in json.loads(chosen.with_name(f"{baseline}.json").read_text())
+    assert (
+        "Regions with fewer than 9 pixels join the neighbour"
+        in (tmp_path / "results/report.html").read_text()
+    )
     labels = tifffile.imread(tmp_path / "results/segmentation/new_labels.tif")
     with layout.require(tmp_path / "results/prediction/unet/new.h5") as file:
         probability, affinities = file["cell_probability"][0], Affinities.of(file)[0]
-    expected = instances(probability, PostProcessing(low, mutex_bias=0.1), affinities=affinities)
+    expected = instances(probability, PostProcessing(low, smallest_region=9), affinities=affinities)
     np.testing.assert_array_equal(labels[0], expected)
     assert labels.max() > instances(probability, PostProcessing(low)).max()
     with layout.require(tmp_path / "results/dataset/new.h5") as file:
         tifffile.imwrite(tmp_path / "image.tif", file["raw"][0], photometric="minisblack")
     model = api.load(tmp_path / "results/model.pt", device="cpu")
-    assert "mutex watershed with a bias of 0.1" in repr(model)
+    assert "mutex watershed, regions of at least 9 px" in repr(model)
     np.testing.assert_array_equal(model.predict(tifffile.imread(tmp_path / "image.tif")), labels)
     # a run with the model knows the affinities, and that it needs whole sections
     table = "volume\timages\tsplit\none\timage.tif\tpredict\n"

@@ -6,7 +6,11 @@ from pipeline_lib.runtime.types import Json
 
 #: Ways from predictions to instances that separate touching cells, and the setting of each that decides how
 #: many cells there are. The others are None.
-SEPARATORS = {"watershed": "seed_threshold", "mutex_watershed": "mutex_bias", "multicut": "multicut_beta"}
+SEPARATORS = {
+    "watershed": "seed_threshold",
+    "mutex_watershed": "smallest_region",
+    "multicut": "multicut_beta",
+}
 #: Ways from predictions to instances: values of `segmentation.method`.
 METHODS = ("components", *SEPARATORS)
 #: Values of settings that are not used, which files of models without them do not state.
@@ -55,11 +59,11 @@ def described(settings: Json) -> str:
     >>> described({"threshold": 0.5, "seed_threshold": 0.7})
     'threshold 0.50, seeds above 0.70'
     """
-    bias = " with a bias of {mutex_bias:g}" if settings.get("mutex_bias") else ""
+    smallest = ", regions of at least {smallest_region} px" if settings.get("smallest_region") else ""
     separated = {
         "components": "",
         "watershed": ", seeds above {seed_threshold:.2f}",
-        "mutex_watershed": ", mutex watershed" + bias,
+        "mutex_watershed": ", mutex watershed" + smallest,
         "multicut": ", multicut with a beta of {multicut_beta:g}",
     }
     return ("threshold {threshold:.2f}" + separated[method_of(settings)]).format(**settings)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.typed import Dict
 
+from pipeline_lib.instances.regions import boundaries
 from pipeline_lib.instances.watershed import LEVELS, grow_seeds, level_of
 from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.kernels.components import equal_components, root
@@ -175,71 +176,6 @@ def gains(length: np.ndarray, total: np.ndarray, beta: float) -> npt.NDArray[np.
     together = np.clip(total / (length * (LEVELS - 1)), SURE, 1 - SURE)
     odds = np.log(together / (1 - together)) + np.log((1 - beta) / beta)
     return np.rint(UNIT * odds).astype(np.int64) * length
-
-
-@compiled
-def boundaries(regions: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the common boundaries of the regions of a section.
-
-    Parameters
-    ----------
-    regions : (y, x) array of int32
-        0 = surely background, without boundaries; 1..n = regions.
-    probability : (y, x) array of float
-        Cell probability, 0..1.
-
-    Returns
-    -------
-    ends : (b, 2) array of int32
-        The two regions of each boundary, the smaller number first.
-    length : (b,) array of int64
-        Number of pairs of neighbouring pixels, one in each region.
-    total : (b,) array of int64
-        Sum over these pairs of the lower probability, as one of 65,536 levels.
-    """
-    height, width = regions.shape
-    count = regions.max() + 1
-    start = np.zeros(count + 1, np.int64)  # of the pairs of each region that is the smaller one
-    for fill in range(2):
-        if fill:
-            start[1:] = np.cumsum(start[1:])
-            beyond, values = np.empty(start[-1], np.int32), np.empty(start[-1], np.uint16)
-            used = start[:-1].copy()
-        for y in range(height):
-            for x in range(width):
-                for dy, dx in ((0, 1), (1, 0)):
-                    if not (y + dy < height and x + dx < width):
-                        continue
-                    one, two = regions[y, x], regions[y + dy, x + dx]
-                    small, large = min(one, two), max(one, two)
-                    if small == large or small == 0:
-                        continue
-                    if fill:
-                        lower = min(probability[y, x], probability[y + dy, x + dx])
-                        beyond[used[small]], values[used[small]] = large, level_of(lower, LEVELS - 1)
-                        used[small] += 1
-                    else:
-                        start[small + 1] += 1
-    seen = np.full(count, -1, np.int64)  # last boundary of each region that is the larger one
-    found = 0
-    for fill in range(2):
-        if fill:
-            ends = np.empty((found, 2), np.int32)
-            length, total = np.zeros(found, np.int64), np.zeros(found, np.int64)
-            seen[:], found = -1, 0
-        for small in range(count):
-            first = found
-            for pair in range(start[small], start[small + 1]):
-                large = beyond[pair]
-                if seen[large] < first:
-                    seen[large] = found
-                    if fill:
-                        ends[found, 0], ends[found, 1] = small, large
-                    found += 1
-                if fill:
-                    length[seen[large]] += 1
-                    total[seen[large]] += values[pair]
-    return ends, length, total
 
 
 @compiled

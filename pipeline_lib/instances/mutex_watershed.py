@@ -48,9 +48,7 @@ class Affinities:
         return Affinities(self.values[:, z], self.offsets)
 
 
-def mutex_watershed(
-    affinities: Affinities, cells: np.ndarray, bias: float = 0.0, stride: int = STRIDE
-) -> npt.NDArray[np.int32]:
+def mutex_watershed(affinities: Affinities, cells: np.ndarray, stride: int = STRIDE) -> npt.NDArray[np.int32]:
     """Return the regions of the mutex watershed of a section.
 
     Affinities of neighbours are edges that join, with the affinity a as weight. Affinities of pixels that are
@@ -65,9 +63,6 @@ def mutex_watershed(
         Affinities of one section, (k, y, x).
     cells : (y, x) array of bool
         Pixels of cells. Others have no edges.
-    bias : float, default 0.0
-        Number that is added to the weights of edges that separate, above -1 and below 1. Higher values give
-        more regions. An edge that is certain not to separate, or has no weight left, does not count.
     stride : int, default 4
         Only pixels whose row and column are multiples of it have edges that separate (px). For a shorter
         offset, it is the length of the offset, so that no border lies between these pixels unseen.
@@ -113,7 +108,7 @@ def mutex_watershed(
         )
     values, offsets = np.asarray(affinities.values, np.float32), np.array(affinities.offsets, np.int64)
     cells = np.ascontiguousarray(cells, bool)
-    weights, edges = _edges(values, offsets, cells, np.float32(bias), stride)
+    weights, edges = _edges(values, offsets, cells, stride)
     # sorted as pairs of weight and number in one integer: no two are equal, so the order is the same on all
     # processors
     order = weights.view(np.uint32).astype(np.uint64)
@@ -126,7 +121,7 @@ def mutex_watershed(
 
 @compiled
 def _edges(
-    affinities: np.ndarray, offsets: np.ndarray, cells: np.ndarray, bias: np.float32, stride: int
+    affinities: np.ndarray, offsets: np.ndarray, cells: np.ndarray, stride: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weight (float32, above 0) and number (uint32: offset, row, column) of each edge."""
     height, width = cells.shape
@@ -147,8 +142,6 @@ def _edges(
                     weight = affinities[k, y, x]
                     if k >= len(NEIGHBOURS):
                         weight = np.float32(1) - weight
-                        if weight > 0:  # otherwise it is certain that both belong together
-                            weight += bias
                     if weight > 0:
                         if fill:
                             weights[count] = weight

@@ -22,6 +22,7 @@ from pipeline_lib.instances.labelling import Labels, Read, labelled
 from pipeline_lib.instances.methods import SEPARATORS, UNUSED, described, method_of
 from pipeline_lib.instances.multicut import multicut
 from pipeline_lib.instances.mutex_watershed import Affinities, mutex_watershed
+from pipeline_lib.instances.regions import join_small
 from pipeline_lib.instances.watershed import grow_seeds
 from pipeline_lib.kernels.blocks import ALIGNMENT, BLOCK
 from pipeline_lib.kernels.compiled import compiled
@@ -37,9 +38,10 @@ class PostProcessing:
 
     Instances are the 4-connected components of the pixels above the threshold in each section, without those
     that are too small. With a seed threshold, the components above it are seeds, and grow to the threshold by
-    a watershed (`watershed.grow_seeds`). So an instance contains one seed. With a bias, instances are the
-    regions of a mutex watershed of the pixels above the threshold (`mutex_watershed.mutex_watershed`). With
-    a beta, instances are the pixels above the threshold in each region of a multicut (`multicut.multicut`).
+    a watershed (`watershed.grow_seeds`). So an instance contains one seed. With a smallest region, instances
+    are the regions of a mutex watershed of the pixels above the threshold
+    (`mutex_watershed.mutex_watershed`), and smaller ones join a neighbour (`regions.join_small`). With a
+    beta, instances are the pixels above the threshold in each region of a multicut (`multicut.multicut`).
     If there is a class `border`, its pixels are then given back to the nearest cell (`give_back`).
 
     Parameters
@@ -53,8 +55,8 @@ class PostProcessing:
     seed_threshold : float, optional
         Pixels belong to a seed if their cell probability is above it. Above `threshold` and below 1. By
         default there is no watershed.
-    mutex_bias : float, optional
-        Number that is added to the weights of edges that separate pixels, above -1 and below 1. By default
+    smallest_region : int, optional
+        Regions of a mutex watershed with fewer pixels join a neighbour (px). With 0, none does. By default
         there is no mutex watershed.
     multicut_beta : float, optional
         Probability from which on superpixels join, above 0 and below 1. By default there is no multicut.
@@ -69,7 +71,7 @@ class PostProcessing:
     minimum_size: int = 0
     border_reach: int = 0
     seed_threshold: float | None = None
-    mutex_bias: float | None = None
+    smallest_region: int | None = None
     multicut_beta: float | None = None
 
     def __post_init__(self) -> None:
@@ -77,17 +79,18 @@ class PostProcessing:
             raise InputError(
                 f"`threshold`: found {self.threshold!r}, expected a number of at least 0 and below 1."
             )
-        for name in ("minimum_size", "border_reach"):
-            if not (_is_number(value := getattr(self, name), int) and value >= 0):
+        for name in ("minimum_size", "border_reach", "smallest_region"):
+            value = getattr(self, name)
+            if value != UNUSED.get(name, 0) and not (_is_number(value, int) and value >= 0):
                 raise InputError(f"`{name}`: found {value!r}, expected an integer of at least 0.")
         given = [name for name in SEPARATORS.values() if getattr(self, name) is not None]
         lowest = {
             "seed_threshold": (self.threshold, f"the threshold, {self.threshold:g},"),
-            "mutex_bias": (-1, "-1"),
             "multicut_beta": (0, "0"),
         }
-        for name in given:
-            value, (low, described_low) = getattr(self, name), lowest[name]
+        for name, (low, described_low) in lowest.items():
+            if (value := getattr(self, name)) is None:
+                continue
             if not (_is_number(value, (int, float)) and low < value < 1):
                 raise InputError(
                     f"`{name}`: found {value!r}, expected a number above {described_low} and below 1."
@@ -198,7 +201,12 @@ class PostProcessing:
         if pixels == 1:
             return self
         reach = min(math.ceil(self.border_reach * math.sqrt(pixels)), ALIGNMENT)
-        return replace(self, minimum_size=round(self.minimum_size * pixels), border_reach=reach)
+        sizes = {
+            name: round(size * pixels)
+            for name in ("minimum_size", "smallest_region")
+            if (size := getattr(self, name)) is not None
+        }
+        return replace(self, border_reach=reach, **sizes)
 
     def foreground(self, cell_probability: np.ndarray) -> np.ndarray:
         """Return which pixels belong to a cell.
@@ -252,13 +260,14 @@ class PostProcessing:
             If affinities are needed and missing.
         """
         cells = self.foreground(cell_probability)
-        if self.mutex_bias is not None:
+        if self.smallest_region is not None:
             if affinities is None:
                 raise InputError(
-                    "the post-processing is a mutex watershed (`mutex_bias`), but the prediction has no "
+                    "the post-processing is a mutex watershed (`smallest_region`), but the prediction has no "
                     "`affinities`. Train the network with `training: {affinities: true}`."
                 )
-            return mutex_watershed(affinities, cells, self.mutex_bias).view(np.uint32)
+            regions = equal_components(mutex_watershed(affinities, cells))
+            return join_small(regions, cell_probability, self.smallest_region).view(np.uint32)
         if self.multicut_beta is not None:
             return np.where(cells, multicut(cell_probability, self.multicut_beta), 0).view(np.uint32)
         if self.seed_threshold is None:
@@ -287,7 +296,7 @@ class PostProcessing:
 
         @lru_cache(maxsize=1)
         def of_section(z: int) -> np.ndarray:
-            own = affinities[z] if affinities is not None and self.mutex_bias is not None else None
+            own = affinities[z] if affinities is not None and self.smallest_region is not None else None
             return self.regions(cell_probability[z], own)
 
         return lambda z, rows, columns: of_section(z)[rows, columns]

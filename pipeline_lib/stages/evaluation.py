@@ -173,7 +173,7 @@ def evaluate(
             ignore = truth.get(layout.IGNORE.name)
             chosen = chosen.scaled(layout.pixels_per_model_pixel(predicted))
             stored, border_map = segmented[layout.LABELS.name], Border.of(predicted)
-            affinities = Affinities.of(predicted) if chosen.mutex_bias is not None else None
+            affinities = Affinities.of(predicted) if chosen.method == "mutex_watershed" else None
             offsets = () if affinities is None else affinities.offsets
             per_pixel = with_method(SCORING_BYTES_PER_PIXEL, chosen.method, offsets)
             for path, array in ((prediction, probability), (segmentation, stored)):

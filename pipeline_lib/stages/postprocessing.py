@@ -30,20 +30,19 @@ from pipeline_lib.runtime.types import Json
 #: Thresholds that are tried: 0.05, 0.1, ..., 0.95. They are that high because after a short training only a
 #: high threshold closes the gaps in the membranes.
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
-#: Thresholds that are tried for a multicut, which separates cells whatever the threshold. They are fewer,
-#: because each is tried with many betas.
+#: Thresholds that are tried for a multicut and a mutex watershed, which separate cells whatever the
+#: threshold. They are fewer, because each is tried with many values of another setting.
 FEW_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
 #: Seed thresholds of a watershed that are tried with each lower threshold.
 SEED_THRESHOLDS = tuple(percent / 100 for percent in range(10, 100, 10))
-#: Biases of a mutex watershed that are tried: only none. With a choice of biases below 0, sections that were
-#: left out had worse scores in all of five trainings.
-MUTEX_BIASES = (0.0,)
+#: Smallest regions of a mutex watershed that are tried (px).
+REGION_SIZES = (0, 25, 50, 100, 200, 400, 800)
 #: Betas of a multicut that are tried. Low ones are best if the network finds membranes where there are none.
 MULTICUT_BETAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 #: Method -> thresholds and values of its own setting (`methods.SEPARATORS`); all combinations are tried.
-GRIDS = {
+GRIDS: dict[str, tuple[tuple[float, ...], tuple[Any, ...]]] = {
     "watershed": (THRESHOLDS, SEED_THRESHOLDS),
-    "mutex_watershed": (THRESHOLDS, MUTEX_BIASES),
+    "mutex_watershed": (FEW_THRESHOLDS, REGION_SIZES),
     "multicut": (FEW_THRESHOLDS, MULTICUT_BETAS),
 }
 LEFT_OUT = 50  # parts of the sections in the cross-validation; each part is left out once
