@@ -17,7 +17,7 @@ PROCESS_BYTES = 250_000_000  # Python and its libraries, without torch
 TORCH_PROCESS_BYTES = 450_000_000
 # For each thread and each pixel of a section, including the sections that are prepared ahead
 SCORING_BYTES_PER_PIXEL = 45
-CAUSES_BYTES_PER_PIXEL = 80  # of the errors
+CAUSES_BYTES_PER_PIXEL = 65  # of the errors
 CHOICE_BYTES_PER_PIXEL = 35
 # Of the methods that label a whole section; a mutex watershed also holds affinities and edges
 METHOD_BYTES_PER_PIXEL = {"watershed": 20, "mutex_watershed": 10, "multicut": 40}

@@ -29,7 +29,7 @@ def test_the_largest_need_is_returned_or_its_message_names_both_remedies():
     assert memory.require(needs, 50).job.startswith("scoring volume vnc (sections of 30,000 x 20,000 px")
     with pytest.raises(
         InputError,
-        match=r"`memory_gb`: 8, but scoring volume vnc .* needs 48\.2 GB\. Set `memory_gb: 49` .* cut its ",
+        match=r"`memory_gb`: 8, but scoring volume vnc .* needs 39\.2 GB\. Set `memory_gb: 40` .* cut its ",
     ):
         memory.require(needs, 8)
 
@@ -42,7 +42,7 @@ def test_a_method_adds_its_memory_to_that_of_the_scores(method, labelling, scori
     """The dry run knows what `threads_for` demands later."""
     offsets = ((-1, 0), (0, -1), (-9, 4))
     needs = [of("a", (1000, 1000), method, offsets) for of in (memory.labelling, memory.scoring)]
-    assert [need.bytes - PROCESS_BYTES for need in needs] == [labelling * 1e6, max(scoring, 80) * 1e6]
+    assert [need.bytes - PROCESS_BYTES for need in needs] == [labelling * 1e6, max(scoring, 65) * 1e6]
     assert memory.with_method(memory.SCORING_BYTES_PER_PIXEL, method, offsets) == scoring
 
 
