@@ -8,15 +8,17 @@ import yaml
 from contract import Run
 
 ROOT = Path(__file__).resolve().parents[3]
+#: Config of a data set, if it has another name.
+CONFIGS = {"isbi2012": "isbi2012-affinities"}
 CRITERIA = {"membranes": "v_rand_thin", "objects": "seg"}  # as for the peers without a rule of their own
 
 
 def main():
     run = Run()
     sys.path.insert(0, str(ROOT))
-    names = ("api", "provenance", "networks.modelfile")
-    api, provenance, modelfile = (importlib.import_module(f"pipeline_lib.{name}") for name in names)
-    config = yaml.safe_load((ROOT / "config" / f"{run.name}.yaml").read_text())
+    names = ("api", "provenance", "networks.modelfile", "instances.methods")
+    api, provenance, modelfile, methods = (importlib.import_module(f"pipeline_lib.{name}") for name in names)
+    config = yaml.safe_load((ROOT / "config" / f"{CONFIGS.get(run.name, run.name)}.yaml").read_text())
     for key in ("volumes", "data_dir", "results", "report"):
         config.pop(key, None)
     for key in ("iterations", "validation_interval"):  # follow from the minutes
@@ -41,25 +43,27 @@ def main():
     described = modelfile.describe(run.out / "model.pt")
     record = provenance.find_record(run.out / "bordure/models/unet/model.pt")
     network, training = (record["settings"][section] for section in ("network", "training"))
+    settings = described["application"]["postprocessing"]
     run.seconds["training"] = record["seconds"]  # with validations
     run.seconds_per_iteration = record["seconds"] / training["iterations"]
     run.seconds["preparation"] = run.seconds.pop("all") - record["seconds"]
+    learns_pairs = bool(described.get("offsets"))
     run.predict(lambda image: {"labels": model.predict(image)})
     run.finish(
         iterations=training["iterations"],
         parameters=described["parameters"],
         settings={
             "network": f"U-Net, depth {network['depth']}, {network['base_channels']} channels",
-            "target": "cells without separation border, weight map",
+            "target": "cells without separation border, weight map" + ", affinities" * learns_pairs,
             "patch": [training["tile"]] * 2,
             "batch": training["batch"],
-            "loss": "weighted cross entropy",
+            "loss": "weighted cross entropy" + ", Dice of the affinities" * learns_pairs,
             "optimizer": training["optimizer"],
             "learning_rate": f"{training['learning_rate']}, cosine to 0",
             "precision": record["environment"]["precision"],
             "state": "best validation loss",
             "prediction": "mean of 8 orientations",
-            "instances": f"components of the probability above {model.threshold:.2f}, chosen by validation",
+            "instances": f"{methods.described(settings)}, chosen by validation",
         },
         packages=("torch", "numpy"),
     )
