@@ -20,6 +20,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages import dataset, postprocessing, prediction, synthesis
 from pipeline_lib.stages.detection import choose_score
 from pipeline_lib.tasks.detection.patches import BoxAugmentation
+from pipeline_lib.tasks.segmentation import losses
 from pipeline_lib.training.schedule import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -208,6 +209,7 @@ def test_choices_match_the_code():
     assert SECTIONS["dataset"]["annotation_kind"]["enum"] == list(imageio.ANNOTATION_KINDS)
     assert SECTIONS["network"]["name"]["enum"] == networks.names()
     assert SECTIONS["segmentation"]["criterion"]["enum"] == list(postprocessing.CRITERIA)
+    assert SECTIONS["training"]["loss"]["enum"] == list(losses.LOSSES)
     assert SECTIONS["segmentation"]["method"]["enum"] == list(postprocessing.METHODS)
     assert SCHEMA["properties"]["normalisation"]["enum"] == list(normalisation.KINDS)
 

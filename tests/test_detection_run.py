@@ -116,6 +116,12 @@ def test_choices_of_pixels_are_refused(prepared, change):
         train_in(folder, dataclasses.replace(settings, **change))
 
 
+def test_a_loss_of_pixels_is_refused(prepared):
+    folder, settings = prepared
+    with pytest.raises(InputError, match=r"training\.loss: ssd learns boxes, whose loss cannot be chosen"):
+        train_in(folder, dataclasses.replace(settings, loss="focal"))
+
+
 def detections(folder, name, tag, shape=SHAPE, **settings):
     """Predict a volume in one or several jobs, and return the boxes and scores of its detections."""
     jobs = settings.pop("jobs", 1)

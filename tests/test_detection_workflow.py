@@ -225,6 +225,7 @@ def test_masks_are_predicted_between_the_threshold_and_the_scores(tmp_path):
         ({"training": TRAINING | {"best_by": "v_rand_thin"}}, "`training.best_by`: found v_rand_thin"),
         ({"network": SSD | {"size_range": [20, 9]}}, "network.size_range: found [20, 9], expected"),
         ({"training": TRAINING | {"loss_mask": 0.5}}, "`training.loss_mask`: not possible here"),
+        ({"training": TRAINING | {"loss": "focal"}}, "`training.loss`: not possible here"),
         ({"prediction": {"average_orientations": True}}, "prediction.average_orientations: found true"),
         (CONFIG | {"augmentation": {"smallest_window": 0.5}}, "`augmentation.smallest_window`: not possible"),
         (CONFIG | {"training": TRAINING | {"best_by": "box_ap"}}, "`training.best_by`: found box_ap, but"),

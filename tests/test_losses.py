@@ -1,6 +1,8 @@
+import pytest
 import torch
 
-from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
+from pipeline_lib import tasks
+from pipeline_lib.tasks.segmentation.losses import LOSSES, pixel_loss, weighted_cross_entropy
 
 
 def example(scale=1.0):
@@ -45,3 +47,52 @@ def test_gradient_is_weight_times_probability_minus_truth():
     one_hot = torch.nn.functional.one_hot(target, 3).permute(0, 3, 1, 2)
     expected = weights[:, None] * (logits.softmax(1) - one_hot) / 40
     torch.testing.assert_close(logits.grad, expected.detach(), rtol=1e-5, atol=1e-8)
+
+
+def by_definition(kind, logits, target, weights, cells, mask):
+    """Mean over the images of the loss of `kind`, pixel by pixel."""
+    total = 0.0
+    for n in range(len(logits)):
+        p = logits[n].softmax(0)
+        pixels = [(y, x) for y in range(p.shape[1]) for x in range(p.shape[2]) if mask[n, y, x]]
+        energy, sums = 0.0, [[0.0, 0.0], [0.0, 0.0]]
+        for y, x in pixels:
+            own = p[target[n, y, x], y, x]
+            energy -= weights[n, y, x] * own.log() * ((1 - own) ** 2 if kind == "focal" else 1)
+            if weights[n, y, x] > 0:
+                inside, truth = sum(p[k, y, x] for k in cells), float(target[n, y, x] in cells)
+                for of_one, a, b in zip(sums, (inside, 1 - inside), (truth, 1 - truth), strict=True):
+                    of_one[0] += 2 * a * b
+                    of_one[1] += a**2 + b**2
+        total += energy / len(pixels)
+        if kind == "cross_entropy_dice":
+            total += 1 - sum(both / parts for both, parts in sums) / 2
+    return total / len(logits)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_losses_are_those_of_their_definitions(kind):
+    logits, target, weights = example()
+    weights[0, 1:3] = 0
+    mask = torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(1)) < 0.7
+    for cells in ([1], [1, 2]):
+        for own in (mask, torch.ones_like(mask)):
+            expected = by_definition(kind, logits, target, weights, cells, own)
+            found = pixel_loss(kind, logits, target, weights, cells, None if own.all() else own)
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_a_patch_without_cells_has_a_finite_gradient():
+    logits = example()[0].requires_grad_()
+    target, weights = torch.zeros(2, 5, 4, dtype=int), torch.ones(2, 5, 4)
+    pixel_loss("cross_entropy_dice", logits, target, weights, [1]).backward()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_task_sums_its_loss_over_the_patches(kind):
+    logits, target, weights = example()
+    truth = torch.stack([target.double(), weights], 1)
+    task = tasks.load("segmentation", ("background", "a", "b"), ("b",), pixel_loss=kind)
+    expected = 2 * pixel_loss(kind, logits, target, weights, [2])
+    torch.testing.assert_close(task.loss(logits, truth), expected, rtol=0, atol=0)

@@ -133,6 +133,24 @@ def test_fcn8s_learns(inputs, tmp_path):
     assert history.validation_loss.iloc[-1] < 0.5 * history.training_loss.iloc[0]
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy_dice", "focal"])
+def test_other_losses_learn_as_well(inputs, tmp_path, loss):
+    run(
+        inputs,
+        tmp_path,
+        iterations=300,
+        validation_interval=150,
+        network=NETWORK | {"dropout": 0.0},
+        loss=loss,
+    )
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history.validation_v_rand_thin.max() > 0.9
+
+
+def test_the_default_loss_can_be_named(inputs, tmp_path):
+    assert same(run(inputs, tmp_path / "a"), run(inputs, tmp_path / "b", loss="cross_entropy"))
+
+
 def test_same_seed_gives_the_same_model_and_another_seed_another(inputs, tmp_path):
     first, again, other = (
         run(inputs, tmp_path / "a"),

@@ -140,7 +140,13 @@ def train(
         raise InputError(
             f"training.affinities: {network['name']} learns boxes, which have no affinities. Remove the key."
         )
-    trained_task = tasks.load(task, measured.get("classes", ()), measured.get("cells", ()), settings.offsets)
+    if settings.loss and task != "segmentation":
+        raise InputError(
+            f"training.loss: {network['name']} learns boxes, whose loss cannot be chosen. Remove the key."
+        )
+    trained_task = tasks.load(
+        task, measured.get("classes", ()), measured.get("cells", ()), settings.offsets, settings.loss
+    )
     if settings.best_by not in trained_task.scores:
         raise InputError(
             f"training.best_by: found `{settings.best_by}`, expected a score of the task {task}: "

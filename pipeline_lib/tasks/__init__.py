@@ -305,7 +305,13 @@ def names() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
 
 
-def load(name: str, classes: Sequence[str] = (), cells: Sequence[str] = (), offsets: Offsets = ()) -> Task:
+def load(
+    name: str,
+    classes: Sequence[str] = (),
+    cells: Sequence[str] = (),
+    offsets: Offsets = (),
+    pixel_loss: str | None = None,
+) -> Task:
     """Return the task with the given name. This function imports torch.
 
     Parameters
@@ -319,6 +325,9 @@ def load(name: str, classes: Sequence[str] = (), cells: Sequence[str] = (), offs
     offsets : tuple of (int, int), optional
         Offsets (rows, columns) in px of the affinities that the network learns, see `data.affinities`. Only
         for the task `segmentation`. By default there are none.
+    pixel_loss : str, optional
+        Loss of the classes of the pixels, see `tasks.segmentation.losses.pixel_loss`. Only for the task
+        `segmentation`. By default the weighted cross entropy.
 
     Returns
     -------
@@ -338,7 +347,8 @@ def load(name: str, classes: Sequence[str] = (), cells: Sequence[str] = (), offs
     """
     if name not in names():
         raise InputError(f"task: found `{name}`, expected one of {', '.join(names())}.")
-    own = {"classes": classes, "cells": cells} if classes else {}
-    return importlib.import_module(f"{__name__}.{name}.task").Task(
-        **own, **({"offsets": offsets} if offsets else {})
-    )
+    own: dict[str, Any] = {"classes": classes, "cells": cells} if classes else {}
+    own |= {"offsets": offsets} if offsets else {}
+    own |= {"pixel_loss": pixel_loss} if pixel_loss else {}
+    task: Task = importlib.import_module(f"{__name__}.{name}.task").Task(**own)
+    return task

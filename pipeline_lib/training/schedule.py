@@ -30,6 +30,9 @@ class Settings:
         How centres of patches are drawn. With "uniform", and by default, all annotated pixels are equally
         likely. With "class_balanced", all classes are equally likely, and all pixels of a class (see
         `data.sampling.ClassBalanced`). The probabilities of the model are corrected (`training.prior`).
+    loss : {"cross_entropy", "cross_entropy_dice", "focal"}, optional
+        Loss of the classes of the pixels, see `tasks.segmentation.losses.pixel_loss`. By default the weighted
+        cross entropy.
     loss_mask : float, optional
         Share of the output pixels of each patch over which the loss is averaged, drawn at random, see
         `training.randomness.loss_mask`. By default all pixels.
@@ -84,6 +87,7 @@ class Settings:
     tile: int = 572
     batch: int = 1
     sampling: str | None = None
+    loss: str | None = None
     loss_mask: float | None = None
     affinities: bool | Sequence[Sequence[int]] | None = None
     iterations: int = 20_000

@@ -81,7 +81,8 @@ def measure_speed(
     """
     settings = Settings(**training)
     network = {"name": "unet"} | network
-    task = tasks.load(networks.plan_type(network["name"]).task, classes, cells, settings.offsets)
+    name = networks.plan_type(network["name"]).task
+    task = tasks.load(name, classes, cells, settings.offsets, settings.loss)
     plan = networks.plan(**network, image_channels=channels, classes=task.classes).example()
     plan.require_tile(settings.tile, "training.tile")
     device = devices.choose_device(settings.device)

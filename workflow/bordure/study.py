@@ -38,7 +38,7 @@ CHANGEABLE = {
     "dataset.separation_border_width",
 }
 # Settings of a training on which the time of an iteration depends
-OF_STEP = ("tile", "batch", "loss_mask", "affinities", "freeze", "precision", "device")
+OF_STEP = ("tile", "batch", "loss", "loss_mask", "affinities", "freeze", "precision", "device")
 DEFAULT = "unet"  # network of a config that names none
 ENSEMBLE = "ensemble"  # name of the mean of several models
 RESERVED = (*BASELINES, "baselines", ENSEMBLE)  # names in paths of results
@@ -400,6 +400,7 @@ def require_task(settings: Json, plan: Plan) -> None:
             f"config key `training.best_by`: found {training['best_by']}, but {what}. Expected {expected}."
         )
     pixelwise = {
+        "training.loss": training.get("loss") is not None,
         "training.loss_mask": training.get("loss_mask") is not None,
         "training.sampling": training.get("sampling") == "class_balanced",
         "training.affinities": bool(training.get("affinities")),

@@ -32,8 +32,8 @@ from pipeline_lib.tasks.segmentation.losses import (
     affinity_loss,
     dice_loss,
     dice_sums,
+    pixel_loss,
     true_affinities,
-    weighted_cross_entropy,
 )
 
 # Scoring at these thresholds takes a few hundredths of a second per section of 512 px. They are float64, so
@@ -167,8 +167,9 @@ class Task:
         classes: Sequence[str] = TWO.names,
         cells: Sequence[str] = TWO.cells,
         offsets: Offsets = (),
+        pixel_loss: str = "cross_entropy",
     ) -> None:
-        self.of, self.offsets = Classes(classes, cells), offsets
+        self.of, self.offsets, self.pixel_loss = Classes(classes, cells), offsets, pixel_loss
         self.classes = len(self.of) + len(offsets)
         self.class_names, self.cell_names = tuple(classes), tuple(cells)
 
@@ -209,12 +210,13 @@ class Task:
         return cast("Tensor", network(image))
 
     def loss(self, output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the weighted cross entropy of the logits of classes, plus the loss of affinities.
+        """Return the loss of the logits of classes (`pixel_loss`), plus the loss of affinities.
 
         Affinities count between pixels of a weight above 0, which are annotated.
         """
         classes = len(self.of)
-        loss = weighted_cross_entropy(output[:, :classes], truth[:, 0].long(), truth[:, 1], mask)
+        target, weights = truth[:, 0].long(), truth[:, 1]
+        loss = pixel_loss(self.pixel_loss, output[:, :classes], target, weights, self.of.cell_numbers, mask)
         loss = loss * len(output)
         if self.offsets:
             affinities, counted = true_affinities(truth[:, 2], truth[:, 1] > 0, self.offsets)
