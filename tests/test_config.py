@@ -200,7 +200,7 @@ def test_section_has_the_parameters_and_defaults_of_its_function(section):
     defaults = {key: part.get("default") for key, part in SECTIONS[section].items()}
     if section == "network":  # without a default of neighbours, earlier configs remain equal as settings
         assert UNetPlan().context_sections == 0
-        of_function |= {"name": "unet", "context_sections": None}
+        of_function |= {"name": "unet", "context_sections": None, "residual": None}
     lists = {key: [*value] for key, value in of_function.items() if isinstance(value, tuple)}
     assert of_function | lists == defaults
 

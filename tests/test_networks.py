@@ -48,10 +48,12 @@ def test_output_has_the_size_that_the_geometry_states(upsampling, depth):
     )
 
 
+@pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
-def test_output_pixel_depends_on_its_context_only(upsampling):
+def test_output_pixel_depends_on_its_context_only(upsampling, residual):
     """Its gradient is the context on each side, up to the position of the pixel in a pooling square."""
-    network = unet(depth=2, base_channels=8, upsampling=upsampling, dropout=0).double().eval()
+    network = unet(depth=2, base_channels=8, upsampling=upsampling, dropout=0, residual=residual)
+    network = network.double().eval()
     size, context, stride = network.geometry.input_size(24), network.geometry.context, network.geometry.stride
     image = torch.randn(1, 1, size, size, dtype=torch.double, requires_grad=True)
     pixel = (9, 12)
@@ -378,7 +380,8 @@ def test_plan_rejects_settings_out_of_range(setting, value, expected):
 
 @pytest.mark.parametrize("upsampling", UPSAMPLING_LOSS)
 @pytest.mark.parametrize("batch_normalisation", [False, True])
-def test_plan_counts_the_parameters(upsampling, batch_normalisation):
+@pytest.mark.parametrize("residual", [False, True])
+def test_plan_counts_the_parameters(upsampling, batch_normalisation, residual):
     plan = UNetPlan(
         input_channels=3,
         classes=5,
@@ -386,6 +389,7 @@ def test_plan_counts_the_parameters(upsampling, batch_normalisation):
         base_channels=6,
         upsampling=upsampling,
         batch_normalisation=batch_normalisation,
+        residual=residual,
     )
     assert plan.parameters == sum(p.numel() for p in plan.build().parameters())
 
@@ -394,6 +398,51 @@ def test_invalid_tile_is_rejected_with_the_nearest_sizes():
     with pytest.raises(InputError, match=r"prediction\.tile: a tile of 571 px .* Use 556 or 572\."):
         networks.plan("unet").require_tile(571, "prediction.tile")
     networks.plan("unet").require_tile(572, "training.tile")
+
+
+def test_an_optional_setting_is_left_out_if_it_has_its_default():
+    assert "residual" not in UNetPlan(residual=False).arguments()
+    plan = UNetPlan(residual=True)
+    assert networks.plan("unet", **plan.arguments()) == plan
+
+
+@pytest.mark.parametrize("batch_normalisation", [False, True])
+def test_a_residual_block_adds_its_projected_centre(batch_normalisation):
+    network = unet(depth=1, base_channels=3, residual=True, batch_normalisation=batch_normalisation).eval()
+    draw_statistics(network)
+    block, x = network.merge[0], torch.randn(2, 6, 9, 11)
+    found = block(x)
+    assert found.shape == (2, 3, 5, 7)
+    kernels = block.project.weight[:, :, 0, 0]
+    for y, column in ((0, 0), (4, 6), (2, 3)):
+        added = torch.einsum("oi,ni->no", kernels, x[:, :, y + 2, column + 2])
+        expected = (block.layers(x)[:, :, y, column] + added).relu()
+        torch.testing.assert_close(found[:, :, y, column], expected)
+
+
+def test_residual_blocks_keep_the_size_of_values_at_the_start():
+    """As those without: the sum of two summands is no larger than each block of the other network."""
+    sizes = []
+    for residual in (False, True):
+        torch.manual_seed(0)
+        network = unet(depth=3, base_channels=16, dropout=0, residual=residual).eval()
+        for block in [*network.down, *network.merge]:
+            block.register_forward_hook(lambda _, __, output: sizes.append(output.pow(2).mean().item()))
+        network(torch.randn(1, 1, 140, 140))
+    plain, residual = np.reshape(sizes, (2, -1))
+    assert (residual / plain > 0.3).all() and (residual / plain < 3).all()
+
+
+def test_folding_a_residual_network_keeps_its_output():
+    torch.manual_seed(0)
+    network = unet(depth=2, base_channels=3, residual=True, batch_normalisation=True).eval()
+    draw_statistics(network)
+    image = torch.rand(1, 1, 92, 92)
+    with torch.inference_mode():
+        expected = network(image).softmax(1)
+        fold(network)
+        torch.testing.assert_close(network(image).softmax(1), expected, rtol=0, atol=1e-5)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
 @pytest.mark.parametrize("name", networks.names())
@@ -432,7 +481,8 @@ class TestEveryNetwork:
             assert network(image).shape == (1, plan.output_channels, *sides)
             assert geometry.stride % plan.reduction == 0  # tiles start at whole pixels of the output
         assert networks.plan(name, **network.plan.arguments()) == network.plan
-        assert {*network.plan.arguments()} == {"input_channels", "classes", *network.plan.schema()}
+        always = {key for key, part in network.plan.schema().items() if "default" in part}
+        assert {*network.plan.arguments()} == {"input_channels", "classes", *always}
 
     def test_folded_network_has_the_same_output(self, name):
         """With batch normalisation where the network has this setting."""

@@ -184,7 +184,7 @@ class Geometry:
         return 1 - inside
 
 
-def setting(default: Any, description: str, **limits: Any) -> Any:
+def setting(default: Any, description: str, *, optional: bool = False, **limits: Any) -> Any:
     """Return a dataclass field for a setting of a network.
 
     Parameters
@@ -193,6 +193,9 @@ def setting(default: Any, description: str, **limits: Any) -> Any:
         Value if the config does not set it.
     description : str
         Meaning of the setting, shown in :doc:`/reference/settings`.
+    optional : bool, default False
+        Whether settings of a run and model files leave it out if it has its default. So a new setting leaves
+        those of earlier versions as they were.
     **limits
         Keywords of JSON Schema (`minimum`, `exclusiveMaximum`, `maxItems`, `enum`, ...), and `unit`. The
         numbers of a tuple are at least 1.
@@ -208,7 +211,8 @@ def setting(default: Any, description: str, **limits: Any) -> Any:
     >>> setting(4, "Number of 2x2 poolings.", minimum=1).default
     4
     """
-    return dataclasses.field(default=default, metadata={"schema": {**limits, "description": description}})
+    schema = {**limits, "description": description}
+    return dataclasses.field(default=default, metadata={"schema": schema, "optional": optional})
 
 
 @dataclass(frozen=True)
@@ -552,13 +556,14 @@ class Plan(ABC):
         Returns
         -------
         dict of str to dict
-            Name of the setting to its schema with default and description, in the order of the fields.
+            Name of the setting to its schema with default and description, in the order of the fields. An
+            optional setting has no default there.
         """
         hints = typing.get_type_hints(cls)
         return {
             field.name: {
                 **({} if "enum" in field.metadata["schema"] else _TYPES[hints[field.name]]),
-                "default": _plain(field.default),
+                **({} if field.metadata["optional"] else {"default": _plain(field.default)}),
                 **field.metadata["schema"],
             }
             for field in dataclasses.fields(cls)
@@ -571,12 +576,15 @@ class Plan(ABC):
         Returns
         -------
         dict of str to bool, int, float, str or list of int
-            Name of each field to its value. `context_sections` is left out if it is 0, so that models have
-            the same bytes as those of versions without it.
+            Name of each field to its value. `context_sections` is left out if it is 0, and so are optional
+            settings with their default, so that models have the same bytes as those of versions without them.
         """
-        found = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        if not self.context_sections:
-            del found["context_sections"]
+        found = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            optional = field.metadata.get("optional", field.name == "context_sections")
+            if not optional or value != field.default:
+                found[field.name] = _plain(value)
         return found
 
 

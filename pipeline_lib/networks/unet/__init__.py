@@ -18,6 +18,7 @@ UPSAMPLING_LOSS = {"up_convolution": 0, "nearest": 2, "bilinear": 4, "bed_of_nai
 # with 4 to 64 base channels, and 6.0 to 9.4 with the other ways of up-sampling.
 TILE_VALUES = 10
 STEP_BYTES = {"float32": 72, "bfloat16": 50}  # bytes per px of the tile and base channel, measured
+RESIDUAL_STEP_BYTES = {"float32": 16, "bfloat16": 8}  # in addition, with residual blocks, measured
 # For each channel of the output beyond two, in a forward pass and a training step: 3.5 values and 43 bytes
 # per px with 12 affinities, measured
 OUTPUT_VALUES, OUTPUT_STEP_BYTES = 4, 44
@@ -49,6 +50,9 @@ class UNetPlan(Plan):
     upsampling : {"up_convolution", "nearest", "bilinear", "bed_of_nails", "max_unpooling"}
         How the expanding path doubles the resolution, see `networks.unet.module.UNet`. The default
         is "up_convolution".
+    residual : bool, default False
+        If True, the two 3x3 convolutions of a level learn what is added to its input, see
+        `networks.unet.module.Residual`.
 
     References
     ----------
@@ -85,6 +89,12 @@ class UNetPlan(Plan):
         "zeros between them; `max_unpooling`, which puts values where the poolings found their maxima.",
         enum=[*UPSAMPLING_LOSS],
     )
+    residual: bool = setting(
+        False,
+        "Whether a 1x1 convolution of the input of each level is added to the result of its two 3x3 "
+        "convolutions (residual blocks). Without this setting, nothing is added.",
+        optional=True,
+    )
 
     @property
     def geometry(self) -> Geometry:
@@ -115,7 +125,9 @@ class UNetPlan(Plan):
         )
         kernel = kernels[self.upsampling]
         up = sum((kernel * 2 * c + 1) * c + 9 * 3 * c * c + 2 * own * c for c in widths[:-1])
-        return down + up + (self.base_channels + 1) * self.classes
+        added = sum(a * b for a, b in zip([self.input_channels, *widths], widths, strict=False))
+        added += sum(2 * c * c for c in widths[:-1])
+        return down + up + self.residual * added + (self.base_channels + 1) * self.classes
 
     @property
     def values_per_pixel(self) -> float:
@@ -138,7 +150,10 @@ class UNetPlan(Plan):
             Bytes per pixel of the input tile.
         """
         of_output = OUTPUT_STEP_BYTES * max(self.classes - 2, 0)
-        return STEP_BYTES.get(precision, STEP_BYTES["float32"]) * self.base_channels + of_output
+        of_channel = STEP_BYTES.get(precision, STEP_BYTES["float32"])
+        if self.residual:
+            of_channel += RESIDUAL_STEP_BYTES.get(precision, RESIDUAL_STEP_BYTES["float32"])
+        return of_channel * self.base_channels + of_output
 
     def build(self) -> UNet:
         """Return a new U-Net with random initial parameters. This method imports torch.

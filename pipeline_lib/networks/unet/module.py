@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -35,6 +36,8 @@ class UNet(Network):
       has its maximum, and zeros elsewhere [4]_. Pixels that equal the maximum (within 0.01) share the value.
       If only the first of them had it, rounding would decide where areas of one gray value are, and tiles
       would have seams.
+
+    With the setting `residual`, each pair of 3x3 convolutions is a `Residual` block.
 
     In each step, `nearest` and `bed_of_nails` cut off a rim of 1 px and `bilinear` one of 2 px, where the
     result would depend on padding.
@@ -79,7 +82,7 @@ class UNet(Network):
         super().__init__(plan)
         widths = [plan.base_channels * 2**level for level in range(plan.depth + 1)]
         self.down = nn.ModuleList(
-            _double_convolution(before, after, plan.batch_normalisation)
+            _double_convolution(before, after, plan)
             for before, after in zip([plan.input_channels, *widths], widths, strict=False)
         )
         self.dropout = nn.Dropout(plan.dropout)
@@ -87,10 +90,13 @@ class UNet(Network):
             _upsampling(2 * width, width, plan.upsampling) for width in reversed(widths[:-1])
         )
         self.merge = nn.ModuleList(
-            _double_convolution(2 * width, width, plan.batch_normalisation) for width in reversed(widths[:-1])
+            _double_convolution(2 * width, width, plan) for width in reversed(widths[:-1])
         )
         self.score = nn.Conv2d(plan.base_channels, plan.classes, 1)
         self.apply(initialise)
+        for block in self.modules():
+            if isinstance(block, Residual):
+                block.halve_variances()
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits of a batch of tiles.
@@ -189,16 +195,67 @@ def maximum_shares(x: Tensor) -> Tensor:
     return near / double(4 * nn.functional.avg_pool2d(near, 2))
 
 
-def _double_convolution(before: int, after: int, batch_normalisation: bool) -> nn.Sequential:
+class Residual(nn.Module):
+    """Residual block without padding: convolutions whose result is added to a projection of their input.
+
+    The input is projected to the channels of the result by a 1x1 convolution and cropped to its centre. A
+    ReLU follows the sum.
+
+    Parameters
+    ----------
+    layers : sequence of torch.nn.Module
+        Convolutions and what follows each of them, without the last ReLU.
+    before, after : int
+        Numbers of channels of the input and of the result.
+
+    References
+    ----------
+    Figure 2 and section 3.3 of [1]_: projection shortcuts.
+
+    .. [1] K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", CVPR, 770-778,
+       2016.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], before: int, after: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.project = nn.Conv2d(before, after, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the block.
+
+        Parameters
+        ----------
+        x : (n, before, y, x) Tensor
+            Values.
+
+        Returns
+        -------
+        (n, after, y - 4, x - 4) Tensor
+            Result, with two 3x3 convolutions.
+        """
+        found = self.layers(x)
+        found += crop_centre(self.project(x), found)  # in place, as the ReLUs, to save memory
+        return nn.functional.relu(found, inplace=True)
+
+    @torch.no_grad()
+    def halve_variances(self) -> None:
+        """Divide the kernels of both summands by the square root of 2, so that the sum keeps its variance."""
+        *_, last = (layer for layer in self.layers if isinstance(layer, nn.Conv2d))
+        for layer in (last, self.project):
+            layer.weight.mul_(math.sqrt(0.5))
+
+
+def _double_convolution(before: int, after: int, plan: UNetPlan) -> nn.Module:
     """Two unpadded 3x3 convolutions with ReLU, from `before` to `after` channels."""
     layers: list[nn.Module] = []
     for channels in (before, after):
         # batch normalisation has its own bias
-        layers.append(nn.Conv2d(channels, after, 3, bias=not batch_normalisation))
-        if batch_normalisation:
+        layers.append(nn.Conv2d(channels, after, 3, bias=not plan.batch_normalisation))
+        if plan.batch_normalisation:
             layers.append(nn.BatchNorm2d(after))
         layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
+    return Residual(layers[:-1], before, after) if plan.residual else nn.Sequential(*layers)
 
 
 def _upsampling(before: int, after: int, kind: str) -> nn.Module:
