@@ -1,8 +1,13 @@
 import pytest
 import torch
 
-from pipeline_lib import tasks
-from pipeline_lib.tasks.segmentation.losses import LOSSES, pixel_loss, weighted_cross_entropy
+from pipeline_lib import networks, tasks
+from pipeline_lib.tasks.segmentation.losses import (
+    LOSSES,
+    at_coarse_pixels,
+    pixel_loss,
+    weighted_cross_entropy,
+)
 
 
 def example(scale=1.0):
@@ -96,3 +101,56 @@ def test_the_task_sums_its_loss_over_the_patches(kind):
     task = tasks.load("segmentation", ("background", "a", "b"), ("b",), pixel_loss=kind)
     expected = 2 * pixel_loss(kind, logits, target, weights, [2])
     torch.testing.assert_close(task.loss(logits, truth), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("upsampling", ["up_convolution", "nearest", "bilinear"])
+def test_coarser_levels_learn_the_truth_of_their_place(upsampling):
+    """A network copies its input, the number of each row and column, to all levels by skip connections."""
+    plan = networks.plan("unet", depth=3, base_channels=2, upsampling=upsampling, dropout=0.0)
+    net = plan.build().train()
+    net.supervise()
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.zeros_(layer.weight)
+            middle = tuple((k - 1) // 2 for k in layer.kernel_size)
+            layer.weight.data[0, 0][middle] = 1  # the first channel that is merged is that of the skip
+    size = plan.geometry.input_size(24)
+    numbers = torch.arange(float(size))
+    context = plan.geometry.context
+    for along in (numbers[:, None].expand(size, size), numbers.expand(size, size)):
+        outputs = net(along[None, None])
+        assert len(outputs) == 3
+        inside = along[context : size - context, context : size - context]
+        torch.testing.assert_close(outputs[0][0, 0], inside)
+        for level, output in enumerate(outputs[1:], 1):
+            stride = 2**level
+            last, truth = at_coarse_pixels(output[:, :1], inside[None, None], stride)
+            # a max pooling keeps the largest number of a square
+            torch.testing.assert_close(truth, last - stride + 1 + stride // 2)
+            assert stride * truth.shape[-1] > len(inside) - 2 * stride
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_losses_of_coarser_levels_count_by_their_resolution(masked):
+    torch.manual_seed(0)
+    outputs = [torch.randn(2, 2, side, side) for side in (16, 10, 7)]
+    truth = torch.stack([torch.randint(2, (2, 16, 16)).float(), torch.rand(2, 16, 16)], 1)
+    mask = torch.rand(2, 16, 16) < 0.5 if masked else None
+    task, expected = tasks.load("segmentation"), 0.0
+    for stride, output, first, count in (
+        (1, outputs[0], 0, 16),
+        (2, outputs[1], 1, 8),
+        (4, outputs[2], 4, 3),
+    ):
+        # 2 * 10 - 16 is 2 px on each side, or one pixel; 4 * 7 - 16 is 6 px, so two pixels are left out
+        rim = (output.shape[-1] - count) // 2
+        own = output[..., rim : rim + count, rim : rim + count]
+        at = slice(first, first + stride * count, stride)
+        expected += task.loss(own, truth[..., at, at], mask if mask is None else mask[:, at, at]) / stride
+    torch.testing.assert_close(task.loss(outputs, truth, mask), expected)
+
+
+def test_a_mask_without_pixels_gives_no_loss():
+    logits, target, weights = example()
+    mask = torch.zeros(2, 5, 4, dtype=torch.bool)
+    assert weighted_cross_entropy(logits, target, weights, mask) == 0

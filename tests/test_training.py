@@ -181,20 +181,37 @@ def recorded_steps(monkeypatch):
     return steps
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_interrupted_training_ends_with_the_same_bytes(inputs, tmp_path, monkeypatch, optimizer):
-    whole = run(inputs, tmp_path / "whole", optimizer=optimizer)
+DEEP = {"network": NETWORK | {"depth": 2}, "tile": 76, "deep_supervision": True}
+
+
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "sgd"}, DEEP], ids=["adam", "sgd", "supervised"])
+def test_interrupted_training_ends_with_the_same_bytes(inputs, tmp_path, monkeypatch, settings):
+    whole = run(inputs, tmp_path / "whole", **settings)
     with monkeypatch.context() as patch:
         interrupted(patch, after=7)
         with pytest.raises(KeyboardInterrupt):
-            run(inputs, tmp_path / "cut", optimizer=optimizer)
+            run(inputs, tmp_path / "cut", **settings)
     checkpoint = tmp_path / "cut/model.checkpoint.pt"
     assert checkpoint.exists() and not (tmp_path / "cut/model.pt").exists()
     steps = recorded_steps(monkeypatch)
-    assert same(run(inputs, tmp_path / "cut", optimizer=optimizer), whole)
+    assert same(run(inputs, tmp_path / "cut", **settings), whole)
     assert steps == list(range(4, 12))
     for name in ("model.pt", "history.csv"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_supervised_network_has_the_parameters_of_another_one(inputs, tmp_path):
+    deep = run(inputs, tmp_path / "deep", **DEEP)
+    plain = run(inputs, tmp_path / "plain", **DEEP | {"deep_supervision": False})
+    assert deep.keys() == plain.keys()
+    assert not same(deep, plain)
+    for name in ("up.0.weight", "merge.0.0.weight"):  # the coarser levels learn in another way
+        assert not torch.equal(deep[name], plain[name])
+
+
+def test_supervision_needs_a_coarser_level(inputs, tmp_path):
+    with pytest.raises(InputError, match=r"training\.deep_supervision: found true, but this network has no"):
+        run(inputs, tmp_path, deep_supervision=True)
 
 
 def set_version(monkeypatch, version):

@@ -49,6 +49,8 @@ class Network(nn.Module):
         gradient. This takes less memory and more time; the result is the same. A network may ignore it.
     frozen : sequence of str
         Names of the parts that are not trained, see `freeze`.
+    supervision : torch.nn.ModuleList or None
+        What `supervise` added.
     """
 
     checkpointing = False
@@ -57,6 +59,7 @@ class Network(nn.Module):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
+        self.supervision: nn.ModuleList | None = None
 
     @property
     def geometry(self) -> Geometry:
@@ -114,6 +117,34 @@ class Network(nn.Module):
             if isinstance(module, nn.BatchNorm2d) and self._is_frozen(name):
                 module.eval()
         return self
+
+    def supervise(self) -> None:
+        """Add 1x1 convolutions that compute logits from coarser levels, for deep supervision.
+
+        In training mode the network then returns a list: its logits, and those of `plan.supervised_levels`
+        coarser levels, each with half of the resolution of the one before. In evaluation mode nothing
+        changes. The convolutions do not belong to the model, see `model_state`.
+
+        References
+        ----------
+        .. [1] C.-Y. Lee, S. Xie, P. Gallagher, Z. Zhang, Z. Tu, "Deeply-supervised nets", AISTATS, PMLR
+           38:562-570, 2015.
+        """
+        raise NotImplementedError
+
+    def model_state(self) -> dict[str, Tensor]:
+        """Return the `state_dict` without what is needed for the training only.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Parameters and buffers of the model, by name.
+        """
+        return {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if not parts.contains("supervision", name)
+        }
 
     def _is_frozen(self, name: str) -> bool:
         """Return whether a parameter or module belongs to a frozen part."""

@@ -278,6 +278,11 @@ class Plan(ABC):
         return self.classes
 
     @property
+    def supervised_levels(self) -> int:
+        """Number of coarser levels that can also predict in a training step (`Network.supervise`)."""
+        return 0
+
+    @property
     @abstractmethod
     def geometry(self) -> Geometry:
         """Valid input sizes of the network, and its context."""
@@ -443,7 +448,8 @@ class Plan(ABC):
         ------
         InputError
             If the tile is not valid; if tiles are to be used for the statistics of batch normalisation and
-            the network has none, that is no setting `batch_normalisation` that is true; if a part with a
+            the network has none, that is no setting `batch_normalisation` that is true; if coarser levels
+            are to predict and there are none; if a part with a
             setting of its own does not exist; if nothing is left to train; or if a normalisation is to be
             kept and no model is named.
         """
@@ -454,6 +460,11 @@ class Plan(ABC):
             raise InputError(
                 f"training.{key}: found {training[key]}, but this network has no batch normalisation. To "
                 f"solve this, {switch}remove the key."
+            )
+        if training.get("deep_supervision") and not self.supervised_levels:
+            raise InputError(
+                "training.deep_supervision: found true, but this network has no coarser levels that can "
+                "predict. Use `network.name: unet` with a `depth` of at least 2, or remove the key."
             )
         if training.get("keep_normalisation") is not None and training.get("start_from") is None:
             raise InputError(

@@ -167,6 +167,8 @@ def train(
     started: Json = {}
     if start:
         normalisation, started = _start(net, start, trained_task, normalisation, settings)
+    if settings.deep_supervision:
+        net.supervise()
     net.freeze(settings.freeze or ())
     # machines of different kinds may draw different random numbers
     net.load_state_dict(processes.from_first(net.state_dict))
@@ -308,6 +310,7 @@ def train(
 
                 learn(checkpoint, step, patches.batches(shares, device), scores, history)
         if processes.first:
+            net.supervision = None
             net.load_state_dict(cast("dict[str, Tensor]", state.best))  # set by the last validation
             net.cpu()
             record |= state.provenance_entries(settings)

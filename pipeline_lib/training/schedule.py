@@ -36,6 +36,9 @@ class Settings:
     loss_mask : float, optional
         Share of the output pixels of each patch over which the loss is averaged, drawn at random, see
         `training.randomness.loss_mask`. By default all pixels.
+    deep_supervision : bool, optional
+        Whether coarser levels of the expanding path also predict the classes in a training step, see
+        `networks.module.Network.supervise`. By default they do not.
     affinities : bool or sequence of (int, int), optional
         Offsets (rows, columns) in px of the affinities that the network learns beside the classes, or True
         for the default (see `data.affinities.chosen_offsets`). By default it learns none.
@@ -89,6 +92,7 @@ class Settings:
     sampling: str | None = None
     loss: str | None = None
     loss_mask: float | None = None
+    deep_supervision: bool | None = None
     affinities: bool | Sequence[Sequence[int]] | None = None
     iterations: int = 20_000
     optimizer: str = "sgd"

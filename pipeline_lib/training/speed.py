@@ -90,6 +90,8 @@ def measure_speed(
     passes.keep_memory()
     with _threads(threads), torch.random.fork_rng():
         net = plan.build()
+        if settings.deep_supervision:
+            net.supervise()
         net.move_to(device)
         net.freeze(settings.freeze or ())
         net.train()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline_lib import provenance
 from pipeline_lib.networks.model import Model, read_tensors, write_tensors
+from pipeline_lib.networks.module import Network
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.processes import ALONE, Processes
@@ -94,7 +95,7 @@ class State:
         training_loss: float,
         scores: dict[str, float],
         more_is_better: bool,
-        net: torch.nn.Module,
+        net: Network,
     ) -> None:
         """Add a validation to the history and keep the parameters if they are the best so far.
 
@@ -108,7 +109,7 @@ class State:
             Scores of the validation.
         more_is_better : bool
             Whether a higher value of the score `settings.best_by` is better.
-        net : torch.nn.Module
+        net : Network
             Network that was validated.
 
         Raises
@@ -129,7 +130,7 @@ class State:
         )
         value = 1 - scores[settings.best_by] if more_is_better else scores[settings.best_by]
         if self.best is None or value < self.best_value:
-            self.best, self.best_value = copy.deepcopy(net.state_dict()), value
+            self.best, self.best_value = copy.deepcopy(net.model_state()), value
             self.best_iteration = self.iteration
 
     def provenance_entries(self, settings: Settings) -> Json:

@@ -70,6 +70,12 @@ add(
     "",
     CONFIG.replace("tile: 44", "tile: 44, batch_normalisation_tiles: 20"),
 )
+add(
+    "supervision of levels that the network does not have",
+    write_config,
+    "",
+    CONFIG.replace("tile: 44", "tile: 44, deep_supervision: true"),
+)
 for name, more in {
     "start from a file that does not exist": "start_from: none.pt",
     "start from the model of the run itself": "start_from: unet",

@@ -38,7 +38,17 @@ CHANGEABLE = {
     "dataset.separation_border_width",
 }
 # Settings of a training on which the time of an iteration depends
-OF_STEP = ("tile", "batch", "loss", "loss_mask", "affinities", "freeze", "precision", "device")
+OF_STEP = (
+    "tile",
+    "batch",
+    "loss",
+    "loss_mask",
+    "deep_supervision",
+    "affinities",
+    "freeze",
+    "precision",
+    "device",
+)
 DEFAULT = "unet"  # network of a config that names none
 ENSEMBLE = "ensemble"  # name of the mean of several models
 RESERVED = (*BASELINES, "baselines", ENSEMBLE)  # names in paths of results

@@ -114,6 +114,11 @@ class UNetPlan(Plan):
         return before, after
 
     @property
+    def supervised_levels(self) -> int:
+        """Levels of the expanding path below the last one."""
+        return self.depth - 1
+
+    @property
     def parameters(self) -> int:
         """Number of parameters: kernels, biases, and scale and shift per channel of batch normalisation."""
         widths = [self.base_channels * 2**level for level in range(self.depth + 1)]

@@ -80,7 +80,7 @@ class UNet(Network):
 
     def __init__(self, plan: UNetPlan) -> None:
         super().__init__(plan)
-        widths = [plan.base_channels * 2**level for level in range(plan.depth + 1)]
+        self.widths = widths = [plan.base_channels * 2**level for level in range(plan.depth + 1)]
         self.down = nn.ModuleList(
             _double_convolution(before, after, plan)
             for before, after in zip([plan.input_channels, *widths], widths, strict=False)
@@ -98,7 +98,17 @@ class UNet(Network):
             if isinstance(block, Residual):
                 block.halve_variances()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def supervise(self) -> None:
+        """Add 1x1 convolutions that compute logits from the levels of the expanding path below the last one.
+
+        See `Network.supervise`.
+        """
+        self.supervision = nn.ModuleList(
+            nn.Conv2d(width, self.plan.classes, 1) for width in self.widths[1:-1]
+        )
+        self.supervision.apply(initialise)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Compute the logits of a batch of tiles.
 
         Parameters
@@ -109,7 +119,9 @@ class UNet(Network):
         Returns
         -------
         (n, classes, y - 2 context, x - 2 context) Tensor
-            Logits of the classes.
+            Logits of the classes. In training mode and with `supervise`, a list of these and the logits of
+            the coarser levels, from the finest. They are larger than the output by what the following levels
+            cut off, the same on each side.
         """
         skips = []
         depth = len(self.up)
@@ -120,9 +132,14 @@ class UNet(Network):
             if level < depth:
                 skips.append(x)
                 x = nn.functional.max_pool2d(x, 2)
+        supervision = [*self.supervision] if self.training and self.supervision is not None else []
+        coarse: list[Tensor] = []
         for up, merge in zip(self.up, self.merge, strict=True):
             x = self._run(partial(_expand, up, merge), skips.pop(), x)
-        return self.score(x)
+            if len(coarse) < len(supervision):  # the finest level is the last one
+                coarse.insert(0, supervision[-1 - len(coarse)](x))
+        logits: Tensor = self.score(x)
+        return [logits, *coarse] if supervision else logits
 
     def _run(self, level: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """Compute a level, with checkpointing if it is on."""

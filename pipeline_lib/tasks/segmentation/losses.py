@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pipeline_lib.networks.module import crop_centre
 from pipeline_lib.runtime.types import Offsets
 
 SMALLEST = 1e-6  # px, so that no coefficient is 0 / 0
@@ -107,7 +108,8 @@ def weighted_cross_entropy(
     weights : (n, y, x) Tensor of float32
         Weight map.
     mask : (n, y, x) Tensor of bool, optional
-        Pixels over which the loss is averaged, at least one in each image. By default all pixels.
+        Pixels over which the loss is averaged. By default all pixels. The loss of an image without such a
+        pixel is 0.
     focusing : float, default 0.0
         Exponent g of a factor (1 - p_l(x))^g of each pixel. With 0 there is no such factor.
 
@@ -145,7 +147,52 @@ def weighted_cross_entropy(
         losses = losses * (1 - (-entropy).exp()) ** focusing
     if mask is None:
         return losses.mean()
-    return ((losses * mask).sum((1, 2)) / mask.sum((1, 2))).mean()
+    return ((losses * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)).mean()
+
+
+def at_coarse_pixels(logits: Tensor, truth: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Return the logits of a coarser level and the truth at its pixels, for deep supervision.
+
+    The coarser level has the same centre as the output and reaches at least as far. Each of its pixels is a
+    square of `stride` px. Squares that are not completely inside the output are left out. The truth of the
+    others is that of one pixel of the square, the one below and right of its centre: as in nearest-neighbour
+    interpolation, no class or weight is mixed.
+
+    Parameters
+    ----------
+    logits : (n, k, y', x') Tensor
+        Output of the coarser level.
+    truth : (n, m, y, x) Tensor
+        Truth of the pixels of the output.
+    stride : int
+        Side of a pixel of the coarser level (px), an even number.
+
+    Returns
+    -------
+    logits : (n, k, y", x") Tensor
+        Logits of the pixels that are left.
+    truth : (n, m, y", x") Tensor
+        Their truth.
+
+    Examples
+    --------
+    Three pixels of 4 px have the centre of 10 px. The first and last of them are not completely inside.
+
+    >>> import torch
+    >>> from pipeline_lib.tasks.segmentation.losses import at_coarse_pixels
+    >>> truth = torch.arange(10).expand(1, 1, 10, 10)
+    >>> logits, at = at_coarse_pixels(torch.arange(3.0).expand(1, 1, 3, 3), truth, 4)
+    >>> logits, at
+    (tensor([[[[1.]]]]), tensor([[[[5]]]]))
+    """
+    sides = []
+    for fine, coarse in zip(truth.shape[2:], logits.shape[2:], strict=True):
+        beyond = (stride * coarse - fine) // 2  # px on each side
+        left_out = -(-beyond // stride)
+        first = stride * left_out - beyond + stride // 2
+        sides.append(slice(first, first + stride * (coarse - 2 * left_out), stride))
+    at = truth[:, :, *sides]
+    return crop_centre(logits, at), at
 
 
 def true_affinities(labels: Tensor, known: Tensor, offsets: Offsets) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ from pipeline_lib.runtime.types import Offsets, Stored
 from pipeline_lib.tasks.segmentation.classes import TWO, Classes, target_class
 from pipeline_lib.tasks.segmentation.losses import (
     affinity_loss,
+    at_coarse_pixels,
     dice_loss,
     dice_sums,
     pixel_loss,
@@ -205,24 +206,34 @@ class Task:
         """Return patches of images with class and weight of each pixel."""
         return Patches(*arguments)
 
-    def forward(self, network: Network, image: Tensor, truth: Tensor) -> Tensor:
-        """Return the output of the network."""
-        return cast("Tensor", network(image))
+    def forward(self, network: Network, image: Tensor, truth: Tensor) -> Tensor | list[Tensor]:
+        """Return the output of the network, a list with those of coarser levels in deep supervision."""
+        return cast("Tensor | list[Tensor]", network(image))
 
-    def loss(self, output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+    def loss(self, output: Tensor | list[Tensor], truth: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the loss of the logits of classes (`pixel_loss`), plus the loss of affinities.
 
-        Affinities count between pixels of a weight above 0, which are annotated.
+        Affinities count between pixels of a weight above 0, which are annotated. In deep supervision, the
+        loss of the classes at a coarser level, whose pixels have s px, counts 1 / s.
         """
+        output, *coarse = output if isinstance(output, list) else [output]
+        loss = self._loss_of_classes(output, truth, mask)
+        for level, logits in enumerate(coarse, 1):
+            with_mask = truth if mask is None else torch.cat([truth, mask[:, None].to(truth.dtype)], 1)
+            logits, at = at_coarse_pixels(logits, with_mask, 2**level)
+            of_level = self._loss_of_classes(logits, at, None if mask is None else at[:, -1] > 0)
+            loss = loss + of_level / 2**level
         classes = len(self.of)
-        target, weights = truth[:, 0].long(), truth[:, 1]
-        loss = pixel_loss(self.pixel_loss, output[:, :classes], target, weights, self.of.cell_numbers, mask)
-        loss = loss * len(output)
         if self.offsets:
             affinities, counted = true_affinities(truth[:, 2], truth[:, 1] > 0, self.offsets)
             counted = counted if mask is None else counted & mask[:, None]
             loss = loss + affinity_loss(output[:, classes:], affinities, counted)
         return loss
+
+    def _loss_of_classes(self, output: Tensor, truth: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the sum over the patches of the loss of the classes."""
+        logits, target, weights = output[:, : len(self.of)], truth[:, 0].long(), truth[:, 1]
+        return pixel_loss(self.pixel_loss, logits, target, weights, self.of.cell_numbers, mask) * len(output)
 
     def count(self, plan: Plan, truth: Tensor) -> int:
         """Return the number of patches."""
