@@ -87,6 +87,7 @@ GROUPS = {
         "pipeline_lib.data.boxes": "Boxes of labels",
         "pipeline_lib.data.correspondence": "Correspondence of annotation and image",
         "pipeline_lib.training.schedule": "Training schedule",
+        "pipeline_lib.training.average": "Average of the parameters",
         "pipeline_lib.training.speed": "Training speed",
         "pipeline_lib.training.statistics": "Statistics of batch normalisation",
         "pipeline_lib.training.randomness": "Loss mask and drop-out",

@@ -184,7 +184,11 @@ def recorded_steps(monkeypatch):
 DEEP = {"network": NETWORK | {"depth": 2}, "tile": 76, "deep_supervision": True}
 
 
-@pytest.mark.parametrize("settings", [{}, {"optimizer": "sgd"}, DEEP], ids=["adam", "sgd", "supervised"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"optimizer": "sgd"}, DEEP, {"average": 0.8}],
+    ids=["adam", "sgd", "supervised", "average"],
+)
 def test_interrupted_training_ends_with_the_same_bytes(inputs, tmp_path, monkeypatch, settings):
     whole = run(inputs, tmp_path / "whole", **settings)
     with monkeypatch.context() as patch:
@@ -198,6 +202,36 @@ def test_interrupted_training_ends_with_the_same_bytes(inputs, tmp_path, monkeyp
     assert steps == list(range(4, 12))
     for name in ("model.pt", "history.csv"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_model_is_the_average_of_the_parameters_after_each_update(inputs, tmp_path, monkeypatch):
+    """It has no influence on the training itself."""
+    settings = {"network": PLAIN, "iterations": 5, "validation_interval": 3}
+    seen = []
+    step = Step.__call__
+
+    def recording(self, *args):
+        seen.append([parameter.detach().double().numpy().copy() for parameter in self.net.parameters()])
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "__call__", recording)
+        averaged = run(inputs, tmp_path / "averaged", average=0.2, **settings)
+    last = run(inputs, tmp_path / "last", **settings)
+    assert averaged.keys() == last.keys()
+    for name in ("averaged", "last"):
+        assert Model.load(tmp_path / name / "model.pt").provenance["best_iteration"] == 5
+    after = [*seen[1:], [tensor.double().numpy() for tensor in last.values()]]
+    expected = seen[0]
+    for number, parameters in enumerate(after):
+        decay = min(0.2, (1 + number) / (10 + number))
+        expected = [decay * a + (1 - decay) * b for a, b in zip(expected, parameters, strict=True)]
+    for found, own in zip(averaged.values(), expected, strict=True):
+        np.testing.assert_allclose(found.numpy(), own, rtol=1e-5, atol=1e-6)
+    assert not same(averaged, last)
+    losses = [pd.read_csv(tmp_path / name / "history.csv") for name in ("averaged", "last")]
+    assert (losses[0].training_loss == losses[1].training_loss).all()
+    assert (losses[0].validation_loss != losses[1].validation_loss).all()
 
 
 def test_a_supervised_network_has_the_parameters_of_another_one(inputs, tmp_path):

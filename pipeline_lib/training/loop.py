@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -61,14 +61,16 @@ def learn(
         If a loss or parameter is not finite, or the memory of the device is too small.
     """
     state, settings, processes = checkpoint.state, step.settings, step.processes
+    average = checkpoint.average
     progress = Progress(settings.iterations, "iteration", first=state.iteration)
     with Signals() as signals, explain_failures(checkpoint, step):
         while not state.finished(settings):
             if state.validation_due(settings):
                 mean_loss = state.mean_loss()
-                with signals.interruptible():
-                    scores = validate()
-                state.keep(settings, mean_loss, scores, step.task.scores[settings.best_by], step.net)
+                with average.used() if average else nullcontext():
+                    with signals.interruptible():
+                        scores = validate()
+                    state.keep(settings, mean_loss, scores, step.task.scores[settings.best_by], step.net)
                 checkpoint.save()
                 if processes.first:
                     write_history(history, state.history)
@@ -76,6 +78,8 @@ def learn(
                 continue
             loss, ending = step(next(batches), state.iteration, lambda: signals.received is not None)
             state.losses.append(loss)
+            if average:
+                average.update(state.iteration)
             state.iteration += 1
             state.smallest_tile = min(state.smallest_tile, step.tile)
             if ending and not signals.received:  # another process received a signal: end as it does

@@ -56,6 +56,10 @@ class Settings:
         Number of iterations in which the learning rate rises to its highest value.
     decay : {"constant", "linear", "cosine"}, default "cosine"
         How the learning rate falls to 0 after the warm-up. With "constant" it does not fall.
+    average : float, optional
+        Largest weight of the average so far in an exponential moving average of the parameters, see
+        `training.average.Average`. The average is validated and becomes the model. By default the parameters
+        of the last iteration are.
     validation_interval : int, default 250
         Number of iterations between two validations. The state is saved at each of them.
     batch_normalisation_tiles : int, optional
@@ -101,6 +105,7 @@ class Settings:
     weight_decay: float = 0.0
     warm_up: int = 100
     decay: str = "cosine"
+    average: float | None = None
     validation_interval: int = 250
     batch_normalisation_tiles: int | None = None
     start_from: str | None = None

@@ -20,6 +20,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.processes import ALONE, Processes
 from pipeline_lib.runtime.types import Json
+from pipeline_lib.training.average import Average
 from pipeline_lib.training.schedule import Settings, learning_rate, make_optimizer
 
 SECONDS_BETWEEN_SAVES = 300  # longest time without a save
@@ -171,6 +172,7 @@ class Checkpoint:
         self.processes = processes
         self.net = model.network.train()
         self.optimizer = make_optimizer(self.net, settings)
+        self.average = None if settings.average is None else Average(self.net, settings.average)
         self.state = State(settings.tile)
         self._start = self._saved_at = time.monotonic()
         self._saved, self._saving = 0, 0.0  # iteration of the last save, and its duration (s)
@@ -198,6 +200,7 @@ class Checkpoint:
             if not state.finished(self.settings):
                 self._require_finite()
                 content |= {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+                content |= {"average": self.average.values} if self.average else {}
             if best is None:
                 write_tensors(self.path, {"training": content})
             else:
@@ -234,6 +237,9 @@ class Checkpoint:
         if "net" in content:
             self.net.load_state_dict(content["net"])
             self.optimizer.load_state_dict(content["optimizer"])
+            if self.average:
+                for value, saved in zip(self.average.values, content["average"], strict=True):
+                    value.copy_(saved)
         self._saved = self.state.iteration
 
     def _require_finite(self) -> None:
