@@ -833,3 +833,22 @@ def test_learning_rate_warms_up_and_decays():
     assert [learning_rate(i, linear) for i in (4, 8, 11)] == pytest.approx([2.0, 1.0, 0.25])
     constant = Settings(learning_rate=2.0, warm_up=0, iterations=12, decay="constant")
     assert {learning_rate(i, constant) for i in range(12)} == {2.0}
+
+
+@pytest.mark.parametrize("iterations", [3, 7, 100])
+def test_one_cycle_is_that_of_torch(iterations):
+    settings = Settings(learning_rate=2.0, warm_up=50, iterations=iterations, decay="one_cycle")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=2.0, total_steps=iterations, cycle_momentum=False
+    )
+    expected = []
+    for _ in range(iterations):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(expected) < iterations:
+            schedule.step()
+    found = [learning_rate(number, settings) for number in range(iterations)]
+    if iterations > 3:  # with so few, torch begins with a step before the first one
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert all(0 < rate <= 2.0 for rate in found)

@@ -235,7 +235,7 @@ def train(
                 output,
                 f", in {processes.number} processes" if processes.number > 1 else "",
             )
-            if settings.warm_up >= settings.iterations:
+            if settings.warm_up >= settings.iterations and settings.decay != "one_cycle":
                 logger.warning(
                     "training.warm_up: %d iterations, of %d. The learning rate does not reach %g. Set a "
                     "smaller `warm_up`, or train longer.",

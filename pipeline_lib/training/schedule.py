@@ -54,8 +54,9 @@ class Settings:
         Weight decay.
     warm_up : int, default 100
         Number of iterations in which the learning rate rises to its highest value.
-    decay : {"constant", "linear", "cosine"}, default "cosine"
-        How the learning rate falls to 0 after the warm-up. With "constant" it does not fall.
+    decay : {"constant", "linear", "cosine", "one_cycle"}, default "cosine"
+        How the learning rate falls to 0 after the warm-up. With "constant" it does not fall. "one_cycle" has
+        its own warm-up, see `learning_rate`.
     average : float, optional
         Largest weight of the average so far in an exponential moving average of the parameters, see
         `training.average.Average`. The average is validated and becomes the model. By default the parameters
@@ -126,7 +127,9 @@ def learning_rate(iteration: int, settings: Settings) -> float:
     """Return the learning rate of an iteration.
 
     The rate rises linearly during the warm-up. Afterwards it is constant, or falls to 0 linearly or like half
-    a period of a cosine.
+    a period of a cosine. With `decay="one_cycle"` it rises from 1/25 of its highest value during the first
+    30 % of the iterations, then falls to 1/250,000 of it, both like half a period of a cosine, whatever the
+    warm-up is.
 
     Parameters
     ----------
@@ -140,6 +143,13 @@ def learning_rate(iteration: int, settings: Settings) -> float:
     float
         Learning rate.
 
+    References
+    ----------
+    One cycle: [1]_, with the numbers of `torch.optim.lr_scheduler.OneCycleLR`.
+
+    .. [1] L. N. Smith, N. Topin, "Super-convergence: very fast training of neural networks using large
+       learning rates", arXiv:1708.07120, 2017.
+
     Examples
     --------
     >>> from pipeline_lib.training.schedule import Settings, learning_rate
@@ -147,6 +157,13 @@ def learning_rate(iteration: int, settings: Settings) -> float:
     >>> [round(learning_rate(i, settings), 3) for i in range(6)]
     [0.05, 0.1, 0.1, 0.075, 0.05, 0.025]
     """
+    if settings.decay == "one_cycle":
+        highest = max(0.3 * settings.iterations - 1, 0.0)  # iteration of the highest rate
+        if iteration < highest:
+            start, progress = 1 / 25, 1 - iteration / highest
+        else:
+            start, progress = 1 / 250_000, (iteration - highest) / max(settings.iterations - 1 - highest, 1)
+        return settings.learning_rate * (start + (1 - start) * (1 + math.cos(math.pi * progress)) / 2)
     if iteration < settings.warm_up:
         return settings.learning_rate * (iteration + 1) / settings.warm_up
     progress = (iteration - settings.warm_up) / max(settings.iterations - settings.warm_up, 1)
