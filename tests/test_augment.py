@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 
@@ -171,3 +172,29 @@ def test_drawn_numbers_are_in_their_ranges_and_can_be_switched_off():
     still = augment.draw(off, np.random.default_rng(5))
     np.testing.assert_array_equal(still.matrix, np.eye(2))
     assert not still.nodes.any() and (still.gain, still.offset, still.gamma, still.noise) == (1, 0, 1, 0)
+
+
+@pytest.mark.parametrize("std", [0.4, 1.7])
+def test_blur_is_a_gaussian(std):
+    picture = image(shape=(2, 20, 31))
+    expected = [
+        ndimage.gaussian_filter(own, std, mode="nearest", radius=math.ceil(3 * std)) for own in picture
+    ]
+    torch.testing.assert_close(
+        augment.blurred(picture, std), torch.from_numpy(np.stack(expected)), rtol=0, atol=1e-6
+    )
+
+
+def test_blur_is_drawn_up_to_its_largest_value_and_changes_no_other_number():
+    one, other = (np.random.default_rng(0) for _ in range(2))
+    jitter = Augmentation(section_jitter=2.0)
+    values = []
+    for _ in range(200):
+        plain = augment.draw(jitter, one, 3)
+        both = augment.draw(dataclasses.replace(jitter, blur=1.5), other, 3)
+        assert plain.blur == 0 and plain.gain == both.gain and (plain.shifts == both.shifts).all()
+        values.append(both.blur)
+    assert 0 <= min(values) < 0.1 and 1.4 < max(values) <= 1.5
+    generator = torch.Generator().manual_seed(0)
+    found = augment.vary_gray(image(), dataclasses.replace(STILL, blur=1.0), generator)
+    torch.testing.assert_close(found, augment.blurred(image(), 1.0), rtol=0, atol=1e-5)

@@ -51,6 +51,8 @@ class Augmentation:
     section_jitter : float, optional
         Standard deviation in px of the Gaussian shift of each neighbouring section against the section in the
         middle, for networks that see several. By default none is shifted.
+    blur : float, optional
+        Largest standard deviation in px of the Gaussian that blurs the patch. By default it is not blurred.
 
     References
     ----------
@@ -70,6 +72,7 @@ class Augmentation:
     noise: float = 0.1
     interpolation: str | None = None
     section_jitter: float | None = None
+    blur: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class Transform:
     shifts : (sections, 2) array of float64, optional
         Shift (row, column) in px of each section that the network sees; that of the middle one is 0. By
         default none is shifted.
+    blur : float, default 0.0
+        Standard deviation (px) of the Gaussian that blurs the patch.
     """
 
     matrix: np.ndarray
@@ -99,6 +104,7 @@ class Transform:
     gamma: float
     noise: float
     shifts: np.ndarray | None = None
+    blur: float = 0.0
 
 
 def draw(settings: Augmentation, rng: np.random.Generator, sections: int = 1) -> Transform:
@@ -126,11 +132,13 @@ def draw(settings: Augmentation, rng: np.random.Generator, sections: int = 1) ->
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     nodes = rng.normal(0, 1, (2, settings.elastic_grid, settings.elastic_grid)) * settings.elastic_std
     gain, gamma = ((1 + limit) ** rng.uniform(-1, 1) for limit in (settings.gain, settings.gamma))
-    shifts = None
-    if settings.section_jitter and sections > 1:
-        [own] = rng.spawn(1)  # so that the jitter does not change any other number
-        shifts = own.normal(0, settings.section_jitter, (sections, 2))
-        shifts[sections // 2] = 0
+    shifts, blur = None, 0.0
+    if settings.section_jitter or settings.blur:
+        of_jitter, of_blur = rng.spawn(2)  # so that neither changes any other number
+        if settings.section_jitter and sections > 1:
+            shifts = of_jitter.normal(0, settings.section_jitter, (sections, 2))
+            shifts[sections // 2] = 0
+        blur = (settings.blur or 0.0) * of_blur.random()
     return Transform(
         rotation @ np.diag([flip, 1.0]),
         nodes,
@@ -139,6 +147,7 @@ def draw(settings: Augmentation, rng: np.random.Generator, sections: int = 1) ->
         gamma,
         settings.noise * rng.random(),
         shifts,
+        blur,
     )
 
 
@@ -328,7 +337,7 @@ def sample(image: Tensor, terms: np.ndarray, basis: Tensor, mode: str) -> Tensor
 
 
 def vary_gray(image: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
-    """Vary the gray values of a patch: gamma within its own range, then gain, offset and Gaussian noise.
+    """Vary the gray values of a patch: blur, gamma within its own range, gain, offset and Gaussian noise.
 
     Parameters
     ----------
@@ -344,9 +353,42 @@ def vary_gray(image: Tensor, transform: Transform, generator: torch.Generator) -
     (c, y, x) Tensor of float32
         The varied patch.
     """
+    if transform.blur:
+        image = blurred(image, transform.blur)
     low, high = image.aminmax()
     span = (high - low).clamp(min=1e-6)
     gain, offset = transform.gain, transform.offset
     noise = torch.randn(image.shape, generator=generator, device=image.device).mul_(transform.noise)
     varied = image.sub(low).div_(span).pow_(transform.gamma).mul_(span * gain)
     return varied.add_(low * gain + offset).add_(noise)
+
+
+def blurred(image: Tensor, std: float) -> Tensor:
+    """Convolve an image with a Gaussian, which is cut off at 3 standard deviations. Its edges are repeated.
+
+    Parameters
+    ----------
+    image : (c, y, x) Tensor of float32
+        Image.
+    std : float
+        Standard deviation of the Gaussian (px), above 0.
+
+    Returns
+    -------
+    (c, y, x) Tensor of float32
+        The blurred image.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pipeline_lib.data.augment import blurred
+    >>> blurred(torch.tensor([[[0.0, 0, 1, 0, 0]]]), 0.5).round(decimals=2)
+    tensor([[[0.0000, 0.1100, 0.7900, 0.1100, 0.0000]]])
+    """
+    radius = math.ceil(3 * std)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=image.device) / std) ** 2)
+    kernel /= kernel.sum()
+    found = functional.pad(image[:, None], 4 * [radius], mode="replicate")  # each channel for itself
+    for shape in ((1, 1, 1, -1), (1, 1, -1, 1)):
+        found = functional.conv2d(found, kernel.reshape(shape))
+    return found[:, 0]

@@ -42,7 +42,7 @@ class BoxAugmentation(augment.Augmentation):
         As in `data.augment.Augmentation`.
     interpolation : {"bicubic", "bilinear"}, optional
         As in `data.augment.Augmentation`.
-    section_jitter : float, optional
+    section_jitter, blur : float, optional
         As in `data.augment.Augmentation`.
     smallest_window : float, optional
         Side of the smallest part of a patch that is sampled and enlarged to the size of the patch, relative
