@@ -98,12 +98,15 @@ def join_small(regions: np.ndarray, cell_probability: np.ndarray, smallest: int)
 
     Examples
     --------
+    The regions 2 and 3 are too small and join each other, as their boundary is the longest one. Region 4 has
+    no neighbour.
+
     >>> import numpy as np
     >>> from pipeline_lib.instances.regions import join_small
     >>> regions = np.array([[1, 1, 2, 3, 3, 0, 4], [1, 1, 2, 2, 3, 0, 0]], np.int32)
     >>> join_small(regions, np.ones((2, 7)), smallest=4)
-    array([[1, 1, 1, 1, 1, 0, 4],
-           [1, 1, 1, 1, 1, 0, 0]], dtype=int32)
+    array([[1, 1, 2, 2, 2, 0, 4],
+           [1, 1, 2, 2, 2, 0, 0]], dtype=int32)
     """
     ends, length, total = boundaries(regions, cell_probability)
     size = np.bincount(regions.ravel())
