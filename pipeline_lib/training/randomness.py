@@ -98,7 +98,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     Returns
     -------
     Tensor of float
-        Values of `x`, of which each is either 0 or divided by the probability to be kept.
+        Each value of `x` is either replaced by 0, or divided by the probability to be kept.
     """
     dropped = round(p * 2**16)
     if not training or x.device.type != "cpu" or not 0 < dropped < 2**16:
