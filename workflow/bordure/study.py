@@ -426,12 +426,13 @@ def require_task(settings: Json, plan: Plan) -> None:
             raise InputError(f"config key `{key}`: not possible here, because {what}. Remove it.")
     if detects:
         return
-    for offset in offsets_of(settings):
+    if offsets := offsets_of(settings):
         plan.require_tile(training["tile"], "training.tile")
         output = plan.geometry.output_size(training["tile"])
-        if max(map(abs, offset)) >= output:
+        longest = max(offsets, key=lambda offset: max(map(abs, offset)))
+        if max(map(abs, longest)) >= output:
             raise InputError(
-                f"config key `training.affinities`: found the offset {[*offset]}, expected offsets shorter "
+                f"config key `training.affinities`: found the offset {[*longest]}, expected offsets shorter "
                 f"than the output of a training tile ({output} px), because no pair would be learned. "
                 "Increase `training.tile`, or write a list of shorter offsets."
             )
