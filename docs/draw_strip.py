@@ -31,7 +31,7 @@ from scipy import ndimage
 
 from pipeline_lib.figures.colouring import Scale, classes_coloured, coloured, magnified, raw_picture, rgb
 from pipeline_lib.figures.palette import BACKGROUND, ORANGE
-from pipeline_lib.figures.volume import matched_labels
+from pipeline_lib.figures.parts import matched_labels
 
 IMAGES = Path(__file__).parent / "images"
 SIDE = 320  # px of a panel

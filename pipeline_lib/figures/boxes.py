@@ -13,14 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline_lib.figures.colouring import Window, magnified, raw_picture, rgb
-from pipeline_lib.figures.errors import OVERVIEW, around
 from pipeline_lib.figures.overlay import near, outline_overlay
 from pipeline_lib.figures.palette import HATCH, SKY, VERMILLION, YELLOW
+from pipeline_lib.figures.parts import ANNOTATED as ANNOTATED_OUTLINE
+from pipeline_lib.figures.parts import FOUND as FOUND_OUTLINE
+from pipeline_lib.figures.parts import WINDOW, around, numbered
 from pipeline_lib.figures.sheet import Panel, save_sheet
-from pipeline_lib.figures.stored import consecutive
-from pipeline_lib.figures.volume import ANNOTATED as ANNOTATED_OUTLINE
-from pipeline_lib.figures.volume import FOUND as FOUND_OUTLINE
-from pipeline_lib.figures.volume import WINDOW
 from pipeline_lib.kernels.blocks import ALIGNMENT
 from pipeline_lib.kernels.boxes import Boxes, area
 from pipeline_lib.metrics import BoxMatches
@@ -28,6 +26,7 @@ from pipeline_lib.metrics.detection import AT_50, TRUE
 from pipeline_lib.metrics.detection import FALSE as UNMATCHED
 from pipeline_lib.runtime.types import Json, Stored
 
+OVERVIEW = 1024  # px, side of the picture of a whole section
 CLOSE_UP_SHOWN = 384  # px
 #: Sides of close-ups (px of the section). Each is a multiple or a divisor of `CLOSE_UP_SHOWN`.
 CLOSE_UPS = (48, 64, 96, 128, 192, 384, 768, 1536, 3072)
@@ -412,7 +411,7 @@ def _outlines(raw: Stored, z: int, window: Window, labels: Stored | None, segmen
     if labels is not None:
         kinds.insert(0, (labels, ANNOTATED_OUTLINE, "annotated"))
     larger = max(OVERVIEW // max(edge.stop - edge.start for edge in window), 1)
-    own = [(consecutive(stored[(z, *window)]), colour, words) for stored, colour, words in kinds]
+    own = [(numbered(stored[(z, *window)])[1], colour, words) for stored, colour, words in kinds]
     picture = outline_overlay(
         magnified(raw_picture(reduced(raw, z, window, 1)), larger),
         *((magnified(part, larger), colour) for part, colour, _ in own),

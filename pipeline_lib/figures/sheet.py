@@ -169,7 +169,7 @@ def _draw_panel(figure: Figure, panel: Panel, left: int, top: int) -> Json:
         if colour:
             _text(figure, x, y, "\N{BLACK SQUARE}", color=colour, rim=1.5)
         _text(figure, x + (26 if colour else 0), y, text, color=FAINT_INK)
-    scale = asdict(panel.scale) | {"colours": _colours(panel.scale)} if panel.scale else None
+    scale = asdict(panel.scale) | {"colours": colours_of(panel.scale)} if panel.scale else None
     return {"title": panel.title, "box": box, "scale": scale, "legend": list(map(list, panel.legend))}
 
 
@@ -188,7 +188,7 @@ def _draw_scale(figure: Figure, scale: Scale, left: int, top: int, width: int) -
     _text(figure, left + width, top, f"{scale.high:.3g}", color=FAINT_INK, ha="right")
 
 
-def _colours(scale: Scale) -> list[str]:
+def colours_of(scale: Scale) -> list[str]:
     """Return 11 colours of `scale`, enough to draw it as a gradient."""
     return [to_hex(colour / 255) for colour in coloured(np.linspace(scale.low, scale.high, 11), scale)]
 

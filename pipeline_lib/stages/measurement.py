@@ -92,7 +92,7 @@ def measure_volume(
             probability=predicted.get(layout.CELL_PROBABILITY.name),
             disagreement=predicted.get(layout.DISAGREEMENT.name),
             class_probability=predicted.get(layout.CLASS_PROBABILITY.name),
-            classes=_classes_of_cells(predicted),
+            classes=classes_of_cells(predicted),
             pixel_size=pixel_size or layout.pixel_size(raw),
             block=block,
         )
@@ -105,7 +105,7 @@ def measure_volume(
     return len(cells)
 
 
-def _classes_of_cells(prediction: Mapping[str, Any]) -> dict[int, str]:
+def classes_of_cells(prediction: Mapping[str, Any]) -> dict[int, str]:
     """Return number and name of each class of cells; empty if there is only one."""
     if layout.CLASS_PROBABILITY.name not in prediction:
         return {}

@@ -16,10 +16,13 @@ import pandas as pd
 
 from pipeline_lib import figures, metrics, provenance
 from pipeline_lib.figures import reliability
-from pipeline_lib.figures.palette import class_colours
+from pipeline_lib.figures.palette import CAUSE_COLOURS, class_colours
+from pipeline_lib.metrics import CAUSES_OF
 from pipeline_lib.networks import modelfile
 from pipeline_lib.pages import quality, write_page
+from pipeline_lib.pages.causes import CAUSE_WORDS
 from pipeline_lib.pages.scores import BOX_SCORES, INSTANCE_SCORES, SCORES, Score
+from pipeline_lib.pages.viewer import place_in_viewer, viewer_content
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.log import logger
@@ -117,11 +120,10 @@ class Contents:
         Statistics of the training volumes (JSON).
     check : str or Path
         Doubts of `stages.check.check` (JSON), whose page `check.html` is linked.
+    layers : sequence of str or Path
+        Files of `stages.layers.prepare_layers` (JSON). Empty for a detector.
     strips : sequence of str or Path
-        Pictures of `stages.pictures.draw_volume_strip`, or of a detector
-        `stages.detection_figures.draw_detections` (PNG).
-    errors : sequence of str or Path
-        Pictures of `stages.pictures.draw_errors` (PNG). Empty for a detector.
+        Only of a detector: pictures of `stages.detection_figures.draw_detections` (PNG).
     training_figure : str or Path
         Picture of `stages.pictures.draw_training` (PNG).
     thresholds_figure : str or Path
@@ -131,9 +133,9 @@ class Contents:
         Only of a detector: the numbers of objects of `draw_detection_charts` (PNG).
     boxes : str or Path, optional
         Only of a detector: file of `stages.boxes.choose_boxes` (JSON).
-    causes : sequence of str or Path, optional
-        Table of the causes of errors (CSV) of the evaluation stage, and their picture
-        (`stages.pictures.draw_causes`, PNG). By default they are not shown, as for a detector.
+    causes : str or Path, optional
+        Table of the causes of errors (CSV) of the evaluation stage. By default they are not shown, as for a
+        detector.
     study : bool, default False
         Whether the page `comparison.html` is linked.
     """
@@ -149,13 +151,13 @@ class Contents:
     postprocessing: Sequence[str | Path]
     statistics: str | Path
     check: str | Path
+    layers: Sequence[str | Path]
     strips: Sequence[str | Path]
-    errors: Sequence[str | Path]
     training_figure: str | Path
     thresholds_figure: str | Path
     counts_figure: str | Path | None = None
     boxes: str | Path | None = None
-    causes: Sequence[str | Path] = ()
+    causes: str | Path | None = None
     study: bool = False
 
     @property
@@ -168,13 +170,12 @@ class Contents:
             self.statistics,
             self.check,
             self.model,
+            *self.layers,
             *self.strips,
-            *self.errors,
-            *self.causes,
             self.training_figure,
             self.thresholds_figure,
             *self.spread,
-            *(path for path in (self.counts_figure, self.boxes) if path is not None),
+            *(path for path in (self.counts_figure, self.boxes, self.causes) if path is not None),
         ]
 
 
@@ -215,6 +216,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
         cells = count_cells(table[table.network == network], kind.counts)
         all_cells = cells.groupby("split").sum().to_dict("index")
         strips = [_picture(path) for path in contents.strips]
+        shown = [read_json(path) for path in contents.layers]
         warned = [
             *quality.compare_with_baselines(
                 held_out,
@@ -269,8 +271,8 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             of_volumes=_named(kind.of_volumes, kind),
             of_volume=_by_volume(table[table.network == network], splits),
             strips=strips,
-            errors=[_picture(path) for path in contents.errors],
-            causes=_causes(contents.causes, network, criterion.metric) if contents.causes else None,
+            viewer=viewer_content(shown) if shown else None,
+            causes=_causes(contents.causes, network, criterion.metric, shown) if contents.causes else None,
             training_figure=_picture(contents.training_figure),
             thresholds_figure=_picture(contents.thresholds_figure),
             counts_figure=_picture(contents.counts_figure) if contents.counts_figure else None,
@@ -549,18 +551,24 @@ def _spread(path: str | Path) -> dict[str, dict[str, Json]]:
     return {split: rows.to_dict("index") for split, rows in table.groupby("split")}
 
 
-def _causes(files: Sequence[str | Path], network: str, criterion: str) -> Json:
-    """Return what the report shows of the causes of errors: rows of the table, and the picture."""
-    table, picture = files
-    shown = _picture(picture)
+def _causes(table: str | Path, network: str, criterion: str, shown: Sequence[Json]) -> Json:
+    """Return what the report shows of the causes of errors in the validation volumes."""
     rows = read_scores(table)
-    rows = rows[(rows.network == network) & (rows.split == shown["split"])]
+    rows = rows[(rows.network == network) & (rows.split == "validation")]
     metrics = [*dict.fromkeys([criterion, *CAUSE_METRICS])]
     scores = {score.metric: score for score in SCORES}
-    return shown | {
+    largest = rows[rows.section.notna()].sort_values("pixels", ascending=False, kind="stable")
+    places = {
+        row.cause: place_in_viewer(shown, row.volume, int(row.section), int(row.y), int(row.x))
+        for row in largest.drop_duplicates("cause").itertuples()
+    }
+    causes_of = {kind: [cause.name.lower() for cause in own] for kind, own in CAUSES_OF.items()}
+    return {
         "volumes": rows.volume.nunique(),
         "scores": [scores[metric] for metric in metrics],
-        **tabulate_causes(rows, [scores[metric] for metric in metrics], shown["causes_of"]),
+        "words": {key: (*words, CAUSE_COLOURS.get(key)) for key, words in CAUSE_WORDS.items()},
+        "places": places,
+        **tabulate_causes(rows, [scores[metric] for metric in metrics], causes_of),
     }
 
 

@@ -416,13 +416,12 @@ TABLE_OF_CELLS, SUMMARY = (
     else (EXPORTS["table"], "<results>/detection/summary.csv")
 )
 EVALUATED = VALIDATION + TEST
-# Volumes shown in the report: some of each split, in turn, so that the report stays short for hundreds of
-# volumes.
-TURNS = [name for turn in zip_longest(TEST, VALIDATION, PREDICT, TRAIN) for name in turn if name]
+# Volumes shown in the report: those with scores first, some of each split, so that the report stays short for
+# hundreds of volumes
+TURNS = [name for turn in zip_longest(TEST, VALIDATION) for name in turn if name] + PREDICT + TRAIN
 SHOWN = TURNS[: config["report"]["volumes"]]
 SHOWN_ERRORS = [name for name in SHOWN if name in EVALUATED]
 SHOWN_TRAIN, SHOWN_TEST = ([name for name in SHOWN if name in split] for split in (TRAIN, TEST))
-COMPARED = [*dict.fromkeys(SHOWN + VALIDATION)]  # the causes of errors are those of the validation volumes
 DRAWN = [*dict.fromkeys(SHOWN + EVALUATED)]  # in the pictures of a detector and its charts
 SHOWN_WEIGHED = [name for name in SHOWN if name not in PREDICT]
 # Volumes that several jobs share

@@ -70,23 +70,16 @@ else:
 
     rule draw_figures:
         input:
-            datasets=expand("<results>/dataset/{volume}.h5", volume=COMPARED),
+            datasets=expand("<results>/dataset/{volume}.h5", volume=SHOWN),
             weight_maps=expand("<results>/weight_map/{volume}.h5", volume=SHOWN_WEIGHED),
             predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
-            segmentations=expand("<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=COMPARED),
+            segmentations=expand("<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
             postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
             history=f"<results>/models/{FIRST}/history.csv",
             scores="<results>/scores.csv",
             causes="<results>/scores_causes.csv",
         output:
-            strips=pictures("volume", SHOWN, "from raw to segmentation"),
-            errors=pictures("errors", SHOWN_ERRORS, "errors"),
-            causes=report(
-                "<results>/figures/causes.png",
-                caption="../report/causes.rst",
-                category="Model",
-                labels={"figure": "errors by cause"},
-            ),
+            layers=expand("<results>/figures/layers/{volume}.json", volume=SHOWN),
             training=report(
                 "<results>/figures/training.png",
                 caption="../report/training.rst",
@@ -110,7 +103,7 @@ else:
         resources:
             mem_mb=MEMORY_MB,
         params:
-            strips=each(
+            layers=each(
                 SHOWN,
                 [MODEL],
                 dataset="<results>/dataset/{volume}.h5",
@@ -120,28 +113,11 @@ else:
                 },
                 prediction="<results>/prediction/{model}/{volume}.h5",
                 segmentation="<results>/segmentation/{model}/{volume}.h5",
-                postprocessing="<results>/postprocessing/{model}.json",
-                output="<results>/figures/volume/{volume}.png",
+                causes={name: "<results>/scores_causes.csv" if name in EVALUATED else None for name in SHOWN},
+                output="<results>/figures/layers/{volume}.json",
                 volume="{volume}",
                 split={name: split_of(name) for name in SHOWN},
-            ),
-            errors=each(
-                SHOWN_ERRORS,
-                [MODEL],
-                dataset="<results>/dataset/{volume}.h5",
-                prediction="<results>/prediction/{model}/{volume}.h5",
-                segmentation="<results>/segmentation/{model}/{volume}.h5",
-                postprocessing="<results>/postprocessing/{model}.json",
-                output="<results>/figures/errors/{volume}.png",
-                volume="{volume}",
-            ),
-            network=MODEL,
-            compared=each(
-                VALIDATION,
-                [MODEL],
-                volume="{volume}",
-                dataset="<results>/dataset/{volume}.h5",
-                segmentation="<results>/segmentation/{model}/{volume}.h5",
+                network="{model}",
             ),
         script:
             "../scripts/draw_figures.py"
@@ -187,13 +163,9 @@ rule report:
         speed=[f"<results>/speed/{MAIN.speed}.json"] if TIMED else [],
         check="<results>/check.json",
         passed="<results>/check_passed.json",
-        strips=expand(
-            "<results>/figures/{kind}/{volume}.png",
-            kind="detections" if MAIN.detects else "volume",
-            volume=SHOWN,
-        ),
-        errors=[] if MAIN.detects else expand("<results>/figures/errors/{volume}.png", volume=SHOWN_ERRORS),
-        causes=[] if MAIN.detects else ["<results>/scores_causes.csv", "<results>/figures/causes.png"],
+        layers=[] if MAIN.detects else expand("<results>/figures/layers/{volume}.json", volume=SHOWN),
+        strips=expand("<results>/figures/detections/{volume}.png", volume=SHOWN if MAIN.detects else []),
+        causes=[] if MAIN.detects else "<results>/scores_causes.csv",
         training="<results>/figures/training.png",
         thresholds="<results>/figures/thresholds.png",
         counts=["<results>/figures/counts.png"] if MAIN.detects else [],

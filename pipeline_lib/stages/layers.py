@@ -1,0 +1,367 @@
+"""Layer stage: prepare the sections of a volume for the viewer of the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from pipeline_lib import layout, provenance
+from pipeline_lib.figures.colouring import Scale, Window, coloured, raw_picture
+from pipeline_lib.figures.layers import cells_uri, codes_uri, picture_uri
+from pipeline_lib.figures.palette import CAUSE_COLOURS, HATCH, class_colours
+from pipeline_lib.figures.parts import middle, numbered
+from pipeline_lib.figures.sheet import colours_of
+from pipeline_lib.instances.classes import ClassMap
+from pipeline_lib.instances.measurement import measure_cells
+from pipeline_lib.kernels.blocks import blocks
+from pipeline_lib.kernels.pixelsize import PixelSize
+from pipeline_lib.kernels.sections import ignored_pixels, without
+from pipeline_lib.metrics import Cause, section_causes
+from pipeline_lib.metrics.causes import Links
+from pipeline_lib.runtime.files import write_json
+from pipeline_lib.runtime.types import Json, Stored
+from pipeline_lib.scores import read_scores
+from pipeline_lib.stages.measurement import classes_of_cells
+
+#: Smallest and largest side of the part of a section that is shown (px).
+SMALLEST, LARGEST = 512, 1024
+#: Measurements of cells that the viewer shows, as `instances.measurement.measure_cells` names them.
+MEASURED = (
+    "label",
+    "area",
+    "area_um2",
+    "equivalent_diameter_area",
+    "equivalent_diameter_area_um",
+    "intensity_mean",
+    "probability_mean",
+    "disagreement_mean",
+    "class",
+    "touches_edge",
+)
+
+
+def prepare_layers(
+    dataset: str | Path,
+    weight_map: str | Path | None,
+    prediction: str | Path,
+    segmentation: str | Path,
+    causes: str | Path | None,
+    output: str | Path,
+    *,
+    volume: str,
+    split: str,
+    network: str,
+    pixels: int,
+) -> None:
+    """Write the layers of some sections of a volume, their cells and their errors (JSON).
+
+    A layer is a small picture: raw image, cells annotated and found, errors, cell probability and, where they
+    exist, weight map, classes, disagreement, and pixels that are not annotated. Of large sections, only the
+    middle is shown. Of many sections, those with the largest errors are shown, and others at even distances.
+
+    Parameters
+    ----------
+    dataset : str or Path
+        HDF5 file of the volume: `raw` and, if it is annotated, `labels`, `separation_border` and `ignore`.
+    weight_map : str or Path or None
+        HDF5 file with the `weight_map`. None if the volume has none.
+    prediction : str or Path
+        HDF5 file with the `cell_probability`.
+    segmentation : str or Path
+        HDF5 file with the predicted `labels`.
+    causes : str or Path or None
+        Table of the causes of errors (CSV) of the evaluation stage, by which sections are chosen. None if the
+        volume is not scored.
+    output : str or Path
+        JSON file to write.
+    volume, split, network : str
+        Name and split of the volume, and name of the model.
+    pixels : int
+        Number of pixels to show, which limits the size of the report. One section is always shown.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, lacks an array, or has changed since it was made.
+    """
+    weight_file: AbstractContextManager[Any] = (
+        layout.require(weight_map, layout.WEIGHT_MAP) if weight_map else nullcontext({})
+    )
+    optional = [path for path in (weight_map, causes) if path]
+    inputs = [dataset, prediction, segmentation, *optional]
+    names = {"volume": volume, "split": split, "network": network}
+    with (
+        provenance.making("prepare_layers", [output], inputs, **names, pixels=pixels) as record,
+        layout.require(dataset, layout.RAW) as data,
+        layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
+        layout.require(segmentation, layout.LABELS) as segmented,
+        weight_file as weighted,
+    ):
+        found = segmented[layout.LABELS.name]
+        sections, height, width = found.shape
+        side = min(max(math.isqrt(pixels), SMALLEST), LARGEST)
+        window = middle((height, width), side)
+        shape = [edge.stop - edge.start for edge in window]
+        shown = choose_sections(
+            sections, max(pixels // (shape[0] * shape[1]), 1), _worst(causes, volume, network)
+        )
+        size = layout.pixel_size(data)
+        view = _View(data, predicted, found, weighted.get(layout.WEIGHT_MAP.name), window, size)
+        scales = view.scales(shown)
+        classes = layout.classes_of(predicted[layout.CLASS_PROBABILITY.name])[0] if view.has_classes else []
+        described: Json = {
+            **names,
+            "sections": sections,
+            "size": [height, width],
+            "window": [window[0].start, window[1].start, *shape],
+            "pixel_size": None if size is None else [*size],
+            "annotated": view.annotated,
+            "scales": {
+                name: asdict(scale) | {"colours": colours_of(scale)} for name, scale in scales.items()
+            },
+            "classes": [*zip(classes, class_colours(len(classes)), strict=True)] if classes else [],
+            "shown": [view.section(z, scales) for z in shown],
+            "diameters": _diameters(data, found),
+            "provenance": record,
+        }
+        write_json(output, described)
+
+
+def choose_sections(number: int, shown: int, worst: Sequence[int] = ()) -> list[int]:
+    """Choose the sections of a volume that are shown.
+
+    Parameters
+    ----------
+    number : int
+        Number of sections of the volume.
+    shown : int
+        Number of sections to choose, at least 1.
+    worst : sequence of int, optional
+        Sections with errors, the worst first. Up to half of the chosen ones are taken from these.
+
+    Returns
+    -------
+    list of int
+        Sections in ascending order: all of them, or the first ones of `worst` and others at even distances.
+
+    Examples
+    --------
+    >>> from pipeline_lib.stages.layers import choose_sections
+    >>> choose_sections(3, 5), choose_sections(30, 4), choose_sections(30, 4, [7])
+    ([0, 1, 2], [3, 11, 18, 26], [5, 7, 15, 25])
+    """
+    if shown >= number:
+        return [*range(number)]
+    chosen = {*[*dict.fromkeys(worst)][: shown // 2]}
+    missing = shown - len(chosen)
+    others = [z for z in range(number) if z not in chosen]
+    return sorted(chosen | {others[(2 * k + 1) * len(others) // (2 * missing)] for k in range(missing)})
+
+
+def _worst(causes: str | Path | None, volume: str, network: str) -> list[int]:
+    """Return the sections that contain the largest error of a cause, those with most wrong pixels first."""
+    if causes is None:
+        return []
+    table = read_scores(causes)
+    table = table[(table.network == network) & (table.volume == volume) & table.section.notna()]
+    return table.sort_values("pixels", ascending=False, kind="stable").section.astype(int).tolist()
+
+
+@dataclass(frozen=True)
+class _View:
+    """A window of the sections of a volume, with all of its arrays."""
+
+    data: h5py.File
+    predicted: h5py.File
+    found: Stored
+    weights: Stored | None
+    window: Window
+    pixel_size: PixelSize | None
+
+    @property
+    def annotated(self) -> bool:
+        """Whether the volume has an annotation."""
+        return layout.LABELS.name in self.data
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether there are other classes than background and cell."""
+        return layout.CLASS_PROBABILITY.name in self.predicted
+
+    def scales(self, sections: Sequence[int]) -> dict[str, Scale]:
+        """Return the colour scale of each layer of numbers, the same for all sections."""
+        found = {"probability": Scale("gray", 0, 1, "cell probability")}
+        if self.weights is not None:
+            highest = max(float(self.weights[z, *self.window].max()) for z in sections)
+            found["weight_map"] = Scale("viridis", 0, highest, "loss weight")
+        if layout.DISAGREEMENT.name in self.predicted:
+            found["disagreement"] = Scale("magma", 0, 0.5, "standard deviation of the members")
+        return found
+
+    def section(self, z: int, scales: Mapping[str, Scale]) -> Json:
+        """Return layers, cells and errors of a section."""
+        raw = self.data[layout.RAW.name][:, z, *self.window]
+        probability = self.predicted[layout.CELL_PROBABILITY.name][z, *self.window]
+        numbers = {
+            "probability": probability,
+            "weight_map": None if self.weights is None else self.weights[z, *self.window],
+            "disagreement": self._optional(self.predicted, layout.DISAGREEMENT, z),
+        }
+        layers = {"raw": picture_uri(_gray_if_equal(raw_picture(raw)))}
+        layers |= {
+            name: picture_uri(_gray_if_equal(coloured(values, scales[name])))
+            for name, values in numbers.items()
+            if values is not None
+        }
+        layers |= self._classes(z)
+        labels, found = numbered(self.found[z, *self.window])
+        cells = self._measured(z, found, labels, raw, numbers)
+        section: Json = {"z": z}
+        tints = np.arange(len(labels))
+        if self.annotated:
+            ignored = ignored_pixels(self.data.get(layout.IGNORE.name), z, self.window)
+            true_labels, truth = numbered(without(self.data[layout.LABELS.name][z, *self.window], ignored))
+            border = self.data[layout.SEPARATION_BORDER.name][z, *self.window]
+            causes = section_causes(raw, truth, found, border=border, ignored=ignored)
+            of_true, of_found = (
+                _of_all(links, len(own))
+                for links, own in ((causes.true_links, true_labels), (causes.found_links, labels))
+            )
+            layers["annotation"], section["annotation_bits"] = cells_uri(truth, np.arange(len(true_labels)))
+            partner = np.where(of_found.match > 0, of_found.match, of_found.part_of)
+            tints = np.where(partner > 0, partner - 1, np.arange(len(labels)) + len(true_labels))
+            layers |= _error_layers(causes.codes, ignored)
+            shared = np.append(0, of_found.match)[found]
+            shared = np.bincount(found[(shared > 0) & (shared == truth)], minlength=len(labels) + 1)[1:]
+            areas = np.bincount(truth.ravel(), minlength=len(true_labels) + 1)[1:]
+            known = np.append(0, areas)[of_found.match]
+            own = np.bincount(found.ravel(), minlength=len(labels) + 1)[1:]
+            cells["iou"] = np.where(known > 0, shared / (own + known - shared), np.nan)
+            cells["match"] = np.append(0, true_labels)[of_found.match]
+            cells["part_of"] = np.append(0, true_labels)[of_found.part_of]
+            section["annotated_cells"] = {
+                "label": true_labels.tolist(),
+                "area": areas.tolist(),
+                "match": np.append(0, labels)[of_true.match].tolist(),
+                "part_of": np.append(0, labels)[of_true.part_of].tolist(),
+            }
+            section["errors"] = [
+                {"cause": error.cause.name.lower(), "pixels": error.pixels, "y": error.y, "x": error.x}
+                | {"box": error.box}
+                for error in sorted(causes.errors, key=lambda error: -error.pixels)
+            ]
+        layers["cells"], section["cells_bits"] = cells_uri(found, tints)
+        return section | {"found_cells": _columns(cells), "layers": layers}
+
+    def _optional(self, file: h5py.File, array: layout.Array, z: int) -> np.ndarray | None:
+        return file[array.name][z, *self.window] if array.name in file else None
+
+    def _classes(self, z: int) -> dict[str, str]:
+        """Return the layers of the classes annotated and found, if there are other classes than cell."""
+        if not self.has_classes:
+            return {}
+        probability = self.predicted[layout.CLASS_PROBABILITY.name]
+        names, _ = layout.classes_of(probability)
+        colours = {number: colour for number, colour in enumerate(class_colours(len(names))) if number}
+        layers = {"classes_found": codes_uri(ClassMap(probability)[z, *self.window], colours)}
+        target = self._optional(self.data, layout.TARGET, z)
+        return layers if target is None else {"classes_annotated": codes_uri(target, colours)} | layers
+
+    def _measured(
+        self,
+        z: int,
+        found: np.ndarray,
+        labels: np.ndarray,
+        raw: np.ndarray,
+        numbers: Mapping[str, np.ndarray | None],
+    ) -> pd.DataFrame:
+        """Return the measurements of the cells that the viewer shows."""
+        disagreement = numbers["disagreement"]
+        cells = measure_cells(
+            found[None],
+            intensity=raw[:, None],
+            probability=numbers["probability"][None],
+            disagreement=None if disagreement is None else disagreement[None],
+            class_probability=(
+                self.predicted[layout.CLASS_PROBABILITY.name][:, z, *self.window][:, None]
+                if self.has_classes
+                else None
+            ),
+            classes=classes_of_cells(self.predicted),
+            pixel_size=self.pixel_size,
+        )
+        cells["label"] = labels[cells.label - 1]
+        return cells[[column for column in cells if column.partition("-")[0] in MEASURED]]
+
+
+def _of_all(links: Links, number: int) -> Links:
+    """Return links with a row for each of the cells 1..`number`: some may only have ignored pixels."""
+    match, part_of = np.zeros(number, np.int64), np.zeros(number, np.int64)
+    match[links.label - 1], part_of[links.label - 1] = links.match, links.part_of
+    return Links(np.arange(1, number + 1), match, part_of)
+
+
+def _error_layers(codes: np.ndarray, ignored: np.ndarray | None) -> dict[str, str]:
+    """Return the layers of errors of cells, of wrong outlines, and of pixels that are not annotated."""
+    kinds = [*CAUSE_COLOURS]
+    table = np.array([0, *(kinds.index(cause.kind) + 1 for cause in Cause)], np.uint8)
+    colours = dict(enumerate(CAUSE_COLOURS.values(), 1))
+    outline = {kinds.index("outline") + 1: colours.pop(kinds.index("outline") + 1)}
+    layers = {"errors": codes_uri(table[codes], colours), "outlines": codes_uri(table[codes], outline)}
+    if ignored is not None and ignored.any():
+        rows, columns = np.ogrid[: ignored.shape[0], : ignored.shape[1]]
+        stripes = ignored & ((rows + columns) % 8 < 2)
+        layers["not_annotated"] = codes_uri(stripes.astype(np.uint8), {1: HATCH})
+    return layers
+
+
+def _gray_if_equal(picture: np.ndarray) -> np.ndarray:
+    """Return a picture (y, x, 3) as gray levels (y, x) if all its channels are equal."""
+    return picture[..., 0] if (picture == picture[..., :1]).all() else picture
+
+
+def _columns(cells: pd.DataFrame) -> dict[str, list[Any]]:
+    """Return a table as lists of numbers and text for JSON, rounded; numbers that are not known are None."""
+
+    def short(value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        return round(value, 4) if math.isfinite(value) else None
+
+    return {name: [*map(short, column)] for name, column in cells.to_dict("list").items()}
+
+
+def _diameters(data: h5py.File, found: Stored) -> dict[str, list[int]]:
+    """Return how many cells annotated and found have a diameter of 0, 1, 2 ... px, over all sections.
+
+    The diameter is that of a disc with the area of the cell. Pixels that are not annotated are left out.
+    """
+    ignore = data.get(layout.IGNORE.name)
+    arrays = {"found": found}
+    if layout.LABELS.name in data:
+        arrays["annotated"] = data[layout.LABELS.name]
+    return {name: _histogram(array, ignore) for name, array in arrays.items()}
+
+
+def _histogram(labels: Stored, ignore: Stored | None) -> list[int]:
+    total = np.zeros(0, np.int64)
+    for z in range(labels.shape[0]):
+        areas: dict[int, int] = {}
+        for block in blocks((labels.shape[1], labels.shape[2])):
+            part = without(labels[z, *block.write], ignored_pixels(ignore, z, block.write))
+            for label, area in zip(*np.unique(part, return_counts=True), strict=True):
+                areas[int(label)] = areas.get(int(label), 0) + int(area)
+        areas.pop(0, None)
+        diameters = np.sqrt(4 * np.array([*areas.values()]) / np.pi).astype(np.int64)
+        counts = np.bincount(diameters, minlength=len(total))
+        counts[: len(total)] += total
+        total = counts
+    return total.tolist()
