@@ -36,7 +36,7 @@ SCALE_BAR = 18
 SCALE_LABELS = 62
 LEGEND_COLUMN = 400
 LETTER = 13  # of the title, on average
-INK, FAINT_INK, PAPER = "#1b1f24", "#57606a", "#ffffff"
+INK, FAINT_INK, GRID, PAPER = "#1b1f24", "#57606a", "#e4e7eb", "#ffffff"
 
 STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",  # part of matplotlib, so letters are the same on every machine
@@ -51,7 +51,7 @@ STYLE: dict[RcKeyType, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#e4e7eb",
+    "grid.color": GRID,
     "axes.axisbelow": True,
     "axes.titlelocation": "left",
     "axes.titlesize": "medium",
@@ -144,6 +144,33 @@ def save_png(figure: Figure, output: str | Path, description: Json) -> None:
     with replacing(output) as temporary:
         metadata = {"Software": None, "Description": json.dumps(description)}
         figure.savefig(temporary, dpi=DPI, metadata=metadata)
+
+
+def save_chart(figure: Figure, output: str | Path, description: Json) -> None:
+    """Write a chart as SVG with `description` inside, and without anything that differs between runs.
+
+    Text stays text. The colours of ink and lines are those of the page that contains the chart, if it defines
+    the CSS variables `--ink`, `--faint` and `--line`.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        The chart.
+    output : str or Path
+        SVG file to write.
+    description : dict
+        What `figures.describe` returns. It must be valid in JSON.
+    """
+    with (
+        replacing(output) as temporary,
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bordure"}),
+    ):
+        metadata = {"Date": None, "Creator": None, "Description": json.dumps(description)}
+        figure.savefig(temporary, format="svg", metadata=metadata, transparent=True)
+        text = temporary.read_text(encoding="utf-8")
+        for colour, name in ((INK, "ink"), (FAINT_INK, "faint"), (GRID, "line"), (PAPER, "paper")):
+            text = text.replace(f": {colour}", f": var(--{name}, {colour})")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _draw_panel(figure: Figure, panel: Panel, left: int, top: int) -> Json:

@@ -477,6 +477,11 @@
     root.focus({ preventScroll: true });
   });
 
+  // without this script, and on paper, the stills replace the viewer
+  const stills = document.getElementById("stills");
+  stills.open = false;
+  addEventListener("beforeprint", () => { stills.open = true; });
+  addEventListener("afterprint", () => { stills.open = false; });
   root.hidden = false;
   show(0);
 })();

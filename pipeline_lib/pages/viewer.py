@@ -14,6 +14,8 @@ from pipeline_lib.runtime.types import Json
 
 #: Errors of each kind among the worst ones, at most.
 WORST_OF_KIND = 6
+#: Wrong pixels of the smallest error among the worst ones.
+FEWEST = 10
 #: Smallest and largest side of a close-up (px).
 CLOSE_UP, LARGEST_CLOSE_UP = 80, 240
 #: Layers from the lowest to the highest: title, whether it is shown at first, opacity, colour in the list.
@@ -65,7 +67,7 @@ def viewer_content(volumes: Sequence[Json]) -> Json:
 
 
 def worst_errors(volumes: Sequence[Json]) -> list[Json]:
-    """Return the largest errors of cells in all volumes, the worst first.
+    """Return the largest errors of cells in the volumes with scores, the worst first.
 
     Parameters
     ----------
@@ -82,8 +84,10 @@ def worst_errors(volumes: Sequence[Json]) -> list[Json]:
     found = [
         (error, v, s, section["z"], volume["window"][2:])
         for v, volume in enumerate(volumes)
+        if volume["split"] in ("test", "validation")
         for s, section in enumerate(volume["shown"])
         for error in section.get("errors", [])
+        if error["pixels"] >= FEWEST
     ]
     found.sort(key=lambda one: -one[0]["pixels"])
     number = dict.fromkeys(CAUSE_COLOURS, 0)

@@ -89,7 +89,7 @@ def draw_detection_charts(
     curves: str | Path,
     counts: str | Path,
 ) -> None:
-    """Draw precision, recall and FROC at all score thresholds, and the numbers of objects (PNG).
+    """Draw precision, recall and FROC at all score thresholds, and the numbers of objects (SVG).
 
     Parameters
     ----------
@@ -98,9 +98,9 @@ def draw_detection_charts(
     postprocessing : str or Path
         JSON file of `stages.detection.choose_score`. Its threshold is marked.
     curves : str or Path
-        PNG file to write: precision against recall, and recall against false detections per section.
+        SVG file to write: precision against recall, and recall against false detections per section.
     counts : str or Path
-        PNG file to write: numbers of detections against numbers of annotated objects, and their difference.
+        SVG file to write: numbers of detections against numbers of annotated objects, and their difference.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Picture stage: draw training curves and scores as PNG files."""
+"""Picture stage: draw training curves and scores as SVG files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipeline_lib.runtime.files import read_json
 
 
 def draw_training(history: str | Path, output: str | Path) -> None:
-    """Draw losses, validation scores and learning rate over the iterations of a training (PNG).
+    """Draw losses, validation scores and learning rate over the iterations of a training (SVG).
 
     Parameters
     ----------
     history : str or Path
         Training history (CSV), written by the training stage.
     output : str or Path
-        PNG file to write.
+        SVG file to write.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def draw_training(history: str | Path, output: str | Path) -> None:
 
 
 def draw_thresholds(scores: str | Path, thresholds: Sequence[str | Path], output: str | Path) -> None:
-    """Draw error against threshold for the network and the baselines, and mark the chosen thresholds (PNG).
+    """Draw error against threshold for the network and the baselines, and mark the chosen thresholds (SVG).
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def draw_thresholds(scores: str | Path, thresholds: Sequence[str | Path], output
         JSON files of the post-processing: first that of the network, then those of the baselines. A file is
         named after its model, as in the column `network` of `scores`.
     output : str or Path
-        PNG file to write.
+        SVG file to write.
 
     Raises
     ------

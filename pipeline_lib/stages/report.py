@@ -8,19 +8,25 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from pipeline_lib import figures, metrics, provenance
 from pipeline_lib.figures import reliability
 from pipeline_lib.figures.palette import CAUSE_COLOURS, class_colours
+from pipeline_lib.figures.sizes import HEIGHT as SIZES_HEIGHT
+from pipeline_lib.figures.sizes import WIDTH as SIZES_WIDTH
+from pipeline_lib.figures.sizes import sizes_chart
 from pipeline_lib.metrics import CAUSES_OF
 from pipeline_lib.networks import modelfile
-from pipeline_lib.pages import quality, write_page
+from pipeline_lib.pages import digits, quality, write_page
 from pipeline_lib.pages.causes import CAUSE_WORDS
+from pipeline_lib.pages.methods import describe_methods
 from pipeline_lib.pages.scores import BOX_SCORES, INSTANCE_SCORES, SCORES, Score
 from pipeline_lib.pages.viewer import place_in_viewer, viewer_content
 from pipeline_lib.runtime.errors import InputError
@@ -50,6 +56,8 @@ class Kind(NamedTuple):
         Scores in the tables.
     headline : tuple of str
         Scores at the beginning of the page.
+    table : tuple of str
+        Scores in the first table; the others are in a table that is folded.
     of_volumes : tuple of str
         Scores of single volumes.
     main : str
@@ -63,6 +71,7 @@ class Kind(NamedTuple):
     template: str
     scores: tuple[Score, ...]
     headline: tuple[str, ...]
+    table: tuple[str, ...]
     of_volumes: tuple[str, ...]
     main: str
     counts: tuple[str, ...]
@@ -74,6 +83,7 @@ SEGMENTATION = Kind(
     "report.html.jinja",
     SCORES,
     headline=_HEADLINE,
+    table=(*_HEADLINE, "v_info_thin", "warping_error", "average_precision_50", "count_error"),
     of_volumes=_HEADLINE,
     main="v_rand_thin",
     counts=metrics.CELL_COUNTS,
@@ -83,6 +93,7 @@ DETECTION = Kind(
     "detections.html.jinja",
     (*BOX_SCORES, *INSTANCE_SCORES),
     headline=("box_ap_50", "box_f1", "count_error", "seg"),
+    table=("box_ap_50", "box_ap", "box_f1", "count_error", "seg", "average_precision"),
     of_volumes=(*(score.metric for score in BOX_SCORES if score.metric != "count_error_relative"), "seg"),
     main="box_ap_50",
     counts=metrics.BOX_COUNTS,
@@ -125,12 +136,12 @@ class Contents:
     strips : sequence of str or Path
         Only of a detector: pictures of `stages.detection_figures.draw_detections` (PNG).
     training_figure : str or Path
-        Picture of `stages.pictures.draw_training` (PNG).
+        Chart of `stages.pictures.draw_training` (SVG).
     thresholds_figure : str or Path
-        Picture of `stages.pictures.draw_thresholds`, or of a detector the curves of
-        `stages.detection_figures.draw_detection_charts` (PNG).
+        Chart of `stages.pictures.draw_thresholds`, or of a detector the curves of
+        `stages.detection_figures.draw_detection_charts` (SVG).
     counts_figure : str or Path, optional
-        Only of a detector: the numbers of objects of `draw_detection_charts` (PNG).
+        Only of a detector: the numbers of objects of `draw_detection_charts` (SVG).
     boxes : str or Path, optional
         Only of a detector: file of `stages.boxes.choose_boxes` (JSON).
     causes : str or Path, optional
@@ -239,6 +250,28 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             *quality.warn_of_short_training(history, training),
         ]
         write_json(warnings, {"warnings": [warning._asdict() for warning in warned]})
+        software = {"bordure": provenance.version(), "Python": platform.python_version()}
+        software |= {name: metadata.version(name) for name in SOFTWARE}
+        spread = _spread(*contents.spread) if contents.spread else None
+        scores = {split: mean_scores(table[table.split == split], network, kind.scores) for split in splits}
+        trainings = (1 + len(settings["seeds"])) * settings.get("folds", 1)
+        methods = describe_methods(
+            settings,
+            contents.volumes,
+            chosen=chosen[network],
+            parameters=trained["parameters"],
+            best_iteration=trained["provenance"]["best_iteration"],
+            trainings=trainings,
+            ensemble=settings.get("ensemble", False),
+            scores=_in_words(
+                _named(kind.headline, kind),
+                scores[splits[0]]["rows"],
+                network,
+                spread[splits[0]] if spread else {},
+            ),
+            split=splits[0],
+            software=software,
+        )
         write_page(
             kind.template,
             output,
@@ -256,26 +289,28 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             classes=score_classes(held_out[held_out.network == network], trained["classes"]),
             all_cells=all_cells,
             noun="cell" if trained["classes"][1:] == ["cell"] else "object",
-            scores={
-                split: mean_scores(table[table.split == split], network, kind.scores) for split in splits
-            },
-            spread=_spread(*contents.spread) if contents.spread else None,
+            scores=scores,
+            spread=spread,
+            methods=methods,
             seeds=[settings["seed"], *settings["seeds"]],
             folds=settings.get("folds", 1),
             ensemble=settings.get("ensemble", False),
-            trainings=(1 + len(settings["seeds"])) * settings.get("folds", 1),
+            trainings=trainings,
             study=contents.study,
             calibration=calibration(table[table.network == network], splits),
             size=(reliability.WIDTH, reliability.HEIGHT),
+            size_of_sizes=(SIZES_WIDTH, SIZES_HEIGHT),
             headline=_named(kind.headline, kind),
+            main_scores={*kind.table, criterion.metric},
+            sizes=size_charts(shown),
             of_volumes=_named(kind.of_volumes, kind),
             of_volume=_by_volume(table[table.network == network], splits),
             strips=strips,
             viewer=viewer_content(shown) if shown else None,
             causes=_causes(contents.causes, network, criterion.metric, shown) if contents.causes else None,
-            training_figure=_picture(contents.training_figure),
-            thresholds_figure=_picture(contents.thresholds_figure),
-            counts_figure=_picture(contents.counts_figure) if contents.counts_figure else None,
+            training_figure=_chart(contents.training_figure),
+            thresholds_figure=_chart(contents.thresholds_figure),
+            counts_figure=_chart(contents.counts_figure) if contents.counts_figure else None,
             boxes=read_json(contents.boxes) if contents.boxes else None,
             iterations=int(history.iteration.iloc[-1]),
             trained_by=trained["provenance"],
@@ -287,8 +322,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             doubts=len(read_json(contents.check)["doubts"]),
             sections={name: part for name, part in settings.items() if isinstance(part, dict)},
             plain={name: value for name, value in settings.items() if not isinstance(value, dict)},
-            software={"bordure": provenance.version(), "Python": platform.python_version()}
-            | {name: metadata.version(name) for name in SOFTWARE},
+            software=software,
         )
     logger.info("%s: %.1f MB", output, Path(output).stat().st_size / 1e6)
 
@@ -324,6 +358,19 @@ def _kind(path: str | Path, own: pd.DataFrame) -> Kind:
 def _scored(table: pd.DataFrame, kind: Kind) -> set[str]:
     """Return the networks and baselines that have the numbers of objects of a kind of report."""
     return {*table.network[table.metric == kind.counts[0]]}
+
+
+def _in_words(
+    scores: Sequence[Score], rows: dict[str, ScoreRow], network: str, spread: dict[str, Json]
+) -> list[tuple[str, str, str]]:
+    """Return metric, name and value of some scores of a network, with their spread over the seeds."""
+    found = []
+    for score in scores:
+        value = digits(rows[score.metric]["values"][network])
+        if (own := spread.get(score.metric)) is not None:
+            value += f" ({digits(own['mean'])} ± {digits(own['standard_deviation'])})"
+        found.append((score.metric, score.name, value))
+    return found
 
 
 def _named(metrics: Sequence[str], kind: Kind) -> list[Score]:
@@ -431,6 +478,39 @@ def calibration(table: pd.DataFrame, splits: Sequence[str]) -> dict[str, Json]:
         if own is not None:
             found[split] = {"scores": own.scores(), "chart": reliability.reliability_chart(own)}
     return found
+
+
+def size_charts(layers: Sequence[Json]) -> dict[str, Json]:
+    """Return the sizes of cells annotated and found in the volumes of each split.
+
+    Parameters
+    ----------
+    layers : sequence of dict
+        Content of the files of `stages.layers.prepare_layers`.
+
+    Returns
+    -------
+    dict of str to dict
+        For each split with annotated volumes the parts of a chart (`figures.sizes.sizes_chart`) and its
+        `unit`: um if all volumes have the same, square pixels of known size, else px.
+    """
+    sizes = {tuple(one["pixel_size"] or ()) for one in layers}
+    scale = next(iter(sizes)) if len(sizes) == 1 else ()
+    in_um = len(scale) == 2 and scale[0] == scale[1]
+    charts = {}
+    for split in ("test", "validation"):
+        own = [one["diameters"] for one in layers if one["split"] == split and one["annotated"]]
+        if not own:
+            continue
+        counts = {
+            kind: np.sum([*zip_longest(*(one[kind] for one in own), fillvalue=0)], axis=1).tolist()
+            for kind in ("annotated", "found")
+        }
+        if any(map(any, counts.values())):
+            charts[split] = sizes_chart(counts, scale[0] if in_um else 1.0) | {
+                "unit": "µm" if in_um else "px"
+            }
+    return charts
 
 
 def mean_scores(table: pd.DataFrame, network: str, scores: Sequence[Score] = SCORES) -> SplitScores:
@@ -629,3 +709,8 @@ def _picture(path: str | Path) -> Json:
     """Return the description of a picture of `figures`, and its bytes as `uri`."""
     uri = f"data:image/png;base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
     return figures.describe(path) | {"uri": uri}
+
+
+def _chart(path: str | Path) -> Json:
+    """Return the description of a chart of `figures`, and its element as `svg`."""
+    return figures.describe(path) | {"svg": Markup(figures.inline(path))}

@@ -17,19 +17,19 @@ if MAIN.detects:
         output:
             strips=pictures("detections", SHOWN, "objects found, missed and false"),
             training=report(
-                "<results>/figures/training.png",
+                "<results>/figures/training.svg",
                 caption="../report/training.rst",
                 category="Model",
                 labels={"figure": "training"},
             ),
             thresholds=report(
-                "<results>/figures/thresholds.png",
+                "<results>/figures/thresholds.svg",
                 caption="../report/curves.rst",
                 category="Model",
                 labels={"figure": "precision, recall and false detections"},
             ),
             counts=report(
-                "<results>/figures/counts.png",
+                "<results>/figures/counts.svg",
                 caption="../report/counts.rst",
                 category="Model",
                 labels={"figure": "numbers of objects"},
@@ -81,13 +81,13 @@ else:
         output:
             layers=expand("<results>/figures/layers/{volume}.json", volume=SHOWN),
             training=report(
-                "<results>/figures/training.png",
+                "<results>/figures/training.svg",
                 caption="../report/training.rst",
                 category="Model",
                 labels={"figure": "training"},
             ),
             thresholds=report(
-                "<results>/figures/thresholds.png",
+                "<results>/figures/thresholds.svg",
                 caption="../report/thresholds.rst",
                 category="Model",
                 labels={"figure": "error against threshold"},
@@ -166,9 +166,9 @@ rule report:
         layers=[] if MAIN.detects else expand("<results>/figures/layers/{volume}.json", volume=SHOWN),
         strips=expand("<results>/figures/detections/{volume}.png", volume=SHOWN if MAIN.detects else []),
         causes=[] if MAIN.detects else "<results>/scores_causes.csv",
-        training="<results>/figures/training.png",
-        thresholds="<results>/figures/thresholds.png",
-        counts=["<results>/figures/counts.png"] if MAIN.detects else [],
+        training="<results>/figures/training.svg",
+        thresholds="<results>/figures/thresholds.svg",
+        counts=["<results>/figures/counts.svg"] if MAIN.detects else [],
         boxes=of_model("<results>/{boxes}.json", [None]) if MAIN.detects else [],
         results=[
             *expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
