@@ -59,6 +59,11 @@ def inline(chart: str | Path) -> str:
     """
     text = Path(chart).read_text(encoding="utf-8")
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r' id="(?![pm][0-9a-f]{10})[^"]*"', "", text)  # those of clips and markers are hashes
+    # its style would be that of the whole page
+    text = re.sub(r"<style[^>]*>\*\{(.*?)\}</style>", "", text, flags=re.DOTALL)
+    text = text.replace("<svg", '<svg style="stroke-linejoin: round; stroke-linecap: butt"', 1)
+    text = re.sub(r' id="(?![pm][0-9a-f]{10})[^"]*"', "", text)
+    # those of clips and markers are hashes, which another chart could have
+    text = re.sub(r'([#"])([pm][0-9a-f]{10})(?=[")])', rf"\1{Path(chart).stem}-\2", text)
     text = re.sub(r"(<svg[^>]*?) (?:width|height)=\"[^\"]*\"", r"\1", text)
     return re.sub(r"(<svg[^>]*?) (?:width|height)=\"[^\"]*\"", r"\1", text)

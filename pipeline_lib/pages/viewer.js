@@ -98,6 +98,7 @@
   let drawing = 0;
   async function draw() {
     const turn = ++drawing;
+    root.setAttribute("aria-busy", "true");
     const [, , height, width] = volume().window;
     const present = [...layers.keys()].filter((layer) => section().layers.includes(layer));
     const lines = {};
@@ -131,6 +132,7 @@
       find("figcaption", pane).textContent = sideBySide() ? (index ? "found" : "annotated") : "";
     });
     move();
+    root.setAttribute("aria-busy", "false");
   }
 
   function move() {

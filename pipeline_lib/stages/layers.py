@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,7 +27,8 @@ from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.metrics import Cause, section_causes
 from pipeline_lib.metrics.causes import Links
-from pipeline_lib.runtime.files import write_json
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.types import Json, Stored
 from pipeline_lib.scores import read_scores
 from pipeline_lib.stages.measurement import classes_of_cells
@@ -90,7 +92,7 @@ def prepare_layers(
     Raises
     ------
     InputError
-        If a file cannot be read, lacks an array, or has changed since it was made.
+        If a file cannot be read, lacks an array, or has changed since it was made, or if shapes differ.
     """
     weight_file: AbstractContextManager[Any] = (
         layout.require(weight_map, layout.WEIGHT_MAP) if weight_map else nullcontext({})
@@ -107,6 +109,13 @@ def prepare_layers(
     ):
         found = segmented[layout.LABELS.name]
         sections, height, width = found.shape
+        expected = data[layout.RAW.name].shape[1:]
+        for path, array in ((segmentation, found), (prediction, predicted[layout.CELL_PROBABILITY.name])):
+            if array.shape != expected:
+                raise InputError(
+                    f"{path}: shape {array.shape}, but {dataset} has {expected}. Delete {path} and run the "
+                    "workflow again."
+                )
         side = min(max(math.isqrt(pixels), SMALLEST), LARGEST)
         window = middle((height, width), side)
         shape = [edge.stop - edge.start for edge in window]
@@ -132,7 +141,8 @@ def prepare_layers(
             "diameters": _diameters(data, found),
             "provenance": record,
         }
-        write_json(output, described)
+        with replacing(output) as temporary:
+            temporary.write_text(json.dumps(described, separators=(",", ":")) + "\n")
 
 
 def choose_sections(number: int, shown: int, worst: Sequence[int] = ()) -> list[int]:
@@ -299,7 +309,7 @@ class _View:
             pixel_size=self.pixel_size,
         )
         cells["label"] = labels[cells.label - 1]
-        return cells[[column for column in cells if column.partition("-")[0] in MEASURED]]
+        return cells[[column for name in MEASURED for column in cells if column.partition("-")[0] == name]]
 
 
 def _of_all(links: Links, number: int) -> Links:

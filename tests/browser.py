@@ -1,0 +1,97 @@
+"""Run steps in a page with headless Chromium or Chrome, through the pipe of its developer tools."""
+
+import json
+import os
+import shutil
+import subprocess
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --remote-debugging-pipe"
+
+
+class Browser:
+    """A browser with one page.
+
+    Parameters
+    ----------
+    folder : Path
+        Empty folder for its profile.
+    size : (int, int)
+        Width and height of the page (px).
+    """
+
+    def __init__(self, folder, size=(1280, 1600)):
+        # the browser reads from its file descriptor 3 and writes to 4
+        to_browser, self.write = os.pipe()
+        self.read, from_browser = os.pipe()
+        shift = f"exec 3<&{to_browser} 4>&{from_browser} && exec"
+        command = [BROWSER, *FLAGS.split(), f"--window-size={size[0]},{size[1]}", f"--user-data-dir={folder}"]
+        self.process = subprocess.Popen(
+            ["bash", "-c", f'{shift} "$@"', "browser", *command, "about:blank"],
+            pass_fds=(to_browser, from_browser),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_browser)
+        os.close(from_browser)
+        self.left, self.number, self.session, self.events = b"", 0, None, []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self.write)
+        self.process.wait(20)
+        os.close(self.read)
+
+    def _message(self):
+        while b"\0" not in self.left:
+            part = os.read(self.read, 1 << 20)
+            assert part, "the browser ended"
+            self.left += part
+        message, _, self.left = self.left.partition(b"\0")
+        return json.loads(message)
+
+    def call(self, method, **params):
+        """Call a method of the developer tools, and return its result."""
+        self.number += 1
+        request = {"id": self.number, "method": method, "params": params}
+        request |= {"sessionId": self.session} if self.session else {}
+        os.write(self.write, json.dumps(request).encode() + b"\0")
+        while (message := self._message()).get("id") != self.number:
+            self.events.append(message)
+        assert "error" not in message, message
+        return message["result"]
+
+    def open(self, path):
+        """Open a file as page, and wait until it is loaded."""
+        self.events.clear()
+        self.call("Page.navigate", url=path.as_uri())
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._message())
+
+    def run(self, script):
+        """Run the body of an asynchronous function in the page, and return its result."""
+        result = self.call(
+            "Runtime.evaluate",
+            expression=f"(async () => {{ {script} }})()",
+            awaitPromise=True,
+            returnByValue=True,
+        )
+        assert "exceptionDetails" not in result, result["exceptionDetails"]["exception"]["description"]
+        return result["result"].get("value")
+
+    def problems(self):
+        """Return messages on the console, errors, and addresses requested beside the page itself."""
+        found = []
+        for event in self.events:
+            params = event.get("params", {})
+            if event["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
+                found.append(json.dumps(params)[:500])
+            if event["method"] == "Network.requestWillBeSent" and params.get("type") != "Document":
+                found += [url for url in [params["request"]["url"]] if not url.startswith("data:")]
+        return found
