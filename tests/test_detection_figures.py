@@ -475,7 +475,7 @@ def test_charts_of_volumes_pool_all_sections_of_a_split(tmp_path):
     rng = np.random.default_rng(5)
     volumes = [write(tmp_path, [perturbed(rng)], name=f"v{k}") for k in range(3)]
     volumes[2]["split"] = "validation"
-    curves, counts = tmp_path / "curves.png", tmp_path / "counts.png"
+    curves, counts = tmp_path / "curves.svg", tmp_path / "counts.svg"
     draw_detection_charts(volumes, tmp_path / "ssd.json", curves, counts)
     pooled = {
         split: pooled_matches(

@@ -41,7 +41,7 @@ def sizes_chart(counts: Mapping[str, Sequence[int]], scale: float = 1.0) -> Json
     kinds = {name: np.asarray(own, np.int64) for name, own in counts.items()}
     longest = max(map(len, kinds.values()))
     kinds = {name: np.pad(own, (0, longest - len(own))) for name, own in kinds.items()}
-    total = sum(kinds.values())
+    total = np.sum([*kinds.values()], axis=0)
     end = int(np.searchsorted(np.cumsum(total), SHOWN * total.sum())) + 1
     width = max(-(-end // BINS), 1)
     number = -(-end // width)

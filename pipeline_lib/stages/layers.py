@@ -233,7 +233,7 @@ class _View:
         }
         layers |= self._classes(z)
         labels, found = numbered(self.found[z, *self.window])
-        cells = self._measured(z, found, labels, raw, numbers)
+        cells = self._measured(z, found, labels, raw, probability, numbers["disagreement"])
         section: Json = {"z": z}
         tints = np.arange(len(labels))
         if self.annotated:
@@ -291,14 +291,14 @@ class _View:
         found: np.ndarray,
         labels: np.ndarray,
         raw: np.ndarray,
-        numbers: Mapping[str, np.ndarray | None],
+        probability: np.ndarray,
+        disagreement: np.ndarray | None,
     ) -> pd.DataFrame:
         """Return the measurements of the cells that the viewer shows."""
-        disagreement = numbers["disagreement"]
         cells = measure_cells(
             found[None],
             intensity=raw[:, None],
-            probability=numbers["probability"][None],
+            probability=probability[None],
             disagreement=None if disagreement is None else disagreement[None],
             class_probability=(
                 self.predicted[layout.CLASS_PROBABILITY.name][:, z, *self.window][:, None]

@@ -176,7 +176,7 @@ rule report:
             *expand(EXPORTS["table"], volume=DETECTED),
         ],
     output:
-        report="<results>/report.html",
+        report=report("<results>/report.html", caption="../report/report.rst", category="Report"),
         warnings="<results>/warnings.json",
         provenance="<results>/provenance.html",
     log:
