@@ -1,5 +1,6 @@
 """Run steps in a page with headless Chromium or Chrome, through the pipe of its developer tools."""
 
+import base64
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ class Browser:
         Width and height of the page (px).
     """
 
-    def __init__(self, folder, size=(1280, 1600)):
+    def __init__(self, folder, size=(1280, 800)):
         # the browser reads from its file descriptor 3 and writes to 4
         to_browser, self.write = os.pipe()
         self.read, from_browser = os.pipe()
@@ -84,6 +85,15 @@ class Browser:
         )
         assert "exceptionDetails" not in result, result["exceptionDetails"]["exception"]["description"]
         return result["result"].get("value")
+
+    def picture(self, selector):
+        """Return a picture of the first element that a CSS selector finds, PNG."""
+        edges = self.run(
+            f"""const box = document.querySelector({json.dumps(selector)}).getBoundingClientRect();
+            return {{ x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height, scale: 1 }};"""
+        )
+        taken = self.call("Page.captureScreenshot", clip=edges, captureBeyondViewport=True)
+        return base64.b64decode(taken["data"])
 
     def problems(self):
         """Return messages on the console, errors, and addresses requested beside the page itself."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from pipeline_lib.runtime.types import Json
 
@@ -77,11 +77,14 @@ def sizes_chart(counts: Mapping[str, Sequence[int]], scale: float = 1.0) -> Json
     return {
         "outlines": {name: outline(own) for name, own in bins.items()},
         "medians": {name: median(own) for name, own in kinds.items()},
-        "x": [(across(t / scale), f"{t:g}") for t in MaxNLocator(7).tick_values(0, last) if 0 <= t <= last],
-        "y": [
-            (up(t), f"{t:,.0f}")
-            for t in MaxNLocator(4, integer=True).tick_values(0, highest)
-            if 0 <= t <= highest
-        ],
+        "x": [(across(t / scale), f"{t:g}") for t in _ticks(last, 7)],
+        "y": [(up(t), f"{t:,.0f}") for t in _ticks(highest, 4, least=1)],
         "inside": inside,
     }
+
+
+def _ticks(end: float, most: int, least: float = 0.0) -> list[float]:
+    """Return at most `most` + 1 ticks from 0 to `end`, at steps of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(end / most))
+    step = max(next(digit * power for digit in (1, 2, 5, 10) if digit * power * most >= end), least)
+    return [round(k * step, 10) for k in range(int(end / step * (1 + 1e-9)) + 1)]

@@ -142,6 +142,7 @@
       const svg = find("svg", pane);
       svg.setAttribute("viewBox", `${x} ${y} ${width * size} ${height * size}`);
       svg.style.aspectRatio = `${width} / ${height}`;
+      pane.style.maxWidth = `calc(84vh * ${width / height})`; // so that the whole section is visible
     });
     find("#viewer-zoom").textContent = `${Math.round(100 / size)} %`;
     drawBar(width * size);
