@@ -22,12 +22,8 @@ const set = async (selector, value, event) => {
 const svg = q(".pane svg");
 svg.setPointerCapture = () => {};
 const point = async (kind, x, y) => {
-  const box = svg.getBoundingClientRect();
-  const shown = svg.viewBox.baseVal;
-  const at = {
-    clientX: box.left + ((x - shown.x) / shown.width) * box.width,
-    clientY: box.top + ((y - shown.y) / shown.height) * box.height,
-  };
+  const shown = new DOMPoint(x + 0.5, y + 0.5).matrixTransform(svg.getScreenCTM());
+  const at = { clientX: shown.x, clientY: shown.y };
   svg.dispatchEvent(new PointerEvent(`pointer${kind}`, { ...at, bubbles: true, pointerId: 1 }));
   await wait();
 };
