@@ -103,7 +103,8 @@ class Browser:
         """Return a picture of the first element that a CSS selector finds, PNG."""
         edges = self.run(
             f"""const box = document.querySelector({json.dumps(selector)}).getBoundingClientRect();
-            return {{ x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height, scale: 1 }};"""
+            const [x, y] = [box.x + scrollX, box.y + scrollY];
+            return {{ x, y, width: box.width, height: box.height, scale: 1 }};"""
         )
         taken = self.call("Page.captureScreenshot", clip=edges, captureBeyondViewport=True)
         return base64.b64decode(taken["data"])

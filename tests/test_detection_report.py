@@ -1,6 +1,5 @@
 """The report of a detector says what was found, in the numbers of the table of scores and of the pictures."""
 
-import base64
 import re
 
 import numpy as np
@@ -16,7 +15,7 @@ from pipeline_lib.pages.scores import BOX_SCORES
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.stages.detection import CRITERIA
-from pipeline_lib.stages.detection_figures import draw_detection_charts, draw_detections
+from pipeline_lib.stages.detection_figures import draw_detection_charts, prepare_detection_layers
 from pipeline_lib.stages.pictures import draw_training
 from pipeline_lib.stages.report import Contents, mean_scores, score_line, write_report
 from pipeline_lib.tasks.detection.scores import matched_sections
@@ -56,17 +55,19 @@ HISTORY = pd.DataFrame(
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    """Detections of drawn boxes with their pictures, and the scores of a detector and of two baselines."""
+    """Detections of drawn boxes with their sections, and the scores of a detector and of two baselines."""
     folder = tmp_path_factory.mktemp("case")
     rng = np.random.default_rng(0)
     rows, files = [], {}
     for name, split in VOLUMES.items():
         files[name] = write_volume(folder, [perturbed(rng) for _ in range(2)], name=name) | {"split": split}
-        draw_detections(
+        prepare_detection_layers(
             **files[name],
             postprocessing=folder / "ssd.json",
-            output=folder / f"strip/{name}.png",
+            output=folder / f"layers/{name}.json",
             volume=name,
+            network="ssd",
+            pixels=10**6,
         )
         if split != "train":
             matches = [*matched_sections(folder / f"{name}.h5", folder / f"{name}_found.h5")]
@@ -120,8 +121,7 @@ def write(case, table=None, boxes="boxes.json", settings=SETTINGS, spread=()):
         postprocessing=[folder / f"{name}.json" for name in ("ssd", "constant", "smoothed_raw")],
         statistics=folder / "statistics.json",
         check=folder / "check.json",
-        strips=[folder / f"strip/{name}.png" for name in VOLUMES],
-        layers=[],
+        layers=[folder / f"layers/{name}.json" for name in VOLUMES],
         training_figure=folder / "training.svg",
         thresholds_figure=folder / "curves.svg",
         counts_figure=folder / "counts.svg",
@@ -244,18 +244,22 @@ def test_curves_state_the_scores_of_all_sections_together(case, page):
     assert "default boxes of 8.5, 12.0 px. They cover 96.8 % of the 340 training cells" in text
 
 
-def test_all_pictures_and_their_panels_are_shown_once(case, page):
+def test_all_boxes_are_in_the_page_once_and_every_reference_has_a_target(case, page):
     folder, _ = case
     elements = Page(page).elements
-    found = [a.get("src") or a["href"] for tag, a in elements if tag in ("img", "image")]
-    files = [folder / f"strip/{name}.png" for name in VOLUMES]
-    assert [base64.b64decode(uri.partition(",")[2]) for uri in found] == [file.read_bytes() for file in files]
-    boxes = [a["viewbox"] for tag, a in elements if tag == "svg" and "viewbox" in a]
-    panels = [
-        " ".join(map(str, panel["box"])) for file in files for panel in figures.describe(file)["panels"]
+    volumes = [read_json(folder / f"layers/{name}.json") for name in VOLUMES]
+    expected = [
+        box
+        for volume in volumes
+        for section in volume["shown"]
+        for layer in ("annotation", "cells")
+        for box in section["boxes"][layer]
     ]
-    assert [box for box in boxes if box in panels] == panels
+    drawn = [a for tag, a in elements if tag == "rect" and a.get("class", "").startswith("box")]
+    assert [a["class"].split()[-1] for a in drawn] == [box[4] for box in expected]
+    assert [[float(a["x"]), float(a["y"])] for a in drawn] == [box[:2] for box in expected]
     assert sum(a.get("class") == "chart" for tag, a in elements if tag == "div") == 3
+    assert sum("data-open" in a for _, a in elements) == 12  # six missed objects and six false detections
     ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     links = [a.get("href", a.get("xlink:href")) for tag, a in elements if tag in ("use", "a")]
@@ -286,7 +290,7 @@ def test_warnings_of_detectors_are_shown_and_written(case):
         "uncovered_objects",
     ]
     assert "90 objects are detected, but 68 are annotated (32% too many)" in written[0]["text"]
-    counts = figures.describe(folder / "strip/train-0.png")["counts"]
+    counts = read_json(folder / "layers/train-0.json")["counts"]
     recall = counts["found"] / (counts["found"] + counts["missed"])
     assert f"15% of the annotated objects are found, but {recall:.0%} of those of the" in written[1]["text"]
     text = " ".join(Page(html).text.split())

@@ -24,6 +24,7 @@
 
   async function numbersOf(layer) {
     const id = pictureId(layer);
+    if (!decoded.has(id) && section().boxes) decoded.set(id, filled(section().boxes[layer]));
     if (!decoded.has(id)) {
       const image = new Image();
       image.src = document.getElementById(id).getAttribute("href");
@@ -45,6 +46,20 @@
       decoded.set(id, numbers);
     }
     return decoded.get(id);
+  }
+
+  function filled(boxes) { // numbers of boxes, small ones over large ones
+    const [, , height, width] = volume().window;
+    const numbers = new Uint32Array(height * width);
+    const area = ([x0, y0, x1, y1]) => (x1 - x0) * (y1 - y0);
+    const order = boxes.map((_, index) => index).sort((a, b) => area(boxes[b]) - area(boxes[a]));
+    for (const index of order) {
+      const [x0, y0, x1, y1] = boxes[index];
+      for (let y = Math.max(Math.round(y0), 0); y < Math.min(Math.round(y1), height); y++) {
+        numbers.fill(index + 1, y * width + Math.max(Math.round(x0), 0), y * width + Math.max(Math.min(Math.round(x1), width), 0));
+      }
+    }
+    return numbers;
   }
 
   function outline(numbers, width, colour, below) {
@@ -85,7 +100,7 @@
   // ---------------------------------------------------------------- drawing
 
   const sideBySide = () => find("#viewer-beside").checked && volume().annotated;
-  const asLines = () => find("#viewer-lines").checked;
+  const asLines = () => find("#viewer-lines").checked && !section().boxes;
 
   function visible(layer, pane) {
     if (layer === "raw") return layers.get(layer).shown;
@@ -93,6 +108,27 @@
     if (sideBySide() && OVERLAYS.includes(layer)) return layer === (pane ? "cells" : "annotation");
     if (sideBySide() && ["errors", "outlines"].includes(layer)) return pane === 1;
     return !(state.blink && OVERLAYS.includes(layer) && layer !== state.blink);
+  }
+
+  function listScales() {
+    const shown = (layer) => layers.get(layer)?.shown && section().layers.includes(layer);
+    const part = (name, more) => Object.assign(document.createElement(name), more);
+    const scales = Object.entries(volume().scales).filter(([layer]) => shown(layer)).flatMap(([, scale]) => {
+      const bar = part("div", { className: "scale" });
+      bar.style.background = `linear-gradient(to right, ${scale.colours.join(", ")})`;
+      const ends = part("p", { className: "ends" });
+      ends.append(...[number(scale.low), scale.label, number(scale.high)].map((words) => part("span", { textContent: words })));
+      return [bar, ends];
+    });
+    const named = shown("classes_annotated") || shown("classes_found") ? volume().classes : [];
+    const classes = named.map(([name, colour], index) => {
+      const swatch = part("i", { className: "swatch" });
+      swatch.style.background = index ? colour : "transparent";
+      const words = part("span", { textContent: name });
+      words.prepend(swatch);
+      return words;
+    });
+    find("#viewer-scales").replaceChildren(...scales, ...classes);
   }
 
   let drawing = 0;
@@ -131,6 +167,7 @@
       );
       find("figcaption", pane).textContent = sideBySide() ? (index ? "found" : "annotated") : "";
     });
+    listScales();
     move();
     root.setAttribute("aria-busy", "false");
   }
@@ -231,12 +268,13 @@
   // ---------------------------------------------------------------- cells
 
   const NAMES = {
-    label: "cell", area: "area (px)", area_um2: "area (µm²)", equivalent_diameter_area: "diameter (px)",
+    score: "score", height: "height (px)", width: "width (px)", area: "area (px)", area_um2: "area (µm²)", equivalent_diameter_area: "diameter (px)",
     equivalent_diameter_area_um: "diameter (µm)", intensity_mean: "mean gray level", probability_mean: "mean probability",
-    disagreement_mean: "disagreement", class: "class", touches_edge: "at the edge", iou: "IoU", match: "annotated cell", part_of: "piece of",
+    disagreement_mean: "disagreement", class: "class", touches_edge: "at the edge", iou: "IoU",
   };
   const title = (column) => {
     const [name, channel] = column.split("-");
+    if (name === "label") return volume().noun;
     return NAMES[name] + (channel === undefined ? "" : `, channel ${channel}`);
   };
   const shownColumns = () =>
@@ -248,9 +286,9 @@
   function fate(cells, index, found) {
     if (!cells.match) return "";
     const other = found ? "annotated" : "found";
-    if (cells.match[index]) return `matches ${other} cell ${cells.match[index]}`;
-    if (cells.part_of[index]) return `${found ? "piece of" : "merged into"} ${other} cell ${cells.part_of[index]}`;
-    return found ? "no annotated cell (false)" : "not found (missed)";
+    if (cells.match[index]) return `matches ${other} ${volume().noun} ${cells.match[index]}`;
+    if (cells.part_of[index]) return `${found ? "piece of" : "merged into"} ${other} ${volume().noun} ${cells.part_of[index]}`;
+    return found ? `no annotated ${volume().noun} (false)` : "not found (missed)";
   }
 
   function words(kind, index) {
@@ -259,13 +297,13 @@
     const parts = values.filter((column) => column !== "label" && cells[column][index] !== null)
       .map((column) => `${title(column)} ${text(cells[column][index])}`);
     const end = fate(cells, index, kind === "cells");
-    return [`${kind === "cells" ? "Found" : "Annotated"} cell ${cells.label[index]}`, [...(end ? [end] : []), ...parts]];
+    return [`${kind === "cells" ? "Found" : "Annotated"} ${volume().noun} ${cells.label[index]}`, [...(end ? [end] : []), ...parts]];
   }
 
   function describe(hits) {
     const card = find("#viewer-cell");
     if (!hits?.length) {
-      card.textContent = "Point at a cell to see its measurements; click to mark its row in the table.";
+      card.textContent = `Point at a${volume().noun === "object" ? "n object" : " cell"} to see its measurements; click to mark its row in the table.`;
       return;
     }
     card.replaceChildren(...hits.map(([kind, cell]) => {
@@ -279,7 +317,11 @@
 
   async function mark(kind, cell) {
     const [, , , width] = volume().window;
-    const shape = cell ? path(await numbersOf(kind), width, cell) : "";
+    let shape = "";
+    if (cell && section().boxes) {
+      const [x0, y0, x1, y1] = section().boxes[kind][cell - 1];
+      shape = `M${x0} ${y0}h${x1 - x0}v${y1 - y0}h${x0 - x1}z`;
+    } else if (cell) shape = path(await numbersOf(kind), width, cell);
     for (const line of all(".marked")) line.setAttribute("d", shape);
     return shape;
   }
@@ -314,7 +356,7 @@
       row.onkeydown = (event) => { if (event.key === "Enter") pick("cells", index + 1, true); };
       return row;
     }));
-    find("#viewer-count").textContent = `${number(cells.label.length)} cells found in this section`;
+    find("#viewer-count").textContent = `${number(cells.label.length)} ${volume().noun}s found in this section`;
   }
 
   async function pick(kind, cell, centre) {
@@ -342,11 +384,11 @@
 
   class Path { // extent of a path of `path`
     constructor(shape) {
-      const runs = [...shape.matchAll(/M(\d+) (\d+)h(\d+)/g)].map((run) => run.slice(1).map(Number));
-      this.left = Math.min(...runs.map((run) => run[0]));
-      this.right = Math.max(...runs.map((run) => run[0] + run[2]));
-      this.top = runs[0]?.[1];
-      this.bottom = runs.at(-1)?.[1] + 1;
+      const runs = [...shape.matchAll(/M(\S+) (\S+)h(\S+)v(\S+)h/g)].map((run) => run.slice(1).map(Number));
+      this.left = Math.min(...runs.map(([x]) => x));
+      this.right = Math.max(...runs.map(([x, , across]) => x + across));
+      this.top = Math.min(...runs.map(([, y]) => y));
+      this.bottom = Math.max(...runs.map(([, y, , down]) => y + down));
     }
   }
 
@@ -399,7 +441,7 @@
       if (!volume().annotated) return;
       for (const layer of OVERLAYS) layers.get(layer).shown || setLayer(layer, true);
       state.blink = state.blink === "annotation" ? "cells" : "annotation";
-      find("#viewer-said").textContent = state.blink === "cells" ? "found cells" : "annotated cells";
+      find("#viewer-said").textContent = `${state.blink === "cells" ? "found" : "annotated"} ${volume().noun}s`;
       draw();
     },
     raw: () => { state.raw = !state.raw; draw(); },

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from pipeline_lib.figures.palette import CAUSE_COLOURS, ORANGE, SKY
+from pipeline_lib.figures.palette import CAUSE_COLOURS, ORANGE, SKY, VERMILLION, YELLOW
 from pipeline_lib.pages.causes import CAUSE_WORDS
 from pipeline_lib.runtime.types import Json
 
@@ -32,6 +32,15 @@ LAYERS = {
     "cells": ("cells found", True, 1.0, SKY),
     "not_annotated": ("not annotated", True, 1.0, None),
 }
+#: Layers of detectors that differ from these.
+LAYERS_OF_BOXES = {
+    "masks": ("masks", False, 0.5, None),
+    "annotation": ("objects annotated", True, 1.0, ORANGE),
+    "cells": ("detections", True, 1.0, SKY),
+}
+#: Names and colours in the legend of errors: of segmentations, and of detectors.
+KEY = [(CAUSE_WORDS[kind][0], colour) for kind, colour in CAUSE_COLOURS.items() if kind != "outline"]
+KEY_OF_BOXES = [("missed objects, dashed", YELLOW), ("false detections, dotted", VERMILLION)]
 
 
 def viewer_content(volumes: Sequence[Json]) -> Json:
@@ -45,20 +54,28 @@ def viewer_content(volumes: Sequence[Json]) -> Json:
     Returns
     -------
     dict
-        `volumes`; `names` (description of each layer that occurs); `kinds` (name and colour of each kind of
-        errors); `errors` (the worst ones, see `worst_errors`; None if nothing is annotated) and
-        `worst_of_kind`; and `json` and `script`, the content of the elements of these kinds.
+        `volumes`; `noun` ("cell" or "object"); `names` (description of each layer that occurs); `key` (name
+        and colour of each kind of errors); `errors` (the worst ones, see `worst_errors`; None if nothing is
+        annotated) and `worst_of_kind`; and `json` and `script`, the content of the elements of these kinds.
     """
-    present = {layer for volume in volumes for section in volume["shown"] for layer in section["layers"]}
     described = [
         {key: value for key, value in volume.items() if key not in ("provenance", "shown", "diameters")}
-        | {"shown": [section | {"layers": [*section["layers"]]} for section in volume["shown"]]}
+        | {
+            "shown": [
+                section | {"layers": [*section["layers"], *section.get("boxes", {})]}
+                for section in volume["shown"]
+            ]
+        }
         for volume in volumes
     ]
+    present = {layer for volume in described for section in volume["shown"] for layer in section["layers"]}
+    has_boxes = any("boxes" in section for volume in volumes for section in volume["shown"])
+    names = {"raw": LAYERS["raw"], **LAYERS_OF_BOXES} if has_boxes else LAYERS
     return {
         "volumes": volumes,
-        "names": {name: facts for name, facts in LAYERS.items() if name in present},
-        "kinds": {kind: (CAUSE_WORDS[kind][0], colour) for kind, colour in CAUSE_COLOURS.items()},
+        "noun": "object" if has_boxes else "cell",
+        "names": {name: facts for name, facts in names.items() if name in present},
+        "key": KEY_OF_BOXES if has_boxes else KEY,
         "errors": worst_errors(volumes) if any(volume["annotated"] for volume in volumes) else None,
         "worst_of_kind": WORST_OF_KIND,
         "json": Markup(json.dumps(described, separators=(",", ":")).replace("<", "\\u003c")),
@@ -78,8 +95,10 @@ def worst_errors(volumes: Sequence[Json]) -> list[Json]:
     -------
     list of dict
         At most `WORST_OF_KIND` merged, split, missed and false cells: places of volume and section in
-        `volumes`, `z`, `kind`, `cause`, `colour`, `pixels`, `box` (x, y, width and height of a close-up) and
-        `open` (volume, section, and top, left, bottom and right of the place in the viewer).
+        `volumes`, `z`, `kind`, `cause`, `colour`, `detail` (text), `box` (x, y, width and height of a
+        close-up) and `open` (volume, section, and top, left, bottom and right of the place in the viewer). Of
+        a detector, missed objects come first, the largest before the others, then false detections, those
+        with the highest scores first.
     """
     found = [
         (error, v, s, section["z"], volume["window"][2:])
@@ -89,7 +108,7 @@ def worst_errors(volumes: Sequence[Json]) -> list[Json]:
         for error in section.get("errors", [])
         if error["pixels"] >= FEWEST
     ]
-    found.sort(key=lambda one: -one[0]["pixels"])
+    found.sort(key=lambda one: -one[0].get("severity", one[0]["pixels"]))
     number = dict.fromkeys(CAUSE_COLOURS, 0)
     worst = []
     for error, v, s, z, (height, width) in found:
@@ -113,15 +132,26 @@ def worst_errors(volumes: Sequence[Json]) -> list[Json]:
                 "volume": v,
                 "section": s,
                 "z": z,
-                "kind": kind,
-                "cause": CAUSE_WORDS[error["cause"]][0],
-                "colour": CAUSE_COLOURS[kind],
-                "pixels": error["pixels"],
+                **_words(error, kind),
                 "box": [x, y, side, side],
                 "open": [v, s, y, x, y + side, x + side],
             }
         )
     return worst
+
+
+def _words(error: Json, kind: str) -> Json:
+    """Return kind, cause, colour and detail of an error of a cell, or of a missed or false box."""
+    pixels = f"{error['pixels']:,} px"
+    if "score" not in error:
+        cause, colour = CAUSE_WORDS[error["cause"]][0], CAUSE_COLOURS[kind]
+        return {"kind": kind, "cause": cause, "colour": colour, "detail": pixels}
+    if kind == "false":
+        words = {"kind": "false detection", "colour": VERMILLION, "detail": f"score {error['score']:.2f}"}
+    else:
+        below = "no box" if error["score"] is None else f"score {error['score']:.2f}"
+        words = {"kind": "missed object", "colour": YELLOW, "detail": f"box of {pixels}, {below}"}
+    return words | {"cause": ""}
 
 
 def place_in_viewer(volumes: Sequence[Json], name: str, z: int, y: int, x: int) -> list[int] | None:

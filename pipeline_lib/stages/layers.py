@@ -23,7 +23,6 @@ from pipeline_lib.figures.sheet import colours_of
 from pipeline_lib.instances.classes import ClassMap
 from pipeline_lib.instances.measurement import measure_cells
 from pipeline_lib.kernels.blocks import blocks
-from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.metrics import Cause, section_causes
 from pipeline_lib.metrics.causes import Links
@@ -33,6 +32,8 @@ from pipeline_lib.runtime.types import Json, Stored
 from pipeline_lib.scores import read_scores
 from pipeline_lib.stages.measurement import classes_of_cells
 
+#: Pixels of all sections in a report, which is then about 6 MB large.
+REPORT_PIXELS = 8_000_000
 #: Smallest and largest side of the part of a section that is shown (px).
 SMALLEST, LARGEST = 512, 1024
 #: Measurements of cells that the viewer shows, as `instances.measurement.measure_cells` names them.
@@ -107,31 +108,22 @@ def prepare_layers(
         layout.require(segmentation, layout.LABELS) as segmented,
         weight_file as weighted,
     ):
-        found = segmented[layout.LABELS.name]
-        sections, height, width = found.shape
-        expected = data[layout.RAW.name].shape[1:]
+        found, expected = segmented[layout.LABELS.name], data[layout.RAW.name].shape[1:]
         for path, array in ((segmentation, found), (prediction, predicted[layout.CELL_PROBABILITY.name])):
             if array.shape != expected:
                 raise InputError(
                     f"{path}: shape {array.shape}, but {dataset} has {expected}. Delete {path} and run the "
                     "workflow again."
                 )
-        side = min(max(math.isqrt(pixels), SMALLEST), LARGEST)
-        window = middle((height, width), side)
-        shape = [edge.stop - edge.start for edge in window]
-        shown = choose_sections(
-            sections, max(pixels // (shape[0] * shape[1]), 1), _worst(causes, volume, network)
-        )
-        size = layout.pixel_size(data)
-        view = _View(data, predicted, found, weighted.get(layout.WEIGHT_MAP.name), window, size)
+        window, number = shown_part(expected, pixels)
+        shown = choose_sections(len(found), number, _worst(causes, volume, network))
+        view = _View(data, predicted, found, weighted.get(layout.WEIGHT_MAP.name), window)
         scales = view.scales(shown)
         classes = layout.classes_of(predicted[layout.CLASS_PROBABILITY.name])[0] if view.has_classes else []
         described: Json = {
             **names,
-            "sections": sections,
-            "size": [height, width],
-            "window": [window[0].start, window[1].start, *shape],
-            "pixel_size": None if size is None else [*size],
+            "noun": "cell",
+            **describe_part(data, window),
             "annotated": view.annotated,
             "scales": {
                 name: asdict(scale) | {"colours": colours_of(scale)} for name, scale in scales.items()
@@ -141,8 +133,46 @@ def prepare_layers(
             "diameters": _diameters(data, found),
             "provenance": record,
         }
-        with replacing(output) as temporary:
-            temporary.write_text(json.dumps(described, separators=(",", ":")) + "\n")
+        write_layers(described, output)
+
+
+def shown_part(shape: tuple[int, int, int], pixels: int) -> tuple[Window, int]:
+    """Return the part of the sections of a volume that is shown, and how many sections.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Shape of the volume (z, y, x).
+    pixels : int
+        Number of pixels to show.
+
+    Returns
+    -------
+    window : (slice, slice)
+        Rows and columns: the middle, if a side is longer than 512 to 1024 px.
+    number : int
+        Number of sections, at least 1.
+    """
+    window = middle(shape[1:], min(max(math.isqrt(pixels), SMALLEST), LARGEST))
+    return window, max(pixels // math.prod(edge.stop - edge.start for edge in window), 1)
+
+
+def describe_part(data: h5py.File, window: Window) -> Json:
+    """Return number and size of the sections of a dataset, the part that is shown, and the pixel size."""
+    _, sections, height, width = data[layout.RAW.name].shape
+    size = layout.pixel_size(data)
+    return {
+        "sections": sections,
+        "size": [height, width],
+        "window": [*(edge.start for edge in window), *(edge.stop - edge.start for edge in window)],
+        "pixel_size": None if size is None else [*size],
+    }
+
+
+def write_layers(described: Json, output: str | Path) -> None:
+    """Write the content of a file of layers (JSON), without blanks."""
+    with replacing(output) as temporary:
+        temporary.write_text(json.dumps(described, separators=(",", ":")) + "\n")
 
 
 def choose_sections(number: int, shown: int, worst: Sequence[int] = ()) -> list[int]:
@@ -194,7 +224,6 @@ class _View:
     found: Stored
     weights: Stored | None
     window: Window
-    pixel_size: PixelSize | None
 
     @property
     def annotated(self) -> bool:
@@ -225,9 +254,9 @@ class _View:
             "weight_map": None if self.weights is None else self.weights[z, *self.window],
             "disagreement": self._optional(self.predicted, layout.DISAGREEMENT, z),
         }
-        layers = {"raw": picture_uri(_gray_if_equal(raw_picture(raw)))}
+        layers = {"raw": picture_uri(gray_if_equal(raw_picture(raw)))}
         layers |= {
-            name: picture_uri(_gray_if_equal(coloured(values, scales[name])))
+            name: picture_uri(gray_if_equal(coloured(values, scales[name])))
             for name, values in numbers.items()
             if values is not None
         }
@@ -306,7 +335,7 @@ class _View:
                 else None
             ),
             classes=classes_of_cells(self.predicted),
-            pixel_size=self.pixel_size,
+            pixel_size=layout.pixel_size(self.data),
         )
         cells["label"] = labels[cells.label - 1]
         return cells[[column for name in MEASURED for column in cells if column.partition("-")[0] == name]]
@@ -333,7 +362,7 @@ def _error_layers(codes: np.ndarray, ignored: np.ndarray | None) -> dict[str, st
     return layers
 
 
-def _gray_if_equal(picture: np.ndarray) -> np.ndarray:
+def gray_if_equal(picture: np.ndarray) -> np.ndarray:
     """Return a picture (y, x, 3) as gray levels (y, x) if all its channels are equal."""
     return picture[..., 0] if (picture == picture[..., :1]).all() else picture
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import platform
 from collections.abc import Sequence
@@ -132,9 +131,8 @@ class Contents:
     check : str or Path
         Doubts of `stages.check.check` (JSON), whose page `check.html` is linked.
     layers : sequence of str or Path
-        Files of `stages.layers.prepare_layers` (JSON). Empty for a detector.
-    strips : sequence of str or Path
-        Only of a detector: pictures of `stages.detection_figures.draw_detections` (PNG).
+        Files of `stages.layers.prepare_layers`, or of a detector
+        `stages.detection_figures.prepare_detection_layers` (JSON).
     training_figure : str or Path
         Chart of `stages.pictures.draw_training` (SVG).
     thresholds_figure : str or Path
@@ -163,7 +161,6 @@ class Contents:
     statistics: str | Path
     check: str | Path
     layers: Sequence[str | Path]
-    strips: Sequence[str | Path]
     training_figure: str | Path
     thresholds_figure: str | Path
     counts_figure: str | Path | None = None
@@ -182,7 +179,6 @@ class Contents:
             self.check,
             self.model,
             *self.layers,
-            *self.strips,
             self.training_figure,
             self.thresholds_figure,
             *self.spread,
@@ -226,7 +222,6 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
         held_out, training = table[table.split == splits[0]], settings["training"]
         cells = count_cells(table[table.network == network], kind.counts)
         all_cells = cells.groupby("split").sum().to_dict("index")
-        strips = [_picture(path) for path in contents.strips]
         shown = [read_json(path) for path in contents.layers]
         warned = [
             *quality.compare_with_baselines(
@@ -238,7 +233,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
                 more_is_better=criterion.more_is_better,
             ),
             *(
-                _doubtful_detections(contents, all_cells[splits[0]], strips, splits[0], criterion.metric)
+                _doubtful_detections(contents, all_cells[splits[0]], shown, splits[0], criterion.metric)
                 if kind.template == DETECTION.template
                 else [
                     *quality.warn_of_constant(held_out, network, split=splits[0], training=training),
@@ -305,7 +300,6 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             sizes=size_charts(shown),
             of_volumes=_named(kind.of_volumes, kind),
             of_volume=_by_volume(table[table.network == network], splits),
-            strips=strips,
             viewer=viewer_content(shown) if shown else None,
             causes=_causes(contents.causes, network, criterion.metric, shown) if contents.causes else None,
             training_figure=_chart(contents.training_figure),
@@ -380,10 +374,10 @@ def _named(metrics: Sequence[str], kind: Kind) -> list[Score]:
 
 
 def _doubtful_detections(
-    contents: Contents, counts: dict[str, int], pictures: Sequence[Json], split: str, criterion: str
+    contents: Contents, counts: dict[str, int], shown: Sequence[Json], split: str, criterion: str
 ) -> list[quality.Warned]:
     """Return the warnings of a detector: wrong numbers, lower recall than in training, default boxes."""
-    of_training = [picture["counts"] for picture in pictures if picture["split"] == "train"]
+    of_training = [volume["counts"] for volume in shown if volume["split"] == "train"]
     found, missed = (sum(own[name] for own in of_training) for name in ("found", "missed"))
     return [
         *quality.warn_of_biased_count(counts["annotated"], counts["found"], split=split, criterion=criterion),
@@ -499,7 +493,9 @@ def size_charts(layers: Sequence[Json]) -> dict[str, Json]:
     in_um = len(scale) == 2 and scale[0] == scale[1]
     charts = {}
     for split in ("test", "validation"):
-        own = [one["diameters"] for one in layers if one["split"] == split and one["annotated"]]
+        own = [
+            one["diameters"] for one in layers if one["split"] == split and "annotated" in one["diameters"]
+        ]
         if not own:
             continue
         counts = {
@@ -703,12 +699,6 @@ def tabulate_causes(
             if counts.cells[kind]
         },
     }
-
-
-def _picture(path: str | Path) -> Json:
-    """Return the description of a picture of `figures`, and its bytes as `uri`."""
-    uri = f"data:image/png;base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
-    return figures.describe(path) | {"uri": uri}
 
 
 def _chart(path: str | Path) -> Json:

@@ -11,7 +11,6 @@ import socket
 import sys
 import time
 from contextlib import ExitStack, suppress
-from functools import partial
 from itertools import product, zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -783,15 +782,6 @@ def prediction_files(model, name):
             for number, _ in enumerate(parts_of(name), 1)
         ]
     return [f"<results>/prediction/{model}/{name}.h5"]
-
-
-def pictures(kind, names, figure):
-    """Return the pictures of the volumes `names`, marked for Snakemake's own report."""
-    of_volume = partial(report, caption=f"../report/{kind}.rst", category="Volumes")
-    return [
-        of_volume(f"<results>/figures/{kind}/{name}.png", labels={"volume": name, "figure": figure})
-        for name in names
-    ]
 
 
 def gpu_slots(section):

@@ -15,7 +15,7 @@ if MAIN.detects:
             postprocessing=f"<results>/postprocessing/{MODEL}.json",
             history=f"<results>/models/{FIRST}/history.csv",
         output:
-            strips=pictures("detections", SHOWN, "objects found, missed and false"),
+            layers=expand("<results>/figures/layers/{volume}.json", volume=SHOWN),
             training=report(
                 "<results>/figures/training.svg",
                 caption="../report/training.rst",
@@ -45,16 +45,17 @@ if MAIN.detects:
         resources:
             mem_mb=MEMORY_MB,
         params:
-            strips=each(
+            layers=each(
                 SHOWN,
                 [MODEL],
                 dataset="<results>/dataset/{volume}.h5",
                 detections="<results>/detection/{model}/{volume}.h5",
                 segmentation="<results>/segmentation/{model}/{volume}.h5" if MODEL in MASKED else None,
                 postprocessing="<results>/postprocessing/{model}.json",
-                output="<results>/figures/detections/{volume}.png",
+                output="<results>/figures/layers/{volume}.json",
                 volume="{volume}",
                 split={name: split_of(name) for name in SHOWN},
+                network="{model}",
             ),
             volumes=each(
                 TEST + VALIDATION,
@@ -163,8 +164,7 @@ rule report:
         speed=[f"<results>/speed/{MAIN.speed}.json"] if TIMED else [],
         check="<results>/check.json",
         passed="<results>/check_passed.json",
-        layers=[] if MAIN.detects else expand("<results>/figures/layers/{volume}.json", volume=SHOWN),
-        strips=expand("<results>/figures/detections/{volume}.png", volume=SHOWN if MAIN.detects else []),
+        layers=expand("<results>/figures/layers/{volume}.json", volume=SHOWN),
         causes=[] if MAIN.detects else "<results>/scores_causes.csv",
         training="<results>/figures/training.svg",
         thresholds="<results>/figures/thresholds.svg",

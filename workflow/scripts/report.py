@@ -22,7 +22,6 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         statistics=Path(snakemake.input.statistics),
         check=Path(snakemake.input.check),
         layers=[*map(Path, snakemake.input.layers)],
-        strips=[*map(Path, snakemake.input.strips)],
         causes=Path(snakemake.input.causes) if snakemake.input.causes else None,
         training_figure=Path(snakemake.input.training),
         thresholds_figure=Path(snakemake.input.thresholds),
