@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from pipeline_lib import imageio, layout, provenance
 from pipeline_lib.imageio.images import open_chosen
 from pipeline_lib.instances.measurement import measure_cells
 from pipeline_lib.instances.postprocessing import PostProcessing, instances_by_block
-from pipeline_lib.kernels.blocks import BLOCK
+from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.kernels.pixelsize import ROUNDING, PixelSize, differs, pair, text
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.log import logger
-from pipeline_lib.runtime.types import Json
+from pipeline_lib.runtime.types import Json, Stored
 
 #: Columns of `summary.csv`. Cells are found as labels, or as boxes; then there are no labels.
 SUMMARY = ["image", "cells", "labels", "table", "error"]
@@ -193,9 +193,62 @@ def measure_file(
         If a file cannot be read, the sizes differ, or a label is negative or has a fraction.
     """
     with ExitStack() as stack:
+        stored, own_size = stack.enter_context(open_cells(labels, output, block=block))
+        sizes = [own_size]
+        gray = None
+        if intensity is not None:
+            image = stack.enter_context(
+                imageio.open_images(intensity, channels=channels or imageio.inspect(intensity).channels)
+            )
+            if image.shape[1:] != stored.shape:
+                raise InputError(
+                    f"{intensity}: found the shape {image.shape[1:]}, but {labels} has {stored.shape} "
+                    "(sections, rows, columns). Name the image of these labels."
+                )
+            sizes.append(image.info.pixel_size)
+            gray = _Regions(
+                image.shape, image.dtype, lambda _, z, rows, columns: image.read(z, rows, columns)
+            )
+        size = _chosen(pair(pixel_size), sizes, labels)
+        cells = measure_cells(stored, intensity=gray, pixel_size=size, block=block)
+        with replacing(output) as temporary:
+            cells.to_csv(temporary, index=False)
+    logger.info("%s: %d cells", output, len(cells))
+    return len(cells)
+
+
+@contextmanager
+def open_cells(
+    labels: str | Path, beside: str | Path, *, block: int = BLOCK
+) -> Iterator[tuple[Stored, PixelSize | None]]:
+    """Open a label image of any program, whose regions are read when they are indexed.
+
+    Parameters
+    ----------
+    labels : str or Path
+        Label image: TIFF, PNG, folder of slices or `file.h5:/dataset`; 0 = background. If it has one value
+        besides 0, as a mask has, each of its connected areas is a cell.
+    beside : str or Path
+        A file beside which temporary files are written.
+    block : int, default 2048
+        Side of the square blocks in which connected areas are found (px).
+
+    Yields
+    ------
+    cells : (z, y, x) array of int64
+        Labels. Only regions can be read: (z, rows, columns).
+    pixel_size : (float, float) or None
+        Height and width of a pixel (um), if the file states them.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or a label is negative or has a fraction.
+    """
+    with ExitStack() as stack:
         found = stack.enter_context(open_chosen(labels, None, 1, annotation=True))
 
-        def read_labels(z: int, rows: slice, columns: slice) -> np.ndarray:
+        def read(z: int, rows: slice, columns: slice) -> np.ndarray:
             region = found.read(z, rows, columns)[0]
             whole = region.astype(np.int64)
             if (whole != region).any() or whole.min(initial=0) < 0:
@@ -205,42 +258,39 @@ def measure_file(
                 )
             return whole
 
-        stored = _Regions(found.shape[1:], np.dtype(np.int64), read_labels)
-        sizes = [found.info.pixel_size]
-        gray = None
-        if intensity is not None:
-            image = stack.enter_context(
-                imageio.open_images(intensity, channels=channels or imageio.inspect(intensity).channels)
-            )
-            if image.shape[1:] != found.shape[1:]:
-                raise InputError(
-                    f"{intensity}: found the shape {image.shape[1:]}, but {labels} has {found.shape[1:]} "
-                    "(sections, rows, columns). Name the image of these labels."
-                )
-            sizes.append(image.info.pixel_size)
-            gray = _Regions(
-                image.shape, image.dtype, lambda _, z, rows, columns: image.read(z, rows, columns)
-            )
-        size = _chosen(pair(pixel_size), sizes, labels)
-        cells = measure_cells(stored, intensity=gray, pixel_size=size, block=block)
-        if cells.label.nunique() == 1:  # a mask?
+        stored: Stored = _Regions(found.shape[1:], np.dtype(np.int64), read)
+        if sections := _sections_of_mask(stored, block):
             mask = _Regions(
-                stored.shape,
-                np.dtype(np.float32),
-                lambda *index: (read_labels(*index) > 0).astype(np.float32),
+                stored.shape, np.dtype(np.float32), lambda *index: (read(*index) > 0).astype(np.float32)
             )
-            with instances_by_block(mask, PostProcessing(0.5), output, block=block) as (areas, number):
-                if number > len(cells):
-                    logger.warning(
-                        "%s: has one value besides 0, so each of its %d connected areas is a cell",
-                        labels,
-                        number,
-                    )
-                    cells = measure_cells(areas, intensity=gray, pixel_size=size, block=block)
-        with replacing(output) as temporary:
-            cells.to_csv(temporary, index=False)
-    logger.info("%s: %d cells", output, len(cells))
-    return len(cells)
+            areas, number = stack.enter_context(
+                instances_by_block(mask, PostProcessing(0.5), beside, block=block)
+            )
+            if number > sections:
+                logger.warning(
+                    "%s: has one value besides 0, so each of its %d connected areas is a cell", labels, number
+                )
+                stored = areas
+        yield stored, found.info.pixel_size
+
+
+def _sections_of_mask(labels: Stored, block: int) -> int:
+    """Return how many sections have pixels that are not 0, if these have one value only; otherwise 0.
+
+    The image is read until a second value is found.
+    """
+    values: set[int] = set()
+    sections = 0
+    for z in range(labels.shape[0]):
+        before = sections
+        for area in blocks((labels.shape[1], labels.shape[2]), block):
+            found = {*np.unique(labels[(z, *area.write)]).tolist()} - {0}
+            values |= found
+            if len(values) > 1:
+                return 0
+            if found:
+                sections = before + 1
+    return sections
 
 
 def _chosen(
