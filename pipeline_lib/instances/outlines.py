@@ -44,7 +44,7 @@ def pixel_outlines(mask: np.ndarray) -> list[list[Ring]]:
     >>> import numpy as np
     >>> from pipeline_lib.instances.outlines import pixel_outlines
     >>> pixel_outlines(np.array([[True, True], [True, False]]))
-    [[[(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)]]]
+    [[[(2, 0), (2, 1), (1, 1), (1, 2), (0, 2), (0, 0)]]]
     """
     from scipy import ndimage
 

@@ -196,7 +196,7 @@ def choose_sections(number: int, shown: int, worst: Sequence[int] = ()) -> list[
     --------
     >>> from pipeline_lib.stages.layers import choose_sections
     >>> choose_sections(3, 5), choose_sections(30, 4), choose_sections(30, 4, [7])
-    ([0, 1, 2], [3, 11, 18, 26], [5, 7, 15, 25])
+    ([0, 1, 2], [3, 11, 18, 26], [4, 7, 15, 25])
     """
     if shown >= number:
         return [*range(number)]
