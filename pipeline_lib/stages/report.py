@@ -24,10 +24,12 @@ from pipeline_lib.figures.sizes import sizes_chart
 from pipeline_lib.metrics import CAUSES_OF
 from pipeline_lib.networks import modelfile
 from pipeline_lib.pages import digits, quality, write_page
+from pipeline_lib.pages.before import compare_runs
 from pipeline_lib.pages.causes import CAUSE_WORDS
 from pipeline_lib.pages.methods import describe_methods
 from pipeline_lib.pages.scores import BOX_SCORES, INSTANCE_SCORES, SCORES, Score
 from pipeline_lib.pages.viewer import place_in_viewer, viewer_content
+from pipeline_lib.runs import scores_before
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.log import logger
@@ -147,6 +149,8 @@ class Contents:
         detector.
     study : bool, default False
         Whether the page `comparison.html` is linked.
+    before : str or Path, optional
+        Results folder of an earlier run, whose scores of `network` are shown beside those of this run.
     """
 
     title: str
@@ -167,6 +171,7 @@ class Contents:
     boxes: str | Path | None = None
     causes: str | Path | None = None
     study: bool = False
+    before: str | Path | None = None
 
     @property
     def files(self) -> list[str | Path]:
@@ -182,6 +187,7 @@ class Contents:
             self.training_figure,
             self.thresholds_figure,
             *self.spread,
+            *(scores_before(self.before, self.network) if self.before else ()),
             *(path for path in (self.counts_figure, self.boxes, self.causes) if path is not None),
         ]
 
@@ -287,6 +293,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             scores=scores,
             spread=spread,
             methods=methods,
+            before=_before(contents, table, _named([*kind.table, criterion.metric], kind), spread),
             seeds=[settings["seed"], *settings["seeds"]],
             folds=settings.get("folds", 1),
             ensemble=settings.get("ensemble", False),
@@ -352,6 +359,34 @@ def _kind(path: str | Path, own: pd.DataFrame) -> Kind:
 def _scored(table: pd.DataFrame, kind: Kind) -> set[str]:
     """Return the networks and baselines that have the numbers of objects of a kind of report."""
     return {*table.network[table.metric == kind.counts[0]]}
+
+
+def _before(
+    contents: Contents,
+    table: pd.DataFrame,
+    scores: Sequence[Score],
+    spread: dict[str, dict[str, Json]] | None,
+) -> Json | None:
+    """Return the changes since the run before, for each split; None if there is none."""
+    if contents.before is None:
+        return None
+    path, chosen, *of_seeds = scores_before(contents.before, contents.network)
+    threshold = {contents.network: read_json(chosen)["threshold"]}
+    old = at_chosen_threshold(read_scores(path), threshold)
+    spreads = [own for own in (spread, *map(_spread, of_seeds)) if own]
+    found = {}
+    for split in ("test", "validation"):
+        before, after = (
+            own[(own.split == split) & (own.network == contents.network)] for own in (old, table)
+        )
+        if len(before) and len(after):
+            deviations = [
+                {metric: row["standard_deviation"] for metric, row in own[split].items()}
+                for own in spreads
+                if split in own
+            ]
+            found[split] = compare_runs(before, after, scores, deviations)
+    return {"folder": str(contents.before), "splits": found}
 
 
 def _in_words(

@@ -153,6 +153,15 @@ rule package_model:
 SHOWN_SETTINGS = {key: value for key, value in config.items() if key != "study"}
 
 
+# Results folder of the run before, whose scores are shown beside those of this run
+BEFORE = config["report"].get("before")
+if BEFORE and not Path(BEFORE, "scores.csv").exists():
+    raise InputError(
+        f"config key `report.before`: {BEFORE}/scores.csv does not exist. Name the results folder of a "
+        "complete run."
+    )
+
+
 rule report:
     input:
         scores="<results>/scores.csv",
@@ -170,6 +179,7 @@ rule report:
         thresholds="<results>/figures/thresholds.svg",
         counts=["<results>/figures/counts.svg"] if MAIN.detects else [],
         boxes=of_model("<results>/{boxes}.json", [None]) if MAIN.detects else [],
+        before=scores_before(BEFORE, MODEL) if BEFORE else [],
         results=[
             *expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
             *expand("<results>/segmentation/{volume}_disagreement.tif", volume=AVERAGED),
@@ -192,6 +202,7 @@ rule report:
         settings=SHOWN_SETTINGS,
         training=schedule(),
         study=STUDY,
+        before=BEFORE,
         volumes=[vars(volume) | {"split": split_of(name)} for name, volume in VOLUMES.items()],
     script:
         "../scripts/report.py"

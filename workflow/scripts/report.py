@@ -13,6 +13,7 @@ with stage(snakemake.log[0], snakemake.threads) as run:
         network=snakemake.params.network,
         settings=snakemake.params.settings | {"training": snakemake.params.training},
         study=snakemake.params.study,
+        before=snakemake.params.before,
         volumes=snakemake.params.volumes,
         scores=Path(snakemake.input.scores),
         spread=[*map(Path, snakemake.input.spread)],
