@@ -7,16 +7,19 @@ from pathlib import Path
 
 from pipeline_lib.runtime.errors import InputError
 
-HELP = "write cells for Fiji or QuPath"
+HELP = "write results for other programs"
 DESCRIPTION = """\
-Write the cells of a label image for other programs: their outlines for the ROI
-Manager of Fiji (zip) or for QuPath (GeoJSON), with their measurements.
+Write results for other programs. --to fiji and --to qupath take a label image,
+and write the outlines of its cells for the ROI Manager of Fiji (zip) or for
+QuPath (GeoJSON), with their measurements. --to ro-crate takes the results folder
+of a run, and packs report, scores, model and segmentations as a Workflow Run
+RO-Crate (zip), which describes itself.
 
 If NAME_cells.csv is beside NAME_labels.tif, as `bordure run` and `bordure
 predict` write them, its measurements and classes are used."""
 
 EPILOG = """\
-output: OUT, by default the name of the labels with another end. An existing file
+output: OUT, by default the name of the source with another end. An existing file
 is replaced. In Fiji, open the image, then drag the zip onto the window of Fiji.
 In QuPath, drag the file onto the image.
 
@@ -32,9 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser : argparse.ArgumentParser
         Parser of the command.
     """
-    parser.add_argument("source", type=Path, metavar="LABELS", help="label image, 0 = background")
+    parser.add_argument(
+        "source", type=Path, metavar="SOURCE", help="label image (0 = background), or results folder"
+    )
     parser.add_argument("out", type=Path, nargs="?", help="file to write")
-    parser.add_argument("--to", choices=["fiji", "qupath"], required=True, help="program that will read it")
+    parser.add_argument("--to", choices=["fiji", "qupath", "ro-crate"], required=True, help="format")
     parser.add_argument("--table", type=Path, metavar="CSV", help="table of the cells, for measurements")
 
 
@@ -56,8 +61,17 @@ def run(options: argparse.Namespace) -> int:
     InputError
         If a file cannot be used.
     """
-    from pipeline_lib.imageio import source_file
     from pipeline_lib.runtime.log import several
+
+    if options.to == "ro-crate":
+        from pipeline_lib.cli.workflow import snakefile
+        from pipeline_lib.provenance.crate import write_crate
+
+        output = options.out or options.source.with_name(options.source.name + ".crate.zip")
+        number = write_crate(options.source, output, snakefile())
+        print(f"{output}: {several(number, 'file')}")
+        return 0
+    from pipeline_lib.imageio import source_file
     from pipeline_lib.stages.export import ENDS, export_labels
 
     source = source_file(options.source)

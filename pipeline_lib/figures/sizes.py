@@ -21,7 +21,7 @@ def sizes_chart(counts: Mapping[str, Sequence[int]], scale: float = 1.0) -> Json
     Parameters
     ----------
     counts : dict of str to sequence of int
-        Of each kind of cells, how many have a diameter of 0, 1, 2 ... px.
+        How many cells of each kind have a diameter of 0, 1, 2 ... px.
     scale : float, default 1
         Unit of the axis per px.
 

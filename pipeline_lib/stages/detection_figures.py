@@ -47,9 +47,9 @@ def prepare_detection_layers(
 ) -> None:
     """Write some sections of a volume with the boxes annotated and found, for the viewer of a report (JSON).
 
-    The format is that of `stages.layers.prepare_layers`, with `boxes` in place of pictures of cells. Of many
-    sections, those with most missed and false ones are shown, and others at even distances. Sections are read
-    one by one.
+    The format is that of `stages.layers.prepare_layers`, with `boxes` in place of pictures of cells. If
+    there are many sections, those with most missed and false ones are shown, and others at even distances.
+    Sections are read one by one.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -67,8 +67,9 @@ def prepare_layers(
     """Write the layers of some sections of a volume, their cells and their errors (JSON).
 
     A layer is a small picture: raw image, cells annotated and found, errors, cell probability and, where they
-    exist, weight map, classes, disagreement, and pixels that are not annotated. Of large sections, only the
-    middle is shown. Of many sections, those with the largest errors are shown, and others at even distances.
+    exist, weight map, classes, disagreement, and pixels that are not annotated. Large sections show only
+    their middle. If there are many sections, those with the largest errors are shown, and others at even
+    distances.
 
     Parameters
     ----------
@@ -215,6 +216,15 @@ def _worst(causes: str | Path | None, volume: str, network: str) -> list[int]:
     return table.sort_values("pixels", ascending=False, kind="stable").section.astype(int).tolist()
 
 
+class _Compared(NamedTuple):
+    """Columns of the cells found, further entries and layers of a section, and colours of these cells."""
+
+    of_found: dict[str, np.ndarray]
+    entries: Json
+    layers: dict[str, str]
+    tints: np.ndarray
+
+
 @dataclass(frozen=True)
 class _View:
     """A window of the sections of a volume, with all of its arrays."""
@@ -266,39 +276,58 @@ class _View:
         section: Json = {"z": z}
         tints = np.arange(len(labels))
         if self.annotated:
-            ignored = ignored_pixels(self.data.get(layout.IGNORE.name), z, self.window)
-            true_labels, truth = numbered(without(self.data[layout.LABELS.name][z, *self.window], ignored))
-            border = self.data[layout.SEPARATION_BORDER.name][z, *self.window]
-            causes = section_causes(raw, truth, found, border=border, ignored=ignored)
-            of_true, of_found = (
-                _of_all(links, len(own))
-                for links, own in ((causes.true_links, true_labels), (causes.found_links, labels))
-            )
-            layers["annotation"], section["annotation_bits"] = cells_uri(truth, np.arange(len(true_labels)))
-            partner = np.where(of_found.match > 0, of_found.match, of_found.part_of)
-            tints = np.where(partner > 0, partner - 1, np.arange(len(labels)) + len(true_labels))
-            layers |= _error_layers(causes.codes, ignored)
-            shared = np.append(0, of_found.match)[found]
-            shared = np.bincount(found[(shared > 0) & (shared == truth)], minlength=len(labels) + 1)[1:]
-            areas = np.bincount(truth.ravel(), minlength=len(true_labels) + 1)[1:]
-            known = np.append(0, areas)[of_found.match]
-            own = np.bincount(found.ravel(), minlength=len(labels) + 1)[1:]
-            cells["iou"] = np.where(known > 0, shared / (own + known - shared), np.nan)
-            cells["match"] = np.append(0, true_labels)[of_found.match]
-            cells["part_of"] = np.append(0, true_labels)[of_found.part_of]
-            section["annotated_cells"] = {
-                "label": true_labels.tolist(),
-                "area": areas.tolist(),
-                "match": np.append(0, labels)[of_true.match].tolist(),
-                "part_of": np.append(0, labels)[of_true.part_of].tolist(),
-            }
-            section["errors"] = [
-                {"cause": error.cause.name.lower(), "pixels": error.pixels, "y": error.y, "x": error.x}
-                | {"box": error.box}
-                for error in sorted(causes.errors, key=lambda error: -error.pixels)
-            ]
+            compared = self._compared(z, raw, found, labels)
+            cells = cells.assign(**compared.of_found)
+            section |= compared.entries
+            layers |= compared.layers
+            tints = compared.tints
         layers["cells"], section["cells_bits"] = cells_uri(found, tints)
         return section | {"found_cells": _columns(cells), "layers": layers}
+
+    def _compared(self, z: int, raw: np.ndarray, found: np.ndarray, labels: np.ndarray) -> _Compared:
+        """Compare the cells found, with the numbers 1..n and their `labels`, with the annotated ones."""
+        ignored = ignored_pixels(self.data.get(layout.IGNORE.name), z, self.window)
+        true_labels, truth = numbered(without(self.data[layout.LABELS.name][z, *self.window], ignored))
+        border = self.data[layout.SEPARATION_BORDER.name][z, *self.window]
+        causes = section_causes(raw, truth, found, border=border, ignored=ignored)
+        of_true, of_found = (
+            _of_all(links, len(own))
+            for links, own in ((causes.true_links, true_labels), (causes.found_links, labels))
+        )
+        uri, bits = cells_uri(truth, np.arange(len(true_labels)))
+        partner = np.where(of_found.match > 0, of_found.match, of_found.part_of)
+        areas, own = (
+            np.bincount(numbers.ravel(), minlength=count + 1)
+            for numbers, count in ((truth, len(true_labels)), (found, len(labels)))
+        )
+        matched = np.append(0, of_found.match)[found]
+        shared = np.bincount(found[(matched > 0) & (matched == truth)], minlength=len(labels) + 1)
+        union = own[1:] + areas[of_found.match] - shared[1:]
+        names, true_names = np.append(0, labels), np.append(0, true_labels)
+        return _Compared(
+            of_found={
+                "iou": np.where(of_found.match > 0, shared[1:] / np.maximum(union, 1), np.nan),
+                "match": true_names[of_found.match],
+                "part_of": true_names[of_found.part_of],
+            },
+            entries={
+                "annotation_bits": bits,
+                "annotated_cells": {
+                    "label": true_labels.tolist(),
+                    "area": areas[1:].tolist(),
+                    "match": names[of_true.match].tolist(),
+                    "part_of": names[of_true.part_of].tolist(),
+                },
+                "errors": [
+                    {"cause": error.cause.name.lower(), "pixels": error.pixels, "y": error.y, "x": error.x}
+                    | {"box": error.box}
+                    for error in sorted(causes.errors, key=lambda error: -error.pixels)
+                ],
+            },
+            layers={"annotation": uri, **_error_layers(causes.codes, ignored)},
+            # a found cell has the colour of the annotated one to which it belongs
+            tints=np.where(partner > 0, partner - 1, np.arange(len(labels)) + len(true_labels)),
+        )
 
     def _optional(self, file: h5py.File, array: layout.Array, z: int) -> np.ndarray | None:
         return file[array.name][z, *self.window] if array.name in file else None
