@@ -209,7 +209,7 @@ def test_accepted_crops_become_rows_and_the_run_starts_from_the_model(folder, ma
     row = table[2]
     assert row.split == "train" and row.images.endswith(f"round1/images/{first}.tif")
     assert row.dataset == {"annotation_kind": "instances", "background": "0", "ignore": "65535"}
-    with open_annotation(row.annotation, kind="instances", background=0, ignore=[65535]) as found:
+    with open_annotation(row.annotation, kind="instances", background=0, ignore=65535) as found:
         height, width = found.shape[1:]
         ignored = found.read_ignore(0, slice(0, height), slice(0, width))
         np.testing.assert_array_equal(ignored > 0, labels == files.NOT_ANNOTATED)
