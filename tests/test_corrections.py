@@ -1,5 +1,6 @@
 """Corrections: which crops are suggested, what is written, and what is accepted."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -233,7 +234,7 @@ def test_accepted_crops_become_rows_and_the_run_starts_from_the_model(folder, ma
         (lambda labels: labels.astype(np.int32) + 1, "has the value 65536"),
         (lambda labels: labels + np.float32(0.5), "has fractions"),
         (lambda labels: np.full_like(labels, files.NOT_ANNOTATED), "nothing is annotated"),
-        (lambda labels: np.stack([labels, labels, labels]), "has 3 axes"),
+        (lambda labels: np.stack([labels] * 5), "has 3 axes"),
     ],
 )
 def test_labels_that_cannot_be_used_are_refused(made, change, message):
@@ -273,7 +274,7 @@ def test_nothing_done_and_unclear_words_are_refused(made):
 def test_a_changed_model_is_refused(folder, made):  # noqa: F811
     mark(made, crops_of(made)[0])
     stored = files.read_round(made / "round1")
-    (made / "round1" / files.ROUND).write_text(yaml.safe_dump(stored | {"sha256": 64 * "0"}))
+    (made / "round1" / files.ROUND).write_text(json.dumps(stored | {"sha256": 64 * "0"}))
     with pytest.raises(InputError, match="is missing or has changed"):
         accept(made / "round1", made / "config.yaml")
 
