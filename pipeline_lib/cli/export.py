@@ -7,16 +7,18 @@ from pathlib import Path
 
 from pipeline_lib.runtime.errors import InputError
 
-HELP = "write results for other programs"
+HELP = "write results and models for other programs"
 DESCRIPTION = """\
-Write results for other programs. --to fiji and --to qupath take a label image,
-and write the outlines of its cells for the ROI Manager of Fiji (zip) or for
-QuPath (GeoJSON), with their measurements. --to ro-crate takes the results folder
-of a run, and packs report, scores, model and segmentations as a Workflow Run
-RO-Crate (zip), which describes itself.
+Write results and models for other programs.
 
-If NAME_cells.csv is beside NAME_labels.tif, as `bordure run` and `bordure
-predict` write them, its measurements and classes are used."""
+  fiji, qupath      from a label image: the outlines of its cells for the ROI
+                    Manager of Fiji (zip) or for QuPath (GeoJSON), with their
+                    measurements. If NAME_cells.csv is beside NAME_labels.tif,
+                    its measurements and classes are used.
+  bioimageio, onnx  from model.pt: a package of bioimage.io (zip) with PyTorch,
+                    TorchScript and ONNX; or ONNX alone.
+  ro-crate          from the results folder of a run: report, scores, model and
+                    segmentations as Workflow Run RO-Crate (zip)."""
 
 EPILOG = """\
 output: OUT, by default the name of the source with another end. An existing file
@@ -25,6 +27,15 @@ In QuPath, drag the file onto the image.
 
 exit codes: 0 written; 1 a file cannot be used; 2 wrong arguments
 example:    bordure export cells/a_labels.tif --to fiji"""
+
+#: For each format: end and suffix of the name of the file, by default.
+ENDS = {
+    "fiji": ("_rois", ".zip"),
+    "qupath": ("_cells", ".geojson"),
+    "bioimageio": ("_bioimageio", ".zip"),
+    "onnx": ("", ".onnx"),
+    "ro-crate": ("_crate", ".zip"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser : argparse.ArgumentParser
         Parser of the command.
     """
-    parser.add_argument(
-        "source", type=Path, metavar="SOURCE", help="label image (0 = background), or results folder"
-    )
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="label image, model or results folder")
     parser.add_argument("out", type=Path, nargs="?", help="file to write")
-    parser.add_argument("--to", choices=["fiji", "qupath", "ro-crate"], required=True, help="format")
-    parser.add_argument("--table", type=Path, metavar="CSV", help="table of the cells, for measurements")
+    parser.add_argument("--to", choices=[*ENDS], required=True, metavar="FORMAT", help="format, see above")
+    parser.add_argument(
+        "--table", type=Path, metavar="CSV", help="fiji, qupath: table of the cells, for measurements"
+    )
+    parser.add_argument("--image", type=Path, metavar="IMAGE", help="bioimageio: test image; default: noise")
+    parser.add_argument(
+        "--license", default="CC-BY-4.0", metavar="SPDX", help="bioimageio: licence; default: CC-BY-4.0"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,26 +76,29 @@ def run(options: argparse.Namespace) -> int:
     InputError
         If a file cannot be used.
     """
-    from pipeline_lib.runtime.log import several
-
-    if options.to == "ro-crate":
-        from pipeline_lib.cli.workflow import snakefile
-        from pipeline_lib.provenance.crate import write_crate
-
-        output = options.out or options.source.with_name(options.source.name + ".crate.zip")
-        number = write_crate(options.source, output, snakefile())
-        print(f"{output}: {several(number, 'file')}")
-        return 0
     from pipeline_lib.imageio import source_file
-    from pipeline_lib.stages.export import ENDS, export_labels
 
     source = source_file(options.source)
-    stem = source.name.removesuffix(source.suffix)
     end, suffix = ENDS[options.to]
-    output = options.out or source.with_name(stem + end + suffix)
+    output = options.out or source.with_name(source.name.removesuffix(source.suffix) + end + suffix)
     if output.suffix != suffix:
         raise InputError(f"{output}: the name of a file for {options.to} ends with `{suffix}`.")
+    if options.to in ("fiji", "qupath"):
+        _export_labels(options, source, output)
+    elif options.to == "ro-crate":
+        _export_run(options.source, output)
+    else:
+        _export_model(options, output)
+    return 0
+
+
+def _export_labels(options: argparse.Namespace, source: Path, output: Path) -> None:
+    """Write the outlines of cells."""
+    from pipeline_lib.runtime.log import several
+    from pipeline_lib.stages.export import export_labels
+
     table = options.table
+    stem = source.name.removesuffix(source.suffix)
     beside = source.with_name(stem.removesuffix("_labels") + "_cells.csv")
     if table is None and stem.endswith("_labels") and beside.exists():
         table = beside
@@ -92,4 +110,30 @@ def run(options: argparse.Namespace) -> int:
             f"note: ROIs of Fiji are single areas without holes. The holes of {several(found.holes, 'cell')} "
             f"are filled; of {several(found.parts, 'cell')} only the largest part is written."
         )
-    return 0
+
+
+def _export_run(results: Path, output: Path) -> None:
+    """Write a run as RO-Crate."""
+    from pipeline_lib.cli.workflow import snakefile
+    from pipeline_lib.provenance.crate import write_crate
+    from pipeline_lib.runtime.log import several
+
+    print(f"{output}: {several(write_crate(results, output, snakefile()), 'file')}")
+
+
+def _export_model(options: argparse.Namespace, output: Path) -> None:
+    """Write a model."""
+    from pipeline_lib.imageio import inspect, open_images
+    from pipeline_lib.stages.export_model import export_bioimageio, export_onnx
+
+    if options.to == "onnx":
+        sizes = export_onnx(options.source, output)
+        print(f"{output}: height and width {sizes.smallest} + k x {sizes.step} px")
+        return
+    image = None
+    if options.image:
+        with open_images(options.image, channels=inspect(options.image).channels) as found:
+            _, _, height, width = found.shape
+            image = found.read(0, slice(0, height), slice(0, width))
+    formats = export_bioimageio(options.source, output, image=image, licence=options.license)
+    print(f"{output}: {', '.join(formats)}")

@@ -25,8 +25,6 @@ from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Stored
 from pipeline_lib.stages.measurement import open_cells
 
-#: Ends of the names of the files that are written beside labels, and their suffix.
-ENDS = {"fiji": ("_rois", ".zip"), "qupath": ("_cells", ".geojson")}
 #: Columns of a table of cells that are no measurements.
 _NO_MEASUREMENTS = ("section", "label", "class", "touches_edge", "bbox")
 

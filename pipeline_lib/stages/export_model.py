@@ -35,9 +35,9 @@ def export_bioimageio(
 ) -> list[str]:
     """Write a trained model as a package of bioimage.io (ZIP).
 
-    The package contains the description, the parameters with the code of the network (for a U-Net), TorchScript,
-    ONNX if the package onnxscript is installed, a test image with its result, and a page. The exported
-    network mirrors the edges of an image; the overlap of blocks is stated, so that other programs can predict
+    The package contains a description, the parameters with the code of the network (for a U-Net),
+    TorchScript, ONNX if the package onnxscript is installed, a test image with its result, and a page. The
+    exported network mirrors the edges of an image; the overlap of blocks is stated, so that other programs can predict
     block by block. Average over orientations and post-processing are not part of it.
 
     Parameters
@@ -162,10 +162,12 @@ def onnx_bytes(exported: CellProbability, example: torch.Tensor) -> bytes:
     sizes = exported.sizes
     first = sizes.smallest // sizes.step
     offset = sizes.smallest - first * sizes.step
-    lengths = [
-        torch.export.Dim(name, min=first, max=10_000) * sizes.step + offset for name in ("rows", "columns")
-    ]
-    dynamic = {0: torch.export.Dim("images", min=1, max=1024), 2: lengths[0], 3: lengths[1]}
+    rows, columns = (torch.export.Dim(name, min=first, max=10_000) for name in ("rows", "columns"))
+    dynamic = {
+        0: torch.export.Dim("images", min=1, max=1024),
+        2: rows * sizes.step + offset,
+        3: columns * sizes.step + offset,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -190,7 +192,8 @@ def _load(model: str | Path) -> Model:
     trained = Model.load(model)
     if trained.normalisation.kind == "mean_image":
         raise InputError(
-            f"{model}: subtracts a mean image, which other programs cannot do. Train with `normalisation: mean_std`."
+            f"{model}: subtracts a mean image, which other programs cannot do. Train with `normalisation: "
+            "mean_std`."
         )
     if trained.plan.arguments().get("context_sections"):
         raise InputError(f"{model}: sees neighbouring sections, which other programs cannot give to it.")
@@ -247,7 +250,7 @@ def _describe(
         "covers": ["cover.png"],
         "tags": ["segmentation", "cells", "unet", "bordure", "2d", "pytorch"],
         "timestamp": "2000-01-01T00:00:00+00:00",  # fixed, so that the same model gives the same bytes
-        "version": described["provenance"].get("version", provenance.version()),
+        "version": described["provenance"].get("version", provenance.version()).partition(" ")[0],
         "inputs": [
             {
                 "id": "raw",
@@ -297,8 +300,19 @@ def _describe(
             }
         ],
         "weights": weights,
-        "config": {"bordure": {"application": described.get("application", {})}},
+        "config": {"bordure": _application(described)},
     }
+
+
+def _application(described: Json) -> Json:
+    """Return how the model was used: average over orientations, and the chosen post-processing."""
+    found = described.get("application", {})
+    chosen = {
+        name: value
+        for name, value in found.get("postprocessing", {}).items()
+        if name not in ("grid", "value", "rejected")
+    }
+    return {"average_orientations": found.get("average_orientations", False), "postprocessing": chosen}
 
 
 def _readme(described: Json, sizes: Sizes) -> str:
@@ -308,7 +322,6 @@ def _readme(described: Json, sizes: Sizes) -> str:
         f"- {split}: " + ", ".join(f"{name} {value:.3f}" for name, value in sorted(own.items()))
         for split, own in scores.items()
     ]
-    chosen = described.get("application", {}).get("postprocessing", {})
     return "\n".join(
         [
             "# Model of bordure",
@@ -316,21 +329,18 @@ def _readme(described: Json, sizes: Sizes) -> str:
             "The network gives the probability that a pixel is inside a cell. It was trained by bordure "
             f"{described['provenance'].get('version', '')}, with {described['parameters']:,} parameters.",
             "",
-            f"Height and width of an image are {sizes.smallest} + k x {sizes.step} px. Blocks need an overlap of "
-            f"{sizes.context} px on each side; then they equal the whole image. Edges are mirrored.",
+            f"Height and width of an image are {sizes.smallest} + k x {sizes.step} px. Blocks need an overlap "
+            f"of {sizes.context} px on each side; then they equal the whole image. Edges are mirrored.",
             "",
             "## Validation",
             "",
             *(lines or ["No scores are stored in the model."]),
             "",
-            "These scores were reached with the post-processing below, and with the mean over eight orientations "
-            "if it says so.",
+            "These scores were reached with the post-processing below, and with the mean over eight "
+            "orientations if it says so.",
             "",
             "```yaml",
-            yaml.safe_dump(
-                {"average_orientations": described.get("application", {}).get("average_orientations")}
-                | chosen
-            ).rstrip(),
+            yaml.safe_dump(_application(described)).rstrip(),
             "```",
             "",
         ]
