@@ -37,8 +37,8 @@ def export_bioimageio(
 
     The package contains a description, the parameters with the code of the network (for a U-Net),
     TorchScript, ONNX if the package onnxscript is installed, a test image with its result, and a page. The
-    exported network mirrors the edges of an image; the overlap of blocks is stated, so that other programs can predict
-    block by block. Average over orientations and post-processing are not part of it.
+    exported network mirrors the edges of an image; the overlap of blocks is stated, so that other programs
+    can predict block by block. Average over orientations and post-processing are not part of it.
 
     Parameters
     ----------
@@ -329,8 +329,9 @@ def _readme(described: Json, sizes: Sizes) -> str:
             "The network gives the probability that a pixel is inside a cell. It was trained by bordure "
             f"{described['provenance'].get('version', '')}, with {described['parameters']:,} parameters.",
             "",
-            f"Height and width of an image are {sizes.smallest} + k x {sizes.step} px. Blocks need an overlap "
-            f"of {sizes.context} px on each side; then they equal the whole image. Edges are mirrored.",
+            f"Height and width of an image are {sizes.smallest} + k x {sizes.step} px. Blocks need an "
+            f"overlap of {sizes.context} px on each side; then they equal the whole image. Edges are "
+            "mirrored.",
             "",
             "## Validation",
             "",
