@@ -282,10 +282,10 @@ def test_the_worst_errors_come_first_and_no_kind_takes_all_places():
     few = [error("missed_dim", 20), error("false_other", FEWEST - 1), error("split_neck", 5000)]
     volumes = [volume_with({3: many}), volume_with({0: few, 7: []}), volume_with({0: many}, "train")]
     worst = worst_errors(volumes)
-    assert [(one["kind"], one["pixels"]) for one in worst] == [
-        ("split", 5000),
-        *(("merged", 100 + k) for k in reversed(range(4, WORST_OF_KIND + 4))),
-        ("missed", 20),
+    assert [(one["kind"], one["detail"]) for one in worst] == [
+        ("split", "5,000 px"),
+        *(("merged", f"{100 + k} px") for k in reversed(range(4, WORST_OF_KIND + 4))),
+        ("missed", "20 px"),
     ]
     assert (worst[0]["volume"], worst[0]["section"], worst[0]["z"]) == (1, 0, 0)
     assert (worst[1]["volume"], worst[1]["section"], worst[1]["z"]) == (0, 0, 3)

@@ -176,7 +176,6 @@ def write(
         statistics=folder / "statistics.json",
         check=folder / "check.json",
         layers=layers,
-        strips=[],
         causes=causes,
         training_figure=folder / "training.svg",
         thresholds_figure=folder / "thresholds.svg",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -168,7 +168,7 @@ def architecture_source(plan: Plan) -> str | None:
         return None
     from pipeline_lib.networks.unet import module as unet
 
-    parts = [
+    parts: list[Any] = [
         module.crop_centre,
         module.UpConvolution,
         unet.MaxUnpooling,

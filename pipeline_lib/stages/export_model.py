@@ -222,10 +222,10 @@ def _describe(
     channels = len(trained.normalisation.scale)
     names = [f"channel{number}" for number in range(channels)]
     title = f"Cells by {described['name']} of bordure"
-    space = [
+    space: list[Json] = [
         {"type": "space", "id": name, "size": {"min": sizes.smallest, "step": sizes.step}} for name in "yx"
     ]
-    for axis, length in zip(space, reversed(trained.pixel_size or ()), strict=False):
+    for axis, length in zip(space, trained.pixel_size or (), strict=False):
         axis |= {"scale": length, "unit": "micrometer"}
     offset, scale = (
         [float(value) for value in values.ravel()]
@@ -362,7 +362,7 @@ def _torchscript(exported: CellProbability, example: torch.Tensor) -> bytes:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # it is deprecated, but the only format of QuPath and older programs
         traced = torch.jit.trace(exported, example)
-    return _saved(lambda file: torch.jit.save(traced, file))
+        return _saved(lambda file: torch.jit.save(traced, file))
 
 
 def _saved(save: Any) -> bytes:
