@@ -185,7 +185,7 @@ def test_sections_with_most_errors_are_shown(tmp_path):
 
 
 def test_only_the_middle_of_a_large_section_is_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline_lib.stages.layers.SMALLEST", 20)
+    monkeypatch.setattr("pipeline_lib.figures.shown.SMALLEST", 20)
     true = [square(60, 50), square(2, 2)]
     shown = prepare(tmp_path, [(true, [], [], [])], pixels=1600)
     assert shown["window"] == [40, 40, 40, 40]

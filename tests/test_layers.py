@@ -11,12 +11,12 @@ from pipeline_lib.data.labels import separation_border
 from pipeline_lib.figures.colouring import raw_picture, rgb
 from pipeline_lib.figures.layers import cells_uri, codes_uri, picture_uri
 from pipeline_lib.figures.palette import CAUSE_COLOURS, class_colours
+from pipeline_lib.figures.shown import choose_sections
 from pipeline_lib.instances.measurement import measure_cells
 from pipeline_lib.pages.viewer import FEWEST, WORST_OF_KIND, place_in_viewer, worst_errors
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.stages.evaluation import CAUSE_COLUMNS
-from pipeline_lib.stages.layers import choose_sections
 from tests.layer_pictures import cells_of, layers_of, rgba
 
 # pictures
@@ -213,7 +213,7 @@ def test_sizes_are_counted_in_every_section(case):
 
 
 def test_large_sections_are_cut_and_many_sections_chosen(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline_lib.stages.layers.SMALLEST", 20)
+    monkeypatch.setattr("pipeline_lib.figures.shown.SMALLEST", 20)
     rng = np.random.default_rng(0)
     labels = np.kron(rng.integers(0, 3, (6, 3, 4)), np.ones((1, 15, 15))).astype(np.uint32)
     write_case(tmp_path, labels, labels)

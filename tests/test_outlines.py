@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from pipeline_lib.instances.outlines import pixel_outlines
+from pipeline_lib.kernels.outlines import pixel_outlines
 
 masks = arrays(bool, st.tuples(st.integers(1, 7), st.integers(1, 7)))
 

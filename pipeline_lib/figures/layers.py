@@ -97,6 +97,22 @@ def cells_uri(cells: np.ndarray, colours_of: np.ndarray) -> tuple[str, int]:
     return _uri(Image.fromarray(shown), "png", optimize=True), bits
 
 
+def gray_if_equal(picture: np.ndarray) -> np.ndarray:
+    """Return a picture as gray levels if all its channels are equal.
+
+    Parameters
+    ----------
+    picture : (y, x, 3) array
+        RGB.
+
+    Returns
+    -------
+    (y, x) or (y, x, 3) array
+        One channel, or the picture itself.
+    """
+    return picture[..., 0] if (picture == picture[..., :1]).all() else picture
+
+
 def _indexed(codes: np.ndarray, palette: np.ndarray) -> str:
     """Return a picture with a palette, in which code 0 is transparent, as data URI."""
     image = Image.fromarray(codes, "P")

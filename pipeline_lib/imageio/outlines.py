@@ -15,7 +15,7 @@ import numpy as np
 from roifile import ROI_TYPE, ImagejRoi
 
 from pipeline_lib.imageio.boxes.exporting import ROI_VERSION, write_items
-from pipeline_lib.instances.outlines import Ring
+from pipeline_lib.kernels.outlines import Ring
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.types import Json
 

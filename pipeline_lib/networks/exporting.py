@@ -48,7 +48,8 @@ class CellProbability(nn.Module):
     >>> from pipeline_lib.networks.exporting import CellProbability
     >>> from pipeline_lib.networks.model import Model
     >>> small = plan("unet", depth=1, base_channels=2)
-    >>> model = Model(small, small.build(), measure("mean_std", [np.zeros((1, 8, 8), np.uint8)]))
+    >>> section = np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8)
+    >>> model = Model(small, small.build(), measure("mean_std", [section]))
     >>> exported = CellProbability(model)
     >>> exported(torch.zeros(1, 1, 20, 28)).shape
     torch.Size([1, 1, 20, 28])

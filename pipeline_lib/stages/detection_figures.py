@@ -14,20 +14,14 @@ import numpy as np
 from pipeline_lib import layout, provenance
 from pipeline_lib.figures.colouring import Window, raw_picture
 from pipeline_lib.figures.detection_charts import save_count_chart, save_curve_chart
-from pipeline_lib.figures.layers import cells_uri, picture_uri
+from pipeline_lib.figures.layers import cells_uri, gray_if_equal, picture_uri
 from pipeline_lib.figures.parts import numbered
+from pipeline_lib.figures.shown import choose_sections, describe_part, shown_part, write_layers
 from pipeline_lib.kernels.boxes import area
 from pipeline_lib.metrics import BoxMatches, pooled_matches
 from pipeline_lib.metrics.detection import AT_50, LEFT_OUT, TRUE
 from pipeline_lib.runtime.types import Json, Stored
 from pipeline_lib.scores import read_threshold
-from pipeline_lib.stages.layers import (
-    choose_sections,
-    describe_part,
-    gray_if_equal,
-    shown_part,
-    write_layers,
-)
 from pipeline_lib.tasks.detection.found import Found, sections_of
 from pipeline_lib.tasks.detection.scores import matched_sections
 from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
@@ -91,7 +85,7 @@ def prepare_detection_layers(
             {
                 **names,
                 "noun": "object",
-                **describe_part(data, window),
+                **describe_part(data[layout.RAW.name].shape, layout.pixel_size(data), window),
                 "annotated": view.annotated,
                 "scales": {},
                 "classes": [],

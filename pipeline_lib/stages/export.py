@@ -17,13 +17,13 @@ from pipeline_lib.imageio.outlines import (
     write_cell_geojson,
     write_cell_rois,
 )
+from pipeline_lib.instances.files import open_cells
 from pipeline_lib.instances.measurement import cell_regions, measure_cells
-from pipeline_lib.instances.outlines import pixel_outlines
 from pipeline_lib.kernels.blocks import BLOCK
+from pipeline_lib.kernels.outlines import pixel_outlines
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Stored
-from pipeline_lib.stages.measurement import open_cells
 
 #: Columns of a table of cells that are no measurements.
 _NO_MEASUREMENTS = ("section", "label", "class", "touches_edge", "bbox")
@@ -42,7 +42,7 @@ def export_labels(
     Parameters
     ----------
     labels : str or Path
-        Label image of any program, see `stages.measurement.open_cells`.
+        Label image of any program, see `instances.files.open_cells`.
     output : str or Path
         File to write.
     to : {"fiji", "qupath"}

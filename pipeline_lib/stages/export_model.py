@@ -36,7 +36,7 @@ def export_bioimageio(
     """Write a trained model as a package of bioimage.io (ZIP).
 
     The package contains a description, the parameters with the code of the network (for a U-Net),
-    TorchScript, ONNX if the package onnxscript is installed, a test image with its result, and a page. The
+    TorchScript, ONNX if the extra `onnx` is installed, a test image with its result, and a page. The
     exported network mirrors the edges of an image; the overlap of blocks is stated, so that other programs
     can predict block by block. Average over orientations and post-processing are not part of it.
 
@@ -93,7 +93,7 @@ def export_bioimageio(
         "pytorch_version": torch.__version__.partition("+")[0],
         **parent,
     }
-    if importlib.util.find_spec("onnxscript"):
+    if _has_onnx():
         files["weights.onnx"] = onnx_bytes(exported, tensor)
         weights["onnx"] = {
             "source": "weights.onnx",
@@ -130,9 +130,9 @@ def export_onnx(model: str | Path, output: str | Path) -> Sizes:
     Raises
     ------
     InputError
-        If the model is an ensemble or a detector, or the package onnxscript is not installed.
+        If the model is an ensemble or a detector, or the extra `onnx` is not installed.
     """
-    if not importlib.util.find_spec("onnxscript"):
+    if not _has_onnx():
         raise InputError("ONNX needs further packages. Type `pip install 'bordure[onnx]'`.")
     trained = _load(model)
     exported = CellProbability(trained)
@@ -157,8 +157,15 @@ def onnx_bytes(exported: CellProbability, example: torch.Tensor) -> bytes:
     Returns
     -------
     bytes
-        Content of a file.
+        Content of a file. Its result was compared with the network for an image of another size.
+
+    Raises
+    ------
+    RuntimeError
+        If the results differ.
     """
+    import onnxruntime
+
     sizes = exported.sizes
     first = sizes.smallest // sizes.step
     offset = sizes.smallest - first * sizes.step
@@ -181,7 +188,20 @@ def onnx_bytes(exported: CellProbability, example: torch.Tensor) -> bytes:
             verbose=False,
         )
     assert program is not None
-    return _saved(program.save)
+    content = _saved(program.save)
+    shape = (2, example.shape[1], sizes.smallest + 2 * sizes.step, sizes.smallest + sizes.step)
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    (found,) = onnxruntime.InferenceSession(content).run(None, {"raw": image.numpy()})
+    with torch.no_grad():
+        difference = float(np.abs(found - exported(image).numpy()).max())
+    if difference > 1e-3:
+        raise RuntimeError(f"ONNX differs from torch by {difference:.3f} in the probability. Report this.")
+    return content
+
+
+def _has_onnx() -> bool:
+    """Return whether the extra `onnx` is installed."""
+    return all(importlib.util.find_spec(name) for name in ("onnxruntime", "onnxscript"))
 
 
 def _load(model: str | Path) -> Model:

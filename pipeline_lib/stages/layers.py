@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,26 +15,21 @@ import pandas as pd
 
 from pipeline_lib import layout, provenance
 from pipeline_lib.figures.colouring import Scale, Window, coloured, raw_picture
-from pipeline_lib.figures.layers import cells_uri, codes_uri, picture_uri
+from pipeline_lib.figures.layers import cells_uri, codes_uri, gray_if_equal, picture_uri
 from pipeline_lib.figures.palette import CAUSE_COLOURS, HATCH, class_colours
-from pipeline_lib.figures.parts import middle, numbered
+from pipeline_lib.figures.parts import numbered
 from pipeline_lib.figures.sheet import colours_of
-from pipeline_lib.instances.classes import ClassMap
+from pipeline_lib.figures.shown import choose_sections, describe_part, shown_part, write_layers
+from pipeline_lib.instances.classes import ClassMap, classes_of_cells
 from pipeline_lib.instances.measurement import measure_cells
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.metrics import Cause, section_causes
 from pipeline_lib.metrics.causes import Links
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.types import Json, Stored
 from pipeline_lib.scores import read_scores
-from pipeline_lib.stages.measurement import classes_of_cells
 
-#: Pixels of all sections in a report, which is then about 6 MB large.
-REPORT_PIXELS = 8_000_000
-#: Smallest and largest side of the part of a section that is shown (px).
-SMALLEST, LARGEST = 512, 1024
 #: Measurements of cells that the viewer shows, as `instances.measurement.measure_cells` names them.
 MEASURED = (
     "label",
@@ -124,7 +118,7 @@ def prepare_layers(
         described: Json = {
             **names,
             "noun": "cell",
-            **describe_part(data, window),
+            **describe_part(data[layout.RAW.name].shape, layout.pixel_size(data), window),
             "annotated": view.annotated,
             "scales": {
                 name: asdict(scale) | {"colours": colours_of(scale)} for name, scale in scales.items()
@@ -135,76 +129,6 @@ def prepare_layers(
             "provenance": record,
         }
         write_layers(described, output)
-
-
-def shown_part(shape: tuple[int, int, int], pixels: int) -> tuple[Window, int]:
-    """Return the part of the sections of a volume that is shown, and how many sections.
-
-    Parameters
-    ----------
-    shape : (int, int, int)
-        Shape of the volume (z, y, x).
-    pixels : int
-        Number of pixels to show.
-
-    Returns
-    -------
-    window : (slice, slice)
-        Rows and columns: the middle, if a side is longer than 512 to 1024 px.
-    number : int
-        Number of sections, at least 1.
-    """
-    window = middle(shape[1:], min(max(math.isqrt(pixels), SMALLEST), LARGEST))
-    return window, max(pixels // math.prod(edge.stop - edge.start for edge in window), 1)
-
-
-def describe_part(data: h5py.File, window: Window) -> Json:
-    """Return number and size of the sections of a dataset, the part that is shown, and the pixel size."""
-    _, sections, height, width = data[layout.RAW.name].shape
-    size = layout.pixel_size(data)
-    return {
-        "sections": sections,
-        "size": [height, width],
-        "window": [*(edge.start for edge in window), *(edge.stop - edge.start for edge in window)],
-        "pixel_size": None if size is None else [*size],
-    }
-
-
-def write_layers(described: Json, output: str | Path) -> None:
-    """Write the content of a file of layers (JSON), without blanks."""
-    with replacing(output) as temporary:
-        temporary.write_text(json.dumps(described, separators=(",", ":")) + "\n")
-
-
-def choose_sections(number: int, shown: int, worst: Sequence[int] = ()) -> list[int]:
-    """Choose the sections of a volume that are shown.
-
-    Parameters
-    ----------
-    number : int
-        Number of sections of the volume.
-    shown : int
-        Number of sections to choose, at least 1.
-    worst : sequence of int, optional
-        Sections with errors, the worst first. Up to half of the chosen ones are taken from these.
-
-    Returns
-    -------
-    list of int
-        Sections in ascending order: all of them, or the first ones of `worst` and others at even distances.
-
-    Examples
-    --------
-    >>> from pipeline_lib.stages.layers import choose_sections
-    >>> choose_sections(3, 5), choose_sections(30, 4), choose_sections(30, 4, [7])
-    ([0, 1, 2], [3, 11, 18, 26], [4, 7, 15, 25])
-    """
-    if shown >= number:
-        return [*range(number)]
-    chosen = {*[*dict.fromkeys(worst)][: shown // 2]}
-    missing = shown - len(chosen)
-    others = [z for z in range(number) if z not in chosen]
-    return sorted(chosen | {others[(2 * k + 1) * len(others) // (2 * missing)] for k in range(missing)})
 
 
 def _worst(causes: str | Path | None, volume: str, network: str) -> list[int]:
@@ -389,11 +313,6 @@ def _error_layers(codes: np.ndarray, ignored: np.ndarray | None) -> dict[str, st
         stripes = ignored & ((rows + columns) % 8 < 2)
         layers["not_annotated"] = codes_uri(stripes.astype(np.uint8), {1: HATCH})
     return layers
-
-
-def gray_if_equal(picture: np.ndarray) -> np.ndarray:
-    """Return a picture (y, x, 3) as gray levels (y, x) if all its channels are equal."""
-    return picture[..., 0] if (picture == picture[..., :1]).all() else picture
 
 
 def _columns(cells: pd.DataFrame) -> dict[str, list[Any]]:

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline_lib import imageio, layout, provenance
-from pipeline_lib.imageio.images import open_chosen
+from pipeline_lib.instances.classes import classes_of_cells
+from pipeline_lib.instances.files import Regions, open_cells
 from pipeline_lib.instances.measurement import measure_cells
-from pipeline_lib.instances.postprocessing import PostProcessing, instances_by_block
-from pipeline_lib.kernels.blocks import BLOCK, blocks
+from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.kernels.pixelsize import ROUNDING, PixelSize, differs, pair, text
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.log import logger
-from pipeline_lib.runtime.types import Json, Stored
+from pipeline_lib.runtime.types import Json
 
 #: Columns of `summary.csv`. Cells are found as labels, or as boxes; then there are no labels.
 SUMMARY = ["image", "cells", "labels", "table", "error"]
-
-
-@dataclass(frozen=True)
-class _Regions:
-    """An open image as an array, whose regions are read when it is indexed."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    read: Callable[..., np.ndarray]
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        return self.read(*index)
 
 
 def measure_volume(
@@ -103,15 +89,6 @@ def measure_volume(
                 cells["class"] = np.array(names)[found[layout.BOX_CLASS.name][:][cells.label - 1]]
         cells.to_csv(temporary, index=False)
     return len(cells)
-
-
-def classes_of_cells(prediction: Mapping[str, Any]) -> dict[int, str]:
-    """Return number and name of each class of cells; empty if there is only one."""
-    if layout.CLASS_PROBABILITY.name not in prediction:
-        return {}
-    names, cells = layout.classes_of(prediction[layout.CLASS_PROBABILITY.name])
-    found = {number: name for number, name in enumerate(names) if name in cells}
-    return found if len(found) > 1 else {}
 
 
 def summarise(tables: Sequence[str | Path], output: str | Path, *, images: Mapping[str, str]) -> None:
@@ -206,91 +183,13 @@ def measure_file(
                     "(sections, rows, columns). Name the image of these labels."
                 )
             sizes.append(image.info.pixel_size)
-            gray = _Regions(
-                image.shape, image.dtype, lambda _, z, rows, columns: image.read(z, rows, columns)
-            )
+            gray = Regions(image.shape, image.dtype, lambda _, z, rows, columns: image.read(z, rows, columns))
         size = _chosen(pair(pixel_size), sizes, labels)
         cells = measure_cells(stored, intensity=gray, pixel_size=size, block=block)
         with replacing(output) as temporary:
             cells.to_csv(temporary, index=False)
     logger.info("%s: %d cells", output, len(cells))
     return len(cells)
-
-
-@contextmanager
-def open_cells(
-    labels: str | Path, beside: str | Path, *, block: int = BLOCK
-) -> Iterator[tuple[Stored, PixelSize | None]]:
-    """Open a label image of any program, whose regions are read when they are indexed.
-
-    Parameters
-    ----------
-    labels : str or Path
-        Label image: TIFF, PNG, folder of slices or `file.h5:/dataset`; 0 = background. If it has one value
-        besides 0, as a mask has, each of its connected areas is a cell.
-    beside : str or Path
-        A file beside which temporary files are written.
-    block : int, default 2048
-        Side of the square blocks in which connected areas are found (px).
-
-    Yields
-    ------
-    cells : (z, y, x) array of int64
-        Labels. Only regions can be read: (z, rows, columns).
-    pixel_size : (float, float) or None
-        Height and width of a pixel (um), if the file states them.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, or a label is negative or has a fraction.
-    """
-    with ExitStack() as stack:
-        found = stack.enter_context(open_chosen(labels, None, 1, annotation=True))
-
-        def read(z: int, rows: slice, columns: slice) -> np.ndarray:
-            region = found.read(z, rows, columns)[0]
-            whole = region.astype(np.int64)
-            if (whole != region).any() or whole.min(initial=0) < 0:
-                value = region[(whole != region) | (whole < 0)][0]
-                raise InputError(
-                    f"{labels}: found the value {value:g}; expected labels: 0 = background, 1, 2, ... cells."
-                )
-            return whole
-
-        stored: Stored = _Regions(found.shape[1:], np.dtype(np.int64), read)
-        if sections := _sections_of_mask(stored, block):
-            mask = _Regions(
-                stored.shape, np.dtype(np.float32), lambda *index: (read(*index) > 0).astype(np.float32)
-            )
-            areas, number = stack.enter_context(
-                instances_by_block(mask, PostProcessing(0.5), beside, block=block)
-            )
-            if number > sections:
-                logger.warning(
-                    "%s: has one value besides 0, so each of its %d connected areas is a cell", labels, number
-                )
-                stored = areas
-        yield stored, found.info.pixel_size
-
-
-def _sections_of_mask(labels: Stored, block: int) -> int:
-    """Return how many sections have pixels that are not 0, if these have one value only; otherwise 0.
-
-    The image is read until a second value is found.
-    """
-    values: set[int] = set()
-    sections = 0
-    for z in range(labels.shape[0]):
-        before = sections
-        for area in blocks((labels.shape[1], labels.shape[2]), block):
-            found = {*np.unique(labels[(z, *area.write)]).tolist()} - {0}
-            values |= found
-            if len(values) > 1:
-                return 0
-            if found:
-                sections = before + 1
-    return sections
 
 
 def _chosen(

@@ -29,12 +29,11 @@ from pipeline_lib.pages.causes import CAUSE_WORDS
 from pipeline_lib.pages.methods import describe_methods
 from pipeline_lib.pages.scores import BOX_SCORES, INSTANCE_SCORES, SCORES, Score
 from pipeline_lib.pages.viewer import place_in_viewer, viewer_content
-from pipeline_lib.runs import scores_before
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
-from pipeline_lib.scores import at_chosen_threshold, read_scores
+from pipeline_lib.scores import at_chosen_threshold, read_scores, scores_before
 from pipeline_lib.tasks.detection.matching import ENOUGH
 from pipeline_lib.tasks.segmentation.classes import cell_share
 

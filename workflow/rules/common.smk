@@ -32,7 +32,7 @@ from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.pixelsize import pair
 from pipeline_lib.networks import modelfile
 from pipeline_lib.projects.proposal import ORIENTATIONS
-from pipeline_lib.runs import scores_before
+from pipeline_lib.scores import scores_before
 from pipeline_lib.runtime import live, locks
 from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.tasks.segmentation.classes import Classes

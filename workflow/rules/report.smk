@@ -114,7 +114,9 @@ else:
                 },
                 prediction="<results>/prediction/{model}/{volume}.h5",
                 segmentation="<results>/segmentation/{model}/{volume}.h5",
-                causes={name: "<results>/scores_causes.csv" if name in EVALUATED else None for name in SHOWN},
+                causes={
+                    name: "<results>/scores_causes.csv" if name in EVALUATED else None for name in SHOWN
+                },
                 output="<results>/figures/layers/{volume}.json",
                 volume="{volume}",
                 split={name: split_of(name) for name in SHOWN},

@@ -5,8 +5,8 @@ from pathlib import Path
 from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
+    from pipeline_lib.figures.shown import REPORT_PIXELS
     from pipeline_lib.stages.detection_figures import draw_detection_charts, prepare_detection_layers
-    from pipeline_lib.stages.layers import REPORT_PIXELS
     from pipeline_lib.stages.pictures import draw_training
 
     for layers in snakemake.params.layers:

@@ -42,7 +42,7 @@ def pixel_outlines(mask: np.ndarray) -> list[list[Ring]]:
     Examples
     --------
     >>> import numpy as np
-    >>> from pipeline_lib.instances.outlines import pixel_outlines
+    >>> from pipeline_lib.kernels.outlines import pixel_outlines
     >>> pixel_outlines(np.array([[True, True], [True, False]]))
     [[[(2, 0), (2, 1), (1, 1), (1, 2), (0, 2), (0, 0)]]]
     """
