@@ -19,8 +19,8 @@ PICTURES = {
     "viewer": ("", "#viewer"),
     "errors": ("", ".gallery"),
     "cells": ("", ".sizes"),
-    "thresholds": ("", "#threshold + .side-by-side"),
-    "training": ("", "#training + .side-by-side"),
+    "thresholds": ("", "#threshold + .side-by-side > :last-child"),
+    "training": ("", "#training + .side-by-side > :last-child"),
 }
 
 

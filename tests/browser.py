@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --remote-debugging-pipe"
+FLAGS = "--headless --hide-scrollbars --no-sandbox --disable-gpu --no-first-run --remote-debugging-pipe"
 
 
 class Browser:
