@@ -19,7 +19,8 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from pipeline_lib import metrics
-from pipeline_lib.figures.overlay import COLOURS
+from pipeline_lib.figures.palette import GREEN, PURPLE, SKY, VERMILLION, YELLOW
+from pipeline_lib.metrics import Mismatch
 
 matplotlib.use("Agg")
 
@@ -27,6 +28,14 @@ FOLDER = Path(__file__).parent / "images"
 SIZE = (34, 48)
 CENTRES = [(6, 7), (5, 25), (9, 41), (20, 14), (19, 31), (30, 5), (29, 24), (28, 42)]
 MEMBRANE, CELL = 0.25, 0.8
+COLOURS = {
+    Mismatch.SPLIT: VERMILLION,
+    Mismatch.MERGER: SKY,
+    Mismatch.HOLE_ADDITION: YELLOW,
+    Mismatch.HOLE_DELETION: GREEN,
+    Mismatch.OBJECT_ADDITION: PURPLE,
+    Mismatch.OBJECT_DELETION: "#FFFFFF",
+}
 PARTITION_COLOURS = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#BBBBBB"]
 
 

@@ -1,14 +1,13 @@
 """Draw the pictures of the README, the front page and the tutorials from finished runs.
 
-    PYTHONPATH=. python docs/draw_strip.py demo results
     PYTHONPATH=. python docs/draw_strip.py strip results-long
     PYTHONPATH=. python docs/draw_strip.py nuclei results-nuclei
     PYTHONPATH=. python docs/draw_strip.py classes results-classes
 
-The first command reads the demo (`make demo`), the third one the run of the nuclei tutorial, the last one a
-run with the section `dataset` of docs/howto/classes.md, and with `drawing: {sections: 12, size: 256,
-organelles: true}`, `network: {depth: 3, base_channels: 16}` and `training: {tile: 180, iterations: 2500,
-optimizer: adam}`, whose volume `score` is the last section. The second command reads a demo with a longer
+The second command reads the run of the nuclei tutorial, the last one a run with the section `dataset` of
+docs/howto/classes.md, and with `drawing: {sections: 12, size: 256, organelles: true}`, `network: {depth: 3,
+base_channels: 16}` and `training: {tile: 180, iterations: 2500, optimizer: adam}`, whose volume `score` is
+the last section. The first command reads a demo with a longer
 training:
 
     snakemake --cores all --config results=results-long \\
@@ -20,7 +19,6 @@ All write to `docs/images`.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -30,15 +28,14 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from pipeline_lib.figures.colouring import Scale, classes_coloured, coloured, magnified, raw_picture, rgb
-from pipeline_lib.figures.palette import BACKGROUND, ORANGE
-from pipeline_lib.figures.volume import matched_labels
+from pipeline_lib.figures.palette import BACKGROUND
+from pipeline_lib.figures.parts import matched_labels
 
 IMAGES = Path(__file__).parent / "images"
 SIDE = 320  # px of a panel
 GAP = 12  # px between panels
 TITLE = 46  # px above a panel
 FONT = 30  # px
-CLOSE_UPS = 3  # next to the overview of errors
 PALETTE = ("#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e5c494", "#7cc7e8")  # of cells
 COLOURS = 192  # of the palette, which keeps the files small; rare colours, as of errors, are kept
 
@@ -116,25 +113,6 @@ def draw_strip(results: Path, volume: str) -> None:
         _write(_square(view), IMAGES / f"strip_{title.replace(' ', '_')}.png")
 
 
-def draw_steps(results: Path, volume: str, output: Path) -> None:
-    """Draw the steps of a section in two rows: what the network learns from, and what it finds."""
-    found = section(results, volume)
-    weights = found["weights"]
-    border = np.where(found["labels"][..., None] > 0, rgb("lightgray"), rgb(BACKGROUND))
-    border[found["border"] > 0] = rgb(ORANGE)
-    learned = [
-        ("1. raw image", raw_picture(found["raw"])),
-        ("2. annotation", cells_coloured(found["labels"])),
-        ("3. separation border", border),
-    ]
-    steps = [
-        ("4. weight map", coloured(weights, Scale("viridis", 0, float(weights.max()), ""))),
-        ("5. cell probability", coloured(found["probability"], Scale("gray", 0, 1, ""))),
-        ("6. segmentation", cells_coloured(found["labels"], found["segmented"])),
-    ]
-    _save([learned, steps], output)
-
-
 def draw_examples(results: Path, volumes: list[str], output: Path) -> None:
     """Draw a row for each volume: raw image, annotation, cells."""
     rows = []
@@ -200,37 +178,6 @@ def _square(view: np.ndarray) -> Image.Image:
     return Image.fromarray(view).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def copy_figure(figure: Path, output: Path, width: int) -> None:
-    """Copy a figure of the report at `width` px."""
-    with Image.open(figure) as image:
-        _write(_resized(image.convert("RGB"), width), output)
-
-
-def copy_errors(figure: Path, output: Path) -> None:
-    """Copy the overview of an error sheet, with the first close-ups and their titles next to it."""
-    with Image.open(figure) as image:
-        panels = json.loads(image.info["Description"])["panels"][: CLOSE_UPS + 1]
-        boxes = [panel["box"] for panel in panels]
-        parts = [image.convert("RGB").crop((x, y, x + width, y + height)) for x, y, width, height in boxes]
-    others = [_resized(part, 500) for part in parts[1:]]
-    step = TITLE + others[0].height + GAP
-    height = step * CLOSE_UPS - GAP
-    overview = _resized(parts[0], round(height * parts[0].width / parts[0].height))
-    sheet = Image.new("RGB", (overview.width + 2 * GAP + others[0].width, height), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
-    sheet.paste(overview, (0, 0))
-    for number, (panel, other) in enumerate(zip(panels[1:], others, strict=True)):
-        left, top = overview.width + 2 * GAP, number * step
-        title = panel["title"].partition(":")[0]
-        pen.text((left, top + 4), title, fill="#1b1f24", font=font)
-        sheet.paste(other, (left, top + TITLE))
-    _write(sheet, output)
-
-
-def _resized(image: Image.Image, width: int) -> Image.Image:
-    return image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
-
-
 def _write(sheet: Image.Image, output: Path) -> None:
     sheet.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(output, optimize=True)
     print(f"{output}: {sheet.width} x {sheet.height} px, {output.stat().st_size / 1000:.0f} kB")
@@ -239,16 +186,10 @@ def _write(sheet: Image.Image, output: Path) -> None:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["demo", "strip", "nuclei", "classes"])
+    parser.add_argument("what", choices=["strip", "nuclei", "classes"])
     parser.add_argument("results", type=Path, help="folder of the finished run")
     options = parser.parse_args()
-    figures = options.results / "figures"
-    if options.what == "demo":
-        draw_steps(options.results, "test", IMAGES / "demo_steps.png")
-        copy_errors(figures / "errors/test.png", IMAGES / "demo_errors.png")
-        copy_figure(figures / "training.png", IMAGES / "demo_training.png", 600)
-        copy_figure(figures / "thresholds.png", IMAGES / "demo_thresholds.png", 600)
-    elif options.what == "strip":
+    if options.what == "strip":
         draw_strip(options.results, "test")
     elif options.what == "classes":
         draw_classes(options.results, "score", IMAGES / "classes.png")

@@ -4,11 +4,13 @@ Each line below is a layer of folders and modules. Apart from itself, a folder i
 from lower layers::
 
     cli                                 the command `bordure`
+    corrections                         suggestions and corrected labels
     api                                 train, segment, score and measure from Python
     projects                            table and config for a folder of images
     stages                              one module per stage: reads and writes files
     training                            training loop, optimisation step, schedule, validation, saved state
-    tasks, figures, pages               what a network is trained for; pictures of arrays; HTML pages
+    pages                               HTML pages
+    tasks, figures                      what a network is trained for; pictures of arrays
     provenance, inference, instances    records of files; prediction by tiles; instances from probabilities
     networks                            one folder per network, and model files
     metrics, data                       scores; training data

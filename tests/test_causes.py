@@ -1,4 +1,4 @@
-"""The causes of errors in files: the table of the evaluation stage, its picture, and the report."""
+"""The causes of errors in files: the table of the evaluation stage, and the report."""
 
 import re
 
@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline_lib import figures, layout, metrics
+from pipeline_lib import layout, metrics
 from pipeline_lib.data.labels import cells_apart
-from pipeline_lib.figures.causes import CAUSE_WORDS
+from pipeline_lib.figures.palette import CAUSE_COLOURS
 from pipeline_lib.metrics import CAUSES_OF, Cause
+from pipeline_lib.pages.causes import CAUSE_WORDS
 from pipeline_lib.pages.scores import SCORES
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.stages.evaluation import CAUSE_COLUMNS, collect_scores, evaluate
-from pipeline_lib.stages.pictures import draw_causes
 from pipeline_lib.stages.report import tabulate_causes
 from tests.box_datasets import add_boxes
 
@@ -62,8 +62,6 @@ def folder(tmp_path_factory):
     write_volume(folder, "a", [5])
     write_volume(folder, "b", [2, 5])
     collect_scores([folder / f"{name}-causes.csv" for name in "ab"], folder / "causes.csv", CAUSE_COLUMNS)
-    files = {name: (folder / f"{name}.h5", folder / f"{name}-found.h5") for name in "ab"}
-    draw_causes(folder / "causes.csv", files, folder / "causes.png", network="unet")
     return folder
 
 
@@ -91,38 +89,9 @@ def test_pixels_that_are_not_annotated_are_left_out(tmp_path):
     assert at.pixels["missed_edge"] == 14 * 8
 
 
-def test_the_picture_shows_an_example_of_each_cause_that_occurs(folder):
-    picture = figures.describe(folder / "causes.png")
-    (panel,) = picture["panels"]
-    assert panel["title"] == "missed cells, other missed cells: b, section 2"
-    assert picture["split"] == "validation" and "unet" in picture["title"]
-    assert {kind: [*causes] for kind, causes in picture["causes_of"].items()} == {
-        kind: [cause.name.lower() for cause in causes] for kind, causes in CAUSES_OF.items()
-    }
-
-
-def test_every_cause_has_words(folder):
-    words = figures.describe(folder / "causes.png")["words"]
-    assert {*words} == {*CAUSES_OF, *(cause.name.lower() for cause in Cause)} == {*CAUSE_WORDS}
-    assert {key for key, (*_, colour) in words.items() if colour} == {*CAUSES_OF}
-
-
-def test_a_picture_without_errors_has_no_panels(tmp_path):
-    write_volume(tmp_path, "a", [])
-    files = {"a": (tmp_path / "a.h5", tmp_path / "a-found.h5")}
-    draw_causes(tmp_path / "a-causes.csv", files, tmp_path / "causes.png", network="unet")
-    assert figures.describe(tmp_path / "causes.png")["panels"] == []
-
-
-def test_the_picture_is_of_one_split_and_network(folder, tmp_path):
-    table = pd.read_csv(folder / "causes.csv")
-    other = table.assign(network="other", volume="c")
-    test = table.assign(split="test", volume="d")
-    pd.concat([other, test, table]).to_csv(tmp_path / "causes.csv", index=False)
-    files = {name: (folder / f"{name}.h5", folder / f"{name}-found.h5") for name in "ab"}
-    draw_causes(tmp_path / "causes.csv", files, tmp_path / "causes.png", network="unet")
-    (panel,) = figures.describe(tmp_path / "causes.png")["panels"]
-    assert ": b," in panel["title"]
+def test_every_cause_has_words_and_every_kind_a_colour():
+    assert {*CAUSES_OF, *(cause.name.lower() for cause in Cause)} == {*CAUSE_WORDS}
+    assert {*CAUSE_COLOURS} == {*CAUSES_OF}
 
 
 def test_the_report_sums_numbers_and_averages_scores_over_volumes(folder):

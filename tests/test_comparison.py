@@ -23,7 +23,7 @@ from pipeline_lib.figures.boxes import FALSE, FOUND, IGNORED, MISSED
 from pipeline_lib.figures.colouring import rgb
 from pipeline_lib.figures.comparison import palette_png, section_pictures
 from pipeline_lib.figures.curves import Curve, curves_chart
-from pipeline_lib.figures.volume import ANNOTATED
+from pipeline_lib.figures.parts import ANNOTATED
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime.files import write_json
 from pipeline_lib.scores import COLUMNS, SECTION_COLUMNS
@@ -138,7 +138,7 @@ def write(contents, folder):
     write_comparison(contents, folder / "page.html", folder / "table.csv")
     found = pd.read_csv(folder / "table.csv", float_precision="round_trip")
     html = (folder / "page.html").read_text(encoding="utf-8")
-    return Page(re.sub("<script>.*</script>", "", html, flags=re.DOTALL)), found
+    return Page(html), found
 
 
 @pytest.fixture(scope="module")

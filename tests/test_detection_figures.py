@@ -1,33 +1,25 @@
-"""Pictures of detections: each box has the colour and line of what became of it, at its place."""
+"""Figures of detections: sections for the viewer, boxes on pictures, and charts."""
 
-import tracemalloc
 from itertools import pairwise
 
-import h5py
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from pipeline_lib import layout
 from pipeline_lib.figures import describe
 from pipeline_lib.figures.boxes import (
-    CLOSE_UP_SHOWN,
     FALSE,
     FOUND,
-    IGNORED,
     MISSED,
-    PLACES,
     SMALLEST_SHOWN,
     Line,
     Outcome,
     _dashes,
-    _gathered,
     box_overlay,
-    reduced,
 )
-from pipeline_lib.figures.colouring import magnified, raw_picture, rgb
+from pipeline_lib.figures.colouring import rgb
 from pipeline_lib.figures.detection_charts import count_chart, curve_chart
 from pipeline_lib.metrics import (
     FROC_RATES,
@@ -36,11 +28,13 @@ from pipeline_lib.metrics import (
     match_boxes,
     pooled_matches,
 )
-from pipeline_lib.runtime.files import write_json
-from pipeline_lib.stages.detection_figures import draw_detection_charts, draw_detections
+from pipeline_lib.pages.viewer import worst_errors
+from pipeline_lib.runtime.files import read_json, write_json
+from pipeline_lib.stages.detection_figures import draw_detection_charts, prepare_detection_layers
 from pipeline_lib.tasks.detection.found import Found, create_arrays
 from pipeline_lib.tasks.detection.scores import matched_sections
 from pipeline_lib.tasks.detection.truth import box_writer
+from tests.layer_pictures import cells_of, rgba
 from tests.test_figures import COLOUR_VISION, smallest_distance
 
 THRESHOLD = 0.5
@@ -74,33 +68,17 @@ def write(folder, sections, name="v", size=SIZE, annotated=True):
     return {"dataset": folder / f"{name}.h5", "detections": folder / f"{name}_found.h5", "split": "test"}
 
 
-def draw(folder, sections, **settings):
+def prepare(folder, sections, pixels=10**6, **settings):
     files = write(folder, sections, **settings)
-    output, volume = folder / "boxes.png", settings.get("name", "v")
-    draw_detections(**files, postprocessing=folder / "ssd.json", output=output, volume=volume)
-    return output
+    output, volume = folder / "boxes.json", settings.get("name", "v")
+    made_from = {"postprocessing": folder / "ssd.json", "output": output}
+    prepare_detection_layers(**files, **made_from, volume=volume, network="ssd", pixels=pixels)
+    return read_json(output)
 
 
-def panels(picture):
-    """The picture in each panel, in their order."""
-    image = np.asarray(Image.open(picture).convert("RGB"))
-    return [image[y : y + h, x : x + w] for x, y, w, h in (own["box"] for own in describe(picture)["panels"])]
-
-
-def titles(picture):
-    return [panel["title"] for panel in describe(picture)["panels"]]
-
-
-def frame(image, box, scale, width):
-    """The pixels of the lines around a box, from its upper left corner along its four sides."""
-    y0, x0, y1, x1 = (round(edge * scale) for edge in box)
-    rows, columns = slice(y0 - width, y1 + width), slice(x0 - width, x1 + width)
-    sides = image[y0 - width, columns], image[y1, columns], image[rows, x0 - width], image[rows, x1]
-    return np.concatenate(sides)
-
-
-def share(pixels, colour):
-    return (pixels == rgb(colour)).all(axis=-1).mean()
+def boxes_of(section, layer, kind):
+    """Boxes (y0, x0, y1, x1) of one kind in a section of the viewer."""
+    return [[y0, x0, y1, x1] for x0, y0, x1, y1, own in section["boxes"][layer] if own == kind]
 
 
 def perturbed(rng, truths=20):
@@ -130,81 +108,127 @@ CASE = [
 # boxes
 
 
-def test_boxes_have_the_line_of_what_became_of_them(tmp_path):
-    """Section 2 has most errors: two missed objects and a false detection."""
-    picture = draw(tmp_path, CASE)
-    overview = panels(picture)[0]
-    scale = len(overview) // SIZE
-    assert scale == 8
-    for box, line, drawn in (
-        (square(20, 20), FOUND, 1.0),
-        (square(20, 60), MISSED, 0.5),
-        (square(60, 20, 16), MISSED, 0.5),
-        (square(80, 60), FALSE, 0.5),
-        (square(90, 90, 4), IGNORED, 1.0),
-    ):
-        assert share(frame(overview, box, scale, line.width), line.colour) == pytest.approx(drawn, abs=0.12)
-    y0, x0, y1, x1 = (edge * scale for edge in square(20, 20))
-    with h5py.File(tmp_path / "v.h5") as file:
-        raw = magnified(raw_picture(file["raw"][:, 1]), scale)
-    inside = np.s_[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1]  # the rim is one pixel
-    np.testing.assert_array_equal(overview[inside], raw[inside])
-    assert describe(picture)["panels"][0]["legend"] == [
-        [FOUND.colour, "found: 1 (solid line)"],
-        [MISSED.colour, "missed: 2 (dashed line)"],
-        [FALSE.colour, "false: 1 (dotted line)"],
-        [IGNORED.colour, "not scored: 1 (thin gray line)"],
-    ]
-    assert titles(picture)[0] == "section 2 of 2, with the most missed and false ones"
-    assert describe(picture)["title"] == (
-        "v: 2 of 5 found, 3 missed, 1 false at a score of at least 0.50, test split"
-    )
+def test_boxes_have_the_kind_of_what_became_of_them(tmp_path):
+    true = [square(10, 10), square(40, 10), square(70, 10)]
+    found = [square(11, 10), square(40, 60), square(71, 11), square(100, 100)]
+    ignored = [square(100, 100)]
+    shown = prepare(tmp_path, [(true, ignored, found, [0.9, 0.8, 0.3, 0.7])])
+    (section,) = shown["shown"]
+    assert boxes_of(section, "cells", "found") == [found[0]]
+    assert boxes_of(section, "cells", "false") == [found[1]]  # the last one is at an ignored object
+    assert boxes_of(section, "annotation", "found") == [true[0]]
+    assert boxes_of(section, "annotation", "missed") == true[1:]
+    assert boxes_of(section, "annotation", "ignored") == ignored
+    assert shown["counts"] == {"found": 1, "missed": 2, "false": 1}
+    cells = section["found_cells"]
+    assert (cells["label"], cells["match"], cells["score"]) == ([1, 2], [1, 0], [0.9, 0.8])
+    assert (cells["height"], cells["width"]) == ([10.0, 10.0], [10.0, 10.0])
+    assert section["annotated_cells"]["match"] == [1, 0, 0, 0]
+    missed, other, false = section["errors"]
+    assert (false["cause"], false["score"], false["pixels"]) == ("false", 0.8, 100)
+    assert {missed["cause"], other["cause"]} == {"missed"}
+    assert sorted([missed["score"] or 0, other["score"] or 0]) == [0, 0.3]  # of the box below the threshold
+    raw = rgba(section["layers"]["raw"])
+    assert raw.shape[:2] == (SIZE, SIZE)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 def test_numbers_are_those_of_the_scores(tmp_path, seed):
     rng = np.random.default_rng(seed)
-    sections = [perturbed(rng) for _ in range(3)]
-    picture = draw(tmp_path, sections)
-    matches = pooled_matches([*matched_sections(tmp_path / "v.h5", tmp_path / "v_found.h5")])
-    scores = detection_scores(matches, THRESHOLD)
-    counts = describe(picture)["counts"]
+    shown = prepare(tmp_path, [perturbed(rng) for _ in range(3)])
+    scores = detection_scores(
+        pooled_matches([*matched_sections(tmp_path / "v.h5", tmp_path / "v_found.h5")]), THRESHOLD
+    )
+    counts = shown["counts"]
     assert counts["found"] == scores["boxes_matched"]
-    assert counts["found"] + counts["missed"] == scores["boxes_annotated"] == 3 * 17
+    assert counts["found"] + counts["missed"] == scores["boxes_annotated"]
     assert counts["found"] + counts["false"] == scores["boxes_found"]
+    of_sections = [
+        [
+            len(boxes_of(section, *kind))
+            for kind in (("cells", "found"), ("annotation", "missed"), ("cells", "false"))
+        ]
+        for section in shown["shown"]
+    ]
+    assert np.sum(of_sections, axis=0).tolist() == [*counts.values()]
+    assert [len(section["errors"]) for section in shown["shown"]] == [sum(own[1:]) for own in of_sections]
 
 
-def test_without_annotation_all_detections_of_the_middle_section_are_drawn(tmp_path):
-    picture = draw(tmp_path, [*CASE, CASE[0]], annotated=False)
-    (overview,) = panels(picture)
-    for box in (square(20, 20), square(80, 60)):
-        assert share(frame(overview, box, 8, FOUND.width), FOUND.colour) == 1
-    assert share(overview, MISSED.colour) == share(overview, FALSE.colour) == 0
-    below = frame(overview, square(61, 20, 16), 8, FOUND.width)
-    assert share(below, FOUND.colour) == 0
-    found = describe(picture)
-    assert found["panels"][0]["legend"] == [[FOUND.colour, "detections: 3 (solid line)"]]
-    assert found["counts"] == {"found": 5}
-    assert found["title"] == "v: 5 detections at a score of at least 0.50, test split"
-    assert titles(picture) == ["section 2 of 3"]
+def test_without_annotation_there_are_only_detections(tmp_path):
+    shown = prepare(tmp_path, [([], [], [square(9, 9), square(50, 50)], [0.9, 0.2])], annotated=False)
+    (section,) = shown["shown"]
+    assert not shown["annotated"] and boxes_of(section, "cells", "found") == [square(9, 9)]
+    assert {*section["boxes"]} == {"cells"} and not {"errors", "annotated_cells"} & {*section}
 
 
 def test_nothing_annotated_and_nothing_found(tmp_path):
-    picture = draw(tmp_path, [([], [], [], [])])
-    assert describe(picture)["title"].startswith("v: 0 of 0 found, 0 missed, 0 false at")
-    assert titles(picture) == ["120 x 120 px"]
-
-
-def test_a_long_title_is_not_cut_off(tmp_path):
-    picture = draw(tmp_path, [([], [], [], [])], name=10 * "long_name_")
-    image = np.asarray(Image.open(picture).convert("L"))
-    title = np.flatnonzero((image[:60] < 128).any(axis=0))
-    assert title[-1] > 1500 and title[-1] < image.shape[1] - 20
+    (section,) = prepare(tmp_path, [([], [], [], [])])["shown"]
+    assert section["boxes"] == {"annotation": [], "cells": []} and section["errors"] == []
 
 
 def test_same_inputs_give_the_same_bytes(tmp_path):
-    first = draw(tmp_path, CASE).read_bytes()
-    assert draw(tmp_path, CASE).read_bytes() == first
+    sections = [perturbed(np.random.default_rng(1))]
+    prepare(tmp_path, sections)
+    first = (tmp_path / "boxes.json").read_bytes()
+    prepare(tmp_path, sections)
+    assert (tmp_path / "boxes.json").read_bytes() == first
+
+
+def test_sections_with_most_errors_are_shown(tmp_path):
+    right = ([square(10, 10)], [], [square(10, 10)], [0.9])
+    wrong = ([square(10, 10)], [], [square(60, 60)], [0.9])
+    sections = [right] * 9
+    sections[7] = wrong
+    shown = prepare(tmp_path, sections, pixels=2 * SIZE * SIZE)
+    assert len(shown["shown"]) == 2 and 7 in [section["z"] for section in shown["shown"]]
+    assert shown["counts"] == {"found": 8, "missed": 1, "false": 1}
+
+
+def test_only_the_middle_of_a_large_section_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline_lib.figures.shown.SMALLEST", 20)
+    true = [square(60, 50), square(2, 2)]
+    shown = prepare(tmp_path, [(true, [], [], [])], pixels=1600)
+    assert shown["window"] == [40, 40, 40, 40]
+    (section,) = shown["shown"]
+    assert boxes_of(section, "annotation", "missed") == [square(20, 10), square(-38, -38)]
+    assert [error["box"] for error in section["errors"]] == [square(20, 10)]  # that inside
+
+
+def test_masks_are_a_layer(tmp_path):
+    sections = [([square(10, 10)], [], [square(10, 10)], [0.9])]
+    files = write(tmp_path, sections)
+    labels = np.zeros((1, SIZE, SIZE), np.uint32)
+    labels[0, 12:18, 11:19] = 7
+    with layout.create(tmp_path / "masks.h5", {}) as file:
+        layout.add(file, layout.LABELS, labels.shape)[:] = labels
+    prepare_detection_layers(
+        **files,
+        postprocessing=tmp_path / "ssd.json",
+        output=tmp_path / "boxes.json",
+        segmentation=tmp_path / "masks.h5",
+        volume="v",
+        network="ssd",
+        pixels=10**6,
+    )
+    (section,) = read_json(tmp_path / "boxes.json")["shown"]
+    shown = cells_of(section["layers"]["masks"], section["masks_bits"])
+    np.testing.assert_array_equal(shown > 0, labels[0] > 0)
+
+
+def test_missed_objects_come_before_false_detections_among_the_worst(tmp_path):
+    true = [square(10, 10, 20), square(40, 10, 8), square(70, 10, 12)]
+    found = [square(10, 60), square(40, 60), square(70, 60)]
+    shown = prepare(tmp_path, [(true, [], found, [0.6, 0.9, 0.7])])
+    worst = worst_errors([shown])
+    assert [one["kind"] for one in worst] == ["missed object"] * 3 + ["false detection"] * 3
+    assert [one["detail"] for one in worst] == [
+        "box of 400 px, no box",
+        "box of 144 px, no box",
+        "box of 64 px, no box",
+        "score 0.90",
+        "score 0.70",
+        "score 0.60",
+    ]
 
 
 edges = st.integers(-6, 30)
@@ -273,136 +297,6 @@ def test_a_missed_object_is_visible_below_other_boxes():
     alone = box_overlay(image, [(box, MISSED)], (slice(0, 50), slice(0, 50)), 1)
     here = (alone == rgb(MISSED.colour)).all(axis=-1)
     assert (shown[here] == rgb(MISSED.colour)).all()
-
-
-# worst places
-
-
-def test_close_ups_show_large_missed_objects_and_sure_false_detections(tmp_path):
-    picture = draw(tmp_path, CASE)
-    assert titles(picture)[1:] == [
-        "1. missed, 16 x 16 px, score 0.40",
-        "2. missed, 14 x 14 px, no detection",
-        "3. missed, 10 x 10 px, no detection",
-        "4. false, score 0.70",
-    ]
-    where = [panel["legend"] for panel in describe(picture)["panels"][1:]]
-    expected = [
-        "section 2, x 28, y 68",
-        "section 1, x 57, y 17",
-        "section 2, x 65, y 25",
-        "section 2, x 65, y 85",
-    ]
-    assert where == [[[None, text]] for text in expected]
-    with h5py.File(tmp_path / "v.h5") as file:
-        raw = file["raw"][0]
-    for shown, (z, y, x, side), line in zip(
-        panels(picture)[1:],
-        ((1, 68, 28, 48), (0, 17, 57, 48), (1, 25, 65, 48), (1, 85, 65, 48)),
-        (MISSED, MISSED, MISSED, FALSE),
-        strict=True,
-    ):
-        assert shown.shape == (CLOSE_UP_SHOWN, CLOSE_UP_SHOWN, 3)
-        top, left = (min(max(at - side // 2, 0), SIZE - side) for at in (y, x))
-        scale = CLOSE_UP_SHOWN // side
-        level = raw_picture(raw[z][None])
-        at = (y - top) * scale + 1, (x - left) * scale + 1
-        assert shown[at].tolist() == level[y, x].tolist()
-        assert share(shown, line.colour) > 0.005
-
-
-def test_there_are_as_many_close_ups_of_both_kinds_if_there_are_enough(tmp_path):
-    def drawn(missed, false):
-        true = [square(8 * (k // 14), 8 * (k % 14), 3 + k % 4) for k in range(missed)]
-        boxes = [square(60 + 8 * (k // 14), 8 * (k % 14), 6) for k in range(false)]
-        found = titles(draw(tmp_path, [(true, [], boxes, np.linspace(0.9, 0.6, false))]))[1:]
-        assert [title.split(".")[0] for title in found] == [str(k) for k in range(1, len(found) + 1)]
-        return [sum(kind in title for title in found) for kind in ("missed", "false")]
-
-    assert drawn(20, 20) == [PLACES // 2, PLACES // 2]
-    assert drawn(20, 2) == [PLACES - 2, 2]
-    assert drawn(1, 20) == [1, PLACES - 1]
-    assert drawn(2, 3) == [2, 3]
-
-
-def test_worst_places_of_all_sections_are_compared(tmp_path):
-    """Section k misses an object of 4 + k px."""
-    order = [3, 0, 5, 1, 4, 2]
-    sections = [([square(50, 50, 4 + k)], [], [square(10, 10)], [0.6 + k / 20]) for k in order]
-    found = describe(draw(tmp_path, sections))["panels"][1:]
-    numbers = [int(own["legend"][0][1].split(",")[0].split()[1]) - 1 for own in found]
-    assert numbers == [order.index(k) for k in (5, 4, 3, 2, 1, 0)] * 2
-
-
-# large sections
-
-
-@given(
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.integers(1, 7),
-    st.integers(0, 9),
-    st.sampled_from([np.uint8, np.float32]),
-)
-def test_a_reduced_picture_has_the_means_of_squares(height, width, factor, start, dtype):
-    rng = np.random.default_rng(height * width)
-    raw = rng.integers(0, 256, (2, 2, height + start, width + start)).astype(dtype)
-    window = slice(start, start + height), slice(start, start + width)
-    found = reduced(raw, 1, window, factor)
-    part = raw[:, 1, window[0], window[1]].astype(float)
-    assert found.dtype == dtype and found.shape == (2, -(-height // factor), -(-width // factor))
-    for c, y, x in np.ndindex(found.shape):
-        rows, columns = (slice(at * factor, (at + 1) * factor) for at in (y, x))
-        mean = part[c, rows, columns].mean()
-        assert found[c, y, x] == pytest.approx(np.round(mean) if dtype == np.uint8 else mean, rel=1e-6)
-
-
-def test_bands_of_a_large_section_are_joined():
-    raw = np.random.default_rng(0).integers(0, 256, (1, 1, 700, 90)).astype(np.uint8)
-    found = reduced(raw, 0, (slice(0, 700), slice(0, 90)), 7)
-    mean = raw[0, 0, :, :84].reshape(100, 7, 12, 7).mean(axis=(1, 3))
-    np.testing.assert_array_equal(found[0, :, :12], np.round(mean))
-
-
-def test_a_large_section_is_shown_smaller_and_with_little_memory(tmp_path):
-    """A section of 16,000 px has 256 MB, which are not stored in the file, because all of it is 0."""
-    size = 16_000
-    true = [square(y, x, 120) for y in range(100, size - 200, 400) for x in range(100, size - 200, 400)]
-    missed, false = square(7040, 3000, 150), square(7100, 3500, 150)
-    section = ([*true, missed], [], [*true, false], np.linspace(0.9, 0.6, len(true) + 1))
-    files = write(tmp_path, [section], size=size)
-    tracemalloc.start()
-    draw_detections(**files, postprocessing=tmp_path / "ssd.json", output=tmp_path / "large.png", volume="v")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 150e6  # most of it for the picture
-    found = titles(tmp_path / "large.png")
-    assert found[:2] == ["16000 x 16000 px, shown at 1:16", "512 px at x 3072, y 6656"]
-    overview, detail, *close_ups = panels(tmp_path / "large.png")
-    assert overview.shape == (1000, 1000, 3) and len(close_ups) == 2
-    assert share(frame(overview, true[0], 1 / 16, 1), FOUND.colour) == 1
-    assert share(frame(overview, missed, 1 / 16, MISSED.width), MISSED.colour) > 0.4
-    assert share(frame(overview, false, 1 / 16, FALSE.width), FALSE.colour) > 0.3
-    inside = np.array(missed) - [6656, 3072] * 2
-    assert inside[0] > 0 > inside[1]  # the left side of the missed object is outside of the part in full size
-    assert share(detail[inside[0] - 1, : inside[3]], MISSED.colour) > 0.3
-
-
-def test_memory_does_not_grow_with_the_number_of_sections():
-    """400 sections have 2,000 boxes each, together 26 MB."""
-
-    def outcomes():
-        rng = np.random.default_rng(0)
-        for _ in range(400):
-            boxes = np.hstack([corner := rng.uniform(0, 50, (2000, 2)), corner + 8])
-            yield Outcome(boxes, boxes[:20], np.full(20, 0.1), boxes[:20], rng.random(20), NONE)
-
-    tracemalloc.start()
-    counts, *_ = _gathered(outcomes(), 200)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert counts == [800_000, 8000, 8000]
-    assert peak < 4e6
 
 
 # charts
@@ -475,7 +369,7 @@ def test_charts_of_volumes_pool_all_sections_of_a_split(tmp_path):
     rng = np.random.default_rng(5)
     volumes = [write(tmp_path, [perturbed(rng)], name=f"v{k}") for k in range(3)]
     volumes[2]["split"] = "validation"
-    curves, counts = tmp_path / "curves.png", tmp_path / "counts.png"
+    curves, counts = tmp_path / "curves.svg", tmp_path / "counts.svg"
     draw_detection_charts(volumes, tmp_path / "ssd.json", curves, counts)
     pooled = {
         split: pooled_matches(

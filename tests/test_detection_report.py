@@ -1,6 +1,5 @@
 """The report of a detector says what was found, in the numbers of the table of scores and of the pictures."""
 
-import base64
 import re
 
 import numpy as np
@@ -16,7 +15,7 @@ from pipeline_lib.pages.scores import BOX_SCORES
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.stages.detection import CRITERIA
-from pipeline_lib.stages.detection_figures import draw_detection_charts, draw_detections
+from pipeline_lib.stages.detection_figures import draw_detection_charts, prepare_detection_layers
 from pipeline_lib.stages.pictures import draw_training
 from pipeline_lib.stages.report import Contents, mean_scores, score_line, write_report
 from pipeline_lib.tasks.detection.scores import matched_sections
@@ -29,7 +28,18 @@ SETTINGS = {
     "seed": 7,
     "seeds": [],
     "network": {"name": "ssd"},
-    "training": {"iterations": 100, "best_by": "box_ap_50", "learning_rate": 0.001},
+    "training": {
+        "tile": 220,
+        "batch": 2,
+        "iterations": 100,
+        "best_by": "box_ap_50",
+        "optimizer": "adamw",
+        "learning_rate": 0.001,
+        "decay": "linear",
+    },
+    "prediction": {"average_orientations": False},
+    "augmentation": dict.fromkeys(("elastic_std", "gain", "offset", "gamma", "noise"), 0.0)
+    | {"rotate": True, "mirror": False},
 }
 HISTORY = pd.DataFrame(
     {
@@ -45,17 +55,19 @@ HISTORY = pd.DataFrame(
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    """Detections of drawn boxes with their pictures, and the scores of a detector and of two baselines."""
+    """Detections of drawn boxes with their sections, and the scores of a detector and of two baselines."""
     folder = tmp_path_factory.mktemp("case")
     rng = np.random.default_rng(0)
     rows, files = [], {}
     for name, split in VOLUMES.items():
         files[name] = write_volume(folder, [perturbed(rng) for _ in range(2)], name=name) | {"split": split}
-        draw_detections(
+        prepare_detection_layers(
             **files[name],
             postprocessing=folder / "ssd.json",
-            output=folder / f"strip/{name}.png",
+            output=folder / f"layers/{name}.json",
             volume=name,
+            network="ssd",
+            pixels=10**6,
         )
         if split != "train":
             matches = [*matched_sections(folder / f"{name}.h5", folder / f"{name}_found.h5")]
@@ -69,13 +81,13 @@ def case(tmp_path_factory):
     columns = ["split", "volume", "network", "metric", "threshold", "value"]
     table = pd.DataFrame(rows, columns=columns)
     held_out = [own for own in files.values() if own["split"] != "train"]
-    draw_detection_charts(held_out, folder / "ssd.json", folder / "curves.png", folder / "counts.png")
+    draw_detection_charts(held_out, folder / "ssd.json", folder / "curves.svg", folder / "counts.svg")
     chosen = {"threshold": THRESHOLD, "criterion": "box_f1", "value": 0.75, "grid": [0.9, 0.5]}
     write_json(folder / "ssd.json", chosen)
     for name in ("constant", "smoothed_raw"):
         write_json(folder / f"{name}.json", chosen | {"criterion": "v_rand_thin", "value": [0.1, 0.2]})
     HISTORY.to_csv(folder / "history.csv", index=False)
-    draw_training(folder / "history.csv", folder / "training.png")
+    draw_training(folder / "history.csv", folder / "training.svg")
     write_json(folder / "statistics.json", {"class_frequencies": [0.75, 0.25]})
     write_json(folder / "check.json", {"doubts": []})
     write_json(folder / "boxes.json", {"sizes": [8.5, 12.0], "covered": 0.968, "objects": 340})
@@ -109,11 +121,10 @@ def write(case, table=None, boxes="boxes.json", settings=SETTINGS, spread=()):
         postprocessing=[folder / f"{name}.json" for name in ("ssd", "constant", "smoothed_raw")],
         statistics=folder / "statistics.json",
         check=folder / "check.json",
-        strips=[folder / f"strip/{name}.png" for name in VOLUMES],
-        errors=[],
-        training_figure=folder / "training.png",
-        thresholds_figure=folder / "curves.png",
-        counts_figure=folder / "counts.png",
+        layers=[folder / f"layers/{name}.json" for name in VOLUMES],
+        training_figure=folder / "training.svg",
+        thresholds_figure=folder / "curves.svg",
+        counts_figure=folder / "counts.svg",
         boxes=folder / boxes,
     )
     write_report(contents, folder / "report.html", folder / "warnings.json")
@@ -183,7 +194,7 @@ def test_the_number_of_detections_is_compared_in_words(case, found):
 
 
 def test_scores_of_boxes_are_shown_for_networks_that_have_them(case, page):
-    tables = [table for table in Page(page).tables if table[0][0]["text"] == "score"]
+    _, *tables = [table for table in Page(page).tables if table[0][0]["text"] == "score"]
     for split, table in zip(("test", "validation"), tables, strict=True):
         assert [cell["text"] for cell in table[0][1:]] == ["ssd", "smoothed raw"]
         rows = case[1][case[1].split == split]
@@ -224,7 +235,7 @@ def test_detections_are_counted_for_each_volume(case, page):
 def test_curves_state_the_scores_of_all_sections_together(case, page):
     folder, _ = case
     text = " ".join(Page(page).text.split())
-    scores = figures.describe(folder / "curves.png")["scores"]
+    scores = figures.describe(folder / "curves.svg")["scores"]
     assert (
         f"Its area is the box AP at 0.5: {digits(scores['test']['box_ap_50'])} on the test split, "
         f"{digits(scores['validation']['box_ap_50'])} on the validation split." in text
@@ -233,20 +244,25 @@ def test_curves_state_the_scores_of_all_sections_together(case, page):
     assert "default boxes of 8.5, 12.0 px. They cover 96.8 % of the 340 training cells" in text
 
 
-def test_all_pictures_and_their_panels_are_shown_once(case, page):
+def test_all_boxes_are_in_the_page_once_and_every_reference_has_a_target(case, page):
     folder, _ = case
     elements = Page(page).elements
-    found = [a.get("src") or a["href"] for tag, a in elements if tag in ("img", "image")]
-    names = [*(f"strip/{name}" for name in VOLUMES), "training", "curves", "counts"]
-    assert sorted(base64.b64decode(uri.partition(",")[2]) for uri in found) == sorted(
-        (folder / f"{name}.png").read_bytes() for name in names
-    )
-    boxes = [a["viewbox"] for tag, a in elements if tag == "svg" and "viewbox" in a]
-    panels = [panel for name in names[:4] for panel in figures.describe(folder / f"{name}.png")["panels"]]
-    assert boxes == [" ".join(map(str, panel["box"])) for panel in panels]
+    volumes = [read_json(folder / f"layers/{name}.json") for name in VOLUMES]
+    expected = [
+        box
+        for volume in volumes
+        for section in volume["shown"]
+        for layer in ("annotation", "cells")
+        for box in section["boxes"][layer]
+    ]
+    drawn = [a for tag, a in elements if tag == "rect" and a.get("class", "").startswith("box")]
+    assert [a["class"].split()[-1] for a in drawn] == [box[4] for box in expected]
+    assert [[float(a["x"]), float(a["y"])] for a in drawn] == [box[:2] for box in expected]
+    assert sum(a.get("class") == "chart" for tag, a in elements if tag == "div") == 3
+    assert sum("data-open" in a for _, a in elements) == 12  # six missed objects and six false detections
     ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    links = [attributes["href"] for tag, attributes in elements if tag in ("use", "a")]
+    links = [a.get("href", a.get("xlink:href")) for tag, a in elements if tag in ("use", "a")]
     assert set(links) - {"provenance.html", "check.html"} <= {f"#{name}" for name in ids}
 
 
@@ -274,7 +290,7 @@ def test_warnings_of_detectors_are_shown_and_written(case):
         "uncovered_objects",
     ]
     assert "90 objects are detected, but 68 are annotated (32% too many)" in written[0]["text"]
-    counts = figures.describe(folder / "strip/train-0.png")["counts"]
+    counts = read_json(folder / "layers/train-0.json")["counts"]
     recall = counts["found"] / (counts["found"] + counts["missed"])
     assert f"15% of the annotated objects are found, but {recall:.0%} of those of the" in written[1]["text"]
     text = " ".join(Page(html).text.split())

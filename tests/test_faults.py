@@ -39,7 +39,7 @@ def test_a_changed_bit_in_any_output_of_a_stage_is_reported(finished, tmp_path, 
     monkeypatch.chdir(project.folder)
     files = [path.relative_to(project.folder) for path in project.files().values()]
     made = [path for path in files if provenance.record_path(path).exists()]
-    assert {path.suffix for path in made} == {".tif", ".h5", ".json", ".pt", ".csv", ".png", ".html"}
+    assert {path.suffix for path in made} == {".tif", ".h5", ".json", ".pt", ".csv", ".svg", ".html"}
     for path in made:
         before, times = path.read_bytes(), path.stat()
         flip_a_bit(path, random.Random(0))

@@ -20,8 +20,8 @@ LAYERS = [
 ]
 LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
 IMPORTERS = {  # library -> folders or modules that may import it
-    "torch": r"data\.(augment|patches)|inference|networks\.(cost|folding|model|transfer|\w*module)"
-    r"|networks\.\w+\.(module|dense|masks)|runtime\.(devices|processes)|stages\.(masks|prediction|training)|tasks\.\w+\.(task|losses|masks|patches)|training",
+    "torch": r"data\.(augment|patches)|inference|networks\.(cost|exporting|folding|model|transfer|\w*module)"
+    r"|networks\.\w+\.(module|dense|masks)|runtime\.(devices|processes)|stages\.(export_model|masks|prediction|training)|tasks\.\w+\.(task|losses|masks|patches)|training",
     "matplotlib": r"figures",
     "jinja2": r"pages",
     "snakemake": r"cli",

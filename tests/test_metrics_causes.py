@@ -292,8 +292,9 @@ class TestDrawnErrors:
         assert merged.pixels == CELL * (CELL + GAP)  # the cell and the way to it
         assert y <= split.y < y + CELL and x + 6 <= split.x < x + 8
         assert split.pixels == CELL * 8
-        middle = 3 + (CELL - 1) / 2
-        assert examples[Cause.MISSED_OTHER] == (CELL * CELL, *[pytest.approx(middle, abs=0.5)] * 2)
+        missed, middle = examples[Cause.MISSED_OTHER], 3 + (CELL - 1) / 2
+        assert (missed.y, missed.x) == (pytest.approx(middle, abs=0.5),) * 2
+        assert (missed.pixels, missed.box) == (CELL * CELL, (3, 3, 3 + CELL, 3 + CELL))
 
 
 @pytest.mark.parametrize("axes", [(), (0,), (1,), (0, 1)])
@@ -378,6 +379,14 @@ def test_every_wrong_pixel_has_one_cause_and_every_unmatched_cell_is_one_error(c
         pixels = int((causes.codes == cause).sum())
         assert (cause in causes.examples) == (pixels > 0) <= (causes.cells[cause] > 0)
         assert pixels == 0 or 0 < causes.examples[cause].pixels <= pixels
+        single = [error for error in causes.errors if error.cause == cause]
+        if cause.kind != "outline":
+            assert sum(error.pixels for error in single) == pixels
+            assert len(single) <= causes.cells[cause]
+            assert causes.examples.get(cause) in (single or [None])
+        for y0, x0, y1, x1 in (error.box for error in single):
+            inside = causes.codes[y0:y1, x0:x1] == cause
+            assert all(edge.any() for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
 
     # the pixels of cells without a match belong to errors of cells, and those of outlines to none
     kinds = np.array(["", *(cause.kind for cause in Cause)])[causes.codes]

@@ -4,21 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from PIL import Image
-from scipy import ndimage
 
 from pipeline_lib import layout, metrics, provenance
 from pipeline_lib.data.labels import separation_border
-from pipeline_lib.figures import describe
-from pipeline_lib.figures.colouring import rgb
-from pipeline_lib.figures.palette import BACKGROUND
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
 from pipeline_lib.stages.evaluation import evaluate
-from pipeline_lib.stages.pictures import draw_errors, draw_volume_strip
 from pipeline_lib.stages.postprocessing import choose_postprocessing
 from pipeline_lib.stages.segmentation import segment, write_tiffs
 from tests.box_datasets import add_boxes
+from tests.layer_pictures import cells_of, layers_of
 
 SIDE = 60
 
@@ -71,38 +66,34 @@ def read_all(folder):
     write_tiffs(labels, prediction, folder / "labels.tif", folder / "p.tif")
     tables = folder / "scores.csv", folder / "sections.csv"
     evaluate(folder / "dataset.h5", *made_from, *tables, network="unet", **named)
-    for name in ("dataset", "unannotated"):
-        draw_volume_strip(folder / f"{name}.h5", None, *made_from, folder / f"{name}.png", **named)
-    draw_errors(folder / "dataset.h5", *made_from, folder / "errors.png", volume="v")
+    layers = {
+        name: read_json(layers_of(folder, f"{name}.h5", f"{name}.json"))
+        for name in ("dataset", "unannotated")
+    }
     scores = pd.read_csv(folder / "scores.csv", float_precision="round_trip")
     chosen = read_json(postprocessing)["threshold"]
     with layout.require(labels, layout.LABELS) as file:
         stored = file["labels"][0]
     (tiff,) = tifffile.imread(folder / "labels.tif")
     np.testing.assert_array_equal(tiff, stored)
-    errors = describe(folder / "errors.png")["counts"]
+    (section,) = layers["dataset"]["shown"]
+    errors: dict[str, list[int]] = {}
+    for error in section["errors"]:
+        errors.setdefault(error["cause"].partition("_")[0], []).append(error["pixels"])
     return {
         "labels": stored,
         "scores": scores[scores.threshold == chosen].set_index("metric").value,
-        "legend": describe(folder / "dataset.png")["panels"][2]["legend"],
-        "legend, unannotated": describe(folder / "unannotated.png")["panels"][2]["legend"],
-        "errors": {name: (places, pixels) for name, _, _, places, pixels in errors if places},
+        "layers": layers,
+        "errors": errors,
     }
 
 
-def read_panel(picture, number):
-    x, y, width, height = describe(picture)["panels"][number]["box"]
-    return np.asarray(Image.open(picture).convert("RGB"))[y : y + height, x : x + width]
-
-
-def count_shown(image, hidden=None):
-    """Count coloured regions on dark background in a picture of a section, except those at `hidden`."""
-    factor = len(image) // SIDE
-    coloured = (image != rgb(BACKGROUND)).any(axis=2)
-    if hidden is not None:  # with the outline of an error
-        y, x = (slice((edge.start - 4) * factor, (edge.stop + 4) * factor) for edge in hidden)
-        coloured[y, x] = False
-    return ndimage.label(coloured)[1]
+def count_shown(layers):
+    """Count the cells in the picture of the cells found, which must be those of the table."""
+    (section,) = layers["shown"]
+    numbers = np.unique(cells_of(section["layers"]["cells"], section["cells_bits"]))
+    assert numbers[numbers > 0].tolist() == [*range(1, len(section["found_cells"]["label"]) + 1)]
+    return np.count_nonzero(numbers)
 
 
 def count_cells(folder, true_cells):
@@ -110,20 +101,18 @@ def count_cells(folder, true_cells):
     shown = read_all(folder)
     scores = shown["scores"]
     matches = round(scores["seg"] * true_cells)
-    added, deleted = (shown["errors"].get(f"object {kind}", (0, 0))[0] for kind in ("added", "deleted"))
-    close_up = read_panel(folder / "errors.png", 1)  # raw image, annotation, segmentation; 8 px between them
-    segmentation = close_up[:, -((close_up.shape[1] - 16) // 3) :]
+    errors, layers = shown["errors"], shown["layers"]
     return {
         "HDF5 and TIFF": np.count_nonzero(np.unique(shown["labels"])),
         "cells found": int(scores["cells_found"]),
         # TP / (truth + predicted - TP), and 2 sum(IoU) / (truth + predicted)
         "average precision": round(matches / scores["average_precision_50"]) - true_cells + matches,
         "panoptic quality": round(2 * matches / scores["panoptic_quality"]) - true_cells,
-        "strip": count_shown(read_panel(folder / "dataset.png", 2)),
-        "strip, unannotated": count_shown(read_panel(folder / "unannotated.png", 2)),
-        "its legend": int(shown["legend, unannotated"][0][1].split()[0]),
-        "error map": true_cells + added - deleted,
-        "close-up": count_shown(segmentation, hidden=UNSEEN),
+        "viewer": count_shown(layers["dataset"]),
+        "viewer, unannotated": count_shown(layers["unannotated"]),
+        "table of the viewer": len(layers["dataset"]["shown"][0]["found_cells"]["label"]),
+        "sizes": sum(layers["unannotated"]["diameters"]["found"]),
+        "errors": true_cells + len(errors.get("false", [])) - len(errors.get("missed", [])),
     }
 
 
@@ -176,17 +165,15 @@ def test_scores_and_pictures_use_stored_labels_of_another_method(tmp_path):
     make_labels(tmp_path)
     before = read_all(tmp_path)
     assert len(np.unique(before["labels"])) == 2 and before["scores"]["seg"] == 0.5
-    assert before["errors"].keys() == {"merger"}
-    assert [text for _, text in before["legend"]] == ["splits: 0 px", "mergers: 40 px"]
-    assert before["legend, unannotated"] == [[None, "1 cell"]]
+    assert before["errors"] == {"merged": [20 * 40]}
+    assert count_shown(before["layers"]["unannotated"]) == 1
 
     replace_labels(tmp_path, np.where(labels, labels + 70_000, 0))
     after = read_all(tmp_path)
     assert after["scores"][[*metrics.INSTANCE_METRICS]].eq(1).all()
     assert after["errors"] == {}
-    assert [text for _, text in after["legend"]] == ["splits: 0 px", "mergers: 0 px"]
-    assert after["legend, unannotated"] == [[None, "2 cells"]]
-    assert count_shown(read_panel(tmp_path / "dataset.png", 2)) == 2
+    assert count_shown(after["layers"]["dataset"]) == count_shown(after["layers"]["unannotated"]) == 2
+    assert after["layers"]["dataset"]["shown"][0]["found_cells"]["label"] == [70_001, 70_002]
     of_labels = {*metrics.INSTANCE_METRICS, *metrics.CELL_COUNTS}
     of_labels |= {*before["scores"].filter(regex="box|voc_|froc|count_").index}
     others = [name for name in before["scores"].index if name not in of_labels]
@@ -202,10 +189,9 @@ def test_cell_removed_from_the_file_is_missing_everywhere(blobs):
     shown = read_all(blobs)
     assert shown["scores"]["seg"] == shown["scores"]["iou"] == 0
     assert shown["scores"]["pixel_error"] == pytest.approx(1 - 2 * 400 / (500 + 409))  # of the map
-    assert shown["errors"].keys() == {"object deleted", "object added"}
-    assert shown["errors"]["object deleted"][0] == 2 and shown["errors"]["object added"] == (1, 9)
-    assert shown["legend, unannotated"] == [[None, "1 cell"]]
-    assert count_shown(read_panel(blobs / "unannotated.png", 2)) == 1
+    assert shown["errors"].keys() == {"missed", "false"}
+    assert len(shown["errors"]["missed"]) == 2 and shown["errors"]["false"] == [9]
+    assert count_shown(shown["layers"]["unannotated"]) == 1
 
 
 def test_segmentation_of_another_volume_is_rejected(blobs):
@@ -215,7 +201,5 @@ def test_segmentation_of_another_volume_is_rejected(blobs):
     named = {"volume": "v", "split": "test"}
     with pytest.raises(InputError, match=r"segmentation\.h5: shape \(1, 60, 59\), but .* has \(1, 60, 60\)"):
         evaluate(blobs / "dataset.h5", *made_from, blobs / "sections.csv", network="unet", **named)
-    with pytest.raises(InputError, match=r"segmentation\.h5: shape \(1, 60, 59\), but the prediction has"):
-        draw_volume_strip(blobs / "dataset.h5", None, *made_from, **named)
-    with pytest.raises(InputError, match=r"segmentation\.h5: shape \(1, 60, 59\), but the prediction has"):
-        draw_errors(blobs / "dataset.h5", *made_from, volume="v")
+    with pytest.raises(InputError, match=r"segmentation\.h5: shape \(1, 60, 59\), but .* has \(1, 60, 60\)"):
+        layers_of(blobs)

@@ -1,7 +1,6 @@
 """The report shows the content of the files, needs no other file, and is well-formed HTML."""
 
-import base64
-import io
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -10,9 +9,8 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from pipeline_lib import figures, layout, metrics, networks
+from pipeline_lib import layout, metrics, networks
 from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.figures import charts
 from pipeline_lib.networks.model import Model
@@ -22,13 +20,8 @@ from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.scores import at_chosen_threshold, spread
 from pipeline_lib.stages import postprocessing, report
 from pipeline_lib.stages.evaluation import CAUSE_COLUMNS
-from pipeline_lib.stages.pictures import (
-    draw_causes,
-    draw_errors,
-    draw_thresholds,
-    draw_training,
-    draw_volume_strip,
-)
+from pipeline_lib.stages.layers import prepare_layers
+from pipeline_lib.stages.pictures import draw_thresholds, draw_training
 from pipeline_lib.stages.report import SCORES, Contents, mean_scores, write_report
 from pipeline_lib.stages.segmentation import segment
 
@@ -38,9 +31,28 @@ SETTINGS = {
     "volumes": "volumes.tsv",
     "seed": 7,
     "seeds": [],
-    "training": {"tile": 220, "learning_rate": 0.001, "iterations": 100, "best_by": "loss"},
+    "network": {"name": "unet"},
+    "training": {
+        "tile": 220,
+        "batch": 1,
+        "learning_rate": 0.001,
+        "iterations": 100,
+        "best_by": "loss",
+        "optimizer": "adam",
+        "decay": "cosine",
+    },
+    "prediction": {"average_orientations": True},
+    "augmentation": {
+        "rotate": True,
+        "mirror": True,
+        "elastic_std": 10.0,
+        "gain": 0.2,
+        "offset": 0.2,
+        "gamma": 0.0,
+        "noise": 0.0,
+    },
     "drawing": {"membrane_width": [2, 5]},
-    "weight_map": {"class_balance": True},
+    "weight_map": {"class_balance": True, "w0": 10.0, "sigma": 5.0},
 }
 
 
@@ -61,7 +73,7 @@ def tidy_scores(splits=("validation", "test"), volumes=2):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A model with its history, and pictures of an annotated and of an unannotated volume."""
+    """A model with its history, and layers of an annotated and of an unannotated volume."""
     folder = tmp_path_factory.mktemp("case")
     labels = np.zeros((1, 40, 40), np.uint32)
     labels[:, 4:18, 4:36], labels[:, 22:36, 4:36] = 1, 2
@@ -86,24 +98,18 @@ def pictures(tmp_path_factory):
         )
     for name, weights in (("test-0", folder / "test-0.h5"), ("new", None)):
         segment(folder / f"{name}.h5", folder / "unet.json", folder / f"{name}-labels.h5")
-        draw_volume_strip(
+        prepare_layers(
             folder / f"{name}.h5",
             weights,
             folder / f"{name}.h5",
             folder / f"{name}-labels.h5",
-            folder / "unet.json",
-            folder / f"strip/{name}.png",
+            None,
+            folder / f"layers/{name}.json",
             volume=name,
-            split="test",
+            split="test" if weights else "predict",
+            network="unet",
+            pixels=10**6,
         )
-    draw_errors(
-        folder / "test-0.h5",
-        folder / "test-0.h5",
-        folder / "test-0-labels.h5",
-        folder / "unet.json",
-        folder / "errors/test-0.png",
-        volume="test-0",
-    )
     pd.DataFrame(
         {
             "iteration": [50, 100],
@@ -113,10 +119,10 @@ def pictures(tmp_path_factory):
             "learning_rate": [1e-3, 0.0],
         },
     ).to_csv(folder / "history.csv", index=False)
-    draw_training(folder / "history.csv", folder / "training.png")
+    draw_training(folder / "history.csv", folder / "training.svg")
     tidy_scores().to_csv(folder / "scores.csv", index=False)
     thresholds = [folder / f"{name}.json" for name in THRESHOLDS]
-    draw_thresholds(folder / "scores.csv", thresholds, folder / "thresholds.png")
+    draw_thresholds(folder / "scores.csv", thresholds, folder / "thresholds.svg")
     write_json(folder / "statistics.json", {"class_frequencies": [0.25, 0.75]})
     write_json(folder / "check.json", {"doubts": [{}, {}]})
     arguments = {"depth": 1, "base_channels": 2, "input_channels": 1}
@@ -142,7 +148,7 @@ def write(
     volumes=("train-0", "test-0", "new"),
     with_pictures=True,
     spread=(),
-    causes=(),
+    causes=None,
 ):
     scores.to_csv(folder / "scores.csv", index=False)
     rows = [
@@ -155,8 +161,7 @@ def write(
         }
         for name in volumes
     ]
-    strips = [folder / f"strip/{name}.png" for name in ("test-0", "new")] if with_pictures else []
-    errors = [folder / "errors/test-0.png"] if with_pictures else []
+    layers = [folder / f"layers/{name}.json" for name in ("test-0", "new")] if with_pictures else []
     thresholds = [folder / f"{name}.json" for name in THRESHOLDS]
     contents = Contents(
         title=title,
@@ -170,11 +175,10 @@ def write(
         postprocessing=thresholds,
         statistics=folder / "statistics.json",
         check=folder / "check.json",
-        strips=strips,
-        errors=errors,
+        layers=layers,
         causes=causes,
-        training_figure=folder / "training.png",
-        thresholds_figure=folder / "thresholds.png",
+        training_figure=folder / "training.svg",
+        thresholds_figure=folder / "thresholds.svg",
     )
     write_report(contents, folder / output, folder / "warnings.json")
     return (folder / output).read_text(encoding="utf-8")
@@ -189,6 +193,7 @@ class Page(HTMLParser):
     """Elements as (tag, attributes), and tables as rows of cells. Fails if tags do not match."""
 
     VOID = frozenset({"meta", "link", "img", "br", "hr", "input", "wbr"})
+    SILENT = frozenset({"style", "script"})
 
     def __init__(self, html):
         super().__init__(convert_charrefs=True)
@@ -196,6 +201,7 @@ class Page(HTMLParser):
         self.feed(html)
         self.close()
         assert self.open == []
+        self.tables = [table for table in self.tables if table[0]]  # without that of the viewer's script
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
@@ -217,7 +223,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" in self.open:
+        if self.SILENT & {*self.open}:
             return
         self.text += data
         if self.open and ("td" in self.open or "th" in self.open):
@@ -231,9 +237,9 @@ def texts(html):
 
 
 def score_tables(html):
-    """Tables of the test and of the validation split: metric -> cells of network and baselines."""
+    """All scores of the test and of the validation split: metric -> cells of network and baselines."""
     metric = {score.name: score.metric for score in SCORES}
-    tables = [table for table in Page(html).tables if table[0][0]["text"] == "score"]
+    _, *tables = [table for table in Page(html).tables if table[0][0]["text"] == "score"]
     return [
         {metric[re.split(" (lower|higher) is better", row[0]["text"])[0]]: row[1:] for row in table[2:]}
         for table in tables
@@ -332,7 +338,8 @@ def test_the_reliability_diagram_shows_all_pixels_of_a_split(pictures):
             for other in ({"network": "unet", "threshold": 0.3}, {"network": "constant", "threshold": 0.2})
         ]
     html = write(pictures, pd.concat([scores, pd.DataFrame(rows)]), "reliability.html")
-    found = re.findall(r"<figure>\s*<figcaption><b>(\w+) split</b>(.*?)</figure>", html, re.S)
+    shown = html[html.index('id="calibration"') :]
+    found = re.findall(r"<figure>\s*<figcaption><b>(\w+) split</b>(.*?)</figure>", shown, re.S)
     assert [split for split, _ in found] == ["Test", "Validation"]
     [table] = (own for own in Page(html).tables if own[0][0]["text"] == "cell probability")
     for number, (split, text) in enumerate(found):
@@ -531,21 +538,31 @@ def test_the_page_says_what_was_taken_from_the_model_to_start_from(pictures, pag
     )
 
 
-def test_titles_and_settings_are_escaped(pictures):
+def test_titles_and_settings_are_escaped(pictures, page):
     evil = '<script>alert("1")</script>'
     html = write(pictures, tidy_scores(), "evil.html", title=evil, settings=SETTINGS | {"note": evil})
-    assert not any(tag == "script" for tag, _ in Page(html).elements)
+    assert evil not in html and html.count("<script") == page.count("<script")
     assert Page(html).text.count(evil) == 3  # title, heading, setting
 
 
 # the page
 
 
+def test_the_first_table_has_the_main_scores(page):
+    tables = [table for table in Page(page).tables if table[0][0]["text"] == "score"]
+    names = [re.split(" (lower|higher) is better", row[0]["text"])[0] for row in tables[0][2:]]
+    assert names == [score.name for score in SCORES if score.metric in report.SEGMENTATION.table]
+    for first, whole in zip(
+        tables[0][2:], [row for row in tables[1] if row[0] in tables[0][2:]], strict=False
+    ):
+        assert first == whole
+
+
 def test_the_page_needs_no_other_file(page):
     for tag, attributes in Page(page).elements:
-        assert tag not in ("script", "link", "iframe")
+        assert tag not in ("link", "iframe") and (tag != "script" or "src" not in attributes)
         for name in ("href", "src"):
-            assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,")) or (
+            assert attributes.get(name, "#").startswith(("#", "data:image/")) or (
                 attributes[name] in ("check.html", "provenance.html")
             )  # pages of the same run
     style = re.search("<style>(.*)</style>", page, re.S)[1]
@@ -553,34 +570,53 @@ def test_the_page_needs_no_other_file(page):
     assert "@import" not in style
 
 
-def test_all_pictures_are_embedded_and_every_panel_is_shown(page, pictures):
+def test_all_layers_are_embedded_once_and_every_reference_has_a_target(page, pictures):
     elements = Page(page).elements
-    found = [a.get("src") or a["href"] for tag, a in elements if tag in ("img", "image")]
-    files = ["strip/test-0", "strip/new", "errors/test-0", "training", "thresholds"]
-    expected = {(pictures / f"{name}.png").read_bytes() for name in files}
-    assert {base64.b64decode(uri.partition(",")[2]) for uri in found} == expected
-    for picture in expected:
-        Image.open(io.BytesIO(picture)).verify()
+    embedded = {a["id"]: a["href"] for tag, a in elements if tag == "image"}
+    volumes = [read_json(pictures / f"layers/{name}.json") for name in ("test-0", "new")]
+    assert embedded == {
+        f"v{v}s{s}-{layer}": uri
+        for v, volume in enumerate(volumes)
+        for s, section in enumerate(volume["shown"])
+        for layer, uri in section["layers"].items()
+    }
     ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    links = [attributes["href"] for tag, attributes in elements if tag in ("use", "a")]
+    links = [
+        attributes["href"] for tag, attributes in elements if tag in ("use", "a") and "href" in attributes
+    ]
     assert set(links) - {"provenance.html", "check.html"} <= {f"#{name}" for name in ids}
-    panels = sum(len(figures.describe(pictures / f"{name}.png")["panels"]) for name in files[:3])
-    assert sum(tag == "use" for tag, _ in elements) == panels
+    data = json.loads(re.search(r'<script type="application/json" id="viewer-data">(.*?)</script>', page)[1])
+    assert [volume["volume"] for volume in data] == ["test-0", "new"]
+    assert data[0]["shown"][0]["layers"] == [*volumes[0]["shown"][0]["layers"]]
+    assert data[0]["shown"][0]["found_cells"] == volumes[0]["shown"][0]["found_cells"]
 
 
-def test_the_counts_of_errors_are_shown_with_the_error_map(page, pictures):
-    counts = {
-        name: [f"{places:,}", f"{pixels:,}"]
-        for name, _, _, places, pixels in figures.describe(pictures / "errors/test-0.png")["counts"]
-    }
-    (table,) = (table for table in Page(page).tables if table[0][0]["text"] == "error")
-    assert [[cell["text"] for cell in row[1:]] for row in table[1:]] == list(counts.values())
-    assert all(row[0]["text"].startswith(name) for row, name in zip(table[1:], counts, strict=True))
-    assert counts["object deleted"] == ["1", "1"]
+def test_the_worst_errors_are_shown_and_open_the_viewer(page):
+    """Of two cells, one is missed."""
+    (link,) = (a for tag, a in Page(page).elements if tag == "a" and "data-open" in a)
+    v, s, top, left, bottom, right = json.loads(link["data-open"])
+    assert (v, s, top, left, bottom, right) == (0, 0, 0, 0, 40, 40)
+    assert "missed, other missed cells" in " ".join(Page(page).text.split())
 
 
-def test_the_causes_of_errors_are_shown_with_an_example_of_each(pictures, page):
+def test_sizes_of_cells_are_shown(page):
+    (text,) = re.findall(r"<b>Test split</b>(, median .*?)</figcaption>", page)
+    diameter = int(np.sqrt(4 * 14 * 32 / np.pi)) + 0.5
+    assert text == f", median {diameter:.3g} px annotated, {diameter:.3g} px found"
+
+
+def test_the_methods_can_be_pasted(page):
+    (text,) = re.findall(r'<pre class="paste" id="methods-text">(.*?)</pre>', page, re.S)
+    assert "A U-Net [2] with" in text and "100 iterations" in text and "0.001" in text
+    assert "the cell probability" not in text
+    for number in range(1, 1 + text.count("doi:") + text.count("arXiv:")):
+        assert text.count(f"[{number}]") >= 2  # in the paragraph and in the list
+    (bibtex,) = re.findall(r'<pre class="paste" id="bibtex">(.*?)</pre>', page, re.S)
+    assert bibtex.count("@") == text.count("\n[") and "10.1007/978-3-319-24574-4_28" in bibtex
+
+
+def test_the_causes_of_errors_are_shown_with_the_place_of_an_example(pictures, page):
     """Of two cells, one is not found. The causes are those of the validation split."""
     with layout.require(pictures / "test-0.h5") as data, layout.require(pictures / "test-0-labels.h5") as own:
         raw, labels, found = data["raw"][:], data["labels"][:], own["labels"][:]
@@ -592,11 +628,7 @@ def test_the_causes_of_errors_are_shown_with_an_example_of_each(pictures, page):
         table.assign(**names | {"network": "constant"}, split="validation", cells=1000),
     ]
     pd.concat(rows).to_csv(pictures / "causes.csv", index=False, columns=CAUSE_COLUMNS)
-    files = {"test-0": (pictures / "test-0.h5", pictures / "test-0-labels.h5")}
-    draw_causes(pictures / "causes.csv", files, pictures / "causes.png", network="unet")
-    html = write(
-        pictures, tidy_scores(), "causes.html", causes=[pictures / "causes.csv", pictures / "causes.png"]
-    )
+    html = write(pictures, tidy_scores(), "causes.html", causes=pictures / "causes.csv")
     own = next(table for table in Page(html).tables if table[0][0]["text"] == "cause")
     columns = [cell["text"].split(" higher")[0] for cell in own[0]]
     assert columns == ["cause", "cells", "wrong pixels", "V-Rand after thinning", "SEG", "Average precision"]
@@ -608,8 +640,10 @@ def test_the_causes_of_errors_are_shown_with_an_example_of_each(pictures, page):
     assert [row[1]["text"] for row in own[1:]] == ["", "1", "1"]
     assert [row[2]["text"] for row in own[1:]] == ["448", "448 100 %", "448 100 %"]
     assert [row[4]["text"] for row in own[1:]] == ["0.500", "1.000 +0.500", "1.000 +0.500"]
-    assert 'href="#causes"' in html and 'href="#cause-examples"' in html
-    assert "missed cells, other missed cells: test-0, section 1" in html
+    assert 'href="#causes"' in html
+    # the place of the largest one can be shown in the viewer
+    (place,) = re.findall(r'data-open="(.*?)" aria-label="show the largest: other missed cells"', html)
+    assert json.loads(place) == [0, 0, -11, -21, 69, 59]
     assert 'id="causes"' not in page  # of a report without them
 
 

@@ -240,9 +240,9 @@ class TestFinishedRun:
     def test_report_shows_the_title(self, run):
         assert "Small run" in (run[0] / "results/report.html").read_text()
 
-    def test_number_of_pictures_is_that_of_the_config(self, run):
-        strips = (run[0] / "results/figures/volume").glob("*.png")
-        assert {path.stem for path in strips} == {"score", "choose", "new"}
+    def test_the_number_of_volumes_in_the_viewer_is_that_of_the_config(self, run):
+        layers = (run[0] / "results/figures/layers").glob("*.json")
+        assert {path.stem for path in layers} == {"score", "choose", "new"}
 
     def test_the_causes_of_all_errors_are_in_one_table_and_in_the_report(self, run):
         results = run[0] / "results"
@@ -258,7 +258,7 @@ class TestFinishedRun:
             at = scores[scores.volume == volume].drop_duplicates("metric").set_index("metric").value
             assert own.set_index("cause").seg["as_found"] == pytest.approx(at["seg"], nan_ok=True)
         report = (results / "report.html").read_text()
-        assert "Errors by cause" in report and (results / "figures/causes.png").exists()
+        assert "Errors by cause" in report
 
     def test_every_job_left_a_log_and_a_benchmark(self, run):
         directory, _, output = run
@@ -497,8 +497,8 @@ class TestFinishedRun:
         answer = snakemake(run[0], *run[1], "--report", "workflow.html")
         assert answer.returncode == 0, answer.stderr
         page = (run[0] / "workflow.html").read_text()
-        for figure in ("volume/score.png", "errors/score.png", "training.png", "thresholds.png"):
-            assert f"figures/{figure}" in page
+        for figure in ("figures/training.svg", "figures/thresholds.svg", "report.html"):
+            assert f"results/{figure}" in page
 
 
 @pytest.mark.slow

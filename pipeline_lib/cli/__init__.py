@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from pipeline_lib import __version__
-from pipeline_lib.cli import check, evaluate, init, measure, predict, provenance, run
+from pipeline_lib.cli import accept, check, evaluate, export, init, measure, predict, provenance, run, suggest
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import shown_warnings
 
-COMMANDS = (init, check, run, predict, evaluate, measure, provenance)
+COMMANDS = (init, check, run, predict, suggest, accept, evaluate, measure, export, provenance)
 
 DESCRIPTION = """\
 Segment microscope images and score segmentations.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 
+from pipeline_lib.api.segmenting import Options
+
 
 def pixel_size(text: str) -> tuple[float, float]:
     """Return a pixel size (y, x) in um, given as one number or as two, such as `0.5` or `0.5,0.4`.
@@ -61,3 +63,68 @@ def channel(text: str) -> int | str:
     (2, 'DAPI')
     """
     return int(text) if text.isdecimal() else text
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of commands that segment images: how to read them, and how to compute.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Parser of the command.
+    """
+    parser.add_argument("--stack", action="store_true", help="a folder in IMAGES is one stack of its files")
+    parser.add_argument(
+        "--channels",
+        type=channel,
+        nargs="+",
+        metavar="C",
+        help="channels to read, by number or name, as `dataset.channels`",
+    )
+    parser.add_argument(
+        "--scale", type=float, metavar="FACTOR", help="multiply gray levels, as the column `scale`"
+    )
+    parser.add_argument(
+        "--offset", type=float, metavar="LEVEL", help="subtract first, as the column `offset`"
+    )
+    parser.add_argument(
+        "--pixel-size",
+        type=pixel_size,
+        metavar="UM",
+        help="side of a pixel in um; default: as the file states",
+    )
+    parser.add_argument(
+        "--match-pixel-size", action="store_true", help="resample images to the pixel size of the model"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    parser.add_argument(
+        "--at-a-time", type=int, metavar="N", help="images at a time; default: what the machine allows"
+    )
+    parser.add_argument("--memory", type=float, default=8.0, metavar="GB", help="memory to use; default: 8")
+
+
+def options_of(parsed: argparse.Namespace) -> Options:
+    """Return the options of a command that segments images, which also has the arguments `model` and `out`.
+
+    Parameters
+    ----------
+    parsed : argparse.Namespace
+        Result of the parser.
+
+    Returns
+    -------
+    Options
+        Model, folder, and how to segment.
+    """
+    return Options(
+        parsed.model,
+        parsed.out,
+        scale=parsed.scale,
+        offset=parsed.offset,
+        channels=parsed.channels,
+        pixel_size=parsed.pixel_size,
+        match_pixel_size=parsed.match_pixel_size,
+        device=parsed.device,
+        at_a_time=parsed.at_a_time,
+        memory=parsed.memory,
+    )

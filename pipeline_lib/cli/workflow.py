@@ -32,6 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rest.required = False  # argparse would name it in the message if the config is missing
 
 
+def snakefile() -> Path:
+    """Return the main file of the workflow: in the checkout, or in the package, where setup.py puts it.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    checkout = PACKAGE.parent / "Snakefile"
+    return checkout if checkout.exists() else PACKAGE / "workflow/Snakefile"
+
+
 def run_workflow(config: Path, arguments: Sequence[str], *targets: str) -> int:
     """Print and run the command of Snakemake that makes `targets`, by default all results.
 
@@ -54,14 +66,14 @@ def run_workflow(config: Path, arguments: Sequence[str], *targets: str) -> int:
     InputError
         If there is no config file.
     """
-    checkout = (PACKAGE.parent / "Snakefile").exists()  # setup.py puts both into a package
-    snakefile = PACKAGE.parent / "Snakefile" if checkout else PACKAGE / "workflow/Snakefile"
-    profile = (PACKAGE.parent if checkout else PACKAGE) / "profiles/default"
+    profile = snakefile().parent / "profiles/default"
+    if not profile.exists():
+        profile = PACKAGE / "profiles/default"
     if not config.is_file():
         raise InputError(
             f"{config}: no such config file. Name another, or write one with `bordure init FOLDER`."
         )
-    command = ["snakemake", "--snakefile", str(snakefile), "--configfile", str(config)]
+    command = ["snakemake", "--snakefile", str(snakefile()), "--configfile", str(config)]
     command += ["--workflow-profile", str(profile)]  # here, since --configfile takes all words that follow
     command += [*arguments, *(["--", *targets] if targets else [])]
     print(shlex.join(command), file=sys.stderr, flush=True)

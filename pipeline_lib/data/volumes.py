@@ -421,6 +421,29 @@ def batches(*groups: Mapping[str, int], earlier: Sequence[Sequence[str]] = ()) -
     return {str(number): names for number, names in enumerate(found, 1)}
 
 
+def table_rows(path: str | Path) -> list[dict[str, str]]:
+    """Return the rows of a table of volumes as they are written.
+
+    Parameters
+    ----------
+    path : str or Path
+        Tab-separated text file.
+
+    Returns
+    -------
+    list of dict of str to str
+        Cells of each row by the names of their columns.
+
+    Raises
+    ------
+    InputError
+        If the table cannot be read or has unknown columns.
+    """
+    (_, header), *lines = _lines(path)
+    columns = _columns(path, header)
+    return [dict(itertools.zip_longest(columns, line[: len(columns)], fillvalue="")) for _, line in lines]
+
+
 def _lines(path: str | Path) -> list[tuple[int, list[str]]]:
     """Return number and cells of each line that is not empty, the header first."""
     try:

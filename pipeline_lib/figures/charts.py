@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline_lib.figures.palette import BLUE, GREEN, ORANGE, VERMILLION
-from pipeline_lib.figures.sheet import INK, PAPER, STYLE, new_figure, save_png
+from pipeline_lib.figures.sheet import INK, PAPER, STYLE, new_figure, save_chart
 from pipeline_lib.runtime.types import Json
 
 WIDTH, HEIGHT = 720, 300  # px, of one chart
@@ -34,26 +34,26 @@ LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
 
 
 def save_training_chart(history: pd.DataFrame, output: str | Path, *, record: Json) -> None:
-    """Write the charts of `training_chart` as PNG.
+    """Write the charts of `training_chart` as SVG.
 
     Parameters
     ----------
     history : pandas.DataFrame
         Training history.
     output : str or Path
-        PNG file to write.
+        SVG file to write.
     record : dict
         Provenance record to store in the picture.
     """
     facts = {"title": "Training curves", "provenance": record}
     with matplotlib.rc_context(STYLE):
-        save_png(training_chart(history), output, facts)
+        save_chart(training_chart(history), output, facts)
 
 
 def save_threshold_chart(
     scores: pd.DataFrame, chosen: dict[str, Json], output: str | Path, *, record: Json
 ) -> None:
-    """Write the chart of `threshold_chart` as PNG.
+    """Write the chart of `threshold_chart` as SVG.
 
     Parameters
     ----------
@@ -62,13 +62,13 @@ def save_threshold_chart(
     chosen : dict of str to dict
         Chosen threshold of each network, as for `threshold_chart`.
     output : str or Path
-        PNG file to write.
+        SVG file to write.
     record : dict
         Provenance record to store in the picture.
     """
     facts = {"title": "Error against threshold", "provenance": record}
     with matplotlib.rc_context(STYLE):
-        save_png(threshold_chart(scores, chosen), output, facts)
+        save_chart(threshold_chart(scores, chosen), output, facts)
 
 
 def training_chart(history: pd.DataFrame) -> Figure:

@@ -12,8 +12,8 @@ import numpy as np
 from pipeline_lib.figures.colouring import hatch_legend, hatched, instances_coloured, magnified, raw_picture
 from pipeline_lib.figures.overlay import outline_overlay
 from pipeline_lib.figures.palette import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
+from pipeline_lib.figures.parts import LARGEST, SMALLEST, WINDOW, middle
 from pipeline_lib.figures.sheet import INK, STYLE, Panel, new_figure, save_png, save_sheet
-from pipeline_lib.figures.volume import LARGEST, SMALLEST, WINDOW, middle
 from pipeline_lib.runtime.types import Json, Stored
 
 OUTLINE = ORANGE

@@ -98,13 +98,18 @@ def instances_coloured(labels: np.ndarray, window: Window = WHOLE) -> np.ndarray
     y, x = (range(length)[part] for length, part in zip(labels.shape, window, strict=True))
     above, left = min(y.start, 1), min(x.start, 1)
     labels = labels[y.start - above : y.stop, x.start - left : x.stop]
-    hues = [rgb(colour) for colour in (GREEN, PURPLE, ORANGE, "gray")]
-    tints = np.array([hue * share + 255 * (1 - share) for share in (0.2, 0.4, 0.6) for hue in hues], np.uint8)
-    image = tints[(labels.astype(np.int64) * 2654435761 >> 8) % len(tints)]
+    pale = tints()
+    image = pale[(labels.astype(np.int64) * 2654435761 >> 8) % len(pale)]
     for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         image[here][labels[here] != labels[there]] = rgb(BACKGROUND)
     image[labels == 0] = rgb(BACKGROUND)
     return image[above:, left:]
+
+
+def tints() -> np.ndarray:
+    """Return 12 pale colours for cells (12, 3), uint8. None resembles the colours of splits and mergers."""
+    hues = [rgb(colour) for colour in (GREEN, PURPLE, ORANGE, "gray")]
+    return np.array([hue * share + 255 * (1 - share) for share in (0.2, 0.4, 0.6) for hue in hues], np.uint8)
 
 
 def classes_coloured(classes: np.ndarray, number: int) -> np.ndarray:

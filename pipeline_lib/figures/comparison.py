@@ -11,8 +11,7 @@ from PIL import Image
 from pipeline_lib.figures.boxes import Line, box_overlay
 from pipeline_lib.figures.colouring import Window, hatched, instances_coloured, magnified, raw_picture
 from pipeline_lib.figures.overlay import outline_overlay
-from pipeline_lib.figures.stored import consecutive
-from pipeline_lib.figures.volume import ANNOTATED, LARGEST, WINDOW, matched_labels, middle
+from pipeline_lib.figures.parts import ANNOTATED, LARGEST, WINDOW, matched_labels, middle, numbered
 from pipeline_lib.kernels.boxes import Boxes
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.runtime.types import Stored
@@ -53,10 +52,10 @@ def section_pictures(
     if labels is None:
         return {RAW: gray}
     ignored = ignored_pixels(ignore, z, (y, x))
-    truth = consecutive(without(labels[z, y, x], ignored))
+    _, truth = numbered(without(labels[z, y, x], ignored))
     pictures = {RAW: gray, TRUTH: hatched(outline_overlay(gray, (truth, ANNOTATED)), ignored)}
     for name, array in segmented.items():
-        found = matched_labels(truth, consecutive(array[z, y, x]))
+        found = matched_labels(truth, numbered(array[z, y, x])[1])
         pictures[name] = hatched(instances_coloured(found), ignored)
     return pictures
 

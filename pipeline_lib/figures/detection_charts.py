@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline_lib.figures.charts import LINES, WIDTH
-from pipeline_lib.figures.sheet import FAINT_INK, PAPER, STYLE, new_figure, save_png
+from pipeline_lib.figures.sheet import FAINT_INK, PAPER, STYLE, new_figure, save_chart
 from pipeline_lib.metrics import FROC_RATES, BoxMatches, count_errors, detection_scores
 from pipeline_lib.runtime.types import Json
 
@@ -25,7 +25,7 @@ MARKERS = ("o", "s", "^")
 def save_curve_chart(
     matches: Mapping[str, BoxMatches], threshold: float, output: str | Path, *, record: Json
 ) -> None:
-    """Write the chart of `curve_chart` as PNG.
+    """Write the chart of `curve_chart` as SVG.
 
     Parameters
     ----------
@@ -34,20 +34,20 @@ def save_curve_chart(
     threshold : float
         Chosen score threshold.
     output : str or Path
-        PNG file to write. Its description has the `scores` of each split, all sections together.
+        SVG file to write. Its description has the `scores` of each split, all sections together.
     record : dict
         Provenance record to store in the picture.
     """
     scores = {split: detection_scores(own, threshold) for split, own in matches.items()}
     facts = {"title": "Precision, recall and false detections", "scores": scores, "provenance": record}
     with matplotlib.rc_context(STYLE):
-        save_png(curve_chart(matches, threshold), output, facts)
+        save_chart(curve_chart(matches, threshold), output, facts)
 
 
 def save_count_chart(
     matches: Mapping[str, BoxMatches], threshold: float, output: str | Path, *, record: Json
 ) -> None:
-    """Write the chart of `count_chart` as PNG.
+    """Write the chart of `count_chart` as SVG.
 
     Parameters
     ----------
@@ -56,13 +56,13 @@ def save_count_chart(
     threshold : float
         Chosen score threshold.
     output : str or Path
-        PNG file to write.
+        SVG file to write.
     record : dict
         Provenance record to store in the picture.
     """
     with matplotlib.rc_context(STYLE):
         facts = {"title": "Numbers of objects", "provenance": record}
-        save_png(count_chart(matches, threshold), output, facts)
+        save_chart(count_chart(matches, threshold), output, facts)
 
 
 def curve_chart(matches: Mapping[str, BoxMatches], threshold: float) -> Figure:

@@ -14,6 +14,8 @@ ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
 )
 BACKGROUND = "#23272e"
 HATCH = "#8b949e"  # stripes on pixels that are not annotated
+#: Colours of the kinds of errors (`metrics.Cause.kind`).
+CAUSE_COLOURS = {"merged": BLUE, "split": VERMILLION, "missed": GREEN, "false": PURPLE, "outline": YELLOW}
 
 _OF_CLASSES = (SKY, ORANGE, GREEN, YELLOW, PURPLE, VERMILLION, BLUE)
 _TOWARDS = ("#000000", "#ffffff", "#000000")  # of the first, second and third seven classes

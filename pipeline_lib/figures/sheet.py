@@ -36,7 +36,7 @@ SCALE_BAR = 18
 SCALE_LABELS = 62
 LEGEND_COLUMN = 400
 LETTER = 13  # of the title, on average
-INK, FAINT_INK, PAPER = "#1b1f24", "#57606a", "#ffffff"
+INK, FAINT_INK, GRID, PAPER = "#1b1f24", "#57606a", "#e4e7eb", "#ffffff"
 
 STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",  # part of matplotlib, so letters are the same on every machine
@@ -51,7 +51,7 @@ STYLE: dict[RcKeyType, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#e4e7eb",
+    "grid.color": GRID,
     "axes.axisbelow": True,
     "axes.titlelocation": "left",
     "axes.titlesize": "medium",
@@ -146,6 +146,33 @@ def save_png(figure: Figure, output: str | Path, description: Json) -> None:
         figure.savefig(temporary, dpi=DPI, metadata=metadata)
 
 
+def save_chart(figure: Figure, output: str | Path, description: Json) -> None:
+    """Write a chart as SVG with `description` inside, and without anything that differs between runs.
+
+    Text stays text. The colours of ink and lines are those of the page that contains the chart, if it defines
+    the CSS variables `--ink`, `--faint` and `--line`.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        The chart.
+    output : str or Path
+        SVG file to write.
+    description : dict
+        What `figures.describe` returns. It must be valid in JSON.
+    """
+    with (
+        replacing(output) as temporary,
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bordure"}),
+    ):
+        metadata = {"Date": None, "Creator": None, "Description": json.dumps(description)}
+        figure.savefig(temporary, format="svg", metadata=metadata, transparent=True)
+        text = temporary.read_text(encoding="utf-8")
+        for colour, name in ((INK, "ink"), (FAINT_INK, "faint"), (GRID, "line"), (PAPER, "paper")):
+            text = text.replace(f": {colour}", f": var(--{name}, {colour})")
+        temporary.write_text(text, encoding="utf-8")
+
+
 def _draw_panel(figure: Figure, panel: Panel, left: int, top: int) -> Json:
     """Draw one panel and return its description."""
     _text(figure, left, top, panel.title)
@@ -169,7 +196,7 @@ def _draw_panel(figure: Figure, panel: Panel, left: int, top: int) -> Json:
         if colour:
             _text(figure, x, y, "\N{BLACK SQUARE}", color=colour, rim=1.5)
         _text(figure, x + (26 if colour else 0), y, text, color=FAINT_INK)
-    scale = asdict(panel.scale) | {"colours": _colours(panel.scale)} if panel.scale else None
+    scale = asdict(panel.scale) | {"colours": colours_of(panel.scale)} if panel.scale else None
     return {"title": panel.title, "box": box, "scale": scale, "legend": list(map(list, panel.legend))}
 
 
@@ -188,7 +215,7 @@ def _draw_scale(figure: Figure, scale: Scale, left: int, top: int, width: int) -
     _text(figure, left + width, top, f"{scale.high:.3g}", color=FAINT_INK, ha="right")
 
 
-def _colours(scale: Scale) -> list[str]:
+def colours_of(scale: Scale) -> list[str]:
     """Return 11 colours of `scale`, enough to draw it as a gradient."""
     return [to_hex(colour / 255) for colour in coloured(np.linspace(scale.low, scale.high, 11), scale)]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
@@ -96,3 +97,23 @@ class Border:
         for area in blocks(found.shape):  # so that the memory is that of a block
             found[area.write] = self[region, *area.write]
         return found
+
+
+def classes_of_cells(prediction: Mapping[str, Any]) -> dict[int, str]:
+    """Return the classes of cells that a prediction distinguishes.
+
+    Parameters
+    ----------
+    prediction : mapping
+        Open HDF5 file of a prediction.
+
+    Returns
+    -------
+    dict of int to str
+        Number and name of each; empty if there is only one.
+    """
+    if layout.CLASS_PROBABILITY.name not in prediction:
+        return {}
+    names, cells = layout.classes_of(prediction[layout.CLASS_PROBABILITY.name])
+    found = {number: name for number, name in enumerate(names) if name in cells}
+    return found if len(found) > 1 else {}

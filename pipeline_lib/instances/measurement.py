@@ -113,6 +113,47 @@ def measure_cells(
     return table
 
 
+def cell_regions(
+    labels: Stored, z: int, block: int = BLOCK
+) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Yield the cells of a section, those that begin in each block together.
+
+    Parameters
+    ----------
+    labels : (z, y, x) array or HDF5 dataset
+        Instance labels, 0 = background.
+    z : int
+        Number of the section.
+    block : int, default 2048
+        Side of the blocks (px).
+
+    Yields
+    ------
+    window : (slice, slice)
+        Rows and columns.
+    region : (y, x) array of int
+        Labels of whole cells there, 0 elsewhere. Each cell is in one region.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pipeline_lib.instances.measurement import cell_regions
+    >>> [(window, region.tolist()) for window, region in cell_regions(np.array([[[0, 5, 5, 6]]]), 0, block=3)]
+    [((slice(0, 1, None), slice(1, 3, None)), [[5, 5]]), ((slice(0, 1, None), slice(3, 4, None)), [[6]])]
+    """
+    names, top, left, bottom, right = _boxes(labels, z, block)
+    for area in blocks((labels.shape[1], labels.shape[2]), block):
+        rows, columns = area.write
+        own = (top >= rows.start) & (top < rows.stop) & (left >= columns.start) & (left < columns.stop)
+        if own.any():
+            at = (
+                slice(int(top[own].min()), int(bottom[own].max())),
+                slice(int(left[own].min()), int(right[own].max())),
+            )
+            region = labels[(z, *at)]
+            yield at, np.where(np.isin(region, names[own]), region, 0)
+
+
 def _parts_of_section(
     labels: Stored,
     z: int,
@@ -124,18 +165,7 @@ def _parts_of_section(
 ) -> Iterator[pd.DataFrame]:
     """Yield the table of the cells that begin in each block of a section."""
     height, width = labels.shape[1:]
-    names, top, left, bottom, right = _boxes(labels, z, block)
-    for area in blocks((height, width), block):
-        rows, columns = area.write
-        own = (top >= rows.start) & (top < rows.stop) & (left >= columns.start) & (left < columns.stop)
-        if not own.any():
-            continue
-        at = (
-            slice(int(top[own].min()), int(bottom[own].max())),
-            slice(int(left[own].min()), int(right[own].max())),
-        )
-        region = labels[(z, *at)]
-        region = np.where(np.isin(region, names[own]), region, 0)
+    for at, region in cell_regions(labels, z, block):
         part = _measured(
             region,
             None if intensity is None else np.moveaxis(intensity[(slice(None), z, *at)], 0, -1),

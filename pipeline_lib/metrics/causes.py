@@ -102,20 +102,45 @@ CAUSES_OF = {
 }
 
 
-class CauseExample(NamedTuple):
-    """The largest error of a cause in a section.
+class CellError(NamedTuple):
+    """A single error in a section.
 
     Parameters
     ----------
+    cause : Cause
+        Its cause.
     pixels : int
-        Wrong pixels of this error.
+        Its wrong pixels.
     y, x : int
         Its place: where cells were joined or cut, else the middle of its pixels.
+    box : (int, int, int, int)
+        First row, first column, and the row and column after the last of its pixels.
     """
 
+    cause: Cause
     pixels: int
     y: int
     x: int
+    box: tuple[int, int, int, int]
+
+
+class Links(NamedTuple):
+    """To which cells of the other side the true or the found cells of a section belong.
+
+    Parameters
+    ----------
+    label : (n,) array of int64
+        Label of each cell, ascending.
+    match : (n,) array of int64
+        Label of the cell that it matches, 0 = none.
+    part_of : (n,) array of int64
+        For a true cell without match, the found cell into which it was merged; for a found cell, the true
+        cell of which it is a piece. 0 = none.
+    """
+
+    label: np.ndarray
+    match: np.ndarray
+    part_of: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -130,20 +155,27 @@ class SectionCauses:
         Number of errors of each cause; for an outline, number of cells with such pixels.
     outlined : int
         Number of cells with wrong pixels of any cause of outlines.
-    examples : dict of Cause to CauseExample
-        The largest error of each cause that has pixels.
+    errors : tuple of CellError
+        All errors of cells that have pixels: merged, split, missed and false ones.
+    examples : dict of Cause to CellError
+        The largest error of each cause that has pixels; for an outline, the pixels of one cell.
     truth : (y, x) array of int32
         True labels 1..n, 0 = background, -1 = not annotated.
     matched : (y, x) array of int32
         Found cells: with the label of the true cell to which they belong, or with a label above n.
+    true_links, found_links : Links
+        To which found cells the true ones belong, and the reverse.
     """
 
     codes: np.ndarray
     cells: dict[Cause, int]
     outlined: int
-    examples: dict[Cause, CauseExample]
+    errors: tuple[CellError, ...]
+    examples: dict[Cause, CellError]
     truth: np.ndarray
     matched: np.ndarray
+    true_links: Links
+    found_links: Links
 
     def repaired(self, causes: Collection[Cause]) -> np.ndarray:
         """Return the found cells with the truth at all pixels of some causes.
@@ -254,13 +286,13 @@ def section_causes(
     matched = np.where(predicted > 0, pairs.matched_labels()[predicted], predicted)
     of_cell = np.where(truth > 0, truth, matched)
     causes, places = np.concatenate([of_true, of_found[1:]]), np.concatenate([joins[:, -2:], cuts[1:, -2:]])
-    numbers, examples = _largest(errors, causes, of_cell, places)
+    counts, single, examples = _single_errors(errors, causes, of_cell, places)
     outlined = len(np.unique(of_cell[errors < 0]))
     del of_cell
     codes = np.where(errors > 0, causes.take(errors, mode="clip"), (-errors).astype(np.uint8))
     del errors
     codes, truth, matched = (np.ascontiguousarray(unpadded(array)) for array in (codes, truth, matched))
-    return SectionCauses(codes, numbers, outlined, examples, truth, matched)
+    return SectionCauses(codes, counts, outlined, single, examples, truth, matched, *pairs.links())
 
 
 @dataclass(frozen=True)
@@ -304,6 +336,14 @@ class _Pairs:
             merged_into=np.where(match_of_true > 0, 0, of_true),
             piece_of=np.where(match_of_found > 0, 0, of_found),
             shared=shared,
+        )
+
+    def links(self) -> tuple[Links, Links]:
+        """Return to which found cells the true ones belong, and the reverse."""
+        true, found = self.true_labels, self.found_labels
+        return (
+            Links(true[1:], found[self.match_of_true[1:]], found[self.merged_into[1:]]),
+            Links(found[1:], true[self.match_of_found[1:]], true[self.piece_of[1:]]),
         )
 
     def matched_labels(self) -> np.ndarray:
@@ -454,10 +494,10 @@ def _at_edge(truth: np.ndarray, number: int) -> np.ndarray:
     return found
 
 
-def _largest(
+def _single_errors(
     errors: np.ndarray, causes: np.ndarray, cells: np.ndarray, places: np.ndarray
-) -> tuple[dict[Cause, int], dict[Cause, CauseExample]]:
-    """Return the number of errors of each cause, and its largest one; `errors` are those of `_assign`.
+) -> tuple[dict[Cause, int], tuple[CellError, ...], dict[Cause, CellError]]:
+    """Return number, all errors of cells, and largest error of each cause; `errors` are those of `_assign`.
 
     `cells` are the cells to which pixels of outlines belong, and `places` are known places (row and column of
     the padded section, 0 = unknown) of the other errors.
@@ -466,28 +506,37 @@ def _largest(
     flat, of_cell = errors.ravel(), cells.ravel()
     wrong = np.flatnonzero(flat)
     numbers = flat[wrong]
-    sizes = np.bincount(numbers[numbers > 0], minlength=len(causes))
-    counts, examples = {}, {}
+    counts: dict[Cause, int] = {}
+    examples: dict[Cause, CellError] = {}
 
-    def example(pixels: np.ndarray, place: Sequence[float] = (0, 0)) -> CauseExample:
-        x, y = place if place[0] else ((pixels // rows).mean(), (pixels % rows).mean())
-        return CauseExample(len(pixels), round(float(y)) - 1, round(float(x)) - 1)
+    def error(cause: int, pixels: np.ndarray, place: Sequence[float] = (0, 0)) -> CellError:
+        x, y = pixels // rows, pixels % rows  # the padded section is transposed
+        middle_x, middle_y = place if place[0] else (float(x.mean()), float(y.mean()))
+        box = int(y.min()) - 1, int(x.min()) - 1, int(y.max()), int(x.max())
+        return CellError(Cause(cause), len(pixels), round(middle_y) - 1, round(middle_x) - 1, box)
 
+    order = np.argsort(numbers, kind="stable")
+    of_cells = order[np.searchsorted(numbers[order], 1) :]
+    starts = np.flatnonzero(np.diff(numbers[of_cells], prepend=0))
+    single = tuple(
+        error(causes[number], wrong[own], places[number].tolist())
+        for own in np.split(of_cells, starts[1:])
+        if len(own)
+        for number in [numbers[own[0]]]
+    )
     for cause in Cause:
         if cause.kind == "outline":
             own = wrong[numbers == -cause]
             per_cell = np.bincount(of_cell[own]) if len(own) else np.zeros(0, np.int64)
             counts[cause] = int(np.count_nonzero(per_cell))
             if len(own):
-                examples[cause] = example(own[of_cell[own] == per_cell.argmax()])
+                examples[cause] = error(cause, own[of_cell[own] == per_cell.argmax()])
         else:
-            own = np.flatnonzero(causes == cause)
-            counts[cause] = len(own)
-            # all pixels of a piece can belong to the error of a true cell
-            if len(own) and sizes[own].max():
-                largest = own[sizes[own].argmax()]
-                examples[cause] = example(wrong[numbers == largest], places[largest].tolist())
-    return counts, examples
+            # all pixels of a piece can belong to the error of a true cell, so it has no error of its own
+            counts[cause] = int(np.count_nonzero(causes == cause))
+            if of_cause := [one for one in single if one.cause == cause]:
+                examples[cause] = max(of_cause, key=lambda one: one.pixels)
+    return counts, single, examples
 
 
 class _Cells(NamedTuple):

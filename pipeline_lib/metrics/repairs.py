@@ -21,7 +21,7 @@ from pipeline_lib.kernels.sections import (
     without,
 )
 from pipeline_lib.kernels.threads import over_sections
-from pipeline_lib.metrics.causes import CAUSES_OF, Cause, CauseExample, SectionCauses, section_causes
+from pipeline_lib.metrics.causes import CAUSES_OF, Cause, CellError, SectionCauses, section_causes
 from pipeline_lib.metrics.contingency import count_pairs
 from pipeline_lib.metrics.counts import Counts
 from pipeline_lib.metrics.instances import IOU_THRESHOLDS, Objects, count_objects, pooled_objects
@@ -172,7 +172,7 @@ class _Summary:
 
     cells: dict[str, int]
     pixels: np.ndarray
-    examples: dict[Cause, CauseExample]
+    examples: dict[Cause, CellError]
 
     @classmethod
     def of(cls, causes: SectionCauses) -> _Summary:

@@ -27,14 +27,21 @@ def write_page(template: str, output: str | Path, **content: Any) -> None:
     **content
         Variables of the template. All text is escaped.
     """
-    environment = jinja2.Environment(
+    page = environment().get_template(template).render(content, bordure=provenance.version())
+    with replacing(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def environment() -> jinja2.Environment:
+    """Return what reads the templates of this folder, with filters for numbers and settings."""
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {
+    found.filters |= {
         "amount": amount,
         "code": code,
         "digits": digits,
@@ -43,9 +50,7 @@ def write_page(template: str, output: str | Path, **content: Any) -> None:
         "setting": setting,
         "size": size,
     }
-    page = environment.get_template(template).render(content, bordure=provenance.version())
-    with replacing(output) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    return found
 
 
 def amount(number: float) -> str:

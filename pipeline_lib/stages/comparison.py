@@ -21,7 +21,7 @@ from pipeline_lib import layout, provenance
 from pipeline_lib.figures.boxes import FALSE, FOUND, IGNORED, MISSED, Line, Outcome
 from pipeline_lib.figures.comparison import RAW, TRUTH, box_pictures, palette_png, section_pictures
 from pipeline_lib.figures.curves import HEIGHT, WIDTH, Curve, curves_chart, line_style
-from pipeline_lib.figures.volume import ANNOTATED
+from pipeline_lib.figures.parts import ANNOTATED
 from pipeline_lib.metrics.differences import FEWEST_SECTIONS, compare_variants
 from pipeline_lib.networks import modelfile
 from pipeline_lib.pages import write_page

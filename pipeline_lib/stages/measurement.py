@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline_lib import imageio, layout, provenance
-from pipeline_lib.imageio.images import open_chosen
+from pipeline_lib.instances.classes import classes_of_cells
+from pipeline_lib.instances.files import Regions, open_cells
 from pipeline_lib.instances.measurement import measure_cells
-from pipeline_lib.instances.postprocessing import PostProcessing, instances_by_block
 from pipeline_lib.kernels.blocks import BLOCK
 from pipeline_lib.kernels.pixelsize import ROUNDING, PixelSize, differs, pair, text
 from pipeline_lib.runtime.errors import InputError
@@ -24,18 +22,6 @@ from pipeline_lib.runtime.types import Json
 
 #: Columns of `summary.csv`. Cells are found as labels, or as boxes; then there are no labels.
 SUMMARY = ["image", "cells", "labels", "table", "error"]
-
-
-@dataclass(frozen=True)
-class _Regions:
-    """An open image as an array, whose regions are read when it is indexed."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    read: Callable[..., np.ndarray]
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        return self.read(*index)
 
 
 def measure_volume(
@@ -92,7 +78,7 @@ def measure_volume(
             probability=predicted.get(layout.CELL_PROBABILITY.name),
             disagreement=predicted.get(layout.DISAGREEMENT.name),
             class_probability=predicted.get(layout.CLASS_PROBABILITY.name),
-            classes=_classes_of_cells(predicted),
+            classes=classes_of_cells(predicted),
             pixel_size=pixel_size or layout.pixel_size(raw),
             block=block,
         )
@@ -103,15 +89,6 @@ def measure_volume(
                 cells["class"] = np.array(names)[found[layout.BOX_CLASS.name][:][cells.label - 1]]
         cells.to_csv(temporary, index=False)
     return len(cells)
-
-
-def _classes_of_cells(prediction: Mapping[str, Any]) -> dict[int, str]:
-    """Return number and name of each class of cells; empty if there is only one."""
-    if layout.CLASS_PROBABILITY.name not in prediction:
-        return {}
-    names, cells = layout.classes_of(prediction[layout.CLASS_PROBABILITY.name])
-    found = {number: name for number, name in enumerate(names) if name in cells}
-    return found if len(found) > 1 else {}
 
 
 def summarise(tables: Sequence[str | Path], output: str | Path, *, images: Mapping[str, str]) -> None:
@@ -193,50 +170,22 @@ def measure_file(
         If a file cannot be read, the sizes differ, or a label is negative or has a fraction.
     """
     with ExitStack() as stack:
-        found = stack.enter_context(open_chosen(labels, None, 1, annotation=True))
-
-        def read_labels(z: int, rows: slice, columns: slice) -> np.ndarray:
-            region = found.read(z, rows, columns)[0]
-            whole = region.astype(np.int64)
-            if (whole != region).any() or whole.min(initial=0) < 0:
-                value = region[(whole != region) | (whole < 0)][0]
-                raise InputError(
-                    f"{labels}: found the value {value:g}; expected labels: 0 = background, 1, 2, ... cells."
-                )
-            return whole
-
-        stored = _Regions(found.shape[1:], np.dtype(np.int64), read_labels)
-        sizes = [found.info.pixel_size]
+        stored, own_size = stack.enter_context(open_cells(labels, output, block=block))
+        sizes = [own_size]
         gray = None
         if intensity is not None:
             image = stack.enter_context(
                 imageio.open_images(intensity, channels=channels or imageio.inspect(intensity).channels)
             )
-            if image.shape[1:] != found.shape[1:]:
+            if image.shape[1:] != stored.shape:
                 raise InputError(
-                    f"{intensity}: found the shape {image.shape[1:]}, but {labels} has {found.shape[1:]} "
+                    f"{intensity}: found the shape {image.shape[1:]}, but {labels} has {stored.shape} "
                     "(sections, rows, columns). Name the image of these labels."
                 )
             sizes.append(image.info.pixel_size)
-            gray = _Regions(
-                image.shape, image.dtype, lambda _, z, rows, columns: image.read(z, rows, columns)
-            )
+            gray = Regions(image.shape, image.dtype, lambda _, z, rows, columns: image.read(z, rows, columns))
         size = _chosen(pair(pixel_size), sizes, labels)
         cells = measure_cells(stored, intensity=gray, pixel_size=size, block=block)
-        if cells.label.nunique() == 1:  # a mask?
-            mask = _Regions(
-                stored.shape,
-                np.dtype(np.float32),
-                lambda *index: (read_labels(*index) > 0).astype(np.float32),
-            )
-            with instances_by_block(mask, PostProcessing(0.5), output, block=block) as (areas, number):
-                if number > len(cells):
-                    logger.warning(
-                        "%s: has one value besides 0, so each of its %d connected areas is a cell",
-                        labels,
-                        number,
-                    )
-                    cells = measure_cells(areas, intensity=gray, pixel_size=size, block=block)
         with replacing(output) as temporary:
             cells.to_csv(temporary, index=False)
     logger.info("%s: %d cells", output, len(cells))

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from pipeline_lib import figures, metrics, provenance
 from pipeline_lib.figures import reliability
-from pipeline_lib.figures.palette import class_colours
+from pipeline_lib.figures.palette import CAUSE_COLOURS, class_colours
+from pipeline_lib.figures.sizes import HEIGHT as SIZES_HEIGHT
+from pipeline_lib.figures.sizes import WIDTH as SIZES_WIDTH
+from pipeline_lib.figures.sizes import sizes_chart
+from pipeline_lib.metrics import CAUSES_OF
 from pipeline_lib.networks import modelfile
-from pipeline_lib.pages import quality, write_page
+from pipeline_lib.pages import digits, quality, write_page
+from pipeline_lib.pages.before import compare_runs
+from pipeline_lib.pages.causes import CAUSE_WORDS
+from pipeline_lib.pages.methods import describe_methods
 from pipeline_lib.pages.scores import BOX_SCORES, INSTANCE_SCORES, SCORES, Score
+from pipeline_lib.pages.viewer import place_in_viewer, viewer_content
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
-from pipeline_lib.scores import at_chosen_threshold, read_scores
+from pipeline_lib.scores import at_chosen_threshold, read_scores, scores_before
 from pipeline_lib.tasks.detection.matching import ENOUGH
 from pipeline_lib.tasks.segmentation.classes import cell_share
 
@@ -47,6 +56,8 @@ class Kind(NamedTuple):
         Scores in the tables.
     headline : tuple of str
         Scores at the beginning of the page.
+    table : tuple of str
+        Scores in the first table; the others are in a table that is folded.
     of_volumes : tuple of str
         Scores of single volumes.
     main : str
@@ -60,6 +71,7 @@ class Kind(NamedTuple):
     template: str
     scores: tuple[Score, ...]
     headline: tuple[str, ...]
+    table: tuple[str, ...]
     of_volumes: tuple[str, ...]
     main: str
     counts: tuple[str, ...]
@@ -71,6 +83,7 @@ SEGMENTATION = Kind(
     "report.html.jinja",
     SCORES,
     headline=_HEADLINE,
+    table=(*_HEADLINE, "v_info_thin", "warping_error", "average_precision_50", "count_error"),
     of_volumes=_HEADLINE,
     main="v_rand_thin",
     counts=metrics.CELL_COUNTS,
@@ -80,6 +93,7 @@ DETECTION = Kind(
     "detections.html.jinja",
     (*BOX_SCORES, *INSTANCE_SCORES),
     headline=("box_ap_50", "box_f1", "count_error", "seg"),
+    table=("box_ap_50", "box_ap", "box_f1", "count_error", "seg", "average_precision"),
     of_volumes=(*(score.metric for score in BOX_SCORES if score.metric != "count_error_relative"), "seg"),
     main="box_ap_50",
     counts=metrics.BOX_COUNTS,
@@ -117,25 +131,25 @@ class Contents:
         Statistics of the training volumes (JSON).
     check : str or Path
         Doubts of `stages.check.check` (JSON), whose page `check.html` is linked.
-    strips : sequence of str or Path
-        Pictures of `stages.pictures.draw_volume_strip`, or of a detector
-        `stages.detection_figures.draw_detections` (PNG).
-    errors : sequence of str or Path
-        Pictures of `stages.pictures.draw_errors` (PNG). Empty for a detector.
+    layers : sequence of str or Path
+        Files of `stages.layers.prepare_layers`, or of a detector
+        `stages.detection_figures.prepare_detection_layers` (JSON).
     training_figure : str or Path
-        Picture of `stages.pictures.draw_training` (PNG).
+        Chart of `stages.pictures.draw_training` (SVG).
     thresholds_figure : str or Path
-        Picture of `stages.pictures.draw_thresholds`, or of a detector the curves of
-        `stages.detection_figures.draw_detection_charts` (PNG).
+        Chart of `stages.pictures.draw_thresholds`, or of a detector the curves of
+        `stages.detection_figures.draw_detection_charts` (SVG).
     counts_figure : str or Path, optional
-        Only of a detector: the numbers of objects of `draw_detection_charts` (PNG).
+        Only of a detector: the numbers of objects of `draw_detection_charts` (SVG).
     boxes : str or Path, optional
         Only of a detector: file of `stages.boxes.choose_boxes` (JSON).
-    causes : sequence of str or Path, optional
-        Table of the causes of errors (CSV) of the evaluation stage, and their picture
-        (`stages.pictures.draw_causes`, PNG). By default they are not shown, as for a detector.
+    causes : str or Path, optional
+        Table of the causes of errors (CSV) of the evaluation stage. By default they are not shown, as for a
+        detector.
     study : bool, default False
         Whether the page `comparison.html` is linked.
+    before : str or Path, optional
+        Results folder of an earlier run, whose scores of `network` are shown beside those of this run.
     """
 
     title: str
@@ -149,14 +163,14 @@ class Contents:
     postprocessing: Sequence[str | Path]
     statistics: str | Path
     check: str | Path
-    strips: Sequence[str | Path]
-    errors: Sequence[str | Path]
+    layers: Sequence[str | Path]
     training_figure: str | Path
     thresholds_figure: str | Path
     counts_figure: str | Path | None = None
     boxes: str | Path | None = None
-    causes: Sequence[str | Path] = ()
+    causes: str | Path | None = None
     study: bool = False
+    before: str | Path | None = None
 
     @property
     def files(self) -> list[str | Path]:
@@ -168,13 +182,12 @@ class Contents:
             self.statistics,
             self.check,
             self.model,
-            *self.strips,
-            *self.errors,
-            *self.causes,
+            *self.layers,
             self.training_figure,
             self.thresholds_figure,
             *self.spread,
-            *(path for path in (self.counts_figure, self.boxes) if path is not None),
+            *(scores_before(self.before, self.network) if self.before else ()),
+            *(path for path in (self.counts_figure, self.boxes, self.causes) if path is not None),
         ]
 
 
@@ -214,7 +227,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
         held_out, training = table[table.split == splits[0]], settings["training"]
         cells = count_cells(table[table.network == network], kind.counts)
         all_cells = cells.groupby("split").sum().to_dict("index")
-        strips = [_picture(path) for path in contents.strips]
+        shown = [read_json(path) for path in contents.layers]
         warned = [
             *quality.compare_with_baselines(
                 held_out,
@@ -225,7 +238,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
                 more_is_better=criterion.more_is_better,
             ),
             *(
-                _doubtful_detections(contents, all_cells[splits[0]], strips, splits[0], criterion.metric)
+                _doubtful_detections(contents, all_cells[splits[0]], shown, splits[0], criterion.metric)
                 if kind.template == DETECTION.template
                 else [
                     *quality.warn_of_constant(held_out, network, split=splits[0], training=training),
@@ -237,6 +250,28 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             *quality.warn_of_short_training(history, training),
         ]
         write_json(warnings, {"warnings": [warning._asdict() for warning in warned]})
+        software = {"bordure": provenance.version(), "Python": platform.python_version()}
+        software |= {name: metadata.version(name) for name in SOFTWARE}
+        spread = _spread(*contents.spread) if contents.spread else None
+        scores = {split: mean_scores(table[table.split == split], network, kind.scores) for split in splits}
+        trainings = (1 + len(settings["seeds"])) * settings.get("folds", 1)
+        methods = describe_methods(
+            settings,
+            contents.volumes,
+            chosen=chosen[network],
+            parameters=trained["parameters"],
+            best_iteration=trained["provenance"]["best_iteration"],
+            trainings=trainings,
+            ensemble=settings.get("ensemble", False),
+            scores=_in_words(
+                _named(kind.headline, kind),
+                scores[splits[0]]["rows"],
+                network,
+                spread[splits[0]] if spread else {},
+            ),
+            split=splits[0],
+            software=software,
+        )
         write_page(
             kind.template,
             output,
@@ -254,26 +289,28 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             classes=score_classes(held_out[held_out.network == network], trained["classes"]),
             all_cells=all_cells,
             noun="cell" if trained["classes"][1:] == ["cell"] else "object",
-            scores={
-                split: mean_scores(table[table.split == split], network, kind.scores) for split in splits
-            },
-            spread=_spread(*contents.spread) if contents.spread else None,
+            scores=scores,
+            spread=spread,
+            methods=methods,
+            before=_before(contents, table, _named([*kind.table, criterion.metric], kind), spread),
             seeds=[settings["seed"], *settings["seeds"]],
             folds=settings.get("folds", 1),
             ensemble=settings.get("ensemble", False),
-            trainings=(1 + len(settings["seeds"])) * settings.get("folds", 1),
+            trainings=trainings,
             study=contents.study,
             calibration=calibration(table[table.network == network], splits),
             size=(reliability.WIDTH, reliability.HEIGHT),
+            size_of_sizes=(SIZES_WIDTH, SIZES_HEIGHT),
             headline=_named(kind.headline, kind),
+            main_scores={*kind.table, criterion.metric},
+            sizes=size_charts(shown),
             of_volumes=_named(kind.of_volumes, kind),
             of_volume=_by_volume(table[table.network == network], splits),
-            strips=strips,
-            errors=[_picture(path) for path in contents.errors],
-            causes=_causes(contents.causes, network, criterion.metric) if contents.causes else None,
-            training_figure=_picture(contents.training_figure),
-            thresholds_figure=_picture(contents.thresholds_figure),
-            counts_figure=_picture(contents.counts_figure) if contents.counts_figure else None,
+            viewer=viewer_content(shown) if shown else None,
+            causes=_causes(contents.causes, network, criterion.metric, shown) if contents.causes else None,
+            training_figure=_chart(contents.training_figure),
+            thresholds_figure=_chart(contents.thresholds_figure),
+            counts_figure=_chart(contents.counts_figure) if contents.counts_figure else None,
             boxes=read_json(contents.boxes) if contents.boxes else None,
             iterations=int(history.iteration.iloc[-1]),
             trained_by=trained["provenance"],
@@ -285,8 +322,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             doubts=len(read_json(contents.check)["doubts"]),
             sections={name: part for name, part in settings.items() if isinstance(part, dict)},
             plain={name: value for name, value in settings.items() if not isinstance(value, dict)},
-            software={"bordure": provenance.version(), "Python": platform.python_version()}
-            | {name: metadata.version(name) for name in SOFTWARE},
+            software=software,
         )
     logger.info("%s: %.1f MB", output, Path(output).stat().st_size / 1e6)
 
@@ -324,6 +360,47 @@ def _scored(table: pd.DataFrame, kind: Kind) -> set[str]:
     return {*table.network[table.metric == kind.counts[0]]}
 
 
+def _before(
+    contents: Contents,
+    table: pd.DataFrame,
+    scores: Sequence[Score],
+    spread: dict[str, dict[str, Json]] | None,
+) -> Json | None:
+    """Return the changes since the run before, for each split; None if there is none."""
+    if contents.before is None:
+        return None
+    path, chosen, *of_seeds = scores_before(contents.before, contents.network)
+    threshold = {contents.network: read_json(chosen)["threshold"]}
+    old = at_chosen_threshold(read_scores(path), threshold)
+    spreads = [own for own in (spread, *map(_spread, of_seeds)) if own]
+    found = {}
+    for split in ("test", "validation"):
+        before, after = (
+            own[(own.split == split) & (own.network == contents.network)] for own in (old, table)
+        )
+        if len(before) and len(after):
+            deviations = [
+                {metric: row["standard_deviation"] for metric, row in own[split].items()}
+                for own in spreads
+                if split in own
+            ]
+            found[split] = compare_runs(before, after, scores, deviations)
+    return {"folder": str(contents.before), "splits": found}
+
+
+def _in_words(
+    scores: Sequence[Score], rows: dict[str, ScoreRow], network: str, spread: dict[str, Json]
+) -> list[tuple[str, str, str]]:
+    """Return metric, name and value of some scores of a network, with their spread over the seeds."""
+    found = []
+    for score in scores:
+        value = digits(rows[score.metric]["values"][network])
+        if (own := spread.get(score.metric)) is not None:
+            value += f" ({digits(own['mean'])} ± {digits(own['standard_deviation'])})"
+        found.append((score.metric, score.name, value))
+    return found
+
+
 def _named(metrics: Sequence[str], kind: Kind) -> list[Score]:
     """Return the scores with these names that the network has, in the order of the names."""
     scores = {score.metric: score for score in kind.scores}
@@ -331,10 +408,10 @@ def _named(metrics: Sequence[str], kind: Kind) -> list[Score]:
 
 
 def _doubtful_detections(
-    contents: Contents, counts: dict[str, int], pictures: Sequence[Json], split: str, criterion: str
+    contents: Contents, counts: dict[str, int], shown: Sequence[Json], split: str, criterion: str
 ) -> list[quality.Warned]:
     """Return the warnings of a detector: wrong numbers, lower recall than in training, default boxes."""
-    of_training = [picture["counts"] for picture in pictures if picture["split"] == "train"]
+    of_training = [volume["counts"] for volume in shown if volume["split"] == "train"]
     found, missed = (sum(own[name] for own in of_training) for name in ("found", "missed"))
     return [
         *quality.warn_of_biased_count(counts["annotated"], counts["found"], split=split, criterion=criterion),
@@ -429,6 +506,41 @@ def calibration(table: pd.DataFrame, splits: Sequence[str]) -> dict[str, Json]:
         if own is not None:
             found[split] = {"scores": own.scores(), "chart": reliability.reliability_chart(own)}
     return found
+
+
+def size_charts(layers: Sequence[Json]) -> dict[str, Json]:
+    """Return the sizes of cells annotated and found in the volumes of each split.
+
+    Parameters
+    ----------
+    layers : sequence of dict
+        Content of the files of `stages.layers.prepare_layers`.
+
+    Returns
+    -------
+    dict of str to dict
+        For each split with annotated volumes the parts of a chart (`figures.sizes.sizes_chart`) and its
+        `unit`: um if all volumes have the same, square pixels of known size, else px.
+    """
+    sizes = {tuple(one["pixel_size"] or ()) for one in layers}
+    scale = next(iter(sizes)) if len(sizes) == 1 else ()
+    in_um = len(scale) == 2 and scale[0] == scale[1]
+    charts = {}
+    for split in ("test", "validation"):
+        own = [
+            one["diameters"] for one in layers if one["split"] == split and "annotated" in one["diameters"]
+        ]
+        if not own:
+            continue
+        counts = {
+            kind: np.sum([*zip_longest(*(one[kind] for one in own), fillvalue=0)], axis=1).tolist()
+            for kind in ("annotated", "found")
+        }
+        if any(map(any, counts.values())):
+            charts[split] = sizes_chart(counts, scale[0] if in_um else 1.0) | {
+                "unit": "µm" if in_um else "px"
+            }
+    return charts
 
 
 def mean_scores(table: pd.DataFrame, network: str, scores: Sequence[Score] = SCORES) -> SplitScores:
@@ -549,18 +661,24 @@ def _spread(path: str | Path) -> dict[str, dict[str, Json]]:
     return {split: rows.to_dict("index") for split, rows in table.groupby("split")}
 
 
-def _causes(files: Sequence[str | Path], network: str, criterion: str) -> Json:
-    """Return what the report shows of the causes of errors: rows of the table, and the picture."""
-    table, picture = files
-    shown = _picture(picture)
+def _causes(table: str | Path, network: str, criterion: str, shown: Sequence[Json]) -> Json:
+    """Return what the report shows of the causes of errors in the validation volumes."""
     rows = read_scores(table)
-    rows = rows[(rows.network == network) & (rows.split == shown["split"])]
+    rows = rows[(rows.network == network) & (rows.split == "validation")]
     metrics = [*dict.fromkeys([criterion, *CAUSE_METRICS])]
     scores = {score.metric: score for score in SCORES}
-    return shown | {
+    largest = rows[rows.section.notna()].sort_values("pixels", ascending=False, kind="stable")
+    places = {
+        row.cause: place_in_viewer(shown, row.volume, int(row.section), int(row.y), int(row.x))
+        for row in largest.drop_duplicates("cause").itertuples()
+    }
+    causes_of = {kind: [cause.name.lower() for cause in own] for kind, own in CAUSES_OF.items()}
+    return {
         "volumes": rows.volume.nunique(),
         "scores": [scores[metric] for metric in metrics],
-        **tabulate_causes(rows, [scores[metric] for metric in metrics], shown["causes_of"]),
+        "words": {key: (*words, CAUSE_COLOURS.get(key)) for key, words in CAUSE_WORDS.items()},
+        "places": places,
+        **tabulate_causes(rows, [scores[metric] for metric in metrics], causes_of),
     }
 
 
@@ -617,7 +735,6 @@ def tabulate_causes(
     }
 
 
-def _picture(path: str | Path) -> Json:
-    """Return the description of a picture of `figures`, and its bytes as `uri`."""
-    uri = f"data:image/png;base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
-    return figures.describe(path) | {"uri": uri}
+def _chart(path: str | Path) -> Json:
+    """Return the description of a chart of `figures`, and its element as `svg`."""
+    return figures.describe(path) | {"svg": Markup(figures.inline(path))}

@@ -11,7 +11,6 @@ import socket
 import sys
 import time
 from contextlib import ExitStack, suppress
-from functools import partial
 from itertools import product, zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +32,7 @@ from pipeline_lib.kernels import blocks
 from pipeline_lib.kernels.pixelsize import pair
 from pipeline_lib.networks import modelfile
 from pipeline_lib.projects.proposal import ORIENTATIONS
+from pipeline_lib.scores import scores_before
 from pipeline_lib.runtime import live, locks
 from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.tasks.segmentation.classes import Classes
@@ -416,13 +416,12 @@ TABLE_OF_CELLS, SUMMARY = (
     else (EXPORTS["table"], "<results>/detection/summary.csv")
 )
 EVALUATED = VALIDATION + TEST
-# Volumes shown in the report: some of each split, in turn, so that the report stays short for hundreds of
-# volumes.
-TURNS = [name for turn in zip_longest(TEST, VALIDATION, PREDICT, TRAIN) for name in turn if name]
+# Volumes shown in the report: those with scores first, some of each split, so that the report stays short for
+# hundreds of volumes
+TURNS = [name for turn in zip_longest(TEST, VALIDATION) for name in turn if name] + PREDICT + TRAIN
 SHOWN = TURNS[: config["report"]["volumes"]]
 SHOWN_ERRORS = [name for name in SHOWN if name in EVALUATED]
 SHOWN_TRAIN, SHOWN_TEST = ([name for name in SHOWN if name in split] for split in (TRAIN, TEST))
-COMPARED = [*dict.fromkeys(SHOWN + VALIDATION)]  # the causes of errors are those of the validation volumes
 DRAWN = [*dict.fromkeys(SHOWN + EVALUATED)]  # in the pictures of a detector and its charts
 SHOWN_WEIGHED = [name for name in SHOWN if name not in PREDICT]
 # Volumes that several jobs share
@@ -784,15 +783,6 @@ def prediction_files(model, name):
             for number, _ in enumerate(parts_of(name), 1)
         ]
     return [f"<results>/prediction/{model}/{name}.h5"]
-
-
-def pictures(kind, names, figure):
-    """Return the pictures of the volumes `names`, marked for Snakemake's own report."""
-    of_volume = partial(report, caption=f"../report/{kind}.rst", category="Volumes")
-    return [
-        of_volume(f"<results>/figures/{kind}/{name}.png", labels={"volume": name, "figure": figure})
-        for name in names
-    ]
 
 
 def gpu_slots(section):

@@ -15,21 +15,21 @@ if MAIN.detects:
             postprocessing=f"<results>/postprocessing/{MODEL}.json",
             history=f"<results>/models/{FIRST}/history.csv",
         output:
-            strips=pictures("detections", SHOWN, "objects found, missed and false"),
+            layers=expand("<results>/figures/layers/{volume}.json", volume=SHOWN),
             training=report(
-                "<results>/figures/training.png",
+                "<results>/figures/training.svg",
                 caption="../report/training.rst",
                 category="Model",
                 labels={"figure": "training"},
             ),
             thresholds=report(
-                "<results>/figures/thresholds.png",
+                "<results>/figures/thresholds.svg",
                 caption="../report/curves.rst",
                 category="Model",
                 labels={"figure": "precision, recall and false detections"},
             ),
             counts=report(
-                "<results>/figures/counts.png",
+                "<results>/figures/counts.svg",
                 caption="../report/counts.rst",
                 category="Model",
                 labels={"figure": "numbers of objects"},
@@ -45,16 +45,17 @@ if MAIN.detects:
         resources:
             mem_mb=MEMORY_MB,
         params:
-            strips=each(
+            layers=each(
                 SHOWN,
                 [MODEL],
                 dataset="<results>/dataset/{volume}.h5",
                 detections="<results>/detection/{model}/{volume}.h5",
                 segmentation="<results>/segmentation/{model}/{volume}.h5" if MODEL in MASKED else None,
                 postprocessing="<results>/postprocessing/{model}.json",
-                output="<results>/figures/detections/{volume}.png",
+                output="<results>/figures/layers/{volume}.json",
                 volume="{volume}",
                 split={name: split_of(name) for name in SHOWN},
+                network="{model}",
             ),
             volumes=each(
                 TEST + VALIDATION,
@@ -70,31 +71,24 @@ else:
 
     rule draw_figures:
         input:
-            datasets=expand("<results>/dataset/{volume}.h5", volume=COMPARED),
+            datasets=expand("<results>/dataset/{volume}.h5", volume=SHOWN),
             weight_maps=expand("<results>/weight_map/{volume}.h5", volume=SHOWN_WEIGHED),
             predictions=expand("<results>/prediction/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
-            segmentations=expand("<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=COMPARED),
+            segmentations=expand("<results>/segmentation/{model}/{volume}.h5", model=MODEL, volume=SHOWN),
             postprocessing=expand("<results>/postprocessing/{model}.json", model=[MODEL, *BASELINES]),
             history=f"<results>/models/{FIRST}/history.csv",
             scores="<results>/scores.csv",
             causes="<results>/scores_causes.csv",
         output:
-            strips=pictures("volume", SHOWN, "from raw to segmentation"),
-            errors=pictures("errors", SHOWN_ERRORS, "errors"),
-            causes=report(
-                "<results>/figures/causes.png",
-                caption="../report/causes.rst",
-                category="Model",
-                labels={"figure": "errors by cause"},
-            ),
+            layers=expand("<results>/figures/layers/{volume}.json", volume=SHOWN),
             training=report(
-                "<results>/figures/training.png",
+                "<results>/figures/training.svg",
                 caption="../report/training.rst",
                 category="Model",
                 labels={"figure": "training"},
             ),
             thresholds=report(
-                "<results>/figures/thresholds.png",
+                "<results>/figures/thresholds.svg",
                 caption="../report/thresholds.rst",
                 category="Model",
                 labels={"figure": "error against threshold"},
@@ -110,7 +104,7 @@ else:
         resources:
             mem_mb=MEMORY_MB,
         params:
-            strips=each(
+            layers=each(
                 SHOWN,
                 [MODEL],
                 dataset="<results>/dataset/{volume}.h5",
@@ -120,28 +114,13 @@ else:
                 },
                 prediction="<results>/prediction/{model}/{volume}.h5",
                 segmentation="<results>/segmentation/{model}/{volume}.h5",
-                postprocessing="<results>/postprocessing/{model}.json",
-                output="<results>/figures/volume/{volume}.png",
+                causes={
+                    name: "<results>/scores_causes.csv" if name in EVALUATED else None for name in SHOWN
+                },
+                output="<results>/figures/layers/{volume}.json",
                 volume="{volume}",
                 split={name: split_of(name) for name in SHOWN},
-            ),
-            errors=each(
-                SHOWN_ERRORS,
-                [MODEL],
-                dataset="<results>/dataset/{volume}.h5",
-                prediction="<results>/prediction/{model}/{volume}.h5",
-                segmentation="<results>/segmentation/{model}/{volume}.h5",
-                postprocessing="<results>/postprocessing/{model}.json",
-                output="<results>/figures/errors/{volume}.png",
-                volume="{volume}",
-            ),
-            network=MODEL,
-            compared=each(
-                VALIDATION,
-                [MODEL],
-                volume="{volume}",
-                dataset="<results>/dataset/{volume}.h5",
-                segmentation="<results>/segmentation/{model}/{volume}.h5",
+                network="{model}",
             ),
         script:
             "../scripts/draw_figures.py"
@@ -176,6 +155,15 @@ rule package_model:
 SHOWN_SETTINGS = {key: value for key, value in config.items() if key != "study"}
 
 
+# Results folder of the run before, whose scores are shown beside those of this run
+BEFORE = config["report"].get("before")
+if BEFORE and not Path(BEFORE, "scores.csv").exists():
+    raise InputError(
+        f"config key `report.before`: {BEFORE}/scores.csv does not exist. Name the results folder of a "
+        "complete run."
+    )
+
+
 rule report:
     input:
         scores="<results>/scores.csv",
@@ -187,24 +175,20 @@ rule report:
         speed=[f"<results>/speed/{MAIN.speed}.json"] if TIMED else [],
         check="<results>/check.json",
         passed="<results>/check_passed.json",
-        strips=expand(
-            "<results>/figures/{kind}/{volume}.png",
-            kind="detections" if MAIN.detects else "volume",
-            volume=SHOWN,
-        ),
-        errors=[] if MAIN.detects else expand("<results>/figures/errors/{volume}.png", volume=SHOWN_ERRORS),
-        causes=[] if MAIN.detects else ["<results>/scores_causes.csv", "<results>/figures/causes.png"],
-        training="<results>/figures/training.png",
-        thresholds="<results>/figures/thresholds.png",
-        counts=["<results>/figures/counts.png"] if MAIN.detects else [],
+        layers=expand("<results>/figures/layers/{volume}.json", volume=SHOWN),
+        causes=[] if MAIN.detects else "<results>/scores_causes.csv",
+        training="<results>/figures/training.svg",
+        thresholds="<results>/figures/thresholds.svg",
+        counts=["<results>/figures/counts.svg"] if MAIN.detects else [],
         boxes=of_model("<results>/{boxes}.json", [None]) if MAIN.detects else [],
+        before=scores_before(BEFORE, MODEL) if BEFORE else [],
         results=[
             *expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
             *expand("<results>/segmentation/{volume}_disagreement.tif", volume=AVERAGED),
             *expand(EXPORTS["table"], volume=DETECTED),
         ],
     output:
-        report="<results>/report.html",
+        report=report("<results>/report.html", caption="../report/report.rst", category="Report"),
         warnings="<results>/warnings.json",
         provenance="<results>/provenance.html",
     log:
@@ -220,6 +204,7 @@ rule report:
         settings=SHOWN_SETTINGS,
         training=schedule(),
         study=STUDY,
+        before=BEFORE,
         volumes=[vars(volume) | {"split": split_of(name)} for name, volume in VOLUMES.items()],
     script:
         "../scripts/report.py"

@@ -5,11 +5,12 @@ from pathlib import Path
 from pipeline_lib.runtime.log import stage
 
 with stage(snakemake.log[0], snakemake.threads) as run:
-    from pipeline_lib.stages.detection_figures import draw_detection_charts, draw_detections
+    from pipeline_lib.figures.shown import REPORT_PIXELS
+    from pipeline_lib.stages.detection_figures import draw_detection_charts, prepare_detection_layers
     from pipeline_lib.stages.pictures import draw_training
 
-    for strip in snakemake.params.strips:
-        run(draw_detections, **strip)
+    for layers in snakemake.params.layers:
+        run(prepare_detection_layers, **layers, pixels=REPORT_PIXELS // len(snakemake.params.layers))
     run(draw_training, Path(snakemake.input.history), Path(snakemake.output.training))
     run(
         draw_detection_charts,

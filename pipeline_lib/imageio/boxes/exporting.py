@@ -128,7 +128,7 @@ def write_geojson(path: str | Path, sections: Iterable[tuple[str, int, SectionBo
     )
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
-        _write_items(file, features)
+        write_items(file, features)
         file.write("]}\n")
 
 
@@ -201,15 +201,15 @@ def write_coco(
 
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"annotations": [')
-        _write_items(file, annotations())
+        write_items(file, annotations())
         file.write('],\n"images": [')
-        _write_items(file, images)
+        write_items(file, images)
         file.write('],\n"categories": [')
-        _write_items(file, ({"id": number, "name": name} for name, number in ids.items()))
+        write_items(file, ({"id": number, "name": name} for name, number in ids.items()))
         file.write(f'],\n"provenance": {json.dumps(provenance)}}}\n')
 
 
-def _write_items(file: TextIO, items: Iterable[Json]) -> None:
+def write_items(file: TextIO, items: Iterable[Json]) -> None:
     """Write the items of a JSON list, one in each line."""
     for place, item in enumerate(items):
         file.write(f"{',' if place else ''}\n{json.dumps(item)}")

@@ -1,0 +1,139 @@
+"""`bordure export`: write cells in the formats of other programs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline_lib.runtime.errors import InputError
+
+HELP = "write results and models for other programs"
+DESCRIPTION = """\
+Write results and models for other programs.
+
+  fiji, qupath      from a label image: the outlines of its cells for the ROI
+                    Manager of Fiji (zip) or for QuPath (GeoJSON), with their
+                    measurements. If NAME_cells.csv is beside NAME_labels.tif,
+                    its measurements and classes are used.
+  bioimageio, onnx  from model.pt: a package of bioimage.io (zip) with PyTorch,
+                    TorchScript and ONNX; or ONNX alone.
+  ro-crate          from the results folder of a run: report, scores, model and
+                    segmentations as Workflow Run RO-Crate (zip)."""
+
+EPILOG = """\
+output: OUT, by default the name of the source with another end. An existing file
+is replaced. In Fiji, open the image, then drag the zip onto the window of Fiji.
+In QuPath, drag the file onto the image.
+
+exit codes: 0 written; 1 a file cannot be used; 2 wrong arguments
+example:    bordure export cells/a_labels.tif --to fiji"""
+
+#: For each format: end and suffix of the name of the file, by default.
+ENDS = {
+    "fiji": ("_rois", ".zip"),
+    "qupath": ("_cells", ".geojson"),
+    "bioimageio": ("_bioimageio", ".zip"),
+    "onnx": ("", ".onnx"),
+    "ro-crate": ("_crate", ".zip"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to its parser.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Parser of the command.
+    """
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="label image, model or results folder")
+    parser.add_argument("out", type=Path, nargs="?", help="file to write")
+    parser.add_argument("--to", choices=[*ENDS], required=True, metavar="FORMAT", help="format, see above")
+    parser.add_argument(
+        "--table", type=Path, metavar="CSV", help="fiji, qupath: table of the cells, for measurements"
+    )
+    parser.add_argument("--image", type=Path, metavar="IMAGE", help="bioimageio: test image; default: noise")
+    parser.add_argument(
+        "--license", default="CC-BY-4.0", metavar="SPDX", help="bioimageio: licence; default: CC-BY-4.0"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the file and print its path.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Result of the parser.
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used.
+    """
+    from pipeline_lib.imageio import source_file
+
+    source = source_file(options.source)
+    end, suffix = ENDS[options.to]
+    output = options.out or source.with_name(source.name.removesuffix(source.suffix) + end + suffix)
+    if output.suffix != suffix:
+        raise InputError(f"{output}: the name of a file for {options.to} ends with `{suffix}`.")
+    if options.to in ("fiji", "qupath"):
+        _export_labels(options, source, output)
+    elif options.to == "ro-crate":
+        _export_run(options.source, output)
+    else:
+        _export_model(options, output)
+    return 0
+
+
+def _export_labels(options: argparse.Namespace, source: Path, output: Path) -> None:
+    """Write the outlines of cells."""
+    from pipeline_lib.runtime.log import several
+    from pipeline_lib.stages.export import export_labels
+
+    table = options.table
+    stem = source.name.removesuffix(source.suffix)
+    beside = source.with_name(stem.removesuffix("_labels") + "_cells.csv")
+    if table is None and stem.endswith("_labels") and beside.exists():
+        table = beside
+        print(f"measurements: {table}")
+    found = export_labels(options.source, output, to=options.to, table=table)
+    print(f"{output}: {several(found.cells, 'cell')}")
+    if found.holes or found.parts:
+        print(
+            f"note: ROIs of Fiji are single areas without holes. The holes of {several(found.holes, 'cell')} "
+            f"are filled; of {several(found.parts, 'cell')} only the largest part is written."
+        )
+
+
+def _export_run(results: Path, output: Path) -> None:
+    """Write a run as RO-Crate."""
+    from pipeline_lib.cli.workflow import snakefile
+    from pipeline_lib.provenance.crate import write_crate
+    from pipeline_lib.runtime.log import several
+
+    print(f"{output}: {several(write_crate(results, output, snakefile()), 'file')}")
+
+
+def _export_model(options: argparse.Namespace, output: Path) -> None:
+    """Write a model."""
+    from pipeline_lib.imageio import inspect, open_images
+    from pipeline_lib.stages.export_model import export_bioimageio, export_onnx
+
+    if options.to == "onnx":
+        sizes = export_onnx(options.source, output)
+        print(f"{output}: height and width {sizes.smallest} + k x {sizes.step} px")
+        return
+    image = None
+    if options.image:
+        with open_images(options.image, channels=inspect(options.image).channels) as found:
+            _, _, height, width = found.shape
+            image = found.read(0, slice(0, height), slice(0, width))
+    formats = export_bioimageio(options.source, output, image=image, licence=options.license)
+    print(f"{output}: {', '.join(formats)}")

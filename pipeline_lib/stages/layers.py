@@ -1,0 +1,354 @@
+"""Layer stage: prepare the sections of a volume for the viewer of the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from pipeline_lib import layout, provenance
+from pipeline_lib.figures.colouring import Scale, Window, coloured, raw_picture
+from pipeline_lib.figures.layers import cells_uri, codes_uri, gray_if_equal, picture_uri
+from pipeline_lib.figures.palette import CAUSE_COLOURS, HATCH, class_colours
+from pipeline_lib.figures.parts import numbered
+from pipeline_lib.figures.sheet import colours_of
+from pipeline_lib.figures.shown import choose_sections, describe_part, shown_part, write_layers
+from pipeline_lib.instances.classes import ClassMap, classes_of_cells
+from pipeline_lib.instances.measurement import measure_cells
+from pipeline_lib.kernels.blocks import blocks
+from pipeline_lib.kernels.sections import ignored_pixels, without
+from pipeline_lib.metrics import Cause, section_causes
+from pipeline_lib.metrics.causes import Links
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.types import Json, Stored
+from pipeline_lib.scores import read_scores
+
+#: Measurements of cells that the viewer shows, as `instances.measurement.measure_cells` names them.
+MEASURED = (
+    "label",
+    "area",
+    "area_um2",
+    "equivalent_diameter_area",
+    "equivalent_diameter_area_um",
+    "intensity_mean",
+    "probability_mean",
+    "disagreement_mean",
+    "class",
+    "touches_edge",
+)
+
+
+def prepare_layers(
+    dataset: str | Path,
+    weight_map: str | Path | None,
+    prediction: str | Path,
+    segmentation: str | Path,
+    causes: str | Path | None,
+    output: str | Path,
+    *,
+    volume: str,
+    split: str,
+    network: str,
+    pixels: int,
+) -> None:
+    """Write the layers of some sections of a volume, their cells and their errors (JSON).
+
+    A layer is a small picture: raw image, cells annotated and found, errors, cell probability and, where they
+    exist, weight map, classes, disagreement, and pixels that are not annotated. Large sections show only
+    their middle. If there are many sections, those with the largest errors are shown, and others at even
+    distances.
+
+    Parameters
+    ----------
+    dataset : str or Path
+        HDF5 file of the volume: `raw` and, if it is annotated, `labels`, `separation_border` and `ignore`.
+    weight_map : str or Path or None
+        HDF5 file with the `weight_map`. None if the volume has none.
+    prediction : str or Path
+        HDF5 file with the `cell_probability`.
+    segmentation : str or Path
+        HDF5 file with the predicted `labels`.
+    causes : str or Path or None
+        Table of the causes of errors (CSV) of the evaluation stage, by which sections are chosen. None if the
+        volume is not scored.
+    output : str or Path
+        JSON file to write.
+    volume, split, network : str
+        Name and split of the volume, and name of the model.
+    pixels : int
+        Number of pixels to show, which limits the size of the report. One section is always shown.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, lacks an array, or has changed since it was made, or if shapes differ.
+    """
+    weight_file: AbstractContextManager[Any] = (
+        layout.require(weight_map, layout.WEIGHT_MAP) if weight_map else nullcontext({})
+    )
+    optional = [path for path in (weight_map, causes) if path]
+    inputs = [dataset, prediction, segmentation, *optional]
+    names = {"volume": volume, "split": split, "network": network}
+    with (
+        provenance.making("prepare_layers", [output], inputs, **names, pixels=pixels) as record,
+        layout.require(dataset, layout.RAW) as data,
+        layout.require(prediction, layout.CELL_PROBABILITY) as predicted,
+        layout.require(segmentation, layout.LABELS) as segmented,
+        weight_file as weighted,
+    ):
+        found, expected = segmented[layout.LABELS.name], data[layout.RAW.name].shape[1:]
+        for path, array in ((segmentation, found), (prediction, predicted[layout.CELL_PROBABILITY.name])):
+            if array.shape != expected:
+                raise InputError(
+                    f"{path}: shape {array.shape}, but {dataset} has {expected}. Delete {path} and run the "
+                    "workflow again."
+                )
+        window, number = shown_part(expected, pixels)
+        shown = choose_sections(len(found), number, _worst(causes, volume, network))
+        view = _View(data, predicted, found, weighted.get(layout.WEIGHT_MAP.name), window)
+        scales = view.scales(shown)
+        classes = layout.classes_of(predicted[layout.CLASS_PROBABILITY.name])[0] if view.has_classes else []
+        described: Json = {
+            **names,
+            "noun": "cell",
+            **describe_part(data[layout.RAW.name].shape, layout.pixel_size(data), window),
+            "annotated": view.annotated,
+            "scales": {
+                name: asdict(scale) | {"colours": colours_of(scale)} for name, scale in scales.items()
+            },
+            "classes": [*zip(classes, class_colours(len(classes)), strict=True)] if classes else [],
+            "shown": [view.section(z, scales) for z in shown],
+            "diameters": _diameters(data, found),
+            "provenance": record,
+        }
+        write_layers(described, output)
+
+
+def _worst(causes: str | Path | None, volume: str, network: str) -> list[int]:
+    """Return the sections that contain the largest error of a cause, those with most wrong pixels first."""
+    if causes is None:
+        return []
+    table = read_scores(causes)
+    table = table[(table.network == network) & (table.volume == volume) & table.section.notna()]
+    return table.sort_values("pixels", ascending=False, kind="stable").section.astype(int).tolist()
+
+
+class _Compared(NamedTuple):
+    """Columns of the cells found, further entries and layers of a section, and colours of these cells."""
+
+    of_found: dict[str, np.ndarray]
+    entries: Json
+    layers: dict[str, str]
+    tints: np.ndarray
+
+
+@dataclass(frozen=True)
+class _View:
+    """A window of the sections of a volume, with all of its arrays."""
+
+    data: h5py.File
+    predicted: h5py.File
+    found: Stored
+    weights: Stored | None
+    window: Window
+
+    @property
+    def annotated(self) -> bool:
+        """Whether the volume has an annotation."""
+        return layout.LABELS.name in self.data
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether there are other classes than background and cell."""
+        return layout.CLASS_PROBABILITY.name in self.predicted
+
+    def scales(self, sections: Sequence[int]) -> dict[str, Scale]:
+        """Return the colour scale of each layer of numbers, the same for all sections."""
+        found = {"probability": Scale("gray", 0, 1, "cell probability")}
+        if self.weights is not None:
+            highest = max(float(self.weights[z, *self.window].max()) for z in sections)
+            found["weight_map"] = Scale("viridis", 0, highest, "loss weight")
+        if layout.DISAGREEMENT.name in self.predicted:
+            found["disagreement"] = Scale("magma", 0, 0.5, "standard deviation of the members")
+        return found
+
+    def section(self, z: int, scales: Mapping[str, Scale]) -> Json:
+        """Return layers, cells and errors of a section."""
+        raw = self.data[layout.RAW.name][:, z, *self.window]
+        probability = self.predicted[layout.CELL_PROBABILITY.name][z, *self.window]
+        numbers = {
+            "probability": probability,
+            "weight_map": None if self.weights is None else self.weights[z, *self.window],
+            "disagreement": self._optional(self.predicted, layout.DISAGREEMENT, z),
+        }
+        layers = {"raw": picture_uri(gray_if_equal(raw_picture(raw)))}
+        layers |= {
+            name: picture_uri(gray_if_equal(coloured(values, scales[name])))
+            for name, values in numbers.items()
+            if values is not None
+        }
+        layers |= self._classes(z)
+        labels, found = numbered(self.found[z, *self.window])
+        cells = self._measured(z, found, labels, raw, probability, numbers["disagreement"])
+        section: Json = {"z": z}
+        tints = np.arange(len(labels))
+        if self.annotated:
+            compared = self._compared(z, raw, found, labels)
+            cells = cells.assign(**compared.of_found)
+            section |= compared.entries
+            layers |= compared.layers
+            tints = compared.tints
+        layers["cells"], section["cells_bits"] = cells_uri(found, tints)
+        return section | {"found_cells": _columns(cells), "layers": layers}
+
+    def _compared(self, z: int, raw: np.ndarray, found: np.ndarray, labels: np.ndarray) -> _Compared:
+        """Compare the cells found, with the numbers 1..n and their `labels`, with the annotated ones."""
+        ignored = ignored_pixels(self.data.get(layout.IGNORE.name), z, self.window)
+        true_labels, truth = numbered(without(self.data[layout.LABELS.name][z, *self.window], ignored))
+        border = self.data[layout.SEPARATION_BORDER.name][z, *self.window]
+        causes = section_causes(raw, truth, found, border=border, ignored=ignored)
+        of_true, of_found = (
+            _of_all(links, len(own))
+            for links, own in ((causes.true_links, true_labels), (causes.found_links, labels))
+        )
+        uri, bits = cells_uri(truth, np.arange(len(true_labels)))
+        partner = np.where(of_found.match > 0, of_found.match, of_found.part_of)
+        areas, own = (
+            np.bincount(numbers.ravel(), minlength=count + 1)
+            for numbers, count in ((truth, len(true_labels)), (found, len(labels)))
+        )
+        matched = np.append(0, of_found.match)[found]
+        shared = np.bincount(found[(matched > 0) & (matched == truth)], minlength=len(labels) + 1)
+        union = own[1:] + areas[of_found.match] - shared[1:]
+        names, true_names = np.append(0, labels), np.append(0, true_labels)
+        return _Compared(
+            of_found={
+                "iou": np.where(of_found.match > 0, shared[1:] / np.maximum(union, 1), np.nan),
+                "match": true_names[of_found.match],
+                "part_of": true_names[of_found.part_of],
+            },
+            entries={
+                "annotation_bits": bits,
+                "annotated_cells": {
+                    "label": true_labels.tolist(),
+                    "area": areas[1:].tolist(),
+                    "match": names[of_true.match].tolist(),
+                    "part_of": names[of_true.part_of].tolist(),
+                },
+                "errors": [
+                    {"cause": error.cause.name.lower(), "pixels": error.pixels, "y": error.y, "x": error.x}
+                    | {"box": error.box}
+                    for error in sorted(causes.errors, key=lambda error: -error.pixels)
+                ],
+            },
+            layers={"annotation": uri, **_error_layers(causes.codes, ignored)},
+            # a found cell has the colour of the annotated one to which it belongs
+            tints=np.where(partner > 0, partner - 1, np.arange(len(labels)) + len(true_labels)),
+        )
+
+    def _optional(self, file: h5py.File, array: layout.Array, z: int) -> np.ndarray | None:
+        return file[array.name][z, *self.window] if array.name in file else None
+
+    def _classes(self, z: int) -> dict[str, str]:
+        """Return the layers of the classes annotated and found, if there are other classes than cell."""
+        if not self.has_classes:
+            return {}
+        probability = self.predicted[layout.CLASS_PROBABILITY.name]
+        names, _ = layout.classes_of(probability)
+        colours = {number: colour for number, colour in enumerate(class_colours(len(names))) if number}
+        layers = {"classes_found": codes_uri(ClassMap(probability)[z, *self.window], colours)}
+        target = self._optional(self.data, layout.TARGET, z)
+        return layers if target is None else {"classes_annotated": codes_uri(target, colours)} | layers
+
+    def _measured(
+        self,
+        z: int,
+        found: np.ndarray,
+        labels: np.ndarray,
+        raw: np.ndarray,
+        probability: np.ndarray,
+        disagreement: np.ndarray | None,
+    ) -> pd.DataFrame:
+        """Return the measurements of the cells that the viewer shows."""
+        cells = measure_cells(
+            found[None],
+            intensity=raw[:, None],
+            probability=probability[None],
+            disagreement=None if disagreement is None else disagreement[None],
+            class_probability=(
+                self.predicted[layout.CLASS_PROBABILITY.name][:, z, *self.window][:, None]
+                if self.has_classes
+                else None
+            ),
+            classes=classes_of_cells(self.predicted),
+            pixel_size=layout.pixel_size(self.data),
+        )
+        cells["label"] = labels[cells.label - 1]
+        return cells[[column for name in MEASURED for column in cells if column.partition("-")[0] == name]]
+
+
+def _of_all(links: Links, number: int) -> Links:
+    """Return links with a row for each of the cells 1..`number`: some may only have ignored pixels."""
+    match, part_of = np.zeros(number, np.int64), np.zeros(number, np.int64)
+    match[links.label - 1], part_of[links.label - 1] = links.match, links.part_of
+    return Links(np.arange(1, number + 1), match, part_of)
+
+
+def _error_layers(codes: np.ndarray, ignored: np.ndarray | None) -> dict[str, str]:
+    """Return the layers of errors of cells, of wrong outlines, and of pixels that are not annotated."""
+    kinds = [*CAUSE_COLOURS]
+    table = np.array([0, *(kinds.index(cause.kind) + 1 for cause in Cause)], np.uint8)
+    colours = dict(enumerate(CAUSE_COLOURS.values(), 1))
+    outline = {kinds.index("outline") + 1: colours.pop(kinds.index("outline") + 1)}
+    layers = {"errors": codes_uri(table[codes], colours), "outlines": codes_uri(table[codes], outline)}
+    if ignored is not None and ignored.any():
+        rows, columns = np.ogrid[: ignored.shape[0], : ignored.shape[1]]
+        stripes = ignored & ((rows + columns) % 8 < 2)
+        layers["not_annotated"] = codes_uri(stripes.astype(np.uint8), {1: HATCH})
+    return layers
+
+
+def _columns(cells: pd.DataFrame) -> dict[str, list[Any]]:
+    """Return a table as lists of numbers and text for JSON, rounded; numbers that are not known are None."""
+
+    def short(value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        return round(value, 4) if math.isfinite(value) else None
+
+    return {name: [*map(short, column)] for name, column in cells.to_dict("list").items()}
+
+
+def _diameters(data: h5py.File, found: Stored) -> dict[str, list[int]]:
+    """Return how many cells annotated and found have a diameter of 0, 1, 2 ... px, over all sections.
+
+    The diameter is that of a disc with the area of the cell. Pixels that are not annotated are left out.
+    """
+    ignore = data.get(layout.IGNORE.name)
+    arrays = {"found": found}
+    if layout.LABELS.name in data:
+        arrays["annotated"] = data[layout.LABELS.name]
+    return {name: _histogram(array, ignore) for name, array in arrays.items()}
+
+
+def _histogram(labels: Stored, ignore: Stored | None) -> list[int]:
+    total = np.zeros(0, np.int64)
+    for z in range(labels.shape[0]):
+        areas: dict[int, int] = {}
+        for block in blocks((labels.shape[1], labels.shape[2])):
+            part = without(labels[z, *block.write], ignored_pixels(ignore, z, block.write))
+            for label, area in zip(*np.unique(part, return_counts=True), strict=True):
+                areas[int(label)] = areas.get(int(label), 0) + int(area)
+        areas.pop(0, None)
+        diameters = np.sqrt(4 * np.array([*areas.values()]) / np.pi).astype(np.int64)
+        counts = np.bincount(diameters, minlength=len(total))
+        counts[: len(total)] += total
+        total = counts
+    return total.tolist()

@@ -1,0 +1,143 @@
+"""Outlines of cells in files for Fiji and QuPath, read back pixel by pixel."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from roifile import ROI_TYPE, roiread
+
+from pipeline_lib.cli import main
+from pipeline_lib.imageio import outlines
+from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.stages.export import export_labels
+from pipeline_lib.stages.measurement import measure_file
+from tests.test_outlines import crossings
+
+
+def some_labels():
+    """Two sections with a cell with a hole, one of two parts, touching cells, and one at the edge."""
+    labels = np.zeros((2, 20, 24), np.uint16)
+    labels[0, 2:9, 3:10] = 5
+    labels[0, 4:6, 5:7] = 0
+    labels[0, 2:9, 10:15] = 7
+    labels[0, 12, 2:6] = labels[0, 14:16, 2:6] = 300
+    labels[1, 15:, 20:] = 5
+    return labels
+
+
+@pytest.fixture
+def stored(tmp_path):
+    tifffile.imwrite(tmp_path / "a_labels.tif", some_labels())
+    return tmp_path / "a_labels.tif"
+
+
+def filled(shape, polygons):
+    """Return the pixels inside of polygons, each a list of rings."""
+    found = np.zeros(shape, bool)
+    for rings in polygons:
+        for y, x in np.ndindex(*shape):
+            found[y, x] |= sum(crossings([*map(tuple, ring)], y, x) for ring in rings) % 2 == 1
+    return found
+
+
+@pytest.mark.parametrize("block", [4, 2048])
+def test_qupath_gets_exactly_the_pixels_of_all_cells(stored, tmp_path, block):
+    found = export_labels(stored, tmp_path / "cells.geojson", to="qupath", block=block)
+    features = json.loads((tmp_path / "cells.geojson").read_text())["features"]
+    assert found.cells == len(features) == 4
+    labels, shown = some_labels(), np.zeros((2, 20, 24), int)
+    for feature in features:
+        geometry = feature["geometry"]
+        polygons = (
+            geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+        )
+        assert all(ring[0] == ring[-1] for rings in polygons for ring in rings)
+        mask = filled(labels.shape[1:], [[ring[:-1] for ring in rings] for rings in polygons])
+        label = int(feature["properties"]["name"])
+        shown[geometry["plane"]["z"]][mask] = label
+        assert feature["properties"]["measurements"]["area"] == mask.sum()
+        assert feature["properties"]["objectType"] == "detection"
+    np.testing.assert_array_equal(shown, labels)
+
+
+def test_fiji_gets_single_areas_without_holes(stored, tmp_path):
+    found = export_labels(stored, tmp_path / "rois.zip", to="fiji")
+    assert found == (4, 1, 1)
+    labels = some_labels()
+    expected = {
+        ("0001-000005", 1): labels[0] == 5,
+        ("0001-000007", 1): labels[0] == 7,
+        ("0001-000300", 1): labels[0] == 300,
+        ("0002-000005", 2): labels[1] == 5,
+    }
+    expected["0001-000005", 1][4:6, 5:7] = True
+    expected["0001-000300", 1][12] = False
+    rois = roiread(tmp_path / "rois.zip")
+    assert {(roi.name, roi.position) for roi in rois} == {*expected}
+    for roi in rois:
+        assert roi.roitype == ROI_TYPE.POLYGON
+        mask = filled(labels.shape[1:], [[roi.coordinates().tolist()]])
+        np.testing.assert_array_equal(mask, expected[roi.name, roi.position])
+        rows, columns = np.nonzero(mask)
+        assert (roi.top, roi.left, roi.bottom, roi.right) == (
+            rows.min(),
+            columns.min(),
+            rows.max() + 1,
+            columns.max() + 1,
+        )
+
+
+@pytest.mark.parametrize("to, name", [("fiji", "a.zip"), ("qupath", "a.geojson")])
+def test_the_same_labels_give_the_same_bytes(stored, tmp_path, to, name):
+    first, second = tmp_path / name, tmp_path / f"again-{name}"
+    export_labels(stored, first, to=to)
+    export_labels(stored, second, to=to)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_measurements_and_classes_are_those_of_the_table(stored, tmp_path, capsys):
+    measure_file(stored, tmp_path / "a_cells.csv")
+    table = pd.read_csv(tmp_path / "a_cells.csv").assign(**{"class": ["round", "flat", "flat", "round"]})
+    table["probability_mean"] = [0.5, 0.6, np.nan, 0.8]
+    table.to_csv(tmp_path / "a_cells.csv", index=False)
+    assert main(["export", str(stored), "--to", "qupath"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"measurements: {tmp_path}/a_cells.csv", f"{tmp_path}/a_labels_cells.geojson: 4 cells"]
+    features = json.loads((tmp_path / "a_labels_cells.geojson").read_text())["features"]
+    kinds = [feature["properties"]["classification"]["name"] for feature in features]
+    assert kinds == ["round", "flat", "flat", "round"]
+    values = [feature["properties"]["measurements"].get("probability_mean") for feature in features]
+    assert values == [0.5, 0.6, None, 0.8]
+    assert "label" not in features[0]["properties"]["measurements"]
+
+
+def test_what_fiji_cannot_show_is_said(stored, tmp_path, capsys):
+    assert main(["export", str(stored), str(tmp_path / "b.zip"), "--to", "fiji"]) == 0
+    assert "The holes of 1 cell are filled; of 1 cell only the largest part" in capsys.readouterr().out
+
+
+def test_other_tables_names_and_too_many_cells_are_refused(stored, tmp_path, capsys, monkeypatch):
+    measure_file(stored, tmp_path / "other.csv")
+    pd.read_csv(tmp_path / "other.csv").iloc[1:].to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(InputError, match=r"other\.csv: has no row for cell 5 in section 0"):
+        export_labels(stored, tmp_path / "c.geojson", to="qupath", table=tmp_path / "other.csv")
+    assert not (tmp_path / "c.geojson").exists()
+    (tmp_path / "text.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"text\.csv: has no column `section` and `label`"):
+        export_labels(stored, tmp_path / "c.geojson", to="qupath", table=tmp_path / "text.csv")
+    assert main(["export", str(stored), str(tmp_path / "c.tif"), "--to", "fiji"]) == 1
+    assert "the name of a file for fiji ends with `.zip`" in capsys.readouterr().err
+    monkeypatch.setattr("pipeline_lib.stages.export.MOST_ROIS", 3)
+    with pytest.raises(InputError, match=r"has 4 cells; the ROI Manager of Fiji becomes slow above 3"):
+        export_labels(stored, tmp_path / "c.zip", to="fiji")
+    monkeypatch.setattr("pipeline_lib.stages.export.MOST_ROIS", outlines.MOST_ROIS)
+    monkeypatch.setattr("pipeline_lib.stages.export.LARGEST_COORDINATE", 22)
+    with pytest.raises(InputError, match=r"is 20 x 24 px; ROIs of Fiji end at 22 px"):
+        export_labels(stored, tmp_path / "c.zip", to="fiji")
+
+
+def test_each_area_of_a_mask_is_a_cell(tmp_path):
+    tifffile.imwrite(tmp_path / "mask.tif", 255 * (some_labels()[0] > 0).astype(np.uint8))
+    assert export_labels(tmp_path / "mask.tif", tmp_path / "mask.geojson", to="qupath").cells == 3
