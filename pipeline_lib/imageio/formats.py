@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,7 +29,9 @@ from pipeline_lib.imageio.naming import (
     other_images,
     slice_files,
     source_file,
+    zarr_path,
 )
+from pipeline_lib.imageio.omezarr import METADATA, open_omezarr
 from pipeline_lib.imageio.pairing import matching_slices
 from pipeline_lib.imageio.pillow import open_pillow
 from pipeline_lib.imageio.png import open_png
@@ -39,8 +42,8 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 
 _READABLE = (
-    "Use TIFF (Fiji: File > Save As > Tiff...), PNG, JPEG or BMP, a folder of such slices, or HDF5 as "
-    "file.h5:/dataset"
+    "Use TIFF (Fiji: File > Save As > Tiff...), PNG, JPEG or BMP, a folder of such slices, HDF5 as "
+    "file.h5:/dataset, or OME-Zarr as image.zarr"
 )
 
 
@@ -60,6 +63,8 @@ def open_file(
     suffix = file.suffix.lower()
     if len(parts) > 1:
         opened = _open_channels(path, parts, every_slice)
+    elif not pattern and (stored := zarr_path(path)):
+        opened = open_omezarr(path, stored, every_chunk=every_slice)
     elif pattern or (is_folder and not hdf5_path(path)):
         opened = _open_slices(file, slices, every_slice)
     elif named := hdf5_path(path):
@@ -158,6 +163,11 @@ def _open_slices(
         if not slices:
             raise InputError(_no_match(path))
     elif not slices:
+        if any((path / name).exists() for name in METADATA):
+            raise InputError(
+                f"{path}: found a Zarr folder; expected a name that ends with .zarr. Rename it:\n"
+                f"mv {shlex.quote(str(path))} {shlex.quote(f'{path}.zarr')}"
+            )
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
         raise InputError(f"{path}: the folder contains no images (found: {found}). {_READABLE}.")
     else:
