@@ -2,8 +2,8 @@
 
     xvfb-run -s "-screen 0 1180x760x24" python docs/draw_programs.py VOLUME.zarr IMAGE.tif ROIS.zip ij.jar
 
-draws images/napari.png and images/fiji.png. It needs `pip install "napari[pyqt6]" napari-ome-zarr jpype1`, a Java
-with windows, and ij.jar of ImageJ (in Debian's package libij-java).
+draws images/napari.png and images/fiji.png. It needs `pip install "napari[pyqt6]" napari-ome-zarr jpype1`, a
+Java with windows, and ij.jar of ImageJ (in Debian's package libij-java).
 """
 
 import argparse

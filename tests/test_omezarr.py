@@ -1,8 +1,14 @@
 """OME-Zarr: what is written is read again, pyramids follow their definition, damage is found."""
 
+import functools
+import http.server
 import json
 import multiprocessing
+import os
 import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -429,3 +435,95 @@ def test_files_of_an_image_leave_out_its_labels(tmp_path, monkeypatch):
     assert len(zarr_files(zarr_path(f"{path}/labels/cells"))) == 4
     monkeypatch.setattr("pipeline_lib.imageio.naming._MOST_ZARR_FILES", 3)
     assert {file.name for file in zarr_files(zarr_path(path))} == {"zarr.json"}
+
+
+class Served(http.server.SimpleHTTPRequestHandler):
+    """Files of a folder, also parts of them, as servers of images send them."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        file = Path(self.translate_path(self.path))
+        if "Range" not in self.headers or not file.is_file():
+            return super().do_GET()
+        content = file.read_bytes()
+        first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+        start = int(first) if first else len(content) - int(last)
+        stop = int(last) + 1 if first and last else len(content)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content[start:stop])))
+        self.send_header("Last-Modified", "Mon, 30 Nov 2026 10:00:00 GMT")
+        self.end_headers()
+        self.wfile.write(content[start:stop])
+        return None
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Address of a server of `tmp_path / "bucket"`, which also answers as S3."""
+    (tmp_path / "bucket").mkdir()
+    served = functools.partial(Served, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), served) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{running.server_port}"
+        monkeypatch.setenv("AWS_ENDPOINT", address)
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        yield f"{address}/bucket"
+        running.shutdown()
+
+
+@pytest.mark.parametrize("s3", [False, True])
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_images_at_addresses_are_copied(server, tmp_path, monkeypatch, capsys, s3, version):
+    image = drawn((2, 2, 300, 520), np.uint16)
+    labels = np.arange(2 * 3 * 4, dtype=np.uint16).reshape(2, 3, 4).repeat(100, 1).repeat(130, 2)
+    write(tmp_path / "bucket" / "a.zarr", image, version, labels=labels, channels=["one", "two"])
+    address = ("s3://bucket" if s3 else server) + "/a.zarr"
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["export", address, "--to", "ome-zarr"]) == 0
+    assert capsys.readouterr().out == "a.zarr: 2 channels, 2 sections of 300 x 520 px\n"
+    copied, original = (replace(imageio.inspect(path), stored=()) for path in ("a.zarr", "bucket/a.zarr"))
+    assert copied == original
+    np.testing.assert_array_equal(imageio.read_images("a.zarr", channels=2), image)
+    command = ["export", f"{address}/labels/cells", "b.zarr", "--to", "ome-zarr", "--image", address]
+    assert cli.main(command) == 0
+    np.testing.assert_array_equal(imageio.read_images("b.zarr/labels/cells")[0], labels)
+
+
+def test_only_the_chunks_of_a_region_are_fetched(server, tmp_path, monkeypatch):
+    image = drawn((1, 1, 2000, 2000))
+    write(tmp_path / "bucket" / "a.zarr", image, "0.4")
+    fetched = []
+    monkeypatch.setattr(Served, "log_message", lambda self, *_: fetched.append(self.path))
+    with imageio.open_images(f"{server}/a.zarr") as opened:
+        region = opened.read(0, slice(1990, 2000), slice(0, 10))
+    np.testing.assert_array_equal(region, image[:, 0, 1990:, :10])
+    size = zarr.open_array(tmp_path / "bucket/a.zarr/0", mode="r").chunks[0]
+    chunks = [path for path in fetched if path.startswith("/bucket/a.zarr/0/") and "/." not in path]
+    assert {path.removeprefix("/bucket/a.zarr/0/") for path in chunks} == {f"{1999 // size}/0"}
+
+
+@pytest.mark.parametrize(
+    ("address", "part"),
+    [
+        ("SERVER/none.zarr", "there is no group or array of Zarr at this address"),
+        ("SERVER/a.tif", "only OME-Zarr is read from addresses"),
+        ("http://127.0.0.1:9/a.zarr", "Check the address and the network"),
+        ("gs://bucket/a.zarr", "expected an address with https:// or s3://"),
+    ],
+)
+def test_addresses_that_cannot_be_copied(server, tmp_path, monkeypatch, capsys, address, part):
+    monkeypatch.setattr("pipeline_lib.imageio.remote._TRIES", 0)
+    address = address.replace("SERVER", server)
+    assert cli.main(["export", address, str(tmp_path / "b.zarr"), "--to", "ome-zarr"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {address}") and part in error and "Debug" not in error
+    assert sorted(os.listdir(tmp_path)) == ["bucket"]
+
+
+@pytest.mark.parametrize("path", ["https:/server/a.zarr", "data/https:/server/a.zarr"])
+def test_other_commands_say_how_to_copy(path):
+    with pytest.raises(InputError, match=r"https://server/a.zarr: .*\nbordure export https://server/a.z"):
+        imageio.inspect(path)

@@ -49,7 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser : argparse.ArgumentParser
         Parser of the command.
     """
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="label image, model or results folder")
+    parser.add_argument(
+        "source",
+        type=_path,
+        metavar="SOURCE",
+        help="label image, image (file or address of an OME-Zarr), model or results folder",
+    )
     parser.add_argument("out", type=Path, nargs="?", help="file to write")
     parser.add_argument("--to", choices=[*ENDS], required=True, metavar="FORMAT", help="format, see above")
     parser.add_argument(
@@ -60,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--image",
-        type=Path,
+        type=_path,
         metavar="IMAGE",
         help="ome-zarr: image of the labels; bioimageio: test image, by default noise",
     )
@@ -74,6 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--license", default="CC-BY-4.0", metavar="SPDX", help="bioimageio: licence; default: CC-BY-4.0"
     )
+
+
+def _path(text: str) -> Path | str:
+    """Return a path; an address stays text, because `Path` would remove a slash."""
+    from pipeline_lib.imageio.remote import is_address
+
+    return text if is_address(text) else Path(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -95,8 +107,16 @@ def run(options: argparse.Namespace) -> int:
         If a file cannot be used.
     """
     from pipeline_lib.imageio import source_file
+    from pipeline_lib.imageio.remote import is_address
 
     source = source_file(options.source)
+    if is_address(options.source):
+        if options.to != "ome-zarr":
+            raise InputError(
+                f"{options.source}: an address can only be copied. Type `--to ome-zarr`, then the same "
+                "command with the copy."
+            )
+        source = Path(source.name)
     end, suffix = ENDS[options.to]
     output = options.out or source.with_name(source.name.removesuffix(source.suffix) + end + suffix)
     if output.suffix != suffix:

@@ -35,6 +35,7 @@ from pipeline_lib.imageio.omezarr import METADATA, open_omezarr
 from pipeline_lib.imageio.pairing import matching_slices
 from pipeline_lib.imageio.pillow import open_pillow
 from pipeline_lib.imageio.png import open_png
+from pipeline_lib.imageio.remote import is_address, require_local
 from pipeline_lib.imageio.series import pattern_of, require_one_stack
 from pipeline_lib.imageio.tiff import open_tiff
 from pipeline_lib.kernels.pixelsize import ROUNDING, differs, text
@@ -57,14 +58,17 @@ def open_file(
     `slices` are read instead of all slices of a folder; None stands for a section that is not read.
     """
     file = source_file(path)
-    pattern = is_pattern(path)
+    remote = "://" in str(path) and is_address(path)
+    pattern = not remote and is_pattern(path)
     parts = channel_paths(path)
-    is_folder = not pattern and len(parts) == 1 and _require_readable(path, file)
+    is_folder = not remote and not pattern and len(parts) == 1 and _require_readable(path, file)
     suffix = file.suffix.lower()
     if len(parts) > 1:
         opened = _open_channels(path, parts, every_slice)
     elif not pattern and (stored := zarr_path(path)):
         opened = open_omezarr(path, stored, every_chunk=every_slice)
+    elif remote:
+        raise InputError(f"{path}: only OME-Zarr is read from addresses, as image.zarr. Download the file.")
     elif pattern or (is_folder and not hdf5_path(path)):
         opened = _open_slices(file, slices, every_slice)
     elif named := hdf5_path(path):
@@ -100,6 +104,7 @@ def _require_readable(path: str | Path, file: Path) -> bool:
 
     Pipes and devices are not opened, because reading them may never end.
     """
+    require_local(path)
     try:
         status = file.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -141,6 +146,12 @@ def errors_explained(path: str | Path) -> Iterator[None]:
         ) from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         what = "not enough memory" if isinstance(error, MemoryError) else _one_line(error)
+        if is_address(path):
+            what = what.partition(" Debug source:")[0]
+            raise InputError(
+                f"{path}: cannot be read ({what}). Check the address and the network, then type the same "
+                "command again."
+            ) from error
         raise InputError(
             f"{path}: cannot be read ({type(error).__name__}: {what}). The file is truncated or damaged, or "
             "its suffix does not match its format. Copy it again from its source, or save the image as TIFF "

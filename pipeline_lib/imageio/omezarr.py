@@ -1,7 +1,8 @@
 """Read regions of OME-Zarr images, versions 0.1 to 0.5.
 
 They are named `image.zarr` or, inside, `image.zarr/labels/cells`. The largest level of the pyramid is read.
-The package zarr is needed, which the extra `zarr` installs.
+The folder can be an address, such as `https://server/image.zarr`; its files cannot be listed then, so missing
+chunks are not found. The package zarr is needed, which the extra `zarr` installs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from pipeline_lib.imageio.headers import ImageInfo, Reader, arrange, cyx, region_index, require_plausible
 from pipeline_lib.imageio.naming import ZarrPath
 from pipeline_lib.imageio.pixelsize import Scale, of_lengths
+from pipeline_lib.imageio.remote import is_address, open_store
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
@@ -63,9 +65,10 @@ def open_omezarr(
         raise InputError(f"{path}: found values of the type {array.dtype}; expected numbers.")
     fix = "Write one part of it as an image of its own, with the program that made it."
     info, z_axis = arrange(path, found.axes, array.shape, np.dtype(array.dtype), smallest_read, fix)
-    if math.prod(array.shape) * array.dtype.itemsize > 2**30:
+    listed = not is_address(path)
+    if listed and math.prod(array.shape) * array.dtype.itemsize > 2**30:
         require_plausible(path, info, _stored_bytes(array), 1_000_000)
-    if every_chunk and (missing := array.nchunks - array.nchunks_initialized):
+    if listed and every_chunk and (missing := array.nchunks - array.nchunks_initialized):
         logger.warning(
             "%s: %d of %d chunks are missing, and are read as %s. If they should exist, the copy is "
             "incomplete: copy the folder again.",
@@ -92,6 +95,14 @@ def _open(path: str | Path, named: ZarrPath) -> Any:
     """Return the group or array; raise `InputError` if there is none."""
     import zarr
 
+    if is_address(named.folder):
+        try:
+            return zarr.open(open_store(named.folder), path=named.inside, mode="r")
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{path}: there is no group or array of Zarr at this address. Check it, for instance in a "
+                f"browser: {path}/{METADATA[0]}, {METADATA[1]} or {METADATA[2]} must exist."
+            ) from error
     folder = Path(named.folder, named.inside)
     if not any((folder / name).is_file() for name in METADATA):
         if folder.is_dir() or not Path(named.folder).is_dir():
@@ -154,7 +165,8 @@ def _largest_level(path: str | Path, named: ZarrPath, group: zarr.Group) -> Leve
 
     described = _metadata(group)
     if "multiscales" not in described:
-        images = [*itertools.islice(_images(Path(named.folder), named.inside), 2)]
+        listed = not is_address(named.folder)
+        images = [*itertools.islice(_images(Path(named.folder), named.inside), 2)] if listed else []
         if len(images) == 1 and "plate" not in described:
             inside = images[0]
             return _largest_level(
@@ -257,6 +269,8 @@ def _images(folder: Path, inside: str, depth: int = _DEEPEST) -> Iterator[str]:
 
 def _images_in(folder: str) -> str:
     """Return the end of a message: the images that a folder has."""
+    if is_address(folder):
+        return f"Write the address of one image, such as {folder}/0."
     found = [*itertools.islice(_images(Path(folder), ""), _LISTED)]
     listed = ", ".join(f"{folder}/{inside}" for inside in found)
     return f"Write one of: {listed}." if found else "It has no image with the metadata `multiscales`."

@@ -21,6 +21,7 @@ from pipeline_lib.imageio.naming import (
     zarr_path,
 )
 from pipeline_lib.imageio.omezarr import array_folder
+from pipeline_lib.imageio.remote import is_address
 from pipeline_lib.runtime.errors import InputError
 
 _DEEPEST = 8  # limit of virtual datasets of virtual datasets
@@ -58,6 +59,8 @@ def stored_sections(path: str | Path, info: ImageInfo) -> tuple[Stored, ...]:
         return tuple(Stored(file_key(file), z, 1, 0) for z, file in enumerate(slice_files(path)))
     if hdf5_path(path):
         return tuple(sorted(_of_dataset(str(path), info, _DEEPEST)[0], key=lambda place: place.first))
+    if is_address(path):
+        return (Stored(str(path), 0, info.sections, 0),)
     if stored := zarr_path(path):
         return (Stored(file_key(array_folder(path, stored)), 0, info.sections, 0),)
     return (Stored(file_key(source_file(path), *info.others), 0, info.sections, 0),)
