@@ -50,7 +50,24 @@ class ZarrPath(NamedTuple):
 
 
 def zarr_path(path: str | Path) -> ZarrPath | None:
-    """Split a path `image.zarr/labels/cells` after its first `.zarr`; None if it has none."""
+    """Split a path `image.zarr/labels/cells` after its first `.zarr`.
+
+    Parameters
+    ----------
+    path : str or Path
+        Path in a table of volumes.
+
+    Returns
+    -------
+    ZarrPath or None
+        The two parts; None if no part ends with `.zarr`.
+
+    Examples
+    --------
+    >>> from pipeline_lib.imageio import zarr_path
+    >>> zarr_path("images/a.zarr/labels/cells")
+    ZarrPath(folder='images/a.zarr', inside='labels/cells')
+    """
     match = _ZARR.fullmatch(str(path))
     return ZarrPath(match["folder"], (match["inside"] or "").strip("/")) if match else None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.runtime.errors import InputError
 
@@ -85,18 +86,14 @@ def open_store(address: str) -> ObjectStore:
         raise InputError(f"{address}: expected an address with https:// or s3://. Download the folder.")
     if not importlib.util.find_spec("obstore"):
         raise InputError(f"{address}: addresses need a further package. Type `pip install 'bordure[zarr]'`.")
-    import os
-
-    from obstore.store import from_url
+    from obstore.store import HTTPStore, S3Store
     from zarr.storage import ObjectStore
 
-    public = {} if "AWS_ACCESS_KEY_ID" in os.environ else {"skip_signature": True}
-    return ObjectStore(
-        from_url(
-            address,
-            client_options={"allow_http": True},
-            retry_config={"max_retries": _TRIES},
-            **(public if address.lower().startswith("s3") else {}),
-        ),
-        read_only=True,
-    )
+    options: dict[str, Any] = {
+        "client_options": {"allow_http": True},
+        "retry_config": {"max_retries": _TRIES},
+    }
+    if address.lower().startswith("s3"):
+        public = "AWS_ACCESS_KEY_ID" not in os.environ
+        return ObjectStore(S3Store.from_url(address, skip_signature=public, **options), read_only=True)
+    return ObjectStore(HTTPStore.from_url(address, **options), read_only=True)
