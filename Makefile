@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo study test test-python test-cluster soak lint docs bench bench-large fuzz clean
+.PHONY: help venv demo study test test-python test-cluster test-export test-package soak lint docs bench bench-large fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,21 @@ test-python: ## run the tests that need no torch with another Python: make test-
 
 test-cluster: venv ## run the workflow on a private Slurm, which is installed as root on Debian; ten minutes
 	@$(BIN)/python -m pytest tests/cluster
+
+# Validators need other versions of packages than bordure, so they have an environment of their own.
+EXPORTS := $(VENV)-export
+$(EXPORTS)/installed: tests/export/requirements.txt
+	@$(PYTHON) -m venv $(EXPORTS)
+	@$(EXPORTS)/bin/python -m pip install --quiet --requirement tests/export/requirements.txt
+	@touch $@
+
+test-export: $(VENV)/dev-installed $(EXPORTS)/installed ## open exports with napari, ImageJ, bioimage.io and validators; 2 GB
+	@rm -rf $(EXPORTS)/files
+	@$(BIN)/python tests/export/make.py $(EXPORTS)/files
+	@EXPORTS=$(EXPORTS)/files $(EXPORTS)/bin/python -m pytest --noconftest tests/export
+
+test-package: ## build wheel and sdist of the last commit and try them: make test-package PYTHON=python3.13
+	@.ci/package $(PYTHON)
 
 soak: venv ## inject faults into running workflows, including kill -9 100 times; an hour on two cores
 	@$(BIN)/python -m tests.soak

@@ -18,7 +18,6 @@ IMAGES = Path(__file__).parent / "images"
 PICTURES = {
     "viewer": ("", "#viewer"),
     "errors": ("", ".gallery"),
-    "cells": ("", ".sizes"),
     "thresholds": ("", "#threshold + .side-by-side > :last-child"),
     "training": ("", "#training + .side-by-side > :last-child"),
 }

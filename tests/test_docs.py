@@ -44,19 +44,32 @@ SMALLER_DEMO = {
 
 
 # The same for the config that `bordure init` writes
-SMALLER_NUCLEI = r"""
+SMALLER_INIT = r"""
 import re
 from pathlib import Path
 
-config = Path("nuclei/config.yaml")
+config = Path("FOLDER/config.yaml")
 text = config.read_text()
 smaller = {"depth": 1, "base_channels": 4, "tile": 80, "iterations": 4, "validation_interval": 4}
 smaller |= {"average_orientations": "false"}
 for key, value in smaller.items():
     text, number = re.subn(f"(?m)^  {key}: .*", f"  {key}: {value}", text)
     assert number == 1, key
-config.write_text(text.replace("  title: nuclei", "  volumes: 1"))
+config.write_text(text.replace("  title: FOLDER", "  volumes: 1"))
 """
+SMALLER_STUDY = {
+    "size: 192": "size: 96",
+    "depth: 3": "depth: 1",
+    "base_channels: 8": "base_channels: 4",
+    "tile: 188": "tile: 80",
+    "iterations: 400": "iterations: 4",
+    "validation_interval: 100": "validation_interval: 4",
+}
+SMALLER_DETECTOR = {
+    "channels: [16, 32, 64, 64, 64]": "channels: [4, 4, 8, 8, 8]",
+    "iterations: 1500": "iterations: 4",
+    "validation_interval: 250": "validation_interval: 4",
+}
 
 
 def replaced(text: str, replacements: dict[str, str]) -> str:
@@ -163,9 +176,13 @@ def finished_nuclei(tmp_path_factory):
     """The copy in which the tutorial was followed, and what was printed."""
     clone = copy_checkout(tmp_path_factory.mktemp("nuclei"))
     code = script(DOCS / "tutorials/nuclei.md")
-    init = "bordure init --example nuclei\n"
-    return clone, run(
-        replaced(code, {init: f"{init}.venv/bin/python - <<'PYTHON'\n{SMALLER_NUCLEI}PYTHON\n"}), clone
+    return clone, run(with_smaller(code, "bordure init --example nuclei\n", "nuclei"), clone)
+
+
+def with_smaller(code: str, init: str, folder: str) -> str:
+    """A script in which the config that the command `init` writes into `folder` is made smaller."""
+    return replaced(
+        code, {init: f"{init}.venv/bin/python - <<'PYTHON'\n{SMALLER_INIT.replace('FOLDER', folder)}PYTHON\n"}
     )
 
 
@@ -191,6 +208,50 @@ class TestTutorialNuclei:
             for where in ("cells", "nuclei/results/segmentation")
         )
         assert np.array_equal(one, other)
+
+    def test_the_tutorial_on_new_images_continues_it(self, finished_nuclei):
+        folder = finished_nuclei[0]
+        printed = run(script(DOCS / "tutorials/new-images.md"), folder)
+        assert "cells_matched" in printed and "probability_mean" in printed
+        assert "new/nuclei_022.tif" in printed and "nuclei/results/model.pt" in printed  # provenance
+        names = {path.name for path in (folder / "new-cells").iterdir()}
+        assert {"nuclei_022_labels_rois.zip", "nuclei_022_labels_cells.geojson", "summary.csv"} <= names
+
+
+@pytest.mark.slow
+def test_the_tutorial_on_corrections_runs(tmp_path):
+    clone = copy_checkout(tmp_path)
+    code = script(DOCS / "tutorials/corrections.md")
+    printed = run(with_smaller(code, "bordure init round0 --to project --minutes 5\n", "project"), clone)
+    assert "accept" in printed
+    report = (clone / "project/results-round1/report.html").read_text()
+    assert "Before and after" in report
+    table = (clone / "project/volumes-round1.tsv").read_text()
+    assert table.count("round1/labels") == 6
+
+
+@pytest.mark.slow
+def test_the_tutorial_on_counting_runs(tmp_path):
+    clone = copy_checkout(tmp_path)
+    printed = run(replaced(script(DOCS / "tutorials/counting.md"), SMALLER_DETECTOR), clone)
+    assert "section" in printed
+    assert (clone / "counted/nuclei_022_detections.csv").exists()
+
+
+@pytest.mark.slow
+def test_the_tutorial_on_a_study_runs(tmp_path):
+    clone = copy_checkout(tmp_path)
+    config = clone / "config/study.yaml"
+    config.write_text(replaced(config.read_text(), SMALLER_STUDY))
+    printed = run(script(DOCS / "tutorials/study.md"), clone)
+    assert re.search(r"^train_model +2$", printed, re.MULTILINE)  # the new variant alone, two seeds
+    assert (clone / "results-study/comparison.html").exists()
+
+
+def test_the_tutorial_on_a_study_shows_its_config():
+    [shown] = blocks("tutorials/study.md", r"^```yaml\n(.*?)^```$")
+    config = yaml.safe_load((ROOT / "config/study.yaml").read_text())
+    assert yaml.safe_load(shown).items() <= config.items()
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def pins(lock: str) -> dict[str, str]:
 LOCK = pins("requirements.lock")
 OTHER_LOCKS = {
     "requirements-crosscheck.lock": ["crosscheck"],
-    "requirements-dev.lock": ["docs", "lint", "onnx"],
+    "requirements-dev.lock": ["docs", "lint", "onnx", "zarr"],
 }
 ALL = declared(*sorted(PROJECT["optional-dependencies"].keys() - {*chain(*OTHER_LOCKS.values())}))
 
@@ -84,7 +84,7 @@ def test_conda_pins_equal_those_of_the_lock():
 
 
 def test_library_declares_its_imports():
-    assert imported(*LIBRARY) <= declared("onnx").keys()
+    assert imported(*LIBRARY) <= declared("onnx", "zarr").keys()
 
 
 def test_workflow_declares_its_imports():

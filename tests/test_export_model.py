@@ -24,7 +24,7 @@ from pipeline_lib.stages.export_model import export_bioimageio, export_onnx
 def trained(channels=1, kind="mean_std", **settings):
     """A small network with random parameters and a correction of its probabilities."""
     torch.manual_seed(0)
-    own = plan("unet", depth=2, base_channels=3, input_channels=channels, **settings)
+    own = plan("unet", **{"depth": 2, "base_channels": 3, "input_channels": channels} | settings)
     shape = (channels, 1, 1)
     normalisation = Normalisation(
         kind, "uint8", np.full(shape, 100, np.float32), np.full(shape, 40, np.float32)
@@ -51,12 +51,20 @@ def stored(tmp_path):
 
 
 def expected(model, image):
-    """The probability by definition: mirrored image, network, corrected softmax."""
-    rim = model.plan.geometry.context
-    rows, columns = (mirror(-rim, length + rim, length) for length in image.shape[2:])
+    """The probability by definition: mirrored image of a valid size, network, corrected softmax."""
+    geometry = model.plan.geometry
+    rim = geometry.context
+    ends = []
+    for length in image.shape[2:]:
+        end = length + rim
+        while (end + rim - geometry.smallest) % geometry.stride:
+            end += 1
+        ends.append(end)
+    rows, columns = (mirror(-rim, end, length) for end, length in zip(ends, image.shape[2:], strict=True))
     mirrored = image[:, :, rows][:, :, :, columns]
     with torch.no_grad():
         logits = model.network.eval()(torch.from_numpy(mirrored)).numpy().astype(np.float64)
+    logits = logits[:, :, : image.shape[2], : image.shape[3]]
     logits += np.array(model.log_prior)[None, :, None, None]
     odds = np.exp(logits)
     return odds[:, 1:].sum(1, keepdims=True) / odds.sum(1, keepdims=True)
@@ -70,7 +78,7 @@ def test_the_exported_network_and_its_file_give_the_same_probabilities(upsamplin
     model = trained(channels=2, upsampling=upsampling, batch_normalisation=batch_normalisation)
     exported = CellProbability(model)
     sizes = exported.sizes
-    assert sizes.smallest > 2 * sizes.context
+    assert sizes.smallest > 2 * sizes.overlap
     names: dict = {"__name__": "architecture"}
     source = architecture_source(model.plan)
     assert "import pipeline_lib" not in source and "from pipeline_lib" not in source
@@ -119,8 +127,8 @@ def test_the_package_is_complete_and_its_weights_give_its_test_result(stored, tm
     with torch.no_grad():
         np.testing.assert_allclose(network.eval()(normalised).numpy(), result, atol=1e-6)
     (axis,) = [axis for axis in rdf["outputs"][0]["axes"] if axis.get("id") == "y"]
-    model = trained()
-    assert axis["halo"] == model.plan.geometry.context
+    assert axis["halo"] == CellProbability(trained()).sizes.overlap
+    assert rdf["inputs"][0]["pad"] == {"mode": "reflect"}
     assert rdf["config"]["bordure"]["postprocessing"] == {
         "threshold": 0.4,
         "minimum_size": 5,
@@ -129,19 +137,24 @@ def test_the_package_is_complete_and_its_weights_give_its_test_result(stored, tm
     assert rdf["version"] == "1.2.3" and "seg 0.750" in archive.read("README.md").decode()
 
 
-def test_blocks_with_the_stated_overlap_equal_the_whole_image():
-    model = trained()
-    exported = CellProbability(model)
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_blocks_with_the_stated_overlap_equal_the_whole_image(depth):
+    """Wherever they begin: at multiples of the step."""
+    exported = CellProbability(trained(depth=depth))
     sizes = exported.sizes
-    side = sizes.smallest + 6 * sizes.step
-    image = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 1, side, side)).astype(np.float32))
+    assert sizes.smallest % sizes.step == sizes.overlap % sizes.step == 0
+    image = np.random.default_rng(1).normal(size=(1, 1, sizes.smallest + 5 * sizes.step, sizes.smallest))
+    tensor = torch.from_numpy(image.astype(np.float32))
+    inner = slice(sizes.overlap, sizes.smallest - sizes.overlap)
     with torch.no_grad():
-        whole = exported(image)
-        block = exported(image[:, :, : sizes.smallest, : sizes.smallest])
-        inner = slice(0, sizes.smallest - sizes.context)
-        np.testing.assert_allclose(block[:, :, inner, inner], whole[:, :, inner, inner], atol=1e-6)
-        rim = (block - whole[:, :, : sizes.smallest, : sizes.smallest]).abs()[:, :, inner.stop :]
-        assert rim.max() > 1e-4  # what the overlap is for
+        whole = exported(tensor)
+        for start in range(0, 6 * sizes.step, sizes.step):
+            rows = slice(start, start + sizes.smallest)
+            block, same = exported(tensor[:, :, rows]), whole[:, :, rows]
+            np.testing.assert_allclose(block[:, :, inner], same[:, :, inner], atol=1e-6)
+            if start:
+                rim = (block - same).abs()[:, :, : sizes.overlap]
+                assert rim.max() > 1e-4  # what the overlap is for
 
 
 def test_several_channels_and_a_test_image(tmp_path):
@@ -154,6 +167,8 @@ def test_several_channels_and_a_test_image(tmp_path):
     _, channel, y, x = rdf["inputs"][0]["axes"]
     assert channel["channel_names"] == ["channel0", "channel1"]
     assert (y["scale"], x["scale"], x["unit"]) == (0.5, 0.25, "micrometer")
+    of_result = [(axis["scale"], axis["unit"]) for axis in rdf["outputs"][0]["axes"][2:]]
+    assert of_result == [(0.5, "micrometer"), (0.25, "micrometer")]
     assert rdf["inputs"][0]["preprocessing"][1]["kwargs"] == {
         "mean": [100.0, 100.0],
         "std": [40.0, 40.0],
@@ -173,6 +188,17 @@ def test_the_same_model_gives_the_same_description(stored, tmp_path):
             [archive.read(file) for file in ("README.md", "architecture.py", "weights.pt", "cover.png")]
         )
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_networks_of_any_depth_become_onnx(tmp_path, depth):
+    trained(channels=depth, depth=depth).save(tmp_path / "model.pt")
+    export_bioimageio(tmp_path / "model.pt", tmp_path / "out.zip")
+    _, archive = unpack(tmp_path / "out.zip")
+    session = onnxruntime.InferenceSession(archive.read("weights.onnx"))
+    given, result = (np.load(io.BytesIO(archive.read(f"test_{name}.npy"))) for name in ("input", "output"))
+    (found,) = session.run(None, {"raw": (given.astype(np.float32) - 100) / 40})
+    np.testing.assert_allclose(found, result, atol=1e-4)
 
 
 def test_onnx_equals_torch_at_several_sizes(stored, tmp_path):

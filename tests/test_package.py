@@ -30,6 +30,8 @@ def test_the_wheel_contains_the_workflow(tmp_path):
     files = [path for folder in ("workflow", "profiles") for path in (source / folder).rglob("*")]
     listed = {str(path.relative_to(source)) for path in files if path.is_file()} | {"environment.yml"}
     assert {f"pipeline_lib/{name}" for name in listed} <= names
+    library = {path.relative_to(source) for path in (source / "pipeline_lib").rglob("*") if path.is_file()}
+    assert {str(path) for path in library} <= names
     run = tmp_path / "elsewhere"
     run.mkdir()
     for name in ("config.yaml", "demo.tsv"):

@@ -210,6 +210,34 @@ def test_long_lists_of_files_are_folded(run):
     assert page.of("report.html")[2].startswith("80 files")
 
 
+def test_a_training_that_starts_from_an_earlier_model_has_stages_of_both_runs(tmp_path, monkeypatch):
+    """Of two earlier runs, each with a dataset that all use; the model leads from run to run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw.tif").write_bytes(b"raw")
+    here = type(tmp_path)("")
+    make("build_dataset", [here / "shared/a.h5"], [here / "raw.tif"])
+    model = []
+    for number in range(3):
+        folder = here / f"results{number}"
+        make("train", [folder / "trained.pt"], [here / "shared/a.h5", *model])
+        make("predict", [folder / "a.h5"], [here / "shared/a.h5", folder / "trained.pt"])
+        make("package", [folder / "model.pt"], [folder / "trained.pt", folder / "a.h5"])
+        model = [folder / "model.pt"]
+        make("report", [folder / "report.html"], [folder / "a.h5", *model])
+    files = read_files([here / "results2/report.html"])
+    stages = {file.path: file.stage for file in files.values()}
+    assert stages["shared/a.h5"] == "build_dataset, 2 runs before"  # the first run that used it
+    assert stages["results2/trained.pt"] == "train" and stages["results2/model.pt"] == "package"
+    assert stages["results1/model.pt"] == "package, run before"
+    assert stages["results1/a.h5"] == "predict, run before"
+    assert stages["results0/trained.pt"] == "train, 2 runs before"
+    order = [*dict.fromkeys(file.stage for file in files.values())]
+    assert order.index("train, 2 runs before") < order.index("package, run before") < order.index("train")
+    write_provenance_page([here / "results2/report.html"], here / "results2/provenance.html", title="A")
+    text = Page((here / "results2/provenance.html").read_text()).text
+    assert "predict, run before" in text and "predict, 2 runs before" in text
+
+
 def test_stages_are_in_the_order_of_the_workflow(run):
     stages = list(dict.fromkeys(file.stage for file in read_files([run / "report.html"]).values()))
     assert stages == ["raw files", "build_dataset", "train", "evaluate", "report"]

@@ -18,7 +18,7 @@ from benchmarks.peers.data import DATA_SETS, export
 from benchmarks.peers.scoring import score
 from pipeline_lib import provenance
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import write_json
+from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.types import Json
 
 
@@ -35,6 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--peers", nargs="+", choices=running.PEERS, default=[*running.PEERS])
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=[*DATA_SETS])
     parser.add_argument(
+        "--times-of",
+        type=float,
+        metavar="MINUTES",
+        help="take the time of a step from the runs of this training time, so that other work on this "
+        "machine does not change longer ones",
+    )
+    parser.add_argument(
         "--test",
         action="store_true",
         help="score the held-out images, and write the results into the repository. Without it, only the "
@@ -50,7 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
         for seed in given.seeds:
             for name in given.data:
                 for peer in [peer for peer in given.peers if name in running.PEERS[peer]]:
-                    out = work / name / "runs" / f"{peer}-{minutes:g}min-seed{seed}"
+                    runs = work / name / "runs"
+                    out = runs / f"{peer}-{minutes:g}min-seed{seed}"
+                    iterations = None
+                    if given.times_of and minutes != given.times_of:
+                        known = read_json(runs / f"{peer}-{given.times_of:g}min-seed{seed}/run.json")
+                        iterations = round(known["iterations"] * minutes / given.times_of)
                     print(f"{out.name}, {name} ... ", end="", file=sys.stderr, flush=True)
                     try:
                         python = running.python_of(peer, work / "environments")
@@ -62,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
                             minutes=minutes,
                             seed=seed,
                             threads=given.threads,
+                            iterations=iterations,
                         )
                     except InputError as error:
                         failed.append(str(error))

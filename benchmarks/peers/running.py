@@ -67,7 +67,17 @@ def python_of(peer: str, folder: Path) -> Path:
     return python
 
 
-def run(peer: str, python: Path, data: Path, out: Path, *, minutes: float, seed: int, threads: int) -> Json:
+def run(
+    peer: str,
+    python: Path,
+    data: Path,
+    out: Path,
+    *,
+    minutes: float,
+    seed: int,
+    threads: int,
+    iterations: int | None = None,
+) -> Json:
     """Run the training program of a peer, unless `out` already has its result; return `run.json`.
 
     Parameters
@@ -84,6 +94,8 @@ def run(peer: str, python: Path, data: Path, out: Path, *, minutes: float, seed:
         Seed.
     threads : int
         Number of cores that all its processes share.
+    iterations : int, optional
+        Number of training steps, instead of as many as fit into the minutes.
 
     Returns
     -------
@@ -107,7 +119,7 @@ def run(peer: str, python: Path, data: Path, out: Path, *, minutes: float, seed:
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     environment["PYTHONPATH"] = str(FOLDER / "shared")
     command = [python, FOLDER / peer / "train.py", data, out, "--minutes", minutes, "--seed", seed]
-    command += ["--threads", threads]
+    command += ["--threads", threads, *(("--iterations", iterations) if iterations else ())]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     with (
         open(out / "log.txt", "w", encoding="utf-8") as log,

@@ -15,6 +15,8 @@ Write results and models for other programs.
                     Manager of Fiji (zip) or for QuPath (GeoJSON), with their
                     measurements. If NAME_cells.csv is beside NAME_labels.tif,
                     its measurements and classes are used.
+  ome-zarr          from an image, or from labels with --image: OME-Zarr with a
+                    pyramid, for napari and for large images.
   bioimageio, onnx  from model.pt: a package of bioimage.io (zip) with PyTorch,
                     TorchScript and ONNX; or ONNX alone.
   ro-crate          from the results folder of a run: report, scores, model and
@@ -32,6 +34,7 @@ example:    bordure export cells/a_labels.tif --to fiji"""
 ENDS = {
     "fiji": ("_rois", ".zip"),
     "qupath": ("_cells", ".geojson"),
+    "ome-zarr": ("", ".zarr"),
     "bioimageio": ("_bioimageio", ".zip"),
     "onnx": ("", ".onnx"),
     "ro-crate": ("_crate", ".zip"),
@@ -46,16 +49,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser : argparse.ArgumentParser
         Parser of the command.
     """
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="label image, model or results folder")
+    parser.add_argument(
+        "source",
+        type=_path,
+        metavar="SOURCE",
+        help="label image, image (file or address of an OME-Zarr), model or results folder",
+    )
     parser.add_argument("out", type=Path, nargs="?", help="file to write")
     parser.add_argument("--to", choices=[*ENDS], required=True, metavar="FORMAT", help="format, see above")
     parser.add_argument(
-        "--table", type=Path, metavar="CSV", help="fiji, qupath: table of the cells, for measurements"
+        "--table",
+        type=Path,
+        metavar="CSV",
+        help="fiji, qupath, ome-zarr: table of the cells, for measurements",
     )
-    parser.add_argument("--image", type=Path, metavar="IMAGE", help="bioimageio: test image; default: noise")
+    parser.add_argument(
+        "--image",
+        type=_path,
+        metavar="IMAGE",
+        help="ome-zarr: image of the labels; bioimageio: test image, by default noise",
+    )
+    parser.add_argument(
+        "--zarr-version",
+        choices=("0.5", "0.4"),
+        default="0.5",
+        metavar="VERSION",
+        help="ome-zarr: 0.5 (default), or 0.4 for QuPath and Bio-Formats",
+    )
     parser.add_argument(
         "--license", default="CC-BY-4.0", metavar="SPDX", help="bioimageio: licence; default: CC-BY-4.0"
     )
+
+
+def _path(text: str) -> Path | str:
+    """Return a path; an address stays text, because `Path` would remove a slash."""
+    from pipeline_lib.imageio.remote import is_address
+
+    return text if is_address(text) else Path(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,14 +107,24 @@ def run(options: argparse.Namespace) -> int:
         If a file cannot be used.
     """
     from pipeline_lib.imageio import source_file
+    from pipeline_lib.imageio.remote import is_address
 
     source = source_file(options.source)
+    if is_address(options.source):
+        if options.to != "ome-zarr":
+            raise InputError(
+                f"{options.source}: an address can only be copied. Type `--to ome-zarr`, then the same "
+                "command with the copy."
+            )
+        source = Path(source.name)
     end, suffix = ENDS[options.to]
     output = options.out or source.with_name(source.name.removesuffix(source.suffix) + end + suffix)
     if output.suffix != suffix:
         raise InputError(f"{output}: the name of a file for {options.to} ends with `{suffix}`.")
     if options.to in ("fiji", "qupath"):
         _export_labels(options, source, output)
+    elif options.to == "ome-zarr":
+        _export_omezarr(options, source, output)
     elif options.to == "ro-crate":
         _export_run(options.source, output)
     else:
@@ -97,12 +137,7 @@ def _export_labels(options: argparse.Namespace, source: Path, output: Path) -> N
     from pipeline_lib.runtime.log import several
     from pipeline_lib.stages.export import export_labels
 
-    table = options.table
-    stem = source.name.removesuffix(source.suffix)
-    beside = source.with_name(stem.removesuffix("_labels") + "_cells.csv")
-    if table is None and stem.endswith("_labels") and beside.exists():
-        table = beside
-        print(f"measurements: {table}")
+    table = _table(options, source)
     found = export_labels(options.source, output, to=options.to, table=table)
     print(f"{output}: {several(found.cells, 'cell')}")
     if found.holes or found.parts:
@@ -110,6 +145,45 @@ def _export_labels(options: argparse.Namespace, source: Path, output: Path) -> N
             f"note: ROIs of Fiji are single areas without holes. The holes of {several(found.holes, 'cell')} "
             f"are filled; of {several(found.parts, 'cell')} only the largest part is written."
         )
+
+
+def _export_omezarr(options: argparse.Namespace, source: Path, output: Path) -> None:
+    """Write an image, or labels with their image, as OME-Zarr."""
+    from pipeline_lib.runtime.log import several
+    from pipeline_lib.stages.export import export_omezarr
+
+    if options.image is None and source.stem.endswith("_labels"):
+        raise InputError(
+            f"{source}: labels are part of their image in OME-Zarr. Add `--image IMAGE`, the image of these "
+            "labels."
+        )
+    found = export_omezarr(
+        options.source,
+        output,
+        image=options.image,
+        table=_table(options, source) if options.image else None,
+        version=options.zarr_version,
+    )
+    channels, sections, height, width = found.shape
+    print(
+        f"{output}: {several(channels, 'channel')}, {several(sections, 'section')} of {height} x {width} px"
+        + (f", {several(found.cells, 'cell')} in labels/cells" if found.cells is not None else "")
+    )
+    if found.numbered:
+        print("note: cells have new numbers, as each section was numbered from 1; `label` is the old one.")
+    if found.cells is not None and not found.properties:
+        print("note: there are too many cells for measurements in OME-Zarr. They are in the table alone.")
+
+
+def _table(options: argparse.Namespace, source: Path) -> Path | None:
+    """Return the table of the cells: the stated one, or the one beside the labels."""
+    stem = source.name.removesuffix(source.suffix)
+    beside = source.with_name(stem.removesuffix("_labels") + "_cells.csv")
+    if options.table is None and stem.endswith("_labels") and beside.exists():
+        print(f"measurements: {beside}")
+        return beside
+    table: Path | None = options.table
+    return table
 
 
 def _export_run(results: Path, output: Path) -> None:
@@ -128,7 +202,7 @@ def _export_model(options: argparse.Namespace, output: Path) -> None:
 
     if options.to == "onnx":
         sizes = export_onnx(options.source, output)
-        print(f"{output}: height and width {sizes.smallest} + k x {sizes.step} px")
+        print(f"{output}: for multiples of {sizes.step} px, at least {sizes.smallest} px high and wide")
         return
     image = None
     if options.image:

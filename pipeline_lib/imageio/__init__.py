@@ -3,11 +3,11 @@
 This package alone knows file formats, the order of axes, and whether 0 is black or white.
 
 Readable formats: TIFF (strips or tiles, multi-page, ImageJ, OME, BigTIFF), PNG, JPEG and BMP, a folder of
-such slices in natural order or a pattern of their names, and HDF5 as `file.h5:/dataset`. Files are read
-region by region; only the strips, tiles or chunks that a region touches are decoded. Channels in separate
-files are one image, `first.tif + second.tif`.
+such slices in natural order or a pattern of their names, HDF5 as `file.h5:/dataset`, and OME-Zarr as
+`image.zarr`. Files are read region by region; only the strips, tiles or chunks that a region touches are
+decoded. Channels in separate files are one image, `first.tif + second.tif`.
 
-Written format: compressed TIFF for Fiji and napari, one strip at a time.
+Written formats: compressed TIFF for Fiji and napari, one strip at a time, and OME-Zarr.
 
 Axes are `c` (channel), `z` (section), `y` (row) and `x` (column).
 """
@@ -43,6 +43,8 @@ from pipeline_lib.imageio.naming import (
     slice_files,
     source_file,
     source_files,
+    zarr_files,
+    zarr_path,
 )
 from pipeline_lib.imageio.pairing import PAIRINGS, matching_slices
 from pipeline_lib.imageio.prediction import (
@@ -96,4 +98,6 @@ __all__ = [
     "write_images",
     "write_labels",
     "write_probability",
+    "zarr_files",
+    "zarr_path",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,10 +29,13 @@ from pipeline_lib.imageio.naming import (
     other_images,
     slice_files,
     source_file,
+    zarr_path,
 )
+from pipeline_lib.imageio.omezarr import METADATA, open_omezarr
 from pipeline_lib.imageio.pairing import matching_slices
 from pipeline_lib.imageio.pillow import open_pillow
 from pipeline_lib.imageio.png import open_png
+from pipeline_lib.imageio.remote import is_address, require_local
 from pipeline_lib.imageio.series import pattern_of, require_one_stack
 from pipeline_lib.imageio.tiff import open_tiff
 from pipeline_lib.kernels.pixelsize import ROUNDING, differs, text
@@ -39,8 +43,8 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 
 _READABLE = (
-    "Use TIFF (Fiji: File > Save As > Tiff...), PNG, JPEG or BMP, a folder of such slices, or HDF5 as "
-    "file.h5:/dataset"
+    "Use TIFF (Fiji: File > Save As > Tiff...), PNG, JPEG or BMP, a folder of such slices, HDF5 as "
+    "file.h5:/dataset, or OME-Zarr as image.zarr"
 )
 
 
@@ -54,12 +58,17 @@ def open_file(
     `slices` are read instead of all slices of a folder; None stands for a section that is not read.
     """
     file = source_file(path)
-    pattern = is_pattern(path)
+    remote = "://" in str(path) and is_address(path)
+    pattern = not remote and is_pattern(path)
     parts = channel_paths(path)
-    is_folder = not pattern and len(parts) == 1 and _require_readable(path, file)
+    is_folder = not remote and not pattern and len(parts) == 1 and _require_readable(path, file)
     suffix = file.suffix.lower()
     if len(parts) > 1:
         opened = _open_channels(path, parts, every_slice)
+    elif not pattern and (stored := zarr_path(path)):
+        opened = open_omezarr(path, stored, every_chunk=every_slice)
+    elif remote:
+        raise InputError(f"{path}: only OME-Zarr is read from addresses, as image.zarr. Download the file.")
     elif pattern or (is_folder and not hdf5_path(path)):
         opened = _open_slices(file, slices, every_slice)
     elif named := hdf5_path(path):
@@ -95,6 +104,7 @@ def _require_readable(path: str | Path, file: Path) -> bool:
 
     Pipes and devices are not opened, because reading them may never end.
     """
+    require_local(path)
     try:
         status = file.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -136,6 +146,12 @@ def errors_explained(path: str | Path) -> Iterator[None]:
         ) from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         what = "not enough memory" if isinstance(error, MemoryError) else _one_line(error)
+        if is_address(path):
+            what = what.partition(" Debug source:")[0]
+            raise InputError(
+                f"{path}: cannot be read ({what}). Check the address and the network, then type the same "
+                "command again."
+            ) from error
         raise InputError(
             f"{path}: cannot be read ({type(error).__name__}: {what}). The file is truncated or damaged, or "
             "its suffix does not match its format. Copy it again from its source, or save the image as TIFF "
@@ -158,6 +174,11 @@ def _open_slices(
         if not slices:
             raise InputError(_no_match(path))
     elif not slices:
+        if any((path / name).exists() for name in METADATA):
+            raise InputError(
+                f"{path}: found a Zarr folder; expected a name that ends with .zarr. Rename it:\n"
+                f"mv {shlex.quote(str(path))} {shlex.quote(f'{path}.zarr')}"
+            )
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
         raise InputError(f"{path}: the folder contains no images (found: {found}). {_READABLE}.")
     else:

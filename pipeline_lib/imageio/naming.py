@@ -25,6 +25,10 @@ PLUS = " + "
 _HDF5 = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf))(?::/*(?P<dataset>.*))?", re.IGNORECASE)
 
 
+_MOST_ZARR_FILES = 5000
+_ZARR = re.compile(r"(?P<folder>.*?[^/]\.zarr)(?:/+(?P<inside>.*))?", re.IGNORECASE)
+
+
 class HDF5Path(NamedTuple):
     """The two parts of a path `file.h5:/dataset`; `dataset` is empty if the path names only the file."""
 
@@ -36,6 +40,36 @@ def hdf5_path(path: str | Path) -> HDF5Path | None:
     """Split a path `file.h5:/dataset`; None if the path does not name an HDF5 file."""
     match = _HDF5.fullmatch(str(path))
     return HDF5Path(match["file"], (match["dataset"] or "").strip("/")) if match else None
+
+
+class ZarrPath(NamedTuple):
+    """The two parts of a path `image.zarr/labels/cells`; `inside` is empty if it is the folder itself."""
+
+    folder: str
+    inside: str
+
+
+def zarr_path(path: str | Path) -> ZarrPath | None:
+    """Split a path `image.zarr/labels/cells` after its first `.zarr`.
+
+    Parameters
+    ----------
+    path : str or Path
+        Path in a table of volumes.
+
+    Returns
+    -------
+    ZarrPath or None
+        The two parts; None if no part ends with `.zarr`.
+
+    Examples
+    --------
+    >>> from pipeline_lib.imageio import zarr_path
+    >>> zarr_path("images/a.zarr/labels/cells")
+    ZarrPath(folder='images/a.zarr', inside='labels/cells')
+    """
+    match = _ZARR.fullmatch(str(path))
+    return ZarrPath(match["folder"], (match["inside"] or "").strip("/")) if match else None
 
 
 def channel_paths(path: str | Path) -> list[str]:
@@ -80,12 +114,12 @@ def source_file(path: str | Path) -> Path:
     Parameters
     ----------
     path : str or Path
-        Path of a file or folder, or `file.h5:/dataset`.
+        Path of a file or folder, `file.h5:/dataset` or `image.zarr/labels/cells`.
 
     Returns
     -------
     Path
-        The path without the name of a dataset.
+        The path without the name of a dataset or of a group.
 
     Examples
     --------
@@ -93,8 +127,10 @@ def source_file(path: str | Path) -> Path:
     >>> source_file("a.h5:/raw").name
     'a.h5'
     """
-    named = hdf5_path(path)
-    return Path(named.file) if named else Path(path)
+    if named := hdf5_path(path):
+        return Path(named.file)
+    stored = zarr_path(path)
+    return Path(stored.folder) if stored else Path(path)
 
 
 def source_files(path: str | Path) -> list[Path]:
@@ -137,6 +173,27 @@ def _has_wildcard(path: str | Path) -> bool:
     return not {*"*?["}.isdisjoint(Path(path).name) and not hdf5_path(path) and not os.path.lexists(path)
 
 
+def zarr_files(named: ZarrPath) -> list[Path]:
+    """Return the files of an image or group of an OME-Zarr, without those of its labels.
+
+    Parameters
+    ----------
+    named : ZarrPath
+        Parts of a path.
+
+    Returns
+    -------
+    list of Path
+        All files, or those with metadata alone if there are more than 5,000.
+    """
+    folder = Path(named.folder, named.inside)
+    labels = folder / "labels"
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and labels not in file.parents)
+    if len(files) > _MOST_ZARR_FILES:
+        return [file for file in files if file.suffix == ".json" or file.name.startswith(".z")]
+    return files
+
+
 def are_slices(path: str | Path) -> bool:
     """Return whether a path is a folder or a pattern, whose files are the sections.
 
@@ -150,7 +207,7 @@ def are_slices(path: str | Path) -> bool:
     bool
         Whether `slice_files` returns the sections.
     """
-    return is_pattern(path) or (not hdf5_path(path) and os.path.isdir(path))
+    return is_pattern(path) or (not hdf5_path(path) and not zarr_path(path) and os.path.isdir(path))
 
 
 def file_format(path: Path) -> str:
@@ -196,12 +253,13 @@ def identity(path: str | Path) -> str:
     Returns
     -------
     str
-        `file_key` of the file, and the name of the dataset of an HDF5 file.
+        `file_key` of the file, and the name of the dataset of an HDF5 file or of the group of an OME-Zarr.
     """
     keys = []
     for part in channel_paths(path):
-        named = hdf5_path(part)
-        keys.append(f"{file_key(source_file(part))}:{named.dataset if named else ''}")
+        named, stored = hdf5_path(part), zarr_path(part)
+        inside = named.dataset if named else stored.inside if stored else ""
+        keys.append(f"{file_key(source_file(part))}:{inside}")
     return PLUS.join(keys)
 
 

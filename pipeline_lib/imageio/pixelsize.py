@@ -94,6 +94,13 @@ def of_hdf5(dataset: h5py.Dataset, axes: str) -> Scale:
     return Scale()
 
 
+def of_lengths(lengths: dict[str, tuple[float, str | None]]) -> Scale:
+    """Return what lengths with units state; the keys are the axes, of which z, y and x count."""
+    sizes = {axis: length * (_um(unit) or math.nan) for axis, (length, unit) in lengths.items()}
+    z, y, x = (sizes.get(axis, math.nan) for axis in "zyx")
+    return Scale(_pair(y, x), _length(z))
+
+
 def _of_ome(xml: str) -> Scale:
     """Return the physical sizes of the first image of OME-XML."""
     with suppress(ElementTree.ParseError, ValueError):

@@ -18,7 +18,10 @@ from pipeline_lib.imageio.naming import (
     hdf5_path,
     slice_files,
     source_file,
+    zarr_path,
 )
+from pipeline_lib.imageio.omezarr import array_folder
+from pipeline_lib.imageio.remote import is_address
 from pipeline_lib.runtime.errors import InputError
 
 _DEEPEST = 8  # limit of virtual datasets of virtual datasets
@@ -31,7 +34,8 @@ def stored_sections(path: str | Path, info: ImageInfo) -> tuple[Stored, ...]:
     """Return where the sections of an image are stored.
 
     The slices of a folder are their files. The files of an OME set are one place. A dataset of an HDF5 file
-    is its object, whatever its links are called; a virtual or external dataset is where its data are.
+    is its object, whatever its links are called; a virtual or external dataset is where its data are. An
+    image of an OME-Zarr is the folder of its largest level.
 
     Parameters
     ----------
@@ -55,6 +59,10 @@ def stored_sections(path: str | Path, info: ImageInfo) -> tuple[Stored, ...]:
         return tuple(Stored(file_key(file), z, 1, 0) for z, file in enumerate(slice_files(path)))
     if hdf5_path(path):
         return tuple(sorted(_of_dataset(str(path), info, _DEEPEST)[0], key=lambda place: place.first))
+    if is_address(path):
+        return (Stored(str(path), 0, info.sections, 0),)
+    if stored := zarr_path(path):
+        return (Stored(file_key(array_folder(path, stored)), 0, info.sections, 0),)
     return (Stored(file_key(source_file(path), *info.others), 0, info.sections, 0),)
 
 

@@ -16,19 +16,20 @@ from pipeline_lib.runtime.types import Json
 
 
 class Sizes(NamedTuple):
-    """Heights and widths that an exported network accepts: `smallest` + k * `step` (px).
+    """Heights and widths that an exported network accepts: multiples of `step` from `smallest` (px).
 
     Parameters
     ----------
     smallest, step : int
         The smallest one, and the difference of two.
-    context : int
-        Pixels around a pixel on which its probability depends; the rim of a block that is wrong.
+    overlap : int
+        Overlap of blocks on each side, a multiple of `step`. Blocks that also begin at multiples of `step`
+        have the same probabilities as the whole image.
     """
 
     smallest: int
     step: int
-    context: int
+    overlap: int
 
 
 class CellProbability(nn.Module):
@@ -51,6 +52,8 @@ class CellProbability(nn.Module):
     >>> section = np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8)
     >>> model = Model(small, small.build(), measure("mean_std", [section]))
     >>> exported = CellProbability(model)
+    >>> exported.sizes
+    Sizes(smallest=18, step=2, overlap=8)
     >>> exported(torch.zeros(1, 1, 20, 28)).shape
     torch.Size([1, 1, 20, 28])
     """
@@ -60,7 +63,10 @@ class CellProbability(nn.Module):
         if model.task != "segmentation":
             raise InputError("only models that segment can be exported, not those that find boxes.")
         self.network = model.network.eval().requires_grad_(False)
-        self.context = model.plan.geometry.context
+        geometry = model.plan.geometry
+        # the network needs more pixels than multiples of its stride, so the far edges get a wider rim
+        self.context = geometry.context
+        self.extra = (geometry.smallest - 2 * geometry.context) % geometry.stride
         self.classes = model.plan.classes - len(model.offsets)
         names = [*model.classes] or ["background", "cell"]
         cells = [*model.cells] or names[1:]
@@ -70,11 +76,10 @@ class CellProbability(nn.Module):
 
     @property
     def sizes(self) -> Sizes:
-        """Heights and widths that it accepts. The smallest one is more than twice the context."""
-        geometry = self.network.geometry
-        first = geometry.smallest - 2 * geometry.context
-        steps = max(-(-(2 * geometry.context + 1 - first) // geometry.stride), 0)
-        return Sizes(first + steps * geometry.stride, geometry.stride, geometry.context)
+        """Heights and widths that it accepts. The smallest one is more than twice the overlap."""
+        stride = self.network.geometry.stride
+        overlap = -(-self.context // stride) * stride
+        return Sizes(2 * overlap + stride, stride, overlap)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the cell probability of images.
@@ -89,10 +94,10 @@ class CellProbability(nn.Module):
         (n, 1, y, x) Tensor of float32
             Probability that a pixel is inside a cell.
         """
-        rim = self.context
-        logits = self.network(nn.functional.pad(x, (rim, rim, rim, rim), mode="reflect"))
-        probability = (logits[:, : self.classes] + self.log_prior).softmax(1)
-        return probability[:, self.cells].sum(1, keepdim=True)
+        near, far = self.context, self.context + self.extra
+        logits = self.network(nn.functional.pad(x, (near, far, near, far), mode="reflect"))
+        logits = logits[:, : self.classes, : x.shape[2], : x.shape[3]] + self.log_prior
+        return logits.softmax(1)[:, self.cells].sum(1, keepdim=True)
 
     @property
     def arguments(self) -> Json:
@@ -100,6 +105,7 @@ class CellProbability(nn.Module):
         return {
             "settings": self.network.plan.arguments(),
             "context": self.context,
+            "extra": self.extra,
             "classes": self.classes,
             "cells": self.cells,
         }
@@ -136,18 +142,18 @@ _FOOTER = '''
 class CellProbability(nn.Module):
     """The network with mirrored edges and the correction of its probabilities."""
 
-    def __init__(self, settings: dict, context: int, classes: int, cells: list[int]) -> None:
+    def __init__(self, settings: dict, context: int, extra: int, classes: int, cells: list[int]) -> None:
         super().__init__()
         self.network = UNet(SimpleNamespace(**settings))
-        self.context, self.classes, self.cells = context, classes, cells
+        self.context, self.extra, self.classes, self.cells = context, extra, classes, cells
         self.register_buffer("log_prior", torch.zeros(1, classes, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the cell probability (n, 1, y, x) of normalised images (n, c, y, x)."""
-        rim = self.context
-        logits = self.network(nn.functional.pad(x, (rim, rim, rim, rim), mode="reflect"))
-        probability = (logits[:, : self.classes] + self.log_prior).softmax(1)
-        return probability[:, self.cells].sum(1, keepdim=True)
+        near, far = self.context, self.context + self.extra
+        logits = self.network(nn.functional.pad(x, (near, far, near, far), mode="reflect"))
+        logits = logits[:, : self.classes, : x.shape[2], : x.shape[3]] + self.log_prior
+        return logits.softmax(1)[:, self.cells].sum(1, keepdim=True)
 '''
 
 

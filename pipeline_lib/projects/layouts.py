@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline_lib import provenance
-from pipeline_lib.imageio.naming import SLICE_SUFFIXES, hdf5_path, natural_key
+from pipeline_lib.imageio.naming import SLICE_SUFFIXES, hdf5_path, natural_key, zarr_path
+from pipeline_lib.imageio.omezarr import METADATA
 from pipeline_lib.imageio.pairing import equal_pairs, pair_files
 from pipeline_lib.imageio.series import LISTED, MASK_WORDS
 from pipeline_lib.imageio.tokens import parsed
@@ -59,7 +60,7 @@ def find_images(folder: Path, images: str | None = None, annotations: str | None
     A file is an annotation if its name, or that of a folder that it is in, contains one of `MASK_WORDS`.
     Images and annotations are paired by their names within each group of folders whose names differ only in
     these words and in `IMAGE_WORDS`. Several annotations of a single image in a folder of their own are masks
-    of its cells. Images without annotation remain alone.
+    of its cells. The labels in an OME-Zarr are its annotation. Images without annotation remain alone.
 
     Parameters
     ----------
@@ -106,7 +107,8 @@ def find_images(folder: Path, images: str | None = None, annotations: str | None
     groups: defaultdict[Hashable, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
     for file in files:
         groups[_group(folder, file)][_is_annotation(folder, file)].append(file)
-    if not any(annotated for _, annotated in groups.values()):
+    inside = any(_labels_inside(folder, file) for file in files)
+    if not inside and not any(annotated for _, annotated in groups.values()):
         if arrays := sorted(folder.rglob("*.npy")):
             raise InputError(
                 f"{arrays[0]}: files of this type are not read. Save the masks as PNG or TIFF (in Cellpose: "
@@ -128,10 +130,31 @@ def _readable(folder: Path) -> Iterator[Path]:
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if entry.is_dir() and not _is_image(entry):
             yield from _readable(entry)
-        elif entry.suffix.lower() in SLICE_SUFFIXES:
+        elif _is_image(entry):
             yield entry
+
+
+def _is_image(path: Path) -> bool:
+    """Return whether a path is an image by its suffix."""
+    return path.suffix.lower() in SLICE_SUFFIXES or (path.is_dir() and zarr_path(path) is not None)
+
+
+def _labels_inside(folder: Path, image: Path) -> str | None:
+    """Return the path of the labels in an OME-Zarr, relative to `folder`; None if it has none."""
+    if zarr_path(image) is None or not (image / "labels").is_dir():
+        return None
+    found = sorted(
+        path for path in (image / "labels").iterdir() if any((path / name).is_file() for name in METADATA)
+    )
+    if len(found) > 1:
+        listed = ", ".join(path.name for path in found)
+        raise InputError(
+            f"{image}: has several labels ({listed}), expected one. Write the table of volumes yourself, "
+            f"with {found[0].relative_to(folder)} or another one as `annotation`."
+        )
+    return str(found[0].relative_to(folder)) if found else None
 
 
 def _matching(folder: Path, pattern: str, option: str) -> list[Path]:
@@ -141,8 +164,8 @@ def _matching(folder: Path, pattern: str, option: str) -> list[Path]:
     found = [
         file
         for path in folder.glob(pattern)
-        for file in (path.iterdir() if path.is_dir() else [path])
-        if file.suffix.lower() in SLICE_SUFFIXES and not file.name.startswith(".")
+        for file in ([path] if _is_image(path) or not path.is_dir() else path.iterdir())
+        if _is_image(file) and not file.name.startswith(".")
     ]
     if not found:
         raise InputError(
@@ -215,7 +238,7 @@ def _named(folder: Path, pairs: Sequence[tuple[Path, Path | None]]) -> list[Foun
         Found(
             stem,
             image.relative_to(folder).as_posix(),
-            annotation.relative_to(folder).as_posix() if annotation else None,
+            annotation.relative_to(folder).as_posix() if annotation else _labels_inside(folder, image),
             _split(folder, image),
         )
         for stem, (image, annotation) in zip(stems, pairs, strict=True)

@@ -51,6 +51,9 @@ _PROFILES = {
 }
 
 
+_SNAKEMAKE = "https://snakemake.readthedocs.io"
+
+
 def write_crate(results: str | Path, output: str | Path, workflow: str | Path) -> int:
     """Write the results of a complete run and their description as a Workflow Run RO-Crate (ZIP).
 
@@ -147,8 +150,9 @@ def _describe(
         "name": f"Run of bordure {record.get('version', version())}",
         "instrument": {"@id": main},
         "actionStatus": {"@id": "http://schema.org/CompletedActionStatus"},
-        "startTime": min(start for start, _ in times).isoformat(),
-        "endTime": max(end for _, end in times).isoformat(),
+        "description": "From raw images to scored segmentations; the settings are among its objects",
+        "startTime": min(start for start, _ in times).isoformat(timespec="seconds"),
+        "endTime": max(end for _, end in times).isoformat(timespec="seconds"),
         "object": [{"@id": entity["@id"]} for entity in (*inputs, *settings)],
         "result": [{"@id": entity["@id"]} for entity in outputs],
     }
@@ -178,7 +182,7 @@ def _describe(
                 "conformsTo": [{"@id": name} for name in _PROFILES],
                 "mainEntity": {"@id": main},
                 "hasPart": [{"@id": main}, *({"@id": entity["@id"]} for entity in outputs)],
-                "mentions": [{"@id": "#run"}],
+                "mentions": {"@id": "#run"},
             },
             *(
                 {"@id": name, "@type": "CreativeWork", "name": words, "version": number}
@@ -191,14 +195,16 @@ def _describe(
                 "description": "From raw microscope images to scored segmentations, reproducibly",
                 "version": record.get("version", version()),
                 "license": "https://spdx.org/licenses/MIT",
-                "programmingLanguage": {"@id": "#snakemake"},
+                "encodingFormat": "text/plain",
+                "conformsTo": {"@id": "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"},
+                "programmingLanguage": {"@id": _SNAKEMAKE},
                 "sha256": sha256(workflow),
             },
             {
-                "@id": "#snakemake",
+                "@id": _SNAKEMAKE,
                 "@type": "ComputerLanguage",
                 "name": "Snakemake",
-                "url": {"@id": "https://snakemake.readthedocs.io"},
+                "url": {"@id": _SNAKEMAKE},
                 "identifier": {"@id": "https://doi.org/10.1093/bioinformatics/bts480"},
             },
             action,

@@ -94,7 +94,7 @@ def export_bioimageio(
         **parent,
     }
     if _has_onnx():
-        files["weights.onnx"] = onnx_bytes(exported, tensor)
+        files["weights.onnx"] = onnx_bytes(exported, len(trained.normalisation.scale))
         weights["onnx"] = {
             "source": "weights.onnx",
             "sha256": _sha256(files["weights.onnx"]),
@@ -137,22 +137,21 @@ def export_onnx(model: str | Path, output: str | Path) -> Sizes:
     trained = _load(model)
     exported = CellProbability(trained)
     sizes = exported.sizes
-    shape = (1, len(trained.normalisation.scale), sizes.smallest + sizes.step, sizes.smallest)
-    content = onnx_bytes(exported, torch.zeros(shape))
+    content = onnx_bytes(exported, len(trained.normalisation.scale))
     with replacing(output) as temporary:
         temporary.write_bytes(content)
     return sizes
 
 
-def onnx_bytes(exported: CellProbability, example: torch.Tensor) -> bytes:
+def onnx_bytes(exported: CellProbability, channels: int) -> bytes:
     """Return a network as ONNX, for any number of images and all of its sizes.
 
     Parameters
     ----------
     exported : CellProbability
         The network.
-    example : (n, c, y, x) Tensor
-        Images of a valid size.
+    channels : int
+        Number of channels of its images.
 
     Returns
     -------
@@ -168,13 +167,14 @@ def onnx_bytes(exported: CellProbability, example: torch.Tensor) -> bytes:
 
     sizes = exported.sizes
     first = sizes.smallest // sizes.step
-    offset = sizes.smallest - first * sizes.step
     rows, columns = (torch.export.Dim(name, min=first, max=10_000) for name in ("rows", "columns"))
     dynamic = {
         0: torch.export.Dim("images", min=1, max=1024),
-        2: rows * sizes.step + offset,
-        3: columns * sizes.step + offset,
+        2: rows * sizes.step,
+        3: columns * sizes.step,
     }
+    # lengths that are 1, the smallest one, or equal would be taken for constants
+    example = torch.zeros(2, channels, sizes.smallest + 2 * sizes.step, sizes.smallest + sizes.step)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -189,7 +189,7 @@ def onnx_bytes(exported: CellProbability, example: torch.Tensor) -> bytes:
         )
     assert program is not None
     content = _saved(program.save)
-    shape = (2, example.shape[1], sizes.smallest + 2 * sizes.step, sizes.smallest + sizes.step)
+    shape = (1, channels, sizes.smallest, sizes.smallest + 3 * sizes.step)
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     (found,) = onnxruntime.InferenceSession(content).run(None, {"raw": image.numpy()})
     with torch.no_grad():
@@ -281,6 +281,7 @@ def _describe(
                     *space,
                 ],
                 "data": {"type": trained.normalisation.dtype},
+                "pad": {"mode": "reflect"},  # edges of blocks as the network mirrors those of images
                 "test_tensor": {
                     "source": "test_input.npy",
                     "sha256": _sha256(files["test_input.npy"]),
@@ -303,13 +304,9 @@ def _describe(
                     {"type": "batch"},
                     {"type": "channel", "id": "channel", "channel_names": ["cell_probability"]},
                     *(
-                        {
-                            "type": "space",
-                            "id": name,
-                            "halo": sizes.context,
-                            "size": {"tensor_id": "raw", "axis_id": name},
-                        }
-                        for name in "yx"
+                        {key: value for key, value in axis.items() if key != "size"}
+                        | {"halo": sizes.overlap, "size": {"tensor_id": "raw", "axis_id": axis["id"]}}
+                        for axis in space
                     ),
                 ],
                 "data": {"type": "float32", "range": [0.0, 1.0]},
@@ -349,9 +346,9 @@ def _readme(described: Json, sizes: Sizes) -> str:
             "The network gives the probability that a pixel is inside a cell. It was trained by bordure "
             f"{described['provenance'].get('version', '')}, with {described['parameters']:,} parameters.",
             "",
-            f"Height and width of an image are {sizes.smallest} + k x {sizes.step} px. Blocks need an "
-            f"overlap of {sizes.context} px on each side; then they equal the whole image. Edges are "
-            "mirrored.",
+            f"Height and width of an image are multiples of {sizes.step} px, at least {sizes.smallest} px. "
+            f"Blocks of such sizes that overlap by {sizes.overlap} px on each side give the same as the "
+            "whole image. Edges are mirrored.",
             "",
             "## Validation",
             "",

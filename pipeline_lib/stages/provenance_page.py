@@ -52,6 +52,8 @@ class File:
         Inputs that were replaced by different content after this file was made from them.
     id : str
         Identifier in the page, to which links lead.
+    runs_before : int
+        How many runs earlier it was made, if the training started from the model of an earlier run.
     """
 
     path: str
@@ -62,11 +64,15 @@ class File:
     digests: list[str] = field(default_factory=list)
     outdated: set[str] = field(default_factory=set)
     id: str = ""
+    runs_before: int = 0
 
     @property
     def stage(self) -> str:
-        """Name of the stage that made the file, `RAW` for raw files."""
-        return self.record["stage"] if self.record else RAW
+        """Name of the stage that made the file, with the run if it is an earlier one; `RAW` for raw files."""
+        if not self.record:
+            return RAW
+        before = {0: "", 1: ", run before"}.get(self.runs_before, f", {self.runs_before} runs before")
+        return f"{self.record['stage']}{before}"
 
     @cached_property
     def made_with(self) -> dict[str, Any]:
@@ -216,11 +222,42 @@ def read_files(starts: Iterable[str | Path]) -> dict[str, File]:
         for path, digest in (file.record or {}).get("records", {}).items():
             if (source := files[path]).record and provenance.digest(source.record) != digest:
                 file.outdated.add(path)
+    _count_runs(files)
     layer = layers(stage_inputs(files))
     ordered = sorted(files.values(), key=lambda file: (layer[file.stage], file.stage, file.shown))
     for number, file in enumerate(ordered):
         file.id = f"f{number}"
     return {file.path: file for file in ordered}
+
+
+def _count_runs(files: dict[str, File]) -> None:
+    """Find out which files are of earlier runs: a stage from which the same stage is reached again is one.
+
+    Otherwise the stages would form a circle, as a training that starts from the model of an earlier run
+    depends on a training.
+    """
+    waiting = dict.fromkeys(files, 0)  # how many files that were made from it are still to be seen
+    for file in files.values():
+        for path in file.inputs:
+            waiting[path] += 1
+    later: dict[str, set[str]] = {path: set() for path in files}  # stages of the same run that follow
+    ready = [path for path, number in waiting.items() if not number]
+    while ready:
+        file = files[ready.pop()]
+        stage = file.record["stage"] if file.record else RAW
+        for path in file.inputs:
+            source = files[path]
+            own = source.record["stage"] if source.record else RAW
+            if source.record:
+                again = own != stage and own in later[file.path]
+                run = file.runs_before + again
+                if run > source.runs_before:
+                    source.runs_before, later[path] = run, set()
+                if run == source.runs_before and not again:
+                    later[path] |= later[file.path] | {stage}
+            waiting[path] -= 1
+            if not waiting[path]:
+                ready.append(path)
 
 
 def _inputs(record: Json | None) -> dict[str, str | None]:

@@ -762,7 +762,9 @@ def source_files(name):
 
 
 def files_of(path):
-    """Return a file, or the slices of a folder or pattern: editing one does not change the folder's time."""
+    """Return a file, or the files of a folder or pattern: editing one does not change the folder's time."""
+    if stored := imageio.zarr_path(path):
+        return list(map(str, imageio.zarr_files(stored)))
     slices = imageio.are_slices(path)
     return list(map(str, imageio.slice_files(path) if slices else [imageio.source_file(path)]))
 

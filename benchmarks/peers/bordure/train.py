@@ -10,6 +10,7 @@ from contract import Run
 ROOT = Path(__file__).resolve().parents[3]
 #: Config of a data set, if it has another name.
 CONFIGS = {"isbi2012": "isbi2012-affinities"}
+VALIDATIONS = 20  # of a training, as by `minutes` of `api.train`
 CRITERIA = {"membranes": "v_rand_thin", "objects": "seg"}  # as for the peers without a rule of their own
 
 
@@ -23,6 +24,9 @@ def main():
         config.pop(key, None)
     for key in ("iterations", "validation_interval"):  # follow from the minutes
         config["training"].pop(key, None)
+    if run.given_iterations:
+        config["training"]["iterations"] = run.given_iterations
+        config["training"]["validation_interval"] = -(-run.given_iterations // VALIDATIONS)
     config.setdefault("segmentation", {})["criterion"] = CRITERIA[run.kind]
 
     def paths(split, what):
@@ -34,7 +38,7 @@ def main():
             paths("train", "labels"),
             validation=(paths("validation", "images"), paths("validation", "labels")),
             model=run.out / "model.pt",
-            minutes=run.minutes,
+            minutes=None if run.given_iterations else run.minutes,
             folder=run.out / "bordure",
             threads=run.threads,
             seed=run.seed,

@@ -12,7 +12,8 @@ OUT gets `validation/` and `test/`, with `NAME_labels.tif` (instances) if the pe
 `NAME_probability.tif` (cell probability, float32, 0..1), and `run.json`.
 
 The training time counts training steps with their patches, but no validation, as in a study of bordure: the
-time of a step is measured first, and the schedule gets as many steps as fit into the minutes.
+time of a step is measured first, and the schedule gets as many steps as fit into the minutes. `--iterations`
+states their number, if their time was measured before.
 """
 
 import argparse
@@ -38,9 +39,11 @@ class Run:
         parser.add_argument("--minutes", type=float, required=True, help="time of the training steps (min)")
         parser.add_argument("--seed", type=int, required=True)
         parser.add_argument("--threads", type=int, required=True)
+        parser.add_argument("--iterations", type=int, help="number of steps, instead of measuring their time")
         given = parser.parse_args(arguments)
         self.data, self.out = given.data.resolve(), given.out.resolve()
         self.minutes, self.seed, self.threads = given.minutes, given.seed, given.threads
+        self.given_iterations = given.iterations
         described = json.loads((self.data / "data.json").read_text())
         self.name, self.kind, self.names = described["name"], described["kind"], described["images"]
         self.seconds = {}
@@ -64,8 +67,11 @@ class Run:
     def iterations(self, step):
         """Return how many training steps fit into the minutes, from the mean time of some of them.
 
-        This takes a tenth of the minutes, at most 30 s, but at least three steps after two to warm up.
+        This takes a tenth of the minutes, at most 30 s, but at least three steps after two to warm up. With
+        `--iterations`, nothing is measured.
         """
+        if self.given_iterations:
+            return self.iterations_of(60 * self.minutes / self.given_iterations)
         with self.timed("measurement"):
             for _ in range(2):
                 step()

@@ -90,9 +90,12 @@ def main():
             for split in ("train", "validation")
         )
     data = images, labels, (validation, truth)
-    with run.timed("measurement"):
-        _, clock = train(run, data, "measured", 1, 5 + max(round(2 * min(run.minutes, 10)), 3))
-    iterations = run.iterations_of((clock.ends[-1] - clock.ends[4]) / (len(clock.ends) - 5))
+    if run.given_iterations:
+        iterations = run.iterations_of(60 * run.minutes / run.given_iterations)
+    else:
+        with run.timed("measurement"):
+            _, clock = train(run, data, "measured", 1, 5 + max(round(2 * min(run.minutes, 10)), 3))
+        iterations = run.iterations_of((clock.ends[-1] - clock.ends[4]) / (len(clock.ends) - 5))
     epochs = min(EPOCHS, iterations)
     steps = max(round(iterations / epochs), 1)
     start = time.perf_counter()

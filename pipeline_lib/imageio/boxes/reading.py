@@ -17,7 +17,7 @@ from pipeline_lib.imageio.boxes.sections import entries_of_sections
 from pipeline_lib.imageio.boxes.source import COORDINATES, Source, Stated, file_name, listed, stem_of, text_of
 from pipeline_lib.imageio.boxes.tables import counts_in_volume, open_table
 from pipeline_lib.imageio.boxes.writing import SectionBoxes
-from pipeline_lib.imageio.naming import SLICE_SUFFIXES, hdf5_path, is_pattern, parse_sections
+from pipeline_lib.imageio.naming import SLICE_SUFFIXES, hdf5_path, is_pattern, parse_sections, zarr_path
 from pipeline_lib.runtime.errors import InputError
 
 _MEANING = {
@@ -191,8 +191,8 @@ def read_boxes(
 
 
 def _is_several(path: Path) -> bool:
-    """Return whether a path is a folder or a pattern."""
-    return os.path.isdir(path) or is_pattern(path)
+    """Return whether a path is a folder or a pattern; an OME-Zarr is an image."""
+    return (os.path.isdir(path) and not zarr_path(path)) or is_pattern(path)
 
 
 def _files_of(path: Path) -> list[Path]:
