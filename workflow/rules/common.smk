@@ -1,6 +1,7 @@
 # Settings and volumes, checked before anything runs, and functions that several rules use. This file has no
 # rules.
 import atexit
+import importlib.util
 import json
 import math
 import os
@@ -11,12 +12,38 @@ import socket
 import sys
 import time
 from contextlib import ExitStack, suppress
+from importlib import metadata
 from itertools import product, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+
+
+def find_workflow(rules):
+    """Return the folder of this workflow; of the installed package if Snakemake fetches the rules from a server.
+
+    `rules` is the folder of this file, a path or a place on a server.
+    """
+    if isinstance(rules, (str, os.PathLike)):
+        return Path(rules).parent
+    spec = importlib.util.find_spec("pipeline_lib")
+    install = f"Type `pip install 'git+https://{rules.host}/{rules.repo}@{rules.ref}'`."
+    if spec is None:
+        sys.exit(f"error: the library of the workflow {rules.repo} is not installed. {install}")
+    library = Path(spec.origin).parent
+    folder = next(filter(Path.is_dir, (library / "workflow", library.parent / "workflow")))
+    for own in sorted((folder / "rules").glob("*.smk")):
+        with workflow.sourcecache.open(rules.join(own.name)) as fetched:
+            if fetched.read() != own.read_text():
+                sys.exit(
+                    f"error: {own.name} of {rules.repo} {rules.ref} differs from the installed library "
+                    f"{metadata.version('bordure')}. {install}"
+                )
+    return folder
+
+
 # Not `workflow.basedir`, which is the folder of the importing workflow if there is one.
-WORKFLOW_FOLDER = Path(workflow.current_basedir).parent
+WORKFLOW_FOLDER = find_workflow(workflow.current_basedir)
 REPOSITORY = WORKFLOW_FOLDER.parent
 # The checks below and the jobs (through the environment) use the library of this checkout, which need not be
 # installed. An installed package contains the workflow as pipeline_lib/workflow.
