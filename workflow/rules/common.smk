@@ -34,7 +34,7 @@ def find_workflow(rules):
     folder = next(filter(Path.is_dir, (library / "workflow", library.parent / "workflow")))
     for own in sorted((folder / "rules").glob("*.smk")):
         with workflow.sourcecache.open(rules.join(own.name)) as fetched:
-            if fetched.read() != own.read_text():
+            if fetched.read().rstrip() != own.read_text().rstrip():
                 sys.exit(
                     f"error: {own.name} of {rules.repo} {rules.ref} differs from the installed library "
                     f"{metadata.version('bordure')}. {install}"
