@@ -1,7 +1,6 @@
 # Settings and volumes, checked before anything runs, and functions that several rules use. This file has no
 # rules.
 import atexit
-import importlib.util
 import json
 import math
 import os
@@ -12,11 +11,9 @@ import socket
 import sys
 import time
 from contextlib import ExitStack, suppress
-from importlib import metadata
 from itertools import product, zip_longest
 from pathlib import Path
 from typing import NamedTuple
-
 
 
 def find_workflow(rules):
@@ -26,18 +23,19 @@ def find_workflow(rules):
     """
     if isinstance(rules, (str, os.PathLike)):
         return Path(rules).parent
-    spec = importlib.util.find_spec("pipeline_lib")
     install = f"Type `pip install 'git+https://{rules.host}/{rules.repo}@{rules.ref}'`."
-    if spec is None:
+    try:
+        import pipeline_lib
+    except ImportError:
         sys.exit(f"error: the library of the workflow {rules.repo} is not installed. {install}")
-    library = Path(spec.origin).parent
+    library = Path(pipeline_lib.__file__).parent
     folder = next(filter(Path.is_dir, (library / "workflow", library.parent / "workflow")))
     for own in sorted((folder / "rules").glob("*.smk")):
         with workflow.sourcecache.open(rules.join(own.name)) as fetched:
             if fetched.read().rstrip() != own.read_text().rstrip():
                 sys.exit(
                     f"error: {own.name} of {rules.repo} {rules.ref} differs from the installed library "
-                    f"{metadata.version('bordure')}. {install}"
+                    f"{pipeline_lib.__version__}. {install}"
                 )
     return folder
 
