@@ -4,9 +4,9 @@
 
 A network learns from two sections. In each round, eight crops of the other training sections are chosen, get
 the annotation as labels, as if a perfect person corrected them, and the network is trained further. `none` is
-trained further without crops, `full_rate` with the learning rate of the beginning. The validation sections are
-scored after each round; the held-out sections are never read. A command that was stopped continues. The table
-is printed and written to FOLDER/corrections.csv.
+trained further without crops, `full_rate` with the learning rate of the beginning. Validation sections are
+scored after each round; held-out sections are never read. A command that was stopped continues. The table is
+printed and written to FOLDER/corrections.csv.
 """
 
 from __future__ import annotations
