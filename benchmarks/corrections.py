@@ -2,10 +2,11 @@
 
     python -m benchmarks.corrections --data-dir PATH --work FOLDER
 
-A network learns from four sections. In each round, six crops of the other training sections are chosen, their
-labels are replaced by the annotation, as a perfect person would do, and the network is trained further. The
-validation sections are scored after each round; the held-out sections are never read. A command that was
-stopped continues. The table is printed and written to FOLDER/corrections.csv.
+A network learns from two sections. In each round, eight crops of the other training sections are chosen, get
+the annotation as labels, as if a perfect person corrected them, and the network is trained further. `none` is
+trained further without crops, `full_rate` with the learning rate of the beginning. Validation sections are
+scored after each round; held-out sections are never read. A command that was stopped continues. The table is
+printed and written to FOLDER/corrections.csv.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from scipy import ndimage
 from pipeline_lib import cli, imageio
 from pipeline_lib.corrections import files
 from pipeline_lib.runtime.files import read_json
+from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import at_chosen_threshold, read_scores
 
-SECTIONS = "0-3"  # learned from the beginning
-POOL = range(4, 20)  # sections from which crops are chosen
-STRATEGIES = ("suggested", "random")
+SECTIONS = "0-1"  # learned from the beginning
+POOL = range(2, 20)  # sections from which crops are chosen
+STRATEGIES = ("suggested", "random", "none", "full_rate")
+RATE, FACTOR = 0.002, 0.3  # learning rate of the first training, and its factor in the rounds
 METRICS = ("v_rand_thin", "rand_error", "pixel_error", "seg")
 
 
@@ -38,10 +41,10 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with isbi2012/")
     parser.add_argument("--work", type=Path, required=True, help="folder to work in")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--crops", type=int, default=6, help="crops of a round")
-    parser.add_argument("--size", type=int, default=128, help="side of a crop (px)")
-    parser.add_argument("--iterations", type=int, nargs=2, default=[1500, 600], help="first, and in a round")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--crops", type=int, default=8, help="crops of a round")
+    parser.add_argument("--size", type=int, default=192, help="side of a crop (px)")
+    parser.add_argument("--iterations", type=int, nargs=2, default=[1000, 400], help="first, and in a round")
     given = parser.parse_args()
     work, data = given.work.resolve(), given.data_dir.resolve()
     work.mkdir(parents=True, exist_ok=True)
@@ -98,7 +101,7 @@ def _first_config(folder: Path, data: Path, seed: int, iterations: int) -> Path:
                 "training": {
                     "iterations": iterations,
                     "optimizer": "adam",
-                    "learning_rate": 0.002,
+                    "learning_rate": RATE,
                     "validation_interval": 250,
                     "device": "cpu",
                 },
@@ -124,6 +127,10 @@ def _corrected(
     after = before.with_name(f"{before.stem}-{strategy}-{folder.name}.yaml")
     if after.exists():
         return after
+    if strategy == "none":
+        training = settings["training"] | {"start_from": str(Path(settings["results"]) / "model.pt")}
+        _write_next(settings | {"training": training}, after, given, strategy, folder)
+        return after
     chance = ["--random", str(100 * seed + int(folder.name[5:]))] if strategy == "random" else []
     model = Path(settings["results"]) / "model.pt"
     words = ["suggest", str(model), *map(str, pool), "--out", str(folder), "--size", str(given.size)]
@@ -144,15 +151,21 @@ def _corrected(
         raise SystemExit("error: accept failed")
     written = before.with_name(f"{before.stem}-{folder.name}.yaml")
     new = yaml.safe_load(written.read_text())
-    new["training"]["iterations"] = given.iterations[1]
-    new["results"] = f"{settings['results']}-{strategy}-{folder.name}"
     table = Path(new["volumes"])
     named = table.with_name(f"{table.stem}-{strategy}{table.suffix}")
     table.rename(named)
-    new["volumes"] = str(named)
-    after.write_text(yaml.safe_dump(new))
     written.unlink()
+    new["results"] = settings["results"]
+    _write_next(new | {"volumes": str(named)}, after, given, strategy, folder)
     return after
+
+
+def _write_next(settings: Json, after: Path, given: argparse.Namespace, strategy: str, folder: Path) -> None:
+    """Write the config of a round."""
+    rate = RATE if strategy == "full_rate" else RATE * FACTOR
+    settings["training"] |= {"iterations": given.iterations[1], "learning_rate": rate}
+    settings["results"] += f"-{strategy}-{folder.name}"
+    after.write_text(yaml.safe_dump(settings))
 
 
 def _run(config: Path) -> dict[str, float]:

@@ -20,4 +20,4 @@ from lower layers::
     runtime                             errors, files, locks, signals, logs, progress, devices, processes
 """
 
-__version__ = "0.2.0"
+__version__ = "1.0.0"

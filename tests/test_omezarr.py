@@ -487,8 +487,9 @@ def test_images_at_addresses_are_copied(server, tmp_path, monkeypatch, capsys, s
     copied, original = (replace(imageio.inspect(path), stored=()) for path in ("a.zarr", "bucket/a.zarr"))
     assert copied == original
     np.testing.assert_array_equal(imageio.read_images("a.zarr", channels=2), image)
-    command = ["export", f"{address}/labels/cells", "b.zarr", "--to", "ome-zarr", "--image", address]
+    command = ["export", f"{address}/labels/cells", "b.zarr", "--to", "napari", "--image", address]
     assert cli.main(command) == 0
+    assert capsys.readouterr().out.endswith("open: napari --plugin napari-ome-zarr b.zarr\n")
     np.testing.assert_array_equal(imageio.read_images("b.zarr/labels/cells")[0], labels)
 
 

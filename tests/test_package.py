@@ -1,6 +1,7 @@
 """The installed package, without a checkout."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,8 +10,18 @@ from pathlib import Path
 
 import pytest
 import warm
+import yaml
+
+from pipeline_lib import __version__
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_files_state_the_same_release():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    (heading, *_) = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert citation["version"] == __version__
+    assert heading in ("Unreleased", f"{__version__} ({citation['date-released']})")
 
 
 @pytest.mark.slow

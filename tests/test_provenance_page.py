@@ -263,7 +263,11 @@ def reach(links, start):
     return found
 
 
+ROUNDED = 0.1  # px; lines are written with six digits
+
+
 @given(graphs())
+@example({str(n): set() for n in range(6)} | {"6": {"0"}, "7": {"0"}, "8": {*"0123456"}})  # a wide chart
 @example(
     {
         "0": set(),
@@ -290,7 +294,7 @@ def test_the_chart_shows_all_connections_without_redundant_arrows(inputs):
         (stage,) = (
             stage
             for stage, (left, top) in boxes.items()
-            if abs(left + BOX[0] / 2 - x) < 1e-3 and top <= y <= top + BOX[1]
+            if abs(left + BOX[0] / 2 - x) < ROUNDED and top <= y <= top + BOX[1]
         )
         return stage
 
@@ -298,7 +302,7 @@ def test_the_chart_shows_all_connections_without_redundant_arrows(inputs):
     for line in lines:
         numbers = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", line)]
         points = list(zip(numbers[::2], numbers[1::2], strict=True))
-        assert all(-1e-3 <= x <= width + 1e-3 for x, _ in points)
+        assert all(-ROUNDED <= x <= width + ROUNDED for x, _ in points)
         source, target = at(*points[0]), at(*points[-1])
         drawn.setdefault(target, set()).add(source)
         # the arrow passes between the boxes of other rows

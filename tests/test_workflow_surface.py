@@ -109,6 +109,49 @@ def test_prefix_of_paths_is_rejected(tmp_path):
     assert answer.returncode == 1 and answer.stderr.endswith("with the config key `results`.\n")
 
 
+class TestDeployed:
+    """The rules are fetched from a server, as `snakedeploy deploy-workflow` writes it."""
+
+    @pytest.fixture
+    def fetched(self, tmp_path):
+        """A folder to run in, with the rules of this checkout as the content of a repository of GitHub."""
+        shutil.copytree(ROOT / "workflow", tmp_path / "made/workflow")
+        shutil.copy2(ROOT / "environment.yml", tmp_path / "made")
+        (tmp_path / "Snakefile").write_text(
+            'configfile: "my.yaml"\nmodule bordure:\n    snakefile: github("owner/bordure", '
+            'path="workflow/Snakefile", tag="v1.0.0")\n    config: config\nuse rule * from bordure\n'
+        )
+        (tmp_path / "volumes.tsv").write_text(TABLE)
+        (tmp_path / "my.yaml").write_text(yaml.safe_dump(DRAWN))
+        return tmp_path
+
+    def run(self, folder, *words):
+        """Publish `made` as v1.0.0, and run Snakemake."""
+        cache = folder / "cache/snakemake/snakemake/source-cache/snakemake-git-cache/github.com/owner/bordure"
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        for git in (
+            ("init", "--quiet", "made"),
+            ("-C", "made", "add", "."),
+            ("-C", "made", *who, "commit", "--quiet", "--message", "a"),
+            ("-C", "made", "tag", "v1.0.0"),
+            ("clone", "--quiet", "--bare", "made", str(cache)),
+        ):
+            subprocess.run(["git", *git], cwd=folder, check=True)
+        return snakemake(folder, *words, XDG_CACHE_HOME=str(folder / "cache"))
+
+    def test_jobs_run(self, fetched):
+        output(self.run(fetched, "--", "results/weight_map/learn.h5"))
+        assert (fetched / "results/weight_map/learn.h5").exists()
+
+    def test_other_rules_than_those_of_the_installed_library_are_rejected(self, fetched):
+        rules = fetched / "made/workflow/rules/check.smk"
+        rules.write_text(rules.read_text() + "# changed\n")
+        answer = self.run(fetched, "-n")
+        assert answer.returncode == 1
+        assert "error: check.smk of owner/bordure v1.0.0 differs from the installed library" in answer.stderr
+        assert "pip install 'git+https://github.com/owner/bordure@v1.0.0'`." in answer.stderr
+
+
 @pytest.mark.slow
 class TestClone:
     def test_runs_to_the_end(self, clone):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from pipeline_lib.runtime.errors import InputError
@@ -15,8 +16,9 @@ Write results and models for other programs.
                     Manager of Fiji (zip) or for QuPath (GeoJSON), with their
                     measurements. If NAME_cells.csv is beside NAME_labels.tif,
                     its measurements and classes are used.
-  ome-zarr          from an image, or from labels with --image: OME-Zarr with a
-                    pyramid, for napari and for large images.
+  napari, ome-zarr  from an image, or from labels with --image: OME-Zarr with a
+                    pyramid, for large images too. In napari, the pointer
+                    shows the measurements of cells.
   bioimageio, onnx  from model.pt: a package of bioimage.io (zip) with PyTorch,
                     TorchScript and ONNX; or ONNX alone.
   ro-crate          from the results folder of a run: report, scores, model and
@@ -34,11 +36,14 @@ example:    bordure export cells/a_labels.tif --to fiji"""
 ENDS = {
     "fiji": ("_rois", ".zip"),
     "qupath": ("_cells", ".geojson"),
+    "napari": ("", ".zarr"),
     "ome-zarr": ("", ".zarr"),
     "bioimageio": ("_bioimageio", ".zip"),
     "onnx": ("", ".onnx"),
     "ro-crate": ("_crate", ".zip"),
 }
+#: Two words for the same format.
+OMEZARR = ("napari", "ome-zarr")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,20 +66,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--table",
         type=Path,
         metavar="CSV",
-        help="fiji, qupath, ome-zarr: table of the cells, for measurements",
+        help="fiji, qupath, napari: table of the cells, for measurements",
     )
     parser.add_argument(
         "--image",
         type=_path,
         metavar="IMAGE",
-        help="ome-zarr: image of the labels; bioimageio: test image, by default noise",
+        help="napari: image of the labels; bioimageio: test image, by default noise",
     )
     parser.add_argument(
         "--zarr-version",
         choices=("0.5", "0.4"),
         default="0.5",
         metavar="VERSION",
-        help="ome-zarr: 0.5 (default), or 0.4 for QuPath and Bio-Formats",
+        help="napari: 0.5 (default), or 0.4 for QuPath and Bio-Formats",
     )
     parser.add_argument(
         "--license", default="CC-BY-4.0", metavar="SPDX", help="bioimageio: licence; default: CC-BY-4.0"
@@ -111,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
 
     source = source_file(options.source)
     if is_address(options.source):
-        if options.to != "ome-zarr":
+        if options.to not in OMEZARR:
             raise InputError(
                 f"{options.source}: an address can only be copied. Type `--to ome-zarr`, then the same "
                 "command with the copy."
@@ -123,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"{output}: the name of a file for {options.to} ends with `{suffix}`.")
     if options.to in ("fiji", "qupath"):
         _export_labels(options, source, output)
-    elif options.to == "ome-zarr":
+    elif options.to in OMEZARR:
         _export_omezarr(options, source, output)
     elif options.to == "ro-crate":
         _export_run(options.source, output)
@@ -173,6 +178,8 @@ def _export_omezarr(options: argparse.Namespace, source: Path, output: Path) -> 
         print("note: cells have new numbers, as each section was numbered from 1; `label` is the old one.")
     if found.cells is not None and not found.properties:
         print("note: there are too many cells for measurements in OME-Zarr. They are in the table alone.")
+    if options.to == "napari":
+        print(f"open: napari --plugin napari-ome-zarr {shlex.quote(str(output))}")
 
 
 def _table(options: argparse.Namespace, source: Path) -> Path | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 from xml.etree import ElementTree
 
 import numpy as np
@@ -84,7 +84,7 @@ def open_tiff(path: Path) -> Iterator[tuple[ImageInfo, Reader]]:
     tags = _page_tags(path)
     with _broken_pages() as broken, tifffile.TiffFile(path) as tiff:
         _require_own_pages(path, tiff)
-        series = tiff.series
+        series = _all_series(tiff)
         pages = len(tiff.pages)
         if broken:
             raise InputError(
@@ -98,16 +98,16 @@ def open_tiff(path: Path) -> Iterator[tuple[ImageInfo, Reader]]:
         marked = {at for at, found in tags.items() if max(found.get(_PAGE_KIND, 0), 0) & _COPY_OR_MASK}
         series = [one for one in series if one.keyframe.offset not in marked] or series
         if len(series) != 1:
-            if len({(s.axes, s.shape, s.dtype) for s in series}) == 1:
+            found = [" ".join(map(str, _axes_and_shape(own, squeeze=True))) for own in series]
+            if len({(one, own.dtype) for one, own in zip(found, series, strict=True)}) == 1:
                 raise InputError(
-                    f"{path}: found {len(series)} separate images ({series[0].axes} {series[0].shape}), "
+                    f"{path}: found {len(series)} separate images ({found[0]}), "
                     "expected one stack. If they are its sections, remove the description that separates "
                     f"them:\n{set_description(path, '')}"
                 )
-            found = ", ".join(f"{s.axes} {s.shape}" for s in series[:5])
             raise InputError(
-                f"{path}: found {len(series)} images of different size or type ({found}), expected one "
-                "stack. Save the one to use as a separate file."
+                f"{path}: found {len(series)} images of different size or type ({', '.join(found[:5])}), "
+                "expected one stack. Save the one to use as a separate file."
             )
         left_out = set()
         if marked:
@@ -119,6 +119,24 @@ def open_tiff(path: Path) -> Iterator[tuple[ImageInfo, Reader]]:
         _require_same_pages(path, series[0], tags, left_out)
         _require_stated_pages(path, tiff, series[0], len(left_out))
         yield _region_reader(path, tiff, series[0])
+
+
+def _all_series(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
+    """Return all series of pages, with axes of length 1 since tifffile 2026.5.2."""
+    series: Any = tiff.series
+    return [*(series(squeeze=False) if callable(series) else series)]
+
+
+def _axes_and_shape(series: tifffile.TiffPageSeries, squeeze: bool = False) -> tuple[str, tuple[int, ...]]:
+    """Return the axes and their lengths; with `squeeze`, Y, X and those that are longer than 1."""
+    if hasattr(series, "get_axes"):  # before tifffile 2026.5.2
+        axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
+    else:
+        axes, shape = series.axes, series.shape
+    kept = [n for n, (axis, length) in enumerate(zip(axes, shape, strict=True)) if length > 1 or axis in "YX"]
+    if squeeze:
+        return "".join(axes[n] for n in kept), tuple(shape[n] for n in kept)
+    return axes, shape
 
 
 @contextmanager
@@ -143,7 +161,8 @@ def _region_reader(
     path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
 ) -> tuple[ImageInfo, Reader]:
     """Return the info and the region reader of a stack."""
-    axes, shape, pages = series.get_axes(squeeze=False), series.get_shape(squeeze=False), series.pages
+    axes, shape = _axes_and_shape(series)
+    pages = series.pages
     dtype, key = np.dtype(series.dtype), series.keyframe
     # the first `outer` axes count pages, the others are within each page
     outer = next(
@@ -410,7 +429,7 @@ def _require_stated_pages(
     files = {page.parent for page in series.pages if page} if series.is_multifile else {tiff}
     smaller = sum(len(level.pages) for level in series.levels[1:] if not level.keyframe.is_subifd)
     pages = sum(len(file.pages) for file in files) - smaller - left_out
-    images = math.prod(series.get_shape(squeeze=False)) // math.prod(key.shape)
+    images = math.prod(_axes_and_shape(series)[1]) // math.prod(key.shape)
     described = any((tiff.is_shaped, tiff.is_ome, tiff.is_imagej))
     ignored = described and series.kind in ("generic", "uniform")  # tifffile did not understand it
     stated = {images}

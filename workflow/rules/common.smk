@@ -15,8 +15,33 @@ from itertools import product, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+
+def find_workflow(rules):
+    """Return the folder of this workflow; of the installed package if Snakemake fetches the rules from a server.
+
+    `rules` is the folder of this file, a path or a place on a server.
+    """
+    if isinstance(rules, (str, os.PathLike)):
+        return Path(rules).parent
+    install = f"Type `pip install 'git+https://{rules.host}/{rules.repo}@{rules.ref}'`."
+    try:
+        import pipeline_lib
+    except ImportError:
+        sys.exit(f"error: the library of the workflow {rules.repo} is not installed. {install}")
+    library = Path(pipeline_lib.__file__).parent
+    folder = next(filter(Path.is_dir, (library / "workflow", library.parent / "workflow")))
+    for own in sorted((folder / "rules").glob("*.smk")):
+        with workflow.sourcecache.open(rules.join(own.name)) as fetched:
+            if fetched.read().rstrip() != own.read_text().rstrip():
+                sys.exit(
+                    f"error: {own.name} of {rules.repo} {rules.ref} differs from the installed library "
+                    f"{pipeline_lib.__version__}. {install}"
+                )
+    return folder
+
+
 # Not `workflow.basedir`, which is the folder of the importing workflow if there is one.
-WORKFLOW_FOLDER = Path(workflow.current_basedir).parent
+WORKFLOW_FOLDER = find_workflow(workflow.current_basedir)
 REPOSITORY = WORKFLOW_FOLDER.parent
 # The checks below and the jobs (through the environment) use the library of this checkout, which need not be
 # installed. An installed package contains the workflow as pipeline_lib/workflow.
