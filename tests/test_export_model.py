@@ -204,6 +204,10 @@ def test_networks_of_any_depth_become_onnx(tmp_path, depth):
 def test_onnx_equals_torch_at_several_sizes(stored, tmp_path):
     sizes = export_onnx(stored, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    metadata = session.get_modelmeta().custom_metadata_map
+    for name, values in (("mean", "offset"), ("standard_deviation", "scale")):
+        stated = np.array(metadata[name].split(","), np.float32)
+        np.testing.assert_array_equal(stated, getattr(Model.load(stored).normalisation, values).ravel())
     exported = CellProbability(trained())
     for rows, columns in ((0, 0), (2, 1), (9, 4)):
         shape = (1, 1, sizes.smallest + rows * sizes.step, sizes.smallest + columns * sizes.step)

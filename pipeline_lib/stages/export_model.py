@@ -16,6 +16,7 @@ import yaml
 
 from pipeline_lib import provenance
 from pipeline_lib.figures.colouring import raw_picture
+from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.networks import modelfile
 from pipeline_lib.networks.exporting import CellProbability, Sizes, architecture_source
 from pipeline_lib.networks.model import Model
@@ -94,7 +95,7 @@ def export_bioimageio(
         **parent,
     }
     if _has_onnx():
-        files["weights.onnx"] = onnx_bytes(exported, len(trained.normalisation.scale))
+        files["weights.onnx"] = onnx_bytes(exported, trained.normalisation)
         weights["onnx"] = {
             "source": "weights.onnx",
             "sha256": _sha256(files["weights.onnx"]),
@@ -120,7 +121,8 @@ def export_onnx(model: str | Path, output: str | Path) -> Sizes:
     model : str or Path
         Model file with a single network.
     output : str or Path
-        File to write (.onnx). Its metadata state the normalisation.
+        File to write (.onnx). Its metadata `mean` and `standard_deviation` state the normalisation, one number
+        for each channel, with commas between them.
 
     Returns
     -------
@@ -137,21 +139,21 @@ def export_onnx(model: str | Path, output: str | Path) -> Sizes:
     trained = _load(model)
     exported = CellProbability(trained)
     sizes = exported.sizes
-    content = onnx_bytes(exported, len(trained.normalisation.scale))
+    content = onnx_bytes(exported, trained.normalisation)
     with replacing(output) as temporary:
         temporary.write_bytes(content)
     return sizes
 
 
-def onnx_bytes(exported: CellProbability, channels: int) -> bytes:
+def onnx_bytes(exported: CellProbability, normalisation: Normalisation) -> bytes:
     """Return a network as ONNX, for any number of images and all of its sizes.
 
     Parameters
     ----------
     exported : CellProbability
         The network.
-    channels : int
-        Number of channels of its images.
+    normalisation : Normalisation
+        Normalisation of its images, which becomes metadata.
 
     Returns
     -------
@@ -165,7 +167,7 @@ def onnx_bytes(exported: CellProbability, channels: int) -> bytes:
     """
     import onnxruntime
 
-    sizes = exported.sizes
+    sizes, channels = exported.sizes, len(normalisation.scale)
     first = sizes.smallest // sizes.step
     rows, columns = (torch.export.Dim(name, min=first, max=10_000) for name in ("rows", "columns"))
     dynamic = {
@@ -188,6 +190,8 @@ def onnx_bytes(exported: CellProbability, channels: int) -> bytes:
             verbose=False,
         )
     assert program is not None
+    for name, values in (("mean", normalisation.offset), ("standard_deviation", normalisation.scale)):
+        program.model.metadata_props[name] = ",".join(f"{value:.9g}" for value in values.ravel().tolist())
     content = _saved(program.save)
     shape = (1, channels, sizes.smallest, sizes.smallest + 3 * sizes.step)
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
