@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from pipeline_lib import provenance
-from pipeline_lib.figures.colouring import raw_picture
 from pipeline_lib.data.normalisation import Normalisation
+from pipeline_lib.figures.colouring import raw_picture
 from pipeline_lib.networks import modelfile
 from pipeline_lib.networks.exporting import CellProbability, Sizes, architecture_source
 from pipeline_lib.networks.model import Model
@@ -121,8 +121,8 @@ def export_onnx(model: str | Path, output: str | Path) -> Sizes:
     model : str or Path
         Model file with a single network.
     output : str or Path
-        File to write (.onnx). Its metadata `mean` and `standard_deviation` state the normalisation, one number
-        for each channel, with commas between them.
+        File to write (.onnx). Its metadata `mean` and `standard_deviation` state the normalisation, one
+        number for each channel, with commas between them.
 
     Returns
     -------
