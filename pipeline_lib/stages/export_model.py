@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline_lib.networks.model import Model
 from pipeline_lib.pages.methods import REFERENCES
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
+from pipeline_lib.runtime.log import several
 from pipeline_lib.runtime.types import Json
 
 #: Version of the format of bioimage.io.
@@ -60,8 +62,13 @@ def export_bioimageio(
     Raises
     ------
     InputError
-        If the model is an ensemble, a detector, or has a mean image, which the format cannot describe.
+        If the model is an ensemble, a detector, or has a mean image, which the format cannot describe, if the
+        test image is not like the training images, or `licence` is no identifier.
     """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", licence):
+        raise InputError(
+            f"licence `{licence}`: expected an SPDX identifier, such as CC-BY-4.0 or MIT (https://spdx.org/licenses)."
+        )
     trained = _load(model)
     exported = CellProbability(trained)
     sizes = exported.sizes
@@ -228,7 +235,18 @@ def _test_image(trained: Model, sizes: Sizes, image: np.ndarray | None) -> np.nd
     """Return a test image (c, y, x) of a valid size, in the type of the training images."""
     side = sizes.smallest + sizes.step * max(-(-(256 - sizes.smallest) // sizes.step), 0)
     dtype = np.dtype(trained.normalisation.dtype)
-    if image is not None and min(image.shape[1:]) >= side:
+    if image is not None:
+        if len(image) != len(trained.normalisation.scale) or image.dtype != dtype:
+            raise InputError(
+                f"the test image has {several(len(image), 'channel')} of type {image.dtype}, expected "
+                f"{len(trained.normalisation.scale)} of type {dtype}, as the training images have. Name "
+                "another."
+            )
+        if min(image.shape[1:]) < side:
+            raise InputError(
+                f"the test image has {image.shape[1]} x {image.shape[2]} px, expected at least {side} x "
+                f"{side} px. Name a larger one, or leave `--image` out."
+            )
         top, left = ((length - side) // 2 for length in image.shape[1:])
         return image[:, top : top + side, left : left + side].astype(dtype)
     offset, scale = trained.normalisation.offset, trained.normalisation.scale
