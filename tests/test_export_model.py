@@ -201,6 +201,23 @@ def test_networks_of_any_depth_become_onnx(tmp_path, depth):
     np.testing.assert_allclose(found, result, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((3, 400, 400), np.uint8, r"has 3 channels of type uint8, expected 1 of type"),
+        ((1, 400, 400), np.float64, r"has 1 channel of type float64, expected 1 of type"),
+        ((1, 20, 400), None, r"has 20 x 400 px, expected at least"),
+    ],
+)
+def test_test_images_that_do_not_fit_are_refused(stored, tmp_path, shape, dtype, message):
+    own = dtype or np.dtype(Model.load(stored).normalisation.dtype)
+    with pytest.raises(InputError, match=message):
+        export_bioimageio(stored, tmp_path / "a.zip", image=np.zeros(shape, own))
+    with pytest.raises(InputError, match="expected an SPDX identifier"):
+        export_bioimageio(stored, tmp_path / "a.zip", licence="my own")
+    assert not (tmp_path / "a.zip").exists()
+
+
 def test_onnx_equals_torch_at_several_sizes(stored, tmp_path):
     sizes = export_onnx(stored, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
