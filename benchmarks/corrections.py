@@ -65,7 +65,7 @@ def main() -> int:
                 before = after
     table = pd.DataFrame(rows)
     table.to_csv(work / "corrections.csv", index=False)
-    print(table.groupby(["round", "strategy"])[[*METRICS]].agg(["mean", "std"]).round(4).to_string())
+    print(table.groupby(["round", "strategy"])[["loss", *METRICS]].agg(["mean", "std"]).round(4).to_string())
     return 0
 
 
@@ -178,7 +178,8 @@ def _run(config: Path) -> dict[str, float]:
     table = at_chosen_threshold(read_scores(results / "scores.csv"), threshold)
     own = table[(table.network == "unet") & (table.split == "validation")]
     means = own.groupby("metric").value.mean()
-    return {metric: float(means[metric]) for metric in METRICS}
+    loss = pd.read_csv(results / "models/unet/history.csv").validation_loss.min()
+    return {"loss": float(loss)} | {metric: float(means[metric]) for metric in METRICS}
 
 
 if __name__ == "__main__":

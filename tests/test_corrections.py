@@ -1,7 +1,10 @@
 """Corrections: which crops are suggested, what is written, and what is accepted."""
 
 import json
+import re
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -193,7 +196,15 @@ def test_an_existing_folder_is_not_overwritten(folder, made, capsys):  # noqa: F
     assert "exists, and is not overwritten" in capsys.readouterr().err
 
 
-def test_accepted_crops_become_rows_and_the_run_starts_from_the_model(folder, made, capsys):  # noqa: F811
+def test_accepted_crops_become_rows_and_the_run_starts_from_the_model(
+    folder,  # noqa: F811
+    made,
+    capsys,
+    monkeypatch,
+):
+    monkeypatch.chdir(made)
+    (made / "results").mkdir()
+    (made / "results/scores.csv").touch()
     first, second, _ = crops_of(made)
     mark(made, first, second)
     path = made / f"round1/labels/{first}.tif"
@@ -233,8 +244,11 @@ def test_accepted_crops_become_rows_and_the_run_starts_from_the_model(folder, ma
         (lambda labels: np.where(labels == 0, -1, labels.astype(np.int32)), "has the value -1"),
         (lambda labels: labels.astype(np.int32) + 1, "has the value 65536"),
         (lambda labels: labels + np.float32(0.5), "has fractions"),
+        (lambda labels: np.where(labels == 0, np.inf, labels.astype(np.float32)), "infinite values"),
+        (lambda labels: np.minimum(labels, 255).astype(np.uint8), "margin has lost .*: most of it is 255"),
+        (lambda labels: np.where(labels == files.NOT_ANNOTATED, 0, labels), "margin has lost .* is 0, and"),
         (lambda labels: np.full_like(labels, files.NOT_ANNOTATED), "nothing is annotated"),
-        (lambda labels: np.stack([labels] * 5), "has 3 axes"),
+        (lambda labels: np.stack([labels] * 5), r"has the shape \(5, 32, 32\)"),
     ],
 )
 def test_labels_that_cannot_be_used_are_refused(made, change, message):
@@ -257,7 +271,7 @@ def test_slips_of_the_brush_are_reported(made):
     (y, x), (v, u) = inside[0], inside[-1]
     labels[y : y + 5, x : x + 5] = labels[v, u] = 9
     tifffile.imwrite(path, labels)
-    (note,) = accept(made / "round1", made / "config.yaml").notes
+    note, _ = accept(made / "round1", made / "config.yaml").notes
     assert f"cell 9 has 2 parts, the smallest with 1 px at y {v}, x {u}: a slip" in note
 
 
@@ -299,3 +313,90 @@ def test_changes_are_judged_by_the_spread_of_the_seeds():
     assert pixel_error.gain == pytest.approx(-0.1) and pixel_error.verdict == "within chance"
     assert compare_runs(after, before, names[:1], [{"seg": 0.01}]).changes[0].verdict == "worse"
     assert {change.verdict for change in compare_runs(before, after, names).changes} == {"chance unknown"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("word", ["WAHR", "ja", "1.0", "Oui "])
+def test_lists_of_spreadsheets_are_read(made, encoding, word):
+    first, *_ = crops_of(made)
+    mark(made, first, word=word)
+    path = made / "round1" / files.TODO
+    path.write_bytes(path.read_text().replace("\n", "\r\n").encode(encoding))
+    assert accept(made / "round1", made / "config.yaml").crops == [first]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda round1: (round1 / files.TODO).write_text(""), "cannot be read as a table"),
+        (lambda round1: (round1 / files.ROUND).write_text("{"), "is damaged .* suggest again"),
+        (lambda round1: (round1 / files.ROUND).write_text("{}"), "no key `model`"),
+        (lambda round1: shutil.rmtree(round1 / files.PREDICTED), "with hidden files"),
+        (lambda round1: shutil.rmtree(round1 / files.IMAGES), r"images/.* is missing"),
+        (lambda round1: next((round1 / files.LABELS).iterdir()).write_bytes(b"II*"), "cannot be read"),
+    ],
+)
+def test_damaged_rounds_are_refused(made, damage, message):
+    mark(made, *crops_of(made))
+    damage(made / "round1")
+    with pytest.raises(InputError, match=message):
+        accept(made / "round1", made / "config.yaml")
+    assert not (made / "volumes-round1.tsv").exists()
+
+
+def test_a_crop_with_two_rows_is_refused(made):
+    path = made / "round1" / files.TODO
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    with pytest.raises(InputError, match="has two rows"):
+        accept(made / "round1", made / "config.yaml")
+
+
+@pytest.mark.parametrize("key", ["model", "drawing"])
+def test_configs_that_do_not_train_on_images_are_refused(made, key):
+    mark(made, crops_of(made)[0])
+    config = made / "config.yaml"
+    config.write_text(config.read_text() + f"{key}: x\n")
+    with pytest.raises(InputError, match=f"has the key `{key}`"):
+        accept(made / "round1", config)
+
+
+def test_names_sections_and_folders_of_any_kind(folder, made, monkeypatch):  # noqa: F811
+    """Spaces and umlauts, empty sections of the config, a link as `data_dir`, chosen channels."""
+    own = made / "corr \u00e4/round (1)"
+    shutil.copy(folder / "a.tif", made / "Zellen \u00e4 1.tif")
+    words = ["suggest", str(folder / "model.pt"), str(made / "Zellen \u00e4 1.tif"), "--out", str(own)]
+    assert cli.main([*words, "--device", "cpu", "--crops", "1", "--size", "24"]) == 0
+    todo = own / files.TODO
+    todo.write_text(todo.read_text().replace("\tno\t", "\tyes\t"))
+    (made / "deep/data").mkdir(parents=True)
+    (made / "link").symlink_to(made / "deep/data")
+    config = yaml.safe_load((made / "config.yaml").read_text())
+    config |= {"report": None, "training": None, "results": "results/", "data_dir": str(made / "link")}
+    (made / "config.yaml").write_text(yaml.safe_dump(config | {"dataset": {"channels": [1]}}))
+    monkeypatch.chdir(own)
+    found = accept(".", made / "config.yaml")
+    assert (found.table.name, found.config.name) == ("volumes-round_1.tsv", "config-round_1.yaml")
+    assert yaml.safe_load(found.config.read_text())["results"] == "results-round_1"
+    row = read_table(found.table, made / "link")[2]
+    assert re.fullmatch(r"round_1_01_Zellen_1_z000_y\d{4}_x\d{4}", row.volume)
+    assert Path(row.images).exists() and Path(row.annotation).exists()
+    assert row.dataset["channels"] == "[0]"
+
+
+def test_a_damaged_image_does_not_stop_the_others(folder, tmp_path, caplog):  # noqa: F811
+    (tmp_path / "broken.tif").write_bytes(b"II*\0")
+    words = ["suggest", str(folder / "model.pt"), str(tmp_path / "broken.tif"), "--out", str(tmp_path / "r")]
+    words += ["--device", "cpu", "--crops", "3", "--size", "24"]
+    assert cli.main(words) == 1
+    words.insert(3, str(folder / "a.tif"))
+    assert cli.main(words) == 0  # the folder has only hidden files, as that of a command that was stopped
+    assert "broken.tif are suggested: it cannot be segmented" in caplog.text
+    assert {*pd.read_csv(tmp_path / "r" / files.TODO, sep="\t").image} == {"a"}
+
+
+@pytest.mark.parametrize("option", [["--size", "0"], ["--size", "-5"], ["--crops", "0"], ["--random", "-3"]])
+def test_numbers_that_make_no_sense_are_refused(folder, tmp_path, option, capsys):  # noqa: F811
+    with pytest.raises(SystemExit):
+        suggest(folder, tmp_path / "round1", *option)
+    assert "expected a whole number of at least" in capsys.readouterr().err
+    assert not (tmp_path / "round1").exists()

@@ -8,6 +8,7 @@ import pytest
 import tifffile
 from roifile import ROI_TYPE, roiread
 
+from pipeline_lib import imageio
 from pipeline_lib.cli import main
 from pipeline_lib.imageio import outlines
 from pipeline_lib.runtime.errors import InputError
@@ -141,3 +142,45 @@ def test_other_tables_names_and_too_many_cells_are_refused(stored, tmp_path, cap
 def test_each_area_of_a_mask_is_a_cell(tmp_path):
     tifffile.imwrite(tmp_path / "mask.tif", 255 * (some_labels()[0] > 0).astype(np.uint8))
     assert export_labels(tmp_path / "mask.tif", tmp_path / "mask.geojson", to="qupath").cells == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop(index=0), "has no row for cell 1 in section 0"),
+        (
+            lambda table: pd.concat([table, table.iloc[:1].assign(label=99)]),
+            "has a row for cell 99 in section 0",
+        ),
+        (lambda table: pd.concat([table, table.iloc[:1]]), "has two rows for cell 1 in section 0"),
+        (lambda table: table.assign(area=[*table.area[:-1], 1]), "which may have been edited since"),
+        (lambda table: table.assign(label="cell"), "column `label` has `cell`, expected a whole number"),
+        (lambda table: table.assign(label=table.label + 0.5), "expected a whole number"),
+        (lambda table: table.rename(columns={"section": "z"}), "has no column `section`; found z, label"),
+    ],
+)
+def test_tables_of_other_cells_are_refused(tmp_path, change, message):
+    path, own = tmp_path / "a_labels.tif", tmp_path / "a_cells.csv"
+    labels = np.zeros((1, 20, 30), np.uint16)
+    labels[0, 2:8, 2:8], labels[0, 10:18, 12:20] = 1, 2
+    imageio.write_labels(path, labels, pixel_size=(0.5, 0.5))
+    table = pd.DataFrame({"section": [0, 0], "label": [1, 2], "area": [9.0, 16.0]})
+    change(table).to_csv(own, index=False)
+    with pytest.raises(InputError, match=message):
+        export_labels(
+            tmp_path / "a_labels.tif", tmp_path / "a.zip", to="fiji", table=tmp_path / "a_cells.csv"
+        )
+    table.to_csv(own, index=False)
+    with open(own, "a") as file:
+        file.write(",,\n")  # an empty row, as spreadsheets leave
+    export_labels(path, tmp_path / "a.zip", to="fiji", table=own)
+
+
+def test_labels_with_large_numbers_need_little_memory(tmp_path):
+    labels = np.zeros((1, 20, 30), np.uint64)
+    labels[0, 2:8, 2:8], labels[0, 10:18, 12:20] = 3, 4_000_000_000
+    tifffile.imwrite(tmp_path / "a.tif", labels)
+    found = export_labels(tmp_path / "a.tif", tmp_path / "a.geojson", to="qupath")
+    assert found.cells == 2
+    features = json.loads((tmp_path / "a.geojson").read_text())["features"]
+    assert any("4000000000" in json.dumps(feature) for feature in features)

@@ -201,9 +201,30 @@ def test_networks_of_any_depth_become_onnx(tmp_path, depth):
     np.testing.assert_allclose(found, result, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((3, 400, 400), np.uint8, r"has 3 channels of type uint8, expected 1 of type"),
+        ((1, 400, 400), np.float64, r"has 1 channel of type float64, expected 1 of type"),
+        ((1, 20, 400), None, r"has 20 x 400 px, expected at least"),
+    ],
+)
+def test_test_images_that_do_not_fit_are_refused(stored, tmp_path, shape, dtype, message):
+    own = dtype or np.dtype(Model.load(stored).normalisation.dtype)
+    with pytest.raises(InputError, match=message):
+        export_bioimageio(stored, tmp_path / "a.zip", image=np.zeros(shape, own))
+    with pytest.raises(InputError, match="expected an SPDX identifier"):
+        export_bioimageio(stored, tmp_path / "a.zip", licence="my own")
+    assert not (tmp_path / "a.zip").exists()
+
+
 def test_onnx_equals_torch_at_several_sizes(stored, tmp_path):
     sizes = export_onnx(stored, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    metadata = session.get_modelmeta().custom_metadata_map
+    for name, values in (("mean", "offset"), ("standard_deviation", "scale")):
+        stated = np.array(metadata[name].split(","), np.float32)
+        np.testing.assert_array_equal(stated, getattr(Model.load(stored).normalisation, values).ravel())
     exported = CellProbability(trained())
     for rows, columns in ((0, 0), (2, 1), (9, 4)):
         shape = (1, 1, sizes.smallest + rows * sizes.step, sizes.smallest + columns * sizes.step)

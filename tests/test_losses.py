@@ -1,5 +1,6 @@
 import torch
 
+from pipeline_lib import tasks
 from pipeline_lib.tasks.segmentation.losses import weighted_cross_entropy
 
 
@@ -45,3 +46,22 @@ def test_gradient_is_weight_times_probability_minus_truth():
     one_hot = torch.nn.functional.one_hot(target, 3).permute(0, 3, 1, 2)
     expected = weights[:, None] * (logits.softmax(1) - one_hot) / 40
     torch.testing.assert_close(logits.grad, expected.detach(), rtol=1e-5, atol=1e-8)
+
+
+def test_the_loss_of_a_patch_is_the_mean_over_its_annotated_pixels():
+    """Weights of pixels that are not annotated are 0. Complete patches have the very loss of equation 1."""
+    task, generator = tasks.load("segmentation"), torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 2, 8, 9, generator=generator)
+    target = torch.randint(0, 2, (3, 8, 9), generator=generator)
+    weights = 0.5 + torch.rand(3, 8, 9, generator=generator)
+    whole = torch.stack([target.float(), weights], 1)
+    assert torch.equal(task.loss(logits, whole), 3 * weighted_cross_entropy(logits, target, weights))
+    weights[0, 2:], weights[1, :, 3:] = 0, 0
+    cut = logits[:1, :, :2], target[:1, :2], weights[:1, :2]
+    narrow = logits[1:2, :, :, :3], target[1:2, :, :3], weights[1:2, :, :3]
+    expected = sum(
+        weighted_cross_entropy(*own) for own in (cut, narrow, (logits[2:], target[2:], weights[2:]))
+    )
+    torch.testing.assert_close(task.loss(logits, torch.stack([target.float(), weights], 1)), expected)
+    nothing = torch.zeros(1, 2, 8, 9)
+    assert task.loss(logits[:1], nothing) == 0

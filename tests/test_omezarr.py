@@ -528,3 +528,96 @@ def test_addresses_that_cannot_be_copied(server, tmp_path, monkeypatch, capsys, 
 def test_other_commands_say_how_to_copy(path):
     with pytest.raises(InputError, match=r"https://server/a.zarr: .*\nbordure export https://server/a.z"):
         imageio.inspect(path)
+
+
+class TestWhatWouldBeLost:
+    """Exports never replace their source, or what bordure did not write."""
+
+    def test_a_copy_needs_a_name_of_its_own(self, tmp_path, capsys):
+        path = write(tmp_path / "a.zarr", drawn((1, 1, 20, 30)), labels=drawn((1, 20, 30)))
+        assert cli.main(["export", str(path), "--to", "ome-zarr"]) == 1
+        assert "a_copy.zarr" in capsys.readouterr().err
+        for source, out in (
+            ("a.zarr", "a.zarr"),
+            ("a.zarr/labels/cells", "a.zarr"),
+            ("a.zarr", "a.zarr/b.zarr"),
+        ):
+            with pytest.raises(InputError, match="is the source itself, which would be lost"):
+                export_omezarr(tmp_path / source, tmp_path / out)
+        assert (path / "labels/cells").is_dir()
+
+    def test_folders_of_others_and_further_labels_stay(self, tmp_path):
+        imageio.write_images(tmp_path / "a.tif", drawn((1, 1, 20, 30))[0])
+        zarr.create_group(tmp_path / "plate.zarr")
+        with pytest.raises(InputError, match="bordure did not write it"):
+            export_omezarr(tmp_path / "a.tif", tmp_path / "plate.zarr")
+        path = write(tmp_path / "b.zarr", drawn((1, 1, 20, 30)), labels=drawn((1, 20, 30)))
+        export_omezarr(tmp_path / "a.tif", path)  # its own folder is replaced
+        assert not (path / "labels").exists()
+        path = write(tmp_path / "c.zarr", drawn((1, 1, 20, 30)), labels=drawn((1, 20, 30)))
+        shutil.copytree(path / "labels/cells", path / "labels/by_hand")
+        with pytest.raises(InputError, match=r"has further labels \(by_hand\), which would be lost"):
+            export_omezarr(tmp_path / "a.tif", path)
+
+    def test_what_a_killed_export_left_is_cleared(self, tmp_path):
+        imageio.write_images(tmp_path / "a.tif", drawn((1, 1, 20, 30))[0])
+        path = write(tmp_path / "a.zarr", drawn((1, 1, 20, 30), seed=9))
+        path.rename(tmp_path / ".a.old-123")
+        (tmp_path / ".a.partial-124").mkdir()
+        with pytest.raises(KeyboardInterrupt), writing_omezarr(path):
+            raise KeyboardInterrupt
+        assert sorted(os.listdir(tmp_path)) == ["a.tif", "a.zarr"]
+        np.testing.assert_array_equal(imageio.read_images(path), drawn((1, 1, 20, 30), seed=9))
+
+    def test_a_link_stays(self, tmp_path):
+        imageio.write_images(tmp_path / "a.tif", drawn((1, 1, 20, 30))[0])
+        write(tmp_path / "there.zarr", drawn((1, 1, 20, 30), seed=9))
+        (tmp_path / "a.zarr").symlink_to(tmp_path / "there.zarr")
+        export_omezarr(tmp_path / "a.tif", tmp_path / "a.zarr")
+        assert (tmp_path / "a.zarr").is_symlink()
+        np.testing.assert_array_equal(imageio.read_images(tmp_path / "there.zarr"), drawn((1, 1, 20, 30)))
+
+
+@pytest.mark.parametrize(
+    "address", ["http://user:geheim@127.0.0.1:9/a.zarr", "https://server/a.zarr?token=geheim"]
+)
+def test_secrets_are_neither_printed_nor_stored(tmp_path, capsys, address):
+    for words in (["export", address, str(tmp_path / "b.zarr"), "--to", "ome-zarr"],):
+        assert cli.main(words) == 1
+        assert "geheim" not in capsys.readouterr().err
+    with pytest.raises(InputError, match="found an address") as raised:
+        imageio.inspect(Path("data", address))
+    assert "geheim" not in str(raised.value) and "user" not in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.longlong, np.uint32])
+def test_large_integers_keep_their_values_in_all_levels(tmp_path, dtype):
+    value = np.iinfo(np.uint32).max if dtype == np.uint32 else 2**40
+    path = write(tmp_path / "a.zarr", np.full((1, 1, 600, 600), value, dtype))
+    for level in range(2):
+        assert (zarr.open_array(path / str(level), mode="r")[:] == value).all()
+
+
+def test_cells_that_continue_through_sections_keep_their_numbers(tmp_path, capsys):
+    labels = np.zeros((3, 20, 30), np.uint16)
+    labels[:, 2:8, 2:8], labels[1:, 10:18, 12:20] = 5, 7
+    imageio.write_labels(tmp_path / "a_labels.tif", labels)
+    imageio.write_images(tmp_path / "a.tif", drawn((1, 3, 20, 30))[0])
+    command = ["export", str(tmp_path / "a_labels.tif"), str(tmp_path / "a.zarr"), "--to", "napari"]
+    assert cli.main([*command, "--image", str(tmp_path / "a.tif")]) == 0
+    said = capsys.readouterr().out
+    assert "2 cells in labels/cells" in said and "cells continue through sections" in said
+    np.testing.assert_array_equal(imageio.read_images(tmp_path / "a.zarr/labels/cells")[0], labels)
+
+
+def test_sections_of_a_time_series_have_no_distance(tmp_path):
+    group = zarr.create_group(tmp_path / "a.zarr", zarr_format=3)
+    group.create_array("0", shape=(3, 1, 20, 30), dtype="u1", dimension_names=[*"tzyx"])
+    axes = [{"name": "t", "type": "time"}] + [
+        {"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"
+    ]
+    scale = [{"type": "scale", "scale": [1.0, 2.0, 0.5, 0.5]}]
+    level = {"path": "0", "coordinateTransformations": scale}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
+    info = imageio.inspect(tmp_path / "a.zarr")
+    assert (info.sections, info.pixel_size, info.section_spacing) == (3, (0.5, 0.5), None)

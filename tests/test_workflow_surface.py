@@ -117,6 +117,8 @@ class TestDeployed:
         """A folder to run in, with the rules of this checkout as the content of a repository of GitHub."""
         shutil.copytree(ROOT / "workflow", tmp_path / "made/workflow")
         shutil.copy2(ROOT / "environment.yml", tmp_path / "made")
+        (tmp_path / "made/pipeline_lib").mkdir()
+        shutil.copy2(ROOT / "pipeline_lib/__init__.py", tmp_path / "made/pipeline_lib")
         (tmp_path / "Snakefile").write_text(
             'configfile: "my.yaml"\nmodule bordure:\n    snakefile: github("owner/bordure", '
             'path="workflow/Snakefile", tag="v1.0.0")\n    config: config\nuse rule * from bordure\n'
@@ -143,12 +145,15 @@ class TestDeployed:
         output(self.run(fetched, "--", "results/weight_map/learn.h5"))
         assert (fetched / "results/weight_map/learn.h5").exists()
 
-    def test_other_rules_than_those_of_the_installed_library_are_rejected(self, fetched):
-        rules = fetched / "made/workflow/rules/check.smk"
-        rules.write_text(rules.read_text() + "# changed\n")
+    @pytest.mark.parametrize(
+        "name", ["workflow/rules/check.smk", "workflow/scripts/train.py", "pipeline_lib/__init__.py"]
+    )
+    def test_other_rules_than_those_of_the_installed_library_are_rejected(self, fetched, name):
+        file = fetched / "made" / name
+        file.write_text(file.read_text() + "# changed\n")
         answer = self.run(fetched, "-n")
         assert answer.returncode == 1
-        assert "error: check.smk of owner/bordure v1.0.0 differs from the installed library" in answer.stderr
+        assert f"{file.name} differs from that of the installed library" in answer.stderr
         assert "pip install 'git+https://github.com/owner/bordure@v1.0.0'`." in answer.stderr
 
 

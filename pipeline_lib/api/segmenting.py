@@ -204,9 +204,11 @@ def _names(images: Sequence[Path], stack: bool) -> dict[str, Path]:
     """Return the images by the names of their results; raise `InputError` if two are equal."""
     from pipeline_lib.imageio import are_slices, channel_paths
     from pipeline_lib.imageio.naming import hdf5_path
+    from pipeline_lib.imageio.remote import require_local
 
     names: dict[str, Path] = {}
     for image in images:
+        require_local(image)
         first = channel_paths(image)[0]
         named = hdf5_path(first)
         if not named and are_slices(first) and not stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 HELP = "check corrected labels and prepare the next run"
@@ -65,5 +66,5 @@ def run(options: argparse.Namespace) -> int:
     print(f"{several(len(found.crops), 'crop')} accepted")
     print(f"table:  {found.table}")
     print(f"config: {found.config}")
-    print(f"next:   bordure run {found.config}")
+    print(f"next:   bordure run {shlex.quote(str(found.config))}")
     return 0

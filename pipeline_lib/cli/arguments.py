@@ -65,6 +65,38 @@ def channel(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
+def positive(text: str) -> int:
+    """Return a whole number of at least 1.
+
+    Parameters
+    ----------
+    text : str
+        The argument.
+
+    Returns
+    -------
+    int
+        The number.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the text is another one.
+    """
+    return _whole(text, 1)
+
+
+def natural(text: str) -> int:
+    """Return a whole number of at least 0, see `positive`."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least {least}")
+    return int(text)
+
+
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of commands that segment images: how to read them, and how to compute.
 

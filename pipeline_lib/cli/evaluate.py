@@ -59,7 +59,7 @@ Errors: 0 is perfect. Others: 1 is perfect (docs/explanation/scores.md).
 
 exit codes: 0 scored; 1 a file cannot be read or scored; 2 wrong arguments
 example:    bordure evaluate truth.tif probability.tif --csv scores.csv
-            bordure evaluate masks cellpose/*_labels.tif --csv scores.csv
+            bordure evaluate masks cellpose/*_cp_masks.tif --csv scores.csv
             bordure evaluate coco.json detections.csv"""
 
 

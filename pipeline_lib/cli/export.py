@@ -122,8 +122,17 @@ def run(options: argparse.Namespace) -> int:
                 "command with the copy."
             )
         source = Path(source.name)
+    elif options.out is None and options.to in OMEZARR and source.suffix == ".zarr":
+        raise InputError(
+            f"{options.source}: the copy needs a name of its own. Type it after the source, such as "
+            f"{source.stem}_copy.zarr."
+        )
+    elif options.to == "ro-crate":
+        source = source.resolve()
     end, suffix = ENDS[options.to]
     output = options.out or source.with_name(source.name.removesuffix(source.suffix) + end + suffix)
+    if suffix != ".zarr" and output.is_dir():
+        raise InputError(f"{output}: is a folder. Name a file to write.")
     if output.suffix != suffix:
         raise InputError(f"{output}: the name of a file for {options.to} ends with `{suffix}`.")
     if options.to in ("fiji", "qupath"):
@@ -175,8 +184,10 @@ def _export_omezarr(options: argparse.Namespace, source: Path, output: Path) -> 
         + (f", {several(found.cells, 'cell')} in labels/cells" if found.cells is not None else "")
     )
     if found.numbered:
-        print("note: cells have new numbers, as each section was numbered from 1; `label` is the old one.")
-    if found.cells is not None and not found.properties:
+        print("note: cells have new numbers, as several sections have the same; `label` is the old one.")
+    if found.volumes:
+        print("note: cells continue through sections. They keep their numbers, and have no measurements.")
+    elif found.cells is not None and not found.properties:
         print("note: there are too many cells for measurements in OME-Zarr. They are in the table alone.")
     if options.to == "napari":
         print(f"open: napari --plugin napari-ome-zarr {shlex.quote(str(output))}")
@@ -204,7 +215,9 @@ def _export_run(results: Path, output: Path) -> None:
 
 def _export_model(options: argparse.Namespace, output: Path) -> None:
     """Write a model."""
-    from pipeline_lib.imageio import inspect, open_images
+    from pipeline_lib.api.segmenting import channels_to_read
+    from pipeline_lib.imageio import open_images
+    from pipeline_lib.networks import modelfile
     from pipeline_lib.stages.export_model import export_bioimageio, export_onnx
 
     if options.to == "onnx":
@@ -213,7 +226,8 @@ def _export_model(options: argparse.Namespace, output: Path) -> None:
         return
     image = None
     if options.image:
-        with open_images(options.image, channels=inspect(options.image).channels) as found:
+        described = modelfile.describe(options.source)
+        with open_images(options.image, channels=channels_to_read(None, described, options.source)) as found:
             _, _, height, width = found.shape
             image = found.read(0, slice(0, height), slice(0, width))
     formats = export_bioimageio(options.source, output, image=image, licence=options.license)

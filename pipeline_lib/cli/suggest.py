@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
-from pipeline_lib.cli.arguments import add_reading, options_of
+from pipeline_lib.cli.arguments import add_reading, natural, options_of, positive
 
 HELP = "choose the parts of new images to correct"
 DESCRIPTION = """\
@@ -35,9 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="`model.pt` in the results folder of a run")
     parser.add_argument("images", type=Path, nargs="+", help="image files or stacks without annotation")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--crops", type=int, default=10, metavar="N", help="number of parts; default: 10")
-    parser.add_argument("--size", type=int, default=256, metavar="PX", help="side of a part; default: 256")
-    parser.add_argument("--random", type=int, metavar="SEED", help="choose at random, to compare")
+    parser.add_argument(
+        "--crops", type=positive, default=10, metavar="N", help="number of parts; default: 10"
+    )
+    parser.add_argument(
+        "--size", type=positive, default=256, metavar="PX", help="side of a part; default: 256"
+    )
+    parser.add_argument("--random", type=natural, metavar="SEED", help="choose at random, to compare")
     add_reading(parser)
 
 
@@ -75,5 +80,5 @@ def run(options: argparse.Namespace) -> int:
         print(f"{rank:3} {place.image}, {at}: {place.reason} ({place.score:.3f})")
     print(f"correct: {options.out / LABELS}")
     print(f"mark:    {options.out / TODO}")
-    print(f"then:    bordure accept {options.out}")
+    print(f"then:    bordure accept {shlex.quote(str(options.out))}")
     return 0

@@ -12,6 +12,7 @@ import tifffile
 import yaml
 
 from pipeline_lib.corrections import files
+from pipeline_lib.imageio import inspect
 from pipeline_lib.networks import modelfile
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing, sha256
@@ -74,7 +75,7 @@ def accept(folder: str | Path, config: str | Path) -> Accepted:
         )
     notes = [note for crop in done for note in _check(folder, crop)]
     settings, table = _read_config(config)
-    name = folder.name
+    name = files.plain(folder.resolve().name)
     new_table, new_config = (path.with_name(f"{path.stem}-{name}{path.suffix}") for path in (table, config))
     for path in (new_table, new_config):
         if path.exists():
@@ -85,21 +86,23 @@ def accept(folder: str | Path, config: str | Path) -> Accepted:
             f"{model}: is missing or has changed since the crops were suggested. Restore it, or suggest "
             "again."
         )
-    data_dir = Path(settings.get("data_dir", "."))
-    rows = [_row(folder, crop, stored, data_dir) for crop in done]
-    _write_table(table, rows, new_table)
-    results = settings.get("results", "results")
+    rows = [_row(folder, name, crop, stored, settings) for crop in done]
+    results = Path(settings.get("results") or "results")
     new: Json = settings | {
         "volumes": str(Path(settings["volumes"]).with_name(new_table.name)),
         "results": f"{results}-{name}",
-        "report": settings.get("report", {}) | {"before": str(results)},
     }
+    if (results / "scores.csv").exists():
+        new["report"] = (settings.get("report") or {}) | {"before": str(results)}
+    else:
+        notes.append(f"{results} has no scores.csv, so the report will not compare with it")
     if modelfile.members(modelfile.describe(model)) == 1:
-        new["training"] = settings.get("training", {}) | {"start_from": str(model)}
+        new["training"] = (settings.get("training") or {}) | {"start_from": str(model)}
     else:
         notes.append(f"{model} has several networks, so the next training starts from the beginning")
     head = f"# Written by `bordure accept {folder} {config}`: {len(done)} corrected crops.\n"
     text = head + yaml.safe_dump(new, sort_keys=False, allow_unicode=True)
+    _write_table(table, rows, new_table)
     with replacing(new_config) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Accepted(done, notes, new_table, new_config)
@@ -110,15 +113,20 @@ def _check(folder: Path, crop: str) -> list[str]:
     from scipy import ndimage
 
     path = folder / files.LABELS / f"{crop}.tif"
-    before = _read(folder / files.PREDICTED / f"{crop}.tif")
+    for needed in (folder / files.PREDICTED / path.name, folder / files.IMAGES / path.name):
+        if not needed.exists():
+            raise InputError(f"{needed}: is missing. Copy the folder again, with hidden files.")
+    before = _read(folder / files.PREDICTED / path.name)
     labels = _read(path)
     if labels.shape != before.shape:
         raise InputError(
             f"{path}: is {labels.shape[0]} x {labels.shape[1]} px, expected {before.shape[0]} x "
             f"{before.shape[1]}. Save the labels with the size of the image."
         )
-    if labels.dtype.kind not in "uib" and (labels != np.round(labels)).any():
-        raise InputError(f"{path}: has fractions, expected labels: whole numbers, 0 = background.")
+    if labels.dtype.kind not in "uib" and not (np.isfinite(labels) & (labels == np.round(labels))).all():
+        raise InputError(
+            f"{path}: has fractions or infinite values, expected labels: whole numbers, 0 = background."
+        )
     labels = labels.astype(np.int64)
     if labels.min() < 0 or labels.max() > files.NOT_ANNOTATED:
         raise InputError(
@@ -128,9 +136,17 @@ def _check(folder: Path, crop: str) -> list[str]:
     if (labels == files.NOT_ANNOTATED).all():
         raise InputError(f"{path}: nothing is annotated. Set `done` to no, or restore the labels.")
     notes = []
+    margin = before == files.NOT_ANNOTATED
+    if margin.any() and (labels[margin] == files.NOT_ANNOTATED).mean() < 0.5:
+        most = np.bincount(labels[margin]).argmax()
+        raise InputError(
+            f"{path}: the margin has lost the value {files.NOT_ANNOTATED} (not annotated): most of it is "
+            f"{most}, and would be learned. Correct the labels again, leave the margin as it is, and save "
+            "them with 16 bits, without colours."
+        )
     if (labels == before).all():
         notes.append(f"{crop}: the labels were not changed; they are learned as they were predicted")
-    elif ((labels != before) & (before == files.NOT_ANNOTATED)).any():
+    elif (labels[margin] != files.NOT_ANNOTATED).any():
         notes.append(f"{crop}: cells were also drawn in the margin, and are learned there, too")
     for label in np.unique(labels[(labels > 0) & (labels < files.NOT_ANNOTATED)]):
         parts, number = ndimage.label(labels == label)
@@ -150,10 +166,13 @@ def _read(path: Path) -> np.ndarray:
     """Read the labels of a crop (y, x); `InputError` if there are none."""
     try:
         labels = np.squeeze(tifffile.imread(path))
-    except (OSError, ValueError, tifffile.TiffFileError) as error:
-        raise InputError(f"{path}: cannot be read: {error}. Save the labels there as TIFF.") from None
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        raise InputError(f"{path}: cannot be read ({error}). Save the labels there as TIFF.") from None
     if labels.ndim != 2:
-        raise InputError(f"{path}: has {labels.ndim} axes, expected rows and columns of one image.")
+        raise InputError(
+            f"{path}: has the shape {labels.shape}, expected rows and columns of one image. Save the labels "
+            "as one channel without colours (Fiji: Image > Type > 16-bit)."
+        )
     return labels
 
 
@@ -167,6 +186,11 @@ def _read_config(config: Path) -> tuple[Json, Path]:
         raise InputError(
             f"{config}: has no key `volumes`. Name the config of the run whose model is corrected."
         )
+    if other := [key for key in ("model", "drawing") if key in settings]:
+        raise InputError(
+            f"{config}: has the key `{other[0]}`, so it does not train on images. Name the config of the run "
+            "that trained the model."
+        )
     table = Path(settings["volumes"])
     if not table.is_absolute() and not table.exists():
         table = config.parent / table
@@ -175,13 +199,16 @@ def _read_config(config: Path) -> tuple[Json, Path]:
     return settings, table
 
 
-def _row(folder: Path, crop: str, stored: Json, data_dir: Path) -> Json:
+def _row(folder: Path, name: str, crop: str, stored: Json, settings: Json) -> Json:
     """Return the row of a crop in the table of volumes."""
+    data_dir = Path(settings.get("data_dir") or ".").expanduser()
+    # after `..` of a link, the system continues from where the link leads
     images, labels = (
-        os.path.relpath(folder / part / f"{crop}.tif", data_dir) for part in (files.IMAGES, files.LABELS)
+        os.path.relpath((folder / part / f"{crop}.tif").resolve(), data_dir.resolve())
+        for part in (files.IMAGES, files.LABELS)
     )
     row: Json = {
-        "volume": f"{folder.name}_{crop}"[:100],
+        "volume": f"{name}_{crop}"[:100],
         "images": images,
         "annotation": labels,
         "split": "train",
@@ -189,9 +216,12 @@ def _row(folder: Path, crop: str, stored: Json, data_dir: Path) -> Json:
         "background": "0",
         "ignore": str(files.NOT_ANNOTATED),
     }
-    for name in ("offset", "scale", "pixel_size"):
-        if stored[name] is not None:
-            row[name] = str(stored[name])
+    for column in files.OF_IMAGES:
+        if stored[column] is not None:
+            row[column] = str(stored[column])
+    if (settings.get("dataset") or {}).get("channels", 1) != 1:  # crops have only the chosen channels
+        own = inspect(folder / files.IMAGES / f"{crop}.tif").channels
+        row["channels"] = str([*range(own)])
     return row
 
 

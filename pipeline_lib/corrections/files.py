@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import read_json, replacing
+from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.types import Json
 
 #: Value of pixels in the labels that are not annotated.
@@ -17,8 +22,11 @@ NOT_ANNOTATED = 65_535
 IMAGES, LABELS, PREDICTED, TODO, ROUND = "images", "labels", ".predicted", "todo.tsv", "round.json"
 #: Columns of the list of crops.
 COLUMNS = ["rank", "crop", "done", "reason", "score", "image", "section", "y", "x", "height", "width"]
+#: Options of images that a round stores, which are also columns of a table of volumes.
+OF_IMAGES = ("offset", "scale", "pixel_size")
 #: Words in the column `done` that mean yes and no.
-YES, NO = ("yes", "y", "x", "1", "true", "done"), ("", "no", "n", "0", "false")
+YES = ("yes", "y", "x", "1", "1.0", "true", "done", "ja", "oui", "wahr", "vrai", "vero", "verdadero")
+NO = ("", "no", "n", "0", "0.0", "false", "nein", "non", "falsch", "faux", "falso")
 
 
 def write_todo(rows: list[Json], path: Path) -> None:
@@ -60,22 +68,49 @@ def read_todo(folder: Path) -> pd.DataFrame:
             "`bordure suggest` wrote."
         )
     try:
-        table = pd.read_csv(path, sep=None, engine="python", dtype={"done": str, "crop": str})
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a table: {error}. Save it as text with tabs.") from None
+        raw = path.read_bytes()
+        utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # a spreadsheet's "Unicode text"
+        text = io.StringIO(raw.decode("utf-16" if utf16 else "utf-8-sig"))
+        table = pd.read_csv(text, sep=None, engine="python", dtype={"done": str, "crop": str})
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"{path}: cannot be read as a table ({error}). Save it as text with tabs, in UTF-8."
+        ) from None
     if missing := [name for name in ("crop", "done") if name not in table]:
         raise InputError(f"{path}: has no column `{missing[0]}`. Keep the columns {', '.join(COLUMNS)}.")
     words = table["done"].fillna("").str.strip().str.casefold()
     for crop, word in zip(table["crop"], words, strict=True):
         if word not in YES and word not in NO:
             raise InputError(f"{path}: crop {crop} has `done` {word}. Write yes or no.")
+    if (twice := table.crop.duplicated()).any():
+        raise InputError(f"{path}: crop {table.crop[twice].iloc[0]} has two rows. Delete one.")
     return table.assign(done=words.isin(YES))
 
 
 def read_round(folder: Path) -> Json:
-    """Return what `bordure suggest` stored about a round."""
-    found: Json = read_json(folder / ROUND)
+    """Return what `bordure suggest` stored about a round; `InputError` if the file is damaged."""
+    path = folder / ROUND
+    try:
+        found: Json = json.loads(path.read_text(encoding="utf-8"))
+        if missing := [key for key in ("model", "sha256", "margin", *OF_IMAGES) if key not in found]:
+            raise ValueError(f"no key `{missing[0]}`")
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: is damaged ({error}). Copy it again, or suggest again into another folder."
+        ) from None
     return found
+
+
+def plain(name: str) -> str:
+    """Return a name with `_` instead of all that a name of a volume must not contain.
+
+    Examples
+    --------
+    >>> from pipeline_lib.corrections.files import plain
+    >>> plain("cells ä {1}.b")
+    'cells_1_.b'
+    """
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_.") or "crop"
 
 
 def framed(labels: np.ndarray, inside: tuple[slice, slice]) -> np.ndarray:

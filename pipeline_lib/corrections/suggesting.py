@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -24,7 +25,8 @@ from pipeline_lib.corrections.ranking import (
 )
 from pipeline_lib.networks import modelfile
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import replacing, sha256, write_json
+from pipeline_lib.runtime.files import explained, replacing, sha256, write_json
+from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
 
 #: Words for the reason of a choice.
@@ -66,11 +68,11 @@ def suggest(
     Raises
     ------
     InputError
-        If the folder exists, the model cannot be used or finds boxes or several classes, or an image cannot
-        be segmented.
+        If the folder exists, the model cannot be used or finds boxes or several classes, or no image can be
+        segmented.
     """
     folder = options.out
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or {*os.listdir(folder)} - {files.PREDICTED}):
         raise InputError(f"{folder}: exists, and is not overwritten. Name a new folder after `--out`.")
     described = modelfile.describe(options.model)
     if described.get("task") == "detection" or len(described.get("classes", ())) > 2:
@@ -78,10 +80,16 @@ def suggest(
             f"{options.model}: corrections are for cells of one class, not for boxes or several classes."
         )
     predicted = folder / files.PREDICTED
-    rows = segment_images(images, replace(options, out=predicted), stack=stack)
+    try:
+        shutil.rmtree(predicted, ignore_errors=True)  # of a command that was stopped
+        rows = segment_images(images, replace(options, out=predicted), stack=stack)
+    except OSError as error:
+        raise explained(error, folder) from error
     if failed := [row["image"] for row in rows if "error" in row]:
-        shutil.rmtree(folder)
-        raise InputError(f"{failed[0]}: cannot be segmented, see above.")
+        if len(failed) == len(rows):
+            raise InputError(f"{failed[0]}: cannot be segmented, see above.")
+        logger.warning("no crops of %s are suggested: it cannot be segmented, see above", ", ".join(failed))
+        rows = [row for row in rows if "error" not in row]
     found = {row["labels"].removesuffix("_labels.tif"): Path(row["image"]) for row in rows}
     candidates = [place for name in found for place in _candidates(predicted, name, size)]
     places = (
@@ -99,7 +107,7 @@ def suggest(
     write_json(
         folder / files.ROUND,
         {
-            "model": str(options.model),
+            "model": str(options.model.resolve()),
             "sha256": sha256(options.model),
             "size": size,
             "margin": margin,
@@ -148,7 +156,8 @@ def _write_crop(
     channels: imageio.Channels,
 ) -> Json:
     """Write image and labels of a crop, and return its row of the list."""
-    crop = f"{rank:02}_{place.image}_z{place.section:03}_y{place.y:04}_x{place.x:04}"[:100]
+    where = f"_z{place.section:03}_y{place.y:04}_x{place.x:04}"
+    crop = f"{rank:02}_{files.plain(place.image)[:60]}{where}"
     with ExitStack() as stack:
         raw = stack.enter_context(imageio.open_images(image, channels=channels))
         labels = stack.enter_context(imageio.open_images(predicted / f"{place.image}_labels.tif"))

@@ -35,7 +35,7 @@ from pipeline_lib.imageio.omezarr import METADATA, open_omezarr
 from pipeline_lib.imageio.pairing import matching_slices
 from pipeline_lib.imageio.pillow import open_pillow
 from pipeline_lib.imageio.png import open_png
-from pipeline_lib.imageio.remote import is_address, require_local
+from pipeline_lib.imageio.remote import is_address, require_local, require_plain
 from pipeline_lib.imageio.series import pattern_of, require_one_stack
 from pipeline_lib.imageio.tiff import open_tiff
 from pipeline_lib.kernels.pixelsize import ROUNDING, differs, text
@@ -59,6 +59,7 @@ def open_file(
     """
     file = source_file(path)
     remote = "://" in str(path) and is_address(path)
+    (require_plain if remote else require_local)(path)
     pattern = not remote and is_pattern(path)
     parts = channel_paths(path)
     is_folder = not remote and not pattern and len(parts) == 1 and _require_readable(path, file)
@@ -104,7 +105,6 @@ def _require_readable(path: str | Path, file: Path) -> bool:
 
     Pipes and devices are not opened, because reading them may never end.
     """
-    require_local(path)
     try:
         status = file.stat()
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -82,13 +82,18 @@ def open_omezarr(
             info,
             white_is_zero=found.inverted,
             pixel_size=found.scale.pixel_size,
-            section_spacing=found.scale.section_spacing,
+            section_spacing=found.scale.section_spacing if _along_z(found.axes, z_axis) else None,
             names=found.names if len(found.names) == info.channels else (),
         ),
         lambda z, rows, columns: cyx(
             np.asarray(array[tuple(region_index(info, z_axis, z, rows, columns))]), info
         ),
     )
+
+
+def _along_z(axes: str, sections: int | None) -> bool:
+    """Return whether the axis of the sections is z, and not time."""
+    return sections is None or axes[sections] == "z"
 
 
 def _open(path: str | Path, named: ZarrPath) -> Any:

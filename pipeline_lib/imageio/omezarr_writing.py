@@ -6,6 +6,7 @@ Bio-Formats. Several processes can fill one array if each writes whole shards.
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import shutil
@@ -93,11 +94,12 @@ def writing_omezarr(path: str | Path, version: str = VERSIONS[0]) -> Iterator[Om
     path = Path(path)
     if path.suffix != ".zarr":
         raise InputError(f"{path}: the name of an OME-Zarr folder ends with `.zarr`.")
-    if path.exists() and not any((path / name).is_file() for name in METADATA):
-        raise InputError(f"{path}: exists, and is no Zarr folder. Choose another name.")
+    path = path.resolve()  # a link stays, and the folder it leads to is replaced
+    _require_own(path)
     temporary, old = (path.with_name(f".{path.stem}.{what}-{os.getpid()}") for what in ("partial", "old"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear(path)
         yield OmeZarr(temporary, version)
         if path.exists():
             path.rename(old)
@@ -112,6 +114,34 @@ def writing_omezarr(path: str | Path, version: str = VERSIONS[0]) -> Iterator[Om
             old.rename(path)
         for folder in (temporary, old):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_own(path: Path) -> None:
+    """Raise `InputError` if a folder that would be replaced has more than what `OmeZarr` writes."""
+    import zarr
+
+    if not path.exists():
+        return
+    if not path.is_dir() or not any((path / name).is_file() for name in METADATA):
+        raise InputError(f"{path}: exists, and is no Zarr folder. Choose another name.")
+    if "bordure" not in zarr.open(path, mode="r").attrs:
+        raise InputError(f"{path}: exists, and bordure did not write it. Choose another name, or delete it.")
+    others = sorted({entry.parent.name for entry in path.glob("labels/*/*")} - {"cells"})
+    if others:
+        raise InputError(
+            f"{path}: exists, and has further labels ({', '.join(others)}), which would be lost. Choose "
+            "another name, or delete it."
+        )
+
+
+def _clear(path: Path) -> None:
+    """Remove what killed processes left beside a folder, and restore the folder if they moved it away."""
+    for old in path.parent.glob(f".{glob.escape(path.stem)}.old-*"):
+        if not path.exists():
+            old.rename(path)
+    for what in ("partial", "old"):
+        for left in path.parent.glob(f".{glob.escape(path.stem)}.{what}-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 class OmeZarr:
@@ -250,7 +280,7 @@ class OmeZarr:
                 zarr.create_array(
                     self.folder / group / str(level),
                     shape=lengths,
-                    dtype=dtype,
+                    dtype=np.dtype(f"{np.dtype(dtype).kind}{np.dtype(dtype).itemsize}"),  # not `longlong`
                     chunks=chunks,
                     fill_value=0,
                     zarr_format=self._format,
@@ -299,8 +329,8 @@ class OmeZarr:
         import zarr
 
         attributes = {"ome": {"version": self.version} | described} if self._format == 3 else described
-        if provenance:
-            attributes = attributes | {"bordure": provenance}
+        if provenance or not group:  # so that a later export may replace the folder
+            attributes = attributes | {"bordure": provenance or {}}
         zarr.open_group(self.folder / group, mode="r+").attrs.put(attributes)
 
 
@@ -387,7 +417,9 @@ def make_pyramid(
 
 def _mean(region: np.ndarray) -> np.ndarray:
     """Return the means of 2 x 2 px; those at odd edges have fewer."""
-    padded = np.pad(region, [(0, length % 2) for length in region.shape], mode="edge").astype(np.float32)
+    padded = np.pad(region, [(0, length % 2) for length in region.shape], mode="edge")
+    exact = region.dtype.itemsize <= 2 or region.dtype.kind == "f"
+    padded = padded.astype(np.float32 if exact else np.float64)
     mean = (padded[::2, ::2] + padded[1::2, ::2] + padded[::2, 1::2] + padded[1::2, 1::2]) / 4
     return mean.astype(region.dtype) if region.dtype.kind == "f" else np.rint(mean).astype(region.dtype)
 

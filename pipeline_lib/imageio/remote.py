@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +55,38 @@ def require_local(path: str | Path) -> None:
         If it is an address; the message names the command that copies the image.
     """
     if match := re.search(rf"(?:^|/)({_ADDRESS.pattern})/*(.+)", str(path), re.IGNORECASE):
-        address = f"{match[1]}/{match[2]}"
+        address = _without_secrets(f"{match[1]}/{match[2]}")
         name = next((part for part in address.split("/") if part.lower().endswith(".zarr")), "image.zarr")
         raise InputError(
             f"{address}: found an address, expected a file or folder. Copy the image, then name the copy:\n"
             f"bordure export {address} {name} --to ome-zarr"
         )
+
+
+def require_plain(address: str | Path) -> None:
+    """Raise `InputError` if an address has a password or a `?`, because results state where images come from.
+
+    Parameters
+    ----------
+    address : str
+        Address.
+
+    Raises
+    ------
+    InputError
+        If it is not plain. The message does not contain what follows `?`, nor user and password.
+    """
+    if (public := _without_secrets(str(address))) != str(address):
+        raise InputError(
+            f"{public}: found an address with a password or a `?`, expected one without, because results "
+            "state where images come from. Download the folder. For S3, set the environment variables of "
+            "Amazon."
+        )
+
+
+def _without_secrets(address: str) -> str:
+    """Return an address without user, password and what follows `?`."""
+    return re.sub(r"(//)[^/@]*@", r"\1", address).partition("?")[0]
 
 
 def open_store(address: str) -> ObjectStore:
@@ -90,10 +117,10 @@ def open_store(address: str) -> ObjectStore:
     from zarr.storage import ObjectStore
 
     options: dict[str, Any] = {
-        "client_options": {"allow_http": True},
-        "retry_config": {"max_retries": _TRIES},
+        "client_options": {"allow_http": True, "timeout": "60s"},
+        "retry_config": {"max_retries": _TRIES, "retry_timeout": timedelta(seconds=60)},
     }
     if address.lower().startswith("s3"):
-        public = "AWS_ACCESS_KEY_ID" not in os.environ
-        return ObjectStore(S3Store.from_url(address, skip_signature=public, **options), read_only=True)
+        unsigned = "AWS_ACCESS_KEY_ID" not in os.environ
+        return ObjectStore(S3Store.from_url(address, skip_signature=unsigned, **options), read_only=True)
     return ObjectStore(HTTPStore.from_url(address, **options), read_only=True)

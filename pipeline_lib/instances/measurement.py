@@ -237,6 +237,9 @@ def _measured(
     import pandas as pd
     from skimage import measure  # takes 0.3 s
 
+    names = None
+    if region.max(initial=0) > region.size:  # scikit-image needs memory in proportion to the largest number
+        names, region = _numbered(region)
     properties = SHAPE if intensity is None else (*SHAPE, *INTENSITY)
     if intensity is not None and intensity.shape[-1] == 1:
         intensity = intensity[..., 0]
@@ -248,4 +251,12 @@ def _measured(
     for column, values in maps.items():
         mean = measure.regionprops_table(region, values, properties=("intensity_mean",))  # type: ignore[no-untyped-call]
         table[column] = mean["intensity_mean"]
+    if names is not None:
+        table["label"] = names[table["label"] - 1]
     return table
+
+
+def _numbered(region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels above 0 of a region in ascending order, and the region with 1, 2, ... for them."""
+    names, numbers = np.unique(region, return_inverse=True)
+    return names[names > 0], numbers.reshape(region.shape) + (names[0] > 0)

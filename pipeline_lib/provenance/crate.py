@@ -91,11 +91,12 @@ def write_crate(results: str | Path, output: str | Path, workflow: str | Path) -
             "results folder."
         )
     links = chain(report)
-    if changed := [str(link.path) for link in links.values() if link.state == "changed"]:
-        raise InputError(
-            f"{changed[0]}: has changed since it was written, so the results do not belong together. Run the "
-            "workflow again."
-        )
+    for link in links.values():
+        if link.state == "changed" or (link.state == "missing" and _is_result(results, link.path)):
+            what = "has changed since it was written" if link.state == "changed" else "is missing"
+            raise InputError(
+                f"{link.path}: {what}, so the results do not belong together. Run the workflow again."
+            )
     files = [
         (path, meaning) for pattern, meaning in RESULTS.items() for path in sorted(results.glob(pattern))
     ]
@@ -123,6 +124,11 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes | Path) -> None:
 def _inside(results: Path, path: Path) -> str:
     """Return the path of a result in the crate."""
     return f"results/{path.relative_to(results).as_posix()}"
+
+
+def _is_result(results: Path, path: Path) -> bool:
+    """Return whether a file is one of those that a crate contains."""
+    return any(path.resolve().match(str(results.resolve() / pattern)) for pattern in RESULTS)
 
 
 def _describe(

@@ -107,8 +107,8 @@ def explained(error: Exception, path: Path) -> Exception:
         )
     if isinstance(error, OSError) and number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return InputError(
-            f"{path}: cannot be written ({error.strerror}). Choose another folder with `results:` in the "
-            "config, or make this folder writable."
+            f"{path}: cannot be written ({error.strerror}). Choose another folder (`results:` in a config), "
+            "or make this folder writable."
         )
     return error
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,14 +21,17 @@ from pipeline_lib.imageio.outlines import (
     write_cell_geojson,
     write_cell_rois,
 )
+from pipeline_lib.imageio.remote import is_address
 from pipeline_lib.instances.files import open_cells
 from pipeline_lib.instances.measurement import cell_regions, measure_cells
-from pipeline_lib.kernels.blocks import BLOCK
+from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.kernels.outlines import pixel_outlines
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json, Stored
 
+#: Largest label in OME-Zarr.
+LARGEST_LABEL = 2**32 - 1
 #: Columns of a table of cells that are no measurements.
 _NO_MEASUREMENTS = ("section", "label", "class", "touches_edge", "bbox")
 
@@ -69,10 +72,14 @@ def export_labels(
         or larger coordinates, than Fiji can show.
     """
     with open_cells(labels, output, block=block) as (cells, size):
-        measured = _read_table(table) if table else measure_cells(cells, pixel_size=size, block=block)
+        measured = (
+            _read_table(table, cells, labels, block)
+            if table
+            else measure_cells(cells, pixel_size=size, block=block)
+        )
         if to == "fiji":
             _require_small(labels, cells.shape, len(measured))
-        outlines = _outlines(cells, measured, table or labels, block)
+        outlines = _outlines(cells, measured, block)
         found = (write_cell_rois if to == "fiji" else write_cell_geojson)(output, outlines)
     logger.info("%s: %d cells", output, found.cells)
     return found
@@ -91,12 +98,16 @@ class Written(NamedTuple):
         Whether cells have other numbers than in the source, because it numbers each section from 1.
     properties : bool
         Whether the labels have measurements.
+    volumes : bool
+        Whether cells continue through sections. They keep their numbers, and have no measurements, which are
+        those of single sections.
     """
 
     shape: tuple[int, int, int, int]
     cells: int | None = None
     numbered: bool = False
     properties: bool = False
+    volumes: bool = False
 
 
 def export_omezarr(
@@ -134,8 +145,12 @@ def export_omezarr(
     Raises
     ------
     InputError
-        If a file cannot be read, image and labels differ in size, or the package zarr is missing.
+        If a file cannot be read, image and labels differ in size, the table is of other cells, the output
+        would replace the source or a folder that bordure did not write, or the package zarr is missing.
     """
+    _require_apart(source, output)
+    if image is not None:
+        _require_apart(image, output)
     shown = source if image is None else image
     record: Json = {"version": provenance.version(), "source": str(source)}
     number = imageio.inspect(shown).channels
@@ -165,15 +180,26 @@ def export_omezarr(
         )
         if cells is None:
             return Written(pixels.shape)
-        measured = _read_table(table) if table else measure_cells(cells, pixel_size=size, block=block)
-        numbered = bool(measured.label.duplicated().any())
+        measured = (
+            _read_table(table, cells, source, block)
+            if table
+            else measure_cells(cells, pixel_size=size, block=block)
+        )
+        if measured.label.max() > LARGEST_LABEL:
+            raise InputError(
+                f"{source}: has the label {measured.label.max()}, and at most {LARGEST_LABEL} is possible in "
+                "OME-Zarr. Number the cells again."
+            )
+        twice = bool(measured.label.duplicated().any())
+        volumes = twice and _through_sections(cells, block)
+        numbered = twice and not volumes
         own = _numbers(measured) if numbered else None
 
         def read(z: int, rows: slice, columns: slice) -> np.ndarray:
             region = cells[z, rows, columns]
-            return region if own is None else _renumbered(region, own.get(z, {}), table or source, z)
+            return region if own is None else _renumbered(region, own.get(z, {}))
 
-        few = len(measured) <= MOST_PROPERTIES
+        few = len(measured) <= MOST_PROPERTIES and not volumes
         writer.write_labels(
             "cells",
             read,
@@ -182,7 +208,39 @@ def export_omezarr(
             properties=_properties(measured, numbered) if few else (),
             provenance=record,
         )
-        return Written(pixels.shape, len(measured), numbered, few)
+        return Written(
+            pixels.shape, measured.label.nunique() if volumes else len(measured), numbered, few, volumes
+        )
+
+
+def _require_apart(source: str | Path, output: str | Path) -> None:
+    """Raise `InputError` if the folder that would be written is, contains or is inside of the source."""
+    if is_address(source):
+        return
+    own, written = imageio.source_file(source).resolve(), Path(output).resolve()
+    if own == written or own in written.parents or written in own.parents:
+        raise InputError(
+            f"{output}: is the source itself, which would be lost. Name another folder to write."
+        )
+
+
+def _through_sections(cells: Stored, block: int) -> bool:
+    """Return whether most labels that are in two neighbouring sections overlap there."""
+    same = total = 0
+    for z in range(cells.shape[0] - 1):
+        for rows, columns in _windows(cells, block):
+            here, there = cells[z, rows, columns], cells[z + 1, rows, columns]
+            common = np.intersect1d(here[here > 0], there[there > 0])
+            total += len(common)
+            same += len(np.unique(here[(here == there) & (here > 0)]))
+    return same > total / 2
+
+
+def _windows(cells: Stored, block: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the blocks of a section."""
+    _, height, width = cells.shape
+    for area in blocks((height, width), block):
+        yield area.write
 
 
 def _numbers(measured: pd.DataFrame) -> dict[int, dict[int, int]]:
@@ -193,11 +251,9 @@ def _numbers(measured: pd.DataFrame) -> dict[int, dict[int, int]]:
     return found
 
 
-def _renumbered(region: np.ndarray, own: dict[int, int], source: str | Path, z: int) -> np.ndarray:
+def _renumbered(region: np.ndarray, own: dict[int, int]) -> np.ndarray:
     """Return labels with the numbers of `own`; 0 stays."""
     labels, places = np.unique(region, return_inverse=True)
-    if missing := [label for label in labels[labels > 0].tolist() if label not in own]:
-        raise _no_row(source, missing[0], z)
     return np.array([own[label] if label else 0 for label in labels.tolist()])[places].reshape(region.shape)
 
 
@@ -205,18 +261,17 @@ def _properties(measured: pd.DataFrame, numbered: bool) -> list[Json]:
     """Return the properties of each label, as OME-Zarr names them; unknown values are left out."""
     found = []
     for number, row in enumerate(measured.to_dict("records"), 1):
-        known = {str(name): value for name, value in row.items() if not pd.isna(value)}
-        found.append({"label-value": number if numbered else int(row["label"])} | known)
+        known = {str(name): value for name, value in row.items() if _is_known(value)}
+        found.append(known | {"label-value": number if numbered else int(row["label"])})
     return found
 
 
-def _no_row(source: str | Path, label: int, z: int) -> InputError:
-    return InputError(
-        f"{source}: has no row for cell {label} in section {z}. Name the table of these labels."
-    )
+def _is_known(value: Any) -> bool:
+    """Return whether a value is neither missing nor infinite, which JSON cannot express."""
+    return not pd.isna(value) and not (isinstance(value, float) and math.isinf(value))
 
 
-def _outlines(cells: Stored, measured: pd.DataFrame, source: str | Path, block: int) -> Iterator[Outline]:
+def _outlines(cells: Stored, measured: pd.DataFrame, block: int) -> Iterator[Outline]:
     """Yield the outlines of all cells, in the order of the sections and labels of each region."""
     from scipy import ndimage
 
@@ -236,9 +291,7 @@ def _outlines(cells: Stored, measured: pd.DataFrame, source: str | Path, block: 
             names, numbers = np.unique(region, return_inverse=True)
             places = ndimage.find_objects(numbers.reshape(region.shape) + (0 if names[0] == 0 else 1))
             for label, place in zip(names[names > 0].tolist(), places, strict=True):
-                number = rows.get((z, label))
-                if number is None:
-                    raise _no_row(source, label, z)
+                number = rows[z, label]
                 y, x = (edge.start + at.start for edge, at in zip(place, (rows_at, columns_at), strict=True))
                 moved = [
                     [[(left + x, top + y) for left, top in ring] for ring in rings]
@@ -249,18 +302,60 @@ def _outlines(cells: Stored, measured: pd.DataFrame, source: str | Path, block: 
                 yield Outline(z, label, moved, str(kinds.iloc[number]), known)
 
 
-def _read_table(path: str | Path) -> pd.DataFrame:
-    """Read a table of cells; `InputError` if it has no sections and labels."""
+def _read_table(path: str | Path, cells: Stored, labels: str | Path, block: int) -> pd.DataFrame:
+    """Read a table of cells; `InputError` unless it has a row for each cell of the labels and no others."""
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path).dropna(how="all")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a table (CSV): {error}") from None
     if missing := [name for name in ("section", "label") if name not in table]:
         raise InputError(
-            f"{path}: has no column {' and '.join(f'`{name}`' for name in missing)}. Name a table of cells, "
-            "as `bordure measure` writes it."
+            f"{path}: has no column {' and '.join(f'`{name}`' for name in missing)}; found "
+            f"{', '.join(map(str, table.columns))[:100]}. Name a table of cells, as `bordure measure` writes "
+            "it, with commas between the columns."
         )
+    for name in ("section", "label"):
+        values = pd.to_numeric(table[name], errors="coerce")
+        if len(wrong := table[name][values.isna() | (values != values.round())]):
+            raise InputError(f"{path}: column `{name}` has `{wrong.iloc[0]}`, expected a whole number.")
+        table[name] = values.astype(np.int64)
+    again = f"Measure these labels again: bordure measure {labels} --out FOLDER"
+    if (twice := table.duplicated(["section", "label"])).any():
+        row = table[twice].iloc[0]
+        raise InputError(
+            f"{path}: has two rows for cell {int(row.label)} in section {int(row.section)}, as "
+            f"tables of several images have. {again}"
+        )
+    sizes = _sizes(cells, block)
+    rows = {*zip(table.section.tolist(), table.label.tolist(), strict=True)}
+    for kind, wrong in (("no row for", sizes.keys() - rows), ("a row for", rows - sizes.keys())):
+        if wrong:
+            section, label = min(wrong)
+            but = "" if kind == "no row for" else f", which {labels} does not contain"
+            raise InputError(f"{path}: has {kind} cell {label} in section {section}{but}. {again}")
+    if "area" in table:
+        pixels = np.array([sizes[key] for key in zip(table.section, table.label, strict=True)], float)
+        unit = pd.to_numeric(table.area, errors="coerce").to_numpy(float) / pixels  # area of a pixel
+        wrong_area = ~np.isclose(unit, np.median(unit), rtol=1e-3) if len(unit) else unit
+        if wrong_area.any():
+            row = table[wrong_area].iloc[0]
+            raise InputError(
+                f"{path}: the area of cell {int(row.label)} in section {int(row.section)} is not that of "
+                f"{labels}, which may have been edited since. {again}"
+            )
     return table
+
+
+def _sizes(cells: Stored, block: int) -> dict[tuple[int, int], int]:
+    """Return the number of pixels of each cell by section and label."""
+    found: dict[tuple[int, int], int] = {}
+    for z in range(cells.shape[0]):
+        for window in _windows(cells, block):
+            names, counts = np.unique(cells[(z, *window)], return_counts=True)
+            for label, count in zip(names.tolist(), counts.tolist(), strict=True):
+                if label:
+                    found[z, label] = found.get((z, label), 0) + count
+    return found
 
 
 def _require_small(labels: str | Path, shape: tuple[int, ...], cells: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 import yaml
 
 from pipeline_lib import provenance
+from pipeline_lib.data.normalisation import Normalisation
 from pipeline_lib.figures.colouring import raw_picture
 from pipeline_lib.networks import modelfile
 from pipeline_lib.networks.exporting import CellProbability, Sizes, architecture_source
@@ -22,6 +24,7 @@ from pipeline_lib.networks.model import Model
 from pipeline_lib.pages.methods import REFERENCES
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
+from pipeline_lib.runtime.log import several
 from pipeline_lib.runtime.types import Json
 
 #: Version of the format of bioimage.io.
@@ -59,8 +62,13 @@ def export_bioimageio(
     Raises
     ------
     InputError
-        If the model is an ensemble, a detector, or has a mean image, which the format cannot describe.
+        If the model is an ensemble, a detector, or has a mean image, which the format cannot describe, if the
+        test image is not like the training images, or `licence` is no identifier.
     """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", licence):
+        raise InputError(
+            f"licence `{licence}`: expected an SPDX identifier, such as CC-BY-4.0 or MIT (https://spdx.org/licenses)."
+        )
     trained = _load(model)
     exported = CellProbability(trained)
     sizes = exported.sizes
@@ -94,7 +102,7 @@ def export_bioimageio(
         **parent,
     }
     if _has_onnx():
-        files["weights.onnx"] = onnx_bytes(exported, len(trained.normalisation.scale))
+        files["weights.onnx"] = onnx_bytes(exported, trained.normalisation)
         weights["onnx"] = {
             "source": "weights.onnx",
             "sha256": _sha256(files["weights.onnx"]),
@@ -120,7 +128,8 @@ def export_onnx(model: str | Path, output: str | Path) -> Sizes:
     model : str or Path
         Model file with a single network.
     output : str or Path
-        File to write (.onnx). Its metadata state the normalisation.
+        File to write (.onnx). Its metadata `mean` and `standard_deviation` state the normalisation, one
+        number for each channel, with commas between them.
 
     Returns
     -------
@@ -137,21 +146,21 @@ def export_onnx(model: str | Path, output: str | Path) -> Sizes:
     trained = _load(model)
     exported = CellProbability(trained)
     sizes = exported.sizes
-    content = onnx_bytes(exported, len(trained.normalisation.scale))
+    content = onnx_bytes(exported, trained.normalisation)
     with replacing(output) as temporary:
         temporary.write_bytes(content)
     return sizes
 
 
-def onnx_bytes(exported: CellProbability, channels: int) -> bytes:
+def onnx_bytes(exported: CellProbability, normalisation: Normalisation) -> bytes:
     """Return a network as ONNX, for any number of images and all of its sizes.
 
     Parameters
     ----------
     exported : CellProbability
         The network.
-    channels : int
-        Number of channels of its images.
+    normalisation : Normalisation
+        Normalisation of its images, which becomes metadata.
 
     Returns
     -------
@@ -165,7 +174,7 @@ def onnx_bytes(exported: CellProbability, channels: int) -> bytes:
     """
     import onnxruntime
 
-    sizes = exported.sizes
+    sizes, channels = exported.sizes, len(normalisation.scale)
     first = sizes.smallest // sizes.step
     rows, columns = (torch.export.Dim(name, min=first, max=10_000) for name in ("rows", "columns"))
     dynamic = {
@@ -188,6 +197,8 @@ def onnx_bytes(exported: CellProbability, channels: int) -> bytes:
             verbose=False,
         )
     assert program is not None
+    for name, values in (("mean", normalisation.offset), ("standard_deviation", normalisation.scale)):
+        program.model.metadata_props[name] = ",".join(f"{value:.9g}" for value in values.ravel().tolist())
     content = _saved(program.save)
     shape = (1, channels, sizes.smallest, sizes.smallest + 3 * sizes.step)
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -224,7 +235,18 @@ def _test_image(trained: Model, sizes: Sizes, image: np.ndarray | None) -> np.nd
     """Return a test image (c, y, x) of a valid size, in the type of the training images."""
     side = sizes.smallest + sizes.step * max(-(-(256 - sizes.smallest) // sizes.step), 0)
     dtype = np.dtype(trained.normalisation.dtype)
-    if image is not None and min(image.shape[1:]) >= side:
+    if image is not None:
+        if len(image) != len(trained.normalisation.scale) or image.dtype != dtype:
+            raise InputError(
+                f"the test image has {several(len(image), 'channel')} of type {image.dtype}, expected "
+                f"{len(trained.normalisation.scale)} of type {dtype}, as the training images have. Name "
+                "another."
+            )
+        if min(image.shape[1:]) < side:
+            raise InputError(
+                f"the test image has {image.shape[1]} x {image.shape[2]} px, expected at least {side} x "
+                f"{side} px. Name a larger one, or leave `--image` out."
+            )
         top, left = ((length - side) // 2 for length in image.shape[1:])
         return image[:, top : top + side, left : left + side].astype(dtype)
     offset, scale = trained.normalisation.offset, trained.normalisation.scale

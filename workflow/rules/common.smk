@@ -23,23 +23,32 @@ def find_workflow(rules):
     """
     if isinstance(rules, (str, os.PathLike)):
         return Path(rules).parent
-    install = f"Type `pip install 'git+https://{rules.host}/{rules.repo}@{rules.ref}'`."
+    source = rules.get_path_or_uri(secret_free=True)
+    install = "Install the library of the same release"
+    if hasattr(rules, "repo"):
+        install = f"Type `pip install 'git+https://{rules.host}/{rules.repo}@{rules.ref}'`"
     try:
         import pipeline_lib
     except ImportError:
-        sys.exit(f"error: the library of the workflow {rules.repo} is not installed. {install}")
+        sys.exit(f"error: {source}: the library of this workflow is not installed. {install}.")
     library = Path(pipeline_lib.__file__).parent
     folder = next(filter(Path.is_dir, (library / "workflow", library.parent / "workflow")))
-    for own in sorted((folder / "rules").glob("*.smk")):
-        with workflow.sourcecache.open(rules.join(own.name)) as fetched:
-            if fetched.read().rstrip() != own.read_text().rstrip():
+    own = {
+        f"../{path.relative_to(folder)}": path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".smk", ".py")
+    }
+    for name, path in {**own, "../Snakefile": folder / "Snakefile", VERSION: library / "__init__.py"}.items():
+        with workflow.sourcecache.open(rules.join(name)) as fetched:
+            if fetched.read().rstrip() != path.read_text().rstrip():
                 sys.exit(
-                    f"error: {own.name} of {rules.repo} {rules.ref} differs from the installed library "
-                    f"{pipeline_lib.__version__}. {install}"
+                    f"error: {source}: {name.removeprefix('../')} differs from that of the installed library "
+                    f"{pipeline_lib.__version__}. {install}."
                 )
     return folder
 
 
+VERSION = "../../pipeline_lib/__init__.py"  # seen from this folder
 # Not `workflow.basedir`, which is the folder of the importing workflow if there is one.
 WORKFLOW_FOLDER = find_workflow(workflow.current_basedir)
 REPOSITORY = WORKFLOW_FOLDER.parent

@@ -158,8 +158,8 @@ SHOWN_SETTINGS = {key: value for key, value in config.items() if key != "study"}
 # Results folder of the run before, whose scores are shown beside those of this run
 BEFORE = config["report"].get("before")
 if BEFORE and not Path(BEFORE, "scores.csv").exists():
-    raise InputError(
-        f"config key `report.before`: {BEFORE}/scores.csv does not exist. Name the results folder of a "
+    sys.exit(
+        f"error: config key `report.before`: {BEFORE}/scores.csv does not exist. Name the results folder of a "
         "complete run."
     )
 

@@ -211,13 +211,16 @@ class Task:
     def loss(self, output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the weighted cross entropy of the logits of classes, plus the loss of affinities.
 
-        Affinities count between pixels of a weight above 0, which are annotated.
+        Both are means over the annotated pixels of each patch, which have a weight above 0. So a pixel of a
+        small annotated area, which fewer patches contain, counts as much as all others.
         """
         classes = len(self.of)
-        loss = weighted_cross_entropy(output[:, :classes], truth[:, 0].long(), truth[:, 1], mask)
+        annotated = truth[:, 1] > 0
+        share = annotated.float().mean((1, 2), keepdim=True).clamp(min=1 / annotated[0].numel())
+        loss = weighted_cross_entropy(output[:, :classes], truth[:, 0].long(), truth[:, 1] / share, mask)
         loss = loss * len(output)
         if self.offsets:
-            affinities, counted = true_affinities(truth[:, 2], truth[:, 1] > 0, self.offsets)
+            affinities, counted = true_affinities(truth[:, 2], annotated, self.offsets)
             counted = counted if mask is None else counted & mask[:, None]
             loss = loss + affinity_loss(output[:, classes:], affinities, counted)
         return loss
