@@ -94,3 +94,12 @@ def test_temporary_files_of_killed_processes_are_deleted(tmp_path):
     with replacing(tmp_path / "a.h5") as temporary:
         temporary.write_text("whole")
     assert {path.name for path in tmp_path.iterdir()} == {"a.h5", other.name}
+
+
+def test_a_path_below_a_file_or_of_a_folder_is_explained(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder/inside").mkdir(parents=True)
+    for path in (tmp_path / "file/a.txt", tmp_path / "folder"):
+        with pytest.raises(InputError, match=r"Choose another name"), replacing(path) as temporary:
+            temporary.write_text("new")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "inside"]
