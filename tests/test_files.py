@@ -44,8 +44,8 @@ def test_a_full_device_is_reported():
 
 
 def test_other_errors_of_the_system_are_unchanged(tmp_path):
-    with pytest.raises(IsADirectoryError), replacing(tmp_path / "a"):
-        raise IsADirectoryError(errno.EISDIR, "Is a directory")
+    with pytest.raises(TimeoutError), replacing(tmp_path / "a"):
+        raise TimeoutError(errno.ETIMEDOUT, "timed out")
 
 
 def test_hashes_depend_on_the_bytes_of_a_file_and_on_all_files_of_a_folder(tmp_path):
