@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline_lib import cli
-from pipeline_lib.corrections import files
+from pipeline_lib.corrections import accepting, files
 from pipeline_lib.corrections.accepting import accept
 from pipeline_lib.corrections.ranking import (
     REACH,
@@ -120,6 +120,8 @@ def test_other_sections_come_before_another_place_of_the_same_one():
 
 
 # files
+
+ROOT = Path(__file__).parents[1]
 
 
 def suggest(folder, out, *more):  # noqa: F811
@@ -230,7 +232,7 @@ def test_accepted_crops_become_rows_and_the_run_starts_from_the_model(
         "volumes": "volumes-round1.tsv",
         "data_dir": str(made),
         "results": "results-round1",
-        "training": {"iterations": 7, "start_from": str(folder / "model.pt")},
+        "training": {"iterations": 7, "start_from": str(folder / "model.pt"), "learning_rate": 0.0003},
         "report": {"title": "T", "before": "results"},
     }
     with pytest.raises(InputError, match=r"volumes-round1\.tsv: exists"):
@@ -400,3 +402,21 @@ def test_numbers_that_make_no_sense_are_refused(folder, tmp_path, option, capsys
         suggest(folder, tmp_path / "round1", *option)
     assert "expected a whole number of at least" in capsys.readouterr().err
     assert not (tmp_path / "round1").exists()
+
+
+def test_only_the_first_round_lowers_the_learning_rate(made):
+    mark(made, crops_of(made)[0])
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    stated = schema["properties"]["training"]["properties"]["learning_rate"]["default"]
+    assert stated == accepting.DEFAULT_RATE
+    config = yaml.safe_load((made / "config.yaml").read_text())
+    for training, expected in (
+        ({"learning_rate": 0.002}, 0.0006),
+        ({"learning_rate": 0.002, "start_from": "old.pt"}, 0.002),
+    ):
+        (made / "config.yaml").write_text(yaml.safe_dump(config | {"training": training}))
+        found = accept(made / "round1", made / "config.yaml")
+        assert yaml.safe_load(found.config.read_text())["training"]["learning_rate"] == expected
+        assert any("instead of 0.002" in note for note in found.notes) == (expected != 0.002)
+        found.config.unlink()
+        found.table.unlink()

@@ -44,8 +44,8 @@ def test_a_full_device_is_reported():
 
 
 def test_other_errors_of_the_system_are_unchanged(tmp_path):
-    with pytest.raises(IsADirectoryError), replacing(tmp_path / "a"):
-        raise IsADirectoryError(errno.EISDIR, "Is a directory")
+    with pytest.raises(TimeoutError), replacing(tmp_path / "a"):
+        raise TimeoutError(errno.ETIMEDOUT, "timed out")
 
 
 def test_hashes_depend_on_the_bytes_of_a_file_and_on_all_files_of_a_folder(tmp_path):
@@ -94,3 +94,12 @@ def test_temporary_files_of_killed_processes_are_deleted(tmp_path):
     with replacing(tmp_path / "a.h5") as temporary:
         temporary.write_text("whole")
     assert {path.name for path in tmp_path.iterdir()} == {"a.h5", other.name}
+
+
+def test_a_path_below_a_file_or_of_a_folder_is_explained(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder/inside").mkdir(parents=True)
+    for path in (tmp_path / "file/a.txt", tmp_path / "folder"):
+        with pytest.raises(InputError, match=r"Choose another name"), replacing(path) as temporary:
+            temporary.write_text("new")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "inside"]

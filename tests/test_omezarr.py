@@ -621,3 +621,8 @@ def test_sections_of_a_time_series_have_no_distance(tmp_path):
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
     info = imageio.inspect(tmp_path / "a.zarr")
     assert (info.sections, info.pixel_size, info.section_spacing) == (3, (0.5, 0.5), None)
+
+
+def test_init_of_an_address_says_how_to_copy(capsys):
+    assert cli.main(["init", "https://server/a.zarr"]) == 1
+    assert "bordure export https://server/a.zarr a.zarr --to ome-zarr" in capsys.readouterr().err

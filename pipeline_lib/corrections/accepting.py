@@ -20,6 +20,11 @@ from pipeline_lib.runtime.types import Json
 
 #: A part of a cell with fewer pixels than this, apart from the rest, is reported as a slip of the brush.
 SLIP = 10
+#: Factor of the learning rate of a network that is trained further; `benchmarks/corrections.py` compares it
+#: with 1.
+FURTHER = 0.3
+#: `training.learning_rate` of a config that does not state it.
+DEFAULT_RATE = 0.001
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ def accept(folder: str | Path, config: str | Path) -> Accepted:
     """Check the labels of a round that are marked as done, and write table and config of the next run.
 
     The table has the rows of the table of the config, and one for each accepted crop. The config has the same
-    settings, starts from the model of the round, and compares its scores with those of the run before.
+    settings, but for a lower learning rate. It starts from the model of the round, and compares its scores
+    with those of the run before.
 
     Parameters
     ----------
@@ -97,7 +103,12 @@ def accept(folder: str | Path, config: str | Path) -> Accepted:
     else:
         notes.append(f"{results} has no scores.csv, so the report will not compare with it")
     if modelfile.members(modelfile.describe(model)) == 1:
-        new["training"] = (settings.get("training") or {}) | {"start_from": str(model)}
+        before = settings.get("training") or {}
+        new["training"] = before | {"start_from": str(model)}
+        if "start_from" not in before:  # the first round
+            rate = float(before.get("learning_rate", DEFAULT_RATE))
+            new["training"]["learning_rate"] = lower = float(f"{FURTHER * rate:.2g}")
+            notes.append(f"learning rate {lower:g} instead of {rate:g}, as the network is trained further")
     else:
         notes.append(f"{model} has several networks, so the next training starts from the beginning")
     head = f"# Written by `bordure accept {folder} {config}`: {len(done)} corrected crops.\n"

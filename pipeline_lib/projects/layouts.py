@@ -12,6 +12,7 @@ from pipeline_lib import provenance
 from pipeline_lib.imageio.naming import SLICE_SUFFIXES, hdf5_path, natural_key, zarr_path
 from pipeline_lib.imageio.omezarr import METADATA
 from pipeline_lib.imageio.pairing import equal_pairs, pair_files
+from pipeline_lib.imageio.remote import require_local
 from pipeline_lib.imageio.series import LISTED, MASK_WORDS
 from pipeline_lib.imageio.tokens import parsed
 from pipeline_lib.runtime.errors import InputError
@@ -80,6 +81,7 @@ def find_images(folder: Path, images: str | None = None, annotations: str | None
     InputError
         If there are no images or no annotations, or if the names do not tell which belong together.
     """
+    require_local(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Name the folder with the images.")
     if images is not None and annotations is None:

@@ -12,7 +12,7 @@ import re
 import resource
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise
         raise clearer from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)
 
 
 def explained(error: Exception, path: Path) -> Exception:
@@ -96,7 +97,8 @@ def explained(error: Exception, path: Path) -> Exception:
     Returns
     -------
     Exception
-        `InputError` for a full disk and for a folder that is not writable; `error` in all other cases.
+        `InputError` for a full disk, for a folder that is not writable, and if a folder of the path is a
+        file; `error` in all other cases.
     """
     number = getattr(error, "errno", None)
     # in some errors of h5py, only the message contains the errno
@@ -109,6 +111,11 @@ def explained(error: Exception, path: Path) -> Exception:
         return InputError(
             f"{path}: cannot be written ({error.strerror}). Choose another folder (`results:` in a config), "
             "or make this folder writable."
+        )
+    if isinstance(error, OSError) and number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        return InputError(
+            f"{path}: cannot be written ({error.strerror}): a folder of this path is a file, or the reverse. "
+            "Choose another name."
         )
     return error
 
