@@ -273,7 +273,7 @@ def test_slips_of_the_brush_are_reported(made):
     (y, x), (v, u) = inside[0], inside[-1]
     labels[y : y + 5, x : x + 5] = labels[v, u] = 9
     tifffile.imwrite(path, labels)
-    note, _ = accept(made / "round1", made / "config.yaml").notes
+    note = accept(made / "round1", made / "config.yaml").notes[0]
     assert f"cell 9 has 2 parts, the smallest with 1 px at y {v}, x {u}: a slip" in note
 
 
@@ -331,8 +331,8 @@ def test_lists_of_spreadsheets_are_read(made, encoding, word):
     ("damage", "message"),
     [
         (lambda round1: (round1 / files.TODO).write_text(""), "cannot be read as a table"),
-        (lambda round1: (round1 / files.ROUND).write_text("{"), "is damaged .* suggest again"),
-        (lambda round1: (round1 / files.ROUND).write_text("{}"), "no key `model`"),
+        (lambda round1: (round1 / files.ROUND).write_text("{"), "is damaged.* suggest again"),
+        (lambda round1: (round1 / files.ROUND).write_text("{}"), "is damaged"),
         (lambda round1: shutil.rmtree(round1 / files.PREDICTED), "with hidden files"),
         (lambda round1: shutil.rmtree(round1 / files.IMAGES), r"images/.* is missing"),
         (lambda round1: next((round1 / files.LABELS).iterdir()).write_bytes(b"II*"), "cannot be read"),

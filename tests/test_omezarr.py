@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from pipeline_lib import cli, imageio
 from pipeline_lib.imageio import omezarr_writing
 from pipeline_lib.imageio.naming import source_file, zarr_files, zarr_path
-from pipeline_lib.imageio.omezarr_writing import Lengths, OmeZarr, fill, make_pyramid, shards, writing_omezarr
+from pipeline_lib.imageio.omezarr_writing import OmeZarr, fill, make_pyramid, shards, writing_omezarr
+from pipeline_lib.imageio.pixelsize import Scale
 from pipeline_lib.projects.layouts import find_images
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages.export import export_omezarr
@@ -31,7 +32,7 @@ def drawn(shape, dtype=np.uint8, seed=0):
     return np.random.default_rng(seed).integers(0, 200, shape).astype(dtype)
 
 
-def write(path, image, version="0.5", labels=None, lengths=Lengths((0.5, 0.25), 2.0), **settings):  # noqa: B008
+def write(path, image, version="0.5", labels=None, lengths=Scale((0.5, 0.25), 2.0), **settings):  # noqa: B008
     with writing_omezarr(path, version) as writer:
         writer.write_image(
             lambda z, rows, columns: image[:, z, rows, columns], image.shape, image.dtype, lengths, **settings
@@ -93,7 +94,7 @@ def test_pyramids_follow_their_definition(tmp_path_factory, height, width, seed)
 
 
 def test_levels_state_where_their_pixels_are(tmp_path):
-    """A pixel of a level lies in the middle of the pixels of which it is the mean."""
+    """A pixel of a level lies in the middle of the pixels that it is the mean of."""
     path = write(tmp_path / "a.zarr", drawn((1, 2, 1300, 700)), labels=drawn((2, 1300, 700)))
     for group in ("", "labels/cells"):
         (pyramid,) = metadata(path / group)["multiscales"]
@@ -582,9 +583,8 @@ class TestWhatWouldBeLost:
     "address", ["http://user:geheim@127.0.0.1:9/a.zarr", "https://server/a.zarr?token=geheim"]
 )
 def test_secrets_are_neither_printed_nor_stored(tmp_path, capsys, address):
-    for words in (["export", address, str(tmp_path / "b.zarr"), "--to", "ome-zarr"],):
-        assert cli.main(words) == 1
-        assert "geheim" not in capsys.readouterr().err
+    assert cli.main(["export", address, str(tmp_path / "b.zarr"), "--to", "ome-zarr"]) == 1
+    assert "geheim" not in capsys.readouterr().err
     with pytest.raises(InputError, match="found an address") as raised:
         imageio.inspect(Path("data", address))
     assert "geheim" not in str(raised.value) and "user" not in str(raised.value)

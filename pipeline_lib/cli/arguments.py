@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 
 from pipeline_lib.api.segmenting import Options
 
@@ -65,36 +66,26 @@ def channel(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
-def positive(text: str) -> int:
-    """Return a whole number of at least 1.
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a converter of texts to whole numbers, for `type` of an argument.
 
     Parameters
     ----------
-    text : str
-        The argument.
+    least : int
+        Smallest number that is accepted.
 
     Returns
     -------
-    int
-        The number.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        If the text is another one.
+    callable
+        It returns the number of a text, or raises `argparse.ArgumentTypeError`.
     """
-    return _whole(text, 1)
 
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least {least}")
+        return int(text)
 
-def natural(text: str) -> int:
-    """Return a whole number of at least 0, see `positive`."""
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least {least}")
-    return int(text)
+    return convert
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:

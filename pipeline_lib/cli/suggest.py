@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from pipeline_lib.cli.arguments import add_reading, natural, options_of, positive
+from pipeline_lib.cli.arguments import add_reading, at_least, options_of
 
 HELP = "choose the parts of new images to correct"
 DESCRIPTION = """\
@@ -37,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", help="image files or stacks without annotation")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
-        "--crops", type=positive, default=10, metavar="N", help="number of parts; default: 10"
+        "--crops", type=at_least(1), default=10, metavar="N", help="number of parts; default: 10"
     )
     parser.add_argument(
-        "--size", type=positive, default=256, metavar="PX", help="side of a part; default: 256"
+        "--size", type=at_least(1), default=256, metavar="PX", help="side of a part; default: 256"
     )
-    parser.add_argument("--random", type=natural, metavar="SEED", help="choose at random, to compare")
+    parser.add_argument("--random", type=at_least(0), metavar="SEED", help="choose at random, to compare")
     add_reading(parser)
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
-import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import replacing
+from pipeline_lib.runtime.files import decode, read_json, replacing
 from pipeline_lib.runtime.types import Json
 
 #: Value of pixels in the labels that are not annotated.
@@ -68,9 +67,7 @@ def read_todo(folder: Path) -> pd.DataFrame:
             "`bordure suggest` wrote."
         )
     try:
-        raw = path.read_bytes()
-        utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # a spreadsheet's "Unicode text"
-        text = io.StringIO(raw.decode("utf-16" if utf16 else "utf-8-sig"))
+        text = io.StringIO(decode(path.read_bytes()))
         table = pd.read_csv(text, sep=None, engine="python", dtype={"done": str, "crop": str})
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(
@@ -89,16 +86,12 @@ def read_todo(folder: Path) -> pd.DataFrame:
 
 def read_round(folder: Path) -> Json:
     """Return what `bordure suggest` stored about a round; `InputError` if the file is damaged."""
-    path = folder / ROUND
-    try:
-        found: Json = json.loads(path.read_text(encoding="utf-8"))
-        if missing := [key for key in ("model", "sha256", "margin", *OF_IMAGES) if key not in found]:
-            raise ValueError(f"no key `{missing[0]}`")
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path}: is damaged ({error}). Copy it again, or suggest again into another folder."
-        ) from None
-    return found
+    path, needed = folder / ROUND, {"model", "sha256", "margin", *OF_IMAGES}
+    with suppress(InputError):
+        found: Json = read_json(path)
+        if isinstance(found, dict) and needed <= found.keys():
+            return found
+    raise InputError(f"{path}: is damaged. Copy it again, or suggest again into another folder.")
 
 
 def plain(name: str) -> str:

@@ -84,7 +84,9 @@ def suggest(
         shutil.rmtree(predicted, ignore_errors=True)  # of a command that was stopped
         rows = segment_images(images, replace(options, out=predicted), stack=stack)
     except OSError as error:
-        raise explained(error, folder) from error
+        if (clearer := explained(error, folder)) is error:
+            raise
+        raise clearer from error
     if failed := [row["image"] for row in rows if "error" in row]:
         if len(failed) == len(rows):
             raise InputError(f"{failed[0]}: cannot be segmented, see above.")

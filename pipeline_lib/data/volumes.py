@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import codecs
 import csv
 import difflib
 import itertools
@@ -25,7 +24,7 @@ from pipeline_lib.data import box_files
 from pipeline_lib.imageio.apart import run_apart
 from pipeline_lib.imageio.boxes import are_boxes
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import require_file
+from pipeline_lib.runtime.files import decode, require_file
 
 #: Columns with settings of the config section `dataset` that may differ between volumes.
 DATASET_COLUMNS = (
@@ -453,9 +452,8 @@ def _lines(path: str | Path) -> list[tuple[int, list[str]]]:
         raise InputError(
             f"{path}: the table of volumes cannot be read ({error.strerror}). Check `volumes:` in the config."
         ) from error
-    utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # a spreadsheet's "Unicode text"
     try:
-        text = raw.decode("utf-16" if utf16 else "utf-8-sig")
+        text = decode(raw)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start}). Save "

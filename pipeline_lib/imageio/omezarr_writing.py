@@ -19,8 +19,8 @@ import numpy as np
 
 from pipeline_lib.imageio.headers import Reader
 from pipeline_lib.imageio.omezarr import METADATA, require_zarr
+from pipeline_lib.imageio.pixelsize import Scale
 from pipeline_lib.kernels.blocks import blocks
-from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import explained
 from pipeline_lib.runtime.types import Json
@@ -53,21 +53,6 @@ class Shard(NamedTuple):
     columns: slice
 
 
-class Lengths(NamedTuple):
-    """Size of pixels.
-
-    Parameters
-    ----------
-    pixel_size : tuple of float or None
-        Height and width of a pixel (um).
-    section_spacing : float or None
-        Distance between neighbouring sections (um).
-    """
-
-    pixel_size: PixelSize | None = None
-    section_spacing: float | None = None
-
-
 @contextmanager
 def writing_omezarr(path: str | Path, version: str = VERSIONS[0]) -> Iterator[OmeZarr]:
     """Write an OME-Zarr folder completely or not at all. Context manager.
@@ -75,7 +60,8 @@ def writing_omezarr(path: str | Path, version: str = VERSIONS[0]) -> Iterator[Om
     Parameters
     ----------
     path : str or Path
-        Folder to write; its name ends with `.zarr`. An OME-Zarr folder of this name is replaced.
+        Folder to write; its name ends with `.zarr`. A folder of this name is replaced if
+        bordure wrote it and nobody added labels.
     version : {"0.5", "0.4"}
         Version of OME-Zarr.
 
@@ -87,8 +73,8 @@ def writing_omezarr(path: str | Path, version: str = VERSIONS[0]) -> Iterator[Om
     Raises
     ------
     InputError
-        If the package zarr is missing, `path` exists and is no Zarr folder, the disk is full, or the folder
-        is not writable.
+        If the package zarr is missing, `path` exists and must not be replaced, the disk is full, or the
+        folder is not writable.
     """
     require_zarr(path)
     path = Path(path)
@@ -168,7 +154,7 @@ class OmeZarr:
         read: Reader,
         shape: tuple[int, int, int, int],
         dtype: np.dtype,
-        lengths: Lengths = Lengths(),  # noqa: B008
+        lengths: Scale = Scale(),  # noqa: B008
         *,
         channels: Sequence[str] = (),
         provenance: Json | None = None,
@@ -183,7 +169,7 @@ class OmeZarr:
             Lengths of the axes `czyx`. Axes of channels and of sections with length 1 are left out.
         dtype : numpy.dtype
             Type of the values.
-        lengths : Lengths, optional
+        lengths : Scale, optional
             Size of pixels.
         channels : sequence of str, optional
             Names of the channels.
@@ -202,7 +188,7 @@ class OmeZarr:
         name: str,
         read: Callable[[int, slice, slice], np.ndarray],
         shape: tuple[int, int, int],
-        lengths: Lengths = Lengths(),  # noqa: B008
+        lengths: Scale = Scale(),  # noqa: B008
         *,
         properties: Sequence[Json] = (),
         provenance: Json | None = None,
@@ -217,7 +203,7 @@ class OmeZarr:
             Returns a region (y, x) of a section.
         shape : tuple of int
             Lengths of the axes `zyx`, those of the image.
-        lengths : Lengths, optional
+        lengths : Scale, optional
             Size of pixels.
         properties : sequence of dict, optional
             Measurements of each label, whose number is `label-value`.
@@ -300,7 +286,7 @@ class OmeZarr:
             )
         return found
 
-    def _described(self, name: str, shape: tuple[int, ...], lengths: Lengths, kind: str) -> Json:
+    def _described(self, name: str, shape: tuple[int, ...], lengths: Scale, kind: str) -> Json:
         """Return the metadata of a pyramid."""
         axes = _axes(shape)
         y, x = lengths.pixel_size or (None, None)
@@ -418,7 +404,7 @@ def make_pyramid(
 def _mean(region: np.ndarray) -> np.ndarray:
     """Return the means of 2 x 2 px; those at odd edges have fewer."""
     padded = np.pad(region, [(0, length % 2) for length in region.shape], mode="edge")
-    exact = region.dtype.itemsize <= 2 or region.dtype.kind == "f"
+    exact = region.dtype.itemsize <= 2 or region.dtype == np.float32
     padded = padded.astype(np.float32 if exact else np.float64)
     mean = (padded[::2, ::2] + padded[1::2, ::2] + padded[::2, 1::2] + padded[1::2, 1::2]) / 4
     return mean.astype(region.dtype) if region.dtype.kind == "f" else np.rint(mean).astype(region.dtype)

@@ -133,10 +133,10 @@ def _axes_and_shape(series: tifffile.TiffPageSeries, squeeze: bool = False) -> t
         axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
     else:
         axes, shape = series.axes, series.shape
-    kept = [n for n, (axis, length) in enumerate(zip(axes, shape, strict=True)) if length > 1 or axis in "YX"]
-    if squeeze:
-        return "".join(axes[n] for n in kept), tuple(shape[n] for n in kept)
-    return axes, shape
+    if not squeeze:
+        return axes, shape
+    kept = [n for n, axis in enumerate(axes) if shape[n] > 1 or axis in "YX"]
+    return "".join(axes[n] for n in kept), tuple(shape[n] for n in kept)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import glob
 import hashlib
@@ -222,6 +223,34 @@ def write_json(path: str | Path, content: Any) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def decode(raw: bytes) -> str:
+    """Return the text of a file in UTF-8, or in UTF-16 as the "Unicode text" of a spreadsheet.
+
+    Parameters
+    ----------
+    raw : bytes
+        Content of the file.
+
+    Returns
+    -------
+    str
+        Its text without a byte order mark.
+
+    Raises
+    ------
+    UnicodeDecodeError
+        If it is neither.
+
+    Examples
+    --------
+    >>> from pipeline_lib.runtime.files import decode
+    >>> decode("a".encode("utf-16")), decode("a".encode("utf-8-sig"))
+    ('a', 'a')
+    """
+    utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return raw.decode("utf-16" if utf16 else "utf-8-sig")
 
 
 def read_json(path: str | Path) -> Any:

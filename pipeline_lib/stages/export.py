@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline_lib import imageio, provenance
-from pipeline_lib.imageio.omezarr_writing import MOST_PROPERTIES, Lengths, writing_omezarr
+from pipeline_lib.imageio.omezarr_writing import MOST_PROPERTIES, writing_omezarr
 from pipeline_lib.imageio.outlines import (
     LARGEST_COORDINATE,
     MOST_ROIS,
@@ -21,11 +21,13 @@ from pipeline_lib.imageio.outlines import (
     write_cell_geojson,
     write_cell_rois,
 )
+from pipeline_lib.imageio.pixelsize import Scale
 from pipeline_lib.imageio.remote import is_address
 from pipeline_lib.instances.files import open_cells
 from pipeline_lib.instances.measurement import cell_regions, measure_cells
 from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.kernels.outlines import pixel_outlines
+from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger, several
 from pipeline_lib.runtime.types import Json, Stored
@@ -72,11 +74,7 @@ def export_labels(
         or larger coordinates, than Fiji can show.
     """
     with open_cells(labels, output, block=block) as (cells, size):
-        measured = (
-            _read_table(table, cells, labels, block)
-            if table
-            else measure_cells(cells, pixel_size=size, block=block)
-        )
+        measured = _measured(table, cells, size, labels, block)
         if to == "fiji":
             _require_small(labels, cells.shape, len(measured))
         outlines = _outlines(cells, measured, block)
@@ -156,7 +154,7 @@ def export_omezarr(
     number = imageio.inspect(shown).channels
     with ExitStack() as stack:
         pixels = stack.enter_context(imageio.open_images(shown, channels=number))
-        lengths = Lengths(pixels.info.pixel_size, pixels.info.section_spacing)
+        lengths = Scale(pixels.info.pixel_size, pixels.info.section_spacing)
         cells, size = None, None
         if image is not None:
             cells, size = stack.enter_context(open_cells(source, output, block=block))
@@ -168,7 +166,7 @@ def export_omezarr(
                     f"{source}: has {found}, but its image {image} has {expected}. Name the image of these "
                     "labels; that of a volume of a run is results/dataset/NAME.h5:/raw."
                 )
-            lengths = lengths if lengths.pixel_size else Lengths(size)
+            lengths = lengths if lengths.pixel_size else Scale(size)
         writer = stack.enter_context(writing_omezarr(output, version))
         writer.write_image(
             pixels.read,
@@ -180,26 +178,22 @@ def export_omezarr(
         )
         if cells is None:
             return Written(pixels.shape)
-        measured = (
-            _read_table(table, cells, source, block)
-            if table
-            else measure_cells(cells, pixel_size=size, block=block)
-        )
-        if measured.label.max() > LARGEST_LABEL:
+        labels = [label for _, label in _sizes(cells, block)]
+        if (largest := max(labels, default=0)) > LARGEST_LABEL:
             raise InputError(
-                f"{source}: has the label {measured.label.max()}, and at most {LARGEST_LABEL} is possible in "
-                "OME-Zarr. Number the cells again."
+                f"{source}: has the label {largest}, and at most {LARGEST_LABEL} is possible in OME-Zarr. "
+                "Number the cells again."
             )
-        twice = bool(measured.label.duplicated().any())
+        twice = len({*labels}) < len(labels)
         volumes = twice and _through_sections(cells, block)
-        numbered = twice and not volumes
+        numbered, few = twice and not volumes, len(labels) <= MOST_PROPERTIES and not volumes
+        measured = _measured(table, cells, size, source, block) if numbered or few else pd.DataFrame()
         own = _numbers(measured) if numbered else None
 
         def read(z: int, rows: slice, columns: slice) -> np.ndarray:
             region = cells[z, rows, columns]
             return region if own is None else _renumbered(region, own.get(z, {}))
 
-        few = len(measured) <= MOST_PROPERTIES and not volumes
         writer.write_labels(
             "cells",
             read,
@@ -208,9 +202,7 @@ def export_omezarr(
             properties=_properties(measured, numbered) if few else (),
             provenance=record,
         )
-        return Written(
-            pixels.shape, measured.label.nunique() if volumes else len(measured), numbered, few, volumes
-        )
+        return Written(pixels.shape, len({*labels}) if volumes else len(labels), numbered, few, volumes)
 
 
 def _require_apart(source: str | Path, output: str | Path) -> None:
@@ -300,6 +292,15 @@ def _outlines(cells: Stored, measured: pd.DataFrame, block: int) -> Iterator[Out
                 own = zip(columns, values[number].tolist(), strict=True)
                 known = {name: value for name, value in own if math.isfinite(value)}
                 yield Outline(z, label, moved, str(kinds.iloc[number]), known)
+
+
+def _measured(
+    table: str | Path | None, cells: Stored, size: PixelSize | None, labels: str | Path, block: int
+) -> pd.DataFrame:
+    """Return the measurements of the cells: those of their table, or else new ones of their shapes."""
+    if table is None:
+        return measure_cells(cells, pixel_size=size, block=block)
+    return _read_table(table, cells, labels, block)
 
 
 def _read_table(path: str | Path, cells: Stored, labels: str | Path, block: int) -> pd.DataFrame:
