@@ -1,6 +1,7 @@
 """Tests of the comparison with other packages: export, contract, scores and tables. No peer is installed."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -265,6 +266,33 @@ def test_the_command_scores_the_test_split_only_if_asked(exported, peer, monkeyp
     [stored] = (tmp_path / "results").glob("peers-*.json")
     [row] = json.loads(stored.read_text())["rows"]
     assert row["scores"]["test"]["pixel_error"] > 0 and row["iterations"] == 3
+
+
+def test_longer_runs_take_their_iterations_from_stored_results_and_are_added_to_them(
+    exported, peer, monkeypatch, capsys
+):
+    tmp_path, folder, truth, _ = exported
+    for elsewhere in ("one", "two"):  # as on two machines of one kind, which share the repository only
+        (tmp_path / elsewhere / "isbi2012").mkdir(parents=True)
+        shutil.copytree(folder, tmp_path / elsewhere / "isbi2012/images")
+        shutil.copytree(truth, tmp_path / elsewhere / "isbi2012/truth")
+    page = tmp_path / "page.md"
+    page.write_text(f"{table.BEGIN}\n{table.END}\n")
+    monkeypatch.setattr(table, "PAGE", page)
+    monkeypatch.setattr(peers.harness, "RESULTS", tmp_path / "results")
+    command = ["--data-dir", str(tmp_path), "--seeds", "0", "--data", "isbi2012", "--threads", "1", "--test"]
+    longer = [*command, "--work", str(tmp_path / "two"), "--minutes", "6", "--times-of", "2"]
+    assert peers.main(longer) == 1
+    assert "found no training of small on isbi2012 with seed 0" in capsys.readouterr().err
+    assert peers.main([*command, "--work", str(tmp_path / "one"), "--minutes", "2"]) == 0
+    (peer / "small/train.py").write_text(PROGRAM.replace("iterations=3", "iterations=run.given_iterations"))
+    assert peers.main(longer) == 0
+    [stored] = (tmp_path / "results").glob("peers-*.json")
+    rows = json.loads(stored.read_text())["rows"]
+    assert [(row["minutes"], row["iterations"]) for row in rows] == [(2, 3), (6, 9)]
+    assert "2 minutes, test" in page.read_text() and "6 minutes, test" in page.read_text()
+    assert peers.main(longer) == 0  # a repeated run replaces its row
+    assert len(json.loads(stored.read_text())["rows"]) == 2
 
 
 # ------------------------------------------------------------------------------------------------------ table

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks import harness
@@ -20,6 +21,9 @@ from pipeline_lib import provenance
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.types import Json
+
+#: Data set, peer, minutes and seed: what distinguishes a training from the others.
+Key = tuple[str, str, float, int]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,17 +42,20 @@ def main(arguments: list[str] | None = None) -> int:
         "--times-of",
         type=float,
         metavar="MINUTES",
-        help="take the time of a step from the runs of this training time, so that other work on this "
-        "machine does not change longer ones",
+        help="take the time of a step from the runs of this training time, here or in the stored results, so "
+        "that other work on this machine does not change longer ones",
     )
     parser.add_argument(
         "--test",
         action="store_true",
-        help="score the held-out images, and write the results into the repository. Without it, only the "
-        "validation images are scored, and printed.",
+        help="score the held-out images, and write the results into the repository, where those of other "
+        "runs stay. Without it, only the validation images are scored, and printed.",
     )
     given = parser.parse_args(arguments)
     work = given.work.resolve()
+    machine = harness.machine()
+    results = harness.RESULTS / f"peers-{slug(machine)}.json"
+    stored = {key_of(row): row for row in (read_json(results)["rows"] if results.exists() else ())}
     for name in given.data:
         if not (work / name / "truth/volumes.json").exists():
             export(DATA_SETS[name], given.data_dir, work / name / "images", work / name / "truth")
@@ -59,12 +66,13 @@ def main(arguments: list[str] | None = None) -> int:
                 for peer in [peer for peer in given.peers if name in running.PEERS[peer]]:
                     runs = work / name / "runs"
                     out = runs / f"{peer}-{minutes:g}min-seed{seed}"
-                    iterations = None
-                    if given.times_of and minutes != given.times_of:
-                        known = read_json(runs / f"{peer}-{given.times_of:g}min-seed{seed}/run.json")
-                        iterations = round(known["iterations"] * minutes / given.times_of)
                     print(f"{out.name}, {name} ... ", end="", file=sys.stderr, flush=True)
                     try:
+                        iterations = None
+                        if given.times_of and minutes != given.times_of:
+                            shorter = name, peer, given.times_of, seed
+                            known = iterations_of(shorter, runs, stored)
+                            iterations = round(known * minutes / given.times_of)
                         python = running.python_of(peer, work / "environments")
                         found = running.run(
                             peer,
@@ -88,18 +96,43 @@ def main(arguments: list[str] | None = None) -> int:
     rows = []
     for key, found, out in done:
         name = key["data"]
-        rows.append(key | found | {"scores": score(DATA_SETS[name], work / name / "truth", out, splits)})
+        scores = score(DATA_SETS[name], work / name / "truth", out, splits)
+        rows.append(key | found | {"scores": scores, "bordure": provenance.version()})
     if rows and given.test:
-        machine = harness.machine()
-        path = harness.RESULTS / f"peers-{slug(machine)}.json"
-        write_json(path, {"bordure": provenance.version(), "machine": machine, "rows": rows})
+        rows = [*(stored | {key_of(row): row for row in rows}).values()]
+        write_json(results, {"machine": machine, "rows": rows})
         table.write(rows, table.PAGE)
-        print(f"stored in {path} and {table.PAGE}")
+        print(f"stored in {results} and {table.PAGE}")
     elif rows:
         print(table.markdown(rows, "validation"))
     for message in failed:
         print(f"error: {message}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def iterations_of(key: Key, runs: Path, stored: Mapping[Key, Json]) -> int:
+    """Return the iterations of a training in the folder `runs` or, if it is not there, in the stored results.
+
+    Raises
+    ------
+    InputError
+        If there is no such training.
+    """
+    data, peer, minutes, seed = key
+    path = runs / f"{peer}-{minutes:g}min-seed{seed}/run.json"
+    if path.exists():
+        return read_json(path)["iterations"]
+    if key not in stored:
+        raise InputError(
+            f"--times-of {minutes:g}: found no training of {peer} on {data} with seed {seed}, neither {path} "
+            f"nor in {harness.RESULTS}. Train it first: --minutes {minutes:g}."
+        )
+    return stored[key]["iterations"]
+
+
+def key_of(row: Json) -> Key:
+    """Return the key of a row of the results."""
+    return row["data"], row["peer"], row["minutes"], row["seed"]
 
 
 if __name__ == "__main__":
