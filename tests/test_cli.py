@@ -12,6 +12,7 @@ import pytest
 import warm
 
 from pipeline_lib import __version__, cli
+from pipeline_lib.runtime import log
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,6 +42,24 @@ def test_the_help_is_complete_and_short(words, capsys, monkeypatch):
     assert len(lines) <= 50 and max(map(len, lines)) <= 81
     assert "exit codes: 0 " in text and "example:    bordure " in text
     assert "output: " in text if words else all(name in text for name in NAMES)
+
+
+def test_a_command_lets_threads_sleep_before_torch_is_imported():
+    """torch reads the variables when it is imported. Without them, `init` finds a busy machine very slow."""
+    program = """
+import os, sys
+from pipeline_lib import cli
+from pipeline_lib.cli import measure
+def run(options):
+    print("torch" in sys.modules, os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"])
+    return 0
+measure.run = run
+cli.main(["measure", "a.tif"])
+"""
+    environment = {key: value for key, value in os.environ.items() if key not in log.WAITING}
+    command = [sys.executable, "-c", program]
+    said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout
+    assert said.split() == ["False", *log.WAITING.values()]
 
 
 def test_the_help_imports_no_heavy_library():

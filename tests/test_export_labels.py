@@ -116,7 +116,13 @@ def test_measurements_and_classes_are_those_of_the_table(stored, tmp_path, capsy
 
 def test_what_fiji_cannot_show_is_said(stored, tmp_path, capsys):
     assert main(["export", str(stored), str(tmp_path / "b.zip"), "--to", "fiji"]) == 0
-    assert "The holes of 1 cell are filled; of 1 cell only the largest part" in capsys.readouterr().out
+    both = ": the holes of 1 cell are filled, and only the largest part of 1 cell is written.\n"
+    assert capsys.readouterr().out.endswith(both)
+    labels = np.zeros((20, 20), np.uint16)
+    labels[2:9, 2:9], labels[4:6, 4:6] = 1, 0
+    tifffile.imwrite(tmp_path / "ring_labels.tif", labels)
+    assert main(["export", str(tmp_path / "ring_labels.tif"), "--to", "fiji"]) == 0
+    assert capsys.readouterr().out.endswith(" without holes: the holes of 1 cell are filled.\n")
 
 
 def test_other_tables_names_and_too_many_cells_are_refused(stored, tmp_path, capsys, monkeypatch):

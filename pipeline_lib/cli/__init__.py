@@ -15,7 +15,7 @@ from types import ModuleType
 from pipeline_lib import __version__
 from pipeline_lib.cli import accept, check, evaluate, export, init, measure, predict, provenance, run, suggest
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.log import shown_warnings
+from pipeline_lib.runtime.log import set_waiting, shown_warnings
 
 COMMANDS = (init, check, run, predict, suggest, accept, evaluate, measure, export, provenance)
 
@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else [*arguments]
     options = make_parser().parse_args(words)
     options.words = words
+    set_waiting()
     try:
         with shown_warnings():
             code: int = options.run(options)

@@ -154,11 +154,13 @@ def _export_labels(options: argparse.Namespace, source: Path, output: Path) -> N
     table = _table(options, source)
     found = export_labels(options.source, output, to=options.to, table=table)
     print(f"{output}: {several(found.cells, 'cell')}")
-    if found.holes or found.parts:
-        print(
-            f"note: ROIs of Fiji are single areas without holes. The holes of {several(found.holes, 'cell')} "
-            f"are filled; of {several(found.parts, 'cell')} only the largest part is written."
-        )
+    simplified = []
+    if found.holes:
+        simplified.append(f"the holes of {several(found.holes, 'cell')} are filled")
+    if found.parts:
+        simplified.append(f"only the largest part of {several(found.parts, 'cell')} is written")
+    if simplified:
+        print(f"note: ROIs of Fiji are single areas without holes: {', and '.join(simplified)}.")
 
 
 def _export_omezarr(options: argparse.Namespace, source: Path, output: Path) -> None:

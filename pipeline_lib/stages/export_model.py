@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import logging
 import re
 import warnings
 import zipfile
@@ -31,6 +32,8 @@ from pipeline_lib.runtime.types import Json
 FORMAT = "0.5.4"
 #: Version of the operators of ONNX.
 OPSET = 18
+# torch warns for each operator of torchvision if torchvision is missing; no network here uses one
+logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
 
 def export_bioimageio(
