@@ -44,18 +44,31 @@ def test_the_help_is_complete_and_short(words, capsys, monkeypatch):
     assert "output: " in text if words else all(name in text for name in NAMES)
 
 
-def test_a_command_lets_threads_sleep_before_torch_is_imported():
-    """torch reads the variables when it is imported. Without them, `init` finds a busy machine very slow."""
-    program = """
+SAID = 'print("torch" in sys.modules, os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"])'
+COMMAND = f"""
 import os, sys
 from pipeline_lib import cli
 from pipeline_lib.cli import measure
 def run(options):
-    print("torch" in sys.modules, os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"])
+    {SAID}
     return 0
 measure.run = run
 cli.main(["measure", "a.tif"])
 """
+TRAINING = f"""
+import os, sys
+from pipeline_lib import api
+try:
+    api.train([], [], validation=([], []), model=os.devnull)
+except Exception as error:
+    assert "exists" in str(error)
+    {SAID}
+"""
+
+
+@pytest.mark.parametrize("program", [COMMAND, TRAINING], ids=["command", "api"])
+def test_threads_sleep_before_torch_is_imported(program):
+    """torch reads the variables when it is imported. Without them, `init` finds a busy machine very slow."""
     environment = {key: value for key, value in os.environ.items() if key not in log.WAITING}
     command = [sys.executable, "-c", program]
     said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from pipeline_lib.api.arrays import Files, Image, channels_of, files
 from pipeline_lib.api.models import Model, load
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.log import logger, show_unless_set_up
+from pipeline_lib.runtime.log import logger, set_waiting, show_unless_set_up
 from pipeline_lib.runtime.types import Json
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def train(
     ... )  # doctest: +SKIP
     """
     show_unless_set_up()
+    set_waiting()
     if Path(model).exists() and not replace:
         raise InputError(
             f"{model}: exists. To use it, write `api.load({str(model)!r})`. To train another one, choose a "
