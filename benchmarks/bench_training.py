@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -72,6 +73,7 @@ def measure() -> list[Row]:
             waiting(patches, device),
             *([] if device.type == "cuda" else use_of_cores()),
             up_convolutions(batch, device),
+            pooling(batch, device),
             dropout(batch, device),
             affinities(batch, device),
             augmentation(patches),
@@ -320,6 +322,26 @@ def up_convolutions(batch: Batch, device: torch.device) -> Row:
     return Row(
         "training step, up-convolution as 1x1 convolution",
         "transposed convolution",
+        ratio(times, "plain", "ours"),
+        "x faster",
+        1.0,
+        True,
+        {name: statistics.median(own) for name, own in times.items()},
+    )
+
+
+def pooling(batch: Batch, device: torch.device) -> Row:
+    """Compare the small network with one whose poolings are computed by torch, image by image."""
+    step, torch_pool = our_step(SMALL, device, "adam"), partial(nn.functional.max_pool2d, kernel_size=2)
+
+    def plain() -> None:
+        with patch.object(unet, "max_pool", torch_pool):
+            step(batch)
+
+    times = side_by_side({"ours": lambda: step(batch), "plain": plain}, rounds=25)
+    return Row(
+        "training step, pooling of pairs of rows",
+        "of images",
         ratio(times, "plain", "ours"),
         "x faster",
         1.0,

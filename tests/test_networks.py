@@ -1,5 +1,6 @@
 import math
 import zipfile
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from pipeline_lib.data.normalisation import measure
 from pipeline_lib.kernels.blocks import ALIGNMENT
 from pipeline_lib.networks.folding import fold
 from pipeline_lib.networks.model import Model, read_tensors
-from pipeline_lib.networks.module import UpConvolution
+from pipeline_lib.networks.module import UpConvolution, max_pool
 from pipeline_lib.networks.unet import UPSAMPLING_LOSS, UNetPlan
 from pipeline_lib.runtime.errors import InputError
 
@@ -153,6 +154,38 @@ def test_a_training_step_computes_up_convolutions_as_1x1_convolutions(memory_for
     gradients = (torch.autograd.grad((result * factors).sum(), inputs) for result in (found, expected))
     for pair in zip(*gradients, strict=True):
         torch.testing.assert_close(*pair)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(1, 3, 8, 6), (2, 3, 6, 5), (2, 1, 7, 4), (1, 16, 2, 2)])
+def test_pooling_and_its_gradient_are_those_of_torch(shape, memory_format):
+    values = torch.randint(
+        4, shape, generator=torch.Generator().manual_seed(0)
+    ).bfloat16()  # with equal maxima
+    results = []
+    for pool in (max_pool, partial(nn.functional.max_pool2d, kernel_size=2)):
+        x = values.to(memory_format=memory_format).requires_grad_()
+        found = pool(2 * x)
+        factors = torch.arange(1, found.numel() + 1).reshape(found.shape)
+        results.append((found, *torch.autograd.grad((found * factors).sum(), x)))
+        assert found.is_contiguous(memory_format=memory_format)
+    assert all(map(torch.equal, *results))
+
+
+def test_a_training_step_pools_pairs_of_rows(monkeypatch):
+    """As images of a batch, which torch divides among the cores."""
+    seen = []
+    original = nn.functional.max_pool2d
+    monkeypatch.setattr(
+        nn.functional, "max_pool2d", lambda x, size: [seen.append(len(x)), original(x, size)][1]
+    )
+    image = torch.randn(1, 1, 188, 188).to(memory_format=torch.channels_last)
+    net = unet(depth=2, base_channels=4).to(memory_format=torch.channels_last)
+    net(image)
+    assert seen == [92, 44]
+    with torch.no_grad():
+        net(image)
+    assert seen[2:] == [1, 1]
 
 
 @pytest.mark.parametrize("rim", [0, 2, 6])

@@ -325,6 +325,7 @@ def test_the_table_has_means_and_deviations_and_marks_the_best():
     assert ours[:3] == ["bordure", "**.960±.014**", ".070±.000"]
     assert theirs[:3] == ["nnU-Net v2", ".910", "**.060**"]
     assert ours[4:] == ["1,000", "1.94", "9.9", "1.50", "1.2"]
+    assert table.markdown(rows[-1:], "test").splitlines()[-1].startswith("| nnU-Net v2 | .910 | .060 |")
 
 
 def test_each_data_set_and_time_has_its_own_table():

@@ -76,7 +76,7 @@ def _table(name: str, minutes: float, rows: list[Json], split: str) -> str:
     lines.append("|---" * (len(heads) + 1) + "|")
     for peer, own in peers.items():
         cells = [
-            f"**{text}**" if best[metric] == peer else text
+            f"**{text}**" if best[metric] == peer and len(peers) > 1 else text
             for metric in metrics
             for text in [_spread(values(peer, metric))]
         ]

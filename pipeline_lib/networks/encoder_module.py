@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline_lib.networks.encoder import EncoderPlan
-from pipeline_lib.networks.module import Network, initialise
+from pipeline_lib.networks.module import Network, initialise, max_pool
 
 
 class Encoder(nn.Module):
@@ -65,7 +65,7 @@ def _pooled(level: nn.Module, x: Tensor) -> Tensor:
     """Compute the convolutions of a level and the pooling after them."""
     for convolution in level.children():
         x = nn.functional.relu(convolution(x), inplace=True)
-    return nn.functional.max_pool2d(x, 2)
+    return max_pool(x)
 
 
 class EncoderNetwork(Network):

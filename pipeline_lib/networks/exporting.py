@@ -177,6 +177,7 @@ def architecture_source(plan: Plan) -> str | None:
 
     parts: list[Any] = [
         module.crop_centre,
+        module.max_pool,
         module.UpConvolution,
         unet.MaxUnpooling,
         unet.maximum_shares,

@@ -141,6 +141,32 @@ def crop_centre(larger: Tensor, like: Tensor) -> Tensor:
     return nn.functional.pad(larger, (-left, -right, -top, -bottom))
 
 
+def max_pool(x: Tensor) -> Tensor:
+    """Halve the resolution: the maximum of each square of 2x2 pixels, without an odd last row or column.
+
+    On the CPU, torch computes the gradient of each image of a batch on one core. In a training step, pairs of
+    rows are therefore passed as images, so that all cores share the work. The result is the same.
+
+    Parameters
+    ----------
+    x : (n, c, y, x) Tensor
+        Values.
+
+    Returns
+    -------
+    (n, c, y // 2, x // 2) Tensor
+        Maxima.
+    """
+    if not x.requires_grad or x.device.type != "cpu":
+        return nn.functional.max_pool2d(x, 2)
+    count, channels, height, width = x.shape
+    if height % 2 or not x.is_contiguous(memory_format=torch.channels_last):
+        return nn.functional.max_pool2d(x, 2)
+    pairs = x.permute(0, 2, 3, 1).reshape(count * height // 2, 2, width, channels)  # no copy
+    maxima = nn.functional.max_pool2d(pairs.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+    return maxima.reshape(count, height // 2, width // 2, channels).permute(0, 3, 1, 2)
+
+
 class UpConvolution(nn.ConvTranspose2d):
     """2x2 transposed convolution with stride 2, which doubles the resolution.
 

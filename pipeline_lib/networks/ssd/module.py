@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline_lib.kernels.boxes import Boxes
-from pipeline_lib.networks.module import Network, crop_centre, initialise
+from pipeline_lib.networks.module import Network, crop_centre, initialise, max_pool
 from pipeline_lib.networks.ssd import MASK_CONVOLUTIONS, OFFSETS, ROI, SSDPlan
 from pipeline_lib.networks.ssd.masks import MaskHead, roi_align
 
@@ -160,7 +160,7 @@ class SSD(Network):
         first = len(self.levels) - len(self.heads)
         maps = []
         for number, level in enumerate(self.levels[:count]):
-            x = nn.functional.max_pool2d(x, 2) if number else x
+            x = max_pool(x) if number else x
             if self.checkpointing and self.training:
                 # a level has no drop-out, so there is no random state to restore
                 x = checkpoint(level, x, use_reentrant=False, preserve_rng_state=False)

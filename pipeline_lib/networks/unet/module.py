@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline_lib.networks.module import Network, UpConvolution, crop_centre, initialise
+from pipeline_lib.networks.module import Network, UpConvolution, crop_centre, initialise, max_pool
 from pipeline_lib.networks.unet import UNetPlan
 
 # Values of a 2x2 square that are so close to its maximum share an unpooled value. Activations are about 1.
@@ -113,7 +113,7 @@ class UNet(Network):
                 x = self.dropout(x)
             if level < depth:
                 skips.append(x)
-                x = nn.functional.max_pool2d(x, 2)
+                x = max_pool(x)
         for up, merge in zip(self.up, self.merge, strict=True):
             x = self._run(partial(_expand, up, merge), skips.pop(), x)
         return self.score(x)
