@@ -8,6 +8,7 @@ docs/measurements/peers.md explains it. A run that was stopped continues with th
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,37 +61,35 @@ def main(arguments: list[str] | None = None) -> int:
         if not (work / name / "truth/volumes.json").exists():
             export(DATA_SETS[name], given.data_dir, work / name / "images", work / name / "truth")
     done, failed = [], []
-    for minutes in sorted(given.minutes):
-        for seed in given.seeds:
-            for name in given.data:
-                for peer in [peer for peer in given.peers if name in running.PEERS[peer]]:
-                    runs = work / name / "runs"
-                    out = runs / f"{peer}-{minutes:g}min-seed{seed}"
-                    print(f"{out.name}, {name} ... ", end="", file=sys.stderr, flush=True)
-                    try:
-                        iterations = None
-                        if given.times_of and minutes != given.times_of:
-                            shorter = name, peer, given.times_of, seed
-                            known = iterations_of(shorter, runs, stored)
-                            iterations = round(known * minutes / given.times_of)
-                        python = running.python_of(peer, work / "environments")
-                        found = running.run(
-                            peer,
-                            python,
-                            work / name / "images",
-                            out,
-                            minutes=minutes,
-                            seed=seed,
-                            threads=given.threads,
-                            iterations=iterations,
-                        )
-                    except InputError as error:
-                        failed.append(str(error))
-                        print("failed", file=sys.stderr)
-                        continue
-                    print(f"{found['wall_seconds']:.0f} s", file=sys.stderr)
-                    key: Json = {"data": name, "peer": peer, "minutes": minutes, "seed": seed}
-                    done.append((key | {"threads": given.threads}, found, out))
+    trainings = itertools.product(sorted(given.minutes), given.seeds, given.data, given.peers)
+    for minutes, seed, name, peer in trainings:
+        if name not in running.PEERS[peer]:
+            continue
+        runs = work / name / "runs"
+        out = runs / f"{peer}-{minutes:g}min-seed{seed}"
+        print(f"{out.name}, {name} ... ", end="", file=sys.stderr, flush=True)
+        try:
+            iterations = None
+            if given.times_of and minutes != given.times_of:
+                known = iterations_of((name, peer, given.times_of, seed), runs, stored)
+                iterations = round(known * minutes / given.times_of)
+            found = running.run(
+                peer,
+                running.python_of(peer, work / "environments"),
+                work / name / "images",
+                out,
+                minutes=minutes,
+                seed=seed,
+                threads=given.threads,
+                iterations=iterations,
+            )
+        except InputError as error:
+            failed.append(str(error))
+            print("failed", file=sys.stderr)
+            continue
+        print(f"{found['wall_seconds']:.0f} s", file=sys.stderr)
+        key: Json = {"data": name, "peer": peer, "minutes": minutes, "seed": seed}
+        done.append((key | {"threads": given.threads}, found, out))
     # all are scored at the end, so that nothing can be chosen by a score of the test split
     splits = ("validation", "test") if given.test else ("validation",)
     rows = []

@@ -31,8 +31,8 @@ SECONDS_BETWEEN_SIGNALS = 3.0
 
 #: How long threads of torch wait for each other before they sleep. By default they spin for long, which is
 #: very slow on a busy machine: at a load of 5, 100 iterations of the demo took 93 s, and 21 s if they slept
-#: at once. A short time is faster on an idle machine (`python -m benchmarks training`). 2,000 turns are as
-#: fast as 5,000 there, and 1.4 times as fast beside another program with two threads.
+#: at once. A short time is faster on an idle machine (`python -m benchmarks training`). A longer one is not
+#: faster there, and costs time beside other programs.
 WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 # numpy, numba and torch size their thread pools when they are imported. The variables must be set before.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")

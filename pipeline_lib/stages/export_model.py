@@ -32,8 +32,6 @@ from pipeline_lib.runtime.types import Json
 FORMAT = "0.5.4"
 #: Version of the operators of ONNX.
 OPSET = 18
-# torch warns for each operator of torchvision if torchvision is missing; no network here uses one
-logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
 
 def export_bioimageio(
@@ -187,6 +185,8 @@ def onnx_bytes(exported: CellProbability, normalisation: Normalisation) -> bytes
     }
     # lengths that are 1, the smallest one, or equal would be taken for constants
     example = torch.zeros(2, channels, sizes.smallest + 2 * sizes.step, sizes.smallest + sizes.step)
+    # torch warns for each operator of torchvision if torchvision is missing; no network here uses one
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
