@@ -11,7 +11,7 @@ from pipeline_lib.data.labels import separation_border
 from pipeline_lib.figures.colouring import raw_picture, rgb
 from pipeline_lib.figures.layers import cells_uri, codes_uri, picture_uri
 from pipeline_lib.figures.palette import CAUSE_COLOURS, class_colours
-from pipeline_lib.figures.shown import choose_sections
+from pipeline_lib.figures.shown import NOT_ANNOTATED, REPORT_PIXELS, choose_sections, share_pixels, shown_part
 from pipeline_lib.instances.measurement import measure_cells
 from pipeline_lib.pages.viewer import FEWEST, WORST_OF_KIND, place_in_viewer, worst_errors
 from pipeline_lib.runtime.errors import InputError
@@ -56,6 +56,32 @@ def test_pictures_lose_little(shape):
 
 
 # the choice of sections
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=1, max_size=6), st.integers(0, 2000))
+def test_pixels_are_shared_among_volumes(volumes, pixels):
+    sizes = [10 * z for z, _ in volumes]
+    kinds = [annotated for _, annotated in volumes]
+    shares = share_pixels([(z, 5, 2) for z, _ in volumes], kinds, pixels)
+    assert all(0 <= share <= size for share, size in zip(shares, sizes, strict=True))
+    unused = pixels - sum(shares)
+    assert unused >= 0 and (unused < len(volumes) or shares == sizes)
+    for kind in (True, False):  # no volume has more than another one that could show more
+        own = [(share, size) for share, size, of in zip(shares, sizes, kinds, strict=True) if of is kind]
+        assert all(share + 1 >= max(own)[0] for share, size in own if share < size)
+    others = [share for share, kind in zip(shares, kinds, strict=True) if not kind]
+    if any(share < size for share, size, kind in zip(shares, sizes, kinds, strict=True) if kind):
+        assert sum(others) <= pixels // NOT_ANNOTATED + len(volumes)
+    if shares != sizes and others:
+        wanted = sum(size for size, kind in zip(sizes, kinds, strict=True) if not kind)
+        assert sum(others) > min(pixels // NOT_ANNOTATED, wanted) - len(others)
+
+
+def test_all_annotated_sections_of_isbi_are_shown():
+    shapes = [(6, 512, 512), (4, 512, 512), (30, 512, 512), (20, 512, 512)]
+    shares = share_pixels(shapes, [True, True, False, True], REPORT_PIXELS)
+    assert [shown_part(shape, share)[1] for shape, share in zip(shapes, shares, strict=True)] == [6, 4, 4, 20]
+
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.lists(st.integers(0, 39), max_size=9))

@@ -13,10 +13,57 @@ from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.types import Json
 
-#: Pixels of all sections in a report. It then has at most 6 MB for ISBI 2012, even after a short training.
-REPORT_PIXELS = 8_000_000
+#: Pixels of all sections in a report: all 30 annotated ones of ISBI 2012, and 4 others. It then has at most 6 MB.
+REPORT_PIXELS = 9_000_000
+#: Volumes without annotation get this part of the pixels if the others need all.
+NOT_ANNOTATED = 8
 #: Smallest and largest side of the part of a section that is shown (px).
 SMALLEST, LARGEST = 512, 1024
+
+
+def share_pixels(shapes: Sequence[tuple[int, int, int]], annotated: Sequence[bool], pixels: int) -> list[int]:
+    """Divide the pixels of a report among its volumes.
+
+    Annotated volumes come first, because they show errors. An eighth remains for the others. What small
+    volumes do not need, larger ones get.
+
+    Parameters
+    ----------
+    shapes : sequence of (int, int, int)
+        Shapes of the volumes (z, y, x).
+    annotated : sequence of bool
+        Whether each volume has an annotation.
+    pixels : int
+        Number of pixels to show.
+
+    Returns
+    -------
+    list of int
+        Number of pixels of each volume; their sum is at most `pixels`.
+
+    Examples
+    --------
+    >>> from pipeline_lib.figures.shown import share_pixels
+    >>> share_pixels([(1, 10, 10), (6, 10, 10), (9, 10, 10)], [True, True, False], 800)
+    [100, 600, 100]
+    >>> share_pixels([(1, 10, 10), (9, 10, 10), (9, 10, 10)], [True, True, False], 800)
+    [100, 600, 100]
+    """
+    sizes = [z * min(y, LARGEST) * min(x, LARGEST) for z, y, x in shapes]
+    first, others = ([k for k, own in enumerate(annotated) if own == kind] for kind in (True, False))
+    reserved = sum(_fill([sizes[k] for k in others], pixels // NOT_ANNOTATED))
+    shares = dict(zip(first, _fill([sizes[k] for k in first], pixels - reserved), strict=True))
+    shares |= zip(others, _fill([sizes[k] for k in others], pixels - sum(shares.values())), strict=True)
+    return [shares[k] for k in range(len(sizes))]
+
+
+def _fill(sizes: Sequence[int], pixels: int) -> list[int]:
+    """Divide pixels equally, but give no volume more than its size."""
+    shares = [0] * len(sizes)
+    for missing, k in zip(range(len(sizes), 0, -1), sorted(range(len(sizes)), key=sizes.__getitem__)):
+        shares[k] = min(sizes[k], pixels // missing)
+        pixels -= shares[k]
+    return shares
 
 
 def shown_part(shape: tuple[int, int, int], pixels: int) -> tuple[Window, int]:

@@ -19,7 +19,14 @@ from pipeline_lib.figures.layers import cells_uri, codes_uri, gray_if_equal, pic
 from pipeline_lib.figures.palette import CAUSE_COLOURS, HATCH, class_colours
 from pipeline_lib.figures.parts import numbered
 from pipeline_lib.figures.sheet import colours_of
-from pipeline_lib.figures.shown import choose_sections, describe_part, shown_part, write_layers
+from pipeline_lib.figures.shown import (
+    REPORT_PIXELS,
+    choose_sections,
+    describe_part,
+    share_pixels,
+    shown_part,
+    write_layers,
+)
 from pipeline_lib.instances.classes import ClassMap, classes_of_cells
 from pipeline_lib.instances.measurement import measure_cells
 from pipeline_lib.kernels.blocks import blocks
@@ -43,6 +50,31 @@ MEASURED = (
     "class",
     "touches_edge",
 )
+
+
+def pixels_to_show(volumes: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return how many pixels of each volume the report shows.
+
+    Parameters
+    ----------
+    volumes : sequence of dict
+        The volumes of the report: `dataset`, the HDF5 file, and `split`.
+
+    Returns
+    -------
+    list of int
+        Number of pixels of each (`figures.shown.share_pixels`).
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read or lacks `raw`.
+    """
+    shapes = []
+    for own in volumes:
+        with layout.require(own["dataset"], layout.RAW) as data:
+            shapes.append(data[layout.RAW.name].shape[1:])
+    return share_pixels(shapes, [own["split"] != "predict" for own in volumes], REPORT_PIXELS)
 
 
 def prepare_layers(
