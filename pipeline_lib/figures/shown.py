@@ -13,10 +13,10 @@ from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.types import Json
 
-#: Pixels of all sections in a report: all 30 annotated ones of ISBI 2012, and 4 others. It then has at most 6 MB.
-REPORT_PIXELS = 9_000_000
+#: Pixels of all sections in a report: all 30 annotated ones of ISBI 2012, and 2 others. It then has at most 6 MB.
+REPORT_PIXELS = 8_400_000
 #: Volumes without annotation get this part of the pixels if the others need all.
-NOT_ANNOTATED = 8
+NOT_ANNOTATED = 16
 #: Smallest and largest side of the part of a section that is shown (px).
 SMALLEST, LARGEST = 512, 1024
 
@@ -24,7 +24,7 @@ SMALLEST, LARGEST = 512, 1024
 def share_pixels(shapes: Sequence[tuple[int, int, int]], annotated: Sequence[bool], pixels: int) -> list[int]:
     """Divide the pixels of a report among its volumes.
 
-    Annotated volumes come first, because they show errors. An eighth remains for the others. What small
+    Annotated volumes come first, because they show errors. A sixteenth remains for the others. What small
     volumes do not need, larger ones get.
 
     Parameters
@@ -44,10 +44,10 @@ def share_pixels(shapes: Sequence[tuple[int, int, int]], annotated: Sequence[boo
     Examples
     --------
     >>> from pipeline_lib.figures.shown import share_pixels
-    >>> share_pixels([(1, 10, 10), (6, 10, 10), (9, 10, 10)], [True, True, False], 800)
-    [100, 600, 100]
-    >>> share_pixels([(1, 10, 10), (9, 10, 10), (9, 10, 10)], [True, True, False], 800)
-    [100, 600, 100]
+    >>> share_pixels([(1, 10, 10), (6, 10, 10), (9, 10, 10)], [True, True, False], 1600)
+    [100, 600, 900]
+    >>> share_pixels([(1, 10, 10), (60, 10, 10), (9, 10, 10)], [True, True, False], 1600)
+    [100, 1400, 100]
     """
     sizes = [z * min(y, LARGEST) * min(x, LARGEST) for z, y, x in shapes]
     first, others = ([k for k, own in enumerate(annotated) if own == kind] for kind in (True, False))
