@@ -13,7 +13,7 @@ from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.types import Json
 
-#: Pixels of all sections in a report: all 30 annotated ones of ISBI 2012, and 2 others. It then has at most 6 MB.
+#: Pixels of all sections in a report: the 30 annotated ones of ISBI 2012 and 2 others, in less than 6 MB.
 REPORT_PIXELS = 8_400_000
 #: Volumes without annotation get this part of the pixels if the others need all.
 NOT_ANNOTATED = 16
@@ -60,8 +60,8 @@ def share_pixels(shapes: Sequence[tuple[int, int, int]], annotated: Sequence[boo
 def _fill(sizes: Sequence[int], pixels: int) -> list[int]:
     """Divide pixels equally, but give no volume more than its size."""
     shares = [0] * len(sizes)
-    for missing, k in zip(range(len(sizes), 0, -1), sorted(range(len(sizes)), key=sizes.__getitem__)):
-        shares[k] = min(sizes[k], pixels // missing)
+    for done, k in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
+        shares[k] = min(sizes[k], pixels // (len(sizes) - done))
         pixels -= shares[k]
     return shares
 

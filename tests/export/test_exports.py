@@ -186,7 +186,7 @@ def test_geojson_is_what_qupath_imports():
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory):
-    """A cache of HTTP with the terms of RO-Crate that bordure uses, so that the validator needs no network."""
+    """A cache with the terms of RO-Crate that bordure uses, so that the validator needs no network."""
     from requests_cache import CachedRequest, CachedResponse, CachedSession
 
     cache = tmp_path_factory.mktemp("http") / "cache"
@@ -213,7 +213,8 @@ def issues_of(crate, contexts):
         "offline": True,
         "cache_path": contexts,
     }
-    return [f"{issue.check.identifier}: {issue.message}" for issue in services.validate(settings).get_issues()]
+    found = services.validate(settings).get_issues()
+    return [f"{issue.check.identifier}: {issue.message}" for issue in found]
 
 
 def test_the_crate_is_a_valid_workflow_run_crate(tmp_path, contexts):
