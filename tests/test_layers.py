@@ -83,7 +83,6 @@ def test_all_annotated_sections_of_isbi_are_shown():
     assert [shown_part(shape, share)[1] for shape, share in zip(shapes, shares, strict=True)] == [6, 4, 2, 20]
 
 
-
 @given(st.integers(1, 40), st.integers(1, 40), st.lists(st.integers(0, 39), max_size=9))
 def test_chosen_sections_include_the_worst_and_are_spread(number, shown, worst):
     worst = [z for z in worst if z < number]
