@@ -122,6 +122,16 @@ def test_the_threshold_is_chosen_on_the_validation_split_and_used_for_the_test_s
     assert found["test"]["pixel_error"] == 1  # no cell is found
 
 
+def test_the_threshold_follows_the_rule_of_bordure():
+    """V-Rand may be lower by 0.005 if the pixel error is smaller, as in `choose_postprocessing`."""
+    rows = {0.3: (0.986, 0.02), 0.4: (0.9875, 0.04), 0.5: (0.99, 0.05), 0.6: (0.99, 0.05), 0.7: (0.98, 0.01)}
+    tried = {
+        at: {"v_rand_thin": score, "seg": score, "pixel_error": error} for at, (score, error) in rows.items()
+    }
+    assert scoring._best(tried, "v_rand_thin") == 0.3
+    assert scoring._best(tried, "seg") == 0.6
+
+
 def test_components_smaller_than_the_minimum_of_the_config_are_removed(exported):
     tmp_path, folder, truth, cells = exported
     run = arguments(folder, tmp_path / "run")

@@ -17,7 +17,7 @@ from pipeline_lib.kernels.sections import OUTSIDE, padded, unpadded
 from pipeline_lib.metrics.thinning import flood
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
-from pipeline_lib.stages.postprocessing import THRESHOLDS
+from pipeline_lib.stages.postprocessing import RIM_LOSS, THRESHOLDS
 
 
 class Volume(NamedTuple):
@@ -56,14 +56,27 @@ def score(data: DataSet, truth: Path, out: Path, splits: tuple[str, ...]) -> dic
     validation = [*_volumes(truth, out, "validation")]
     threshold = None
     if validation[0].files[0].name.endswith("_probability.tif"):
-        tried = {at: _mean(data, validation, at)[data.criterion] for at in THRESHOLDS}
-        best = [at for at, value in tried.items() if value == max(tried.values())]
-        threshold = best[len(best) // 2]
+        tried = {at: _mean(data, validation, at) for at in THRESHOLDS}
+        threshold = _best(tried, data.criterion)
     found = {}
     for split in splits:
         volumes = validation if split == "validation" else [*_volumes(truth, out, split)]
         found[split] = _mean(data, volumes, threshold)
     return {"threshold": threshold, **found}
+
+
+def _best(tried: dict[float, dict[str, float]], criterion: str) -> float:
+    """Return the threshold with the best mean score, by the rule by which bordure chooses its own.
+
+    If the criterion hardly depends on the rims of cells, it may be worse by `RIM_LOSS`, for the smallest
+    pixel error.
+    """
+    best = max(scores[criterion] for scores in tried.values())
+    near = {at: own for at, own in tried.items() if own[criterion] >= best - RIM_LOSS.get(criterion, 0.0)}
+    if criterion in RIM_LOSS:
+        least = min(own["pixel_error"] for own in near.values())
+        near = {at: own for at, own in near.items() if own["pixel_error"] == least}
+    return [*near][len(near) // 2]
 
 
 def _volumes(truth: Path, out: Path, split: str) -> Iterator[Volume]:
