@@ -91,6 +91,36 @@ def test_incomplete_and_changed_results_are_refused(results, tmp_path, capsys):
     assert not [*tmp_path.glob("*.zip")]
 
 
+@pytest.fixture
+def table(results):
+    """A table of cells, from which the report is not made."""
+    made = results / "segmentation/a_cells.csv"
+    with provenance.making("measure_cells", [made], [results / "segmentation/a_labels.tif"]):
+        made.write_text("label\n1\n")
+    return made
+
+
+def test_results_beside_the_report_are_checked(results, table, capsys):
+    assert cli.main(["export", str(results), "--to", "ro-crate"]) == 0
+    table.write_text("label\n2\n")
+    assert cli.main(["export", str(results), "--to", "ro-crate"]) == 1
+    assert "a_cells.csv: has changed since it was written" in capsys.readouterr().err
+    table.unlink()
+    assert cli.main(["export", str(results), "--to", "ro-crate"]) == 1
+    assert "a_cells.csv: is missing, so the run is not complete" in capsys.readouterr().err
+
+
+def test_results_of_an_earlier_run_are_refused(results, table, capsys):
+    dataset, labels, report = (
+        results / name for name in ("dataset/a.h5", "segmentation/a_labels.tif", "report.html")
+    )
+    for output, source in ((labels, dataset), (report, labels)):
+        with provenance.making("again", [output], [source]):
+            output.write_bytes(b"new")
+    assert cli.main(["export", str(results), "--to", "ro-crate"]) == 1
+    assert "a_cells.csv: was made from another version of " in capsys.readouterr().err
+
+
 def test_the_command_writes_beside_the_folder(results, capsys):
     assert cli.main(["export", str(results), "--to", "ro-crate"]) == 0
     assert capsys.readouterr().out == f"{results}_crate.zip: 4 files\n"

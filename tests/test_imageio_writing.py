@@ -42,6 +42,16 @@ def test_probabilities_and_images_come_back(tmp_path):
     np.testing.assert_array_equal(imageio.read_images(tmp_path / "i.tif")[0], gray((1, 9, 8)))
 
 
+@pytest.mark.parametrize("pixel_size", [None, (0.5, 0.25)])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_channels_come_back_with_their_pixel_size(tmp_path, pixel_size, dtype):
+    image = np.arange(3 * 9 * 8).reshape(3, 9, 8).astype(dtype)
+    imageio.write_channels(tmp_path / "a.tif", image, pixel_size=pixel_size)
+    with imageio.open_images(tmp_path / "a.tif", channels=3) as found:
+        assert found.info.pixel_size == pixel_size and found.info.dtype == dtype
+        np.testing.assert_array_equal(found.read(0, slice(0, 9), slice(0, 8)), image)
+
+
 @pytest.mark.parametrize("pixel_size", [None, (0.5, 0.5)])
 def test_classes_have_colours_and_names_and_stay_numbers(tmp_path, pixel_size):
     classes = np.random.default_rng(0).integers(0, 3, (2, 20, 30)).astype(np.uint8)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -626,3 +627,23 @@ def test_sections_of_a_time_series_have_no_distance(tmp_path):
 def test_init_of_an_address_says_how_to_copy(capsys):
     assert cli.main(["init", "https://server/a.zarr"]) == 1
     assert "bordure export https://server/a.zarr a.zarr --to ome-zarr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        (".", "{folder}.zarr"),
+        ("../scan 0.5um", "{folder}.zarr"),
+        ("*.tif", "{folder}.zarr"),
+        ("../scan 0.5um/*_1.tif", "{folder}.zarr"),
+        ("a_1.tif", "a_1.zarr"),
+    ],
+)
+def test_the_output_has_the_name_of_the_file_or_folder(tmp_path, monkeypatch, capsys, source, output):
+    folder = tmp_path / "scan 0.5um"
+    folder.mkdir()
+    for name in ("a_1.tif", "b_1.tif"):
+        tifffile.imwrite(folder / name, np.ones((8, 9), np.uint8))
+    monkeypatch.chdir(folder)
+    assert cli.main(["export", source, "--to", "ome-zarr"]) == 0
+    assert (folder / output.format(folder=folder) / "zarr.json").exists()

@@ -127,10 +127,9 @@ def run(options: argparse.Namespace) -> int:
             f"{options.source}: the copy needs a name of its own. Type it after the source, such as "
             f"{source.stem}_copy.zarr."
         )
-    elif options.to == "ro-crate":
-        source = source.resolve()
+    source = _named(source)
     end, suffix = ENDS[options.to]
-    output = options.out or source.with_name(source.name.removesuffix(source.suffix) + end + suffix)
+    output = options.out or _beside(source, end + suffix)
     if suffix != ".zarr" and output.is_dir():
         raise InputError(f"{output}: is a folder. Name a file to write.")
     if output.suffix != suffix:
@@ -144,6 +143,21 @@ def run(options: argparse.Namespace) -> int:
     else:
         _export_model(options, output)
     return 0
+
+
+def _named(path: Path) -> Path:
+    """Return a path whose last part is a name: neither `.` nor `..`."""
+    return path if path.name.strip(".") else path.resolve()
+
+
+def _beside(source: Path, end: str) -> Path:
+    """Return a path beside a file, a folder, or the folder of a pattern, with its name and another end."""
+    from pipeline_lib.imageio.naming import is_pattern
+
+    folder = _named(source.parent) if is_pattern(source) else source
+    if folder.is_dir() and folder.suffix != ".zarr":
+        return folder.with_name(folder.name + end)
+    return source.with_name(source.name.removesuffix(source.suffix) + end)
 
 
 def _export_labels(options: argparse.Namespace, source: Path, output: Path) -> None:

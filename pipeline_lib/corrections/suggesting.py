@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import tifffile
 
 from pipeline_lib import imageio, provenance
 from pipeline_lib.api.segmenting import Options, channels_to_read, segment_images
@@ -25,7 +24,7 @@ from pipeline_lib.corrections.ranking import (
 )
 from pipeline_lib.networks import modelfile
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import explained, replacing, sha256, write_json
+from pipeline_lib.runtime.files import explained, sha256, write_json
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
 
@@ -181,7 +180,8 @@ def _write_crop(
     shown = files.framed(found, (rows, columns))
     for name in (files.IMAGES, files.LABELS):
         (folder / name).mkdir(exist_ok=True)
-    _write_image(folder / files.IMAGES / f"{crop}.tif", gray, pixel_size)
+    write = imageio.write_images if len(gray) == 1 else imageio.write_channels
+    write(folder / files.IMAGES / f"{crop}.tif", gray, pixel_size=pixel_size)
     for at in (folder / files.LABELS, predicted):
         imageio.write_labels(at / f"{crop}.tif", shown[None], pixel_size=pixel_size)
     values = (
@@ -198,14 +198,3 @@ def _write_crop(
         part[1].stop - part[1].start,
     )
     return dict(zip(files.COLUMNS, values, strict=True))
-
-
-def _write_image(path: Path, gray: np.ndarray, pixel_size: tuple[float, float] | None) -> None:
-    """Write the channels (c, y, x) of a crop as TIFF that Fiji and napari open."""
-    if len(gray) == 1:
-        imageio.write_images(path, gray, pixel_size=pixel_size)
-        return
-    with replacing(path) as temporary:
-        tifffile.imwrite(
-            temporary, gray, compression="zlib", photometric="minisblack", metadata={"axes": "CYX"}
-        )

@@ -54,7 +54,13 @@ from pipeline_lib.imageio.prediction import (
     read_prediction,
 )
 from pipeline_lib.imageio.regions import AnnotationRegions
-from pipeline_lib.imageio.writing import write_classes, write_images, write_labels, write_probability
+from pipeline_lib.imageio.writing import (
+    write_channels,
+    write_classes,
+    write_images,
+    write_labels,
+    write_probability,
+)
 
 __all__ = [
     "ANNOTATION_KINDS",
@@ -94,6 +100,7 @@ __all__ = [
     "slice_files",
     "source_file",
     "source_files",
+    "write_channels",
     "write_classes",
     "write_images",
     "write_labels",

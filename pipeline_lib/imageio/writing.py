@@ -58,6 +58,35 @@ def write_images(
     _write_tiff(path, images, images.dtype, provenance, Scale(pixel_size, section_spacing))
 
 
+def write_channels(path: str | Path, image: np.ndarray, *, pixel_size: PixelSize | None = None) -> None:
+    """Write the channels of a section as compressed TIFF that Fiji and napari open.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write. It replaces an existing file only when it is complete.
+    image : (c, y, x) array
+        Gray levels.
+    pixel_size : tuple of float, optional
+        Height and width of a pixel (um).
+
+    Raises
+    ------
+    InputError
+        If the disk is full or the folder is not writable.
+    """
+    scale = Scale(pixel_size)
+    with replacing(path) as temporary:
+        tifffile.imwrite(
+            temporary,
+            image,
+            compression="zlib",
+            photometric="minisblack",
+            metadata={"axes": "CYX"} | _own(scale),
+            **_resolution(scale, False),
+        )
+
+
 def write_classes(
     path: str | Path,
     classes: Stored,

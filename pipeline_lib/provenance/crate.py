@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from pipeline_lib.provenance.chain import Link, chain
-from pipeline_lib.provenance.record import version
+from pipeline_lib.provenance.record import FOLDER, find_record, record_path, version
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing, sha256
 from pipeline_lib.runtime.types import Json
@@ -91,15 +91,9 @@ def write_crate(results: str | Path, output: str | Path, workflow: str | Path) -
             "results folder."
         )
     links = chain(report)
-    for link in links.values():
-        if link.state == "changed" or (link.state == "missing" and _is_result(results, link.path)):
-            what = "has changed since it was written" if link.state == "changed" else "is missing"
-            raise InputError(
-                f"{link.path}: {what}, so the results do not belong together. Run the workflow again."
-            )
-    files = [
-        (path, meaning) for pattern, meaning in RESULTS.items() for path in sorted(results.glob(pattern))
-    ]
+    files = [(path, meaning) for pattern, meaning in RESULTS.items() for path in _made(results, pattern)]
+    for path, _ in files:
+        _require_valid(results, path)
     described = _describe(results, files, links, Path(workflow))
     with replacing(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _add(archive, METADATA, json.dumps(described, indent=1, ensure_ascii=False).encode())
@@ -124,6 +118,38 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes | Path) -> None:
 def _inside(results: Path, path: Path) -> str:
     """Return the path of a result in the crate."""
     return f"results/{path.relative_to(results).as_posix()}"
+
+
+def _made(results: Path, pattern: str) -> list[Path]:
+    """Return the files of a pattern, also those of which only the record is left."""
+    folder = results / Path(pattern).parent
+    names = {path.name for path in results.glob(pattern)}
+    names |= {path.stem for path in (folder / FOLDER).glob(f"{Path(pattern).name}.json")}
+    return [folder / name for name in sorted(names)]
+
+
+def _require_valid(results: Path, path: Path) -> None:
+    """Raise if a result is missing, or if it or a result that it was made from has changed."""
+    if not path.exists():
+        raise InputError(
+            f"{path}: is missing, so the run is not complete. Run the workflow again. If you removed "
+            f"the file, delete its record {record_path(path)}, too."
+        )
+    if find_record(path) is None:
+        return
+    links = chain(path)
+    for link in links.values():
+        if link.state == "changed" or (link.state == "missing" and _is_result(results, link.path)):
+            what = "has changed since it was written" if link.state == "changed" else "is missing"
+            raise InputError(
+                f"{link.path}: {what}, so the results do not belong together. Run the workflow again."
+            )
+    for link in links.values():
+        if other := next((source for source, same in link.inputs.items() if not same), None):
+            raise InputError(
+                f"{link.path}: was made from another version of {other}, so the results do not belong "
+                f"together. Run the workflow again. If {path.name} is from an earlier run, delete it."
+            )
 
 
 def _is_result(results: Path, path: Path) -> bool:
