@@ -263,14 +263,38 @@ def test_damaged_folders_are_refused(tmp_path):
         imageio.inspect(tmp_path / "c.zarr")
 
 
-def test_missing_chunks_are_reported(tmp_path, caplog):
-    image = drawn((1, 3, 20, 30))
-    path = write(tmp_path / "a.zarr", image)
+@pytest.mark.parametrize(
+    ("version", "shape", "lost", "files"),
+    [
+        ("0.5", (1, 3, 20, 30), ["c/1/0/0"], 3),
+        ("0.5", (1, 1, 2100, 2500), ["c/1/1"], 4),  # shards at the edge have fewer chunks
+        ("0.5", (1, 1, 2100, 2500), ["c/0/0", "c/1/0", "c/0/1"], 4),
+        ("0.4", (2, 1, 600, 40), ["0/1/0", "1/0/0"], 4),
+    ],
+)
+def test_missing_files_are_reported(tmp_path, caplog, version, shape, lost, files):
+    path = write(tmp_path / "a.zarr", drawn(shape), version)
     imageio.inspect(path)
     assert "missing" not in caplog.text
-    shutil.rmtree(path / "0/c/1")
+    for name in lost:
+        (path / "0" / name).unlink()
+    (path / "0/notes 1 1 1.txt").write_text("no pixels")
     imageio.inspect(path)
-    assert "1 of 3 chunks are missing, and are read as 0" in caplog.text
+    assert f"{len(lost)} of {files} files of pixels are missing, and are read as 0" in caplog.text
+
+
+def test_missing_files_of_names_with_dots_are_reported(tmp_path, caplog):
+    """As Zarr 2 names them by default."""
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(5, 7), chunks=(4, 4), dtype="u1", zarr_format=2, fill_value=9
+    )
+    array[:] = 1
+    assert (tmp_path / "a.zarr/1.1").exists()
+    imageio.inspect(tmp_path / "a.zarr")
+    assert "missing" not in caplog.text
+    (tmp_path / "a.zarr/1.1").unlink()
+    imageio.inspect(tmp_path / "a.zarr")
+    assert "1 of 4 files of pixels are missing, and are read as 9" in caplog.text
 
 
 def test_a_truncated_chunk_is_an_error(tmp_path):

@@ -2,7 +2,7 @@
 
 They are named `image.zarr` or, inside, `image.zarr/labels/cells`. The largest level of the pyramid is read.
 The folder can be an address, such as `https://server/image.zarr`; its files cannot be listed then, so missing
-chunks are not found. The package zarr is needed, which the extra `zarr` installs.
+ones are not found. The package zarr is needed, which the extra `zarr` installs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -49,7 +50,7 @@ def open_omezarr(
 ) -> Iterator[tuple[ImageInfo, Reader]]:
     """Yield the info and the region reader of an image; `named` are the parts of `path`.
 
-    With `every_chunk`, a warning says how many chunks are missing.
+    With `every_chunk`, a warning says how many files of pixels are missing.
     """
     require_zarr(path)
     import zarr
@@ -68,15 +69,8 @@ def open_omezarr(
     listed = not is_address(path)
     if listed and math.prod(array.shape) * array.dtype.itemsize > 2**30:
         require_plausible(path, info, _stored_bytes(array), 1_000_000)
-    if listed and every_chunk and (missing := array.nchunks - array.nchunks_initialized):
-        logger.warning(
-            "%s: %d of %d chunks are missing, and are read as %s. If they should exist, the copy is "
-            "incomplete: copy the folder again.",
-            path,
-            missing,
-            array.nchunks,
-            array.fill_value,
-        )
+    if listed and every_chunk:
+        _warn_if_incomplete(path, array)
     yield (
         replace(
             info,
@@ -213,6 +207,29 @@ def _largest_level(path: str | Path, named: ZarrPath, group: zarr.Group) -> Leve
 def _stored_bytes(array: zarr.Array) -> int:
     """Return the size of an array on disk."""
     return sum(file.stat().st_size for file in _folder(array).rglob("*") if file.is_file())
+
+
+def _warn_if_incomplete(path: str | Path, array: zarr.Array) -> None:
+    """Warn if files of pixels are missing. Each is a shard or, without shards, a chunk."""
+    counts = [
+        -(-length // side) for length, side in zip(array.shape, array.shards or array.chunks, strict=True)
+    ]
+    folder, stored = _folder(array), 0
+    # `array.nchunks_initialized` counts a shard at the edge as if it had as many chunks as the others
+    for file in folder.rglob("*"):
+        name = file.relative_to(folder).as_posix()
+        place = tuple(int(number) for number in re.findall("[0-9]+", name))
+        if len(place) == len(counts) and all(at < count for at, count in zip(place, counts, strict=True)):
+            stored += array.metadata.encode_chunk_key(place) == name and file.is_file()
+    if missing := math.prod(counts) - stored:
+        logger.warning(
+            "%s: %d of %d files of pixels are missing, and are read as %s. If they should exist, the copy is "
+            "incomplete: copy the folder again.",
+            path,
+            missing,
+            math.prod(counts),
+            array.fill_value,
+        )
 
 
 def _axes(path: str | Path, pyramid: Json, array: zarr.Array) -> tuple[str, list[str | None]]:
