@@ -581,18 +581,36 @@ class TestWhatWouldBeLost:
                 export_omezarr(tmp_path / source, tmp_path / out)
         assert (path / "labels/cells").is_dir()
 
-    def test_folders_of_others_and_further_labels_stay(self, tmp_path):
+    def test_folders_of_others_stay(self, tmp_path):
         imageio.write_images(tmp_path / "a.tif", drawn((1, 1, 20, 30))[0])
         zarr.create_group(tmp_path / "plate.zarr")
         with pytest.raises(InputError, match="bordure did not write it"):
             export_omezarr(tmp_path / "a.tif", tmp_path / "plate.zarr")
-        path = write(tmp_path / "b.zarr", drawn((1, 1, 20, 30)), labels=drawn((1, 20, 30)))
-        export_omezarr(tmp_path / "a.tif", path)  # its own folder is replaced
+
+    @pytest.mark.parametrize("version", ["0.5", "0.4"])
+    def test_its_own_folder_is_replaced(self, tmp_path, version):
+        imageio.write_images(tmp_path / "a.tif", drawn((1, 1, 20, 30))[0])
+        path = write(tmp_path / "b.zarr", drawn((2, 2, 600, 700)), version, labels=drawn((2, 600, 700)))
+        (path / "0/@eaDir").mkdir()
+        for name in (".DS_Store", "labels/cells/.DS_Store", "0/@eaDir/a"):
+            (path / name).write_text("written by a desktop")
+        export_omezarr(tmp_path / "a.tif", path, version=version)
         assert not (path / "labels").exists()
-        path = write(tmp_path / "c.zarr", drawn((1, 1, 20, 30)), labels=drawn((1, 20, 30)))
-        shutil.copytree(path / "labels/cells", path / "labels/by_hand")
-        with pytest.raises(InputError, match=r"has further labels \(by_hand\), which would be lost"):
+
+    @pytest.mark.parametrize("version", ["0.5", "0.4"])
+    @pytest.mark.parametrize(
+        "name", ["labels/by_hand", "tables", "notes.txt", "labels/cells/tables", "0/old.npy", "1.txt", "raw"]
+    )
+    def test_what_others_added_stays(self, tmp_path, version, name):
+        imageio.write_images(tmp_path / "a.tif", drawn((1, 1, 20, 30))[0])
+        path = write(tmp_path / "c.zarr", drawn((1, 1, 20, 30)), version, labels=drawn((1, 20, 30)))
+        if "." in name:
+            (path / name).write_text("important")
+        else:
+            shutil.copytree(path / "labels/cells", path / name)
+        with pytest.raises(InputError, match=rf"bordure did not write \({name}\), which would be lost"):
             export_omezarr(tmp_path / "a.tif", path)
+        assert (path / name).exists()
 
     def test_what_a_killed_export_left_is_cleared(self, tmp_path):
         imageio.write_images(tmp_path / "a.tif", drawn((1, 1, 20, 30))[0])

@@ -7,8 +7,10 @@ Bio-Formats. Several processes can fill one array if each writes whole shards.
 from __future__ import annotations
 
 import glob
+import itertools
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +24,7 @@ from pipeline_lib.imageio.omezarr import METADATA, require_zarr
 from pipeline_lib.imageio.pixelsize import Scale
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import explained
+from pipeline_lib.runtime.files import explained, is_left_behind
 from pipeline_lib.runtime.types import Json
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ VERSIONS = ("0.5", "0.4")
 CHUNK, SHARD = 512, 2048
 #: Labels with more cells than this have no properties, which programs read as a whole.
 MOST_PROPERTIES = 100_000
+_METADATA = (*METADATA, ".zattrs")
+# Groups, levels, and the chunks in them
+_WRITTEN = re.compile(r"labels|labels/cells|(labels/cells/)?\d+(/c)?(/\d+)*")
+_LISTED = 5  # limit of files that a message names
 
 
 class Shard(NamedTuple):
@@ -60,8 +66,8 @@ def writing_omezarr(path: str | Path, version: str = VERSIONS[0]) -> Iterator[Om
     Parameters
     ----------
     path : str or Path
-        Folder to write; its name ends with `.zarr`. A folder of this name is replaced if
-        bordure wrote it and nobody added labels.
+        Folder to write; its name ends with `.zarr`. A folder of this name is replaced if it has only
+        what bordure wrote. Labels that were edited in place are not noticed.
     version : {"0.5", "0.4"}
         Version of OME-Zarr.
 
@@ -112,12 +118,27 @@ def _require_own(path: Path) -> None:
         raise InputError(f"{path}: exists, and is no Zarr folder. Choose another name.")
     if "bordure" not in zarr.open(path, mode="r").attrs:
         raise InputError(f"{path}: exists, and bordure did not write it. Choose another name, or delete it.")
-    others = sorted({entry.parent.name for entry in path.glob("labels/*/*")} - {"cells"})
+    others = [*itertools.islice(_others(path), _LISTED)]
     if others:
         raise InputError(
-            f"{path}: exists, and has further labels ({', '.join(others)}), which would be lost. Choose "
-            "another name, or delete it."
+            f"{path}: exists, and has what bordure did not write ({', '.join(others)}), which would be lost. "
+            "Choose another name, or delete it."
         )
+
+
+def _others(path: Path) -> Iterator[str]:
+    """Yield the files and folders that `OmeZarr` does not write, without what is in such folders."""
+    for folder, folders, files in os.walk(path):
+        folders.sort()  # so that a message is always the same
+        inside = Path(folder).relative_to(path)
+        for name in sorted(folders + files):
+            own = (inside / name).as_posix()
+            if _WRITTEN.fullmatch(own) or (name in files and name in _METADATA):
+                continue
+            if name in folders:
+                folders.remove(name)
+            if not is_left_behind(name):
+                yield own
 
 
 def _clear(path: Path) -> None:
