@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from pipeline_lib.imageio.omezarr_writing import OmeZarr, fill, make_pyramid, sh
 from pipeline_lib.imageio.pixelsize import Scale
 from pipeline_lib.projects.layouts import find_images
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.stages.export import export_omezarr
+from pipeline_lib.stages.export import export_labels, export_omezarr
 
 
 def drawn(shape, dtype=np.uint8, seed=0):
@@ -436,6 +437,46 @@ def test_probabilities_are_exported_as_images(tmp_path):
     np.testing.assert_array_equal(stored, imageio.read_images(tmp_path / "a_cell_probability.tif")[0])
     window = metadata(tmp_path / "a_cell_probability.zarr")["omero"]["channels"][0]["window"]
     assert window["start"] == pytest.approx(stored.min()) and window["end"] == pytest.approx(stored.max())
+
+
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_colours_are_exported_as_colours(tmp_path, version):
+    colours = drawn((20, 30, 3))
+    colours[..., 1] //= 4
+    tifffile.imwrite(tmp_path / "a.tif", colours, photometric="rgb")
+    export_omezarr(tmp_path / "a.tif", tmp_path / "a.zarr", version=version)
+    shown = metadata(tmp_path / "a.zarr")["omero"]["channels"]
+    assert [(own["label"], own["color"]) for own in shown] == [
+        ("red", "FF0000"),
+        ("green", "00FF00"),
+        ("blue", "0000FF"),
+    ]
+    lowest, highest = float(colours.min()), float(colours.max())
+    for own in shown:
+        assert own["window"] == {"min": lowest, "max": highest, "start": lowest, "end": highest}
+    before, after = (imageio.inspect(tmp_path / name) for name in ("a.tif", "a.zarr"))
+    assert (after.rgb, after.names, after.shape) == (before.rgb, before.names, before.shape)
+    assert after.rgb
+    np.testing.assert_array_equal(
+        imageio.read_images(tmp_path / "a.zarr", channels=["blue"])[0, 0], colours[..., 2]
+    )
+    tifffile.imwrite(tmp_path / "b.tif", np.repeat(colours[..., :1], 3, -1), photometric="rgb")
+    export_omezarr(tmp_path / "b.tif", tmp_path / "b.zarr", version=version)
+    np.testing.assert_array_equal(imageio.read_images(tmp_path / "b.zarr")[0, 0], colours[..., 0])
+
+
+def test_stains_in_red_green_and_blue_are_no_colours(tmp_path):
+    path = write(tmp_path / "a.zarr", drawn((3, 1, 20, 30)), channels=["red", "green", "blue"], rgb=True)
+    assert imageio.inspect(path).rgb
+    changed(path, lambda ome: ome["omero"]["channels"][2].update(label="DAPI"))
+    info = imageio.inspect(path)
+    assert (info.rgb, info.names) == (False, ("red", "green", "DAPI"))
+
+
+def test_colours_in_an_annotation_are_refused_without_a_line(tmp_path):
+    path = write(tmp_path / "a.zarr", drawn((3, 1, 20, 30)), rgb=True)
+    with pytest.raises(InputError, match=r"expected one number per pixel\. Write it again with the program"):
+        export_labels(path, tmp_path / "a.zip", to="fiji")
 
 
 def test_init_finds_images_with_their_labels(tmp_path):

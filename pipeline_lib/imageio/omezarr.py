@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Metadata files of a group or an array: Zarr version 3, then version 2.
 METADATA = ("zarr.json", ".zgroup", ".zarray")
+#: Names and colours of channels that together are one image of colours.
+RGB = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}
 _LISTED = 20  # limit of images that a message names
 _DEEPEST = 4  # levels of groups that are searched for images; a well of a plate is in the second
 _UNNAMED_AXES = {2: "yx", 3: "zyx", 5: "tczyx"}  # of versions 0.1 and 0.2, and of arrays without names
@@ -75,6 +77,7 @@ def open_omezarr(
         replace(
             info,
             white_is_zero=found.inverted,
+            rgb=found.rgb and info.channels == len(RGB),
             pixel_size=found.scale.pixel_size,
             section_spacing=found.scale.section_spacing if _along_z(found.axes, z_axis) else None,
             names=found.names if len(found.names) == info.channels else (),
@@ -149,6 +152,8 @@ class Level(NamedTuple):
         Names of the channels.
     inverted : bool
         Whether 0 is displayed as white.
+    rgb : bool
+        Whether the channels are red, green and blue. They have no names then.
     """
 
     array: zarr.Array
@@ -156,6 +161,7 @@ class Level(NamedTuple):
     scale: Scale = Scale()
     names: tuple[str, ...] = ()
     inverted: bool = False
+    rgb: bool = False
 
 
 def _largest_level(path: str | Path, named: ZarrPath, group: zarr.Group) -> Level:
@@ -201,7 +207,10 @@ def _largest_level(path: str | Path, named: ZarrPath, group: zarr.Group) -> Leve
     channels = [*described.get("omero", {}).get("channels", ())]
     names = tuple(str(channel.get("label", "")) for channel in channels)
     inverted = bool(channels) and all(channel.get("inverted") is True for channel in channels)
-    return Level(array, axes, scale, names, inverted)
+    # stains are often shown in these colours too, but are not called so
+    colours = [str(channel.get("color", "")).upper() for channel in channels]
+    rgb = [*zip(names, colours, strict=True)] == [*RGB.items()]
+    return Level(array, axes, scale, () if rgb else names, inverted, rgb)
 
 
 def _stored_bytes(array: zarr.Array) -> int:

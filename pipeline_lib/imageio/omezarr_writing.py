@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipeline_lib.imageio.headers import Reader
-from pipeline_lib.imageio.omezarr import METADATA, require_zarr
+from pipeline_lib.imageio.omezarr import METADATA, RGB, require_zarr
 from pipeline_lib.imageio.pixelsize import Scale
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.runtime.errors import InputError
@@ -178,6 +178,7 @@ class OmeZarr:
         lengths: Scale = Scale(),  # noqa: B008
         *,
         channels: Sequence[str] = (),
+        rgb: bool = False,
         provenance: Json | None = None,
     ) -> None:
         """Write the image with all levels of its pyramid, which are means.
@@ -194,6 +195,8 @@ class OmeZarr:
             Size of pixels.
         channels : sequence of str, optional
             Names of the channels.
+        rgb : bool, default False
+            Whether the channels are red, green and blue.
         provenance : dict, optional
             Record of how the image was made, stored in the attribute `bordure`.
         """
@@ -201,7 +204,7 @@ class OmeZarr:
         fill(levels[0], shape, read, shards(shape))
         make_pyramid(levels, shape, _mean)
         described = self._described("image", shape, lengths, "mean")
-        described["omero"] = _shown(levels[-1], shape, channels)
+        described["omero"] = _shown(levels[-1], shape, channels, rgb)
         self._describe("", described, provenance)
 
     def write_labels(
@@ -464,10 +467,32 @@ def _index(axes: str, channel: int, z: int, rows: slice, columns: slice) -> tupl
     return tuple(parts[axis] for axis in axes)
 
 
-def _shown(coarsest: zarr.Array, shape: tuple[int, ...], names: Sequence[str]) -> Json:
-    """Return how channels are displayed: gray, from the smallest to the largest value."""
-    axes = _axes(shape)
+def _shown(coarsest: zarr.Array, shape: tuple[int, ...], names: Sequence[str], rgb: bool) -> Json:
+    """Return how channels are displayed: gray or in colours, from the smallest to the largest value."""
+    windows = _windows(coarsest, shape)
+    if rgb:  # with a window for each channel, colours would change
+        windows = [(min(low for low, _ in windows), max(high for _, high in windows))] * len(windows)
+        names = [*RGB]
     channels = []
+    for number, (lowest, highest) in enumerate(windows):
+        name = names[number] if number < len(names) else f"channel {number}"
+        if not lowest < highest:
+            lowest, highest = 0.0, 1.0
+        channels.append(
+            {
+                "label": name,
+                "color": RGB[name] if rgb else "FFFFFF",
+                "active": True,
+                "window": {"min": lowest, "max": highest, "start": lowest, "end": highest},
+            }
+        )
+    return {"channels": channels, "rdefs": {"model": "greyscale" if shape[0] == 1 else "color"}}
+
+
+def _windows(coarsest: zarr.Array, shape: tuple[int, ...]) -> list[tuple[float, float]]:
+    """Return the smallest and the largest value of each channel."""
+    axes = _axes(shape)
+    found = []
     for number in range(shape[0]):
         lowest, highest = math.inf, -math.inf
         for z in range(shape[1]):
@@ -475,14 +500,5 @@ def _shown(coarsest: zarr.Array, shape: tuple[int, ...], names: Sequence[str]) -
             with suppress(ValueError):  # no number at all
                 finite = region[np.isfinite(region)]
                 lowest, highest = min(lowest, float(finite.min())), max(highest, float(finite.max()))
-        if not lowest < highest:
-            lowest, highest = 0.0, 1.0
-        channels.append(
-            {
-                "label": names[number] if number < len(names) else f"channel {number}",
-                "color": "FFFFFF",
-                "active": True,
-                "window": {"min": lowest, "max": highest, "start": lowest, "end": highest},
-            }
-        )
-    return {"channels": channels, "rdefs": {"model": "greyscale" if shape[0] == 1 else "color"}}
+        found.append((lowest, highest))
+    return found

@@ -174,6 +174,7 @@ def export_omezarr(
             pixels.dtype,
             lengths,
             channels=pixels.info.names,
+            rgb=pixels.info.rgb,
             provenance=record | {"source": str(shown)},
         )
         if cells is None:
