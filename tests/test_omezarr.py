@@ -399,6 +399,30 @@ def test_exported_labels_have_their_measurements(tmp_path):
     np.testing.assert_array_equal(imageio.read_images(tmp_path / "a.zarr")[0], image)
 
 
+@pytest.mark.parametrize(
+    ("of_image", "of_labels", "expected"),
+    [
+        ((None, None), ((0.5, 0.25), 3.0), [3.0, 0.5, 0.25]),
+        (((0.5, 0.25), None), ((0.4, 0.2), 3.0), [3.0, 0.5, 0.25]),
+        ((None, 2.0), ((0.5, 0.25), 3.0), [2.0, 0.5, 0.25]),
+        ((None, 2.0), ((0.5, 0.25), None), [2.0, 0.5, 0.25]),
+    ],
+)
+def test_lengths_that_the_image_does_not_state_are_those_of_its_labels(
+    tmp_path, of_image, of_labels, expected
+):
+    labels = stack_of_cells()
+    imageio.write_labels(
+        tmp_path / "a_labels.tif", labels, pixel_size=of_labels[0], section_spacing=of_labels[1]
+    )
+    write(tmp_path / "image.zarr", drawn((1, *labels.shape)), lengths=Scale(*of_image))
+    export_omezarr(tmp_path / "a_labels.tif", tmp_path / "a.zarr", image=tmp_path / "image.zarr")
+    for group in ("", "labels/cells"):
+        (pyramid,) = metadata(tmp_path / "a.zarr" / group)["multiscales"]
+        assert pyramid["datasets"][0]["coordinateTransformations"][0]["scale"] == expected
+        assert [axis["unit"] for axis in pyramid["axes"]] == ["micrometer"] * 3
+
+
 def test_labels_that_are_unique_keep_their_numbers(tmp_path, capsys):
     labels = stack_of_cells()
     labels[1][labels[1] > 0] += 10

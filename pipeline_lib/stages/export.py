@@ -73,8 +73,8 @@ def export_labels(
         If a file cannot be read, a label is negative, the table is of other cells, or there are more cells,
         or larger coordinates, than Fiji can show.
     """
-    with open_cells(labels, output, block=block) as (cells, size):
-        measured = _measured(table, cells, size, labels, block)
+    with open_cells(labels, output, block=block) as (cells, info):
+        measured = _measured(table, cells, info.pixel_size, labels, block)
         if to == "fiji":
             _require_small(labels, cells.shape, len(measured))
         outlines = _outlines(cells, measured, block)
@@ -157,7 +157,7 @@ def export_omezarr(
         lengths = Scale(pixels.info.pixel_size, pixels.info.section_spacing)
         cells, size = None, None
         if image is not None:
-            cells, size = stack.enter_context(open_cells(source, output, block=block))
+            cells, info = stack.enter_context(open_cells(source, output, block=block))
             if cells.shape != pixels.shape[1:]:
                 found, expected = (
                     f"{several(z, 'section')} of {y} x {x} px" for z, y, x in (cells.shape, pixels.shape[1:])
@@ -166,7 +166,8 @@ def export_omezarr(
                     f"{source}: has {found}, but its image {image} has {expected}. Name the image of these "
                     "labels; that of a volume of a run is results/dataset/NAME.h5:/raw."
                 )
-            lengths = lengths if lengths.pixel_size else Scale(size)
+            size = info.pixel_size
+            lengths = Scale(lengths.pixel_size or size, lengths.section_spacing or info.section_spacing)
         writer = stack.enter_context(writing_omezarr(output, version))
         writer.write_image(
             pixels.read,
