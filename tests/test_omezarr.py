@@ -740,6 +740,93 @@ def test_sections_of_a_time_series_have_no_distance(tmp_path):
     assert (info.sections, info.pixel_size, info.section_spacing) == (3, (0.5, 0.5), None)
 
 
+class TestTimeSeries:
+    """Frames are written along t, and read as sections."""
+
+    @pytest.mark.parametrize("version", ["0.5", "0.4"])
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_frames_have_an_axis_of_time(self, tmp_path, version, channels):
+        image = drawn((channels, 3, 600, 700))
+        tifffile.imwrite(
+            tmp_path / "a.tif",
+            image.swapaxes(0, 1),
+            imagej=True,
+            resolution=(4.0, 2.0),
+            metadata={"axes": "TCYX", "unit": "um", "spacing": 3.0, "finterval": 1.5, "tunit": "min"},
+        )
+        export_omezarr(tmp_path / "a.tif", tmp_path / "a.zarr", version=version)
+        before, after = (imageio.inspect(tmp_path / name) for name in ("a.tif", "a.zarr"))
+        assert (after.shape, after.frames, after.frame_interval) == (image.shape, True, 90.0)
+        assert (before.frames, before.frame_interval) == (True, 90.0)
+        assert (after.pixel_size, after.section_spacing) == ((0.5, 0.25), None)
+        np.testing.assert_array_equal(imageio.read_images(tmp_path / "a.zarr", channels=channels), image)
+        (pyramid,) = metadata(tmp_path / "a.zarr")["multiscales"]
+        space = {"type": "space", "unit": "micrometer"}
+        assert pyramid["axes"] == [
+            {"name": "t", "type": "time", "unit": "second"},
+            *([{"name": "c", "type": "channel"}] if channels > 1 else []),
+            {"name": "y"} | space,
+            {"name": "x"} | space,
+        ]
+        assert pyramid["datasets"][1]["coordinateTransformations"][0]["scale"] == [
+            90.0,
+            *([1.0] if channels > 1 else []),
+            1.0,
+            0.5,
+        ]
+        expected = np.rint(image.reshape(channels, 3, 300, 2, 350, 2).mean((3, 5))).swapaxes(0, 1).squeeze()
+        level = zarr.open_array(tmp_path / "a.zarr/1", mode="r")
+        np.testing.assert_array_equal(level[:], expected)
+        if version == "0.5":
+            assert "".join(level.metadata.dimension_names) == ("tcyx" if channels > 1 else "tyx")
+
+    @pytest.mark.parametrize("of_image, of_labels", [("TYX", "ZYX"), ("ZYX", "TYX")])
+    def test_labels_have_the_axes_of_their_image(self, tmp_path, of_image, of_labels):
+        labels = stack_of_cells()
+        size = {"unit": "um", "spacing": 3.0}
+        for name, array, axes in (("image", drawn(labels.shape), of_image), ("labels", labels, of_labels)):
+            tifffile.imwrite(
+                tmp_path / f"{name}.tif",
+                array,
+                imagej=True,
+                resolution=(4, 4),
+                metadata={"axes": axes} | size,
+            )
+        export_omezarr(tmp_path / "labels.tif", tmp_path / "a.zarr", image=tmp_path / "image.tif")
+        for group in ("", "labels/cells"):
+            (pyramid,) = metadata(tmp_path / "a.zarr" / group)["multiscales"]
+            assert "".join(axis["name"] for axis in pyramid["axes"]) == of_image.lower()
+            first = {"name": "t", "type": "time"}  # its interval is not known
+            if of_image == "ZYX":
+                first = {"name": "z", "type": "space", "unit": "micrometer"}
+            assert pyramid["axes"][0] == first
+            (scale,) = pyramid["datasets"][0]["coordinateTransformations"]
+            assert scale["scale"] == [1.0 if of_image == "TYX" else 3.0, 0.25, 0.25]
+        np.testing.assert_array_equal(
+            imageio.read_images(tmp_path / "a.zarr/labels/cells")[0] > 0, labels > 0
+        )
+
+    @pytest.mark.parametrize("of_image, of_labels", [(2.0, 5.0), (None, 5.0)])
+    def test_an_interval_that_the_image_does_not_state_is_that_of_its_labels(
+        self, tmp_path, of_image, of_labels
+    ):
+        labels = stack_of_cells()
+        for name, array, interval in (
+            ("image", drawn(labels.shape), of_image),
+            ("labels", labels, of_labels),
+        ):
+            stated = {"finterval": interval} if interval else {}
+            tifffile.imwrite(tmp_path / f"{name}.tif", array, imagej=True, metadata={"axes": "TYX"} | stated)
+        export_omezarr(tmp_path / "labels.tif", tmp_path / "a.zarr", image=tmp_path / "image.tif")
+        for group in ("a.zarr", "a.zarr/labels/cells"):
+            assert imageio.inspect(tmp_path / group).frame_interval == (of_image or of_labels)
+
+    def test_time_and_depth_are_refused(self, tmp_path):
+        tifffile.imwrite(tmp_path / "a.tif", drawn((2, 3, 20, 30)), imagej=True, metadata={"axes": "TZYX"})
+        with pytest.raises(InputError, match=r"axes TZCYXS .* are ambiguous"):
+            export_omezarr(tmp_path / "a.tif", tmp_path / "a.zarr")
+
+
 def test_init_of_an_address_says_how_to_copy(capsys):
     assert cli.main(["init", "https://server/a.zarr"]) == 1
     assert "bordure export https://server/a.zarr a.zarr --to ome-zarr" in capsys.readouterr().err

@@ -79,18 +79,14 @@ def open_omezarr(
             white_is_zero=found.inverted,
             rgb=found.rgb and info.channels == len(RGB),
             pixel_size=found.scale.pixel_size,
-            section_spacing=found.scale.section_spacing if _along_z(found.axes, z_axis) else None,
+            section_spacing=None if info.frames else found.scale.section_spacing,
+            frame_interval=found.scale.frame_interval if info.frames else None,
             names=found.names if len(found.names) == info.channels else (),
         ),
         lambda z, rows, columns: cyx(
             np.asarray(array[tuple(region_index(info, z_axis, z, rows, columns))]), info
         ),
     )
-
-
-def _along_z(axes: str, sections: int | None) -> bool:
-    """Return whether the axis of the sections is z, and not time."""
-    return sections is None or axes[sections] == "z"
 
 
 def _open(path: str | Path, named: ZarrPath) -> Any:
@@ -267,7 +263,7 @@ def _axes_of_array(path: str | Path, array: zarr.Array) -> str:
 
 
 def _scale(axes: str, units: list[str | None], pyramid: Json, level: Json) -> Scale:
-    """Return the lengths that scales state, of the level and of all levels."""
+    """Return the lengths and times that scales state, of the level and of all levels."""
     factors = np.ones(len(axes))
     with suppress(KeyError, TypeError, ValueError):
         for transform in (

@@ -60,7 +60,9 @@ class Shard(NamedTuple):
 
 
 @contextmanager
-def writing_omezarr(path: str | Path, version: str = VERSIONS[0]) -> Iterator[OmeZarr]:
+def writing_omezarr(
+    path: str | Path, version: str = VERSIONS[0], *, frames: bool = False
+) -> Iterator[OmeZarr]:
     """Write an OME-Zarr folder completely or not at all. Context manager.
 
     Parameters
@@ -70,6 +72,8 @@ def writing_omezarr(path: str | Path, version: str = VERSIONS[0]) -> Iterator[Om
         what bordure wrote. Labels that were edited in place are not noticed.
     version : {"0.5", "0.4"}
         Version of OME-Zarr.
+    frames : bool, default False
+        Whether sections are the frames of a time series.
 
     Yields
     ------
@@ -92,7 +96,7 @@ def writing_omezarr(path: str | Path, version: str = VERSIONS[0]) -> Iterator[Om
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear(path)
-        yield OmeZarr(temporary, version)
+        yield OmeZarr(temporary, version, frames=frames)
         if path.exists():
             path.rename(old)
         temporary.rename(path)
@@ -160,12 +164,14 @@ class OmeZarr:
         Folder, which does not exist.
     version : {"0.5", "0.4"}
         Version of OME-Zarr.
+    frames : bool, default False
+        Whether sections are the frames of a time series. Their axis is time then, not z.
     """
 
-    def __init__(self, folder: Path, version: str = VERSIONS[0]) -> None:
+    def __init__(self, folder: Path, version: str = VERSIONS[0], *, frames: bool = False) -> None:
         import zarr
 
-        self.folder, self.version = folder, version
+        self.folder, self.version, self.frames = folder, version, frames
         self._format: Any = 3 if version == "0.5" else 2
         zarr.create_group(folder, zarr_format=self._format)
         self._labels: list[str] = []
@@ -201,10 +207,11 @@ class OmeZarr:
             Record of how the image was made, stored in the attribute `bordure`.
         """
         levels = self.create("", shape, dtype)
-        fill(levels[0], shape, read, shards(shape))
-        make_pyramid(levels, shape, _mean)
+        fill(levels[0], shape, read, shards(shape), frames=self.frames)
+        make_pyramid(levels, shape, _mean, frames=self.frames)
         described = self._described("image", shape, lengths, "mean")
-        described["omero"] = _shown(levels[-1], shape, channels, rgb)
+        windows = _windows(levels[-1], shape, self.frames)
+        described["omero"] = _shown(windows, channels, rgb)
         self._describe("", described, provenance)
 
     def write_labels(
@@ -242,8 +249,8 @@ class OmeZarr:
         self._describe("labels", {"labels": self._labels})
         group, whole = f"labels/{name}", (1, *shape)
         levels = self.create(group, whole, np.dtype(np.uint32))
-        fill(levels[0], whole, lambda *region: read(*region)[None], shards(whole))
-        make_pyramid(levels, whole, _stride)
+        fill(levels[0], whole, lambda *region: read(*region)[None], shards(whole), frames=self.frames)
+        make_pyramid(levels, whole, _stride, frames=self.frames)
         described = self._described(name, whole, lengths, "stride")
         source: Json = {"source": {"image": "../../"}}
         if self.version == "0.4":
@@ -277,9 +284,9 @@ class OmeZarr:
         found = []
         kept = np.dtype(f"{np.dtype(dtype).kind}{np.dtype(dtype).itemsize}")  # not `longlong`
         for level, own in enumerate(_level_shapes(shape)):
-            axes = _axes(shape)
-            lengths = tuple(own["czyx".index(axis)] for axis in axes)
-            sides = {"c": 1, "z": 1}
+            axes = _axes(shape, self.frames)
+            lengths = tuple(_by_axis(own)[axis] for axis in axes)
+            sides = {"c": 1, "z": 1, "t": 1}
             chunks = tuple(
                 sides.get(axis, min(CHUNK, length)) for axis, length in zip(axes, lengths, strict=True)
             )
@@ -313,14 +320,14 @@ class OmeZarr:
 
     def _described(self, name: str, shape: tuple[int, ...], lengths: Scale, kind: str) -> Json:
         """Return the metadata of a pyramid."""
-        axes = _axes(shape)
+        axes = _axes(shape, self.frames)
         y, x = lengths.pixel_size or (None, None)
-        known = {"y": y, "x": x, "z": lengths.section_spacing}
+        known = {"y": y, "x": x, "z": lengths.section_spacing, "t": lengths.frame_interval}
         described: list[Json] = []
         for axis in axes:
-            described.append({"name": axis, "type": "channel" if axis == "c" else "space"})
+            described.append({"name": axis, "type": {"c": "channel", "t": "time"}.get(axis, "space")})
             if known.get(axis):
-                described[-1]["unit"] = "micrometer"
+                described[-1]["unit"] = "second" if axis == "t" else "micrometer"
         datasets = []
         for level in range(len(_level_shapes(shape))):
             step = 2**level
@@ -372,7 +379,14 @@ def shards(shape: tuple[int, int, int, int]) -> list[Shard]:
     ]
 
 
-def fill(array: zarr.Array, shape: tuple[int, int, int, int], read: Reader, own: Iterable[Shard]) -> None:
+def fill(
+    array: zarr.Array,
+    shape: tuple[int, int, int, int],
+    read: Reader,
+    own: Iterable[Shard],
+    *,
+    frames: bool = False,
+) -> None:
     """Write regions of the largest level.
 
     Parameters
@@ -385,8 +399,10 @@ def fill(array: zarr.Array, shape: tuple[int, int, int, int], read: Reader, own:
         Returns a region (c, y, x) of a section.
     own : iterable of Shard
         Regions to write.
+    frames : bool, default False
+        Whether the array has an axis of time, not z.
     """
-    axes = _axes(shape)
+    axes = _axes(shape, frames)
     last, region = None, np.empty(0)
     for channel, z, rows, columns in own:
         if last != (z, rows, columns):  # channels of a region are read once
@@ -398,6 +414,8 @@ def make_pyramid(
     levels: Sequence[zarr.Array],
     shape: tuple[int, int, int, int],
     reduce: Callable[[np.ndarray], np.ndarray],
+    *,
+    frames: bool = False,
 ) -> None:
     """Fill all levels but the largest, each from the one before.
 
@@ -409,8 +427,10 @@ def make_pyramid(
         Lengths of the axes `czyx` of the first level.
     reduce : callable
         Makes a region (y, x) of half the height and width, rounded up.
+    frames : bool, default False
+        Whether the arrays have an axis of time, not z.
     """
-    axes = _axes(shape)
+    axes = _axes(shape, frames)
     side = SHARD // 2  # so that at most one shard of the level before is in memory
     for level, own in enumerate(_level_shapes(shape)[1:], 1):
         finer, coarser = levels[level - 1], levels[level]
@@ -456,20 +476,26 @@ def _level_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return found
 
 
-def _axes(shape: tuple[int, ...]) -> str:
-    """Return the axes that are written."""
-    return "".join(axis for axis, length in zip("czyx", shape, strict=True) if length > 1 or axis in "yx")
+def _axes(shape: tuple[int, ...], frames: bool) -> str:
+    """Return the axes that are written, in the order of OME-Zarr: time, channel, space."""
+    lengths = _by_axis(shape)
+    return "".join(axis for axis in ("tcyx" if frames else "czyx") if lengths[axis] > 1 or axis in "yx")
+
+
+def _by_axis(shape: tuple[int, ...]) -> dict[str, int]:
+    """Return the lengths of all axes; sections are along z or along t."""
+    channels, sections, height, width = shape
+    return {"c": channels, "z": sections, "t": sections, "y": height, "x": width}
 
 
 def _index(axes: str, channel: int, z: int, rows: slice, columns: slice) -> tuple[Any, ...]:
     """Return the index of a region of an array with these axes."""
-    parts = {"c": channel, "z": z, "y": rows, "x": columns}
+    parts = {"c": channel, "z": z, "t": z, "y": rows, "x": columns}
     return tuple(parts[axis] for axis in axes)
 
 
-def _shown(coarsest: zarr.Array, shape: tuple[int, ...], names: Sequence[str], rgb: bool) -> Json:
+def _shown(windows: list[tuple[float, float]], names: Sequence[str], rgb: bool) -> Json:
     """Return how channels are displayed: gray or in colours, from the smallest to the largest value."""
-    windows = _windows(coarsest, shape)
     if rgb:  # with a window for each channel, colours would change
         windows = [(min(low for low, _ in windows), max(high for _, high in windows))] * len(windows)
         names = [*RGB]
@@ -486,12 +512,12 @@ def _shown(coarsest: zarr.Array, shape: tuple[int, ...], names: Sequence[str], r
                 "window": {"min": lowest, "max": highest, "start": lowest, "end": highest},
             }
         )
-    return {"channels": channels, "rdefs": {"model": "greyscale" if shape[0] == 1 else "color"}}
+    return {"channels": channels, "rdefs": {"model": "greyscale" if len(channels) == 1 else "color"}}
 
 
-def _windows(coarsest: zarr.Array, shape: tuple[int, ...]) -> list[tuple[float, float]]:
+def _windows(coarsest: zarr.Array, shape: tuple[int, ...], frames: bool) -> list[tuple[float, float]]:
     """Return the smallest and the largest value of each channel."""
-    axes = _axes(shape)
+    axes = _axes(shape, frames)
     found = []
     for number in range(shape[0]):
         lowest, highest = math.inf, -math.inf

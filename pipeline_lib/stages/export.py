@@ -78,7 +78,10 @@ def export_labels(
         if to == "fiji":
             _require_small(labels, cells.shape, len(measured))
         outlines = _outlines(cells, measured, block)
-        found = (write_cell_rois if to == "fiji" else write_cell_geojson)(output, outlines)
+        if to == "fiji":
+            found = write_cell_rois(output, outlines)
+        else:
+            found = write_cell_geojson(output, outlines, frames=info.frames)
     logger.info("%s: %d cells", output, found.cells)
     return found
 
@@ -154,7 +157,8 @@ def export_omezarr(
     number = imageio.inspect(shown).channels
     with ExitStack() as stack:
         pixels = stack.enter_context(imageio.open_images(shown, channels=number))
-        lengths = Scale(pixels.info.pixel_size, pixels.info.section_spacing)
+        stated = pixels.info
+        lengths = Scale(stated.pixel_size, stated.section_spacing, stated.frame_interval)
         cells, size = None, None
         if image is not None:
             cells, info = stack.enter_context(open_cells(source, output, block=block))
@@ -167,15 +171,19 @@ def export_omezarr(
                     "labels; that of a volume of a run is results/dataset/NAME.h5:/raw."
                 )
             size = info.pixel_size
-            lengths = Scale(lengths.pixel_size or size, lengths.section_spacing or info.section_spacing)
-        writer = stack.enter_context(writing_omezarr(output, version))
+            lengths = Scale(
+                stated.pixel_size or size,
+                stated.section_spacing or info.section_spacing,
+                stated.frame_interval or info.frame_interval,
+            )
+        writer = stack.enter_context(writing_omezarr(output, version, frames=stated.frames))
         writer.write_image(
             pixels.read,
             pixels.shape,
             pixels.dtype,
             lengths,
-            channels=pixels.info.names,
-            rgb=pixels.info.rgb,
+            channels=stated.names,
+            rgb=stated.rgb,
             provenance=record | {"source": str(shown)},
         )
         if cells is None:
