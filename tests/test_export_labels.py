@@ -63,6 +63,15 @@ def test_qupath_gets_exactly_the_pixels_of_all_cells(stored, tmp_path, block):
     np.testing.assert_array_equal(shown, labels)
 
 
+def test_frames_are_time_points_in_qupath(tmp_path):
+    for axes, planes in (("TYX", {(0, 0), (0, 1)}), ("ZYX", {(0, 0), (1, 0)})):
+        tifffile.imwrite(tmp_path / "a.tif", some_labels(), imagej=True, metadata={"axes": axes})
+        export_labels(tmp_path / "a.tif", tmp_path / "a.geojson", to="qupath")
+        features = json.loads((tmp_path / "a.geojson").read_text())["features"]
+        found = [feature["geometry"]["plane"] for feature in features]
+        assert {(plane["z"], plane["t"]) for plane in found} == planes
+
+
 def test_fiji_gets_single_areas_without_holes(stored, tmp_path):
     found = export_labels(stored, tmp_path / "rois.zip", to="fiji")
     assert found == (4, 1, 1)

@@ -25,7 +25,7 @@ from pipeline_lib.imageio.omezarr_writing import OmeZarr, fill, make_pyramid, sh
 from pipeline_lib.imageio.pixelsize import Scale
 from pipeline_lib.projects.layouts import find_images
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.stages.export import export_omezarr
+from pipeline_lib.stages.export import export_labels, export_omezarr
 
 
 def drawn(shape, dtype=np.uint8, seed=0):
@@ -125,7 +125,8 @@ def test_version_0_5_has_shards_and_names_of_axes_and_0_4_is_zarr_2(tmp_path):
             assert found[0]["version"] == "0.5" and "version" not in found[0]["multiscales"][0]
         else:
             assert (path / ".zgroup").exists() and (path / "0/0/0/0/0").exists()
-            assert json.loads((path / "0/.zarray").read_text())["compressor"]["id"] == "zstd"
+            compressor = json.loads((path / "0/.zarray").read_text())["compressor"]
+            assert (compressor["id"], compressor["cname"], compressor["shuffle"]) == ("blosc", "zstd", 1)
             assert found[0]["multiscales"][0]["version"] == "0.4"
             assert found[1]["image-label"]["version"] == "0.4"
         assert metadata(path / "labels")["labels"] == ["cells"]
@@ -264,14 +265,38 @@ def test_damaged_folders_are_refused(tmp_path):
         imageio.inspect(tmp_path / "c.zarr")
 
 
-def test_missing_chunks_are_reported(tmp_path, caplog):
-    image = drawn((1, 3, 20, 30))
-    path = write(tmp_path / "a.zarr", image)
+@pytest.mark.parametrize(
+    ("version", "shape", "lost", "files"),
+    [
+        ("0.5", (1, 3, 20, 30), ["c/1/0/0"], 3),
+        ("0.5", (1, 1, 2100, 2500), ["c/1/1"], 4),  # shards at the edge have fewer chunks
+        ("0.5", (1, 1, 2100, 2500), ["c/0/0", "c/1/0", "c/0/1"], 4),
+        ("0.4", (2, 1, 600, 40), ["0/1/0", "1/0/0"], 4),
+    ],
+)
+def test_missing_files_are_reported(tmp_path, caplog, version, shape, lost, files):
+    path = write(tmp_path / "a.zarr", drawn(shape), version)
     imageio.inspect(path)
     assert "missing" not in caplog.text
-    shutil.rmtree(path / "0/c/1")
+    for name in lost:
+        (path / "0" / name).unlink()
+    (path / "0/notes 1 1 1.txt").write_text("no pixels")
     imageio.inspect(path)
-    assert "1 of 3 chunks are missing, and are read as 0" in caplog.text
+    assert f"{len(lost)} of {files} files of pixels are missing, and are read as 0" in caplog.text
+
+
+def test_missing_files_of_names_with_dots_are_reported(tmp_path, caplog):
+    """As Zarr 2 names them by default."""
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(5, 7), chunks=(4, 4), dtype="u1", zarr_format=2, fill_value=9
+    )
+    array[:] = 1
+    assert (tmp_path / "a.zarr/1.1").exists()
+    imageio.inspect(tmp_path / "a.zarr")
+    assert "missing" not in caplog.text
+    (tmp_path / "a.zarr/1.1").unlink()
+    imageio.inspect(tmp_path / "a.zarr")
+    assert "1 of 4 files of pixels are missing, and are read as 9" in caplog.text
 
 
 def test_a_truncated_chunk_is_an_error(tmp_path):
@@ -328,15 +353,24 @@ def test_a_failed_export_leaves_what_was_there(tmp_path):
     assert (tmp_path / "b.zarr/thesis.txt").exists()
 
 
-def test_the_same_image_gives_the_same_bytes(tmp_path):
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_the_same_image_gives_the_same_bytes(tmp_path, version):
     image = drawn((1, 2, 600, 700))
     contents = []
     for name in ("a.zarr", "b.zarr"):
-        path = write(tmp_path / name, image)
+        path = write(tmp_path / name, image, version)
         contents.append(
             {file.relative_to(path): file.read_bytes() for file in path.rglob("*") if file.is_file()}
         )
     assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_chunks_of_blosc_are_one_block(tmp_path, dtype):
+    """Several threads would write blocks in the order in which they are done, so that bytes would differ."""
+    path = write(tmp_path / "a.zarr", drawn((1, 1, 600, 700), dtype), "0.4")
+    whole, block = np.frombuffer((path / "0/1/1").read_bytes()[4:12], "<u4")
+    assert whole == block == 512 * 512 * np.dtype(dtype).itemsize
 
 
 def stack_of_cells():
@@ -363,6 +397,30 @@ def test_exported_labels_have_their_measurements(tmp_path):
         assert {*labels[mask]} == {own["label"]}
     assert described["multiscales"][0]["axes"][1]["unit"] == "micrometer"
     np.testing.assert_array_equal(imageio.read_images(tmp_path / "a.zarr")[0], image)
+
+
+@pytest.mark.parametrize(
+    ("of_image", "of_labels", "expected"),
+    [
+        ((None, None), ((0.5, 0.25), 3.0), [3.0, 0.5, 0.25]),
+        (((0.5, 0.25), None), ((0.4, 0.2), 3.0), [3.0, 0.5, 0.25]),
+        ((None, 2.0), ((0.5, 0.25), 3.0), [2.0, 0.5, 0.25]),
+        ((None, 2.0), ((0.5, 0.25), None), [2.0, 0.5, 0.25]),
+    ],
+)
+def test_lengths_that_the_image_does_not_state_are_those_of_its_labels(
+    tmp_path, of_image, of_labels, expected
+):
+    labels = stack_of_cells()
+    imageio.write_labels(
+        tmp_path / "a_labels.tif", labels, pixel_size=of_labels[0], section_spacing=of_labels[1]
+    )
+    write(tmp_path / "image.zarr", drawn((1, *labels.shape)), lengths=Scale(*of_image))
+    export_omezarr(tmp_path / "a_labels.tif", tmp_path / "a.zarr", image=tmp_path / "image.zarr")
+    for group in ("", "labels/cells"):
+        (pyramid,) = metadata(tmp_path / "a.zarr" / group)["multiscales"]
+        assert pyramid["datasets"][0]["coordinateTransformations"][0]["scale"] == expected
+        assert [axis["unit"] for axis in pyramid["axes"]] == ["micrometer"] * 3
 
 
 def test_labels_that_are_unique_keep_their_numbers(tmp_path, capsys):
@@ -403,6 +461,46 @@ def test_probabilities_are_exported_as_images(tmp_path):
     np.testing.assert_array_equal(stored, imageio.read_images(tmp_path / "a_cell_probability.tif")[0])
     window = metadata(tmp_path / "a_cell_probability.zarr")["omero"]["channels"][0]["window"]
     assert window["start"] == pytest.approx(stored.min()) and window["end"] == pytest.approx(stored.max())
+
+
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_colours_are_exported_as_colours(tmp_path, version):
+    colours = drawn((20, 30, 3))
+    colours[..., 1] //= 4
+    tifffile.imwrite(tmp_path / "a.tif", colours, photometric="rgb")
+    export_omezarr(tmp_path / "a.tif", tmp_path / "a.zarr", version=version)
+    shown = metadata(tmp_path / "a.zarr")["omero"]["channels"]
+    assert [(own["label"], own["color"]) for own in shown] == [
+        ("red", "FF0000"),
+        ("green", "00FF00"),
+        ("blue", "0000FF"),
+    ]
+    lowest, highest = float(colours.min()), float(colours.max())
+    for own in shown:
+        assert own["window"] == {"min": lowest, "max": highest, "start": lowest, "end": highest}
+    before, after = (imageio.inspect(tmp_path / name) for name in ("a.tif", "a.zarr"))
+    assert (after.rgb, after.names, after.shape) == (before.rgb, before.names, before.shape)
+    assert after.rgb
+    np.testing.assert_array_equal(
+        imageio.read_images(tmp_path / "a.zarr", channels=["blue"])[0, 0], colours[..., 2]
+    )
+    tifffile.imwrite(tmp_path / "b.tif", np.repeat(colours[..., :1], 3, -1), photometric="rgb")
+    export_omezarr(tmp_path / "b.tif", tmp_path / "b.zarr", version=version)
+    np.testing.assert_array_equal(imageio.read_images(tmp_path / "b.zarr")[0, 0], colours[..., 0])
+
+
+def test_stains_in_red_green_and_blue_are_no_colours(tmp_path):
+    path = write(tmp_path / "a.zarr", drawn((3, 1, 20, 30)), channels=["red", "green", "blue"], rgb=True)
+    assert imageio.inspect(path).rgb
+    changed(path, lambda ome: ome["omero"]["channels"][2].update(label="DAPI"))
+    info = imageio.inspect(path)
+    assert (info.rgb, info.names) == (False, ("red", "green", "DAPI"))
+
+
+def test_colours_in_an_annotation_are_refused_without_a_line(tmp_path):
+    path = write(tmp_path / "a.zarr", drawn((3, 1, 20, 30)), rgb=True)
+    with pytest.raises(InputError, match=r"expected one number per pixel\. Write it again with the program"):
+        export_labels(path, tmp_path / "a.zip", to="fiji")
 
 
 def test_init_finds_images_with_their_labels(tmp_path):
@@ -548,18 +646,36 @@ class TestWhatWouldBeLost:
                 export_omezarr(tmp_path / source, tmp_path / out)
         assert (path / "labels/cells").is_dir()
 
-    def test_folders_of_others_and_further_labels_stay(self, tmp_path):
+    def test_folders_of_others_stay(self, tmp_path):
         imageio.write_images(tmp_path / "a.tif", drawn((1, 1, 20, 30))[0])
         zarr.create_group(tmp_path / "plate.zarr")
         with pytest.raises(InputError, match="bordure did not write it"):
             export_omezarr(tmp_path / "a.tif", tmp_path / "plate.zarr")
-        path = write(tmp_path / "b.zarr", drawn((1, 1, 20, 30)), labels=drawn((1, 20, 30)))
-        export_omezarr(tmp_path / "a.tif", path)  # its own folder is replaced
+
+    @pytest.mark.parametrize("version", ["0.5", "0.4"])
+    def test_its_own_folder_is_replaced(self, tmp_path, version):
+        imageio.write_images(tmp_path / "a.tif", drawn((1, 1, 20, 30))[0])
+        path = write(tmp_path / "b.zarr", drawn((2, 2, 600, 700)), version, labels=drawn((2, 600, 700)))
+        (path / "0/@eaDir").mkdir()
+        for name in (".DS_Store", "labels/cells/.DS_Store", "0/@eaDir/a"):
+            (path / name).write_text("written by a desktop")
+        export_omezarr(tmp_path / "a.tif", path, version=version)
         assert not (path / "labels").exists()
-        path = write(tmp_path / "c.zarr", drawn((1, 1, 20, 30)), labels=drawn((1, 20, 30)))
-        shutil.copytree(path / "labels/cells", path / "labels/by_hand")
-        with pytest.raises(InputError, match=r"has further labels \(by_hand\), which would be lost"):
+
+    @pytest.mark.parametrize("version", ["0.5", "0.4"])
+    @pytest.mark.parametrize(
+        "name", ["labels/by_hand", "tables", "notes.txt", "labels/cells/tables", "0/old.npy", "1.txt", "raw"]
+    )
+    def test_what_others_added_stays(self, tmp_path, version, name):
+        imageio.write_images(tmp_path / "a.tif", drawn((1, 1, 20, 30))[0])
+        path = write(tmp_path / "c.zarr", drawn((1, 1, 20, 30)), version, labels=drawn((1, 20, 30)))
+        if "." in name:
+            (path / name).write_text("important")
+        else:
+            shutil.copytree(path / "labels/cells", path / name)
+        with pytest.raises(InputError, match=rf"bordure did not write \({name}\), which would be lost"):
             export_omezarr(tmp_path / "a.tif", path)
+        assert (path / name).exists()
 
     def test_what_a_killed_export_left_is_cleared(self, tmp_path):
         imageio.write_images(tmp_path / "a.tif", drawn((1, 1, 20, 30))[0])
@@ -622,6 +738,93 @@ def test_sections_of_a_time_series_have_no_distance(tmp_path):
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
     info = imageio.inspect(tmp_path / "a.zarr")
     assert (info.sections, info.pixel_size, info.section_spacing) == (3, (0.5, 0.5), None)
+
+
+class TestTimeSeries:
+    """Frames are written along t, and read as sections."""
+
+    @pytest.mark.parametrize("version", ["0.5", "0.4"])
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_frames_have_an_axis_of_time(self, tmp_path, version, channels):
+        image = drawn((channels, 3, 600, 700))
+        tifffile.imwrite(
+            tmp_path / "a.tif",
+            image.swapaxes(0, 1),
+            imagej=True,
+            resolution=(4.0, 2.0),
+            metadata={"axes": "TCYX", "unit": "um", "spacing": 3.0, "finterval": 1.5, "tunit": "min"},
+        )
+        export_omezarr(tmp_path / "a.tif", tmp_path / "a.zarr", version=version)
+        before, after = (imageio.inspect(tmp_path / name) for name in ("a.tif", "a.zarr"))
+        assert (after.shape, after.frames, after.frame_interval) == (image.shape, True, 90.0)
+        assert (before.frames, before.frame_interval) == (True, 90.0)
+        assert (after.pixel_size, after.section_spacing) == ((0.5, 0.25), None)
+        np.testing.assert_array_equal(imageio.read_images(tmp_path / "a.zarr", channels=channels), image)
+        (pyramid,) = metadata(tmp_path / "a.zarr")["multiscales"]
+        space = {"type": "space", "unit": "micrometer"}
+        assert pyramid["axes"] == [
+            {"name": "t", "type": "time", "unit": "second"},
+            *([{"name": "c", "type": "channel"}] if channels > 1 else []),
+            {"name": "y"} | space,
+            {"name": "x"} | space,
+        ]
+        assert pyramid["datasets"][1]["coordinateTransformations"][0]["scale"] == [
+            90.0,
+            *([1.0] if channels > 1 else []),
+            1.0,
+            0.5,
+        ]
+        expected = np.rint(image.reshape(channels, 3, 300, 2, 350, 2).mean((3, 5))).swapaxes(0, 1).squeeze()
+        level = zarr.open_array(tmp_path / "a.zarr/1", mode="r")
+        np.testing.assert_array_equal(level[:], expected)
+        if version == "0.5":
+            assert "".join(level.metadata.dimension_names) == ("tcyx" if channels > 1 else "tyx")
+
+    @pytest.mark.parametrize("of_image, of_labels", [("TYX", "ZYX"), ("ZYX", "TYX")])
+    def test_labels_have_the_axes_of_their_image(self, tmp_path, of_image, of_labels):
+        labels = stack_of_cells()
+        size = {"unit": "um", "spacing": 3.0}
+        for name, array, axes in (("image", drawn(labels.shape), of_image), ("labels", labels, of_labels)):
+            tifffile.imwrite(
+                tmp_path / f"{name}.tif",
+                array,
+                imagej=True,
+                resolution=(4, 4),
+                metadata={"axes": axes} | size,
+            )
+        export_omezarr(tmp_path / "labels.tif", tmp_path / "a.zarr", image=tmp_path / "image.tif")
+        for group in ("", "labels/cells"):
+            (pyramid,) = metadata(tmp_path / "a.zarr" / group)["multiscales"]
+            assert "".join(axis["name"] for axis in pyramid["axes"]) == of_image.lower()
+            first = {"name": "t", "type": "time"}  # its interval is not known
+            if of_image == "ZYX":
+                first = {"name": "z", "type": "space", "unit": "micrometer"}
+            assert pyramid["axes"][0] == first
+            (scale,) = pyramid["datasets"][0]["coordinateTransformations"]
+            assert scale["scale"] == [1.0 if of_image == "TYX" else 3.0, 0.25, 0.25]
+        np.testing.assert_array_equal(
+            imageio.read_images(tmp_path / "a.zarr/labels/cells")[0] > 0, labels > 0
+        )
+
+    @pytest.mark.parametrize("of_image, of_labels", [(2.0, 5.0), (None, 5.0)])
+    def test_an_interval_that_the_image_does_not_state_is_that_of_its_labels(
+        self, tmp_path, of_image, of_labels
+    ):
+        labels = stack_of_cells()
+        for name, array, interval in (
+            ("image", drawn(labels.shape), of_image),
+            ("labels", labels, of_labels),
+        ):
+            stated = {"finterval": interval} if interval else {}
+            tifffile.imwrite(tmp_path / f"{name}.tif", array, imagej=True, metadata={"axes": "TYX"} | stated)
+        export_omezarr(tmp_path / "labels.tif", tmp_path / "a.zarr", image=tmp_path / "image.tif")
+        for group in ("a.zarr", "a.zarr/labels/cells"):
+            assert imageio.inspect(tmp_path / group).frame_interval == (of_image or of_labels)
+
+    def test_time_and_depth_are_refused(self, tmp_path):
+        tifffile.imwrite(tmp_path / "a.tif", drawn((2, 3, 20, 30)), imagej=True, metadata={"axes": "TZYX"})
+        with pytest.raises(InputError, match=r"axes TZCYXS .* are ambiguous"):
+            export_omezarr(tmp_path / "a.tif", tmp_path / "a.zarr")
 
 
 def test_init_of_an_address_says_how_to_copy(capsys):

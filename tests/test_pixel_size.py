@@ -36,8 +36,8 @@ from pipeline_lib.stages.training import train
 IMAGE = gray((6, 5))
 
 
-def ome(path, **metadata):
-    tifffile.imwrite(path, IMAGE, metadata={"axes": "YX", **metadata}, ome=True)
+def ome(path, image=IMAGE, axes="YX", **metadata):
+    tifffile.imwrite(path, image, metadata={"axes": axes, **metadata}, ome=True)
 
 
 def imagej(path, resolution=(4.0, 2.0), **metadata):
@@ -85,6 +85,37 @@ class TestStatementsOfFiles:
     def test_imagej_may_have_other_units_for_rows_and_sections(self, tmp_path):
         imagej(tmp_path / "a.tif", unit="um", yunit="nm", zunit="mm", spacing=-0.5)
         assert size_and_spacing(tmp_path / "a.tif") == ((0.0005, 0.25), 500.0)
+
+    @pytest.mark.parametrize(
+        ("unit", "seconds"), (("s", 2.5), ("ms", 0.0025), ("µs", 2.5e-6), ("min", 150.0), ("h", 9000.0))
+    )
+    def test_frames_of_ome_have_an_interval(self, tmp_path, unit, seconds):
+        stated = {"TimeIncrement": 2.5, "TimeIncrementUnit": unit}
+        for axes, expected in (("TYX", seconds), ("ZYX", None)):
+            ome(tmp_path / "a.ome.tif", gray((3, 6, 5)), axes, **stated)
+            info = imageio.inspect(tmp_path / "a.ome.tif")
+            assert info.frames == (axes == "TYX")
+            assert info.frame_interval == (expected and pytest.approx(expected))
+
+    def test_frames_of_ome_without_a_unit_have_seconds(self, tmp_path):
+        ome(tmp_path / "a.ome.tif", gray((3, 6, 5)), "TYX", TimeIncrement=2.5)
+        assert imageio.inspect(tmp_path / "a.ome.tif").frame_interval == 2.5
+
+    @pytest.mark.parametrize(
+        ("stated", "seconds"),
+        (
+            ({"finterval": 2.5}, 2.5),
+            ({"finterval": 2.5, "tunit": "msec"}, 0.0025),
+            ({"finterval": 0.0}, None),
+            ({"finterval": "soon"}, None),
+            ({"finterval": 2.5, "tunit": "weeks"}, None),
+            ({}, None),
+        ),
+    )
+    def test_frames_of_imagej_have_an_interval(self, tmp_path, stated, seconds):
+        imagej(tmp_path / "a.tif", axes="TYX", **stated)
+        info = imageio.inspect(tmp_path / "a.tif")
+        assert (info.frames, info.frame_interval) == (True, seconds)
 
     @pytest.mark.parametrize("unit", ("pixel", "inch", "sec"))
     def test_imagej_without_a_length_states_nothing(self, tmp_path, unit):

@@ -26,8 +26,9 @@ Write results and models for other programs.
 
 EPILOG = """\
 output: OUT, by default the name of the source with another end. An existing file
-is replaced. In Fiji, open the image, then drag the zip onto the window of Fiji.
-In QuPath, drag the file onto the image.
+is replaced, and an OME-Zarr if bordure wrote all its files: copy it first if you
+edited its labels. In Fiji, open the image, then drag the zip onto the window of
+Fiji. In QuPath, drag the file onto the image.
 
 exit codes: 0 written; 1 a file cannot be used; 2 wrong arguments
 example:    bordure export cells/a_labels.tif --to fiji"""

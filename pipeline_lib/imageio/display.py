@@ -18,6 +18,7 @@ from pipeline_lib.imageio.headers import (
     is_coloured,
     sections_hint,
 )
+from pipeline_lib.imageio.naming import zarr_path
 from pipeline_lib.kernels.blocks import BLOCK, blocks
 from pipeline_lib.kernels.pixelsize import text
 from pipeline_lib.runtime.errors import InputError
@@ -185,6 +186,11 @@ def _require_gray(
     index, where = _first(wrong, at)
     colour = ", ".join(f"{value:g}" for value in region[:, *index])
     found = f"{path}: found colours (RGB), {where} ({colour}); expected"
+    if annotation and zarr_path(path):  # no line can write it
+        raise InputError(
+            f"{found} one number per pixel. Write it again with the program that made it: 0 for the "
+            "background, and one number for each cell."
+        )
     if annotation:
         ends = {"black": 0, "white": 1 if info.dtype.kind == "f" else info.highest}
         seen = [name for name, value in ends.items() if (region == value).all(0).any()]

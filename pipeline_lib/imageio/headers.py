@@ -109,6 +109,10 @@ class ImageInfo:
         Names of the channels, if the file states them.
     colours : bool, default False
         Whether values are colours of an annotation, 0xRRGGBB; see `display.as_numbers`.
+    frames : bool, default False
+        Whether the sections are the frames of a time series.
+    frame_interval : float or None, default None
+        Time between frames (s), as the file states it.
     """
 
     channels: int
@@ -133,6 +137,8 @@ class ImageInfo:
     lossy: bool = False
     names: tuple[str, ...] = ()
     colours: bool = False
+    frames: bool = False
+    frame_interval: float | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -394,6 +400,7 @@ def arrange(
         dtype=dtype.newbyteorder("="),
         axes=axes,
         smallest_read=smallest_read,
+        frames=bool(section) and axes[section[0]] == "T",
     )
     return info, section[0] if section else None
 

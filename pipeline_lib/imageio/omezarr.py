@@ -2,7 +2,7 @@
 
 They are named `image.zarr` or, inside, `image.zarr/labels/cells`. The largest level of the pyramid is read.
 The folder can be an address, such as `https://server/image.zarr`; its files cannot be listed then, so missing
-chunks are not found. The package zarr is needed, which the extra `zarr` installs.
+ones are not found. The package zarr is needed, which the extra `zarr` installs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Metadata files of a group or an array: Zarr version 3, then version 2.
 METADATA = ("zarr.json", ".zgroup", ".zarray")
+#: Names and colours of channels that together are one image of colours.
+RGB = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}
 _LISTED = 20  # limit of images that a message names
 _DEEPEST = 4  # levels of groups that are searched for images; a well of a plate is in the second
 _UNNAMED_AXES = {2: "yx", 3: "zyx", 5: "tczyx"}  # of versions 0.1 and 0.2, and of arrays without names
@@ -49,7 +52,7 @@ def open_omezarr(
 ) -> Iterator[tuple[ImageInfo, Reader]]:
     """Yield the info and the region reader of an image; `named` are the parts of `path`.
 
-    With `every_chunk`, a warning says how many chunks are missing.
+    With `every_chunk`, a warning says how many files of pixels are missing.
     """
     require_zarr(path)
     import zarr
@@ -68,32 +71,22 @@ def open_omezarr(
     listed = not is_address(path)
     if listed and math.prod(array.shape) * array.dtype.itemsize > 2**30:
         require_plausible(path, info, _stored_bytes(array), 1_000_000)
-    if listed and every_chunk and (missing := array.nchunks - array.nchunks_initialized):
-        logger.warning(
-            "%s: %d of %d chunks are missing, and are read as %s. If they should exist, the copy is "
-            "incomplete: copy the folder again.",
-            path,
-            missing,
-            array.nchunks,
-            array.fill_value,
-        )
+    if listed and every_chunk:
+        _warn_if_incomplete(path, array)
     yield (
         replace(
             info,
             white_is_zero=found.inverted,
+            rgb=found.rgb and info.channels == len(RGB),
             pixel_size=found.scale.pixel_size,
-            section_spacing=found.scale.section_spacing if _along_z(found.axes, z_axis) else None,
+            section_spacing=None if info.frames else found.scale.section_spacing,
+            frame_interval=found.scale.frame_interval if info.frames else None,
             names=found.names if len(found.names) == info.channels else (),
         ),
         lambda z, rows, columns: cyx(
             np.asarray(array[tuple(region_index(info, z_axis, z, rows, columns))]), info
         ),
     )
-
-
-def _along_z(axes: str, sections: int | None) -> bool:
-    """Return whether the axis of the sections is z, and not time."""
-    return sections is None or axes[sections] == "z"
 
 
 def _open(path: str | Path, named: ZarrPath) -> Any:
@@ -155,6 +148,8 @@ class Level(NamedTuple):
         Names of the channels.
     inverted : bool
         Whether 0 is displayed as white.
+    rgb : bool
+        Whether the channels are red, green and blue. They have no names then.
     """
 
     array: zarr.Array
@@ -162,6 +157,7 @@ class Level(NamedTuple):
     scale: Scale = Scale()
     names: tuple[str, ...] = ()
     inverted: bool = False
+    rgb: bool = False
 
 
 def _largest_level(path: str | Path, named: ZarrPath, group: zarr.Group) -> Level:
@@ -207,12 +203,38 @@ def _largest_level(path: str | Path, named: ZarrPath, group: zarr.Group) -> Leve
     channels = [*described.get("omero", {}).get("channels", ())]
     names = tuple(str(channel.get("label", "")) for channel in channels)
     inverted = bool(channels) and all(channel.get("inverted") is True for channel in channels)
-    return Level(array, axes, scale, names, inverted)
+    # stains are often shown in these colours too, but are not called so
+    colours = [str(channel.get("color", "")).upper() for channel in channels]
+    rgb = [*zip(names, colours, strict=True)] == [*RGB.items()]
+    return Level(array, axes, scale, () if rgb else names, inverted, rgb)
 
 
 def _stored_bytes(array: zarr.Array) -> int:
     """Return the size of an array on disk."""
     return sum(file.stat().st_size for file in _folder(array).rglob("*") if file.is_file())
+
+
+def _warn_if_incomplete(path: str | Path, array: zarr.Array) -> None:
+    """Warn if files of pixels are missing. Each is a shard or, without shards, a chunk."""
+    counts = [
+        -(-length // side) for length, side in zip(array.shape, array.shards or array.chunks, strict=True)
+    ]
+    folder, stored = _folder(array), 0
+    # `array.nchunks_initialized` counts a shard at the edge as if it had as many chunks as the others
+    for file in folder.rglob("*"):
+        name = file.relative_to(folder).as_posix()
+        place = tuple(int(number) for number in re.findall("[0-9]+", name))
+        if len(place) == len(counts) and all(at < count for at, count in zip(place, counts, strict=True)):
+            stored += array.metadata.encode_chunk_key(place) == name and file.is_file()
+    if missing := math.prod(counts) - stored:
+        logger.warning(
+            "%s: %d of %d files of pixels are missing, and are read as %s. If they should exist, the copy is "
+            "incomplete: copy the folder again.",
+            path,
+            missing,
+            math.prod(counts),
+            array.fill_value,
+        )
 
 
 def _axes(path: str | Path, pyramid: Json, array: zarr.Array) -> tuple[str, list[str | None]]:
@@ -241,7 +263,7 @@ def _axes_of_array(path: str | Path, array: zarr.Array) -> str:
 
 
 def _scale(axes: str, units: list[str | None], pyramid: Json, level: Json) -> Scale:
-    """Return the lengths that scales state, of the level and of all levels."""
+    """Return the lengths and times that scales state, of the level and of all levels."""
     factors = np.ones(len(axes))
     with suppress(KeyError, TypeError, ValueError):
         for transform in (

@@ -7,8 +7,10 @@ Bio-Formats. Several processes can fill one array if each writes whole shards.
 from __future__ import annotations
 
 import glob
+import itertools
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,11 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipeline_lib.imageio.headers import Reader
-from pipeline_lib.imageio.omezarr import METADATA, require_zarr
+from pipeline_lib.imageio.omezarr import METADATA, RGB, require_zarr
 from pipeline_lib.imageio.pixelsize import Scale
 from pipeline_lib.kernels.blocks import blocks
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import explained
+from pipeline_lib.runtime.files import explained, is_left_behind
 from pipeline_lib.runtime.types import Json
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ VERSIONS = ("0.5", "0.4")
 CHUNK, SHARD = 512, 2048
 #: Labels with more cells than this have no properties, which programs read as a whole.
 MOST_PROPERTIES = 100_000
+_METADATA = (*METADATA, ".zattrs")
+# Groups, levels, and the chunks in them
+_WRITTEN = re.compile(r"labels|labels/cells|(labels/cells/)?\d+(/c)?(/\d+)*")
+_LISTED = 5  # limit of files that a message names
 
 
 class Shard(NamedTuple):
@@ -54,16 +60,20 @@ class Shard(NamedTuple):
 
 
 @contextmanager
-def writing_omezarr(path: str | Path, version: str = VERSIONS[0]) -> Iterator[OmeZarr]:
+def writing_omezarr(
+    path: str | Path, version: str = VERSIONS[0], *, frames: bool = False
+) -> Iterator[OmeZarr]:
     """Write an OME-Zarr folder completely or not at all. Context manager.
 
     Parameters
     ----------
     path : str or Path
-        Folder to write; its name ends with `.zarr`. A folder of this name is replaced if
-        bordure wrote it and nobody added labels.
+        Folder to write; its name ends with `.zarr`. A folder of this name is replaced if it has only
+        what bordure wrote. Labels that were edited in place are not noticed.
     version : {"0.5", "0.4"}
         Version of OME-Zarr.
+    frames : bool, default False
+        Whether sections are the frames of a time series.
 
     Yields
     ------
@@ -86,7 +96,7 @@ def writing_omezarr(path: str | Path, version: str = VERSIONS[0]) -> Iterator[Om
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear(path)
-        yield OmeZarr(temporary, version)
+        yield OmeZarr(temporary, version, frames=frames)
         if path.exists():
             path.rename(old)
         temporary.rename(path)
@@ -112,12 +122,27 @@ def _require_own(path: Path) -> None:
         raise InputError(f"{path}: exists, and is no Zarr folder. Choose another name.")
     if "bordure" not in zarr.open(path, mode="r").attrs:
         raise InputError(f"{path}: exists, and bordure did not write it. Choose another name, or delete it.")
-    others = sorted({entry.parent.name for entry in path.glob("labels/*/*")} - {"cells"})
+    others = [*itertools.islice(_others(path), _LISTED)]
     if others:
         raise InputError(
-            f"{path}: exists, and has further labels ({', '.join(others)}), which would be lost. Choose "
-            "another name, or delete it."
+            f"{path}: exists, and has what bordure did not write ({', '.join(others)}), which would be lost. "
+            "Choose another name, or delete it."
         )
+
+
+def _others(path: Path) -> Iterator[str]:
+    """Yield the files and folders that `OmeZarr` does not write, without what is in such folders."""
+    for folder, folders, files in os.walk(path):
+        folders.sort()  # so that a message is always the same
+        inside = Path(folder).relative_to(path)
+        for name in sorted(folders + files):
+            own = (inside / name).as_posix()
+            if _WRITTEN.fullmatch(own) or (name in files and name in _METADATA):
+                continue
+            if name in folders:
+                folders.remove(name)
+            if not is_left_behind(name):
+                yield own
 
 
 def _clear(path: Path) -> None:
@@ -139,12 +164,14 @@ class OmeZarr:
         Folder, which does not exist.
     version : {"0.5", "0.4"}
         Version of OME-Zarr.
+    frames : bool, default False
+        Whether sections are the frames of a time series. Their axis is time then, not z.
     """
 
-    def __init__(self, folder: Path, version: str = VERSIONS[0]) -> None:
+    def __init__(self, folder: Path, version: str = VERSIONS[0], *, frames: bool = False) -> None:
         import zarr
 
-        self.folder, self.version = folder, version
+        self.folder, self.version, self.frames = folder, version, frames
         self._format: Any = 3 if version == "0.5" else 2
         zarr.create_group(folder, zarr_format=self._format)
         self._labels: list[str] = []
@@ -157,6 +184,7 @@ class OmeZarr:
         lengths: Scale = Scale(),  # noqa: B008
         *,
         channels: Sequence[str] = (),
+        rgb: bool = False,
         provenance: Json | None = None,
     ) -> None:
         """Write the image with all levels of its pyramid, which are means.
@@ -173,14 +201,17 @@ class OmeZarr:
             Size of pixels.
         channels : sequence of str, optional
             Names of the channels.
+        rgb : bool, default False
+            Whether the channels are red, green and blue.
         provenance : dict, optional
             Record of how the image was made, stored in the attribute `bordure`.
         """
         levels = self.create("", shape, dtype)
-        fill(levels[0], shape, read, shards(shape))
-        make_pyramid(levels, shape, _mean)
+        fill(levels[0], shape, read, shards(shape), frames=self.frames)
+        make_pyramid(levels, shape, _mean, frames=self.frames)
         described = self._described("image", shape, lengths, "mean")
-        described["omero"] = _shown(levels[-1], shape, channels)
+        windows = _windows(levels[-1], shape, self.frames)
+        described["omero"] = _shown(windows, channels, rgb)
         self._describe("", described, provenance)
 
     def write_labels(
@@ -218,8 +249,8 @@ class OmeZarr:
         self._describe("labels", {"labels": self._labels})
         group, whole = f"labels/{name}", (1, *shape)
         levels = self.create(group, whole, np.dtype(np.uint32))
-        fill(levels[0], whole, lambda *region: read(*region)[None], shards(whole))
-        make_pyramid(levels, whole, _stride)
+        fill(levels[0], whole, lambda *region: read(*region)[None], shards(whole), frames=self.frames)
+        make_pyramid(levels, whole, _stride, frames=self.frames)
         described = self._described(name, whole, lengths, "stride")
         source: Json = {"source": {"image": "../../"}}
         if self.version == "0.4":
@@ -251,10 +282,11 @@ class OmeZarr:
         if group:
             zarr.create_group(self.folder / group, zarr_format=self._format)
         found = []
+        kept = np.dtype(f"{np.dtype(dtype).kind}{np.dtype(dtype).itemsize}")  # not `longlong`
         for level, own in enumerate(_level_shapes(shape)):
-            axes = _axes(shape)
-            lengths = tuple(own["czyx".index(axis)] for axis in axes)
-            sides = {"c": 1, "z": 1}
+            axes = _axes(shape, self.frames)
+            lengths = tuple(_by_axis(own)[axis] for axis in axes)
+            sides = {"c": 1, "z": 1, "t": 1}
             chunks = tuple(
                 sides.get(axis, min(CHUNK, length)) for axis, length in zip(axes, lengths, strict=True)
             )
@@ -266,7 +298,7 @@ class OmeZarr:
                 zarr.create_array(
                     self.folder / group / str(level),
                     shape=lengths,
-                    dtype=np.dtype(f"{np.dtype(dtype).kind}{np.dtype(dtype).itemsize}"),  # not `longlong`
+                    dtype=kept,
                     chunks=chunks,
                     fill_value=0,
                     zarr_format=self._format,
@@ -278,7 +310,7 @@ class OmeZarr:
                         }
                         if self._format == 3
                         else {
-                            "compressors": {"id": "zstd", "level": 3},
+                            "compressors": _blosc(math.prod(chunks) * kept.itemsize),
                             "chunk_key_encoding": {"name": "v2", "separator": "/"},
                         }
                     ),
@@ -288,14 +320,14 @@ class OmeZarr:
 
     def _described(self, name: str, shape: tuple[int, ...], lengths: Scale, kind: str) -> Json:
         """Return the metadata of a pyramid."""
-        axes = _axes(shape)
+        axes = _axes(shape, self.frames)
         y, x = lengths.pixel_size or (None, None)
-        known = {"y": y, "x": x, "z": lengths.section_spacing}
+        known = {"y": y, "x": x, "z": lengths.section_spacing, "t": lengths.frame_interval}
         described: list[Json] = []
         for axis in axes:
-            described.append({"name": axis, "type": "channel" if axis == "c" else "space"})
+            described.append({"name": axis, "type": {"c": "channel", "t": "time"}.get(axis, "space")})
             if known.get(axis):
-                described[-1]["unit"] = "micrometer"
+                described[-1]["unit"] = "second" if axis == "t" else "micrometer"
         datasets = []
         for level in range(len(_level_shapes(shape))):
             step = 2**level
@@ -347,7 +379,14 @@ def shards(shape: tuple[int, int, int, int]) -> list[Shard]:
     ]
 
 
-def fill(array: zarr.Array, shape: tuple[int, int, int, int], read: Reader, own: Iterable[Shard]) -> None:
+def fill(
+    array: zarr.Array,
+    shape: tuple[int, int, int, int],
+    read: Reader,
+    own: Iterable[Shard],
+    *,
+    frames: bool = False,
+) -> None:
     """Write regions of the largest level.
 
     Parameters
@@ -360,8 +399,10 @@ def fill(array: zarr.Array, shape: tuple[int, int, int, int], read: Reader, own:
         Returns a region (c, y, x) of a section.
     own : iterable of Shard
         Regions to write.
+    frames : bool, default False
+        Whether the array has an axis of time, not z.
     """
-    axes = _axes(shape)
+    axes = _axes(shape, frames)
     last, region = None, np.empty(0)
     for channel, z, rows, columns in own:
         if last != (z, rows, columns):  # channels of a region are read once
@@ -373,6 +414,8 @@ def make_pyramid(
     levels: Sequence[zarr.Array],
     shape: tuple[int, int, int, int],
     reduce: Callable[[np.ndarray], np.ndarray],
+    *,
+    frames: bool = False,
 ) -> None:
     """Fill all levels but the largest, each from the one before.
 
@@ -384,8 +427,10 @@ def make_pyramid(
         Lengths of the axes `czyx` of the first level.
     reduce : callable
         Makes a region (y, x) of half the height and width, rounded up.
+    frames : bool, default False
+        Whether the arrays have an axis of time, not z.
     """
-    axes = _axes(shape)
+    axes = _axes(shape, frames)
     side = SHARD // 2  # so that at most one shard of the level before is in memory
     for level, own in enumerate(_level_shapes(shape)[1:], 1):
         finer, coarser = levels[level - 1], levels[level]
@@ -415,6 +460,14 @@ def _stride(region: np.ndarray) -> np.ndarray:
     return region[::2, ::2]
 
 
+def _blosc(chunk_bytes: int) -> Json:
+    """Return the compressor of Zarr 2. Of those that JZarr, the reader of Bio-Formats, knows, it is the best.
+
+    Each chunk is one block, because several threads write blocks in any order: bytes would differ.
+    """
+    return {"id": "blosc", "cname": "zstd", "clevel": 3, "shuffle": 1, "blocksize": chunk_bytes}
+
+
 def _level_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return the lengths `czyx` of all levels."""
     found = [shape]
@@ -423,21 +476,49 @@ def _level_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return found
 
 
-def _axes(shape: tuple[int, ...]) -> str:
-    """Return the axes that are written."""
-    return "".join(axis for axis, length in zip("czyx", shape, strict=True) if length > 1 or axis in "yx")
+def _axes(shape: tuple[int, ...], frames: bool) -> str:
+    """Return the axes that are written, in the order of OME-Zarr: time, channel, space."""
+    lengths = _by_axis(shape)
+    return "".join(axis for axis in ("tcyx" if frames else "czyx") if lengths[axis] > 1 or axis in "yx")
+
+
+def _by_axis(shape: tuple[int, ...]) -> dict[str, int]:
+    """Return the lengths of all axes; sections are along z or along t."""
+    channels, sections, height, width = shape
+    return {"c": channels, "z": sections, "t": sections, "y": height, "x": width}
 
 
 def _index(axes: str, channel: int, z: int, rows: slice, columns: slice) -> tuple[Any, ...]:
     """Return the index of a region of an array with these axes."""
-    parts = {"c": channel, "z": z, "y": rows, "x": columns}
+    parts = {"c": channel, "z": z, "t": z, "y": rows, "x": columns}
     return tuple(parts[axis] for axis in axes)
 
 
-def _shown(coarsest: zarr.Array, shape: tuple[int, ...], names: Sequence[str]) -> Json:
-    """Return how channels are displayed: gray, from the smallest to the largest value."""
-    axes = _axes(shape)
+def _shown(windows: list[tuple[float, float]], names: Sequence[str], rgb: bool) -> Json:
+    """Return how channels are displayed: gray or in colours, from the smallest to the largest value."""
+    if rgb:  # with a window for each channel, colours would change
+        windows = [(min(low for low, _ in windows), max(high for _, high in windows))] * len(windows)
+        names = [*RGB]
     channels = []
+    for number, (lowest, highest) in enumerate(windows):
+        name = names[number] if number < len(names) else f"channel {number}"
+        if not lowest < highest:
+            lowest, highest = 0.0, 1.0
+        channels.append(
+            {
+                "label": name,
+                "color": RGB[name] if rgb else "FFFFFF",
+                "active": True,
+                "window": {"min": lowest, "max": highest, "start": lowest, "end": highest},
+            }
+        )
+    return {"channels": channels, "rdefs": {"model": "greyscale" if len(channels) == 1 else "color"}}
+
+
+def _windows(coarsest: zarr.Array, shape: tuple[int, ...], frames: bool) -> list[tuple[float, float]]:
+    """Return the smallest and the largest value of each channel."""
+    axes = _axes(shape, frames)
+    found = []
     for number in range(shape[0]):
         lowest, highest = math.inf, -math.inf
         for z in range(shape[1]):
@@ -445,14 +526,5 @@ def _shown(coarsest: zarr.Array, shape: tuple[int, ...], names: Sequence[str]) -
             with suppress(ValueError):  # no number at all
                 finite = region[np.isfinite(region)]
                 lowest, highest = min(lowest, float(finite.min())), max(highest, float(finite.max()))
-        if not lowest < highest:
-            lowest, highest = 0.0, 1.0
-        channels.append(
-            {
-                "label": names[number] if number < len(names) else f"channel {number}",
-                "color": "FFFFFF",
-                "active": True,
-                "window": {"min": lowest, "max": highest, "start": lowest, "end": highest},
-            }
-        )
-    return {"channels": channels, "rdefs": {"model": "greyscale" if shape[0] == 1 else "color"}}
+        found.append((lowest, highest))
+    return found

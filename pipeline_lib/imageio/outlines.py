@@ -131,11 +131,11 @@ def write_cell_rois(path: str | Path, outlines: Iterable[Outline]) -> Simplified
     return Simplified(cells, holes, parts)
 
 
-def write_cell_geojson(path: str | Path, outlines: Iterable[Outline]) -> Simplified:
+def write_cell_geojson(path: str | Path, outlines: Iterable[Outline], *, frames: bool = False) -> Simplified:
     """Write cells as detections for QuPath (GeoJSON), completely or not at all.
 
     Each cell is a polygon, with its holes, or several polygons. It has a classification, its measurements and
-    its section as the plane z.
+    its section as the plane z, or as the time t.
 
     Parameters
     ----------
@@ -143,6 +143,8 @@ def write_cell_geojson(path: str | Path, outlines: Iterable[Outline]) -> Simplif
         File to write, whose name ends with `.geojson`.
     outlines : iterable of Outline
         The cells.
+    frames : bool, default False
+        Whether sections are the frames of a time series.
 
     Returns
     -------
@@ -168,7 +170,7 @@ def write_cell_geojson(path: str | Path, outlines: Iterable[Outline]) -> Simplif
     >>> feature["geometry"]["coordinates"]
     [[[0, 0], [2, 0], [2, 2], [0, 2], [0, 0]]]
     """
-    cells = 0
+    cells, axis = 0, "t" if frames else "z"
 
     def features() -> Iterable[Json]:
         nonlocal cells
@@ -179,7 +181,7 @@ def write_cell_geojson(path: str | Path, outlines: Iterable[Outline]) -> Simplif
                 "geometry": {
                     "type": "Polygon" if len(closed) == 1 else "MultiPolygon",
                     "coordinates": closed[0] if len(closed) == 1 else closed,
-                    "plane": {"c": -1, "z": outline.section, "t": 0},  # an addition of QuPath
+                    "plane": {"c": -1, "z": 0, "t": 0, axis: outline.section},  # an addition of QuPath
                 },
                 "properties": {
                     "objectType": "detection",

@@ -1,4 +1,4 @@
-"""Pixel sizes that image files state, and which of these statements are believed."""
+"""Pixel sizes and distances that image files state, and which of these statements are believed."""
 
 from __future__ import annotations
 
@@ -29,12 +29,21 @@ _UM = {
     **dict.fromkeys(("cm", "centimeter", "centimetre", "centimeters", "centimetres"), 1e4),
     **dict.fromkeys(("m", "meter", "metre", "meters", "metres"), 1e6),
 }  # length of a unit (um); inches are those of screens and scanners
+_SECONDS = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("us", "\xb5s", "\u03bcs", "microsecond", "microseconds"), 1e-6),
+    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
+    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86_400.0),
+}  # length of a unit of time (s)
 _INCH = 25_400.0  # um
 _RESOLUTION_UNITS = {2: _INCH, 3: 1e4}  # values of the tag ResolutionUnit
 
 
 class Scale(NamedTuple):
-    """What a file states about lengths.
+    """What a file states about lengths and times.
 
     Parameters
     ----------
@@ -42,10 +51,13 @@ class Scale(NamedTuple):
         Height and width of a pixel (um).
     section_spacing : float or None
         Distance between neighbouring sections (um).
+    frame_interval : float or None
+        Time between the frames of a time series (s).
     """
 
     pixel_size: PixelSize | None = None
     section_spacing: float | None = None
+    frame_interval: float | None = None
 
 
 def of_tiff(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Scale:
@@ -53,6 +65,11 @@ def of_tiff(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Scale:
 
     OME-XML and ImageJ are believed, except for pixels and inches as units.
     """
+    return _lengths_of_tiff(tiff, page)._replace(frame_interval=_frame_interval(tiff))
+
+
+def _lengths_of_tiff(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Scale:
+    """Return the lengths that a TIFF file states."""
     y, x = _resolution(page, "YResolution"), _resolution(page, "XResolution")
     if tiff.is_ome and (stated := _of_ome(tiff.ome_metadata or "")).pixel_size:
         return stated
@@ -68,6 +85,19 @@ def of_tiff(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Scale:
         return own
     unit = _RESOLUTION_UNITS.get(int(page.tags.valueof("ResolutionUnit", 1)))
     return Scale(_believed(unit / y, unit / x)) if unit and y and x else Scale()
+
+
+def _frame_interval(tiff: tifffile.TiffFile) -> float | None:
+    """Return the time between frames (s) that OME-XML, else ImageJ's description states."""
+    if tiff.is_ome:
+        stated = _ome_pixels(tiff.ome_metadata or "")
+        value, unit = stated.get("TimeIncrement"), stated.get("TimeIncrementUnit", "s")
+    else:
+        meta = tiff.imagej_metadata or {}
+        value, unit = meta.get("finterval"), meta.get("tunit", "sec")
+    with suppress(TypeError, ValueError):
+        return _length(float(value) * (_known(_SECONDS, unit) or math.nan))  # type: ignore[arg-type]
+    return None
 
 
 def of_png(content: bytes) -> Scale:
@@ -95,26 +125,35 @@ def of_hdf5(dataset: h5py.Dataset, axes: str) -> Scale:
 
 
 def of_lengths(lengths: dict[str, tuple[float, str | None]]) -> Scale:
-    """Return what lengths with units state; the keys are the axes, of which z, y and x count."""
-    sizes = {axis: length * (_um(unit) or math.nan) for axis, (length, unit) in lengths.items()}
-    z, y, x = (sizes.get(axis, math.nan) for axis in "zyx")
-    return Scale(_pair(y, x), _length(z))
+    """Return what lengths with units state; the keys are the axes, of which t, z, y and x count."""
+    sizes = {
+        axis: length * (_known(_SECONDS if axis == "t" else _UM, unit) or math.nan)
+        for axis, (length, unit) in lengths.items()
+    }
+    t, z, y, x = (sizes.get(axis, math.nan) for axis in "tzyx")
+    return Scale(_pair(y, x), _length(z), _length(t))
 
 
 def _of_ome(xml: str) -> Scale:
     """Return the physical sizes of the first image of OME-XML."""
-    with suppress(ElementTree.ParseError, ValueError):
-        pixels = next(
-            (part for part in ElementTree.fromstring(xml).iter() if part.tag.endswith("}Pixels")), None
+    pixels = _ome_pixels(xml)
+    with suppress(ValueError):
+        z, y, x = (
+            float(pixels.get(f"PhysicalSize{axis}", "nan"))
+            * (_um(pixels.get(f"PhysicalSize{axis}Unit", "um")) or math.nan)
+            for axis in "ZYX"
         )
-        if pixels is not None:
-            z, y, x = (
-                float(pixels.get(f"PhysicalSize{axis}", "nan"))
-                * (_um(pixels.get(f"PhysicalSize{axis}Unit", "um")) or math.nan)
-                for axis in "ZYX"
-            )
-            return Scale(_pair(y, x), _length(z))
+        return Scale(_pair(y, x), _length(z))
     return Scale()
+
+
+def _ome_pixels(xml: str) -> dict[str, str]:
+    """Return what OME-XML states about the pixels of its first image."""
+    with suppress(ElementTree.ParseError):
+        for part in ElementTree.fromstring(xml).iter():
+            if part.tag.endswith("}Pixels"):
+                return part.attrib
+    return {}
 
 
 def _own_size(tiff: tifffile.TiffFile) -> Scale | None:
@@ -129,8 +168,13 @@ def _own_size(tiff: tifffile.TiffFile) -> Scale | None:
 
 def _um(unit: object) -> float | None:
     """Return the length of a unit (um); None if it is not known."""
+    return _known(_UM, unit)
+
+
+def _known(units: dict[str, float], unit: object) -> float | None:
+    """Return the size of one of these units; None if it is none of them."""
     with suppress(ValueError):
-        return _UM.get(json.loads(f'"{unit}"').strip().lower())  # ImageJ writes \u00B5m
+        return units.get(json.loads(f'"{unit}"').strip().lower())  # ImageJ writes \u00B5m
     return None
 
 

@@ -266,6 +266,7 @@ def _displayed(
         palette=palette,
         pixel_size=stated.pixel_size,
         section_spacing=stated.section_spacing,
+        frame_interval=stated.frame_interval if info.frames else None,
     )
     return turned(info, read, orientation) if orientation != 1 else (info, read)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline_lib.imageio.headers import ImageInfo
 from pipeline_lib.imageio.images import open_chosen
 from pipeline_lib.instances.postprocessing import PostProcessing, instances_by_block
 from pipeline_lib.kernels.blocks import BLOCK, blocks
-from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Stored
@@ -44,7 +44,7 @@ class Regions:
 @contextmanager
 def open_cells(
     labels: str | Path, beside: str | Path, *, block: int = BLOCK
-) -> Iterator[tuple[Stored, PixelSize | None]]:
+) -> Iterator[tuple[Stored, ImageInfo]]:
     """Open a label image of any program, whose regions are read when they are indexed.
 
     Parameters
@@ -61,8 +61,8 @@ def open_cells(
     ------
     cells : (z, y, x) array of int64
         Labels. Only regions can be read: (z, rows, columns).
-    pixel_size : (float, float) or None
-        Height and width of a pixel (um), if the file states them.
+    info : ImageInfo
+        What the file states, for instance the size of its pixels.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def open_cells(
                     "%s: has one value besides 0, so each of its %d connected areas is a cell", labels, number
                 )
                 stored = areas
-        yield stored, found.info.pixel_size
+        yield stored, found.info
 
 
 def _sections_of_mask(labels: Stored, block: int) -> int:

@@ -147,6 +147,22 @@ def require_file(path: str | Path, largest: float = math.inf) -> None:
         raise InputError(f"{path}: found {status.st_size:,} bytes, expected at most {largest:,}.")
 
 
+def is_left_behind(name: str) -> bool:
+    """Return whether desktops and file servers create files of this name, such as `.DS_Store`.
+
+    Parameters
+    ----------
+    name : str
+        Name of a file or folder.
+
+    Returns
+    -------
+    bool
+        Whether the file can be ignored.
+    """
+    return bool(_LEFT_BEHIND.fullmatch(name))
+
+
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file, or of the names and contents of all files in a folder.
 
@@ -168,7 +184,7 @@ def sha256(path: str | Path) -> str:
         digest = hashlib.sha256()
         for entry in sorted(entry for entry in path.rglob("*") if entry.is_file()):
             name = entry.relative_to(path)
-            if not any(_LEFT_BEHIND.fullmatch(part) for part in name.parts):
+            if not any(map(is_left_behind, name.parts)):
                 digest.update(f"{name.as_posix()}\0{sha256(entry)}\n".encode())
         return digest.hexdigest()
     found = path.stat()

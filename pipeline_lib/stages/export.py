@@ -73,12 +73,15 @@ def export_labels(
         If a file cannot be read, a label is negative, the table is of other cells, or there are more cells,
         or larger coordinates, than Fiji can show.
     """
-    with open_cells(labels, output, block=block) as (cells, size):
-        measured = _measured(table, cells, size, labels, block)
+    with open_cells(labels, output, block=block) as (cells, info):
+        measured = _measured(table, cells, info.pixel_size, labels, block)
         if to == "fiji":
             _require_small(labels, cells.shape, len(measured))
         outlines = _outlines(cells, measured, block)
-        found = (write_cell_rois if to == "fiji" else write_cell_geojson)(output, outlines)
+        if to == "fiji":
+            found = write_cell_rois(output, outlines)
+        else:
+            found = write_cell_geojson(output, outlines, frames=info.frames)
     logger.info("%s: %d cells", output, found.cells)
     return found
 
@@ -154,10 +157,11 @@ def export_omezarr(
     number = imageio.inspect(shown).channels
     with ExitStack() as stack:
         pixels = stack.enter_context(imageio.open_images(shown, channels=number))
-        lengths = Scale(pixels.info.pixel_size, pixels.info.section_spacing)
+        stated = pixels.info
+        lengths = Scale(stated.pixel_size, stated.section_spacing, stated.frame_interval)
         cells, size = None, None
         if image is not None:
-            cells, size = stack.enter_context(open_cells(source, output, block=block))
+            cells, info = stack.enter_context(open_cells(source, output, block=block))
             if cells.shape != pixels.shape[1:]:
                 found, expected = (
                     f"{several(z, 'section')} of {y} x {x} px" for z, y, x in (cells.shape, pixels.shape[1:])
@@ -166,14 +170,20 @@ def export_omezarr(
                     f"{source}: has {found}, but its image {image} has {expected}. Name the image of these "
                     "labels; that of a volume of a run is results/dataset/NAME.h5:/raw."
                 )
-            lengths = lengths if lengths.pixel_size else Scale(size)
-        writer = stack.enter_context(writing_omezarr(output, version))
+            size = info.pixel_size
+            lengths = Scale(
+                stated.pixel_size or size,
+                stated.section_spacing or info.section_spacing,
+                stated.frame_interval or info.frame_interval,
+            )
+        writer = stack.enter_context(writing_omezarr(output, version, frames=stated.frames))
         writer.write_image(
             pixels.read,
             pixels.shape,
             pixels.dtype,
             lengths,
-            channels=pixels.info.names,
+            channels=stated.names,
+            rgb=stated.rgb,
             provenance=record | {"source": str(shown)},
         )
         if cells is None:

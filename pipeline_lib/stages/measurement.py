@@ -170,8 +170,8 @@ def measure_file(
         If a file cannot be read, the sizes differ, or a label is negative or has a fraction.
     """
     with ExitStack() as stack:
-        stored, own_size = stack.enter_context(open_cells(labels, output, block=block))
-        sizes = [own_size]
+        stored, info = stack.enter_context(open_cells(labels, output, block=block))
+        sizes = [info.pixel_size]
         gray = None
         if intensity is not None:
             image = stack.enter_context(
