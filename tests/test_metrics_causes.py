@@ -464,6 +464,44 @@ def test_ignoring_a_band_is_like_cropping(case, width):
     assert (whole.cells, whole.examples) == (cropped.cells, cropped.examples)
 
 
+@given(sections, st.integers(1, 5))
+def test_what_is_known_in_a_part_holds_in_the_whole_section(case, width):
+    labels, found, seed = case
+    raw = np.random.default_rng(seed).random(labels.shape)
+    outside = [np.setdiff1d(array[:, width:], 0) for array in (labels, found)]
+    whole = section_causes(raw, labels, found)
+    part = section_causes(raw[:, :width], labels[:, :width], found[:, :width], incomplete=outside)
+    number = {kind: sum(part.cells[cause] for cause in own) for kind, own in CAUSES_OF.items()}
+    for links, all_links, kinds in (
+        (part.true_links, whole.true_links, ("merged", "missed")),
+        (part.found_links, whole.found_links, ("split", "false")),
+    ):
+        place = np.searchsorted(all_links.label, links.label[links.known])
+        np.testing.assert_array_equal(links.match[links.known], all_links.match[place])
+        np.testing.assert_array_equal(links.part_of[links.known], all_links.part_of[place])
+        alone = links.known & (links.match == 0)
+        assert number[kinds[0]] == np.count_nonzero(alone & (links.part_of > 0))
+        assert number[kinds[1]] == np.count_nonzero(alone & (links.part_of == 0))
+    unknown = part.true_links.label[~part.true_links.known & (part.true_links.match == 0)]
+    assert not part.codes[np.isin(labels[:, :width], unknown)].any()
+
+
+def test_an_error_is_not_known_if_a_cell_that_decides_about_it_is_incomplete(drawn):
+    """Of two merged cells the first one matches, and of the two parts of a split cell the larger one."""
+    raw, labels, found = drawn
+    merged, split = found.copy(), found.copy()
+    join(merged, 6, 7)
+    split[cell(6)][:, 7:] = 99
+    for own, cause, deciding in (
+        (merged, "merged_other", [([6], []), ([7], []), ([], [6])]),
+        (split, "split_other", [([], [6]), ([], [99]), ([6], [])]),
+    ):
+        assert causes_of(raw, labels, own) == {cause: 1}
+        for incomplete in deciding:
+            assert causes_of(raw, labels, own, incomplete=incomplete) == {}
+        assert causes_of(raw, labels, own, incomplete=([5, 10], [5, 10])) == {cause: 1}
+
+
 def test_sections_are_pooled_and_ignored_ones_left_out(drawn):
     raw, labels, found = drawn
     other = found.copy()

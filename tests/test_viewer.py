@@ -23,7 +23,7 @@ TOOLS = Path(__file__).with_name("viewer_tools.js").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """Two volumes: four cells with errors in the second section, and one without annotation."""
+    """Three volumes: four cells with errors in the second section, one without annotation, a cut one."""
     folder = tmp_path_factory.mktemp("viewer")
     labels = np.zeros((2, 60, 50), np.uint32)
     for label, (y, x) in enumerate([(2, 2), (2, 26), (32, 2), (32, 26)], 1):
@@ -37,9 +37,27 @@ def page(tmp_path_factory):
         read_json(layers_of(folder, f"{name}.h5", f"{volume}.json", volume=volume))
         for name, volume in (("dataset", "first"), ("unannotated", "second"))
     ]
+    content.append(cut_volume(tmp_path_factory.mktemp("cut")))
     text = environment().from_string(PAGE).render(viewer=viewer_content(content), bordure="1.0")
     (folder / "page.html").write_text(text, encoding="utf-8")
     return folder / "page.html"
+
+
+def cut_volume(folder):
+    """Show 40 of 100 rows. Pixels have 4 nm. Cell 1 continues outside, 2 is merged into it, 4 is false."""
+    labels = np.zeros((1, 100, 60), np.uint32)
+    labels[0, :, 20:30] = 1
+    labels[0, 40:50, 31:35] = 2
+    labels[0, 40:45, 40:45] = 3
+    found = labels.copy()
+    found[0, 40:50, 30:35] = 1
+    found[0, 55:60, 40:45] = 4
+    write_case(folder, labels, found, pixel_size=(0.004, 0.004))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline_lib.figures.shown.SMALLEST", 40)
+        patch.setattr("pipeline_lib.figures.shown.LARGEST", 40)
+        patch.setattr("pipeline_lib.stages.layers.MARGIN", 10)
+        return read_json(layers_of(folder, volume="third", split="train"))
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +138,22 @@ def test_blinking_raw_and_side_by_side(browse):
     assert out["views"][0] == out["views"][1] != "0 0 50 60"
 
 
+def test_blinking_ends_in_a_volume_without_annotation(browse):
+    out = browse("""
+      await key("b");
+      out.first = layers();
+      await key("ArrowDown");
+      out.second = layers();
+      await key("b");
+      out.again = layers();
+      await key("ArrowUp");
+      out.back = layers();
+    """)
+    assert out["first"] == ["raw", "errors", "annotation"]
+    assert out["second"] == out["again"] == ["raw", "cells"]
+    assert out["back"] == ["raw", "errors", "annotation", "cells"]
+
+
 def test_zoom_and_pan_stay_inside_and_the_bar_has_its_length(browse):
     out = browse("""
       out.bar = [q(".bar span").textContent, q(".bar i").style.width];
@@ -180,6 +214,26 @@ def test_cells_are_described_marked_and_found_in_the_table(browse):
     assert "matches annotated cell 30" in out["picked"][-1] and out["heads"][-1] == "annotation"
     assert "Found cell 10" in out["row"]
     assert out["sorted"] == [*reversed(out["reversed"])] == ["2", "1"]  # by area
+
+
+def test_tiny_areas_have_digits_and_sizes_of_cut_cells_are_unknown(browse):
+    out = browse("""
+      await set("#viewer-volume", 2, "change");
+      await point("move", 32, 12);
+      out.small = described();
+      await point("move", 12, 30);
+      out.cut = described();
+      await point("move", 22, 12);
+      out.merged = described();
+      out.table = all("#viewer-table tbody tr").map((row) => all("td", row).map((one) => one.textContent));
+    """)
+    assert "Found cell 3\nmatches annotated cell 3\narea (µm²) 0.0004\ndiameter (µm) 0.02257" in out["small"]
+    assert "Found cell 1\ncontinues far outside of the picture\narea (µm²) unknown" in out["cut"]
+    assert "Annotated cell 1\ncontinues far outside of the picture\narea (px) unknown" in out["cut"]
+    assert "Annotated cell 2\nnot compared" in out["merged"] and "area (px) 40" in out["merged"]
+    assert out["table"][0] == ["1", *["unknown"] * 6, "continues far outside of the picture"]
+    assert "unknown" not in out["table"][1]
+    assert out["table"][2][-2:] == ["", "no annotated cell (false)"]  # without IoU
 
 
 def test_the_worst_errors_open_in_the_viewer(browse):

@@ -7,8 +7,9 @@ one pixel, so that kernels can read all neighbours of a pixel without checking f
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -81,9 +82,13 @@ def without(section: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
     return kept
 
 
-def frame(section: np.ndarray) -> np.ndarray:
-    """Return the pixels at the four sides of a section or region (y, x), those at the corners twice."""
-    return np.concatenate([section[0], section[-1], section[:, 0], section[:, -1]])
+def frame(section: np.ndarray, sides: Sequence[bool] = (True, True, True, True)) -> np.ndarray:
+    """Return the pixels at the sides of a section or region (y, x), those at the corners twice.
+
+    `sides` says which ones: top, bottom, left and right.
+    """
+    every = section[0], section[-1], section[:, 0], section[:, -1]
+    return np.concatenate([section[:0].ravel(), *itertools.compress(every, sides)])
 
 
 def count_annotated(array: Stored, ignore: Stored | None) -> int:

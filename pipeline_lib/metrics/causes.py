@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.kernels.sections import OUTSIDE, check_shapes, padded, unpadded
@@ -136,11 +137,14 @@ class Links(NamedTuple):
     part_of : (n,) array of int64
         For a true cell without match, the found cell into which it was merged; for a found cell, the true
         cell of which it is a piece. 0 = none.
+    known : (n,) array of bool
+        Whether this is certain. It is not if the cell, or one that decides about its match, is incomplete.
     """
 
     label: np.ndarray
     match: np.ndarray
     part_of: np.ndarray
+    known: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,7 @@ def section_causes(
     *,
     border: np.ndarray | None = None,
     ignored: np.ndarray | None = None,
+    incomplete: tuple[npt.ArrayLike, npt.ArrayLike] = ((), ()),
 ) -> SectionCauses:
     """Find the cause of each error in one section.
 
@@ -217,6 +222,9 @@ def section_causes(
         Separation border between touching true cells, non-zero on the border.
     ignored : (y, x) array of bool, optional
         Pixels that are not annotated. Nothing is an error there.
+    incomplete : (array-like of int, array-like of int), optional
+        Labels of the true and of the found cells that continue outside, if the arrays are a part of a
+        section. Their errors are left out, and errors that would differ if these cells were complete.
 
     Returns
     -------
@@ -272,6 +280,7 @@ def section_causes(
     del image
     of_true = _causes_of_true(pairs, joins, separations, shades, _at_edge(truth, len(pairs.true_size)))
     of_found = _causes_of_found(pairs, cuts, separations, shades)
+    known_true, known_found = pairs.known(*incomplete)
     errors = _assign(
         cells,
         np.zeros(truth.shape, np.uint8) if border is None else padded(border != 0, np.uint8),
@@ -286,13 +295,19 @@ def section_causes(
     matched = np.where(predicted > 0, pairs.matched_labels()[predicted], predicted)
     of_cell = np.where(truth > 0, truth, matched)
     causes, places = np.concatenate([of_true, of_found[1:]]), np.concatenate([joins[:, -2:], cuts[1:, -2:]])
+    known = np.concatenate([known_true, known_found[1:]])
+    if not known.all():
+        causes[~known] = 0
+        errors[(errors > 0) & ~known.take(errors, mode="clip")] = 0
     counts, single, examples = _single_errors(errors, causes, of_cell, places)
     outlined = len(np.unique(of_cell[errors < 0]))
     del of_cell
     codes = np.where(errors > 0, causes.take(errors, mode="clip"), (-errors).astype(np.uint8))
     del errors
     codes, truth, matched = (np.ascontiguousarray(unpadded(array)) for array in (codes, truth, matched))
-    return SectionCauses(codes, counts, outlined, single, examples, truth, matched, *pairs.links())
+    return SectionCauses(
+        codes, counts, outlined, single, examples, truth, matched, *pairs.links(known_true, known_found)
+    )
 
 
 @dataclass(frozen=True)
@@ -338,13 +353,26 @@ class _Pairs:
             shared=shared,
         )
 
-    def links(self) -> tuple[Links, Links]:
+    def links(self, known_true: np.ndarray, known_found: np.ndarray) -> tuple[Links, Links]:
         """Return to which found cells the true ones belong, and the reverse."""
         true, found = self.true_labels, self.found_labels
         return (
-            Links(true[1:], found[self.match_of_true[1:]], found[self.merged_into[1:]]),
-            Links(found[1:], true[self.match_of_found[1:]], true[self.piece_of[1:]]),
+            Links(true[1:], found[self.match_of_true[1:]], found[self.merged_into[1:]], known_true[1:]),
+            Links(found[1:], true[self.match_of_found[1:]], true[self.piece_of[1:]], known_found[1:]),
         )
+
+    def known(self, true: npt.ArrayLike, found: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Return which true and found cells have links that are certain, given the labels of incomplete ones.
+
+        A cell, the one that it belongs to, and the one that this one belongs to decide about its links. If
+        these are complete, the links are certain: the rest of an incomplete cell shares no pixel with a
+        complete one, so it adds no link between them.
+        """
+        partner_of_true = self.match_of_true + self.merged_into
+        partner_of_found = self.match_of_found + self.piece_of
+        cut_true, cut_found = np.isin(self.true_labels, true), np.isin(self.found_labels, found)
+        near_true, near_found = cut_true | cut_found[partner_of_true], cut_found | cut_true[partner_of_found]
+        return ~(cut_true | near_found[partner_of_true]), ~(cut_found | near_true[partner_of_found])
 
     def matched_labels(self) -> np.ndarray:
         """Return the label (int32) of each found cell: that of its match, or one that no true cell has."""

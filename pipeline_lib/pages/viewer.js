@@ -18,7 +18,8 @@
   const volume = () => volumes[state.volume];
   const section = () => volume().shown[state.section];
   const pictureId = (layer) => `v${state.volume}s${state.section}-${layer}`;
-  const number = (value) => value.toLocaleString("en", { maximumFractionDigits: value >= 100 ? 0 : 3 });
+  const number = (value) => // 4 digits, since areas in µm² can be tiny; large numbers as integers
+    value.toLocaleString("en", Math.abs(value) < 1000 ? { maximumSignificantDigits: 4 } : { maximumFractionDigits: 0 });
 
   // ---------------------------------------------------------------- cells in a picture
 
@@ -236,6 +237,7 @@
     state.volume = at;
     state.section = Math.min(Math.max(place, 0), volume().shown.length - 1);
     state.picked = null;
+    if (!volume().annotated) state.blink = null; // there are only the cells found
     if (other) state.view = { x: 0, y: 0, size: 1 };
     find("#viewer-volume").value = at;
     const slider = find("#viewer-section");
@@ -281,10 +283,15 @@
     Object.keys(section().found_cells).filter((column) => !["match", "part_of"].includes(column) &&
       !(column === "area" && section().found_cells.area_um2) &&
       !(column === "equivalent_diameter_area" && section().found_cells.equivalent_diameter_area_um));
-  const text = (value) => (value === null ? "" : value === true ? "yes" : value === false ? "no" : typeof value === "number" ? number(value) : value);
+  const text = (value) => (value === null ? "unknown" : value === true ? "yes" : value === false ? "no" : typeof value === "number" ? number(value) : value);
+
+  // an IoU exists only if a cell matches
+  const entry = (cells, column, index) => (column === "iou" && cells.match[index] === 0 ? "" : text(cells[column][index]));
 
   function fate(cells, index, found) {
+    if (cells.area?.[index] === null) return "continues far outside of the picture";
     if (!cells.match) return "";
+    if (cells.match[index] === null) return `not compared: a ${volume().noun} linked with it continues far outside of the picture`;
     const other = found ? "annotated" : "found";
     if (cells.match[index]) return `matches ${other} ${volume().noun} ${cells.match[index]}`;
     if (cells.part_of[index]) return `${found ? "piece of" : "merged into"} ${other} ${volume().noun} ${cells.part_of[index]}`;
@@ -294,8 +301,8 @@
   function words(kind, index) {
     const cells = section()[kind === "cells" ? "found_cells" : "annotated_cells"];
     const values = kind === "cells" ? shownColumns() : ["area"];
-    const parts = values.filter((column) => column !== "label" && cells[column][index] !== null)
-      .map((column) => `${title(column)} ${text(cells[column][index])}`);
+    const parts = values.filter((column) => column !== "label" && entry(cells, column, index) !== "")
+      .map((column) => `${title(column)} ${entry(cells, column, index)}`);
     const end = fate(cells, index, kind === "cells");
     return [`${kind === "cells" ? "Found" : "Annotated"} ${volume().noun} ${cells.label[index]}`, [...(end ? [end] : []), ...parts]];
   }
@@ -350,7 +357,7 @@
       const row = document.createElement("tr");
       row.dataset.cell = index + 1;
       row.tabIndex = 0;
-      row.append(...columns.map((column) => Object.assign(document.createElement("td"), { textContent: text(cells[column][index]) })));
+      row.append(...columns.map((column) => Object.assign(document.createElement("td"), { textContent: entry(cells, column, index) })));
       if (cells.match) row.append(Object.assign(document.createElement("td"), { textContent: fate(cells, index, true) }));
       row.onclick = () => pick("cells", index + 1, true);
       row.onkeydown = (event) => { if (event.key === "Enter") pick("cells", index + 1, true); };

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline_lib import layout, provenance
-from pipeline_lib.figures.colouring import Scale, Window, coloured, raw_picture
+from pipeline_lib.figures.colouring import Scale, coloured, raw_picture
 from pipeline_lib.figures.layers import cells_uri, codes_uri, gray_if_equal, picture_uri
 from pipeline_lib.figures.palette import CAUSE_COLOURS, HATCH, class_colours
 from pipeline_lib.figures.parts import numbered
@@ -29,14 +29,17 @@ from pipeline_lib.figures.shown import (
 )
 from pipeline_lib.instances.classes import ClassMap, classes_of_cells
 from pipeline_lib.instances.measurement import measure_cells
-from pipeline_lib.kernels.blocks import blocks
-from pipeline_lib.kernels.sections import ignored_pixels, without
+from pipeline_lib.kernels.blocks import Block, blocks, with_halo
+from pipeline_lib.kernels.sections import frame, ignored_pixels, without
 from pipeline_lib.metrics import Cause, section_causes
-from pipeline_lib.metrics.causes import Links
+from pipeline_lib.metrics.causes import CellError, Links
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.types import Json, Stored
 from pipeline_lib.scores import read_scores
 
+#: Cells are compared and measured in the part that is shown and this far around it (px), so that those at its
+#: edge are complete. With the largest part, 2048 x 2048 px are in memory, however large the section.
+MARGIN = 512
 #: Measurements of cells that the viewer shows, as `instances.measurement.measure_cells` names them.
 MEASURED = (
     "label",
@@ -94,8 +97,8 @@ def prepare_layers(
 
     A layer is a small picture: raw image, cells annotated and found, errors, cell probability and, where they
     exist, weight map, classes, disagreement, and pixels that are not annotated. Large sections show only
-    their middle. If there are many sections, those with the largest errors are shown, and others at even
-    distances.
+    their middle. Cells that continue far outside of it are neither compared nor measured. If there are many
+    sections, those with the largest errors are shown, and others at even distances.
 
     Parameters
     ----------
@@ -144,7 +147,11 @@ def prepare_layers(
                 )
         window, number = shown_part(expected, pixels)
         shown = choose_sections(len(found), number, _worst(causes, volume, network))
-        view = _View(data, predicted, found, weighted.get(layout.WEIGHT_MAP.name), window)
+        rows, columns = (
+            with_halo(edge, size, MARGIN) for edge, size in zip(window, expected[1:], strict=True)
+        )
+        part = Block(read=(rows[0], columns[0]), crop=(rows[1], columns[1]), write=window)
+        view = _View(data, predicted, found, weighted.get(layout.WEIGHT_MAP.name), part)
         scales = view.scales(shown)
         classes = layout.classes_of(predicted[layout.CLASS_PROBABILITY.name])[0] if view.has_classes else []
         described: Json = {
@@ -172,10 +179,39 @@ def _worst(causes: str | Path | None, volume: str, network: str) -> list[int]:
     return table.sort_values("pixels", ascending=False, kind="stable").section.astype(int).tolist()
 
 
+class _Cells(NamedTuple):
+    """The cells of a section, annotated or found.
+
+    Parameters
+    ----------
+    labels : (n,) array of int64
+        Labels of the cells in the part that is read.
+    numbers : (y, x) array of int32
+        Their numbers 1..n in this part, 0 = background.
+    complete : (n,) array of bool
+        Which of them are nowhere outside of it.
+    shown : (m,) array of int64
+        Places in `labels` of the cells in the window.
+    pixels : (h, w) array of int32
+        Their numbers 1..m in the window.
+    """
+
+    labels: np.ndarray
+    numbers: np.ndarray
+    complete: np.ndarray
+    shown: np.ndarray
+    pixels: np.ndarray
+
+    def in_window(self, values: np.ndarray, known: np.ndarray) -> list[Any]:
+        """Return values (n,) of the cells in the window; None where they are not known."""
+        own = zip(values[self.shown].tolist(), known[self.shown].tolist(), strict=True)
+        return [value if certain else None for value, certain in own]
+
+
 class _Compared(NamedTuple):
     """Columns of the cells found, further entries and layers of a section, and colours of these cells."""
 
-    of_found: dict[str, np.ndarray]
+    of_found: dict[str, list[Any]]
     entries: Json
     layers: dict[str, str]
     tints: np.ndarray
@@ -183,13 +219,13 @@ class _Compared(NamedTuple):
 
 @dataclass(frozen=True)
 class _View:
-    """A window of the sections of a volume, with all of its arrays."""
+    """A part of the sections of a volume, with all of its arrays. Its middle is the window that is shown."""
 
     data: h5py.File
     predicted: h5py.File
     found: Stored
     weights: Stored | None
-    window: Window
+    part: Block
 
     @property
     def annotated(self) -> bool:
@@ -205,7 +241,7 @@ class _View:
         """Return the colour scale of each layer of numbers, the same for all sections."""
         found = {"probability": Scale("gray", 0, 1, "cell probability")}
         if self.weights is not None:
-            highest = max(float(self.weights[z, *self.window].max()) for z in sections)
+            highest = max(float(self.weights[z, *self.part.write].max()) for z in sections)
             found["weight_map"] = Scale("viridis", 0, highest, "loss weight")
         if layout.DISAGREEMENT.name in self.predicted:
             found["disagreement"] = Scale("magma", 0, 0.5, "standard deviation of the members")
@@ -213,80 +249,127 @@ class _View:
 
     def section(self, z: int, scales: Mapping[str, Scale]) -> Json:
         """Return layers, cells and errors of a section."""
-        raw = self.data[layout.RAW.name][:, z, *self.window]
-        probability = self.predicted[layout.CELL_PROBABILITY.name][z, *self.window]
+        raw = self.data[layout.RAW.name][:, z, *self.part.read]
+        probability = self.predicted[layout.CELL_PROBABILITY.name][z, *self.part.read]
         numbers = {
             "probability": probability,
-            "weight_map": None if self.weights is None else self.weights[z, *self.window],
+            "weight_map": None if self.weights is None else self.weights[z, *self.part.read],
             "disagreement": self._optional(self.predicted, layout.DISAGREEMENT, z),
         }
-        layers = {"raw": picture_uri(gray_if_equal(raw_picture(raw)))}
+        layers = {"raw": picture_uri(gray_if_equal(raw_picture(raw[:, *self.part.crop])))}
         layers |= {
-            name: picture_uri(gray_if_equal(coloured(values, scales[name])))
+            name: picture_uri(gray_if_equal(coloured(values[self.part.crop], scales[name])))
             for name, values in numbers.items()
             if values is not None
         }
         layers |= self._classes(z)
-        labels, found = numbered(self.found[z, *self.window])
-        cells = self._measured(z, found, labels, raw, probability, numbers["disagreement"])
+        found = self._cells(self.found, z)
+        cells = _columns(self._measured(z, found, raw, probability, numbers["disagreement"]))
         section: Json = {"z": z}
-        tints = np.arange(len(labels))
+        tints = np.arange(len(found.shown))
         if self.annotated:
-            compared = self._compared(z, raw, found, labels)
-            cells = cells.assign(**compared.of_found)
+            compared = self._compared(z, raw, found)
+            cells |= compared.of_found
             section |= compared.entries
             layers |= compared.layers
             tints = compared.tints
-        layers["cells"], section["cells_bits"] = cells_uri(found, tints)
-        return section | {"found_cells": _columns(cells), "layers": layers}
+        layers["cells"], section["cells_bits"] = cells_uri(found.pixels, tints)
+        return section | {"found_cells": cells, "layers": layers}
 
-    def _compared(self, z: int, raw: np.ndarray, found: np.ndarray, labels: np.ndarray) -> _Compared:
-        """Compare the cells found, with the numbers 1..n and their `labels`, with the annotated ones."""
-        ignored = ignored_pixels(self.data.get(layout.IGNORE.name), z, self.window)
-        true_labels, truth = numbered(without(self.data[layout.LABELS.name][z, *self.window], ignored))
-        border = self.data[layout.SEPARATION_BORDER.name][z, *self.window]
-        causes = section_causes(raw, truth, found, border=border, ignored=ignored)
+    def _cells(self, array: Stored, z: int, ignore: Stored | None = None) -> _Cells:
+        """Return the cells of a section, without their pixels that are ignored."""
+        section = without(array[z, *self.part.read], ignored_pixels(ignore, z, self.part.read))
+        labels, numbers = numbered(section)
+        size = array.shape[1:]
+        rows, columns = self.part.read
+        cut = rows.start > 0, rows.stop < size[0], columns.start > 0, columns.stop < size[1]
+        complete = ~np.isin(labels, frame(section, cut))
+        if any(cut):  # also a cell in several places can be outside
+            inside = np.bincount(numbers.ravel(), minlength=len(labels) + 1)[1:]
+            complete &= inside == _areas(array, z, ignore, labels)
+        shown, pixels = numbered(numbers[self.part.crop])
+        return _Cells(labels, numbers, complete, shown - 1, pixels)
+
+    def _compared(self, z: int, raw: np.ndarray, found: _Cells) -> _Compared:
+        """Compare the cells found with the annotated ones."""
+        ignore = self.data.get(layout.IGNORE.name)
+        ignored = ignored_pixels(ignore, z, self.part.read)
+        true = self._cells(self.data[layout.LABELS.name], z, ignore)
+        causes = section_causes(
+            raw,
+            true.numbers,
+            found.numbers,
+            border=self.data[layout.SEPARATION_BORDER.name][z, *self.part.read],
+            ignored=ignored,
+            incomplete=(np.flatnonzero(~true.complete) + 1, np.flatnonzero(~found.complete) + 1),
+        )
         of_true, of_found = (
-            _of_all(links, len(own))
-            for links, own in ((causes.true_links, true_labels), (causes.found_links, labels))
+            _of_all(links, len(own.labels))
+            for links, own in ((causes.true_links, true), (causes.found_links, found))
         )
-        uri, bits = cells_uri(truth, np.arange(len(true_labels)))
-        partner = np.where(of_found.match > 0, of_found.match, of_found.part_of)
-        areas, own = (
-            np.bincount(numbers.ravel(), minlength=count + 1)
-            for numbers, count in ((truth, len(true_labels)), (found, len(labels)))
+        crop = self.part.crop
+        uri, bits = cells_uri(true.pixels, np.arange(len(true.shown)))
+        areas, own_areas = (
+            np.bincount(own.numbers.ravel(), minlength=len(own.labels) + 1) for own in (true, found)
         )
-        matched = np.append(0, of_found.match)[found]
-        shared = np.bincount(found[(matched > 0) & (matched == truth)], minlength=len(labels) + 1)
-        union = own[1:] + areas[of_found.match] - shared[1:]
-        names, true_names = np.append(0, labels), np.append(0, true_labels)
+        matched = np.append(0, of_found.match)[found.numbers]
+        shared = np.bincount(
+            found.numbers[(matched > 0) & (matched == true.numbers)], minlength=len(found.labels) + 1
+        )
+        union = own_areas[1:] + areas[of_found.match] - shared[1:]
+        overlap = np.where(of_found.match > 0, shared[1:] / np.maximum(union, 1), np.nan)
+        names, true_names = np.append(0, found.labels), np.append(0, true.labels)
+        partner = np.where(of_found.match > 0, of_found.match, of_found.part_of)[found.shown] - 1
         return _Compared(
             of_found={
-                "iou": np.where(of_found.match > 0, shared[1:] / np.maximum(union, 1), np.nan),
-                "match": true_names[of_found.match],
-                "part_of": true_names[of_found.part_of],
+                "iou": [_rounded(value) for value in found.in_window(overlap, of_found.known)],
+                "match": found.in_window(true_names[of_found.match], of_found.known),
+                "part_of": found.in_window(true_names[of_found.part_of], of_found.known),
             },
             entries={
                 "annotation_bits": bits,
                 "annotated_cells": {
-                    "label": true_labels.tolist(),
-                    "area": areas[1:].tolist(),
-                    "match": names[of_true.match].tolist(),
-                    "part_of": names[of_true.part_of].tolist(),
+                    "label": true.labels[true.shown].tolist(),
+                    "area": true.in_window(areas[1:], true.complete),
+                    "match": true.in_window(names[of_true.match], of_true.known),
+                    "part_of": true.in_window(names[of_true.part_of], of_true.known),
                 },
-                "errors": [
-                    {"cause": error.cause.name.lower(), "pixels": error.pixels, "y": error.y, "x": error.x}
-                    | {"box": error.box}
-                    for error in sorted(causes.errors, key=lambda error: -error.pixels)
-                ],
+                "errors": self._errors(causes.errors),
             },
-            layers={"annotation": uri, **_error_layers(causes.codes, ignored)},
+            layers={
+                "annotation": uri,
+                **_error_layers(causes.codes[crop], None if ignored is None else ignored[crop]),
+            },
             # a found cell has the colour of the annotated one to which it belongs
-            tints=np.where(partner > 0, partner - 1, np.arange(len(labels)) + len(true_labels)),
+            tints=np.where(
+                np.isin(partner, true.shown),
+                np.searchsorted(true.shown, partner),
+                np.arange(len(partner)) + len(true.shown),
+            ),
         )
 
+    def _errors(self, errors: Sequence[CellError]) -> list[Json]:
+        """Return the errors whose place is in the window, the largest first. Boxes end at its edge."""
+        (top, bottom), (left, right) = ((edge.start, edge.stop) for edge in self.part.crop)
+        own = [error for error in errors if top <= error.y < bottom and left <= error.x < right]
+        return [
+            {
+                "cause": error.cause.name.lower(),
+                "pixels": error.pixels,
+                "y": error.y - top,
+                "x": error.x - left,
+                "box": [
+                    max(error.box[0], top) - top,
+                    max(error.box[1], left) - left,
+                    min(error.box[2], bottom) - top,
+                    min(error.box[3], right) - left,
+                ],
+            }
+            for error in sorted(own, key=lambda error: -error.pixels)
+        ]
+
     def _optional(self, file: h5py.File, array: layout.Array, z: int) -> np.ndarray | None:
-        return file[array.name][z, *self.window] if array.name in file else None
+        return file[array.name][z, *self.part.read] if array.name in file else None
 
     def _classes(self, z: int) -> dict[str, str]:
         """Return the layers of the classes annotated and found, if there are other classes than cell."""
@@ -295,42 +378,57 @@ class _View:
         probability = self.predicted[layout.CLASS_PROBABILITY.name]
         names, _ = layout.classes_of(probability)
         colours = {number: colour for number, colour in enumerate(class_colours(len(names))) if number}
-        layers = {"classes_found": codes_uri(ClassMap(probability)[z, *self.window], colours)}
+        layers = {"classes_found": codes_uri(ClassMap(probability)[z, *self.part.write], colours)}
         target = self._optional(self.data, layout.TARGET, z)
-        return layers if target is None else {"classes_annotated": codes_uri(target, colours)} | layers
+        if target is None:
+            return layers
+        return {"classes_annotated": codes_uri(target[self.part.crop], colours)} | layers
 
     def _measured(
         self,
         z: int,
-        found: np.ndarray,
-        labels: np.ndarray,
+        found: _Cells,
         raw: np.ndarray,
         probability: np.ndarray,
         disagreement: np.ndarray | None,
     ) -> pd.DataFrame:
-        """Return the measurements of the cells that the viewer shows."""
+        """Return the measurements of the cells that the viewer shows; those of incomplete cells are NaN."""
+        measured = np.zeros(len(found.labels) + 1, bool)
+        measured[found.shown + 1] = found.complete[found.shown]
         cells = measure_cells(
-            found[None],
+            np.where(measured[found.numbers], found.numbers, 0)[None],
             intensity=raw[:, None],
             probability=probability[None],
             disagreement=None if disagreement is None else disagreement[None],
             class_probability=(
-                self.predicted[layout.CLASS_PROBABILITY.name][:, z, *self.window][:, None]
+                self.predicted[layout.CLASS_PROBABILITY.name][:, z, *self.part.read][:, None]
                 if self.has_classes
                 else None
             ),
             classes=classes_of_cells(self.predicted),
             pixel_size=layout.pixel_size(self.data),
         )
-        cells["label"] = labels[cells.label - 1]
+        cells = cells.set_index("label").reindex(found.shown + 1).reset_index()
+        cells["label"] = found.labels[found.shown]
         return cells[[column for name in MEASURED for column in cells if column.partition("-")[0] == name]]
 
 
 def _of_all(links: Links, number: int) -> Links:
     """Return links with a row for each of the cells 1..`number`: some may only have ignored pixels."""
-    match, part_of = np.zeros(number, np.int64), np.zeros(number, np.int64)
-    match[links.label - 1], part_of[links.label - 1] = links.match, links.part_of
-    return Links(np.arange(1, number + 1), match, part_of)
+    match, part_of, known = np.zeros(number, np.int64), np.zeros(number, np.int64), np.ones(number, bool)
+    for values, own in ((match, links.match), (part_of, links.part_of), (known, links.known)):
+        values[links.label - 1] = own
+    return Links(np.arange(1, number + 1), match, part_of, known)
+
+
+def _areas(labels: Stored, z: int, ignore: Stored | None, values: np.ndarray) -> np.ndarray:
+    """Return how many pixels some labels (ascending) have in a whole section, without ignored pixels."""
+    areas = np.zeros(len(values), np.int64)
+    for block in blocks((labels.shape[1], labels.shape[2])):
+        part = without(labels[z, *block.write], ignored_pixels(ignore, z, block.write))
+        own = part[np.isin(part, values)]
+        areas += np.bincount(np.searchsorted(values, own), minlength=len(values))
+    return areas
 
 
 def _error_layers(codes: np.ndarray, ignored: np.ndarray | None) -> dict[str, str]:
@@ -349,13 +447,16 @@ def _error_layers(codes: np.ndarray, ignored: np.ndarray | None) -> dict[str, st
 
 def _columns(cells: pd.DataFrame) -> dict[str, list[Any]]:
     """Return a table as lists of numbers and text for JSON, rounded; numbers that are not known are None."""
+    return {name: [*map(_rounded, column)] for name, column in cells.to_dict("list").items()}
 
-    def short(value: Any) -> Any:
-        if not isinstance(value, float):
-            return value
-        return round(value, 4) if math.isfinite(value) else None
 
-    return {name: [*map(short, column)] for name, column in cells.to_dict("list").items()}
+def _rounded(value: Any) -> Any:
+    """Round a number to 4 significant digits, or from 1000 on to an integer; None if it is not finite."""
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    return float(f"{value:.4g}") if abs(value) < 1000 else float(round(value))
 
 
 def _diameters(data: h5py.File, found: Stored) -> dict[str, list[int]]:
