@@ -302,7 +302,10 @@ def test_longer_runs_take_their_iterations_from_stored_results_and_are_added_to_
     assert [(row["minutes"], row["iterations"]) for row in rows] == [(2, 3), (6, 9)]
     assert "2 minutes, test" in page.read_text() and "6 minutes, test" in page.read_text()
     assert peers.main(longer) == 0  # a repeated run replaces its row
-    assert len(json.loads(stored.read_text())["rows"]) == 2
+    again = [*command, "--work", str(tmp_path / "two"), "--minutes", "2", "--times-of", "2"]
+    assert peers.main(again) == 0  # on another folder, with the iterations of the stored run
+    rows = json.loads(stored.read_text())["rows"]
+    assert [(row["minutes"], row["iterations"]) for row in rows] == [(2, 3), (6, 9)]
 
 
 # ------------------------------------------------------------------------------------------------------ table

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{out.name}, {name} ... ", end="", file=sys.stderr, flush=True)
         try:
             iterations = None
-            if given.times_of and minutes != given.times_of:
+            if given.times_of and (minutes != given.times_of or (name, peer, minutes, seed) in stored):
                 known = iterations_of((name, peer, given.times_of, seed), runs, stored)
                 iterations = round(known * minutes / given.times_of)
             found = running.run(
