@@ -128,8 +128,8 @@ def test_the_threshold_follows_the_rule_of_bordure():
     tried = {
         at: {"v_rand_thin": score, "seg": score, "pixel_error": error} for at, (score, error) in rows.items()
     }
-    assert scoring._best(tried, "v_rand_thin") == 0.3
-    assert scoring._best(tried, "seg") == 0.6
+    assert scoring.chosen_threshold(tried, "v_rand_thin") == 0.3
+    assert scoring.chosen_threshold(tried, "seg") == 0.6
 
 
 def test_components_smaller_than_the_minimum_of_the_config_are_removed(exported):

@@ -246,23 +246,23 @@ def test_a_watershed_that_is_not_used_is_recorded(tmp_path, caplog):
 
 
 def test_pixel_errors_choose_the_threshold_for_the_seeds_that_the_criterion_chose():
-    from pipeline_lib.stages.postprocessing import _best, _cross_validated
+    from pipeline_lib.stages.postprocessing import _cross_validated, best_setting
 
     seeds = np.array([0.6, 0.6, 0.6, 0.8, 0.8])
     values = np.array([[0.9, 0.85, 0.74, 0.8, 0], [0.8, 0.75, 0.74, 0.7, 0], [0.7, 0.65, 0.74, 0.75, 0]])
     errors = np.array([[0.5, 0.2, 0.3, 0.1, 0.0], [0.5, 0.38, 0.3, 0.1, 0.0], [0.5, 0.2, 0.3, 0.1, 0.0]])
-    assert _best(values, np.full(values.shape, np.nan), seeds, 0.06) == 0
-    assert _best(values, errors, seeds, 0.061) == 1
-    assert _best(values - [0, 0.02, 0, 0, 0], errors, seeds, 0.061) == 2
-    assert _best(values, errors, seeds, 0.04) == _best(values, errors, seeds) == 0
-    assert _best(np.where(errors == 0, 1, values)[2:], errors[2:], seeds, 1.0) == 4
-    assert _best(values[:1], errors[:1], seeds, 0.061) == 1
+    assert best_setting(values, np.full(values.shape, np.nan), seeds, 0.06) == 0
+    assert best_setting(values, errors, seeds, 0.061) == 1
+    assert best_setting(values - [0, 0.02, 0, 0, 0], errors, seeds, 0.061) == 2
+    assert best_setting(values, errors, seeds, 0.04) == best_setting(values, errors, seeds) == 0
+    assert best_setting(np.where(errors == 0, 1, values)[2:], errors[2:], seeds, 1.0) == 4
+    assert best_setting(values[:1], errors[:1], seeds, 0.061) == 1
     without_score = np.concatenate([values, np.full((1, 5), np.nan)])
-    assert _best(without_score, np.concatenate([errors, errors[:1]]), seeds, 0.061) == 1
-    assert _best(values, errors, np.full(5, np.nan), 1.0) == 0  # components
-    expected = [values[0, _best(values[1:], errors[1:], seeds, 0.061)]]
-    expected += [values[1, _best(values[[0, 2]], errors[[0, 2]], seeds, 0.061)]]
-    expected += [values[2, _best(values[:2], errors[:2], seeds, 0.061)]]
+    assert best_setting(without_score, np.concatenate([errors, errors[:1]]), seeds, 0.061) == 1
+    assert best_setting(values, errors, np.full(5, np.nan), 1.0) == 0  # components
+    expected = [values[0, best_setting(values[1:], errors[1:], seeds, 0.061)]]
+    expected += [values[1, best_setting(values[[0, 2]], errors[[0, 2]], seeds, 0.061)]]
+    expected += [values[2, best_setting(values[:2], errors[:2], seeds, 0.061)]]
     assert _cross_validated(values, errors, seeds, 0.061) == pytest.approx(np.mean(expected))
 
 

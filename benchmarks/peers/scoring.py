@@ -17,7 +17,7 @@ from pipeline_lib.kernels.sections import OUTSIDE, padded, unpadded
 from pipeline_lib.metrics.thinning import flood
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json
-from pipeline_lib.stages.postprocessing import RIM_LOSS, THRESHOLDS
+from pipeline_lib.stages.postprocessing import RIM_LOSS, THRESHOLDS, best_setting
 
 
 class Volume(NamedTuple):
@@ -57,7 +57,7 @@ def score(data: DataSet, truth: Path, out: Path, splits: tuple[str, ...]) -> dic
     threshold = None
     if validation[0].files[0].name.endswith("_probability.tif"):
         tried = {at: _mean(data, validation, at) for at in THRESHOLDS}
-        threshold = _best(tried, data.criterion)
+        threshold = chosen_threshold(tried, data.criterion)
     found = {}
     for split in splits:
         volumes = validation if split == "validation" else [*_volumes(truth, out, split)]
@@ -65,18 +65,15 @@ def score(data: DataSet, truth: Path, out: Path, splits: tuple[str, ...]) -> dic
     return {"threshold": threshold, **found}
 
 
-def _best(tried: dict[float, dict[str, float]], criterion: str) -> float:
-    """Return the threshold with the best mean score, by the rule by which bordure chooses its own.
-
-    If the criterion hardly depends on the rims of cells, it may be worse by `RIM_LOSS`, for the smallest
-    pixel error.
-    """
-    best = max(scores[criterion] for scores in tried.values())
-    near = {at: own for at, own in tried.items() if own[criterion] >= best - RIM_LOSS.get(criterion, 0.0)}
-    if criterion in RIM_LOSS:
-        least = min(own["pixel_error"] for own in near.values())
-        near = {at: own for at, own in near.items() if own["pixel_error"] == least}
-    return [*near][len(near) // 2]
+def chosen_threshold(tried: dict[float, dict[str, float]], criterion: str) -> float:
+    """Return the threshold with the best mean scores, by the rule by which bordure chooses its own."""
+    values, errors = (
+        np.array([[own[name] for own in tried.values()]]) for name in (criterion, "pixel_error")
+    )
+    if criterion not in RIM_LOSS:
+        errors[:] = np.nan
+    chosen = best_setting(values, errors, np.zeros(len(tried)), RIM_LOSS.get(criterion, 0.0))
+    return [*tried][chosen]
 
 
 def _volumes(truth: Path, out: Path, split: str) -> Iterator[Volume]:

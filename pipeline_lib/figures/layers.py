@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline_lib.figures.colouring import rgb, tints
 
-#: Quality of WebP, from 0 to 100. EM sections look the same as in the original at this value (SSIM .975).
+#: Quality of WebP, from 0 to 100. EM sections look the same as in the original at this value.
 QUALITY = 40
 
 

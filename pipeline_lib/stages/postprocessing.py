@@ -266,7 +266,7 @@ def _choose(
             continue
         numbers = np.flatnonzero(of_method)
         own = values[:, numbers], errors[:, numbers], separators[numbers], rim_loss
-        choices.append(_Choice(int(numbers[_best(*own)]), of_method, _cross_validated(*own)))
+        choices.append(_Choice(int(numbers[best_setting(*own)]), of_method, _cross_validated(*own)))
     if len(choices) == 1:
         return choices[0], None
     components, separated = choices
@@ -277,26 +277,43 @@ def _choose(
     return (separated, components) if gain > 0 else (components, separated)
 
 
-def _best(
+def best_setting(
     values: npt.NDArray[np.float64],
     errors: npt.NDArray[np.float64],
     separators: npt.NDArray[np.float64],
     rim_loss: float = 0.0,
 ) -> int:
-    """Return the number of the best setting, for the arguments of `_choose`.
+    """Return the number of the best setting.
 
-    It has the highest mean value; of several such settings, it is the middle one. If pixel errors count, it
-    is the one with the smallest error among those with the same separator whose mean value is lower by at
-    most `rim_loss`.
+    It has the highest mean value. If pixel errors count, it is the one with the smallest error among those
+    with the same separator whose mean value is lower by at most `rim_loss`. If several settings are equally
+    good, it is the middle one.
+
+    Parameters
+    ----------
+    values : (sections, settings) array of float64
+        Scores, higher if they are better.
+    errors : (sections, settings) array of float64
+        Pixel errors; NaN if they do not count.
+    separators : (settings,) array of float64
+        What decides how many cells there are. If it is NaN for the best setting, pixel errors do not count.
+    rim_loss : float, default 0.0
+        How much the mean value may be lower for a smaller pixel error.
+
+    Returns
+    -------
+    int
+        Number of the setting.
     """
     mean = np.nanmean(values, axis=0)
     best = np.flatnonzero(mean == mean.max())
-    chosen = int(best[len(best) // 2])
+    chosen = best[len(best) // 2]
     same = np.flatnonzero(separators == separators[chosen])  # none for components: NaN
-    if not len(same) or np.isnan(errors).any():
-        return chosen
-    as_good = same[mean[same] >= mean[chosen] - rim_loss]
-    return int(as_good[errors[:, as_good].mean(axis=0).argmin()])
+    if len(same) and not np.isnan(errors).any():
+        as_good = same[mean[same] >= mean[chosen] - rim_loss]
+        error = errors[:, as_good].mean(axis=0)
+        best = as_good[error == error.min()]
+    return int(best[len(best) // 2])
 
 
 def _cross_validated(
@@ -312,10 +329,10 @@ def _cross_validated(
     if len(values) < 2:
         return float("nan")
     parts = np.array_split(np.arange(len(values)), min(len(values), LEFT_OUT))
-    own = [
-        values[part, _best(np.delete(values, part, 0), np.delete(errors, part, 0), separators, rim_loss)]
-        for part in parts
-    ]
+    own = []
+    for part in parts:
+        others = np.delete(values, part, 0), np.delete(errors, part, 0)
+        own.append(values[part, best_setting(*others, separators, rim_loss)])
     return float(np.nanmean(np.concatenate(own)))
 
 
