@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,7 @@ class Link:
         return self.state != "changed" and not lost and all(self.inputs.values())
 
 
-def chain(path: str | Path) -> dict[str, Link]:
+def chain(path: str | Path, *others: str | Path) -> dict[str, Link]:
     """Return all files that a file was made from, back to the raw images.
 
     Recorded paths are relative to the folder in which the workflow ran. If results were moved or copied,
@@ -55,11 +56,13 @@ def chain(path: str | Path) -> dict[str, Link]:
     ----------
     path : str or Path
         A file that bordure wrote. It may be missing if its record exists.
+    *others : str or Path
+        Further files of the same run, with a record.
 
     Returns
     -------
     dict of str to Link
-        Recorded path -> file. The file at `path` comes first.
+        Recorded path -> file. The file at `path` comes first, then `others`.
 
     Raises
     ------
@@ -80,12 +83,15 @@ def chain(path: str | Path) -> dict[str, Link]:
         )
     name = record.get("file", str(path))
     links: dict[str, Link] = {}
-    waiting = [name]
+    places = {name: path} | {
+        (find_record(other) or {}).get("file", str(other)): Path(other) for other in others
+    }
+    waiting = deque(places)
     while waiting:
-        name = waiting.pop(0)
+        name = waiting.popleft()
         if name in links:
             continue
-        link = _look(_now(name, path, record.get("file")) if links else path)
+        link = _look(places.get(name) or _now(name, path, record.get("file")))
         links[name] = link
         made_from = (link.record or {}).get("inputs", {}) | (link.record or {}).get("records", {})
         waiting += made_from

@@ -90,10 +90,9 @@ def write_crate(results: str | Path, output: str | Path, workflow: str | Path) -
             f"{results}: has no report.html, so the run is not complete. Run the workflow first, or name its "
             "results folder."
         )
-    links = chain(report)
     files = [(path, meaning) for pattern, meaning in RESULTS.items() for path in _made(results, pattern)]
-    for path, _ in files:
-        _require_valid(results, path)
+    links = chain(report, *(path for path, _ in files if path != report and find_record(path)))
+    _require_valid(results, [path for path, _ in files], links)
     described = _describe(results, files, links, Path(workflow))
     with replacing(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _add(archive, METADATA, json.dumps(described, indent=1, ensure_ascii=False).encode())
@@ -121,23 +120,20 @@ def _inside(results: Path, path: Path) -> str:
 
 
 def _made(results: Path, pattern: str) -> list[Path]:
-    """Return the files of a pattern, also those of which only the record is left."""
+    """Return the files of a pattern, with those that are missing but have a record."""
     folder = results / Path(pattern).parent
     names = {path.name for path in results.glob(pattern)}
     names |= {path.stem for path in (folder / FOLDER).glob(f"{Path(pattern).name}.json")}
     return [folder / name for name in sorted(names)]
 
 
-def _require_valid(results: Path, path: Path) -> None:
-    """Raise if a result is missing, or if it or a result that it was made from has changed."""
-    if not path.exists():
+def _require_valid(results: Path, files: Sequence[Path], links: dict[str, Link]) -> None:
+    """Raise if a result is missing, or if it or a file that it was made from has changed."""
+    if missing := next((path for path in files if not path.exists()), None):
         raise InputError(
-            f"{path}: is missing, so the run is not complete. Run the workflow again. If you removed "
-            f"the file, delete its record {record_path(path)}, too."
+            f"{missing}: is missing, so the run is not complete. Run the workflow again. If you removed "
+            f"the file, delete its record {record_path(missing)}, too."
         )
-    if find_record(path) is None:
-        return
-    links = chain(path)
     for link in links.values():
         if link.state == "changed" or (link.state == "missing" and _is_result(results, link.path)):
             what = "has changed since it was written" if link.state == "changed" else "is missing"
@@ -148,7 +144,7 @@ def _require_valid(results: Path, path: Path) -> None:
         if other := next((source for source, same in link.inputs.items() if not same), None):
             raise InputError(
                 f"{link.path}: was made from another version of {other}, so the results do not belong "
-                f"together. Run the workflow again. If {path.name} is from an earlier run, delete it."
+                "together. Run the workflow again. If the file is from an earlier run, delete it."
             )
 
 
