@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline_lib import cli
-from pipeline_lib.corrections import accepting, files
+from pipeline_lib import cli, imageio
+from pipeline_lib.corrections import accepting, files, suggesting
 from pipeline_lib.corrections.accepting import accept
 from pipeline_lib.corrections.ranking import (
     REACH,
@@ -420,3 +420,16 @@ def test_only_the_first_round_lowers_the_learning_rate(made):
         assert any("instead of 0.002" in note for note in found.notes) == (expected != 0.002)
         found.config.unlink()
         found.table.unlink()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_crops_keep_pixels_and_pixel_size(tmp_path, channels):
+    image = np.arange(channels * 30 * 40, dtype=np.uint16).reshape(channels, 30, 40)
+    imageio.write_channels(tmp_path / "a.tif", image, pixel_size=(0.5, 0.25))
+    imageio.write_labels(tmp_path / "a_labels.tif", np.ones((1, 30, 40), np.uint16))
+    place = Place(image="a", section=0, y=8, x=16, score=1.0, reason="uncertain")
+    row = suggesting._write_crop(tmp_path, tmp_path, tmp_path / "a.tif", 1, place, 16, 4, channels)
+    with imageio.open_images(tmp_path / f"images/{row['crop']}.tif", channels=channels) as crop:
+        assert crop.info.pixel_size == (0.5, 0.25)
+        found = crop.read(0, slice(0, 24), slice(0, 24))
+    np.testing.assert_array_equal(found, image[:, 4:28, 12:36])
