@@ -393,9 +393,10 @@ def test_what_cannot_be_trained_on_is_refused(drawn, tmp_path, monkeypatch):
     assert "Did you mean `training.iterations`?" in refused(
         api.train, images[0], labels[0], **pair, iterations=4
     )
-    assert "results: is a setting of the workflow" in refused(
-        api.train, images[0], labels[0], **pair, results="there"
-    )
+    for key, value in (("results", "there"), ("folds", 5), ("ensemble", True), ("study", {})):
+        assert f"{key}: is a setting of the workflow" in refused(
+            api.train, images[0], labels[0], **pair, **{key: value}
+        )
     assert "`annotations`: annotation of 1 section of 50 x 96 px, but `images`" in refused(
         api.train, images[0], labels[0][:50], **pair, **SETTINGS
     )

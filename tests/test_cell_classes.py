@@ -17,6 +17,7 @@ from pipeline_lib.imageio.regions import REACH, grow
 from pipeline_lib.instances.classes import Border
 from pipeline_lib.instances.postprocessing import PostProcessing, give_back, instances
 from pipeline_lib.kernels.blocks import parts
+from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages.dataset import build_dataset
 from pipeline_lib.stages.joining import join_labels
 from pipeline_lib.stages.measurement import measure_volume
@@ -264,3 +265,9 @@ def test_growing_over_corners_counts_corners_as_steps():
     border = labels == 0
     assert grow(labels, border, 1).tolist() == [[5, 5, 0], [5, 0, 0], [0, 0, 0]]
     assert give_back(labels, border, 1).tolist() == [[5, 5, 0], [5, 5, 0], [0, 0, 0]]
+
+
+def test_a_border_of_jobs_that_share_a_section_reaches_128_px():
+    assert PostProcessing(0.5, border_reach=128).border_reach == 128
+    with pytest.raises(InputError, match=r"found 129, expected at most 128\. Lower `dataset\.separation_bo"):
+        PostProcessing(0.5, border_reach=129)

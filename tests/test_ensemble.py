@@ -108,6 +108,17 @@ def test_predictions_of_other_volumes_or_classes_are_refused(tmp_path):
     assert not (tmp_path / "mean.h5").exists()
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_networks_of_other_pixel_sizes_have_the_mean_scale_in_any_order(tmp_path, order):
+    for number, pixels in enumerate((1.0, 1.0, 1.6)):
+        path = write_prediction(tmp_path / f"{number}.h5", np.zeros((1, 4, 4)))
+        with h5py.File(path, "r+") as file:
+            layout.write_pixel_size(file, None, pixels_per_model_pixel=pixels)
+    average_predictions([tmp_path / f"{number}.h5" for number in order], tmp_path / "mean.h5")
+    with layout.require(tmp_path / "mean.h5") as file:
+        assert layout.pixels_per_model_pixel(file) == pytest.approx(1.2)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A dataset, three networks with their own normalisation, and the ensemble of them."""

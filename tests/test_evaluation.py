@@ -104,6 +104,23 @@ def test_instance_scores_at_the_chosen_threshold_use_the_stored_labels(folder, t
     assert at["average_precision_50"] == 1 and (at != before[stored].set_index("metric").value).any()
 
 
+@pytest.mark.parametrize("minimum_size", [0, 200])
+def test_cells_across_ignored_pixels_are_whole_at_all_thresholds(tmp_path, minimum_size):
+    labels = np.zeros((1, 24, 30), np.uint32)
+    labels[0, 2:22, 2:14], labels[0, 2:22, 16:28] = 1, 2
+    probability = np.where(labels > 0, 0.95, 0.05)
+    ignore = np.zeros(labels.shape, np.uint8)
+    ignore[0, 10:12] = 1  # each half of a cell is smaller than 200 px
+    write_case(tmp_path, np.where(ignore, 0, labels), 0, probability)
+    with h5py.File(tmp_path / "dataset.h5", "r+") as file:
+        layout.add(file, layout.IGNORE, ignore.shape)[:] = ignore
+    table = scores(tmp_path, minimum_size=minimum_size).set_index("metric")
+    seg = table.loc["seg"]
+    inside = seg.threshold.between(0.06, 0.94)
+    assert inside.sum() == 10 and (seg.value[inside] == 1).all()
+    assert (table.loc["cells_found"].value[inside.to_numpy()] == 2).all()
+
+
 @pytest.mark.parametrize("minimum_size", [0, 6])
 def test_scores_by_section_equal_scores_of_the_whole_stack(tmp_path, minimum_size):
     rng = np.random.default_rng(minimum_size)

@@ -23,17 +23,31 @@ def test_volumes_are_divided_into_contiguous_blocks():
 
 
 def test_an_adjacent_volume_of_the_same_file_loses_its_first_section():
-    """As in the table of ISBI 2012: both rows are sections of one stack."""
     rows = [
-        volume("train", sections="0-19"),
-        volume("validation", sections="20-23", split="validation"),
+        volume("train", sections="0-11"),
+        volume("validation", sections="12-19", split="validation"),
         volume("test", sections="24-29", split="test"),
     ]
-    found = divide(rows, {"train": 20, "validation": 4, "test": 6}, 2)
+    found = divide(rows, {"train": 12, "validation": 8, "test": 6}, 2)
     sections = {piece.volume.volume: piece.volume.sections for piece in found.pieces}
-    assert sections == {"train": "0-19", "validation": "21-23", "test": "24-29"}
-    assert found.unused == {"validation": [20]}
-    assert found.described()[-1] == "in no fold, because they are next to one: sections validation 20"
+    assert sections == {"train": "0-11", "validation": "13-19", "test": "24-29"}
+    assert found.unused == {"validation": [12]}
+    assert found.described()[-1] == "in no fold, because they are next to one: sections validation 12"
+
+
+def test_no_fold_has_less_than_half_of_its_share():
+    """As in the table of ISBI 2012: with whole volumes, the network of fold 0 would learn from 4 sections."""
+    rows = [volume("train", sections="0-19"), volume("validation", sections="20-23", split="validation")]
+    found = divide(rows, {"train": 20, "validation": 4}, 2)
+    assert {piece.volume.volume: piece.volume.sections for piece in found.pieces} == {
+        "train-fold0": "0-11",
+        "train-fold1": "13-19",
+        "validation": "20-23",
+    }
+    assert found.names == [["train-fold0"], ["train-fold1", "validation"]]
+    large = [volume(f"v{k}", f"{k}.tif") for k in range(5)]
+    lengths = {"v0": 1, "v1": 1, "v2": 7, "v3": 1, "v4": 8}
+    assert divide(large, lengths, 2).names == [["v0", "v1", "v2"], ["v3", "v4"]]
 
 
 def test_parts_of_one_section_cannot_be_in_two_folds():

@@ -231,6 +231,17 @@ def test_pixels_that_are_not_annotated_are_striped_and_never_wrong(case, tmp_pat
     assert {error["cause"].partition("_")[0] for error in section["errors"]} == {"split"}
 
 
+def test_overlaps_are_those_of_annotated_pixels(tmp_path):
+    """Half of the second cell is not annotated; the other half is exact."""
+    labels = np.zeros((1, 60, 50), np.uint32)
+    labels[0, 5:20, 5:20], labels[0, 30:50, 5:45] = 1, 2
+    ignore = np.zeros(labels.shape, np.uint8)
+    ignore[0, 30:, 25:] = 1
+    write_case(tmp_path, np.where(ignore, 0, labels), labels, ignore)
+    cells = read_json(layers_of(tmp_path))["shown"][0]["found_cells"]
+    assert cells["label"] == [1, 2] and cells["iou"] == [1, 1]
+
+
 def test_a_volume_without_annotation_has_cells_but_no_errors(case):
     shown = read_json(layers_of(case, "unannotated.h5"))
     assert not shown["annotated"] and {*shown["diameters"]} == {"found"}

@@ -1,5 +1,8 @@
 """Measurements block by block equal those of scikit-image on whole sections."""
 
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -134,6 +137,16 @@ def test_each_area_of_a_mask_is_a_cell(tmp_path, caplog):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "m.csv"), pd.read_csv(tmp_path / "l.csv"))
     tifffile.imwrite(tmp_path / "one.tif", labels[:1] == 1)
     assert measure_file(tmp_path / "one.tif", tmp_path / "o.csv") == 1
+
+
+def test_tables_of_the_same_name_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with h5py.File("a.h5", "w") as file:
+        file["one"] = file["two"] = np.ones((9, 9), np.uint8)
+    assert cli.main(["measure", "a.h5:/one", "a.h5:/two"]) == 1
+    assert "a.h5:/one and a.h5:/two would both be a.csv" in capsys.readouterr().err
+    assert not Path("a.csv").exists()
+    assert cli.main(["measure", "a.h5:/two", "--csv", "two.csv"]) == 0 and Path("two.csv").exists()
 
 
 def test_channels_are_measured_by_number_or_name(tmp_path):

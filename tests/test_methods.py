@@ -10,7 +10,7 @@ from tests.test_report import SETTINGS
 VOLUMES = [{"split": split} for split in ("train", "train", "validation", "test", "predict")]
 
 
-def describe(settings=SETTINGS, **options):
+def describe(settings=SETTINGS, volumes=VOLUMES, **options):
     given = {
         "chosen": {"threshold": 0.35},
         "parameters": 1_940_000,
@@ -21,7 +21,7 @@ def describe(settings=SETTINGS, **options):
         "split": "test",
         "software": {"bordure": "1.0", "torch": "2.13"},
     } | options
-    return describe_methods(settings, VOLUMES, **given)
+    return describe_methods(settings, volumes, **given)
 
 
 def test_numbers_are_those_of_the_run():
@@ -72,6 +72,35 @@ def test_ensembles_and_seeds_are_stated():
     assert "of 3 trainings that differ in their seeds or folds" in several and "networks" not in several
     mean = describe(trainings=3, ensemble=True).text()
     assert "the mean of 3 networks trained this way" in mean and "deviation of its members" in mean
+
+
+def test_folds_of_an_ensemble_are_stated():
+    volumes = [{"split": "validation"}] * 10 + [{"split": "test"}]  # as the workflow passes them
+    settings = SETTINGS | {"folds": 5, "seeds": [1]}
+    text = describe(settings, volumes, trainings=10, ensemble=True).text()
+    for words in (
+        "was trained on all but one of 5 parts of 10 annotated volumes for 100 iterations",
+        "best loss on the part left out was kept",
+        "the mean of 10 networks trained this way, which left out different parts; each part was",
+    ):
+        assert words in text, words
+    assert " 0 annotated" not in text and "3,500" not in text
+    alone = describe(settings, trainings=10).text()  # the report shows the first fold
+    assert "trained on 2 annotated volumes" in alone and "parts" not in alone
+
+
+@pytest.mark.parametrize(
+    "training, words",
+    [
+        ({"decay": "linear"}, "learning rate 0.001 with linear decay"),
+        ({"decay": "constant"}, "learning rate 0.001. "),
+        ({"loss_mask": 0.5}, "cross entropy of randomly chosen pixels (probability 0.5) with weights"),
+        ({"affinities": True}, ", plus the mean Dice loss of affinities between pairs of pixels ["),
+        ({"affinities": [[0, -1], [-1, 0]]}, "between pairs of pixels at 2 offsets ["),
+    ],
+)
+def test_decay_and_loss_are_those_of_the_training(training, words):
+    assert words in describe(SETTINGS | {"training": SETTINGS["training"] | training}).text()
 
 
 def test_validation_scores_are_not_called_those_of_new_images():

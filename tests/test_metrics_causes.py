@@ -502,6 +502,32 @@ def test_an_error_is_not_known_if_a_cell_that_decides_about_it_is_incomplete(dra
         assert causes_of(raw, labels, own, incomplete=([5, 10], [5, 10])) == {cause: 1}
 
 
+@pytest.mark.parametrize("ignored", [None, np.s_[:3]])
+def test_large_labels_are_those_of_incomplete_cells_and_links(drawn, ignored):
+    raw, labels, found = drawn
+    found = np.where(found == 7, 0, found)
+    mask = None if ignored is None else np.zeros(labels.shape, bool)
+    if mask is not None:
+        mask[ignored] = True
+    step = 10**10
+    small, large = (
+        section_causes(
+            raw,
+            labels.astype(np.int64) * factor,
+            found.astype(np.int64) * factor,
+            ignored=mask,
+            incomplete=(np.array([7, 5]) * factor, np.array([3]) * factor),
+        )
+        for factor in (1, step)
+    )
+    assert small.cells == large.cells and not sum(small.cells.values())
+    for own, other in ((small.true_links, large.true_links), (small.found_links, large.found_links)):
+        for name in ("label", "match", "part_of"):
+            np.testing.assert_array_equal(getattr(own, name).astype(np.int64) * step, getattr(other, name))
+        np.testing.assert_array_equal(own.known, other.known)
+    np.testing.assert_array_equal(small.truth, large.truth)
+
+
 def test_sections_are_pooled_and_ignored_ones_left_out(drawn):
     raw, labels, found = drawn
     other = found.copy()

@@ -212,9 +212,10 @@ def peer(tmp_path, monkeypatch):
     return folder
 
 
-def start(exported, python=Path(sys.executable)):
+def start(exported, threads=1, iterations=None):
     tmp_path, folder, *_ = exported
-    return running.run("small", python, folder, tmp_path / "run", minutes=1, seed=0, threads=1)
+    given = {"minutes": 1, "seed": 0, "threads": threads, "iterations": iterations}
+    return running.run("small", Path(sys.executable), folder, tmp_path / "run", **given)
 
 
 def test_a_run_gets_its_cores_and_its_memory_and_times_are_stored(exported, peer):
@@ -223,8 +224,15 @@ def test_a_run_gets_its_cores_and_its_memory_and_times_are_stored(exported, peer
     assert 150 < found["peak_memory_mb"] < 1000
     assert found["wall_seconds"] > 1.5 and 0 < found["cpu_seconds"] < found["wall_seconds"] + 1
     assert (exported[0] / "run/test/c_001_labels.tif").exists()
-    (peer / "small/train.py").write_text("raise SystemExit('not again')")
-    assert start(exported) == found
+    (exported[0] / "run/log.txt").unlink()
+    assert start(exported) == start(exported, iterations=3) == found  # is not run again
+    assert not (exported[0] / "run/log.txt").exists()
+    for other, named in (({"threads": 2}, "threads"), ({"iterations": 4}, "iterations")):
+        with pytest.raises(InputError, match=f"run: was made with other {named}. Delete the folder"):
+            start(exported, **other)
+    (peer / "small/train.py").write_text(PROGRAM + "# other")
+    with pytest.raises(InputError, match="run: was made with other program"):
+        start(exported)
 
 
 def test_a_program_that_fails_is_reported_with_its_log(exported, peer):
@@ -276,6 +284,10 @@ def test_the_command_scores_the_test_split_only_if_asked(exported, peer, monkeyp
     [stored] = (tmp_path / "results").glob("peers-*.json")
     [row] = json.loads(stored.read_text())["rows"]
     assert row["scores"]["test"]["pixel_error"] > 0 and row["iterations"] == 3
+    (work / "source.txt").write_text("/other/data")
+    with pytest.raises(SystemExit):
+        peers.main(command)
+    assert "has the images of /other/data, not of" in capsys.readouterr().err
 
 
 def test_longer_runs_take_their_iterations_from_stored_results_and_are_added_to_them(

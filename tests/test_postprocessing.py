@@ -103,3 +103,45 @@ def test_error_for_an_unknown_criterion_lists_the_known_ones(folder):
         choose_postprocessing(
             [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", criterion="dice"
         )
+
+
+def write_case(folder, labels, probability, ignore=None):
+    with layout.create(folder / "dataset.h5", {}) as file:
+        layout.add(file, layout.LABELS, labels.shape)[:] = labels
+        layout.add(file, layout.SEPARATION_BORDER, labels.shape)[:] = 0
+        if ignore is not None:
+            layout.add(file, layout.IGNORE, labels.shape)[:] = ignore
+    with layout.create(folder / "prediction.h5", {}) as file:
+        layout.add(file, layout.CELL_PROBABILITY, labels.shape)[:] = probability
+
+
+def chosen(folder, **settings):
+    choose_postprocessing([folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", **settings)
+    return json.loads((folder / "t.json").read_text())
+
+
+@pytest.mark.parametrize("criterion", ["rand_error", "v_rand_thin", "seg"])
+def test_cells_across_ignored_pixels_are_made_before_pixels_are_left_out(tmp_path, criterion):
+    labels, _ = cells_with_a_gap()
+    ignore = np.zeros(labels.shape, np.uint8)
+    ignore[:, 9:11] = 1  # a band through both cells, whose halves are smaller than 150 px
+    write_case(tmp_path, np.where(ignore, 0, labels), np.where(labels > 0, 0.9, 0.05), ignore)
+    found = chosen(tmp_path, criterion=criterion, minimum_size=150)
+    at = dict(zip(found["grid"], found["value"], strict=True))
+    assert at[0.5] == pytest.approx(0 if criterion == "rand_error" else 1, abs=0.02)
+
+
+def test_sections_without_annotated_cells_do_not_count(tmp_path, caplog):
+    labels, _ = cells_with_a_gap()
+    probability = np.where(labels > 0, 0.4, 0.05)  # rims that are as high as the gap: a watershed is better
+    probability[:, 9, 14:16], probability[:, 5:15, 5:11], probability[:, 5:15, 19:25] = 0.4, 0.9, 0.9
+    settings = {"method": "watershed", "criterion": "rand_error", "tried": tmp_path / "tried.csv"}
+    write_case(tmp_path, labels[:1], probability[:1])
+    alone, table = chosen(tmp_path, **settings), (tmp_path / "tried.csv").read_text()
+    assert alone["pixel_error"] < 0.2
+    labels[1], probability[1] = 0, 0.9  # a second section, in which all that is found is false
+    write_case(tmp_path, labels, probability)
+    with caplog.at_level("INFO"):
+        assert chosen(tmp_path, **settings) | {"provenance": 0} == alone | {"provenance": 0}
+    assert (tmp_path / "tried.csv").read_text() == table
+    assert "over 1 validation sections" in caplog.text

@@ -18,7 +18,6 @@ from benchmarks.__main__ import slug
 from benchmarks.peers import running, table
 from benchmarks.peers.data import DATA_SETS, export
 from benchmarks.peers.scoring import score
-from pipeline_lib import provenance
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.types import Json
@@ -58,8 +57,15 @@ def main(arguments: list[str] | None = None) -> int:
     results = harness.RESULTS / f"peers-{slug(machine)}.json"
     stored = {key_of(row): row for row in (read_json(results)["rows"] if results.exists() else ())}
     for name in given.data:
+        source, folder = work / name / "source.txt", str(given.data_dir.resolve())
         if not (work / name / "truth/volumes.json").exists():
             export(DATA_SETS[name], given.data_dir, work / name / "images", work / name / "truth")
+            source.write_text(folder, encoding="utf-8")
+        elif source.exists() and source.read_text(encoding="utf-8") != folder:
+            parser.error(
+                f"{work / name} has the images of {source.read_text(encoding='utf-8')}, not of {folder}. "
+                "Name another folder by --work."
+            )
     done, failed = [], []
     trainings = itertools.product(sorted(given.minutes), given.seeds, given.data, given.peers)
     for minutes, seed, name, peer in trainings:
@@ -96,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     for key, found, out in done:
         name = key["data"]
         scores = score(DATA_SETS[name], work / name / "truth", out, splits)
-        rows.append(key | found | {"scores": scores, "bordure": provenance.version()})
+        rows.append(key | found | {"scores": scores})
     if rows and given.test:
         rows = [*(stored | {key_of(row): row for row in rows}).values()]
         write_json(results, {"machine": machine, "rows": rows})

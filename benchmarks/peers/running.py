@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from pipeline_lib import provenance
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, write_json
 from pipeline_lib.runtime.types import Json
@@ -101,16 +102,27 @@ def run(
     -------
     dict
         Content of `run.json`, with the largest memory of all processes together (`peak_memory_mb`), the time
-        on all cores and the wall time (s).
+        on all cores and the wall time (s), what was `asked`, and the version of `bordure`.
 
     Raises
     ------
     InputError
-        If the program fails. The message names its log.
+        If the program fails; the message names its log. If `out` has the result of another program, or of
+        other settings.
     """
     described = out / "run.json"
-    if described.exists() and "peak_memory_mb" in read_json(described):
-        return read_json(described)
+    asked = {"threads": threads, "iterations": iterations, "program": _digest(peer)}
+    if described.exists() and "peak_memory_mb" in (found := read_json(described)):
+        before = found.get("asked", {})
+        differ = [key for key in ("threads", "program") if before.get(key) != asked[key]]
+        if iterations not in (None, before.get("iterations"), found["iterations"]):
+            differ.append("iterations")
+        if differ:
+            raise InputError(
+                f"{out}: was made with other {' and '.join(differ)}. Delete the folder to train again, or "
+                "name another one by `--work`."
+            )
+        return found
     shutil.rmtree(out, ignore_errors=True)  # of a run that was stopped
     out.mkdir(parents=True)
     cores = sorted(os.sched_getaffinity(0))[:threads]
@@ -137,13 +149,23 @@ def run(
     if process.returncode or not described.exists():
         raise InputError(f"{peer}: ended with status {process.returncode}. Read {out / 'log.txt'}.")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found: Json = read_json(described) | {
+    found = read_json(described) | {
+        "asked": asked,
+        "bordure": provenance.version(),
         "peak_memory_mb": round(peak / 1e6),
         "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "wall_seconds": time.monotonic() - start,
     }
     write_json(described, found)
     return found
+
+
+def _digest(peer: str) -> str:
+    """Return the SHA-256 of the files that decide what a training program does."""
+    programs = [*sorted((FOLDER / "shared").glob("*.py")), FOLDER / peer / "train.py"]
+    requirements = FOLDER / peer / "requirements.txt"
+    content = [path.read_bytes() for path in (*programs, requirements) if path.exists()]
+    return hashlib.sha256(b"\0".join(content)).hexdigest()
 
 
 class Memory:

@@ -23,6 +23,11 @@ Images: TypeAlias = Image | Sequence[Image]
 """An image, or a list of images."""
 
 PACKAGE = Path(__file__).resolve().parents[1]
+#: Keys of a config that `train` does not have.
+OF_WORKFLOW = (
+    *("volumes", "data_dir", "results", "model", "drawing", "report"),
+    *("seeds", "folds", "ensemble", "study"),
+)
 VALIDATIONS = 20  # during a training whose iterations follow from a time
 THREADS = {"train": 16, "others": 8}  # at most, as the rules of the workflow have
 
@@ -163,9 +168,12 @@ def _complete(settings: Json, images: Images, volumes: Sequence[Volume]) -> Json
     """Return all settings of the config, with the defaults of its schema, and lengths in um as px."""
     from pipeline_lib import imageio
 
-    for key in ("volumes", "data_dir", "results", "model", "drawing", "seeds", "report"):
+    for key in OF_WORKFLOW:
         if key in settings:
-            raise InputError(f"{key}: is a setting of the workflow, which `train` does not have. Remove it.")
+            raise InputError(
+                f"{key}: is a setting of the workflow, which `train` does not have. Remove it, or write a "
+                "config and type `bordure run`."
+            )
     of_workflow = _of_workflow("settings")
     first = images[0] if isinstance(images, list | tuple) else images
     channels = channels_of(cast(Image, first))

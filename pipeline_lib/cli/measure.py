@@ -72,8 +72,16 @@ def run(options: argparse.Namespace) -> int:
 
     if len(options.labels) > 1 and (options.csv or options.intensity):
         raise InputError("measure: `--csv` and `--intensity` belong to one label image. Measure each alone.")
+    outputs: dict[Path, Path] = {}
     for labels in options.labels:
         output = options.csv or source_file(labels).with_suffix(".csv")
+        if output in outputs:
+            raise InputError(
+                f"measure: the tables of {outputs[output]} and {labels} would both be {output}. Measure each "
+                "alone, with `--csv FILE`."
+            )
+        outputs[output] = labels
+    for output, labels in outputs.items():
         cells = measure_file(
             labels,
             output,

@@ -16,8 +16,9 @@ others."""
 
 EPILOG = """\
 output: for each image NAME_labels.tif (the cells, numbered), NAME_cells.csv (a
-table of them) and NAME_cell_probability.tif; with a detector
-NAME_detections.csv and files for Fiji, QuPath and COCO; summary.csv.
+table of them) and NAME_cell_probability.tif; with several networks
+NAME_disagreement.tif; with a detector NAME_detections.csv and files for Fiji,
+QuPath and COCO; summary.csv.
 
 exit codes: 0 all images are segmented; 1 at least one cannot be used; 2 wrong
             arguments

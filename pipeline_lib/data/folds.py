@@ -73,9 +73,10 @@ class Folds(NamedTuple):
 def divide(volumes: Sequence[Volume], counts: Mapping[str, int], number: int) -> Folds:
     """Divide the training and validation volumes into folds.
 
-    Folds are contiguous blocks in the order of the table. If there are fewer volumes than folds, the blocks
-    consist of sections, and volumes are divided. Where neighbouring sections of one file would be in two
-    folds, that of the later fold is left out, because neighbouring sections show nearly the same.
+    Folds are contiguous blocks of volumes in the order of the table, with about the same number of sections.
+    If a fold would have less than half of its share, blocks consist of sections, and volumes are divided.
+    Where neighbouring sections of one file would be in two folds, that of the later fold is left out, because
+    neighbouring sections show nearly the same.
 
     Parameters
     ----------
@@ -168,12 +169,19 @@ def divide(volumes: Sequence[Volume], counts: Mapping[str, int], number: int) ->
 
 
 def _blocks(volumes: Sequence[tuple[str, list[int]]], number: int) -> dict[tuple[str, int], int]:
-    """Return the fold of each section of each volume: blocks of volumes, or of sections if these are few."""
+    """Return the fold of each section of each volume.
+
+    Blocks have whole volumes, or if one block would have less than half of its share, divided ones.
+    """
     units = [(name, section) for name, sections in volumes for section in sections]
-    if len(volumes) < number:
-        return {unit: k * number // len(units) for k, unit in enumerate(units)}
-    places = {name: k for k, (name, _) in enumerate(volumes)}
-    return {(name, section): places[name] * number // len(volumes) for name, section in units}
+    whole: dict[tuple[str, int], int] = {}
+    for name, sections in volumes:
+        fold = len(whole) * number // len(units)
+        whole |= {(name, section): fold for section in sections}
+    smallest = min([*whole.values()].count(fold) for fold in range(number))
+    if 2 * smallest * number >= len(units):
+        return whole
+    return {unit: k * number // len(units) for k, unit in enumerate(units)}
 
 
 def as_text(numbers: Sequence[int]) -> str:

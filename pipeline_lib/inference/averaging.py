@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -84,6 +85,9 @@ def average(predictions: Sequence[str | Path], file: h5py.File) -> None:
         members = [stack.enter_context(layout.require(path, layout.CELL_PROBABILITY)) for path in predictions]
         _require_alike(predictions, members)
         layout.copy_pixel_size(members[0], file)
+        sizes = [layout.pixels_per_model_pixel(member) for member in members]
+        if len({*sizes}) > 1:  # networks of folds, whose images have other pixel sizes
+            layout.write_pixel_size(file, None, pixels_per_model_pixel=math.fsum(sizes) / len(sizes))
         for array in _AVERAGED:
             if array.name not in members[0]:
                 continue

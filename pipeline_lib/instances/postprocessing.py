@@ -51,7 +51,9 @@ class PostProcessing:
     minimum_size : int, default 0
         Components with fewer pixels are removed (px). The border is not counted.
     border_reach : int, default 0
-        Largest distance between a pixel of the border and its cell (px). With 0, no border is given back.
+        Largest distance between a pixel of the border and its cell. At most 128 px, the height of the
+        smallest part of a section: only neighbouring parts exchange their border. With 0, no border is given
+        back.
     seed_threshold : float, optional
         Pixels belong to a seed if their cell probability is above it. Above `threshold` and below 1. By
         default there is no watershed.
@@ -83,6 +85,11 @@ class PostProcessing:
             value = getattr(self, name)
             if value != UNUSED.get(name, 0) and not (_is_number(value, int) and value >= 0):
                 raise InputError(f"`{name}`: found {value!r}, expected an integer of at least 0.")
+        if self.border_reach > ALIGNMENT:
+            raise InputError(
+                f"`border_reach`: found {self.border_reach}, expected at most {ALIGNMENT}. Lower "
+                "`dataset.separation_border_width`."
+            )
         given = [name for name in SEPARATORS.values() if getattr(self, name) is not None]
         lowest = {
             "seed_threshold": (self.threshold, f"the threshold, {self.threshold:g},"),
@@ -189,8 +196,7 @@ class PostProcessing:
         Returns
         -------
         PostProcessing
-            The settings in pixels of the image, rounded. `border_reach` is at most 128 px, the height of the
-            smallest part of a section, because only neighbouring parts exchange their border.
+            The settings in pixels of the image, rounded. `border_reach` stays at most 128 px.
 
         Examples
         --------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pipeline_lib.kernels.compiled import compiled
 from pipeline_lib.kernels.sections import OUTSIDE, check_shapes, padded, unpadded
-from pipeline_lib.metrics.contingency import ContingencyTable, as_labels, count_pairs
+from pipeline_lib.metrics.contingency import ContingencyTable, as_labels_with_values, count_pairs
 
 #: Widest background between two cells that is a separation, px. It is twice the sigma of the weight map.
 SEPARATION = 10
@@ -260,9 +260,11 @@ def section_causes(
     """
     gray = raw if raw.ndim == 2 else raw.mean(axis=0, dtype=np.float32)
     check_shapes(raw=gray, labels=labels, found=found, border=border, ignored=ignored)
-    own, other = as_labels(labels, "labels", ignored), as_labels(found, "found", ignored)
+    own, true_values = as_labels_with_values(labels, "labels", ignored)
+    other, found_values = as_labels_with_values(found, "found", ignored)
     pairs = _Pairs.of(count_pairs(own, other))
     truth, predicted = _numbered(own, pairs.true_labels), _numbered(other, pairs.found_labels)
+    pairs = pairs.with_labels(true_values, found_values)
     del own, other
     image = padded(gray, np.float32)
     shades = _Shades.of(image, truth, predicted, pairs)
@@ -351,6 +353,14 @@ class _Pairs:
             merged_into=np.where(match_of_true > 0, 0, of_true),
             piece_of=np.where(match_of_found > 0, 0, of_found),
             shared=shared,
+        )
+
+    def with_labels(self, true: np.ndarray | None, found: np.ndarray | None) -> _Pairs:
+        """Return the pairs with the labels that numbers stand for; without an array, numbers are labels."""
+        return replace(
+            self,
+            true_labels=self.true_labels if true is None else true[self.true_labels],
+            found_labels=self.found_labels if found is None else found[self.found_labels],
         )
 
     def links(self, known_true: np.ndarray, known_found: np.ndarray) -> tuple[Links, Links]:

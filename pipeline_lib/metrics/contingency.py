@@ -152,8 +152,16 @@ def sums_by(labels: np.ndarray, count: np.ndarray) -> np.ndarray:
 def as_labels(section: np.ndarray, name: str, ignored: np.ndarray | None = None) -> np.ndarray:
     """Return a section of labels as contiguous int32, with `OUTSIDE` at the ignored pixels.
 
-    Raises `InputError` if the values of the other pixels cannot be labels.
+    Very large labels are numbered in ascending order. Raises `InputError` if the values of the other pixels
+    cannot be labels.
     """
+    return as_labels_with_values(section, name, ignored)[0]
+
+
+def as_labels_with_values(
+    section: np.ndarray, name: str, ignored: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return `as_labels` and, if the labels were numbered, which label each number was (0 is 0)."""
     section = without(section, ignored)
     if section.dtype.kind not in "uib":
         raise InputError(
@@ -166,13 +174,16 @@ def as_labels(section: np.ndarray, name: str, ignored: np.ndarray | None = None)
             "Replace it, for instance by 0."
         )
     # `sums_by` needs memory for all labels up to the largest, and larger ones than 2^31 - 1 are not int32.
+    values = None
     if section.max() > min(4 * section.size + 1000, 2**31 - 1):
         values, inverse = np.unique(section, return_inverse=True)
-        section = (inverse + (values[0] > 0)).reshape(section.shape)
+        if values[0] > 0:
+            values, inverse = np.append(values.dtype.type(0), values), inverse + 1
+        section = inverse.reshape(section.shape)
     checked = np.ascontiguousarray(section, np.int32)
     if ignored is not None:
         checked[ignored] = OUTSIDE  # `checked` is a copy, made by `without`
-    return checked
+    return checked, values
 
 
 def count_pairs(labels: np.ndarray, predicted_labels: np.ndarray) -> ContingencyTable:

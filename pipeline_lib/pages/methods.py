@@ -238,24 +238,37 @@ def describe_methods(
     network, training, augmentation = (settings[name] for name in ("network", "training", "augmentation"))
     words, of_network = NETWORKS[network["name"]]
     numbers = {name: sum(row["split"] == name for row in volumes) for name in ("train", "validation", "test")}
+    folds = settings.get("folds", 1) if ensemble else 1
+    if folds > 1:  # all annotated volumes are predicted by networks that did not learn from them
+        learned = f"all but one of {folds} parts of {_volumes(numbers['train'] + numbers['validation'])}"
+    else:
+        learned = _volumes(numbers["train"])
     optimizer, of_optimizer = OPTIMIZERS[training["optimizer"]]
     packages = ", ".join(f"{name} {version}" for name, version in [*software.items()][1:])
     sentences = [
         f"Images were processed with bordure {software['bordure']} ({packages}), a Snakemake workflow "
         "[molder2021].",
-        f"{words} [{of_network}] with {parameters:,} parameters was trained on {_volumes(numbers['train'])} "
+        f"{words} [{of_network}] with {parameters:,} parameters was trained on {learned} "
         f"for {training['iterations']:,} iterations of {training['batch']} {_patches(training)} with "
         f"{optimizer}{_cite(of_optimizer)}, learning rate {training['learning_rate']:g}{_decay(training)}.",
     ]
     if network["name"] != "ssd":
         sentences.append(_loss(settings))
     sentences.append(_augmentation(augmentation))
-    sentences.append(
-        f"The state with the best validation {'loss' if training['best_by'] == 'loss' else 'score'} "
-        f"({_volumes(numbers['validation'])}) was kept, that of iteration {best_iteration:,}."
-    )
-    if ensemble:
-        sentences.append(f"The results are those of the mean of {trainings} networks trained this way.")
+    best = "loss" if training["best_by"] == "loss" else "score"
+    if folds > 1:
+        sentences.append(
+            f"The state with the best {best} on the part left out was kept. The results are those of the "
+            f"mean of {trainings} networks trained this way, which left out different parts; each part was "
+            "predicted by the networks that left it out."
+        )
+    else:
+        sentences.append(
+            f"The state with the best validation {best} ({_volumes(numbers['validation'])}) was kept, that "
+            f"of iteration {best_iteration:,}."
+        )
+        if ensemble:
+            sentences.append(f"The results are those of the mean of {trainings} networks trained this way.")
     orientations = settings["prediction"]["average_orientations"]
     sentences.append(
         "Sections were predicted in overlapping tiles with mirrored edges"
@@ -289,7 +302,7 @@ def _patches(training: Json) -> str:
 
 
 def _decay(training: Json) -> str:
-    return {"cosine": " with cosine decay", "constant": ""}.get(training.get("decay", ""), "")
+    return "" if training["decay"] == "constant" else f" with {training['decay']} decay"
 
 
 def _loss(settings: Json) -> str:
@@ -302,7 +315,15 @@ def _loss(settings: Json) -> str:
             f"larger weights at narrow borders between cells (w0 = {weights['w0']:g}, "
             f"sigma = {weights['sigma']:g} px) [ronneberger2015]"
         )
-    return f"The loss is the cross entropy of all pixels{' with ' + ' and '.join(terms) if terms else ''}."
+    training = settings["training"]
+    pixels, dice = "of all pixels", ""
+    if share := training.get("loss_mask"):
+        pixels = f"of randomly chosen pixels (probability {share:g})"
+    if offsets := training.get("affinities"):
+        number = "" if offsets is True else f" at {len(offsets)} offsets"
+        dice = f", plus the mean Dice loss of affinities between pairs of pixels{number} [wolf2018]"
+    weighted = f" with {' and '.join(terms)}" if terms else ""
+    return f"The loss is the cross entropy {pixels}{weighted}{dice}."
 
 
 def _augmentation(settings: Json) -> str:

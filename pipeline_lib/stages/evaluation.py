@@ -183,9 +183,14 @@ def evaluate(
                         "run the workflow again."
                     )
 
-            def segment(z: int, section: np.ndarray, threshold: float, components: np.ndarray) -> np.ndarray:
+            def segment(
+                z: int, section: np.ndarray, threshold: float, components: np.ndarray | None
+            ) -> np.ndarray:
                 if threshold == chosen.threshold:
                     return stored[z]
+                if ignored_pixels(ignore, z) is not None:
+                    # cells as in `stored`, made from all pixels; the scores leave ignored ones out afterwards
+                    section, components = probability[z], None
                 at_border = None if border_map is None else border_map[z]
                 of_pairs = None if affinities is None else affinities[z]
                 return instances(section, chosen.at(threshold), components, at_border, of_pairs)

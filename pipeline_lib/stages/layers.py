@@ -310,7 +310,8 @@ class _View:
         crop = self.part.crop
         uri, bits = cells_uri(true.pixels, np.arange(len(true.shown)))
         areas, own_areas = (
-            np.bincount(own.numbers.ravel(), minlength=len(own.labels) + 1) for own in (true, found)
+            np.bincount(without(own.numbers, ignored).ravel(), minlength=len(own.labels) + 1)
+            for own in (true, found)
         )
         matched = np.append(0, of_found.match)[found.numbers]
         shared = np.bincount(

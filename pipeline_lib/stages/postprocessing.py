@@ -17,6 +17,7 @@ from pipeline_lib.instances.classes import Border
 from pipeline_lib.instances.methods import METHODS, SEPARATORS, in_words
 from pipeline_lib.instances.mutex_watershed import Affinities
 from pipeline_lib.instances.postprocessing import PostProcessing, instances
+from pipeline_lib.kernels.components import equal_components
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.kernels.threads import over_sections
 from pipeline_lib.memory import CHOICE_BYTES_PER_PIXEL, threads_for, with_method
@@ -86,8 +87,9 @@ def choose_postprocessing(
 
     The thresholds 0.05, 0.1, ..., 0.95 (`THRESHOLDS`) are tried for components, and for another method its
     `GRIDS` of thresholds and values of its own setting; a seed threshold must be above the threshold. Each
-    setting is scored by the mean of the criterion over all sections of all validation volumes, and the best
-    one is chosen. Pixels that are not annotated are left out. If several settings are equally good, the
+    setting is scored by the mean of the criterion over all sections with cells of all validation volumes, and
+    the best one is chosen. Cells are made as in the segmentation stage; then pixels that are not annotated
+    are left out. If several settings are equally good, the
     middle one of them is chosen, because it is farthest from the settings with a worse score.
 
     The Rand error and V-Rand hardly tell where the rims of cells are. So with these criteria, the best
@@ -165,6 +167,13 @@ def choose_postprocessing(
             for of_section in _values(*paths, criterion, with_rims, candidates, memory_gb, threads)
         ]
         values, errors = np.moveaxis(np.array(scored), -1, 0)
+        counted = ~np.isnan(values).all(axis=1)  # sections without cells have no such score
+        if not counted.any():
+            raise InputError(
+                "the validation volumes: found no annotated cell, expected at least one section with cells, "
+                "by which the threshold is chosen. Give other volumes the split `validation`."
+            )
+        values, errors = values[counted], errors[counted]
         sign = 1 if CRITERIA[criterion][1] else -1
         mean = np.nanmean(values, axis=0)
         separators = np.array([own.separator for own in candidates], float)  # NaN for components
@@ -253,13 +262,6 @@ def _choose(
     not count. `separators` are the settings of the method that decide how many cells there are, NaN for
     components, which come first.
     """
-    scored = ~np.isnan(values).all(axis=1)  # without sections that have no such score
-    if not scored.any():
-        raise InputError(
-            "the validation volumes: found no annotated cell, expected at least one section with cells, by "
-            "which the threshold is chosen. Give other volumes the split `validation`."
-        )
-    values, errors = values[scored], errors[scored]
     choices = []
     for of_method in (np.isnan(separators), ~np.isnan(separators)):
         if not of_method.any():
@@ -398,7 +400,7 @@ def _values(
                 own = metrics.connected_components(cells_apart(own, border[z], ignored))
             return (
                 own,
-                without(probability[z], ignored),
+                probability[z],
                 None if border_map is None else border_map[z],
                 None if affinities is None else affinities[z],
                 ignored,
@@ -407,6 +409,8 @@ def _values(
         def score_at(section: _Section, at: PostProcessing) -> tuple[float, float]:
             own, of_cells, predicted_border, of_pairs, ignored = section
             found = instances(of_cells, at.scaled(pixels), border=predicted_border, affinities=of_pairs)
+            if ignored is not None and criterion != "seg":  # what they cut is two, as in `own`
+                found = equal_components(without(found, ignored).view(np.uint32))
             error = metrics.pixel_error(own, found, ignore=ignored) if with_rims else np.nan
             return score(own, found, ignore=ignored), error
 
