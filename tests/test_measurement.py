@@ -149,6 +149,17 @@ def test_tables_of_the_same_name_are_refused(tmp_path, monkeypatch, capsys):
     assert cli.main(["measure", "a.h5:/two", "--csv", "two.csv"]) == 0 and Path("two.csv").exists()
 
 
+def test_only_a_table_of_cells_is_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tifffile.imwrite("a.tif", np.ones((9, 9), np.uint8))
+    for _ in range(2):
+        assert cli.main(["measure", "a.tif"]) == 0
+    Path("a.csv").write_text("image,treatment\na,1\n")
+    assert cli.main(["measure", "a.tif"]) == 1
+    assert "a.csv: exists and is no table of cells. Name another file: --csv FILE." in capsys.readouterr().err
+    assert Path("a.csv").read_text() == "image,treatment\na,1\n"
+
+
 def test_channels_are_measured_by_number_or_name(tmp_path):
     labels, planes = (
         np.zeros((1, 8, 9), np.uint8),
