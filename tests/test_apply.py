@@ -1,6 +1,7 @@
 """`bordure predict`: one command from a model and images to labels and tables."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pipeline_lib.data.normalisation import measure
 from pipeline_lib.networks import plan
 from pipeline_lib.networks.model import Model
 from pipeline_lib.networks.modelfile import describe
+from pipeline_lib.stages import segmentation
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -122,9 +124,92 @@ def test_a_later_command_keeps_the_rows_of_other_images(folder, tmp_path):
         assert predict(folder, tmp_path, *images) == 0
     table = pd.read_csv(tmp_path / "summary.csv")
     assert sorted(table.labels) == ["a_labels.tif", "b_labels.tif"] and table.labels.is_unique
-    (tmp_path / "summary.csv").write_text("another,file\n1,2\n")
-    assert predict(folder, tmp_path, "b.tif") == 0
-    assert [*pd.read_csv(tmp_path / "summary.csv").labels] == ["b_labels.tif"]
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("change", ["annotation", "table", "edited", "summary"])
+def test_files_that_bordure_did_not_write_are_never_replaced(folder, tmp_path, capsys, change):
+    shutil.copy(folder / "a.tif", tmp_path)
+    gray = tifffile.imread(folder / "a.tif")
+    if change == "annotation":
+        tifffile.imwrite(tmp_path / "a_labels.tif", gray)
+    elif change == "table":
+        (tmp_path / "a_cells.csv").write_text("cell,note\n1,good\n")
+    elif change == "summary":
+        (tmp_path / "summary.csv").write_text("another,file\n1,2\n")
+    else:  # labels that were corrected by hand
+        assert predict(tmp_path, tmp_path, "a.tif", model=folder / "model.pt") == 0
+        capsys.readouterr()
+        tifffile.imwrite(tmp_path / "a_labels.tif", gray)
+    before = files_of(tmp_path)
+    assert predict(tmp_path, tmp_path, "a.tif", model=folder / "model.pt") == 1
+    error = capsys.readouterr().err
+    assert "is not replaced. Write into another folder by `--out`, or move this file." in error
+    assert files_of(tmp_path) == before
+
+
+def test_results_are_replaced_also_if_a_process_was_killed_before_their_records(folder, tmp_path):
+    assert predict(folder, tmp_path, "a.tif") == 0
+    before = files_of(tmp_path)
+    for name in ("a_labels.tif", "a_cells.csv"):
+        provenance.record_path(tmp_path / name).unlink()
+    assert predict(folder, tmp_path, "a.tif") == 0
+    assert files_of(tmp_path).keys() == before.keys()
+    for path in tmp_path.glob("a_*"):
+        assert path.read_bytes() == before[path]
+
+
+def test_a_result_among_the_images_is_refused(folder, tmp_path, capsys):
+    shutil.copy(folder / "a.tif", tmp_path)
+    assert predict(tmp_path, tmp_path, "a.tif", model=folder / "model.pt") == 0
+    assert predict(tmp_path, tmp_path, "a.tif", "a_labels.tif", model=folder / "model.pt") == 1
+    assert "a_labels.tif: is a result of" in capsys.readouterr().err
+
+
+def test_two_models_at_a_time_use_their_own_thresholds(folder, tmp_path, monkeypatch):
+    """The second command starts between the prediction and the segmentation of the first one."""
+    other = Model.load(folder / "model.pt")
+    other.application["postprocessing"]["threshold"] = 0.99
+    other.save(tmp_path / "other.pt")
+    assert predict(folder, tmp_path / "alone", "a.tif") == 0
+    segment, begun = segmentation.segment, []
+
+    def later(*arguments, **options):
+        if not begun:
+            begun.append(True)
+            assert predict(folder, tmp_path / "out", "b.tif", model=tmp_path / "other.pt") == 0
+        return segment(*arguments, **options)
+
+    monkeypatch.setattr(segmentation, "segment", later)
+    assert predict(folder, tmp_path / "out", "a.tif") == 0
+    expected, found = (tifffile.imread(tmp_path / f"{name}/a_labels.tif") for name in ("alone", "out"))
+    np.testing.assert_array_equal(found, expected)
+    assert sorted(pd.read_csv(tmp_path / "out/summary.csv").labels) == ["a_labels.tif", "b_labels.tif"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--at-a-time", "-1"], "found -1, expected a whole number of at least 1"),
+        (["--scale", "0"], "found 0, expected a number above 0"),
+        (["--scale", "nan"], "found nan, expected a number"),
+        (["--offset", "inf"], "found inf, expected a number"),
+        (["--memory", "-2"], "found -2, expected a number above 0"),
+    ],
+)
+def test_impossible_numbers_are_refused(folder, tmp_path, capsys, words, message):
+    with pytest.raises(SystemExit):
+        predict(folder, tmp_path, "a.tif", more=words)
+    assert message in capsys.readouterr().err and not files_of(tmp_path)
+
+
+def test_too_little_memory_is_stated_with_the_option(folder, tmp_path, capsys):
+    assert predict(folder, tmp_path, "a.tif", more=["--memory", "0.3"]) == 1
+    error = capsys.readouterr().err
+    assert "`--memory`: 0.3 GB is too small" in error and "config" not in error
 
 
 def test_what_is_unclear_is_refused_with_what_to_type(folder, tmp_path, capsys):

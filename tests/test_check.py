@@ -328,10 +328,38 @@ class TestCopies:
         assert {v: d["weight"] for v, d in copies.items()} == dict.fromkeys(places, 1) | {"strip": 0.95}
         assert copies["strip"]["state"] == "accepted"
         assert re.match(
-            r"1 section overlaps with other splits: for example, section 1 of this test volume and section 1 "
-            r"of the train volume a have the same pixels in \d+ places\. ",
+            r"1 section overlaps with others: for example, section 1 of this volume of the test split and "
+            r"section 1 of the volume a of the train split have the same pixels in \d+ places\. ",
             copies["strip"]["text"],
         )
+
+    def test_copies_in_two_folds(self, tmp_path):
+        image, labels = image_of(discs(3))[None], discs(3)[None]
+        rows = [write(tmp_path, name, image, labels) for name in "ab"]
+        assert found(tmp_path, rows)["b", "duplicates"]["weight"] < 1
+        of_folds = [row | {"fold": fold} for row, fold in zip(rows, ("1", "2"), strict=True)]
+        doubt = found(tmp_path, of_folds)["b", "copies"]
+        assert doubt["weight"] == 1
+        assert "of this volume of fold 2 has the same pixels as the volume a of fold 1" in doubt["text"]
+
+    def test_parts_without_cells_cannot_choose_a_threshold(self, tmp_path):
+        rng = np.random.default_rng(0)
+
+        def volume(name, split, cells):
+            labels = discs(3)[None] if cells else np.zeros((1, *discs(3).shape), np.uint32)
+            image = image_of(discs(3))[None] // 2 + rng.integers(0, 99, labels.shape, np.uint8)
+            return write(tmp_path, name, image, labels, split)
+
+        train = volume("t", "train", True)
+        empty, annotated = volume("e", "validation", False), volume("a", "validation", True)
+        doubt = found(tmp_path, [train, empty])["e", "no_validation_cells"]
+        assert doubt["state"] == "stops"
+        assert "No volume of the validation split has an annotated cell" in doubt["text"]
+        assert ("e", "no_validation_cells") not in found(tmp_path, [train, empty, annotated])
+        assert ("e", "no_validation_cells") not in found(tmp_path, [empty])  # nothing is trained
+        of_folds = [train | {"fold": "0"}, annotated | {"fold": "1"}, empty | {"fold": "2"}]
+        doubt = found(tmp_path, of_folds)["e", "no_validation_cells"]
+        assert doubt["state"] == "stops" and "No volume of fold 2 has" in doubt["text"]
 
     @needs_data
     def test_real_images_are_no_copies(self, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import warm
 
 from pipeline_lib import __version__, cli
+from pipeline_lib.cli import run
 from pipeline_lib.runtime import log
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,3 +107,24 @@ def test_the_workflow_runs_from_any_folder_and_its_command_is_printed(tmp_path, 
     assert "`unknown`: unknown" in bordure(command, cwd=tmp_path).stderr
     missing = bordure(command, "gone.yaml", cwd=tmp_path)
     assert missing.returncode == 1 and missing.stderr.startswith("error: gone.yaml: no such config file")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ["replace=True"]),
+        (["--config", "seed=3"], ["replace=True", "seed=3"]),
+        (["-C", "seed=3", "x=1"], ["replace=True", "seed=3", "x=1"]),
+        (["--config=seed=3"], ["replace=True", "seed=3"]),
+        (["-Cseed=3"], ["replace=True", "seed=3"]),
+        (["--config", "a=1", "--config", "seed=3"], ["replace=True", "seed=3"]),
+    ],
+)
+def test_replacing_keeps_the_settings_of_the_command(monkeypatch, words, expected):
+    """As Snakemake itself reads its arguments."""
+    from snakemake.cli import get_argument_parser
+
+    given = []
+    monkeypatch.setattr(run.workflow, "run_workflow", lambda config, arguments: given.extend(arguments) or 0)
+    assert cli.main(["run", "a.yaml", "--replace", *words]) == 0
+    assert get_argument_parser().parse_args(given).config == expected

@@ -222,7 +222,12 @@ def test_accepted_crops_become_rows_and_the_run_starts_from_the_model(
     assert table[0].dataset == {"pixel_size": "0.5"}
     row = table[2]
     assert row.split == "train" and row.images.endswith(f"round1/images/{first}.tif")
-    assert row.dataset == {"annotation_kind": "instances", "background": "0", "ignore": "65535"}
+    assert row.dataset == {
+        "annotation_kind": "instances",
+        "background": "0",
+        "ignore": "65535",
+        "empty_sections": "background",
+    }
     with open_annotation(row.annotation, kind="instances", background=0, ignore=65535) as found:
         height, width = found.shape[1:]
         ignored = found.read_ignore(0, slice(0, height), slice(0, width))
@@ -402,6 +407,18 @@ def test_numbers_that_make_no_sense_are_refused(folder, tmp_path, option, capsys
         suggest(folder, tmp_path / "round1", *option)
     assert "expected a whole number of at least" in capsys.readouterr().err
     assert not (tmp_path / "round1").exists()
+
+
+def test_crops_have_the_gray_levels_of_their_images_and_folds_start_from_the_beginning(made):
+    mark(made, crops_of(made)[0])
+    config = yaml.safe_load((made / "config.yaml").read_text())
+    config |= {"dataset": {"scale": 0.5, "offset": 3}, "folds": 2}
+    (made / "config.yaml").write_text(yaml.safe_dump(config))
+    found = accept(made / "round1", made / "config.yaml")
+    row = read_table(found.table, made)[-1]
+    assert (row.dataset["scale"], row.dataset["offset"]) == ("1", "0")
+    assert "start_from" not in yaml.safe_load(found.config.read_text()).get("training", {})
+    assert any("learned from images of other folds" in note for note in found.notes)
 
 
 def test_only_the_first_round_lowers_the_learning_rate(made):

@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import subprocess
 
 import pytest
 
@@ -88,12 +89,18 @@ def test_json_is_read_as_written_and_errors_name_the_file(tmp_path):
 
 
 def test_temporary_files_of_killed_processes_are_deleted(tmp_path):
-    left, other = tmp_path / ".a.partial-1.h5", tmp_path / ".b.partial-1.h5"
-    for path in (left, other):
-        path.write_text("half")
+    with subprocess.Popen(["sleep", "60"]) as process:
+        running, other = tmp_path / f".a.partial-{process.pid}.h5", tmp_path / ".b.partial-1.h5"
+        for path in (running, other):
+            path.write_text("half")
+        with replacing(tmp_path / "a.h5") as temporary:
+            temporary.write_text("whole")
+        names = {"a.h5", running.name, other.name}
+        assert {path.name for path in tmp_path.iterdir()} == names
+        process.kill()
     with replacing(tmp_path / "a.h5") as temporary:
         temporary.write_text("whole")
-    assert {path.name for path in tmp_path.iterdir()} == {"a.h5", other.name}
+    assert {path.name for path in tmp_path.iterdir()} == names - {running.name}
 
 
 def test_a_path_below_a_file_or_of_a_folder_is_explained(tmp_path):

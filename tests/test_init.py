@@ -13,7 +13,7 @@ import yaml
 from bordure.settings import complete, read_config
 from PIL import Image
 
-from pipeline_lib import cli, imageio
+from pipeline_lib import cli, imageio, provenance
 from pipeline_lib.cli.init import _ask
 from pipeline_lib.data.volumes import check_files, read_table
 from pipeline_lib.projects import example
@@ -22,6 +22,7 @@ from pipeline_lib.projects.proposal import choose_network, choose_settings, infe
 from pipeline_lib.projects.setup import set_up
 from pipeline_lib.projects.splits import Row, split_images
 from pipeline_lib.projects.survey import Survey, _gaps, survey
+from pipeline_lib.projects.writing import config_text
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages.dataset import build_dataset
 
@@ -85,10 +86,25 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_images_are_found_and_paired(tmp_path, layout):
     files, expected = LAYOUTS[layout]
-    touch(
-        tmp_path, *files, ".hidden/images/a1.tif", "notes.txt", "results/.provenance/x", "results/a1_mask.tif"
-    )
+    touch(tmp_path, *files, ".hidden/images/a1.tif", "notes.txt")
+    with provenance.making("segment", [tmp_path / "results/a1_mask.tif"], []):
+        touch(tmp_path, "results/a1_mask.tif")
     assert find_images(tmp_path) == [Found(*found) for found in expected]
+
+
+def test_results_beside_the_images_are_annotations_only_if_they_were_corrected(tmp_path):
+    touch(tmp_path, "a1.tif", "a2.tif")
+    labels = [tmp_path / f"a{number}_labels.tif" for number in (1, 2)]
+    with provenance.making("segment", labels, []):
+        for path in labels:
+            path.write_text("found")
+    with pytest.raises(InputError, match="found 2 images, but no annotations"):
+        find_images(tmp_path)
+    labels[1].write_text("corrected")
+    assert [(found.images, found.annotation) for found in find_images(tmp_path)] == [
+        ("a1.tif", None),
+        ("a2.tif", "a2_labels.tif"),
+    ]
 
 
 def test_stated_patterns_win_over_words(tmp_path):
@@ -247,6 +263,22 @@ def test_cells_are_measured(tmp_path):
     assert seen.gap == pytest.approx(5, abs=0.01)  # 4 px between the cells
     assert seen.contrast > 2 and seen.exposure < 1.1
     assert infer_preset(seen)[0] == "nuclei"
+
+
+def test_images_of_one_cell_have_no_gaps(tmp_path):
+    folder = write_nuclei(tmp_path)
+    for path in sorted((folder / "masks").iterdir()):
+        labels = tifffile.imread(path)
+        tifffile.imwrite(path, np.where(labels == 5, labels, 0))
+    seen = survey(folder, find_images(folder), {})
+    assert seen.cells == 6 and math.isnan(seen.gap)
+    assert chosen(seen)["weight_map", "sigma"] > 0
+
+
+@pytest.mark.parametrize("title", ["on", "No", "null", "true", "1e3", "a: b", "Mouse brain", "x #1"])
+def test_titles_that_yaml_reads_as_other_values_stay_text(title):
+    text = config_text([], Path("/data"), Path("results"), title, [])
+    assert yaml.safe_load(text)["report"]["title"] == title
 
 
 def test_large_stacks_are_sampled_and_cells_extrapolated(tmp_path):

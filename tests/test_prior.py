@@ -138,8 +138,8 @@ def test_shares_in_patches_of_one_pixel_are_those_of_the_centres(volumes):  # no
     np.testing.assert_array_equal(trained_shares(source, TASK), [0.5, 0.5])
 
 
-def test_shares_in_larger_patches_are_those_of_all_their_annotated_pixels(volumes):  # noqa: F811
-    """Compared with the patches around every pixel, whose edges are mirrored."""
+def test_shares_in_larger_patches_are_those_of_their_annotated_pixels(volumes):  # noqa: F811
+    """Compared with the patches around every pixel, whose edges are mirrored. All patches count the same."""
     rng = np.random.default_rng(0)
     ignores = [(rng.random(volume.truth.shape) < 0.1).astype(np.uint8) for volume in volumes]
     clustered = []
@@ -160,7 +160,7 @@ def test_shares_in_larger_patches_are_those_of_all_their_annotated_pixels(volume
         for z, y, x in np.argwhere(truth.ignore == 0):
             window = (z, slice(y, y + 2 * reach + 2), slice(x, x + 2 * reach + 2))
             own = int(kinds[z, y + reach + 1, x + reach + 1])
-            totals[own] += np.bincount(kinds[window][known[window]], minlength=2)
+            totals[own] += np.bincount(kinds[window][known[window]], minlength=2) / known[window].sum()
     expected = 0.5 * totals[0] / totals[0].sum() + 0.5 * totals[1] / totals[1].sum()
     assert 0.3 < expected[1] < 0.47, expected  # neither one half nor the share in the images
     np.testing.assert_allclose(trained_shares(source, TASK), expected, atol=0.02)

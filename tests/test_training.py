@@ -764,3 +764,15 @@ def test_learning_rate_warms_up_and_decays():
     assert [learning_rate(i, linear) for i in (4, 8, 11)] == pytest.approx([2.0, 1.0, 0.25])
     constant = Settings(learning_rate=2.0, warm_up=0, iterations=12, decay="constant")
     assert {learning_rate(i, constant) for i in range(12)} == {2.0}
+
+
+def test_a_score_that_is_not_known_is_never_the_best():
+    """V-Rand is NaN in a validation that finds no cell, for example at the beginning."""
+    settings = Settings(best_by="v_rand_thin", iterations=50)
+    trained, net = state.State(smallest_tile=100), torch.nn.Linear(1, 1)
+    kept = []
+    for number, value in enumerate((math.nan, math.nan, 0.5, math.nan, 0.4, 0.7), 1):
+        trained.iteration = number
+        trained.keep(settings, 1.0, {"loss": 1.0, "v_rand_thin": value}, True, net)
+        kept.append(trained.best_iteration)
+    assert kept == [1, 2, 3, 3, 3, 6]

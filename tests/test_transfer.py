@@ -545,7 +545,7 @@ def test_a_variant_starts_from_the_model_with_the_same_seed():
         ),
         (
             {"a": {}, "b": {"training": {"start_from": "a-fold1"}}},
-            "study.variants.b: training.start_from: a-fold1 learned from volumes that validate b. Write",
+            "study.variants.b: training.start_from: a-fold1 learned from volumes that validate b. Name",
         ),
         (
             {"a": {"training": {"start_from": "c"}}},
@@ -557,6 +557,23 @@ def test_impossible_starts_stop_the_dry_run(variants, message):
     with pytest.raises(InputError) as error:
         starts.require_starts(models_of({}, folds=2, **variants), "results", str)
     assert str(error.value).startswith(message)
+
+
+def test_each_fold_starts_from_a_model_that_did_not_learn_from_its_validation_volumes():
+    models = models_of({"seeds": [3], "training": {"start_from": "unet-seed3"}}, folds=3)
+    starts.require_starts(models, "results", str)
+    started = {name: starts.start_file(model, models, str) for name, model in models.items()}
+    assert len(started) == 6
+    for name, start in started.items():
+        assert start == (None if "seed3" in name else f"<results>/models/{name}-seed3/model.pt")
+        assert start is None or models[start.split("/")[2]].fold == models[name].fold
+
+
+@pytest.mark.parametrize("name", ["a-fold1", "a-fold1-seed3"])
+def test_the_models_of_all_folds_are_checked(name):
+    variants = {"a": {}, "b": {"training": {"start_from": name}}}
+    with pytest.raises(InputError, match=f"{name} learned from volumes that validate b"):
+        starts.require_starts(models_of({"seeds": [3]}, folds=2, **variants), "results", str)
 
 
 def test_the_variant_that_all_start_from_is_trained_from_random_parameters():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline_lib.kernels.threads import cores
 from pipeline_lib.runtime import live, workers
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.locks import locked
 from pipeline_lib.runtime.log import set_threads, several, shown_warnings
 from pipeline_lib.runtime.progress import Progress
 from pipeline_lib.runtime.types import Json
@@ -87,18 +90,60 @@ def segment_images(images: Sequence[Path], options: Options, *, stack: bool = Fa
     Raises
     ------
     InputError
-        If the model cannot be used or the names of two images are equal.
+        If the model cannot be used, the names of two images are equal, or a result would replace an image or
+        a file that bordure did not write.
     """
     from pipeline_lib.networks.modelfile import application, describe
     from pipeline_lib.runtime.files import write_json
 
+    if options.at_a_time is not None and options.at_a_time < 1:
+        raise InputError(f"`--at-a-time`: found {options.at_a_time}, expected at least 1.")
     names = _names(images, stack)
     described = describe(options.model)
     chosen = application(described, options.model)
+    _require_free(options.out, names, _results_of(described).values())
     (options.out / WORK).mkdir(parents=True, exist_ok=True)
-    write_json(_postprocessing(options), chosen["postprocessing"])
+    write_json(_postprocessing(options, described), chosen["postprocessing"])
     with _same_environment():
         return _segment_all(options, described, names)
+
+
+def _require_free(folder: Path, names: dict[str, Path], ends: Iterable[str]) -> None:
+    """Raise `InputError` if a result would replace an image, or a file that bordure did not write."""
+    images = {os.path.realpath(image): image for image in names.values()}
+    results = [(folder / f"{name}_{end}", image) for name, image in names.items() for end in ends]
+    for path, image in results:
+        if os.path.realpath(path) in images:
+            raise InputError(
+                f"{path}: is a result of {image}, and is among the images to segment. Name only the images, "
+                "or write into another folder by `--out`."
+            )
+        if path.exists() and not _is_result(path):
+            raise InputError(
+                f"{path}: exists, and bordure did not write it, or it was edited since. It is not replaced. "
+                "Write into another folder by `--out`, or move this file."
+            )
+    summary = folder / "summary.csv"
+    if summary.exists() and not _begins_with(summary, "image,cells,labels,"):
+        raise InputError(
+            f"{summary}: exists, and bordure did not write it. It is not replaced. Write into another folder "
+            "by `--out`, or move this file."
+        )
+
+
+def _is_result(path: Path) -> bool:
+    """Return whether a file is as bordure wrote it, also if it was killed before writing the record."""
+    from pipeline_lib import provenance
+
+    if provenance.record_path(path).exists():
+        return provenance.is_result(path)
+    return bool(provenance.find_record(path)) or _begins_with(path, "section,label,")
+
+
+def _begins_with(path: Path, text: str) -> bool:
+    """Return whether a file begins with a text."""
+    with path.open("rb") as file:
+        return file.read(len(text)) == text.encode()
 
 
 @contextlib.contextmanager
@@ -139,7 +184,8 @@ def _segment_all(options: Options, described: Json, names: dict[str, Path]) -> l
 
         ordered = [row for _, row in sorted(rows.items())]
         summary = options.out / "summary.csv"
-        write_summary([*_earlier(summary, ordered), *ordered], summary)
+        with locked(options.out / WORK / "lock"):  # another command may write into the same folder
+            write_summary([*_earlier(summary, ordered), *ordered], summary)
         if len(rows) < len(images):
             print(f"{options.out}: {len(rows)} of {len(images)} images are complete.", file=sys.stderr)
     if len(images) > 1:
@@ -169,7 +215,7 @@ def _earlier(summary: Path, rows: Sequence[Json]) -> list[Json]:
             and row["labels"] not in replaced
             and (row["labels"] is None or (summary.parent / row["labels"]).exists())
         ]
-    except (OSError, ValueError, KeyError):  # another program's file: it is replaced
+    except (OSError, ValueError, KeyError):  # damaged
         return []
 
 
@@ -277,6 +323,7 @@ _WORDS = {
     r"`--offset \1`, or only `--scale 1`",
     r"write the factor between the scales into the column `scale` of the table of volumes": "add `--scale "
     "FACTOR`, with the factor between the scales",
+    r"config key `memory_gb`": "`--memory`",
 }
 
 
@@ -338,22 +385,21 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
                 memory_gb=options.memory,
                 threads=threads,
             )
+        chosen = _postprocessing(options, described)
         try:
             if described.get("task") != "detection":
-                segment(prediction, _postprocessing(options), segmentation, memory_gb=options.memory)
+                segment(prediction, chosen, segmentation, memory_gb=options.memory)
                 return _write_cells(dataset, prediction, segmentation, results)
-            shape = find_boxes(dataset, prediction, _postprocessing(options), detections)
+            shape = find_boxes(dataset, prediction, chosen, detections)
             exports = {kind: results[kind] for kind in EXPORTS}
-            number = export_detections(
-                detections, _postprocessing(options), **exports, volume=name, shape=shape
-            )
+            number = export_detections(detections, chosen, **exports, volume=name, shape=shape)
             if not has_masks(described):
                 return {"cells": number, "table": results["table"].name}
             predict_masks(
                 dataset,
                 options.model,
                 detections,
-                _postprocessing(options),
+                chosen,
                 segmentation,
                 device=options.device,
                 threads=threads,
@@ -447,6 +493,7 @@ def find_boxes(dataset: Path, prediction: Path, chosen: Path, detections: Path) 
     return shape
 
 
-def _postprocessing(options: Options) -> Path:
-    """Return the file with the post-processing of the model."""
-    return options.out / WORK / "postprocessing.json"
+def _postprocessing(options: Options, described: Json) -> Path:
+    """Return the file with the post-processing of the model, another one for other values."""
+    content = json.dumps(described["application"]["postprocessing"], sort_keys=True)
+    return options.out / WORK / f"postprocessing-{hashlib.sha256(content.encode()).hexdigest()[:12]}.json"

@@ -88,6 +88,57 @@ def at_least(least: int) -> Callable[[str], int]:
     return convert
 
 
+def finite(text: str) -> float:
+    """Return the finite number of a text, for `type` of an argument.
+
+    Parameters
+    ----------
+    text : str
+        Number.
+
+    Returns
+    -------
+    float
+        The number.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the text is no finite number.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number")
+    return number
+
+
+def positive(text: str) -> float:
+    """Return the positive number of a text, for `type` of an argument.
+
+    Parameters
+    ----------
+    text : str
+        Number.
+
+    Returns
+    -------
+    float
+        The number.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the text is no finite number above 0.
+    """
+    number = finite(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
+    return number
+
+
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of commands that segment images: how to read them, and how to compute.
 
@@ -105,10 +156,10 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         help="channels to read, by number or name, as `dataset.channels`",
     )
     parser.add_argument(
-        "--scale", type=float, metavar="FACTOR", help="multiply gray levels, as the column `scale`"
+        "--scale", type=positive, metavar="FACTOR", help="multiply gray levels, as the column `scale`"
     )
     parser.add_argument(
-        "--offset", type=float, metavar="LEVEL", help="subtract first, as the column `offset`"
+        "--offset", type=finite, metavar="LEVEL", help="subtract first, as the column `offset`"
     )
     parser.add_argument(
         "--pixel-size",
@@ -121,9 +172,14 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     parser.add_argument(
-        "--at-a-time", type=int, metavar="N", help="images at a time; default: what the machine allows"
+        "--at-a-time",
+        type=at_least(1),
+        metavar="N",
+        help="images at a time; default: what the machine allows",
     )
-    parser.add_argument("--memory", type=float, default=8.0, metavar="GB", help="memory to use; default: 8")
+    parser.add_argument(
+        "--memory", type=positive, default=8.0, metavar="GB", help="memory to use; default: 8"
+    )
 
 
 def options_of(parsed: argparse.Namespace) -> Options:

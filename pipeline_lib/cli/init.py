@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline_lib.cli.arguments import positive
 from pipeline_lib.cli.words import add_annotation_options, as_options
 from pipeline_lib.runtime.errors import InputError
 
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset", choices=("membranes", "nuclei", "cells"), help="kind of images; default: inferred"
     )
     parser.add_argument(
-        "--minutes", type=float, default=None, metavar="N", help="time for a run; default: 30"
+        "--minutes", type=positive, default=None, metavar="N", help="time for a run; default: 30"
     )
     truth = parser.add_argument_group("the annotations, if it is not clear what their values mean")
     add_annotation_options(truth)

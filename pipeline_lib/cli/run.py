@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from pipeline_lib.cli import workflow
 
@@ -58,7 +59,18 @@ def run(options: argparse.Namespace) -> int:
     """
     arguments = [word for word in options.snakemake if word != REPLACE]  # may follow the config file, too
     if options.replace or REPLACE in options.snakemake:
-        if "--config" not in arguments:
-            arguments.append("--config")
-        arguments.insert(arguments.index("--config") + 1, "replace=True")
+        arguments = _with_setting(arguments, "replace=True")
     return workflow.run_workflow(options.config, arguments)
+
+
+def _with_setting(arguments: Sequence[str], setting: str) -> list[str]:
+    """Add a setting to the last `--config` of Snakemake's arguments, the only one that counts."""
+    words = list(arguments)
+    for place in reversed(range(len(words))):
+        word = words[place]
+        if word in ("-C", "--config"):
+            return [*words[: place + 1], setting, *words[place + 1 :]]
+        if word.startswith("--config=") or (word.startswith("-C") and "=" in word):
+            first = word.removeprefix("--config=").removeprefix("-C")
+            return [*words[:place], "--config", setting, first, *words[place + 1 :]]
+    return [*words, "--config", setting]

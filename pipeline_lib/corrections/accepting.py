@@ -25,6 +25,7 @@ SLIP = 10
 FURTHER = 0.3
 #: `training.learning_rate` of a config that does not state it.
 DEFAULT_RATE = 0.001
+_NEUTRAL = {"offset": "0", "scale": "1"}
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,9 @@ def accept(folder: str | Path, config: str | Path) -> Accepted:
         new["report"] = (settings.get("report") or {}) | {"before": str(results)}
     else:
         notes.append(f"{results} has no scores.csv, so the report will not compare with it")
-    if modelfile.members(modelfile.describe(model)) == 1:
+    if settings.get("folds"):
+        notes.append(f"{model} learned from images of other folds, so no training starts from it")
+    elif modelfile.members(modelfile.describe(model)) == 1:
         before = settings.get("training") or {}
         new["training"] = before | {"start_from": str(model)}
         if "start_from" not in before:  # the first round
@@ -226,11 +229,15 @@ def _row(folder: Path, name: str, crop: str, stored: Json, settings: Json) -> Js
         "annotation_kind": "instances",
         "background": "0",
         "ignore": str(files.NOT_ANNOTATED),
+        "empty_sections": "background",  # all false cells of a crop may have been erased
     }
+    of_all = settings.get("dataset") or {}
     for column in files.OF_IMAGES:
         if stored[column] is not None:
             row[column] = str(stored[column])
-    if (settings.get("dataset") or {}).get("channels", 1) != 1:  # crops have only the chosen channels
+        elif column in of_all and column in _NEUTRAL:  # the crop has the gray levels of its image
+            row[column] = _NEUTRAL[column]
+    if of_all.get("channels", 1) != 1:  # crops have only the chosen channels
         own = inspect(folder / files.IMAGES / f"{crop}.tif").channels
         row["channels"] = str([*range(own)])
     return row

@@ -48,6 +48,8 @@ class Volume:
         Mean gray level in cells minus that outside, in standard deviations; 0 if one of them has no pixels.
     edges, histogram : array of float
         Edges of bins of gray levels, and share of the pixels in each bin.
+    fold : str, optional
+        Number of its fold. Each fold is the validation split of one training.
     """
 
     name: str
@@ -62,6 +64,12 @@ class Volume:
     contrast: float
     edges: np.ndarray
     histogram: np.ndarray
+    fold: str | None = None
+
+    @property
+    def part(self) -> str:
+        """Part of the data that is either learned or used to score: a split, or one of several folds."""
+        return f"the {self.split} split" if self.fold is None else f"fold {self.fold}"
 
 
 def compare_volumes(
@@ -84,6 +92,7 @@ def compare_volumes(
         Name of the volume, and a doubt as `runtime.doubts.doubt` makes it.
     """
     yield from _copies(volumes)
+    yield from _nothing_to_choose_by(volumes)
     yield from wrong_pairs(samples)
     yield from _gray_scales(volumes)
     for volume in volumes:
@@ -108,8 +117,8 @@ def _copies(volumes: Sequence[Volume]) -> Iterator[tuple[str, Json]]:
     named = {volume.name: volume for volume in volumes}
     for found in places.values():
         for k, (volume, z) in enumerate(found):
-            for same_split in (False, True):
-                earlier = ((v, at) for v, at in found[:k] if (v.split == volume.split) == same_split)
+            for same_part in (False, True):
+                earlier = ((v, at) for v, at in found[:k] if (v.part == volume.part) == same_part)
                 if (first := next(earlier, None)) is not None:
                     shared[volume.name, first[0].name].append((z, first[1]))
     copied = set()
@@ -118,46 +127,67 @@ def _copies(volumes: Sequence[Volume]) -> Iterator[tuple[str, Json]]:
         z, at = pairs[0]
         number, has = ("1 section", "has") if len(pairs) == 1 else (f"{len(pairs)} sections", "have")
         where = f"for example section {z + 1} is section {at + 1} of {other_name}"
-        if one.split != other.split:
+        if one.part != other.part:
             copied |= {(name, z) for z, _ in pairs}
             text = (
-                f"{number} of this {one.split} volume {has} the same pixels as the {other.split} volume "
-                f"{other_name}: {where}, perhaps turned or in another gray scale. {_MEANINGLESS}; no setting "
+                f"{number} of this volume of {one.part} {has} the same pixels as the volume {other_name} of "
+                f"{other.part}: {where}, perhaps turned or in another gray scale. {_MEANINGLESS}; no setting "
                 "accepts this."
             )
             yield name, doubt("copies", 1.0, text, z)
         else:
             text = (
-                f"{number} {has} the same pixels as other sections of the {one.split} split: {where}. They "
+                f"{number} {has} the same pixels as other sections of {one.part}: {where}. They "
                 "count twice. Remove one of the two from the table of volumes."
             )
             yield name, doubt("duplicates", 0.3, text, z)
     yield from _overlaps(volumes, copied)
 
 
+def _nothing_to_choose_by(volumes: Sequence[Volume]) -> Iterator[tuple[str, Json]]:
+    """Yield doubts about parts without annotated cells, by which no threshold can be chosen."""
+    parts: defaultdict[str, list[Volume]] = defaultdict(list)
+    for volume in volumes if any(volume.split == "train" for volume in volumes) else ():
+        if volume.fold is not None or volume.split == "validation":
+            parts[volume.part].append(volume)
+    for part, own in parts.items():
+        if all(volume.annotation and not volume.annotation["cells"]["number"] for volume in own):
+            advice = (
+                "Give other volumes the split `validation`"
+                if own[0].fold is None
+                else "Change the order of the rows of the table, or choose fewer `folds`"
+            )
+            text = (
+                f"No volume of {part} has an annotated cell, so the threshold cannot be chosen by it. "
+                f"{advice}; no setting accepts this."
+            )
+            yield own[0].name, doubt("no_validation_cells", 1.0, text)
+
+
 def _overlaps(volumes: Sequence[Volume], copied: set[tuple[str, int]]) -> Iterator[tuple[str, Json]]:
-    """Yield doubts about sections, without `copied` ones, that share windows with those of other splits."""
+    """Yield doubts about sections, without `copied` ones, that share windows with those of other parts."""
     codes = np.concatenate([np.empty(0, np.uint64), *(v.windows[v.windows > 0] for v in volumes)])
     values, counts = np.unique(codes, return_counts=True)
     repeated = values[counts > 1]
-    first: defaultdict[int, dict[str, tuple[str, int]]] = defaultdict(dict)  # code -> split -> first section
-    splits = {volume.name: volume.split for volume in volumes}
+    first: defaultdict[int, dict[str, tuple[str, int]]] = defaultdict(dict)  # code -> part -> first section
+    parts = {volume.name: volume.part for volume in volumes}
     for volume in volumes:
         found = []  # of each section with an overlap: number of common windows, their share, section, other
         for z, own in enumerate(volume.windows):
             others: Counter[tuple[str, int]] = Counter()
             for code in own[np.isin(own, repeated)].tolist():
-                others.update([place for split, place in first[code].items() if split != volume.split][:1])
-                first[code].setdefault(volume.split, (volume.name, z))
+                others.update([place for part, place in first[code].items() if part != volume.part][:1])
+                first[code].setdefault(volume.part, (volume.name, z))
             if others.total() >= _OVERLAP and (volume.name, z) not in copied:
                 share = others.total() / np.count_nonzero(own)
                 found.append((others.total(), share, z, *others.most_common(1)[0][0]))
         if found:
             number, share, z, other, at = max(found)
             text = (
-                f"{len(found)} {'section overlaps' if len(found) == 1 else 'sections overlap'} with other "
-                f"splits: for example, section {z + 1} of this {volume.split} volume and section {at + 1} of "
-                f"the {splits[other]} volume {other} have the same pixels in {number} places. {_MEANINGLESS}."
+                f"{len(found)} {'section overlaps' if len(found) == 1 else 'sections overlap'} with "
+                f"others: for example, section {z + 1} of this volume of {volume.part} and section {at + 1} "
+                f"of the volume {other} of {parts[other]} have the same pixels in {number} places. "
+                f"{_MEANINGLESS}."
             )
             certain = number >= _CERTAIN and share > 0.5
             yield volume.name, doubt("copies", 1.0 if certain else 0.95, text, z)

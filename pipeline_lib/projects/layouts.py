@@ -125,16 +125,16 @@ def find_images(folder: Path, images: str | None = None, annotations: str | None
 
 
 def _readable(folder: Path) -> Iterator[Path]:
-    """Yield the image files of a folder and its subfolders, without hidden ones and results of runs."""
-    entries = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
-    if any(entry.name == provenance.FOLDER for entry in entries):
-        return
-    for entry in entries:
+    """Yield the image files of a folder and its subfolders, without hidden ones and results of bordure.
+
+    A result that was edited since, such as corrected labels, is no result any more.
+    """
+    for entry in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
         if entry.name.startswith("."):
             continue
         if entry.is_dir() and not _is_image(entry):
             yield from _readable(entry)
-        elif _is_image(entry):
+        elif _is_image(entry) and not (entry.is_file() and provenance.is_result(entry)):
             yield entry
 
 

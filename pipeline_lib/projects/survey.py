@@ -163,7 +163,7 @@ def survey(
             f"{folder / str(sample[0].annotation)}: every pixel belongs to a cell, so the background is not "
             "0. Name its value: `dataset: {background: N}`."
         )
-    gaps = np.concatenate(measured.gaps)
+    gaps = np.concatenate([np.empty(0), *measured.gaps])  # none if no image has two cells
     info = infos[first.name]
     darkest = min(measured.means)
     return Survey(

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+import yaml
+
 from pipeline_lib.projects.proposal import Choice
 from pipeline_lib.projects.splits import Row
 from pipeline_lib.runtime.errors import InputError
@@ -97,6 +99,7 @@ def config_text(
 
 def _yaml(value: object) -> str:
     """Return a value as YAML on one line, without quotes where none are needed."""
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z/][A-Za-z0-9_./-]*( [A-Za-z0-9_./-]+)*", value):
+    plain = r"[A-Za-z/][A-Za-z0-9_./-]*( [A-Za-z0-9_./-]+)*"
+    if isinstance(value, str) and re.fullmatch(plain, value) and yaml.safe_load(value) == value:
         return value
     return json.dumps(value, ensure_ascii=False)

@@ -208,6 +208,23 @@ def find_record(path: str | Path) -> Json | None:
         return None
 
 
+def is_result(path: str | Path) -> bool:
+    """Return whether a file is as bordure wrote it.
+
+    Parameters
+    ----------
+    path : str or Path
+        Any file.
+
+    Returns
+    -------
+    bool
+        Whether the file has a record in `.provenance` and was not changed since.
+    """
+    path = Path(path)
+    return record_path(path).exists() and read_record(path)["sha256"] == sha256(path)
+
+
 def read_record(path: Path) -> Json:
     """Return the record of the file at `path` from `.provenance`; raises `InputError` if it is damaged."""
     try:

@@ -18,6 +18,7 @@ DOUBTS = {
     "gray_scale": "Other gray levels than the training volumes",
     "contrast": "Cells are darker or brighter than elsewhere",
     "no_cells": "No annotated cells",
+    "no_validation_cells": "No annotated cells to choose a threshold by",
     "small_cells": "Very small cells",
     "duplicates": "The same images are in the split twice",
     "context": "The images are smaller than the view of the network",

@@ -68,7 +68,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{glob.escape(path.stem)}.partial-*{glob.escape(path.suffix)}"):
-            left.unlink(missing_ok=True)  # left by a killed process, as a file has only one writer
+            if not _is_running(left.name.removesuffix(path.suffix).rpartition("-")[2]):
+                left.unlink(missing_ok=True)  # left by a killed process
         yield temporary
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # h5py raises RuntimeError if it cannot close a file
@@ -83,6 +84,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(NotADirectoryError):
             temporary.unlink(missing_ok=True)
+
+
+def _is_running(process: str) -> bool:
+    """Return whether a process of this machine, other than this one, has this number."""
+    if not process.isdecimal() or int(process) == os.getpid():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def explained(error: Exception, path: Path) -> Exception:

@@ -6,7 +6,8 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline_lib.runtime.errors import InputError
@@ -49,6 +50,21 @@ def hold(path: str | Path, otherwise: Callable[[str], None]) -> bool:
     os.ftruncate(file, 0)
     os.pwrite(file, f"{this_process()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
     return locked
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Let only one process at a time do what is in the `with` statement; others wait.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to lock. It is created if necessary. On a file system without locks, nobody waits.
+    """
+    with open(path, "a", encoding="utf-8") as file:
+        with suppress(OSError):  # ENOLCK, EOPNOTSUPP, ...
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def hold_results(folder: str | Path) -> bool:

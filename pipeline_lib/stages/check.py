@@ -63,8 +63,8 @@ def check(
     Parameters
     ----------
     volumes : sequence of mapping
-        For each volume its name (`volume`), its `split`, and the `dataset` file that
-        `stages.dataset.build_dataset` wrote.
+        For each volume its name (`volume`), its `split`, the `dataset` file that
+        `stages.dataset.build_dataset` wrote and, with several folds, the number of its `fold` or None.
     page : str or Path
         HTML file to write.
     doubts : str or Path
@@ -91,7 +91,7 @@ def check(
         found, samples = [], []
         most = max(min(_SECTIONS, _SAMPLES // len(volumes)), 1)
         for row, path in zip(volumes, paths, strict=True):
-            volume, own_samples = _measure(row["volume"], row["split"], path, most)
+            volume, own_samples = _measure(row["volume"], row["split"], row.get("fold"), path, most)
             found.append(volume)
             samples += own_samples
         own = [(v.name, doubt) for v in found if v.annotation for doubt in v.annotation["doubts"]]
@@ -152,7 +152,7 @@ def _windows(shape: tuple[int, int]) -> list[tuple[slice, slice]]:
     return [(slice(*row), slice(*column)) for row, column in different]
 
 
-def _measure(name: str, split: str, path: Path, most: int) -> tuple[Volume, list[Sample]]:
+def _measure(name: str, split: str, fold: str | None, path: Path, most: int) -> tuple[Volume, list[Sample]]:
     """Return what is compared of a volume, and samples of at most `most` of its sections."""
     with layout.require(path, layout.RAW, layout.SECTION_HASH, layout.SECTION_WINDOWS) as file:
         raw, found = file[layout.RAW.name], layout.findings(file)
@@ -184,6 +184,7 @@ def _measure(name: str, split: str, path: Path, most: int) -> tuple[Volume, list
             _contrast(np.concatenate([*inside, []]), np.concatenate([*outside, []])),
             edges,
             counts / counts.sum(),
+            fold,
         )
     return volume, samples
 

@@ -91,7 +91,8 @@ def trained_shares(patches: Patches, task: PixelwiseTask) -> npt.NDArray[np.floa
     for number in range(PATCHES):
         truth = patches.move(patches.read(number), torch.device("cpu")).truth
         centre = task.count_classes(truth[..., middle : middle + 1, middle : middle + 1])
-        counts += np.outer(centre.numpy(), task.count_classes(truth).numpy())
+        own = task.count_classes(truth).numpy()  # of annotated pixels; the loss is their mean in each patch
+        counts += np.outer(centre.numpy(), own / max(own.sum(), 1))
     totals = counts.sum(axis=1, keepdims=True)
     found = patches.balanced.shares @ np.divide(counts, totals, where=totals > 0, out=np.zeros_like(counts))
     return np.asarray(found / found.sum())

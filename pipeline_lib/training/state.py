@@ -128,7 +128,7 @@ class State:
             }
         )
         value = 1 - scores[settings.best_by] if more_is_better else scores[settings.best_by]
-        if self.best is None or value < self.best_value:
+        if self.best is None or value < self.best_value or math.isnan(self.best_value):
             self.best, self.best_value = copy.deepcopy(net.state_dict()), value
             self.best_iteration = self.iteration
 

@@ -18,7 +18,8 @@ MODEL_FILE = "<results>/models/{model}/model.pt"  # of each model of a run
 def named(model: Model, models: Mapping[str, Model]) -> Model | None:
     """Return the model of the run that `training.start_from` of a model names.
 
-    The name of a variant stands for the model of this variant with the same fold and seed.
+    The name of a variant stands for the model of this variant with the same fold and seed, and the name of a
+    model of the first fold for the one of the same fold.
 
     Parameters
     ----------
@@ -38,7 +39,11 @@ def named(model: Model, models: Mapping[str, Model]) -> Model | None:
     if start in variants:
         key = (start, model.fold, model.seed)
         return next(other for other in models.values() if (other.variant, other.fold, other.seed) == key)
-    return models.get(start)
+    other = models.get(start)
+    if other is None or other.fold:
+        return other
+    key = (other.variant, model.fold, other.seed)
+    return next(own for own in models.values() if (own.variant, own.fold, own.seed) == key)
 
 
 def training_of(model: Model, models: Mapping[str, Model]) -> Json:
@@ -112,10 +117,21 @@ def require_starts(models: Mapping[str, Model], results: str, find: Callable[[st
     """
     done = set()
     for model in models.values():
-        if model.variant not in done:  # the models of a variant start alike
-            with of_variant(model.variant, model.settings):
+        with of_variant(model.variant, model.settings):
+            _require_same_fold(model, models)
+            if model.variant not in done:  # otherwise, the models of a variant start alike
                 _require_start(model, models, results, find)
         done.add(model.variant)
+
+
+def _require_same_fold(model: Model, models: Mapping[str, Model]) -> None:
+    """Raise `InputError` if a model starts from one that learned from the volumes that validate it."""
+    source = named(model, models)
+    if source and source.fold != model.fold:
+        raise InputError(
+            f"training.start_from: {source.name} learned from volumes that validate {model.name}. Name the "
+            "model of the first fold: each training then starts from the one of its own fold."
+        )
 
 
 def _require_start(
@@ -142,11 +158,6 @@ def _require_start(
     from pipeline_lib.networks import transfer  # imports torch, which takes a second
 
     if source:
-        if source.fold != model.fold:
-            raise InputError(
-                f"training.start_from: {source.name} learned from volumes that validate {model.name}. "
-                f"Write `start_from: {source.variant}`, the model of the same fold."
-            )
         if source is not model:
             transfer.require_start(source.plan, model.plan, source.name, keep)
         return

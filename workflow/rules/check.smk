@@ -31,6 +31,7 @@ rule check_volumes:
             volume="{volume}",
             split={name: row.split for name, row in VOLUMES.items()},
             dataset="<results>/dataset/{volume}.h5",
+            **({"fold": fold_of_volumes()} if len(FOLDS) > 1 else {}),
         ),
         context=PLAN.geometry.context,
         accept=config["check"]["accept"],

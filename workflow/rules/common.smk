@@ -631,6 +631,12 @@ def split_of(name):
     return "validation" if name in VALIDATION else VOLUMES[name].split
 
 
+def fold_of_volumes():
+    """Return the number of the fold of each volume as text, None if it is in no fold."""
+    folds_of = {name: str(fold) for fold, (_, validation) in enumerate(FOLDS) for name in validation}
+    return {name: folds_of.get(name) for name in VOLUMES}
+
+
 def members_of(name):
     """Return the models whose mean prediction of a volume is that of the ensemble."""
     return [member.name for member in MAIN.predicting(name)]
