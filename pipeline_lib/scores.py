@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, replacing
+from pipeline_lib.tasks.segmentation.baselines import BASELINES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,9 +105,14 @@ def read_scores(path: str | Path) -> pd.DataFrame:
     """
     import pandas as pd  # imported here because it takes 0.25 s; joining tables does not need it
 
-    # a variant may be named 1 or NA
     types = {"volume": str, "network": str, "variant": str, "seed": "Int64"}
-    return pd.read_csv(path, dtype=types, float_precision="round_trip")
+    names = ("volume", "split", "network", "variant", "metric")  # may be 1 or NA
+    with Path(path).open(encoding="utf-8") as file:
+        numbers = [column for column in file.readline().rstrip("\n").split(",") if column not in names]
+    missing = {column: [""] for column in numbers}
+    return pd.read_csv(
+        path, dtype=types, float_precision="round_trip", keep_default_na=False, na_values=missing
+    )
 
 
 def at_chosen_threshold(scores: pd.DataFrame, thresholds: dict[str, float]) -> pd.DataFrame:
@@ -159,13 +165,34 @@ def scores_before(folder: str | Path, network: str) -> list[Path]:
     folder : str or Path
         Its results folder.
     network : str
-        Name of the trained network.
+        Name of the trained network. If it had another name in this run, its only network or its ensemble is
+        taken.
 
     Returns
     -------
     list of Path
         Two files, or three if it had several seeds.
+
+    Raises
+    ------
+    InputError
+        If the run has several networks, none of which has this name.
     """
-    scores, chosen = Path(folder, "scores.csv"), Path(folder, "postprocessing", f"{network}.json")
+    scores = Path(folder, "scores.csv")
+    every = {path.stem: path for path in sorted(Path(folder, "postprocessing").glob("*.json"))}
+    networks = [name for name in every if name not in BASELINES]
+    name = next((name for name in (network, "ensemble") if name in networks), None)
+    if name is None and len(networks) == 1:
+        (name,) = networks
+    if name is None:
+        raise InputError(
+            f"config key `report.before`: {folder} has several networks ({', '.join(networks)}), and none "
+            f"is called {network}, so it is not known which to compare with. Remove the key, or name the "
+            "results folder of another run."
+            if networks
+            else f"config key `report.before`: {folder} has no chosen threshold in `postprocessing`. Name "
+            "the results folder of a complete run."
+        )
+    chosen = every[name]
     spread = Path(folder, "scores_spread.csv")
     return [scores, chosen, *([spread] if spread.exists() else [])]

@@ -361,3 +361,15 @@ def test_training_charts_show_the_scores_of_the_task():
         (line,) = own.get_lines()
         np.testing.assert_array_equal(line.get_ydata(), HISTORY[column])
         assert own.get_title() == VALIDATED[column]
+
+
+def test_scores_of_masks_that_only_the_validation_split_has(case):
+    """Test volumes may be annotated by boxes although the network also predicts masks."""
+    table = case[1][case[1].network == "ssd"]
+    rows = table[table.metric == "box_ap_50"].assign(metric="seg")
+    assert "SEG" in write(case, pd.concat([table, rows[rows.split == "validation"]]))
+
+
+def test_without_baselines_none_is_said_to_fail(case):
+    page = write(case, case[1][case[1].network == "ssd"])
+    assert "no baseline" not in page and "best baseline" not in page

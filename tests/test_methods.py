@@ -86,7 +86,32 @@ def test_folds_of_an_ensemble_are_stated():
         assert words in text, words
     assert " 0 annotated" not in text and "3,500" not in text
     alone = describe(settings, trainings=10).text()  # the report shows the first fold
-    assert "trained on 2 annotated volumes" in alone and "parts" not in alone
+    assert "trained on all but one of 5 parts of 3 annotated volumes" in alone
+    assert "the best validation loss (the part left out) was kept, that of iteration 3,500" in alone
+    of_a_stack = [{"split": "train", "whole": "stack"}] * 4 + [{"split": "validation", "whole": "stack"}]
+    assert "parts of 1 annotated volume " in describe(settings, of_a_stack, trainings=10).text()
+
+
+def test_starts_neighbours_and_enlargement_are_stated():
+    settings = SETTINGS | {
+        "network": {"name": "unet", "context_sections": 1},
+        "training": SETTINGS["training"] | {"start_from": "old.pt", "freeze": ["down.0", "down.1"]},
+        "augmentation": dict.fromkeys(SETTINGS["augmentation"], 0) | {"smallest_window": 0.5},
+    }
+    text = describe(settings).text()
+    for words in (
+        "Each section was seen with 1 on each side as further channels.",
+        "from the parameters of another trained network; those of down.0, down.1 were not changed.",
+        "Patches were augmented by enlargement up to 2 times.",
+    ):
+        assert words in text, words
+    assert "started" not in describe().text() and "each side" not in describe().text()
+
+
+def test_the_best_box_of_a_section_has_no_threshold():
+    settings = SETTINGS | {"network": {"name": "ssd"}}
+    text = describe(settings, chosen={"threshold": 0.0, "one_per_section": True}).text()
+    assert "is its box with the highest score" in text and "score of at least" not in text
 
 
 @pytest.mark.parametrize(

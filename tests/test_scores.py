@@ -4,10 +4,19 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from pipeline_lib.metrics import CHALLENGE_THRESHOLDS
+from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import write_json
-from pipeline_lib.scores import COLUMNS, SPREAD_COLUMNS, at_chosen_threshold, read_scores, spread
+from pipeline_lib.scores import (
+    COLUMNS,
+    SPREAD_COLUMNS,
+    at_chosen_threshold,
+    read_scores,
+    scores_before,
+    spread,
+)
 from pipeline_lib.stages.evaluation import measure_spread
 
 THRESHOLDS = {"unet": 0.3, "unet-seed2": 0.7, "unet-seed5": 0.85, "constant": 0.2}
@@ -76,3 +85,32 @@ def test_spread_ignores_seeds_without_a_score():
     assert (seg.seeds, seg["mean"], seg.minimum, seg.maximum) == (1, unet, unet, unet)
     assert np.isnan(seg.standard_deviation)
     assert found.loc["test", "rand_error"].seeds == 3
+
+
+@pytest.mark.parametrize("name", ["NA", "None", "null", "nan", "1", "", "a b"])
+def test_names_are_text_and_missing_numbers_are_not(tmp_path, name):
+    table = tidy()
+    table["volume"], table["variant"] = name or "x", name or "x"
+    table.loc[0, "value"], table["seed"] = np.nan, pd.array([pd.NA] * len(table), "Int64")
+    table.to_csv(tmp_path / "scores.csv", index=False)
+    found = read_scores(tmp_path / "scores.csv")
+    assert {*found.volume} == {*found.variant} == {name or "x"}
+    assert found.value.isna().sum() == 1 and found.seed.isna().all()
+    np.testing.assert_array_equal(found.value, table.value)
+    assert found.fold.dtype.kind == "i"
+
+
+def test_the_run_before_may_have_a_network_of_another_name(tmp_path):
+    folder = tmp_path / "postprocessing"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"no chosen threshold in `postprocessing`\. Name the results"):
+        scores_before(tmp_path, "ensemble")
+    for name in ("unet", "constant", "smoothed_raw"):
+        (folder / f"{name}.json").touch()
+    assert scores_before(tmp_path, "ensemble") == [tmp_path / "scores.csv", folder / "unet.json"]
+    (folder / "fcn8s.json").touch()
+    assert scores_before(tmp_path, "fcn8s")[1] == folder / "fcn8s.json"
+    with pytest.raises(InputError, match=r"several networks \(fcn8s, unet\), and none is called ssd"):
+        scores_before(tmp_path, "ssd")
+    (folder / "ensemble.json").touch()
+    assert scores_before(tmp_path, "ssd")[1] == folder / "ensemble.json"

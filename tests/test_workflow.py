@@ -318,6 +318,18 @@ class TestFinishedRun:
         accepted = ("--config", "check={accept: [context]}")
         assert planned(run[0], *run[1], *accepted) == {"check_volumes", "require_accepted", "report"}
 
+    @pytest.mark.parametrize(
+        ("setting", "rule"),
+        [
+            ("training={iterations: 5}", "train_model"),
+            ("segmentation={minimum_size: 9}", "choose_postprocessing"),
+            ("report={volumes: 2}", "draw_figures"),
+        ],
+    )
+    def test_a_repeated_check_does_not_hide_other_changes(self, run, setting, rule):
+        changed = ("--config", "check={accept: [context]}", setting, "replace=True")
+        assert {"check_volumes", rule, "report"} <= planned(run[0], *run[1], *changed)
+
     def test_the_check_is_listed_and_linked(self, run):
         assert not re.search("^check ", run[2], re.MULTILINE)  # as there are no doubts
         report = (run[0] / "results/report.html").read_text()

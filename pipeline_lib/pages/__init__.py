@@ -171,11 +171,13 @@ def gain(value: float) -> str:
     --------
     >>> from pipeline_lib.pages import gain
     >>> gain(0.0216), gain(-0.0041), gain(0.00002)
-    ('+0.022', '-0.004', '0')
+    ('+0.022', '-0.0041', '+0.000020')
     """
     if not math.isfinite(value):
         return "n/a"
-    return f"{value:+.3f}" if abs(value) >= 0.0005 else "0"
+    if abs(value) >= 0.01:
+        return f"{value:+.3f}"
+    return f"{value:+.{max(1 - math.floor(math.log10(abs(value))), 3)}f}" if value else "0"
 
 
 def size(count: float) -> str:

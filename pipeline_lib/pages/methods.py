@@ -212,7 +212,7 @@ def describe_methods(
     settings : dict
         The whole configuration.
     volumes : sequence of dict
-        Rows of the table of volumes.
+        Rows of the table of volumes: `split` and, if volumes are divided into folds, the name of the `whole`.
     chosen : dict
         Content of the post-processing file of the network.
     parameters : int
@@ -238,11 +238,13 @@ def describe_methods(
     network, training, augmentation = (settings[name] for name in ("network", "training", "augmentation"))
     words, of_network = NETWORKS[network["name"]]
     numbers = {name: sum(row["split"] == name for row in volumes) for name in ("train", "validation", "test")}
-    folds = settings.get("folds", 1) if ensemble else 1
-    if folds > 1:  # all annotated volumes are predicted by networks that did not learn from them
-        learned = f"all but one of {folds} parts of {_volumes(numbers['train'] + numbers['validation'])}"
+    folds = settings.get("folds", 1)
+    if folds > 1:
+        divided = (row for row in volumes if row["split"] in ("train", "validation"))
+        number = len({row.get("whole", place) for place, row in enumerate(divided)})
+        learned, held_out = f"all but one of {folds} parts of {_volumes(number)}", "the part left out"
     else:
-        learned = _volumes(numbers["train"])
+        learned, held_out = _volumes(numbers["train"]), _volumes(numbers["validation"])
     optimizer, of_optimizer = OPTIMIZERS[training["optimizer"]]
     packages = ", ".join(f"{name} {version}" for name, version in [*software.items()][1:])
     sentences = [
@@ -252,11 +254,12 @@ def describe_methods(
         f"for {training['iterations']:,} iterations of {training['batch']} {_patches(training)} with "
         f"{optimizer}{_cite(of_optimizer)}, learning rate {training['learning_rate']:g}{_decay(training)}.",
     ]
+    sentences += _input(settings)
     if network["name"] != "ssd":
         sentences.append(_loss(settings))
     sentences.append(_augmentation(augmentation))
     best = "loss" if training["best_by"] == "loss" else "score"
-    if folds > 1:
+    if folds > 1 and ensemble:
         sentences.append(
             f"The state with the best {best} on the part left out was kept. The results are those of the "
             f"mean of {trainings} networks trained this way, which left out different parts; each part was "
@@ -264,8 +267,8 @@ def describe_methods(
         )
     else:
         sentences.append(
-            f"The state with the best validation {best} ({_volumes(numbers['validation'])}) was kept, that "
-            f"of iteration {best_iteration:,}."
+            f"The state with the best validation {best} ({held_out}) was kept, that of iteration "
+            f"{best_iteration:,}."
         )
         if ensemble:
             sentences.append(f"The results are those of the mean of {trainings} networks trained this way.")
@@ -305,6 +308,17 @@ def _decay(training: Json) -> str:
     return "" if training["decay"] == "constant" else f" with {training['decay']} decay"
 
 
+def _input(settings: Json) -> list[str]:
+    training, sections = settings["training"], settings["network"].get("context_sections")
+    sentences = []
+    if sections:
+        sentences.append(f"Each section was seen with {sections} on each side as further channels.")
+    if training.get("start_from"):
+        kept = f"; those of {', '.join(parts)} were not changed" if (parts := training.get("freeze")) else ""
+        sentences.append(f"The training started from the parameters of another trained network{kept}.")
+    return sentences
+
+
 def _loss(settings: Json) -> str:
     weights = settings["weight_map"]
     terms = []
@@ -332,16 +346,22 @@ def _augmentation(settings: Json) -> str:
         terms.append("rotation")
     if settings["mirror"]:
         terms.append("mirroring")
+    if smallest := settings.get("smallest_window"):
+        terms.append(f"enlargement up to {1 / smallest:.3g} times")
     if settings["elastic_std"]:
         terms.append(f"elastic deformation (standard deviation {settings['elastic_std']:g} px)")
     if any(settings[name] for name in ("gain", "offset", "gamma")):
         terms.append("variation of gray values")
     if settings["noise"]:
         terms.append("noise")
+    if settings.get("section_jitter"):
+        terms.append("shifts of the neighbouring sections")
     return f"Patches were augmented by {_listed(terms)}." if terms else "Patches were not augmented."
 
 
 def _cells(network: Json, chosen: Json) -> str:
+    if network["name"] == "ssd" and chosen.get("one_per_section"):
+        return "The detection of each section is its box with the highest score."
     if network["name"] == "ssd":
         return (
             f"Boxes with a score of at least {chosen['threshold']:g} are detections; this value was chosen "

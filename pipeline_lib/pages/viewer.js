@@ -457,7 +457,7 @@
 
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const typing = event.target.matches("input[type=range], select");
+    const typing = event.target.matches("input[type=range], input[type=radio], select");
     const step = 0.1 * volume().window[3] * state.view.size;
     const keys = { b: actions.blink, r: actions.raw, "+": actions.in, "=": actions.in, "-": actions.out, 0: actions.whole, Escape: () => { state.blink = null; state.raw = false; pick(null, null); draw(); } };
     if (!typing) {

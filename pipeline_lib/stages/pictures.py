@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline_lib import provenance
 from pipeline_lib.figures.charts import save_threshold_chart, save_training_chart
 from pipeline_lib.runtime.files import read_json
+from pipeline_lib.scores import read_scores
 
 
 def draw_training(history: str | Path, output: str | Path) -> None:
@@ -51,4 +52,4 @@ def draw_thresholds(scores: str | Path, thresholds: Sequence[str | Path], output
     """
     with provenance.making("draw_figures", [output], [scores, *thresholds]) as record:
         chosen = {Path(path).stem: read_json(path) for path in thresholds}
-        save_threshold_chart(pd.read_csv(scores), chosen, output, record=record)
+        save_threshold_chart(read_scores(scores), chosen, output, record=record)

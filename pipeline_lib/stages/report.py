@@ -254,6 +254,10 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
         software |= {name: metadata.version(name) for name in SOFTWARE}
         spread = _spread(*contents.spread) if contents.spread else None
         scores = {split: mean_scores(table[table.split == split], network, kind.scores) for split in splits}
+        # another split can lack scores, as those of masks where boxes are annotated
+        headline = [
+            score for score in _named(kind.headline, kind) if score.metric in scores[splits[0]]["rows"]
+        ]
         trainings = (1 + len(settings["seeds"])) * settings.get("folds", 1)
         methods = describe_methods(
             settings,
@@ -264,7 +268,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             trainings=trainings,
             ensemble=settings.get("ensemble", False),
             scores=_in_words(
-                _named(kind.headline, kind),
+                headline,
                 scores[splits[0]]["rows"],
                 network,
                 spread[splits[0]] if spread else {},
@@ -301,7 +305,7 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
             calibration=calibration(table[table.network == network], splits),
             size=(reliability.WIDTH, reliability.HEIGHT),
             size_of_sizes=(SIZES_WIDTH, SIZES_HEIGHT),
-            headline=_named(kind.headline, kind),
+            headline=headline,
             main_scores={*kind.table, criterion.metric},
             sizes=size_charts(shown),
             of_volumes=_named(kind.of_volumes, kind),
@@ -370,9 +374,12 @@ def _before(
     if contents.before is None:
         return None
     path, chosen, *of_seeds = scores_before(contents.before, contents.network)
-    threshold = {contents.network: read_json(chosen)["threshold"]}
-    old = at_chosen_threshold(read_scores(path), threshold)
-    spreads = [own for own in (spread, *map(_spread, of_seeds)) if own]
+    name, settings = chosen.stem, contents.settings
+    old = at_chosen_threshold(read_scores(path), {name: read_json(chosen)["threshold"]})
+    old = old[old.network == name].assign(network=contents.network)
+    # only then the spread is that of trainings of this kind, on these volumes
+    by_seeds = settings.get("folds", 1) == 1 and not settings.get("ensemble") and name == contents.network
+    spreads = [own for own in (spread, *map(_spread, of_seeds)) if own and by_seeds]
     found = {}
     for split in ("test", "validation"):
         before, after = (
@@ -385,7 +392,7 @@ def _before(
                 if split in own
             ]
             found[split] = compare_runs(before, after, scores, deviations)
-    return {"folder": str(contents.before), "splits": found}
+    return {"folder": str(contents.before), "network": name, "known": bool(spreads), "splits": found}
 
 
 def _in_words(

@@ -57,8 +57,8 @@ def describe_run(
     def pixels(*chosen: str) -> int:
         return sum(math.prod(shapes[name]) for name in shapes if splits[name] in chosen)
 
-    held_out = pixels("validation", "test", "predict")
-    scored = pixels("validation", "test") * SCORING
+    held_out, new = pixels("validation", "test"), pixels("predict")
+    scored = held_out * SCORING
     train = finish = 0.0
     disk = pixels(*splits.values()) * (DATASET + WEIGHT_MAP + PREDICTION + LABELS)
     for name, own in settings.items():
@@ -77,14 +77,18 @@ def describe_run(
         train += alike * (steps + validations * validated * per_pixel)
         orientations = ORIENTATIONS if prediction["average_orientations"] else 1
         finish += alike * (held_out * per_pixel * orientations + scored)
+        further = (alike - 1 + averaged) * held_out  # pixels of predictions beside the first of a volume
+        if own is config:  # only the first variant predicts new volumes, by one network or by all
+            finish += (alike if averaged else 1) * new * per_pixel * orientations
+            further += alike * averaged * new
         if classes.several:  # their target, probabilities and map
             disk += pixels(*splits.values()) * (1 + PREDICTION * len(classes) + 1)
-            disk += (alike - 1 + averaged) * held_out * PREDICTION * len(classes)
+            disk += further * PREDICTION * len(classes)
         affinities = len(chosen_offsets(training.get("affinities")))
-        disk += (pixels(*splits.values()) + (alike - 1 + averaged) * held_out) * PREDICTION * affinities
+        disk += (pixels(*splits.values()) + further) * PREDICTION * affinities
     if averaged:  # scores, and the files of the mean and the disagreement
         finish += scored
-        disk += held_out * (2 * PREDICTION + LABELS)
+        disk += (held_out + new) * (2 * PREDICTION + LABELS) + alike * new * PREDICTION
     number = alike * len(settings)
     disk += (number + 2) * held_out * (PREDICTION + LABELS)  # 2 baselines
     sections = sum(shape[0] for shape in shapes.values())

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,44 @@ def compare_adapters_by_text(workflow: Any, folder: Path) -> None:
         return 0.0 if Path(path).parent.resolve() == folder.resolve() else given(path)
 
     jobs.get_script_mtime = get_script_mtime
+
+
+def compare_jobs_behind_ancient_files() -> None:
+    """Let jobs behind `ancient` files run again for reasons of their own, whatever runs before them.
+
+    Snakemake does not look for reasons of jobs behind one that runs, because they run anyway. It also skips
+    jobs behind `ancient` files, which do not run for this reason. So if the check ran again, other settings
+    of the training, and of all that follows, had no effect.
+    """
+    DAG.update_needrun = _update_needrun
+    DAG.bfs = _bfs
+
+
+_GIVEN = {"update_needrun": DAG.update_needrun, "bfs": DAG.bfs}
+
+
+async def _update_needrun(dag: Any, *arguments: Any, **options: Any) -> None:
+    """Do the same as `DAG.update_needrun`, with `_bfs` for the jobs that it skips."""
+    dag.bordure_skips = True
+    try:
+        await _GIVEN["update_needrun"](dag, *arguments, **options)
+    finally:
+        dag.bordure_skips = False
+
+
+def _bfs(dag: Any, direction: Any, *found: Any, **options: Any) -> Iterator[Any]:
+    """Yield jobs as `DAG.bfs`; in `DAG.update_needrun` without those that only `ancient` files lead to."""
+    if not getattr(dag, "bordure_skips", False) or direction is not dag.depending:
+        yield from _GIVEN["bfs"](dag, direction, *found, **options)
+        return
+    queue, visited = [*found], {*found}
+    while queue:
+        job = queue.pop()
+        yield job
+        for other, files in direction[job].items():
+            if other not in visited and not all(file.is_ancient for file in files):
+                visited.add(other)
+                queue.append(other)
 
 
 def draw_batches_as_one_node(workflow: Any) -> None:

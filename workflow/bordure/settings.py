@@ -217,7 +217,7 @@ def complete(settings: Json) -> Json:
     return _complete(settings, schema, "")
 
 
-def use_model(settings: Json, path: str | Path) -> str:
+def use_model(settings: Json, path: str | Path, given: Json | None = None) -> str:
     """Take network, channels and post-processing of a trained model over into complete settings.
 
     Parameters
@@ -226,6 +226,9 @@ def use_model(settings: Json, path: str | Path) -> str:
         Result of `complete`, which is changed.
     path : str or Path
         The model file.
+    given : dict, optional
+        The config as it was written. It may state `prediction.average_orientations`; otherwise this is as in
+        the training.
 
     Returns
     -------
@@ -251,7 +254,8 @@ def use_model(settings: Json, path: str | Path) -> str:
             f"Choose {needed}, in the order of the training, or remove the key."
         )
     settings["dataset"]["channels"] = channels
-    settings["prediction"]["average_orientations"] = application["average_orientations"]
+    if "average_orientations" not in ((given or {}).get("prediction") or {}):
+        settings["prediction"]["average_orientations"] = application["average_orientations"]
     chosen = application["postprocessing"]
     settings["detection"]["one_per_section"] = chosen.get("one_per_section", False)
     settings["segmentation"]["method"] = method_of(chosen)

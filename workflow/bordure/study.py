@@ -410,6 +410,14 @@ def require_task(settings: Json, plan: Plan) -> None:
         raise InputError(
             f"config key `training.best_by`: found {training['best_by']}, but {what}. Expected {expected}."
         )
+    if detects:
+        from pipeline_lib.tasks.detection.scores import SIZES  # imports numba
+
+        if taken := [name for name in settings["dataset"].get("classes") or () if name in SIZES]:
+            raise InputError(
+                f"config key `dataset.classes`: {taken[0]} is the name of a size of objects in the scores of "
+                "boxes. Choose another name for the class."
+            )
     pixelwise = {
         "training.loss_mask": training.get("loss_mask") is not None,
         "training.sampling": training.get("sampling") == "class_balanced",

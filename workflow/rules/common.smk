@@ -153,6 +153,9 @@ def dataset_of(settings, name):
     return of_volume(settings["dataset"], VOLUMES[name].dataset, VOLUMES[name].row)
 
 
+WHOLE = {}  # volume that was divided into folds -> volume in the table
+
+
 def divide_volumes():
     """Return the names of the training and validation volumes of each fold, and a description for the user.
 
@@ -163,6 +166,7 @@ def divide_volumes():
         return [splits], []
     divided = folds.divide([*VOLUMES.values()], {name: SHAPES[name][0] for name in VOLUMES}, config["folds"])
     whole = {piece.volume.volume: piece.whole for piece in divided.pieces}
+    WHOLE.update(whole)
     replaced = (
         (VOLUMES, {piece.volume.volume: piece.volume for piece in divided.pieces}),
         (SHAPES, {p.volume.volume: (len(p.numbers), *SHAPES[p.whole][1:]) for p in divided.pieces}),
@@ -224,7 +228,7 @@ try:
     GIVEN = dict(config)
     SETTINGS = study.variants(GIVEN)
     main, *_ = SETTINGS.values()
-    MODEL_FILE = use_model(main, find_beside(main["model"])) if "model" in main else None
+    MODEL_FILE = use_model(main, find_beside(main["model"]), GIVEN) if "model" in main else None
     DESCRIBED = modelfile.describe(MODEL_FILE) if MODEL_FILE else {}  # the trained model
     REPLACE = main["replace"]
     for own in SETTINGS.values():

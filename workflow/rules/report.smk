@@ -205,6 +205,9 @@ rule report:
         training=schedule(),
         study=STUDY,
         before=BEFORE,
-        volumes=[vars(volume) | {"split": split_of(name)} for name, volume in VOLUMES.items()],
+        volumes=[
+            vars(volume) | {"split": split_of(name)} | ({"whole": WHOLE[name]} if WHOLE else {})
+            for name, volume in VOLUMES.items()
+        ],
     script:
         "../scripts/report.py"
