@@ -23,7 +23,8 @@ from pipeline_lib.runtime.types import Json, Offsets, Stored
 
 #: Version of the format, stored in each file. Files of other versions are refused.
 FORMAT_VERSION = 4
-_SCALE = ("pixel_size", "section_spacing", "pixels_per_model_pixel")  # attributes of `write_pixel_size`
+# attributes of `write_pixel_size`
+_SCALE = ("pixel_size", "section_spacing", "pixels_per_model_pixel", "frame_interval")
 #: Side of a chunk (px). A patch of 572 px touches 5 x 5 chunks; a chunk of float32 has 64 KiB.
 CHUNK = ALIGNMENT
 
@@ -385,6 +386,7 @@ def write_pixel_size(
     size: PixelSize | None,
     section_spacing: float | None = None,
     pixels_per_model_pixel: float | None = None,
+    frame_interval: float | None = None,
 ) -> None:
     """Store the size of the pixels of a volume, as far as it is known.
 
@@ -399,6 +401,9 @@ def write_pixel_size(
     pixels_per_model_pixel : float, optional
         For a prediction that was made at the pixel size of the model: the number of pixels of the volume that
         have the area of one pixel of the model. It becomes the attribute of this name.
+    frame_interval : float, optional
+        If the sections are the frames of a time series: time between frames (s), 0 if it is not known. It
+        becomes the attribute of this name.
     """
     # All are optional, so that FORMAT_VERSION stays.
     if size is not None:
@@ -407,6 +412,8 @@ def write_pixel_size(
         file.attrs["section_spacing"] = float(section_spacing)
     if pixels_per_model_pixel is not None:
         file.attrs["pixels_per_model_pixel"] = float(pixels_per_model_pixel)
+    if frame_interval is not None:
+        file.attrs["frame_interval"] = float(frame_interval)
 
 
 def write_classes(
@@ -567,6 +574,22 @@ def section_spacing(file: h5py.File) -> float | None:
         Distance (um). None if it is not known.
     """
     return float(file.attrs["section_spacing"]) if "section_spacing" in file.attrs else None
+
+
+def frame_interval(file: h5py.File) -> float | None:
+    """Return the time between the frames of a time series.
+
+    Parameters
+    ----------
+    file : h5py.File
+        An open file of a dataset, a prediction or a segmentation.
+
+    Returns
+    -------
+    float or None
+        Time (s), 0 if it is not known. None if the sections of the volume are not frames.
+    """
+    return float(file.attrs["frame_interval"]) if "frame_interval" in file.attrs else None
 
 
 def pixels_per_model_pixel(file: h5py.File) -> float:

@@ -298,7 +298,7 @@ def test_images_of_a_stack_are_sections_by_their_numbers(first, tmp_path):
     [
         ["s1.png", "s2.png"],  # sections 0 and 1, or 1 and 2
         ["s0.png", "s3.png"],  # no section 3
-        ["s0a1.png", "s1a0.png"],
+        ["stack_0a1.png", "stack_1a0.png"],
         ["stack.tif"],
         ["s0.png", "s00.png"],
         ["s.png", "s1.png"],
@@ -308,6 +308,25 @@ def test_unclear_sections_of_a_stack_are_refused(names, tmp_path):
     path = written(tmp_path, "a.json", coco([], {name: n for n, name in enumerate(names)}))
     with pytest.raises(InputError, match=r"do not say which of the 3 sections of stack\.tif they are"):
         in_stack(path, empty_sections="background")
+
+
+@pytest.mark.parametrize("images", [["b.tif"], ["b.tif"] * 3])
+def test_boxes_of_another_image_are_not_taken(images, tmp_path):
+    """A file for many images, in which only one has objects: the others must not get its boxes."""
+    shape = (3, HEIGHT, WIDTH) if len(images) > 1 else (1, HEIGHT, WIDTH)
+    names = {f"other_{n}.png": n for n in range(len(images))}
+    annotations = [{"image_id": n, "bbox": [n, 0, 1, 1]} for n in range(len(images))]
+    files = [
+        written(tmp_path, "a.json", coco(annotations, names)),
+        written(tmp_path, "a.csv", "image,x0,y0,x1,y1\n" + "".join(f"{name},0,0,1,1\n" for name in names)),
+    ]
+    if len(images) > 1:
+        files.append(written(tmp_path, "s.csv", "image,section,x0,y0,x1,y1\nother.tif,0,0,0,1,1\n"))
+    for path in files:
+        with pytest.raises(InputError, match=r"found boxes of other.*, but the images? (is|are) b\.tif"):
+            read_boxes(path, images[:1], shape, empty_sections="background")
+    written(tmp_path, "c.xml", voc([("cell", 0, 1, 1, 2, 2)], "other.tif"))
+    assert len(read(tmp_path / "c.xml").sections[0].boxes) == 1  # a file that was named for this image
 
 
 def test_sections_in_tables_count_from_0_and_slices_of_imagej_from_1(tmp_path):

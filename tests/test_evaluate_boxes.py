@@ -462,7 +462,7 @@ def test_wrong_corners_name_the_option_of_their_file(tmp_path, capsys):
 
 WRONG = {
     "a probability map": (
-        ["t.csv", "p.tif"],
+        ["p.csv", "p.tif"],
         r"p\.tif: found .*, but boxes are compared with those of labels. .* `--prediction labels`",
     ),
     "ignored pixels of boxes": (["t.csv", "t.csv", "--ignore", "255"], r"t\.csv: pixels cannot be ignored"),
@@ -479,6 +479,7 @@ WRONG = {
 def test_messages(name, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table(tmp_path, "t.csv", "l,1,1,9,9,c,")
+    table(tmp_path, "p.csv", "p,1,1,9,9,c,")
     table(tmp_path, "some.csv", "l,1,1,9,9,c,", "l,11,1,19,9,c,0.5")
     table(tmp_path, "far.csv", "l,101,1,109,9,c,1")
     table(tmp_path, "v.csv", "a,0,1,1,9,9", "b,0,1,1,9,9", header="volume,section,x0,y0,x1,y1")

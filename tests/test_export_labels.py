@@ -123,6 +123,18 @@ def test_measurements_and_classes_are_those_of_the_table(stored, tmp_path, capsy
     assert "label" not in features[0]["properties"]["measurements"]
 
 
+@pytest.mark.parametrize("names", [["NA", "None", "nan", ""], ["1", "2", "", "1"]])
+def test_names_of_classes_are_text(stored, tmp_path, names):
+    measure_file(stored, tmp_path / "a_cells.csv")
+    pd.read_csv(tmp_path / "a_cells.csv").assign(**{"class": names}).to_csv(
+        tmp_path / "a_cells.csv", index=False
+    )
+    export_labels(stored, tmp_path / "a.geojson", to="qupath", table=tmp_path / "a_cells.csv")
+    features = json.loads((tmp_path / "a.geojson").read_text())["features"]
+    kinds = [feature["properties"]["classification"]["name"] for feature in features]
+    assert kinds == [name or "cell" for name in names]
+
+
 def test_what_fiji_cannot_show_is_said(stored, tmp_path, capsys):
     assert main(["export", str(stored), str(tmp_path / "b.zip"), "--to", "fiji"]) == 0
     both = ": the holes of 1 cell are filled, and only the largest part of 1 cell is written.\n"

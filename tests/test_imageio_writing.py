@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from image_files import gray
 from PIL import Image
 
-from pipeline_lib import imageio
+from pipeline_lib import imageio, layout
 from pipeline_lib.imageio.writing import needs_bigtiff
+from pipeline_lib.runtime.files import write_json
+from pipeline_lib.stages.dataset import build_dataset
+from pipeline_lib.stages.segmentation import segment, write_tiffs
 
 
 @pytest.mark.parametrize(
@@ -77,6 +80,35 @@ def test_classes_have_colours_and_names_and_stay_numbers(tmp_path, pixel_size):
     with imageio.open_annotation(path, **settings) as regions:
         assert np.array_equal(regions.read(1, slice(None), slice(None)) == 1, classes[1] == 1)
     assert np.array_equal(imageio.read_prediction(path, kind="classes").array, classes > 0)
+
+
+@pytest.mark.parametrize("pixel_size", [None, (0.5, 0.25)])
+@pytest.mark.parametrize("largest", [300, 70_000])
+@pytest.mark.parametrize("interval", [2.5, 0.0, None])
+def test_time_series_stay_time_series(tmp_path, pixel_size, largest, interval):
+    labels = np.full((3, 20, 30), largest, np.uint32)
+    imageio.write_labels(tmp_path / "a.tif", labels, pixel_size=pixel_size, frame_interval=interval)
+    info = imageio.inspect(tmp_path / "a.tif")
+    assert (info.frames, info.frame_interval) == (interval is not None, interval or None)
+    assert (info.sections, info.pixel_size) == (3, pixel_size)
+
+
+def test_results_of_a_time_series_are_one(tmp_path):
+    gray = np.random.default_rng(0).integers(0, 255, (3, 40, 50), np.uint8)
+    described = {"axes": "TYX", "finterval": 2.0}
+    tifffile.imwrite(tmp_path / "a.tif", gray, imagej=True, metadata=described)
+    build_dataset(tmp_path / "a.tif", None, tmp_path / "d.h5")
+    info = imageio.inspect(f"{tmp_path}/d.h5:/raw")
+    assert (info.frames, info.frame_interval) == (True, 2.0)
+    with layout.require(tmp_path / "d.h5") as source, layout.create(tmp_path / "p.h5", {}) as file:
+        layout.add(file, layout.CELL_PROBABILITY, gray.shape)[:] = gray / 255
+        layout.copy_pixel_size(source, file)
+    write_json(tmp_path / "t.json", {"threshold": 0.5, "minimum_size": 0})
+    segment(tmp_path / "p.h5", tmp_path / "t.json", tmp_path / "s.h5")
+    write_tiffs(tmp_path / "s.h5", tmp_path / "p.h5", tmp_path / "l.tif", tmp_path / "c.tif")
+    for name in ("l.tif", "c.tif"):
+        info = imageio.inspect(tmp_path / name)
+        assert (info.frames, info.frame_interval) == (True, 2.0)
 
 
 def test_a_failed_write_keeps_the_previous_file(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from skimage import measure
 
 from pipeline_lib import cli
@@ -137,6 +138,18 @@ def test_each_area_of_a_mask_is_a_cell(tmp_path, caplog):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "m.csv"), pd.read_csv(tmp_path / "l.csv"))
     tifffile.imwrite(tmp_path / "one.tif", labels[:1] == 1)
     assert measure_file(tmp_path / "one.tif", tmp_path / "o.csv") == 1
+
+
+def test_a_jpeg_of_a_mask_has_its_cells_only(tmp_path):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[5:20, 5:20], mask[30:50, 30:50] = 255, 255
+    Image.fromarray(mask).save(tmp_path / "a.jpg", quality=75)
+    assert measure_file(tmp_path / "a.jpg", tmp_path / "a.csv") == 2
+    assert pd.read_csv(tmp_path / "a.csv").area.tolist() == pytest.approx([225, 400], abs=12)
+    gray = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    Image.fromarray(gray).save(tmp_path / "b.jpg")
+    with pytest.raises(InputError, match="JPEG"):
+        measure_file(tmp_path / "b.jpg", tmp_path / "b.csv")
 
 
 def test_tables_of_the_same_name_are_refused(tmp_path, monkeypatch, capsys):

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
+from PIL import Image
 
+from pipeline_lib import imageio
 from pipeline_lib.runtime.errors import InputError
 
 RIGHT = 0.95  # smallest correlation of an image with its own cells
@@ -273,6 +275,44 @@ def test_a_one_bit_tiff_with_white_is_zero():
     tifffile.imwrite("mask.tif", ~cells, photometric="miniswhite", software="scanner")
     (found,) = build(("raw.tif", "mask.tif"))
     np.testing.assert_array_equal(found["labels"][0] > 0, cells)
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_masks_of_one_bit_are_as_displayed(photometric):
+    cells = grid()
+    hidden = np.zeros(cells.shape, bool)
+    hidden[:20] = True
+    write("raw.tif", photo(cells))
+    write("labels.tif", cells)
+    Image.fromarray(hidden).save("mask.tif", tiffinfo={262: photometric})
+    rows = ("raw.tif", "labels.tif", "mask.tif")
+    (found,) = build(rows, columns=["ignore_mask"], annotation_kind="instances")
+    np.testing.assert_array_equal(found["ignore"][0] > 0, hidden)
+
+
+def test_palettes_that_differ_between_pages():
+    """As some programs save animations: the same value is another colour on each page."""
+    rng = np.random.default_rng(0)
+    pages = [Image.fromarray(rng.integers(0, 2, (9, 9), np.uint8), "P") for _ in range(2)]
+    for page, colours in zip(pages, ([255, 0, 0, 0, 0, 255], [0, 0, 255, 255, 0, 0]), strict=True):
+        page.putpalette(colours)
+    pages[0].save("a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError, match="the palette of page 1 differs from that of the first"):
+        imageio.inspect("a.tif")
+    pages[0].save("b.tif", save_all=True, append_images=pages[:1])
+    assert imageio.inspect("b.tif").sections == 2
+
+
+def test_a_file_of_a_set_with_a_companion():
+    xml = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+    xml += '<BinaryOnly MetadataFile="set.companion.ome" UUID="urn:uuid:1"/></OME>'
+    with tifffile.TiffWriter("a.ome.tif") as file:
+        for page in range(3):
+            file.write(np.zeros((9, 9), np.uint8), description=xml if page == 0 else None, metadata=None)
+    with pytest.raises(
+        InputError, match=r"another file, set\.companion\.ome, which is not read. Convert both"
+    ):
+        imageio.inspect("a.ome.tif")
 
 
 def test_orientation_of_a_tiff():

@@ -440,6 +440,29 @@ def test_order_of_negative_numbers_and_of_dates(tmp_path):
         assert [path.name for path in imageio.slice_files(folder)] == names
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["z0.25.tif", "z0.5.tif", "z0.75.tif"],
+        ["z0.75.tif", "z1.0.tif", "z1.25.tif", "z1.5.tif"],
+        ["z_0.6um.tif", "z_0.65um.tif", "z_0.7um.tif", "z_0.75um.tif"],
+        ["z9.5.tif", "z10.0.tif", "z10.5.tif"],
+        ["s1.8.tif", "s1.9.tif", "s1.10.tif", "s1.11.tif"],  # numbers of sections behind a point
+        ["s1.008.tif", "s1.009.tif", "s1.010.tif"],
+    ],
+)
+def test_order_of_decimals(tmp_path, names, caplog):
+    write(tmp_path, names[::-1])
+    assert [path.name for path in imageio.slice_files(tmp_path)] == names
+    assert imageio.inspect(tmp_path).sections == len(names) and not caplog.text
+
+
+def test_a_slice_in_two_files_is_refused(tmp_path):
+    folder = write(tmp_path, ["brain.tif", "liver.tif", "liver.tiff"])
+    with pytest.raises(InputError, match=r"liver\.tiff? and liver\.tiff? have the same name"):
+        imageio.inspect(folder)
+
+
 def test_numbers_that_are_no_decimals(tmp_path):
     """Tiles or channels after a dot form a grid; fractions of different lengths have no clear order."""
     for number, names in enumerate(

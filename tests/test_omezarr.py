@@ -17,6 +17,7 @@ import tifffile
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline_lib import cli, imageio
 from pipeline_lib.imageio import omezarr_writing
@@ -484,6 +485,14 @@ def test_colours_are_exported_as_colours(tmp_path, version):
     np.testing.assert_array_equal(
         imageio.read_images(tmp_path / "a.zarr", channels=["blue"])[0, 0], colours[..., 2]
     )
+    image = Image.fromarray((np.indices((9, 9)).sum(0) % 2).astype(np.uint8), "P")
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.save(tmp_path / "p.png")
+    export_omezarr(tmp_path / "p.png", tmp_path / "p.zarr")
+    with imageio.open_images(tmp_path / "p.zarr", channels=3) as found:
+        assert found.info.rgb
+        values = found.read(0, slice(0, 9), slice(0, 9))
+    np.testing.assert_array_equal(values, np.asarray(image.convert("RGB")).transpose(2, 0, 1))
     tifffile.imwrite(tmp_path / "b.tif", np.repeat(colours[..., :1], 3, -1), photometric="rgb")
     export_omezarr(tmp_path / "b.tif", tmp_path / "b.zarr", version=version)
     np.testing.assert_array_equal(imageio.read_images(tmp_path / "b.zarr")[0, 0], colours[..., 0])

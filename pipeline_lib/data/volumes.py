@@ -365,7 +365,7 @@ def _require_type(path: str, dtype: np.dtype, first: str, expected: np.dtype) ->
 
 def _ends(dtype: np.dtype) -> tuple[int, ...]:
     """Return the usual upper ends of gray scales in a type: cameras of 12 bits write 16-bit files."""
-    if dtype.kind == "f":
+    if dtype.kind in "bf":
         return (1,)
     return (int(np.iinfo(dtype).max), *([4095] if dtype.itemsize == 2 else []))
 

@@ -17,6 +17,7 @@ from pipeline_lib.imageio.kinds import Given, check_settings, count_values, mask
 from pipeline_lib.imageio.lossy import two_values
 from pipeline_lib.imageio.regions import BORDER, AnnotationRegions, grow
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
 
 
@@ -214,7 +215,7 @@ def open_mask(
     Yields
     ------
     Images
-        The values as they are stored.
+        The values as they are stored, those of one bit as they are displayed. JPEGs have two values.
 
     Raises
     ------
@@ -222,7 +223,33 @@ def open_mask(
         As `open_images`.
     """
     with open_chosen(path, sections, 1, rows=rows, annotation=True, slices=slices) as images:
-        yield two_values(images)[0]
+        yield as_mask(images)
+
+
+def as_mask(images: Images) -> Images:
+    """Return a mask whose pixels other than 0 count, whatever 0 is displayed as in a file of one bit.
+
+    Parameters
+    ----------
+    images : Images
+        An open image.
+
+    Returns
+    -------
+    Images
+        The same without the changes of JPEG. In a file of one bit, white is 1. If 0 is displayed as white in
+        another file, a warning is logged.
+    """
+    if images.info.white_is_zero and images.info.dtype.kind == "b":
+        stored = images.decode
+        info = replace(images.info, white_is_zero=False)
+        return replace(images, info=info, decode=lambda *region: 1 - stored(*region))
+    if images.info.white_is_zero:
+        logger.warning(
+            "%s: 0 is displayed as white (inverting LUT). The pixels that count are those shown as black.",
+            images.path,
+        )
+    return two_values(images)[0]
 
 
 def _with_background(images: Images, value: int, ignore: int | None) -> tuple[Images, int | None]:

@@ -38,6 +38,7 @@ from pipeline_lib.imageio.png import open_png
 from pipeline_lib.imageio.remote import is_address, require_local, require_plain
 from pipeline_lib.imageio.series import pattern_of, require_one_stack
 from pipeline_lib.imageio.tiff import open_tiff
+from pipeline_lib.imageio.tokens import composed
 from pipeline_lib.kernels.pixelsize import ROUNDING, differs, text
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
@@ -111,6 +112,11 @@ def _require_readable(path: str | Path, file: Path) -> bool:
         present = os.listdir(file.parent) if file.parent.is_dir() else []
         near = difflib.get_close_matches(file.name, present, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
+        if same := [name for name in present if composed(name) == composed(file.name)]:
+            hint = (
+                f" The folder has {same[0]}, whose accents are stored in another way, as macOS does. Copy "
+                "the name from a list of the folder (`ls`), or rename the file without accents."
+            )
         if file.is_symlink():
             hint = f" It is a link to {os.readlink(file)}, which does not exist."
         raise InputError(

@@ -73,6 +73,8 @@ def open_hdf5(path: str | Path, named: HDF5Path) -> Iterator[tuple[ImageInfo, Re
             palette=palette,
             pixel_size=stated.pixel_size,
             section_spacing=stated.section_spacing,
+            frames=info.frames or stated.frame_interval is not None,
+            frame_interval=stated.frame_interval or None,
         )
         cache = _cache(dataset.chunks, info)
     with layout.open_file(source, **cache) as file:

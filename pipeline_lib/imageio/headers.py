@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline_lib.imageio.fixes import as_stack, set_tag, written
+from pipeline_lib.imageio.naming import zarr_path
 from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.runtime.errors import InputError
 
@@ -237,8 +238,12 @@ def require_channels(
     if info.white_is_zero and info.dtype.kind not in "bu" and not annotation:
         raise InputError(
             f"{path}: 0 is displayed as white (WhiteIsZero, or an inverting LUT in Fiji), but {info.dtype} "
-            "defines no value for black; expected unsigned integers. If high values are bright, change the "
-            f"tag:\n{set_tag(path, 262, 1)}"
+            "defines no value for black; expected unsigned integers. If high values are bright, "
+            + (
+                "remove `inverted` from `omero` in the metadata of the OME-Zarr."
+                if zarr_path(path)
+                else f"change the tag:\n{set_tag(path, 262, 1)}"
+            )
         )
     if not isinstance(channels, int):
         chosen_channels(path, info, channels)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -278,8 +279,50 @@ def slice_files(path: str | Path) -> list[Path]:
         The slices; `slice2.tif` comes before `slice10.tif`, and `z-1.tif` before `z0.tif`.
     """
     slices = [file for file in _visible_files(path) if file.suffix.lower() in SLICE_SUFFIXES]
+    if numbers := decimals([composed(file.stem) for file in slices]):
+        order = sorted(zip(numbers, slices, strict=True))
+        return [file for _, file in order]
     negative = signed(composed(file.stem) for file in slices)
     return sorted(slices, key=lambda file: natural_key(file.name, negative))
+
+
+def decimals(names: Sequence[str]) -> list[Decimal] | None:
+    """Return the numbers in which names differ, if these are decimals, such as 0.5, 0.75, 1.0.
+
+    They are also those of sections, such as 1.8, 1.9, 1.10, if the numbers behind the point are consecutive.
+    If they have the same number of digits, both orders are the same.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of files, without suffixes.
+
+    Returns
+    -------
+    list of Decimal or None
+        The number in each name; None if names differ in something else, or numbers are not decimals.
+
+    Examples
+    --------
+    >>> from pipeline_lib.imageio.naming import decimals
+    >>> [str(number) for number in decimals(["z0.5", "z0.25"])]
+    ['0.5', '0.25']
+    >>> decimals(["s1.9", "s1.10"])
+    """
+    parts = [re.split(r"(?<![0-9.])([0-9]+\.[0-9]+)(?![0-9.])", name) for name in names]
+    if len(parts) < 2 or len({len(part) for part in parts}) > 1:
+        return None
+    columns = [*zip(*parts, strict=True)]
+    varying = [place for place, column in enumerate(columns) if len({*column}) > 1]
+    if len(varying) != 1 or varying[0] % 2 == 0:
+        return None
+    found = columns[varying[0]]
+    behind = sorted({int(number.partition(".")[2]) for number in found})
+    lengths = {len(number.partition(".")[2]) for number in found}
+    if len(lengths) > 1 and {b - a for a, b in itertools.pairwise(behind)} == {1}:
+        return None
+    numbers = [Decimal(number) for number in found]
+    return numbers if len({*numbers}) == len({*found}) else None
 
 
 def other_images(path: str | Path) -> list[Path]:
@@ -303,6 +346,15 @@ def check_numbers(folder: Path, slices: list[Path]) -> None:
     slices may have been left out on purpose. Numbers with a constant step have no gap. Names that differ in
     more than one number are not checked.
     """
+    stems = [composed(path.stem) for path in slices]
+    for (one, stem), (other, same) in itertools.pairwise(zip(slices, stems, strict=True)):
+        if stem == same:
+            raise InputError(
+                f"{folder}: {one.name} and {other.name} have the same name; expected one file for each "
+                "slice. Keep one of them."
+            )
+    if len({number.as_tuple().exponent for number in decimals(stems) or ()}) > 1:
+        return
     names = [re.split(r"([0-9]+)", path.stem) for path in slices]
     if len({len(name) for name in names}) > 1 or len(names) < 2:
         return

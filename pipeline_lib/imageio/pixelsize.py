@@ -92,6 +92,8 @@ def _frame_interval(tiff: tifffile.TiffFile) -> float | None:
     if tiff.is_ome:
         stated = _ome_pixels(tiff.ome_metadata or "")
         value, unit = stated.get("TimeIncrement"), stated.get("TimeIncrementUnit", "s")
+    elif not tiff.is_imagej and "frame_interval" in (own := (tiff.shaped_metadata or ({},))[0]):
+        value, unit = own["frame_interval"], "s"  # of `imageio.writing`
     else:
         meta = tiff.imagej_metadata or {}
         value, unit = meta.get("finterval"), meta.get("tunit", "sec")
@@ -120,7 +122,8 @@ def of_hdf5(dataset: h5py.Dataset, axes: str) -> Scale:
         return Scale(_pair(*sizes[-2:]), _length(sizes[0]) if len(sizes) == 3 else None)
     with suppress(OSError, KeyError, ValueError, TypeError):
         if dataset.file.attrs.get("format") == b"bordure":
-            return Scale(layout.pixel_size(dataset.file), layout.section_spacing(dataset.file))
+            file = dataset.file
+            return Scale(layout.pixel_size(file), layout.section_spacing(file), layout.frame_interval(file))
     return Scale()
 
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline_lib.imageio.naming import file_format
+from pipeline_lib.imageio.naming import decimals, file_format
 from pipeline_lib.imageio.tokens import composed, parsed
 from pipeline_lib.runtime.errors import InputError
 
@@ -88,17 +88,8 @@ def _stacks(paths: Sequence[Path]) -> list[list[Path]]:
 
 def _are_decimals(names: Sequence[str]) -> bool:
     """Return whether names differ only in a decimal number with a constant step: 0.5, 1.0, 1.5."""
-    parts = [re.split(r"(?<![0-9.])([0-9]+\.[0-9]+)(?![0-9.])", name) for name in names]
-    if len({len(part) for part in parts}) > 1:
-        return False
-    columns = [set(column) for column in zip(*parts, strict=True)]
-    varying = [place for place, found in enumerate(columns) if len(found) > 1]
-    if len(varying) != 1 or varying[0] % 2 == 0:
-        return False
-    found = columns[varying[0]]
-    numbers = sorted(int(number.replace(".", "")) for number in found)
-    digits = {len(number.partition(".")[2]) for number in found}
-    return len(digits) == 1 == len({b - a for a, b in itertools.pairwise(numbers)})
+    found = decimals(names)
+    return found is not None and len({b - a for a, b in itertools.pairwise(sorted({*found}))}) == 1
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:

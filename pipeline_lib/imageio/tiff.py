@@ -49,6 +49,7 @@ _IMAGE_CODECS = {
 }  # image formats whose size is known before decoding; not JPEG XR: its decoder crashes on damaged images
 
 _SIZES = re.compile(r'Size[ZCT]="\d+"')
+_COMPANION = re.compile(r'<(?:\w+:)?BinaryOnly\b[^>]*\bMetadataFile="([^"]*)"')
 _MOST_TAGS = 4096  # the limit of tifffile
 _PAGE_KIND = 254  # NewSubfileType
 _COPY_OR_MASK = 1 | 4  # bits of it: a smaller copy, a mask of transparency
@@ -415,6 +416,25 @@ def _require_same_pages(
                 f"{file}: {_ALIKE[code][0]} of page {number} is {own[code]}, but that of the first is "
                 f"{first[code]}. All pages of a stack must be stored in the same way. {fix}"
             )
+    if first.get(_PHOTOMETRIC_TAG) == _PALETTE:
+        _require_same_palette(path, series)
+
+
+def _require_same_palette(path: Path, series: tifffile.TiffPageSeries) -> None:
+    """Raise `InputError` if pages have other palettes: the same value would be another gray level or cell."""
+    pages = series.keyframe.parent.pages
+    palettes = (
+        np.asarray(cast(tifffile.TiffPage, pages.get(number, aspage=True)).colormap)
+        for number in range(len(pages))
+    )
+    first = next(palettes)
+    for number, palette in enumerate(palettes, 1):
+        if not np.array_equal(palette, first):
+            raise InputError(
+                f"{path}: the palette of page {number} differs from that of the first. Expected one palette, "
+                "or gray levels or colours without a palette. Save the stack without palettes (Fiji: Image > "
+                "Type > RGB Color, or 8-bit for gray levels)."
+            )
 
 
 def _require_stated_pages(
@@ -424,6 +444,11 @@ def _require_stated_pages(
 
     `left_out` is the number of pages that are not counted.
     """
+    if tiff.is_ome and (companion := _COMPANION.search(tiff.ome_metadata or "")):
+        raise InputError(
+            f"{path}: what its pages are is stated in another file, {companion[1]}, which is not read. "
+            "Convert both into one OME-TIFF, for example by Fiji (Plugins > Bio-Formats) or by `bfconvert`."
+        )
     key = series.keyframe
     if not math.prod(key.shape):
         return  # damaged, which is reported later

@@ -31,6 +31,7 @@ def write_images(
     provenance: Json | None = None,
     pixel_size: PixelSize | None = None,
     section_spacing: float | None = None,
+    frame_interval: float | None = None,
 ) -> None:
     """Write gray levels as compressed TIFF.
 
@@ -49,13 +50,15 @@ def write_images(
         Height and width of a pixel (um), for Fiji, ImageJ and other programs.
     section_spacing : float, optional
         Distance between neighbouring sections (um). It is written only together with `pixel_size`.
+    frame_interval : float, optional
+        If sections are the frames of a time series: time between frames (s), 0 if it is not known.
 
     Raises
     ------
     InputError
         If the disk is full or the folder is not writable.
     """
-    _write_tiff(path, images, images.dtype, provenance, Scale(pixel_size, section_spacing))
+    _write_tiff(path, images, images.dtype, provenance, Scale(pixel_size, section_spacing, frame_interval))
 
 
 def write_channels(path: str | Path, image: np.ndarray, *, pixel_size: PixelSize | None = None) -> None:
@@ -96,6 +99,7 @@ def write_classes(
     provenance: Json | None = None,
     pixel_size: PixelSize | None = None,
     section_spacing: float | None = None,
+    frame_interval: float | None = None,
 ) -> None:
     """Write the numbers of classes as compressed TIFF with a palette, in which Fiji shows them in colours.
 
@@ -119,6 +123,8 @@ def write_classes(
         Height and width of a pixel (um), for Fiji, ImageJ and other programs.
     section_spacing : float, optional
         Distance between neighbouring sections (um). It is written only together with `pixel_size`.
+    frame_interval : float, optional
+        If sections are the frames of a time series: time between frames (s), 0 if it is not known.
 
     Raises
     ------
@@ -132,7 +138,7 @@ def write_classes(
         f"{number} {name} {colour}" for number, (name, colour) in enumerate(zip(names, colours, strict=True))
     ]
     shown = _Palette(palette, ", ".join(described))
-    scale = Scale(pixel_size, section_spacing)
+    scale = Scale(pixel_size, section_spacing, frame_interval)
     # a display range of 0 to 255 makes ImageJ take each colour by its number
     _write_tiff(path, classes, np.dtype(np.uint8), provenance, scale, 255.0, shown)
 
@@ -151,6 +157,7 @@ def write_labels(
     provenance: Json | None = None,
     pixel_size: PixelSize | None = None,
     section_spacing: float | None = None,
+    frame_interval: float | None = None,
 ) -> None:
     """Write instance labels as compressed TIFF.
 
@@ -170,13 +177,15 @@ def write_labels(
         Height and width of a pixel (um), for Fiji, ImageJ and other programs.
     section_spacing : float, optional
         Distance between neighbouring sections (um). It is written only together with `pixel_size`.
+    frame_interval : float, optional
+        If sections are the frames of a time series: time between frames (s), 0 if it is not known.
 
     Raises
     ------
     InputError
         If the disk is full or the folder is not writable.
     """
-    scale = Scale(pixel_size, section_spacing)
+    scale = Scale(pixel_size, section_spacing, frame_interval)
     try:
         _write_tiff(path, labels, np.dtype(np.uint16), provenance, scale)
     except _TooLarge:
@@ -194,6 +203,7 @@ def write_probability(
     provenance: Json | None = None,
     pixel_size: PixelSize | None = None,
     section_spacing: float | None = None,
+    frame_interval: float | None = None,
     highest: float = 1.0,
 ) -> None:
     """Write a probability map as compressed TIFF.
@@ -213,6 +223,8 @@ def write_probability(
         Height and width of a pixel (um), for Fiji, ImageJ and other programs.
     section_spacing : float, optional
         Distance between neighbouring sections (um). It is written only together with `pixel_size`.
+    frame_interval : float, optional
+        If sections are the frames of a time series: time between frames (s), 0 if it is not known.
     highest : float, default 1.0
         ImageJ shows this value as white.
 
@@ -221,7 +233,7 @@ def write_probability(
     InputError
         If the disk is full or the folder is not writable.
     """
-    scale = Scale(pixel_size, section_spacing)
+    scale = Scale(pixel_size, section_spacing, frame_interval)
     _write_tiff(path, probability, np.dtype(np.float32), provenance, scale, highest)
 
 
@@ -266,6 +278,7 @@ def _write_tiff(
 
     strips = (_deflated(band[top : top + rows]) for band in bands() for top in range(0, len(band), rows))
     own = {"classes": palette.classes} if palette else {}
+    axes = "ZYX" if scale.frame_interval is None else "TYX"
     described = b""
     if dtype in _IMAGEJ_TYPES and not bigtiff:
         described = _imagej(stack.shape, scale, provenance, own)
@@ -282,7 +295,7 @@ def _write_tiff(
                 **(
                     {"description": described, "metadata": None}
                     if described
-                    else {"metadata": {"axes": "ZYX"} | own | _own(scale) | _if_any(provenance=provenance)}
+                    else {"metadata": {"axes": axes} | own | _own(scale) | _if_any(provenance=provenance)}
                 ),
                 **_resolution(scale, bool(described)),
             )
@@ -298,7 +311,9 @@ def _imagej(shape: tuple[int, ...], scale: Scale, provenance: Json | None, own: 
     """
     if scale.pixel_size is None:
         return b""
-    lines = ["ImageJ=1.54f", f"images={shape[0]}", f"slices={shape[0]}", "unit=um", "loop=false"]
+    sections = "slices" if scale.frame_interval is None else "frames"
+    lines = ["ImageJ=1.54f", f"images={shape[0]}", f"{sections}={shape[0]}", "unit=um", "loop=false"]
+    lines += [f"finterval={scale.frame_interval!r}"] if scale.frame_interval else []
     lines += [f"spacing={scale.section_spacing!r}"] if scale.section_spacing else []
     lines += ["min=0.0", f"max={_HIGHEST.decode()}"]  # without them, ImageJ shows the range of one section
     lines += [f"{name}={text}" for name, text in own.items()]
@@ -308,7 +323,11 @@ def _imagej(shape: tuple[int, ...], scale: Scale, provenance: Json | None, own: 
 
 def _own(scale: Scale) -> Json:
     """Return the scale as entries of tifffile's description, which `imageio.pixel_size` reads."""
-    return _if_any(pixel_size=scale.pixel_size, section_spacing=scale.pixel_size and scale.section_spacing)
+    return _if_any(
+        pixel_size=scale.pixel_size,
+        section_spacing=scale.pixel_size and scale.section_spacing,
+        frame_interval=scale.frame_interval,
+    )
 
 
 def _if_any(**entries: object) -> Json:

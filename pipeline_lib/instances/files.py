@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline_lib.imageio.annotation import as_mask
 from pipeline_lib.imageio.headers import ImageInfo
 from pipeline_lib.imageio.images import open_chosen
 from pipeline_lib.instances.postprocessing import PostProcessing, instances_by_block
@@ -70,7 +71,7 @@ def open_cells(
         If the file cannot be read, or a label is negative or has a fraction.
     """
     with ExitStack() as stack:
-        found = stack.enter_context(open_chosen(labels, None, 1, annotation=True))
+        found = as_mask(stack.enter_context(open_chosen(labels, None, 1, annotation=True)))
 
         def read(z: int, rows: slice, columns: slice) -> np.ndarray:
             region = found.read(z, rows, columns)[0]

@@ -235,7 +235,9 @@ def build_dataset(
             found = _write_volume_boxes(file, boxes, mask, chosen.cells, minimum_size, block)
         layout.write_findings(file, {"gray": gray, "annotation": found})
         stated, in_file = pair(pixel_size), raw.info.pixel_size
-        layout.write_pixel_size(file, stated or in_file, raw.info.section_spacing)
+        interval = (raw.info.frame_interval or 0.0) if raw.info.frames else None
+        spacing = None if raw.info.frames else raw.info.section_spacing
+        layout.write_pixel_size(file, stated or in_file, spacing, frame_interval=interval)
         if differs(stated, in_file, ROUNDING):
             logger.warning(
                 "%s: the file states a pixel size of %s, but `pixel_size` is %s, which is used.",

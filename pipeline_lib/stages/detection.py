@@ -354,7 +354,7 @@ def export_detections(
         count = write_detections(table, sections())
         write_counts(counts, sections(), classes)
         write_rois(rois, sections())
-        write_geojson(geojson, sections())
+        write_geojson(geojson, sections(), frames=layout.frame_interval(found) is not None)
         write_coco(coco, sections(), shape=shape, classes=classes, provenance=record)
     logger.info("%s: %s in %s", table, several(count, "object"), several(shape[0], "section"))
     return count

@@ -65,5 +65,6 @@ def write_disagreement(prediction: str | Path, output: str | Path) -> None:
             provenance=record,
             pixel_size=layout.pixel_size(file),
             section_spacing=layout.section_spacing(file),
+            frame_interval=layout.frame_interval(file),
             highest=0.5,
         )

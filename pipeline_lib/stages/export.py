@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline_lib import imageio, provenance
+from pipeline_lib.imageio.headers import is_coloured
 from pipeline_lib.imageio.omezarr_writing import MOST_PROPERTIES, writing_omezarr
 from pipeline_lib.imageio.outlines import (
     LARGEST_COORDINATE,
@@ -154,7 +155,8 @@ def export_omezarr(
         _require_apart(image, output)
     shown = source if image is None else image
     record: Json = {"version": provenance.version(), "source": str(source)}
-    number = imageio.inspect(shown).channels
+    described = imageio.inspect(shown)
+    number = 3 if is_coloured(described) else described.channels
     with ExitStack() as stack:
         pixels = stack.enter_context(imageio.open_images(shown, channels=number))
         stated = pixels.info
@@ -183,7 +185,7 @@ def export_omezarr(
             pixels.dtype,
             lengths,
             channels=stated.names,
-            rgb=stated.rgb,
+            rgb=stated.rgb or is_coloured(stated),
             provenance=record | {"source": str(shown)},
         )
         if cells is None:
@@ -282,7 +284,9 @@ def _outlines(cells: Stored, measured: pd.DataFrame, block: int) -> Iterator[Out
         for name in measured
         if name.partition("-")[0] not in _NO_MEASUREMENTS and pd.api.types.is_numeric_dtype(measured[name])
     ]
-    kinds = measured["class"] if "class" in measured else pd.Series("cell", index=measured.index)
+    kinds = pd.Series("cell", index=measured.index)
+    if "class" in measured:
+        kinds = measured["class"].replace("", "cell")
     rows = {
         (int(section), int(label)): number
         for number, (section, label) in enumerate(zip(measured.section, measured.label, strict=True))
@@ -316,7 +320,7 @@ def _measured(
 def _read_table(path: str | Path, cells: Stored, labels: str | Path, block: int) -> pd.DataFrame:
     """Read a table of cells; `InputError` unless it has a row for each cell of the labels and no others."""
     try:
-        table = pd.read_csv(path).dropna(how="all")
+        table = pd.read_csv(path, converters={"class": str}).dropna(how="all")  # a class can be called NA
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a table (CSV): {error}") from None
     if missing := [name for name in ("section", "label") if name not in table]:

@@ -142,6 +142,7 @@ def write_tiffs(
             "provenance": record,
             "pixel_size": layout.pixel_size(found),
             "section_spacing": layout.section_spacing(found),
+            "frame_interval": layout.frame_interval(found),
         }
         imageio.write_labels(labels, found[layout.LABELS.name], **settings)
         if cell_probability:

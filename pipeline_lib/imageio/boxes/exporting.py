@@ -78,7 +78,9 @@ def write_rois(path: str | Path, sections: Iterable[tuple[str, int, SectionBoxes
                 archive.writestr(entry, roi.tobytes(), zipfile.ZIP_DEFLATED)
 
 
-def write_geojson(path: str | Path, sections: Iterable[tuple[str, int, SectionBoxes]]) -> None:
+def write_geojson(
+    path: str | Path, sections: Iterable[tuple[str, int, SectionBoxes]], *, frames: bool = False
+) -> None:
     """Write boxes as detections for QuPath (GeoJSON), completely or not at all.
 
     Each box is a polygon with a classification, the measurement `score`, and its section as the plane z.
@@ -89,6 +91,8 @@ def write_geojson(path: str | Path, sections: Iterable[tuple[str, int, SectionBo
         File to write, whose name ends with `.geojson`.
     sections : iterable of (str, int, SectionBoxes)
         Name of the volume, number of the section (from 0), and its boxes.
+    frames : bool, default False
+        Whether sections are the frames of a time series, so that their plane is t.
 
     Raises
     ------
@@ -115,7 +119,8 @@ def write_geojson(path: str | Path, sections: Iterable[tuple[str, int, SectionBo
             "geometry": {
                 "type": "Polygon",
                 "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]],
-                "plane": {"c": -1, "z": section, "t": 0},  # an addition of QuPath; -1 means all channels
+                # an addition of QuPath; -1 means all channels
+                "plane": {"c": -1, "z": 0, "t": 0} | {"t" if frames else "z": section},
             },
             "properties": {
                 "objectType": "detection",

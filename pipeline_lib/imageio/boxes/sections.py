@@ -58,12 +58,19 @@ def entries_of_sections(
                 "`section`, from 0, or `image`."
             )
         return {0: 0}
+    states_images = source.format in ("COCO", "table")  # otherwise, a file was named for this image
     if len(images) == sections:
-        return _by_names(path, source.names, images, notes)
-    return _of_stack(path, source.names, images[0], sections, notes)
+        return _by_names(path, source.names, images, notes, states_images)
+    return _of_stack(path, source.names, images[0], sections, notes, states_images)
 
 
-def _by_names(path: Path, names: Sequence[str], images: Sequence[str], notes: list[str]) -> dict[int, int]:
+#: Names that say nothing but the number of a section.
+_SECTION_NAMES = re.compile(r"(frame|image|img|plane|section|slice|[stz])?[-_ ]*[0-9]*", re.IGNORECASE)
+
+
+def _by_names(
+    path: Path, names: Sequence[str], images: Sequence[str], notes: list[str], states_images: bool
+) -> dict[int, int]:
     """Return the entry of each image file: that of the same name, or else by the parts of names that vary."""
     by_key = _by_key(tuple(names))
     found = {}
@@ -77,7 +84,7 @@ def _by_names(path: Path, names: Sequence[str], images: Sequence[str], notes: li
             notes.append(f"entries of other images: {listed([names[n] for n in others])}")
         return found
     found = pair_files([Path(image) for image in images], [Path(file_name(name)) for name in names])
-    if len(found) < len(names):
+    if len(found) < len(names) or (states_images and len(names) == 1):  # nothing varies in a single name
         raise InputError(
             f"{path}: found boxes of {listed(names)}, but the images are "
             f"{listed([file_name(image) for image in images])}. Use the names of the image files."
@@ -118,11 +125,18 @@ def _nearest(path: Path, names: Sequence[str], entries: Sequence[int], image: st
 
 
 def _of_stack(
-    path: Path, names: Sequence[str], image: str, sections: int, notes: list[str]
+    path: Path, names: Sequence[str], image: str, sections: int, notes: list[str], states_images: bool
 ) -> dict[int, int]:
     """Return the entry of each section of a single file, by the only number in which names differ."""
     own = [entry for entry, name in enumerate(names) if stem_of(name).startswith(stem_of(image))]
-    own = own or [*range(len(names))]
+    if not own:
+        own = [*range(len(names))]
+        if states_images and not all(_SECTION_NAMES.fullmatch(stem_of(name)) for name in names):
+            raise InputError(
+                f"{path}: found boxes of {listed(names)}, but the image is {file_name(image)}. Use names "
+                "that begin with the name of the image file, or write a table with a column `section`, from "
+                "0."
+            )
     parts = [re.split(r"([0-9]{1,9})", stem_of(names[entry])) for entry in own]
     varying = {
         place

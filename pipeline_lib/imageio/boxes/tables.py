@@ -28,6 +28,7 @@ from pipeline_lib.imageio.boxes.source import (
     DEFAULT_CLASS,
     Source,
     Stated,
+    file_name,
     flag_in,
     listed,
     number_in,
@@ -253,7 +254,14 @@ def _addresses(
         return table, image, section
     if len(images) > 1 or sections == 1:  # an image is a section
         return table, image, None
-    if len(table.values(image)) > 1:
+    titles = table.values(image)
+    known = bool(Path(images[0]).suffix)  # otherwise it is the name of a table, as the image is not known
+    if known and len(titles) == 1 and stem_of(*titles) not in ("", stem_of(images[0])):
+        raise InputError(
+            f"{table.path}: found boxes of {listed(sorted(titles))}, but the image is "
+            f"{file_name(images[0])}. Use the name of the image file, or remove this column."
+        )
+    if len(titles) > 1:
         lines = [line for line in table.lines if stem_of(line[1][image]) == stem_of(images[0])]
         table = table._replace(lines=lines)
     return table, None, section
