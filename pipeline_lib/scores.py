@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import read_json, replacing
-from pipeline_lib.tasks.segmentation.baselines import BASELINES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +157,7 @@ def spread(scores: pd.DataFrame) -> pd.DataFrame:
     return over_seeds.reset_index().set_axis(SPREAD_COLUMNS, axis=1)
 
 
-def scores_before(folder: str | Path, network: str) -> list[Path]:
+def scores_before(folder: str | Path, network: str, baselines: Collection[str]) -> list[Path]:
     """Return the files with the scores of a run: the scores, the chosen threshold, and the spread over seeds.
 
     Parameters
@@ -167,6 +167,8 @@ def scores_before(folder: str | Path, network: str) -> list[Path]:
     network : str
         Name of the trained network. If it had another name in this run, its only network or its ensemble is
         taken.
+    baselines : collection of str
+        Names that are no networks.
 
     Returns
     -------
@@ -180,7 +182,7 @@ def scores_before(folder: str | Path, network: str) -> list[Path]:
     """
     scores = Path(folder, "scores.csv")
     every = {path.stem: path for path in sorted(Path(folder, "postprocessing").glob("*.json"))}
-    networks = [name for name in every if name not in BASELINES]
+    networks = [name for name in every if name not in baselines]
     name = next((name for name in (network, "ensemble") if name in networks), None)
     if name is None and len(networks) == 1:
         (name,) = networks

@@ -282,7 +282,9 @@ class TestCopies:
         rows.append(write(tmp_path, "u", image_of(labels, 9)[None], labels[None], split="validation"))
         doubts = found(tmp_path, rows, accept=["copies", "t:copies"], stop_above=1)
         assert {*doubts} == {("t", "copies")} and doubts["t", "copies"]["state"] == "stops"
-        assert "train volume v3: for example section 1 is section 1 of v3" in doubts["t", "copies"]["text"]
+        assert (
+            "v3 of the train split: for example section 1 is section 1 of v3" in doubts["t", "copies"]["text"]
+        )
         with pytest.raises(InputError, match="no setting accepts this") as error:
             require_accepted(tmp_path / "check.json", tmp_path / "check.html", tmp_path / "passed.json")
         assert "accept: [" not in str(error.value)

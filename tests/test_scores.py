@@ -104,13 +104,16 @@ def test_the_run_before_may_have_a_network_of_another_name(tmp_path):
     folder = tmp_path / "postprocessing"
     folder.mkdir()
     with pytest.raises(InputError, match=r"no chosen threshold in `postprocessing`\. Name the results"):
-        scores_before(tmp_path, "ensemble")
+        scores_before(tmp_path, "ensemble", ("constant", "smoothed_raw"))
     for name in ("unet", "constant", "smoothed_raw"):
         (folder / f"{name}.json").touch()
-    assert scores_before(tmp_path, "ensemble") == [tmp_path / "scores.csv", folder / "unet.json"]
+    assert scores_before(tmp_path, "ensemble", ("constant", "smoothed_raw")) == [
+        tmp_path / "scores.csv",
+        folder / "unet.json",
+    ]
     (folder / "fcn8s.json").touch()
-    assert scores_before(tmp_path, "fcn8s")[1] == folder / "fcn8s.json"
+    assert scores_before(tmp_path, "fcn8s", ("constant", "smoothed_raw"))[1] == folder / "fcn8s.json"
     with pytest.raises(InputError, match=r"several networks \(fcn8s, unet\), and none is called ssd"):
-        scores_before(tmp_path, "ssd")
+        scores_before(tmp_path, "ssd", ("constant", "smoothed_raw"))
     (folder / "ensemble.json").touch()
-    assert scores_before(tmp_path, "ssd")[1] == folder / "ensemble.json"
+    assert scores_before(tmp_path, "ssd", ("constant", "smoothed_raw"))[1] == folder / "ensemble.json"

@@ -286,6 +286,7 @@ class TestFinishedRun:
             "build_weight_map_test",
             "train_model",
             "predict_train",
+            "predict_validation",
             "predict_test",
             "predict_new",
             "choose_postprocessing",

@@ -225,7 +225,7 @@ class TestClone:
         """With another learning rate, a complete run would repeat everything from the training on."""
         rules = planned(clone, *MAIN, "--config", "training={learning_rate: 0.02}", *options)
         models = {"train_model"}
-        predictions = {"predict_train", "predict_test", "predict_new"}
+        predictions = {f"predict_{group}" for group in ("train", "validation", "test", "new")}
         part = options[-1]
         assert rules - {"train", "predict"} == models | (predictions if part == "predict" else set())
 

@@ -35,6 +35,7 @@ from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Json
 from pipeline_lib.scores import at_chosen_threshold, read_scores, scores_before
 from pipeline_lib.tasks.detection.matching import ENOUGH
+from pipeline_lib.tasks.segmentation.baselines import BASELINES
 from pipeline_lib.tasks.segmentation.classes import cell_share
 
 __all__ = ["Contents", "write_report"]
@@ -186,7 +187,7 @@ class Contents:
             self.training_figure,
             self.thresholds_figure,
             *self.spread,
-            *(scores_before(self.before, self.network) if self.before else ()),
+            *(scores_before(self.before, self.network, BASELINES) if self.before else ()),
             *(path for path in (self.counts_figure, self.boxes, self.causes) if path is not None),
         ]
 
@@ -373,7 +374,7 @@ def _before(
     """Return the changes since the run before, for each split; None if there is none."""
     if contents.before is None:
         return None
-    path, chosen, *of_seeds = scores_before(contents.before, contents.network)
+    path, chosen, *of_seeds = scores_before(contents.before, contents.network, BASELINES)
     name, settings = chosen.stem, contents.settings
     old = at_chosen_threshold(read_scores(path), {name: read_json(chosen)["threshold"]})
     old = old[old.network == name].assign(network=contents.network)

@@ -20,6 +20,7 @@ from tests.soak.rows import Row
 COUNTS = (1, 4)  # compared with the two threads of the undisturbed run
 PARALLEL = (  # rules with several threads, except training
     "predict_train",
+    "predict_validation",
     "predict_test",
     "choose_postprocessing",
     "choose_postprocessing_baselines",

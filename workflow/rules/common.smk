@@ -153,7 +153,7 @@ def dataset_of(settings, name):
     return of_volume(settings["dataset"], VOLUMES[name].dataset, VOLUMES[name].row)
 
 
-WHOLE = {}  # volume that was divided into folds -> volume in the table
+DIVIDED = {}  # volume that was divided into folds -> volume in the table
 
 
 def divide_volumes():
@@ -166,7 +166,7 @@ def divide_volumes():
         return [splits], []
     divided = folds.divide([*VOLUMES.values()], {name: SHAPES[name][0] for name in VOLUMES}, config["folds"])
     whole = {piece.volume.volume: piece.whole for piece in divided.pieces}
-    WHOLE.update(whole)
+    DIVIDED.update(whole)
     replaced = (
         (VOLUMES, {piece.volume.volume: piece.volume for piece in divided.pieces}),
         (SHAPES, {p.volume.volume: (len(p.numbers), *SHAPES[p.whole][1:]) for p in divided.pieces}),

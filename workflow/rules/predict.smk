@@ -11,15 +11,16 @@ rule predict:
         ],
 
 
-# Further models are only scored, so they need not predict the training volumes that the report shows.
+# Further models are only scored, so they need not predict the training volumes that the report shows. These are
+# others if the table gets new volumes, so they are predicted apart from the validation volumes.
 PREDICTED = {
-    "train": (SHOWN_TRAIN + VALIDATION, [] if ENSEMBLE else [MODEL]),
+    "train": (SHOWN_TRAIN, [] if ENSEMBLE else [MODEL]),
     "test": (TEST, [*TRAINED]),
     "new": (PREDICT, [*TRAINED]),
 } | {
-    in_fold("validation", fold): (validation, further)
+    in_fold("validation", fold): (validation, models)
     for fold, (_, validation) in enumerate(FOLDS)
-    if (further := models_of(fold, FURTHER))
+    if (models := models_of(fold))
 }
 
 for batch in batches_of("predict", **{group: whole(names) for group, (names, by) in PREDICTED.items() if by}):

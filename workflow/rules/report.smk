@@ -181,7 +181,7 @@ rule report:
         thresholds="<results>/figures/thresholds.svg",
         counts=["<results>/figures/counts.svg"] if MAIN.detects else [],
         boxes=of_model("<results>/{boxes}.json", [None]) if MAIN.detects else [],
-        before=scores_before(BEFORE, MODEL) if BEFORE else [],
+        before=scores_before(BEFORE, MODEL, baselines.BASELINES) if BEFORE else [],
         results=[
             *expand("<results>/segmentation/{volume}_labels.tif", volume=SEGMENTED),
             *expand("<results>/segmentation/{volume}_disagreement.tif", volume=AVERAGED),
@@ -206,7 +206,7 @@ rule report:
         study=STUDY,
         before=BEFORE,
         volumes=[
-            vars(volume) | {"split": split_of(name)} | ({"whole": WHOLE[name]} if WHOLE else {})
+            vars(volume) | {"split": split_of(name)} | ({"whole": DIVIDED[name]} if DIVIDED else {})
             for name, volume in VOLUMES.items()
         ],
     script:
