@@ -285,7 +285,6 @@ class TestFinishedRun:
             "build_weight_map_train",
             "build_weight_map_test",
             "train_model",
-            "predict_train",
             "predict_validation",
             "predict_test",
             "predict_new",
@@ -312,7 +311,12 @@ class TestFinishedRun:
             table.write_text(TABLE)
         made = {f"{stage}_new_2" for stage in ("build_dataset", "predict", "segment", "write_tiffs")}
         assert made <= rules and {"check_volumes", "require_accepted", "report"} <= rules
-        assert not rules & {"measure_statistics", "build_weight_map_train", "train_model", "predict_train"}
+        assert not rules & {
+            "measure_statistics",
+            "build_weight_map_train",
+            "train_model",
+            "predict_validation",
+        }
         assert not {rule for rule in rules if rule.endswith(("_new", "_new_1"))}
 
     def test_accepted_doubts_repeat_only_the_check_and_the_report(self, run):
@@ -341,7 +345,7 @@ class TestFinishedRun:
 
     def test_another_learning_rate_does_not_repeat_weight_maps(self, run):
         rules = planned(run[0], *run[1], "--config", "training={learning_rate: 0.01}")
-        assert {"train_model", "predict_train"} <= rules
+        assert {"train_model", "predict_validation"} <= rules
         earlier = {"draw_volume", "build_dataset_train", "measure_statistics", "build_weight_map_train"}
         assert not rules & earlier
 

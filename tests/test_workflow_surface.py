@@ -225,7 +225,7 @@ class TestClone:
         """With another learning rate, a complete run would repeat everything from the training on."""
         rules = planned(clone, *MAIN, "--config", "training={learning_rate: 0.02}", *options)
         models = {"train_model"}
-        predictions = {f"predict_{group}" for group in ("train", "validation", "test", "new")}
+        predictions = {f"predict_{group}" for group in ("validation", "test", "new")}
         part = options[-1]
         assert rules - {"train", "predict"} == models | (predictions if part == "predict" else set())
 
@@ -243,7 +243,7 @@ class TestClone:
             check=False,
         )
         rules = rules_in(output(answer))
-        assert {"predict_train", "predict_test", "predict_new", "predict_baselines", "report"} <= rules
+        assert {"predict_validation", "predict_test", "predict_new", "predict_baselines", "report"} <= rules
         assert not rules & {"train_model", "build_dataset_train"}
 
     def test_profile_cluster_submits_jobs_and_makes_the_report(self, clone, tmp_path):
