@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import yaml
 from bordure import settings
@@ -15,6 +16,7 @@ from snakemake.cli import parse_config
 
 from pipeline_lib import imageio, networks
 from pipeline_lib.data import normalisation, volumes
+from pipeline_lib.networks.model import Model
 from pipeline_lib.networks.unet import UNetPlan
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages import dataset, postprocessing, prediction, synthesis
@@ -332,3 +334,16 @@ def test_factors_of_parts_are_finite_numbers_above_0(factor):
     found = complete(training={"learning_rate_factors": {"down": "1e-1"}, "freeze": ["up"]})["training"]
     assert found["learning_rate_factors"] == {"down": 0.1} and found["freeze"] == ["up"]
     assert "start_from" not in found and "keep_normalisation" not in found
+
+
+@pytest.mark.parametrize(("stated", "expected"), [({}, True), ({"average_orientations": False}, False)])
+def test_orientations_of_a_trained_model_can_be_changed(tmp_path, stated, expected):
+    plan = networks.plan("unet", depth=1, base_channels=2)
+    gray = normalisation.Normalisation("mean_std", "uint8", np.zeros((1, 1, 1)), np.ones((1, 1, 1)))
+    application = {"average_orientations": True, "postprocessing": {"threshold": 0.5, "minimum_size": 0}}
+    model = Model(plan, plan.build(), gray, classes=("background", "cell"), application=application)
+    model.save(tmp_path / "model.pt")
+    config = {"volumes": "v.tsv", "model": str(tmp_path / "model.pt"), "prediction": stated}
+    complete = settings.complete(config)
+    settings.use_model(complete, complete["model"], config)
+    assert complete["prediction"]["average_orientations"] is expected
