@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline_lib import layout
+from pipeline_lib.layout import AnnotatedArrays
 from pipeline_lib.stages.baselines import predict
 from pipeline_lib.tasks.segmentation import baselines
 
@@ -60,3 +61,18 @@ def test_prediction_does_not_depend_on_the_blocks(volume, network, tmp_path):
             for z in range(2):
                 expected = baselines.cell_probability(network, raw[:, z], statistics)
                 np.testing.assert_array_equal(file["cell_probability"][z], expected)
+
+
+def test_few_cells_on_an_even_background_have_a_gray_range():
+    raw = np.zeros((1, 1, 256, 256), np.uint8)
+    labels = np.zeros(raw.shape[1:], np.uint32)
+    labels[0, 20:30, 20:30] = 1
+    raw[0][labels > 0] = 200
+    volume = AnnotatedArrays(raw, labels, np.zeros_like(labels), None, None)
+    span = baselines.measure([volume])
+    assert span["low"] < span["high"]
+    found = baselines.cell_probability("smoothed_raw", raw[:, 0], {"smoothed_raw": span})
+    assert np.isfinite(found).all() and found[25, 25] > 0.9 > 0.1 > found[200, 200]
+    even = baselines.measure([volume._replace(raw=np.zeros_like(raw))])
+    statistics = {"smoothed_raw": even, "class_frequencies": [0.75, 0.25]}
+    assert (baselines.cell_probability("smoothed_raw", raw[:, 0] * 0, statistics) == 0.25).all()

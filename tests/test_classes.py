@@ -131,6 +131,8 @@ def test_evaluate_compares_class_maps_of_any_tool(tmp_path, capsys):
 def test_a_value_that_is_no_class_is_refused():
     with pytest.raises(InputError, match="predicted: found values from 0 to 3, expected classes from 0 to 2"):
         metrics.class_confusion(np.zeros((1, 2), int), np.array([[0, 3]]), 3)
+    with pytest.raises(InputError, match=r"predicted has dtype float64, expected the number of a class"):
+        metrics.class_confusion(np.zeros((1, 2), int), np.array([[0.9, 0.2]]), 3)
 
 
 @pytest.mark.parametrize(

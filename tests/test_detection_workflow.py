@@ -223,6 +223,8 @@ def test_masks_are_predicted_between_the_threshold_and_the_scores(tmp_path):
     ("change", "message"),
     [
         ({"training": TRAINING | {"best_by": "v_rand_thin"}}, "`training.best_by`: found v_rand_thin"),
+        ({"network": SSD | {"aspect_ratios": [1, 2, 0.5]}}, "`network.aspect_ratios`: 0.5 is there twice"),
+        ({"dataset": {"classes": {"background": 0, "small": 1}}}, "small is the name of a size of objects"),
         ({"network": SSD | {"size_range": [20, 9]}}, "network.size_range: found [20, 9], expected"),
         ({"training": TRAINING | {"loss_mask": 0.5}}, "`training.loss_mask`: not possible here"),
         ({"prediction": {"average_orientations": True}}, "prediction.average_orientations: found true"),

@@ -874,3 +874,18 @@ def test_the_classes_of_each_section_are_scored(tmp_path):
     assert np.isnan(found[2, "iou_nucleus"]) and found[2, "pixel_accuracy"] == 1
     stored = [[whole[f"confusion_{true}_{predicted}"] for predicted in names] for true in names]
     assert np.array_equal(stored, total)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_map_beside_an_annotation_without_cells_is_scored(tmp_path, monkeypatch, capsys, number):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    (tmp_path / "t").mkdir()
+    for name in "ab"[:number]:
+        tifffile.imwrite(f"t/{name}.tif", np.zeros((16, 16), np.uint8))
+        tifffile.imwrite(f"{name}.tif", rng.random((16, 16), np.float32))
+    truth = "t/a.tif" if number == 1 else "t"
+    words = [truth, *(f"{name}.tif" for name in "ab"[:number]), "--annotation", "instances"]
+    assert main(["evaluate", *words, "--empty-sections", "background", "--csv", "out.csv"]) == 0
+    assert "The annotation has no cells, so there is no threshold" in capsys.readouterr().out
+    assert Path("out.csv").exists()

@@ -93,3 +93,24 @@ def test_large_sections_are_counted_in_bands_of_rows():
     np.testing.assert_array_equal(found.pixels, np.histogram(known, np.linspace(0, 1, BINS + 1))[0])
     assert found.cells.sum() == cells[~ignore].sum()
     assert found.probability.sum() == pytest.approx(known.sum(dtype=float))
+
+
+@pytest.mark.parametrize("score", [metrics.reliability, metrics.constant_pixels])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([65535, 100], np.uint16), "dtype uint16, expected floats in 0..1"),
+        (np.array([-5.0, 250.0]), "at row 300, column 1 of section 0"),
+        (np.array([np.nan, 0.5]), "NaN or infinite values in section 0"),
+    ],
+)
+def test_maps_of_other_values_are_refused(score, values, message):
+    cells = np.zeros((301, 2), bool)
+    probability = np.zeros(cells.shape, values.dtype)
+    probability[300] = values
+    with pytest.raises(InputError, match=message):
+        score(cells, probability)
+    if values.dtype.kind == "f":  # nothing is read where pixels are ignored
+        ignored = np.zeros(cells.shape, bool)
+        ignored[300] = True
+        score(cells, probability, ignore=ignored)

@@ -591,3 +591,17 @@ def test_pooling_keeps_all_fields():
     flat = metrics.pooled_matches([section] * 3)
     for field in fields(flat):
         np.testing.assert_array_equal(getattr(nested, field.name), getattr(flat, field.name))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint64, np.int8])
+def test_count_errors_of_any_integers(dtype):
+    truth, found = np.array([5, 3], dtype), np.array([3, 4], dtype)
+    assert metrics.count_errors(truth, found) == metrics.count_errors([5, 3], [3, 4])
+
+
+def test_without_a_threshold_all_boxes_are_kept():
+    boxes = np.array([[0.0, 0, 4, 4], [9, 9, 12, 12]])
+    matches = metrics.match_boxes(boxes, boxes, [0.9, 0.2])
+    kept, none = (metrics.detection_scores(matches, threshold) for threshold in (0.0, np.nan))
+    assert {name: str(value) for name, value in kept.items()} == {name: str(v) for name, v in none.items()}
+    assert none["count_error"] == 0 and none["boxes_found"] == 2

@@ -201,3 +201,9 @@ def test_seg_agrees_with_the_package_of_the_cell_tracking_challenge(seed, tmp_pa
         labels.append(found[0])
         ious.append(found[4])
     assert metrics.seg(truth, predicted) == pytest.approx(seg(labels, ious))
+
+
+def test_precision_without_thresholds_is_refused():
+    labels = np.array([[1, 0]])
+    with pytest.raises(InputError, match=r"thresholds are \[\], expected one or more"):
+        metrics.average_precision(labels, labels, [])

@@ -19,7 +19,7 @@ from test_training import AUGMENTATION, NETWORK, PLAIN, TRAINING, inputs, interr
 
 from pipeline_lib.networks.model import Model
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.processes import Processes, launch
+from pipeline_lib.runtime.processes import ErrorHandler, Processes, _report, launch
 from pipeline_lib.stages import training
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -345,3 +345,18 @@ def test_training_can_be_started_with_torchrun(inputs, tmp_path):  # noqa: F811
     )
     assert ended.returncode == 0 and "iteration 1: training loss" in ended.stderr
     assert state(tmp_path / "a")
+
+
+def test_a_reason_is_written_completely_or_not_at_all(tmp_path, monkeypatch):
+    """torchrun ends this process while it writes, and then reads what is there."""
+    path = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+    errors = ErrorHandler()
+    with monkeypatch.context() as broken:
+        broken.setattr(json, "dump", lambda *arguments: exec("raise SystemExit"))
+        with pytest.raises(SystemExit):
+            _report(errors, ValueError("a"))
+    assert not path.exists()
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+    _report(errors, ValueError("a"))
+    assert json.loads(path.read_text())["message"]["message"] == "ValueError: a"

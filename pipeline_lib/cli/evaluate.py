@@ -325,6 +325,9 @@ def _print_many(scores: pd.DataFrame) -> None:
         shown, where = part, "Instance scores of the labels"
         if not labels:
             seg = part[part.metric == "seg"].groupby("threshold").value.mean()
+            if seg.isna().all():
+                print(f"\n{_NO_CELLS}")
+                continue
             shown, where = (
                 part[part.threshold == seg.idxmax()],
                 f"Scores at the threshold {seg.idxmax():.1f}, which has the best mean SEG",
@@ -345,6 +348,9 @@ def _print_many(scores: pd.DataFrame) -> None:
         )
 
 
+_NO_CELLS = "The annotation has no cells, so there is no threshold with the best SEG. See the file of --csv."
+
+
 def _print(scores: pd.DataFrame) -> None:
     """Print the scores of the cells of one prediction; nothing without cells."""
     from pipeline_lib import metrics
@@ -361,6 +367,9 @@ def _print(scores: pd.DataFrame) -> None:
     print(metrics.summary_table(scores)[SHOWN].to_string(index=False, float_format="%.4f"))
     of_instances = scores[scores.metric.isin(metrics.INSTANCE_METRICS)]
     at = of_instances.pivot(index="threshold", columns="metric", values="value")
+    if at.seg.isna().all():
+        print(f"\n{_NO_CELLS}")
+        return
     best = at.seg.idxmax()
     print(f"\nInstance scores at the threshold with the best SEG ({best:.1f}):\n")
     print(at.loc[[best], list(metrics.INSTANCE_METRICS)].to_string(index=False, float_format="%.4f"))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline_lib.kernels.sections import check_shapes, count_sections, ignored_pixels, section, without
-from pipeline_lib.metrics.inputs import as_probability
+from pipeline_lib.metrics.inputs import checked_probability
 from pipeline_lib.runtime.types import Stored
 
 BINS = 10  # of the probability; also the steps of the challenge's thresholds
@@ -137,7 +137,7 @@ def reliability(cells: Stored, cell_probability: Stored, *, ignore: Stored | Non
     Raises
     ------
     InputError
-        If the shapes differ.
+        If the shapes differ, or the map has other values than probabilities.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def reliability(cells: Stored, cell_probability: Stored, *, ignore: Stored | Non
         for top in range(0, len(truth), _ROWS):
             rows = np.s_[top : top + _ROWS]
             hidden = None if ignored is None else ignored[rows]
-            p = as_probability(without(probability[rows], hidden)).astype(np.float64)
+            p = checked_probability(without(probability[rows], hidden), z, top).astype(np.float64)
             y, known = truth[rows], np.s_[:] if hidden is None else ~hidden.ravel()
             bins = np.minimum(p * BINS, BINS - 1).astype(np.intp).ravel()[known]
             for own, values in zip(sums, (None, y, p, (p - y) ** 2), strict=True):

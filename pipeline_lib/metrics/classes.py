@@ -55,10 +55,15 @@ def class_confusion(
         for name, array in (("truth", truth), ("predicted", predicted)):
             values = section(array, z)
             values = values.ravel() if ignored is None else values[~ignored]
+            if values.dtype.kind not in "uib":
+                raise InputError(
+                    f"{name} has dtype {values.dtype}, expected the number of a class for each pixel. For "
+                    "probabilities, take the most probable class (argmax over the classes)."
+                )
             if values.size and not 0 <= values.min() <= values.max() < classes:
                 raise InputError(
                     f"{name}: found values from {values.min()} to {values.max()}, expected classes from 0 to "
-                    f"{classes - 1}."
+                    f"{classes - 1}. Correct the number of classes, or ignore the pixels with other values."
                 )
             pair.append(values.astype(np.intp))
         counts += np.bincount(pair[0] * classes + pair[1], minlength=classes**2)

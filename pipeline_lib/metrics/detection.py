@@ -7,6 +7,7 @@ count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -402,7 +403,7 @@ def detection_scores(matches: BoxMatches, threshold: float) -> dict[str, float]:
         sizes.
     threshold : float
         Smallest score of a detection that is kept, for `box_f1`, `box_precision`, `box_recall` and all
-        numbers of boxes. The others do not depend on it.
+        numbers of boxes. The others do not depend on it. With NaN, all are kept.
 
     Returns
     -------
@@ -446,6 +447,7 @@ def detection_scores(matches: BoxMatches, threshold: float) -> dict[str, float]:
     boxes_matched 3.0
     """
     ap, curve = matches.average_precision(), matches.curve()
+    threshold = -math.inf if math.isnan(threshold) else threshold
     place = curve.at(threshold)
     quality = (
         ap.mean(),
@@ -496,7 +498,8 @@ def count_errors(truth: npt.ArrayLike, found: npt.ArrayLike) -> dict[str, float]
     {'count_error': 1.67, 'count_error_relative': 0.1, 'count_difference': 1.0, \
 'count_limit_low': -2.39, 'count_limit_high': 4.39}
     """
-    true, difference = np.asarray(truth), np.asarray(found) - np.asarray(truth)
+    true = np.asarray(truth, np.int64)
+    difference = np.asarray(found, np.int64) - true
     relative = np.abs(difference[true > 0]) / true[true > 0]
     if not difference.size:
         return dict.fromkeys(COUNT_ERRORS, float("nan"))

@@ -39,11 +39,7 @@ class MapChecker:
     def __init__(self, cells: Stored, cell_probability: Stored, **others: Stored | None) -> None:
         check_shapes(cells=cells, cell_probability=cell_probability, **others)
         self._dtype = np.dtype(cell_probability.dtype)
-        if self._dtype.kind not in "fb" and self._dtype != np.uint8:
-            raise InputError(
-                f"cell_probability has dtype {self._dtype}, expected floats in 0..1. Divide it by its "
-                "largest possible value, for instance cell_probability / 65535 for a 16-bit map."
-            )
+        _require_type(self._dtype)
         sections = count_sections(cells)
         self._highest, self._moments = np.zeros(sections), np.zeros((sections, 5))
         self._clipped = np.zeros(sections, bool)
@@ -104,6 +100,22 @@ def checked_thresholds(thresholds: Sequence[float]) -> list[float]:
     return checked
 
 
+def checked_probability(probability: np.ndarray, z: int, first_row: int) -> np.ndarray:
+    """Return rows of section `z` as `as_probability`; raise `InputError` unless they are probabilities."""
+    _require_type(probability.dtype)
+    if probability.dtype.kind == "f":
+        _check_values(probability, z, first_row)
+    return as_probability(probability)
+
+
+def _require_type(dtype: np.dtype) -> None:
+    if dtype.kind not in "fb" and dtype != np.uint8:
+        raise InputError(
+            f"cell_probability has dtype {dtype}, expected floats in 0..1. Divide it by its largest possible "
+            "value, for instance cell_probability / 65535 for a 16-bit map."
+        )
+
+
 def as_probability(probability: np.ndarray) -> np.ndarray:
     """Return a section of a probability map as float32 in 0..1, with uint8 divided by 255."""
     if probability.dtype == np.uint8:
@@ -111,7 +123,7 @@ def as_probability(probability: np.ndarray) -> np.ndarray:
     return np.clip(probability.astype(np.float32, copy=False), 0, 1)
 
 
-def _check_values(probability: np.ndarray, z: int) -> bool:
+def _check_values(probability: np.ndarray, z: int, first_row: int = 0) -> bool:
     """Return whether values of section `z` are slightly beyond 0..1; raise `InputError` for all others."""
     lowest, highest = float(probability.min()), float(probability.max())
     if not np.isfinite([lowest, highest]).all():
@@ -124,9 +136,9 @@ def _check_values(probability: np.ndarray, z: int) -> bool:
         place = probability.argmin() if -lowest > highest - 1 else probability.argmax()
         row, column = np.unravel_index(place, probability.shape)
         raise InputError(
-            f"cell_probability is {probability[row, column]} at row {row}, column {column} of section {z} "
-            f"(values from {lowest:.6g} to {highest:.6g}), expected 0..1. Divide it by its largest possible "
-            "value, apply the sigmoid to logits, or clip it."
+            f"cell_probability is {probability[row, column]} at row {first_row + row}, column {column} of "
+            f"section {z} (values from {lowest:.6g} to {highest:.6g}), expected 0..1. Divide it by its "
+            "largest possible value, apply the sigmoid to logits, or clip it."
         )
     return lowest < 0 or highest > 1
 

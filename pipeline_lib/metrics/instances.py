@@ -85,6 +85,8 @@ class Objects:
 
     def average_precision(self, thresholds: Sequence[float]) -> float:
         """Return the average precision; see the function `average_precision`."""
+        if not len(thresholds):
+            raise InputError("thresholds are [], expected one or more IoU thresholds in 0.5..1.")
         matched = np.array([self._matched(threshold) for threshold in thresholds])
         union = self.n_truth + self.n_predicted - matched
         return float(np.mean(matched / union)) if union.all() else float("nan")

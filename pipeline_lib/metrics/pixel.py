@@ -10,7 +10,7 @@ import numpy as np
 from pipeline_lib.kernels.sections import check_shapes, count_sections, ignored_pixels, section, without
 from pipeline_lib.metrics.contingency import ContingencyTable, contingency_tables
 from pipeline_lib.metrics.counts import Counts
-from pipeline_lib.metrics.inputs import as_probability
+from pipeline_lib.metrics.inputs import checked_probability
 from pipeline_lib.runtime.types import Stored
 
 _LEVELS = 256  # of probability; two values of the same level differ by less than 1/256
@@ -103,7 +103,7 @@ def constant_pixels(cells: Stored, cell_probability: Stored, *, ignore: Stored |
     Raises
     ------
     InputError
-        If the shapes differ.
+        If the shapes differ, or the map has other values than probabilities.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def constant_pixels(cells: Stored, cell_probability: Stored, *, ignore: Stored |
         for top in range(0, len(truth), _ROWS):
             rows = np.s_[top : top + _ROWS]
             hidden = None if ignored is None else ignored[rows]
-            values = as_probability(without(probability[rows], hidden))
+            values = checked_probability(without(probability[rows], hidden), z, top)
             level = np.minimum(values * _LEVELS, _LEVELS - 1).astype(np.intp) + _LEVELS * truth[rows]
             counted = level[~hidden] if hidden is not None else level.ravel()
             counts += np.bincount(counted, minlength=2 * _LEVELS).reshape(2, _LEVELS)

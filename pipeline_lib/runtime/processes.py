@@ -22,6 +22,7 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import (
     ChildFailedError,
+    ErrorHandler,
     ProcessFailure,
     get_error_handler,
 )
@@ -186,6 +187,18 @@ def _message_and_traceback(failure: ProcessFailure) -> tuple[str, str]:
     return left["message"], left["extraInfo"]["py_callstack"]
 
 
+def _report(errors: ErrorHandler, error: Exception) -> None:
+    """Write what happened for the parent process, which reports it, completely or not at all.
+
+    torchrun may end this process while it writes, and fails if it reads half a file.
+    """
+    name = "TORCHELASTIC_ERROR_FILE"
+    file = os.environ[name]
+    os.environ[name] = f"{file}.partial"
+    errors.record_exception(error)
+    os.replace(os.environ[name], file)
+
+
 def work(function: Callable[..., None]) -> NoReturn:
     """Run `function(**arguments, processes=...)` in a process that `launch` or torchrun has started.
 
@@ -215,6 +228,6 @@ def work(function: Callable[..., None]) -> NoReturn:
         function(**arguments, processes=own)
         own.any(False)  # no process exits while another still waits for its data
     except Exception as error:
-        errors.record_exception(error)  # the parent process reports it
+        _report(errors, error)
         os._exit(1)
     log.leave(0)

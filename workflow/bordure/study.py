@@ -413,6 +413,13 @@ def require_task(settings: Json, plan: Plan) -> None:
     if detects:
         from pipeline_lib.tasks.detection.scores import SIZES  # imports numba
 
+        ratios = settings["network"].get("aspect_ratios") or ()
+        if turned := [b for n, b in enumerate(ratios) if any(b in (a, 1 / a) for a in ratios[:n])]:
+            raise InputError(
+                f"config key `network.aspect_ratios`: {turned[0]:g} is there twice, because boxes are also "
+                "turned by 90 degrees. Remove it."
+            )
+
         if taken := [name for name in settings["dataset"].get("classes") or () if name in SIZES]:
             raise InputError(
                 f"config key `dataset.classes`: {taken[0]} is the name of a size of objects in the scores of "

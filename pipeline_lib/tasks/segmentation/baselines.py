@@ -84,7 +84,10 @@ def _measure_section(volume: AnnotatedArrays, z: int) -> tuple[np.ndarray, float
         sums += np.bincount(cell[annotated], gray[annotated], minlength=2)
     inside, outside = CELL, BACKGROUND
     contrast = float(sums[inside] / counts[inside] - sums[outside] / counts[outside]) if counts.all() else 0.0
-    return np.percentile(np.concatenate(samples), (1, 99)), contrast
+    gray = np.concatenate(samples)
+    span = np.percentile(gray, (1, 99))
+    # few cells on a background of one gray level are in neither percentile
+    return (span if span[0] < span[1] else np.percentile(gray, (0, 100))), contrast
 
 
 def cell_probability(network: str, raw: np.ndarray, statistics: Json) -> npt.NDArray[np.float32]:
@@ -116,4 +119,6 @@ def cell_probability(network: str, raw: np.ndarray, statistics: Json) -> npt.NDA
     if network == "constant":
         return np.full(raw.shape[1:], cell_share(statistics), np.float32)
     span = statistics["smoothed_raw"]
+    if span["low"] == span["high"]:  # images of one gray level
+        return np.full(raw.shape[1:], cell_share(statistics), np.float32)
     return np.clip((smooth(raw) - span["low"]) / (span["high"] - span["low"]), 0, 1).astype(np.float32)
