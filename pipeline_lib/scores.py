@@ -178,7 +178,7 @@ def scores_before(folder: str | Path, network: str, baselines: Collection[str]) 
     Raises
     ------
     InputError
-        If the run has several networks, none of which has this name.
+        If the run has no network, or several and none has this name.
     """
     scores = Path(folder, "scores.csv")
     every = {path.stem: path for path in sorted(Path(folder, "postprocessing").glob("*.json"))}

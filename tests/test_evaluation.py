@@ -887,5 +887,5 @@ def test_a_map_beside_an_annotation_without_cells_is_scored(tmp_path, monkeypatc
     truth = "t/a.tif" if number == 1 else "t"
     words = [truth, *(f"{name}.tif" for name in "ab"[:number]), "--annotation", "instances"]
     assert main(["evaluate", *words, "--empty-sections", "background", "--csv", "out.csv"]) == 0
-    assert "The annotation has no cells, so there is no threshold" in capsys.readouterr().out
+    assert "The annotation has no cells, so no threshold has the best SEG" in capsys.readouterr().out
     assert Path("out.csv").exists()

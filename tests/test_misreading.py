@@ -301,6 +301,11 @@ def test_palettes_that_differ_between_pages():
         imageio.inspect("a.tif")
     pages[0].save("b.tif", save_all=True, append_images=pages[:1])
     assert imageio.inspect("b.tif").sections == 2
+    with tifffile.TiffWriter("c.tif") as file:  # with a small copy in colours
+        colours = np.arange(3 * 256, dtype=np.uint16).reshape(3, 256)
+        file.write(np.eye(64, dtype=np.uint8), photometric="palette", colormap=colours, metadata=None)
+        file.write(np.zeros((9, 9, 3), np.uint8), photometric="rgb", subfiletype=1, metadata=None)
+    assert imageio.inspect("c.tif").sections == 1
 
 
 def test_a_file_of_a_set_with_a_companion():

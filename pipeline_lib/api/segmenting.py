@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline_lib.kernels.threads import cores
 from pipeline_lib.runtime import live, workers
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import begins_with
 from pipeline_lib.runtime.locks import locked
 from pipeline_lib.runtime.log import set_threads, several, shown_warnings
 from pipeline_lib.runtime.progress import Progress
@@ -124,7 +125,7 @@ def _require_free(folder: Path, names: dict[str, Path], ends: Iterable[str]) -> 
                 "Write into another folder by `--out`, or move this file."
             )
     summary = folder / "summary.csv"
-    if summary.exists() and not _begins_with(summary, "image,cells,labels,"):
+    if summary.exists() and not begins_with(summary, "image,cells,labels,"):
         raise InputError(
             f"{summary}: exists, and bordure did not write it. It is not replaced. Write into another folder "
             "by `--out`, or move this file."
@@ -137,13 +138,7 @@ def _is_result(path: Path) -> bool:
 
     if provenance.record_path(path).exists():
         return provenance.is_result(path)
-    return bool(provenance.find_record(path)) or _begins_with(path, "section,label,")
-
-
-def _begins_with(path: Path, text: str) -> bool:
-    """Return whether a file begins with a text."""
-    with path.open("rb") as file:
-        return file.read(len(text)) == text.encode()
+    return bool(provenance.find_record(path)) or begins_with(path, "section,label,")
 
 
 @contextlib.contextmanager

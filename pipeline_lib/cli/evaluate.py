@@ -348,7 +348,7 @@ def _print_many(scores: pd.DataFrame) -> None:
         )
 
 
-_NO_CELLS = "The annotation has no cells, so there is no threshold with the best SEG. See the file of --csv."
+_NO_CELLS = "The annotation has no cells, so no threshold has the best SEG. `--csv FILE` writes all scores."
 
 
 def _print(scores: pd.DataFrame) -> None:

@@ -21,7 +21,7 @@ pixel size is known, further columns end in _um and _um2.
 exit codes: 0 measured; 1 a file cannot be used; 2 wrong arguments
 example:    bordure measure a_labels.tif --intensity a.tif --pixel-size 0.65"""
 
-TABLE = b"section,label,area"  # the beginning of a table of cells; other files are not replaced
+TABLE = "section,label,area"  # the beginning of a table of cells; other files are not replaced
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
         If a file cannot be read or does not fit, or another file would be replaced.
     """
     from pipeline_lib.imageio import source_file
+    from pipeline_lib.runtime.files import begins_with
     from pipeline_lib.runtime.log import several
     from pipeline_lib.stages.measurement import measure_file
 
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
                 f"measure: the tables of {outputs[output]} and {labels} would both be {output}. Measure each "
                 "alone, with `--csv FILE`."
             )
-        if not options.csv and output.exists() and not _is_table(output):
+        if not options.csv and output.exists() and not begins_with(output, TABLE):
             raise InputError(f"{output}: exists and is no table of cells. Name another file: --csv FILE.")
         outputs[output] = labels
     for output, labels in outputs.items():
@@ -95,9 +96,3 @@ def run(options: argparse.Namespace) -> int:
         )
         print(f"{output}: {several(cells, 'cell')}")
     return 0
-
-
-def _is_table(path: Path) -> bool:
-    """Return whether a file is a table of cells."""
-    with path.open("rb") as file:
-        return file.read(len(TABLE)) == TABLE

@@ -147,7 +147,7 @@ def _copies(volumes: Sequence[Volume]) -> Iterator[tuple[str, Json]]:
 def _nothing_to_choose_by(volumes: Sequence[Volume]) -> Iterator[tuple[str, Json]]:
     """Yield doubts about parts without annotated cells, by which no threshold can be chosen."""
     parts: defaultdict[str, list[Volume]] = defaultdict(list)
-    for volume in volumes if any(volume.split == "train" for volume in volumes) else ():
+    for volume in volumes if any(each.split == "train" for each in volumes) else ():
         if volume.fold is not None or volume.split == "validation":
             parts[volume.part].append(volume)
     for part, own in parts.items():

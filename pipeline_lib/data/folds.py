@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -178,7 +179,8 @@ def _blocks(volumes: Sequence[tuple[str, list[int]]], number: int) -> dict[tuple
     for name, sections in volumes:
         fold = len(whole) * number // len(units)
         whole |= {(name, section): fold for section in sections}
-    smallest = min([*whole.values()].count(fold) for fold in range(number))
+    sizes = Counter(whole.values())
+    smallest = min(sizes[fold] for fold in range(number))
     if 2 * smallest * number >= len(units):
         return whole
     return {unit: k * number // len(units) for k, unit in enumerate(units)}

@@ -422,11 +422,8 @@ def _require_same_pages(
 
 def _require_same_palette(path: Path, series: tifffile.TiffPageSeries) -> None:
     """Raise `InputError` if pages have other palettes: the same value would be another gray level or cell."""
-    pages = series.keyframe.parent.pages
-    palettes = (
-        np.asarray(cast(tifffile.TiffPage, pages.get(number, aspage=True)).colormap)
-        for number in range(len(pages))
-    )
+    pages = (page.aspage() for page in series.pages if page is not None)
+    palettes = (np.asarray(page.colormap) for page in pages)
     first = next(palettes)
     for number, palette in enumerate(palettes, 1):
         if not np.array_equal(palette, first):

@@ -86,6 +86,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def begins_with(path: Path, text: str) -> bool:
+    """Return whether a file begins with a text.
+
+    Parameters
+    ----------
+    path : Path
+        File to read.
+    text : str
+        Text, in UTF-8.
+
+    Returns
+    -------
+    bool
+        Whether its first bytes are those of the text.
+    """
+    with path.open("rb") as file:
+        return file.read(len(text.encode())) == text.encode()
+
+
 def _is_running(process: str) -> bool:
     """Return whether a process of this machine, other than this one, has this number."""
     if not process.isdecimal() or int(process) == os.getpid():

@@ -116,9 +116,7 @@ def cell_probability(network: str, raw: np.ndarray, statistics: Json) -> npt.NDA
     >>> cell_probability("constant", np.zeros((1, 1, 3)), {"class_frequencies": [0.25, 0.75]})
     array([[0.75, 0.75, 0.75]], dtype=float32)
     """
-    if network == "constant":
-        return np.full(raw.shape[1:], cell_share(statistics), np.float32)
-    span = statistics["smoothed_raw"]
-    if span["low"] == span["high"]:  # images of one gray level
+    span = statistics["smoothed_raw"] if network == "smoothed_raw" else None
+    if span is None or span["low"] == span["high"]:  # constant, or images of one gray level
         return np.full(raw.shape[1:], cell_share(statistics), np.float32)
     return np.clip((smooth(raw) - span["low"]) / (span["high"] - span["low"]), 0, 1).astype(np.float32)
