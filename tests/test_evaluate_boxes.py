@@ -465,8 +465,16 @@ WRONG = {
         ["p.csv", "p.tif"],
         r"p\.tif: found .*, but boxes are compared with those of labels. .* `--prediction labels`",
     ),
-    "ignored pixels of boxes": (["t.csv", "t.csv", "--ignore", "255"], r"t\.csv: pixels cannot be ignored"),
-    "a score for labels": (["l.tif", "l.tif", "--score", "0.5"], r"`--score`, .* are for files of boxes"),
+    "ignored pixels of boxes": (["t.csv", "t.csv", "--ignore", "255"], r"t\.csv: found boxes; `--ignore` can"),
+    "labels with options of boxes": (
+        ["l.tif", "p.csv", "--box-coordinates", "pixels_from_1"],
+        r"l\.tif: found an image; `--box-coordinates` can only be used with boxes",
+    ),
+    "boxes with options of labels": (
+        ["l.tif", "p.csv", "--channel", "0", "--highest", "255"],
+        r"p\.csv: found boxes; `--highest`, `--channel` can only be used with images",
+    ),
+    "a score for labels": (["l.tif", "l.tif", "--score", "0.5"], r"l\.tif: found an image; `--score` can"),
     "some scores": (["t.csv", "some.csv"], r"some\.csv: 1 of 2 boxes have no score"),
     "several volumes": (["t.csv", "v.csv"], r"found boxes of the volumes a, b\. Write one table for each"),
     "no such file": (["t.csv", "nothing.csv"], r"nothing\.csv: .*(no such file|No such file)"),

@@ -530,7 +530,26 @@ def score_files(
     """
     import pandas as pd
 
-    if are_boxes(truth) or are_boxes(prediction):
+    boxes = are_boxes(truth), are_boxes(prediction)
+    of_annotation = {
+        "annotation-kind": annotation_kind != "auto",
+        "classes": classes,
+        "background": background,
+        "ignore": ignore is not None,
+        "ignore-mask": ignore_mask,
+        "relabel": relabel,
+    }
+    of_prediction = {
+        "prediction": prediction_kind != "auto",
+        "prediction-background": prediction_background,
+        "highest": highest is not None,
+        "channel": channel is not None,
+    }
+    corners_of_annotation = {"box-coordinates": box_coordinates}
+    corners_of_prediction = {"prediction-coordinates": prediction_coordinates}
+    _refuse_options(truth, boxes=boxes[0], of_images=of_annotation, of_boxes=corners_of_annotation)
+    _refuse_options(prediction, boxes=boxes[1], of_images=of_prediction, of_boxes=corners_of_prediction)
+    if any(boxes):
         annotated: imageio.AnnotationSettings = {
             "sections": sections,
             "kind": annotation_kind,
@@ -555,11 +574,7 @@ def score_files(
         for note in notes:
             show(f"{prediction}: {note}")
         return _table_of_boxes(matches, names, score)
-    if score is not None or box_coordinates or prediction_coordinates:
-        raise InputError(
-            f"{prediction}: `--score`, `--box-coordinates` and `--prediction-coordinates` are for files of "
-            "boxes. Leave them out."
-        )
+    _refuse_options(prediction, boxes=False, of_images={}, of_boxes={"score": score is not None})
     paths = [prediction, truth, *([ignore_mask] if ignore_mask else [])]
     info, of_truth, *_ = imageio.inspect_apart(paths, _HEADERS_GB)
 
@@ -612,6 +627,16 @@ def score_files(
     return found
 
 
+def _refuse_options(
+    path: str | Path, *, boxes: bool, of_images: Mapping[str, object], of_boxes: Mapping[str, object]
+) -> None:
+    """Raise `InputError` if an option is given that has no effect on the kind of a file."""
+    options = of_images if boxes else of_boxes
+    if unused := ", ".join(f"`--{option}`" for option, given in options.items() if given):
+        found, other = ("boxes", "images") if boxes else ("an image", "boxes")
+        raise InputError(f"{path}: found {found}; {unused} can only be used with {other}. Leave this out.")
+
+
 def _read_boxes(
     truth: str | Path,
     prediction: str | Path,
@@ -626,10 +651,6 @@ def _read_boxes(
     One of the two can be labels.
     """
     sections = annotated["sections"]
-    if are_boxes(truth) and (annotated["ignore"] is not None or annotated["ignore_mask"]):
-        raise InputError(
-            f"{truth}: pixels cannot be ignored in files of boxes. Leave `--ignore` and `--ignore-mask` out."
-        )
     if are_boxes(truth) and are_boxes(prediction):
         true, found, notes = read_pair(
             truth,
