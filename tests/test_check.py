@@ -558,6 +558,9 @@ class TestPage:
 def test_all_doubts_are_in_the_reference():
     text = (DOCS / "reference/check.md").read_text()
     assert {*re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)} == {*DOUBTS}
+    sources = (path.read_text() for path in (DOCS.parent / "pipeline_lib").rglob("*.py"))
+    named = {name for source in sources for name in re.findall(r"\bdoubt\(\s*\"(\w+)\"", source)}
+    assert named <= {*DOUBTS} and "anti_aliasing" in named
 
 
 class TestAccepted:

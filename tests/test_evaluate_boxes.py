@@ -465,7 +465,7 @@ WRONG = {
         ["p.csv", "p.tif"],
         r"p\.tif: found .*, but boxes are compared with those of labels. .* `--prediction labels`",
     ),
-    "ignored pixels of boxes": (["t.csv", "t.csv", "--ignore", "255"], r"t\.csv: found boxes; `--ignore` can"),
+    "ignored pixels of boxes": (["t.csv", "t.csv", "--ignore", "255"], r"t\.csv: found boxes; `--ignore`"),
     "labels with options of boxes": (
         ["l.tif", "p.csv", "--box-coordinates", "pixels_from_1"],
         r"l\.tif: found an image; `--box-coordinates` can only be used with boxes",

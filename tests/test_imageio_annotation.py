@@ -317,6 +317,29 @@ def test_sparse_objects_are_cells_and_their_inverse_is_right_or_asked(tmp_path):
             np.testing.assert_array_equal(inverse.labels[0] > 0, objects)
 
 
+@pytest.mark.parametrize("step", [20, 21])
+def test_gaps_between_touching_cells_are_no_cells(tmp_path, step):
+    """Discs in rows, black on white: the gaps between them are as many compact areas of white."""
+    y, x = np.mgrid[:300, :300]
+    row = y // step
+    from_middle = np.hypot(y % step - step / 2, (x + row % 2 * step / 2) % step - step / 2)
+    cells = from_middle < 10.3
+    for mask in (~cells, cells):
+        try:
+            found = annotation(tmp_path, np.where(mask, 255, 0).astype(np.uint8))
+        except InputError as error:
+            assert "not clear which of two values are cells" in str(error)
+        else:
+            np.testing.assert_array_equal(found.labels[0] > 0, cells)
+
+
+def test_labels_that_lie_inside_another_one_get_the_background_to_type(tmp_path):
+    labels = np.where(instances() == 0, 19, instances()).astype(np.uint8)
+    labels[0, :30] = 0  # so that 0 is a value
+    with pytest.raises(InputError, match=r"labels lie inside.* If 19, .* `dataset: \{background: 19\}`"):
+        annotation(tmp_path, labels)
+
+
 def test_ignored_pixels_do_not_change_what_is_inferred(tmp_path):
     membranes = drawn_cells()
     membranes[:, 40:] = 128
@@ -616,6 +639,12 @@ def test_a_mask_that_is_stated_to_be_instances_stops(tmp_path, classes):
     found = doubts_of(tmp_path / "a.tif", kind="instances")["several_areas"]
     assert found["weight"] == 0.9 and "`relabel: true`" in found["text"]
     assert not doubts_of(tmp_path / "a.tif", kind="instances", relabel=True)
+
+
+def test_five_cells_of_two_classes_that_are_stated_to_be_instances_stop(tmp_path):
+    labels = np.where(instances() <= 5, instances(), 0)
+    write_stack(tmp_path / "a.tif", np.where(labels > 0, 1 + labels % 2, 0).astype(np.uint8))
+    assert doubts_of(tmp_path / "a.tif", kind="instances")["several_areas"]["weight"] == 0.9
 
 
 def test_numbers_of_8_bits_that_were_used_again_are_asked_about(tmp_path):

@@ -1,6 +1,7 @@
 """`bordure init`: table and config for a folder of images."""
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,8 +78,22 @@ LAYOUTS = {
         [("t000", "01/t000.tif", None), ("t001", "01/t001.tif", "01_GT/SEG/man_seg001.tif")],
     ),
     "names that are not valid in a table": (
-        ["images/a (1).tif", "labels/a (1).tif"],
-        [("a_1", "images/a (1).tif", "labels/a (1).tif")],
+        ["images/a (1).tif", "labels/a (1).tif", "images/con.2.tif", "labels/con.2.tif"],
+        [
+            ("a_1", "images/a (1).tif", "labels/a (1).tif"),
+            ("image_con.2", "images/con.2.tif", "labels/con.2.tif"),
+        ],
+    ),
+    "folders with other words": (
+        ["raw_data/1.tif", "raw_data/2.tif", "masks/1.tif", "masks/2.tif"],
+        [("1", "raw_data/1.tif", "masks/1.tif"), ("2", "raw_data/2.tif", "masks/2.tif")],
+    ),
+    "folders with other words and a split": (
+        [f"{part}set/{side}/1.tif" for part in ("train", "test") for side in ("Original", "Ground Truth")],
+        [
+            ("testset_Original_1", "testset/Original/1.tif", "testset/Ground Truth/1.tif", "test"),
+            ("trainset_Original_1", "trainset/Original/1.tif", "trainset/Ground Truth/1.tif", "train"),
+        ],
     ),
 }
 
@@ -121,6 +136,10 @@ def test_stated_patterns_win_over_words(tmp_path):
     [
         (["x.tif", "x_mask.tif", "x_outlines.tif"], {}, "which image belongs to x_mask.tif, x_outlines.tif"),
         (["images/a.tif", "images/b.tif", "masks/c.tif"], {}, "which image belongs to masks/c.tif"),
+        (["a/b/masks/c.tif"], {}, "which image belongs to a/b/masks/c.tif .images found: 0"),
+        (["images/0.tif", "masks/0.tif", "masks/1.tif"], {}, "which image belongs to masks/1.tif"),
+        (["images/cell_5.tif", "masks/cell_6.tif"], {}, "which image belongs to masks/cell_6.tif"),
+        (["ctrl_1.tif", "ctrl_2.tif", "drug_3.tif", "drug_1_mask.tif"], {}, "belongs to drug_1_mask.tif"),
         (["a.tif", "b.tif"], {}, "found 2 images, but no annotations"),
         (["a.txt"], {}, "found no images"),
         (["a.tif"], {"images": "*.tif"}, "--images: is given without --annotations"),
@@ -137,6 +156,43 @@ def test_ambiguous_names_are_refused(tmp_path, files, options, message):
     with pytest.raises(InputError, match=message) as error:
         find_images(tmp_path, **options)
     assert "--images" in str(error.value)
+
+
+def test_sequences_with_several_annotations_are_paired_by_patterns(tmp_path):
+    """The cell tracking challenge has a folder for the numbers of tracks and one for automatic labels."""
+    frames = [(video, frame) for video in ("01", "02") for frame in ("000", "001")]
+    touch(tmp_path, *(f"{video}/t{frame}.tif" for video, frame in frames))
+    for folder in ("GT/TRA/man_track", "GT/SEG/man_seg", "ST/SEG/man_seg"):
+        touch(tmp_path, *(f"{video}_{folder}{frame}.tif" for video, frame in frames))
+    with pytest.raises(InputError, match=r"which image belongs to .*--annotations"):
+        find_images(tmp_path)
+    found = find_images(tmp_path, "0?/t*.tif", "0?_ST/SEG/*.tif")
+    assert [(one.images, one.annotation) for one in found] == [
+        (f"{video}/t{frame}.tif", f"{video}_ST/SEG/man_seg{frame}.tif") for video, frame in frames
+    ]
+
+
+def test_one_side_may_be_a_dataset(tmp_path):
+    touch(tmp_path, "a_labels.tif", "b_labels.tif")
+    assert find_images(tmp_path, "a.h5:/raw", "a*.tif") == [Found("volume", "a.h5:/raw", "a_labels.tif")]
+    with pytest.raises(InputError, match="matches 2 files, expected one"):
+        find_images(tmp_path, "a.h5:/raw", "*.tif")
+
+
+def test_names_that_a_table_cannot_have_are_refused_first(tmp_path):
+    for name, message in ((b"Zelle_\xfc.tif", "not valid UTF-8.*convmv"), (b"x{1}.tif", r"found '\{'")):
+        folder = tmp_path / message[:5]
+        folder.mkdir()
+        (Path(os.fsdecode(os.fsencode(folder) + b"/" + name))).touch()
+        with pytest.raises(InputError, match=message):
+            find_images(folder)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "npy", "geojson", "zip"])
+def test_annotations_that_are_not_read_are_named(tmp_path, suffix):
+    touch(tmp_path, "images/a.tif", f"masks/a.{suffix}", ".masks/b.npy")
+    with pytest.raises(InputError, match=rf"no annotations: .*Files such as masks/a.{suffix} are not read"):
+        find_images(tmp_path)
 
 
 def test_annotations_alone_can_be_stated(tmp_path):
@@ -327,9 +383,40 @@ def test_labels_without_background_are_refused(tmp_path):
     for path in (folder / "masks").iterdir():
         labels = tifffile.imread(path)
         tifffile.imwrite(path, np.where(labels == 0, 99, labels).astype(np.uint8))
-    with pytest.raises(InputError, match="every pixel belongs to a cell, so the background is not 0"):
+    with pytest.raises(InputError, match="one surrounds the others, so the background is not 0"):
         survey(folder, find_images(folder), {"kind": "instances"})
     assert survey(folder, find_images(folder), {"kind": "instances", "background": 99}).share < 0.5
+
+
+def test_labels_that_fill_the_images_have_no_background(tmp_path):
+    folder = write_nuclei(tmp_path, 2)
+    y, x = np.mgrid[:120, :120]
+    for path in (folder / "masks").iterdir():
+        tifffile.imwrite(path, (1 + y // 20 * 6 + x // 20).astype(np.uint8))
+    seen = survey(folder, find_images(folder), {})
+    assert (seen.kind, seen.share, seen.cells, seen.touching) == ("instances", 1, 72, 1)
+
+
+def test_specks_that_touch_are_no_touching_cells(tmp_path):
+    folder = write_nuclei(tmp_path, 1)
+    labels = np.zeros((120, 120), np.uint8)
+    for n in range(8):
+        labels[5 + 14 * n : 13 + 14 * n, 20:40] = 1 + n
+        labels[6 + 14 * n, 60:62] = 101 + 2 * n, 102 + 2 * n
+    tifffile.imwrite(folder / "masks/n0.tif", labels)
+    seen = survey(folder, find_images(folder), {"kind": "instances"})
+    assert (seen.cells, seen.touching) == (8, 0)
+
+
+def test_one_annotation_does_not_overrule_unclear_ones(tmp_path):
+    """Masks of two classes, of which one image has one cell of each."""
+    folder = write_nuclei(tmp_path, 6)
+    for n, path in enumerate(sorted((folder / "masks").iterdir())):
+        labels = tifffile.imread(path)
+        kept = np.unique(labels)[1 : 3 if n == 0 else 6]
+        tifffile.imwrite(path, np.where(np.isin(labels, kept), 1 + labels % 2, 0).astype(np.uint8))
+    with pytest.raises(InputError, match=r"the meaning of the values is not clear"):
+        survey(folder, find_images(folder), {})
 
 
 def test_annotations_of_several_kinds_are_refused(tmp_path):

@@ -66,6 +66,22 @@ _NAME = re.compile(
 )
 
 
+def is_valid_name(name: str) -> bool:
+    """Return whether a name of a volume is a valid file name on all systems.
+
+    Parameters
+    ----------
+    name : str
+        Name.
+
+    Returns
+    -------
+    bool
+        False also for names of devices of Windows, such as `con`.
+    """
+    return _NAME.fullmatch(name) is not None
+
+
 @dataclass(frozen=True)
 class Volume:
     """One row of the table of volumes.
@@ -518,7 +534,7 @@ def _volume(row: str, columns: list[str], line: list[str], data_dir: Path) -> Vo
         )
     cells = dict(itertools.zip_longest(columns, line[: len(columns)], fillvalue=""))
     name, split, annotation = cells["volume"], cells["split"], cells.get("annotation", "")
-    if not _NAME.fullmatch(name):
+    if not is_valid_name(name):
         raise InputError(
             f"{row}: the `volume` name `{name:.100}` is not a valid file name on all systems. Use at most "
             "100 letters, digits, _, . and -, begin with a letter or digit and do not end with a dot, for "

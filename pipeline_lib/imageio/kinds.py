@@ -298,6 +298,14 @@ class Given:
                 f"set {classes}, with the names that fit. If a value means not annotated, add `ignore`. If "
                 f"each value is one cell, set `dataset: {{annotation_kind: instances}}`.{smoothed}"
             )
+        if areas.split <= meaning.MOST_SPLIT and not self._restarted(areas):
+            common = self.found.text(self.found.values[self.found.share.argmax()])
+            return (
+                f"{self.path}: {areas.enclosed:.0%} of the areas of {labels} labels lie inside that of another "
+                f"label ({described}). If {common}, the most common value, is the background, set `dataset: "
+                f"{{background: {common}}}`; if each label is one cell, set `dataset: {{annotation_kind: "
+                "instances}`."
+            )
         return (
             f"{self.path}: {areas.split:.0%} of the {labels} labels have several separate areas in a section "
             f"({described}). If labels were used for several cells, set `dataset: {{annotation_kind: "
@@ -474,7 +482,7 @@ class Given:
         elif areas.split > 0.02 and not self.relabel:
             text = f"{areas.split:.0%} of the labels have several separate areas in a section. "
             several = int(areas.number[self.found.values != 0].sum())
-            if labels <= meaning.FEW and areas.split > meaning.MOST_SPLIT and several > 4 * labels:
+            if labels <= meaning.FEW and areas.split > meaning.MOST_SPLIT and several > 2 * labels:
                 text += (
                     f"So few labels ({labels}) for {several} areas are those of a mask or of classes: set "
                     "`relabel: true` if each area is one cell, or the right `annotation_kind`."

@@ -32,6 +32,8 @@ _SMALL = 16  # px; smaller areas of two values are noise
 _MANY = 4  # areas; fewer may as well be parts of a background
 _LINE = 1.5  # px; largest `_Shape.thickness` of lines of 1 or 2 px
 AROUND = 0.5  # smallest share of the frame that a background has
+_SOLID = 0.6  # smallest solidity of cells: above 0.8 for most, below 0.5 for the gaps between touching ones
+_LARGEST = 30  # areas of a region whose solidity is measured
 _COMPACT = 12.0  # largest elongation of cells; it is 2 for most, 8 for rods, above 20 for membranes
 
 
@@ -407,13 +409,15 @@ def cells_of_two(regions: Iterable[np.ndarray]) -> int | None:
     """Return which of two values is that of cells: 0, 1, or None if the shapes do not tell.
 
     Cells are many compact areas, or some in front of a background. Membranes and background are few areas,
-    and membranes are thinner than cells. Lines are no cells, nor are areas if one is like a background.
+    and membranes are thinner than cells. Lines are no cells, nor are areas if one is like a background, nor
+    the gaps between cells that touch, whose sides are hollow.
 
     Parameters
     ----------
     regions : iterable of (y, x) array of bool or int
         Sampled regions of 0 and 1. Pixels with other values are ignored.
     """
+    regions = [*regions]
     parts = [[_areas_of(region == value) for value in (0, 1)] for region in regions]
     shapes = [_shape(of_value) for of_value in zip(*parts, strict=True)]
     like_cells = []
@@ -422,9 +426,10 @@ def cells_of_two(regions: Iterable[np.ndarray]) -> int | None:
         compact = own.number > 0 and own.elongation < _COMPACT and own.thickness > _LINE
         many = own.number >= max(2 * other.number, _MANY) and own.around < AROUND
         # in an inverted drawing the membranes are thinner; white background with dark cells stays unclear
-        thin = value == 1 or other.thickness < 0.75 * own.thickness
+        thin = other.thickness < 0.75 * own.thickness
         alone = value == 1 and own.frame < 0.05
-        if compact and ((many and thin) or alone):
+        likely = compact and ((many and (thin or value == 1)) or alone)
+        if likely and (thin or _solidity(region == value for region in regions) > _SOLID):
             like_cells.append(value)
     return like_cells[0] if len(like_cells) == 1 else None
 
@@ -468,6 +473,24 @@ def _areas_of(mask: np.ndarray) -> _Part:
     at_frame = frame(area_of)
     around = np.bincount(at_frame, minlength=2)[1:].max() / len(at_frame)
     return _Part(size[kept], elongation[kept], thickness, float((at_frame > 0).mean()), float(around))
+
+
+def _solidity(masks: Iterable[np.ndarray]) -> float:
+    """Return the median share of an area in its convex hull, weighted by size, of the largest areas."""
+    from skimage import measure  # takes 0.3 s, which is needed only where annotations are read
+
+    size, solidity = [0], [0.0]
+    for mask in masks:
+        area_of = measure.label(mask, connectivity=1)  # type: ignore[no-untyped-call]
+        pixels = np.bincount(area_of.ravel())
+        largest = np.argsort(-pixels[1:], kind="stable")[:_LARGEST] + 1
+        kept = largest[pixels[largest] >= _SMALL]
+        found = measure.regionprops(np.where(np.isin(area_of, kept), area_of, 0))  # type: ignore[no-untyped-call]
+        size += [int(area.area) for area in found]
+        solidity += [float(area.solidity) for area in found]
+    order = np.argsort(solidity)
+    total = np.cumsum(np.array(size)[order])
+    return solidity[order[np.searchsorted(total, total[-1] / 2)]]
 
 
 def _shape(parts: Sequence[_Part]) -> _Shape:

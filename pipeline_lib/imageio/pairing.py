@@ -97,6 +97,8 @@ def pair_files(images: Sequence[Path], annotations: Sequence[Path]) -> dict[int,
         image, the pairs of the way that pairs most.
     """
     found: list[dict[int, int]] = [{}]
+    if not images or not annotations:
+        return {}
     for keys in _keys(images, annotations):
         found.append(equal_pairs(*keys))
         if len(found[-1]) == len(annotations):

@@ -6,9 +6,11 @@ import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline_lib import provenance
+from pipeline_lib.data.volumes import is_valid_name
 from pipeline_lib.imageio.naming import SLICE_SUFFIXES, hdf5_path, natural_key, zarr_path
 from pipeline_lib.imageio.omezarr import METADATA
 from pipeline_lib.imageio.pairing import equal_pairs, pair_files
@@ -19,17 +21,31 @@ from pipeline_lib.runtime.errors import InputError
 
 #: Words in the names of images. With `MASK_WORDS`, they do not tell images apart.
 IMAGE_WORDS = {"image", "images", "img", "imgs", "raw", "volume", "volumes", "input", "inputs"}
+IMAGE_WORDS |= {"original", "originals"}
 #: Words in the names of folders that state the use of the images in them.
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",
+    "trainset": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
+    "valset": "validation",
     "test": "test",
     "testing": "test",
+    "testset": "test",
 }
-_ROLES = MASK_WORDS | IMAGE_WORDS
+_ROLES = MASK_WORDS | IMAGE_WORDS | {"ground"}  # ground truth
+#: Files that often have annotations, and how to make images of them.
+_NOT_READ = {
+    ".npy": "Save the masks as PNG or TIFF (in Cellpose: `File > Save masks as PNG/tif`)",
+    ".gif": "Save the masks as PNG or TIFF",
+    ".json": "Save a label image, or for boxes, write a table with this file as `annotation`",
+    ".geojson": "Save a label image",
+    ".zip": "For ROIs of ImageJ, save a label image",
+    ".roi": "Save a label image",
+}
+_NO_NAME = re.compile(r"[\t\n\r{}<>]")  # what a path in a table of volumes cannot have
 _STATE = "--annotations 'drawn/*.png', if needed also --images 'raw/*.tif'"
 
 
@@ -86,40 +102,39 @@ def find_images(folder: Path, images: str | None = None, annotations: str | None
         raise InputError(f"{folder}: no such folder. Name the folder with the images.")
     if images is not None and annotations is None:
         raise InputError(f"--images: is given without --annotations. State both: {_STATE}.")
-    if images and annotations and hdf5_path(images) and hdf5_path(annotations):
-        return [Found("volume", images, annotations)]
+    if images and annotations and (hdf5_path(images) or hdf5_path(annotations)):
+        raw = _single(folder, images, "images")
+        return [Found("volume", raw, _single(folder, annotations, "annotations"))]
     if annotations is not None:
         drawn = _matching(folder, annotations, "annotations")
         if images is None:
-            raw = [file for file in _readable(folder) if not _is_annotation(folder, file)]
-            return _named(folder, _paired(folder, [file for file in raw if file not in drawn], drawn))
-        raw = _matching(folder, images, "images")
-        if both := {*raw} & {*drawn}:
+            others = [file for file in _readable(folder) if not _is_annotation(folder, file)]
+            return _named(folder, _paired(folder, [file for file in others if file not in drawn], drawn))
+        stated = _matching(folder, images, "images")
+        if both := {*stated} & {*drawn}:
             raise InputError(
                 f"{min(both)}: matches --images {images} and --annotations {annotations}, expected one of "
                 "the two. Narrow the patterns."
             )
-        return _named(folder, _paired(folder, raw, drawn))
+        return _named(folder, _paired(folder, stated, drawn))
     files = [*_readable(folder)]
     if not files:
         raise InputError(
             f"{folder}: found no images ({', '.join(SLICE_SUFFIXES)}) in it or its subfolders. Name another "
             "folder, or for HDF5 add --images FILE.h5:/DATASET --annotations FILE.h5:/DATASET."
         )
-    groups: defaultdict[Hashable, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
+    groups: dict[Hashable, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
     for file in files:
         groups[_group(folder, file)][_is_annotation(folder, file)].append(file)
     inside = any(_labels_inside(folder, file) for file in files)
     if not inside and not any(annotated for _, annotated in groups.values()):
-        if arrays := sorted(folder.rglob("*.npy")):
-            raise InputError(
-                f"{arrays[0]}: files of this type are not read. Save the masks as PNG or TIFF (in Cellpose: "
-                "`File > Save masks as PNG/tif`), then run the same command again."
-            )
         raise InputError(
-            f"{folder}: found {len(files)} images, but no annotations: no file or folder has a word such as "
-            f"mask, label, seg or gt in its name. Add {_STATE}."
+            f"{folder}: found {len(files)} images, but no annotations: no image or folder of images has a "
+            f"word such as mask, label, seg or gt in its name.{_not_read(folder)} Add {_STATE}."
         )
+    if not any(raw and drawn for raw, drawn in groups.values()):  # names of folders do not tell
+        drawn = [file for _, annotated in groups.values() for file in annotated]
+        groups = {(): ([file for others, _ in groups.values() for file in others], drawn)}
     pairs = [pair for group in groups.values() for pair in _paired(folder, *group)]
     return _named(folder, pairs)
 
@@ -135,7 +150,30 @@ def _readable(folder: Path) -> Iterator[Path]:
         if entry.is_dir() and not _is_image(entry):
             yield from _readable(entry)
         elif _is_image(entry) and not (entry.is_file() and provenance.is_result(entry)):
-            yield entry
+            yield _valid_path(entry)
+
+
+def _valid_path(path: Path) -> Path:
+    """Return a path; raise `InputError` if a table of volumes cannot have it."""
+    shown = str(path).encode(errors="replace").decode()
+    if shown != str(path):
+        raise InputError(
+            f"{shown}: the name is not valid UTF-8. Rename the file, or convert all names of its folder, for "
+            "example from those of Windows with `convmv -f cp1252 -t utf8 -r --notest FOLDER`."
+        )
+    if found := _NO_NAME.search(str(path)):
+        raise InputError(f"{path}: found {found[0]!r} in the path. Rename the file or folder.")
+    return path
+
+
+def _not_read(folder: Path) -> str:
+    """Return what to do about a file that may have annotations, but is not read; nothing if there is none."""
+    for suffix, fix in _NOT_READ.items():
+        for path in sorted(folder.rglob(f"*{suffix}")):
+            shown = path.relative_to(folder)
+            if not any(part.startswith(".") for part in shown.parts):
+                return f" Files such as {shown} are not read. {fix}."
+    return ""
 
 
 def _is_image(path: Path) -> bool:
@@ -174,7 +212,20 @@ def _matching(folder: Path, pattern: str, option: str) -> list[Path]:
             f"--{option} {pattern}: matches no image ({', '.join(SLICE_SUFFIXES)}) in {folder}. Write it "
             f"relative to this folder, and in quotes: --{option} 'raw/*.tif'."
         )
-    return sorted({*found}, key=lambda path: natural_key(str(path)))
+    return sorted({*map(_valid_path, found)}, key=lambda path: natural_key(str(path)))
+
+
+def _single(folder: Path, pattern: str, option: str) -> str:
+    """Return the path of a dataset, or of the one file that matches a pattern, relative to `folder`."""
+    if hdf5_path(pattern):
+        return pattern
+    found = _matching(folder, pattern, option)
+    if len(found) > 1:
+        raise InputError(
+            f"--{option} {pattern}: matches {len(found)} files, expected one, because the other option names "
+            "a single dataset."
+        )
+    return found[0].relative_to(folder).as_posix()
 
 
 def _words(name: str) -> tuple[int | str, ...]:
@@ -198,14 +249,17 @@ def _paired(
     folder: Path, images: Sequence[Path], annotations: Sequence[Path]
 ) -> list[tuple[Path, Path | None]]:
     """Return each image with its annotation; raise `InputError` if an annotation has no image."""
-    if len(images) == 1 < len(annotations):
+    pairs = pair_files(images, annotations)
+    if len(images) == 1 < len(annotations) and not pairs:
         own = {path.parent for path in annotations}
         if len(own) == 1 and images[0].parent not in own:
             return [(images[0], own.pop())]  # one mask for each cell
-    pairs = pair_files(images, annotations)
-    for names in (_without_roles, _numbers):
+    if len(images) == len(annotations) == 1 and _only_numbers_differ(images[0], annotations[0]):
+        pairs = {}
+    for names in (_without_roles, _numbers, partial(_all_numbers, folder)):
         if len(pairs) < len(annotations):
-            pairs = max(pairs, equal_pairs(names(images), names(annotations)), key=len)
+            others = _plausible(equal_pairs(names(images), names(annotations)), images, annotations)
+            pairs = max(pairs, others, key=len)
     if len(pairs) < len(annotations):
         spare = [annotations[n] for n in range(len(annotations)) if n not in pairs.values()]
         listed = ", ".join(str(path.relative_to(folder)) for path in spare[:LISTED])
@@ -226,6 +280,32 @@ def _without_roles(paths: Sequence[Path]) -> list[Hashable]:
 def _numbers(paths: Sequence[Path]) -> list[Hashable]:
     """Return the numbers in names: `t001` belongs to `man_seg001`, also if it is the only annotation."""
     return [tuple(token.value for token in name if isinstance(token.value, int)) for name in parsed(paths)]
+
+
+def _all_numbers(folder: Path, paths: Sequence[Path]) -> list[Hashable]:
+    """Return the numbers in names and folders: `01/t000` belongs to `01_ST/SEG/man_seg000`."""
+    parts = ([*path.relative_to(folder).parent.parts, path.stem] for path in paths)
+    return [tuple(value for part in own for value in _words(part) if isinstance(value, int)) for own in parts]
+
+
+def _words_of(path: Path) -> set[int | str]:
+    """Return the words of a name, without those for images and masks and without numbers."""
+    return {word for word in _words(path.stem) if isinstance(word, str)} - _ROLES
+
+
+def _plausible(
+    pairs: dict[int, int], images: Sequence[Path], annotations: Sequence[Path]
+) -> dict[int, int]:
+    """Return the pairs whose annotation has no word that only other images have: `drug_1` is not `ctrl_1`."""
+    words = [_words_of(path) for path in images]
+    every = set.union(set(), *words)
+    return {n: m for n, m in pairs.items() if not _words_of(annotations[m]) & every - words[n]}
+
+
+def _only_numbers_differ(image: Path, annotation: Path) -> bool:
+    """Return whether two names have the same words and other numbers: `cell_5` is not `cell_6_mask`."""
+    one, other = _numbers([image, annotation])
+    return bool(one and other) and one != other and _words_of(image) == _words_of(annotation)
 
 
 def _named(folder: Path, pairs: Sequence[tuple[Path, Path | None]]) -> list[Found]:
@@ -249,8 +329,8 @@ def _named(folder: Path, pairs: Sequence[tuple[Path, Path | None]]) -> list[Foun
 
 def _valid(name: str) -> str:
     """Return a name of at most 80 letters that is valid in a table of volumes."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.-")[:80].rstrip(".")
-    return name or "image"
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.-")[:80].rstrip(".") or "image"
+    return name if is_valid_name(name) else f"image_{name}"  # such as con, a device of Windows
 
 
 def _split(folder: Path, image: Path) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline_lib import imageio
 from pipeline_lib.data.labels import BORDER_WIDTH, count_pixels, separation_border
 from pipeline_lib.imageio.kinds import UnclearAnnotation
+from pipeline_lib.imageio.meaning import AROUND
 from pipeline_lib.imageio.regions import BORDER, AnnotationRegions, grow
 from pipeline_lib.kernels.pixelsize import PixelSize
 from pipeline_lib.kernels.sections import frame
@@ -57,7 +58,7 @@ class Survey:
     touching : float
         Share of cells that touch another one.
     contrast : float
-        Mean gray level in cells minus that outside, in standard deviations.
+        Mean gray level in cells minus that outside, in standard deviations. NaN without background.
     exposure : float
         Largest divided by smallest mean gray level of the images above their darkest level.
     pixel_sizes : list of tuple of float
@@ -90,6 +91,7 @@ class _Cells:
     touching: int = 0
     inside: int = 0  # px
     total: int = 0  # px
+    around: float = 0.0  # largest share of the frame of a window that one cell has
     gaps: list[np.ndarray] = field(default_factory=list)
     contrasts: list[float] = field(default_factory=list)
     means: list[float] = field(default_factory=list)
@@ -158,10 +160,10 @@ def survey(
             f"{folder / sample[0].annotation if sample[0].annotation else folder}: found no cells in "
             f"{len(sample)} annotations. Check that they were saved after drawing."
         )
-    if kind == "instances" and measured.inside == measured.total:
+    if kind == "instances" and measured.inside == measured.total and measured.around > AROUND:
         raise InputError(
-            f"{folder / str(sample[0].annotation)}: every pixel belongs to a cell, so the background is not "
-            "0. Name its value: `dataset: {background: N}`."
+            f"{folder / str(sample[0].annotation)}: every pixel belongs to a cell, and one surrounds the "
+            "others, so the background is not 0. Name its value: `dataset: {background: N}`."
         )
     gaps = np.concatenate([np.empty(0), *measured.gaps])  # none if no image has two cells
     info = infos[first.name]
@@ -179,7 +181,7 @@ def survey(
         share=measured.inside / measured.total,
         gap=float(np.percentile(gaps, 10)) if len(gaps) else float("nan"),
         touching=measured.touching / len(areas),
-        contrast=float(np.median(measured.contrasts)),
+        contrast=float(np.median(measured.contrasts)) if measured.contrasts else float("nan"),
         exposure=max(measured.means) / darkest if darkest > 0 else float("inf"),
         pixel_sizes=sorted({image.pixel_size for image in infos.values() if image.pixel_size}),
     )
@@ -245,7 +247,7 @@ def _kind(
     kinds: Counter[str] = Counter()
     first: dict[str, Path] = {}
     single = True  # whether annotations of two values have a single cell
-    unclear: UnclearAnnotation | None = None
+    unclear: list[UnclearAnnotation] = []
     for image in sample:
         path, own = _settings(folder, image, infos[image.name], settings)
         try:
@@ -256,19 +258,24 @@ def _kind(
                 if kind == "black_membranes":
                     single &= _is_one_cell(truth)
         except UnclearAnnotation as error:
-            unclear = unclear or error
+            unclear.append(error)
     if {*kinds} == {"instances", "black_membranes"} and single:  # some images have a single cell
         kinds = Counter(instances=kinds.total())
+    # others may show a single cell, or nothing; with several values they contradict
+    contrary = [error for error in unclear if len(error.found.values) > 2]
+    if len(contrary) >= kinds.total():
+        kinds.clear()
     if len(kinds) == 1:
         kind, number = kinds.most_common()[0]
         if number == len(sample) == 1:
             return kind, "inferred"
         number_read = f"all {number}" if number == len(sample) else f"{number} of {len(sample)}"
         return kind, f"inferred, clear in {number_read} that were read"
-    if not kinds and unclear is not None:
+    if not kinds:
+        error = [*contrary, *unclear][0]
         if choose is not None:
-            return choose(str(unclear), CHOICES), "chosen"
-        raise unclear
+            return choose(str(error), CHOICES), "chosen"
+        raise error
     listed = " and ".join(f"{kind} ({first[kind]})" for kind in sorted(kinds))
     message = f"{folder}: annotations of several kinds were found: {listed}."
     if choose is not None:
@@ -353,9 +360,11 @@ def _add_section(labels: np.ndarray, cells: _Cells) -> None:
     known = (values > 0) & (counts >= SPECK)
     values, areas = values[known], counts[known]
     cells.areas.append(areas)
-    cells.inner.append(areas[~np.isin(values, frame(labels))])
+    at_frame, pixels = count_pixels(frame(labels))
+    cells.inner.append(areas[~np.isin(values, at_frame)])
+    cells.around = max(cells.around, float(pixels[at_frame > 0].max(initial=0)) / pixels.sum())
     border = separation_border(labels, BORDER_WIDTH)
-    cells.touching += len(np.unique(labels[border]))
+    cells.touching += len(np.intersect1d(labels[border], values))
     cells.inside += int(counts[known].sum())
     cells.total += labels.size
     if len(areas) > 1:

@@ -9,6 +9,7 @@ DOUBTS = {
     "copies": "The same images are in two splits",
     "wrong_pair": "The annotation does not fit the image",
     "gray_levels": "The annotation looks like an image",
+    "anti_aliasing": "The edges of the annotation have colours of their own",
     "inverted": "The annotation looks inverted",
     "whole_section": "One cell covers most of a section",
     "lost_in_border": "Cells are lost in the separation border",
