@@ -869,17 +869,32 @@ def test_colours_of_a_palette_are_those_of_an_image(tmp_path, suffix):
     )
 
 
+def with_lut(path, colours):
+    options = {"photometric": "palette", "metadata": None, "description": imagej(images=1)}
+    tifffile.imwrite(path, GRAY, colormap=colours.astype("u2"), **options)
+    return path
+
+
 def test_an_imagej_image_with_a_lut_has_the_measured_values(tmp_path):
-    colours = np.random.default_rng(0).integers(0, 2**16, (3, 256)).astype("u2")
-    tifffile.imwrite(
-        tmp_path / "a.tif",
-        GRAY,
-        photometric="palette",
-        colormap=colours,
-        metadata=None,
-        description=imagej(images=1),
+    ramp = np.arange(256)
+    fire = np.stack(
+        [np.clip(3 * ramp, 0, 255), np.clip(3 * ramp - 255, 0, 255), np.clip(3 * ramp - 510, 0, 255)]
     )
-    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0, 0], GRAY)
+    ends = np.stack([np.where(ramp == 255, 0, ramp), ramp, np.where(ramp == 0, 255, ramp)])  # HiLo
+    for lut in (fire, ends, np.stack([ramp // 16 * 16] * 3)):
+        np.testing.assert_array_equal(read(with_lut(tmp_path / "a.tif", 257 * lut))[0, 0], GRAY)
+
+
+def test_an_imagej_image_of_8_bit_colours_has_no_gray_levels(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 2**16, (3, 256))
+    path = with_lut(tmp_path / "a.tif", colours)
+    refused(path, r"very different colours in ImageJ.*RGB Color.*Lookup Tables > Grays")
+    assert imageio.inspect(with_lut(path, np.where(np.arange(256) < 16, colours, 0))).scattered_lut
+    labels = np.kron(1 + np.arange(16).reshape(4, 4), np.ones((9, 9), int))
+    labels[::9] = labels[:, ::9] = 0  # label images have such colours
+    options = {"photometric": "palette", "metadata": None, "description": imagej(images=1)}
+    tifffile.imwrite(path, labels.astype(np.uint8), colormap=colours.astype("u2"), **options)
+    assert imageio.read_annotation(path).labels.max() == 16
 
 
 def test_a_palette_with_too_few_colours_is_damaged(tmp_path):

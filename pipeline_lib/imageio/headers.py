@@ -90,6 +90,8 @@ class ImageInfo:
         Value that means "no data", as the tag `GDAL_NODATA` of a TIFF states.
     palette : tuple of tuple of int, default ()
         Displayed colour of each value: red, green, blue and, if `alpha`, opacity.
+    scattered_lut : bool, default False
+        Whether ImageJ displays neighbouring values in colours without order, as in an image of 8-bit colours.
     orientation : int, default 1
         Orientation in which the file is stored, 1 to 8. Shape and regions are those that are displayed.
     smallest_read : int, default 0
@@ -129,6 +131,7 @@ class ImageInfo:
     unspecified: bool = False
     nodata: int | float | None = None
     palette: tuple[tuple[int, ...], ...] = ()
+    scattered_lut: bool = False
     orientation: int = 1
     smallest_read: int = 0
     others: tuple[Path, ...] = ()
@@ -232,9 +235,17 @@ def require_channels(
     Raises
     ------
     InputError
-        If the number of channels differs, a chosen one does not exist, or if 0 is displayed as white and the
-        type of the values defines no value that is black.
+        If the number of channels differs, a chosen one does not exist, or the values are no gray levels: if 0
+        is displayed as white and their type defines no value that is black, or if their colours in ImageJ
+        have no order.
     """
+    if info.scattered_lut and not annotation:
+        raise InputError(
+            f"{path}: neighbouring values have very different colours in ImageJ, as in an image of 8-bit "
+            "colours, whose values are no gray levels. If the colours matter, save it as RGB (Fiji: Image "
+            "> Type > RGB Color); if the values are gray levels, remove the colours (Image > Lookup Tables > "
+            "Grays)."
+        )
     if info.white_is_zero and info.dtype.kind not in "bu" and not annotation:
         raise InputError(
             f"{path}: 0 is displayed as white (WhiteIsZero, or an inverting LUT in Fiji), but {info.dtype} "

@@ -72,6 +72,7 @@ _ALIKE = {
     323: ("TileLength", 0),
     339: ("SampleFormat", 1),
 }
+_LUT_STEP = 0.125  # mean step between the colours of a ramp, at most
 _GRAY_LEVELS = (0, 1)  # PhotometricInterpretation: WhiteIsZero, BlackIsZero
 _RGB, _PALETTE, _YCBCR = 2, 3, 6
 
@@ -226,6 +227,13 @@ def _region_reader(
     return _displayed(path, tiff, key, info, read)
 
 
+def _is_scattered(lut: np.ndarray) -> bool:
+    """Return whether the colours (3, values) of neighbouring values differ much, unlike those of a ramp."""
+    used = lut[:, : np.flatnonzero(lut.any(axis=0)).max(initial=0) + 1].astype(float)
+    steps = np.abs(np.diff(used)).max(axis=0)  # 1 to 10 of 255 in a ramp, above 80 for 8-bit colours
+    return bool(len(steps) > 1 and steps.mean() > _LUT_STEP * np.iinfo(lut.dtype).max)
+
+
 def _displayed(
     path: Path, tiff: tifffile.TiffFile, key: tifffile.TiffPage, info: ImageInfo, read: Reader
 ) -> tuple[ImageInfo, Reader]:
@@ -242,7 +250,8 @@ def _displayed(
     # tifffile marks every bool array as WhiteIsZero when it writes it; 1 is white nevertheless
     own = info.dtype.kind == "b" and (tiff.is_shaped or (key.software or "").startswith("tifffile"))
     palette: tuple[tuple[int, ...], ...] = ()
-    if indexed and not tiff.is_imagej:  # ImageJ: the colours of a LUT
+    lut = indexed and tiff.is_imagej
+    if indexed and not lut:
         if key.colormap is None:
             raise InputError(
                 f"{path}: the file is damaged: its palette is missing. Copy it again from its source."
@@ -265,6 +274,7 @@ def _displayed(
         nodata=_nodata(key.tags.valueof(_NODATA)),
         names=_channel_names(tiff, info.channels - alpha),
         palette=palette,
+        scattered_lut=lut and key.colormap is not None and _is_scattered(np.asarray(key.colormap)),
         pixel_size=stated.pixel_size,
         section_spacing=stated.section_spacing,
         frame_interval=stated.frame_interval if info.frames else None,

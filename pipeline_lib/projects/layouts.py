@@ -293,9 +293,7 @@ def _words_of(path: Path) -> set[int | str]:
     return {word for word in _words(path.stem) if isinstance(word, str)} - _ROLES
 
 
-def _plausible(
-    pairs: dict[int, int], images: Sequence[Path], annotations: Sequence[Path]
-) -> dict[int, int]:
+def _plausible(pairs: dict[int, int], images: Sequence[Path], annotations: Sequence[Path]) -> dict[int, int]:
     """Return the pairs whose annotation has no word that only other images have: `drug_1` is not `ctrl_1`."""
     words = [_words_of(path) for path in images]
     every = set.union(set(), *words)
