@@ -302,8 +302,8 @@ class Given:
             common = self.found.text(self.found.values[self.found.share.argmax()])
             return (
                 f"{self.path}: {areas.enclosed:.0%} of the areas of {labels} labels lie inside that of "
-                f"another label ({described}). If {common}, the most common value, is the background, set `dataset: "
-                f"{{background: {common}}}`; if each label is one cell, set `dataset: {{annotation_kind: "
+                f"another label ({described}). If {common}, the most common value, is the background, set "
+                f"`dataset: {{background: {common}}}`; if each label is one cell, set `dataset: {{annotation_kind: "
                 "instances}`."
             )
         return (
