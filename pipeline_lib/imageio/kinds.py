@@ -303,8 +303,8 @@ class Given:
             return (
                 f"{self.path}: {areas.enclosed:.0%} of the areas of {labels} labels lie inside that of "
                 f"another label ({described}). If {common}, the most common value, is the background, set "
-                f"`dataset: {{background: {common}}}`; if each label is one cell, set `dataset: {{annotation_kind: "
-                "instances}`."
+                f"`dataset: {{background: {common}}}`; if each label is one cell, set "
+                "`dataset: {annotation_kind: instances}`."
             )
         return (
             f"{self.path}: {areas.split:.0%} of the {labels} labels have several separate areas in a section "
