@@ -388,6 +388,60 @@ class TestFinishedRun:
         assert describe(directory / "results/models/unet/model.pt")["provenance"]["best_iteration"] in (4, 5)
         assert "train_model" not in planned(directory, *arguments)  # `replace` is no setting of the results
 
+    def test_results_without_records_of_their_settings_are_refused(self, run, tmp_path):
+        """In another working folder, Snakemake would take them as they are, whatever changed."""
+        results = ("--config", f"results={tmp_path / 'results'}")
+        shutil.copytree(run[0] / "results", tmp_path / "results", copy_function=shutil.copy2)
+        for dry in (["-n"], []):
+            refused = snakemake(tmp_path, *dry, *run[1], *results, "weight_map={w0: 3}")
+            assert refused.returncode == 1
+            assert re.search(
+                r"error: .*/results/.*: Snakemake does not know with which settings it was made.* folder of "
+                rf"the earlier run, in {run[0]}\. Type the same command there\..*`--touch --forceall`",
+                refused.stderr,
+            )
+        touched = snakemake(tmp_path, *run[1], *results, "--touch", "--forceall")
+        assert touched.returncode == 0, touched.stderr
+        assert "does not know" not in touched.stderr + snakemake(tmp_path, "-n", *run[1], *results).stderr
+        assert "train_model" not in planned(tmp_path, *run[1], *results)
+        assert "build_weight_map_train" in planned(tmp_path, *run[1], *results, "weight_map={w0: 3}")
+
+    def test_edited_labels_are_kept_when_they_are_made_again(self, run, tmp_path):
+        directory = shutil.copytree(run[0], tmp_path / "again", copy_function=shutil.copy2)
+        labels = directory / "results/segmentation/score_labels.tif"
+        tifffile.imwrite(labels, np.full((1, 96, 96), 7, np.uint16))
+        edited, others = labels.read_bytes(), ("--forcerun", "write_tiffs_held_out")
+        answer = snakemake(directory, *run[1], *others, "--until", "write_tiffs_held_out")
+        assert answer.returncode == 0, answer.stderr
+        (kept,) = (labels.parent / "replaced").iterdir()
+        assert kept.read_bytes() == edited != labels.read_bytes()
+        assert f"keeps results/segmentation/replaced/{kept.name}: edited after it was made" in answer.stderr
+        snakemake(directory, *run[1], *others, "--until", "write_tiffs_held_out")
+        assert len([*kept.parent.iterdir()]) == 1
+
+    def test_a_complete_run_without_some_small_files_is_still_complete(self, run, tmp_path):
+        directory = shutil.copytree(run[0], tmp_path / "again", copy_function=shutil.copy2)
+        for name, line in (("check.json", "scores"), ("postprocessing/constant.json", "report")):
+            (directory / "results" / name).unlink()
+            answer = snakemake(directory, *run[1])
+            assert answer.returncode == 0, answer.stderr
+            assert f"\n{line} " in f"\n{answer.stdout}"
+
+    def test_missing_weight_maps_are_named_as_the_reason_for_another_training(self, run, tmp_path):
+        directory = shutil.copytree(run[0], tmp_path / "again", copy_function=shutil.copy2)
+        (directory / "results/weight_map/learn.h5").unlink()
+        answer = snakemake(directory, *run[1], "--config", "seeds=[1]")
+        assert answer.returncode == 1
+        assert "its input results/weight_map/learn.h5 is missing and is made again" in answer.stderr
+
+    def test_titles_and_accepted_doubts_may_have_braces(self, run):
+        arguments = ("--config", 'report={title: "Mice {2024}"}', "check={accept: ['{x}']}")
+        assert planned(run[0], *run[1], *arguments) == {"check_volumes", "require_accepted", "report"}
+
+    def test_a_run_is_not_compared_with_itself(self, run):
+        answer = snakemake(run[0], "-n", *run[1], "--config", "report={before: ./results/}")
+        assert answer.returncode == 1 and "is the results folder of this run" in answer.stderr
+
     def test_other_memory_and_blocks_repeat_only_the_report(self, run):
         assert planned(run[0], *run[1], "--config", "memory_gb=4", "block=256") == {"report"}
 
@@ -626,8 +680,8 @@ class TestLargeVolume:
         target = "results/segmentation/another_labels.tif"
         rules = planned(folder, *arguments, "--", target)
         checked = {"check_volumes", "require_accepted"}
-        # the shared volume is in the first batch of datasets, so the new one is in the second
-        new = {"build_dataset_new_2", "predict_new", "segment_new", "write_tiffs_new"}
+        # the shared volume is in the first batch of all stages, so the new one is in the second
+        new = {f"{stage}_new_2" for stage in ("build_dataset", "predict", "segment", "write_tiffs")}
         assert rules == checked | new, rules
 
 
@@ -831,6 +885,24 @@ def test_a_volume_can_be_added_before_the_run_is_complete(tmp_path):
     rules = planned(tmp_path, *write(tmp_path, CONFIG))
     assert {"build_dataset_new", "build_weight_map_test", "predict_new"} <= rules
     assert not rules & {"measure_statistics", "train_model"}
+
+
+def test_shared_volumes_do_not_change_the_batches_of_others(tmp_path):
+    """Jobs on a cluster read the table again when the batches of the run are stored."""
+    write_stacks(tmp_path)
+    table = f"{TABLE}large\tbig.h5:/raw\t\t\tpredict\nlast\timages.tif\t\t3\tpredict\n"
+    config = {key: value for key, value in CONFIG.items() if key != "drawing"}
+    arguments = write(tmp_path, config | FILES | {"jobs_per_volume": 2}, table)
+    first = counts(tmp_path, *arguments)
+    assert {"predict_new_1", "predict_new_3"} < {*first} and "predict_new_2" not in first
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/.batches.json").write_text('{"new": [["new"], ["large"], ["last"]]}')
+    assert first == counts(tmp_path, *arguments)
+
+
+def test_results_may_be_the_working_folder(tmp_path):
+    answer = snakemake(tmp_path, "-n", *write(tmp_path, CONFIG | {"results": "."}))
+    assert answer.returncode == 0 and "starts with" not in answer.stdout + answer.stderr
 
 
 def test_volumes_that_several_jobs_share_need_no_further_settings(tmp_path):

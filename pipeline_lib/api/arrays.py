@@ -203,8 +203,11 @@ def as_arguments(text: str, section: str = "") -> str:
             return f"`{', '.join(f'{name}={own!r}' for name, own in value.items())}`"
         return f"`{first}={value!r}`"
 
-    text = re.sub(r"`--([\w-]+) ([^`]+)`", lambda match: f"`{match[1]}={match[2]!r}`", text)
-    text = re.sub(r"`--([\w-]+)`", r"`\1`", text)
+    def option(match: re.Match[str]) -> str:
+        value = "" if match[2] is None else f"={match[2].strip()!r}"
+        return f"`{match[1].replace('-', '_')}{value}`"
+
+    text = re.sub(r"`--([\w-]+)( [^`]+)?`", option, text)
     return re.sub(r"`([\w.]+: [^`]+)`", argument, text)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 import numpy as np
 
 from pipeline_lib.api.arrays import Image, channels_of, files
-from pipeline_lib.api.segmenting import THREADS, channels_to_read, find_boxes, has_masks
+from pipeline_lib.api.segmenting import THREADS, as_options, channels_to_read, find_boxes, has_masks
 from pipeline_lib.instances.methods import described
 from pipeline_lib.kernels.threads import cores
 from pipeline_lib.networks.modelfile import application, describe, members
@@ -278,25 +278,26 @@ class Model:
                     f"{_channels(self.channels)}. Expected an array {axes}, or `channels` "
                     "to read."
                 )
-            build_dataset(
-                source,
-                None,
-                folder / "image.h5",
-                channels=channels_to_read(channels or found, self._described, self.path),
-                scale=scale,
-                offset=offset,
-                pixel_size=pixel_size,
-            )
-            predict(
-                folder / "image.h5",
-                self.path,
-                folder / "prediction.h5",
-                average_orientations=self._application["average_orientations"],
-                match_pixel_size=match_pixel_size,
-                device=self.device,
-                memory_gb=self.memory_gb,
-                threads=min(cores(), THREADS),
-            )
+            with as_options(source, folder / "image.h5"):
+                build_dataset(
+                    source,
+                    None,
+                    folder / "image.h5",
+                    channels=channels_to_read(channels or found, self._described, self.path),
+                    scale=scale,
+                    offset=offset,
+                    pixel_size=pixel_size,
+                )
+                predict(
+                    folder / "image.h5",
+                    self.path,
+                    folder / "prediction.h5",
+                    average_orientations=self._application["average_orientations"],
+                    match_pixel_size=match_pixel_size,
+                    device=self.device,
+                    memory_gb=self.memory_gb,
+                    threads=min(cores(), THREADS),
+                )
             write_json(folder / "postprocessing.json", self._application["postprocessing"])
             yield folder
 
@@ -349,9 +350,7 @@ class Model:
         InputError
             If the names of two images are equal, or a folder is given without `stack`.
         """
-        import pandas as pd
-
-        from pipeline_lib.api.segmenting import Options, segment_images
+        from pipeline_lib.api.segmenting import Options, read_summary, segment_images
 
         show_unless_set_up()
         options = Options(
@@ -368,7 +367,7 @@ class Model:
         )
         paths = [images] if isinstance(images, str | Path) else images
         segment_images([Path(path) for path in paths], options, stack=stack)
-        return pd.read_csv(Path(out, "summary.csv"), dtype={"cells": "Int64"})
+        return read_summary(Path(out, "summary.csv"))
 
 
 def load(path: str | Path, *, device: str = "auto", memory_gb: float = 8.0) -> Model:

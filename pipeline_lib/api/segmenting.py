@@ -24,9 +24,13 @@ from pipeline_lib.runtime.progress import Progress
 from pipeline_lib.runtime.types import Json
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline_lib.imageio import Channels
 
 WORK = ".bordure"  # in the folder of the results: intermediate files and their records
+
+PARTS = ("dataset", "prediction", "detection", "segmentation")  # folders in it
 
 THREADS = 8  # of a prediction, as in the rules of the workflow
 STAGES = [f"pipeline_lib.stages.{name}" for name in ("dataset", "prediction", "segmentation", "measurement")]
@@ -95,7 +99,7 @@ def segment_images(images: Sequence[Path], options: Options, *, stack: bool = Fa
         a file that bordure did not write.
     """
     from pipeline_lib.networks.modelfile import application, describe
-    from pipeline_lib.runtime.files import write_json
+    from pipeline_lib.runtime.files import explained, write_json
 
     if options.at_a_time is not None and options.at_a_time < 1:
         raise InputError(f"`--at-a-time`: found {options.at_a_time}, expected at least 1.")
@@ -103,8 +107,12 @@ def segment_images(images: Sequence[Path], options: Options, *, stack: bool = Fa
     described = describe(options.model)
     chosen = application(described, options.model)
     _require_free(options.out, names, _results_of(described).values())
-    (options.out / WORK).mkdir(parents=True, exist_ok=True)
-    write_json(_postprocessing(options, described), chosen["postprocessing"])
+    try:
+        for part in PARTS:
+            (options.out / WORK / part).mkdir(parents=True, exist_ok=True)
+        write_json(_postprocessing(options, described), chosen["postprocessing"])
+    except OSError as error:
+        raise explained(error, options.out) from error
     with _same_environment():
         return _segment_all(options, described, names)
 
@@ -125,6 +133,14 @@ def _require_free(folder: Path, names: dict[str, Path], ends: Iterable[str]) -> 
                 "Write into another folder by `--out`, or move this file."
             )
     summary = folder / "summary.csv"
+    written = {row[kind]: row["image"] for row in _rows(summary) for kind in ("labels", "table") if row[kind]}
+    for path, image in results:
+        earlier = written.get(path.name, image)
+        if os.path.exists(earlier) and os.path.realpath(earlier) != os.path.realpath(image):
+            raise InputError(
+                f"{path}: is the result of {earlier}, and would be replaced by that of {image}. Write into "
+                "another folder by `--out`, or delete this file."
+            )
     if summary.exists() and not begins_with(summary, "image,cells,labels,"):
         raise InputError(
             f"{summary}: exists, and bordure did not write it. It is not replaced. Write into another folder "
@@ -195,23 +211,43 @@ def _earlier(summary: Path, rows: Sequence[Json]) -> list[Json]:
     """Return the rows of other images in an existing summary, whose results are in the same folder."""
     if not summary.exists():
         return []
+    replaced = {row.get(kind) for row in rows for kind in ("image", "labels", "table")} - {None}
+    return [
+        row
+        for row in _rows(summary)
+        if replaced.isdisjoint(row.values())
+        and all((summary.parent / row[kind]).exists() for kind in ("labels", "table") if row[kind])
+    ]
+
+
+def _rows(summary: Path) -> list[Json]:
+    """Return the rows of an existing summary, with None for what is empty; none if it is damaged."""
+    try:
+        table = read_summary(summary).astype(object)
+    except (OSError, ValueError, KeyError):
+        return []
+    rows: list[Json] = table.where(table.notna(), None).to_dict("records")
+    return rows
+
+
+def read_summary(path: Path) -> pd.DataFrame:
+    """Read the table of all images.
+
+    Parameters
+    ----------
+    path : Path
+        `summary.csv`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `image`, `cells` (Int64), `labels`, `table` and `error`; the others are text, so that 001 is
+        not 1, or NaN.
+    """
     import pandas as pd
 
-    try:
-        table = pd.read_csv(summary).astype(object)
-        table = table.where(table.notna(), None)
-        replaced = {row["image"] for row in rows} | {
-            Path(row["labels"]).name for row in rows if "labels" in row
-        }
-        return [
-            row
-            for row in table.to_dict("records")
-            if row["image"] not in replaced
-            and row["labels"] not in replaced
-            and (row["labels"] is None or (summary.parent / row["labels"]).exists())
-        ]
-    except (OSError, ValueError, KeyError):  # damaged
-        return []
+    table = pd.read_csv(path, dtype=str, keep_default_na=False).replace("", None)
+    return table.astype({"cells": "Int64"})
 
 
 def _most_at_a_time(options: Options, described: Json, images: Sequence[Path], threads: int) -> int:
@@ -244,7 +280,7 @@ def _most_at_a_time(options: Options, described: Json, images: Sequence[Path], t
 def _names(images: Sequence[Path], stack: bool) -> dict[str, Path]:
     """Return the images by the names of their results; raise `InputError` if two are equal."""
     from pipeline_lib.imageio import are_slices, channel_paths
-    from pipeline_lib.imageio.naming import hdf5_path
+    from pipeline_lib.imageio.naming import hdf5_path, is_pattern
     from pipeline_lib.imageio.remote import require_local
 
     names: dict[str, Path] = {}
@@ -252,12 +288,18 @@ def _names(images: Sequence[Path], stack: bool) -> dict[str, Path]:
         require_local(image)
         first = channel_paths(image)[0]
         named = hdf5_path(first)
+        if is_pattern(first) and not stack:
+            raise InputError(
+                f"{first}: is a pattern in quotes. Leave the quotes out, so that the shell names the files; "
+                "in Python, `sorted(Path().glob(...))` does. Add `--stack` (in Python `stack=True`) if they "
+                "are the sections of one stack."
+            )
         if not named and are_slices(first) and not stack:
             raise InputError(
                 f"{first}: is a folder. Name its files if each is one image ({image}/*.tif), or add "
                 "`--stack` (in Python `stack=True`) if they are the sections of one stack."
             )
-        parts = [Path(named.file).stem, *named.dataset.split("/")] if named else [Path(first).stem]
+        parts = [Path(named.file).stem, *named.dataset.split("/")] if named else [_stem(first)]
         name = "_".join(filter(None, parts))
         if name in names:
             raise InputError(
@@ -266,6 +308,11 @@ def _names(images: Sequence[Path], stack: bool) -> dict[str, Path]:
             )
         names[name] = image
     return names
+
+
+def _stem(path: str) -> str:
+    """Return the name of a file or folder without its suffix, also of `.` and `..`."""
+    return Path(path).stem if Path(path).stem.strip(".") else Path(path).resolve().stem
 
 
 def channels_to_read(given: Channels | None, described: Json, model: Path) -> Channels:
@@ -323,8 +370,16 @@ _WORDS = {
 
 
 @contextlib.contextmanager
-def _as_options(image: Path, dataset: Path) -> Iterator[None]:
-    """Let errors name the image, and the option to add instead of a setting or a column."""
+def as_options(image: str | Path, dataset: Path) -> Iterator[None]:
+    """Let errors name the image, and the option to add instead of a setting or a column. Context manager.
+
+    Parameters
+    ----------
+    image : str or Path
+        What errors call the image.
+    dataset : Path
+        File that they would name.
+    """
     try:
         yield
     except InputError as error:
@@ -349,18 +404,15 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
 
     name, image = named
     dataset, prediction, detections, segmentation = files = [
-        options.out / WORK / part / f"{name}.h5"
-        for part in ("dataset", "prediction", "detection", "segmentation")
+        options.out / WORK / part / f"{name}.h5" for part in PARTS
     ]
     results = {kind: options.out / f"{name}_{end}" for kind, end in _results_of(described).items()}
-    for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(shown_warnings())
         stack.enter_context(live.job(name))
         for file in files:
             stack.callback(file.unlink, missing_ok=True)
-        with _as_options(image, dataset):
+        with as_options(image, dataset):
             build_dataset(
                 str(image),
                 None,
@@ -381,6 +433,10 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
                 threads=threads,
             )
         chosen = _postprocessing(options, described)
+        for end in {*EXPORTS.values(), *_OF_PIXELS.values()} - {*_results_of(described).values()}:
+            other = options.out / f"{name}_{end}"  # of another kind of model, which these results replace
+            if other.exists() and _is_result(other):
+                other.unlink()
         try:
             if described.get("task") != "detection":
                 segment(prediction, chosen, segmentation, memory_gb=options.memory)
@@ -406,9 +462,19 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
             raise
 
 
+#: End of the name of each file that a network for pixels, or masks in boxes, can give.
+_OF_PIXELS = {
+    "labels": "labels.tif",
+    "cells": "cells.csv",
+    "cell_probability": "cell_probability.tif",
+    "disagreement": "disagreement.tif",
+    "classes": "classes.tif",
+}
+
+
 def _results_of(described: Json) -> dict[str, str]:
     """Return the end of the name of each file that is written for an image, by its kind."""
-    cells = {"labels": "labels.tif", "cells": "cells.csv"}
+    cells = {kind: _OF_PIXELS[kind] for kind in ("labels", "cells")}
     if described.get("task") == "detection":
         from pipeline_lib.imageio.boxes import EXPORTS
 
@@ -416,10 +482,8 @@ def _results_of(described: Json) -> dict[str, str]:
     from pipeline_lib.networks.modelfile import members
     from pipeline_lib.tasks.segmentation.classes import Classes
 
-    cells["cell_probability"] = "cell_probability.tif"
-    if members(described) > 1:
-        cells["disagreement"] = "disagreement.tif"
-    return cells | ({"classes": "classes.tif"} if Classes.of(described).several else {})
+    several = {"disagreement": members(described) > 1, "classes": Classes.of(described).several}
+    return {kind: end for kind, end in _OF_PIXELS.items() if several.get(kind, True)}
 
 
 def has_masks(described: Json) -> bool:

@@ -114,6 +114,8 @@ def window_codes(tile: np.ndarray) -> np.ndarray:
     side = 2 * RADIUS + 1
     if min(tile.shape) < side:
         return np.empty(0, np.uint64)
+    if tile.dtype == np.float16:  # which scipy does not filter
+        tile = tile.astype(np.float32)
     peak = tile == ndimage.maximum_filter(tile, side)
     for axis in (0, 1):  # not the inside of saturated or empty areas
         peak &= (tile > np.roll(tile, 1, axis)) & (tile > np.roll(tile, -1, axis))

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline_lib import provenance
+from pipeline_lib.imageio import source_file
 from pipeline_lib.imageio.annotation import as_mask
 from pipeline_lib.imageio.headers import ImageInfo
 from pipeline_lib.imageio.images import open_chosen
@@ -52,7 +54,7 @@ def open_cells(
     ----------
     labels : str or Path
         Label image: TIFF, PNG, folder of slices or `file.h5:/dataset`; 0 = background. If it has one value
-        besides 0, as a mask has, each of its connected areas is a cell.
+        besides 0, as a mask has, each of its connected areas is a cell, unless bordure wrote it.
     beside : str or Path
         A file beside which temporary files are written.
     block : int, default 2048
@@ -84,7 +86,10 @@ def open_cells(
             return whole
 
         stored: Stored = Regions(found.shape[1:], np.dtype(np.int64), read)
-        if sections := _sections_of_mask(stored, block):
+        own = provenance.record_path(
+            source_file(labels)
+        ).exists()  # labels of bordure, of which one may have several areas
+        if not own and (sections := _sections_of_mask(stored, block)):
             mask = Regions(
                 stored.shape, np.dtype(np.float32), lambda *index: (read(*index) > 0).astype(np.float32)
             )

@@ -24,6 +24,8 @@ LARGEST_RATIO = 10.0
 def pair(size: float | Sequence[float] | None) -> PixelSize | None:
     """Return a pixel size that was given as one side or as a pair (y, x), as a pair; None if it is None.
 
+    Raises `InputError` unless both are above 0 and finite.
+
     Examples
     --------
     >>> from pipeline_lib.kernels.pixelsize import pair
@@ -33,6 +35,8 @@ def pair(size: float | Sequence[float] | None) -> PixelSize | None:
     if size is None:
         return None
     y, x = size if isinstance(size, Sequence) else (size, size)
+    if not all(0 < length < math.inf for length in (y, x)):
+        raise InputError(f"`pixel_size`: found {size}, expected um above 0, such as 0.25 or [0.5, 0.25].")
     return float(y), float(x)
 
 

@@ -288,7 +288,7 @@ def _all_numbers(folder: Path, paths: Sequence[Path]) -> list[Hashable]:
     return [tuple(value for part in own for value in _words(part) if isinstance(value, int)) for own in parts]
 
 
-def _words_of(path: Path) -> set[int | str]:
+def _words_of(path: Path) -> set[str]:
     """Return the words of a name, without those for images and masks and without numbers."""
     return {word for word in _words(path.stem) if isinstance(word, str)} - _ROLES
 
@@ -296,7 +296,7 @@ def _words_of(path: Path) -> set[int | str]:
 def _plausible(pairs: dict[int, int], images: Sequence[Path], annotations: Sequence[Path]) -> dict[int, int]:
     """Return the pairs whose annotation has no word that only other images have: `drug_1` is not `ctrl_1`."""
     words = [_words_of(path) for path in images]
-    every = set.union(set(), *words)
+    every = {word for own in words for word in own}
     return {n: m for n, m in pairs.items() if not _words_of(annotations[m]) & every - words[n]}
 
 

@@ -272,10 +272,10 @@ def _kind(
         number_read = f"all {number}" if number == len(sample) else f"{number} of {len(sample)}"
         return kind, f"inferred, clear in {number_read} that were read"
     if not kinds:
-        error = [*contrary, *unclear][0]
+        question = [*contrary, *unclear][0]
         if choose is not None:
-            return choose(str(error), CHOICES), "chosen"
-        raise error
+            return choose(str(question), CHOICES), "chosen"
+        raise question
     listed = " and ".join(f"{kind} ({first[kind]})" for kind in sorted(kinds))
     message = f"{folder}: annotations of several kinds were found: {listed}."
     if choose is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -334,7 +335,8 @@ def _read_table(path: str | Path, cells: Stored, labels: str | Path, block: int)
         if len(wrong := table[name][values.isna() | (values != values.round())]):
             raise InputError(f"{path}: column `{name}` has `{wrong.iloc[0]}`, expected a whole number.")
         table[name] = values.astype(np.int64)
-    again = f"Measure these labels again: bordure measure {labels} --out FOLDER"
+    files = " --csv ".join(shlex.quote(str(file)) for file in (labels, path))
+    again = f"Measure these labels again: bordure measure {files}"
     if (twice := table.duplicated(["section", "label"])).any():
         row = table[twice].iloc[0]
         raise InputError(

@@ -104,18 +104,29 @@ def when_planned(workflow: Any, results: str, function: Callable[[Any], None]) -
 
         class WithPlans(given):
             def execute(self, *arguments: Any, **options: Any) -> Any:
-                self.bordure_executes = not self.touch
+                self.bordure_executes = True
                 return super().execute(*arguments, **options)
 
             def _build_dag(self) -> None:
                 super()._build_dag()
-                if getattr(self, "bordure_executes", False) and self.is_main_process:
+                executes = getattr(self, "bordure_executes", False) and not self.touch
+                if executes and self.is_main_process:
                     for plan in getattr(self, PLANS).values():
                         plan(self.dag)
 
         setattr(workflow, PLANS, {})
         workflow.__class__ = WithPlans
     getattr(workflow, PLANS).setdefault(results, function)
+
+
+def has_record(workflow: Any, job: Any) -> bool:
+    """Return whether Snakemake knows with which settings the outputs of a job were made.
+
+    It stores this in the folder `.snakemake` of the working folder, unless it runs with `--drop-metadata`.
+    """
+    if not workflow.execution_settings.keep_metadata:
+        return True
+    return bool(workflow.persistence.has_metadata(job))
 
 
 def before_commands(text: str) -> None:

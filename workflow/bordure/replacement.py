@@ -15,7 +15,7 @@ from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.types import Json
 
-FOLDER = "replaced"  # in the folder of a model: the models that it has replaced
+FOLDER = "replaced"  # in the folder of a file: copies of those that it has replaced
 
 
 def changes(model: Path, settings: Json, datasets: Iterable[Path] = ()) -> str:
@@ -123,6 +123,27 @@ def require_leave(titles: Mapping[Path, str], reasons: Mapping[Path, str], allow
         "`--config replace=True` to `snakemake`, to train again; the old model is kept. To keep all results, "
         "choose another folder with `results:`."
     )
+
+
+def keep_file(path: Path) -> Path:
+    """Copy a file that a person has edited into `replaced/` beside it, and return the copy.
+
+    Parameters
+    ----------
+    path : Path
+        File that is about to be replaced.
+
+    Returns
+    -------
+    Path
+        The copy, with the date of the file in its name. An existing copy is not made again.
+    """
+    date = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(path.stat().st_mtime))
+    copy = path.parent / FOLDER / f"{path.stem}_{date}{path.suffix}"
+    if not copy.exists():
+        with replacing(copy) as temporary:
+            shutil.copy2(path, temporary)
+    return copy
 
 
 def keep(model: Path, packaged: Path | None) -> Path:

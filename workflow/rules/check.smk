@@ -34,7 +34,7 @@ rule check_volumes:
             **({"fold": fold_of_volumes()} if len(FOLDS) > 1 else {}),
         ),
         context=PLAN.geometry.context,
-        accept=config["check"]["accept"],
+        accept=literal(config["check"]["accept"]),
         stop_above=config["check"]["stop_above"],
         shown=config["report"]["volumes"],
     script:

@@ -87,6 +87,7 @@ os.environ[WORKFLOW] = f"{socket.gethostname()}:{os.getpid()}"
 
 def find_beside(path):
     """Return a path of the config: as it is, or else beside a config file or in the repository."""
+    path = os.path.expanduser(path)
     folders = (Path(), *(Path(config).parent for config in workflow.configfiles), REPOSITORY)
     return next(filter(Path.exists, (folder / path for folder in folders)), path)
 
@@ -238,6 +239,8 @@ try:
             for key in ("results", "data_dir")
             if key in own
         }
+        if own["results"] == os.curdir:  # Snakemake warns of each path that begins with ./
+            own["results"] = os.getcwd()
     config.pop("replace", None)
     config.update(main)
     STUDY = "study" in config
@@ -293,9 +296,42 @@ except InputError as error:
 
 def show_plan(dag):
     """Print what the run replaces, or its results if there is nothing to do."""
+    require_records(dag)
     protect_models(dag)
+    if not workflow.dryrun:
+        keep_edited(dag)
     if not workflow.dryrun and not [*dag.needrun_jobs()]:
         print(results_message(), estimate_message(), sep="", end="", flush=True)
+
+
+def require_records(dag):
+    """End the run if existing results are taken as they are, although it is not known how they were made."""
+    made = {*dag.needrun_jobs()}
+    for job in dag.jobs:
+        own = job.rule in internals.own_rules(workflow) and job not in made
+        first = next(iter(job.output), None)
+        if own and first and os.path.exists(first) and not internals.has_record(workflow, job):
+            earlier = EARLIER.get(FOLDER_OF_RUN, "")
+            where = f", in {earlier}" if earlier not in ("", os.getcwd()) else ""
+            sys.exit(
+                f"error: {first}: Snakemake does not know with which settings it was made, so changed settings "
+                "would have no effect. Its records are in the folder `.snakemake` of the working folder of the "
+                f"earlier run{where}. Type the same command there. If the records are lost, or the results were "
+                "moved, and the config is that of these results, add `--touch --forceall` once: all results "
+                "are then taken as those of the config. Otherwise choose another folder with `results:`."
+            )
+
+
+def keep_edited(dag):
+    """Copy labels and detections that a person has edited since, before the run replaces them."""
+    for job in dag.needrun_jobs():
+        for path in map(Path, job.output):
+            written = path.parent.name in ("segmentation", "detection") and path.is_file()
+            if written and provenance.find_record(path) and not provenance.is_result(path):
+                try:
+                    print(f"keeps {replacement.keep_file(path)}: edited after it was made", file=sys.stderr)
+                except OSError as error:
+                    sys.exit(f"error: {explained(error, path)}")
 
 
 def settings_of(name):
@@ -364,6 +400,8 @@ def protect_models(dag):
         unknown = (
             "settings of its data or `study.minutes` changed" if TIMED else "settings of its data changed"
         )
+        if lost := [path for path in job.input if not os.path.exists(path)]:
+            unknown = f"its input {lost[0]} is missing and is made again, or settings of its data changed"
         reasons[model] = replacement.changes(model, settings_of(name)) or unknown
         print(f"replaces {titles[model]}: {reasons[model]}", file=sys.stderr)
     if replaced and not workflow.dryrun:
@@ -521,12 +559,14 @@ if workflow.is_main_process:
 # are not predicted again.
 BATCHES = Path(config["results"], ".batches.json")
 EARLIER = read_json(BATCHES) if BATCHES.exists() else {}
+FOLDER_OF_RUN = "working folder"  # key of the working folder of the last run
 
 
 def record_batches():
-    """Store the batches of this run for the next one."""
+    """Store the batches of this run for the next one, and where to continue it."""
+    stored = {"new": [batch.volumes for batch in batches_of("predict", new=PREDICT)]}
     with suppress(OSError):  # the next run repeats more than it has to
-        write_json(BATCHES, {"new": [batch.volumes for batch in batches_of("predict", new=PREDICT)]})
+        write_json(BATCHES, stored | {FOLDER_OF_RUN: os.getcwd()})
 
 
 class Batch(NamedTuple):
@@ -538,10 +578,11 @@ class Batch(NamedTuple):
     volumes: list[str]
 
 
-def batches_of(stage, **groups):
+def batches_of(stage, shared=(), **groups):
     """Yield the batches of the volumes in `groups` (group=volumes). Each batch has volumes of one group.
 
-    A job that runs again replaces all its outputs, so that everything that depends on them runs again, too.
+    Volumes that are `shared` by several jobs are left out of the batches, which are divided as with them, so
+    that all stages have the same batches, and jobs on a cluster find those of the main process. A job that runs again replaces all its outputs, so that everything that depends on them runs again, too.
     With separate groups, new images to predict do not cause a new training.
     """
     for group, names in groups.items():
@@ -550,7 +591,8 @@ def batches_of(stage, **groups):
         batches = volumes.batches(sizes, earlier=[*filter(None, earlier)])
         for number, batch in batches.items():
             name = f"{group}_{number}" if len(batches) > 1 else group
-            yield Batch(f"{stage}_{name}", group, name, batch)
+            if own := [volume for volume in batch if volume not in shared]:
+                yield Batch(f"{stage}_{name}", group, name, own)
 
 
 def one_of(names):
@@ -598,6 +640,11 @@ def of_model(pattern, names=None):
         return [pattern.format(**model.paths, volume=name) for name in chosen]
 
     return files
+
+
+def literal(value):
+    """Return a parameter function: a value as it is. Snakemake would fill in {wildcards} of other texts."""
+    return lambda wildcards: value
 
 
 def setting(section):
@@ -794,11 +841,6 @@ def evaluations(names, models=None, **files):
     )
 
 
-def whole(names, shared=SCATTERED):
-    """Return the volumes among `names` that one job processes as a whole: those that are not `shared`."""
-    return [name for name in names if name not in shared]
-
-
 def source_files(name):
     """Return all input files of a volume: images and, if there is one, the annotation."""
     paths = [*VOLUMES[name].paths(), *OTHERS[name]]
@@ -860,13 +902,14 @@ def results_message():
         from pipeline_lib.stages.report import score_line
 
         chosen = [results / f"postprocessing/{model}.json" for model in (MODEL, *BASELINES)]
+        known = [path for path in chosen if path.exists()]  # a person may have deleted some
         lines = {
-            "scores": score_line(results / "scores.csv", chosen, MODEL),
+            **({"scores": score_line(results / "scores.csv", chosen, MODEL)} if known == chosen else {}),
             **({"comparison": results / "comparison.html"} if STUDY else {}),
             "report": f"{results / 'report.html'}{warnings_found()}",
             "next": f"bordure predict {shlex.quote(str(results / 'model.pt'))} NEW.tif --out cells",
         }
-        if read_json(results / "check.json")["doubts"]:
+        if doubts and not doubts.startswith(" (0 "):
             lines["check"] = f"{results / 'check.html'}{doubts}"
     else:
         found = {

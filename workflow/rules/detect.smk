@@ -37,7 +37,7 @@ def one_per_section(wildcards):
 
 LOCATED = found_by(DETECTORS)
 
-for batch in batches_of("detect", **{group: whole(names) for group, (names, _) in LOCATED.items()}):
+for batch in batches_of("detect", SCATTERED, **{group: names for group, (names, _) in LOCATED.items()}):
 
     rule:
         name:

@@ -23,7 +23,9 @@ PREDICTED = {
     if (models := models_of(fold))
 }
 
-for batch in batches_of("predict", **{group: whole(names) for group, (names, by) in PREDICTED.items() if by}):
+for batch in batches_of(
+    "predict", SCATTERED, **{group: names for group, (names, by) in PREDICTED.items() if by}
+):
 
     rule:
         name:
@@ -108,7 +110,7 @@ if SCATTERED:
 
 if ENSEMBLE:
 
-    for batch in batches_of("average", held_out=whole(VALIDATION), test=whole(TEST), new=whole(PREDICT)):
+    for batch in batches_of("average", SCATTERED, held_out=VALIDATION, test=TEST, new=PREDICT):
 
         rule:
             name:

@@ -157,10 +157,16 @@ SHOWN_SETTINGS = {key: value for key, value in config.items() if key != "study"}
 
 # Results folder of the run before, whose scores are shown beside those of this run
 BEFORE = config["report"].get("before")
+BEFORE = BEFORE and os.path.expanduser(BEFORE)
 if BEFORE and not Path(BEFORE, "scores.csv").exists():
     sys.exit(
         f"error: config key `report.before`: {BEFORE}/scores.csv does not exist. Name the results folder of a "
         "complete run."
+    )
+if BEFORE and os.path.realpath(BEFORE) == os.path.realpath(config["results"]):
+    sys.exit(
+        f"error: config key `report.before`: {BEFORE} is the results folder of this run. Name that of another "
+        "run, for example a copy of it."
     )
 
 
@@ -199,12 +205,12 @@ rule report:
     conda:
         "../../environment.yml"
     params:
-        title=config["report"]["title"],
+        title=literal(config["report"]["title"]),
         network=MODEL,
         settings=SHOWN_SETTINGS,
         training=schedule(),
         study=STUDY,
-        before=BEFORE,
+        before=literal(BEFORE),
         volumes=[
             vars(volume) | {"split": split_of(name)} | ({"whole": DIVIDED[name]} if DIVIDED else {})
             for name, volume in VOLUMES.items()

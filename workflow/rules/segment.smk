@@ -15,7 +15,7 @@ rule segment:
 SEGMENTED_BY = found_by(SEGMENTERS)
 
 for batch in batches_of(
-    "segment", **{group: whole(names, LABELLED_IN_PARTS) for group, (names, _) in SEGMENTED_BY.items()}
+    "segment", LABELLED_IN_PARTS, **{group: names for group, (names, _) in SEGMENTED_BY.items()}
 ):
 
     rule:
@@ -44,7 +44,7 @@ for batch in batches_of(
             "../scripts/segment.py"
 
 
-for batch in batches_of("write_tiffs", held_out=whole(EVALUATED), new=whole(PREDICT)) if SEGMENTED else ():
+for batch in batches_of("write_tiffs", SCATTERED, held_out=EVALUATED, new=PREDICT) if SEGMENTED else ():
 
     rule:
         name:
