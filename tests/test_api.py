@@ -349,7 +349,8 @@ GRAY = np.zeros((64, 64), np.uint8)
         (GRAY.astype(complex), "image: found the type complex128; expected an array of whole numbers"),
         ("gone.tif", "gone.tif: no such file"),
         (np.zeros((2, 1, 64, 64), np.uint8), "image: found 2 channels, but"),
-        (GRAY.astype(np.uint16), "uint16"),
+        (GRAY.astype(np.uint16), "`image`: uint16 gray levels"),
+        (GRAY.astype(np.uint16), "Add `scale=FACTOR`, with the factor between the scales"),
         (GRAY * np.nan, "`image`: 4096 values are NaN or infinite"),
         (GRAY[:0], "image: found the shape (0, 64)"),
         ([GRAY, GRAY[:2]], "image: found no array (setting an array element with a sequence."),
@@ -358,6 +359,19 @@ GRAY = np.zeros((64, 64), np.uint8)
 def test_what_cannot_be_segmented_is_refused(models, image, message):
     found = refused(api.load(models / "1.pt", device="cpu").predict, image)
     assert message in found and "/tmp" not in found.replace(str(models), "")
+
+
+@pytest.mark.parametrize("size", [0, -1, float("nan"), (0.5, float("inf"))])
+def test_pixel_sizes_that_cannot_be_are_refused(models, size):
+    model = api.load(models / "1.pt", device="cpu")
+    assert "`pixel_size`: found" in refused(model.predict, GRAY, pixel_size=size)
+    assert "`pixel_size`: found" in refused(api.measure, GRAY + 1, pixel_size=size)
+
+
+@pytest.mark.parametrize("scale", [0, float("nan"), float("inf")])
+def test_scales_that_leave_no_gray_levels_are_refused(models, scale):
+    model = api.load(models / "1.pt", device="cpu")
+    assert f"`scale`: found {scale}" in refused(model.predict, GRAY, scale=scale)
 
 
 def test_the_array_that_a_message_recommends_is_accepted():

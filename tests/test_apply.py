@@ -1,6 +1,7 @@
 """`bordure predict`: one command from a model and images to labels and tables."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from PIL import Image
 
 from pipeline_lib import cli, provenance
 from pipeline_lib.api import segmenting
+from pipeline_lib.api.segmenting import read_summary
 from pipeline_lib.data.normalisation import measure
 from pipeline_lib.networks import plan
 from pipeline_lib.networks.model import Model
@@ -126,6 +128,55 @@ def test_a_later_command_keeps_the_rows_of_other_images(folder, tmp_path):
     assert sorted(table.labels) == ["a_labels.tif", "b_labels.tif"] and table.labels.is_unique
 
 
+def test_another_image_of_the_same_name_is_refused(folder, tmp_path, capsys):
+    """As in a loop over animals whose images have the same names."""
+    (tmp_path / "other").mkdir()
+    shutil.copy(folder / "b.tif", tmp_path / "other/a.tif")
+    assert predict(folder, tmp_path / "out", "a.tif") == 0
+    before = files_of(tmp_path / "out")
+    assert predict(tmp_path, tmp_path / "out", "other/a.tif", model=folder / "model.pt") == 1
+    error = capsys.readouterr().err
+    assert re.search(r"a_labels.tif: is the result of .*/a.tif, .* of .*/other/a.tif.*`--out`", error)
+    assert files_of(tmp_path / "out") == before
+
+
+def test_names_with_zeros_stay_as_they_are(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("001", "002"):
+        (tmp_path / name).mkdir()
+        shutil.copy(folder / "a.tif", tmp_path / name)
+        words = ["predict", str(folder / "model.pt"), name, "--stack", "--out", "out", "--device", "cpu"]
+        assert cli.main(words) == 0
+    lines = (tmp_path / "out/summary.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["image", "001", "002"]
+    assert [*read_summary(tmp_path / "out/summary.csv").image] == ["001", "002"]
+
+
+def test_results_of_another_kind_of_model_are_removed(folder, tmp_path):
+    """They would show another network than the labels beside them."""
+    with provenance.making("segment", [tmp_path / "a_classes.tif"], []):
+        (tmp_path / "a_classes.tif").write_text("classes")
+    (tmp_path / "a_disagreement.tif").write_text("of a person")
+    assert predict(folder, tmp_path, "a.tif") == 0
+    assert not (tmp_path / "a_classes.tif").exists() and (tmp_path / "a_disagreement.tif").exists()
+
+
+def test_a_stack_in_the_working_folder_has_its_name(folder, tmp_path, monkeypatch):
+    (tmp_path / "brain").mkdir()
+    shutil.copy(folder / "a.tif", tmp_path / "brain")
+    monkeypatch.chdir(tmp_path / "brain")
+    words = ["predict", str(folder / "model.pt"), ".", "--stack", "--out", "../out", "--device", "cpu"]
+    assert cli.main(words) == 0
+    assert (tmp_path / "out/brain_labels.tif").exists()
+
+
+def test_half_precision_is_read(folder, tmp_path):
+    tifffile.imwrite(folder / "h.tif", tifffile.imread(folder / "a.tif").astype(np.float16))
+    assert predict(folder, tmp_path, "h.tif", "a.tif", more=["--scale", "1"]) == 0
+    assert predict(folder, tmp_path / "other", "h.tif", "b.tif") in (0, 1)  # no traceback
+    assert (tmp_path / "other/b_labels.tif").exists()
+
+
 def files_of(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -218,6 +269,7 @@ def test_what_is_unclear_is_refused_with_what_to_type(folder, tmp_path, capsys):
         tifffile.imwrite(folder / name / "a.tif", tifffile.imread(folder / "a.tif"))
     for images, model, message in (
         (["one"], "model.pt", "Name its files if each is one image"),
+        (["one/*.tif"], "model.pt", "is a pattern in quotes. Leave the quotes out"),
         (["one/a.tif", "two/a.tif"], "model.pt", "have the same name"),
         (["a.tif"], "trained.pt", "it is the file of the training alone"),
         (["a.tif"], "gone.pt", "gone.pt"),
@@ -225,6 +277,8 @@ def test_what_is_unclear_is_refused_with_what_to_type(folder, tmp_path, capsys):
         assert predict(folder, tmp_path / "out", *images, model=model) == 1
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+    assert predict(folder, folder / "a.tif", "b.tif") == 1
+    assert "a.tif" in (error := capsys.readouterr().err) and "Traceback" not in error
     assert predict(folder, tmp_path / "out", "one", more=["--stack"]) == 0
     assert (tmp_path / "out/one_labels.tif").exists()
 

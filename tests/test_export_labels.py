@@ -1,6 +1,8 @@
 """Outlines of cells in files for Fiji and QuPath, read back pixel by pixel."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ import pytest
 import tifffile
 from roifile import ROI_TYPE, roiread
 
-from pipeline_lib import imageio
+from pipeline_lib import imageio, provenance
 from pipeline_lib.cli import main
 from pipeline_lib.imageio import outlines
 from pipeline_lib.runtime.errors import InputError
@@ -169,6 +171,26 @@ def test_other_tables_names_and_too_many_cells_are_refused(stored, tmp_path, cap
 def test_each_area_of_a_mask_is_a_cell(tmp_path):
     tifffile.imwrite(tmp_path / "mask.tif", 255 * (some_labels()[0] > 0).astype(np.uint8))
     assert export_labels(tmp_path / "mask.tif", tmp_path / "mask.geojson", to="qupath").cells == 3
+
+
+def test_a_single_cell_of_several_areas_that_bordure_wrote_is_no_mask(tmp_path):
+    path = tmp_path / "one_labels.tif"
+    with provenance.making("segment", [path], []):
+        imageio.write_labels(path, np.where(some_labels()[:1] == 300, 1, 0).astype(np.uint16))
+    assert measure_file(path, tmp_path / "one_cells.csv") == 1
+    assert (
+        export_labels(path, tmp_path / "a.geojson", to="qupath", table=tmp_path / "one_cells.csv").cells == 1
+    )
+
+
+def test_the_command_that_a_wrong_table_asks_for_mends_it(stored, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    measure_file(stored, "a_cells.csv")
+    tifffile.imwrite(stored, np.where(some_labels() == 7, 8, some_labels()))
+    assert main(["export", "a_labels.tif", "--to", "qupath"]) == 1
+    command = re.search(r"Measure these labels again: bordure (.*)", capsys.readouterr().err)
+    assert main(shlex.split(command[1])) == 0
+    assert main(["export", "a_labels.tif", "--to", "qupath"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ SCALES = [
     lambda a: (a.astype(np.int32) - 128).astype(np.int16),
     lambda a: (a.astype(np.uint16) * 257 * np.float64(0.00389105)).astype(np.float32),
     lambda a: (a / 255).astype(np.float32),
+    lambda a: a.astype(np.float16),
     lambda a: (a - a.mean()) / a.std(),
 ]
 

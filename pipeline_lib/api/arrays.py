@@ -204,7 +204,8 @@ def as_arguments(text: str, section: str = "") -> str:
         return f"`{first}={value!r}`"
 
     def option(match: re.Match[str]) -> str:
-        value = "" if match[2] is None else f"={match[2].strip()!r}"
+        value = "" if match[2] is None else match[2].strip()
+        value = f"={value if value.isupper() else repr(value)}" if value else ""  # FACTOR is no text
         return f"`{match[1].replace('-', '_')}{value}`"
 
     text = re.sub(r"`--([\w-]+)( [^`]+)?`", option, text)

@@ -231,6 +231,8 @@ def open_chosen(
             logger.info("%s: %s", path, note)
         if offset is not None and scale is None:
             scale = 1.0
+        if scale is not None and not 0 < scale < math.inf:
+            raise InputError(f"{path}: `scale`: found {scale:g}, expected a number above 0.")
         decode = displayed(path, info, channels, annotation, read)
         if colours and info.rgb and info.dtype == np.uint8:
             coloured = displayed(path, info, 3, annotation, read)

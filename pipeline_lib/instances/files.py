@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_lib import provenance
-from pipeline_lib.imageio import source_file
 from pipeline_lib.imageio.annotation import as_mask
 from pipeline_lib.imageio.headers import ImageInfo
 from pipeline_lib.imageio.images import open_chosen
@@ -46,7 +44,7 @@ class Regions:
 
 @contextmanager
 def open_cells(
-    labels: str | Path, beside: str | Path, *, block: int = BLOCK
+    labels: str | Path, beside: str | Path, *, masks: bool = True, block: int = BLOCK
 ) -> Iterator[tuple[Stored, ImageInfo]]:
     """Open a label image of any program, whose regions are read when they are indexed.
 
@@ -54,9 +52,11 @@ def open_cells(
     ----------
     labels : str or Path
         Label image: TIFF, PNG, folder of slices or `file.h5:/dataset`; 0 = background. If it has one value
-        besides 0, as a mask has, each of its connected areas is a cell, unless bordure wrote it.
+        besides 0, as a mask has, each of its connected areas is a cell.
     beside : str or Path
         A file beside which temporary files are written.
+    masks : bool, default True
+        Whether the image may be a mask. If not, one value besides 0 is one cell.
     block : int, default 2048
         Side of the square blocks in which connected areas are found (px).
 
@@ -86,10 +86,7 @@ def open_cells(
             return whole
 
         stored: Stored = Regions(found.shape[1:], np.dtype(np.int64), read)
-        own = provenance.record_path(
-            source_file(labels)
-        ).exists()  # labels of bordure, of which one may have several areas
-        if not own and (sections := _sections_of_mask(stored, block)):
+        if masks and (sections := _sections_of_mask(stored, block)):
             mask = Regions(
                 stored.shape, np.dtype(np.float32), lambda *index: (read(*index) > 0).astype(np.float32)
             )

@@ -75,7 +75,7 @@ def export_labels(
         If a file cannot be read, a label is negative, the table is of other cells, or there are more cells,
         or larger coordinates, than Fiji can show.
     """
-    with open_cells(labels, output, block=block) as (cells, info):
+    with open_cells(labels, output, masks=_may_be_masks(labels), block=block) as (cells, info):
         measured = _measured(table, cells, info.pixel_size, labels, block)
         if to == "fiji":
             _require_small(labels, cells.shape, len(measured))
@@ -164,7 +164,9 @@ def export_omezarr(
         lengths = Scale(stated.pixel_size, stated.section_spacing, stated.frame_interval)
         cells, size = None, None
         if image is not None:
-            cells, info = stack.enter_context(open_cells(source, output, block=block))
+            cells, info = stack.enter_context(
+                open_cells(source, output, masks=_may_be_masks(source), block=block)
+            )
             if cells.shape != pixels.shape[1:]:
                 found, expected = (
                     f"{several(z, 'section')} of {y} x {x} px" for z, y, x in (cells.shape, pixels.shape[1:])
@@ -307,6 +309,11 @@ def _outlines(cells: Stored, measured: pd.DataFrame, block: int) -> Iterator[Out
                 own = zip(columns, values[number].tolist(), strict=True)
                 known = {name: value for name, value in own if math.isfinite(value)}
                 yield Outline(z, label, moved, str(kinds.iloc[number]), known)
+
+
+def _may_be_masks(labels: str | Path) -> bool:
+    """Return whether a label image may be a mask: labels of bordure are none, even of a single cell."""
+    return provenance.find_record(imageio.source_file(labels)) is None
 
 
 def _measured(

@@ -170,7 +170,8 @@ def measure_file(
         If a file cannot be read, the sizes differ, or a label is negative or has a fraction.
     """
     with ExitStack() as stack:
-        stored, info = stack.enter_context(open_cells(labels, output, block=block))
+        masks = provenance.find_record(imageio.source_file(labels)) is None  # labels of bordure are none
+        stored, info = stack.enter_context(open_cells(labels, output, masks=masks, block=block))
         sizes = [info.pixel_size]
         gray = None
         if intensity is not None:
