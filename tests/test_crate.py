@@ -121,6 +121,19 @@ def test_results_of_an_earlier_run_are_refused(results, table, capsys):
     assert "a_cells.csv: was made from another version of " in capsys.readouterr().err
 
 
+def test_results_of_volumes_that_were_removed_are_left_out(results, table, tmp_path):
+    report, labels = results / "report.html", results / "segmentation/a_labels.tif"
+    with provenance.making("segment", [results / "segmentation/b_labels.tif"], [results / "dataset/a.h5"]):
+        (results / "segmentation/b_labels.tif").write_bytes(b"labels")
+    for names, left in ((["a", "b"], True), (["a"], False)):
+        with provenance.making("report", [report], [labels], volume_names=names):
+            report.write_text("<html>")
+        write_crate(results, tmp_path / "a.zip", __file__)
+        files = {*read(tmp_path / "a.zip")[1]}
+        assert {"results/segmentation/a_labels.tif", "results/segmentation/a_cells.csv"} < files
+        assert ("results/segmentation/b_labels.tif" in files) == left
+
+
 def test_the_command_writes_beside_the_folder(results, capsys):
     assert cli.main(["export", str(results), "--to", "ro-crate"]) == 0
     assert capsys.readouterr().out == f"{results}_crate.zip: 4 files\n"

@@ -573,6 +573,29 @@ class TestFinishedRun:
 
 
 @pytest.mark.slow
+def test_another_annotation_with_an_older_date_is_noticed(tmp_path):
+    """Copies that keep their dates look as if nothing changed."""
+    images, labels = (tmp_path / name for name in ("images.tif", "labels.tif"))
+    draw_volume(images, labels, sections=4, size=96, cell_diameter=24, noise=0.06, seed=0)
+    config = {key: value for key, value in CONFIG.items() if key != "drawing"}
+    arguments = (*write(tmp_path, config | FILES), "--", "results/dataset/learn.h5")
+    answer = snakemake(tmp_path, *arguments)
+    assert answer.returncode == 0, answer.stderr
+    shutil.copy2(labels, tmp_path / "copy.tif")
+    os.replace(tmp_path / "copy.tif", labels)  # the same content
+    assert planned(tmp_path, *arguments) == set()
+    other = tifffile.imread(labels)[::-1]
+    tifffile.imwrite(labels, other, photometric="minisblack")
+    os.utime(labels, (1.5e9, 1.5e9))
+    for dry in (["-n"], []):
+        answer = snakemake(tmp_path, *dry, *arguments)
+        assert answer.returncode == 1
+        assert re.search(r"error: \S*labels.tif: has other content.*`touch \S*labels.tif`", answer.stderr)
+    labels.touch()
+    assert planned(tmp_path, *arguments) == {"build_dataset_train"}
+
+
+@pytest.mark.slow
 def test_change_of_a_virtual_dataset_source_repeats_its_dataset(tmp_path):
     write_stacks(tmp_path)
     shown = h5py.VirtualLayout((4, 96, 96), np.uint8)

@@ -32,7 +32,7 @@ RESULTS = {
     "segmentation/*_classes.tif": "class of each pixel",
     "detection/*_detections.csv": "detections in one volume",
     "detection/*_rois.zip": "detections for ImageJ and Fiji",
-    "detection/*.geojson": "detections for QuPath",
+    "detection/*_detections.geojson": "detections for QuPath",
 }
 TYPES = {
     ".html": "text/html",
@@ -90,7 +90,10 @@ def write_crate(results: str | Path, output: str | Path, workflow: str | Path) -
             f"{results}: has no report.html, so the run is not complete. Run the workflow first, or name its "
             "results folder."
         )
-    files = [(path, meaning) for pattern, meaning in RESULTS.items() for path in _made(results, pattern)]
+    volumes = (find_record(report) or {}).get("settings", {}).get("volume_names")
+    files = [
+        (path, meaning) for pattern, meaning in RESULTS.items() for path in _made(results, pattern, volumes)
+    ]
     links = chain(report, *(path for path, _ in files if path != report and find_record(path)))
     _require_valid(results, [path for path, _ in files], links)
     described = _describe(results, files, links, Path(workflow))
@@ -119,11 +122,16 @@ def _inside(results: Path, path: Path) -> str:
     return f"results/{path.relative_to(results).as_posix()}"
 
 
-def _made(results: Path, pattern: str) -> list[Path]:
-    """Return the files of a pattern, with those that are missing but have a record."""
+def _made(results: Path, pattern: str, volumes: Sequence[str] | None) -> list[Path]:
+    """Return the files of a pattern, with those that are missing but have a record.
+
+    Files of other volumes are left out: their rows were removed from the table, so they are of an earlier run.
+    """
     folder = results / Path(pattern).parent
     names = {path.name for path in results.glob(pattern)}
     names |= {path.stem for path in (folder / FOLDER).glob(f"{Path(pattern).name}.json")}
+    if volumes is not None and folder.name in ("segmentation", "detection"):
+        names &= {Path(pattern).name.replace("*", volume) for volume in volumes}
     return [folder / name for name in sorted(names)]
 
 

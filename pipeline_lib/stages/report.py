@@ -214,7 +214,8 @@ def write_report(contents: Contents, output: str | Path, warnings: str | Path) -
         bordure wrote the scores.
     """
     network, settings = contents.network, contents.settings
-    with provenance.making("report", [output, warnings], contents.files, **settings):
+    names = [row["volume"] for row in contents.volumes]
+    with provenance.making("report", [output, warnings], contents.files, **settings, volume_names=names):
         chosen = {Path(path).stem: read_json(path) for path in contents.postprocessing}
         at = {name: found["threshold"] for name, found in chosen.items()}
         table = at_chosen_threshold(read_scores(contents.scores), at)

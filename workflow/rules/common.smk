@@ -71,7 +71,7 @@ from pipeline_lib.runtime import live, locks
 from pipeline_lib.tasks.segmentation import baselines
 from pipeline_lib.tasks.segmentation.classes import Classes
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import explained, read_json, write_json
+from pipeline_lib.runtime.files import explained, read_json, sha256, write_json
 from pipeline_lib.runtime.log import WORKFLOW
 from bordure.lengths import convert
 from bordure.settings import OF_TRAINING, of_volume, read_config, require_labels, use_model
@@ -297,6 +297,7 @@ except InputError as error:
 def show_plan(dag):
     """Print what the run replaces, or its results if there is nothing to do."""
     require_records(dag)
+    require_sources(dag)
     protect_models(dag)
     if not workflow.dryrun:
         keep_edited(dag)
@@ -320,6 +321,28 @@ def require_records(dag):
                 "moved, and the config is that of these results, add `--touch --forceall` once: all results "
                 "are then taken as those of the config. Otherwise choose another folder with `results:`."
             )
+
+
+def require_sources(dag):
+    """End the run if a source of a dataset has other content but an older date, which Snakemake does not notice.
+
+    Copies keep their dates (`cp -p`, `rsync -a`, unzip). The time at which the file system last changed a file
+    is that of the copy, so only files that are newer in this sense than their dataset are read.
+    """
+    made = {str(path) for job in dag.needrun_jobs() for path in job.output}
+    datasets = [Path(config["results"], folder, f"{name}.h5") for folder in DATASETS for name in VOLUMES]
+    for path in datasets if "drawing" not in config else ():
+        if str(path) in made or not path.exists():
+            continue
+        inputs = (provenance.find_record(path) or {"inputs": {}})["inputs"]
+        for source, known in inputs.items():
+            newer = os.path.isfile(source) and os.stat(source).st_ctime > path.stat().st_ctime
+            if newer and sha256(source) != known:
+                sys.exit(
+                    f"error: {source}: has other content than when {path} was made from it, but an older date, "
+                    f"which Snakemake does not notice. Type `touch {shlex.quote(source)}` and the same command "
+                    "again."
+                )
 
 
 def keep_edited(dag):
