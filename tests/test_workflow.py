@@ -923,6 +923,24 @@ def test_shared_volumes_do_not_change_the_batches_of_others(tmp_path):
     assert first == counts(tmp_path, *arguments)
 
 
+def test_jobs_on_a_cluster_refuse_a_config_that_was_edited(tmp_path, monkeypatch):
+    arguments = write(tmp_path, CONFIG)
+    job = ("--mode", "remote", "--allowed-rules", "draw_volume", "--", "results/drawn/images.tif")
+    code = "import os; print('settings', os.environ.get('BORDURE_SETTINGS'))"
+    (tmp_path / "print.smk").write_text(f"include: {str(ROOT / 'Snakefile')!r}\n{code}\n")
+    printing = ["--snakefile", tmp_path / "print.smk", "--directory", tmp_path, "-n", *arguments]
+    answer = warm.snakemake("--cores", "1", *printing)
+    (stated,) = {*re.findall("settings ([0-9a-f]{64})", answer.stdout + answer.stderr)}
+    monkeypatch.setenv("BORDURE_SETTINGS", stated)
+    answer = snakemake(tmp_path, *arguments, *job)
+    assert answer.returncode == 0, answer.stderr
+    write(tmp_path, CONFIG | {"drawing": {"sections": 5, "size": 96, "cell_diameter": 24}})
+    answer = snakemake(tmp_path, *arguments, *job)
+    assert answer.returncode == 1 and "was edited after this run had started" in answer.stderr
+    write(tmp_path, CONFIG, TABLE.replace("score\timages.tif", "other\timages.tif"))
+    assert "was edited after this run had started" in snakemake(tmp_path, *arguments, *job).stderr
+
+
 def test_results_may_be_the_working_folder(tmp_path):
     answer = snakemake(tmp_path, "-n", *write(tmp_path, CONFIG | {"results": "."}))
     assert answer.returncode == 0 and "starts with" not in answer.stdout + answer.stderr

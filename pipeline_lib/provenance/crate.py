@@ -125,7 +125,7 @@ def _inside(results: Path, path: Path) -> str:
 def _made(results: Path, pattern: str, volumes: Sequence[str] | None) -> list[Path]:
     """Return the files of a pattern, with those that are missing but have a record.
 
-    Files of other volumes are left out: their rows were removed from the table, so they are of an earlier run.
+    Files of other volumes are left out: their rows were removed from the table since.
     """
     folder = results / Path(pattern).parent
     names = {path.name for path in results.glob(pattern)}

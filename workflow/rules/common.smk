@@ -1,6 +1,7 @@
 # Settings and volumes, checked before anything runs, and functions that several rules use. This file has no
 # rules.
 import atexit
+import hashlib
 import json
 import math
 import os
@@ -77,6 +78,7 @@ from bordure.lengths import convert
 from bordure.settings import OF_TRAINING, of_volume, read_config, require_labels, use_model
 
 IMPORTED = internals.is_imported(workflow)
+STATED = "BORDURE_SETTINGS"  # environment variable for jobs: hash of settings and table
 START = time.time()
 # Live lines of the jobs while they run. `onsuccess` and `onerror` do not run after Ctrl-C.
 LIVE = ExitStack()
@@ -196,6 +198,23 @@ def check_tiles():
             model.plan.require_neighbours(SHAPES[name][0] for name in model.train)
 
 
+def require_same_settings():
+    """End a job on a cluster if config or table were edited since the run started, because it reads them again.
+
+    Snakemake records the results with the settings of the run, so they would have other settings than it says.
+    """
+    rows = {name: str(row) for name, row in VOLUMES.items()}
+    stated = hashlib.sha256(json.dumps([SETTINGS, rows], sort_keys=True, default=str).encode()).hexdigest()
+    if workflow.is_main_process:
+        os.environ[STATED] = stated
+    elif os.getenv(STATED, stated) != stated:
+        raise InputError(
+            "the config or the table of volumes was edited after this run had started, and jobs on a cluster "
+            "read them again. Restore them and run the same command again, or let the new settings count: end "
+            "the run, and start it again."
+        )
+
+
 def check_outputs():
     """Raise `InputError` if an output would overwrite an image in the results folder."""
     results = os.path.realpath(config["results"])
@@ -259,6 +278,7 @@ try:
             )
         NOTES += [line for line in lines if line not in NOTES]
     config.update(next(iter(SETTINGS.values())))
+    require_same_settings()
     CHANNELS, *others = [dataset_of(config, name)["channels"] for name in VOLUMES]
     # The channels to read if they are the same for all volumes, else their number
     CHANNELS = CHANNELS if all(other == CHANNELS for other in others) else imageio.number_of(CHANNELS)
