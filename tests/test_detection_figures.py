@@ -291,7 +291,7 @@ def test_colour_blind_readers_can_distinguish_the_lines(vision):
 
 def test_a_missed_object_is_visible_below_other_boxes():
     box = np.array([[10.0, 10, 40, 40]])
-    own = Outcome(box, box, np.array([np.nan]), box, np.array([0.9]), box)
+    own = Outcome(found=box, missed=box, false=box, ignored=box)
     image = np.zeros((50, 50, 3), np.uint8)
     shown = box_overlay(image, own.lines, (slice(0, 50), slice(0, 50)), 1)
     alone = box_overlay(image, [(box, MISSED)], (slice(0, 50), slice(0, 50)), 1)

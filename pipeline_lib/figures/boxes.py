@@ -18,16 +18,7 @@ from pipeline_lib.metrics import BoxMatches
 from pipeline_lib.metrics.detection import AT_50, TRUE
 from pipeline_lib.metrics.detection import FALSE as UNMATCHED
 
-OVERVIEW = 1024  # px, side of the picture of a whole section
-CLOSE_UP_SHOWN = 384  # px
-#: Sides of close-ups (px of the section). Each is a multiple or a divisor of `CLOSE_UP_SHOWN`.
-CLOSE_UPS = (48, 64, 96, 128, 192, 384, 768, 1536, 3072)
-SURROUNDINGS = 1024  # px of the section, from which the gray range of a close-up is
-PLACES = 12
-COLUMNS = 3  # of close-ups
 SMALLEST_SHOWN = 5  # px, of the inside of a box in a picture
-NUMBER = 48, 36  # px, largest width and height of the number of a place
-THICK = 5  # px, line of the box in the middle of a close-up
 
 
 @dataclass(frozen=True)
@@ -69,21 +60,15 @@ class Outcome(NamedTuple):
         Detections that match an object; without annotation, all detections.
     missed : (m, 4) array of float64
         Annotated objects that no detection matches.
-    missed_score : (m,) array of float64
-        Score of the detection below the threshold that matches the object, NaN if there is none.
     false : (k, 4) array of float64
         Detections that match no object.
-    false_score : (k,) array of float64
-        Their scores.
     ignored : (i, 4) array of float64
         Annotated objects that are not scored.
     """
 
     found: Boxes
     missed: Boxes
-    missed_score: npt.NDArray[np.float64]
     false: Boxes
-    false_score: npt.NDArray[np.float64]
     ignored: Boxes
 
     @classmethod
@@ -117,18 +102,13 @@ class Outcome(NamedTuple):
         """
         outcome, kept = matches.coco[0, AT_50], matches.score >= threshold
         hits = outcome == TRUE
-        # the score of the detection that matches each object, also below the threshold
-        score = np.full(len(annotated), np.nan)
-        score[matches.partner[hits]] = matches.score[hits]
-        missed = ~ignored & ~(score >= threshold)
-        false = kept & (outcome == UNMATCHED)
+        met = np.zeros(len(annotated), bool)
+        met[matches.partner[kept & hits]] = True
         return cls(
-            detected[kept & hits],
-            annotated[missed],
-            score[missed],
-            detected[false],
-            matches.score[false],
-            annotated[ignored],
+            found=detected[kept & hits],
+            missed=annotated[~ignored & ~met],
+            false=detected[kept & (outcome == UNMATCHED)],
+            ignored=annotated[ignored],
         )
 
     @property
