@@ -9,10 +9,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from pipeline_lib.figures.colouring import hatch_legend, hatched, instances_coloured, magnified, raw_picture
+from pipeline_lib.figures.colouring import hatch_legend, hatched, instances_coloured, magnified
 from pipeline_lib.figures.overlay import outline_overlay
 from pipeline_lib.figures.palette import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
-from pipeline_lib.figures.parts import LARGEST, SMALLEST, WINDOW, middle
+from pipeline_lib.figures.parts import SMALLEST, WINDOW, middle_shown
 from pipeline_lib.figures.sheet import INK, STYLE, Panel, new_figure, save_png, save_sheet
 from pipeline_lib.runtime.types import Json, Stored
 
@@ -55,12 +55,9 @@ def save_check_picture(
         Name and split of the volume, for the title.
     """
     sections, height, width = raw.shape[1:]
-    part = middle((height, width), LARGEST)
-    window = middle((part[0].stop - part[0].start, part[1].stop - part[1].start), WINDOW)
-    image = raw_picture(raw[(slice(None), z, *part)], window)
+    image, place = middle_shown(raw, z)
     factor = math.ceil(SMALLEST / max(image.shape[:2]))
     image = magnified(image, factor)
-    place = [slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True)]
     legend: list[tuple[str | None, str]] = []
     if labels is not None:
         shown = labels[(z, *place)]

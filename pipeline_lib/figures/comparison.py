@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from pipeline_lib.figures.boxes import Line, box_overlay
-from pipeline_lib.figures.colouring import Window, hatched, instances_coloured, magnified, raw_picture
+from pipeline_lib.figures.colouring import hatched, instances_coloured, magnified
 from pipeline_lib.figures.overlay import outline_overlay
-from pipeline_lib.figures.parts import ANNOTATED, LARGEST, WINDOW, matched_labels, middle, numbered
+from pipeline_lib.figures.parts import ANNOTATED, WINDOW, matched_labels, middle_shown, numbered
 from pipeline_lib.kernels.boxes import Boxes
 from pipeline_lib.kernels.sections import ignored_pixels, without
 from pipeline_lib.runtime.types import Stored
@@ -48,7 +48,7 @@ def section_pictures(
         Pictures, RGB: `RAW`, `TRUTH` (the outlines of the annotated cells on the raw image), and one for each
         variant.
     """
-    gray, (y, x) = _shown(raw, z)
+    gray, (y, x) = middle_shown(raw, z)
     if labels is None:
         return {RAW: gray}
     ignored = ignored_pixels(ignore, z, (y, x))
@@ -83,19 +83,10 @@ def box_pictures(
     dict of str to (y, x, 3) array of uint8
         Pictures, RGB. Their size is a multiple of that of `section_pictures`.
     """
-    gray, window = _shown(raw, z)
+    gray, window = middle_shown(raw, z)
     scale = max(WINDOW // max(gray.shape), 1)
     picture = hatched(magnified(gray, scale), ignored_pixels(ignore, z, window))
     return {name: box_overlay(picture, kinds, window, scale) for name, kinds in boxes.items()}
-
-
-def _shown(raw: Stored, z: int) -> tuple[np.ndarray, Window]:
-    """Return the raw picture of the middle of a section, and which rows and columns it shows."""
-    height, width = raw.shape[2:]
-    part = middle((height, width), LARGEST)
-    window = middle((part[0].stop - part[0].start, part[1].stop - part[1].start), WINDOW)  # within `part`
-    y, x = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, window, strict=True))
-    return raw_picture(raw[(slice(None), z, *part)], window), (y, x)
 
 
 def palette_png(picture: np.ndarray) -> bytes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline_lib.figures.colouring import Window
+from pipeline_lib.figures.colouring import Window, raw_picture
 from pipeline_lib.figures.palette import BLUE, ORANGE
 from pipeline_lib.metrics.contingency import count_pairs
+from pipeline_lib.runtime.types import Stored
 
 LARGEST = 4096  # px; of larger sections only the middle is evaluated, to limit the memory
 WINDOW = 512  # px; of larger sections only the middle is shown, so that membranes are visible
@@ -40,25 +41,28 @@ def middle(shape: tuple[int, int], size: int) -> Window:
     return y, x
 
 
-def around(centre: float, size: int, length: int) -> slice:
-    """Return `size` px around `centre`, shifted to be within 0..`length`.
+def middle_shown(raw: Stored, z: int) -> tuple[np.ndarray, Window]:
+    """Return the picture of the middle of a section, with the contrast of its middle `LARGEST` px.
 
     Parameters
     ----------
-    centre : float
-        Row or column in the middle.
-    size : int
-        Number of rows or columns.
-    length : int
-        Number of rows or columns of the section.
+    raw : (c, z, y, x) array
+        Raw image. It may be an HDF5 dataset; only the middle `LARGEST` px are read.
+    z : int
+        The section.
 
     Returns
     -------
-    slice
-        Rows or columns; all of them if there are fewer than `size`.
+    picture : (h, w, 3) array of uint8
+        At most `WINDOW` px high and wide, RGB.
+    window : (slice, slice)
+        Rows and columns of the section that it shows.
     """
-    start = max(min(int(centre) - size // 2, length - size), 0)
-    return slice(start, min(start + size, length))
+    height, width = raw.shape[2:]
+    part = middle((height, width), LARGEST)
+    inside = middle((part[0].stop - part[0].start, part[1].stop - part[1].start), WINDOW)
+    y, x = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(part, inside, strict=True))
+    return raw_picture(raw[(slice(None), z, *part)], inside), (y, x)
 
 
 def matched_labels(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
