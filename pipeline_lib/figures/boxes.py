@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import binary_dilation
 
 from pipeline_lib.figures.colouring import Window, rgb
-from pipeline_lib.figures.overlay import near
 from pipeline_lib.figures.palette import HATCH, SKY, VERMILLION, YELLOW
 from pipeline_lib.kernels.boxes import Boxes
 from pipeline_lib.metrics import BoxMatches
@@ -155,7 +155,7 @@ def box_overlay(
             _draw_frame(code, _sides(y0, y1, size[0], line), _sides(x0, x1, size[1], line), number, line)
     result = image.copy()
     thick = [number for number, (_, line) in enumerate(lines, 1) if line.width > 1]
-    result[near(np.isin(code, thick), 1)] = 0
+    result[binary_dilation(np.isin(code, thick))] = 0
     for number, (_, line) in enumerate(lines, 1):
         result[code == number] = rgb(line.colour)
     return result

@@ -9,8 +9,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from pipeline_lib.figures.colouring import hatch_legend, hatched, instances_coloured, magnified
-from pipeline_lib.figures.overlay import outline_overlay
+from pipeline_lib.figures.colouring import (
+    hatch_legend,
+    hatched,
+    instances_coloured,
+    magnified,
+    outline_overlay,
+)
 from pipeline_lib.figures.palette import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 from pipeline_lib.figures.parts import SMALLEST, WINDOW, middle_shown
 from pipeline_lib.figures.sheet import INK, STYLE, Panel, new_figure, save_png, save_sheet
@@ -64,7 +69,7 @@ def save_check_picture(
         cells = magnified(shown, factor)
         tinted = (1 - TINT) * image + TINT * instances_coloured(cells)
         image = np.where((cells > 0)[..., None], tinted, image).astype(np.uint8)
-        image = outline_overlay(image, (cells, OUTLINE))
+        image = outline_overlay(image, cells, OUTLINE)
         count = np.count_nonzero(np.unique(shown))
         legend = [(OUTLINE, f"{count:,} annotated cell{'' if count == 1 else 's'}")]
     if ignore is not None:

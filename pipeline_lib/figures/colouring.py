@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import Normalize, to_rgb
 
+from pipeline_lib.data.correspondence import outlines
 from pipeline_lib.figures.palette import BACKGROUND, GREEN, HATCH, ORANGE, PURPLE, class_colours
 
 HATCH_PERIOD, HATCH_WIDTH = 14, 4  # px, stripes on pixels that are not annotated, along a row of the picture
@@ -104,6 +105,28 @@ def instances_coloured(labels: np.ndarray, window: Window = WHOLE) -> np.ndarray
         image[here][labels[here] != labels[there]] = rgb(BACKGROUND)
     image[labels == 0] = rgb(BACKGROUND)
     return image[above:, left:]
+
+
+def outline_overlay(image: np.ndarray, labels: np.ndarray, colour: str) -> np.ndarray:
+    """Draw the outlines of cells on a picture.
+
+    Parameters
+    ----------
+    image : (y, x, 3) array of uint8
+        The picture, RGB.
+    labels : (y, x) array of int
+        Instance labels of the cells, 0 = background.
+    colour : str
+        Colour of the outlines.
+
+    Returns
+    -------
+    (y, x, 3) array of uint8
+        Copy of `image` with lines of 2 px.
+    """
+    result = image.copy()
+    result[outlines(labels)] = rgb(colour)
+    return result
 
 
 def tints() -> np.ndarray:

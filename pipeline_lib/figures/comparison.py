@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline_lib.figures.boxes import Line, box_overlay
-from pipeline_lib.figures.colouring import hatched, instances_coloured, magnified
-from pipeline_lib.figures.overlay import outline_overlay
+from pipeline_lib.figures.colouring import hatched, instances_coloured, magnified, outline_overlay
 from pipeline_lib.figures.parts import ANNOTATED, WINDOW, matched_labels, middle_shown, numbered
 from pipeline_lib.kernels.boxes import Boxes
 from pipeline_lib.kernels.sections import ignored_pixels, without
@@ -53,7 +52,7 @@ def section_pictures(
         return {RAW: gray}
     ignored = ignored_pixels(ignore, z, (y, x))
     _, truth = numbered(without(labels[z, y, x], ignored))
-    pictures = {RAW: gray, TRUTH: hatched(outline_overlay(gray, (truth, ANNOTATED)), ignored)}
+    pictures = {RAW: gray, TRUTH: hatched(outline_overlay(gray, truth, ANNOTATED), ignored)}
     for name, array in segmented.items():
         found = matched_labels(truth, numbered(array[z, y, x])[1])
         pictures[name] = hatched(instances_coloured(found), ignored)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline_lib.figures.colouring import Window, raw_picture
-from pipeline_lib.figures.palette import BLUE, ORANGE
+from pipeline_lib.figures.palette import ORANGE
 from pipeline_lib.metrics.contingency import count_pairs
 from pipeline_lib.runtime.types import Stored
 
 LARGEST = 4096  # px; of larger sections only the middle is evaluated, to limit the memory
 WINDOW = 512  # px; of larger sections only the middle is shown, so that membranes are visible
 SMALLEST = 400  # px; smaller sections are magnified
-ANNOTATED, FOUND = ORANGE, BLUE  # colours of outlines
+ANNOTATED = ORANGE  # colour of outlines
 
 
 def middle(shape: tuple[int, int], size: int) -> Window:
