@@ -26,15 +26,12 @@ class Scale:
         Values with the first and the last colour.
     label : str
         Text below the scale.
-    mark : float, optional
-        Value that is marked on the scale. None means no mark.
     """
 
     colour_map: str
     low: float
     high: float
     label: str
-    mark: float | None = None
 
 
 def rgb(colour: str) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.transforms import IdentityTransform
 
 from pipeline_lib.figures.colouring import Scale, coloured
-from pipeline_lib.figures.palette import VERMILLION
 from pipeline_lib.runtime.files import replacing
 from pipeline_lib.runtime.types import Json
 
@@ -32,8 +29,6 @@ FONT = 20
 LINE = 30
 MARGIN = 24
 GAP = 8
-SCALE_BAR = 18
-SCALE_LABELS = 62
 LEGEND_COLUMN = 400
 LETTER = 13  # of the title, on average
 INK, FAINT_INK, GRID, PAPER = "#1b1f24", "#57606a", "#e4e7eb", "#ffffff"
@@ -62,7 +57,7 @@ STYLE: dict[RcKeyType, Any] = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with a title, a colour scale and a legend.
+    """A picture with a title and a legend.
 
     Parameters
     ----------
@@ -70,19 +65,13 @@ class Panel:
         Text above the picture.
     image : (y, x, 3) array of uint8
         The picture, RGB, drawn without interpolation.
-    frames : sequence of (int, int, int, int, str)
-        Frames on the picture: x, y, width, height (px) and text.
     legend : sequence of (str or None, str)
         Lines below the picture: colour or None, and text.
-    scale : Scale, optional
-        Colour scale below the picture. None means no scale.
     """
 
     title: str
     image: np.ndarray
-    frames: Sequence[tuple[int, int, int, int, str]] = ()
     legend: Sequence[tuple[str | None, str]] = ()
-    scale: Scale | None = None
 
     @property
     def width(self) -> int:
@@ -96,10 +85,9 @@ class Panel:
 
     @property
     def height(self) -> int:
-        """Height of title, picture, scale and legend (px)."""
-        scale = SCALE_BAR + SCALE_LABELS if self.scale else 0
+        """Height of title, picture and legend (px)."""
         legend = LINE * math.ceil(len(self.legend) / self.legend_columns)
-        return LINE + GAP + self.image.shape[0] + GAP + scale + legend
+        return LINE + GAP + self.image.shape[0] + GAP + legend
 
 
 def save_sheet(rows: Sequence[Sequence[Panel]], output: str | Path, *, title: str, **facts: Any) -> None:
@@ -180,39 +168,15 @@ def _draw_panel(figure: Figure, panel: Panel, left: int, top: int) -> Json:
     height, width = panel.image.shape[:2]
     bottom = figure.bbox.height - top - height
     figure.figimage(panel.image, left, bottom, origin="upper")
-    for x, y, w, h, text in panel.frames:
-        corner = left + x, bottom + height - y - h
-        frame = Rectangle(corner, w, h, fill=False, color=PAPER, linewidth=2, transform=IdentityTransform())
-        figure.add_artist(frame)
-        _text(figure, left + x + GAP, top + y + GAP, text, weight="bold", size="x-large", color=PAPER, rim=5)
     box = [left, top, width, height]
     top += height + GAP
-    if panel.scale:
-        _draw_scale(figure, panel.scale, left, top, width)
-        top += SCALE_BAR + SCALE_LABELS
     for index, (colour, text) in enumerate(panel.legend):
         x = left + panel.width // panel.legend_columns * (index % panel.legend_columns)
         y = top + LINE * (index // panel.legend_columns)
         if colour:
             _text(figure, x, y, "\N{BLACK SQUARE}", color=colour, rim=1.5)
         _text(figure, x + (26 if colour else 0), y, text, color=FAINT_INK)
-    scale = asdict(panel.scale) | {"colours": colours_of(panel.scale)} if panel.scale else None
-    return {"title": panel.title, "box": box, "scale": scale, "legend": list(map(list, panel.legend))}
-
-
-def _draw_scale(figure: Figure, scale: Scale, left: int, top: int, width: int) -> None:
-    across, up = figure.bbox.size
-    axes = figure.add_axes((left / across, 1 - (top + SCALE_BAR) / up, width / across, SCALE_BAR / up))
-    bar = coloured(np.linspace(scale.low, scale.high, width)[None], scale)
-    axes.imshow(bar, aspect="auto", extent=(scale.low, scale.high, 0, 1))
-    axes.set(xticks=[], yticks=[])
-    if scale.mark is not None:
-        axes.axvline(scale.mark, color=VERMILLION, linewidth=5)
-    # The two ends and the label between them never overlap; ticks could.
-    top += SCALE_BAR + GAP
-    _text(figure, left, top, f"{scale.low:.3g}", color=FAINT_INK)
-    _text(figure, left + width / 2, top, scale.label, color=FAINT_INK, ha="center")
-    _text(figure, left + width, top, f"{scale.high:.3g}", color=FAINT_INK, ha="right")
+    return {"title": panel.title, "box": box, "legend": list(map(list, panel.legend))}
 
 
 def colours_of(scale: Scale) -> list[str]:
