@@ -27,8 +27,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from pipeline_lib.figures.colouring import Scale, classes_coloured, coloured, magnified, raw_picture, rgb
-from pipeline_lib.figures.palette import BACKGROUND
+from pipeline_lib.figures.colouring import Scale, coloured, magnified, raw_picture, rgb
+from pipeline_lib.figures.palette import BACKGROUND, class_colours
 from pipeline_lib.figures.parts import matched_labels
 
 IMAGES = Path(__file__).parent / "images"
@@ -147,7 +147,8 @@ def draw_classes(results: Path, volume: str, output: Path) -> None:
         probability = predicted["class_probability"]
         middle = probability.shape[1] // 2
         maps = data["target"][middle], probability[:, middle].argmax(0)
-        annotated, classes = (classes_coloured(numbers, len(probability)) for numbers in maps)
+        colours = np.array([rgb(colour) for colour in class_colours(len(probability))])
+        annotated, classes = (colours[numbers] for numbers in maps)
     panels = [
         ("raw image", raw_picture(found["raw"])),
         ("classes annotated", annotated),

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import Normalize, to_rgb
 
 from pipeline_lib.data.correspondence import outlines
-from pipeline_lib.figures.palette import BACKGROUND, GREEN, HATCH, ORANGE, PURPLE, class_colours
+from pipeline_lib.figures.palette import BACKGROUND, GREEN, HATCH, ORANGE, PURPLE
 
 HATCH_PERIOD, HATCH_WIDTH = 14, 4  # px, stripes on pixels that are not annotated, along a row of the picture
 
@@ -75,33 +75,28 @@ def coloured(values: np.ndarray, scale: Scale) -> np.ndarray:
     return matplotlib.colormaps[scale.colour_map](level, bytes=True)[..., :3]
 
 
-def instances_coloured(labels: np.ndarray, window: Window = WHOLE) -> np.ndarray:
+def instances_coloured(labels: np.ndarray) -> np.ndarray:
     """Return instance labels as RGB: pale cells on dark background, with dark lines between touching cells.
 
     The colour depends only on the label; 12 colours repeat. None of them resembles the colours of splits and
-    mergers. A window shows exactly the same pixels as the picture of the whole section.
+    mergers.
 
     Parameters
     ----------
     labels : (y, x) array of int
         Instance labels, 0 = background.
-    window : (slice, slice), optional
-        Rows and columns to show. By default the whole section.
 
     Returns
     -------
-    (h, w, 3) array of uint8
+    (y, x, 3) array of uint8
         Colours of the pixels.
     """
-    y, x = (range(length)[part] for length, part in zip(labels.shape, window, strict=True))
-    above, left = min(y.start, 1), min(x.start, 1)
-    labels = labels[y.start - above : y.stop, x.start - left : x.stop]
     pale = tints()
     image = pale[(labels.astype(np.int64) * 2654435761 >> 8) % len(pale)]
     for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         image[here][labels[here] != labels[there]] = rgb(BACKGROUND)
     image[labels == 0] = rgb(BACKGROUND)
-    return image[above:, left:]
+    return image
 
 
 def outline_overlay(image: np.ndarray, labels: np.ndarray, colour: str) -> np.ndarray:
@@ -132,12 +127,7 @@ def tints() -> np.ndarray:
     return np.array([hue * share + 255 * (1 - share) for share in (0.2, 0.4, 0.6) for hue in hues], np.uint8)
 
 
-def classes_coloured(classes: np.ndarray, number: int) -> np.ndarray:
-    """Return the numbers (y, x) of `number` classes as RGB (y, x, 3), in the colours of `class_colours`."""
-    return np.array([rgb(colour) for colour in class_colours(number)])[classes]
-
-
-def hatched(image: np.ndarray, ignored: np.ndarray | None, scale: int = 1) -> np.ndarray:
+def hatched(image: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
     """Return a picture, darker and with diagonal gray stripes on the pixels that are not annotated.
 
     Parameters
@@ -147,8 +137,6 @@ def hatched(image: np.ndarray, ignored: np.ndarray | None, scale: int = 1) -> np
     ignored : (y, x) array of bool or None
         Pixels of the section that are not annotated; the picture has a multiple of their number. None if all
         are annotated.
-    scale : int, default 1
-        Factor of the width of the stripes, for a picture that is shown smaller.
 
     Returns
     -------
@@ -161,7 +149,7 @@ def hatched(image: np.ndarray, ignored: np.ndarray | None, scale: int = 1) -> np
     rows, columns = np.ogrid[: where.shape[0], : where.shape[1]]
     result = image.copy()
     result[where] = image[where] // 2 + rgb(BACKGROUND) // 2
-    result[where & ((rows + columns) // scale % HATCH_PERIOD < HATCH_WIDTH)] = rgb(HATCH)
+    result[where & ((rows + columns) % HATCH_PERIOD < HATCH_WIDTH)] = rgb(HATCH)
     return result
 
 
