@@ -66,7 +66,7 @@ def open_file(
     is_folder = not remote and not pattern and len(parts) == 1 and _require_readable(path, file)
     suffix = file.suffix.lower()
     if len(parts) > 1:
-        opened = _open_channels(path, parts, every_slice)
+        opened = _open_channels(parts, every_slice)
     elif not pattern and (stored := zarr_path(path)):
         opened = open_omezarr(path, stored, every_chunk=every_slice)
     elif remote:
@@ -261,9 +261,7 @@ def _open_slices(
 
 
 @contextmanager
-def _open_channels(
-    path: str | Path, parts: Sequence[str], every_slice: bool
-) -> Iterator[tuple[ImageInfo, Reader]]:
+def _open_channels(parts: Sequence[str], every_slice: bool) -> Iterator[tuple[ImageInfo, Reader]]:
     """Yield the info and the region reader of an image whose channels are in the files `parts`."""
     infos: list[ImageInfo] = []
     readers: list[Reader] = []

@@ -289,7 +289,6 @@ def section_causes(
         pairs.merged_into,
         pairs.piece_of,
         pairs.match_of_true,
-        pairs.match_of_found,
         of_true,
         of_found,
     )
@@ -737,7 +736,6 @@ def _assign(
     merged_into: np.ndarray,
     piece_of: np.ndarray,
     match_of_true: np.ndarray,
-    match_of_found: np.ndarray,
     of_true: np.ndarray,
     of_found: np.ndarray,
 ) -> np.ndarray:
