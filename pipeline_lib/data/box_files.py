@@ -13,6 +13,7 @@ import yaml
 from pipeline_lib import imageio
 from pipeline_lib.data.cells import doubts_of_cells, empty_are_ignored
 from pipeline_lib.imageio.boxes import SectionBoxes, read_boxes
+from pipeline_lib.imageio.boxes.source import listed
 from pipeline_lib.imageio.kinds import NO_CELLS
 from pipeline_lib.imageio.series import LISTED
 from pipeline_lib.runtime.doubts import doubt
@@ -214,7 +215,7 @@ def require_classes(
         text = (
             f"{other}: found boxes of the class {last:.80}, but {place} has {first:.80}."
             if place != other
-            else f"{place}: found boxes of the classes {_listed(places)}."
+            else f"{place}: found boxes of the classes {listed([*places])}."
         )
         setting = _setting({"background": 0} | {name: n for n, name in enumerate(places, 1)})
         raise InputError(
@@ -227,15 +228,10 @@ def require_classes(
         numbers = [value for own in classes.values() for value in (own if isinstance(own, list) else [own])]
         more = {name: max(numbers) + n for n, name in enumerate(unknown, 1)}
         raise InputError(
-            f"{places[unknown[0]]}: found boxes of the class {_listed(unknown)}, but `dataset.classes` has "
-            f"{_listed(known)}. Correct the name, or set {_setting({**classes, **more})}. To leave such "
+            f"{places[unknown[0]]}: found boxes of the class {listed(unknown)}, but `dataset.classes` has "
+            f"{listed([*known])}. Correct the name, or set {_setting({**classes, **more})}. To leave such "
             "boxes out, name the other classes in `instances`, too."
         )
-
-
-def _listed(names: Collection[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(f"{name:.80}" for name in [*names][:LISTED]) + more
 
 
 def _setting(classes: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 from pipeline_lib.imageio.series import LISTED
 from pipeline_lib.imageio.tokens import composed
 from pipeline_lib.runtime.errors import InputError
-from pipeline_lib.runtime.files import require_file
+from pipeline_lib.runtime.files import decode, require_file
 
 #: Class of boxes in files without classes.
 DEFAULT_CLASS = "cell"
@@ -125,7 +125,7 @@ def text_of(path: Path, largest: int = LARGEST) -> str:
     """Return the text of a file in UTF-8 or UTF-16; raise `InputError` if it is none."""
     raw = content_of(path, largest)
     try:
-        return raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        return decode(raw)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
