@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_lib.data.folds import ANNOTATED, as_text, divide
+from pipeline_lib.data.folds import ANNOTATED, divide
 from pipeline_lib.data.volumes import Volume
 from pipeline_lib.imageio import parse_sections
+from pipeline_lib.imageio.naming import sections_text
 from pipeline_lib.runtime.errors import InputError
 
 
@@ -108,5 +109,5 @@ def test_folds_are_disjoint_and_never_neighbours(lengths, files, number):
 
 
 @given(st.sets(st.integers(0, 30), min_size=1))
-def test_section_numbers_as_text(numbers):
-    assert parse_sections(as_text(sorted(numbers)), 31) == sorted(numbers)
+def test_section_numbers_sections_text(numbers):
+    assert parse_sections(sections_text(sorted(numbers)), 31) == sorted(numbers)

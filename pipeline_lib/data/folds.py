@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 from pipeline_lib.data.volumes import Volume
 from pipeline_lib.imageio.boxes import number_within_volume
-from pipeline_lib.imageio.naming import section_ranges
+from pipeline_lib.imageio.naming import section_ranges, sections_text
 from pipeline_lib.runtime.errors import InputError
 
 ANNOTATED = ("train", "validation")  # splits of the volumes that are divided into folds
@@ -65,7 +64,7 @@ class Folds(NamedTuple):
             One line for each fold, and one for the unused sections if there are any.
         """
         lines = [f"fold {fold}: {', '.join(names)}" for fold, names in enumerate(self.names)]
-        unused = [f"{name} {as_text(numbers)}" for name, numbers in self.unused.items()]
+        unused = [f"{name} {sections_text(numbers)}" for name, numbers in self.unused.items()]
         return lines + [f"in no fold, because they are next to one: sections {', '.join(unused)}"] * bool(
             unused
         )
@@ -150,7 +149,7 @@ def divide(volumes: Sequence[Volume], counts: Mapping[str, int], number: int) ->
             piece = replace(
                 volume,
                 volume=title,
-                sections=volume.sections if part == own else as_text(part),
+                sections=volume.sections if part == own else sections_text(part),
                 split="train" if fold else "validation",
             )
             if part != own and volume.has_boxes and number_within_volume(volume.annotation or ""):
@@ -184,31 +183,6 @@ def _blocks(volumes: Sequence[tuple[str, list[int]]], number: int) -> dict[tuple
     if 2 * smallest * number >= len(units):
         return whole
     return {unit: k * number // len(units) for k, unit in enumerate(units)}
-
-
-def as_text(numbers: Sequence[int]) -> str:
-    """Return section numbers as in the table of volumes.
-
-    Parameters
-    ----------
-    numbers : sequence of int
-        Ascending numbers.
-
-    Returns
-    -------
-    str
-        Ranges, separated by commas.
-
-    Examples
-    --------
-    >>> as_text([0, 1, 2, 5])
-    '0-2,5'
-    """
-    runs = [
-        [number for _, number in run]
-        for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
-    ]
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 def _sections(volume: Volume, count: int) -> list[int]:

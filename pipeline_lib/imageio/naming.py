@@ -457,6 +457,32 @@ def section_ranges(text: str | None) -> list[range] | None:
     return ranges
 
 
+def sections_text(numbers: Sequence[int]) -> str:
+    """Return section numbers as in the table of volumes.
+
+    Parameters
+    ----------
+    numbers : sequence of int
+        Ascending numbers.
+
+    Returns
+    -------
+    str
+        Ranges, separated by commas.
+
+    Examples
+    --------
+    >>> from pipeline_lib.imageio.naming import sections_text
+    >>> sections_text([0, 1, 2, 5])
+    '0-2,5'
+    """
+    runs = [
+        [number for _, number in run]
+        for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    ]
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
 def row_range(text: str | None, available: int | None = None) -> range | None:
     """Return the range in a selection of rows such as `0-255`.
 

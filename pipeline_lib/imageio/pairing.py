@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline_lib.imageio.naming import are_slices, channel_paths, parse_sections, slice_files
+from pipeline_lib.imageio.naming import are_slices, channel_paths, parse_sections, sections_text, slice_files
 from pipeline_lib.imageio.series import LISTED, pattern_of
 from pipeline_lib.imageio.tokens import Token, composed, parsed
 from pipeline_lib.runtime.errors import InputError
@@ -125,7 +125,7 @@ def _not_paired(
     if not lonely:
         pattern = pattern_of([truth[pairs[n]].name for n in paired], [path.name for path in truth])
     if not spare and paired:
-        fix = f"To use the annotated images only, write in the column `sections`: {_ranges(paired)}."
+        fix = f"To use the annotated images only, write in the column `sections`: {sections_text(paired)}."
     elif pattern:
         fix = f"To use the others only, add a pattern to the path of the annotation: /{pattern}."
     elif len(raw) == len(truth):
@@ -148,17 +148,6 @@ def _not_paired(
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Return ascending numbers as in the column `sections`, for instance `0-3,8`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def equal_pairs(first: Sequence[Hashable], second: Sequence[Hashable]) -> dict[int, int]:
