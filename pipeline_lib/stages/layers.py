@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline_lib import layout, provenance
+from pipeline_lib.data.boxes import objects_of
 from pipeline_lib.figures.colouring import Scale, coloured, raw_picture
 from pipeline_lib.figures.layers import cells_uri, codes_uri, gray_if_equal, picture_uri
 from pipeline_lib.figures.palette import CAUSE_COLOURS, HATCH, class_colours
@@ -29,7 +30,7 @@ from pipeline_lib.figures.shown import (
 )
 from pipeline_lib.instances.classes import ClassMap, classes_of_cells
 from pipeline_lib.instances.measurement import measure_cells
-from pipeline_lib.kernels.blocks import Block, blocks, with_halo
+from pipeline_lib.kernels.blocks import Block, with_halo
 from pipeline_lib.kernels.sections import frame, ignored_pixels, without
 from pipeline_lib.metrics import Cause, section_causes
 from pipeline_lib.metrics.causes import CellError, Links
@@ -286,7 +287,8 @@ class _View:
         complete = ~np.isin(labels, frame(section, cut))
         if any(cut):  # also a cell in several places can be outside
             inside = np.bincount(numbers.ravel(), minlength=len(labels) + 1)[1:]
-            complete &= inside == _areas(array, z, ignore, labels)
+            whole = objects_of(array, z, ignore)
+            complete &= inside == whole.pixels[np.searchsorted(whole.label, labels)]
         shown, pixels = numbered(numbers[self.part.crop])
         return _Cells(labels, numbers, complete, shown - 1, pixels)
 
@@ -422,16 +424,6 @@ def _of_all(links: Links, number: int) -> Links:
     return Links(np.arange(1, number + 1), match, part_of, known)
 
 
-def _areas(labels: Stored, z: int, ignore: Stored | None, values: np.ndarray) -> np.ndarray:
-    """Return how many pixels some labels (ascending) have in a whole section, without ignored pixels."""
-    areas = np.zeros(len(values), np.int64)
-    for block in blocks((labels.shape[1], labels.shape[2])):
-        part = without(labels[z, *block.write], ignored_pixels(ignore, z, block.write))
-        own = part[np.isin(part, values)]
-        areas += np.bincount(np.searchsorted(values, own), minlength=len(values))
-    return areas
-
-
 def _error_layers(codes: np.ndarray, ignored: np.ndarray | None) -> dict[str, str]:
     """Return the layers of errors of cells, of wrong outlines, and of pixels that are not annotated."""
     kinds = [*CAUSE_COLOURS]
@@ -475,13 +467,7 @@ def _diameters(data: h5py.File, found: Stored) -> dict[str, list[int]]:
 def _histogram(labels: Stored, ignore: Stored | None) -> list[int]:
     total = np.zeros(0, np.int64)
     for z in range(labels.shape[0]):
-        areas: dict[int, int] = {}
-        for block in blocks((labels.shape[1], labels.shape[2])):
-            part = without(labels[z, *block.write], ignored_pixels(ignore, z, block.write))
-            for label, area in zip(*np.unique(part, return_counts=True), strict=True):
-                areas[int(label)] = areas.get(int(label), 0) + int(area)
-        areas.pop(0, None)
-        diameters = np.sqrt(4 * np.array([*areas.values()]) / np.pi).astype(np.int64)
+        diameters = np.sqrt(4 * objects_of(labels, z, ignore).pixels / np.pi).astype(np.int64)
         counts = np.bincount(diameters, minlength=len(total))
         counts[: len(total)] += total
         total = counts
