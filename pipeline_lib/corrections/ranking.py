@@ -62,12 +62,9 @@ def uncertain_outlines(probability: np.ndarray, labels: np.ndarray) -> np.ndarra
     """
     from scipy import ndimage
 
-    outline = np.zeros(labels.shape, bool)
-    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        differ = labels[here] != labels[there]
-        outline[here] |= differ
-        outline[there] |= differ
-    near = ndimage.maximum_filter(outline, 2 * REACH - 1, mode="constant")
+    from pipeline_lib.data.correspondence import outlines
+
+    near = ndimage.maximum_filter(outlines(labels), 2 * REACH - 1, mode="constant")
     return np.where(near, 4 * probability * (1 - probability), 0).astype(np.float32)
 
 

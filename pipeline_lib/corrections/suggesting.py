@@ -22,6 +22,7 @@ from pipeline_lib.corrections.ranking import (
     starts,
     uncertain_outlines,
 )
+from pipeline_lib.kernels.blocks import with_halo
 from pipeline_lib.networks import modelfile
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.files import explained, sha256, write_json
@@ -163,20 +164,13 @@ def _write_crop(
         raw = stack.enter_context(imageio.open_images(image, channels=channels))
         labels = stack.enter_context(imageio.open_images(predicted / f"{place.image}_labels.tif"))
         height, width = raw.shape[2:]
-        part = [
-            slice(start, min(start + size, length)) for start, length in ((place.y, height), (place.x, width))
-        ]
-        whole = [
-            slice(max(edge.start - margin, 0), min(edge.stop + margin, length))
-            for edge, length in zip(part, (height, width), strict=True)
-        ]
-        gray = raw.read(place.section, whole[0], whole[1])
-        found = labels.read(place.section, whole[0], whole[1])[0].astype(np.int64)
+        (y, rows), (x, columns) = (
+            with_halo(slice(start, min(start + size, length)), length, margin)
+            for start, length in ((place.y, height), (place.x, width))
+        )
+        gray = raw.read(place.section, y, x)
+        found = labels.read(place.section, y, x)[0].astype(np.int64)
         pixel_size = raw.info.pixel_size
-    rows, columns = (
-        slice(inner.start - outer.start, inner.stop - outer.start)
-        for inner, outer in zip(part, whole, strict=True)
-    )
     shown = files.framed(found, (rows, columns))
     for name in (files.IMAGES, files.LABELS):
         (folder / name).mkdir(exist_ok=True)
@@ -194,7 +188,7 @@ def _write_crop(
         place.section,
         place.y,
         place.x,
-        part[0].stop - part[0].start,
-        part[1].stop - part[1].start,
+        rows.stop - rows.start,
+        columns.stop - columns.start,
     )
     return dict(zip(files.COLUMNS, values, strict=True))
