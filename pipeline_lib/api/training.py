@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from pipeline_lib.api.arrays import Files, Image, channels_of, files
 from pipeline_lib.api.models import Model, load
+from pipeline_lib.kernels.threads import cores
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger, set_waiting, show_unless_set_up
 from pipeline_lib.runtime.types import Json
@@ -111,11 +112,11 @@ def train(
         given = {"train": (images, annotations), "validation": validation}
         volumes = [*_volumes(written, given if test is None else given | {"test": test})]
         config = _complete(settings, images, volumes)
-        cores = _cores() if threads is None else threads
+        threads = cores() if threads is None else threads
         if minutes is not None:
-            _set_iterations(config, settings, minutes, cores)
+            _set_iterations(config, settings, minutes, threads)
         try:
-            _run(volumes, config, written.folder, Path(model), cores)
+            _run(volumes, config, written.folder, Path(model), threads)
         except InputError:
             for picture in [] if folder else (written.folder / "dataset").glob("*.unclear.png"):
                 kept = Path(model).with_name(f"{Path(model).stem}_{picture.name}")
@@ -123,12 +124,6 @@ def train(
                 written.names = {str(picture): str(kept)} | written.names
             raise
     return load(model, device=config["prediction"]["device"], memory_gb=config["memory_gb"])
-
-
-def _cores() -> int:
-    from pipeline_lib.kernels.threads import cores
-
-    return cores()
 
 
 def _volumes(written: Files, given: dict[str, tuple[Images, Images]]) -> Iterator[Volume]:
