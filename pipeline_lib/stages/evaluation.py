@@ -549,23 +549,23 @@ def score_files(
     corners_of_prediction = {"prediction-coordinates": prediction_coordinates}
     _refuse_options(truth, boxes=boxes[0], of_images=of_annotation, of_boxes=corners_of_annotation)
     _refuse_options(prediction, boxes=boxes[1], of_images=of_prediction, of_boxes=corners_of_prediction)
+    annotated: imageio.AnnotationSettings = {
+        "sections": sections,
+        "kind": annotation_kind,
+        "classes": classes,
+        "background": background,
+        "ignore": ignore,
+        "ignore_mask": ignore_mask,
+        "relabel": relabel,
+    }
+    predicted_as: Json = {
+        "sections": sections,
+        "kind": prediction_kind,
+        "background": prediction_background,
+        "highest": highest,
+        "channel": channel,
+    }
     if any(boxes):
-        annotated: imageio.AnnotationSettings = {
-            "sections": sections,
-            "kind": annotation_kind,
-            "classes": classes,
-            "background": background,
-            "ignore": ignore,
-            "ignore_mask": ignore_mask,
-            "relabel": relabel,
-        }
-        predicted_as: Json = {
-            "sections": sections,
-            "kind": prediction_kind,
-            "background": prediction_background,
-            "highest": highest,
-            "channel": channel,
-        }
         corners = box_coordinates, prediction_coordinates
         true, found, ignored = _read_boxes(
             truth, prediction, annotated, predicted_as, empty_sections, corners, show
@@ -581,30 +581,13 @@ def score_files(
     def paired(path: str | Path) -> list[Path | None] | None:
         return imageio.matching_slices(str(prediction), str(path), pairing, sections)
 
-    described: imageio.AnnotationSettings = {
-        "sections": sections,
-        "kind": annotation_kind,
-        "classes": classes,
-        "background": background,
-        "ignore": ignore,
-        "ignore_mask": ignore_mask,
-        "relabel": relabel,
+    annotated |= {
         "masks": info.sections == 1 < of_truth.sections,
         "slices": paired(truth),
         "mask_slices": paired(ignore_mask) if ignore_mask else None,
     }
-    annotation = imageio.read_annotation(truth, **described)
-    show(f"{truth}: {annotation.description}")
-    for doubt in annotation.doubts:
-        logger.warning("%s: %s", truth, doubt["text"])
-    predicted = imageio.read_prediction(
-        prediction,
-        sections=sections,
-        kind=prediction_kind,
-        background=prediction_background,
-        highest=highest,
-        channel=channel,
-    )
+    annotation = _read_annotation(truth, annotated, show)
+    predicted = imageio.read_prediction(prediction, **predicted_as)
     labels = annotation.labels
     if labels.shape != predicted.array.shape:
         raise InputError(
@@ -622,7 +605,7 @@ def score_files(
     progress = partial(tqdm, total=len(cells), unit="section", leave=False, disable=None)  # for a terminal
     found = metrics.isbi_scores(cells, predicted.array, labels=labels, ignore=ignored, progress=progress)
     if prediction_kind == annotation_kind == "classes":
-        for metric, value in _compare_class_maps(truth, prediction, described, ignored).items():
+        for metric, value in _compare_class_maps(truth, prediction, annotated, ignored).items():
             found.loc[len(found)] = metric, float("nan"), value
     return found
 
@@ -685,15 +668,23 @@ def _read_boxes(
             )
         show(f"{prediction}: {labels.description}")
         return read.sections, boxes_of_labels(labels.array), None
-    annotation = imageio.read_annotation(truth, **annotated)
-    show(f"{truth}: {annotation.description}")
-    for doubt in annotation.doubts:
-        logger.warning("%s: %s", truth, doubt["text"])
+    annotation = _read_annotation(truth, annotated, show)
     found, notes = read_predicted(prediction, images, shape, sections=sections, coordinates=corners[1])
     show(f"{prediction}: {'; '.join(notes)}")
     numbers = imageio.parse_sections(sections, info.sections)
     ignored = _with_empty_sections(truth, annotation, numbers, empty_sections)
     return boxes_of_labels(annotation.labels, ignored), found, ignored
+
+
+def _read_annotation(
+    truth: str | Path, annotated: imageio.AnnotationSettings, show: Callable[[str], object]
+) -> imageio.Annotation:
+    """Read an annotation, and show how it was understood and what is doubtful."""
+    annotation = imageio.read_annotation(truth, **annotated)
+    show(f"{truth}: {annotation.description}")
+    for doubt in annotation.doubts:
+        logger.warning("%s: %s", truth, doubt["text"])
+    return annotation
 
 
 def _table_of_boxes(
