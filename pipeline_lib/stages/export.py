@@ -235,19 +235,12 @@ def _through_sections(cells: Stored, block: int) -> bool:
     """Return whether most labels that are in two neighbouring sections overlap there."""
     same = total = 0
     for z in range(cells.shape[0] - 1):
-        for rows, columns in _windows(cells, block):
-            here, there = cells[z, rows, columns], cells[z + 1, rows, columns]
+        for area in blocks((cells.shape[1], cells.shape[2]), block):
+            here, there = cells[z, *area.write], cells[z + 1, *area.write]
             common = np.intersect1d(here[here > 0], there[there > 0])
             total += len(common)
             same += len(np.unique(here[(here == there) & (here > 0)]))
     return same > total / 2
-
-
-def _windows(cells: Stored, block: int) -> Iterator[tuple[slice, slice]]:
-    """Yield the blocks of a section."""
-    _, height, width = cells.shape
-    for area in blocks((height, width), block):
-        yield area.write
 
 
 def _numbers(measured: pd.DataFrame) -> dict[int, dict[int, int]]:
@@ -374,8 +367,8 @@ def _sizes(cells: Stored, block: int) -> dict[tuple[int, int], int]:
     """Return the number of pixels of each cell by section and label."""
     found: dict[tuple[int, int], int] = {}
     for z in range(cells.shape[0]):
-        for window in _windows(cells, block):
-            names, counts = np.unique(cells[(z, *window)], return_counts=True)
+        for area in blocks((cells.shape[1], cells.shape[2]), block):
+            names, counts = np.unique(cells[z, *area.write], return_counts=True)
             for label, count in zip(names.tolist(), counts.tolist(), strict=True):
                 if label:
                     found[z, label] = found.get((z, label), 0) + count
