@@ -30,7 +30,7 @@ from pipeline_lib.networks.ssd import OFFSETS, SSDPlan
 from pipeline_lib.networks.ssd.module import SSD
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.tasks.detection import masks, matching
-from pipeline_lib.tasks.detection.found import SMALLEST_SCORE, Found, create_arrays
+from pipeline_lib.tasks.detection.found import SMALLEST_SCORE, Found, create_arrays, joined
 from pipeline_lib.tasks.detection.losses import multibox_loss
 from pipeline_lib.tasks.detection.patches import BoxAugmentation, BoxPatches, targets_of_objects
 from pipeline_lib.tasks.detection.truth import IGNORED, BoxTruth
@@ -235,8 +235,7 @@ class Task:
                 loss += positive * _mask_loss(predicted, targets_of_objects(truth, section, own, boxes[own]))
             losses.append((loss, positive))
             found.append(output.boxes(tile))
-        joined = Found(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-        kept = joined.suppressed(*truth.shape[1:])
+        kept = joined(found).suppressed(*truth.shape[1:])
         matches = truth.matches(section, kept)
         ious = _mask_ious(truth, section, kept, matches, heads) if heads else None
         return SectionFound(losses, matches, ious)
