@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 
 from pipeline_lib.runtime.errors import InputError
+from pipeline_lib.runtime.files import sha256
 
 FOLDER = Path(__file__).parent / "examples"
-#: Names of the examples.
-EXAMPLES = ("nuclei",)
 MINUTES = 5.0  # of a run on two cores
 _SUMS = "SHA256SUMS"
 
@@ -21,7 +19,7 @@ def copy_example(name: str, to: Path) -> None:
     Parameters
     ----------
     name : str
-        One of `EXAMPLES`.
+        A folder in `FOLDER`.
     to : Path
         Folder to write to. It is created; it must not exist or must be empty.
 
@@ -39,7 +37,7 @@ def copy_example(name: str, to: Path) -> None:
         target = to / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / file, target)
-        if file in sums and hashlib.sha256(target.read_bytes()).hexdigest() != sums[file]:
+        if file in sums and sha256(target) != sums[file]:
             raise InputError(
                 f"{source / file}: is damaged: its SHA-256 differs from that in {_SUMS}. Install the package "
                 "again."

@@ -12,9 +12,6 @@ from pipeline_lib.projects.splits import Row
 from pipeline_lib.projects.survey import Survey
 from pipeline_lib.runtime.types import Json
 
-#: Kinds of images for which presets exist.
-PRESETS = ("membranes", "nuclei", "cells")
-
 ORIENTATIONS = 8
 FORWARD = 0.4  # time of a prediction tile, as a share of the time of a training step on it
 JOBS = 60  # s of a run outside of training and prediction: starts of jobs, scores, figures
@@ -89,7 +86,7 @@ def infer_preset(survey: Survey) -> tuple[str, str]:
     Returns
     -------
     tuple of str
-        One of `PRESETS`, and why.
+        Kind of images: "membranes", "nuclei" or "cells", and why.
     """
     if survey.kind.endswith("membranes") and survey.share > 0.5:
         return "membranes", f"two values, and cells cover {survey.share:.0%} of the pixels"
@@ -106,7 +103,7 @@ def choose_network(survey: Survey, preset: str, gpu: bool) -> Network:
     survey : Survey
         What the images and annotations contain.
     preset : str
-        One of `PRESETS`.
+        Kind of images: "membranes", "nuclei" or "cells".
     gpu : bool
         Whether this machine has a GPU that torch can use.
 
@@ -177,7 +174,7 @@ def choose_settings(
     survey : Survey
         What the images and annotations contain.
     preset : str
-        One of `PRESETS`.
+        Kind of images: "membranes", "nuclei" or "cells".
     network : Network
         Result of `choose_network`.
     rows : sequence of Row
