@@ -29,8 +29,10 @@ MASK_WORDS = {
     "annotations",
     "gt",
     "truth",
+    "outline",
+    "outlines",
+    "flows",
 }
-MASK_WORDS |= {"truth", "outline", "outlines", "flows"}
 _STAINS = {"dapi", "hoechst", "gfp", "egfp", "yfp", "cfp", "rfp", "mcherry", "tritc", "fitc", "cy3", "cy5"}
 _STAINS |= {"brightfield", "phase", "dic"}
 _CHANNEL = {"c", "ch", "channel", "w", "wavelength"}  # words in front of the number of a channel
