@@ -8,12 +8,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from pipeline_lib.kernels.sections import check_shapes, count_sections, ignored_pixels, section, without
-from pipeline_lib.metrics.inputs import checked_probability
+from pipeline_lib.metrics.inputs import checked_pixels
 from pipeline_lib.runtime.types import Stored
 
 BINS = 10  # of the probability; also the steps of the challenge's thresholds
-_ROWS = 256  # that are counted at a time, to limit the memory
 
 
 @dataclass(frozen=True)
@@ -152,17 +150,10 @@ def reliability(cells: Stored, cell_probability: Stored, *, ignore: Stored | Non
     >>> {name: round(value, 4) for name, value in found.scores().items()}
     {'brier_score': 0.1458, 'calibration_error': 0.0833}
     """
-    check_shapes(cells=cells, cell_probability=cell_probability, ignore=ignore)
     sums = np.zeros((len(fields(Reliability)), BINS))
-    for z in range(count_sections(cells)):
-        ignored = ignored_pixels(ignore, z)
-        truth, probability = section(cells, z) != 0, section(cell_probability, z)
-        for top in range(0, len(truth), _ROWS):
-            rows = np.s_[top : top + _ROWS]
-            hidden = None if ignored is None else ignored[rows]
-            p = checked_probability(without(probability[rows], hidden), z, top).astype(np.float64)
-            y, known = truth[rows], np.s_[:] if hidden is None else ~hidden.ravel()
-            bins = np.minimum(p * BINS, BINS - 1).astype(np.intp).ravel()[known]
-            for own, values in zip(sums, (None, y, p, (p - y) ** 2), strict=True):
-                own += np.bincount(bins, None if values is None else values.ravel()[known], BINS)
+    for truth, probability in checked_pixels(cells, cell_probability, ignore):
+        p = probability.astype(np.float64)
+        bins = np.minimum(p * BINS, BINS - 1).astype(np.intp)
+        for own, values in zip(sums, (None, truth, p, (p - truth) ** 2), strict=True):
+            own += np.bincount(bins, values, BINS)
     return Reliability(*sums)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipeline_lib.kernels.sections import check_shapes, count_sections, without
+from pipeline_lib.kernels.sections import check_shapes, count_sections, ignored_pixels, section, without
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.runtime.log import logger
 from pipeline_lib.runtime.types import Stored
 
+ROWS = 256  # that are counted at a time, to limit the memory
 ROUNDING = 1e-6  # probabilities up to this far beyond 0..1 are clipped: other programs compute in float32
 INVERTED = -0.05  # a map with a lower correlation with the truth is probably inverted; noise stays above
 
@@ -100,12 +101,26 @@ def checked_thresholds(thresholds: Sequence[float]) -> list[float]:
     return checked
 
 
-def checked_probability(probability: np.ndarray, z: int, first_row: int) -> np.ndarray:
-    """Return rows of section `z` as `as_probability`; raise `InputError` unless they are probabilities."""
-    _require_type(probability.dtype)
-    if probability.dtype.kind == "f":
-        _check_values(probability, z, first_row)
-    return as_probability(probability)
+def checked_pixels(
+    cells: Stored, cell_probability: Stored, ignore: Stored | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the pixels that are not ignored, some rows at a time: whether each is cell, and its probability.
+
+    Raises `InputError` if the shapes differ, or the map has other values than probabilities.
+    """
+    check_shapes(cells=cells, cell_probability=cell_probability, ignore=ignore)
+    _require_type(np.dtype(cell_probability.dtype))
+    for z in range(count_sections(cells)):
+        ignored = ignored_pixels(ignore, z)
+        truth, probability = section(cells, z) != 0, section(cell_probability, z)
+        for top in range(0, len(truth), ROWS):
+            rows = np.s_[top : top + ROWS]
+            hidden = None if ignored is None else ignored[rows]
+            known = np.s_[:] if hidden is None else ~hidden
+            values = without(probability[rows], hidden)
+            if values.dtype.kind == "f":
+                _check_values(values, z, top)
+            yield truth[rows][known].ravel(), as_probability(values)[known].ravel()
 
 
 def _require_type(dtype: np.dtype) -> None:

@@ -7,14 +7,12 @@ from operator import add
 
 import numpy as np
 
-from pipeline_lib.kernels.sections import check_shapes, count_sections, ignored_pixels, section, without
 from pipeline_lib.metrics.contingency import ContingencyTable, contingency_tables
 from pipeline_lib.metrics.counts import Counts
-from pipeline_lib.metrics.inputs import checked_probability
+from pipeline_lib.metrics.inputs import checked_pixels
 from pipeline_lib.runtime.types import Stored
 
 _LEVELS = 256  # of probability; two values of the same level differ by less than 1/256
-_ROWS = 256  # that are counted at a time, to limit the memory
 
 
 def pixel_counts(table: ContingencyTable) -> Counts:
@@ -115,18 +113,10 @@ def constant_pixels(cells: Stored, cell_probability: Stored, *, ignore: Stored |
     >>> constant_pixels(cells, np.array([[0.6, 0.6, 0.6, 0.9, 0.6, 0.1]]))
     0.5
     """
-    check_shapes(cells=cells, cell_probability=cell_probability, ignore=ignore)
     counts = np.zeros((2, _LEVELS), np.int64)  # of background and cells
-    for z in range(count_sections(cells)):
-        ignored = ignored_pixels(ignore, z)
-        truth, probability = section(cells, z) != 0, section(cell_probability, z)
-        for top in range(0, len(truth), _ROWS):
-            rows = np.s_[top : top + _ROWS]
-            hidden = None if ignored is None else ignored[rows]
-            values = checked_probability(without(probability[rows], hidden), z, top)
-            level = np.minimum(values * _LEVELS, _LEVELS - 1).astype(np.intp) + _LEVELS * truth[rows]
-            counted = level[~hidden] if hidden is not None else level.ravel()
-            counts += np.bincount(counted, minlength=2 * _LEVELS).reshape(2, _LEVELS)
+    for truth, probability in checked_pixels(cells, cell_probability, ignore):
+        level = np.minimum(probability * _LEVELS, _LEVELS - 1).astype(np.intp) + _LEVELS * truth
+        counts += np.bincount(level, minlength=2 * _LEVELS).reshape(2, _LEVELS)
     pixels = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(pixels, 1)
     return float(shares.min(axis=0).max())
