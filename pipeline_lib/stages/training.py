@@ -136,22 +136,7 @@ def train(
     normalisation = Normalisation.from_dict(measured["normalisation"])
     task = networks.plan_type(network["name"]).task
     sizes: Json = {"sizes": read_json(boxes)["sizes"], "size_range": []} if boxes else {}
-    if settings.offsets and task != "segmentation":
-        raise InputError(
-            f"training.affinities: {network['name']} learns boxes, which have no affinities. Remove the key."
-        )
-    trained_task = tasks.load(task, measured.get("classes", ()), measured.get("cells", ()), settings.offsets)
-    if settings.best_by not in trained_task.scores:
-        raise InputError(
-            f"training.best_by: found `{settings.best_by}`, expected a score of the task {task}: "
-            f"{', '.join(trained_task.scores)}."
-        )
-    chooses_pixels = settings.loss_mask is not None or settings.sampling == "class_balanced"
-    if chooses_pixels and not trained_task.pixelwise:
-        raise InputError(
-            f"training: `loss_mask` and `sampling: class_balanced` choose pixels, but {network['name']} "
-            "learns boxes. Remove these settings."
-        )
+    trained_task = _load_task(network["name"], measured, settings)
     plan = networks.plan(
         **network | sizes, image_channels=len(normalisation.scale), classes=trained_task.classes
     )
@@ -214,31 +199,7 @@ def train(
                 logger.info("resuming at iteration %d", state.iteration)
             elif start:
                 _log_start(started, start, normalisation)
-            logger.info(
-                "training %s with %.1f million parameters on %s in %s: %d iterations, batches of %d, "
-                "tiles of %d -> %d px%s",
-                plan.name,
-                plan.parameters / 1e6,
-                device,
-                str(precision).removeprefix("torch."),
-                settings.iterations,
-                settings.batch,
-                settings.tile,
-                output,
-                f", in {processes.number} processes" if processes.number > 1 else "",
-            )
-            if settings.warm_up >= settings.iterations:
-                logger.warning(
-                    "training.warm_up: %d iterations, of %d. The learning rate does not reach %g. Set a "
-                    "smaller `warm_up`, or train longer.",
-                    settings.warm_up,
-                    settings.iterations,
-                    settings.learning_rate,
-                )
-            if processes.number > 1 and device.type == "cpu" and settings.device == "auto":
-                logger.warning(
-                    "torch finds no GPU. The processes share the CPU, which is not faster than one process."
-                )
+            _log_training(plan, settings, output, device, precision, processes)
             with ExitStack() as stack:
                 volumes = open_volumes(stack, trained_task.open, train, train_weight_maps)
                 validation_volumes = open_volumes(
@@ -307,6 +268,64 @@ def train(
             record |= state.provenance_entries(settings)
             trained.save(model)
             record["seconds"] = state.seconds
+
+
+def _load_task(network: str, measured: Json, settings: Settings) -> tasks.Task:
+    """Return the task of a network; raise `InputError` if it does not have a setting of the training."""
+    kind = networks.plan_type(network).task
+    if settings.offsets and kind != "segmentation":
+        raise InputError(
+            f"training.affinities: {network} learns boxes, which have no affinities. Remove the key."
+        )
+    task = tasks.load(kind, measured.get("classes", ()), measured.get("cells", ()), settings.offsets)
+    if settings.best_by not in task.scores:
+        raise InputError(
+            f"training.best_by: found `{settings.best_by}`, expected a score of the task {kind}: "
+            f"{', '.join(task.scores)}."
+        )
+    chooses_pixels = settings.loss_mask is not None or settings.sampling == "class_balanced"
+    if chooses_pixels and not task.pixelwise:
+        raise InputError(
+            f"training: `loss_mask` and `sampling: class_balanced` choose pixels, but {network} learns "
+            "boxes. Remove these settings."
+        )
+    return task
+
+
+def _log_training(
+    plan: Plan,
+    settings: Settings,
+    output: int,
+    device: torch.device,
+    precision: torch.dtype,
+    processes: Processes,
+) -> None:
+    """Log what is trained, and warn of settings that do not help."""
+    logger.info(
+        "training %s with %.1f million parameters on %s in %s: %d iterations, batches of %d, "
+        "tiles of %d -> %d px%s",
+        plan.name,
+        plan.parameters / 1e6,
+        device,
+        str(precision).removeprefix("torch."),
+        settings.iterations,
+        settings.batch,
+        settings.tile,
+        output,
+        f", in {processes.number} processes" if processes.number > 1 else "",
+    )
+    if settings.warm_up >= settings.iterations:
+        logger.warning(
+            "training.warm_up: %d iterations, of %d. The learning rate does not reach %g. Set a smaller "
+            "`warm_up`, or train longer.",
+            settings.warm_up,
+            settings.iterations,
+            settings.learning_rate,
+        )
+    if processes.number > 1 and device.type == "cpu" and settings.device == "auto":
+        logger.warning(
+            "torch finds no GPU. The processes share the CPU, which is not faster than one process."
+        )
 
 
 def _class_weights(
