@@ -22,8 +22,8 @@ def this_process() -> str:
 def hold(path: str | Path, otherwise: Callable[[str], None]) -> bool:
     """Lock the file at `path` until this process ends.
 
-    The file is created if necessary. Its content is replaced by one line: this process (`this_process`) and
-    the time. On NFS, the lock holds across all machines (since Linux 2.6.12).
+    The file is created if necessary. Its content is replaced by two lines: this process (`this_process`) with
+    the time, and the working folder. On NFS, the lock holds across all machines (since Linux 2.6.12).
 
     Parameters
     ----------
@@ -48,8 +48,23 @@ def hold(path: str | Path, otherwise: Callable[[str], None]) -> bool:
     except OSError:  # ENOLCK, EOPNOTSUPP, ...
         locked = False
     os.ftruncate(file, 0)
-    os.pwrite(file, f"{this_process()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
+    os.pwrite(file, f"{this_process()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n{os.getcwd()}".encode(), 0)
     return locked
+
+
+def earlier_folder(results: str | Path) -> str | None:
+    """Return the working folder of the last run with a results folder; None if that is not known.
+
+    Parameters
+    ----------
+    results : str or Path
+        Results folder.
+    """
+    try:
+        _, _, folder = Path(results, ".lock").read_text(encoding="utf-8", errors="replace").partition("\n")
+    except OSError:
+        return None
+    return folder.strip() or None
 
 
 @contextmanager

@@ -508,14 +508,12 @@ if workflow.is_main_process:
 # are not predicted again.
 BATCHES = Path(config["results"], ".batches.json")
 EARLIER = read_json(BATCHES) if BATCHES.exists() else {}
-FOLDER_OF_RUN = "working folder"  # key of the working folder of the last run
 
 
 def record_batches():
-    """Store the batches of this run for the next one, and where to continue it."""
-    stored = {"new": [batch.volumes for batch in batches_of("predict", new=PREDICT)]}
+    """Store the batches of this run for the next one."""
     with suppress(OSError):  # the next run repeats more than it has to
-        write_json(BATCHES, stored | {FOLDER_OF_RUN: os.getcwd()})
+        write_json(BATCHES, {"new": [batch.volumes for batch in batches_of("predict", new=PREDICT)]})
 
 
 class Batch(NamedTuple):

@@ -19,8 +19,8 @@ def require_records(dag):
         own = job.rule in internals.own_rules(workflow) and job not in made
         first = next(iter(job.output), None)
         if own and first and os.path.exists(first) and not internals.has_record(workflow, job):
-            earlier = EARLIER.get(FOLDER_OF_RUN, "")
-            where = f", in {earlier}" if earlier not in ("", os.getcwd()) else ""
+            earlier = locks.earlier_folder(config["results"])
+            where = f", in {earlier}" if earlier not in (None, os.getcwd()) else ""
             sys.exit(
                 f"error: {first}: Snakemake does not know with which settings it was made, so changed settings "
                 "would have no effect. Its records are in the folder `.snakemake` of the working folder of the "
