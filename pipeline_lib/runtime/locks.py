@@ -22,8 +22,8 @@ def this_process() -> str:
 def hold(path: str | Path, otherwise: Callable[[str], None]) -> bool:
     """Lock the file at `path` until this process ends.
 
-    The file is created if necessary. Its content is replaced by two lines: this process (`this_process`) with
-    the time, and the working folder. On NFS, the lock holds across all machines (since Linux 2.6.12).
+    The file is created if necessary. Its content is replaced by one line: this process (`this_process`) and
+    the time. On NFS, the lock holds across all machines (since Linux 2.6.12).
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def hold(path: str | Path, otherwise: Callable[[str], None]) -> bool:
     except OSError:  # ENOLCK, EOPNOTSUPP, ...
         locked = False
     os.ftruncate(file, 0)
-    os.pwrite(file, f"{this_process()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n{os.getcwd()}".encode(), 0)
+    os.pwrite(file, f"{this_process()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
     return locked
 
 
@@ -85,6 +85,8 @@ def locked(path: str | Path) -> Iterator[None]:
 def hold_results(folder: str | Path) -> bool:
     """Lock the results folder for this run of the workflow, and return whether it is locked (see `hold`).
 
+    The second line of the lock file is the working folder, see `earlier_folder`.
+
     Raises `InputError` if another run is using the folder.
     """
 
@@ -95,4 +97,7 @@ def hold_results(folder: str | Path) -> bool:
         )
 
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return hold(Path(folder, ".lock"), refuse)
+    is_locked = hold(Path(folder, ".lock"), refuse)
+    with open(Path(folder, ".lock"), "a", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(f"{os.getcwd()}\n")
+    return is_locked
