@@ -171,3 +171,43 @@ def test_drawn_numbers_are_in_their_ranges_and_can_be_switched_off():
     still = augment.draw(off, np.random.default_rng(5))
     np.testing.assert_array_equal(still.matrix, np.eye(2))
     assert not still.nodes.any() and (still.gain, still.offset, still.gamma, still.noise) == (1, 0, 1, 0)
+
+
+def test_a_setting_does_not_change_the_random_numbers_of_the_others():
+    usual = augment.draw(Augmentation(), np.random.default_rng(3))
+    for off in ({"rotate": False}, {"mirror": False}, {"elastic_std": 0.0}, {"gain": 0.0}, {"gamma": 0.0}):
+        found = augment.draw(Augmentation(**off), np.random.default_rng(3))
+        assert (found.offset, found.noise) == (usual.offset, usual.noise)
+        if "elastic_std" not in off:
+            np.testing.assert_array_equal(found.nodes, usual.nodes)
+
+
+def test_rotations_have_all_directions():
+    rng = np.random.default_rng(0)
+    turned = np.array([augment.draw(Augmentation(mirror=False), rng).matrix[:, 0] for _ in range(200)])
+    quadrants = np.unique(turned > 0, axis=0, return_counts=True)[1]
+    assert len(quadrants) == 4 and quadrants.min() > 25
+
+
+@pytest.mark.parametrize("tile", [9, 24])
+@pytest.mark.parametrize("angle", [0.0, 0.4, math.pi / 4, 2.0])
+@pytest.mark.parametrize("amplitude", [0.0, 60.0])
+def test_pixels_within_reach_determine_a_patch(tile, angle, amplitude):
+    """Also where the bicubic displacement is larger than that of all nodes."""
+    matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    nodes = amplitude * np.array([[[1, 1, -1], [1, 1, -1], [-1, -1, 1]]] * 2)
+    transform = Transform(matrix, nodes, 1.0, 0.0, 1.0, 0.0)
+    far, functions = augment.reach(transform, tile), augment.basis(tile, 3, CPU)
+    whole = image(shape=(1, 601, 601))
+    window = slice(300 - far, 300 + far + 1)
+    near = whole[:, window, window]
+    for mode in ("bicubic", "nearest"):
+        expected = augment.sample(whole, augment.placement(transform, (300, 300)), functions, mode)
+        found = augment.sample(near, augment.placement(transform, (far, far)), functions, mode)
+        assert (found - expected).abs().mean() < 1e-3
+
+
+def test_a_patch_of_one_gray_level_stays_finite():
+    transform = Transform(np.eye(2), STILL.nodes, 1.1, 0.3, 0.9, 0.0)
+    found = augment.vary_gray(torch.full((1, 8, 8), 2.0), transform, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found, torch.full((1, 8, 8), 2.0 * 1.1 + 0.3))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_lib.kernels.boxes import overlapping, overlaps, suppress
+from pipeline_lib.kernels.boxes import area, masked_area, overlapping, overlaps, suppress
 
 
 @st.composite
@@ -112,3 +112,13 @@ def test_one_large_box_does_not_make_the_search_slow():
     boxes = np.vstack([boxes, [0, 0, 9000, 9000]])
     i, *_ = overlapping(boxes, boxes, 0.1)
     assert len(i) == 40_001 + 2 * 2 * 200 * 199  # each box with its neighbours above, below, left and right
+
+
+def test_a_box_beyond_the_section_has_the_masked_pixels_inside_only():
+    mask = np.array([[[0, 0, 1], [0, 0, 1]]])
+    boxes = np.array([[0.0, 0, 5, 9], [1, 2, 4, 3], [-3, -3, 0.5, 9], [4, 4, 6, 6]])
+    assert masked_area(boxes, mask, 0).tolist() == [2, 1, 0.5, 0]
+
+
+def test_a_box_that_ends_before_it_begins_has_no_area():
+    assert area(np.array([[5.0, 5, 3, 3], [0, 0, 2, 3]])).tolist() == [0, 6]

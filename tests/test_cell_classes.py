@@ -271,3 +271,29 @@ def test_a_border_of_jobs_that_share_a_section_reaches_128_px():
     assert PostProcessing(0.5, border_reach=128).border_reach == 128
     with pytest.raises(InputError, match=r"found 129, expected at most 128\. Lower `dataset\.separation_bo"):
         PostProcessing(0.5, border_reach=129)
+
+
+def test_a_class_as_probable_as_the_border_is_no_border():
+    probability = np.array([0.4, 0.2, 0.4, 0.3, 0.2, 0.5]).reshape(2, 3).T.reshape(3, 1, 1, 2)
+    assert Border(probability, ["background", "cell", "border"], ["cell"])[0].tolist() == [[False, True]]
+
+
+def test_the_reach_of_the_border_is_that_of_the_datasets_that_the_network_learned_from(tmp_path, drawn):
+    tifffile.imwrite(tmp_path / "i.tif", np.where(drawn, 200, 0)[None].astype(np.uint8))
+    tifffile.imwrite(tmp_path / "l.tif", drawn[None])
+    settings = {"annotation_kind": "instances", "separation_border_width": 4}
+    images = tmp_path / "i.tif", tmp_path / "l.tif"
+    build_dataset(*images, tmp_path / "learned.h5", target="cell_border", **settings)
+    build_dataset(*images, tmp_path / "scored.h5", annotation_kind="instances")
+    with h5py.File(tmp_path / "learned.h5") as file:
+        perfect = (np.arange(3)[:, None, None, None] == file["target"][:]).astype(np.float32)
+    write_prediction(tmp_path / "p.h5", perfect, ("background", "cell", "border"), ("cell",))
+    for targets, reach in (([], 0), ([tmp_path / "learned.h5"], 2)):
+        choose_postprocessing(
+            [tmp_path / "scored.h5"],
+            [tmp_path / "p.h5"],
+            tmp_path / "t.json",
+            criterion="seg",
+            targets=targets,
+        )
+        assert PostProcessing.read(tmp_path / "t.json").border_reach == reach

@@ -451,3 +451,12 @@ def test_the_jobs_that_share_a_volume_write_a_class_map(tmp_path):
     target = "results/segmentation/score_classes.tif"
     printed = snakemake(tmp_path, "-n", "--configfile", "my.yaml", "--", target)
     assert "write_joined_tiffs" in printed and "join_predictions" in printed
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_numbers_that_are_no_class_are_refused(wrong):
+    right = np.array([[0, 1, 2, 1]])
+    other = np.array([[0, 1, 2, wrong]])
+    for pair in ((right, other), (other, right)):
+        with pytest.raises(InputError, match=r"expected classes from 0 to 2"):
+            metrics.class_confusion(*pair, classes=3)

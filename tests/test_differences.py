@@ -193,3 +193,27 @@ def test_identical_variants_never_differ(scores, one, other):
     copies = {"a": one, "b": other}
     found = compare({name: {f"{name}{n}": scores for n in range(copies[name])} for name in copies})
     assert not found.differs.any() and (found.difference == 0).all()
+
+
+def test_a_worse_variant_within_the_spread_of_the_trainings_is_not_marked():
+    """The other direction of `test_a_difference_within_the_spread_of_the_trainings_is_not_marked`."""
+    row = compare({"a": variant(0, 0.1), "b": variant(-0.03, 0.1, first=3)}).loc["b"]
+    assert row.high < 0 and row.spread_low < 0 < row.spread_high and row.differs == 0
+
+
+def test_models_without_a_defined_score_do_not_count():
+    first, other = variant(0, 0.01), variant(0.1, 0.01, first=3)
+    without = {"undefined": [NAN] * 8}
+    found = compare({"a": first | without, "b": other})
+    assert found.models.to_list() == [3, 3]
+    pd.testing.assert_frame_equal(found, compare({"a": first, "b": other}))
+
+
+def test_two_sections_have_a_bootstrap_interval_and_one_has_none():
+    np.testing.assert_allclose(bootstrap_interval([0.1, 0.3]), [0.1, 0.3])
+    assert np.isnan(bootstrap_interval([0.1, NAN])).all()
+
+
+def test_one_training_has_no_interval_also_beside_equal_ones():
+    assert np.isnan(welch_interval([0.9], [0.8, 0.8])).all()
+    assert np.isnan(welch_interval([0.8, 0.8], [0.9])).all()

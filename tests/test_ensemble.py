@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -406,3 +407,15 @@ def test_parts_of_large_volumes_are_averaged_by_the_members_of_their_fold(tmp_pa
     assert jobs["join_predictions"] == 4 + 4 * 2
     assert "average_test" not in jobs and jobs["write_joined_tiffs"] == 4
     assert sum(number for rule, number in jobs.items() if rule.startswith("write_disagreement")) >= 2
+
+
+def test_a_warning_that_concerns_all_members_is_logged_once(folder, tmp_path, caplog):
+    members = [Model.load(folder / f"{number}.pt") for number in range(2)]
+    for member in members:
+        member.pixel_size = (1.0, 1.0)
+    save_ensemble(members, tmp_path / "model.pt", provenance={}, application={})
+    shutil.copy(folder / "dataset.h5", tmp_path)
+    with h5py.File(tmp_path / "dataset.h5", "a") as file:
+        layout.write_pixel_size(file, (0.5, 0.5))
+    predicted(tmp_path, "model.pt", "found.h5")
+    assert caplog.text.count("pixels of 0.5 um, but the model was trained with 1 um") == 1

@@ -158,3 +158,16 @@ def test_too_many_pieces_for_the_memory_are_rejected_as_noise():
         find_pieces(reader(cells), np.zeros(cells.shape, np.uint32), 0, memory_gb=room)
     found = find_pieces(reader(cells), np.zeros(cells.shape, np.uint32), 0, memory_gb=room + 1e-7)
     assert len(found.size) == 17
+
+
+def test_the_pieces_of_all_blocks_count_for_the_memory():
+    board = np.indices((16, 16)).sum(0) % 2 == 0
+    limit = (PROCESS_BYTES + 100 * BYTES_PER_PIECE) / 1e9  # of 128 pieces, 32 in each block
+    with pytest.raises(InputError, match="a section has at least 128 connected components"):
+        find_pieces(
+            lambda z, rows, columns: board[rows, columns],
+            np.zeros((1, 16, 16), np.uint32),
+            0,
+            block=8,
+            memory_gb=limit,
+        )

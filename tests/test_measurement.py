@@ -13,6 +13,7 @@ from PIL import Image
 from skimage import measure
 
 from pipeline_lib import cli
+from pipeline_lib.instances.files import open_cells
 from pipeline_lib.instances.measurement import INTENSITY, SHAPE, measure_cells
 from pipeline_lib.runtime.errors import InputError
 from pipeline_lib.stages.measurement import measure_file
@@ -189,3 +190,21 @@ def test_channels_are_measured_by_number_or_name(tmp_path):
         assert [*pd.read_csv(tmp_path / "c.csv").intensity_mean] == pytest.approx(means)
     assert cli.main([*words, "--csv", str(tmp_path / "c.csv")]) == 0  # all
     assert [*pd.read_csv(tmp_path / "c.csv")["intensity_mean-1"]] == pytest.approx(means)
+
+
+def test_a_volume_without_cells_has_the_column_of_classes():
+    nothing = np.zeros((1, 4, 5), np.uint8)
+    probability = np.full((3, 1, 4, 5), 1 / 3)
+    found = measure_cells(nothing, class_probability=probability, classes={1: "round", 2: "flat"})
+    some = measure_cells(nothing + 1, class_probability=probability, classes={1: "round", 2: "flat"})
+    assert found.empty and {*found.columns} == {*some.columns}
+
+
+def test_single_cells_of_sections_keep_their_label(tmp_path):
+    """One value besides 0, but one connected area in each section: no mask."""
+    labels = np.zeros((2, 9, 9), np.uint16)
+    labels[0, 2:5, 2:5] = labels[1, 3:6, 3:6] = 7
+    tifffile.imwrite(tmp_path / "labels.tif", labels, photometric="minisblack")
+    with open_cells(tmp_path / "labels.tif", tmp_path / "beside.csv") as (cells, _):
+        found = [cells[z, slice(0, 9), slice(0, 9)] for z in range(2)]
+    np.testing.assert_array_equal(found, labels)

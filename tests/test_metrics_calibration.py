@@ -114,3 +114,10 @@ def test_maps_of_other_values_are_refused(score, values, message):
         ignored = np.zeros(cells.shape, bool)
         ignored[300] = True
         score(cells, probability, ignore=ignored)
+
+
+def test_a_table_without_one_of_the_rows_has_no_reliability():
+    rows = metrics.reliability(np.array([[1, 0]]), np.array([[0.9, 0.2]])).to_rows()
+    assert metrics.Reliability.from_rows(rows) is not None
+    for name in rows:
+        assert metrics.Reliability.from_rows({key: rows[key] for key in rows if key != name}) is None

@@ -575,3 +575,111 @@ def test_cells_with_several_causes_of_outlines_count_once(drawn):
 def test_shapes_must_be_equal():
     with pytest.raises(InputError, match="shapes differ"):
         section_causes(np.ones((4, 4)), np.ones((4, 5), int), np.ones((4, 5), int))
+
+
+@pytest.mark.parametrize("weight", [(1, 1), (3, -1)])
+def test_channels_of_a_single_section_are_those_of_a_stack(drawn, weight):
+    raw, labels, found = drawn
+    raw[cell(6)], found[cell(6)] = GRAY[False] + 10, 0
+    image = np.stack([factor * raw for factor in weight])
+    stack = error_causes(image[:, None], labels[None], found[None], labels[None] > 0)
+    assert stack.set_index("cause").cells["missed_dim"] == 1
+    assert error_causes(image, labels, found, labels > 0).equals(stack)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(3, "missed_other"), (4, "missed_dim")])
+def test_four_cells_are_enough_to_call_one_dim(drawn, number, expected):
+    raw, labels, found = drawn
+    labels[labels > number] = 0
+    raw = labels_to_gray(labels)
+    raw[cell(1)] = GRAY[False] + 10
+    found = np.where(labels == 1, 0, labels)
+    assert causes_of(raw, labels, found) == {expected: 1}
+
+
+def test_the_smallest_of_four_cells_is_small(drawn):
+    _, labels, _ = drawn
+    labels[labels > 4] = 0
+    y, x = corner(1)
+    labels[y + 5 : y + CELL, x : x + CELL] = 0
+    assert causes_of(labels_to_gray(labels), labels, np.where(labels == 1, 0, labels)) == {"missed_small": 1}
+
+
+def test_the_repair_of_a_kind_repairs_all_of_its_causes(drawn):
+    raw, labels, found = drawn
+    raw[cell(6)] = GRAY[False] + 10
+    found[np.isin(found, [6, 11])] = 0
+    table = error_causes(raw, labels, found, labels > 0).set_index("cause")
+    assert table.cells[["missed", "missed_dim", "missed_other"]].to_list() == [2, 1, 1]
+    assert table.seg[["as_found", "missed", "missed_dim", "missed_other"]].to_list() == pytest.approx(
+        [14 / 16, 1, 15 / 16, 15 / 16]
+    )
+
+
+def test_a_section_with_channels_is_their_mean(drawn):
+    """Only the second channel shows that the cell differs from the others."""
+    raw, labels, found = drawn
+    found[found == 6] = 0
+    dim = np.where(labels == 6, 2 * GRAY[False] - GRAY[True] + 20, raw)
+    assert causes_of(np.stack([raw, dim]), labels, found) == {"missed_dim": 1}
+
+
+def test_a_cut_of_a_little_more_than_half_of_the_diameter_is_no_neck(drawn):
+    _, labels, found = drawn
+    y, x = corner(6)
+    labels[gap(6, 7)] = 0
+    labels[y + 3 : y + 11, x + CELL : x + CELL + GAP] = 6  # 8 px; cells of 14 x 14 px have a diameter of 15.8
+    labels[labels == 7] = 6
+    assert causes_of(labels_to_gray(labels), labels, found) == {"split_other": 1}
+
+
+def test_areas_of_a_cell_that_do_not_touch_are_cut_at_no_neck(drawn):
+    raw, labels, found = drawn
+    labels[labels == 7] = 6
+    assert causes_of(raw, labels, found) == {"split_other": 1}
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_missed_at_each_edge(drawn, side):
+    _, labels, found = drawn
+    labels[:9, 3:17] = 1
+    found[found == 1] = 0
+    labels, found = np.rot90(labels, side), np.rot90(found, side)
+    assert causes_of(labels_to_gray(labels), labels, found) == {"missed_edge": 1}
+
+
+def test_border_that_belongs_to_another_cell_is_a_rim(drawn):
+    raw, labels, found = drawn
+    y, x = corner(6)
+    edge = np.s_[y : y + CELL, x + CELL - 1]
+    border = np.zeros(labels.shape, bool)
+    border[edge], found[edge] = True, 7
+    assert causes_of(raw, labels, found, border=border) == {"outline_rim_missing": 1}
+
+
+def test_the_example_of_a_cause_is_the_largest_error(drawn):
+    raw, labels, found = drawn
+    rows, columns = gap(6, 7)
+    found[rows.start, columns.start + 1] = 98
+    found[rows.start + 6 : rows.start + 8, columns.start + 1 : columns.start + 3] = 99
+    causes = section_causes(raw, labels, found)
+    assert causes.cells[Cause.FALSE_OTHER] == 2 and causes.examples[Cause.FALSE_OTHER].pixels == 4
+
+
+def test_a_structure_is_compared_with_the_part_of_the_cell_that_was_found(drawn):
+    """The structure is so wide that the mean of the whole cell is near it."""
+    raw, labels, found = drawn
+    y, x = corner(6)
+    raw[y : y + CELL, x + 3 : x + 11], found[y : y + CELL, x + 3 : x + 11] = GRAY[False], 0
+    found[y : y + CELL, x + 11 : x + CELL] = 99
+    assert causes_of(raw, labels, found)["split_structure"] == 1
+
+
+def test_an_example_is_at_the_narrowest_place_where_cells_were_joined(drawn):
+    _, labels, found = drawn
+    y, x = corner(6)
+    narrow = np.s_[y + 5 : y + 7, x + CELL : x + CELL + 2]
+    labels[narrow] = found[narrow] = 6
+    join(found, 6, 7)
+    (error,) = section_causes(labels_to_gray(labels), labels, found).errors
+    assert error.cause.kind == "merged" and y + 5 <= error.y < y + 7

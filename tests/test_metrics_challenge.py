@@ -392,3 +392,53 @@ def test_every_score_is_explained_in_the_docs():
         assert f"| {kind} |" in text, kind
     for picture in re.findall(r"\(([^()]*images/.*?)\)", text):
         assert (page.parent / picture).exists(), picture
+
+
+def test_a_uint8_map_may_have_sections_of_0_and_1(caplog):
+    cells, probability = drawn_stack()
+    levels = (255 * probability).round().astype(np.uint8)
+    levels[0] = levels[0] > 127
+    metrics.isbi_scores(cells, levels, [0.5])
+    assert "divided by 255" in caplog.text
+    with pytest.raises(InputError, match="uint8 without values above 1"):
+        metrics.isbi_scores(cells, (levels > 127).astype(np.uint8), [0.5])
+
+
+@pytest.mark.parametrize("value", [-9e-7, 1 + 9e-7])
+def test_values_beyond_either_end_are_logged(value, caplog):
+    cells, probability = drawn_stack()
+    probability = probability.astype(float).clip(0.1, 0.9)
+    probability[0, 3, 3] = value
+    metrics.isbi_scores(cells, probability, [0.5])
+    assert "which were clipped" in caplog.text
+
+
+def test_sections_in_which_no_cell_was_found_count():
+    cells, probability = drawn_stack(sections=2)
+    probability[1] = 0
+    scores = metrics.isbi_scores(cells, probability, [0.5]).set_index("metric").value
+    truth, found = metrics.connected_components(cells), metrics.connected_components(probability > 0.5)
+    assert scores.rand_error_n2 == pytest.approx(metrics.adapted_rand_error(truth, found))
+    assert scores.vi_split == pytest.approx(metrics.vi_split(truth, found))
+    assert scores.vi_merge == pytest.approx(metrics.vi_merge(truth, found))
+
+
+def test_a_section_in_which_only_false_cells_were_found_is_not_uniform():
+    cells = np.array([[[1, 1, 0, 0]]])
+    assert metrics.isbi_scores(cells, 1.0 - cells, [0.5]).set_index("metric").value.uniform_sections == 0
+    assert metrics.isbi_scores(cells, 0.0 * cells, [0.5]).set_index("metric").value.uniform_sections == 1
+
+
+def test_the_frame_of_a_region_has_the_pixels_of_the_chosen_sides():
+    region = np.arange(12).reshape(3, 4)
+    expected = ([0, 1, 2, 3], [8, 9, 10, 11], [0, 4, 8], [3, 7, 11])
+    for side, pixels in enumerate(expected):
+        assert sections.frame(region, [side == other for other in range(4)]).tolist() == pixels
+    assert sections.frame(region).tolist() == np.concatenate(expected).tolist()
+
+
+def test_a_best_value_with_one_uniform_section_is_logged(caplog):
+    scores = metrics.isbi_scores(*drawn_stack(), [0.5])
+    scores.loc[scores.metric == "uniform_sections", "value"] = 0.5
+    metrics.summary_table(scores)
+    assert "the prediction of a section is all one class" in caplog.text

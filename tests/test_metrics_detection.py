@@ -605,3 +605,10 @@ def test_without_a_threshold_all_boxes_are_kept():
     kept, none = (metrics.detection_scores(matches, threshold) for threshold in (0.0, np.nan))
     assert {name: str(value) for name, value in kept.items()} == {name: str(v) for name, v in none.items()}
     assert none["count_error"] == 0 and none["boxes_found"] == 2
+
+
+def test_detections_that_are_left_out_are_those_of_the_caller_whatever_their_scores():
+    found = np.array([[0.0, 0, 4, 4], [9, 9, 12, 12], [20, 20, 24, 24]])
+    matches = metrics.match_boxes(found[:1], found, [0.5, 0.7, 0.9], left_out=[False, False, True])
+    assert matches.coco[0, 0].tolist() == [1, 0, -1]
+    assert matches.pascal[0].tolist() == [1, 0, -1]

@@ -203,3 +203,53 @@ def test_map_is_compared_with_the_truth_only_where_it_is_annotated(caplog):
     caplog.clear()
     metrics.isbi_scores(cells, probability, [0.5], ignore=ignore)
     assert not caplog.records
+
+
+def test_ignored_pixels_do_not_hide_an_inverted_map(caplog):
+    cells, _, _ = drawn(4)
+    ignore = np.zeros(cells.shape, bool)
+    ignore[:, 4:] = True
+    metrics.isbi_scores(cells, 0.6 - 0.2 * (cells != 0), [0.5], ignore=ignore)
+    assert "anticorrelated" in caplog.text
+
+
+def test_scores_do_not_change_their_arguments():
+    cells, probability, labels = drawn(4)
+    ignore = np.zeros(cells.shape, np.uint8)
+    ignore[:, 4:9] = 1
+    arguments = cells, probability, labels, ignore
+    before = [array.copy() for array in arguments]
+    metrics.isbi_scores(cells, probability, [0.5], labels=labels, ignore=ignore)
+    metrics.instance_scores(labels, labels, ignore=ignore)
+    metrics.reliability(cells, probability, ignore=ignore)
+    metrics.constant_pixels(cells, probability, ignore=ignore)
+    metrics.thin_borders(cells, ignore=ignore)
+    metrics.connected_components(cells, ignore=ignore)
+    for array, expected in zip(arguments, before, strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_instances_are_made_from_components_in_which_ignored_pixels_are_background():
+    cells, probability, labels = drawn(4)
+    ignore, lowest = np.zeros(cells.shape, bool), []
+    ignore[:, 4:9] = True
+
+    def segment(z, probability, threshold, components):
+        lowest.append(int(components.min()))
+        assert not components[ignore[z]].any()
+        return components
+
+    metrics.isbi_scores(cells, probability, [0.5], labels=labels, ignore=ignore, segment=segment)
+    assert {*lowest} == {0}
+
+
+def test_components_given_as_regions_have_the_scores_of_components():
+    cells, probability, labels = drawn(4)
+    ignore = np.zeros(cells.shape, bool)
+    ignore[:, 4:9] = True
+    arguments = {"labels": labels, "ignore": ignore}
+    expected = metrics.isbi_scores(cells, probability, [0.3, 0.6], **arguments)
+    found = metrics.isbi_scores(
+        cells, probability, [0.3, 0.6], segment=lambda *of_section: of_section[3], regions=True, **arguments
+    )
+    assert found.equals(expected)

@@ -53,3 +53,8 @@ def test_maps_of_8_bits_and_values_that_are_not_annotated_are_accepted():
     assert metrics.constant_pixels(cells, probability, ignore=np.array([[0, 1, 0, 0]])) == 1
     with pytest.raises(InputError, match="shape"):
         metrics.constant_pixels(cells, probability[:, :2])
+
+
+def test_a_stack_whose_pixels_are_all_ignored_has_no_pixel_error():
+    cells = np.ones((2, 3, 4), np.uint8)
+    assert np.isnan(metrics.pixel_error(cells, cells, ignore=cells))

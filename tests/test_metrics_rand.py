@@ -209,3 +209,25 @@ def test_v_info_of_a_single_cell_is_zero():
 def test_error_for_invalid_labels_states_what_to_do(labels, predicted, message):
     with pytest.raises(InputError, match=message):
         metrics.instance_scores(labels, predicted)
+
+
+def test_pairs_of_large_segments_are_exact():
+    """The pairs of 300 x 400 px exceed the range of int32."""
+    pixels = 300 * 400
+    (table,) = metrics.contingency_tables(np.zeros((300, 400), int), np.zeros((300, 400), int))
+    counts = unrestricted_pairs(table)
+    assert (counts.tp, counts.fp, counts.fn, counts.tn) == (pixels * (pixels - 1) // 2, 0, 0, 0)
+    (table,) = metrics.contingency_tables(np.ones((300, 400), int), np.ones((300, 400), int))
+    assert foreground_pairs(table).tp == pixels * (pixels - 1) // 2
+    assert foreground_squares(table).tp == pixels**2
+
+
+def test_very_large_labels_need_no_table_of_their_size():
+    (table,) = metrics.contingency_tables(np.array([[0, 10**9, 5]]), np.array([[10**9, 7, 10**9]]))
+    assert (table.truth.tolist(), table.predicted.tolist()) == ([0, 2, 1], [2, 1, 2])
+
+
+def test_rounding_gives_no_negative_information():
+    labels = np.array([[4, 2, 1, 2, 2, 4, 2, 1, 2, 3, 4, 3]])
+    assert metrics.vi_split(labels, (labels + 1) // 2) >= 0
+    assert metrics.vi_merge((labels + 1) // 2, labels) >= 0

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from pipeline_lib import metrics
 from pipeline_lib.metrics.warping import SIMPLE
+from pipeline_lib.runtime.errors import InputError
 
 Mismatch = metrics.Mismatch
 CORNERS = np.ones((3, 3))
@@ -299,3 +300,19 @@ def test_long_passes_end():
     full = np.ones((side, side), np.float32)
     warped = metrics.warp(spiral, full)
     assert np.count_nonzero(warped == 0) == 1  # one hole, shrunk to a pixel
+
+
+def test_a_window_larger_than_the_section_is_the_whole_section():
+    """A ring is open, or is split in a window that does not contain the other side of the ring."""
+    cells = np.zeros((5, 40), np.uint8)
+    cells[[0, -1]] = cells[:, [0, -1]] = 1
+    probability = cells.astype(float)
+    probability[0, 20] = 0
+    kinds = [metrics.error_map(cells, probability, radius=radius)[0, 20] for radius in (5, 6, 7, 0)]
+    assert kinds == [metrics.Mismatch.SPLIT, *[metrics.Mismatch.HOLE_DELETION] * 3]
+
+
+def test_a_map_is_checked_as_a_whole_after_its_last_section():
+    cells = np.array([[1, 1, 0, 1]], np.uint8)
+    with pytest.raises(InputError, match="uint8 without values above 1"):
+        metrics.warping_error(cells, cells)

@@ -495,3 +495,27 @@ class TestEveryNetwork:
         reduction = network.plan.reduction
         torch.testing.assert_close(shifted, whole[..., 2 * stride // reduction :], rtol=0, atol=1e-5)
         assert whole.shape[-2] == (size - 2 * context) // reduction
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("unet", {"classes": 0}, "network.classes: found 0, expected a whole number of at least 1"),
+        ("unet", {"image_channels": 0}, "network.input_channels: found 0, expected a whole number of at le"),
+        (
+            "patch_classifier",
+            {"channels": ()},
+            r"network.channels: found \[\], expected a list of at least 1",
+        ),
+        (
+            "patch_classifier",
+            {"channels": (4,) * 8},
+            "network.channels: .* a list of at least 1 and at most 7",
+        ),
+        ("ssd", {"aspect_ratios": (1.0, 0.0)}, "network.aspect_ratios: .* each a number above 0"),
+        ("ssd", {"aspect_ratios": (1.0, math.inf)}, "network.aspect_ratios: .* each a number above 0"),
+    ],
+)
+def test_settings_at_the_limits_of_their_range_are_refused(name, settings, message):
+    with pytest.raises(InputError, match=message):
+        networks.plan(name, **settings)

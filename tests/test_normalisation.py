@@ -414,3 +414,16 @@ def test_real_images_of_other_scales_are_refused():
             refused = verdicts.count("other")
             dim = sum(one["high"][0] < 255 / 4 for one in volumes) if new_full < full else 0
             assert refused == expected - dim and verdicts.count("same") == 0
+
+
+def test_one_channel_of_a_single_gray_level_is_refused(volumes):
+    for volume in volumes:
+        volume[1] = 7
+    with pytest.raises(InputError, match="one single gray level"):
+        measure("mean_std", volumes)
+
+
+def test_gray_levels_of_volumes_of_different_size_are_those_of_all_pixels(volumes):
+    found, every = measure("none", volumes).gray, joined(volumes)
+    np.testing.assert_allclose(found["mean"], every.mean(axis=(1, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(found["std"], every.std(axis=(1, 2, 3)), rtol=1e-6)

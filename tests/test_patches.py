@@ -226,3 +226,19 @@ def test_only_bicubic_interpolation_goes_beyond_the_gray_values(volumes):
     assert found[None] == found["bicubic"] and all(found["bicubic"][:2])
     assert not any(found["bilinear"][:2])
     assert found["bilinear"][2] < found["bicubic"][2]  # it blurs
+
+
+def test_the_centre_of_a_balanced_patch_is_the_pixel_that_was_drawn(volumes):
+    """Also after an elastic deformation."""
+
+    class Drawn:
+        def draw(self, rng):
+            return 0, (1, 12, 20)
+
+    normalisation = measure("none", [volume.raw for volume in volumes])
+    augmentation = replace(STILL, rotate=True, mirror=True, elastic_std=10)
+    source = Patches(volumes, normalisation, GEOMETRY.context, TILE, augmentation, 0, Drawn())
+    middle = TILE // 2 - GEOMETRY.context
+    for number in range(20):
+        truth = source.move(source.read(number), CPU).truth
+        assert truth[0, 1, middle, middle] == volumes[0].truth.weight_map[1, 12, 20]

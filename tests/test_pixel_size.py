@@ -19,6 +19,7 @@ from pipeline_lib.data import resolution
 from pipeline_lib.inference.resampling import Resampled
 from pipeline_lib.instances.measurement import measure_cells
 from pipeline_lib.kernels import blocks
+from pipeline_lib.kernels.pixelsize import differs, is_square, require_ratio
 from pipeline_lib.networks.model import Model
 from pipeline_lib.networks.modelfile import describe
 from pipeline_lib.runtime.errors import InputError
@@ -752,3 +753,14 @@ def test_a_trained_model_knows_its_pixel_size_and_classes(volume):
     )
     described = describe(volume / "model.pt")
     assert (described["pixel_size"], described["classes"]) == ([0.5, 0.4], ["background", "cell"])
+
+
+def test_sizes_that_differ_by_exactly_the_tolerance_are_the_same():
+    assert not differs((0.5, 0.5), (0.55, 0.55)) and differs((0.5, 0.5), (0.551, 0.551))
+    require_ratio((0.1, 0.1), (1.0, 1.0), "volume a")
+    with pytest.raises(InputError, match="resampled up to a factor of 10"):
+        require_ratio((0.1, 0.1), (1.01, 1.01), "volume a")
+
+
+def test_pixels_are_square_up_to_rounding_only():
+    assert is_square((0.5, 0.504)) and not is_square((0.5, 0.52))

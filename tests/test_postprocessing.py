@@ -145,3 +145,48 @@ def test_sections_without_annotated_cells_do_not_count(tmp_path, caplog):
         assert chosen(tmp_path, **settings) | {"provenance": 0} == alone | {"provenance": 0}
     assert (tmp_path / "tried.csv").read_text() == table
     assert "over 1 validation sections" in caplog.text
+
+
+def test_validation_volumes_without_any_cell_are_refused(tmp_path):
+    labels, probability = cells_with_a_gap()
+    write_case(tmp_path, np.zeros_like(labels), probability)
+    with pytest.raises(InputError, match="found no annotated cell"):
+        chosen(tmp_path)
+
+
+@pytest.mark.parametrize("criterion", ["rand_error", "v_rand_thin", "seg"])
+def test_a_section_without_cells_does_not_change_the_values(tmp_path, criterion):
+    labels, probability = cells_with_a_gap()
+    write_case(tmp_path, labels[:1], probability[:1])
+    alone = chosen(tmp_path, criterion=criterion)
+    labels[1] = 0
+    write_case(tmp_path, labels, probability)
+    assert chosen(tmp_path, criterion=criterion)["value"] == alone["value"]
+
+
+def test_cells_do_not_grow_through_ignored_pixels_before_v_rand(tmp_path):
+    labels = np.array([[1] * 6 + [0] * 2 + [2] * 8])
+    ignore = np.zeros(labels.shape, bool)
+    ignore[:, 6:8] = True
+    found = np.array([[1] * 6 + [0] * 9 + [2]])  # the second cell is found at its end only
+    assert CRITERIA["v_rand_thin"][0](labels, found, ignore=ignore) == 1
+
+
+def test_pixel_errors_are_listed_only_if_they_were_needed(folder):
+    choose_postprocessing(
+        [folder / "dataset.h5"], [folder / "prediction.h5"], folder / "t.json", tried=folder / "tried.csv"
+    )
+    header = (folder / "tried.csv").read_text().partition("\n")[0]
+    assert header.endswith(",sections,rand_error,standard_deviation")
+
+
+def test_settings_for_another_pixel_size_are_rounded_up_and_limited():
+    assert PostProcessing(0.5, border_reach=3).scaled(2.0).border_reach == 5
+    assert PostProcessing(0.5, border_reach=100).scaled(4.0).border_reach == 128
+
+
+def test_pixels_at_the_seed_threshold_are_no_seeds():
+    probability = np.array([[0.5, 0.5, 0.3, 0.75]])
+    found = instances(probability, PostProcessing(0.25, seed_threshold=0.5))
+    assert found.tolist() == [[1, 1, 1, 1]]
+    assert not instances(probability[:, :3], PostProcessing(0.25, seed_threshold=0.5)).any()

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_lib.inference.tiling import mirror, read_mirrored, tiles
+from pipeline_lib.networks import Geometry
 from pipeline_lib.networks.unet import UPSAMPLING_LOSS, UNetPlan
 from pipeline_lib.runtime.errors import InputError
 
@@ -134,3 +135,31 @@ def test_tiles_are_elongated_if_that_reads_fewer_pixels():
     found = [part.read for part in tiles((2048, 2048), 1708, geometry)]
     assert found == [((-92, 1120), (-92, 2144)), ((932, 2144), (-92, 2144))]
     assert len(list(tiles((2048, 2048), 1212, geometry))) == 4
+
+
+def test_a_section_without_pixels_has_no_tiles():
+    geometry = UNetPlan().geometry
+    assert [*tiles((0, 300), 572, geometry)] == [*tiles((300, 0), 572, geometry)] == []
+
+
+def test_tiles_of_a_size_that_is_not_valid_are_refused():
+    with pytest.raises(InputError, match="571 px is not valid"):
+        next(tiles((300, 300), 571, UNetPlan().geometry))
+
+
+@pytest.mark.parametrize(("height", "width", "context"), [(5, 7, 3), (4, 30, 11), (1, 1, 2), (40, 6, 6)])
+def test_the_mirrored_part_is_that_of_the_squares_around_all_pixels(height, width, context):
+    reach = range(-context, context + 1)
+    rows, columns = (
+        [sum(0 <= place + step < size for step in reach) for place in range(size)] for size in (height, width)
+    )
+    inside = np.outer(rows, columns).mean() / len(reach) ** 2
+    geometry = Geometry(stride=2, smallest=2 * context + 2, context=context)
+    assert geometry.mirrored(height, width) == pytest.approx(1 - inside)
+
+
+def test_a_network_that_sees_more_mirrored_pixels_than_others_is_reported():
+    plan = UNetPlan()
+    side = next(size for size in range(1, 999) if plan.geometry.mirrored(size, size) <= 0.5)
+    assert plan.mirror_warning({"a": (1, side, side)}) == ""
+    assert "In 1 of 2 volumes" in plan.mirror_warning({"a": (1, side, side), "b": (1, side - 1, side - 1)})

@@ -776,3 +776,29 @@ def test_a_score_that_is_not_known_is_never_the_best():
         trained.keep(settings, 1.0, {"loss": 1.0, "v_rand_thin": value}, True, net)
         kept.append(trained.best_iteration)
     assert kept == [1, 2, 3, 3, 3, 6]
+
+
+def test_a_batch_that_processes_cannot_share_and_an_unknown_score_are_refused(inputs, tmp_path):
+    with pytest.raises(InputError, match=r"3 patches cannot be divided evenly .* `training\.batch: 6`"):
+        training.train(
+            *inputs,
+            tmp_path / "model.pt",
+            tmp_path / "history.csv",
+            network=NETWORK,
+            training=TRAINING | {"batch": 3},
+            augmentation=AUGMENTATION,
+            seed=0,
+            processes=SimpleNamespace(number=2),
+        )
+    with pytest.raises(InputError, match=r"training\.best_by: found `seg`, expected .*: loss, v_rand_thin"):
+        run(inputs, tmp_path, best_by="seg")
+
+
+def test_training_volumes_with_other_weights_of_classes_are_refused():
+    truths = [SimpleNamespace(class_weights=own) for own in (None, np.array([1.0, 2.0]))]
+    assert training._class_weights(truths[:1] * 2, ["a.h5", "b.h5"], 2).tolist() == [1, 1]
+    assert training._class_weights(truths[1:] * 2, ["a.h5", "b.h5"], 2).tolist() == [1, 2]
+    with pytest.raises(
+        InputError, match=r"^b\.h5: its classes have the weights \[1\.0, 2\.0\], but those of a"
+    ):
+        training._class_weights(truths, ["a.h5", "b.h5"], 2)

@@ -406,3 +406,49 @@ def test_sections_in_two_splits_are_found_like_by_comparing_all_rows(rows):
 def test_thousands_of_rows_of_one_file_are_compared_quickly():
     rows = [volumes.Volume("a", "x.tif", "y.tif", str(n), volumes.SPLITS[n % 3]) for n in range(20_000)]
     volumes._check_splits_disjoint(rows)
+
+
+@pytest.mark.parametrize("second", ("0-3", "4", "0"))
+def test_a_short_row_of_a_split_does_not_hide_the_end_of_a_longer_one(tmp_path, second):
+    rows = (
+        "a raw.tif truth.tif 0-9 train",
+        f"b raw.tif truth.tif {second} train",
+        "c raw.tif truth.tif 8-12 validation",
+    )
+    fails(table(tmp_path, *rows), r"line 4: volume c \(validation\) shares sections of .* a \(train")
+
+
+def test_rows_that_begin_where_others_end_are_no_leak(tmp_path):
+    header = f"{HEADER} rows"
+    rows = ("a raw.tif truth.tif - train 0-127", "b raw.tif truth.tif - validation 128-255")
+    assert len(volumes.read_table(table(tmp_path, *rows, header=header), "")) == 2
+    overlap = (rows[0], "b raw.tif truth.tif - validation 127-255")
+    fails(table(tmp_path, *overlap, header=header), "shares rows of")
+
+
+def test_a_mask_without_an_annotation_and_placeholders_in_paths_are_refused(tmp_path):
+    rows = (*ROWS[:2], "p other.tif - - predict mask.tif")
+    fails(
+        table(tmp_path, *(f"{row} -" for row in rows[:2]), rows[2], header=f"{HEADER} ignore_mask"), "is set"
+    )
+    for name in ("a{b.tif", "a}b.tif", "a<b.tif", "a>b.tif"):
+        fails(table(tmp_path, *ROWS, f"e {name} - - predict"), "reads as a placeholder")
+
+
+def test_a_slice_of_a_folder_in_another_split_is_a_leak(tmp_path):
+    for folder in ("slices", "truth"):
+        (tmp_path / folder).mkdir()
+        for z in range(3):
+            tifffile.imwrite(tmp_path / folder / f"{z}.tif", np.full((20, 30), z, np.uint8))
+    rows = ("a slices truth - train", "b slices/2.tif truth/2.tif - validation")
+    with pytest.raises(InputError, match=r"volume b \(validation\) shares sections of .*volume a \(train"):
+        check(tmp_path, *rows)
+
+
+def test_volumes_with_different_numbers_of_chosen_channels_are_refused(tmp_path):
+    files_for(tmp_path)
+    tifffile.imwrite(tmp_path / "raw.tif", np.zeros((9, 20, 30, 3), np.uint8), photometric="rgb")
+    channels = {"a": [0, 1], "b": [0], "c": [1, 2], "d": [0, 1]}
+    with pytest.raises(InputError, match=r"line 3, volume b: `channels` chooses 1 of .*, but 2 for volume a"):
+        check(tmp_path, *ROWS, channels=channels)
+    check(tmp_path, *ROWS, channels=channels | {"b": [2, 0]})

@@ -404,3 +404,40 @@ def test_workflow_report_and_model_use_the_seeds(tmp_path):
     answer = snakemake(tmp_path, *arguments)
     assert answer.returncode == 0, answer.stderr
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "again/segmentation/one_labels.tif"), labels)
+
+
+def test_the_mean_decides_between_methods_that_are_equal_in_the_cross_validation():
+    from pipeline_lib.stages.postprocessing import _choose
+
+    seeds, none = np.array([np.nan, 0.6, 0.7]), np.full((2, 3), np.nan)
+    found, other = _choose(np.array([[0.5, 0.25, 0.75], [0.5, 1.0, 0.75]]), none, seeds)
+    assert found.cross_validated == other.cross_validated == 0.5
+    assert found.setting == 2
+
+
+def test_the_middle_one_of_equally_good_separators_is_chosen():
+    from pipeline_lib.stages.postprocessing import best_setting
+
+    values, errors = np.full((2, 6), 0.5), np.full((2, 6), 0.1)
+    seeds = np.array([0.5, 0.5, 0.6, 0.6, 0.7, 0.7])
+    assert seeds[best_setting(values, errors, seeds, 0.01)] == 0.6
+
+
+def test_values_of_errors_are_the_smallest_of_each_threshold(tmp_path):
+    dataset, prediction = volume(tmp_path, "volume", 4)
+    outputs = tmp_path / "chosen.json", tmp_path / "tried.csv"
+    choose_postprocessing(
+        [dataset], [prediction], outputs[0], tried=outputs[1], method="watershed", criterion="rand_error"
+    )
+    found = json.loads(outputs[0].read_text())
+    with outputs[1].open() as file:
+        rows = [row for row in csv.DictReader(file) if row["seed_threshold"]]
+    assert PostProcessing.read(outputs[0]).method == "watershed"
+    for threshold, value in zip(found["grid"], found["value"], strict=True):
+        assert value == min(float(row["rand_error"]) for row in rows if float(row["threshold"]) == threshold)
+
+
+def test_the_nearer_one_of_equally_good_seeds_gets_a_pixel():
+    probability = np.array([[0.9, *[0.5] * 6, 0.9]])
+    found = grow_seeds(probability, probability > 0.8, probability > 0.4)
+    assert found.tolist() == [[1] * 4 + [2] * 4]
