@@ -61,10 +61,12 @@ def whole_image(net, raw):
 )
 @example((1, 1), 0, 2, "up_convolution")
 @example((5, 130), 0, 2, "bilinear")
+@example((25, 90), 0, 2, "max_unpooling")
 def test_tiles_give_the_result_of_one_pass_over_the_mirrored_image(shape, larger, depth, upsampling):
     net, raw = network(depth, upsampling=upsampling), image(*shape)
     found = probability(net, raw, net.geometry.smallest + larger * net.geometry.stride)
-    np.testing.assert_allclose(found, whole_image(net, raw), atol=1e-5)
+    # rounding is mostly below 1e-6, but 1.2e-5 in a pixel of 25 x 90 px; a seam is above 1e-3
+    np.testing.assert_allclose(found, whole_image(net, raw), atol=5e-5)
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-6)
 
 
