@@ -138,6 +138,9 @@ def test_another_image_of_the_same_name_is_refused(folder, tmp_path, capsys):
     error = capsys.readouterr().err
     assert re.search(r"a_labels.tif: is the result of .*/a.tif, .* of .*/other/a.tif.*`--out`", error)
     assert files_of(tmp_path / "out") == before
+    (tmp_path / "out/a_labels.tif").unlink()
+    (tmp_path / "out/a_cells.csv").unlink()
+    assert predict(tmp_path, tmp_path / "out", "other/a.tif", model=folder / "model.pt") == 0
 
 
 def test_names_with_zeros_stay_as_they_are(folder, tmp_path, monkeypatch):

@@ -409,7 +409,7 @@ def test_specks_that_touch_are_no_touching_cells(tmp_path):
 
 
 def test_one_annotation_does_not_overrule_unclear_ones(tmp_path):
-    """Masks of two classes, of which one image has one cell of each."""
+    """Masks of two classes. One of them has a single cell of each."""
     folder = write_nuclei(tmp_path, 6)
     for n, path in enumerate(sorted((folder / "masks").iterdir())):
         labels = tifffile.imread(path)

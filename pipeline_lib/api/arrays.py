@@ -189,6 +189,8 @@ def as_arguments(text: str, section: str = "") -> str:
     "Set `dataset={'ignore': 255}`, or `training={'batch': 2}`."
     >>> as_arguments("Set `dataset: {ignore: 255}`, or add `--channels red`.", section="dataset")
     "Set `ignore=255`, or add `channels='red'`."
+    >>> as_arguments("Add `--channels DAPI` or `--match-pixel-size` or `--scale FACTOR`.")
+    "Add `channels='DAPI'` or `match_pixel_size` or `scale=FACTOR`."
     """
 
     def argument(match: re.Match[str]) -> str:
@@ -205,7 +207,7 @@ def as_arguments(text: str, section: str = "") -> str:
 
     def option(match: re.Match[str]) -> str:
         value = "" if match[2] is None else match[2].strip()
-        value = f"={value if value.isupper() else repr(value)}" if value else ""  # FACTOR is no text
+        value = f"={value if value == 'FACTOR' else repr(value)}" if value else ""  # a number to fill in
         return f"`{match[1].replace('-', '_')}{value}`"
 
     text = re.sub(r"`--([\w-]+)( [^`]+)?`", option, text)

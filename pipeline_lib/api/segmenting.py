@@ -133,19 +133,20 @@ def _require_free(folder: Path, names: dict[str, Path], ends: Iterable[str]) -> 
                 "Write into another folder by `--out`, or move this file."
             )
     summary = folder / "summary.csv"
-    written = {row[kind]: row["image"] for row in _rows(summary) for kind in ("labels", "table") if row[kind]}
-    for path, image in results:
-        earlier = written.get(path.name, image)
-        if os.path.exists(earlier) and os.path.realpath(earlier) != os.path.realpath(image):
-            raise InputError(
-                f"{path}: is the result of {earlier}, and would be replaced by that of {image}. Write into "
-                "another folder by `--out`, or delete this file."
-            )
     if summary.exists() and not begins_with(summary, "image,cells,labels,"):
         raise InputError(
             f"{summary}: exists, and bordure did not write it. It is not replaced. Write into another folder "
             "by `--out`, or move this file."
         )
+    written = {row[kind]: row["image"] for row in _rows(summary) for kind in ("labels", "table") if row[kind]}
+    for path, image in results:
+        earlier = written.get(path.name, image)
+        both = path.exists() and os.path.exists(earlier)
+        if both and os.path.realpath(earlier) != os.path.realpath(image):
+            raise InputError(
+                f"{path}: is the result of {earlier}, and would be replaced by that of {image}. Write into "
+                "another folder by `--out`, or delete this file."
+            )
 
 
 def _is_result(path: Path) -> bool:
@@ -209,8 +210,6 @@ def _segment_all(options: Options, described: Json, names: dict[str, Path]) -> l
 
 def _earlier(summary: Path, rows: Sequence[Json]) -> list[Json]:
     """Return the rows of other images in an existing summary, whose results are in the same folder."""
-    if not summary.exists():
-        return []
     replaced = {row.get(kind) for row in rows for kind in ("image", "labels", "table")} - {None}
     return [
         row
@@ -221,7 +220,7 @@ def _earlier(summary: Path, rows: Sequence[Json]) -> list[Json]:
 
 
 def _rows(summary: Path) -> list[Json]:
-    """Return the rows of an existing summary, with None for what is empty; none if it is damaged."""
+    """Return the rows of a summary, with None for what is empty; none if it is missing or damaged."""
     try:
         table = read_summary(summary).astype(object)
     except (OSError, ValueError, KeyError):
@@ -433,8 +432,8 @@ def _segment(options: Options, described: Json, threads: int, named: tuple[str, 
                 threads=threads,
             )
         chosen = _postprocessing(options, described)
-        for end in {*EXPORTS.values(), *_OF_PIXELS.values()} - {*_results_of(described).values()}:
-            other = options.out / f"{name}_{end}"  # of another kind of model, which these results replace
+        every = {options.out / f"{name}_{end}" for end in (*EXPORTS.values(), *_OF_PIXELS.values())}
+        for other in every - {*results.values()}:  # of another kind of model
             if other.exists() and _is_result(other):
                 other.unlink()
         try:

@@ -20,8 +20,7 @@ from pipeline_lib.imageio.tokens import parsed
 from pipeline_lib.runtime.errors import InputError
 
 #: Words in the names of images. With `MASK_WORDS`, they do not tell images apart.
-IMAGE_WORDS = {"image", "images", "img", "imgs", "raw", "volume", "volumes", "input", "inputs"}
-IMAGE_WORDS |= {"original", "originals"}
+IMAGE_WORDS = {"image", "images", "img", "imgs", "original", "raw", "volume", "volumes", "input", "inputs"}
 #: Words in the names of folders that state the use of the images in them.
 SPLIT_WORDS = {
     "train": "train",
@@ -134,7 +133,7 @@ def find_images(folder: Path, images: str | None = None, annotations: str | None
         )
     if not any(raw and drawn for raw, drawn in groups.values()):  # names of folders do not tell
         drawn = [file for _, annotated in groups.values() for file in annotated]
-        groups = {(): ([file for others, _ in groups.values() for file in others], drawn)}
+        groups = {(): ([file for own, _ in groups.values() for file in own], drawn)}
     pairs = [pair for group in groups.values() for pair in _paired(folder, *group)]
     return _named(folder, pairs)
 

@@ -272,7 +272,7 @@ def _kind(
         number_read = f"all {number}" if number == len(sample) else f"{number} of {len(sample)}"
         return kind, f"inferred, clear in {number_read} that were read"
     if not kinds:
-        question = [*contrary, *unclear][0]
+        question = (contrary or unclear)[0]
         if choose is not None:
             return choose(str(question), CHOICES), "chosen"
         raise question

@@ -59,6 +59,11 @@ def earlier_folder(results: str | Path) -> str | None:
     ----------
     results : str or Path
         Results folder.
+
+    Returns
+    -------
+    str or None
+        The second line of its lock file.
     """
     try:
         _, _, folder = Path(results, ".lock").read_text(encoding="utf-8", errors="replace").partition("\n")

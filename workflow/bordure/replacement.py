@@ -138,12 +138,7 @@ def keep_file(path: Path) -> Path:
     Path
         The copy, with the date of the file in its name. An existing copy is not made again.
     """
-    date = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(path.stat().st_mtime))
-    copy = path.parent / FOLDER / f"{path.stem}_{date}{path.suffix}"
-    if not copy.exists():
-        with replacing(copy) as temporary:
-            shutil.copy2(path, temporary)
-    return copy
+    return _copy(path, path, f"{path.stem}_")
 
 
 def keep(model: Path, packaged: Path | None) -> Path:
@@ -163,8 +158,13 @@ def keep(model: Path, packaged: Path | None) -> Path:
     """
     complete = packaged and packaged.exists() and packaged.stat().st_mtime >= model.stat().st_mtime
     source = packaged if packaged and complete else model
-    date = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(model.stat().st_mtime))
-    copy = model.parent / FOLDER / f"{date}.pt"
+    return _copy(source, model, "")
+
+
+def _copy(source: Path, dated: Path, begin: str) -> Path:
+    """Copy `source` into `replaced/` beside `dated`, named after its date, and return the copy."""
+    date = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(dated.stat().st_mtime))
+    copy = dated.parent / FOLDER / f"{begin}{date}{dated.suffix}"
     if not copy.exists():
         with replacing(copy) as temporary:
             shutil.copy2(source, temporary)

@@ -528,8 +528,10 @@ class Batch(NamedTuple):
 def batches_of(stage, shared=(), **groups):
     """Yield the batches of the volumes in `groups` (group=volumes). Each batch has volumes of one group.
 
-    Volumes that are `shared` by several jobs are left out of the batches, which are divided as with them, so
-    that all stages have the same batches, and jobs on a cluster find those of the main process. A job that runs again replaces all its outputs, so that everything that depends on them runs again, too.
+    Volumes that several jobs share (`shared`) are left out after the division, so that all stages have the same
+    batches, also in jobs on a cluster, which read the table again.
+
+    A job that runs again replaces all its outputs, so that everything that depends on them runs again, too.
     With separate groups, new images to predict do not cause a new training.
     """
     for group, names in groups.items():

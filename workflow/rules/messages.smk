@@ -41,8 +41,10 @@ def require_sources(dag):
     for path in datasets if "drawing" not in config else ():
         if str(path) in made or not path.exists():
             continue
-        inputs = (provenance.find_record(path) or {"inputs": {}})["inputs"]
-        for source, known in inputs.items():
+        record = {}
+        with suppress(InputError):  # a damaged record, which the jobs report
+            record = provenance.find_record(path) or {}
+        for source, known in record.get("inputs", {}).items():
             newer = os.path.isfile(source) and os.stat(source).st_ctime > path.stat().st_ctime
             if newer and sha256(source) != known:
                 sys.exit(
@@ -56,12 +58,12 @@ def keep_edited(dag):
     """Copy labels and detections that a person has edited since, before the run replaces them."""
     for job in dag.needrun_jobs():
         for path in map(Path, job.output):
-            written = path.parent.name in ("segmentation", "detection") and path.is_file()
-            if written and provenance.find_record(path) and not provenance.is_result(path):
-                try:
+            for_people = path.parent.name in ("segmentation", "detection") and path.is_file()
+            try:
+                if for_people and provenance.record_path(path).exists() and not provenance.is_result(path):
                     print(f"keeps {replacement.keep_file(path)}: edited after it was made", file=sys.stderr)
-                except OSError as error:
-                    sys.exit(f"error: {explained(error, path)}")
+            except (InputError, OSError) as error:
+                sys.exit(f"error: {explained(error, path)}")
 
 
 def protect_models(dag):
@@ -115,19 +117,20 @@ def clear_states():
 def results_message():
     """Return the last lines of a run: scores, report and next step. Without a report, all main results."""
     results, doubts = Path(config["results"]), doubts_found()
+    noticed = "" if doubts is None else noted_doubts(doubts)
     if made_report():
         from pipeline_lib.stages.report import score_line
 
         chosen = [results / f"postprocessing/{model}.json" for model in (MODEL, *BASELINES)]
-        known = [path for path in chosen if path.exists()]  # a person may have deleted some
+        complete = all(path.exists() for path in chosen)  # a person may have deleted some
         lines = {
-            **({"scores": score_line(results / "scores.csv", chosen, MODEL)} if known == chosen else {}),
+            **({"scores": score_line(results / "scores.csv", chosen, MODEL)} if complete else {}),
             **({"comparison": results / "comparison.html"} if STUDY else {}),
             "report": f"{results / 'report.html'}{warnings_found()}",
             "next": f"bordure predict {shlex.quote(str(results / 'model.pt'))} NEW.tif --out cells",
         }
-        if doubts and not doubts.startswith(" (0 "):
-            lines["check"] = f"{results / 'check.html'}{doubts}"
+        if doubts:
+            lines["check"] = f"{results / 'check.html'}{noticed}"
     else:
         found = {
             "check": "check.html",
@@ -138,7 +141,7 @@ def results_message():
         }
         lines = {name: results / path for name, path in found.items() if (results / path).exists()}
         if "check" in lines:
-            lines["check"] = f"{lines['check']}{doubts}"
+            lines["check"] = f"{lines['check']}{noticed}"
     return "".join(f"{name:<13} {text}\n" for name, text in lines.items())
 
 
@@ -182,11 +185,13 @@ def estimate_message():
 
 
 def doubts_found():
-    """Return the number of doubts in `check.json` as text, and the heaviest; nothing if there is no such file."""
+    """Return the doubts in `check.json`; None if there is no such file."""
     path = Path(config["results"], "check.json")
-    if not path.exists():
-        return ""
-    doubts = read_json(path)["doubts"]
+    return read_json(path)["doubts"] if path.exists() else None
+
+
+def noted_doubts(doubts):
+    """Return the number of doubts as text, and the heaviest."""
     texts = [f"{doubt['volume']}, {doubt['name']}: {doubt['text'].splitlines()[0]}" for doubt in doubts[:3]]
     texts += ["..."] * (len(doubts) > 3)
     return noted("doubt", len(doubts), texts)
